@@ -1,0 +1,1 @@
+"""Plans as tasks, inline or as Ray Data executions."""

@@ -1,0 +1,71 @@
+"""Schema contracts: the columns a table promises, in SQL's type names, and how two contracts differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name and its DuckDB type, for example `BIGINT` or `TIMESTAMPTZ`."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a table, in order."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, str]) -> Schema:
+        """Return the schema of a `{name: type}` mapping; plain types in upper case, names in quotes as they are."""
+        return cls(tuple(Column(n, kind if '"' in kind else kind.upper()) for n, kind in columns.items()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        return tuple(column.name for column in self.columns)
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the schema as a `{name: type}` mapping."""
+        return {column.name: column.type for column in self.columns}
+
+    def select(self, names: tuple[str, ...]) -> Schema:
+        """Return the columns of `names`, in that order."""
+        types = self.as_dict()
+        return Schema(tuple(Column(name, types[name]) for name in names))
+
+
+@dataclass(frozen=True)
+class SchemaChange:
+    """How a schema differs from its contract; `str()` says it in words."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    retyped: tuple[tuple[str, str, str], ...]
+    """Columns as `(name, type before, type now)`."""
+
+    def __bool__(self) -> bool:
+        """Return whether anything changed."""
+        return bool(self.added or self.removed or self.retyped)
+
+    def __str__(self) -> str:
+        """Return the change as one clause, for example `new column 'x', 'y' is gone`."""
+        parts = [f"new column {name!r}" for name in self.added]
+        parts += [f"{name!r} is gone" for name in self.removed]
+        parts += [f"{name!r} was {before}, is {now}" for name, before, now in self.retyped]
+        return ", ".join(parts)
+
+
+def compare(contract: Schema, found: Schema) -> SchemaChange:
+    """Return how `found` differs from `contract`; the order of the columns does not matter."""
+    before, now = contract.as_dict(), found.as_dict()
+    return SchemaChange(
+        added=tuple(name for name in now if name not in before),
+        removed=tuple(name for name in before if name not in now),
+        retyped=tuple((n, before[n], now[n]) for n in before if n in now and before[n] != now[n]),
+    )

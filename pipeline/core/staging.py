@@ -1,0 +1,105 @@
+"""Files that are written but not yet committed, and what a commit says about itself.
+
+A **manifest** is the one record of how a table came to its newest version. It is written under the hash of
+its content before the commit, and the commit carries that hash, so that data and bookkeeping change in one step.
+Everything else (the quarantine, the catalog) is brought to what the manifest says afterwards, and can be again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pipeline.core.reading import Piece
+
+if TYPE_CHECKING:
+    import duckdb
+
+Mode = Literal["append", "overwrite"]
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """One Parquet file: its path below the table, and what the Delta log will say of it."""
+
+    path: str
+    size_bytes: int
+    rows: int
+    partition: Mapping[str, str | None]
+    stats: str
+
+
+class Stager(Protocol):
+    """Writes rows as files under names that a retry of the same split writes again."""
+
+    def stage(self, con: duckdb.DuckDBPyConnection, select: str, split: int) -> tuple[StagedFile, ...]:
+        """Write the rows of a SELECT; no files for no rows. Invisible to readers until they are committed."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The rows of one step: `rows_made = rows_out + quarantined + dropped`; nothing leaves uncounted.
+
+    `rows_in` counts what was read from the driving input, `late` what a stream took too late for its window.
+    """
+
+    rows_in: int = 0
+    rows_made: int = 0
+    rows_out: int = 0
+    quarantined: int = 0
+    dropped: int = 0
+    late: int = 0
+    bytes_in: int = 0
+
+    def __add__(self, other: Flow) -> Flow:
+        """Return the sum, field by field."""
+        ours, theirs = asdict(self), asdict(other)
+        return Flow(**{name: ours[name] + theirs[name] for name in ours})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a table came to a version: the definition, the inputs consumed so far, and the last step's figures."""
+
+    table: str
+    run_id: str
+    fingerprint: str
+    mode: Mode
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    """The version of each input table up to which it is consumed."""
+    pieces: Sequence[Piece] = ()
+    """What of a source is consumed."""
+    flow: Flow = field(default_factory=Flow)
+    checks: Mapping[str, int] = field(default_factory=dict)
+    """Violations by expectation."""
+    aside: Sequence[StagedFile] = ()
+    """Staged files of quarantined rows, to be committed to the quarantine."""
+    seconds: float = 0.0
+    at: str = ""
+    """When it was written, ISO 8601 in UTC."""
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON with sorted keys: the same manifest gives the same text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Return what `to_json` wrote."""
+        parts = json.loads(text)
+        parts["pieces"] = tuple(Piece(**piece) for piece in parts["pieces"])
+        parts["aside"] = tuple(StagedFile(**file) for file in parts["aside"])
+        parts["flow"] = Flow(**parts["flow"])
+        return cls(**parts)
+
+    @property
+    def mark(self) -> int:
+        """The number a Delta transaction carries for this manifest: 63 bits of its SHA-256."""
+        return mark_of(self.to_json())
+
+
+def mark_of(text: str) -> int:
+    """Return the first 63 bits of a text's SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,306 @@
+"""The catalog: what ran, what it made, how rows flowed and what was expected of them.
+
+It is kept beside the lake and can be lost without loss of data: the manifests in the lake decide what a run does.
+Recording the same step twice leaves one record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from pipeline.core.definitions import Action, Verdict
+from pipeline.core.errors import StorageError
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow
+
+_META = sa.MetaData()
+_RUNS = sa.Table(
+    "runs",
+    _META,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("project", sa.String, nullable=False),
+    sa.Column("env", sa.String, nullable=False),
+    sa.Column("started_at", sa.String, nullable=False),
+    sa.Column("ended_at", sa.String),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("error", sa.Text),
+)
+_STEPS = sa.Table(
+    "steps",
+    _META,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("layer", sa.String, nullable=False),
+    sa.Column("decision", sa.String, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("strategy", sa.String, nullable=False),
+    sa.Column("executor", sa.String, nullable=False),
+    sa.Column("version", sa.BigInteger),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("total_rows", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in asdict(Flow())),
+)
+_CHECKS = sa.Table(
+    "checks",
+    _META,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("expectation", sa.String, primary_key=True),
+    sa.Column("condition", sa.Text, nullable=False),
+    sa.Column("action", sa.String, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("violations", sa.BigInteger, nullable=False),
+)
+_VERSIONS = sa.Table(
+    "versions",
+    _META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("layer", sa.String, nullable=False),
+    sa.Column("run_id", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("schema_json", sa.Text, nullable=False),
+)
+_LINEAGE = sa.Table(
+    "lineage",
+    _META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("input", sa.String, primary_key=True),
+    sa.Column("input_version", sa.BigInteger, nullable=False),
+)
+_VERDICTS = sa.Table(
+    "verdicts",
+    _META,
+    sa.Column("run_id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("accepted", sa.Boolean, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("metrics_json", sa.Text, nullable=False),
+    sa.Column("uri", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """How often an expectation was violated among the rows that were made."""
+
+    expectation: str
+    condition: str
+    action: Action
+    rows: int
+    violations: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a run did with one definition."""
+
+    name: str
+    number: int
+    kind: str
+    layer: str
+    decision: str
+    """`skip`, `append`, `rebuild`, `accepted` or `refused`."""
+    reason: str
+    strategy: str = ""
+    executor: str = ""
+    version: int | None = None
+    seconds: float = 0.0
+    total_rows: int = 0
+    flow: Flow = field(default_factory=Flow)
+    checks: Sequence[Check] = ()
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and its steps, in the order they were done."""
+
+    run_id: str
+    project: str
+    env: str
+    started_at: str
+    ended_at: str | None
+    status: str
+    """`running`, `done`, `failed` or `refused`; a run that was killed stays `running`."""
+    error: str | None
+    steps: Sequence[Step] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A version of a table: when, by which run, from which versions of its inputs."""
+
+    name: str
+    version: int
+    layer: str
+    run_id: str
+    at: str
+    rows: int
+    size_bytes: int
+    schema: Schema
+    inputs: Mapping[str, int] = field(default_factory=dict)
+
+
+class Catalog:
+    """The catalog at a SQLAlchemy URL; its tables are made on first use. Every error is a `StorageError`."""
+
+    def __init__(self, url: str) -> None:
+        """Keep the URL; nothing is opened yet."""
+        self._url = url
+        self._engine: sa.Engine | None = None
+
+    def begin(self, run: Run) -> None:
+        """Record that a run has started."""
+        with self._transaction() as connection:
+            connection.execute(_RUNS.insert().values(_plain(run, "steps")))
+
+    def end(self, run_id: str, at: str, status: str, error: str | None = None) -> None:
+        """Record how a run ended."""
+        with self._transaction() as connection:
+            found = _RUNS.update().where(_RUNS.c.run_id == run_id)
+            connection.execute(found.values(ended_at=at, status=status, error=error))
+
+    def record(self, run_id: str, step: Step) -> None:
+        """Record a step with its checks and verdict, in place of an earlier record of it."""
+        with self._transaction() as connection:
+            for table in (_STEPS, _CHECKS, _VERDICTS):
+                connection.execute(table.delete().where(table.c.run_id == run_id, table.c.name == step.name))
+            row = {**_plain(step, "flow", "checks", "verdict"), **asdict(step.flow), "run_id": run_id}
+            connection.execute(_STEPS.insert().values(row))
+            for check in step.checks:
+                row = {**asdict(check), "action": check.action.value, "run_id": run_id, "name": step.name}
+                connection.execute(_CHECKS.insert().values(row))
+            if step.verdict is not None:
+                row = {**asdict(step.verdict), "run_id": run_id, "name": step.name}
+                row["metrics_json"] = json.dumps(dict(row.pop("metrics")))
+                connection.execute(_VERDICTS.insert().values(row))
+
+    def keep(self, made: Made) -> None:
+        """Record a version and its lineage, in place of an earlier record of it."""
+        with self._transaction() as connection:
+            for table in (_VERSIONS, _LINEAGE):
+                same = (table.c.name == made.name, table.c.version == made.version)
+                connection.execute(table.delete().where(*same))
+            row = {**_plain(made, "schema", "inputs"), "schema_json": json.dumps(made.schema.as_dict())}
+            connection.execute(_VERSIONS.insert().values(row))
+            for name, version in made.inputs.items():
+                row = {"name": made.name, "version": made.version, "input": name, "input_version": version}
+                connection.execute(_LINEAGE.insert().values(row))
+
+    def runs(self, limit: int = 20) -> tuple[Run, ...]:
+        """Return the newest runs, newest first, without their steps."""
+        with self._transaction() as connection:
+            rows = connection.execute(_RUNS.select().order_by(_RUNS.c.started_at.desc()).limit(limit))
+            return tuple(Run(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    def run(self, run_id: str | None = None) -> Run | None:
+        """Return a run with its steps, the newest without a `run_id`; `None` when there is none."""
+        with self._transaction() as connection:
+            query = _RUNS.select().order_by(_RUNS.c.started_at.desc()).limit(1)
+            if run_id is not None:
+                query = query.where(_RUNS.c.run_id == run_id)
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            found = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+            return Run(**found, steps=_steps(connection, found["run_id"]))
+
+    def last_step(self, name: str) -> Step | None:
+        """Return the newest step of a definition that was not skipped."""
+        with self._transaction() as connection:
+            query = sa.select(_STEPS.c.run_id).join(_RUNS, _RUNS.c.run_id == _STEPS.c.run_id)
+            query = query.where(_STEPS.c.name == name, _STEPS.c.decision != "skip")
+            row = connection.execute(query.order_by(_RUNS.c.started_at.desc()).limit(1)).first()
+            if row is None:
+                return None
+            return next(step for step in _steps(connection, row[0]) if step.name == name)
+
+    def versions(self, name: str) -> tuple[Made, ...]:
+        """Return the recorded versions of a table, newest first, with the versions they were made from."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                _VERSIONS.select().where(_VERSIONS.c.name == name).order_by(_VERSIONS.c.version.desc())
+            ).mappings()
+            edges = connection.execute(_LINEAGE.select().where(_LINEAGE.c.name == name)).mappings().all()
+            return tuple(_made(dict(row), edges) for row in rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            if self._engine is None:
+                self._engine = _open(self._url)
+            with self._engine.begin() as connection:
+                yield connection
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            shown = make_url(self._url).render_as_string(hide_password=True)
+            raise StorageError(
+                f"the catalog at {shown} cannot be used",
+                got=str(getattr(error, "orig", None) or error).partition("\n")[0],
+                do="check that it is there and may be written to",
+            ) from error
+
+
+def _open(url: str) -> sa.Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": 30} if parsed.get_backend_name() == "sqlite" else {})
+    _META.create_all(engine)
+    return engine
+
+
+def _plain(value: Any, *without: str) -> dict[str, Any]:
+    return {name: part for name, part in vars(value).items() if name not in without}
+
+
+def _steps(connection: sa.Connection, run_id: str) -> tuple[Step, ...]:
+    def rows(table: sa.Table) -> Sequence[sa.RowMapping]:
+        return connection.execute(table.select().where(table.c.run_id == run_id)).mappings().all()
+
+    checks, verdicts = rows(_CHECKS), rows(_VERDICTS)
+    return tuple(_step(dict(row), checks, verdicts) for row in sorted(rows(_STEPS), key=lambda row: int(row["number"])))
+
+
+def _step(row: dict[str, Any], checks: Sequence[sa.RowMapping], verdicts: Sequence[sa.RowMapping]) -> Step:
+    del row["run_id"]
+    flow = Flow(**{name: row.pop(name) for name in asdict(Flow())})
+    found = tuple(
+        Check(c["expectation"], c["condition"], Action(c["action"]), c["rows"], c["violations"])
+        for c in checks
+        if c["name"] == row["name"]
+    )
+    verdict = next((_verdict(v) for v in verdicts if v["name"] == row["name"]), None)
+    return Step(**row, flow=flow, checks=found, verdict=verdict)
+
+
+def _verdict(row: sa.RowMapping) -> Verdict:
+    return Verdict(
+        accepted=row["accepted"],
+        reason=row["reason"],
+        metrics=json.loads(row["metrics_json"]),
+        uri=row["uri"],
+        version=row["version"],
+        rows=row["rows"],
+    )
+
+
+def _made(row: dict[str, Any], edges: Sequence[sa.RowMapping]) -> Made:
+    inputs = {e["input"]: int(e["input_version"]) for e in edges if e["version"] == row["version"]}
+    schema = Schema.of(json.loads(row.pop("schema_json")))
+    return Made(**row, schema=schema, inputs=inputs)

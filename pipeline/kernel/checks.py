@@ -1,0 +1,133 @@
+"""Expectations on a block: one pass that marks each row with what it violates, and then three ways out.
+
+The rows of a step are materialized once, in a temporary table `_made` with a bit per violated expectation.
+Kept rows are those without a `quarantine` or `drop` bit; a `fail` bit on any row fails the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+from pipeline.core.definitions import Action, Expectation
+from pipeline.core.reading import POSITION, SOURCE
+from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
+
+MADE = "_made"
+BITS = "_bits"
+UNIQUE, NOT_NULL = "key_is_unique", "key_is_not_null"
+MOST = 62
+"""The most expectations of one table: their bits share a BIGINT."""
+
+
+def key_expectations(key: tuple[str, ...]) -> tuple[Expectation, ...]:
+    """Return what a key promises: no null in it, and one row for each value. The first row stays."""
+    if not key:
+        return ()
+    present = " and ".join(f"{quoted(name)} is not null" for name in key)
+    return (
+        Expectation(NOT_NULL, present, Action.QUARANTINE),
+        Expectation(UNIQUE, "true", Action.QUARANTINE),
+    )
+
+
+@dataclass(frozen=True)
+class Marked:
+    """The rows of a step with their marks, in the table `_made`; `columns` are the ones to keep."""
+
+    expectations: tuple[Expectation, ...]
+    columns: tuple[str, ...]
+    provenance: tuple[str, ...]
+
+    def mask(self, *actions: Action) -> int:
+        """Return the bits of all expectations with one of the actions."""
+        return sum(1 << i for i, e in enumerate(self.expectations) if e.action in actions)
+
+    def violations(self, con: duckdb.DuckDBPyConnection) -> dict[str, int]:
+        """Return how many rows violate each expectation."""
+        if not self.expectations:
+            return {}
+        counts = ", ".join(f"count_if({BITS} & {1 << i} != 0)" for i in range(len(self.expectations)))
+        row = one(con, f"select {counts} from {MADE}")
+        return {e.name: int(count) for e, count in zip(self.expectations, row, strict=True)}
+
+    def kept(self, types: dict[str, str] | None = None) -> str:
+        """Return the SELECT of the rows that stay, each column in the type to store."""
+        away = self.mask(Action.QUARANTINE, Action.DROP)
+        types = types or {}
+        columns = ", ".join(
+            f"{quoted(name)}::{types[name]} as {quoted(name)}" if name in types else quoted(name)
+            for name in self.columns
+        )
+        return f"select {columns} from {MADE} where {BITS} & {away} = 0"
+
+    def aside(self) -> str:
+        """Return the SELECT of the quarantined rows: `reasons`, provenance where known, and the row as JSON."""
+        mask = self.mask(Action.QUARANTINE)
+        cases = ", ".join(
+            f"case when {BITS} & {1 << i} != 0 then {literal(e.name)} end"
+            for i, e in enumerate(self.expectations)
+            if e.action is Action.QUARANTINE
+        )
+        source = SOURCE if SOURCE in self.provenance else "null::varchar"
+        position = POSITION if POSITION in self.provenance else "null::bigint"
+        row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in self.columns)
+        return (
+            f"select array_to_string(list_filter([{cases}], lambda x: x is not null), ', ') as reasons, "
+            f"{source} as _source, {position} as _position, to_json(struct_pack({row}))::varchar as row "
+            f"from {MADE} where {BITS} & {mask} != 0"
+        )
+
+    def counts(self, con: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
+        """Return the numbers of rows made, quarantined and dropped; a row that is both is quarantined."""
+        quarantine, drop = self.mask(Action.QUARANTINE), self.mask(Action.DROP)
+        row = one(
+            con,
+            f"select count(*), count_if({BITS} & {quarantine} != 0), "
+            f"count_if({BITS} & {quarantine} = 0 and {BITS} & {drop} != 0) from {MADE}",
+        )
+        return int(row[0]), int(row[1]), int(row[2])
+
+
+def mark(
+    con: duckdb.DuckDBPyConnection,
+    query: str,
+    expectations: tuple[Expectation, ...],
+    *,
+    hidden: tuple[str, ...] = (),
+) -> Marked:
+    """Materialize a query's rows with a bit for each expectation they violate; `hidden` columns are not kept."""
+    names = schema_of(con, query).names
+    bits = " | ".join(f"(case when {e.condition} then 0 else {1 << i} end)::bigint" for i, e in enumerate(expectations))
+    con.execute(f"create or replace temp table {MADE} as select *, {bits or '0::bigint'} as {BITS} from ({query}) as q")
+    kept = tuple(name for name in names if name not in hidden)
+    provenance = tuple(name for name in (SOURCE, POSITION) if name in names)
+    return Marked(expectations, kept, provenance)
+
+
+def mark_duplicates(
+    con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], existing: str | None = None
+) -> None:
+    """Set the bit of `key_is_unique` on every row but the first of a key that is not otherwise set aside.
+
+    `existing` is a SELECT of rows that came before; a row with the key of one of these is a duplicate too.
+    """
+    bit = 1 << next(i for i, e in enumerate(marked.expectations) if e.name == UNIQUE)
+    away = marked.mask(Action.QUARANTINE, Action.DROP) & ~bit
+    names = listed(key)
+    con.execute(
+        f"update {MADE} set {BITS} = {BITS} | {bit} from ("
+        f"select {names}, min(rowid) as first_row from {MADE} where {BITS} & {away} = 0 "
+        f"group by all having count(*) > 1) as d "
+        f"where {BITS} & {away} = 0 and {MADE}.rowid > d.first_row and {_same(key, MADE, 'd')}"
+    )
+    if existing is not None:
+        con.execute(
+            f"update {MADE} set {BITS} = {BITS} | {bit} from (select distinct {names} from ({existing})) as d "
+            f"where {BITS} & {away} = 0 and {_same(key, MADE, 'd')}"
+        )
+
+
+def _same(key: tuple[str, ...], left: str, right: str) -> str:
+    return " and ".join(f"{left}.{quoted(name)} = {right}.{quoted(name)}" for name in key)

@@ -1,0 +1,96 @@
+"""DuckDB as the engine on Arrow blocks: connections, names and types."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from pipeline.core.schema import Column, Schema
+
+if TYPE_CHECKING:
+    import fsspec
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one connection may take; `None` leaves DuckDB's default (all cores, 80 % of memory)."""
+
+    memory_bytes: int | None = None
+    threads: int | None = None
+
+
+@contextmanager
+def connect(
+    limits: Limits | None = None, *, filesystem: fsspec.AbstractFileSystem | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an in-memory DuckDB in UTC that spills to a folder of its own, and close it.
+
+    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local.
+    """
+    limits = Limits() if limits is None else limits
+    with tempfile.TemporaryDirectory(prefix="headwater-spill-") as spill:
+        config: dict[str, str | bool | int | float | list[str]] = {"temp_directory": spill}
+        if limits.memory_bytes is not None:
+            config["memory_limit"] = f"{limits.memory_bytes}B"
+        if limits.threads is not None:
+            config["threads"] = limits.threads
+        con = duckdb.connect(config=config)
+        try:
+            con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false; set python_scan_all_frames = false")
+            con.execute("set python_enable_replacements = false")
+            if filesystem is not None:
+                con.register_filesystem(filesystem)
+            yield con
+        finally:
+            con.close()
+
+
+def quoted(name: str) -> str:
+    """Return an identifier in double quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """Return a text literal in single quotes."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def listed(names: tuple[str, ...] | list[str]) -> str:
+    """Return identifiers in double quotes, with commas between."""
+    return ", ".join(quoted(name) for name in names)
+
+
+def arrow(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    """Return a query's rows as an Arrow table."""
+    return con.sql(query).to_arrow_table()
+
+
+def schema_of(con: duckdb.DuckDBPyConnection, query: str) -> Schema:
+    """Return a query's columns without running it."""
+    rows = con.execute(f"describe {query}").fetchall()
+    return Schema(tuple(Column(str(row[0]), plain_type(str(row[1]))) for row in rows))
+
+
+def plain_type(name: str) -> str:
+    """Return a DuckDB type name in its short form."""
+    return "TIMESTAMPTZ" if name == "TIMESTAMP WITH TIME ZONE" else name
+
+
+def empty(con: duckdb.DuckDBPyConnection, schema: Schema) -> pa.Table:
+    """Return a table of a schema without rows."""
+    columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in schema.columns)
+    return arrow(con, f"select {columns} limit 0")
+
+
+def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """Return the single row of a query that always has one."""
+    row = con.execute(query).fetchone()
+    if row is None:
+        raise AssertionError(f"no row from {query!r}")
+    return row

@@ -1,0 +1,140 @@
+"""Tables written as one SQL statement, in DuckDB's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError
+
+from pipeline.core.definitions import Chart, Expectation, Layer, Table, caller, checks, names
+from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.fingerprint import fingerprint
+from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.scan import register
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class SqlTransform:
+    """A SELECT. Its inputs are the names after FROM and JOIN, the driving one first."""
+
+    text: str
+
+    @cached_property
+    def tree(self) -> exp.Query:
+        """The parsed statement."""
+        return parse(self.text)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The tables it reads: not its own CTEs, each once, in the order of the text."""
+        return tables_of(self.tree)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the statement without its layout and comments."""
+        return fingerprint(self.tree.sql("duckdb", comments=False))
+
+    @property
+    def language(self) -> str:
+        """`sql`."""
+        return "sql"
+
+    def __call__(self, *args: Any, **tables: Any) -> pa.Table:
+        """Run the statement on in-memory tables, by position or by name, and return an Arrow table."""
+        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        with connect() as con:
+            register(con, given)
+            return arrow(con, self.text)
+
+
+def parse(text: str, *, place: Place | None = None) -> exp.Query:
+    """Parse one SELECT; raise `DefinitionError` with the line and column of a mistake."""
+    try:
+        statements = [s for s in sqlglot.parse(text, dialect="duckdb") if s is not None]
+    except ParseError as error:
+        first = error.errors[0] if error.errors else {}
+        where = f"line {first.get('line')}, column {first.get('col')}: " if first else ""
+        raise DefinitionError(
+            f"this SQL cannot be read: {where}{first.get('description', error)}",
+            got=repr(str(first.get("highlight", ""))),
+            place=place,
+        ) from error
+    if len(statements) != 1 or not isinstance(statements[0], exp.Query):
+        raise DefinitionError(
+            "a definition is one SELECT statement",
+            got=", ".join(type(s).__name__.upper() for s in statements) or "nothing",
+            place=place,
+        )
+    return statements[0]
+
+
+def tables_of(tree: exp.Query) -> tuple[str, ...]:
+    """Return the names of the tables a statement reads, without its CTEs, each once, in the order of the text."""
+    own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
+    found: dict[str, None] = {}
+    for table in tree.find_all(exp.Table, bfs=False):
+        if isinstance(table.this, exp.Identifier) and table.name not in own:
+            found.setdefault(table.name)
+    return tuple(found)
+
+
+def sql(
+    text: str,
+    *,
+    key: str | Sequence[str] | None = None,
+    partition_by: str | Sequence[str] | None = None,
+    expect: Sequence[Expectation] = (),
+    layer: Layer = "silver",
+    description: str = "",
+    chart: Chart | None = None,
+) -> Table:
+    """Define a table as one SQL statement over other tables; a leading comment is its description.
+
+    Raises `DefinitionError` when the text is not one SELECT, or reads nothing.
+    """
+    return sql_table(
+        SqlTransform(text),
+        caller(),
+        layer=layer,
+        key=names(key),
+        partition_by=names(partition_by),
+        expect=tuple(expect),
+        description=description,
+        chart=chart,
+    )
+
+
+def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectation, ...] = (), **fields: Any) -> Table:
+    """Return a table of a SQL transform, its text and expectations checked."""
+    tree = parse(transform.text, place=place)
+    if not transform.inputs:
+        raise DefinitionError("this SQL reads no table", do="name a source or a table after FROM", place=place)
+    for expectation in expect:
+        check_condition(expectation, place)
+    fields["description"] = fields.get("description") or _comment(tree)
+    return Table(place=place, transform=transform, expect=checks(expect, place), **fields)
+
+
+def check_condition(expectation: Expectation, place: Place) -> None:
+    """Raise `DefinitionError` when an expectation's condition is not one SQL expression."""
+    try:
+        sqlglot.parse_one(f"select ({expectation.condition})", dialect="duckdb")
+    except ParseError as error:
+        raise DefinitionError(
+            f"expectation {expectation.name!r} is not a SQL condition", got=repr(expectation.condition), place=place
+        ) from error
+
+
+def _comment(tree: exp.Query) -> str:
+    node = tree
+    with_ = tree.args.get("with_") or tree.args.get("with")
+    comments = node.comments or (with_.comments if with_ is not None else None) or []
+    return " ".join(comment.strip() for comment in comments)

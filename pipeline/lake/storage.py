@@ -1,0 +1,102 @@
+"""Small files beside the tables, on a local folder or an object store, through fsspec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.core.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A place: a local path or a URI, with the object store's options in the `AWS_*` words that Delta uses."""
+
+    uri: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the place is a folder of this machine."""
+        return "://" not in self.uri
+
+    def at(self, *parts: str) -> Storage:
+        """Return a place below this one."""
+        return Storage("/".join([self.uri.rstrip("/"), *parts]), self.options)
+
+    def filesystem(self) -> fsspec.AbstractFileSystem | None:
+        """Return what DuckDB needs to reach the place, or `None` for a local folder."""
+        return None if self.is_local else self._filesystem()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file in one step: readers see all of it or none; it survives a crash once this returns."""
+        try:
+            if self.is_local:
+                _write_local(Path(self.uri) / name, text)
+            else:
+                self._filesystem().pipe_file(self._path(name), text.encode())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {name!r} below {self.uri}", got=_reason(error), do="check its space and permissions"
+            ) from error
+
+    def read_text(self, name: str) -> str:
+        """Read a small file; raise `StorageError` when it cannot be read."""
+        try:
+            content: bytes = self._filesystem().cat_file(self._path(name))
+        except OSError as error:
+            raise StorageError(f"cannot read {name!r} below {self.uri}", got=_reason(error)) from error
+        return content.decode()
+
+    def make(self) -> None:
+        """Make the folder, for a local place; raise `StorageError` when it cannot be made or written to."""
+        if not self.is_local:
+            return
+        try:
+            Path(self.uri).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the folder {self.uri}", got=_reason(error), do="choose a folder you may write to"
+            ) from error
+
+    def _path(self, name: str) -> str:
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    def _filesystem(self) -> fsspec.AbstractFileSystem:
+        if self.is_local:
+            return LocalFileSystem()
+        protocol = self.uri.partition("://")[0]
+        return fsspec.filesystem(protocol, **_fsspec_options(protocol, {**os.environ, **self.options}))
+
+
+def _write_local(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]:
+    if protocol not in {"s3", "s3a"}:
+        return {}
+    client = {"region_name": options["AWS_REGION"]} if "AWS_REGION" in options else {}
+    return {
+        "key": options.get("AWS_ACCESS_KEY_ID"),
+        "secret": options.get("AWS_SECRET_ACCESS_KEY"),
+        "token": options.get("AWS_SESSION_TOKEN"),
+        "endpoint_url": options.get("AWS_ENDPOINT_URL"),
+        "client_kwargs": client,
+    }
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

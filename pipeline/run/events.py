@@ -1,0 +1,43 @@
+"""What a run tells whoever watches it, in order: progress bars, logs, and tests that stop it anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.governance import Step
+
+
+class Moment(StrEnum):
+    """The points of a run between which it can be killed."""
+
+    BEGUN = "begun"
+    DECIDED = "decided"
+    STAGED = "staged"
+    COMMITTED = "committed"
+    SETTLED = "settled"
+    LOADED = "loaded"
+    RECORDED = "recorded"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A moment that was just reached, for one definition or (`begun`, `ended`) for the run."""
+
+    moment: Moment
+    run_id: str
+    name: str = ""
+    note: str = ""
+    step: Step | None = None
+
+
+Observer = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """Watch nothing."""
+    del event

@@ -1,0 +1,148 @@
+"""Doing a step: the work as tasks, here or on Ray, and one outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from operator import add
+from typing import cast
+
+import pyarrow as pa
+from sqlglot import exp
+
+from pipeline.batch.makers import FromArrow, FromFunction, FromSource, FromSql
+from pipeline.batch.task import SPLIT_BYTES, Maker, Outcome, Split, Work, across, run_task
+from pipeline.core.definitions import Source, Stored, Table
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.reading import Piece
+from pipeline.core.schema import Schema
+from pipeline.core.settings import Settings
+from pipeline.kernel.aggregates import MERGED, STATES, take_apart
+from pipeline.kernel.checks import key_expectations
+from pipeline.kernel.engine import Limits, arrow, connect
+from pipeline.kernel.provenance import carrying
+from pipeline.kernel.scan import Scan, register
+from pipeline.lake import DeltaStager, Lake, Version
+from pipeline.run.planning import Route, tree_of
+
+
+@dataclass(frozen=True)
+class Order:
+    """One step to do: a definition, its inputs as they are read now, and the run it belongs to."""
+
+    definition: Stored
+    route: Route
+    scans: Mapping[str, Scan]
+    run_id: str
+    at: str
+    pieces: tuple[Piece, ...] = ()
+    schema: Schema | None = None
+    """For a source: the contract."""
+    existing: Version | None = None
+    """For an append: the rows that are there already."""
+
+
+def execute(order: Order, lake: Lake, settings: Settings) -> Outcome:
+    """Do a step and return what was staged; nothing is committed yet."""
+    work = _work(order, lake, settings)
+    if order.route.executor == "inline":
+        return _inline(order, work)
+    if order.route.strategy == "partial":
+        return _partial(order, work)
+    from pipeline.batch.on_ray import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
+
+    splits = _splits(order)
+    size = order.route.size_bytes
+    outcomes = list(run_tasks(work.table, partial(run_task, work), splits, size))
+    outcome = cast("Outcome", reduce(add, outcomes))
+    if across(work, outcome, lake.table(order.definition.layer, work.table).storage.uri):
+        # duplicates in different splits: judged again with all rows in one place
+        return _inline(order, replace(work, run_id=work.run_id))
+    return outcome
+
+
+def _inline(order: Order, work: Work) -> Outcome:
+    transform = order.definition.transform if isinstance(order.definition, Table) else None
+    if isinstance(transform, FunctionTransform) and transform.language == "dataset":
+        from pipeline.batch.on_ray import dataset_rows  # noqa: PLC0415 - importing Ray takes seconds
+
+        inputs = {name: order.scans[name] for name in transform.inputs}
+        for reader in dataset_rows(transform.function, inputs):
+            maker = FromArrow(reader, order.route.rows, order.route.size_bytes)
+            return run_task(replace(work, maker=maker), Split(0))
+    return run_task(work, Split(0, order.scans.get(order.route.driving), order.pieces))
+
+
+def _partial(order: Order, work: Work) -> Outcome:
+    """States per split on Ray, merged here, and the finished rows judged and staged as one split."""
+    from pipeline.batch.on_ray import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
+
+    transform = cast("Table", order.definition).transform
+    apart = take_apart(cast("exp.Select", tree_of(transform)))
+    driving = order.route.driving
+    others = {name: scan for name, scan in order.scans.items() if name != driving}
+    task = partial(_states, apart.partial(), driving, others)
+    states = pa.concat_tables(run_tasks(work.table, task, _splits(order), order.route.size_bytes))
+    with connect(work.limits, filesystem=work.filesystem) as con:
+        register(con, {**others, driving: replace(order.scans[driving], files=())})
+        merge = apart.merge(apart.types(con))
+        con.register(STATES, states)
+        merged = arrow(con, merge)
+    maker = FromArrow(merged, order.route.rows, order.route.size_bytes, {MERGED: merged}, apart.finish)
+    return run_task(replace(work, maker=maker), Split(0))
+
+
+def _states(statement: str, driving: str, others: Mapping[str, Scan], split: Split) -> pa.Table:
+    with connect(Limits(threads=1)) as con:
+        register(con, {**others, driving: cast("Scan", split.scan)})
+        return arrow(con, statement)
+
+
+def _splits(order: Order) -> list[Split]:
+    if order.pieces:
+        return [Split(number, pieces=(piece,)) for number, piece in enumerate(order.pieces)]
+    parts = order.scans[order.route.driving].splits(SPLIT_BYTES)
+    return [Split(number, scan) for number, scan in enumerate(parts)]
+
+
+def _work(order: Order, lake: Lake, settings: Settings) -> Work:
+    definition = order.definition
+    table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
+    aside = lake.quarantine(definition.name)
+    expectations = (*definition.expect, *key_expectations(definition.key))
+    return Work(
+        table=definition.name,
+        place=definition.place,
+        maker=_maker(order),
+        stager=table.stager(order.run_id),
+        aside=DeltaStager(aside.storage, order.run_id),
+        run_id=order.run_id,
+        at=order.at,
+        expectations=expectations,
+        key=definition.key,
+        existing=None if order.existing is None else order.existing.scan(),
+        limits=_limits(order, settings),
+        filesystem=lake.storage.filesystem(),
+    )
+
+
+def _limits(order: Order, settings: Settings) -> Limits:
+    threads = 1 if order.route.executor == "ray" else None
+    return Limits(memory_bytes=settings.memory_bytes, threads=threads)
+
+
+def _maker(order: Order) -> Maker:
+    definition = order.definition
+    if isinstance(definition, Source):
+        return FromSource(definition.reader, cast("Schema", order.schema), order.at)
+    transform = cast("Table", definition).transform
+    others = {name: scan for name, scan in order.scans.items() if name != order.route.driving}
+    if isinstance(transform, FunctionTransform):
+        return FromFunction(transform, others, definition.place)
+    tree = tree_of(transform)
+    text, hidden = tree.sql("duckdb", comments=False), ()
+    if order.route.splits_alone:
+        columns = order.scans[order.route.driving].schema.names
+        text, hidden = carrying(tree, order.route.driving, columns)
+    return FromSql(text, order.route.driving, others, hidden)

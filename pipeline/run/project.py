@@ -1,0 +1,107 @@
+"""A project: definitions in a Python file or package, and one environment of its settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import cloudpickle
+
+from pipeline.core.definitions import Definition
+from pipeline.core.errors import DefinitionError, HeadwaterError, Place, SettingsError
+from pipeline.core.graph import Graph
+from pipeline.core.settings import Settings, find
+from pipeline.core.settings import load as load_settings
+
+
+@dataclass(frozen=True)
+class Project:
+    """Definitions in their order, and where they keep their things."""
+
+    settings: Settings
+    graph: Graph
+
+
+def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[str, str] | None = None) -> Project:
+    """Load the project at or above a folder.
+
+    Raises `SettingsError` for its settings, and `DefinitionError` when its code does not import or its
+    definitions do not fit together. No data moves.
+    """
+    settings = load_settings(find(Path(start)), env=env, environ=environ)
+    modules = _modules(settings.definitions)
+    graph = Graph.of(definitions_in(modules))
+    if not graph.definitions:
+        raise DefinitionError(
+            "this project defines nothing", do="assign a source(…) to a name", place=Place(str(settings.definitions))
+        )
+    return Project(settings, graph)
+
+
+def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
+    """Return the definitions that modules assign to names, each once, named after its first one."""
+    found: dict[int, Definition] = {}
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, Definition) and id(value) not in found:
+                found[id(value)] = value.named(name)
+    return list(found.values())
+
+
+def _modules(path: Path) -> list[ModuleType]:
+    package = path.is_dir()
+    file = path / "__init__.py" if package else path
+    if not file.is_file():
+        raise SettingsError("the definitions are not there", got=str(file), do="check `definitions` in headwater.toml")
+    name = path.name if package else path.stem
+    for known in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
+        del sys.modules[known]
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(path)] if package else None
+    )
+    if spec is None or spec.loader is None:
+        raise SettingsError("the definitions are not a Python file or package", got=str(path))
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _Importing(file):
+        spec.loader.exec_module(module)
+        parts = [info.name for info in pkgutil.walk_packages([str(path)], f"{name}.")] if package else []
+        modules = [module, *(importlib.import_module(part) for part in parts)]
+    for part in modules:
+        cloudpickle.register_pickle_by_value(part)  # workers do not have the user's files
+    return modules
+
+
+class _Importing:
+    """Turns whatever a project's code raises while it is imported into a `DefinitionError` with its place."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, HeadwaterError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, SyntaxError):
+            raise DefinitionError(
+                "this is not valid Python", got=error.msg, place=Place(error.filename or str(self._file), error.lineno)
+            ) from error
+        place, step = Place(str(self._file)), error.__traceback__
+        while step is not None:
+            file = step.tb_frame.f_code.co_filename
+            if Path(file).is_relative_to(self._file.parent) and "site-packages" not in file:
+                place = Place(file, step.tb_lineno)
+            step = step.tb_next
+        raise DefinitionError(
+            f"the definitions cannot be imported: {type(error).__name__}", got=str(error), place=place
+        ) from error

@@ -1,0 +1,101 @@
+"""The embedded warehouse: one DuckDB file with the gold tables.
+
+Delivery: each version of a table is loaded once, in one transaction with the note that it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import fsspec
+
+from pipeline.core.errors import StorageError
+from pipeline.kernel.engine import listed, literal, quoted
+from pipeline.kernel.scan import DataFile, Scan
+
+_LOADS = "headwater_loads"
+
+
+@dataclass(frozen=True)
+class Load:
+    """A version of a table to bring in: all its rows, and what came since a version where only rows were added."""
+
+    name: str
+    version: int
+    scan: Scan
+    key: tuple[str, ...] = ()
+    description: str = ""
+    since: int | None = None
+    added: tuple[DataFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class DuckDBWarehouse:
+    """A DuckDB database file. `read` never changes it."""
+
+    path: str
+
+    def loaded(self) -> dict[str, int]:
+        """Return the version of each table that is in the warehouse."""
+        if not Path(self.path).exists():
+            return {}
+        with self._open(read_only=True) as con:
+            return {str(name): int(version) for name, version in con.execute(f"from {_LOADS}").fetchall()}
+
+    def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
+        """Bring a table to a version: append what was added since the loaded one, else replace it.
+
+        Raises `StorageError` when the file cannot be written or another process holds it; it is unchanged then.
+        """
+        with self._open(read_only=False) as con:
+            if filesystem is not None:
+                con.register_filesystem(filesystem)
+            con.execute("begin")
+            con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint)")
+            row = con.execute(f"select version from {_LOADS} where name = ?", [load.name]).fetchone()
+            if row is not None and row[0] == load.version:
+                con.execute("commit")
+                return
+            table = quoted(load.name)
+            if row is not None and load.since == row[0]:
+                con.execute(f"insert into {table} by name {Scan(load.scan.schema, load.added).query()}")
+            else:
+                con.execute(f"create or replace table {table} as {load.scan.query()}")
+                if load.key:
+                    con.execute(f"alter table {table} add primary key ({listed(load.key)})")
+            if load.description:
+                con.execute(f"comment on table {table} is {literal(load.description)}")
+            con.execute(f"insert or replace into {_LOADS} values (?, ?)", [load.name, load.version])
+            con.execute("commit")
+
+    @contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the warehouse for reading."""
+        with self._open(read_only=True) as con:
+            yield con
+
+    @contextmanager
+    def _open(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            con = duckdb.connect(self.path, read_only=read_only)
+        except (duckdb.Error, OSError) as error:
+            raise self._unusable(error) from error
+        try:
+            con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+            yield con
+        except (duckdb.IOException, duckdb.TransactionException, duckdb.ConstraintException) as error:
+            raise self._unusable(error) from error
+        finally:
+            con.close()
+
+    def _unusable(self, error: Exception) -> StorageError:
+        return StorageError(
+            f"the warehouse {self.path} cannot be used",
+            got=str(error).strip().partition("\n")[0],
+            do="close what else has it open, check its space, and run again: the lake holds everything",
+        )
