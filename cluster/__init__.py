@@ -1,0 +1,1 @@
+"""Where Headwater runs and how it is driven: the command, jobs, clusters."""

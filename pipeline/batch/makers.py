@@ -100,12 +100,13 @@ class FromArrow:
     rows: pa.Table | pa.RecordBatchReader
     rows_in: int
     bytes_in: int = 0
-    views: Mapping[str, pa.Table] = field(default_factory=dict)
+    views: Mapping[str, Scan | pa.Table] = field(default_factory=dict)
     query: str = "select * from _given"
+    hidden: tuple[str, ...] = ()
 
     def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
         """Make the rows a view, whatever the split."""
         del split
         con.register("_given", self.rows)
         register(con, self.views)
-        return Made(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in)
+        return Made(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in, hidden=self.hidden)

@@ -45,7 +45,7 @@ class Order:
 
 def execute(order: Order, lake: Lake, settings: Settings) -> Outcome:
     """Do a step and return what was staged; nothing is committed yet."""
-    work = _work(order, lake, settings)
+    work = work_of(order, lake, settings)
     if order.route.executor == "inline":
         return _inline(order, work)
     if order.route.strategy == "partial":
@@ -106,7 +106,8 @@ def _splits(order: Order) -> list[Split]:
     return [Split(number, scan) for number, scan in enumerate(parts)]
 
 
-def _work(order: Order, lake: Lake, settings: Settings) -> Work:
+def work_of(order: Order, lake: Lake, settings: Settings, maker: Maker | None = None) -> Work:
+    """Return what a task needs to know for a step; rows come from `maker`, else as the definition says."""
     definition = order.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
     aside = lake.quarantine(definition.name)
@@ -114,7 +115,7 @@ def _work(order: Order, lake: Lake, settings: Settings) -> Work:
     return Work(
         table=definition.name,
         place=definition.place,
-        maker=_maker(order),
+        maker=_maker(order) if maker is None else maker,
         stager=table.stager(order.run_id),
         aside=DeltaStager(aside.storage, order.run_id),
         run_id=order.run_id,
@@ -141,7 +142,8 @@ def _maker(order: Order) -> Maker:
     if isinstance(transform, FunctionTransform):
         return FromFunction(transform, others, definition.place)
     tree = tree_of(transform)
-    text, hidden = tree.sql("duckdb", comments=False), ()
+    text = tree.sql("duckdb", comments=False)
+    hidden: tuple[str, ...] = ()
     if order.route.splits_alone:
         columns = order.scans[order.route.driving].schema.names
         text, hidden = carrying(tree, order.route.driving, columns)

@@ -1,0 +1,54 @@
+"""The command line: which commands there are, and what becomes of errors.
+
+Exit codes: 0 done, 1 an error that its message explains, 2 a wrong command line, 3 done but a model was refused,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cluster.cli import doctor, explore, init, planning, quarantine, running, serving
+from cluster.cli.console import fail
+from pipeline.core.errors import HeadwaterError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="headwater",
+    help="Data from its sources through lake and warehouse to models and endpoints, from one set of definitions.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(init.init)
+app.command()(running.run)
+app.command()(planning.explain)
+app.command()(explore.ls)
+app.command()(explore.show)
+app.command()(explore.query)
+app.command()(explore.quality)
+app.command()(explore.lineage)
+app.command()(explore.report)
+app.add_typer(quarantine.app, name="quarantine")
+app.command()(serving.serve)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    try:
+        app()
+    except HeadwaterError as error:
+        fail(error, as_json="--json" in sys.argv)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; what was committed stays, and the next run goes on from there\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        sys.exit(0)

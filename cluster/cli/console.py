@@ -1,0 +1,110 @@
+"""What the command prints: to people on a terminal, to machines as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.core.errors import HeadwaterError
+from pipeline.core.settings import find
+from pipeline.run.project import Project, load
+from pipeline.run.workspace import Workspace
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+Env = Annotated[str | None, typer.Option("--env", help="The environment of headwater.toml; dev without it.")]
+Folder = Annotated[Path, typer.Option("--project", "-C", help="The project's folder.", show_default=False)]
+HERE = Path()
+
+_WIDE = 140
+out = Console(width=_WIDE if not sys.stdout.isatty() and "COLUMNS" not in os.environ else None, highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def open_project(folder: Path, env: str | None) -> Project:
+    """Load the project at or above a folder."""
+    return load(find(folder).parent, env=env)
+
+
+def open_workspace(folder: Path, env: str | None) -> Workspace:
+    """Load the project at or above a folder and its stores."""
+    return Workspace(open_project(folder, env))
+
+
+def fail(error: HeadwaterError, *, as_json: bool) -> None:
+    """Print an error: one message for people, its parts for machines."""
+    if as_json:
+        place = None if error.place is None else str(error.place)
+        parts = {"problem": error.problem, "got": error.got, "do": error.do, "place": place}
+        print_json({"error": {"kind": type(error).__name__, **parts}})
+        return
+    err.print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+def print_json(document: object) -> None:
+    """Print a document as JSON."""
+    sys.stdout.write(json.dumps(document, default=_plain, indent=2) + "\n")
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
+
+
+def grid(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> None:
+    """Print a table; `right` names the columns to align to the right, separated by commas."""
+    to_right = {name.strip() for name in right.split(",")}
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in to_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(text(cell) for cell in row))
+    out.print(table)
+
+
+def text(cell: object) -> str:
+    """Return a cell as people read it: thousands apart, nothing for null."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return f"{cell:,.3f}"
+    return escape(str(cell))
+
+
+def print_rows(rows: pa.Table, *, as_json: bool, most: int = 50) -> None:
+    """Print the rows of an Arrow table."""
+    if as_json:
+        print_json(rows.to_pylist())
+        return
+    numbers = [f.name for f in rows.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
+    shown = rows.slice(0, most).to_pylist()
+    grid(None, rows.column_names, ([_number(v) for v in row.values()] for row in shown), right=",".join(numbers))
+    if rows.num_rows > most:
+        out.print(f"[dim]… {rows.num_rows - most:,} more rows; --limit {rows.num_rows} shows all[/]")
+
+
+def _number(value: Any) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,171 @@
+"""Looking at a project: `ls`, `show`, `query`, `quality`, `lineage`, `report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+from rich.tree import Tree
+
+from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows
+from cluster.cli.summary import print_summary
+from pipeline.core.definitions import Stored
+from pipeline.core.errors import RequestError
+from pipeline.kernel.engine import quoted
+from pipeline.quality import score
+from pipeline.run.report import write_report
+from pipeline.run.workspace import Workspace
+
+Name = Annotated[str, typer.Argument(help="A definition's name.")]
+
+
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the definitions with their rows and versions."""
+    workspace = open_workspace(folder, env)
+    rows = []
+    for definition in workspace.project.graph.definitions:
+        version = workspace.version(definition.name) if isinstance(definition, Stored) else None
+        rows.append(
+            {
+                "name": definition.name,
+                "kind": getattr(definition, "kind", ""),
+                "layer": definition.layer if isinstance(definition, Stored) else "",
+                "rows": None if version is None else version.rows,
+                "version": None if version is None else version.number,
+                "description": definition.description.partition("\n")[0],
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    grid(None, tuple(rows[0]), [tuple(row.values()) for row in rows], right="rows, version")
+
+
+def show(
+    name: Annotated[str | None, typer.Argument(help="A table; the last run without it.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(help="How many rows to show.", min=0)] = 10,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show a table: what it is, its columns, its versions and some rows. Without a name: the last run."""
+    workspace = open_workspace(folder, env)
+    if name is None:
+        _show_run(workspace, as_json=as_json)
+        return
+    definition = workspace.stored(name)
+    version = workspace.require(name)
+    rows = workspace.query(f"select * from {quoted(name)} limit {limit}")
+    made = workspace.catalog.versions(name)
+    if as_json:
+        facts = {"name": name, "kind": definition.kind, "layer": definition.layer, "version": version.number}
+        print_json({**facts, "columns": version.schema.as_dict(), "versions": made, "rows": rows.to_pylist()})
+        return
+    out.print(f"[bold]{name}[/]  {definition.description}")
+    out.print(
+        f"[dim]{definition.kind}, {definition.layer}, version {version.number}, {version.rows:,} rows,[/] {definition.place}"
+    )
+    grid("Columns", ("name", "type"), [(c.name, c.type) for c in version.schema.columns])
+    versions = [(m.version, m.at[:19], m.rows, m.run_id, _inputs(m.inputs)) for m in made[:5]]
+    grid("Versions", ("version", "at", "rows", "run", "made from"), versions, right="version, rows")
+    out.print()
+    print_rows(rows, as_json=False, most=limit)
+
+
+def query(
+    statement: Annotated[str, typer.Argument(help="One SELECT over the project's tables, by their names.")],
+    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 50,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Ask the lake in SQL."""
+    print_rows(open_workspace(folder, env).query(statement), as_json=as_json, most=limit)
+
+
+def quality(
+    name: Annotated[str | None, typer.Argument(help="A table; all without it.", show_default=False)] = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show how each table met what is expected of it when it was last made."""
+    workspace = open_workspace(folder, env)
+    names = [workspace.stored(name).name] if name else workspace.table_names
+    steps = [step for n in names if (step := workspace.catalog.last_step(n)) is not None]
+    if as_json:
+        print_json(
+            [
+                {"name": s.name, "score": score((c.rows, c.violations) for c in s.checks), "checks": list(s.checks)}
+                for s in steps
+            ]
+        )
+        return
+    if not steps:
+        raise RequestError("nothing was made yet", do="run `headwater run` first")
+    rows = []
+    for step in steps:
+        total = score((c.rows, c.violations) for c in step.checks)
+        if total is not None:
+            rows.append((step.name, f"{total:.2f}", "", "", "", "", ""))
+        for check in step.checks:
+            share = f"{100 * (1 - check.violations / check.rows):.2f} %" if check.rows else ""
+            rows.append(("", "", check.expectation, check.action.value, check.rows, check.violations, share))
+    columns = ("table", "score", "expectation", "else", "rows", "violations", "met")
+    grid(None, columns, rows, right="score, rows, violations, met")
+
+
+def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Show what a definition is made from, and what is made from it."""
+    workspace = open_workspace(folder, env)
+    graph = workspace.project.graph
+    definition = graph[name]
+    if as_json:
+        edges = [{"name": d.name, "inputs": list(d.inputs)} for d in graph.definitions]
+        print_json(
+            {
+                "name": name,
+                "upstream": sorted(graph.upstream(name)),
+                "downstream": sorted(graph.downstream(name)),
+                "edges": edges,
+            }
+        )
+        return
+    above = Tree(f"[bold]{definition.name}[/] is made from")
+    _grow(workspace, above, name, up=True)
+    below = Tree(f"[bold]{definition.name}[/] is read by")
+    _grow(workspace, below, name, up=False)
+    out.print(above)
+    out.print(below)
+
+
+def report(env: Env = None, folder: Folder = HERE) -> None:
+    """Write the report of the last run and print where it is."""
+    workspace = open_workspace(folder, env)
+    path = write_report(workspace.project, workspace.catalog, workspace.settings.state / "report.html")
+    out.print(path.as_uri(), soft_wrap=True)
+
+
+def _show_run(workspace: Workspace, *, as_json: bool) -> None:
+    run = workspace.catalog.run()
+    if run is None:
+        raise RequestError("nothing ran yet", do="run `headwater run` first")
+    if as_json:
+        print_json(run)
+    else:
+        print_summary(run)
+
+
+def _grow(workspace: Workspace, tree: Tree, name: str, *, up: bool) -> None:
+    graph = workspace.project.graph
+    near = graph[name].inputs if up else [d.name for d in graph.definitions if name in d.inputs]
+    for other in near:
+        definition = graph[other]
+        version = workspace.version(other) if isinstance(definition, Stored) else None
+        known = "" if version is None else f" [dim]version {version.number}, {version.rows:,} rows[/]"
+        _grow(workspace, tree.add(f"{other}{known}"), other, up=up)
+
+
+def _inputs(inputs: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in inputs.items())

@@ -1,0 +1,42 @@
+"""`headwater init`."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from cluster.cli.console import out
+from pipeline.core.errors import RequestError, StorageError
+
+_TEMPLATES = {
+    "headwater.toml": "headwater.toml",
+    "definitions.py.tmpl": "$module.py",
+    "orders.csv": "data/orders.csv",
+    "test_definitions.py.tmpl": "test_$module.py",
+}
+
+
+def init(name: Annotated[str, typer.Argument(help="The project's name, and the folder to make for it.")]) -> None:
+    """Make a small project that runs: a CSV file, a table, a mart and a test."""
+    module = re.sub(r"\W+", "_", Path(name).name).lower()
+    if not module.isidentifier() or keyword.iskeyword(module) or module in {"pipeline", "ml", "serve", "cluster"}:
+        raise RequestError(f"{name!r} cannot be a project's name", do="choose a word that Python can import")
+    folder = Path(name)
+    if folder.exists() and any(folder.iterdir()):
+        raise RequestError(f"the folder {name!r} is not empty", do="choose another name")
+    names = {"name": folder.name, "module": module}
+    for template, target in _TEMPLATES.items():
+        path = folder / Template(target).substitute(names)
+        content = files("cluster.cli").joinpath("templates", template).read_text(encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(Template(content).safe_substitute(names), encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}", got=error.strerror) from error
+    out.print(f"made [bold]{folder}[/]; go on with\n\n    cd {folder}\n    headwater run\n")

@@ -1,0 +1,53 @@
+"""`headwater quarantine`: rows that were set aside, and bringing them back after a fix."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows
+from pipeline.run.replay import quarantined, replay
+
+app = typer.Typer(help="Rows that were set aside: list, show, replay after a fix.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="A table's name.")]
+
+
+@app.command()
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the tables that have quarantined rows."""
+    workspace = open_workspace(folder, env)
+    counts = [(name, quarantined(workspace, name).num_rows) for name in workspace.table_names]
+    found = [(name, count) for name, count in counts if count]
+    if as_json:
+        print_json([{"name": name, "rows": count} for name, count in found])
+    elif found:
+        grid(None, ("table", "rows"), found, right="rows")
+    else:
+        out.print("no rows are quarantined")
+
+
+@app.command()
+def show(
+    name: Name,
+    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 20,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show a table's quarantined rows with the reasons and where they came from."""
+    print_rows(quarantined(open_workspace(folder, env), name), as_json=as_json, most=limit)
+
+
+@app.command("replay")
+def replay_(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Judge a table's quarantined rows by its definition of today; those that pass join the table.
+
+    The rows that are in the table already stay as they are; `headwater run` then leaves them so.
+    """
+    flow = replay(open_workspace(folder, env), name)
+    if as_json:
+        print_json(flow)
+    else:
+        out.print(f"{flow.rows_in} replayed: {flow.rows_out} joined {name!r}, {flow.quarantined} stay quarantined")

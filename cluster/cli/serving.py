@@ -1,0 +1,55 @@
+"""`headwater serve`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_project, out, print_json
+from pipeline.core.errors import StopError
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
+    check: Annotated[bool, typer.Option("--check", help="Start, call each kind of endpoint once, show, stop.")] = False,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Serve the tables and models over HTTP on Ray Serve, with an OpenAPI page at /docs."""
+    from serve import check as checks  # noqa: PLC0415 - an extra, and slow to import
+    from serve import deploy  # noqa: PLC0415
+
+    project = open_project(folder, env)
+    endpoint = deploy.start(project.settings.root, project.settings.env, host=host, port=port)
+    try:
+        if check:
+            answers = checks.check(endpoint.url, project)
+            if as_json:
+                print_json(answers)
+            else:
+                rows = [(a.method, a.path, a.status, f"{a.ms:.0f}", a.body) for a in answers]
+                grid(
+                    f"Served at {endpoint.url}", ("method", "path", "status", "ms", "answer"), rows, right="status, ms"
+                )
+            bad = [a for a in answers if a.status >= 400]  # noqa: PLR2004 - HTTP's own number
+            if bad:
+                raise StopError(f"{bad[0].method} {bad[0].path} answered {bad[0].status}", got=bad[0].body)
+            return
+        out.print(f"serving at {endpoint.url}  (tables: /tables, models: /models, page: {endpoint.url}/docs)")
+        err.print("[dim]Ctrl-C stops it[/]")
+        _wait()
+    finally:
+        deploy.stop()
+
+
+def _wait() -> None:
+    """Return when the process is asked to end."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    asked.wait()

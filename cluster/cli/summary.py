@@ -1,0 +1,43 @@
+"""A run as a table: what was done with each definition, and how its rows flowed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cluster.cli.console import grid, out
+from pipeline.governance import Run, Step
+
+_DONE = {"rebuild": "made", "append": "added", "skip": "up to date", "accepted": "accepted", "refused": "refused"}
+
+
+def print_summary(run: Run) -> None:
+    """Print what a run did: rows in, out, set aside and late per table, seconds, MB/s."""
+    grid(
+        f"Run {run.run_id} of {run.project} ({run.env}): {run.status}",
+        ("table", "did", "rows in", "rows out", "quarantined", "dropped", "late", "seconds", "MB/s", "total rows"),
+        [_row(step) for step in run.steps],
+        right="rows in, rows out, quarantined, dropped, late, seconds, MB/s, total rows",
+    )
+    done = [step for step in run.steps if step.decision != "skip"]
+    skipped = len(run.steps) - len(done)
+    rows = sum(step.flow.rows_out for step in done)
+    words = f"{len(done)} done, {skipped} up to date, {rows:,} rows written, {_seconds(run):.1f} s"
+    out.print(f"[bold]{words if done else f'nothing new: all {skipped} are up to date'}[/]")
+
+
+def _row(step: Step) -> tuple[object, ...]:
+    did = _DONE.get(step.decision, step.decision)
+    if step.decision == "skip":
+        return (step.name, did, "", "", "", "", "", f"{step.seconds:.2f}", "", step.total_rows or "")
+    if step.verdict is not None:
+        return (step.name, did, step.flow.rows_in, "", "", "", "", f"{step.seconds:.2f}", "", "")
+    flow = step.flow
+    speed = f"{flow.bytes_in / 1e6 / step.seconds:,.1f}" if step.seconds and flow.bytes_in else ""
+    counts = (flow.rows_in, flow.rows_out, flow.quarantined, flow.dropped, flow.late)
+    return (step.name, did, *counts, f"{step.seconds:.2f}", speed, step.total_rows)
+
+
+def _seconds(run: Run) -> float:
+    if run.ended_at is None:
+        return 0.0
+    return (datetime.fromisoformat(run.ended_at) - datetime.fromisoformat(run.started_at)).total_seconds()

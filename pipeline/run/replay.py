@@ -1,0 +1,171 @@
+"""Replay: a table's quarantined rows judged again by its definition of today.
+
+A run does this by itself whenever a definition changes, for all rows. Replay does it for the quarantined ones
+only, which is quick for a large table, and possible for a source whose files are gone. Rows that pass are
+appended; the others stay quarantined, with today's reasons. It is one commit, like any step of a run.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.batch.makers import FromArrow, FromSource
+from pipeline.batch.task import Maker, Split, run_task
+from pipeline.core.clock import Clock, now
+from pipeline.core.definitions import Source, Stored, Table
+from pipeline.core.errors import RequestError
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.reading import POSITION, PROVENANCE, SOURCE, Piece, Reader, Reading
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow
+from pipeline.kernel.engine import arrow, connect, literal
+from pipeline.kernel.provenance import carrying
+from pipeline.kernel.scan import Scan, register
+from pipeline.run.contract import require_same
+from pipeline.run.decide import Decision
+from pipeline.run.execute import Order, work_of
+from pipeline.run.planning import Route, route, source_route, tree_of
+from pipeline.run.settle import QUARANTINE, settle
+from pipeline.run.workspace import Workspace
+
+
+def quarantined(workspace: Workspace, name: str) -> pa.Table:
+    """Return a table's quarantined rows: `reasons`, `_source`, `_position`, `row`, `_run`, `_quarantined_at`."""
+    aside = workspace.lake.quarantine(workspace.stored(name).name).version()
+    scan = Scan(QUARANTINE) if aside is None else aside.scan()
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        return arrow(con, f"select * from ({scan.query()}) order by {SOURCE}, {POSITION}")
+
+
+def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
+    """Replay a table's quarantined rows and return how they flowed.
+
+    Raises `RequestError` when nothing of the table is quarantined, and what a run raises for its rows.
+    """
+    definition, rows = workspace.stored(name), quarantined(workspace, name)
+    version = workspace.require(name)
+    settle(workspace, definition, version)
+    if not rows.num_rows:
+        raise RequestError(f"no rows of {name!r} are quarantined", do="see `headwater quarantine ls`")
+    if version.manifest is None:
+        raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
+    begun, run_id, at = time.perf_counter(), f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", clock().isoformat()
+    order, maker = _order(workspace, definition, rows, Order(definition, _HERE, {}, run_id, at, existing=version))
+    work = work_of(order, workspace.lake, workspace.settings, maker)
+    outcome = run_task(work, Split(0, pieces=order.pieces))
+    require_same(definition, Decision("append", "replay"), version, outcome.schema)
+    manifest = replace(
+        version.manifest,
+        run_id=run_id,
+        fingerprint=definition.fingerprint,
+        mode="append",
+        flow=outcome.flow,
+        checks=dict(outcome.checks),
+        aside=outcome.aside,
+        aside_mode="overwrite",
+        seconds=time.perf_counter() - begun,
+        at=at,
+    )
+    committed = workspace.table(name).commit(manifest, outcome.files, outcome.schema, version)
+    settle(workspace, definition, committed)
+    return outcome.flow
+
+
+_HERE = Route("blockwise", "", "quarantined rows", "inline", "replayed in this process")
+
+
+def _order(workspace: Workspace, definition: Stored, rows: pa.Table, order: Order) -> tuple[Order, Maker]:
+    if isinstance(definition, Source):
+        return _from_text(definition, rows, order)
+    if not isinstance(definition, Table):
+        raise RequestError(f"{definition.name!r} is not a table")
+    scans = {n: workspace.require(n, definition.name).scan() for n in definition.inputs}
+    way = route(definition, scans)
+    positions = rows.select([SOURCE, POSITION])
+    known = not isinstance(definition.transform, FunctionTransform) and not positions[POSITION].null_count
+    if known and way.splits_alone and {SOURCE, POSITION} <= set(scans[way.driving].schema.names):
+        return order, _from_inputs(workspace, definition, way, scans, positions)
+    return order, _from_json(workspace, rows, order)
+
+
+def _from_inputs(
+    workspace: Workspace, definition: Table, way: Route, scans: dict[str, Scan], positions: pa.Table
+) -> Maker:
+    """Run the definition on just the input rows that the quarantined ones came from."""
+    driving = scans[way.driving]
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        con.register("_positions", positions)
+        given = arrow(
+            con, f"select i.* from ({driving.query()}) as i semi join _positions using ({SOURCE}, {POSITION})"
+        )
+    text, hidden = carrying(tree_of(definition.transform), way.driving, driving.schema.names)
+    others = {name: scan for name, scan in scans.items() if name != way.driving}
+    return FromArrow(given, positions.num_rows, views={**others, way.driving: given}, query=text, hidden=hidden)
+
+
+def _from_json(workspace: Workspace, rows: pa.Table, order: Order) -> Maker:
+    """Judge the rows as they were made: where their inputs cannot be told, a changed step is not run again."""
+    schema = order.existing.schema if order.existing is not None else Schema(())
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        register(con, {"_rows": rows})
+        types = ", ".join(f'"{c.name}": "{c.type}"' for c in schema.columns)
+        own = [n for n in (SOURCE, POSITION) if n not in schema.names]
+        hidden = "".join(f", {name}" for name in own)
+        made = arrow(con, f"select unnest(from_json(row, {literal('{' + types + '}')})){hidden} from _rows")
+    return FromArrow(made, rows.num_rows, hidden=tuple(own))
+
+
+def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order, Maker]:
+    """Read the text of a source's rejected rows again, held to the contract of today."""
+    by_source: dict[str, list[tuple[int, str]]] = {}
+    for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
+        by_source.setdefault(uri, []).append((position, text))
+    pieces = tuple(Piece(uri, 0, "") for uri in by_source)
+    names = order.existing.schema.names if order.existing is not None else ()
+    contract = definition.schema
+    if contract is None and order.existing is not None:
+        contract = order.existing.schema.select(tuple(n for n in names if n not in PROVENANCE))
+    schema = Schema(()) if contract is None else contract
+    reader = _Kept(definition.reader, {uri: tuple(kept) for uri, kept in by_source.items()})
+    way = source_route(definition, pieces)
+    return replace(order, route=way, pieces=pieces, schema=schema), FromSource(reader, schema, order.at)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A reader of rows that were kept as text, at their old positions."""
+
+    reader: Reader
+    rows: dict[str, tuple[tuple[int, str], ...]]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.reader.fingerprint
+
+    def pieces(self) -> Sequence[Piece]:
+        return tuple(Piece(uri, 0, "") for uri in self.rows)
+
+    def schema(self, piece: Piece) -> Schema:
+        return self.reader.schema(piece)
+
+    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+        return self.reader.parse(rows, schema)
+
+    def read(self, piece: Piece, schema: Schema) -> Reading:
+        kept = self.rows[piece.uri]
+        reading = self.reader.parse([text for _, text in kept], schema)
+        old = pa.array([position for position, _ in kept], pa.int64())
+        return Reading(_moved(reading.rows, old), _moved(reading.rejected, old))
+
+
+def _moved(rows: pa.Table, old: pa.Array) -> pa.Table:
+    """Replace positions in a list of rows by the positions these had in their file."""
+    at = rows.schema.get_field_index(POSITION)
+    where = pc.subtract(rows.column(POSITION), 1)
+    return rows.set_column(at, POSITION, old.take(where.combine_chunks()))

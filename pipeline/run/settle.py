@@ -1,0 +1,92 @@
+"""What follows from a commit: quarantined rows, the warehouse, the catalog. Doing it again changes nothing.
+
+The manifest says it all, so a run that was killed after a commit is made good by the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pipeline.core.definitions import Stored
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow, Manifest
+from pipeline.governance import Check, Made
+from pipeline.kernel.checks import key_expectations
+from pipeline.lake import Commit, Version
+from pipeline.run.events import Moment
+from pipeline.run.workspace import Workspace
+from pipeline.warehouse import Load
+
+QUARANTINE = Schema.of(
+    {
+        "reasons": "VARCHAR",
+        "_source": "VARCHAR",
+        "_position": "BIGINT",
+        "row": "VARCHAR",
+        "_run": "VARCHAR",
+        "_quarantined_at": "TIMESTAMPTZ",
+    }
+)
+"""The columns of every quarantine table; `row` is JSON, or for a source the text as it stood in the file."""
+
+
+def settle(
+    workspace: Workspace, definition: Stored, version: Version, reached: Callable[[Moment], None] = lambda _: None
+) -> None:
+    """Bring quarantine, warehouse and catalog to what a version's manifest says."""
+    manifest = version.manifest
+    if manifest is None:
+        return
+    _set_aside(workspace, definition, manifest)
+    reached(Moment.SETTLED)
+    if definition.layer == "gold":
+        _load(workspace, definition, version)
+        reached(Moment.LOADED)
+    known = workspace.catalog.versions(definition.name)
+    if not any(made.version == version.number for made in known):
+        workspace.catalog.keep(_made(definition, version, manifest))
+
+
+def judged(definition: Stored, violations: Mapping[str, int], flow: Flow) -> tuple[Check, ...]:
+    """Return a table's expectations with how often each was violated."""
+    expectations = (*definition.expect, *key_expectations(definition.key))
+    return tuple(Check(e.name, e.condition, e.action, flow.rows_made, violations.get(e.name, 0)) for e in expectations)
+
+
+def _set_aside(workspace: Workspace, definition: Stored, manifest: Manifest) -> None:
+    aside = workspace.lake.quarantine(definition.name)
+    before = aside.version()
+    if manifest.aside or (before is not None and manifest.aside_mode == "overwrite"):
+        note = {"headwater.run": manifest.run_id}
+        aside.commit_files(Commit(manifest.aside, QUARANTINE, manifest.aside_mode, manifest.mark, note), before)
+
+
+def _load(workspace: Workspace, definition: Stored, version: Version) -> None:
+    loaded = workspace.warehouse.loaded().get(definition.name)
+    if loaded == version.number:
+        return
+    added = None if loaded is None else workspace.table(definition.name).added_since(loaded, version)
+    load = Load(
+        name=definition.name,
+        version=version.number,
+        scan=version.scan(),
+        key=definition.key,
+        description=definition.description,
+        since=loaded if added is not None else None,
+        added=added or (),
+    )
+    workspace.warehouse.load(load, filesystem=workspace.lake.storage.filesystem())
+
+
+def _made(definition: Stored, version: Version, manifest: Manifest) -> Made:
+    return Made(
+        name=definition.name,
+        version=version.number,
+        layer=definition.layer,
+        run_id=manifest.run_id,
+        at=manifest.at,
+        rows=version.rows,
+        size_bytes=sum(file.size_bytes for file in version.files),
+        schema=version.schema,
+        inputs=manifest.inputs,
+    )

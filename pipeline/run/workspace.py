@@ -1,0 +1,84 @@
+"""A project with its lake, catalog and warehouse opened: what every command works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from pipeline.core.definitions import Definition, Stored
+from pipeline.core.errors import RequestError, StorageError, did_you_mean
+from pipeline.governance import Catalog
+from pipeline.kernel.engine import Limits, arrow, connect
+from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.sql import parse, tables_of
+from pipeline.lake import Lake, LakeTable, Storage, Version
+from pipeline.run.project import Project
+from pipeline.warehouse import DuckDBWarehouse
+
+
+class Workspace:
+    """The stores of a project's environment. Nothing is opened before it is used."""
+
+    def __init__(self, project: Project) -> None:
+        """Keep the project."""
+        settings = project.settings
+        self.project = project
+        self.settings = settings
+        self.lake = Lake(Storage(settings.lake, settings.storage))
+        self.catalog = Catalog(settings.catalog)
+        self.warehouse = DuckDBWarehouse(settings.warehouse)
+
+    def definition(self, name: str) -> Definition:
+        """Return a definition; raise `RequestError` when there is none of that name."""
+        return self.project.graph[name]
+
+    def stored(self, name: str) -> Stored:
+        """Return the definition of a table; raise `RequestError` when the name is not one of a table."""
+        definition = self.definition(name)
+        if not isinstance(definition, Stored):
+            raise RequestError(f"{name!r} is not a table", do=did_you_mean(name, self.table_names))
+        return definition
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The names of all tables, inputs before what reads them."""
+        return tuple(d.name for d in self.project.graph.definitions if isinstance(d, Stored))
+
+    def table(self, name: str) -> LakeTable:
+        """Return a definition's table in the lake, whether it is there or not."""
+        stored = self.stored(name)
+        return self.lake.table(stored.layer, name, partition_by=stored.partition_by, description=stored.description)
+
+    def version(self, name: str) -> Version | None:
+        """Return the newest version of a table, or `None` when it is not made yet."""
+        return self.table(name).version()
+
+    def require(self, name: str, reader: str | None = None) -> Version:
+        """Return the newest version of a table; raise `StorageError` when it is not made yet."""
+        version = self.version(name)
+        if version is None:
+            raise StorageError(
+                f"table {name!r} is not made yet"
+                if reader is None
+                else f"{reader!r} reads {name!r}, which is not made yet",
+                do=f"run `headwater run --select +{reader or name}`",
+                place=self.definition(reader or name).place,
+            )
+        return version
+
+    def query(self, text: str, extra: Mapping[str, Scan] | None = None) -> pa.Table:
+        """Run one SELECT over the tables by their names and return its rows.
+
+        Raises `RequestError` for an unknown table and `StorageError` for one that is not made yet.
+        """
+        given = dict(extra or {})
+        for name in tables_of(parse(text)):
+            if name not in given:
+                if name not in self.table_names:
+                    raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
+                given[name] = self.require(name).scan()
+        limits = Limits(memory_bytes=self.settings.memory_bytes)
+        with connect(limits, filesystem=self.lake.storage.filesystem()) as con:
+            register(con, given)
+            return arrow(con, text)

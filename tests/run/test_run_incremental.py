@@ -1,0 +1,180 @@
+"""What a run does the first time, the second time, and after each kind of change."""
+
+from __future__ import annotations
+
+import pytest
+from pipeline.core.errors import DefinitionError, ExpectationError, RequestError, SchemaError, SourceError, StorageError
+from pipeline.run.foresight import Options, foresee
+from pipeline.run.project import load
+from pipeline.run.replay import quarantined, replay
+from pipeline.run.runner import Runner
+from pipeline.run.workspace import Workspace
+
+from tests.run.conftest import MORE, SHOP
+
+
+def run(folder, **options):
+    return {step.name: step for step in Runner(load(folder), Options(**options)).run().steps}
+
+
+def test_every_row_is_accounted_for(shop):
+    steps = run(shop)
+    for step in steps.values():
+        flow = step.flow
+        assert flow.rows_made == flow.rows_out + flow.quarantined + flow.dropped, step.name
+    source, orders = steps["raw_orders"].flow, steps["orders"].flow
+    assert (source.rows_in, source.rows_out, source.quarantined) == (8, 7, 1)
+    assert (orders.rows_in, orders.rows_out, orders.quarantined, orders.dropped) == (7, 4, 2, 1)
+    assert {c.expectation: c.violations for c in steps["orders"].checks} == {
+        "has_day": 0,
+        "sold_something": 1,
+        "is_real": 1,
+        "is_small": 1,
+        "key_is_not_null": 0,
+        "key_is_unique": 1,
+    }
+
+
+def test_quarantined_rows_name_reason_file_and_line(shop):
+    run(shop)
+    workspace = Workspace(load(shop))
+    [bad] = quarantined(workspace, "raw_orders").to_pylist()
+    assert bad["_source"].endswith("orders1.csv")
+    assert (bad["_position"], bad["row"]) == (7, "five,2026-01-06,cup,1,4.0")
+    assert "order_id" in bad["reasons"]
+    found = quarantined(workspace, "orders").to_pylist()
+    assert [(r["_position"], r["reasons"]) for r in found] == [(5, "sold_something"), (6, "key_is_unique")]
+
+
+def test_bronze_rows_carry_source_position_and_time(shop):
+    run(shop)
+    rows = Workspace(load(shop)).query("select _source, _position, _ingested_at from raw_orders").to_pylist()
+    assert [row["_position"] for row in rows] == [2, 3, 4, 5, 6, 8, 9]
+    assert all(row["_source"].endswith("orders1.csv") and row["_ingested_at"] for row in rows)
+
+
+def test_a_second_run_does_nothing(shop, rows):
+    run(shop)
+    before = rows(shop)
+    assert {step.decision for step in run(shop).values()} == {"skip"}
+    assert rows(shop) == before
+
+
+def test_a_new_file_is_appended_and_only_it_is_read(shop, rows):
+    run(shop)
+    (shop / "data" / "orders2.csv").write_text(MORE)
+    steps = run(shop)
+    did = {name: step.decision for name, step in steps.items()}
+    assert did["raw_orders"] == did["orders"] == did["fact_order"] == "append"
+    assert did["raw_products"] == did["dim_product"] == "skip"
+    assert did["sales"] == "rebuild"
+    assert steps["raw_orders"].flow.rows_in == 3
+    assert steps["orders"].flow.rows_in == 3
+    assert (steps["orders"].flow.rows_out, steps["orders"].flow.quarantined) == (1, 2)  # order 1 was there already
+    incremental = rows(shop)
+    run(shop, full=True)
+    assert rows(shop) == incremental
+
+
+def test_a_changed_file_is_read_again(shop):
+    run(shop)
+    file = shop / "data" / "orders1.csv"
+    file.write_text(file.read_text().replace("five,", "5,"))
+    steps = run(shop)
+    assert steps["raw_orders"].decision == steps["orders"].decision == "rebuild"
+    assert steps["raw_orders"].flow.quarantined == 0
+    assert quarantined(Workspace(load(shop)), "raw_orders").num_rows == 0
+
+
+def test_a_changed_file_is_refused_when_another_is_gone(shop, rows):
+    (shop / "data" / "orders2.csv").write_text(MORE)
+    run(shop)
+    before = rows(shop)
+    (shop / "data" / "orders2.csv").unlink()
+    assert run(shop)["raw_orders"].decision == "skip"  # files may be cleared away after they were read
+    (shop / "data" / "orders1.csv").write_text(MORE)
+    with pytest.raises(SourceError, match=r"'raw_orders' must be read again .*would lose rows: .*orders2.csv.*--full"):
+        run(shop)
+    assert rows(shop) == before
+    assert run(shop, full=True)["raw_orders"].flow.rows_in == 3
+
+
+def test_a_changed_definition_is_recomputed_with_all_that_reads_it(shop):
+    run(shop)
+    (shop / "shop.py").write_text(SHOP.replace("quantity > 0", "quantity >= 0"))
+    did = {name: step.decision for name, step in run(shop).items()}
+    assert {name for name, what in did.items() if what == "rebuild"} == {"orders", "fact_order", "sales"}
+
+
+def test_comments_and_layout_do_not_recompute(shop):
+    run(shop)
+    changed = SHOP.replace("-- One row per order.", "-- One row for each order.\n").replace("quantity * price", "quantity*price")
+    (shop / "shop.py").write_text(changed)
+    assert {step.decision for step in run(shop).values()} == {"skip"}
+
+
+def test_select_runs_a_part(shop):
+    assert set(run(shop, select=("+orders",))) == {"raw_orders", "orders"}
+    with pytest.raises(StorageError, match=r"'fact_order' reads 'dim_product', which is not made yet; run .*\+fact_order"):
+        run(shop, select=("fact_order",))
+    with pytest.raises(RequestError, match="'order' is not defined; did you mean 'orders'"):
+        run(shop, select=("order",))
+
+
+def test_a_dry_run_writes_nothing(shop):
+    planned = foresee(Workspace(load(shop)), Options())
+    assert [found.decision.kind for found in planned] == ["rebuild"] * 6
+    assert not (shop / ".headwater").exists()
+
+
+def test_replay_after_a_fix_brings_rows_back(shop):
+    run(shop)
+    (shop / "shop.py").write_text(SHOP.replace("quantity > 0", "quantity >= 0"))
+    workspace = Workspace(load(shop))
+    flow = replay(workspace, "orders")
+    assert (flow.rows_in, flow.rows_out, flow.quarantined) == (2, 1, 1)
+    assert workspace.query("select product, quantity from orders where order_id = 4").to_pylist() == [
+        {"product": "cup", "quantity": 0}
+    ]
+    assert [r["reasons"] for r in quarantined(workspace, "orders").to_pylist()] == ["key_is_unique"]
+    assert run(shop)["orders"].decision == "skip"
+    with pytest.raises(RequestError, match="no rows of 'sales' are quarantined"):
+        replay(workspace, "sales")
+
+
+def test_replay_of_a_source_whose_file_is_gone(shop):
+    run(shop)
+    (shop / "data" / "orders1.csv").rename(shop / "gone.csv")
+    (shop / "data" / "orders2.csv").write_text(MORE)
+    (shop / "shop.py").write_text(SHOP.replace('"order_id": "bigint"', '"order_id": "varchar"'))
+    workspace = Workspace(load(shop))
+    with pytest.raises(SchemaError, match="'raw_orders' gives other columns .*'order_id' was BIGINT, is VARCHAR"):
+        replay(workspace, "raw_orders")
+    assert quarantined(workspace, "raw_orders").num_rows == 1
+
+
+def test_a_fail_expectation_commits_nothing(shop, rows):
+    run(shop)
+    before = rows(shop)
+    (shop / "data" / "orders2.csv").write_text(MORE.replace("2026-01-08,kettle", ",kettle"))
+    with pytest.raises(ExpectationError, match=r"'orders' does not meet 'has_day' .*order_id=9.*_position=4.*shop.py:\d+"):
+        run(shop)
+    after = rows(shop)
+    assert after["orders"] == before["orders"]
+    assert after["sales"] == before["sales"]
+    assert Workspace(load(shop)).catalog.run().status == "failed"
+
+
+def test_schema_change_between_runs_names_file_and_column(shop, rows):
+    run(shop)
+    before = rows(shop)
+    (shop / "data" / "orders2.csv").write_text("order_id,day,product,quantity,cost\n1,2026-01-05,cup,1,2.0\n")
+    with pytest.raises(SchemaError, match=r"new column 'cost', 'price' is gone; .*orders2.csv:1"):
+        run(shop)
+    assert rows(shop) == before
+
+
+def test_an_unknown_column_names_the_definition(shop):
+    (shop / "shop.py").write_text(SHOP.replace("quantity * price as amount", "quantity * prize as amount"))
+    with pytest.raises(DefinitionError, match=r"'orders' does not fit its inputs: .*prize.*shop.py:\d+"):
+        run(shop)
