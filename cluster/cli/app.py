@@ -14,8 +14,6 @@ from cluster.cli import doctor, explore, init, planning, quarantine, running, se
 from cluster.cli.console import fail
 from pipeline.core.errors import HeadwaterError
 
-INTERRUPTED = 130
-
 app = typer.Typer(
     name="headwater",
     help="Data from its sources through lake and warehouse to models and endpoints, from one set of definitions.",
@@ -46,9 +44,6 @@ def main() -> None:
     except HeadwaterError as error:
         fail(error, as_json="--json" in sys.argv)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; what was committed stays, and the next run goes on from there\n")
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         sys.exit(0)

@@ -136,8 +136,10 @@ def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
     _grow(workspace, above, name, up=True)
     below = Tree(f"[bold]{definition.name}[/] is read by")
     _grow(workspace, below, name, up=False)
-    out.print(above)
-    out.print(below)
+    for tree in (above, below):
+        if not tree.children:
+            tree.add("[dim]nothing in this project[/]")
+        out.print(tree)
 
 
 def report(env: Env = None, folder: Folder = HERE) -> None:

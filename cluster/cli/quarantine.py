@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,7 +38,15 @@ def show(
     folder: Folder = HERE,
 ) -> None:
     """Show a table's quarantined rows with the reasons and where they came from."""
-    print_rows(quarantined(open_workspace(folder, env), name), as_json=as_json, most=limit)
+    rows = quarantined(open_workspace(folder, env), name)
+    if as_json:
+        print_rows(rows, as_json=True)
+        return
+    shown = rows.slice(0, limit).to_pylist()
+    cells = [(r["reasons"], _near(r["_source"], folder), r["_position"], r["row"]) for r in shown]
+    grid(None, ("reasons", "source", "position", "row"), cells, right="position")
+    if rows.num_rows > limit:
+        out.print(f"[dim]… {rows.num_rows - limit:,} more rows; --limit {rows.num_rows} shows all[/]")
 
 
 @app.command("replay")
@@ -51,3 +60,10 @@ def replay_(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
         print_json(flow)
     else:
         out.print(f"{flow.rows_in} replayed: {flow.rows_out} joined {name!r}, {flow.quarantined} stay quarantined")
+
+
+def _near(source: str | None, folder: Path) -> str:
+    """Return a file's path from here, when it is below here."""
+    path = Path(source or "")
+    here = folder.resolve()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -20,6 +20,7 @@ from pipeline.run.runner import Runner
 from pipeline.run.workspace import Workspace
 
 REFUSED = 3
+INTERRUPTED = 130
 
 
 def run(
@@ -29,6 +30,7 @@ def run(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Recompute what is up to date, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
+    summary: Annotated[bool, typer.Option(help="Print the summary table at the end.")] = True,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
@@ -39,10 +41,14 @@ def run(
     if dry_run:
         print_plan(foresee(Workspace(project), options), as_json=as_json)
         return
-    done = _watched(project, options, quiet=as_json)
+    try:
+        done = _watched(project, options, quiet=as_json)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was committed stays, and the next run goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(done)
-    else:
+    elif summary:
         print_summary(done)
         _print_where(project)
     if done.status == "refused":
@@ -99,7 +105,7 @@ class _Watcher:
             self._progress.advance(self._task)
             step = event.step
             if step.decision != "skip":
-                rows = "" if step.verdict else f"{text(step.flow.rows_out)} rows, "
+                rows = "" if step.verdict else f"{text(step.flow.rows_out)} row{'s' * (step.flow.rows_out != 1)}, "
                 mark = "[red]✗[/]" if step.decision == "refused" else "[green]✓[/]"
                 self._progress.console.print(f"{mark} {step.name}: {rows}{step.seconds:.2f} s [dim]({step.reason})[/]")
 

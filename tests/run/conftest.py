@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from pipeline.run.project import load
 from pipeline.run.workspace import Workspace
 

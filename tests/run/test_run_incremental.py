@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+
 from pipeline.core.errors import DefinitionError, ExpectationError, RequestError, SchemaError, SourceError, StorageError
 from pipeline.run.foresight import Options, foresee
 from pipeline.run.project import load
 from pipeline.run.replay import quarantined, replay
 from pipeline.run.runner import Runner
 from pipeline.run.workspace import Workspace
-
 from tests.run.conftest import MORE, SHOP
 
 
@@ -108,14 +108,18 @@ def test_a_changed_definition_is_recomputed_with_all_that_reads_it(shop):
 
 def test_comments_and_layout_do_not_recompute(shop):
     run(shop)
-    changed = SHOP.replace("-- One row per order.", "-- One row for each order.\n").replace("quantity * price", "quantity*price")
+    changed = SHOP.replace("-- One row per order.", "-- One row for each order.\n").replace(
+        "quantity * price", "quantity*price"
+    )
     (shop / "shop.py").write_text(changed)
     assert {step.decision for step in run(shop).values()} == {"skip"}
 
 
 def test_select_runs_a_part(shop):
     assert set(run(shop, select=("+orders",))) == {"raw_orders", "orders"}
-    with pytest.raises(StorageError, match=r"'fact_order' reads 'dim_product', which is not made yet; run .*\+fact_order"):
+    with pytest.raises(
+        StorageError, match=r"'fact_order' reads 'dim_product', which is not made yet; run .*\+fact_order"
+    ):
         run(shop, select=("fact_order",))
     with pytest.raises(RequestError, match="'order' is not defined; did you mean 'orders'"):
         run(shop, select=("order",))
@@ -157,7 +161,9 @@ def test_a_fail_expectation_commits_nothing(shop, rows):
     run(shop)
     before = rows(shop)
     (shop / "data" / "orders2.csv").write_text(MORE.replace("2026-01-08,kettle", ",kettle"))
-    with pytest.raises(ExpectationError, match=r"'orders' does not meet 'has_day' .*order_id=9.*_position=4.*shop.py:\d+"):
+    with pytest.raises(
+        ExpectationError, match=r"'orders' does not meet 'has_day' .*order_id=9.*_position=4.*shop.py:\d+"
+    ):
         run(shop)
     after = rows(shop)
     assert after["orders"] == before["orders"]

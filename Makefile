@@ -1,0 +1,53 @@
+# One command for each need; CI runs these very ones. Everything they need is set up in .venv by the first of them.
+PYTHON ?= python3
+BIN := .venv/bin
+HEADWATER := ../../$(BIN)/headwater
+
+.PHONY: help demo test check docs faults bench lock clean
+
+help:  ## these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.ready  ## run the flights project end to end and show what it made
+	@cd examples/flights && $(HEADWATER) run --no-summary
+	@echo && cd examples/flights && $(HEADWATER) query "from flight_totals"
+	@echo && cd examples/flights && $(HEADWATER) query "select airline, flights from busiest_airlines limit 4"
+	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
+	@echo && cd examples/flights && $(HEADWATER) show
+
+test: .venv/.ready  ## everything that must hold: checks, then tests
+	@$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest
+
+check: .venv/.ready  ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: .venv/.ready  ## run every example of the documentation
+	$(BIN)/python -m pytest tests/docs
+
+faults: .venv/.ready  ## the long proofs: every fault, every seed
+	HEADWATER_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+bench: .venv/.ready  ## measure
+	$(BIN)/python -m benchmarks demo
+
+lock: .venv/.ready  ## choose the newest versions that pyproject.toml allows
+	$$(cat .venv/.ready) pip compile --quiet --universal --generate-hashes --no-header --upgrade \
+		--extra dev pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what these commands made
+	rm -rf .venv .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# .ready holds the path of uv: the machine's own, or one brought by pip into .uv
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Headwater needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.12"; exit 1; }
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv
+	@uv=$$(command -v uv || echo $(CURDIR)/.uv/bin/uv); \
+		"$$uv" venv --quiet --allow-existing --python $$($(PYTHON) -c 'import sys; print(sys.executable)') .venv && \
+		"$$uv" pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock && \
+		"$$uv" pip install --quiet --python $(BIN)/python --no-deps --editable . && \
+		echo "$$uv" > $@

@@ -1,0 +1,74 @@
+"""How long does the demo take, and how much memory, the first time and when nothing is new?
+
+The demo is what `make demo` runs once Headwater is installed: files to endpoints, Ray's start included.
+Aims on 2 cores: under 60 s the first time, under 20 s the second, under 3 GB.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.measure import Measured, machine, measure
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = (
+    ("run", "--no-summary"),
+    ("query", "from flight_totals"),
+    ("query", "select airline, flights from busiest_airlines limit 4"),
+    ("serve", "--check", "--port", "8422"),
+    ("show",),
+)
+AIMS = {"first": {"seconds": 60.0, "peak_bytes": 3e9}, "second": {"seconds": 20.0, "peak_bytes": 3e9}}
+
+
+def run(runs: int) -> dict[str, object]:
+    """Run the demo in a fresh folder twice, `runs` times over."""
+    first, second = [], []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory(prefix="headwater-demo-") as folder:
+            project = Path(folder) / "flights"
+            shutil.copytree(ROOT / "examples" / "flights", project, ignore=shutil.ignore_patterns(".headwater"))
+            first.append(_demo(project))
+            second.append(_demo(project))
+    return {
+        "machine": machine(),
+        "runs": runs,
+        "aims": AIMS,
+        "ours": {"first": _medians(first), "second": _medians(second)},
+    }
+
+
+def show(figures: dict[str, object]) -> None:
+    """Print the medians beside the aims."""
+    ours = figures["ours"]
+    if not isinstance(ours, dict):
+        raise TypeError(type(ours).__name__)
+    print(f"{'demo':8} {'seconds':>8} {'aim':>5} {'peak GB':>8} {'aim':>5}   of which")
+    for name, found in ours.items():
+        aim = AIMS[name]
+        parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in found["parts"].items())
+        peak, most = found["peak_bytes"] / 1e9, aim["peak_bytes"] / 1e9
+        print(f"{name:8} {found['seconds']:8.1f} {aim['seconds']:5.0f} {peak:8.2f} {most:5.1f}   {parts}")
+
+
+def _demo(project: Path) -> dict[str, Measured]:
+    headwater = str(Path(sys.executable).parent / "headwater")
+    done = {}
+    for number, command in enumerate(COMMANDS, start=1):
+        found = measure([headwater, *command], project)
+        if found.code:
+            raise SystemExit(f"headwater {' '.join(command)} ended with {found.code}:\n{found.output}")
+        done[f"{number} {command[0]}"] = found
+    return done
+
+
+def _medians(demos: list[dict[str, Measured]]) -> dict[str, object]:
+    return {
+        "seconds": statistics.median(sum(m.seconds for m in demo.values()) for demo in demos),
+        "peak_bytes": statistics.median(max(m.peak_bytes for m in demo.values()) for demo in demos),
+        "parts": {part: statistics.median(demo[part].seconds for demo in demos) for part in demos[0]},
+    }

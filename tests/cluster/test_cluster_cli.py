@@ -1,0 +1,132 @@
+"""The command: what it prints, its exit codes, and what it says when it is used wrongly."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.cluster.conftest import BIN
+
+
+def test_a_new_project_runs_and_then_has_nothing_to_do(headwater, teashop):
+    done = headwater("run", cwd=teashop, check=0)
+    assert "rows in" in done.stdout
+    assert "late" in done.stdout
+    assert "3 done, 0 up to date" in done.stdout
+    assert (teashop / ".headwater" / "report.html").exists()
+    assert "nothing new: all 3 are up to date" in headwater("run", cwd=teashop, check=0).stdout
+
+
+def test_the_new_project_has_a_test_that_passes(teashop):
+    subprocess.run([str(BIN / "python"), "-m", "pytest", "-q"], cwd=teashop, check=True)
+
+
+def test_every_command_speaks_json(headwater, teashop):
+    run = json.loads(headwater("run", "--json", cwd=teashop, check=0).stdout)
+    assert [step["name"] for step in run["steps"]] == ["raw_orders", "orders", "sales_by_day"]
+    assert run["steps"][1]["flow"]["quarantined"] == 1
+    for words in (
+        ["ls"],
+        ["show"],
+        ["show", "orders"],
+        ["explain"],
+        ["quality"],
+        ["lineage", "orders"],
+        ["query", "from orders"],
+        ["quarantine", "ls"],
+        ["quarantine", "show", "orders"],
+        ["doctor"],
+        ["run", "--dry-run"],
+    ):
+        assert json.loads(headwater(*words, "--json", cwd=teashop, check=0).stdout), words
+
+
+def test_errors_are_json_too(headwater, teashop):
+    done = headwater("show", "order", "--json", cwd=teashop, check=1)
+    assert json.loads(done.stdout)["error"] == {
+        "kind": "RequestError",
+        "problem": "'order' is not defined",
+        "got": None,
+        "do": "did you mean 'orders'?",
+        "place": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["rum"], 2, "Did you mean 'run'?"),
+        (["run", "--ful"], 2, "--full"),
+        (["run", "--select", "order"], 1, "error: 'order' is not defined; did you mean 'orders'?"),
+        (["show", "orders"], 1, "error: table 'orders' is not made yet; run `headwater run --select +orders`"),
+        (["query", "select * from order_"], 1, "error: there is no table 'order_'; did you mean 'orders'?"),
+        (["query", "selec 1"], 1, "error: "),
+        (["query", "drop table orders"], 1, "error: a definition is one SELECT statement"),
+        (["quality"], 1, "error: nothing was made yet"),
+        (["quarantine", "replay", "orders"], 1, "error: table 'orders' is not made yet"),
+        (["run", "--env", "prod"], 1, "error: there is no environment 'prod'; known: 'dev'"),
+        (["init", "class"], 1, "error: 'class' cannot be a project's name"),
+        (["init", "."], 1, "error: "),
+    ],
+)
+def test_wrong_use_is_one_clear_message(headwater, teashop, words, code, message):
+    done = headwater(*words, cwd=teashop, check=code)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_outside_a_project_it_says_how_to_begin(headwater, tmp_path):
+    assert "make one with `headwater init NAME`" in headwater("run", cwd=tmp_path, check=1).stderr
+
+
+def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):
+    toml = teashop / "headwater.toml"
+    good = toml.read_text()
+    toml.write_text(good + "\nlake = [broken\n")
+    assert f"{toml}:8" in headwater("ls", cwd=teashop, check=1).stderr
+    toml.write_text(good.replace("lake =", "lakes ="))
+    assert "unknown key 'lakes'; did you mean 'lake'?" in headwater("ls", cwd=teashop, check=1).stderr
+    toml.write_text(good)
+    code = teashop / "teashop.py"
+    text = code.read_text()
+    code.write_text(text.replace("from raw_orders", "from raw_order"))
+    stderr = headwater("run", cwd=teashop, check=1).stderr
+    assert "reads 'raw_order', which is neither a table nor a source; did you mean 'raw_orders'?" in stderr
+    assert "teashop.py:" in stderr
+    code.write_text(text + "\nx = 1 / 0\n")
+    assert "ZeroDivisionError: got division by zero" in headwater("run", cwd=teashop, check=1).stderr
+    code.write_text(text.replace("from raw_orders", "from sales_by_day"))
+    assert "in a circle: orders -> sales_by_day -> orders" in headwater("run", cwd=teashop, check=1).stderr
+
+
+def test_an_unwritable_lake_is_one_clear_message(headwater, teashop):
+    (teashop / "file").write_text("not a folder")
+    stderr = headwater("run", cwd=teashop, env={"HEADWATER_LAKE": str(teashop / "file")}, check=1).stderr
+    assert "error: cannot make the folder" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_interrupted_it_says_so_and_goes_on_later(headwater, teashop):
+    code = teashop / "teashop.py"
+    slow = '\n\nimport time\nimport pyarrow as pa\nfrom pipeline import table\n\n\n@table()\ndef slow(orders: pa.Table) -> pa.Table:\n    """Takes its time."""\n    time.sleep(60)\n    return orders\n'
+    code.write_text(code.read_text() + slow)
+    process = subprocess.Popen(
+        [str(BIN / "headwater"), "run"], cwd=teashop, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lake = teashop / ".headwater" / "lake" / "silver" / "orders" / "_delta_log"
+    deadline = time.monotonic() + 60
+    while not lake.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)  # into the slow function: any moment after the commit will do
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; what was committed stays" in stderr
+    assert "Traceback" not in stderr
+    code.write_text(code.read_text().replace("time.sleep(60)", "pass"))
+    done = headwater("run", cwd=teashop, check=0)
+    assert "2 up to date" in done.stdout or "orders        up to date" in done.stdout

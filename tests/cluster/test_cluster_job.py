@@ -1,0 +1,94 @@
+"""`ray job submit --working-dir . -- headwater run`, against a running cluster with its dashboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+from tests.cluster.conftest import BIN
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A one-node cluster of its own on loopback, in one process group; the address of its Jobs API."""
+    ports = free_ports(2)
+    environ = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
+    options = ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", "--num-cpus=2", "--disable-usage-stats"]
+    log = (tmp_path / "ray.log").open("w")
+    process = subprocess.Popen(
+        [*command, *options, "--include-dashboard=true"], env=environ, stdout=log, stderr=log, start_new_session=True
+    )
+    address = f"http://127.0.0.1:{ports[1]}"
+    try:
+        wait_for(f"{address}/api/version")
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
+    lake, catalog = tmp_path / "lake", f"sqlite:///{tmp_path}/catalog.db"
+    variables = {
+        "HEADWATER_LAKE": str(lake),
+        "HEADWATER_CATALOG": catalog,
+        "HEADWATER_WAREHOUSE": str(tmp_path / "warehouse.duckdb"),
+        "HEADWATER_EXECUTION": "ray",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    environment = json.dumps({"env_vars": variables})
+    done = subprocess.run(
+        [
+            *(str(BIN / "ray"), "job", "submit", "--address", cluster, "--working-dir", "."),
+            *("--runtime-env-json", environment, "--", "headwater", "run"),
+        ],
+        cwd=teashop,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 done, 0 up to date" in done.stdout
+    run = json.loads(headwater("show", "--json", cwd=teashop, env=variables, check=0).stdout)
+    assert {step["name"]: step["executor"] for step in run["steps"]} == dict.fromkeys(
+        ("raw_orders", "orders", "sales_by_day"), "ray"
+    )
+    rows = json.loads(headwater("query", "from sales_by_day order by day", "--json", cwd=teashop, env=variables).stdout)
+    assert [row["orders"] for row in rows] == [2, 2, 1]
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def wait_for(url, seconds=90):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own loopback address
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

@@ -1,0 +1,98 @@
+"""Every example of the documentation runs, and prints what the page says it prints.
+
+Blocks of a page share a folder and run in order. A Python block that begins with `# file: NAME` is written there,
+others are executed. In a console block `$` begins a command; the lines below it must be in its output, in order, with
+`...` for anything; `!` before a line says that the command fails with that message. A comment before a block that
+says why it is not run here leaves it out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"(?P<note><!--[^>]*-->\n)?```(?P<kind>python|console|toml)\n(?P<text>.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: str
+    text: str
+    line: int
+
+
+def blocks_of(page: Path) -> list[Block]:
+    content = page.read_text(encoding="utf-8")
+    return [
+        Block(found["kind"], found["text"], content[: found.start()].count("\n") + 1)
+        for found in BLOCK.finditer(content)
+        if not found["note"]
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda p: str(p.relative_to(ROOT)))
+def test_examples_run(page, tmp_path):
+    shell = Shell(tmp_path)
+    for block in blocks_of(page):
+        where = f"{page.name}:{block.line}"
+        named = re.match(r"# file: (\S+)\n", block.text)
+        if named:
+            (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
+            compile(block.text, where, "exec")
+        elif block.kind == "python":
+            exec(compile(block.text, where, "exec"), {})  # noqa: S102 - our own page
+        elif block.kind == "console":
+            for command, expected in commands(block.text):
+                shell.run(command, expected, where)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        elif line.strip():
+            found[-1][1].append(line)
+    return found
+
+
+class Shell:
+    """Runs commands one after the other, in a folder that `cd` changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "140"}
+
+    def run(self, command: str, expected: list[str], where: str) -> None:
+        if command.startswith("cd "):
+            self.folder = self.folder / shlex.split(command)[1]
+            return
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=self.environ, capture_output=True, text=True, check=False
+        )
+        printed = done.stdout + done.stderr
+        fails = any(line.startswith("! ") for line in expected)
+        assert (done.returncode != 0) == fails, f"{where}: {command}\n{printed}"
+        wanted = "\n".join(line.removeprefix("! ") for line in expected)
+        pattern = r"[^\x00]*?".join(re.escape(flat(part)) for part in wanted.split("..."))
+        assert re.search(pattern, flat(printed)), f"{where}: {command}\n{printed}\nhas not\n{wanted}"
+
+
+def flat(text: str) -> str:
+    """Return a text with runs of spaces as one: columns are as wide as their cells."""
+    return re.sub(r"[ \t]+", " ", re.sub(r"[ \t]+\n", "\n", text)).strip("\n ")

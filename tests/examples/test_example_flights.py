@@ -1,0 +1,144 @@
+"""The flights project, whole: the known truths of the data, the star schema, the model, a second run, the notebook."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import Runner, Workspace, load
+from pipeline.run.replay import quarantined
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the project, so that a user's own `.headwater` is left alone."""
+    folder = tmp_path_factory.mktemp("examples") / "flights"
+    shutil.copytree(ROOT / "examples" / "flights", folder, ignore=shutil.ignore_patterns(".headwater"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(folder):
+    return {step.name: step for step in Runner(load(folder)).run().steps}
+
+
+@pytest.fixture(scope="module")
+def workspace(folder, first):
+    assert first
+    return Workspace(load(folder))
+
+
+def test_the_known_truths(workspace):
+    [totals] = workspace.query("from flight_totals").to_pylist()
+    assert totals["flights"] == 336_776
+    assert totals["without_departure_time"] == 8_255
+    assert totals["without_arrival_delay"] == 9_430
+    assert totals["mean_departure_delay"] == pytest.approx(12.639, abs=0.0005)
+    assert totals["mean_arrival_delay"] == pytest.approx(6.895, abs=0.0005)
+    busiest = workspace.query("select carrier, flights from busiest_airlines order by flights desc limit 4").to_pylist()
+    assert [tuple(row.values()) for row in busiest] == [("UA", 58_665), ("B6", 54_635), ("EV", 54_173), ("DL", 48_110)]
+
+
+def test_rows_flow_without_loss(first):
+    for step in first.values():
+        if step.verdict is None:
+            flow = step.flow
+            assert flow.rows_made == flow.rows_out + flow.quarantined + flow.dropped, step.name
+    assert (
+        first["raw_flights"].flow.rows_in
+        == first["flights"].flow.rows_out
+        == first["fact_flight"].total_rows
+        == 336_776
+    )
+
+
+def test_bad_weather_is_set_aside_with_its_line(workspace, first):
+    [row] = quarantined(workspace, "weather").to_pylist()
+    assert json.loads(row["row"])["wind_speed"] > 1000
+    line = Path(row["_source"]).read_text().splitlines()[row["_position"] - 1]
+    assert str(json.loads(row["row"])["wind_speed"])[:6] in line
+    assert first["weather"].flow.dropped == 1
+
+
+def test_times_are_utc_and_delays_fit_them(workspace):
+    [row] = workspace.query(
+        """
+        select count(*) filter (where departed_at - scheduled_at <> to_minutes(dep_delay)) as departures,
+               count(*) filter (where arrived_at is not null
+                                and abs(date_diff('minute', departed_at, arrived_at) - air_time) > 400) as flights_too_long,
+               min(scheduled_at) as first from flights
+        """
+    ).to_pylist()
+    assert (row["departures"], row["flights_too_long"]) == (0, 0)
+    assert row["first"].isoformat() == "2013-01-01T10:15:00+00:00"  # 5:15 in New York
+
+
+def test_weather_is_the_last_one_observed_before_the_flight(workspace):
+    [row] = workspace.query(
+        """
+        select count(*) as flights,
+               count(*) filter (where c.observed_at > c.scheduled_at) as from_the_future,
+               count(*) filter (where exists (
+                   from weather w where w.origin = f.origin
+                   and w.observed_at > c.observed_at and w.observed_at <= c.scheduled_at)) as not_the_last
+        from flight_conditions c join flights f using (flight_id)
+        """
+    ).to_pylist()
+    assert tuple(row.values()) == (336_776, 0, 0)
+
+
+def test_the_star_schema_holds(workspace):
+    [row] = workspace.query(
+        """
+        select count(*) as facts, count(d.date_key) as dates, count(a.airline_key) as airlines,
+               count(p.plane_key) as planes, count(*) filter (where p.plane_key <> 0 and p.operator <> f.carrier) as wrong
+        from fact_flight f left join dim_date d using (date_key) left join dim_airline a using (airline_key)
+        left join dim_plane p using (plane_key)
+        """
+    ).to_pylist()
+    assert tuple(row.values()) == (336_776, 336_776, 336_776, 336_776, 0)
+    [history] = workspace.query(
+        """
+        select count(*) filter (where versions > 1) as changed_hands,
+               count(*) filter (where current <> 1) as without_one_current
+        from (select tailnum, count(*) as versions, count(*) filter (where is_current) as current
+              from dim_plane where plane_key <> 0 group by tailnum)
+        """
+    ).to_pylist()
+    assert history["changed_hands"] == 17
+    assert history["without_one_current"] == 0
+
+
+def test_the_warehouse_has_the_gold_tables(workspace):
+    gold = {d.name for d in workspace.project.graph.definitions if getattr(d, "layer", "") == "gold"}
+    assert set(workspace.warehouse.loaded()) == gold
+    with workspace.warehouse.read() as con:
+        assert con.sql("select count(*) from fact_flight").fetchall() == [(336_776,)]
+
+
+def test_the_model_passes_its_gate_and_beats_a_computed_baseline(first):
+    verdict = first["flight_delay"].verdict
+    assert verdict.accepted, verdict.reason
+    assert verdict.metrics["auc"] >= 0.65
+    assert verdict.metrics["auc"] > verdict.metrics["baseline_auc"] > 0.5
+
+
+def test_a_second_run_finds_nothing_new(folder, first):
+    assert first
+    assert {step.decision for step in Runner(load(folder)).run().steps} == {"skip"}
+
+
+def test_the_notebook_runs(folder, workspace, monkeypatch, capsys):
+    assert workspace
+    notebook = json.loads((ROOT / "notebooks" / "flights.ipynb").read_text())
+    monkeypatch.setenv("HEADWATER_PROJECT", os.fspath(folder))
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        exec(compile("".join(cell["source"]), f"cell {number + 1}", "exec"), names)  # noqa: S102 - our own notebook
+    assert "336776" in capsys.readouterr().out.replace(",", "")

@@ -1,0 +1,95 @@
+"""A run killed with SIGKILL between any two steps, and repeated, equals a run that was never killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+
+from pipeline.run.events import Moment
+from pipeline.run.foresight import Options
+from pipeline.run.project import load
+from pipeline.run.runner import Runner
+from tests.run.conftest import MORE, rows_of
+from tests.run.conftest import shop as shop  # noqa: PLC0414 - the fixture
+
+PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
+PROCESSES.set_forkserver_preload(["pipeline.run.runner", "pipeline", "deltalake", "sqlalchemy.dialects.sqlite"])
+
+
+def run_in_child(folder, kill_at=None):
+    """Run the project in a process of its own; kill it at its n-th event, or return how many there were."""
+    parent, child = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_child, args=(str(folder), child, kill_at))
+    process.start()
+    child.close()
+    process.join(60)
+    assert process.exitcode is not None, "the run did not end"
+    if kill_at is None:
+        assert process.exitcode == 0
+        return parent.recv()
+    assert process.exitcode == -signal.SIGKILL
+    return None
+
+
+def _child(folder, pipe, kill_at):
+    moments = []
+
+    def observe(event):
+        moments.append((event.moment, event.name))
+        if kill_at is not None and len(moments) > kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Runner(load(folder), Options(), observer=observe).run()
+    pipe.send(moments)
+
+
+class Folder:
+    """The project's folder, put back to a saved state before each run: sources are known by their paths."""
+
+    def __init__(self, path, backup):
+        self.path, self.backup = path, backup
+        self.save()
+
+    def save(self):
+        shutil.rmtree(self.backup, ignore_errors=True)
+        shutil.copytree(self.path, self.backup)
+
+    def restore(self):
+        shutil.rmtree(self.path)
+        shutil.copytree(self.backup, self.path)
+
+
+def every_kill_is_made_good(folder):
+    folder.restore()
+    moments = run_in_child(folder.path)
+    undisturbed = rows_of(folder.path)
+    for number, moment in enumerate(moments):
+        folder.restore()
+        run_in_child(folder.path, kill_at=number)
+        run_in_child(folder.path)
+        assert rows_of(folder.path) == undisturbed, f"killed after {moment}"
+    return {moment for moment, _ in moments}
+
+
+def test_first_run_killed_anywhere(shop, tmp_path):
+    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment)
+
+
+def test_incremental_run_killed_anywhere(shop, tmp_path):
+    run_in_child(shop)
+    (shop / "data" / "orders2.csv").write_text(MORE)
+    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment)
+
+
+def test_killed_again_and_again(shop, tmp_path):
+    """Killed a step later each time, never repeated from the start: it still arrives."""
+    folder = Folder(shop, tmp_path / "backup")
+    run_in_child(shop)
+    undisturbed = rows_of(shop)
+    folder.restore()
+    for kill_at in range(1, 12):
+        run_in_child(shop, kill_at=kill_at)
+    run_in_child(shop)
+    assert rows_of(shop) == undisturbed
