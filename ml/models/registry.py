@@ -1,0 +1,306 @@
+"""The model store: MLflow's runs and registered models, at a database's URL or a server's.
+
+What decides a model stands on its registered version as tags, so that "is the champion still current" is one
+look-up. Models are kept with cloudpickle: reading one runs its code, so a store is to be trusted as code is.
+Every failure of the store is a `StorageError`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+
+from pipeline.core.errors import HeadwaterError, ModelError, StorageError
+
+ALIAS = "champion"
+_INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "headwater.run"
+_FEATURES, _FOLDER = "features", "model"
+_TIMEOUT_S = 5
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What decides a model: equal origins give equal models."""
+
+    fingerprint: str
+    inputs: Mapping[str, int]
+    """The version of each input."""
+
+    def tags(self) -> dict[str, str]:
+        """Return the origin as tags of a registered version."""
+        return {_FINGERPRINT: self.fingerprint, _INPUTS: json.dumps(dict(self.inputs), sort_keys=True)}
+
+    @classmethod
+    def of(cls, tags: Mapping[str, str]) -> Origin | None:
+        """Return the origin that tags tell of, or `None` for a model that Headwater did not make."""
+        if _FINGERPRINT not in tags or _INPUTS not in tags:
+            return None
+        return cls(tags[_FINGERPRINT], json.loads(tags[_INPUTS]))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A judged model, ready to be kept."""
+
+    name: str
+    run_id: str
+    origin: Origin
+    estimator: Any
+    features: Mapping[str, str]
+    """The kind of each feature, in the order in which the estimator takes them."""
+    params: Mapping[str, object]
+    metrics: Mapping[str, float]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A model in use: its registered version, its estimator, and the kind of each feature."""
+
+    version: str
+    estimator: Any
+    features: Mapping[str, str]
+
+
+class Registry:
+    """The model store at a URL: `sqlite:///…` or another database, or an MLflow server's `http(s)://…`."""
+
+    def __init__(self, store: str) -> None:
+        """Keep the URL; nothing is opened yet."""
+        self._store = store
+        self._is_database = not store.startswith(("http://", "https://"))
+
+    def require(self) -> None:
+        """Raise `StorageError` unless the store can be reached; a database on this machine gets its folder."""
+        with self._speaking():
+            self._open()
+
+    def origin(self, name: str) -> Origin | None:
+        """Return what the champion was made from, or `None` when Headwater has made none. Writes nothing."""
+        with self._speaking():
+            if self._is_database:
+                return Origin.of(self._tags(name))
+            found = _champion(self._client(), name)
+            return None if found is None else Origin.of(found.tags)
+
+    def log(self, trained: Trained, *, register: bool) -> tuple[str, str]:
+        """Keep a model in a run of its own; with `register`, as a new version that becomes the champion.
+
+        Returns its URI and its version, which is empty for one that is not registered. The champion changes in the
+        last step: a failure before leaves the former one in place. Raises `ModelError` when the estimator cannot be
+        pickled.
+        """
+        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+            client = self._client()
+            _save(trained, Path(folder) / _FOLDER)
+            run = client.create_run(self._experiment(client, trained.name), run_name=trained.run_id).info
+            _describe(client, run.run_id, trained)
+            client.log_artifacts(run.run_id, folder)
+            client.set_terminated(run.run_id)
+            if not register:
+                return f"runs:/{run.run_id}/{_FOLDER}", ""
+            number = _registered(client, trained, f"{run.artifact_uri}/{_FOLDER}", run.run_id)
+            client.set_registered_model_alias(trained.name, ALIAS, number)
+            return f"models:/{trained.name}/{number}", number
+
+    def champion(self, name: str) -> Champion | None:
+        """Return the champion, loaded, or `None` when Headwater has made none."""
+        if self.origin(name) is None:
+            return None
+        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+            client, mlflow = self._client(), _quiet()
+            number = str(client.get_model_version_by_alias(name, ALIAS).version)
+            uri = client.get_model_version_download_uri(name, number)
+            path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._store)
+            return Champion(number, mlflow.sklearn.load_model(path), _features(path))
+
+    def _tags(self, name: str) -> dict[str, str]:
+        """Return the champion's tags straight from MLflow's tables: its own client takes four seconds to start."""
+        url = sa.make_url(self._store)
+        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+            return {}
+        engine = sa.create_engine(url)
+        try:
+            with engine.connect() as connection:
+                if not sa.inspect(connection).has_table("registered_model_aliases"):
+                    return {}
+                rows = connection.execute(_CHAMPION_TAGS, {"name": name, "alias": ALIAS})
+                return {str(key): str(value) for key, value in rows}
+        finally:
+            engine.dispose()
+
+    def _client(self) -> Any:
+        """Return MLflow's client after a quick look at the store, for MLflow itself tries again for minutes."""
+        self._open()
+        mlflow = _quiet()
+        return mlflow.MlflowClient(tracking_uri=self._store, registry_uri=self._store)
+
+    def _open(self) -> None:
+        if not self._is_database:
+            _answers(self._store)
+            return
+        url = sa.make_url(self._store)
+        if url.get_backend_name() == "sqlite" and url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+    def _experiment(self, client: Any, name: str) -> str:
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        url = sa.make_url(self._store) if self._is_database else None
+        if url is None or url.get_backend_name() != "sqlite" or not url.database:
+            return str(client.create_experiment(name))
+        folder = Path(url.database).resolve().with_suffix("")  # beside mlflow.db, in mlflow/
+        return str(client.create_experiment(name, artifact_location=(folder / name).as_uri()))
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Turn what MLflow or its database raises into a `StorageError`."""
+        try:
+            yield
+        except HeadwaterError:
+            raise
+        except Exception as error:
+            raise StorageError(
+                f"the model store {_shown(self._store)} cannot be used",
+                got=str(error).strip().partition("\n")[0] or type(error).__name__,
+                do="check `models` in headwater.toml and that the store is up, and run again",
+            ) from error
+
+
+_CHAMPION_TAGS = sa.text(
+    "select t.key, t.value from registered_model_aliases a "
+    "join model_version_tags t on t.name = a.name and t.version = a.version "
+    "where a.name = :name and a.alias = :alias"
+)
+
+
+def _quiet() -> Any:
+    """Import MLflow and return it, kept from chattering and from reporting its use to its makers."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # of its own table options and type hints; whoever runs us can do nothing about them
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
+    warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
+    import mlflow  # noqa: PLC0415 - takes two seconds
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # after the import, which sets it
+    return mlflow
+
+
+def _champion(client: Any, name: str) -> Any:
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - takes two seconds
+
+    try:
+        return client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        # MLflow says the first of an unknown model, the second of a model without this alias
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            return None
+        raise
+
+
+def _describe(client: Any, run: str, trained: Trained) -> None:
+    from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415 - takes two seconds
+
+    tags = {**trained.origin.tags(), _RUN: trained.run_id, "headwater.verdict": trained.verdict}
+    client.log_batch(
+        run,
+        metrics=[Metric(name, value, 0, 0) for name, value in trained.metrics.items()],
+        params=[Param(name, str(value)) for name, value in trained.params.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+
+
+def _registered(client: Any, trained: Trained, source: str, run: str) -> str:
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - takes two seconds
+
+    try:
+        client.create_registered_model(trained.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {**trained.origin.tags(), _RUN: trained.run_id}
+    return str(client.create_model_version(trained.name, source, run_id=run, tags=tags).version)
+
+
+def _save(trained: Trained, folder: Path) -> None:
+    import mlflow  # noqa: PLC0415 - takes two seconds
+    from mlflow.models import ModelSignature  # noqa: PLC0415 - likewise
+    from mlflow.types import ColSpec, Schema, TensorSpec  # noqa: PLC0415 - likewise
+
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec(_MLFLOW.get(kind, "double"), name) for name, kind in trained.features.items()
+    ]
+    try:
+        mlflow.sklearn.save_model(
+            trained.estimator,
+            folder,
+            signature=ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec("double")])),
+            serialization_format="cloudpickle",
+            pyfunc_predict_fn="predict_proba",
+            pip_requirements=_requirements(trained.estimator),  # else MLflow starts a process to find them
+            metadata={_FEATURES: dict(trained.features)},
+        )
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"the estimator of model {trained.name!r} cannot be kept",
+            got=f"{type(trained.estimator).__name__}: {error}",
+            do="return one that can be pickled",
+        ) from error
+
+
+def _features(folder: str) -> dict[str, str]:
+    """Return the kinds of a model's features in the signature's order, which the metadata has lost."""
+    from mlflow.models import Model  # noqa: PLC0415 - takes two seconds
+
+    found = Model.load(folder)
+    kinds, signature = found.metadata or {}, found.signature
+    return {name: kinds[_FEATURES][name] for name in signature.inputs.input_names()}
+
+
+_MLFLOW = {"text": "string", "timestamp": "datetime"}
+
+
+def _requirements(estimator: object) -> list[str]:
+    found = {}
+    own = type(estimator).__module__.partition(".")[0]
+    for name in ("cloudpickle", "pandas", "scikit-learn", own):
+        try:
+            found[name] = f"{name}=={version(name)}"
+        except PackageNotFoundError:  # a class of the project, which goes with the model
+            continue
+    return list(found.values())
+
+
+def _answers(store: str) -> None:
+    """Raise unless the server answers at all; a wrong or missing password is for MLflow to find."""
+    try:
+        urllib.request.urlopen(f"{_shown(store).rstrip('/')}/health", timeout=_TIMEOUT_S).close()  # noqa: S310 - http by then
+    except urllib.error.HTTPError:
+        return
+
+
+def _shown(store: str) -> str:
+    """Return the URL without what stands before its host."""
+    parts = urlsplit(store)
+    return store.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if "@" in parts.netloc else store

@@ -1,0 +1,168 @@
+"""Rows of a feature view as a model sees them: the kinds of columns, the frame, and the split by time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.features.view import FeatureView
+from ml.models.evaluation import Evaluation
+from pipeline.core.errors import DefinitionError, ModelError, Place, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["boolean", "integer", "number", "text", "timestamp"]
+UTC_US = pa.timestamp("us", tz="UTC")
+ARROW: dict[Kind, pa.DataType] = {
+    "boolean": pa.float64(),
+    "integer": pa.float64(),
+    "number": pa.float64(),
+    "text": pa.string(),
+    "timestamp": UTC_US,
+}
+"""What a column of each kind is for the estimator. Numbers are float64 so that a null changes no type."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Features, and labels of 0 and 1, in the order of time."""
+
+    features: pd.DataFrame
+    label: pd.Series
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled rows before and from the split on, and how many had no label or no time."""
+
+    train: Part
+    holdout: Part
+    kinds: dict[str, Kind]
+    rows: int
+    unlabelled: int
+    undated: int
+
+
+def split(table: pa.Table, view: FeatureView, evaluation: Evaluation, place: Place) -> Split:
+    """Divide a view's rows by time; rows without a label or an event time are left out and counted.
+
+    Raises `DefinitionError` when a column is not there or has a type no model takes, and `ModelError` when the
+    label is not 0 and 1, or a part is too small or has one label only.
+    """
+    kinds = _kinds(table.schema, view, evaluation, place)
+    label = _label(table, evaluation.label, place)
+    time = _time(table, view.event_time, place)
+    read = _with(_with(table, evaluation.label, label), view.event_time, time)
+    usable = read.filter(pc.and_(label.is_valid(), time.is_valid()))
+    # the lake promises no order, and the same rows have to give the same model
+    ordered = usable.sort_by([(name, "ascending") for name in (view.event_time, *view.entity)])
+    before = pc.less(ordered[view.event_time], pa.scalar(evaluation.split_at, UTC_US))
+    train, holdout = ordered.filter(before), ordered.filter(pc.invert(before))
+    _require_enough(train[evaluation.label], "training", evaluation, place)
+    _require_enough(holdout[evaluation.label], "holdout", evaluation, place)
+    return Split(
+        train=Part(frame(train, kinds), train[evaluation.label].to_pandas()),
+        holdout=Part(frame(holdout, kinds), holdout[evaluation.label].to_pandas()),
+        kinds=kinds,
+        rows=table.num_rows,
+        unlabelled=label.null_count,
+        undated=table.num_rows - label.null_count - usable.num_rows,
+    )
+
+
+def frame(table: pa.Table, kinds: dict[str, Kind]) -> pd.DataFrame:
+    """Return the feature columns as pandas, each of the type that `ARROW` gives its kind; null is NaN or NaT."""
+    columns = {name: _cast(table[name], ARROW[kind]) for name, kind in kinds.items()}
+    return pa.table(columns).to_pandas()
+
+
+def _kinds(schema: pa.Schema, view: FeatureView, evaluation: Evaluation, place: Place) -> dict[str, Kind]:
+    features = [n for n in schema.names if n not in {*view.entity, view.event_time, evaluation.label}]
+    for word, name, known in [
+        ("label", evaluation.label, schema.names),
+        *(("baseline", name, features) for name in evaluation.baseline),
+    ]:
+        if name not in known:
+            raise DefinitionError(
+                f"the {word} {name!r} is not a column of {view.name!r}", do=did_you_mean(name, known), place=place
+            )
+    kinds = {name: _kind(schema.field(name).type) for name in features}
+    for name, kind in kinds.items():
+        if kind is None:
+            raise DefinitionError(
+                f"a model cannot take the feature {name!r} of {view.name!r}",
+                got=str(schema.field(name).type),
+                do="make it a number, text, a boolean or a timestamp",
+                place=place,
+            )
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, column)
+
+
+def _kind(type_: pa.DataType) -> Kind | None:
+    if pa.types.is_boolean(type_):
+        return "boolean"
+    if pa.types.is_integer(type_):
+        return "integer"
+    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "number"
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return "text"
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        return "timestamp"
+    return None
+
+
+def _label(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
+    column = table[name]
+    if pa.types.is_boolean(column.type):
+        return column.cast(pa.int64())
+    got = str(column.type)
+    if pa.types.is_integer(column.type):
+        low, high = pc.min_max(column).as_py().values()
+        if low is None or (low >= 0 and high <= 1):
+            return column.cast(pa.int64())
+        got = f"{low} to {high}"
+    raise ModelError(
+        f"the label {name!r} is neither a boolean nor 0 and 1", got=got, do="make it a condition", place=place
+    )
+
+
+def _time(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
+    column = table[name]
+    if _kind(column.type) != "timestamp":
+        raise DefinitionError(f"the event time {name!r} is not a time", got=str(column.type), place=place)
+    return _cast(column, UTC_US)
+
+
+def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
+    if type_ == UTC_US and (pa.types.is_date(column.type) or column.type.tz is None):
+        return pc.assume_timezone(column.cast(pa.timestamp("us")), "UTC")
+    return column.cast(type_, safe=False)
+
+
+def _require_enough(label: pa.ChunkedArray, word: str, evaluation: Evaluation, place: Place) -> None:
+    where = "before" if word == "training" else "from"
+    rows = len(label)
+    if rows < evaluation.min_rows:
+        raise ModelError(
+            f"too few {word} rows: those with a label {where} {evaluation.split_at:%Y-%m-%d %H:%M}",
+            got=f"{rows:,}, not {evaluation.min_rows:,}",
+            do="move split_at, wait for data, or lower min_rows",
+            place=place,
+        )
+    found = pc.unique(label).to_pylist()
+    if len(found) == 1:
+        raise ModelError(
+            f"all {rows:,} {word} rows have one label",
+            got=f"{evaluation.label} = {found[0]}",
+            do="move split_at, or check how the label is made",
+            place=place,
+        )

@@ -1,0 +1,121 @@
+"""Predictions: the champion of a model store, asked with plain rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from pipeline.core.errors import ModelError, RequestError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A champion that is ready to predict. It needs nothing of the project that trained it."""
+
+    name: str
+    version: str
+    inputs: dict[str, str]
+    """The kind of each feature: `number`, `integer`, `text`, `boolean` or `timestamp`."""
+    estimator: Any
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Return the probability of the label for each row, in order.
+
+        A row has every feature by name, null where it is not known; a timestamp is a datetime or ISO 8601 text,
+        in UTC unless it says otherwise. Raises `RequestError` that names the row (from 0) and the feature that is
+        missing, unknown or of another kind.
+        """
+        if not rows:
+            return []
+        import pyarrow as pa  # noqa: PLC0415 - models are defined without it
+
+        from ml.models.rows import ARROW, Kind, frame  # noqa: PLC0415 - likewise
+        from ml.models.training import probability  # noqa: PLC0415 - likewise
+
+        kinds = cast("dict[str, Kind]", self.inputs)
+        for number, row in enumerate(rows):
+            self._require(row, number)
+        columns = {
+            name: pa.array([_value(row[name], kind, name, n) for n, row in enumerate(rows)], ARROW[kind])
+            for name, kind in kinds.items()
+        }
+        return [float(value) for value in probability(self.estimator, frame(pa.table(columns), kinds))]
+
+    def _require(self, row: Mapping[str, Any], number: int) -> None:
+        for name in row:
+            if name not in self.inputs:
+                raise RequestError(f"row {number} has an unknown feature {name!r}", do=did_you_mean(name, self.inputs))
+        missing = [name for name in self.inputs if name not in row]
+        if missing:
+            raise RequestError(
+                f"row {number} lacks {', '.join(map(repr, missing))}", do="give null for what is not known"
+            )
+
+
+def load_champion(store: str, name: str) -> Predictor:
+    """Return the champion of a model, loaded from the store.
+
+    Raises `ModelError` when there is none yet, and `StorageError` when the store cannot be used.
+    """
+    from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow's world
+
+    found = Registry(store).champion(name)
+    if found is None:
+        raise ModelError(f"model {name!r} has no champion yet", do=f"train one: headwater run --select +{name}")
+    return Predictor(name, found.version, dict(found.features), found.estimator)
+
+
+def _value(value: Any, kind: str, name: str, number: int) -> Any:
+    """Return a value as its Arrow type takes it; raise `RequestError` for one of another kind."""
+    if value is None:
+        return None
+    read = _READ[kind](value)
+    if read is None:
+        raise RequestError(f"row {number}: {name!r} is to be {_WORDS[kind]} or null", got=repr(value)[:80])
+    return read
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _integer(value: Any) -> float | None:
+    found = _number(value)
+    return found if found is not None and found.is_integer() else None
+
+
+def _boolean(value: Any) -> float | None:
+    return float(value) if isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _timestamp(value: Any) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if not isinstance(found, datetime):
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
+_READ = {"number": _number, "integer": _integer, "boolean": _boolean, "text": _text, "timestamp": _timestamp}
+_WORDS = {
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "text": "text",
+    "timestamp": "a time as ISO 8601",
+}

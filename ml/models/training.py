@@ -1,0 +1,173 @@
+"""Training: rows are read and split, the model and its baseline are judged on the later part, the better one stays."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ml.features.view import FeatureView
+from ml.models.evaluation import baseline_probability, gate, measure
+from ml.models.registry import Origin, Registry, Trained
+from ml.models.rows import Part, Split, split
+from pipeline.core.definitions import Bench, Verdict
+from pipeline.core.errors import DefinitionError, ModelError, Place
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from ml.models.definition import Model
+
+SEED = 0
+
+
+def is_current(model: Model, bench: Bench) -> bool:
+    """Return whether the champion was made from just these inputs by just this definition."""
+    return Registry(bench.store).origin(model.name) == _origin(model, bench)
+
+
+def build(model: Model, bench: Bench) -> Verdict:
+    """Train, judge and log a model; it becomes the champion when it passes its gate. See `Model.build`."""
+    store = Registry(bench.store)
+    store.require()  # before minutes of training are spent
+    _wait_politely()
+    view = feature_view(model, bench)
+    origin = _origin(model, bench)  # before the rows: if they change in between, the next run trains again
+    parts = split(bench.table(view.name), view, model.evaluation, model.place)
+    estimator = fitted(model, parts.train)
+    metrics, baseline = _judged(model, estimator, parts)
+    accepted, reason = gate(model.evaluation, metrics, baseline)
+    reason += _left_out(parts, model.evaluation.label)
+    figures = {**metrics, **{f"baseline_{name}": value for name, value in baseline.items()}, **_shares(parts)}
+    trained = Trained(
+        name=model.name,
+        run_id=bench.run_id,
+        origin=origin,
+        estimator=estimator,
+        features=parts.kinds,
+        params={"view": view.name, "seed": SEED, **asdict(model.evaluation)},
+        metrics=figures,
+        verdict=f"{'accepted' if accepted else 'refused'}: {reason}",
+    )
+    uri, version = store.log(trained, register=accepted)
+    return Verdict(accepted, reason, figures, uri, version, parts.rows)
+
+
+def feature_view(model: Model, bench: Bench) -> FeatureView:
+    """Return the view a model learns from; raise `DefinitionError` when it is another kind of table."""
+    found = bench.definition(model.view)
+    if isinstance(found, FeatureView):
+        return found
+    raise DefinitionError(
+        f"model {model.name!r} learns from {model.view!r}, which is not a feature view",
+        got=f"a {getattr(found, 'kind', 'definition')}",
+        do="define it with features(…)",
+        place=model.place,
+    )
+
+
+def fitted(model: Model, train: Part) -> Any:
+    """Return what the model's function makes of the training rows.
+
+    Raises `ModelError` when it raises, or returns what cannot give probabilities.
+    """
+    rows = train.features.assign(**{model.evaluation.label: train.label})
+    with _seeded():
+        try:
+            estimator = model.function(rows)
+        except Exception as error:
+            place = _line(error, model.function) or model.place
+            problem = f"model {model.name!r} could not be trained: {type(error).__name__}"
+            raise ModelError(problem, got=str(error) or None, place=place) from error
+    if not callable(getattr(estimator, "predict_proba", None)):
+        raise ModelError(
+            f"model {model.name!r} did not return a classifier",
+            got=type(estimator).__name__,
+            do="return a fitted estimator that has predict_proba",
+            place=model.place,
+        )
+    return estimator
+
+
+def probability(estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
+    """Return the probability of label 1 for each row; raise `ModelError` when the estimator gives no such thing."""
+    import numpy as np  # noqa: PLC0415 - only training and serving need it
+
+    try:
+        both = np.asarray(estimator.predict_proba(features), dtype=float)
+    except Exception as error:
+        problem = f"the estimator cannot score these rows: {type(error).__name__}"
+        raise ModelError(problem, got=str(error) or None, place=place) from error
+    if both.shape != (len(features), 2) or not ((both >= 0) & (both <= 1)).all():
+        raise ModelError(
+            "predict_proba does not give two probabilities a row",
+            got=f"an array of shape {both.shape}" if both.shape != (len(features), 2) else "values outside 0 to 1",
+            do="return a fitted classifier of two classes",
+            place=place,
+        )
+    return both[:, 1]
+
+
+def _judged(model: Model, estimator: Any, parts: Split) -> tuple[dict[str, float], dict[str, float]]:
+    train, holdout = parts.train, parts.holdout
+    label = holdout.label.to_numpy()
+    simple = baseline_probability(train.features, train.label, holdout.features, model.evaluation.baseline)
+    return measure(label, probability(estimator, holdout.features, model.place)), measure(label, simple)
+
+
+def _origin(model: Model, bench: Bench) -> Origin:
+    return Origin(model.fingerprint, {model.view: bench.version(model.view)})
+
+
+def _shares(parts: Split) -> dict[str, float]:
+    """Return the rows of each part and the share of label 1 in it, which drifts with the world."""
+    return {
+        "training_rows": float(len(parts.train.label)),
+        "training_share": float(parts.train.label.mean()),
+        "holdout_rows": float(len(parts.holdout.label)),
+        "holdout_share": float(parts.holdout.label.mean()),
+        "unlabelled_rows": float(parts.unlabelled),
+        "undated_rows": float(parts.undated),
+    }
+
+
+def _left_out(parts: Split, label: str) -> str:
+    left = [(parts.unlabelled, f"without {label!r}"), (parts.undated, "without an event time")]
+    return "".join(f"; {rows:,} rows {why} were left out" for rows, why in left if rows)
+
+
+def _line(error: Exception, function: Callable[..., Any]) -> Place | None:
+    """Return the last line of the function's own file on the way to an error."""
+    file, place, step = function.__code__.co_filename, None, error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == file:
+            place = Place(file, step.tb_lineno)
+        step = step.tb_next
+    return place
+
+
+def _wait_politely() -> None:
+    """Let OpenMP's threads sleep while they wait, if scikit-learn is not loaded yet.
+
+    They spin by default: beside other work on two cores, the flights' model took 41 s to fit, not 5.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Fix the global generators for a while, for functions that forget `random_state`."""
+    import numpy as np  # noqa: PLC0415 - only training needs it
+
+    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what estimators fall back on
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002 - likewise
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(before_numpy)  # noqa: NPY002 - likewise

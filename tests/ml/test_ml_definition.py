@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ml import model
+from ml.models import Evaluation
+from pipeline.core.errors import DefinitionError
+
+
+def define(function=None, **changes):
+    def lateness(trips):
+        """How likely a trip is late."""
+        return sorted(trips)
+
+    options = {"label": "late", "split_at": "2024-01-08", "at_least": 0.6, **changes}
+    return model(**options)(lateness if function is None else function)
+
+
+def test_a_model_is_named_after_its_function_and_reads_its_parameter():
+    made = define(baseline="carrier")
+
+    assert (made.name, made.kind, made.inputs, made.description) == (
+        "lateness",
+        "model",
+        ("trips",),
+        "How likely a trip is late.",
+    )
+    split_at = datetime(2024, 1, 8, tzinfo=UTC)
+    assert made.evaluation == Evaluation("late", split_at, "auc", 0.6, ("carrier",), 1000)
+    assert made.place.file == __file__
+
+
+def test_calling_it_calls_the_function():
+    assert define()([3, 1]) == define()(trips=[1, 3]) == [1, 3]
+
+
+def test_the_split_is_in_utc_unless_it_says_otherwise():
+    assert define(split_at="2024-01-08T02:00+02:00").evaluation == define().evaluation
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at_least": 0.7},
+        {"baseline": ("carrier",)},
+        {"label": "is_late"},
+        {"metric": "brier"},
+        {"min_rows": 1},
+        {"split_at": "2024-01-09"},
+        {"function": lambda trips: [*trips]},
+        {"function": lambda rows: sorted([*rows])},
+    ],
+)
+def test_whatever_decides_the_model_is_in_its_fingerprint(change):
+    assert define(**change).fingerprint != define().fingerprint == define().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"function": lambda: None}, r"model '<lambda>' takes one feature view: got no parameter.*definition.py:\d+"),
+        ({"function": lambda trips, planes: (trips, planes)}, r"takes one feature view: got trips, planes; name"),
+        ({"metric": "acc"}, r"unknown metric 'acc'; did you mean 'auc'"),
+        ({"split_at": "October"}, r"split_at is not a date or time: got 'October'; write 2013-10-01"),
+        ({"baseline": "late"}, r"the baseline knows the label 'late'; take it out"),
+    ],
+)
+def test_what_is_wrong_with_a_definition_is_said(change, message):
+    with pytest.raises(DefinitionError, match=message):
+        define(**change)

@@ -1,0 +1,134 @@
+"""The split by time, on tables in memory."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from ml import features
+from ml.models.evaluation import Evaluation
+from ml.models.rows import split
+from pipeline.core.errors import DefinitionError, ModelError, Place
+
+PLACE = Place("here.py", 1)
+VIEW = features("select id, at, x, late from raw", entity="id", event_time="at").named("rides")
+
+
+def days(*numbers):
+    return pa.array(
+        [None if n is None else datetime(2024, 1, n, tzinfo=UTC) for n in numbers], pa.timestamp("us", "UTC")
+    )
+
+
+def divided(table, **changes):
+    options = {"label": "late", "split_at": datetime(2024, 1, 5, tzinfo=UTC), "min_rows": 1, **changes}
+    return split(table, VIEW, Evaluation(metric="auc", at_least=0.5, **options), PLACE)
+
+
+#   day    1  2  3  4 | 5  6  7  8
+#   label  0  1  .  0 | 1  0  0  1
+RIDES = pa.table(
+    {
+        "id": [8, 7, 6, 5, 4, 3, 2, 1],
+        "at": days(8, 7, 6, 5, 4, 3, 2, 1),
+        "x": [8, 7, 6, 5, 4, 3, 2, None],
+        "late": [1, 0, 0, 1, 0, None, 1, 0],
+    }
+)
+
+
+def test_rows_before_the_split_train_and_the_others_judge():
+    found = divided(RIDES)
+
+    assert list(found.train.features["x"].fillna(-1)) == [-1, 2, 4]  # in the order of time
+    assert list(found.train.label) == [0, 1, 0]
+    assert list(found.holdout.features["x"]) == [5, 6, 7, 8]  # the split itself judges
+    assert list(found.holdout.label) == [1, 0, 0, 1]
+    assert (found.rows, found.unlabelled, found.undated) == (8, 1, 0)
+    assert found.kinds == {"x": "integer"}  # neither entity, nor event time, nor label
+
+
+def test_the_order_of_the_table_does_not_matter():
+    upside_down = RIDES.take(list(range(7, -1, -1)))
+
+    assert divided(upside_down).train.features.equals(divided(RIDES).train.features)
+
+
+def test_rows_without_an_event_time_are_left_out_and_counted():
+    table = RIDES.set_column(1, "at", days(8, 7, None, 5, 4, None, 2, 1))
+
+    found = divided(table)
+
+    assert len(found.train.label) + len(found.holdout.label) == 6
+    assert (found.unlabelled, found.undated) == (1, 1)  # one has neither
+
+
+@pytest.mark.parametrize("at", [pa.timestamp("us"), pa.timestamp("ns", "America/New_York"), pa.date32(), pa.date64()])
+def test_event_times_of_every_type_are_read_as_utc(at):
+    table = RIDES.set_column(
+        1,
+        "at",
+        RIDES["at"].cast(at) if "date" not in str(at) else pa.array([date(2024, 1, n) for n in range(8, 0, -1)], at),
+    )
+
+    assert list(divided(table).holdout.features["x"]) == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "dtype"),
+    [
+        ([True, None] * 4, "boolean", "float64"),
+        ([1, 2] * 4, "integer", "float64"),
+        ([Decimal("1.5"), None] * 4, "number", "float64"),
+        (pa.array([1.5, None] * 4, pa.float32()), "number", "float64"),
+        (pa.array(["a", None] * 4, pa.large_string()), "text", "str"),
+        (pa.array(["a", None] * 4), "text", "str"),
+        (pa.array([date(2024, 1, 1), None] * 4), "timestamp", "datetime64[us, UTC]"),
+        (days(*[1, None] * 4), "timestamp", "datetime64[us, UTC]"),
+    ],
+)
+def test_what_a_column_is_for_the_estimator_does_not_depend_on_its_nulls(values, kind, dtype):
+    found = divided(RIDES.append_column("y", pa.array(values) if isinstance(values, list) else values))
+
+    assert found.kinds["y"] == kind
+    assert found.train.features["y"].dtype == dtype
+    assert found.holdout.features["y"].dtype == dtype
+
+
+def test_a_boolean_label_is_made_0_and_1():
+    found = divided(RIDES.set_column(3, "late", RIDES["late"].cast(pa.bool_())))
+
+    assert list(found.train.label) == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "changes", "kind", "message"),
+    [
+        ("late", [0, 1, 2, 0, 0, 1, 1, 0], {}, ModelError, r"neither a boolean nor 0 and 1: got 0 to 2; .*here.py:1"),
+        ("late", ["0", "1"] * 4, {}, ModelError, r"label 'late' is neither a boolean nor 0 and 1: got string"),
+        ("late", [1, 0, 0, 1, 0, 0, 0, 0], {}, ModelError, r"all 4 training rows have one label: got late = 0; move"),
+        ("late", [1, 1, 1, 1, 0, 1, 0, 0], {}, ModelError, r"all 4 holdout rows have one label: got late = 1"),
+        ("late", pa.nulls(8, pa.int64()), {}, ModelError, r"too few training rows.*: got 0, not 1; move split_at"),
+        ("x", [[1]] * 8, {}, DefinitionError, r"cannot take the feature 'x' of 'rides': got list<.*; make it a number"),
+        ("at", list(range(8)), {}, DefinitionError, r"the event time 'at' is not a time: got int64"),
+        ("x", [1] * 8, {"min_rows": 5}, ModelError, r"too few training rows: .* before 2024-01-05 00:00: got 3, not 5"),
+        (
+            "x",
+            [1] * 8,
+            {"label": "lat"},
+            DefinitionError,
+            r"label 'lat' is not a column of 'rides'; did you mean 'late'",
+        ),
+        ("x", [1] * 8, {"baseline": ("z",)}, DefinitionError, r"baseline 'z' is not a column of 'rides'; known: 'x'"),
+    ],
+)
+def test_rows_that_cannot_train_or_judge_are_named(column, values, changes, kind, message):
+    table = RIDES.set_column(
+        RIDES.schema.get_field_index(column), column, pa.array(values) if isinstance(values, list) else values
+    )
+
+    with pytest.raises(kind, match=message):
+        divided(table, **changes)
