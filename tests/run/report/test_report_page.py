@@ -1,0 +1,245 @@
+"""The whole report of a small project: after a run, a run that did nothing, a run that failed, and no run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline.core.errors import ExpectationError, StorageError
+from pipeline.governance import Catalog
+from pipeline.run.project import load
+from pipeline.run.report import write_report
+from pipeline.run.report.verdicts import paired
+from pipeline.run.runner import Options, Runner
+
+VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags are closed in order, and keeps the text, the tags and the attributes that load something."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.words, self.loads, self.ids = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.loads += [value for name, value in attrs if name in {"src", "href", "action", "data", "srcset"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    reader.text = " ".join(" ".join(reader.words).split())
+    return reader
+
+
+def test_the_report_tells_of_every_part_of_a_run(corner, report):
+    run = Runner(load(corner)).run()
+    page = read(report(corner))
+    assert "corner <shop> done" in page.text
+    assert run.run_id in page.text
+    assert "Environment dev" in page.text
+    for name in ("raw_orders", "orders", "sales_by_day", "sales_by_product", "refunds", "guess"):
+        assert name in page.words
+    assert "Tables 6 6 made" in page.text
+    assert "Rows read 7 " in page.text
+    assert "Rows in quarantine 2 of 2 tables, 2 by this run" in page.text
+    assert "Model auc 0.8125 guess: accepted, baseline 0.6100" in page.text
+    assert "Every row is accounted for" in page.text
+    assert "1 quarantined, 1 dropped" in page.text
+    assert "sold_something quantity > 0 quarantine 6 1 83.33 %" in page.text
+    assert "key_is_unique one row for each key quarantine 6 0 100 %" in page.text
+    assert "orders.csv:6" in page.text
+    assert "five,2026-01-06,cup,1,4.0" in page.text
+
+
+def test_a_model_stands_beside_its_baseline_and_threshold(corner, report):
+    Runner(load(corner)).run()
+    text = read(report(corner)).text
+    assert "auc (decides) 0.8125 0.6100 +0.2025 0.7000" in text
+    assert "brier 0.2100 0.2400 -0.0300" in text
+    assert "holdout rows 1,200" in text
+
+
+def test_a_refused_model_is_told_with_its_reason(corner, report):
+    (corner / "data" / "good").write_text("0.65")
+    assert Runner(load(corner)).run().status == "refused"
+    text = read(report(corner)).text
+    assert "guess refused auc 0.65 against <0.7>" in text
+
+
+def test_nothing_outside_the_file_is_loaded_and_nothing_runs(corner, report):
+    Runner(load(corner)).run()
+    text = report(corner)
+    page = read(text)
+    assert all(load.startswith(("#", "data:")) for load in page.loads)
+    assert set(re.findall(r"https?://[^\"'\s<)]*", text)) == {"http://www.w3.org/2000/svg"}
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_html_in_rows_conditions_and_names_is_text(corner, report):
+    Runner(load(corner)).run()
+    text = report(corner)
+    page = read(text)
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "<img src=x onerror=alert(2)>" in page.text
+    assert "<script>alert(1)</script>" in page.text
+    assert "price < 20 and '<i>' <> '</i>'" in page.text
+    assert "Sales by day & <product>" in page.text
+
+
+def test_the_report_is_accessible(corner, report):
+    Runner(load(corner)).run()
+    text = report(corner)
+    page = read(text)
+    assert '<html lang="en">' in text
+    assert len(page.ids) == len(set(page.ids))
+    assert set(re.findall(r'aria-labelledby="(.*?)"', text)) <= set(page.ids)
+    assert {load[1:] for load in page.loads if load.startswith("#")} <= set(page.ids)
+    assert all(
+        ('role="img"' in svg and "aria-label" in svg) or "aria-hidden" in svg for svg in re.findall("<svg[^>]*>", text)
+    )
+    assert page.tags.count("h1") == 1
+    assert len(re.findall("<th(?![^>]*scope=)[ >]", text)) == 0
+
+
+def test_charts_are_drawn_or_say_why_not(corner, report):
+    Runner(load(corner)).run()
+    text = read(report(corner)).text
+    assert "amount (euros)" in text
+    assert "Refunds The table has no rows to draw." in text
+    assert "The chart names a column 'days' that the table does not have; did you mean 'day'?" in text
+
+
+def test_rows_that_a_chart_cannot_draw_are_counted(corner, report):
+    path = corner / "data" / "orders.csv"
+    path.write_text(path.read_text() + "8,2026-01-08,,1,9.0\n9,2026-01-08,saucer,1,\n")
+    definitions = corner / "corner.py"
+    text = definitions.read_text().replace(
+        "product, sum(amount) as amount from", "product, first(amount) as amount from"
+    )
+    definitions.write_text(text.replace("product <> 'test'", "product is null or product <> 'test'"))
+    Runner(load(corner)).run()
+    assert "Not drawn: 2 rows without product or amount." in read(report(corner)).text
+
+
+def test_a_chart_whose_rows_share_a_place_says_which_is_drawn(corner, report):
+    definitions = corner / "corner.py"
+    text = definitions.read_text()
+    definitions.write_text(
+        text.replace(
+            "select day, count(*) as orders from orders group by day",
+            "select 1 as days, order_id as orders from orders",
+        )
+    )
+    Runner(load(corner)).run()
+    assert "Several rows share one days: the highest orders of each is drawn." in read(report(corner)).text
+
+
+def test_a_run_that_did_nothing_is_told_by_the_run_before(corner, report):
+    project = load(corner)
+    Runner(project).run()
+    first = read(report(corner)).text
+    again = Runner(project).run()
+    assert {step.decision for step in again.steps} == {"skip"}
+    text = read(report(corner)).text
+    assert again.run_id in text
+    assert "Tables 6 6 up to date" in text
+    assert re.search(r"Rows read 7 \d+ bytes from 1 source, none of them in this run", text)
+    assert "Rows in quarantine 2 of 2 tables, 0 by this run" in text
+    assert len(re.findall(r"made \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)) == 6
+    assert text.count("figures of an earlier run") == 1  # the model, of which the catalog keeps no versions
+    assert "sold_something quantity > 0 quarantine 6 1 83.33 %" in text
+    assert "auc (decides) 0.8125 0.6100 +0.2025 0.7000" in text
+    score = re.search(r"Quality score ([\d.]+ %)", first)[1]
+    assert f"Quality score {score}" in text
+
+
+def test_a_failed_run_is_told_with_its_error_and_what_it_did(corner, report):
+    path = corner / "data" / "orders.csv"
+    path.write_text(path.read_text() + "9,,cup,1,1.0\n")
+    with pytest.raises(ExpectationError, match="has_day"):
+        Runner(load(corner)).run()
+    text = read(report(corner)).text
+    assert "corner <shop> failed" in text
+    assert "The run ended with an error." in text
+    assert "has_day" in text
+    assert "not made yet" in text
+    assert "Tables 6 1 made, 5 not in this run" in text
+    assert text.count("not run") == 6
+
+
+def test_a_run_of_one_table_shows_the_others_as_they_are(corner, report):
+    Runner(load(corner)).run()
+    Runner(load(corner), Options(select=("orders",), full=True)).run()
+    assert "Tables 6 1 made, 5 not in this run" in read(report(corner)).text
+
+
+def test_a_run_that_was_killed_is_told_as_not_ended(corner, report):
+    project = load(corner)
+    Runner(project).run()
+    catalog = Catalog(project.settings.catalog)
+    run = catalog.run()
+    catalog.begin(
+        replace(run, run_id="killed", started_at="2999-01-01T00:00:00+00:00", ended_at=None, status="running")
+    )
+    text = read(report(corner)).text
+    assert "Took not ended" in text
+    assert "The run has not ended, or was killed." in text
+
+
+def test_without_a_run_there_is_no_report(corner, tmp_path):
+    project = load(corner)
+    with pytest.raises(StorageError, match="there is no run of 'corner <shop>' to report"):
+        write_report(project, Catalog(project.settings.catalog), tmp_path / "report.html")
+
+
+def test_an_older_report_stays_when_the_file_cannot_be_written(corner, tmp_path):
+    project = load(corner)
+    Runner(project).run()
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError, match=r"cannot write the report to .*choose a file that can be written"):
+        write_report(project, Catalog(project.settings.catalog), tmp_path / "file" / "report.html")
+
+
+def test_writing_again_replaces_the_report_and_leaves_nothing_else(corner, report, tmp_path):
+    Runner(load(corner)).run()
+    assert report(corner) == report(corner)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_metrics_are_paired_with_their_baselines():
+    found = paired(
+        {"brier": 0.2, "baseline_brier": 0.3, "auc": 0.7, "baseline_auc": 0.6, "baseline_kind": 1.0}, "auc", 0.65
+    )
+    assert [(m.name, m.value, m.baseline, m.threshold) for m in found] == [
+        ("auc", 0.7, 0.6, 0.65),
+        ("brier", 0.2, 0.3, None),
+        ("baseline_kind", 1.0, None, None),
+    ]
