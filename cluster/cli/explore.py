@@ -104,7 +104,7 @@ def quality(
         return
     if not steps:
         raise RequestError("nothing was made yet", do="run `headwater run` first")
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for step in steps:
         total = score((c.rows, c.violations) for c in step.checks)
         if total is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from sqlglot import exp
 
 from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json
 from pipeline.core.definitions import Stored, Table
@@ -80,7 +81,7 @@ def _explain_one(workspace: Workspace, found: Foresight) -> None:
         size = "not made yet" if version is None else _size(version.rows, version.scan().size_bytes, len(version.files))
         out.print(f"  reads     {name} {'(split) ' if name == way.driving else ''}[dim]{size}[/]")
     if isinstance(definition, Table) and strategy(definition).strategy == "partial":
-        apart = take_apart(tree_of(definition.transform))
+        apart = take_apart(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
         out.print(f"  partial   {apart.partial()}", soft_wrap=True)
         out.print(f"  finish    {apart.finish}", soft_wrap=True)
     out.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -11,8 +12,8 @@ from cluster.cli.console import HERE, Env, Folder, Json, err, open_project, out,
 from cluster.cli.planning import print_plan
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import HeadwaterError
-from pipeline.governance import Catalog, Run
-from pipeline.run.events import Event, Moment
+from pipeline.governance import Catalog, Run, Step
+from pipeline.run.events import Event, Moment, Work
 from pipeline.run.foresight import Options, foresee
 from pipeline.run.project import Project
 from pipeline.run.report import write_report
@@ -88,26 +89,44 @@ def _report_failure(project: Project, error: HeadwaterError, *, quiet: bool) -> 
 
 
 class _Watcher:
-    """Turns a run's events into a progress line and a line for each table done."""
+    """Turns a run's events into a progress line, and a line for each table done."""
 
     def __init__(self, progress: Progress, task: TaskID, expected: dict[str, float]) -> None:
         self._progress = progress
         self._task = task
         self._expected = expected
+        self._begun = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         if event.moment is Moment.DECIDED:
-            left = sum(self._expected.values())
-            note = f"about {left:.0f} s left" if left >= 1 else ""
-            self._progress.update(self._task, description=f"{event.name}: {event.note}", left=note)
-        if event.moment is Moment.RECORDED and event.step is not None:
+            self._begun = time.monotonic()
+            self._line(f"{event.name}: {event.note}", sum(self._expected.values()))
+        elif event.moment is Moment.WORKING and event.work is not None:
+            self._working(event.name, event.work)
+        elif event.moment is Moment.RECORDED and event.step is not None:
             self._expected.pop(event.name, None)
             self._progress.advance(self._task)
-            step = event.step
-            if step.decision != "skip":
-                rows = "" if step.verdict else f"{text(step.flow.rows_out)} row{'s' * (step.flow.rows_out != 1)}, "
-                mark = "[red]✗[/]" if step.decision == "refused" else "[green]✓[/]"
-                self._progress.console.print(f"{mark} {step.name}: {rows}{step.seconds:.2f} s [dim]({step.reason})[/]")
+            self._done(event.step)
+
+    def _working(self, name: str, work: Work) -> None:
+        """Show rows, speed and time left of a long step; the others left are taken to last as they last did."""
+        elapsed = time.monotonic() - self._begun
+        speed = work.share * work.size_bytes / 1e6 / elapsed if elapsed else 0
+        left = elapsed * (1 - work.share) / work.share if work.share else 0
+        others = sum(seconds for other, seconds in self._expected.items() if other != name)
+        rows = f"{text(int(work.share * work.rows))} rows, " if work.rows else ""
+        self._line(f"{name}: {work.share:.0%}, {rows}{speed:,.0f} MB/s", left + others)
+
+    def _line(self, words: str, left: float) -> None:
+        self._progress.update(self._task, description=words, left=f"about {left:.0f} s left" if left >= 1 else "")
+
+    def _done(self, step: Step) -> None:
+        if step.decision == "skip":
+            return
+        made = step.flow.rows_out
+        rows = "" if step.verdict else f"{text(made)} row{'s' * (made != 1)}, "
+        mark = "[red]✗[/]" if step.decision == "refused" else "[green]✓[/]"
+        self._progress.console.print(f"{mark} {step.name}: {rows}{step.seconds:.2f} s [dim]({step.reason})[/]")
 
 
 def _last_seconds(catalog: Catalog, name: str) -> float:

@@ -22,7 +22,7 @@ def serve(
 ) -> None:
     """Serve the tables and models over HTTP on Ray Serve, with an OpenAPI page at /docs."""
     from serve import check as checks  # noqa: PLC0415 - an extra, and slow to import
-    from serve import deploy  # noqa: PLC0415
+    from serve import deploy  # noqa: PLC0415 - likewise
 
     project = open_project(folder, env)
     endpoint = deploy.start(project.settings.root, project.settings.env, host=host, port=port)
@@ -36,11 +36,11 @@ def serve(
                 grid(
                     f"Served at {endpoint.url}", ("method", "path", "status", "ms", "answer"), rows, right="status, ms"
                 )
-            bad = [a for a in answers if a.status >= 400]  # noqa: PLR2004 - HTTP's own number
+            bad = [a for a in answers if not a.is_good]
             if bad:
                 raise StopError(f"{bad[0].method} {bad[0].path} answered {bad[0].status}", got=bad[0].body)
             return
-        out.print(f"serving at {endpoint.url}  (tables: /tables, models: /models, page: {endpoint.url}/docs)")
+        out.print(f"serving at {endpoint.url}  (tables: /tables, health: /health, page: {endpoint.url}/docs)")
         err.print("[dim]Ctrl-C stops it[/]")
         _wait()
     finally:

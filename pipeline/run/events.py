@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 class Moment(StrEnum):
-    """The points of a run between which it can be killed."""
+    """The points of a run between which it can be killed; `working` comes any number of times."""
 
     BEGUN = "begun"
     DECIDED = "decided"
+    WORKING = "working"
     STAGED = "staged"
     COMMITTED = "committed"
     SETTLED = "settled"
@@ -33,6 +34,16 @@ class Event:
     name: str = ""
     note: str = ""
     step: Step | None = None
+    work: Work | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """How far a step is: the share done, and what it reads in all."""
+
+    share: float
+    rows: int
+    size_bytes: int
 
 
 Observer = Callable[[Event], None]

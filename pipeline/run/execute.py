@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 from sqlglot import exp
@@ -26,6 +26,8 @@ from pipeline.kernel.scan import Scan, register
 from pipeline.lake import DeltaStager, Lake, Version
 from pipeline.run.planning import Route, tree_of
 
+Tell = Callable[[float], None]
+
 
 @dataclass(frozen=True)
 class Order:
@@ -43,26 +45,30 @@ class Order:
     """For an append: the rows that are there already."""
 
 
-def execute(order: Order, lake: Lake, settings: Settings) -> Outcome:
-    """Do a step and return what was staged; nothing is committed yet."""
+def execute(order: Order, lake: Lake, settings: Settings, tell: Tell = lambda _: None) -> Outcome:
+    """Do a step and return what was staged; nothing is committed yet. `tell` hears which share of it is done."""
     work = work_of(order, lake, settings)
     if order.route.executor == "inline":
-        return _inline(order, work)
+        return _inline(order, work, tell)
     if order.route.strategy == "partial":
-        return _partial(order, work)
-    from pipeline.batch.on_ray import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
-
-    splits = _splits(order)
-    size = order.route.size_bytes
-    outcomes = list(run_tasks(work.table, partial(run_task, work), splits, size))
-    outcome = cast("Outcome", reduce(add, outcomes))
+        return _partial(order, work, tell)
+    outcome = cast("Outcome", reduce(add, _on_ray(order, partial(run_task, work), tell)))
     if across(work, outcome, lake.table(order.definition.layer, work.table).storage.uri):
         # duplicates in different splits: judged again with all rows in one place
-        return _inline(order, replace(work, run_id=work.run_id))
+        return _inline(order, work, tell)
     return outcome
 
 
-def _inline(order: Order, work: Work) -> Outcome:
+def _on_ray(order: Order, task: Callable[[Split], Any], tell: Tell) -> Iterator[Any]:
+    from pipeline.batch.on_ray import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
+
+    splits = _splits(order)
+    for done, outcome in enumerate(run_tasks(order.definition.name, task, splits, order.route.size_bytes), start=1):
+        tell(done / len(splits))
+        yield outcome
+
+
+def _inline(order: Order, work: Work, tell: Tell) -> Outcome:
     transform = order.definition.transform if isinstance(order.definition, Table) else None
     if isinstance(transform, FunctionTransform) and transform.language == "dataset":
         from pipeline.batch.on_ray import dataset_rows  # noqa: PLC0415 - importing Ray takes seconds
@@ -71,19 +77,17 @@ def _inline(order: Order, work: Work) -> Outcome:
         for reader in dataset_rows(transform.function, inputs):
             maker = FromArrow(reader, order.route.rows, order.route.size_bytes)
             return run_task(replace(work, maker=maker), Split(0))
-    return run_task(work, Split(0, order.scans.get(order.route.driving), order.pieces))
+    return run_task(work, Split(0, order.scans.get(order.route.driving), order.pieces), tell)
 
 
-def _partial(order: Order, work: Work) -> Outcome:
+def _partial(order: Order, work: Work, tell: Tell) -> Outcome:
     """States per split on Ray, merged here, and the finished rows judged and staged as one split."""
-    from pipeline.batch.on_ray import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
-
     transform = cast("Table", order.definition).transform
     apart = take_apart(cast("exp.Select", tree_of(transform)))
     driving = order.route.driving
     others = {name: scan for name, scan in order.scans.items() if name != driving}
     task = partial(_states, apart.partial(), driving, others)
-    states = pa.concat_tables(run_tasks(work.table, task, _splits(order), order.route.size_bytes))
+    states = pa.concat_tables(_on_ray(order, task, tell))
     with connect(work.limits, filesystem=work.filesystem) as con:
         register(con, {**others, driving: replace(order.scans[driving], files=())})
         merge = apart.merge(apart.types(con))

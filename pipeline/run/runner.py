@@ -21,7 +21,7 @@ from pipeline.lake import Version
 from pipeline.run.bench import RunBench
 from pipeline.run.contract import require_same, source_contract
 from pipeline.run.decide import Decision
-from pipeline.run.events import Event, Moment, Observer, nobody
+from pipeline.run.events import Event, Moment, Observer, Work, nobody
 from pipeline.run.execute import Order, execute
 from pipeline.run.foresight import Options, decide, route_of, route_of_source
 from pipeline.run.project import Project
@@ -147,7 +147,7 @@ class Runner:
 
     def _commit(self, order: Order, basis: _Basis) -> Step:
         definition, begun = basis.definition, time.perf_counter()
-        outcome = execute(order, self.workspace.lake, self.workspace.settings)
+        outcome = execute(order, self.workspace.lake, self.workspace.settings, lambda share: self._work(order, share))
         require_same(definition, basis.decision, basis.version, outcome.schema)
         self._tell(Moment.STAGED, definition.name)
         mode: Mode = "append" if basis.decision.kind == "append" else "overwrite"
@@ -198,6 +198,10 @@ class Runner:
 
     def _at(self) -> str:
         return self._clock().isoformat()
+
+    def _work(self, order: Order, share: float) -> None:
+        work = Work(share, order.route.rows, order.route.size_bytes)
+        self._observer(Event(Moment.WORKING, self.run_id, order.definition.name, work=work))
 
     def _tell(self, moment: Moment, name: str = "", note: str = "", step: Step | None = None) -> None:
         self._observer(Event(moment, self.run_id, name, note, step))

@@ -37,6 +37,8 @@ def _child(folder, pipe, kill_at):
     moments = []
 
     def observe(event):
+        if event.moment is Moment.WORKING:  # as often as time allows
+            return
         moments.append((event.moment, event.name))
         if kill_at is not None and len(moments) > kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -74,13 +76,13 @@ def every_kill_is_made_good(folder):
 
 
 def test_first_run_killed_anywhere(shop, tmp_path):
-    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment)
+    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
 
 
 def test_incremental_run_killed_anywhere(shop, tmp_path):
     run_in_child(shop)
     (shop / "data" / "orders2.csv").write_text(MORE)
-    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment)
+    assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
 
 
 def test_killed_again_and_again(shop, tmp_path):

@@ -1,0 +1,133 @@
+"""A project over HTTP: its tables to read, its models to ask."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.resources import files
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from pipeline.core.definitions import Artifact, Layer
+from pipeline.kernel.engine import Limits
+from pipeline.run.project import Project
+from pipeline.run.workspace import Workspace
+from serve.answers import answer_errors
+from serve.engine import Engine
+from serve.models import Champions, predict, rows_of
+from serve.openapi import document
+from serve.refusals import TooLargeError
+from serve.rows import read_rows
+from serve.status import describe, health
+from serve.tables import Tables
+
+GOLD: tuple[Layer, ...] = ("gold",)
+PATIENCE = timedelta(seconds=30)
+MOST_BODY_BYTES = 8 << 20
+_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What answers are made from."""
+
+    project: Project
+    tables: Tables
+    models: Champions
+    engine: Engine
+
+
+def create_app(
+    project: Project,
+    *,
+    layers: Collection[Layer] = GOLD,
+    limits: Limits | None = None,
+    patience: timedelta = PATIENCE,
+) -> FastAPI:
+    """Return the app of a project. Nothing is read before it is started.
+
+    Only tables of `layers` can be seen. `limits` bound all queries together (the project's `memory_bytes` or
+    1 GiB, and two threads), `patience` the time of each. There is no authentication: let nobody reach it whom you
+    would not let read the tables.
+    """
+    backend = _backend(project, layers, limits, patience)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        warming = threading.Thread(target=backend.models.warm, name="warm champions", daemon=True)
+        warming.start()
+        yield
+        await run_in_threadpool(warming.join)
+        backend.engine.close()
+
+    app = FastAPI(title=project.settings.name, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.backend = backend
+    answer_errors(app, project.settings.lake)
+    _add_tables(app, backend)
+    _add_models(app, backend)
+    _add_pages(app, backend)
+    return app
+
+
+def _backend(project: Project, layers: Collection[Layer], limits: Limits | None, patience: timedelta) -> Backend:
+    workspace, settings = Workspace(project), project.settings
+    bounds = limits or Limits(settings.memory_bytes or 1 << 30, threads=2)
+    return Backend(
+        project=project,
+        tables=Tables(workspace, layers),
+        models=Champions(settings.models, [d for d in project.graph.definitions if isinstance(d, Artifact)]),
+        engine=Engine(workspace.lake.storage, bounds, patience),
+    )
+
+
+def _add_tables(app: FastAPI, backend: Backend) -> None:
+    @app.get("/tables")
+    def list_tables() -> Response:
+        return JSONResponse({"tables": [describe(d, backend.tables) for d in backend.tables.definitions]})
+
+    @app.get("/tables/{name}")
+    def read_table(name: str, request: Request) -> Response:
+        return read_rows(backend.tables, backend.engine, name, request)
+
+
+def _add_models(app: FastAPI, backend: Backend) -> None:
+    @app.post("/models/{name}/predict")
+    async def predict_rows(name: str, request: Request) -> Response:
+        body = await _body(request)
+        return await run_in_threadpool(lambda: JSONResponse(predict(backend.models.predictor(name), rows_of(body))))
+
+
+def _add_pages(app: FastAPI, backend: Backend) -> None:
+    @app.get("/health")
+    def tell_health() -> Response:
+        found = health(backend.project.settings, backend.tables, backend.models)
+        return JSONResponse(found, 503 if found["status"] == "down" else 200)
+
+    @app.get("/openapi.json")
+    def tell_openapi() -> Response:
+        return JSONResponse(document(backend.project.settings.name, backend.tables, backend.models))
+
+    @app.get("/docs")
+    def show_docs() -> Response:
+        page = files("serve").joinpath("templates/docs.html").read_text(encoding="utf-8")
+        return HTMLResponse(page, headers={"Content-Security-Policy": _DOCS_POLICY})
+
+    @app.get("/")
+    def go_to_docs() -> Response:
+        return RedirectResponse("docs")
+
+
+async def _body(request: Request) -> bytes:
+    """Return a request's body, of which no more is read than may come."""
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > MOST_BODY_BYTES:
+            raise TooLargeError(f"the body is longer than {MOST_BODY_BYTES} bytes", do="send fewer rows at once")
+    return bytes(found)

@@ -1,0 +1,93 @@
+"""A look at a running endpoint: is it well, does it give rows, does it predict?"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.definitions import Artifact, Stored
+from pipeline.run.project import Project
+
+_TIMEOUT_S = 30
+_SHORT = 300
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call gave. `status` is 0 when nothing answered; `body` is cut short."""
+
+    method: str
+    path: str
+    status: int
+    ms: float
+    body: str
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it is what the caller wanted."""
+        return self.status == 200  # noqa: PLR2004 - HTTP's own number
+
+
+def check(url: str, project: Project) -> list[Answer]:
+    """Call /health, a gold mart and a model, as far as the project has them; never raises for what they answer.
+
+    A model is asked about two real rows of its feature view, read through the endpoint itself.
+    """
+    answers = [_call(url, "/health")[0]]
+    gold = [d for d in project.graph.definitions if isinstance(d, Stored) and d.layer == "gold"]
+    best = next((d for d in gold if d.kind == "mart"), gold[0] if gold else None)
+    if best is not None:
+        answers.append(_call(url, f"/tables/{best.name}?limit=3")[0])
+    models = (d for d in project.graph.definitions if isinstance(d, Artifact) and d.kind == "model")
+    model = next(models, None)
+    if model is not None:
+        answers.extend(_ask(url, model))
+    return answers
+
+
+def _ask(url: str, model: Artifact) -> list[Answer]:
+    """Return the answer of a model to rows of its view, or the answer that stood in the way."""
+    path = f"/models/{model.name}/predict"
+    described, document = _call(url, "/openapi.json")
+    try:
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        features: list[str] = body["properties"]["rows"]["items"]["required"]
+    except (KeyError, TypeError):
+        return [described]
+    if not features:  # no champion: the endpoint says so best itself
+        return [_call(url, path, {"rows": []})[0]]
+    read, page = _call(url, f"/tables/{model.inputs[0]}?limit=2&select={','.join(features)}")
+    if not read.is_good:
+        return [read]
+    return [_call(url, path, {"rows": page["rows"]})[0]]
+
+
+def _call(url: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[Answer, Any]:
+    """Return the answer and its whole body, read as JSON where it is."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 - the endpoint we were given
+        url.rstrip("/") + path, data, {"Content-Type": "application/json"}, method="GET" if data is None else "POST"
+    )
+    begun = time.perf_counter()
+    status, text = _answered(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT_S))  # noqa: S310 - likewise
+    answer = Answer(request.get_method(), path, status, (time.perf_counter() - begun) * 1000, text[:_SHORT])
+    try:
+        return answer, json.loads(text)
+    except ValueError:
+        return answer, None
+
+
+def _answered(send: Callable[[], Any]) -> tuple[int, str]:
+    try:
+        with send() as response:
+            return response.status, response.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(errors="replace")
+    except OSError as error:
+        return 0, str(getattr(error, "reason", None) or error)

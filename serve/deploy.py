@@ -1,0 +1,167 @@
+"""The app on Ray Serve: replicas of one deployment behind Serve's own HTTP proxy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.serve
+from fastapi import FastAPI
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from pipeline.core.errors import RequestError, SettingsError
+from pipeline.run.project import load
+from serve.app import create_app
+from serve.select import Statement
+
+APP = "headwater"
+"""The name of the Serve application."""
+_QUIET = LoggingConfig(log_level=logging.WARNING, enable_access_log=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a project is served."""
+
+    url: str
+
+
+class Server:
+    """One replica: it loads the project from its folder and answers with its app."""
+
+    def __init__(self, root: str, env: str | None) -> None:
+        """Load the project; an error of its settings or definitions stops the deployment."""
+        self._app = create_app(load(root, env=env))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the app, which Serve asks for once."""
+        return self._app
+
+    def check_health(self) -> None:
+        """Raise when the replica's engine does not answer: Serve then starts another in its place.
+
+        The lake is not asked: where it fails, a new replica would fail too, and /health tells of it.
+        """
+        self._app.state.backend.engine.rows(Statement("select 1"))
+
+
+def start(
+    project_root: Path | str, env: str | None = None, *, host: str = "127.0.0.1", port: int = 8000, replicas: int = 1
+) -> Endpoint:
+    """Serve a project and return once its replicas answer.
+
+    Joins the cluster of `RAY_ADDRESS`, else starts a local one. Replicas run on this machine, where the project's
+    folder is; they get this process's `HEADWATER_*` variables, and every other variable that the settings name
+    must be set where Ray was started. Raises `RequestError` for a port that is in use or a count of replicas below
+    one, and what is wrong with the project, all before Ray is started.
+    """
+    if replicas < 1:
+        raise RequestError("there must be a replica", got=repr(replicas), do="give 1 or more")
+    _require_free(host, port)
+    root = load(project_root, env=env).settings.root
+    found_ray = ray.is_initialized()
+    _join()
+    try:
+        _listen(host, port)
+    except BaseException:
+        if not found_ray:
+            ray.shutdown()
+        raise
+    try:
+        _deploy(str(root), env, replicas)
+    except BaseException:
+        stop()
+        raise
+    return Endpoint(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+def stop() -> None:
+    """Stop serving and leave Ray: a local one ends, a cluster that was joined goes on without the app."""
+    if not ray.is_initialized():
+        return
+    if _is_joined():
+        ray.serve.delete(APP)
+    ray.shutdown()  # ends a local cluster and all that is in it
+
+
+def _listen(host: str, port: int) -> None:
+    """Start Serve's proxy; raise `RequestError` when the cluster's Serve was started before, on another port."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    options = HTTPOptions(host=host, port=port)
+    ray.serve.start(proxy_location="HeadOnly", http_options=options, logging_config=_QUIET)
+    where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    try:
+        socket.create_connection((where, port), timeout=10).close()
+    except OSError as error:
+        raise RequestError(
+            f"Ray Serve does not listen on {host}:{port}",
+            got=error.strerror or str(error),
+            do="this cluster's Serve was started with another port: use that one, or run `serve shutdown` first",
+        ) from error
+
+
+def _deploy(root: str, env: str | None, replicas: int) -> None:
+    deployed = ray.serve.deployment(
+        name="Server",
+        num_replicas=replicas,
+        max_ongoing_requests=64,
+        max_constructor_retry_count=1,  # what is wrong with a project stays wrong
+        health_check_period_s=5,
+        health_check_timeout_s=10,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options=_actor_options(),
+    )(ray.serve.ingress()(Server))
+    try:
+        ray.serve.run(deployed.bind(root, env), name=APP, route_prefix="/", logging_config=_QUIET)
+    except RuntimeError as error:
+        application = ray.serve.status().applications.get(APP)
+        message = str(error) if application is None else application.deployments["Server"].message
+        raise SettingsError(
+            "the replicas do not start",
+            got=message.strip().rpartition("\n")[2],
+            do="are the variables that the settings name set where Ray was started?",
+        ) from error
+
+
+def _join() -> None:
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # without an address Ray would join any cluster that happens to run on this machine
+    address = None if _is_joined() else "local"
+    ray.init(address=address, include_dashboard=None if _is_joined() else False, **quiet)
+
+
+def _is_joined() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _actor_options() -> dict[str, Any]:
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    # no CPU is set aside: a replica's engine bounds its own threads, and a run beside it needs the cores
+    options: dict[str, Any] = {"num_cpus": 0, "resources": {f"node:{address}": 0.001}}
+    ours = {name: value for name, value in os.environ.items() if name.startswith("HEADWATER_")}
+    return options | ({"runtime_env": {"env_vars": ours}} if ours else {})
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise `RequestError` unless a server can listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise RequestError(
+                f"cannot listen on {host}:{port}",
+                got=getattr(error, "strerror", None) or str(error),
+                do="choose another port, or stop what listens there",
+            ) from error

@@ -1,0 +1,82 @@
+"""The DuckDB that answers requests: bounded, and shut to everything but the lake."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.core.errors import StorageError
+from pipeline.kernel.engine import Limits, connect, literal
+from pipeline.lake import Storage
+from serve.refusals import OverloadError
+from serve.select import Statement
+
+
+class Engine:
+    """One in-memory DuckDB for all requests, so that its limits hold for all of them together.
+
+    `enable_external_access=false` alone would forbid `read_parquet`; with `allowed_directories` files below the
+    lake can still be reached and no others. No extension is loaded and the configuration is locked. It opens at
+    the first request. Safe to use from several threads; each statement has its own cursor.
+    """
+
+    def __init__(self, lake: Storage, limits: Limits, patience: timedelta) -> None:
+        """Keep what to open; `patience` is how long one statement may take."""
+        self._lake = lake
+        self._limits = limits
+        self._patience = patience
+        self._open = ExitStack()
+        self._lock = threading.Lock()
+        self._con: duckdb.DuckDBPyConnection | None = None
+
+    def rows(self, statement: Statement) -> pa.Table:
+        """Return a statement's rows.
+
+        Raises `OverloadError` when it takes too long or too much memory, `StorageError` when a file of the lake
+        cannot be read.
+        """
+        cursor = self._connection().cursor()
+        watch = threading.Timer(self._patience.total_seconds(), _interrupt, (cursor,))
+        watch.daemon = True
+        watch.start()
+        try:
+            return cursor.sql(statement.sql, params=list(statement.values)).to_arrow_table()
+        except duckdb.InterruptException as error:
+            raise _too_much(f"more than {self._patience.total_seconds():g} s") from error
+        except duckdb.OutOfMemoryException as error:
+            raise _too_much("more memory than all requests may have together") from error
+        except (duckdb.IOException, duckdb.HTTPException, OSError) as error:
+            raise StorageError("the table's files cannot be read", got=str(error).partition("\n")[0]) from error
+        finally:
+            watch.cancel()
+            cursor.close()
+
+    def close(self) -> None:
+        """Close it; the next request would open it anew."""
+        with self._lock:
+            self._con = None
+            self._open.close()
+
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        with self._lock:
+            if self._con is None:
+                con = self._open.enter_context(connect(self._limits, filesystem=self._lake.filesystem()))
+                if self._limits.memory_bytes is not None:
+                    con.execute(f"set max_temp_directory_size = '{4 * self._limits.memory_bytes}B'")
+                con.execute(f"set allowed_directories = [{literal(self._lake.uri.rstrip('/') + '/')}]")
+                con.execute("set enable_external_access = false; set lock_configuration = true")
+                self._con = con
+            return self._con
+
+
+def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:
+    with suppress(duckdb.ConnectionException):  # it has just finished and is closed
+        cursor.interrupt()
+
+
+def _too_much(got: str) -> OverloadError:
+    return OverloadError("this takes too much", got=got, do="ask for less: filters, fewer columns, a smaller offset")

@@ -1,0 +1,128 @@
+"""The champions that are served, and predictions in the words of HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ml.models import Predictor, load_champion
+from pipeline.core.definitions import Artifact
+from pipeline.core.errors import ModelError, RequestError, StorageError, did_you_mean
+from serve.query import shown
+from serve.refusals import RowsError, TooLargeError, UnknownError
+
+FRESH_S = 3.0
+"""How long a champion is used before the store is asked whether there is another."""
+MOST_ROWS = 10_000
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class _Known:
+    predictor: Predictor | ModelError
+    """The champion, or why there is none."""
+    origin: object
+    at: float
+
+
+class Champions:
+    """The champion of each model of a project, loaded once and again when it has changed.
+
+    While the store does not answer, the champion that is loaded stays in use. Safe to use from several threads.
+    """
+
+    def __init__(self, store: str, artifacts: Iterable[Artifact], clock: Callable[[], float] = time.monotonic) -> None:
+        """Keep what to serve; nothing is read yet. `clock` gives seconds."""
+        self._store = store
+        self._models = {artifact.name: artifact for artifact in artifacts if artifact.kind == "model"}
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._locks = {name: threading.Lock() for name in self._models}
+
+    @property
+    def definitions(self) -> tuple[Artifact, ...]:
+        """The models' definitions."""
+        return tuple(self._models.values())
+
+    def predictor(self, name: str) -> Predictor:
+        """Return a champion.
+
+        Raises `UnknownError` for a name that is not a model's, `ModelError` when it has no champion yet, and
+        `StorageError` when the store cannot be used and none is loaded.
+        """
+        if name not in self._models:
+            raise UnknownError(f"there is no model {shown(name)}", do=did_you_mean(name[:200], self._models))
+        with self._locks[name]:
+            known = self._known.get(name)
+            if known is None or self._clock() - known.at > FRESH_S:
+                known = self._known[name] = self._refreshed(name, known)
+        if isinstance(known.predictor, ModelError):
+            raise ModelError(known.predictor.problem, do=known.predictor.do)
+        return known.predictor
+
+    def found(self, name: str) -> Predictor | None:
+        """Return a champion, or `None` when there is none yet."""
+        try:
+            return self.predictor(name)
+        except ModelError:
+            return None
+
+    def warm(self) -> None:
+        """Load the champions that are there, which takes seconds; failures are left to the first request."""
+        for name in self._models:
+            try:
+                self.predictor(name)
+            except (ModelError, StorageError):
+                continue
+
+    def _refreshed(self, name: str, known: _Known | None) -> _Known:
+        from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow's world
+
+        now = self._clock()
+        try:
+            origin = Registry(self._store).origin(name)
+            # equal origins give equal models; one without an origin was not made here and is loaded anew
+            if known is not None and origin is not None and origin == known.origin:
+                return replace(known, at=now)
+            return _Known(load_champion(self._store, name), origin, now)
+        except ModelError as none:
+            return _Known(none, None, now)
+        except StorageError:
+            if known is None or isinstance(known.predictor, ModelError):
+                raise
+            return replace(known, at=now)
+
+
+def rows_of(body: bytes) -> list[dict[str, Any]]:
+    """Return the rows of a request's body; raise `RowsError` when it is not `{"rows": [{…}, …]}`."""
+    example = 'send {"rows": [{"feature": 1}]}'
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RowsError("the body is not JSON", got=shown(body[:100].decode(errors="replace")), do=example) from error
+    if not isinstance(document, dict) or set(document) != {"rows"} or not isinstance(document["rows"], list):
+        raise RowsError("the body is not an object with rows alone", got=shown(json.dumps(document)), do=example)
+    rows = document["rows"]
+    if len(rows) > MOST_ROWS:
+        raise TooLargeError(f"at most {MOST_ROWS} rows are predicted at once", got=str(len(rows)), do="send fewer")
+    wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise RowsError(f"row {wrong} is not an object", got=shown(json.dumps(rows[wrong])), do=example)
+    return rows
+
+
+def predict(predictor: Predictor, rows: list[dict[str, Any]]) -> Mapping[str, object]:
+    """Return the answer to rows; raise `RowsError` naming the row and the feature that do not fit the model."""
+    try:
+        probabilities = predictor.predict(rows)
+    except RequestError as error:
+        raise RowsError(error.problem, got=error.got, do=error.do) from error
+    return {
+        "model": predictor.name,
+        "version": predictor.version,
+        "predictions": [{"probability": p, "label": p > HALF} for p in probabilities],
+    }

@@ -1,0 +1,169 @@
+"""The OpenAPI document of a project: a path for each table and model, with their real columns and features."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.core.definitions import Artifact, Stored
+from pipeline.core.errors import StorageError
+from pipeline.core.schema import Column, Schema
+from serve.formats import ARROW, CSV, JSON
+from serve.models import MOST_ROWS as MOST_PREDICTED
+from serve.models import Champions
+from serve.shapes import REASONS, SCHEMAS, WORDS
+from serve.tables import Tables
+
+_TYPES: dict[str, dict[str, Any]] = {
+    "BOOLEAN": {"type": "boolean"},
+    "TINYINT": {"type": "integer"},
+    "SMALLINT": {"type": "integer"},
+    "INTEGER": {"type": "integer", "format": "int32"},
+    "BIGINT": {"type": "integer", "format": "int64"},
+    "FLOAT": {"type": "number"},
+    "DOUBLE": {"type": "number"},
+    "DATE": {"type": "string", "format": "date"},
+    "TIMESTAMP": {"type": "string"},
+    "TIMESTAMPTZ": {"type": "string", "format": "date-time"},
+    "VARCHAR": {"type": "string"},
+    "BLOB": {"type": "string", "contentEncoding": "base64"},
+}
+_FEATURES: dict[str, dict[str, Any]] = {
+    "number": {"type": "number"},
+    "integer": {"type": "integer"},
+    "boolean": {"type": "boolean"},
+    "text": {"type": "string"},
+    "timestamp": {"type": "string", "format": "date-time"},
+}
+_EXAMPLES = {"number": 1.5, "integer": 1, "boolean": True, "text": "a", "timestamp": "2013-07-01T12:00:00Z"}
+_FILTERS = (
+    "A column filters with `column=operator.value`: eq, neq, gt, gte, lt, lte, like (`*` for any text), "
+    "`in.(a,b)`, `is.null`, `is.not_null`. Several filters all have to hold. Follow `next` for more rows: "
+    "its pages are of one version."
+)
+
+
+def document(project: str, tables: Tables, models: Champions) -> dict[str, Any]:
+    """Return the document; a table or champion that cannot be read now is described without its columns."""
+    paths: dict[str, Any] = {
+        "/health": {"get": _get("Health", "Is all well?", "How tables and models are.", _ref("Health"), errors=())},
+        "/tables": {
+            "get": _get("Tables", "Which tables are there?", "Each with its columns.", _ref("Tables"), errors=("503",))
+        },
+    }
+    for definition in tables.definitions:
+        paths[f"/tables/{quote(definition.name)}"] = {"get": _table(definition, _schema(definition, tables))}
+    for artifact in models.definitions:
+        paths[f"/models/{quote(artifact.name)}/predict"] = {"post": _model(artifact, models)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": project,
+            "version": "1",
+            "description": "Tables and predictions of this project, served by Headwater.",
+        },
+        "paths": paths,
+        "components": {"schemas": SCHEMAS},
+    }
+
+
+def _schema(definition: Stored, tables: Tables) -> Schema | None:
+    try:
+        newest = tables.newest(definition.name)
+    except StorageError:
+        return None
+    return None if newest is None else newest.schema
+
+
+def _table(definition: Stored, schema: Schema | None) -> dict[str, Any]:
+    columns = () if schema is None else schema.columns
+    row = {"type": "object", "properties": {c.name: _nullable(_type(c)) for c in columns}}
+    answer = {
+        "type": "object",
+        "required": ["table", "version", "rows", "next"],
+        "properties": {
+            "table": {"const": definition.name},
+            "version": {"type": "integer"},
+            "rows": {"type": "array", "items": row},
+            "next": {"type": ["string", "null"], "description": "the link to the next page"},
+        },
+    }
+    found = _get(
+        "Tables", definition.name, definition.description, answer, errors=("400", "404", "406", "410", "414", "503")
+    )
+    found["description"] = f"{definition.description}\n\n{_FILTERS}".strip()
+    found["x-kind"] = definition.kind
+    found["responses"]["200"]["content"] |= {CSV: {}, ARROW: {}}
+    found["parameters"] = [*(_filter(column) for column in columns), *WORDS]
+    return found
+
+
+def _model(artifact: Artifact, models: Champions) -> dict[str, Any]:
+    try:
+        predictor = models.found(artifact.name)
+    except StorageError:
+        predictor = None
+    inputs = {} if predictor is None else predictor.inputs
+    row = {
+        "type": "object",
+        "required": list(inputs),
+        "additionalProperties": False,
+        "properties": {name: _nullable(_FEATURES.get(kind, {})) for name, kind in inputs.items()},
+    }
+    rows = {"type": "array", "maxItems": MOST_PREDICTED, "items": row}
+    body = {"type": "object", "required": ["rows"], "properties": {"rows": rows}}
+    example = {"rows": [{name: _EXAMPLES.get(kind) for name, kind in inputs.items()}]}
+    return {
+        "tags": ["Models"],
+        "summary": artifact.name,
+        "description": artifact.description,
+        "x-kind": artifact.kind,
+        "operationId": f"predict_{artifact.name}",
+        "requestBody": {"required": True, "content": {JSON: {"schema": body, "example": example}}},
+        "responses": _responses(_ref("Predictions"), ("404", "409", "413", "422", "503")),
+    }
+
+
+def _get(
+    tag: str, summary: str, description: str, answer: dict[str, Any], *, errors: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "tags": [tag],
+        "summary": summary,
+        "description": description,
+        "operationId": f"read_{summary}" if tag == "Tables" else tag.lower(),
+        "responses": _responses(answer, errors),
+    }
+
+
+def _responses(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, Any]:
+    wrong = {"content": {JSON: {"schema": _ref("Error")}}}
+    found: dict[str, Any] = {"200": {"description": "the answer", "content": {JSON: {"schema": answer}}}}
+    return found | {status: {"description": REASONS[status], **wrong} for status in errors}
+
+
+def _filter(column: Column) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "in": "query",
+        "description": f"{column.type}; for example `eq.{_sample(column)}`",
+        "schema": {"type": "string", "x-column": column.type},
+    }
+
+
+def _sample(column: Column) -> str:
+    kind = _type(column)
+    by_format = {"date": "2013-07-01", "date-time": "2013-07-01T12:00:00Z"}
+    return by_format.get(kind.get("format", ""), {"boolean": "true", "string": "a"}.get(kind.get("type", ""), "1"))
+
+
+def _type(column: Column) -> dict[str, Any]:
+    return {"type": "number"} if column.type.startswith("DECIMAL") else _TYPES.get(column.type, {})
+
+
+def _nullable(kind: dict[str, Any]) -> dict[str, Any]:
+    return kind | {"type": [kind["type"], "null"]} if "type" in kind else kind
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}

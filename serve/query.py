@@ -1,0 +1,227 @@
+"""What a request asks of a table, in PostgREST's words: `?carrier=eq.UA&dep_delay=gt.60&order=dep_delay.desc`.
+
+A query is read from the parameters and the table's columns alone. Every name in it is one of the table's
+columns; every value is text that has the form of its column's type and is still to be bound and cast.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import did_you_mean
+from pipeline.core.schema import Column, Schema
+from serve.refusals import Refusal
+
+DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
+MOST_OFFSET = 1 << 40
+WORDS = ("select", "order", "limit", "offset", "version")
+"""The parameters that are not columns."""
+COMPARISONS = {"eq": "=", "neq": "<>", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+OPERATORS = (*COMPARISONS, "like", "in", "is")
+
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?"
+_DATE = r"\d{4}-\d\d-\d\d"
+_TIME = rf"{_DATE}([T ]\d\d:\d\d(:\d\d(\.\d{{1,6}})?)?)?"
+_WHOLE = (r"[+-]?\d{1,40}", "a whole number")
+_FORMS = {
+    "TINYINT": _WHOLE,
+    "SMALLINT": _WHOLE,
+    "INTEGER": _WHOLE,
+    "BIGINT": _WHOLE,
+    "FLOAT": (_NUMBER, "a number"),
+    "DOUBLE": (_NUMBER, "a number"),
+    "BOOLEAN": ("true|false", "true or false"),
+    "DATE": (_DATE, "a date like 2013-07-01"),
+    "TIMESTAMP": (_TIME, "a time without zone like 2013-07-01T12:00:00"),
+    "TIMESTAMPTZ": (_TIME + r"(Z|[+-]\d\d(:?\d\d)?)?", "a time like 2013-07-01T12:00:00Z, a plus sign written as %2B"),
+    "VARCHAR": (r"[\s\S]*", "text"),
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A condition on one column; `values` has one value, for `in` at least one, for `is` none."""
+
+    column: Column
+    operator: str
+    values: tuple[str, ...] = ()
+    is_null: bool = True
+    """For `is`: whether it asks for null."""
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """A column to order by; nulls come last."""
+
+    column: str
+    descending: bool = False
+
+    def __str__(self) -> str:
+        """Return it as it is written in a query."""
+        return f"{self.column}.desc" if self.descending else self.column
+
+
+@dataclass(frozen=True)
+class Query:
+    """The columns, rows and order that are asked for."""
+
+    select: tuple[str, ...]
+    filters: tuple[Filter, ...] = ()
+    order: tuple[Ordering, ...] = ()
+    limit: int = DEFAULT_LIMIT
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of a request: its words, each once, and its conditions in their order."""
+
+    words: dict[str, str]
+    conditions: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[str, str]], columns: Sequence[str] = ()) -> Parameters:
+        """Tell words from conditions; raise `Refusal` for a word given twice.
+
+        A column that is named like a word is filtered by writing the operator: `order=eq.7`.
+        """
+        words: dict[str, str] = {}
+        conditions = []
+        for name, value in pairs:
+            is_condition = name in columns and value.partition(".")[0] in OPERATORS
+            if name not in WORDS or is_condition:
+                conditions.append((name, value))
+            elif name in words:
+                raise Refusal(f"{name!r} is given twice", do="give it once, with commas between columns")
+            else:
+                words[name] = value
+        return cls(words, tuple(conditions))
+
+    @property
+    def version(self) -> int | None:
+        """The version that is asked for; raises `Refusal` when it is not a whole number."""
+        text = self.words.get("version")
+        return None if text is None else whole("version", text, 0, 1 << 62)
+
+
+def parse(parameters: Parameters, schema: Schema, key: tuple[str, ...]) -> Query:
+    """Return the query; its order ends with the key. Raises `Refusal` naming the first thing that is wrong."""
+    words = parameters.words
+    select = _columns(words["select"], schema) if "select" in words else schema.names
+    order = tuple(_ordering(term, schema) for term in _listed("order", words.get("order")))
+    return Query(
+        select=select,
+        filters=tuple(_filter(_column(name, schema), value) for name, value in parameters.conditions),
+        order=with_key(order, key),
+        limit=whole("limit", words.get("limit", str(DEFAULT_LIMIT)), 1, MOST_ROWS),
+        offset=whole("offset", words.get("offset", "0"), 0, MOST_OFFSET),
+    )
+
+
+def with_key(order: tuple[Ordering, ...], key: Sequence[str]) -> tuple[Ordering, ...]:
+    """Return an order with the columns of the key behind it, each once."""
+    given = {term.column for term in order}
+    return (*order, *(Ordering(column) for column in key if column not in given))
+
+
+def whole(name: str, text: str, least: int, most: int) -> int:
+    """Return a parameter as a whole number within both ends; raise `Refusal` when it is not one."""
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
+        raise Refusal(f"{name!r} takes a whole number from {least} to {most}", got=shown(text))
+    return int(text)
+
+
+def shown(text: str) -> str:
+    """Return a value as an error shows it: quoted, and cut when it is long."""
+    most = 80
+    return repr(text if len(text) <= most else text[:most] + "…")
+
+
+def _filter(column: Column, text: str) -> Filter:
+    operator, dot, value = text.partition(".")
+    if operator not in OPERATORS or not dot:
+        raise Refusal(
+            f"column {column.name!r} is not followed by an operator",
+            got=shown(text),
+            do=f"write {column.name}=OPERATOR.VALUE with one of {', '.join(OPERATORS)}",
+        )
+    if operator == "is":
+        if value not in {"null", "not_null"}:
+            raise Refusal(f"{column.name}=is. takes null or not_null", got=shown(value))
+        return Filter(column, operator, is_null=value == "null")
+    if operator == "like" and column.type != "VARCHAR":
+        raise Refusal(f"'like' is for text, and column {column.name!r} is {column.type}", do="compare it instead")
+    values = _members(column, value) if operator == "in" else (value,)
+    for one in values:
+        _check_form(column, one)
+    return Filter(column, operator, values)
+
+
+def _check_form(column: Column, value: str) -> None:
+    decimal = re.fullmatch(r"DECIMAL\(\d+, ?(\d+)\)", column.type)
+    if decimal:
+        form = (rf"[+-]?\d{{1,38}}(\.\d{{0,{decimal[1]}}})?", f"a number with at most {decimal[1]} decimals")
+    elif column.type in _FORMS:
+        form = _FORMS[column.type]
+    else:
+        raise Refusal(
+            f"column {column.name!r} is {column.type}, which has no comparison",
+            do=f"ask {column.name}=is.null or {column.name}=is.not_null",
+        )
+    if not re.fullmatch(form[0], value, re.ASCII):
+        raise bad_value(column, value, form[1])
+
+
+def bad_value(column: Column, value: str, takes: str = "a value in the range of its type") -> Refusal:
+    """Return the refusal of a value that a column cannot be compared with."""
+    return Refusal(f"column {column.name!r} is {column.type} and takes {takes}", got=shown(value))
+
+
+def _members(column: Column, text: str) -> tuple[str, ...]:
+    """Return the values of `(a,b,"with, comma")`."""
+    values = []
+    inner = re.fullmatch(r"\(([\s\S]+)\)", text)
+    at = 0
+    while inner is not None:
+        found = re.compile(r'(?:"((?:[^"\\]|\\[\s\S])*)"|([^",][^,]*|))(,|$)').match(inner[1], at)
+        if found is None:
+            break
+        values.append(re.sub(r"\\([\s\S])", r"\1", found[1]) if found[1] is not None else found[2])
+        if not found[3]:
+            return tuple(values)
+        at = found.end()
+    raise Refusal(
+        f"{column.name}=in. takes a list in parentheses",
+        got=shown(text),
+        do=f'write {column.name}=in.(a,b), in double quotes what has a comma: in.("a,b")',
+    )
+
+
+def _columns(text: str, schema: Schema) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_column(name, schema).name for name in _listed("select", text)))
+
+
+def _ordering(term: str, schema: Schema) -> Ordering:
+    if term in schema.names:
+        return Ordering(term)
+    name, _, direction = term.rpartition(".")
+    if name in schema.names and direction not in {"asc", "desc"}:
+        raise Refusal(f"column {name!r} is ordered asc or desc", got=shown(direction))
+    return Ordering(_column(name or term, schema).name, descending=direction == "desc")
+
+
+def _listed(name: str, text: str | None) -> list[str]:
+    if text is None:
+        return []
+    if not text:
+        raise Refusal(f"{name!r} is empty", do=f"write {name}=a,b with columns of the table, or leave it out")
+    return text.split(",")
+
+
+def _column(name: str, schema: Schema) -> Column:
+    for column in schema.columns:
+        if column.name == name:
+            return column
+    raise Refusal(f"there is no column {shown(name)}", do=did_you_mean(name[:200], schema.names))

@@ -1,0 +1,89 @@
+"""The parts of the OpenAPI document that are the same for every project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve.query import DEFAULT_LIMIT, MOST_OFFSET, MOST_ROWS
+
+
+def _word(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+WORDS = (
+    _word("select", "columns, comma between", type="string"),
+    _word("order", "columns, each with .desc or not", type="string"),
+    _word("limit", "rows", type="integer", minimum=1, maximum=MOST_ROWS, default=DEFAULT_LIMIT),
+    _word("offset", "rows to leave out", type="integer", minimum=0, maximum=MOST_OFFSET, default=0),
+    _word("version", "the newest if none is given", type="integer", minimum=0),
+)
+REASONS = {
+    "400": "a parameter is wrong",
+    "404": "there is no such table, version or model",
+    "406": "the answer is not made in that type",
+    "409": "the model has no champion yet",
+    "410": "the version is no longer kept",
+    "413": "too many rows at once",
+    "414": "the query is too long",
+    "422": "the rows do not fit the model",
+    "503": "the lake or the model store cannot be read, or this takes too much",
+}
+_TEXT, _MAYBE, _COUNT = {"type": "string"}, {"type": ["string", "null"]}, {"type": ["integer", "null"]}
+SCHEMAS: dict[str, Any] = {
+    "Error": {
+        "type": "object",
+        "properties": {
+            "error": {"type": "object", "properties": {"problem": _TEXT, "got": _MAYBE, "do": _MAYBE}},
+        },
+    },
+    "Health": {
+        "type": "object",
+        "properties": {
+            "status": {"enum": ["ok", "degraded", "down"]},
+            "project": _TEXT,
+            "env": _TEXT,
+            "tables": {"type": "object", "additionalProperties": _COUNT},
+            "models": {"type": "object", "additionalProperties": _MAYBE},
+            "reasons": {"type": "array", "items": _TEXT},
+        },
+    },
+    "Tables": {
+        "type": "object",
+        "properties": {
+            "tables": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        **dict.fromkeys(("name", "kind", "layer", "description"), _TEXT),
+                        "key": {"type": "array", "items": _TEXT},
+                        "version": _COUNT,
+                        "rows": _COUNT,
+                        "columns": {
+                            "type": "array",
+                            "items": {"type": "object", "properties": {"name": _TEXT, "type": _TEXT}},
+                        },
+                    },
+                },
+            }
+        },
+    },
+    "Predictions": {
+        "type": "object",
+        "properties": {
+            "model": _TEXT,
+            "version": _TEXT,
+            "predictions": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "probability": {"type": "number", "minimum": 0, "maximum": 1},
+                        "label": {"type": "boolean"},
+                    },
+                },
+            },
+        },
+    },
+}

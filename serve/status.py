@@ -1,0 +1,70 @@
+"""What is served and how it is: the facts behind /tables and /health."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.definitions import Stored
+from pipeline.core.errors import StorageError
+from pipeline.core.settings import Settings
+from serve.models import Champions
+from serve.tables import Tables
+
+
+def describe(definition: Stored, tables: Tables) -> dict[str, Any]:
+    """Return a table's name, description, and the version, rows and columns it has now.
+
+    Raises `StorageError` when it cannot be read.
+    """
+    version = tables.newest(definition.name)
+    return {
+        "name": definition.name,
+        "kind": definition.kind,
+        "layer": definition.layer,
+        "description": definition.description,
+        "key": definition.key,
+        "version": None if version is None else version.number,
+        "rows": None if version is None else version.rows,
+        "columns": [] if version is None else [vars(column) for column in version.schema.columns],
+    }
+
+
+def health(settings: Settings, tables: Tables, models: Champions) -> dict[str, Any]:
+    """Return whether tables and models can be read, each with its version, and reasons where they cannot.
+
+    `status` is `ok`; `degraded` when the model store cannot be used; `down` when the lake cannot be read.
+    """
+    reasons: list[str] = []
+    if "://" not in settings.lake and not Path(settings.lake).is_dir():
+        reasons.append("the lake is not there: run the project")
+    versions: dict[str, int | None] = {}
+    for definition in tables.definitions:
+        try:
+            newest = tables.newest(definition.name)
+            versions[definition.name] = None if newest is None else newest.number
+        except StorageError as error:
+            versions[definition.name] = None
+            reasons.append(_reason(error, settings))
+    is_down = bool(reasons)
+    champions: dict[str, str | None] = {}
+    for artifact in models.definitions:
+        try:
+            found = models.found(artifact.name)
+            champions[artifact.name] = None if found is None else found.version
+        except StorageError as error:
+            champions[artifact.name] = None
+            reasons.append(_reason(error, settings))
+    return {
+        "status": "down" if is_down else "degraded" if reasons else "ok",
+        "project": settings.name,
+        "env": settings.env,
+        "tables": versions,
+        "models": champions,
+        "reasons": reasons,
+    }
+
+
+def _reason(error: StorageError, settings: Settings) -> str:
+    text = error.problem if error.got is None else f"{error.problem}: {error.got}"
+    return text.replace(settings.lake, "the lake")

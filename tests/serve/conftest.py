@@ -1,0 +1,148 @@
+"""A café as a project: orders with every type that a lake stores, and the app around it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.run.foresight import Options
+from pipeline.run.project import Project, load
+from pipeline.run.runner import Runner
+from serve import create_app
+
+with warnings.catch_warnings():
+    # it asks for httpx2, which is new and not what the rest of the world uses yet
+    warnings.filterwarnings("ignore", message="Using `httpx` with `starlette.testclient`")
+    from starlette.testclient import TestClient
+
+TOML = """\
+[project]
+name = "cafe"
+definitions = "cafe.py"
+"""
+CAFE = '''\
+from pathlib import Path
+
+from pipeline import drop, files, mart, source, sql
+
+raw_orders = source(files(Path(__file__).parent / "data" / "orders*.csv"), schema={
+    "order_id": "bigint", "day": "date", "paid_at": "timestamptz", "guest": "varchar", "cups": "integer",
+    "price": "decimal(10,2)", "rating": "double", "is_member": "boolean",
+})
+orders = sql("select * from raw_orders", key="order_id")
+
+cafe_orders = mart(
+    """
+    -- One row per order.
+    select order_id, day, paid_at, guest, cups, price, rating, is_member from orders
+    """,
+    key="order_id",
+)
+guests = mart("select guest, count(*) as orders from orders group by guest", key="guest")
+cups = mart("select cups from orders", description="No key: rows that are equal.")
+shapes = mart(
+    """
+    select order_id,
+           paid_at::timestamp as clock,
+           [rating, 'nan'::double] as ratings,
+           {'at': paid_at, 'guest': guest, 'scores': [{'x': 'inf'::double}]} as nested,
+           map {'rating': 'nan'::double, 'one': 1.0} as scores,
+           encode(guest) as bytes,
+           order_id as "order",
+           guest as "group by; "" é"
+    from orders
+    """,
+    key="order_id",
+)
+nobody = sql("select order_id, guest from orders", layer="gold", key="order_id", expect=[drop("is_nobody", "false")])
+later = mart("select order_id from orders", key="order_id", description="Not made yet.")
+'''
+HEADER = "order_id,day,paid_at,guest,cups,price,rating,is_member\n"
+ORDERS = '''\
+1,2026-01-05,2026-01-05T08:00:00Z,Ann,1,2.50,4.5,true
+2,2026-01-05,2026-01-05T09:30:00.25Z,Bo,2,5.00,nan,false
+3,2026-01-06,2026-01-06T10:00:00+02:00,"O'Hara, ""Kit""",3,7.50,inf,true
+4,2026-01-06,2026-01-06T11:00:00Z,Žoë 🫖,1,2.50,3.0,
+5,2026-01-07,2026-01-07T12:00:00Z,100%,,-1.05,,false
+'''
+
+
+@dataclass(frozen=True)
+class Cafe:
+    """A project folder that can be given orders and be run."""
+
+    root: Path
+
+    def add(self, name: str, rows: str) -> None:
+        (self.root / "data" / f"orders_{name}.csv").write_text(HEADER + rows, encoding="utf-8")
+
+    def run(self, *more: str) -> None:
+        Runner(self.project(), Options(select=("+cafe_orders", "+guests", "+cups", *more))).run()
+
+    def project(self) -> Project:
+        return load(self.root)
+
+    def client(self, **options: Any) -> AbstractContextManager[TestClient]:
+        return TestClient(create_app(self.project(), **options), raise_server_exceptions=False)
+
+
+def open_cafe(root: Path) -> Cafe:
+    (root / "headwater.toml").write_text(TOML)
+    (root / "cafe.py").write_text(CAFE, encoding="utf-8")
+    (root / "data").mkdir()
+    cafe = Cafe(root)
+    cafe.add("first", ORDERS)
+    cafe.run("shapes", "nobody")
+    return cafe
+
+
+@pytest.fixture(scope="session")
+def at() -> Callable[[Path], Cafe]:
+    """Whatever project is in a folder, to be asked like the café."""
+    return Cafe
+
+
+@pytest.fixture
+def cafe(tmp_path) -> Cafe:
+    """A café of this test alone."""
+    return open_cafe(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """The app of a café that nobody changes."""
+    with open_cafe(tmp_path_factory.mktemp("cafe")).client() as found:
+        yield found
+
+
+@pytest.fixture
+def rows(client) -> Callable[..., list[dict[str, Any]]]:
+    """Rows of `cafe_orders` for parameters, as pairs or by name."""
+
+    def get(*pairs: tuple[str, str], table: str = "cafe_orders", **parameters: str) -> list[dict[str, Any]]:
+        answer = client.get(f"/tables/{table}", params=[*pairs, *parameters.items()])
+        assert answer.status_code == 200, answer.text
+        return answer.json()["rows"]
+
+    return get
+
+
+@pytest.fixture
+def refused(client) -> Callable[..., dict[str, str | None]]:
+    """The error that a path and its parameters give, its status checked."""
+
+    def get(path: str, status: int, *pairs: tuple[str, str], **parameters: str) -> dict[str, str | None]:
+        answer = client.get(path, params=[*pairs, *parameters.items()])
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        assert set(answer.json()) == {"error"}
+        assert set(answer.json()["error"]) == {"problem", "got", "do"}
+        return answer.json()["error"]
+
+    return get

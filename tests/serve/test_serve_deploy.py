@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipeline.core.errors import DefinitionError, RequestError
+from serve.check import check
+
+with warnings.catch_warnings():
+    # Ray Serve's own settings classes use pydantic's older way of extra arguments
+    warnings.filterwarnings("ignore", message="Using extra keyword arguments on `Field`")
+    from serve.deploy import start
+
+SERVE = """
+import json, sys
+from pipeline.run.project import load
+from serve.check import check
+from serve.deploy import start, stop
+
+endpoint = start(sys.argv[1], port=int(sys.argv[2]), replicas=2)
+print(json.dumps([vars(answer) for answer in check(endpoint.url, load(sys.argv[1]))]), flush=True)
+sys.stdin.readline()
+for root, port in ((sys.argv[1], int(sys.argv[3])), (sys.argv[4], int(sys.argv[2]))):
+    try:
+        start(root, port=port)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    if port == int(sys.argv[3]):
+        print(check(endpoint.url, load(sys.argv[1]))[0].status, flush=True)
+        stop()
+"""
+
+
+HASTY = """
+import ray
+
+if ray.is_initialized():
+    raise ValueError("too late")
+
+from pipeline import files, source
+
+raw_nothing = source(files("nothing.csv"))
+"""
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def hasty(tmp_path) -> Path:
+    """A project that loads here, but not in a replica."""
+    root = tmp_path / "hasty"
+    root.mkdir()
+    (root / "headwater.toml").write_text('[project]\nname = "hasty"\ndefinitions = "hasty.py"\n')
+    (root / "hasty.py").write_text(HASTY)
+    return root
+
+
+@pytest.mark.ray
+def test_a_project_is_served_by_ray(cafe, hasty):
+    """In a process of its own, so that Ray leaves nothing behind in this one."""
+    port = free_port()
+    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, cafe.root, str(port), str(free_port()), hasty],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environ,
+    ) as process:
+        answers = json.loads(process.stdout.readline())
+        url = f"http://127.0.0.1:{port}"
+        page = httpx.get(f"{url}/tables/cafe_orders?limit=1&cups=gt.1").json()
+        following = httpx.get(url + page["next"]).json()
+        with pytest.raises(RequestError, match=f"cannot listen on 127.0.0.1:{port}: got Address already in use"):
+            start(cafe.root, port=port)
+        elsewhere, still_there, too_late = process.communicate("go on\n", timeout=120)[0].splitlines()
+    assert [(a["method"], a["path"], a["status"]) for a in answers] == [
+        ("GET", "/health", 200),
+        ("GET", "/tables/cafe_orders?limit=3", 200),
+    ]
+    assert [row["order_id"] for row in page["rows"] + following["rows"]] == [2, 3]
+    assert elsewhere.startswith("RequestError Ray Serve does not listen on 127.0.0.1:")
+    assert still_there == "200", "what is served goes on"
+    assert too_late.startswith("SettingsError the replicas do not start: got ")
+    assert "too late" in too_late
+    assert process.returncode == 0
+    with closing(socket.socket()) as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens any more"
+
+
+def test_what_is_wrong_is_said_before_ray_is_started(cafe, monkeypatch):
+    def refuse(**_options):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("ray.init", refuse)
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RequestError, match=rf"cannot listen on 127.0.0.1:{port}: got .*; choose another port"):
+            start(cafe.root, port=port)
+    with pytest.raises(RequestError, match="there must be a replica: got 0"):
+        start(cafe.root, port=free_port(), replicas=0)
+    with pytest.raises(RequestError, match=r"cannot listen on 127.0.0.1:70000"):
+        start(cafe.root, port=70_000)
+    with pytest.raises(RequestError, match=r"cannot listen on nowhere.invalid:80"):
+        start(cafe.root, host="nowhere.invalid", port=80)
+    (cafe.root / "cafe.py").write_text("1 / 0")
+    with pytest.raises(DefinitionError, match="ZeroDivisionError"):
+        start(cafe.root, port=free_port())
+
+
+def test_check_tells_of_an_endpoint_that_does_not_answer(cafe):
+    answers = check(f"http://127.0.0.1:{free_port()}", cafe.project())
+    assert [(answer.path, answer.status, answer.is_good) for answer in answers] == [
+        ("/health", 0, False),
+        ("/tables/cafe_orders?limit=3", 0, False),
+    ]
+    assert "refused" in answers[0].body

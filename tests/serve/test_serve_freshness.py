@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.run.workspace import Workspace
+from serve.refusals import UnknownError
+from serve.tables import FRESH_S, Tables
+
+
+def test_a_new_version_is_seen_after_a_while(cafe):
+    """asked at      0 s    1 s   1.1 s
+    newest in lake   0      1     1
+    seen             0      0     1
+    """
+    now = [0.0]
+    tables = Tables(Workspace(cafe.project()), ["gold"], lambda: now[0])
+    assert tables.version("cafe_orders").number == 0
+    cafe.add("more", "6,2026-01-08,2026-01-08T08:00:00Z,Di,1,2,3,true\n")
+    cafe.run()
+    now[0] = FRESH_S
+    assert tables.version("cafe_orders").number == 0
+    now[0] = FRESH_S + 0.1
+    assert tables.version("cafe_orders").number == 1
+    assert tables.version("cafe_orders", 0).rows == 5
+    assert tables.version("cafe_orders", 0) is tables.version("cafe_orders", 0), "a pinned version is read once"
+
+
+def test_refusals_of_versions(cafe):
+    tables = Tables(Workspace(cafe.project()), ["gold"])
+    with pytest.raises(UnknownError, match="has no such version: got 3; its newest version is 0"):
+        tables.version("cafe_orders", 3)
+    with pytest.raises(UnknownError, match="table 'later' is not made yet"):
+        tables.version("later")
+    with pytest.raises(UnknownError, match="there is no table 'orders'"):
+        tables.newest("orders")

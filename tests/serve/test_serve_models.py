@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from pipeline.core.errors import StorageError
+from pipeline.run.project import load
+from pipeline.run.runner import Runner
+from serve import create_app
+from serve.check import check
+from serve.models import FRESH_S, Champions, rows_of
+from serve.refusals import RowsError
+
+TOML = '[project]\nname = "bar"\ndefinitions = "bar.py"\n'
+BAR = """\
+from pathlib import Path
+
+from ml import features, model
+from pipeline import files, source
+
+raw_drinks = source(files(Path(__file__).parent / "drinks.csv"), schema={
+    "drink_id": "bigint", "poured_at": "timestamptz", "glasses": "integer", "strength": "double", "kind": "varchar",
+    "happy": "boolean",
+})
+drinks = features(
+    "select drink_id, poured_at, glasses, strength, kind, happy from raw_drinks",
+    entity="drink_id", event_time="poured_at",
+)
+
+
+@model(label="happy", split_at="2026-01-02", at_least=0.6, min_rows=50)
+def mood(drinks):
+    "How likely a guest is happy."
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    happy = drinks.pop("happy")
+    numbers = FunctionTransformer(lambda rows: rows[["glasses", "strength"]].fillna(0))
+    return make_pipeline(numbers, LogisticRegression(C=SCALE)).fit(drinks, happy)
+
+
+@model(label="happy", split_at="2026-01-02", at_least=0.999, min_rows=50)
+def genius(drinks):
+    "Never good enough."
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier().fit(drinks, drinks.pop("happy"))
+"""
+PATH = "/models/mood/predict"
+ROW = {"glasses": 1, "strength": 0.5, "kind": "beer"}
+
+
+def drinks() -> str:
+    lines = ["drink_id,poured_at,glasses,strength,kind,happy"]
+    for n in range(400):
+        glasses, strength = n % 5, (n * 7 % 11) / 10
+        happy = glasses + strength > 2.2 + 0.9 * math.sin(n)
+        lines.append(f"{n},2026-01-0{1 + n // 200}T{n % 24:02}:00:00Z,{glasses},{strength},beer,{str(happy).lower()}")
+    return "\n".join(lines) + "\n"
+
+
+def train(root: Path, scale: float) -> None:
+    (root / "bar.py").write_text(BAR.replace("SCALE", str(scale)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's and scikit-learn's own; tests/ml look at ours
+        Runner(load(root)).run()
+
+
+@pytest.fixture(scope="module")
+def bar(tmp_path_factory, at):
+    """A project with a champion, and a model that was refused."""
+    root = tmp_path_factory.mktemp("bar")
+    (root / "headwater.toml").write_text(TOML)
+    (root / "drinks.csv").write_text(drinks())
+    train(root, 1.0)
+    return at(root)
+
+
+@pytest.fixture(scope="module")
+def client(bar):
+    with bar.client() as found:
+        yield found
+
+
+def champions(bar, clock) -> Champions:
+    settings, graph = bar.project().settings, bar.project().graph
+    return Champions(settings.models, [graph["mood"], graph["genius"]], clock)
+
+
+def test_rows_get_a_probability_and_a_label(client):
+    answer = client.post(PATH, json={"rows": [ROW, ROW | {"glasses": 4}, ROW | {"strength": None}]})
+    assert answer.status_code == 200, answer.text
+    assert answer.json() | {"predictions": None} == {"model": "mood", "version": "1", "predictions": None}
+    low, high, unknown = answer.json()["predictions"]
+    assert 0 <= low["probability"] < 0.5 < high["probability"] <= 1
+    assert (low["label"], high["label"]) == (False, True)
+    assert unknown["probability"] < low["probability"]
+
+
+def test_no_rows_give_no_predictions(client):
+    assert client.post(PATH, json={"rows": []}).json()["predictions"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "problem"),
+    [
+        (b"", 422, "the body is not JSON"),
+        (b"\xff\xfe", 422, "the body is not JSON"),
+        (b"[" * 100_000, 422, "the body is not JSON"),
+        (b"[]", 422, "the body is not an object with rows alone"),
+        (b'{"rows": {}}', 422, "the body is not an object with rows alone"),
+        (b'{"rows": [], "version": 1}', 422, "the body is not an object with rows alone"),
+        (b'{"rows": [1]}', 422, "row 0 is not an object"),
+        (json.dumps({"rows": [ROW, {"glasses": 1}]}).encode(), 422, "row 1 lacks 'strength', 'kind'"),
+        (json.dumps({"rows": [ROW | {"glases": 1}]}).encode(), 422, "row 0 has an unknown feature 'glases'"),
+        (json.dumps({"rows": [ROW | {"glasses": "four"}]}).encode(), 422, "row 0: 'glasses' is to be a whole number"),
+        (json.dumps({"rows": [ROW | {"strength": math.nan}]}).encode(), 422, "row 0: 'strength' is to be a number"),
+        (json.dumps({"rows": [ROW | {"strength": 10**400}]}).encode(), 422, "row 0: 'strength' is to be a number"),
+        (json.dumps({"rows": [ROW] * 10_001}).encode(), 413, "at most 10000 rows are predicted at once"),
+        (b" " * (9 << 20), 413, "the body is longer than 8388608 bytes"),
+    ],
+)
+def test_a_body_that_does_not_fit(client, body, status, problem):
+    answer = client.post(PATH, content=body)
+    assert answer.status_code == status, answer.text
+    assert problem in answer.json()["error"]["problem"]
+
+
+def test_digits_without_end_are_not_read(client):
+    answer = client.post(PATH, content=b'{"rows": [{"glasses": ' + b"9" * 10_000 + b"}]}")
+    assert answer.status_code == 422
+
+
+def test_a_model_that_is_not_defined(client):
+    answer = client.post("/models/mod/predict", json={"rows": []})
+    assert (answer.status_code, answer.json()["error"]["do"]) == (404, "did you mean 'mood'?")
+
+
+def test_a_model_without_champion(client):
+    answer = client.post("/models/genius/predict", json={"rows": []})
+    assert (answer.status_code, answer.json()["error"]["problem"]) == (409, "model 'genius' has no champion yet")
+
+
+def test_health_tells_the_champions(client):
+    answer = client.get("/health").json()
+    assert (answer["status"], answer["models"]) == ("ok", {"mood": "1", "genius": None})
+
+
+def test_openapi_tells_the_features(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    content = paths[PATH]["post"]["requestBody"]["content"]["application/json"]
+    row = content["schema"]["properties"]["rows"]["items"]
+    assert row["properties"] == {
+        "glasses": {"type": ["integer", "null"]},
+        "strength": {"type": ["number", "null"]},
+        "kind": {"type": ["string", "null"]},
+    }
+    assert client.post(PATH, json=content["example"]).status_code == 200, "the example can be sent"
+
+
+def test_a_new_champion_is_seen_after_a_while(tmp_path, at):
+    (tmp_path / "headwater.toml").write_text(TOML)
+    (tmp_path / "drinks.csv").write_text(drinks())
+    train(tmp_path, 1.0)
+    now = [0.0]
+    found = champions(at(tmp_path), lambda: now[0])
+    first = found.predictor("mood")
+    train(tmp_path, 0.5)
+    assert found.predictor("mood") is first, "not asked again yet"
+    now[0] = FRESH_S + 0.1
+    assert found.predictor("mood").version == "2"
+    now[0] *= 2
+    assert found.predictor("mood") is found.predictor("mood"), "asked again, and not loaded again"
+
+
+def test_a_champion_in_use_outlives_its_store(tmp_path, bar):
+    now = [0.0]
+    store = tmp_path / "store.db"
+    source = sqlite3.connect(bar.root / ".headwater" / "mlflow.db")
+    copy = sqlite3.connect(store)
+    source.backup(copy)
+    source.close()
+    copy.close()
+    found = Champions(f"sqlite:///{store}", [bar.project().graph["mood"]], lambda: now[0])
+    first = found.predictor("mood")
+    store.write_bytes(b"not a database" * 1000)
+    now[0] = FRESH_S + 0.1
+    assert found.predictor("mood") is first
+    with pytest.raises(StorageError, match="cannot be used"):
+        Champions(f"sqlite:///{store}", [bar.project().graph["mood"]]).predictor("mood")
+
+
+def test_a_store_that_fails_degrades_but_does_not_stop(bar, tmp_path, monkeypatch):
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"not a database" * 1000)
+    monkeypatch.setenv("HEADWATER_MODELS", f"sqlite:///{broken}")
+    with bar.client() as client:
+        health = client.get("/health")
+        predicted = client.post(PATH, json={"rows": []})
+        read = client.get("/tables/drinks?limit=1")
+        described = client.get("/openapi.json")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert "model store" in health.json()["reasons"][0]
+    assert (predicted.status_code, read.status_code, described.status_code) == (503, 200, 200)
+
+
+def test_check_asks_the_model_about_real_rows(bar):
+    server = uvicorn.Server(uvicorn.Config(create_app(bar.project()), port=0, log_level="error", lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        answers = check(f"http://127.0.0.1:{port}/", bar.project())
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert [(a.method, a.path, a.is_good) for a in answers] == [
+        ("GET", "/health", True),
+        ("GET", "/tables/drinks?limit=3", True),
+        ("POST", PATH, True),
+    ]
+    assert len(json.loads(answers[-1].body)["predictions"]) == 2
+    assert all(a.ms > 0 for a in answers)
+
+
+def test_rows_are_read_as_they_are():
+    assert rows_of(b'{"rows": [{"a": null}]}') == [{"a": None}]
+    with pytest.raises(RowsError, match="row 1 is not an object: got 'null'"):
+        rows_of(b'{"rows": [{}, null]}')

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+
+class Links(HTMLParser):
+    """Collects what a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, _tag, attrs):
+        self.found += [value or "" for name, value in attrs if name in {"src", "href", "action", "data"}]
+
+
+def test_the_page_needs_nothing_else(client):
+    answer = client.get("/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    links = Links()
+    links.feed(answer.text)
+    assert links.found == []
+    assert not re.search(r"https?://|@import|url\(|innerHTML|eval\(", answer.text)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_root_leads_to_the_page(client):
+    answer = client.get("/", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "docs")
+
+
+def test_openapi_tells_each_table_with_its_columns(client):
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["title"] == "cafe"
+    operation = document["paths"]["/tables/cafe_orders"]["get"]
+    assert operation["description"].startswith("One row per order.\n\n")
+    names = [parameter["name"] for parameter in operation["parameters"]]
+    assert names[:3] == ["order_id", "day", "paid_at"]
+    assert names[-5:] == ["select", "order", "limit", "offset", "version"]
+    content = operation["responses"]["200"]["content"]
+    row = content["application/json"]["schema"]["properties"]["rows"]["items"]["properties"]
+    assert row["paid_at"] == {"type": ["string", "null"], "format": "date-time"}
+    assert row["price"] == {"type": ["number", "null"]}
+    assert set(content) == {"application/json", "text/csv", "application/vnd.apache.arrow.stream"}
+    assert "/tables/orders" not in document["paths"], "silver"
+
+
+def test_openapi_is_sound(client):
+    document = client.get("/openapi.json").json()
+    operations = [o for methods in document["paths"].values() for o in methods.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids)
+    for reference in re.findall(r'"\$ref": ?"([^"]+)"', client.get("/openapi.json").text):
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+    for operation in operations:
+        for status, answer in operation["responses"].items():
+            assert status.isdigit()
+            assert answer["description"]
+
+
+def test_the_examples_of_filters_can_be_sent(client):
+    operation = client.get("/openapi.json").json()["paths"]["/tables/cafe_orders"]["get"]
+    for parameter in operation["parameters"]:
+        example = re.search(r"`(.+)`", parameter["description"])
+        if example:
+            answer = client.get("/tables/cafe_orders", params={parameter["name"]: example[1]})
+            assert answer.status_code == 200, answer.text

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.kernel.engine import Limits
+
+ORDERS = "/tables/cafe_orders"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"gest": "eq.Bo"}, "there is no column 'gest'"),
+        ({"select": "gest"}, "there is no column 'gest'"),
+        ({"order": "gest.desc"}, "there is no column 'gest'"),
+        ({"guest": "is.Bo"}, "guest=is. takes null or not_null"),
+        ({"guest": "Bo"}, "column 'guest' is not followed by an operator"),
+        ({"guest": "ilike.Bo"}, "column 'guest' is not followed by an operator"),
+        ({"guest": "eq"}, "column 'guest' is not followed by an operator"),
+        ({"guest": "in.Bo"}, "guest=in. takes a list in parentheses"),
+        ({"guest": "in.()"}, "guest=in. takes a list in parentheses"),
+        ({"guest": 'in.("Bo)'}, "guest=in. takes a list in parentheses"),
+        ({"cups": "like.1*"}, "'like' is for text, and column 'cups' is INTEGER"),
+        ({"cups": "gt.many"}, "column 'cups' is INTEGER and takes a whole number"),
+        ({"cups": "gt.1.5"}, "column 'cups' is INTEGER and takes a whole number"),
+        ({"cups": "in.(1,x)"}, "column 'cups' is INTEGER and takes a whole number"),
+        ({"cups": "gt.٣"}, "column 'cups' is INTEGER and takes a whole number"),
+        ({"cups": "gt.9999999999"}, "column 'cups' is INTEGER and takes a value in the range of its type"),
+        ({"price": "eq.1.005"}, "takes a number with at most 2 decimals"),
+        ({"price": "eq.123456789.00"}, "column 'price' is DECIMAL(10,2) and takes a value in the range"),
+        ({"rating": "gt.nan"}, "column 'rating' is DOUBLE and takes a number"),
+        ({"is_member": "eq.yes"}, "takes true or false"),
+        ({"day": "eq.2026-01-05T10:00:00"}, "takes a date like 2013-07-01"),
+        ({"day": "eq.2026-02-30"}, "column 'day' is DATE and takes a value in the range of its type"),
+        ({"paid_at": "eq.2026-01-05T08:00:00 02:00"}, "a plus sign written as %2B"),
+        ({"paid_at": "eq.infinity"}, "takes a time like 2013-07-01T12:00:00Z"),
+        ({"order": "cups.up"}, "column 'cups' is ordered asc or desc"),
+        ({"order": ""}, "'order' is empty"),
+        ({"select": ""}, "'select' is empty"),
+        ({"limit": "10001"}, "'limit' takes a whole number from 1 to 10000"),
+        ({"limit": "0"}, "'limit' takes a whole number"),  # its next page would be itself
+        ({"limit": "-1"}, "'limit' takes a whole number"),
+        ({"limit": "1e3"}, "'limit' takes a whole number"),
+        ({"limit": "9" * 5000}, "'limit' takes a whole number"),
+        ({"offset": "all"}, "'offset' takes a whole number"),
+        ({"version": "newest"}, "'version' takes a whole number"),
+    ],
+)
+def test_a_wrong_parameter_is_named(refused, parameters, problem):
+    assert problem in refused(ORDERS, 400, **parameters)["problem"]
+
+
+def test_a_near_name_is_offered(refused):
+    assert refused(ORDERS, 400, gest="eq.Bo")["do"] == "did you mean 'guest'?"
+    assert refused("/tables/cafe_order", 404)["do"] == "did you mean 'cafe_orders'?"
+
+
+def test_a_word_is_given_once(refused):
+    assert refused(ORDERS, 400, ("limit", "1"), ("limit", "2"))["problem"] == "'limit' is given twice"
+
+
+def test_what_cannot_be_compared_says_so(refused):
+    assert "has no comparison" in refused("/tables/shapes", 400, nested="eq.1")["problem"]
+    assert "takes a time without zone" in refused("/tables/shapes", 400, clock="eq.2026-01-05T08:00:00Z")["problem"]
+
+
+@pytest.mark.parametrize("name", ["nothing", "orders", "raw_orders", "%2e%2e", "quarantine", "caf%C3%A9"])
+def test_a_table_that_is_not_served_is_unknown(refused, name):
+    assert "there is no table" in refused(f"/tables/{name}", 404)["problem"]
+
+
+def test_a_table_that_is_not_made_yet(refused):
+    assert refused("/tables/later", 404)["problem"] == "table 'later' is not made yet"
+
+
+def test_a_version_that_is_not_there_yet(refused):
+    assert refused(ORDERS, 404, version="7")["problem"] == "table 'cafe_orders' has no such version"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/table", 404), ("/models", 404), ("/models/x/predict", 405)])
+def test_paths_and_methods_that_are_not_there(refused, path, status):
+    refused(path, status)
+
+
+def test_a_type_that_is_not_made(client):
+    for accept in ("text/html", "image/*", "application/json;q=0", "text/csv;q=much"):
+        answer = client.get(ORDERS, headers={"accept": accept})
+        assert answer.status_code == 406
+        assert answer.json()["error"]["problem"] == "no answer is made in that type"
+
+
+def test_a_long_query_is_not_read(refused):
+    assert refused(ORDERS, 414, guest="eq." + "x" * 60_000)["problem"] == "the query is longer than 16384 bytes"
+
+
+def test_a_slow_answer_is_given_up(cafe):
+    cafe.add(
+        "many", "".join(f"{n},2026-01-05,2026-01-05T08:00:00Z,{n}{'a' * 400},1,1,1,true\n" for n in range(10, 60_000))
+    )
+    cafe.run()
+    with cafe.client(patience=timedelta(milliseconds=20)) as client:
+        answer = client.get(ORDERS, params={"guest": "like." + "*a" * 90 + "b"})
+    assert answer.status_code == 503
+    assert answer.json()["error"]["problem"] == "this takes too much"
+    assert answer.json()["error"]["got"] == "more than 0.02 s"
+
+
+def test_an_answer_beyond_the_memory_is_given_up(cafe):
+    cafe.add(
+        "many", "".join(f"{n},2026-01-05,2026-01-05T08:00:00Z,{n}{'é' * 200},1,1,1,true\n" for n in range(10, 60_000))
+    )
+    cafe.run()
+    with cafe.client(limits=Limits(memory_bytes=4 << 20, threads=1)) as client:
+        answer = client.get(ORDERS, params={"offset": "50000", "order": "guest"})
+        assert answer.status_code == 503
+        assert answer.json()["error"]["got"] == "more memory than all requests may have together"
+        assert client.get("/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next one is answered"
+
+
+def test_a_version_whose_files_are_gone(cafe):
+    with cafe.client() as client:
+        first = client.get(f"{ORDERS}?limit=1").json()["next"]
+        old = set((cafe.root / ".headwater/lake/gold/cafe_orders").glob("*.parquet"))
+        cafe.add("more", "6,2026-01-08,2026-01-08T08:00:00Z,Di,1,2,3,true\n")
+        cafe.run()
+        for file in old:
+            file.unlink()
+        answer = client.get(first)
+    assert answer.status_code == 410
+    assert answer.json()["error"]["problem"] == "this version of table 'cafe_orders' is no longer kept"
+
+
+def test_a_version_whose_log_is_gone(cafe):
+    cafe.add("more", "6,2026-01-08,2026-01-08T08:00:00Z,Di,1,2,3,true\n")
+    cafe.run()
+    log = cafe.root / ".headwater/lake/gold/cafe_orders/_headwater"
+    for manifest in sorted(log.iterdir(), key=lambda path: path.stat().st_mtime)[:1]:
+        manifest.unlink()
+    with cafe.client() as client:
+        answer = client.get(f"{ORDERS}?version=0")
+    assert answer.status_code == 410
+
+
+def damage(lake: Path) -> None:
+    for log in (lake / "gold" / "guests" / "_delta_log").glob("*.json"):
+        log.write_text("{")
+
+
+def test_a_lake_that_cannot_be_read(cafe):
+    lake = cafe.root / ".headwater" / "lake"
+    damage(lake)
+    with cafe.client() as client:
+        health = client.get("/health")
+        table = client.get("/tables/guests")
+        listed = client.get("/tables")
+        other = client.get("/tables/cups")
+        described = client.get("/openapi.json")
+    assert (health.status_code, health.json()["status"]) == (503, "down")
+    assert health.json()["reasons"][0].startswith("table 'guests' cannot be read: ")
+    assert health.json()["tables"]["cups"] == 0
+    assert (table.status_code, listed.status_code, other.status_code) == (503, 503, 200)
+    assert table.json()["error"]["problem"] == "table 'guests' cannot be read"
+    assert described.status_code == 200
+    assert str(cafe.root) not in health.text + table.text, "no path of this machine is told"
+
+
+def test_files_of_the_newest_version_that_are_gone(cafe):
+    for file in (cafe.root / ".headwater/lake/gold/guests").glob("*.parquet"):
+        file.unlink()
+    with cafe.client() as client:
+        answer = client.get("/tables/guests")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["problem"] == "the table's files cannot be read"
+    assert str(cafe.root) not in answer.text
+
+
+def test_a_lake_that_is_not_there(cafe):
+    shutil.rmtree(cafe.root / ".headwater")
+    with cafe.client() as client:
+        answer = client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == ["the lake is not there: run the project"]
+
+
+def test_a_fault_of_ours_tells_no_inside(cafe):
+    with cafe.client() as client:
+        client.app.state.backend.tables._newest["guests"] = None  # noqa: SLF001 - a broken cache, as a bug would leave it
+        client.app.state.backend.tables._locks.clear()  # noqa: SLF001 - likewise
+        answer = client.get("/tables/guests")
+    assert answer.status_code == 500
+    assert answer.json() == {"error": {"problem": "this failed", "got": None, "do": "look at the server's log"}}
