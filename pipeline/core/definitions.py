@@ -6,6 +6,7 @@ names after FROM), its docstring is its description. The runner in `pipeline.run
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 Layer = Literal["bronze", "silver", "gold"]
 LAYERS: tuple[Layer, ...] = ("bronze", "silver", "gold")
+UNIQUE, NOT_NULL = "key_is_unique", "key_is_not_null"
+"""The expectations that a key brings."""
+MOST_EXPECTATIONS = 60
+"""The most that a table may have of its own."""
 
 
 class Action(StrEnum):
@@ -224,22 +229,31 @@ def names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def checks(expect: Sequence[Expectation], place: Place) -> tuple[Expectation, ...]:
-    """Return the expectations as a tuple; raise `DefinitionError` when two have one name."""
-    seen: set[str] = set()
+    """Return the expectations as a tuple.
+
+    Raises `DefinitionError` for more than 60, for two of one name, and for the name of one that a key brings.
+    """
+    if len(expect) > MOST_EXPECTATIONS:
+        raise DefinitionError(
+            f"a table has at most {MOST_EXPECTATIONS} expectations",
+            got=str(len(expect)),
+            do="join some with `and`",
+            place=place,
+        )
+    seen = {UNIQUE, NOT_NULL}
     for expectation in expect:
         if expectation.name in seen:
-            raise DefinitionError(
-                f"expectation {expectation.name!r} is given twice", do="give each its own name", place=place
-            )
+            taken = "is what a key brings" if expectation.name in {UNIQUE, NOT_NULL} else "is given twice"
+            raise DefinitionError(f"expectation {expectation.name!r} {taken}", do="give each its own name", place=place)
         seen.add(expectation.name)
     return tuple(expect)
 
 
 def caller() -> Place:
     """Return the place of the nearest call from outside Headwater: where a definition is written."""
-    ours = {str(Path(__file__).parents[2] / top) for top in ("pipeline", "ml")}
+    ours = tuple(f"{Path(__file__).parents[2] / top}{os.sep}" for top in ("pipeline", "ml"))
     frame = sys._getframe(1)  # noqa: SLF001 - the documented way to a caller's line
-    while frame.f_back is not None and any(frame.f_code.co_filename.startswith(top) for top in ours):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         frame = frame.f_back
     return Place(frame.f_code.co_filename, frame.f_lineno)
 

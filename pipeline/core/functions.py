@@ -105,10 +105,11 @@ def place_of(function: Callable[..., Any]) -> Place:
 
 def _language(name: str, parameter: inspect.Parameter, place: Place) -> str:
     annotation = parameter.annotation
-    if isinstance(annotation, type):
+    words = str(annotation).strip("'\"")
+    if annotation is inspect.Parameter.empty:
+        words = ""
+    elif isinstance(annotation, type):
         words = f"{annotation.__module__}.{annotation.__qualname__}"
-    else:
-        words = "" if annotation is inspect.Parameter.empty else str(annotation)
     found = _FRAMES.get(words)
     if found is None:
         raise DefinitionError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline.core.definitions import Definition, Stored
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
@@ -23,61 +25,77 @@ class Graph:
         table, or a cycle.
         """
         by_name: dict[str, Definition] = {}
+        folded: dict[str, Definition] = {}
         for definition in definitions:
-            first = by_name.setdefault(definition.name, definition)
+            first = folded.setdefault(definition.name.lower(), definition)
             if first is not definition:
+                alike = "" if first.name == definition.name else f" as {first.name!r}: SQL does not tell them apart"
                 raise DefinitionError(
-                    f"{definition.name!r} is defined twice, first at {first.place}",
+                    f"{definition.name!r} is defined twice, first at {first.place}{alike}",
                     do="rename one",
                     place=definition.place,
                 )
+            by_name[definition.name] = definition
         for definition in by_name.values():
             _check_inputs(definition, by_name)
         return cls(tuple(_ordered(by_name)))
 
     def __getitem__(self, name: str) -> Definition:
         """Return a definition by name; raise `RequestError` when there is none."""
-        for definition in self.definitions:
-            if definition.name == name:
-                return definition
-        raise RequestError(f"{name!r} is not defined", do=did_you_mean(name, self.names))
+        found = self._by_name.get(name)
+        if found is None:
+            raise RequestError(f"{name!r} is not defined", do=did_you_mean(name, self.names))
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
         """All names, inputs before what reads them."""
         return tuple(definition.name for definition in self.definitions)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Definition]:
+        return {definition.name: definition for definition in self.definitions}
+
     def upstream(self, name: str) -> frozenset[str]:
         """Return every definition that `name` depends on, at any distance."""
         found: set[str] = set()
-        waiting = [name]
+        waiting = list(self[name].inputs)
         while waiting:
-            for above in self[waiting.pop()].inputs:
-                if above not in found:
-                    found.add(above)
-                    waiting.append(above)
+            above = waiting.pop()
+            if above not in found:
+                found.add(above)
+                waiting.extend(self[above].inputs)
         return frozenset(found)
 
     def downstream(self, name: str) -> frozenset[str]:
         """Return every definition that depends on `name`, at any distance."""
-        return frozenset(d.name for d in self.definitions if name in self.upstream(d.name))
+        found = {self[name].name}
+        for definition in self.definitions:
+            if not found.isdisjoint(definition.inputs):
+                found.add(definition.name)
+        return frozenset(found - {name})
 
     def select(self, patterns: Iterable[str]) -> frozenset[str]:
         """Return the names that any pattern picks: `name`, `+name` (and its inputs), `name+` (and its readers).
 
-        Without patterns, all names.
+        Without patterns, all names. Raises `RequestError` for another pattern, or a name that is not defined.
         """
-        chosen: set[str] = set()
-        given = False
-        for pattern in patterns:
-            given = True
-            name = pattern.strip("+")
-            chosen.add(self[name].name)
-            if pattern.startswith("+"):
-                chosen |= self.upstream(name)
-            if pattern.endswith("+"):
-                chosen |= self.downstream(name)
-        return frozenset(chosen) if given else frozenset(self.names)
+        picked = [self._picked(pattern) for pattern in patterns]
+        return frozenset().union(*picked) if picked else frozenset(self.names)
+
+    def _picked(self, pattern: str) -> frozenset[str]:
+        parts = re.fullmatch(r"(\+?)([^+]+)(\+?)", pattern)
+        if parts is None:
+            raise RequestError(
+                "this selects nothing", got=repr(pattern), do="write `name`, `+name`, `name+` or `+name+`"
+            )
+        above, name, below = parts.groups()
+        chosen = frozenset({self[name].name})
+        if above:
+            chosen |= self.upstream(name)
+        if below:
+            chosen |= self.downstream(name)
+        return chosen
 
 
 def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> None:
@@ -99,25 +117,26 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
 
 
 def _ordered(by_name: dict[str, Definition]) -> list[Definition]:
+    """Return the definitions, inputs first and otherwise as they are given."""
     done: dict[str, Definition] = {}
-    path: list[str] = []
-
-    def visit(name: str) -> None:
-        if name in done:
-            return
-        if name in path:
-            circle = " -> ".join([*path[path.index(name) :], name])
-            raise DefinitionError(
-                f"definitions read each other in a circle: {circle}",
-                do="take one of these inputs away",
-                place=by_name[name].place,
-            )
-        path.append(name)
-        for above in by_name[name].inputs:
-            visit(above)
-        path.pop()
-        done[name] = by_name[name]
-
-    for name in by_name:
-        visit(name)
+    for start, definition in by_name.items():
+        path = {start: iter(definition.inputs)}  # the way down to what is looked at, with what is left at each step
+        while path:
+            name, inputs = next(reversed(path.items()))
+            above = next((i for i in inputs if i not in done), None)
+            if above is None:
+                done[name] = by_name[name]
+                path.popitem()
+            elif above in path:
+                raise _circle([*path][[*path].index(above) :], by_name)
+            else:
+                path[above] = iter(by_name[above].inputs)
     return list(done.values())
+
+
+def _circle(names: list[str], by_name: dict[str, Definition]) -> DefinitionError:
+    return DefinitionError(
+        f"definitions read each other in a circle: {' -> '.join([*names, names[0]])}",
+        do="take one of these inputs away",
+        place=by_name[names[0]].place,
+    )

@@ -51,3 +51,6 @@ class Reader(Protocol):
 
     def read(self, piece: Piece, schema: Schema) -> Reading:
         """Return the piece's rows as `schema`; raise `SchemaError` when its columns are others."""
+
+    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+        """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ class Schema:
 
     @classmethod
     def of(cls, columns: Mapping[str, str]) -> Schema:
-        """Return the schema of a `{name: type}` mapping; plain types in upper case, names in quotes as they are."""
-        return cls(tuple(Column(n, kind if '"' in kind else kind.upper()) for n, kind in columns.items()))
+        """Return the schema of a `{name: type}` mapping; types in upper case, but not the names inside them."""
+        return cls(tuple(Column(name, _in_upper_case(kind)) for name, kind in columns.items()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,3 +70,23 @@ def compare(contract: Schema, found: Schema) -> SchemaChange:
         removed=tuple(name for name in before if name not in now),
         retyped=tuple((n, before[n], now[n]) for n in before if n in now and before[n] != now[n]),
     )
+
+
+_PIECES = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\w+|\s+|.')
+
+
+def _in_upper_case(kind: str) -> str:
+    """Return a DuckDB type in upper case; names of fields and members of enums stay as they are."""
+    words: list[str] = []
+    names_fields: list[bool] = []
+    awaits_name = False
+    for piece in _PIECES.findall(kind):
+        if piece == "(":
+            names_fields.append("".join(words).rstrip().endswith(("STRUCT", "ROW", "UNION")))
+        elif piece == ")" and names_fields:
+            names_fields.pop()
+        is_word = piece[0] not in "\"'"
+        words.append(piece.upper() if is_word and not awaits_name else piece)
+        if not piece.isspace():
+            awaits_name = piece in "(," and bool(names_fields) and names_fields[-1]
+    return "".join(words)

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pipeline.core.errors import Place, SettingsError, did_you_mean
 from pipeline.core.execution import Execution
@@ -33,6 +33,8 @@ from pipeline.core.execution import Execution
 FILE = "headwater.toml"
 T = TypeVar("T")
 _REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
+_MASK = "headwater-reference"
+_SECRET = re.compile(r"secret|passw|pwd|token|account_key|private_key|sas_key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,13 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
     """
     environ = os.environ if environ is None else environ
     text = _read(file)
+    written = _Written(file, text)
     document = _parse(text, file)
-    _known(document, ("project", "env"), file, text, "table")
-    project = document.get("project", {})
-    _known(project, ("name", "definitions"), file, text, "key")
+    _known(document, ("project", "env"), written, "table")
+    project = _typed("project", document.get("project", {}), dict, "a table", written.place("project"))
+    _known(project, ("name", "definitions"), written, "key")
+    for key, value in project.items():
+        _typed(key, value, str, "text", written.place(key))
     if "definitions" not in project:
         raise SettingsError(
             "[project] does not say where the definitions are",
@@ -92,22 +97,58 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
             place=Place(str(file)),
         )
     chosen = env or environ.get("HEADWATER_ENV") or "dev"
-    values = _environment(document.get("env", {}), chosen, file)
-    _known(values, _KEYS, file, text, "key")
-    for key in ("lake", "warehouse", "catalog", "models", "execution"):
-        if (value := environ.get(f"HEADWATER_{key.upper()}")) is not None:
-            values[key] = value
-    for key, value in values.items():
-        values[key] = _checked(key, value, _place(key, file, text), environ)
     root = file.resolve().parent
+    values = {
+        key: _checked(_Value(key, value, written.place(key, chosen), root, environ))
+        for key, value in _environment(document.get("env", {}), chosen, written).items()
+    }
+    for key in (*_TEXT, "execution"):
+        variable = f"HEADWATER_{key.upper()}"
+        if environ.get(variable):
+            given = _Value(
+                key, environ[variable], Place(f"the environment variable {variable}"), root, environ, in_file=False
+            )
+            values[key] = _checked(given)
     settings = Settings(
-        name=str(project.get("name", root.name)),
+        name=project.get("name", root.name),
         root=root,
-        definitions=root / str(project["definitions"]),
+        definitions=root / project["definitions"],
         env=chosen,
         **values,
     )
     return _absolute(settings)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The text of a settings file, in which keys are looked up for the line they stand on."""
+
+    file: Path
+    text: str
+
+    def place(self, key: str, env: str | None = None) -> Place:
+        """Return where a key or table is written, in the section of an environment if one is given."""
+        pattern = re.compile(rf"""^\s*\[?\s*(\w+\.)*["']?{re.escape(key)}\b""")
+        section = re.compile(rf"""^\s*\[\s*env\s*\.\s*["']?{re.escape(env or "")}["']?\s*[.\]]""")
+        lines = self.text.splitlines()
+        start = 0 if env is None else next((n for n, line in enumerate(lines) if section.match(line)), 0)
+        for number in range(start, len(lines)):
+            if pattern.match(lines[number]):
+                return Place(str(self.file), number + 1)
+        return Place(str(self.file))
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value as it is written, where, and what its references are taken from."""
+
+    key: str
+    value: object
+    place: Place
+    root: Path
+    environ: Mapping[str, str]
+    in_file: bool = True
+    """Whether others may read it: a password does not belong there."""
 
 
 def _read(file: Path) -> str:
@@ -126,39 +167,36 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
         raise SettingsError("not valid TOML", got=str(error), place=Place(str(file), line)) from error
 
 
-def _environment(environments: Mapping[str, Any], chosen: str, file: Path) -> dict[str, Any]:
-    if chosen not in environments and (environments or chosen != "dev"):
+def _environment(environments: object, chosen: str, written: _Written) -> dict[str, Any]:
+    known = _typed("env", environments, dict, "a table", written.place("env"))
+    if chosen not in known and (known or chosen != "dev"):
         raise SettingsError(
-            f"there is no environment {chosen!r}", do=did_you_mean(chosen, environments), place=Place(str(file))
+            f"there is no environment {chosen!r}", do=did_you_mean(chosen, known), place=Place(str(written.file))
         )
-    return dict(environments.get(chosen, {}))
+    values = _typed(chosen, known.get(chosen, {}), dict, "a table", written.place(chosen))
+    _known(values, _KEYS, written, "key", chosen)
+    return values
 
 
-def _known(found: Mapping[str, Any], known: tuple[str, ...], file: Path, text: str, word: str) -> None:
+def _known(
+    found: Mapping[str, Any], known: tuple[str, ...], written: _Written, word: str, env: str | None = None
+) -> None:
     for key in found:
         if key not in known:
-            raise SettingsError(f"unknown {word} {key!r}", do=did_you_mean(key, known), place=_place(key, file, text))
+            raise SettingsError(f"unknown {word} {key!r}", do=did_you_mean(key, known), place=written.place(key, env))
 
 
-def _place(key: str, file: Path, text: str) -> Place:
-    pattern = re.compile(rf"^\s*\[?\s*(\w+\.)?{re.escape(key)}\b")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if pattern.match(line):
-            return Place(str(file), number)
-    return Place(str(file))
-
-
-def _checked(key: str, value: object, place: Place, environ: Mapping[str, str]) -> Any:
+def _checked(given: _Value) -> Any:
+    key, value, place = given.key, given.value, given.place
     if key in _TEXT:
-        return _secretless(key, _typed(key, value, str, "text", place), place, environ)
+        return _secretless(given, _typed(key, value, str, "text", place))
     if key == "execution":
         if value not in get_args(Execution):
             known = ", ".join(repr(word) for word in get_args(Execution))
             raise SettingsError("unknown execution", got=repr(value), do=f"choose one of {known}", place=place)
         return cast("Execution", value)
     if key == "storage":
-        options = _typed(key, value, dict, "a table of text", place)
-        return {name: _expanded(str(text), place, environ) for name, text in options.items()}
+        return _storage(given, _typed(key, value, dict, "a table of text", place))
     number = _typed(key, value, int, "a number of bytes", place)
     if number <= 0:
         raise SettingsError(f"{key!r} must be above 0", got=repr(number), place=place)
@@ -171,31 +209,50 @@ def _typed(key: str, value: object, kind: type[T], words: str, place: Place) -> 
     return value
 
 
-def _secretless(key: str, value: str, place: Place, environ: Mapping[str, str]) -> str:
-    if "://" in value:
-        password = urlsplit(_REFERENCE.sub("x", value) if _REFERENCE.search(value) else value).password
-        if password is not None and not re.search(r":[^@/]*\$\{", value) and place.line is not None:
-            raise SettingsError(
-                f"{key!r} holds a password in plain text",
-                do="write ${NAME} or ${file:/path} in its place",
-                place=place,
-            )
-    return _expanded(value, place, environ)
+def _storage(given: _Value, options: Mapping[str, object]) -> dict[str, str]:
+    found = {}
+    for name, value in options.items():
+        text = _typed(name, value, str, "text", given.place)
+        if _SECRET.search(name) and not _REFERENCE.search(text):
+            raise _plain(name, given.place)
+        found[name] = _expanded(given, text)
+    return found
 
 
-def _expanded(value: str, place: Place, environ: Mapping[str, str]) -> str:
+def _secretless(given: _Value, text: str) -> str:
+    """Return a path or URL with its references taken; a password must be one of them."""
+    if given.in_file and "://" in text:
+        try:
+            url = urlsplit(_REFERENCE.sub(_MASK, text))
+        except ValueError as error:
+            raise SettingsError(f"{given.key!r} is not a URL", got=str(error), place=given.place) from error
+        secrets = [url.password or "", *(value for name, value in parse_qsl(url.query) if _SECRET.search(name))]
+        if any(secret and _MASK not in secret for secret in secrets):
+            raise _plain(given.key, given.place)
+    return _expanded(given, text)
+
+
+def _plain(key: str, place: Place) -> SettingsError:
+    return SettingsError(
+        f"{key!r} holds a password in plain text", do="write ${NAME} or ${file:/path} in its place", place=place
+    )
+
+
+def _expanded(given: _Value, text: str) -> str:
     def replaced(match: re.Match[str]) -> str:
         name = match[2]
         if match[1]:
             try:
-                return Path(name).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise SettingsError(f"cannot read the secret file {name!r}", got=str(error), place=place) from error
-        if name not in environ:
-            raise SettingsError(f"the environment variable {name!r} is not set", do="set it", place=place)
-        return environ[name]
+                return (given.root / name).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(
+                    f"cannot read the secret file {name!r}", got=str(error), place=given.place
+                ) from error
+        if name not in given.environ:
+            raise SettingsError(f"the environment variable {name!r} is not set", do="set it", place=given.place)
+        return given.environ[name]
 
-    return _REFERENCE.sub(replaced, value)
+    return _REFERENCE.sub(replaced, text)
 
 
 def _absolute(settings: Settings) -> Settings:
@@ -204,7 +261,7 @@ def _absolute(settings: Settings) -> Settings:
 
     def url(value: str) -> str:
         prefix = "sqlite:///"
-        if value.startswith(prefix):
+        if value.startswith(prefix) and value != f"{prefix}:memory:":
             return prefix + str(settings.root / value.removeprefix(prefix))
         return value
 

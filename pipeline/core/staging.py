@@ -77,6 +77,8 @@ class Manifest:
     """Violations by expectation."""
     aside: Sequence[StagedFile] = ()
     """Staged files of quarantined rows, to be committed to the quarantine."""
+    aside_mode: Mode = "append"
+    """Whether they come beside what is in the quarantine, or in its place."""
     seconds: float = 0.0
     at: str = ""
     """When it was written, ISO 8601 in UTC."""

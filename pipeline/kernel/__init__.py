@@ -1,0 +1,1 @@
+"""DuckDB on Arrow: planning and splitting SQL, mergeable aggregates, expectations on a block."""

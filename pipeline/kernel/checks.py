@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipeline.core.definitions import Action, Expectation
+from pipeline.core.definitions import NOT_NULL, UNIQUE, Action, Expectation
+from pipeline.core.errors import DefinitionError
 from pipeline.core.reading import POSITION, SOURCE
 from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
 
 MADE = "_made"
 BITS = "_bits"
-UNIQUE, NOT_NULL = "key_is_unique", "key_is_not_null"
 MOST = 62
 """The most expectations of one table: their bits share a BIGINT."""
 
@@ -48,7 +48,7 @@ class Marked:
         """Return how many rows violate each expectation."""
         if not self.expectations:
             return {}
-        counts = ", ".join(f"count_if({BITS} & {1 << i} != 0)" for i in range(len(self.expectations)))
+        counts = ", ".join(f"count(*) filter (where {BITS} & {1 << i} != 0)" for i in range(len(self.expectations)))
         row = one(con, f"select {counts} from {MADE}")
         return {e.name: int(count) for e, count in zip(self.expectations, row, strict=True)}
 
@@ -71,11 +71,11 @@ class Marked:
             if e.action is Action.QUARANTINE
         )
         source = SOURCE if SOURCE in self.provenance else "null::varchar"
-        position = POSITION if POSITION in self.provenance else "null::bigint"
+        position = f"try_cast({POSITION} as bigint)" if POSITION in self.provenance else "null::bigint"
         row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in self.columns)
         return (
             f"select array_to_string(list_filter([{cases}], lambda x: x is not null), ', ') as reasons, "
-            f"{source} as _source, {position} as _position, to_json(struct_pack({row}))::varchar as row "
+            f"{source}::varchar as _source, {position} as _position, to_json(struct_pack({row}))::varchar as row "
             f"from {MADE} where {BITS} & {mask} != 0"
         )
 
@@ -84,8 +84,8 @@ class Marked:
         quarantine, drop = self.mask(Action.QUARANTINE), self.mask(Action.DROP)
         row = one(
             con,
-            f"select count(*), count_if({BITS} & {quarantine} != 0), "
-            f"count_if({BITS} & {quarantine} = 0 and {BITS} & {drop} != 0) from {MADE}",
+            f"select count(*), count(*) filter (where {BITS} & {quarantine} != 0), "
+            f"count(*) filter (where {BITS} & {quarantine} = 0 and {BITS} & {drop} != 0) from {MADE}",
         )
         return int(row[0]), int(row[1]), int(row[2])
 
@@ -97,13 +97,34 @@ def mark(
     *,
     hidden: tuple[str, ...] = (),
 ) -> Marked:
-    """Materialize a query's rows with a bit for each expectation they violate; `hidden` columns are not kept."""
+    """Materialize a query's rows with a bit for each expectation they violate; `hidden` columns are not kept.
+
+    Raises `DefinitionError` for more than 62 expectations, and for two columns of one name or one called
+    `_bits` or `rowid`;    what DuckDB raises for the query or a condition goes through.
+    """
+    if len(expectations) > MOST:
+        raise DefinitionError(f"a table has at most {MOST} expectations", got=str(len(expectations)))
     names = schema_of(con, query).names
-    bits = " | ".join(f"(case when {e.condition} then 0 else {1 << i} end)::bigint" for i, e in enumerate(expectations))
-    con.execute(f"create or replace temp table {MADE} as select *, {bits or '0::bigint'} as {BITS} from ({query}) as q")
+    _require_distinct(names)
+    bits = " | ".join(
+        f"(case when ({e.condition}\n) then 0 else {1 << i} end)::bigint" for i, e in enumerate(expectations)
+    )
+    con.execute(
+        f"create or replace temp table {MADE} as "
+        f"select *, {bits or '0::bigint'} as {BITS} from ({query}\n) as _headwater_made"
+    )
     kept = tuple(name for name in names if name not in hidden)
     provenance = tuple(name for name in (SOURCE, POSITION) if name in names)
     return Marked(expectations, kept, provenance)
+
+
+def _require_distinct(names: tuple[str, ...]) -> None:
+    seen = {BITS, "rowid"}
+    for name in names:
+        if name.lower() in seen:
+            problem = "is the engine's own" if name.lower() in {BITS, "rowid"} else "comes twice"
+            raise DefinitionError(f"the column {name!r} {problem}", got=", ".join(names), do="give it another name")
+        seen.add(name.lower())
 
 
 def mark_duplicates(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from pipeline.core.schema import Column, Schema
 if TYPE_CHECKING:
     import fsspec
     import pyarrow as pa
+
+
+_WATCH_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,33 @@ def connect(
             config["threads"] = limits.threads
         con = duckdb.connect(config=config)
         try:
-            con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false; set python_scan_all_frames = false")
-            con.execute("set python_enable_replacements = false")
+            con.execute("set TimeZone = 'UTC'; set enable_progress_bar = true; set enable_progress_bar_print = false")
+            con.execute("set python_scan_all_frames = false; set python_enable_replacements = false")
             if filesystem is not None:
                 con.register_filesystem(filesystem)
             yield con
         finally:
             con.close()
+
+
+@contextmanager
+def watched(con: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> Iterator[None]:
+    """While a statement runs, tell every half second which share of it is done; nothing for a short one."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_WATCH_EVERY_S):
+            percent = con.query_progress()
+            if 0 < percent < 100:  # noqa: PLR2004 - outside, it knows nothing
+                tell(percent / 100)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def quoted(name: str) -> str:
@@ -90,7 +114,8 @@ def empty(con: duckdb.DuckDBPyConnection, schema: Schema) -> pa.Table:
 
 def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     """Return the single row of a query that always has one."""
-    row = con.execute(query).fetchone()
-    if row is None:
-        raise AssertionError(f"no row from {query!r}")
-    return row
+    rows = con.execute(query).fetchall()  # a result that is not fetched to its end blocks the connection
+    if len(rows) != 1:
+        raise AssertionError(f"{len(rows)} rows from {query!r}")
+    found: tuple[Any, ...] = rows[0]
+    return found

@@ -14,10 +14,12 @@ from pipeline.core.functions import FunctionTransform
 def call(transform: FunctionTransform, tables: dict[str, pa.Table], place: Place) -> pa.Table:
     """Call a function with its inputs as its own kind of frame, and return an Arrow table.
 
+    pandas frames have Arrow's own types (`pandas.ArrowDtype`), so that a block of nulls keeps its type.
+
     Raises `DefinitionError` when the function raises or returns something else than a frame; its own error is
     the cause.
     """
-    to_frame, language = _converter(transform.language), transform.language
+    to_frame = _converter(transform.language)
     name = transform.function.__name__
     try:
         made = transform.function(**{key: to_frame(value) for key, value in tables.items()})
@@ -25,15 +27,30 @@ def call(transform: FunctionTransform, tables: dict[str, pa.Table], place: Place
         raise DefinitionError(
             f"table {name!r} raised {type(error).__name__}", got=str(error), place=_raised_at(error, place)
         ) from error
+    try:
+        rows = _to_arrow(made, transform.language)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise DefinitionError(
+            f"table {name!r} returned a column that Arrow cannot hold",
+            got=str(error),
+            do="give each column one type",
+            place=place,
+        ) from error
+    if rows is None:
+        raise DefinitionError(
+            f"table {name!r} must return a table", got=type(made).__name__, do="return what it was given", place=place
+        )
+    return rows
+
+
+def _to_arrow(made: Any, language: str) -> pa.Table | None:
     if isinstance(made, pa.Table):
         return made
-    if language == "polars" and hasattr(made, "to_arrow"):
+    if language == "polars" and hasattr(made, "to_arrow") and hasattr(made, "columns"):
         return made.to_arrow()
     if language == "pandas" and hasattr(made, "columns"):
-        return pa.Table.from_pandas(made, preserve_index=False)
-    raise DefinitionError(
-        f"table {name!r} must return a table", got=type(made).__name__, do="return what it was given", place=place
-    )
+        return pa.Table.from_pandas(made, preserve_index=False).replace_schema_metadata()
+    return None
 
 
 def _converter(language: str) -> Callable[[pa.Table], Any]:
@@ -42,7 +59,9 @@ def _converter(language: str) -> Callable[[pa.Table], Any]:
 
         return pl.from_arrow
     if language == "pandas":
-        return lambda table: table.to_pandas()
+        import pandas as pd  # noqa: PLC0415 - an extra
+
+        return lambda table: table.to_pandas(types_mapper=pd.ArrowDtype)
     return lambda table: table
 
 

@@ -7,26 +7,27 @@
 | partial | grouped by mergeable aggregates over a blockwise or broadcast part | states per split, merged once |
 | gather | everything else | DuckDB over all files at once, out of core |
 
-Gather is always right; the others are right when the checks below say so.
+Gather is always right; the others are right when the checks below say so. They allow what they know and
+nothing else: a clause, a join or a function that is not named here means gather.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import duckdb
 from sqlglot import exp
 
-from pipeline.kernel.sql import tables_of
+from pipeline.kernel.aggregates import has_groups, refusal
+from pipeline.kernel.calls import is_aggregate, is_changing, needs_more_than_a_row
+from pipeline.kernel.scope import Scope, driving_of, relation
+
+__all__ = ["Plan", "Strategy", "driving_of", "plan"]
 
 Strategy = Literal["blockwise", "broadcast", "partial", "gather"]
-MERGEABLE = frozenset(
-    {"count", "sum", "min", "max", "avg", "variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop"}
-)
-"""Aggregates whose states DuckDB exports and merges, and that are proven here to give the direct query's answer."""
+_ROW_BY_ROW = frozenset({"with_", "expressions", "from_", "joins", "where"})
+_JOINS = frozenset({"", "INNER", "OUTER", "CROSS", "SEMI", "ANTI"})
+_METHODS = frozenset({"", "ASOF", "NATURAL"})
 
 
 @dataclass(frozen=True)
@@ -40,185 +41,86 @@ class Plan:
 
 def plan(tree: exp.Query) -> Plan:
     """Choose the strategy for a statement."""
-    driving = driving_of(tree)
+    scope = Scope.of(tree)
+    driving = scope.driving
     if driving is None:
-        return Plan("gather", next(iter(tables_of(tree)), ""), "its first input is not one table")
-    others = [name for name in tables_of(tree) if name != driving]
-    obstacle = row_local(tree, driving)
-    if obstacle is None:
-        if not others:
-            return Plan("blockwise", driving, f"every row of {driving!r} is handled by itself")
-        return Plan("broadcast", driving, f"{_listed(others)} joined whole to each split of {driving!r}")
-    refusal = mergeable(tree, driving)
-    if refusal is None:
-        return Plan("partial", driving, f"states per split of {driving!r}, merged once")
-    return Plan("gather", driving, obstacle if refusal == "no aggregate" else refusal)
-
-
-def driving_of(tree: exp.Expression) -> str | None:
-    """Return the table whose rows flow through the statement: the first after FROM, through CTEs and subqueries."""
-    ctes = {cte.alias_or_name: cte.this for cte in tree.find_all(exp.CTE)}
-    node: exp.Expression | None = tree
-    seen: set[str] = set()
-    while node is not None:
-        if isinstance(node, exp.Subquery):
-            node = node.this
-        elif isinstance(node, exp.SetOperation):
-            node = node.left
-        elif isinstance(node, exp.Select):
-            from_ = node.args.get("from_") or node.args.get("from")
-            node = None if from_ is None else from_.this
-        elif isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-            if node.name not in ctes or node.name in seen:
-                return node.name
-            seen.add(node.name)
-            node = ctes[node.name]
-        else:
-            return None
-    return None
-
-
-def row_local(tree: exp.Expression, driving: str) -> str | None:
-    """Return why a statement cannot be applied to each split of `driving` by itself, or `None` when it can."""
-    if not isinstance(tree, exp.Select):
-        return "a set operation needs all rows at once"
-    obstacle = _whole_clause(tree) or _whole_function(tree)
-    return obstacle or _from_obstacle(tree, driving)
-
-
-def mergeable(tree: exp.Expression, driving: str) -> str | None:
-    """Return why a statement is not partial-final, or `None` when it is; `no aggregate` when it has none."""
-    if not isinstance(tree, exp.Select):
-        return "no aggregate"
-    functions = list(aggregates_of(tree))
-    if not functions:
-        return "no aggregate"
-    group = tree.args.get("group")
-    if group is not None and any(group.args.get(kind) for kind in ("grouping_sets", "cube", "rollup")):
-        return "grouping sets are computed at once"
-    for clause in ("qualify", "distinct", "windows", "sample", "pivots"):
-        if tree.args.get(clause):
-            return f"{clause.upper()} needs all rows at once"
-    for function in functions:
-        if isinstance(function.this, exp.Distinct) or function_name(function) not in MERGEABLE:
-            return f"{function.sql('duckdb')} has no state that merges"
-    if any(True for _ in _own(tree, exp.Window)):
-        return "a window function needs all rows at once"
-    for clause in ("having", "order"):
-        part = tree.args.get(clause)
-        if part is not None and part.find(exp.Query):
-            return f"{clause.upper()} holds a subquery"
-    if any(isinstance(e, exp.Star) or e.is_star for e in tree.expressions):
-        return "a star beside aggregates"
-    return _from_obstacle(tree, driving)
-
-
-def aggregates_of(tree: exp.Select) -> Iterator[exp.Expression]:
-    """Yield the aggregate calls of a SELECT itself, not those of its subqueries or windows."""
-    for node in _own(tree, exp.Func):
-        if is_aggregate(node) and not isinstance(node.parent, exp.Window):
-            yield node
-
-
-def is_aggregate(node: exp.Expression) -> bool:
-    """Return whether a call is an aggregate, by sqlglot's or by DuckDB's own list."""
-    if isinstance(node, exp.AggFunc):
-        return True
-    return isinstance(node, exp.Anonymous | exp.AnonymousAggFunc) and str(node.this).lower() in _duckdb_aggregates()
-
-
-def function_name(node: exp.Expression) -> str:
-    """Return DuckDB's name of a function call, in lower case."""
-    return node.sql("duckdb").partition("(")[0].strip().lower()
-
-
-def _whole_clause(tree: exp.Select) -> str | None:
-    for clause in ("group", "having", "qualify", "distinct", "order", "limit", "offset", "sample", "pivots"):
-        if tree.args.get(clause):
-            return f"{clause.upper()} needs all rows at once"
-    return None
-
-
-def _whole_function(tree: exp.Select) -> str | None:
-    for node in _own(tree, exp.Func, exp.Window):
-        if isinstance(node, exp.Window):
-            return "a window function needs all rows at once"
-        if is_aggregate(node):
-            return f"{node.sql('duckdb')} needs all rows at once"
-    return None
-
-
-def _from_obstacle(tree: exp.Select, driving: str) -> str | None:
-    ctes = {cte.alias_or_name: cte.this for cte in tree.find_all(exp.CTE)}
-    from_ = tree.args.get("from_") or tree.args.get("from")
-    if from_ is None:
-        return "it has no FROM"
-    obstacle = _relation_obstacle(from_.this, driving, ctes)
+        return Plan("gather", next(iter(scope.inputs), ""), "its first input is not one table")
+    obstacle = _anywhere(scope, driving)
+    if obstacle is None and isinstance(tree, exp.Select) and has_groups(tree):
+        obstacle = refusal(tree) or _from(tree, scope, driving)
+        if obstacle is None:
+            return Plan("partial", driving, f"states per split of {driving!r}, merged once")
+    obstacle = obstacle or _row_by_row(tree, scope, driving)
     if obstacle is not None:
-        return obstacle
-    uses = sum(1 for table in tree.find_all(exp.Table) if _reaches(table, driving, ctes))
-    chain = _chain_length(from_.this, driving, ctes)
-    if uses > chain:
+        return Plan("gather", driving, obstacle)
+    others = ", ".join(repr(name) for name in scope.inputs[1:])
+    if others:
+        return Plan("broadcast", driving, f"{others} joined whole to each split of {driving!r}")
+    return Plan("blockwise", driving, f"every row of {driving!r} is handled by itself")
+
+
+def _anywhere(scope: Scope, driving: str) -> str | None:
+    """Return what rules out splits wherever it stands in the statement."""
+    if scope.reads(driving) > 1:
         return f"{driving!r} is read more than once"
-    for join in tree.args.get("joins") or []:
-        if join.side in {"RIGHT", "FULL"}:
-            return f"a {join.side} JOIN keeps rows that no split of {driving!r} has"
+    return next((obstacle for node in scope.tree.walk() if (obstacle := _never_split(node)) is not None), None)
+
+
+def _never_split(node: exp.Expr) -> str | None:
+    if isinstance(node, exp.With) and node.args.get("recursive"):
+        return "a recursive CTE needs all rows at once"
+    if isinstance(node, exp.TableSample):
+        return "a sample is drawn from all rows at once"
+    if isinstance(node, exp.Table) and (node.db or not isinstance(node.this, exp.Identifier)):
+        return f"{node.sql('duckdb')} is not one of the project's tables"
+    return f"{node.sql('duckdb')} may differ from split to split" if is_changing(node) else None
+
+
+def _row_by_row(query: exp.Expr, scope: Scope, driving: str) -> str | None:
+    """Return why a query cannot be applied to each split by itself, or `None` when it can."""
+    if not isinstance(query, exp.Select):
+        return "a set operation needs all rows at once"
+    clause = next((name for name, value in query.args.items() if value and name not in _ROW_BY_ROW), None)
+    if clause is not None:
+        return f"{clause.strip('_').upper()} needs all rows at once"
+    return needs_more_than_a_row(query) or _outer_aggregate(query) or _from(query, scope, driving)
+
+
+def _from(select: exp.Select, scope: Scope, driving: str) -> str | None:
+    first = relation(select)
+    if first is None:
+        return "it has no FROM"
+    obstacle = _relation(first, scope, driving)
+    joins = (_join(join, driving) for join in select.args.get("joins") or [])
+    return obstacle or next((found for found in joins if found is not None), None)
+
+
+def _relation(node: exp.Expr, scope: Scope, driving: str) -> str | None:
+    """Return why what stands first after FROM is not the driving table, row by row."""
+    if not isinstance(node, exp.Table | exp.Subquery) or any(
+        v and k not in {"this", "alias"} for k, v in node.args.items()
+    ):
+        return f"{node.sql('duckdb')} needs all rows at once"
+    if isinstance(node, exp.Subquery):
+        return _row_by_row(node.this, scope, driving)
+    body = scope.bodies.get(id(node))
+    return None if body is None else _row_by_row(body, scope, driving)
+
+
+def _join(join: exp.Join, driving: str) -> str | None:
+    if join.side in {"RIGHT", "FULL"}:
+        return f"a {join.side} JOIN keeps rows that no split of {driving!r} has"
+    if join.kind not in _JOINS or join.method not in _METHODS:
+        return f"a {join.method or join.kind} JOIN needs all rows at once"
     return None
 
 
-def _relation_obstacle(node: exp.Expression, driving: str, ctes: dict[str, exp.Expression]) -> str | None:
-    if isinstance(node, exp.Subquery):
-        return row_local(node.this, driving)
-    if isinstance(node, exp.Table) and node.args.get("sample"):
-        return "SAMPLE needs all rows at once"
-    if isinstance(node, exp.Table) and node.name in ctes:
-        inner = ctes[node.name]
-        if not isinstance(inner, exp.Select):
-            return "a set operation needs all rows at once"
-        obstacle = _whole_clause(inner) or _whole_function(inner)
-        if obstacle is not None:
-            return obstacle
-        from_ = inner.args.get("from_") or inner.args.get("from")
-        for join in inner.args.get("joins") or []:
-            if join.side in {"RIGHT", "FULL"}:
-                return f"a {join.side} JOIN keeps rows that no split of {driving!r} has"
-        return _relation_obstacle(from_.this, driving, ctes)
+def _outer_aggregate(select: exp.Select) -> str | None:
+    """Return an aggregate in a subquery that may be one of the outer rows: SQL gives it to whom its columns belong."""
+    for expression in select.expressions:
+        for query in expression.find_all(exp.Query):
+            inner = {part.alias_or_name.lower() for part in query.find_all(exp.Table, exp.Subquery)}
+            for call in query.find_all(exp.Func):
+                if is_aggregate(call) and any(c.table.lower() not in inner for c in call.find_all(exp.Column)):
+                    return f"{call.sql('duckdb')} in a subquery may be one of the outer rows: qualify its columns"
     return None
-
-
-def _chain_length(node: exp.Expression, driving: str, ctes: dict[str, exp.Expression]) -> int:
-    """Count the table names on the one way from FROM down to the driving table."""
-    if isinstance(node, exp.Subquery):
-        inner = node.this.args.get("from_") or node.this.args.get("from")
-        return _chain_length(inner.this, driving, ctes)
-    if isinstance(node, exp.Table) and node.name in ctes:
-        inner = ctes[node.name].args.get("from_") or ctes[node.name].args.get("from")
-        return 1 + _chain_length(inner.this, driving, ctes)
-    return 1
-
-
-def _reaches(table: exp.Table, driving: str, ctes: dict[str, exp.Expression]) -> bool:
-    if table.name == driving:
-        return True
-    inner = ctes.get(table.name)
-    return inner is not None and any(
-        _reaches(t, driving, {k: v for k, v in ctes.items() if k != table.name}) for t in inner.find_all(exp.Table)
-    )
-
-
-def _own(tree: exp.Select, *kinds: type[exp.Expression]) -> Iterator[exp.Expression]:
-    """Yield nodes of a SELECT that are not inside another query."""
-    for node in tree.walk(prune=lambda n: n is not tree and isinstance(n, exp.Query | exp.CTE)):
-        if isinstance(node, kinds):
-            yield node
-
-
-@functools.cache
-def _duckdb_aggregates() -> frozenset[str]:
-    with duckdb.connect() as con:
-        rows = con.execute("select distinct function_name from duckdb_functions() where function_type = 'aggregate'")
-        return frozenset(str(row[0]) for row in rows.fetchall())
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names)

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import ParseError
+from sqlglot.errors import SqlglotError
 
 from pipeline.core.definitions import Chart, Expectation, Layer, Table, caller, checks, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
+from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import register
+from pipeline.kernel.scope import tables_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+__all__ = ["SqlTransform", "check_condition", "parse", "sql", "sql_table", "tables_of"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class SqlTransform:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The tables it reads: not its own CTEs, each once, in the order of the text."""
+        """The tables it reads: not its own CTEs, each once, the driving one first."""
         return tables_of(self.tree)
 
     @property
@@ -59,14 +64,8 @@ def parse(text: str, *, place: Place | None = None) -> exp.Query:
     """Parse one SELECT; raise `DefinitionError` with the line and column of a mistake."""
     try:
         statements = [s for s in sqlglot.parse(text, dialect="duckdb") if s is not None]
-    except ParseError as error:
-        first = error.errors[0] if error.errors else {}
-        where = f"line {first.get('line')}, column {first.get('col')}: " if first else ""
-        raise DefinitionError(
-            f"this SQL cannot be read: {where}{first.get('description', error)}",
-            got=repr(str(first.get("highlight", ""))),
-            place=place,
-        ) from error
+    except SqlglotError as error:
+        raise _unreadable(error, place) from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         raise DefinitionError(
             "a definition is one SELECT statement",
@@ -76,14 +75,12 @@ def parse(text: str, *, place: Place | None = None) -> exp.Query:
     return statements[0]
 
 
-def tables_of(tree: exp.Query) -> tuple[str, ...]:
-    """Return the names of the tables a statement reads, without its CTEs, each once, in the order of the text."""
-    own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
-    found: dict[str, None] = {}
-    for table in tree.find_all(exp.Table, bfs=False):
-        if isinstance(table.this, exp.Identifier) and table.name not in own:
-            found.setdefault(table.name)
-    return tuple(found)
+def _unreadable(error: SqlglotError, place: Place | None) -> DefinitionError:
+    first: dict[str, Any] = next(iter(getattr(error, "errors", ())), {})
+    where = f"line {first['line']}, column {first['col']}: " if first.get("line") else ""
+    words = first.get("description") or str(error).strip().partition("\n")[0]
+    shown = str(first.get("highlight") or "")
+    return DefinitionError(f"this SQL cannot be read: {where}{words}", got=repr(shown) if shown else None, place=place)
 
 
 def sql(
@@ -124,13 +121,20 @@ def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectatio
 
 
 def check_condition(expectation: Expectation, place: Place) -> None:
-    """Raise `DefinitionError` when an expectation's condition is not one SQL expression."""
+    """Raise `DefinitionError` when an expectation's condition is not one SQL expression on one row."""
     try:
-        sqlglot.parse_one(f"select ({expectation.condition})", dialect="duckdb")
-    except ParseError as error:
-        raise DefinitionError(
-            f"expectation {expectation.name!r} is not a SQL condition", got=repr(expectation.condition), place=place
-        ) from error
+        tree = sqlglot.parse_one(f"select ({expectation.condition}\n)", dialect="duckdb")
+    except SqlglotError as error:
+        raise _refused(expectation, "is not a SQL condition", place) from error
+    if not isinstance(tree, exp.Select) or len(tree.expressions) != 1 or not isinstance(tree.expressions[0], exp.Paren):
+        raise _refused(expectation, "is not a SQL condition", place)
+    inner = any(query is not tree for query in tree.find_all(exp.Query))
+    if inner or tree.find(exp.Window) or next(aggregates_of(tree), None) is not None:
+        raise _refused(expectation, "looks at more than one row", place)
+
+
+def _refused(expectation: Expectation, problem: str, place: Place) -> DefinitionError:
+    return DefinitionError(f"expectation {expectation.name!r} {problem}", got=repr(expectation.condition), place=place)
 
 
 def _comment(tree: exp.Query) -> str:

@@ -7,8 +7,8 @@ import re
 
 import pyarrow as pa
 
-from pipeline.core.schema import Schema
-from pipeline.kernel.engine import arrow, connect, plain_type, quoted
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.engine import arrow, connect, quoted, schema_of
 
 _STORED_AS = {
     "HUGEINT": "BIGINT",  # a sum of integers; a larger value fails loudly
@@ -22,9 +22,12 @@ _STORED_AS = {
     "TIMESTAMP_NS": "TIMESTAMP",
     "TIME": "VARCHAR",
     "TIME WITH TIME ZONE": "VARCHAR",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ",
     "INTERVAL": "VARCHAR",
     "UUID": "VARCHAR",
+    "TIME_NS": "VARCHAR",
     "BIT": "VARCHAR",
+    "BIGNUM": "VARCHAR",
     "JSON": "VARCHAR",
     '"NULL"': "INTEGER",
     "NULL": "INTEGER",
@@ -47,14 +50,41 @@ _ARROW = {
 
 def stored(schema: Schema) -> Schema:
     """Return the schema as a lake stores it."""
-    return Schema.of({column.name: stored_type(column.type) for column in schema.columns})
+    return Schema(tuple(Column(column.name, stored_type(column.type)) for column in schema.columns))
 
 
 def stored_type(kind: str) -> str:
-    """Return what a DuckDB type is stored as; most are stored as themselves."""
-    if kind.startswith("ENUM"):
+    """Return what a DuckDB type is stored as: most as themselves, arrays as lists; names of fields in quotes."""
+    listed = re.fullmatch(r"(.*)\[\d*\]", kind, re.DOTALL)
+    if listed:
+        return f"{stored_type(listed[1])}[]"
+    nested = re.fullmatch(r"(STRUCT|MAP)\((.*)\)", kind, re.DOTALL)
+    if nested:
+        parts = [_stored_field(part) if nested[1] == "STRUCT" else stored_type(part) for part in _parts(nested[2])]
+        return f"{nested[1]}({', '.join(parts)})"
+    if kind.startswith(("ENUM(", "UNION(")):
         return "VARCHAR"
     return _STORED_AS.get(kind, kind)
+
+
+def _stored_field(field: str) -> str:
+    found = re.fullmatch(r'("(?:[^"]|"")*"|\w+) (.*)', field, re.DOTALL)
+    if found is None:
+        raise AssertionError(f"no field of a struct: {field!r}")
+    name = found[1][1:-1].replace('""', '"') if found[1].startswith('"') else found[1]
+    return f"{quoted(name)} {stored_type(found[2])}"
+
+
+def _parts(text: str) -> list[str]:
+    """Split at the commas that are neither in parentheses nor in quotes."""
+    parts, depth = [""], 0
+    for piece in re.findall(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|.', text, re.DOTALL):
+        depth += (piece == "(") - (piece == ")")
+        if piece == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return [part.strip() for part in parts]
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
@@ -76,26 +106,35 @@ def arrow_type(kind: str) -> pa.DataType:
 
 def sql_type(kind: pa.DataType) -> str:
     """Return the DuckDB type of an Arrow type, as a lake stores it."""
-    for name, known in _ARROW.items():
-        if known == kind:
-            return name
+    known = next((name for name, arrow_kind in _ARROW.items() if arrow_kind == kind), None)
+    return known or _parametric(kind) or _nested(kind) or _as_duckdb_reads(kind)
+
+
+def _parametric(kind: pa.DataType) -> str | None:
     if pa.types.is_decimal(kind):
         return f"DECIMAL({kind.precision},{kind.scale})"
     if pa.types.is_timestamp(kind):
         return "TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    return None
+
+
+def _nested(kind: pa.DataType) -> str | None:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return f"{sql_type(kind.value_type)}[]"
     if pa.types.is_map(kind):
         return f"MAP({sql_type(kind.key_type)}, {sql_type(kind.item_type)})"
     if pa.types.is_struct(kind):
-        fields = ", ".join(f"{quoted(field.name)} {sql_type(field.type)}" for field in kind)
-        return f"STRUCT({fields})"
-    with connect() as con:  # a rare one, for example a view of text: DuckDB reads it, so DuckDB names it
+        return f"STRUCT({', '.join(f'{quoted(field.name)} {sql_type(field.type)}' for field in kind)})"
+    return None
+
+
+def _as_duckdb_reads(kind: pa.DataType) -> str:
+    """Return the type of a rare kind, for example a view of text: DuckDB reads it, so DuckDB names it."""
+    with connect() as con:
         con.register("t", pa.table({"x": pa.nulls(0, kind)}))
-        row = con.execute("describe select x from t").fetchall()[0]
-        return stored_type(plain_type(str(row[1])))
+        return stored_type(schema_of(con, "select x from t").columns[0].type)
 
 
 def from_arrow(schema: pa.Schema) -> Schema:
     """Return an Arrow schema in DuckDB's type names."""
-    return Schema.of({field.name: sql_type(field.type) for field in schema})
+    return Schema(tuple(Column(field.name, sql_type(field.type)) for field in schema))

@@ -9,6 +9,7 @@ from operator import add
 from typing import Any, cast
 
 import pyarrow as pa
+from fsspec import AbstractFileSystem
 from sqlglot import exp
 
 from pipeline.batch.makers import FromArrow, FromFunction, FromSource, FromSql
@@ -18,7 +19,7 @@ from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import Piece
 from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
-from pipeline.kernel.aggregates import MERGED, STATES, take_apart
+from pipeline.kernel.aggregates import STATES, take_apart
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.engine import Limits, arrow, connect
 from pipeline.kernel.provenance import carrying
@@ -86,19 +87,19 @@ def _partial(order: Order, work: Work, tell: Tell) -> Outcome:
     apart = take_apart(cast("exp.Select", tree_of(transform)))
     driving = order.route.driving
     others = {name: scan for name, scan in order.scans.items() if name != driving}
-    task = partial(_states, apart.partial(), driving, others)
+    task = partial(_states, apart.partial(), others, driving, work.filesystem)
     states = pa.concat_tables(_on_ray(order, task, tell))
     with connect(work.limits, filesystem=work.filesystem) as con:
         register(con, {**others, driving: replace(order.scans[driving], files=())})
-        merge = apart.merge(apart.types(con))
-        con.register(STATES, states)
-        merged = arrow(con, merge)
-    maker = FromArrow(merged, order.route.rows, order.route.size_bytes, {MERGED: merged}, apart.finish)
+        answer = apart.answer(apart.types(con))
+    maker = FromArrow(states, order.route.rows, order.route.size_bytes, {STATES: states}, answer)
     return run_task(replace(work, maker=maker), Split(0))
 
 
-def _states(statement: str, driving: str, others: Mapping[str, Scan], split: Split) -> pa.Table:
-    with connect(Limits(threads=1)) as con:
+def _states(
+    statement: str, others: Mapping[str, Scan], driving: str, filesystem: AbstractFileSystem | None, split: Split
+) -> pa.Table:
+    with connect(Limits(threads=1), filesystem=filesystem) as con:
         register(con, {**others, driving: cast("Scan", split.scan)})
         return arrow(con, statement)
 

@@ -11,7 +11,7 @@ from pipeline.core.definitions import Source, Stored, Table
 from pipeline.core.execution import Execution
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import Piece
-from pipeline.kernel.plan import Plan, driving_of, plan
+from pipeline.kernel.plan import Plan, plan
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.warehouse.modelling import DimensionTransform, FactTransform
@@ -99,13 +99,9 @@ def where(chosen: str, size_bytes: int, execution: Execution, inline_bytes: int)
 
 
 def _of_fact(transform: FactTransform) -> Plan:
-    """A fact is its SELECT's plan, with the dimensions it looks up broadcast."""
-    inner = plan(SqlTransform(transform.text).tree)
-    if inner.strategy == "blockwise" and transform.lookups:
-        dimensions = ", ".join(repr(look.dimension) for _, look in transform.lookups)
-        return replace(
-            inner, strategy="broadcast", reason=f"{dimensions} looked up for each split of {inner.driving!r}"
-        )
-    if inner.strategy == "partial":
-        return Plan("gather", driving_of(transform.tree) or "", "an aggregate that looks up dimensions")
-    return inner
+    """A fact is planned like its whole statement: its SELECT, with the dimensions it looks up joined to it."""
+    whole = plan(transform.tree)
+    if whole.strategy == "broadcast" and transform.lookups:
+        dimensions = ", ".join(dict.fromkeys(repr(look.dimension) for _, look in transform.lookups))
+        return replace(whole, reason=f"{dimensions} looked up for each split of {whole.driving!r}")
+    return whole

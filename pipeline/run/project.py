@@ -59,25 +59,38 @@ def _modules(path: Path) -> list[ModuleType]:
     if not file.is_file():
         raise SettingsError("the definitions are not there", got=str(file), do="check `definitions` in headwater.toml")
     name = path.name if package else path.stem
-    for known in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
-        del sys.modules[known]
+    folder = path.parent
+    for known in [*_own_modules(folder), *(n for n in sys.modules if n == name or n.startswith(f"{name}."))]:
+        sys.modules.pop(known, None)
     spec = importlib.util.spec_from_file_location(
         name, file, submodule_search_locations=[str(path)] if package else None
     )
     if spec is None or spec.loader is None:
         raise SettingsError("the definitions are not a Python file or package", got=str(path))
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     with _Importing(file):
         spec.loader.exec_module(module)
         parts = [info.name for info in pkgutil.walk_packages([str(path)], f"{name}.")] if package else []
         modules = [module, *(importlib.import_module(part) for part in parts)]
-    for part in modules:
-        cloudpickle.register_pickle_by_value(part)  # workers do not have the user's files
+    for own in _own_modules(folder):
+        cloudpickle.register_pickle_by_value(sys.modules[own])  # workers do not have the user's files
     return modules
+
+
+def _own_modules(folder: Path) -> list[str]:
+    """Return the names of the imported modules that stand beside the definitions: the project's own."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is None or not Path(file).is_relative_to(folder):
+            continue
+        if not any(part == "site-packages" or part.startswith(".") for part in Path(file).relative_to(folder).parts):
+            found.append(name)
+    return found
 
 
 class _Importing:

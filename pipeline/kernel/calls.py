@@ -1,0 +1,81 @@
+"""What the calls of a statement need: one row, a group of rows, or something else. By DuckDB's own list of functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import duckdb
+from sqlglot import exp
+
+_MACROS = frozenset({"split_part", "nullif", "if", "fmod", "fdiv", "days_in_month", "date_add", "array_to_string"})
+"""Macros of DuckDB that work on one row, beside those for lists and maps. Others may hide an aggregate or the time."""
+_OF_LISTS = ("list_", "array_", "map_")
+_CLOCKS = ("current_", "local")
+"""How the keywords begin that stand for the time or the session, as `current_date` and `localtimestamp` do."""
+
+
+def own(select: exp.Select, *kinds: type[exp.Expr]) -> Iterator[exp.Expr]:
+    """Yield the nodes of a SELECT that are not inside another query."""
+    for node in select.walk(prune=lambda n: n is not select and isinstance(n, exp.Query | exp.With)):
+        if isinstance(node, kinds):
+            yield node
+
+
+def aggregates_of(select: exp.Select) -> Iterator[exp.Expr]:
+    """Yield the aggregate calls of a SELECT itself, not those of its subqueries or windows."""
+    for node in own(select, exp.Func):
+        if is_aggregate(node) and not isinstance(node.parent, exp.Window):
+            yield node
+
+
+def is_aggregate(node: exp.Expr) -> bool:
+    """Return whether a call is an aggregate, by sqlglot's or by DuckDB's own list."""
+    if not isinstance(node, exp.Func) or isinstance(node, exp.Connector):
+        return False
+    return isinstance(node, exp.AggFunc) or function_name(node) in _duckdb("aggregate")
+
+
+def is_changing(node: exp.Expr) -> bool:
+    """Return whether a call may give something else the next time: chance, the clock, the session."""
+    if not isinstance(node, exp.Func) or isinstance(node, exp.Connector):
+        return False
+    names = {function_name(node), *(name.lower() for name in node.sql_names())}
+    return not names.isdisjoint(_duckdb("changing")) or any(name.startswith(_CLOCKS) for name in names)
+
+
+def is_known(node: exp.Expr) -> bool:
+    """Return whether a call is one of DuckDB's functions of one row, or part of the language."""
+    if not isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
+        return True
+    name = str(node.this).lower()
+    return name in _duckdb("scalar") or name in _MACROS or name.startswith(_OF_LISTS)
+
+
+def function_name(node: exp.Expr) -> str:
+    """Return DuckDB's name of a function call, in lower case."""
+    return node.sql("duckdb").partition("(")[0].strip().lower()
+
+
+def needs_more_than_a_row(select: exp.Select) -> str | None:
+    """Return why a SELECT's own calls cannot be made row by row, or `None` when they can."""
+    for node in own(select, exp.Func, exp.Window):
+        if isinstance(node, exp.Window):
+            return "a window function needs all rows at once"
+        if is_aggregate(node):
+            return f"{node.sql('duckdb')} needs all rows at once"
+        if not is_known(node):
+            return f"{node.sql('duckdb')} is not known to work row by row"
+    return None
+
+
+@functools.cache
+def _duckdb(kind: str) -> frozenset[str]:
+    condition = {
+        "aggregate": "function_type = 'aggregate'",
+        "changing": "function_type = 'scalar' and stability <> 'CONSISTENT'",
+        "scalar": "function_type = 'scalar'",
+    }[kind]
+    with duckdb.connect() as con:
+        rows = con.execute(f"select distinct lower(function_name) from duckdb_functions() where {condition}")
+        return frozenset(str(row[0]) for row in rows.fetchall())

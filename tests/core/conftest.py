@@ -1,0 +1,56 @@
+"""A fixed profile for properties, and small definitions to put in a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+
+from pipeline.core.definitions import Artifact, Table
+from pipeline.core.errors import Place
+
+settings.register_profile("fixed", derandomize=True, print_blob=True, deadline=None)
+settings.load_profile("fixed")
+
+
+@dataclass(frozen=True)
+class Reads:
+    """A transform that only says what it reads."""
+
+    inputs: tuple[str, ...]
+    fingerprint: str = "f"
+    language: str = "sql"
+
+    def __call__(self, *args, **tables):
+        return args, tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Artifact):
+    reads: tuple[str, ...] = ()
+
+    @property
+    def kind(self):
+        return "model"
+
+    @property
+    def inputs(self):
+        return self.reads
+
+
+@pytest.fixture(scope="session")
+def defined():
+    """Return tables from `name=inputs` pairs, each on a line of its own; a name in capitals is a model."""
+
+    def of(**reads):
+        made = []
+        for line, (name, inputs) in enumerate(reads.items(), start=1):
+            place = Place("flights.py", line)
+            if name.isupper():
+                made.append(Model(name=name, reads=tuple(inputs.split()), place=place))
+            else:
+                made.append(Table(name=name, transform=Reads(tuple(inputs.split())), layer="silver", place=place))
+        return made
+
+    return of

@@ -1,0 +1,244 @@
+"""Definitions: their places, checks, names and fingerprints; schemas and manifests."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import textwrap
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.definitions import Action, Expectation, caller, checks, names, source
+from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.functions import table
+from pipeline.core.reading import Piece
+from pipeline.core.schema import Schema, compare
+from pipeline.core.staging import Flow, Manifest, StagedFile, mark_of
+
+HERE = Place("flights.py", 3)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A reader without anything to read."""
+
+    fingerprint: str = "nothing"
+
+
+def line():
+    return inspect.currentframe().f_back.f_lineno
+
+
+def expect(*names):
+    return [Expectation(name, "true", Action.WARN) for name in names]
+
+
+def test_a_definition_is_where_it_is_written():
+    here, made = line(), source(Nothing())
+    assert made.place == Place(__file__, here)
+
+
+def test_a_definition_of_many_lines_is_where_its_call_begins():
+    here = line()
+    made = source(
+        Nothing(),
+        key="id",
+    )
+    assert made.place == Place(__file__, here + 1)
+
+
+def test_a_project_may_have_a_name_like_ours(tmp_path):
+    for folder in ("pipeline", "ml"):
+        file = tmp_path / folder / "flights.py"
+        file.parent.mkdir()
+        file.write_text(
+            textwrap.dedent("""
+            from pipeline.core.definitions import caller
+            def helper():
+                return caller()
+            place = helper()
+        """)
+        )
+        space = {}
+        exec(compile(file.read_text(), str(file), "exec"), space)  # noqa: S102 - the file just written
+        assert space["place"] == Place(str(file), 4)
+
+
+def test_the_caller_is_the_nearest_line_outside():
+    assert (caller(), line()) == (Place(__file__, line()), line())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (expect("a", "b", "a"), "expectation 'a' is given twice; give each its own name"),
+        (expect("key_is_unique"), "expectation 'key_is_unique' is what a key brings"),
+        (expect("key_is_not_null"), "expectation 'key_is_not_null' is what a key brings"),
+        (expect(*map(str, range(61))), "at most 60 expectations: got 61; join some with `and`"),
+    ],
+)
+def test_expectations_that_cannot_be(given, words):
+    with pytest.raises(DefinitionError, match=words) as caught:
+        checks(given, HERE)
+    assert caught.value.place == HERE
+    with pytest.raises(DefinitionError, match=words):
+        source(Nothing(), expect=given)
+
+
+def test_sixty_expectations_are_fine():
+    assert len(checks(expect(*map(str, range(60))), HERE)) == 60
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ("", ("",))])
+def test_one_name_or_many(given, found):
+    assert names(given) == found
+
+
+def test_a_definition_keeps_its_first_name():
+    assert source(Nothing()).named("a").named("b").name == "a"
+
+
+def test_a_fingerprint_changes_with_what_decides_the_rows():
+    first = source(Nothing(), schema={"a": "bigint"}, key="a", expect=expect("x"))
+    others = [
+        source(Nothing("other"), schema={"a": "bigint"}, key="a", expect=expect("x")),
+        source(Nothing(), schema={"a": "integer"}, key="a", expect=expect("x")),
+        source(Nothing(), key="a", expect=expect("x")),
+        source(Nothing(), schema={"a": "bigint"}, expect=expect("x")),
+        source(Nothing(), schema={"a": "bigint"}, key="a"),
+        source(Nothing(), schema={"a": "bigint"}, key="a", expect=expect("x"), partition_by="a"),
+    ]
+    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 7
+    described = source(Nothing(), schema={"a": "BIGINT"}, key=["a"], expect=expect("x"), description="words")
+    assert described.named("b").fingerprint == first.fingerprint
+
+
+def test_a_function_is_a_table():
+    @table(key="id")
+    def flights(raw: pa.Table, weather: pa.Table) -> pa.Table:
+        """One row per flight."""
+        return raw, weather
+
+    assert (flights.name, flights.inputs, flights.description) == ("flights", ("raw", "weather"), "One row per flight.")
+    assert flights(1, weather=2) == (1, 2)
+    assert flights.place.file == __file__
+
+
+def test_functions_that_are_no_tables():
+    with pytest.raises(DefinitionError, match="table 'none' has no inputs; name a source or a table as its parameter"):
+
+        @table()
+        def none() -> pa.Table: ...
+
+    with pytest.raises(
+        DefinitionError, match="'bare': the parameter 'rows' does not say what it takes: got no annotation"
+    ):
+
+        @table()
+        def bare(rows): ...
+
+    with pytest.raises(DefinitionError, match="'odd': the parameter 'rows' does not say what it takes: got int"):
+
+        @table()
+        def odd(rows: int): ...
+
+    with pytest.raises(DefinitionError, match="'both' mixes kinds of tables: got arrow, polars; annotate all"):
+
+        @table()
+        def both(rows: pa.Table, more: "pl.DataFrame"): ...  # noqa: F821, UP037 - read as text
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"a": "INTEGER"}, {"a": "INTEGER"}, ""),
+        ({"a": "INTEGER", "b": "DATE"}, {"b": "DATE", "a": "INTEGER"}, ""),
+        ({"a": "INTEGER"}, {"a": "INTEGER", "b": "DATE"}, "new column 'b'"),
+        ({"a": "INTEGER", "b": "DATE"}, {"a": "INTEGER"}, "'b' is gone"),
+        ({"a": "INTEGER"}, {"a": "BIGINT"}, "'a' was INTEGER, is BIGINT"),
+        ({"a": "INTEGER", "b": "DATE"}, {"a": "BIGINT", "c": "DATE"}, "new column 'c', 'b' is gone, 'a' was INTEGER, is BIGINT"),
+    ],
+)  # fmt: skip
+def test_how_a_schema_differs(before, now, words):
+    change = compare(Schema.of(before), Schema.of(now))
+    assert str(change) == words
+    assert bool(change) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("integer", "INTEGER"),
+        ("decimal(10, 2)[]", "DECIMAL(10, 2)[]"),
+        ("timestamp with time zone", "TIMESTAMP WITH TIME ZONE"),
+        ('struct(a integer, "B c" varchar, n struct(Date date))[]', 'STRUCT(a INTEGER, "B c" VARCHAR, n STRUCT(Date DATE))[]'),
+        ("struct (a integer)", "STRUCT (a INTEGER)"),
+        ("map(varchar, struct(k integer))", "MAP(VARCHAR, STRUCT(k INTEGER))"),
+        ("enum('a', 'b''c')", "ENUM('a', 'b''c')"),
+        ("union(num integer, str varchar)", "UNION(num INTEGER, str VARCHAR)"),
+    ],
+)  # fmt: skip
+def test_types_are_in_upper_case_and_names_inside_them_are_not(given, found):
+    assert Schema.of({"x": given}).as_dict() == {"x": found}
+
+
+def test_columns_can_be_selected_in_another_order():
+    schema = Schema.of({"a": "DATE", "b": "BIGINT", "c": "DOUBLE"})
+    assert schema.select(("c", "a")) == Schema.of({"c": "DOUBLE", "a": "DATE"})
+
+
+COUNTS = st.integers(0, 2**62)
+STAGED = st.builds(
+    StagedFile,
+    path=st.text(),
+    size_bytes=COUNTS,
+    rows=COUNTS,
+    partition=st.dictionaries(st.text(), st.none() | st.text()),
+    stats=st.text(),
+)
+FLOWS = st.builds(Flow, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
+MANIFESTS = st.builds(
+    Manifest,
+    table=st.text(),
+    run_id=st.text(),
+    fingerprint=st.text(),
+    mode=st.sampled_from(["append", "overwrite"]),
+    inputs=st.dictionaries(st.text(), COUNTS),
+    pieces=st.lists(st.builds(Piece, st.text(), COUNTS, st.text())).map(tuple),
+    flow=FLOWS,
+    checks=st.dictionaries(st.text(), COUNTS),
+    aside=st.lists(STAGED).map(tuple),
+    seconds=st.floats(allow_nan=False),
+    at=st.text(),
+)
+
+
+@given(MANIFESTS)
+def test_a_manifest_comes_back_from_json(manifest):
+    text = manifest.to_json()
+    assert Manifest.from_json(text) == manifest
+    assert Manifest.from_json(text).to_json() == text
+    assert 0 <= manifest.mark < 2**63
+
+
+@given(MANIFESTS)
+def test_the_order_of_keys_does_not_change_the_mark(manifest):
+    parts = json.loads(manifest.to_json())
+    parts["inputs"] = dict(reversed(parts["inputs"].items()))
+    parts["checks"] = dict(reversed(parts["checks"].items()))
+    assert Manifest.from_json(json.dumps(parts)).mark == manifest.mark
+
+
+@given(FLOWS, FLOWS, FLOWS)
+def test_flows_add_up_in_any_grouping(a, b, c):
+    assert (a + b) + c == a + (b + c)
+    assert a + Flow() == a
+    assert (a + b).rows_in == a.rows_in + b.rows_in
+
+
+def test_a_mark_is_that_of_the_text():
+    assert mark_of("a") == int("ca978112ca1bbdca", 16) >> 1

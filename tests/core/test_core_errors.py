@@ -1,0 +1,57 @@
+"""Messages in four parts, which survive pickling."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from pipeline.core import errors
+from pipeline.core.errors import HeadwaterError, Place, did_you_mean
+
+EVERY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HeadwaterError)]
+
+
+def test_the_tree_is_the_one_that_is_drawn():
+    drawn = [word for word in errors.__doc__.split() if word.endswith("Error")]
+    assert sorted(drawn) == sorted(kind.__name__ for kind in EVERY)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])  # noqa: S301
+@pytest.mark.parametrize("parts", [{}, {"got": "3", "do": "mend it", "place": Place("flights.py", 31)}])
+def test_every_error_survives_with_its_parts(kind, again, parts):
+    error = kind("the problem", **parts)
+    found = again(error)
+    assert type(found) is kind
+    assert str(found) == str(error)
+    assert (found.problem, found.got, found.do, found.place) == (error.problem, error.got, error.do, error.place)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({}, "a"),
+        ({"got": "b"}, "a: got b"),
+        ({"do": "c"}, "a; c"),
+        ({"place": Place("f.py")}, "a (f.py)"),
+        ({"got": "b", "do": "c", "place": Place("f.py", 3)}, "a: got b; c (f.py:3)"),
+        ({"got": "", "do": ""}, "a: got ; "),
+    ],
+)
+def test_the_parts_make_one_sentence(parts, text):
+    assert str(HeadwaterError("a", **parts)) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "text"),
+    [
+        ("flight", ["flights", "weather"], "did you mean 'flights'?"),
+        ("zzz", ["flights", "weather", "flights"], "known: 'flights', 'weather'"),
+        ("zzz", [], "nothing is defined yet"),
+        ("zzz", [f"t{i:02}" for i in range(20)], "known: " + ", ".join(f"'t{i:02}'" for i in range(12)) + ", …"),
+    ],
+)
+def test_a_near_name_is_offered(name, known, text):
+    assert did_you_mean(name, known) == text

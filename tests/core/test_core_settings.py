@@ -1,0 +1,210 @@
+"""Settings from a file, the environment and secret files; every mistake names its line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import SettingsError
+from pipeline.core.settings import find, load
+
+START = '[project]\nname = "flights"\ndefinitions = "flights.py"\n'
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Load a settings file whose first three lines are `[project]`, its name and its definitions."""
+
+    def of(text="", *, start=START, env=None, **environ):
+        (tmp_path / "headwater.toml").write_text(start + text)
+        return load(tmp_path / "headwater.toml", environ=environ, env=env)
+
+    return of
+
+
+def test_defaults_are_beside_the_file(project, tmp_path):
+    found = project()
+    assert (found.name, found.env, found.definitions) == ("flights", "dev", tmp_path / "flights.py")
+    assert found.lake == str(tmp_path / ".headwater/lake")
+    assert found.catalog == f"sqlite:///{tmp_path}/.headwater/catalog.db"
+    assert found.state == tmp_path / ".headwater"
+    assert (found.execution, found.inline_bytes, found.memory_bytes) == ("auto", 1 << 30, None)
+
+
+def test_a_project_is_called_as_its_folder_unless_it_has_a_name(project, tmp_path):
+    assert project(start='[project]\ndefinitions = "flights.py"\n').name == tmp_path.name
+
+
+PROD = """
+[env.dev]
+lake = "lake"
+[env.prod]
+lake = "s3://acme/flights"
+warehouse = "/data/w.duckdb"
+catalog = "postgresql://headwater:${LOGIN}@db/headwater"
+models = "sqlite:///models.db"
+execution = "ray"
+inline_bytes = 5
+memory_bytes = 6
+[env.prod.storage]
+aws_region = "eu-west-1"
+aws_secret_access_key = "${KEY}"
+"""
+
+
+def test_an_environment(project, tmp_path):
+    found = project(PROD, env="prod", LOGIN="s:e@cret", KEY="k")
+    assert (found.env, found.lake, found.warehouse) == ("prod", "s3://acme/flights", "/data/w.duckdb")
+    assert found.catalog == "postgresql://headwater:s:e@cret@db/headwater"
+    assert found.models == f"sqlite:///{tmp_path}/models.db"
+    assert (found.execution, found.inline_bytes, found.memory_bytes) == ("ray", 5, 6)
+    assert found.storage == {"aws_region": "eu-west-1", "aws_secret_access_key": "k"}
+
+
+def test_only_the_chosen_environment_is_looked_at(project, tmp_path):
+    assert project(PROD).lake == str(tmp_path / "lake")
+    assert project(PROD, HEADWATER_ENV="prod", LOGIN="p", KEY="k").env == "prod"
+    assert project(PROD, env="dev", HEADWATER_ENV="prod").env == "dev"
+
+
+def test_the_environment_wins(project, tmp_path):
+    found = project(
+        PROD,
+        HEADWATER_LAKE="other",
+        HEADWATER_WAREHOUSE="",
+        HEADWATER_CATALOG="postgresql://me:plain@db/x",
+        HEADWATER_MODELS="sqlite:///:memory:",
+        HEADWATER_EXECUTION="inline",
+    )
+    assert found.lake == str(tmp_path / "other")
+    assert found.warehouse == str(tmp_path / ".headwater/warehouse.duckdb")
+    assert found.catalog == "postgresql://me:plain@db/x"  # nobody else reads it there
+    assert found.models == "sqlite:///:memory:"
+    assert found.execution == "inline"
+
+
+def test_secrets_from_files(project, tmp_path):
+    (tmp_path / "secret").write_text("hidden\n")
+    (tmp_path / "elsewhere").write_text("far")
+    text = '[env.dev]\ncatalog = "postgresql://u:${file:secret}@db/x"\nlake = "${file:%s}"' % (tmp_path / "elsewhere")
+    found = project(text)
+    assert found.catalog == "postgresql://u:hidden@db/x"
+    assert found.lake == str(tmp_path / "far")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("[env.dev\n", 4, "not valid TOML: got "),
+        ("[envs.dev]\n", 4, "unknown table 'envs'; did you mean 'env'?"),
+        ("[env.dev]\n\nlakes = 'x'\n", 6, "unknown key 'lakes'; did you mean 'lake'?"),
+        ("[env.other]\nlake = 3\n[env.dev]\nlake = 3\n", 7, "'lake' must be text: got 3"),
+        ("[env.dev]\nexecution = 'fast'\n", 5, "unknown execution: got 'fast'; choose one of 'auto', 'inline', 'ray'"),
+        ("[env.dev]\nexecution = ['ray']\n", 5, "unknown execution: got ['ray']"),
+        ("[env.dev]\ninline_bytes = '1 GB'\n", 5, "'inline_bytes' must be a number of bytes: got '1 GB'"),
+        ("[env.dev]\ninline_bytes = true\n", 5, "'inline_bytes' must be a number of bytes: got True"),
+        ("[env.dev]\nmemory_bytes = 0\n", 5, "'memory_bytes' must be above 0: got 0"),
+        ("[env.dev]\nstorage = 'x'\n", 5, "'storage' must be a table of text: got 'x'"),
+        ("[env.dev]\nlake = 'x'\n[env.dev.storage]\naws_allow_http = true\n", 6, "'aws_allow_http' must be text: got True"),
+        ("[env.dev]\nlake = 's3://${BUCKET}/x'\n", 5, "the environment variable 'BUCKET' is not set; set it"),
+        ("[env.dev]\nlake = '${file:nowhere}'\n", 5, "cannot read the secret file 'nowhere': got "),
+        ("[env]\ndev = 3\n", 5, "'dev' must be a table: got 3"),
+        ("env = 3\n", None, "unknown key 'env'"),  # a key of [project], where it stands
+        ("[env.dev]\ncatalog = 'postgresql://[u@db/x'\n", 5, "'catalog' is not a URL: got "),
+    ],
+)  # fmt: skip
+def test_mistakes_name_their_line(project, tmp_path, text, line, words):
+    with pytest.raises(SettingsError, match=re.escape(words)) as caught:
+        project(text)
+    assert caught.value.place.file == str(tmp_path / "headwater.toml")
+    assert line is None or caught.value.place.line == line
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("", "[project] does not say where the definitions are"),
+        ("[project]\nname = 'x'\n", "[project] does not say where the definitions are"),
+        ("[project]\ndefinition = 'x'\n", "unknown key 'definition'; did you mean 'definitions'?"),
+        ("[project]\ndefinitions = ['x']\n", "'definitions' must be text: got ['x']"),
+        ("[project]\nname = 3\ndefinitions = 'x'\n", "'name' must be text: got 3"),
+        ("project = 3\n", "'project' must be a table: got 3"),
+        ("env = 3\n[project]\ndefinitions = 'x'\n", "'env' must be a table: got 3"),
+    ],
+)
+def test_mistakes_in_the_project(project, start, words):
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        project(start=start)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'catalog = "postgresql://u:secret@db/x"',
+        '"catalog" = "postgresql://u:secret@db/x"',
+        'catalog = "postgresql://u:secret@${HOST}/x"',
+        'catalog = "postgresql://u:secret@db/x?application_name=a:${HOST}"',
+        'catalog = "postgresql://u@db/x?password=secret"',
+        'lake = "s3://key:secret@bucket/x"',
+        'storage = { aws_secret_access_key = "secret" }',
+        'storage = { azure_storage_account_key = "secret" }',
+        'storage = { aws_session_token = "secret" }',
+    ],
+)
+def test_a_password_in_plain_text_is_refused_and_not_shown(project, written):
+    with pytest.raises(
+        SettingsError, match=r"holds a password in plain text; write \$\{NAME\} or \$\{file:/path\}"
+    ) as caught:
+        project(f"[env.dev]\n{written}\n", HOST="h")
+    assert "'secret'" not in str(caught.value)
+    assert "u:secret" not in str(caught.value)
+    assert caught.value.place.line == 5
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'catalog = "postgresql://u:${P}@db/x"',
+        'catalog = "postgresql://u:${P}@${P}/x?password=${P}"',
+        'catalog = "postgresql://u@db/x"',
+        'storage = { aws_secret_access_key = "${P}" }',
+    ],
+)
+def test_a_reference_is_not_plain_text(project, written):
+    assert project(f"[env.dev]\n{written}\n", P="p").env == "dev"
+
+
+def test_a_mistake_in_a_variable_names_the_variable(project):
+    with pytest.raises(SettingsError, match=r"got 'fast'.*\(the environment variable HEADWATER_EXECUTION\)"):
+        project("[env.dev]\nexecution = 'ray'\n", HEADWATER_EXECUTION="fast")
+
+
+def test_an_environment_that_is_not_there(project):
+    with pytest.raises(SettingsError, match=r"there is no environment 'prd'; did you mean 'prod'\?"):
+        project(PROD, env="prd")
+    with pytest.raises(SettingsError, match="there is no environment 'prod'; nothing is defined yet"):
+        project(env="prod")
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(SettingsError, match=r"cannot read the settings: got .*No such file"):
+        load(tmp_path / "headwater.toml", environ={})
+    (tmp_path / "headwater.toml").write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="cannot read the settings: got 'utf-8' codec"):
+        load(tmp_path / "headwater.toml", environ={})
+
+
+def test_a_secret_file_that_is_no_text(project, tmp_path):
+    (tmp_path / "secret").write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="cannot read the secret file 'secret': got 'utf-8' codec"):
+        project("[env.dev]\nlake = '${file:secret}'\n")
+
+
+def test_the_nearest_file_is_found(tmp_path):
+    (tmp_path / "headwater.toml").touch()
+    (tmp_path / "a/b").mkdir(parents=True)
+    assert find(tmp_path / "a/b") == tmp_path / "headwater.toml"
+    with pytest.raises(SettingsError, match=r"there is no headwater.toml in .* or above it; run this inside a project"):
+        find(Path("/"))

@@ -1,0 +1,44 @@
+"""Which statements carry the place of their driving rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.kernel.engine import connect
+from pipeline.kernel.provenance import carrying
+from pipeline.kernel.sql import parse
+
+COLUMNS = ("x", "_source", "_position", "_ingested_at")
+BOTH = ("_source", "_position")
+
+
+@pytest.mark.parametrize(
+    ("statement", "added", "row"),
+    [
+        ("select x from t", BOTH, (1, "a.csv", 7)),
+        ("select x from T as f", BOTH, (1, "a.csv", 7)),
+        ('select f.x, u._position as theirs from "T" f join u on f.x = u.x', BOTH, (1, 99, "a.csv", 7)),
+        ("select x, _source from t", ("_position",), (1, "a.csv", 7)),
+        ("select x, _SOURCE from t", ("_position",), (1, "a.csv", 7)),
+        ("select x from t -- the end", BOTH, (1, "a.csv", 7)),
+        ("select * from t", (), (1, "a.csv", 7)),
+        ("select t.* from t", (), (1, "a.csv", 7)),
+        ("select columns('x') from t", (), (1,)),
+        ("with c as (select x from t) select x from c", (), (1,)),
+        ("with t as (select x from t) select x from t", (), (1,)),
+        ("select x from (select x from t) as s", (), (1,)),
+        ("select x from t union all select x from t limit 1", (), (1,)),
+    ],
+)
+def test_what_is_carried(statement, added, row):
+    text, carried = carrying(parse(statement), "t", COLUMNS)
+    assert carried == added
+    with connect() as con:
+        con.execute("create view t as select 1 as x, 'a.csv' as _source, 7 as _position")
+        con.execute("create view u as select 1 as x, 'u.csv' as _source, 99 as _position")
+        assert con.execute(text).fetchall() == [row]
+
+
+def test_nothing_is_carried_from_a_table_that_has_no_places():
+    assert carrying(parse("select x from t"), "t", ("x",))[1] == ()
+    assert carrying(parse("select x from t"), "t", ("x", "_source"))[1] == ("_source",)

@@ -1,0 +1,92 @@
+"""Reading SQL: mistakes with their line, descriptions, and statements as functions of tables."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline.core.definitions import Action, Expectation
+from pipeline.core.errors import DefinitionError, Place
+from pipeline.kernel.sql import SqlTransform, parse, sql
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("select a,\n  b c d from t", r"line 2, column 7: .*got 'd'"),
+        ("select (1 from t", r"line 1, column 14: Expecting \): got 'from'"),
+        ("select * from t where", "line 1, column 21: "),
+        ("select 'a from t", "cannot be read: Error tokenizing"),
+        ("", "one SELECT statement: got nothing"),
+        ("-- only words", "one SELECT statement: got nothing"),
+        ("select 1; select 2", "one SELECT statement: got SELECT, SELECT"),
+        ("insert into t values (1)", "one SELECT statement: got INSERT"),
+        ("drop table t", "one SELECT statement: got DROP"),
+        ("pivot t on x using sum(y)", "one SELECT statement: got PIVOT"),
+    ],
+)
+def test_mistakes_in_the_text(text, words):
+    with pytest.raises(DefinitionError, match=words) as caught:
+        parse(text, place=Place("flights.py", 31))
+    assert str(caught.value).endswith("(flights.py:31)")
+
+
+def test_a_definition_reads_a_table():
+    with pytest.raises(DefinitionError, match="this SQL reads no table; name a source or a table after FROM") as caught:
+        sql("select 1 as one")
+    assert caught.value.place.file == __file__
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("x >", "is not a SQL condition"),
+        ("x > 'a", "is not a SQL condition"),
+        ("x > 0) or (y > 0", "is not a SQL condition"),
+        ("x > 0, y > 0", "is not a SQL condition"),
+        ("x > 0) from t; drop table t; --", "is not a SQL condition"),
+        ("", "is not a SQL condition"),
+        ("count(*) > 5", "looks at more than one row"),
+        ("row_number() over () < 5", "looks at more than one row"),
+        ("x in (select x from u)", "looks at more than one row"),
+        ("exists (select 1 from u)", "looks at more than one row"),
+    ],
+)
+def test_conditions_that_are_none(condition, words):
+    with pytest.raises(DefinitionError, match=words) as caught:
+        sql("select x from t", expect=[Expectation("odd", condition, Action.WARN)])
+    assert caught.value.got == repr(condition)
+    assert caught.value.place.file == __file__
+
+
+@pytest.mark.parametrize("condition", ["x > 0 -- or so", "x in (1, 2)", "(x > 0) or (y > 0)", "list_sum(l) > 3", "b"])
+def test_conditions_of_one_row(condition):
+    assert sql("select x from t", expect=[Expectation("fine", condition, Action.WARN)]).expect[0].condition == condition
+
+
+@pytest.mark.parametrize(
+    ("text", "description"),
+    [
+        ("-- One row per day.\nselect x from t", "One row per day."),
+        ("/* One row\n   per day. */ select x from t", "One row\n   per day."),
+        ("-- One row.\nwith c as (select x from t) select x from c", "One row."),
+        ("select x from t", ""),
+    ],
+)
+def test_a_leading_comment_is_the_description(text, description):
+    assert sql(text).description == description
+    assert sql(text, description="given").description == "given"
+
+
+def test_layout_and_comments_do_not_count():
+    first = SqlTransform("select x, y + 1 as z from t where x > 0").fingerprint
+    assert first == SqlTransform("-- words\nSELECT x,\n   y+1 AS z -- more\nFROM t WHERE x > 0").fingerprint
+    assert first != SqlTransform("select x, y + 2 as z from t where x > 0").fingerprint
+
+
+def test_a_statement_is_a_function_of_its_tables():
+    t, u = pa.table({"x": [1, 2]}), pa.table({"x": [2], "y": ["b"]})
+    joined = sql("select x, (select count(*) from u) as n, u.y from t join u using (x)")
+    assert joined.inputs == ("t", "u")
+    assert joined(t, u).to_pylist() == [{"x": 2, "n": 1, "y": "b"}]
+    assert joined(u=u, t=t) == joined(t, u=u)

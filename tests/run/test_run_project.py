@@ -1,0 +1,67 @@
+"""Loading a project: files, packages, helpers beside them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.errors import DefinitionError, SettingsError
+from pipeline.run import Runner, load
+
+
+def write(folder, **files):
+    (folder / "headwater.toml").write_text('[project]\ndefinitions = "work.py"\n')
+    (folder / "numbers.csv").write_text("x\n1\n2\n")
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+SOURCE = """\
+from pathlib import Path
+from pipeline import files, source, sql
+numbers = source(files(Path(__file__).parent / "numbers.csv"))
+"""
+
+
+def test_a_helper_beside_the_definitions_is_read_again_and_counts_as_code(tmp_path):
+    table = "import pyarrow as pa\nfrom pipeline import table\nfrom sums import plus\n\n@table()\ndef more(numbers: pa.Table) -> pa.Table:\n    return plus(numbers)\n"
+    helper = "import pyarrow as pa\nimport pyarrow.compute as pc\n\ndef plus(t):\n    return pa.table({{'y': pc.add(t['x'], {n})}})\n"
+    folder = write(tmp_path, work=SOURCE + table, sums=helper.format(n=1))
+    Runner(load(folder)).run()
+    (folder / "sums.py").write_text(helper.format(n=10))
+    steps = {step.name: step for step in Runner(load(folder)).run().steps}
+    assert (steps["numbers"].decision, steps["more"].decision) == ("skip", "rebuild")
+
+
+def test_a_package_of_definitions(tmp_path):
+    folder = write(tmp_path)
+    (folder / "headwater.toml").write_text('[project]\ndefinitions = "shapes"\n')
+    (folder / "shapes").mkdir()
+    (folder / "shapes" / "__init__.py").write_text("")
+    (folder / "shapes" / "bronze.py").write_text(SOURCE.replace(".parent", ".parent.parent"))
+    (folder / "shapes" / "gold.py").write_text(
+        'from pipeline import mart\nfrom shapes.bronze import numbers as again\ntotal = mart("select sum(x) as x from numbers")\n'
+    )
+    assert load(folder).graph.names == ("numbers", "total")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = (", r"not valid Python: .*work.py:\d"),
+        ("import nowhere", r"cannot be imported: ModuleNotFoundError: got No module named 'nowhere' \(.*work.py:1\)"),
+        ("\n\n1 / 0", r"ZeroDivisionError: got division by zero \(.*work.py:3\)"),
+        ("", "this project defines nothing"),
+        (SOURCE + "a = sql('select x from b')\nb = sql('select x from a')\n", r"in a circle: a -> b -> a"),
+        (SOURCE + "a = sql('select x from numbrs')\n", r"did you mean 'numbers'\? \(.*work.py:4\)"),
+        (SOURCE + "a = sql('select from where')\n", r"this SQL cannot be read|one SELECT|reads no table"),
+    ],
+)
+def test_wrong_definitions_name_the_place(tmp_path, code, message):
+    with pytest.raises(DefinitionError, match=message):
+        load(write(tmp_path, work=code))
+
+
+def test_missing_definitions(tmp_path):
+    with pytest.raises(SettingsError, match=r"the definitions are not there: got .*work.py; check `definitions`"):
+        load(write(tmp_path))
