@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
+from pipeline.batch.joining import is_told, join
 from pipeline.core.errors import RequestError, SettingsError
 from pipeline.run.project import load
 from serve.app import create_app
@@ -67,7 +68,7 @@ def start(
     _require_free(host, port)
     root = load(project_root, env=env).settings.root
     found_ray = ray.is_initialized()
-    _join()
+    join()
     try:
         _listen(host, port)
     except BaseException:
@@ -86,7 +87,7 @@ def stop() -> None:
     """Stop serving and leave Ray: a local one ends, a cluster that was joined goes on without the app."""
     if not ray.is_initialized():
         return
-    if _is_joined():
+    if is_told():
         ray.serve.delete(APP)
     ray.shutdown()  # ends a local cluster and all that is in it
 
@@ -129,19 +130,6 @@ def _deploy(root: str, env: str | None, replicas: int) -> None:
             got=message.strip().rpartition("\n")[2],
             do="are the variables that the settings name set where Ray was started?",
         ) from error
-
-
-def _join() -> None:
-    if ray.is_initialized():
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    # without an address Ray would join any cluster that happens to run on this machine
-    address = None if _is_joined() else "local"
-    ray.init(address=address, include_dashboard=None if _is_joined() else False, **quiet)
-
-
-def _is_joined() -> bool:
-    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _actor_options() -> dict[str, Any]:

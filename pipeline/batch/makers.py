@@ -9,13 +9,14 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.task import REJECTED, Made, Split
-from pipeline.core.errors import Place
+from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE, Reader
-from pipeline.core.schema import Schema
+from pipeline.core.schema import Schema, compare
 from pipeline.kernel.engine import arrow, empty, listed, literal
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.types import from_arrow
 
 BLOCK_BYTES = 128 << 20
 """The size of the files that a function gets at a time."""
@@ -85,12 +86,28 @@ class FromFunction:
         scan = split.scan or Scan(Schema(()))
         driving = self.transform.inputs[0]
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
-        for number, block in enumerate(scan.splits(BLOCK_BYTES)):
+        first: pa.Schema | None = None
+        for block in scan.splits(BLOCK_BYTES):
             made = call(self.transform, {driving: arrow(con, block.query()), **others}, self.place)
             con.register("_block", made)
-            con.execute(f"{f'insert into {_ROWS}' if number else f'create temp table {_ROWS} as'} select * from _block")
+            if first is None:
+                first = made.schema
+                con.execute(f"create temp table {_ROWS} as from _block")
+            else:
+                self._require_same(first, made.schema)
+                con.execute(f"insert into {_ROWS} by name from _block")
             con.unregister("_block")
         return Made(f"select * from {_ROWS}", rows_in=scan.rows, bytes_in=scan.size_bytes)
+
+    def _require_same(self, first: pa.Schema, later: pa.Schema) -> None:
+        change = compare(from_arrow(first), from_arrow(later))
+        if change:
+            raise DefinitionError(
+                f"table {self.transform.function.__name__!r} gives other columns for one block than for another",
+                got=str(change),
+                do="cast them, so that their types do not depend on the rows",
+                place=self.place,
+            )
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import duckdb
 
 from pipeline.core.definitions import Action, Expectation
-from pipeline.core.errors import DefinitionError, ExpectationError, Place
+from pipeline.core.errors import DefinitionError, ExpectationError, Place, SchemaError, StorageError
 from pipeline.core.reading import Piece
-from pipeline.core.schema import Schema
+from pipeline.core.schema import Schema, compare
 from pipeline.core.staging import Flow, StagedFile, Stager
 from pipeline.kernel.checks import MADE, Marked, mark, mark_duplicates
-from pipeline.kernel.engine import Limits, arrow, connect, listed, literal, one, schema_of
+from pipeline.kernel.engine import Limits, arrow, connect, listed, literal, one, schema_of, watched
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.types import stored
 
@@ -84,7 +85,14 @@ class Outcome:
     checks: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Outcome) -> Outcome:
-        """Return both outcomes as one, in order."""
+        """Return both outcomes as one, in order; raise `SchemaError` when they are of different columns."""
+        change = compare(self.schema, other.schema)
+        if change:
+            raise SchemaError(
+                "the splits of one step gave different columns",
+                got=str(change),
+                do="cast the columns in the definition, so that their types do not depend on the rows",
+            )
         return Outcome(
             schema=self.schema,
             flow=self.flow + other.flow,
@@ -94,31 +102,48 @@ class Outcome:
         )
 
 
-def run_task(work: Work, split: Split) -> Outcome:
-    """Do one split of a table's step.
+def run_task(work: Work, split: Split, tell: Callable[[float], None] | None = None) -> Outcome:
+    """Do one split of a table's step; `tell`, if given, hears now and then which share of it is done.
 
     Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
     does not fit its inputs; nothing that a reader can see has changed then.
     """
-    with connect(work.limits, filesystem=work.filesystem) as con:
+    with connect(work.limits, filesystem=work.filesystem) as con, _in_our_words(work):
         made = work.maker.make(con, split)
-        try:
+        with nullcontext() if tell is None else watched(con, tell):
             marked = mark(con, made.query, work.expectations, hidden=made.hidden)
-            if work.key:
-                _require_key(work, marked)
-                mark_duplicates(con, marked, work.key, _keys(work))
-        except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as error:
-            raise DefinitionError(
-                f"table {work.table!r} does not fit its inputs", got=_first(error), place=work.place
-            ) from error
-        except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
-            raise DefinitionError(
-                f"table {work.table!r} cannot convert a value",
-                got=_first(error),
-                do="use try_cast, or an expectation that sets such rows aside before",
-                place=work.place,
-            ) from error
+        if work.key:
+            _require_key(work, marked)
+            mark_duplicates(con, marked, work.key, _keys(work))
         return _judged(con, work, split, made, marked)
+
+
+@contextmanager
+def _in_our_words(work: Work) -> Iterator[None]:
+    """Raise what DuckDB raises as an error that says what can be done about it."""
+    try:
+        yield
+    except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as error:
+        problem = f"table {work.table!r} does not fit its inputs"
+        raise DefinitionError(problem, got=_first(error), place=work.place) from error
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        raise DefinitionError(
+            f"table {work.table!r} cannot convert a value",
+            got=_first(error),
+            do="use try_cast, or an expectation that sets such rows aside before",
+            place=work.place,
+        ) from error
+    except duckdb.OutOfMemoryException as error:
+        raise StorageError(
+            f"table {work.table!r} needs more memory than there is",
+            got=_first(error),
+            do="raise memory_bytes, or let it spill: is there space for temporary files?",
+            place=work.place,
+        ) from error
+    except (duckdb.IOException, duckdb.HTTPException) as error:
+        raise StorageError(
+            f"table {work.table!r} cannot read its inputs", got=_first(error), do="run again", place=work.place
+        ) from error
 
 
 def _judged(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made, marked: Marked) -> Outcome:
@@ -129,7 +154,10 @@ def _judged(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made
     schema = stored(found)
     casts = {c.name: c.type for c, before in zip(schema.columns, found.columns, strict=True) if c != before}
     files = work.stager.stage(con, marked.kept(casts), split.index)
-    aside = _stage_aside(con, work, split, marked, quarantined, made.rejected)
+    queries = [marked.aside()] if quarantined else []
+    if made.rejected:
+        queries.append(f"select reasons, _source, _position, row from {REJECTED}")
+    aside = _stage_aside(con, work, split, queries)
     flow = Flow(
         rows_in=made.rows_in,
         rows_made=rows + made.rejected,
@@ -142,15 +170,12 @@ def _judged(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made
 
 
 def _stage_aside(
-    con: duckdb.DuckDBPyConnection, work: Work, split: Split, marked: Marked, quarantined: int, rejected: int
+    con: duckdb.DuckDBPyConnection, work: Work, split: Split, queries: Sequence[str]
 ) -> tuple[StagedFile, ...]:
-    parts = [marked.aside()] if quarantined else []
-    if rejected:
-        parts.append(f"select reasons, _source, _position, row from {REJECTED}")
-    if not parts:
+    if not queries:
         return ()
     stamp = f"{literal(work.run_id)} as _run, {literal(work.at)}::timestamptz as _quarantined_at"
-    return work.aside.stage(con, f"select *, {stamp} from ({' union all '.join(parts)})", split.index)
+    return work.aside.stage(con, f"select *, {stamp} from ({' union all '.join(queries)})", split.index)
 
 
 def _refuse(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked, checks: Mapping[str, int]) -> None:
@@ -182,7 +207,7 @@ def _keys(work: Work) -> str | None:
     if work.existing is None or not work.existing.files:
         return None
     files = ", ".join(literal(file.uri) for file in work.existing.files)
-    return f"select {listed(work.key)} from read_parquet([{files}])"
+    return f"select {listed(work.key)} from read_parquet([{files}], hive_partitioning = false)"
 
 
 def across(work: Work, outcome: Outcome, root: str) -> int:
@@ -191,7 +216,7 @@ def across(work: Work, outcome: Outcome, root: str) -> int:
         return 0
     files = ", ".join(literal(f"{root}/{file.path}") for file in outcome.files)
     with connect(work.limits, filesystem=work.filesystem) as con:
-        counts = f"select count(*) as n from read_parquet([{files}]) group by {listed(work.key)} having n > 1"
+        counts = f"select count(*) as n from read_parquet([{files}], hive_partitioning = false) group by {listed(work.key)} having n > 1"
         return int(one(con, f"select coalesce(sum(n - 1), 0) from ({counts})")[0])
 
 

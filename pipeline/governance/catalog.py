@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from sqlalchemy.schema import CreateTable
 
 from pipeline.core.definitions import Action, Verdict
 from pipeline.core.errors import StorageError
@@ -247,12 +248,11 @@ class Catalog:
                 self._engine = _open(self._url)
             with self._engine.begin() as connection:
                 yield connection
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            shown = make_url(self._url).render_as_string(hide_password=True)
+        except (sa.exc.SQLAlchemyError, OSError, ModuleNotFoundError) as error:
             raise StorageError(
-                f"the catalog at {shown} cannot be used",
+                f"the catalog at {_shown(self._url)} cannot be used",
                 got=str(getattr(error, "orig", None) or error).partition("\n")[0],
-                do="check that it is there and may be written to",
+                do="check its address, its driver, and that it may be written to",
             ) from error
 
 
@@ -261,8 +261,17 @@ def _open(url: str) -> sa.Engine:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(parsed, connect_args={"timeout": 30} if parsed.get_backend_name() == "sqlite" else {})
-    _META.create_all(engine)
+    with engine.begin() as connection:
+        for table in _META.sorted_tables:  # in one statement each: other processes may be making them too
+            connection.execute(CreateTable(table, if_not_exists=True))
     return engine
+
+
+def _shown(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "an address that cannot be read"
 
 
 def _plain(value: Any, *without: str) -> dict[str, Any]:

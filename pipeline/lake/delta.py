@@ -25,7 +25,7 @@ from pipeline.core.staging import Manifest, Mode, StagedFile, mark_of
 from pipeline.kernel.engine import connect, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import arrow_schema, from_arrow
-from pipeline.lake.stats import delta_stats
+from pipeline.lake.stats import delta_stats, partition_value
 from pipeline.lake.storage import Storage
 
 APP = "headwater"
@@ -84,17 +84,16 @@ class LakeTable:
         found = self._open(number)
         return None if found is None else self._describe(found)
 
-    def added_since(self, number: int) -> tuple[DataFile, ...] | None:
-        """Return the files that came after a version, or `None` when it is more than an addition.
+    def added_since(self, number: int, now: Version) -> tuple[DataFile, ...] | None:
+        """Return the files that came between a version and `now`, or `None` when it is more than an addition.
 
-        `None` too when that version is no longer kept: the caller reads everything then.
+        `None` too when the earlier version is no longer kept: the caller reads everything then.
         """
-        now = self.version()
         try:
             then = self.version(number)
         except StorageError:
             return None
-        if now is None or then is None or now.number < number:
+        if then is None or now.number < number:
             return None
         before = {file.uri for file in then.files}
         if not before <= {file.uri for file in now.files}:
@@ -124,6 +123,8 @@ class LakeTable:
             return self._describe(current)
         if (None if seen is None else seen.mark) != (None if current is None else current.transaction_version(APP)):
             raise self._conflict()
+        if current is not None:
+            self._require_partitions(tuple(current.metadata().partition_columns))
         try:
             self._write(current, commit)
         except Exception as error:  # noqa: BLE001 - whatever was raised, only the log says what happened
@@ -132,6 +133,14 @@ class LakeTable:
         if committed is None:
             raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")
         return self._describe(committed)
+
+    def _require_partitions(self, found: tuple[str, ...]) -> None:
+        if found != self.partition_by:
+            raise StorageError(
+                f"table {self.name!r} is partitioned otherwise, and a table keeps its partitions",
+                got=f"{', '.join(self.partition_by) or 'none'} in place of {', '.join(found) or 'none'}",
+                do=f"give partition_by= as it was, or remove {self.storage.uri} and run again",
+            )
 
     def _write(self, current: DeltaTable | None, commit: Commit) -> None:
         adds = [_add(file) for file in commit.files]
@@ -154,7 +163,7 @@ class LakeTable:
             )
         else:
             current.create_write_transaction(
-                adds, commit.mode, schema, partition_by=list(self.partition_by), commit_properties=properties
+                [*adds], commit.mode, schema, partition_by=list(self.partition_by), commit_properties=properties
             )
 
     def _resolve(self, commit: Commit, error: Exception, before: DeltaTable | None) -> Version:
@@ -262,14 +271,20 @@ class DeltaStager:
 
     def _staged(self, file: Mapping[str, Any], types: Mapping[str, str]) -> StagedFile:
         kinds = {k: "TIMESTAMPTZ" if v == "TIMESTAMP WITH TIME ZONE" else v for k, v in types.items()}
-        partition = {k: (None if v is None else str(v)) for k, v in (file["partition_keys"] or {}).items()}
+        partition = {k: partition_value(v, kinds[k]) for k, v in (file["partition_keys"] or {}).items()}
+        if "" in partition.values():
+            raise StorageError(
+                f"empty text in a partition column below {self.storage.uri}",
+                got=", ".join(name for name, value in partition.items() if value == ""),
+                do="use null, which Delta cannot tell from it, or do not partition by this column",
+            )
         path = str(file["filename"]).partition(self.storage.uri.rstrip("/") + "/")[2]
         return StagedFile(
             path=path,
             size_bytes=int(file["file_size_bytes"]),
             rows=int(file["count"]),
             partition=partition,
-            stats=delta_stats(int(file["count"]), file["column_statistics"], kinds),
+            stats=delta_stats(int(file["count"]), file["column_statistics"], kinds, self.partition_by),
         )
 
 

@@ -3,45 +3,91 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 _INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT"})
 _REALS = frozenset({"FLOAT", "DOUBLE"})
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)(?:\+00)?")
 _LONGEST = 64
-"""Text bounds are left out above this length: Delta's may be cut, and a cut upper bound would be wrong."""
+"""Text bounds are cut at this length: the lower one is still below, the upper one is raised."""
+_EXACT_DIGITS = 15
+"""A decimal with more digits has no exact JSON number in the readers' hands."""
 
 
-def delta_stats(rows: int, columns: Mapping[str, Mapping[str, str]], types: Mapping[str, str]) -> str:
+def delta_stats(
+    rows: int, columns: Mapping[str, Mapping[str, str]], types: Mapping[str, str], without: tuple[str, ...] = ()
+) -> str:
     """Return the JSON statistics of a file: rows, nulls, and the least and greatest value of each plain column.
 
-    `columns` is `column_statistics` of DuckDB's `COPY … (return_stats)`, keyed by quoted column names.
+    `columns` is `column_statistics` of DuckDB's `COPY … (return_stats)`, keyed by quoted column names; `without`
+    are the partition columns. When a value has no exact bound (NaN, infinity, a decimal of many digits), the whole
+    file gets none: delta-rs takes the missing bound of one column for null, and would pass over the file.
     """
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
     nulls: dict[str, int] = {}
+    bounded = True
     for name, kind in types.items():
         found = columns.get('"' + name.replace('"', '""') + '"', {})
-        if "null_count" in found and not kind.endswith("]") and not kind.startswith(("STRUCT", "MAP")):
-            nulls[name] = int(found["null_count"])
-        low, high = _bound(found.get("min"), kind), _bound(found.get("max"), kind)
-        if low is not None and high is not None:
-            least[name], greatest[name] = low, high
-    return json.dumps({"numRecords": rows, "minValues": least, "maxValues": greatest, "nullCount": nulls})
+        if name in without or "null_count" not in found or not _is_plain(kind):
+            continue
+        nulls[name] = int(found["null_count"])
+        if nulls[name] == rows:
+            continue
+        low, high = _bound(found, "min", kind), _bound(found, "max", kind)
+        bounded = bounded and low is not None and high is not None
+        least[name], greatest[name] = low, high
+    bounds = {"minValues": least, "maxValues": greatest} if bounded else {}
+    return json.dumps({"numRecords": rows, **bounds, "nullCount": nulls})
 
 
-def _bound(text: str | None, kind: str) -> object | None:
-    if text is None:
+def partition_value(text: str | None, kind: str) -> str | None:
+    """Return a partition value as the Delta log writes it, from DuckDB's text for it."""
+    if text is None or kind != "TIMESTAMPTZ":
+        return text
+    return _TIME.sub(r"\1T\2Z", text)
+
+
+def _is_plain(kind: str) -> bool:
+    named = kind in _INTEGERS | _REALS | {"VARCHAR", "BOOLEAN", "DATE", "TIMESTAMP", "TIMESTAMPTZ"}
+    return named or (kind.startswith("DECIMAL") and not kind.endswith("]"))
+
+
+def _bound(found: Mapping[str, str], which: str, kind: str) -> object | None:
+    text = found.get(which)
+    if text is None or found.get("has_nan") == "true":
         return None
     if kind in _INTEGERS:
         return int(text)
-    if kind in _REALS or kind.startswith("DECIMAL"):
-        return float(text) if text.lower().lstrip("-") not in {"nan", "inf", "infinity"} else None
+    if kind == "BOOLEAN":
+        return text == "1"
     if kind == "VARCHAR":
-        return text if len(text) <= _LONGEST else None
+        return text if len(text) <= _LONGEST else _cut(text, which)
+    return _number(text) if kind in _REALS or kind.startswith("DECIMAL") else _moment(text, kind)
+
+
+def _number(text: str) -> float | None:
+    number = Decimal(text)
+    digits = number.as_tuple().digits
+    exact = number.is_finite() and (len(digits) <= _EXACT_DIGITS or Decimal(repr(float(text))) == number)
+    return float(text) if exact else None
+
+
+def _moment(text: str, kind: str) -> str | None:
     if kind == "DATE":
-        return text
-    if kind in {"TIMESTAMP", "TIMESTAMPTZ"}:
-        date, _, clock = text.removesuffix("+00").partition(" ")
-        return f"{date}T{clock}" + ("Z" if kind == "TIMESTAMPTZ" else "")
-    return None
+        return text if _DATE.fullmatch(text) else None
+    found = _TIME.fullmatch(text)
+    return None if found is None else f"{found[1]}T{found[2]}" + ("Z" if kind == "TIMESTAMPTZ" else "")
+
+
+def _cut(text: str, which: str) -> str | None:
+    head = text[:_LONGEST]
+    if which == "min":
+        return head
+    raised = ord(head[-1]) + 1
+    is_character = raised <= 0x10FFFF and not 0xD800 <= raised <= 0xDFFF  # noqa: PLR2004 - Unicode's own bounds
+    return head[:-1] + chr(raised) if is_character else None

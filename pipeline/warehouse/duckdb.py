@@ -44,6 +44,9 @@ class DuckDBWarehouse:
         if not Path(self.path).exists():
             return {}
         with self._open(read_only=True) as con:
+            # the file is there and empty when the first load was killed before its commit
+            if not con.execute("select 1 from duckdb_tables() where table_name = ?", [_LOADS]).fetchall():
+                return {}
             return {str(name): int(version) for name, version in con.execute(f"from {_LOADS}").fetchall()}
 
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
@@ -54,23 +57,12 @@ class DuckDBWarehouse:
         with self._open(read_only=False) as con:
             if filesystem is not None:
                 con.register_filesystem(filesystem)
-            con.execute("begin")
-            con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint)")
-            row = con.execute(f"select version from {_LOADS} where name = ?", [load.name]).fetchone()
-            if row is not None and row[0] == load.version:
+            try:
+                con.execute("begin")
+                _bring(con, load)
                 con.execute("commit")
-                return
-            table = quoted(load.name)
-            if row is not None and load.since == row[0]:
-                con.execute(f"insert into {table} by name {Scan(load.scan.schema, load.added).query()}")
-            else:
-                con.execute(f"create or replace table {table} as {load.scan.query()}")
-                if load.key:
-                    con.execute(f"alter table {table} add primary key ({listed(load.key)})")
-            if load.description:
-                con.execute(f"comment on table {table} is {literal(load.description)}")
-            con.execute(f"insert or replace into {_LOADS} values (?, ?)", [load.name, load.version])
-            con.execute("commit")
+            except duckdb.Error as error:
+                raise self._unusable(error) from error
 
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -88,7 +80,7 @@ class DuckDBWarehouse:
         try:
             con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
             yield con
-        except (duckdb.IOException, duckdb.TransactionException, duckdb.ConstraintException) as error:
+        except (duckdb.IOException, duckdb.TransactionException) as error:
             raise self._unusable(error) from error
         finally:
             con.close()
@@ -99,3 +91,20 @@ class DuckDBWarehouse:
             got=str(error).strip().partition("\n")[0],
             do="close what else has it open, check its space, and run again: the lake holds everything",
         )
+
+
+def _bring(con: duckdb.DuckDBPyConnection, load: Load) -> None:
+    con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint)")
+    row = con.execute(f"select version from {_LOADS} where name = ?", [load.name]).fetchone()
+    if row is not None and row[0] == load.version:
+        return
+    table = quoted(load.name)
+    if row is not None and load.since == row[0]:
+        con.execute(f"insert into {table} by name {Scan(load.scan.schema, load.added).query()}")
+    else:
+        con.execute(f"create or replace table {table} as {load.scan.query()}")
+        if load.key:
+            con.execute(f"alter table {table} add primary key ({listed(load.key)})")
+    if load.description:
+        con.execute(f"comment on table {table} is {literal(load.description)}")
+    con.execute(f"insert or replace into {_LOADS} values (?, ?)", [load.name, load.version])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sqlglot import exp
 
-from pipeline.core.definitions import Chart, Expectation, Table, caller, names
+from pipeline.core.definitions import Action, Chart, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.engine import arrow, connect, literal, quoted
@@ -34,12 +34,40 @@ class Lookup:
     """Pairs of the fact's column and the dimension's."""
     as_of: str | None = None
 
+    @property
+    def surrogate(self) -> str:
+        """The name of the dimension's surrogate key."""
+        return f"{self.dimension.removeprefix('dim_')}_key"
+
+    @property
+    def members(self) -> str:
+        """What to join: without a time one member for each natural key, or an error, so that no row multiplies."""
+        if self.as_of is not None:
+            return quoted(self.dimension)
+        theirs = [quoted(name) for _, name in self.on]
+        several = literal(f"{self.dimension!r} has several members of one key: give as_of= if it has history")
+        return (
+            f"(select {', '.join(theirs)}, case when count(*) > 1 then error({several}) "
+            f"else max({quoted(self.surrogate)}) end as {quoted(self.surrogate)} from {quoted(self.dimension)} "
+            f"where {' and '.join(f'{name} is not null' for name in theirs)} group by all)"
+        )
+
+    def matches(self, fact: str, dimension: str) -> str:
+        """Return the condition of the join."""
+        found = [f"{fact}.{quoted(ours)} = {dimension}.{quoted(theirs)}" for ours, theirs in self.on]
+        if self.as_of is not None:
+            time = f"{fact}.{quoted(self.as_of)}"
+            found.append(f"{time} >= {dimension}.{VALID_FROM}")
+            found.append(f"({dimension}.{VALID_TO} is null or {time} < {dimension}.{VALID_TO})")
+        return " and ".join(found)
+
 
 def lookup(dimension: str, on: str | Mapping[str, str], *, as_of: str | None = None) -> Lookup:
     """Find a dimension's surrogate key by its natural key.
 
     `on` is a column that both have, or a mapping of the fact's columns to the dimension's. `as_of` is the fact's
-    time column, for a dimension with history.
+    time column, for a dimension with history: the version then valid is found. No fact is lost or multiplied: one
+    without a match, or with a null in `on` or `as_of`, gets key 0.
     """
     pairs = ((on, on),) if isinstance(on, str) else tuple(on.items())
     return Lookup(dimension, pairs, as_of)
@@ -115,7 +143,10 @@ class DimensionTransform:
         )
 
     def _versions(self) -> str:
-        """Observations in order, of which only those stay that change an attribute; each is valid to the next."""
+        """Observations in order, of which only those stay that change an attribute; each is valid to the next.
+
+        Of several at one time one counts: an input's before a remembered one, then the greatest attributes.
+        """
         key = ", ".join(quoted(name) for name in self.key)
         kept = ", ".join(quoted(name) for name in (*self.key, *self.attributes))
         sequence = quoted(self.sequence_by or "")
@@ -123,16 +154,19 @@ class DimensionTransform:
         hashed = _hash([*(quoted(name) for name in self.key), VALID_FROM])
         blank = ", ".join(f"null as {quoted(name)}" for name in (*self.key, *self.attributes))
         past = (
-            f" union all by name select {kept}, {VALID_FROM} from {quoted(self.name)} "
+            f" union all by name select {kept}, {VALID_FROM}, true as _is_past from {quoted(self.name)} "
             f"where {quoted(self.surrogate)} <> {UNKNOWN}"
             if self.has_past
             else ""
         )
-        window = f"partition by {key} order by {', '.join([VALID_FROM, *map(quoted, self.attributes)])}"
+        first = ", ".join(["_is_past", *(f"{quoted(name)} desc" for name in self.attributes)])
+        window = f"partition by {key} order by {VALID_FROM}"
         return (
-            f"with observed as (select {kept}, {sequence} as {VALID_FROM} from ({self.text}){past}), "
+            f"with observed as (select {kept}, {sequence} as {VALID_FROM}, false as _is_past from ({self.text}){past}), "
+            f"told as (select {kept}, {VALID_FROM} from observed "
+            f"qualify row_number() over (partition by {key}, {VALID_FROM} order by {first}) = 1), "
             f"changes as (select *, row_number() over history = 1 or not ({same or 'true'}) as is_change "
-            f"from (select distinct * from observed) window history as ({window})) "
+            f"from told window history as ({window})) "
             f"select {hashed} as {quoted(self.surrogate)}, {kept}, {VALID_FROM}, "
             f"lead({VALID_FROM}) over history as {VALID_TO}, "
             f"lead({VALID_FROM}) over history is null as {IS_CURRENT} "
@@ -156,9 +190,11 @@ def dimension(
     The table has a surrogate key, `<name without dim_>_key`, and a member with key 0 for the unknown. With
     `stored_as_scd_type=2` the SELECT gives observations in the order of the column `sequence_by`; the dimension
     keeps a version for every change of an attribute, valid in `[valid_from, valid_to)`, and remembers versions
-    that its inputs no longer show.
+    that its inputs no longer show. Of observations of one key at one time, one counts. A member without its natural
+    key, and an observation without its time, are set aside.
 
-    Raises `DefinitionError` for type 2 without `sequence_by`, a star, or a key that the SELECT does not have.
+    Raises `DefinitionError` for type 2 without `sequence_by`, a star, columns without a name or named twice, or a
+    key that the SELECT does not have.
     """
     place = caller()
     if (stored_as_scd_type == 2) != (sequence_by is not None):  # noqa: PLR2004 - the field's own number
@@ -168,8 +204,7 @@ def dimension(
             do="give both stored_as_scd_type=2 and sequence_by=, or neither",
             place=place,
         )
-    tree = parse(text, place=place)
-    _require(tree, (*names(key), *names(sequence_by)), place)
+    _require(parse(text, place=place), names(key), names(sequence_by), place)
     return _Dimension(
         place=place,
         transform=DimensionTransform(text, "", names(key), sequence_by),
@@ -191,7 +226,23 @@ class _Dimension(Table):
         if not isinstance(transform, DimensionTransform) or transform.name:
             return made
         transform = replace(transform, name=made.name)
-        return replace(made, transform=transform, key=(transform.surrogate,))
+        if transform.surrogate in (*transform.key, *transform.attributes):
+            raise DefinitionError(
+                f"dimension {made.name!r} has a column {transform.surrogate!r} already, the name of its surrogate key",
+                do="rename the column or the dimension",
+                place=self.place,
+            )
+        return replace(made, transform=transform, key=(transform.surrogate,), expect=(*made.expect, *_whole(transform)))
+
+
+def _whole(transform: DimensionTransform) -> tuple[Expectation, ...]:
+    """Return what sets aside a member without its natural key, and an observation without its time."""
+    unknown = f"{quoted(transform.surrogate)} = {UNKNOWN}"
+    present = " and ".join(f"{quoted(name)} is not null" for name in transform.key)
+    found = [Expectation("has_natural_key", f"{unknown} or ({present})", Action.QUARANTINE)]
+    if transform.sequence_by is not None:
+        found.append(Expectation("has_time", f"{unknown} or {VALID_FROM} is not null", Action.QUARANTINE))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -227,14 +278,8 @@ class FactTransform:
         columns, joins = [], []
         for number, (column, look) in enumerate(self.lookups):
             alias = f"d{number}"
-            surrogate = quoted(f"{look.dimension.removeprefix('dim_')}_key")
-            columns.append(f"coalesce({alias}.{surrogate}, {UNKNOWN}) as {quoted(column)}")
-            matches = [f"f.{quoted(ours)} = {alias}.{quoted(theirs)}" for ours, theirs in look.on]
-            if look.as_of is not None:
-                time = f"f.{quoted(look.as_of)}"
-                matches.append(f"{time} >= {alias}.{VALID_FROM}")
-                matches.append(f"({alias}.{VALID_TO} is null or {time} < {alias}.{VALID_TO})")
-            joins.append(f"left join {quoted(look.dimension)} as {alias} on {' and '.join(matches)}")
+            columns.append(f"coalesce({alias}.{quoted(look.surrogate)}, {UNKNOWN}) as {quoted(column)}")
+            joins.append(f"left join {look.members} as {alias} on {look.matches('f', alias)}")
         return f"select f.*{''.join(', ' + c for c in columns)} from ({self.text}) as f {' '.join(joins)}"
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
@@ -254,10 +299,17 @@ def fact(
     """Define a fact table as a SELECT of events and the dimensions to look up.
 
     `lookups` maps the names of the surrogate columns to add to a `lookup`; an event whose member is not there
-    gets key 0, the unknown member, and is kept.
+    gets key 0, the unknown member, and is kept. Raises `DefinitionError` for a name that is there already.
     """
     place = caller()
     described = sql_table(SqlTransform(text), place, layer="gold", expect=tuple(expect), description=description)
+    twice = set(parse(text, place=place).named_selects) & set(lookups or {})
+    if twice:
+        raise DefinitionError(
+            f"the fact's SELECT has a column {min(twice)!r} already",
+            do="give the looked up key another name",
+            place=place,
+        )
     return Table(
         place=place,
         transform=FactTransform(text, tuple((lookups or {}).items())),
@@ -291,13 +343,21 @@ def mart(
     )
 
 
-def _require(tree: exp.Query, wanted: tuple[str, ...], place: Place) -> None:
+def _require(tree: exp.Query, key: tuple[str, ...], sequence: tuple[str, ...], place: Place) -> None:
     columns = tree.named_selects
     if "*" in columns:
         raise DefinitionError("a dimension names its columns", got="*", do="list them", place=place)
-    for name in wanted:
+    if not key:
+        raise DefinitionError("a dimension has a natural key", do="give key=", place=place)
+    for name in (*key, *sequence):
         if name not in columns:
             raise DefinitionError(f"the dimension's SELECT has no column {name!r}", got=", ".join(columns), place=place)
+    taken = {VALID_FROM, VALID_TO, IS_CURRENT} if sequence else set()
+    for number, name in enumerate(columns):
+        if not name:
+            raise DefinitionError(f"column {number + 1} of the dimension has no name", do="give it one", place=place)
+        if name in columns[:number] or name in taken:
+            raise DefinitionError(f"the dimension has two columns {name!r}", do="rename one", place=place)
 
 
 def _hash(columns: list[str]) -> str:

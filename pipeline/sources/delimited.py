@@ -1,0 +1,152 @@
+"""Delimited text: CSV and its kin, with a header line, read by DuckDB in parallel."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.errors import Place, SourceError
+from pipeline.core.reading import POSITION, Reading
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import arrow, literal, quoted, schema_of
+from pipeline.sources.fit import INTEGERS, REJECTED, hold, misfits, not_of
+from pipeline.sources.lines import Lines, Numbers, lines_of, records
+
+_HEADER_BYTES = 1 << 20
+LONGEST_BYTES = 2_000_000
+"""The longest line that is read; a longer one is rejected."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a delimited file is written. Text in `null_values` is null, in quotes or not."""
+
+    delimiter: str = ","
+    null_values: tuple[str, ...] = ("",)
+
+    def scan(self, path: str, options: str) -> str:
+        """Return a call of `read_csv` with all options fixed, so that a strange line never changes the dialect."""
+        nulls = ", ".join(literal(value) for value in self.null_values)
+        return (
+            f"read_csv({literal(path)}, delim = {literal(self.delimiter)}, header = true, quote = '\"', "
+            f"escape = '\"', nullstr = [{nulls}], max_line_size = {LONGEST_BYTES}, {options})"
+        )
+
+
+def infer(con: duckdb.DuckDBPyConnection, path: str, dialect: Dialect, place: Place) -> Schema:
+    """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
+    names = header(lines_of(path), dialect, place)
+    given = ", ".join(literal(name) for name in names)
+    options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
+    return schema_of(con, f"select * from {dialect.scan(path, options)}")
+
+
+def read(con: duckdb.DuckDBPyConnection, path: str, dialect: Dialect, schema: Schema, place: Place) -> Reading:
+    """Return the rows that fit and the records that do not, each with the line on which it begins.
+
+    Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed.
+    """
+    lines = lines_of(path)
+    names = header(lines, dialect, place)
+    hold(schema, names, place)
+    # integers come as text: DuckDB would round what has a fraction
+    kinds = {c.name: "VARCHAR" if c.type in INTEGERS else c.type for c in schema.columns}
+    columns = ", ".join(f"{literal(name)}: {literal(kinds[name])}" for name in names)
+    options = f"auto_detect = false, store_rejects = true, rejects_limit = 0, columns = {{{columns}}}"
+    wholes = Schema(tuple(c for c in schema.columns if c.type in INTEGERS))
+    rows = arrow(con, f"select {_cast(schema)}, {misfits(wholes)} from {dialect.scan(path, options)}")
+    rejects = arrow(con, _rejects(schema))
+    away = lines.numbers_at(rejects.column("begins").to_numpy())
+    expected = rows.num_rows + rejects.num_rows
+    starts = records(lines, dialect.delimiter, 1 + expected, blank_counts=len(names) == 1)[1:]
+    came = starts[~np.isin(starts, away)]
+    if len(starts) != expected or len(came) != rows.num_rows:
+        raise _unaccounted(starts, expected, place)
+    reasons = rows.column(rows.num_columns - 1)
+    rows = rows.remove_column(rows.num_columns - 1).append_column(POSITION, pa.array(came))
+    bad = pc.is_valid(reasons)
+    found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
+    found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])
+    good = rows if found.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
+    return Reading(good, _with_text(con, found, lines, starts))
+
+
+def header(lines: Lines, dialect: Dialect, place: Place) -> tuple[str, ...]:
+    """Return the names in the first line; raise `SourceError` when it does not name each column once."""
+    head = lines.data[lines.bounds[0] : lines.bounds[0] + _HEADER_BYTES].tobytes()
+    first = Place(place.file, 1)
+    if b"\r" in head and b"\n" not in head:
+        raise SourceError("the lines end in carriage returns alone", do="end them in line feeds", place=first)
+    try:
+        reader = csv.reader(io.StringIO(head.decode(errors="replace"), newline=""), delimiter=dialect.delimiter)
+        names = tuple(next(reader, ()))
+    except csv.Error as error:
+        raise SourceError("the first line cannot be read", got=str(error), place=first) from error
+    if not names or not all(names):
+        raise SourceError("the first line has a column without a name", place=first)
+    if any("\ufffd" in name or "\0" in name for name in names):
+        raise SourceError("the first line is not UTF-8", do="convert the file", place=first)
+    seen: dict[str, str] = {}
+    for name in names:
+        before = seen.setdefault(name.lower(), name)
+        if before == name and names.count(name) > 1:
+            raise SourceError(f"the first line names {name!r} twice", place=first)
+        if before != name:
+            raise SourceError(f"the first line names {before!r} and {name!r}, which differ only in case", place=first)
+    return names
+
+
+def _cast(schema: Schema) -> str:
+    return ", ".join(
+        f"try_cast({quoted(c.name)} as {c.type}) as {quoted(c.name)}" if c.type in INTEGERS else quoted(c.name)
+        for c in schema.columns
+    )
+
+
+def _rejects(schema: Schema) -> str:
+    """Return a query of what DuckDB rejected: the byte where the record begins, and the reason in our words."""
+    kinds = " ".join(f"when {literal(c.name)} then {literal(not_of(c))}" for c in schema.columns)
+    value = "regexp_extract(error_message, 'Could not convert string \"(.*)\" to ', 1, 's')"
+    found = "try_cast(regexp_extract(error_message, 'Found: (\\d+)', 1) as int)"
+    wanted = len(schema.columns)
+    return (
+        # DuckDB's record begins at the line ends before it, where lines end in two bytes or are blank
+        "select (min(line_byte_position) - 1 + len(any_value(csv_line)) - len(ltrim(any_value(csv_line), e'\\r\\n')))"
+        "::bigint as begins, concat_ws('; ', "
+        f"string_agg(case column_name {kinds} end || {value}, '; ' order by column_idx) "
+        "filter (error_type = 'CAST'), "
+        f"max({found}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {wanted}', "
+        f"min({found}) filter (error_type = 'MISSING COLUMNS') || ' columns in place of {wanted}', "
+        "any_value('not UTF-8') filter (error_type = 'INVALID ENCODING'), "
+        "any_value('a quote is not closed, or text follows it') filter (error_type = 'UNQUOTED VALUE'), "
+        f"any_value('longer than {LONGEST_BYTES:,} bytes') filter (error_type = 'LINE SIZE OVER MAXIMUM')"
+        ") as reason from reject_errors where scan_id = (select max(scan_id) from reject_errors) "
+        "group by line_byte_position order by begins"
+    )
+
+
+def _with_text(con: duckdb.DuckDBPyConnection, found: pa.Table, lines: Lines, starts: Numbers) -> pa.Table:
+    """Return what was rejected in the file's order, with the text of each record."""
+    found = found.sort_by(POSITION)
+    indexes = np.searchsorted(starts, found.column(POSITION).to_numpy())
+    texts = lines.texts_from(starts).take(pa.array(indexes))
+    con.register("_found", found.append_column("bytes", texts))
+    query = f"select {POSITION}, reason, rtrim(decode(bytes, 'replace'), e'\\r\\n') as row from _found"
+    return arrow(con, query).cast(REJECTED)
+
+
+def _unaccounted(starts: Numbers, read: int, place: Place) -> SourceError:
+    # a quote that is never closed makes the rest of the file one record, the last
+    line = int(starts[-1]) if 0 < len(starts) < read else None
+    return SourceError(
+        "the lines do not add up: is a quote opened and never closed, or a line very long?",
+        got=f"{len(starts):,} records by their quotes, {read:,} that could be read",
+        do="mend the file; nothing of it was taken",
+        place=Place(place.file, line),
+    )

@@ -1,0 +1,118 @@
+"""The lines of a text file, and which of them begin a record of delimited text: positions are counted in these.
+
+A line ends with a line feed; a carriage return before it belongs to the end. Lines are numbered from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_CHUNK_BYTES = 64 << 20
+_BOM = b"\xef\xbb\xbf"
+_FEED, _RETURN, _QUOTE = 10, 13, 34
+
+Numbers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The bytes of a file, where each line begins, and after the last of these where the file ends."""
+
+    data: npt.NDArray[np.uint8]
+    bounds: Numbers
+
+    @property
+    def count(self) -> int:
+        """The number of lines."""
+        return len(self.bounds) - 1
+
+    def texts(self) -> pa.LargeBinaryArray:
+        """Return the lines as they stand in the file, with their ends, without a copy."""
+        return self._cut(self.bounds)
+
+    def texts_from(self, starts: Numbers) -> pa.LargeBinaryArray:
+        """Return the text from each of these lines to the next of them, without a copy."""
+        return self._cut(np.append(self.bounds[starts - 1], self.bounds[-1]))
+
+    def numbers_at(self, offsets: Numbers) -> Numbers:
+        """Return the number of the line that holds each byte offset."""
+        return np.searchsorted(self.bounds[:-1], offsets, side="right").astype(np.int64)
+
+    def blank(self) -> Flags:
+        """Return which lines hold nothing but their end."""
+        begins, ends = self.bounds[:-1], self.bounds[1:].copy()
+        ends -= self._is(ends - 1, _FEED)
+        ends -= self._is(ends - 1, _RETURN) & (ends > begins)
+        return ends <= begins
+
+    def quoted(self) -> Numbers:
+        """Return the indexes of the lines that hold a double quote."""
+        held = np.zeros(self.count, np.bool_)
+        held[self.numbers_at(_offsets(self.data, _QUOTE)) - 1] = True
+        return np.flatnonzero(held)
+
+    def _cut(self, bounds: Numbers) -> pa.LargeBinaryArray:
+        buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.data)]
+        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
+
+    def _is(self, offsets: Numbers, byte: int) -> Flags:
+        found: Flags = (offsets >= 0) & (self.data[np.maximum(offsets, 0)] == byte)
+        return found
+
+
+def lines_of(path: str) -> Lines:
+    """Return the lines of a file that is not empty, without a byte order mark."""
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    begins = np.concatenate([np.zeros(1, np.int64), _offsets(data, _FEED) + 1])
+    bounds = begins if begins[-1] == len(data) else np.append(begins, len(data))
+    if data[: len(_BOM)].tobytes() == _BOM:
+        bounds[0] = len(_BOM)
+    return Lines(data, bounds)
+
+
+def records(lines: Lines, delimiter: str, expected: int, *, blank_counts: bool) -> Numbers:
+    """Return the numbers of the lines on which a record begins, the header's first.
+
+    Blank lines begin none, unless `blank_counts`. When there are as many lines as `expected`, each is a record;
+    only else are quotes looked at, for fields that span lines.
+    """
+    counted = np.ones(lines.count, np.bool_) if blank_counts else ~lines.blank()
+    if np.count_nonzero(counted) != expected:
+        counted &= ~_inside(lines, delimiter)
+    return np.flatnonzero(counted) + 1
+
+
+def _inside(lines: Lines, delimiter: str) -> Flags:
+    """Return which lines begin inside a quoted field.
+
+    A line either leaves that as it was, turns it round, or settles it, whatever it was before: so the last line
+    that settled it and the number of turns since tell.
+    """
+    comma = re.escape(delimiter)
+    field = f'(?:"(?:[^"]|"")*"|[^"{comma}][^{comma}]*|)'
+    rest = f'(?:{field}{comma})*"(?:[^"]|"")*'
+    marked = lines.quoted()
+    texts = lines.texts().take(pa.array(marked))
+    opens, stays = np.zeros(lines.count, np.bool_), np.ones(lines.count, np.bool_)
+    opens[marked] = pc.match_substring_regex(texts, f"^{rest}$").to_numpy(zero_copy_only=False)
+    stays[marked] = pc.match_substring_regex(texts, f'^(?:[^"]|"")*(?:"{comma}{rest})?$').to_numpy(zero_copy_only=False)
+    settled = np.maximum.accumulate(np.where(opens == stays, np.arange(lines.count), -1))
+    turns = np.cumsum(opens & ~stays)
+    since: Numbers = turns - np.where(settled >= 0, turns[settled], 0)
+    after = ((settled >= 0) & opens[settled]) ^ (since % 2 == 1)
+    return np.concatenate([np.zeros(1, np.bool_), after[:-1]])
+
+
+def _offsets(data: npt.NDArray[np.uint8], byte: int) -> Numbers:
+    parts = [
+        np.flatnonzero(data[start : start + _CHUNK_BYTES] == byte) + start
+        for start in range(0, len(data), _CHUNK_BYTES)
+    ]
+    return np.concatenate(parts).astype(np.int64, copy=False)

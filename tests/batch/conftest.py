@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.batch.task import Outcome
+from pipeline.core.definitions import Source, Stored
+from pipeline.core.execution import Execution
+from pipeline.core.settings import Settings
+from pipeline.kernel.engine import connect
+from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.types import from_arrow
+from pipeline.lake import Lake, Storage
+from pipeline.run.execute import Order, execute
+from pipeline.run.planning import route, source_route
+
+APART = 200 << 20
+"""A size that makes a split of its own of every file; the files themselves are small."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The outcome of a step, with the rows it staged and those it set aside."""
+
+    outcome: Outcome
+    rows: list[dict[str, Any]]
+    aside: list[dict[str, Any]]
+
+
+@pytest.fixture
+def scan(tmp_path) -> Callable[..., Scan]:
+    """Tables as a scan of one file each."""
+
+    def write(*tables: pa.Table) -> Scan:
+        files = []
+        for table in tables:
+            path = tmp_path / f"in-{len(list(tmp_path.glob('in-*')))}.parquet"
+            pq.write_table(table, path)
+            files.append(DataFile(str(path), table.num_rows, APART))
+        return Scan(from_arrow(tables[0].schema), tuple(files))
+
+    return write
+
+
+@pytest.fixture
+def step(tmp_path) -> Callable[..., Done]:
+    """Do one step, inline or on Ray."""
+    numbers = iter(range(1000))
+
+    def do(definition: Stored, scans: Mapping[str, Scan], execution: Execution = "inline", **order: Any) -> Done:
+        lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
+        if isinstance(definition, Source):
+            pieces = tuple(definition.reader.pieces())
+            way = source_route(definition, pieces, execution=execution)
+            order = {"pieces": pieces, "schema": definition.schema, **order}
+        else:
+            way = route(definition, scans, execution=execution)
+        asked = Order(definition, way, scans, "run1", "2024-01-01T00:00:00+00:00", **order)
+        settings = Settings("p", tmp_path, tmp_path)
+        outcome = execute(asked, lake, settings)
+        stored = lake.table(definition.layer, definition.name).storage.uri
+        return Done(
+            outcome, _read(stored, outcome.files), _read(lake.quarantine(definition.name).storage.uri, outcome.aside)
+        )
+
+    return do
+
+
+def _read(root: str, files: Any) -> list[dict[str, Any]]:
+    if not files:
+        return []
+    names = ", ".join(f"'{Path(root) / file.path}'" for file in files)
+    with connect() as con:
+        rows = con.sql(f"from read_parquet([{names}], hive_partitioning = false)").to_arrow_table().to_pylist()
+    return sorted(rows, key=repr)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A Ray cluster that is there already, named by RAY_ADDRESS, as in production."""
+    import ray  # noqa: PLC0415 - importing Ray takes seconds
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", found.address)
+        yield found.address
+        ray.shutdown()
+    found.shutdown()

@@ -1,0 +1,264 @@
+"""One split here and many on Ray give the same; what goes wrong on a worker is raised here as what it is."""
+
+from __future__ import annotations
+
+import os
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import ray
+import ray.data
+from ray.data.expressions import col
+
+from pipeline.batch.on_ray import dataset_rows, run_tasks
+from pipeline.batch.task import Split
+from pipeline.core.definitions import source
+from pipeline.core.errors import DefinitionError, ExpectationError
+from pipeline.core.functions import table
+from pipeline.core.schema import Schema
+from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql import sql
+from pipeline.quality import fail, quarantine, warn
+from pipeline.sources import files
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.timeout(120),
+    # Ray's own settings class sets options that it deprecates itself
+    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
+]
+
+PARTS = [
+    pa.table(
+        {"id": range(n * 10, n * 10 + 10), "g": [f"g{i % 3}" for i in range(10)], "x": [n + i / 4 for i in range(10)]}
+    )
+    for n in range(4)
+]
+NAMES = pa.table({"g": ["g0", "g1"], "name": ["zero", "one"]})
+
+
+def same(one, other) -> None:
+    """Both outcomes have the same rows, the same rows aside, the same figures and the same columns."""
+    assert other.rows == one.rows
+    assert sorted((r["reasons"], r["row"]) for r in other.aside) == sorted((r["reasons"], r["row"]) for r in one.aside)
+    assert other.outcome.flow == one.outcome.flow
+    assert other.outcome.checks == one.outcome.checks
+    assert other.outcome.schema == one.outcome.schema
+
+
+@pytest.fixture
+def both(step, scan):
+    """Do a step here in one split and on Ray in one per file; return the outcome on Ray once they are the same."""
+
+    def do(definition, **parts):
+        scans = {name: scan(*tables) for name, tables in parts.items()}
+        here, there = (step(definition, scans, execution) for execution in ("inline", "ray"))
+        same(here, there)
+        return there
+
+    return do
+
+
+def test_a_blockwise_statement_with_expectations(both):
+    numbers = sql("select id, x * 2 as y from numbers where id <> 5", expect=[
+        warn("whole", "y = floor(y)"), quarantine("small", "id < 35"),
+    ]).named("t")  # fmt: skip
+
+    done = both(numbers, numbers=PARTS)
+
+    assert len(done.outcome.files) == 4
+    assert (done.outcome.flow.rows_out, done.outcome.flow.quarantined) == (34, 5)
+
+
+def test_a_broadcast_statement(both):
+    named = sql("select n.id, m.name from numbers n left join names m on n.g = m.g").named("t")
+
+    assert len(both(named, numbers=PARTS, names=[NAMES]).rows) == 40
+
+
+def test_an_aggregate_of_states(both):
+    totals = sql(
+        "select g, count(*) as n, sum(id) as ids, avg(x) as mean, min(x) as low, max(id) as high from numbers "
+        "group by g having count(*) > 1",
+        key="g",
+    ).named("t")
+
+    done = both(totals, numbers=PARTS)
+
+    assert [(row["g"], row["n"]) for row in done.rows] == [("g0", 16), ("g1", 12), ("g2", 12)]
+
+
+def test_functions_on_blocks(both):
+    @table()
+    def arrow_table(numbers: pa.Table) -> pa.Table:
+        return numbers.append_column("y", pc.add(numbers["id"], 1))
+
+    @table()
+    def polars_table(numbers: pl.DataFrame) -> pl.DataFrame:
+        return numbers.filter(pl.col("g") == "g1")
+
+    @table()
+    def pandas_table(numbers: pd.DataFrame) -> pd.DataFrame:
+        return numbers.assign(y=numbers["x"].round(1))
+
+    assert [len(both(made, numbers=PARTS).rows) for made in (arrow_table, polars_table, pandas_table)] == [40, 12, 40]
+
+
+def test_a_key_that_comes_in_two_splits_is_kept_once(both):
+    numbers = sql("select id, g from numbers", key="id").named("t")
+
+    done = both(numbers, numbers=[*PARTS, PARTS[0].slice(0, 3)])
+
+    assert len(done.rows) == 40
+    assert [row["reasons"] for row in done.aside] == ["key_is_unique"] * 3
+
+
+def test_a_source_of_several_files(step, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.csv").write_text(f"id\n{number}\nx\n{number + 10}\n")
+    raw = source(files(tmp_path / "*.csv"), schema={"id": "bigint"}).named("raw")
+
+    here, there = (step(raw, {}, execution) for execution in ("inline", "ray"))
+
+    same(here, there)
+    assert there.outcome.flow.rows_out == 6
+    assert sorted(row["_position"] for row in there.aside) == [3, 3, 3]
+
+
+def test_a_dataset_knows_its_rows_and_is_run_once(step, scan, tmp_path):
+    runs = tmp_path / "runs"
+
+    @table()
+    def doubled(numbers: ray.data.Dataset) -> ray.data.Dataset:
+        assert numbers.count() == 40
+        assert numbers.sum("id") == sum(range(40))
+        assert len(numbers.limit(7).take_all()) == 7
+
+        def double(block: pa.Table) -> pa.Table:
+            with runs.open("a") as file:
+                file.write(".")
+            return block.append_column("twice", pc.multiply(block["id"], 2))
+
+        return numbers.map_batches(double, batch_format="pyarrow", batch_size=None)
+
+    done = step(doubled, {"numbers": scan(*PARTS)}, "ray")
+
+    assert [row["twice"] for row in sorted(done.rows, key=lambda row: row["id"])] == list(range(0, 80, 2))
+    assert done.outcome.flow.rows_out == 40
+    assert runs.read_text() == "." * len(runs.read_text())
+    assert len(runs.read_text()) <= 4
+
+
+def blocks_of(*tables: pa.Table):
+    def made(numbers: ray.data.Dataset) -> ray.data.Dataset:
+        del numbers
+        return ray.data.from_arrow(list(tables))
+
+    return made
+
+
+def test_blocks_of_a_dataset_may_widen_and_change_their_order():
+    made = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
+
+    (reader,) = (reader.read_all() for reader in dataset_rows(made, {"numbers": Scan(Schema.of({"id": "BIGINT"}))}))
+
+    assert reader.to_pylist() == [{"a": 1.0, "b": None}, {"a": 1.5, "b": "x"}]
+
+
+def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
+    def none(numbers: ray.data.Dataset) -> ray.data.Dataset:
+        return numbers.filter(expr=col("id") < 0)
+
+    (rows,) = (reader.read_all() for reader in dataset_rows(none, {"numbers": scan(PARTS[0])}))
+
+    assert (rows.num_rows, rows.column_names) == (0, ["id", "g", "x"])
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        (
+            blocks_of(pa.table({"a": [1]}), pa.table({"c": [1]})),
+            "'made' gives other columns for one block than for another: got a and c",
+        ),
+        (
+            blocks_of(pa.table({"a": [1]}), pa.table({"a": ["x"]})),
+            "'made' gives types that do not go together: got .*; cast them",
+        ),
+        (
+            lambda numbers: numbers.flat_map(lambda _: []),
+            "gave a dataset without rows, which has no columns either",
+        ),
+        (lambda numbers: numbers.count(), "must return a dataset: got int; return a ray.data.Dataset"),
+        (
+            lambda numbers: numbers.nothing(),
+            "raised AttributeError: got 'MaterializedDataset|raised AttributeError: got 'Dataset'",
+        ),
+        (lambda numbers: numbers.map_batches(lambda block: block["none"]), "raised KeyError: got 'none'"),
+    ],
+    ids=["columns", "types", "empty", "no dataset", "raises here", "raises on a worker"],
+)
+def test_what_a_dataset_function_gets_wrong_is_said_with_its_place(scan, made, problem):
+    with pytest.raises(DefinitionError, match=problem) as error:
+        list(dataset_rows(made, {"numbers": scan(PARTS[0])}))
+    assert error.value.place is not None
+    assert error.value.place.file == __file__
+
+
+def test_an_error_of_a_task_is_raised_as_it_was_with_its_parts(step, scan):
+    numbers = sql("select id from numbers", expect=[fail("small", "id < 35")]).named("t")
+
+    with pytest.raises(ExpectationError) as error:
+        step(numbers, {"numbers": scan(*PARTS)}, "ray")
+    assert type(error.value) is ExpectationError
+    assert error.value.problem == "table 't' does not meet 'small' (id < 35)"
+    assert error.value.got == "5 rows without it, the first id=35"
+    assert error.value.place == numbers.place
+    assert str(error.value).endswith(f"nothing of this table was committed ({numbers.place})")
+
+
+def test_an_error_of_somebody_else_is_raised_as_it_was():
+    def boom(split: Split) -> None:
+        raise ZeroDivisionError(f"split {split.index}")
+
+    with pytest.raises(ZeroDivisionError, match="split"):
+        list(run_tasks("t", boom, [Split(0), Split(1)], 10))
+
+
+def test_a_worker_that_dies_is_replaced_and_nothing_is_doubled(step, scan, tmp_path):
+    died = tmp_path / "died"
+
+    @table()
+    def fragile(numbers: pa.Table) -> pa.Table:
+        if numbers["id"][0].as_py() == 20 and not died.exists():
+            died.touch()
+            os._exit(1)
+        return numbers
+
+    done = step(fragile, {"numbers": scan(*PARTS)}, "ray")
+
+    assert died.exists()
+    assert [row["id"] for row in sorted(done.rows, key=lambda row: row["id"])] == list(range(40))
+    assert len({file.path for file in done.outcome.files}) == len(done.outcome.files) == 4
+
+
+def test_many_tasks_each_answer_once(cluster):
+    assert ray.is_initialized()
+    assert ray.get_runtime_context().gcs_address == cluster
+
+    answers = list(run_tasks("t", lambda split: split.index, [Split(n) for n in range(20)], 1000))
+
+    assert sorted(answers) == list(range(20))
+
+
+def test_splits_on_ray_may_not_differ_in_their_columns(step, scan):
+    @table()
+    def moody(numbers: pd.DataFrame) -> pd.DataFrame:
+        return numbers.assign(y=1 if numbers["id"].min() == 0 else 1.5)
+
+    with pytest.raises(Exception, match="splits of one step gave different columns: got 'y' was"):
+        step(moody, {"numbers": scan(*PARTS[:2])}, "ray")

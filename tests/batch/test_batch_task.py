@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from pipeline.batch.makers import FromArrow, FromFunction, FromSql
+from pipeline.batch.task import Outcome, Split, Work, across, run_task
+from pipeline.core.definitions import Table, source
+from pipeline.core.errors import DefinitionError, ExpectationError, Place, SchemaError, StorageError
+from pipeline.core.functions import table
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow
+from pipeline.kernel.checks import key_expectations
+from pipeline.kernel.engine import Limits
+from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.sql import sql
+from pipeline.lake import DeltaStager, Storage
+from pipeline.quality import drop, fail, quarantine, warn
+from pipeline.sources import files
+
+PLACE = Place("defs.py", 7)
+NUMBERS = pa.table({"id": [1, 2, 3, 4], "v": ["a", "b", None, "d"]})
+
+
+@pytest.fixture
+def work(tmp_path):
+    def make(maker, **fields) -> Work:
+        stager, aside = (DeltaStager(Storage(str(tmp_path / name)), "run1") for name in ("out", "aside"))
+        return Work("t", PLACE, maker, stager, aside, "run1", "2024-01-01T00:00:00+00:00", **fields)
+
+    return make
+
+
+def given(rows: pa.Table) -> FromArrow:
+    return FromArrow(rows, rows.num_rows)
+
+
+def test_every_row_is_kept_set_aside_or_dropped_and_counted(step, scan):
+    numbers = sql("select id, v from numbers", key="id", expect=[
+        warn("has_v", "v is not null"), quarantine("small", "id < 4"), drop("not_two", "id <> 2"), fail("positive", "id > 0"),
+    ]).named("t")  # fmt: skip
+
+    done = step(numbers, {"numbers": scan(NUMBERS, NUMBERS.slice(0, 1))})
+
+    assert done.rows == [{"id": 1, "v": "a"}, {"id": 3, "v": None}]
+    assert done.outcome.flow == Flow(5, 5, 2, 2, 1, 0, done.outcome.flow.bytes_in)
+    assert done.outcome.checks == {
+        "has_v": 1, "small": 1, "not_two": 1, "positive": 0, "key_is_not_null": 0, "key_is_unique": 1,
+    }  # fmt: skip
+    assert sorted((row["reasons"], row["row"]) for row in done.aside) == [
+        ("key_is_unique", '{"id":1,"v":"a"}'),
+        ("small", '{"id":4,"v":"d"}'),
+    ]
+
+
+def test_a_failed_expectation_stages_nothing_and_shows_the_first_row(work, tmp_path):
+    expectation = fail("has_v", "v is not null")
+
+    with pytest.raises(
+        ExpectationError, match=r"'t' does not meet 'has_v' \(v is not null\): got 1 row without it, the first id=3"
+    ):
+        run_task(work(given(NUMBERS), expectations=(expectation,)), Split(0))
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_source_keeps_where_its_rows_came_from_and_sets_misfits_aside(step, tmp_path):
+    (tmp_path / "a.csv").write_text("id\n1\nx\n")
+    (tmp_path / "b.csv").write_text("id\n2\n")
+    raw = source(files(tmp_path / "*.csv"), schema={"id": "bigint"}).named("raw")
+
+    done = step(raw, {})
+
+    a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
+    assert [(r["id"], r["_source"], r["_position"]) for r in done.rows] == [(1, a, 2), (2, b, 2)]
+    assert [(r["reasons"], r["_source"], r["_position"], r["row"]) for r in done.aside] == [
+        ("column 'id' is not BIGINT: x", a, 3, "x")
+    ]
+    flow = done.outcome.flow
+    assert (flow.rows_in, flow.rows_made, flow.rows_out, flow.quarantined) == (3, 3, 2, 1)
+
+
+def frames() -> dict[str, Table]:
+    @table()
+    def arrow_table(numbers: pa.Table) -> pa.Table:
+        return numbers.append_column("twice", pa.compute.multiply(numbers["id"], 2))
+
+    @table()
+    def polars_table(numbers: pl.DataFrame) -> pl.DataFrame:
+        return numbers.with_columns(twice=pl.col("id") * 2)
+
+    @table()
+    def pandas_table(numbers: pd.DataFrame) -> pd.DataFrame:
+        return numbers.assign(twice=numbers["id"] * 2)
+
+    return {"arrow": arrow_table, "polars": polars_table, "pandas": pandas_table}
+
+
+@pytest.mark.parametrize("kind", ["arrow", "polars", "pandas"])
+def test_a_function_is_called_on_blocks_of_its_kind(step, scan, kind):
+    done = step(frames()[kind], {"numbers": scan(NUMBERS, NUMBERS)})
+
+    assert [row["twice"] for row in done.rows] == [2, 2, 4, 4, 6, 6, 8, 8]
+
+
+def test_the_other_inputs_of_a_function_come_whole(step, scan):
+    @table()
+    def joined(numbers: pa.Table, names: pa.Table) -> pa.Table:
+        assert names.num_rows == 8
+        return numbers.join(names.slice(0, 4), "id", right_suffix="_name").sort_by("id")
+
+    done = step(joined, {"numbers": scan(NUMBERS), "names": scan(NUMBERS, NUMBERS)})
+
+    assert len(done.rows) == 4
+
+
+def test_a_function_without_rows_to_work_on_still_gives_its_columns(step):
+    done = step(frames()["arrow"], {"numbers": Scan(Schema.of({"id": "BIGINT", "v": "VARCHAR"}))})
+
+    assert (done.rows, done.outcome.files) == ([], ())
+    assert done.outcome.schema == Schema.of({"id": "BIGINT", "v": "VARCHAR", "twice": "BIGINT"})
+
+
+def test_blocks_of_other_types_are_refused_and_never_rounded(step, scan):
+    @table()
+    def moody(numbers: pd.DataFrame) -> pd.DataFrame:
+        return numbers.assign(x=1 if numbers["id"].min() == 1 else 1.5)
+
+    later = pa.table({"id": [7], "v": ["z"]})
+    with pytest.raises(
+        DefinitionError,
+        match="'moody' gives other columns for one block than for another: got 'x' was BIGINT, is DOUBLE",
+    ):
+        step(moody, {"numbers": scan(NUMBERS, later)})
+
+
+def test_outcomes_of_other_columns_do_not_add_up():
+    one, other = (Outcome(Schema.of({"x": kind}), Flow()) for kind in ("BIGINT", "DOUBLE"))
+
+    with pytest.raises(
+        SchemaError, match="the splits of one step gave different columns: got 'x' was BIGINT, is DOUBLE"
+    ):
+        _ = one + other
+
+
+def test_outcomes_add_up():
+    schema = Schema.of({"x": "BIGINT"})
+    one = Outcome(schema, Flow(rows_in=1, rows_out=1), checks={"a": 1, "b": 0})
+    other = Outcome(schema, Flow(rows_in=2, quarantined=2), checks={"a": 2, "b": 5})
+
+    assert one + other == Outcome(schema, Flow(rows_in=3, rows_out=1, quarantined=2), checks={"a": 3, "b": 5})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("select nothing from numbers", "'t' does not fit its inputs: got Binder Error"),
+        ("select id from elsewhere", "'t' does not fit its inputs: got Catalog Error"),
+        ("select v::integer as n from numbers", "'t' cannot convert a value: got Conversion Error"),
+        ("select (9223372036854775807::hugeint + id) as n from numbers", "'t' cannot convert a value: got"),
+        ("select error('no ' || id) as n from numbers", "'t' cannot convert a value: got Invalid Input Error: no 1"),
+    ],
+)
+def test_a_statement_that_fails_says_why_and_where(work, scan, text, problem):
+    maker = FromSql(text, "numbers", {})
+
+    with pytest.raises(DefinitionError, match=problem) as error:
+        run_task(work(maker), Split(0, scan(NUMBERS)))
+    assert error.value.place == PLACE
+
+
+def test_a_function_that_raises_says_where(work, scan):
+    def boom(numbers: pa.Table) -> pa.Table:  # noqa: ARG001 - it raises
+        raise KeyError("no such thing")
+
+    transform = table()(boom).transform
+
+    with pytest.raises(DefinitionError, match=r"'boom' raised KeyError: got 'no such thing'") as error:
+        run_task(work(FromFunction(transform, {}, Place(__file__, 1))), Split(0, scan(NUMBERS)))
+    assert error.value.place is not None
+    assert error.value.place.line == boom.__code__.co_firstlineno + 1
+
+
+def test_a_key_that_the_rows_do_not_have_is_refused(work):
+    with pytest.raises(DefinitionError, match="'t' has no column 'k' for its key: got id, v"):
+        run_task(work(given(NUMBERS), key=("k",)), Split(0))
+
+
+def test_a_lake_file_that_is_gone_is_an_error_of_storage(work):
+    gone = Scan(Schema.of({"id": "BIGINT"}), (DataFile("/nowhere/x.parquet", 1, 1),))
+
+    with pytest.raises(StorageError, match="'t' cannot read its inputs: got IO Error: No files found"):
+        run_task(work(FromSql("select id from numbers", "numbers", {})), Split(0, gone))
+
+
+def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
+    maker = FromSql("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
+    small = Limits(memory_bytes=30_000_000, threads=1)
+
+    with pytest.raises(StorageError, match=r"'t' needs more memory than there is: got .*; raise memory_bytes"):
+        run_task(work(maker, limits=small), Split(0, scan(NUMBERS)))
+
+
+def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
+    before = scan(pa.table({"id": [2, 9]}))
+    numbers = sql("select id, v from numbers", key="id").named("t")
+
+    done = step(numbers, {"numbers": scan(NUMBERS)}, existing=SimpleNamespace(scan=lambda: before))
+
+    assert [row["id"] for row in done.rows] == [1, 3, 4]
+    assert [row["reasons"] for row in done.aside] == ["key_is_unique"]
+
+
+def test_duplicates_in_different_splits_are_found(work, tmp_path):
+    two = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
+    one, other = run_task(two, Split(0)), run_task(two, Split(1))
+
+    assert across(two, one, str(tmp_path / "out")) == 0
+    assert across(two, one + other, str(tmp_path / "out")) == 4
+
+
+def test_a_split_done_again_stages_the_same_files(work, tmp_path):
+    once = run_task(work(given(NUMBERS)), Split(3))
+    before = Path(tmp_path, "out", once.files[0].path).read_bytes()
+
+    again = run_task(work(given(NUMBERS)), Split(3))
+
+    assert again == once
+    assert Path(tmp_path, "out", again.files[0].path).read_bytes() == before
+
+
+def test_the_errors_of_a_task_survive_pickling():
+    for kind in (DefinitionError, ExpectationError, SchemaError, StorageError):
+        found = pickle.loads(pickle.dumps(kind("p", got="g", do="d", place=PLACE)))  # noqa: S301 - our own
+        assert (type(found), found.problem, found.got, found.do, found.place) == (kind, "p", "g", "d", PLACE)

@@ -1,0 +1,237 @@
+"""One suite for every reader: what `pipeline.core.reading.Reader` promises, on the same three rows and one misfit."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import SchemaError, SourceError
+from pipeline.core.reading import POSITION, Piece
+from pipeline.core.schema import Schema
+from pipeline.sources import Files, files
+
+SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
+ROWS = [("1", "a", "1.5"), ("zz", "b", "2"), ("3", "c, d", ""), ("4", 'e "f"', "-0.25")]
+FIT = [(1, "a", 1.5), (3, "c, d", None), (4, 'e "f"', -0.25)]
+Rows = list[tuple[str, ...]]
+Writer = Callable[[tuple[str, ...], Rows], bytes]
+
+
+def delimited(delimiter: str) -> Writer:
+    def write(names: tuple[str, ...], rows: Rows) -> bytes:
+        lines = [names, *rows]
+        quoted = [
+            [f'"{v.replace(chr(34), chr(34) * 2)}"' if set(v) & {delimiter, '"'} else v for v in r] for r in lines
+        ]
+        return "".join(delimiter.join(line) + "\n" for line in quoted).encode()
+
+    return write
+
+
+def ndjson(names: tuple[str, ...], rows: Rows) -> bytes:
+    return "".join(json.dumps({n: v or None for n, v in zip(names, r, strict=True)}) + "\n" for r in rows).encode()
+
+
+def parquet(names: tuple[str, ...], rows: Rows) -> bytes:
+    columns = {n: pa.array([r[i] or None for r in rows], pa.string()) for i, n in enumerate(names)}
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream)
+    return stream.getvalue()
+
+
+def gzipped(write: Writer) -> Writer:
+    return lambda names, rows: gzip.compress(write(names, rows))
+
+
+def zstd(write: Writer) -> Writer:
+    return lambda names, rows: pa.Codec("zstd").compress(write(names, rows), asbytes=True)
+
+
+def zipped(write: Writer) -> Writer:
+    def packed(names: tuple[str, ...], rows: Rows) -> bytes:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("inside.any", write(names, rows))
+        return stream.getvalue()
+
+    return packed
+
+
+READERS: dict[str, Writer] = {
+    "a.csv": delimited(","),
+    "a.tsv": delimited("\t"),
+    "a.csv.gz": gzipped(delimited(",")),
+    "a.csv.zst": zstd(delimited(",")),
+    "a.csv.zip": zipped(delimited(",")),
+    "a.ndjson": ndjson,
+    "a.ndjson.gz": gzipped(ndjson),
+    "a.parquet": parquet,
+    "a.parquet.zip": zipped(parquet),
+}
+NAMES = ("id", "name", "x")
+
+
+@pytest.fixture(params=READERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def put(folder: Path, kind: str, names: tuple[str, ...] = NAMES, rows: Rows | None = None) -> tuple[Files, Piece]:
+    path = folder / kind
+    path.write_bytes(READERS[kind](names, ROWS if rows is None else rows))
+    reader = files(path)
+    return reader, reader.pieces()[0]
+
+
+def first_row(kind: str) -> int:
+    """The position of the first row: delimited text has a header on line 1."""
+    return 2 if ".csv" in kind or ".tsv" in kind else 1
+
+
+def test_rows_fit_the_contract_and_the_others_come_with_their_reason(kind, tmp_path):
+    reader, piece = put(tmp_path, kind)
+
+    reading = reader.read(piece, SCHEMA)
+
+    assert reading.rows.column_names == [*NAMES, POSITION]
+    assert [tuple(row.values())[:3] for row in reading.rows.to_pylist()] == FIT
+    assert reading.rejected.column("reason").to_pylist() == ["column 'id' is not BIGINT: zz"]
+    assert "zz" in reading.rejected.column("row").to_pylist()[0]
+
+
+def test_each_record_is_a_row_or_a_reject_at_its_own_position(kind, tmp_path):
+    reader, piece = put(tmp_path, kind)
+
+    reading = reader.read(piece, SCHEMA)
+
+    first = first_row(kind)
+    assert reading.rows.column(POSITION).to_pylist() == [first, first + 2, first + 3]
+    assert reading.rejected.column(POSITION).to_pylist() == [first + 1]
+
+
+def test_reading_twice_gives_the_same(kind, tmp_path):
+    reader, piece = put(tmp_path, kind)
+
+    one, two = reader.read(piece, SCHEMA), reader.read(piece, SCHEMA)
+
+    assert one.rows.equals(two.rows)
+    assert one.rejected.equals(two.rejected)
+
+
+def test_what_one_piece_rejects_does_not_show_in_the_next(kind, tmp_path):
+    reader, piece = put(tmp_path, kind)
+    other = tmp_path / "other"
+    other.mkdir()
+    clean, clean_piece = put(other, kind, rows=[ROWS[0]])
+
+    assert reader.read(piece, SCHEMA).rejected.num_rows == 1
+    assert clean.read(clean_piece, SCHEMA).rejected.num_rows == 0
+
+
+def test_the_order_of_columns_does_not_matter(kind, tmp_path):
+    reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1.5", "1", "a")])
+
+    assert reader.read(piece, SCHEMA).rows.to_pylist() == [{"id": 1, "name": "a", "x": 1.5, POSITION: first_row(kind)}]
+
+
+def test_a_new_column_is_refused_with_the_file_and_the_change(kind, tmp_path):
+    reader, piece = put(tmp_path, kind, (*NAMES, "y"), [("1", "a", "1.5", "9")])
+
+    with pytest.raises(SchemaError, match="new column 'y'") as error:
+        reader.read(piece, SCHEMA)
+    assert error.value.place is not None
+    assert error.value.place.file == piece.uri
+
+
+def test_a_missing_column_is_refused_unless_the_format_has_no_columns(kind, tmp_path):
+    reader, piece = put(tmp_path, kind, ("id", "name"), [("1", "a")])
+
+    if "json" in kind:  # a field that no object has is null
+        assert reader.read(piece, SCHEMA).rows.column("x").to_pylist() == [None]
+        return
+    with pytest.raises(SchemaError, match="'x' is gone"):
+        reader.read(piece, SCHEMA)
+
+
+def test_a_name_that_provenance_needs_is_refused(kind, tmp_path):
+    reader, piece = put(tmp_path, kind, ("id", "_position"), [("1", "7")])
+
+    with pytest.raises(SchemaError, match="'_position' is taken"):
+        reader.read(piece, Schema.of({"id": "BIGINT", "_position": "BIGINT"}))
+
+
+def test_a_number_with_a_fraction_is_no_integer(kind, tmp_path):
+    rows = [("1.5", "a", "1"), ("2.0", "b", "1"), ("9223372036854775807", "c", "1"), ("9223372036854775808", "d", "1")]
+    reader, piece = put(tmp_path, kind, rows=rows)
+
+    reading = reader.read(piece, SCHEMA)
+
+    assert reading.rows.column("id").to_pylist() == [2, 9223372036854775807]
+    assert reading.rejected.column("reason").to_pylist() == [
+        "column 'id' is not BIGINT: 1.5",
+        "column 'id' is not BIGINT: 9223372036854775808",
+    ]
+
+
+def test_no_rows_are_no_error(kind, tmp_path):
+    if "json" in kind:
+        pytest.skip("without lines there is no JSON file: that is an empty file")
+    reader, piece = put(tmp_path, kind, rows=[])
+
+    reading = reader.read(piece, SCHEMA)
+
+    assert reading.rows.num_rows == reading.rejected.num_rows == 0
+    assert reading.rows.schema.names == [*NAMES, POSITION]
+
+
+@pytest.mark.parametrize("kind", ["a.csv", "a.ndjson", "a.parquet"])
+def test_a_name_is_never_taken_for_a_pattern(kind, tmp_path):
+    content = READERS[kind](NAMES, [ROWS[0]])
+    _, suffix = kind.split(".", 1)
+    for name in ("a b[1]", "it's", "a*b", "q?x", "{a,b}", "50%20", "~home", "year=2024"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for neighbour in (name, "a b1", "aXb", "qQx"):
+            (folder / f"{neighbour}.{suffix}").write_bytes(content)
+        reader = files(folder / f"{name}.{suffix}")
+        (piece,) = reader.pieces()
+        assert reader.read(piece, SCHEMA).rows.num_rows == 1
+        assert reader.schema(piece).names == NAMES
+
+
+def test_an_empty_file_is_refused(kind, tmp_path):
+    (tmp_path / kind).write_bytes(b"")
+    reader = files(tmp_path / kind)
+
+    with pytest.raises(SourceError, match=r"empty|unpacked"):
+        reader.read(reader.pieces()[0], SCHEMA)
+
+
+def test_a_cut_file_is_refused_or_its_loss_shows(kind, tmp_path):
+    content = READERS[kind](NAMES, ROWS * 2000)
+    (tmp_path / kind).write_bytes(content[: len(content) * 2 // 3])
+    reader = files(tmp_path / kind)
+    piece = reader.pieces()[0]
+
+    if kind in {"a.csv", "a.tsv", "a.ndjson"}:  # plain text does not tell where it should end
+        reading = reader.read(piece, SCHEMA)
+        assert 0 < reading.rows.num_rows + reading.rejected.num_rows < 8000
+        return
+    with pytest.raises(SourceError, match=r"cannot be (unpacked|read)"):
+        reader.read(piece, SCHEMA)
+
+
+def test_a_file_that_went_away_is_refused(kind, tmp_path):
+    reader, piece = put(tmp_path, kind)
+    Path(piece.uri).unlink()
+
+    with pytest.raises(SourceError, match=r"cannot be (unpacked|read)"):
+        reader.read(piece, SCHEMA)

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from pipeline.core.definitions import Action, Verdict
+from pipeline.core.errors import StorageError
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow
+from pipeline.governance import Catalog, Check, Made, Run, Step
+from pipeline.governance import catalog as module
+
+RUN = Run("r1", "flights", "dev", "2024-01-01T00:00:00+00:00", None, "running", None)
+CHECKS = (
+    Check("has_carrier", "carrier is not null", Action.FAIL, 10, 0),
+    Check("plausible", "delay < 2000", Action.QUARANTINE, 10, 3),
+)
+STEP = Step(
+    "flights", 0, "table", "silver", "append", "2 new files", "broadcast", "inline", 3, 1.5, 99,
+    Flow(10, 10, 7, 3, 0, 0, 1 << 40), CHECKS,
+)  # fmt: skip
+MADE = Made(
+    "flights", 3, "silver", "r1", "2024-01-01", 99, 1 << 40, Schema.of({"id": "BIGINT"}), {"raw": 7, "airports": 0}
+)
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    return f"sqlite:///{tmp_path}/deep/catalog.db"
+
+
+@pytest.fixture
+def catalog(url) -> Catalog:
+    return Catalog(url)
+
+
+def test_a_new_catalog_is_empty(catalog):
+    assert catalog.runs() == ()
+    assert catalog.run() is None
+    assert catalog.run("r1") is None
+    assert catalog.last_step("flights") is None
+    assert catalog.versions("flights") == ()
+
+
+def test_a_run_is_read_as_it_was_recorded(catalog, url):
+    verdict = Verdict(accepted=True, reason="better", metrics={"auc": 0.7}, uri="models:/m/1", version="1", rows=7)
+    model = Step("late", 1, "model", "", "accepted", "better", verdict=verdict)
+    catalog.begin(RUN)
+    catalog.record("r1", model)
+    catalog.record("r1", STEP)
+    catalog.end("r1", "2024-01-01T00:01:00+00:00", "done")
+
+    for read in (catalog, Catalog(url)):
+        found = read.run("r1")
+        assert found is not None
+        assert replace(found, steps=()) == replace(RUN, ended_at="2024-01-01T00:01:00+00:00", status="done")
+        assert found.steps == (STEP, model)
+        assert read.run() == found
+        assert read.last_step("flights") == STEP
+
+
+def test_recording_a_step_again_replaces_it(catalog):
+    catalog.begin(RUN)
+    catalog.record("r1", STEP)
+    again = replace(STEP, decision="rebuild", checks=CHECKS[:1])
+
+    catalog.record("r1", again)
+    catalog.record("r1", again)
+
+    found = catalog.run("r1")
+    assert found is not None
+    assert found.steps == (again,)
+
+
+def test_recording_a_version_again_replaces_it(catalog):
+    catalog.keep(MADE)
+    catalog.keep(replace(MADE, rows=100, inputs={"raw": 8}))
+    catalog.keep(replace(MADE, version=4))
+
+    assert catalog.versions("flights") == (replace(MADE, version=4), replace(MADE, rows=100, inputs={"raw": 8}))
+
+
+def test_the_last_step_is_the_newest_that_was_not_skipped(catalog):
+    for number, decision in enumerate(["append", "rebuild", "skip"]):
+        catalog.begin(replace(RUN, run_id=f"r{number}", started_at=f"2024-01-0{number + 1}"))
+        catalog.record(f"r{number}", replace(STEP, decision=decision))
+
+    found = catalog.last_step("flights")
+    assert found is not None
+    assert found.decision == "rebuild"
+
+
+def test_runs_come_newest_first_and_no_more_than_asked_for(catalog):
+    for number in range(5):
+        catalog.begin(replace(RUN, run_id=f"r{number}", started_at=f"2024-01-0{number + 1}"))
+
+    assert [run.run_id for run in catalog.runs(2)] == ["r4", "r3"]
+
+
+def test_a_run_that_is_begun_twice_is_an_error(catalog):
+    catalog.begin(RUN)
+
+    with pytest.raises(StorageError, match=r"cannot be used: got UNIQUE constraint failed: runs.run_id"):
+        catalog.begin(RUN)
+
+
+def test_writers_at_once_do_not_lose_anything(url):
+    Catalog(url).begin(RUN)
+
+    def write(number: int) -> None:
+        catalog = Catalog(url)
+        catalog.record("r1", replace(STEP, name=f"t{number}", number=number))
+        catalog.keep(replace(MADE, version=number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(24)))
+
+    found = Catalog(url).run("r1")
+    assert found is not None
+    assert [step.name for step in found.steps] == [f"t{n}" for n in range(24)]
+    assert len(Catalog(url).versions("flights")) == 24
+
+
+def test_processes_that_make_the_catalog_at_once_all_succeed(url):
+    code = (
+        "import sys; from pipeline.governance import Catalog, Run\n"
+        "Catalog(sys.argv[1]).begin(Run(sys.argv[2], 'p', 'dev', 't', None, 'running', None))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, url, f"r{n}"], stderr=subprocess.PIPE, text=True)
+        for n in range(4)
+    ]
+    errors = [process.communicate()[1] for process in started]
+
+    assert errors == [""] * 4
+    assert len(Catalog(url).runs()) == 4
+
+
+def test_a_catalog_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(
+        StorageError, match=r"the catalog at sqlite:.*file/catalog.db cannot be used: got .*; check its address"
+    ):
+        Catalog(f"sqlite:///{tmp_path}/file/catalog.db").runs()
+
+
+def test_a_file_that_is_no_database_is_an_error(tmp_path):
+    (tmp_path / "catalog.db").write_text("no database" * 1000)
+
+    with pytest.raises(StorageError, match="file is not a database"):
+        Catalog(f"sqlite:///{tmp_path}/catalog.db").runs()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not write")
+def test_a_catalog_that_may_not_be_written_to_is_an_error(catalog, url, tmp_path):
+    catalog.begin(RUN)
+    for folder in (tmp_path / "deep", tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    code = (
+        "import os, sys; from pipeline.governance import Catalog\n"
+        "catalog = Catalog(sys.argv[1]); catalog.runs(); os.seteuid(65534)\n"
+        "catalog = Catalog(sys.argv[1]); print(len(catalog.runs())); catalog.end('r1', 't', 'done')"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=False)
+
+    assert done.stdout == "1\n"
+    assert "StorageError: the catalog at" in done.stderr
+    assert "attempt to write a readonly database" in done.stderr
+
+
+def test_a_password_is_not_shown():
+    with pytest.raises(StorageError) as error:
+        Catalog("postgresql+psycopg://me:secret@127.0.0.1:1/db").runs()
+    assert "secret" not in str(error.value)
+
+
+def test_an_address_that_is_none_is_an_error():
+    with pytest.raises(StorageError, match="the catalog at an address that cannot be read cannot be used"):
+        Catalog("not an address").runs()
+
+
+@pytest.mark.parametrize("table", module._META.sorted_tables, ids=str)  # noqa: SLF001 - the tables are not for users
+def test_the_tables_are_made_on_postgresql_too(table):
+    text = str(CreateTable(table).compile(dialect=postgresql.dialect()))
+
+    assert text.strip().startswith(f"CREATE TABLE {table.name} (")
+    assert not {c.name for c in table.columns} & {"user", "order", "group", "table", "end", "limit", "offset"}
+    assert all(
+        isinstance(c.type, sa.BigInteger)
+        for c in table.columns
+        if c.name.endswith(("rows", "_bytes", "version")) and not isinstance(c.type, sa.String)
+    )

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.definitions import Action, Expectation
+from pipeline.quality import drop, fail, quarantine, score, warn
+
+
+@pytest.mark.parametrize(
+    ("checks", "expected"),
+    [
+        ([], None),
+        ([(0, 0)], None),
+        ([(10, 0)], 100.0),
+        ([(10, 10)], 0.0),
+        ([(10, 1)], 90.0),
+        ([(10, 0), (10, 5)], 75.0),
+        ([(1_000_000, 0), (10, 5)], 75.0),  # every expectation counts alike, however many rows it saw
+        ([(0, 0), (10, 5)], 50.0),
+    ],
+)
+def test_a_score_is_the_mean_share_of_rows_that_meet_each_expectation(checks, expected):
+    assert score(checks) == expected
+
+
+def test_each_word_is_its_action():
+    made = [word("n", "x > 0") for word in (warn, quarantine, drop, fail)]
+
+    assert made == [Expectation("n", "x > 0", action) for action in Action]

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import SourceError
+from pipeline.core.reading import POSITION
+from pipeline.core.schema import Schema
+from pipeline.sources import files
+
+SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
+HEAD = "id,name,x\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def call(text: str | bytes, schema: Schema = SCHEMA, **options):
+        path = tmp_path / "a.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        reader = files(path, **options)
+        return reader.read(reader.pieces()[0], schema)
+
+    return call
+
+
+@pytest.fixture
+def infer(tmp_path):
+    def call(text: str | bytes):
+        path = tmp_path / "a.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        reader = files(path)
+        return reader.schema(reader.pieces()[0]).as_dict()
+
+    return call
+
+
+def places(reading):
+    """Lines of the rows, and of the rejects with their reasons."""
+    rejected = zip(
+        reading.rejected.column(POSITION).to_pylist(), reading.rejected.column("reason").to_pylist(), strict=True
+    )
+    return reading.rows.column(POSITION).to_pylist(), dict(rejected)
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        # line 1     2          3        4        5
+        ("id,name,x\n1,a,1.5\nq,b,z\n3,c,1\nr,d,1\n", [2, 4], [3, 5]),
+        ("id,name,x\r\n1,a,1.5\r\nq,b,z\r\n3,c,1\r\nr,d,1\r\n", [2, 4], [3, 5]),
+        ("id,name,x\n1,a,1.5\nq,b,z", [2], [3]),
+        ("\ufeffid,name,x\n1,a,1.5\nq,b,1\n2,c,1\n", [2, 4], [3]),
+        ("id,name,x\n\n1,a,1.5\n\nq,b,1\n\n\n3,c,1\nr,d,1\n", [3, 8], [5, 9]),
+        ("id,name,x\r\n\r\n1,a,1.5\r\n\r\nq,b,1\r\n\r\n3,c,1\r\n", [3, 7], [5]),
+        ('id,name,x\n1,"a\nb",1\n2,c,x\n3,"d\n\ne",x\n4,f,4\n', [2, 8], [4, 5]),
+        ('id,name,x\n\n1,"a\n\nb",1\n\nq,"c\nd",1\n4,f,4\n', [3, 9], [7]),
+    ],
+    ids=["lf", "crlf", "no last line end", "bom", "blank", "blank crlf", "quoted breaks", "blank and quoted breaks"],
+)
+def test_a_position_is_the_line_on_which_the_record_begins(read, text, good, bad):
+    rows, rejected = places(read(text))
+
+    assert rows == good
+    assert list(rejected) == bad
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("q,b,1", "column 'id' is not BIGINT: q"),
+        ('"a ""quoted"" one",b,1', "column 'id' is not BIGINT: a \"quoted\" one"),
+        ("1,b,q", "column 'x' is not DOUBLE: q"),
+        ("9223372036854775808,b,1", "column 'id' is not BIGINT: 9223372036854775808"),
+        ("1.5,b,1", "column 'id' is not BIGINT: 1.5"),
+        ("1,b,1,9,9", "5 columns in place of 3"),
+        ("1,b", "2 columns in place of 3"),
+        ("1", "1 columns in place of 3"),
+        ('1,"b"c,1', "a quote is not closed, or text follows it"),
+        ('1,"b,1', "a quote is not closed, or text follows it"),
+        (f"1,{'a' * 2_100_000},1", "longer than 2,000,000 bytes"),
+    ],
+    ids=[
+        "integer",
+        "quotes",
+        "real",
+        "too large",
+        "fraction",
+        "many",
+        "few",
+        "one",
+        "after a quote",
+        "open quote",
+        "long",
+    ],
+)
+def test_a_misfit_says_why_and_keeps_its_text(read, line, reason):
+    reading = read(f"{HEAD}0,ok,0\n{line}\n")
+
+    assert places(reading) == ([2], {3: reason})
+    assert reading.rejected.column("row").to_pylist() == [line]
+
+
+def test_a_line_that_is_not_utf8_is_rejected_and_shown_with_marks(read):
+    reading = read(HEAD.encode() + b"1,a,1\n2,caf\xe9,2\n3,c,3\n")
+
+    assert places(reading) == ([2, 4], {3: "not UTF-8"})
+    assert reading.rejected.column("row").to_pylist()[0].startswith("2,caf?")
+
+
+def test_edges_of_numbers(read):
+    low, high = -(2**63), 2**63 - 1
+    rows = read(f"{HEAD}{high},a,nan\n{low},b,inf\n 5,c,-inf\n+6,d,-0.0\n1e3,e,\n").rows
+
+    assert rows.column("id").to_pylist() == [high, low, 5, 6, 1000]
+    assert [str(x) for x in rows.column("x").to_pylist()] == ["nan", "inf", "-inf", "-0.0", "None"]
+
+
+def test_null_values_are_null_in_quotes_or_not(read):
+    rows = read(f'{HEAD}NA,"NA",NA\n1,"",1\n', null_values=["", "NA"]).rows
+
+    assert rows.column("name").to_pylist() == [None, None]
+    assert rows.column("id").to_pylist() == [None, 1]
+
+
+def test_a_blank_line_is_a_null_where_there_is_one_column(read):
+    reading = read("id\n1\n\nq\n", Schema.of({"id": "BIGINT"}))
+
+    assert reading.rows.to_pylist() == [{"id": 1, POSITION: 2}, {"id": None, POSITION: 3}]
+    assert places(reading)[1] == {4: "column 'id' is not BIGINT: q"}
+
+
+def test_odd_column_names_are_kept(read):
+    schema = Schema.of({'na"me': "VARCHAR", "it's": "BIGINT", "rowid": "BIGINT", "reason": "DOUBLE"})
+
+    rows = read('"na""me",it\'s,rowid,reason\na,1,2,3\n', schema).rows
+
+    assert rows.to_pylist() == [{'na"me': "a", "it's": 1, "rowid": 2, "reason": 3.0, POSITION: 2}]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "the file is empty"),
+        ("\n", "a column without a name"),
+        ("\n1,2,3\n", "a column without a name"),
+        ("id,,x\n1,2,3\n", "a column without a name"),
+        ("id,id,x\n1,2,3\n", "names 'id' twice"),
+        ("id,ID,x\n1,2,3\n", "'id' and 'ID', which differ only in case"),
+        ("id,name,x\r1,a,1\r", "carriage returns alone"),
+        ("id,name,x\n1,a,1\r\n2,b,2\n", "lines that end in different ways"),
+        (f"id,{'n' * 200_000}\n1,2\n", "the first line cannot be read"),
+        (b"id,caf\xe9\n1,2\n", "not UTF-8"),
+        ("id,name\n".encode("utf-16"), "not UTF-8"),
+        (f"{HEAD}1,{'a' * 40_000_000},1\n2,b,2\n", "do not add up"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_refused_whole(read, text, problem):
+    with pytest.raises(SourceError, match=problem):
+        read(text)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_positions_hold_in_a_file_that_is_read_in_parallel(read, end):
+    count = 600_000
+    ids = np.arange(count)
+    bad = np.sort(np.random.default_rng(7).choice(count, 400, replace=False))
+    lines = [f"{i},a name of some length {i},{i}.5" for i in ids]
+    for i in bad:
+        lines[i] = f"{i},b,zz"
+    for i in range(1000, count, 50_000):
+        lines[i] = f'{i},"two{end}lines",1'
+
+    reading = read(end.join(["id,name,x", *lines]) + end)
+
+    spans = np.isin(ids, np.arange(1000, count, 50_000))
+    line = ids + 2 + np.cumsum(spans) - spans
+    assert reading.rejected.column(POSITION).to_pylist() == line[bad].tolist()
+    assert np.array_equal(reading.rows.column(POSITION).to_numpy(), np.delete(line, bad))
+    assert np.array_equal(reading.rows.column("id").to_numpy(), np.delete(ids, bad))
+
+
+def test_a_quote_that_swallows_the_rest_of_a_large_file_is_an_error_that_names_its_line(read):
+    lines = [f"{i},a name of some length {i},{i}.5" for i in range(400_000)]
+    lines[200_000] = '200000,"never closed,1'
+
+    with pytest.raises(SourceError, match="is a quote opened and never closed") as error:
+        read("\n".join(["id,name,x", *lines]) + "\n")
+    assert error.value.place is not None
+    assert error.value.place.line == 200_002
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["1,a,1,9\n2,b,2\n", "1,a,1\n2,b,2,9\n", "1,a\n2,b,2\n", "1\n2\n3,b,2\n", '1,"a"b,1\n2,b,2\n', "\n1,a,1\n"],
+)
+def test_types_are_inferred_whatever_single_lines_look_like(infer, body):
+    assert infer(HEAD + body) == {"id": "BIGINT", "name": "VARCHAR", "x": "BIGINT"}
+
+
+def test_types_hold_all_values(infer):
+    text = "a,b,c,d,e\n1,1,2024-01-01,007,2024-01-01T01:02:03Z\n2,1.5,2024-12-31,08,2024-01-01T01:02:03Z\nx,2,,9,\n"
+
+    assert infer(text) == {"a": "VARCHAR", "b": "DOUBLE", "c": "DATE", "d": "VARCHAR", "e": "TIMESTAMPTZ"}
+
+
+def test_a_header_alone_gives_text_columns(infer):
+    assert infer(HEAD) == {"id": "VARCHAR", "name": "VARCHAR", "x": "VARCHAR"}
+
+
+def test_types_cannot_be_inferred_past_an_open_quote(infer):
+    with pytest.raises(SourceError, match="quotes that do not match"):
+        infer(HEAD + '1,"a,1\n2,b,2\n')

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.errors import SourceError
+from pipeline.core.reading import POSITION
+from pipeline.core.schema import Schema
+from pipeline.sources import files
+
+SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
+
+
+@pytest.fixture
+def piece(tmp_path):
+    def call(text: str | bytes):
+        path = tmp_path / "a.ndjson"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        reader = files(path)
+        return reader, reader.pieces()[0]
+
+    return call
+
+
+@pytest.fixture
+def read(piece):
+    def call(text: str | bytes, schema: Schema = SCHEMA):
+        reader, found = piece(text)
+        return reader.read(found, schema)
+
+    return call
+
+
+def test_blank_lines_are_no_rows_and_positions_count_them(read):
+    reading = read('\ufeff{"id":1,"name":"a"}\r\n\r\n  \t\r\n{"id":2,"name":"b"}')
+
+    assert reading.rows.to_pylist() == [{"id": 1, "name": "a", POSITION: 1}, {"id": 2, "name": "b", POSITION: 4}]
+    assert reading.rejected.num_rows == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["{bad", "[1, 2]", "5", "null", '"text"', '{"id": 1} {"id": 2}', '{"name": "\\ud800"}']
+)
+def test_a_line_that_is_no_object_is_rejected(read, line):
+    reading = read(f'{{"id":1}}\n{line}\n{{"id":3}}\n')
+
+    assert reading.rows.column(POSITION).to_pylist() == [1, 3]
+    assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "not a JSON object, or not UTF-8", "row": line}]
+
+
+def test_a_line_that_is_not_utf8_is_rejected(read):
+    reading = read(b'{"id":1}\n{"id":2,"name":"\xff"}\n')
+
+    assert reading.rejected.to_pylist() == [
+        {POSITION: 2, "reason": "not a JSON object, or not UTF-8", "row": '{"id":2,"name":"?"}'}
+    ]
+
+
+def test_a_missing_field_is_null_and_every_value_is_text_for_a_text_column(read):
+    text = '{"id":1}\n{"name":5}\n{"name":true,"id":null}\n{"name":{"k":[1]}}\n{"name":"\\u00e9\\n\\"q\\u0000"}\n'
+    rows = read(text).rows
+
+    assert rows.column("id").to_pylist() == [1, None, None, None, None]
+    assert rows.column("name").to_pylist() == [None, "5", "true", '{"k":[1]}', 'é\n"q\0']
+
+
+def test_a_value_of_another_type_is_rejected(read):
+    reading = read('{"id":"7"}\n{"id":true}\n{"id":2.5}\n{"id":[1]}\n{"id":1e2}\n')
+
+    assert reading.rows.column("id").to_pylist() == [7, 100]
+    assert reading.rejected.column("reason").to_pylist() == [
+        "column 'id' is not BIGINT: true",
+        "column 'id' is not BIGINT: 2.5",
+        "column 'id' is not BIGINT: [1]",
+    ]
+
+
+def test_a_misfit_inside_a_nested_value_is_never_lost(read):
+    schema = Schema.of({"l": "BIGINT[]", "s": 'STRUCT("p" BIGINT, "q" VARCHAR[])'})
+    reading = read(
+        '{"l":[1,2],"s":{"p":1,"q":["a"]}}\n{"l":[1,"b"]}\n{"s":{"p":"z","q":[]}}\n{"s":{"p":1,"q":null,"r":2}}\n'
+        '{"l":null,"s":{"p":null,"q":null}}\n',
+        schema,
+    )
+
+    assert reading.rows.to_pylist() == [
+        {"l": [1, 2], "s": {"p": 1, "q": ["a"]}, POSITION: 1},
+        {"l": None, "s": {"p": None, "q": None}, POSITION: 5},
+    ]
+    assert reading.rejected.column(POSITION).to_pylist() == [2, 3, 4]
+
+
+def test_odd_field_names_are_found(read):
+    schema = Schema.of(dict.fromkeys(['i"d', "a.b", "$x", "a'b", "a/b", "t~x", "0", "*", " "], "BIGINT"))
+    text = '{"i\\"d":1,"a.b":2,"$x":3,"a\'b":4,"a/b":5,"t~x":6,"0":7,"*":8," ":9}\n'
+
+    assert list(read(text, schema).rows.to_pylist()[0].values()) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 1]
+
+
+def test_a_line_of_forty_megabytes_is_read(read):
+    rows = read(f'{{"id":1,"name":"{"a" * 40_000_000}"}}\n{{"id":2}}\n').rows
+
+    assert rows.column(POSITION).to_pylist() == [1, 2]
+    assert len(rows.column("name")[0].as_py()) == 40_000_000
+
+
+def test_types_are_inferred_from_the_objects_alone(piece):
+    reader, found = piece('{"id":1,"x":1}\n[1]\n{bad\n{"id":2,"x":1.5,"t":"2024-01-01"}\n')
+
+    assert reader.schema(found).as_dict() == {"id": "BIGINT", "x": "DOUBLE", "t": "DATE"}
+
+
+@pytest.mark.parametrize("text", ['[{"id":1},{"id":2}]', '{\n"id": 1\n}\n', "\n", "{bad\n"])
+def test_without_an_object_on_a_line_there_are_no_types(piece, text):
+    reader, found = piece(text)
+
+    with pytest.raises(SourceError, match="no line holds a JSON object; write one object a line"):
+        reader.schema(found)
+
+
+def test_fields_that_differ_only_in_case_are_refused(piece):
+    reader, found = piece('{"id":1,"ID":2}\n')
+
+    with pytest.raises(SourceError, match="'ID' and 'id' differ only in case"):
+        reader.schema(found)

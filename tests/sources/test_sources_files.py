@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import SourceError
+from pipeline.core.reading import POSITION
+from pipeline.core.schema import Schema
+from pipeline.sources import files
+
+SCHEMA = Schema.of({"id": "BIGINT"})
+
+
+def read(path, schema=SCHEMA, **options):
+    reader = files(path, **options)
+    return reader.read(reader.pieces()[0], schema)
+
+
+def test_pieces_come_in_the_order_of_their_names_and_without_folders(tmp_path):
+    for name in ("b.csv", "a.csv", "c.txt"):
+        (tmp_path / name).write_text("id\n1\n")
+    (tmp_path / "0.csv").mkdir()
+
+    assert [piece.uri for piece in files(tmp_path / "*.csv").pieces()] == [
+        str(tmp_path / "a.csv"),
+        str(tmp_path / "b.csv"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "*.none.csv", "folder.csv"])
+def test_nothing_that_matches_is_an_error(name, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+
+    with pytest.raises(SourceError, match="no file matches"):
+        files(tmp_path / name).pieces()
+
+
+def test_a_stamp_changes_with_the_content(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id\n1\n")
+    before = files(path).pieces()
+    assert files(path).pieces() == before
+
+    path.write_text("id\n2\n")
+    os.utime(path, ns=(1, 1))
+
+    assert files(path).pieces() != before
+
+
+def test_a_name_that_tells_no_format_is_refused():
+    with pytest.raises(SourceError, match="does not tell its format; give format= one of csv, json, parquet"):
+        files("a.xyz")
+    assert files("a.xyz", format="csv").format == "csv"
+
+
+@pytest.mark.parametrize("delimiter", ["||", "é", '"', "\n"])
+def test_a_delimiter_is_one_plain_character(delimiter):
+    with pytest.raises(SourceError, match="a delimiter is one character"):
+        files("a.csv", delimiter=delimiter)
+
+
+def test_the_fingerprint_follows_the_options_and_not_the_place():
+    assert files("a.csv").fingerprint == files("elsewhere/*.csv").fingerprint
+    assert len({files("a.csv", **o).fingerprint for o in ({}, {"delimiter": ";"}, {"null_values": ["NA"]})}) == 3
+
+
+def test_parquet_keeps_positions_types_and_a_column_called_rowid(tmp_path):
+    table = pa.table(
+        {"rowid": [10, 20, 30], "x": [1.0, float("nan"), None], "t": pa.array([0, 1, 2], pa.timestamp("ns"))}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    schema = Schema.of({"x": "DOUBLE", "rowid": "BIGINT", "t": "TIMESTAMP"})
+    rows = read(tmp_path / "a.parquet", schema).rows
+
+    assert rows.column("rowid").to_pylist() == [10, 20, 30]
+    assert rows.column(POSITION).to_pylist() == [1, 2, 3]
+
+
+def test_parquet_positions_hold_over_row_groups(tmp_path):
+    ids = [str(i) if i % 1000 else "q" for i in range(300_000)]
+    pq.write_table(pa.table({"id": ids}), tmp_path / "a.parquet", row_group_size=10_000)
+
+    reading = read(tmp_path / "a.parquet")
+
+    assert reading.rejected.column(POSITION).to_pylist() == list(range(1, 300_001, 1000))
+    assert all(
+        p == i + 1 for p, i in zip(reading.rows[POSITION].to_pylist(), reading.rows["id"].to_pylist(), strict=True)
+    )
+
+
+def test_gzip_members_are_one_file(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"id\n1\n") + gzip.compress(b"2\n"))
+
+    assert read(tmp_path / "a.csv.gz").rows.column("id").to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv.gz", b"id\n1\n"),
+        ("a.csv.gz", b"\x1f\x8b\x08garbage"),
+        ("a.csv.zst", b"\x28\xb5\x2f\xfdgarbage"),
+        ("a.csv.zip", b"PK\x03\x04garbage"),
+    ],
+)
+def test_what_is_not_packed_as_its_name_says_is_refused(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        read(tmp_path / name)
+
+
+def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a.csv", "id\n1234567890\n")
+    (tmp_path / "a.csv.zip").write_bytes(stream.getvalue().replace(b"1234567890", b"1234567891", 1))
+
+    with pytest.raises(SourceError, match="Bad CRC"):
+        read(tmp_path / "a.csv.zip")
+
+
+def test_a_zip_holds_one_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
+        archive.writestr("a.csv", "id\n1\n")
+        archive.writestr("b.csv", "id\n1\n")
+
+    with pytest.raises(SourceError, match="a zip must hold one file: got 2"):
+        read(tmp_path / "a.csv.zip")
+
+
+def test_a_zip_cannot_write_outside(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
+        archive.writestr("../../evil.csv", "id\n1\n")
+
+    assert read(tmp_path / "a.csv.zip").rows.num_rows == 1
+    assert not list(tmp_path.parent.glob("evil.csv"))
+
+
+@pytest.mark.parametrize("content", [b"PAR1 not parquet at all PAR1", b"garbage"])
+def test_what_is_no_parquet_is_refused(content, tmp_path):
+    (tmp_path / "a.parquet").write_bytes(content)
+
+    with pytest.raises(SourceError, match="cannot be read as PARQUET"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody who may not read")
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.csv.gz"])
+def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b'{"id":1}')
+    path.chmod(0)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    (tmp_path / "readable.csv").write_text("id\n1\n")
+    code = (
+        "import os, sys; from pipeline.sources import files; from pipeline.core.schema import Schema\n"
+        "def read(path): reader = files(path); reader.read(reader.pieces()[0], Schema.of({'id': 'BIGINT'}))\n"
+        "read(sys.argv[2])  # what is imported late is imported now\n"
+        "os.seteuid(65534)\n"
+        "read(sys.argv[1])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(tmp_path / "readable.csv")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "SourceError: the file cannot be" in done.stderr
+    assert "Permission denied" in done.stderr
