@@ -123,10 +123,15 @@ class LakeTable:
             return self._describe(current)
         if (None if seen is None else seen.mark) != (None if current is None else current.transaction_version(APP)):
             raise self._conflict()
-        if current is not None:
-            self._require_partitions(tuple(current.metadata().partition_columns))
+        moved = current is not None and tuple(current.metadata().partition_columns) != self.partition_by
+        if moved and commit.mode == "append":
+            raise StorageError(
+                f"table {self.name!r} is partitioned otherwise than its definition says",
+                got=", ".join(self.partition_by) or "none",
+                do="recompute it with --full",
+            )
         try:
-            self._write(current, commit)
+            self._write(current, commit, anew=current is None or moved)
         except Exception as error:  # noqa: BLE001 - whatever was raised, only the log says what happened
             return self._resolve(commit, error, current)
         committed = self._open(None)
@@ -134,26 +139,19 @@ class LakeTable:
             raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")
         return self._describe(committed)
 
-    def _require_partitions(self, found: tuple[str, ...]) -> None:
-        if found != self.partition_by:
-            raise StorageError(
-                f"table {self.name!r} is partitioned otherwise, and a table keeps its partitions",
-                got=f"{', '.join(self.partition_by) or 'none'} in place of {', '.join(found) or 'none'}",
-                do=f"give partition_by= as it was, or remove {self.storage.uri} and run again",
-            )
-
-    def _write(self, current: DeltaTable | None, commit: Commit) -> None:
+    def _write(self, current: DeltaTable | None, commit: Commit, *, anew: bool = False) -> None:
+        """Commit on top of `current`, or make the table anew: the first version, or with other partitions."""
         adds = [_add(file) for file in commit.files]
         schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
         properties = CommitProperties(
             custom_metadata=dict(commit.note), app_transactions=[Transaction(APP, commit.mark)], max_commit_retries=0
         )
-        if current is None:
+        if current is None or anew:
             create_table_with_add_actions(
                 self.storage.uri,
                 schema,
                 adds,
-                mode="error",
+                mode="error" if current is None else "overwrite",
                 partition_by=list(self.partition_by),
                 name=self.name,
                 description=self.description or None,

@@ -155,12 +155,17 @@ def test_empty_text_is_no_partition(writer):
         writer(partition_by=("p",)).write("select '' as p, 1 as i")
 
 
-def test_a_table_keeps_its_partitions(writer):
+def test_partitions_change_only_when_the_table_is_made_anew(writer):
     seen = writer(partition_by=("p",)).write("select 'x' as p, 1 as i")
-
-    with pytest.raises(StorageError, match=r"'t' is partitioned otherwise.*: got i in place of p; give partition_by="):
-        writer(partition_by=("i",)).write("select 'x' as p, 1 as i", "r2", "overwrite", seen)
+    with pytest.raises(StorageError, match=r"'t' is partitioned otherwise.*: got i; recompute it with --full"):
+        writer(partition_by=("i",)).write("select 'x' as p, 1 as i", "r2", "append", seen)
     assert writer(partition_by=("p",)).table.version() == seen
+
+    w = writer(partition_by=("i",))
+    w.write("select 'y' as p, 2 as i", "r3", "overwrite", seen)
+    table = DeltaTable(w.table.storage.uri)
+    assert (table.version(), table.metadata().partition_columns) == (seen.number + 1, ["i"])
+    assert table.to_pyarrow_table().to_pylist() == [{"p": "y", "i": 2}]
 
 
 def test_other_engines_read_what_we_write(writer):
