@@ -41,7 +41,7 @@ class Storage:
                 _write_local(Path(self.uri) / name, text)
             else:
                 self._filesystem().pipe_file(self._path(name), text.encode())
-        except OSError as error:
+        except Exception as error:  # an object store's client has errors of its own
             raise StorageError(
                 f"cannot write {name!r} below {self.uri}", got=_reason(error), do="check its space and permissions"
             ) from error
@@ -50,7 +50,7 @@ class Storage:
         """Read a small file; raise `StorageError` when it cannot be read."""
         try:
             content: bytes = self._filesystem().cat_file(self._path(name))
-        except OSError as error:
+        except Exception as error:  # likewise
             raise StorageError(f"cannot read {name!r} below {self.uri}", got=_reason(error)) from error
         return content.decode()
 
@@ -98,5 +98,5 @@ def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -54,7 +54,7 @@ def read(con: duckdb.DuckDBPyConnection, path: str, dialect: Dialect, schema: Sc
     """
     lines = lines_of(path)
     names = header(lines, dialect, place)
-    hold(schema, names, place)
+    hold(schema, names, Place(place.file, 1))
     # integers come as text: DuckDB would round what has a fraction
     kinds = {c.name: "VARCHAR" if c.type in INTEGERS else c.type for c in schema.columns}
     columns = ", ".join(f"{literal(name)}: {literal(kinds[name])}" for name in names)
@@ -74,7 +74,15 @@ def read(con: duckdb.DuckDBPyConnection, path: str, dialect: Dialect, schema: Sc
     found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
     found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])
     good = rows if found.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
-    return Reading(good, _with_text(con, found, lines, starts))
+    texts = _Texts(lines, starts, names, schema.names, dialect.delimiter)
+    return Reading(good, texts.add_to(found))
+
+
+def headline(schema: Schema, dialect: Dialect) -> str:
+    """Return the first line of a file with a schema's columns."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=dialect.delimiter, lineterminator="").writerow(schema.names)
+    return line.getvalue()
 
 
 def header(lines: Lines, dialect: Dialect, place: Place) -> tuple[str, ...]:
@@ -131,14 +139,49 @@ def _rejects(schema: Schema) -> str:
     )
 
 
-def _with_text(con: duckdb.DuckDBPyConnection, found: pa.Table, lines: Lines, starts: Numbers) -> pa.Table:
-    """Return what was rejected in the file's order, with the text of each record."""
-    found = found.sort_by(POSITION)
-    indexes = np.searchsorted(starts, found.column(POSITION).to_numpy())
-    texts = lines.texts_from(starts).take(pa.array(indexes))
-    con.register("_found", found.append_column("bytes", texts))
-    query = f"select {POSITION}, reason, rtrim(decode(bytes, 'replace'), e'\\r\\n') as row from _found"
-    return arrow(con, query).cast(REJECTED)
+@dataclass(frozen=True)
+class _Texts:
+    """The records of a file as text, to show those that were rejected and to read them again."""
+
+    lines: Lines
+    starts: Numbers
+    names: tuple[str, ...]
+    wanted: tuple[str, ...]
+    delimiter: str
+
+    def add_to(self, found: pa.Table) -> pa.Table:
+        """Return what was rejected in the file's order, with the text of each record."""
+        found = found.sort_by(POSITION)
+        indexes = np.searchsorted(self.starts, found.column(POSITION).to_numpy())
+        cut = self.lines.texts_from(self.starts).take(pa.array(indexes)).to_pylist()
+        texts = [text.decode(errors="replace").rstrip("\r\n") for text in cut]
+        if self.names != self.wanted:
+            texts = [self._in_order(text) for text in texts]
+        return found.append_column("row", pa.array(texts, pa.string())).cast(REJECTED)
+
+    def _in_order(self, text: str) -> str:
+        """Return a record in the contract's order of columns, in which it will be read again."""
+        fields = (
+            dict(zip(self.names, values, strict=True)) if len(values := self._fields(text)) == len(self.names) else {}
+        )
+        return _line([fields[name] for name in self.wanted], self.delimiter) if fields else text
+
+    def _fields(self, text: str) -> list[str]:
+        try:
+            return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+        except csv.Error:
+            return []
+
+
+def headline(schema: Schema, dialect: Dialect) -> str:
+    """Return the first line of a file with a schema's columns."""
+    return _line(list(schema.names), dialect.delimiter)
+
+
+def _line(fields: list[str], delimiter: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, delimiter=delimiter, lineterminator="").writerow(fields)
+    return line.getvalue()
 
 
 def _unaccounted(starts: Numbers, read: int, place: Place) -> SourceError:

@@ -16,8 +16,9 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, schema_of
 from pipeline.sources.fit import RAW, Raw, fit, hold
 from pipeline.sources.lines import lines_of
+from pipeline.sources.texts import UNKNOWN
 
-_SHOWN = "coalesce(line, rtrim(decode(bytes, 'replace'), e'\\r\\n'))"
+_SHOWN = f"coalesce(line, '{UNKNOWN}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
 _LONGEST_BYTES = 256 << 20
 
 

@@ -6,6 +6,7 @@ Delivery: each file is read once, whole; a file that changes is noticed by its s
 from __future__ import annotations
 
 import glob
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pipeline.kernel.engine import connect, literal, quoted, schema_of
 from pipeline.sources import delimited, documents
 from pipeline.sources.delimited import Dialect
 from pipeline.sources.fit import RAW, Raw, fit, hold
+from pipeline.sources.texts import Texts
 from pipeline.sources.unpack import PACKED, unpacked
 
 Format = Literal["csv", "json", "parquet"]
@@ -79,6 +81,23 @@ class Files:
             if self.format == "json":
                 return documents.read(con, path, schema, place)
             return _read_parquet(con, path, schema, place)
+
+    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+        """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`.
+
+        A text that was not UTF-8 is rejected again: what it held is not known. So is one with an open quote.
+        """
+        is_csv = self.format == "csv"
+        head = delimited.headline(schema, self.dialect) if is_csv else ""
+        texts = Texts.of(rows, quotes=is_csv)
+        with tempfile.TemporaryDirectory(prefix="headwater-rows-") as folder, connect() as con:
+            path, place = str(Path(folder) / "rows"), Place(self.pattern)
+            texts.write(path, head)
+            if is_csv:
+                reading = delimited.read(con, path, self.dialect, schema, place)
+            else:
+                reading = documents.read(con, path, schema, place)
+        return texts.renumbered(reading, head)
 
     @contextmanager
     def _opened(self, piece: Piece) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Place]]:

@@ -20,10 +20,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 @pytest.fixture
 def cluster(tmp_path):
     """A one-node cluster of its own on loopback, in one process group; the address of its Jobs API."""
-    ports = free_ports(2)
+    ports = free_ports(3)
     environ = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
     options = ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", "--num-cpus=2", "--disable-usage-stats"]
+    options.append(f"--dashboard-agent-listen-port={ports[2]}")  # the usual one may be another cluster's
     log = (tmp_path / "ray.log").open("w")
     process = subprocess.Popen(
         [*command, *options, "--include-dashboard=true"], env=environ, stdout=log, stderr=log, start_new_session=True
@@ -52,18 +53,7 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     environment = json.dumps({"env_vars": variables})
-    done = subprocess.run(
-        [
-            *(str(BIN / "ray"), "job", "submit", "--address", cluster, "--working-dir", "."),
-            *("--runtime-env-json", environment, "--", "headwater", "run"),
-        ],
-        cwd=teashop,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = submit(teashop, "--address", cluster, "--runtime-env-json", environment, "--", "headwater", "run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 done, 0 up to date" in done.stdout
     run = json.loads(headwater("show", "--json", cwd=teashop, env=variables, check=0).stdout)
@@ -72,6 +62,24 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
     )
     rows = json.loads(headwater("query", "from sales_by_day order by day", "--json", cwd=teashop, env=variables).stdout)
     assert [row["orders"] for row in rows] == [2, 2, 1]
+
+
+def submit(folder, *words):
+    """Submit a job; a cluster that has just started says for a while that it has no agent yet."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            [str(BIN / "ray"), "job", "submit", "--working-dir", ".", *words],
+            cwd=folder,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def free_ports(count):

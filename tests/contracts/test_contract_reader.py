@@ -235,3 +235,37 @@ def test_a_file_that_went_away_is_refused(kind, tmp_path):
 
     with pytest.raises(SourceError, match=r"cannot be (unpacked|read)"):
         reader.read(piece, SCHEMA)
+
+
+def test_rejected_rows_read_again_under_a_wider_contract_all_fit(kind, tmp_path):
+    reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1", f"q{i}", 'a, "b"') for i in range(3)])
+    texts = reader.read(piece, SCHEMA).rejected.column("row").to_pylist()
+
+    again = reader.parse(texts, Schema.of({"id": "VARCHAR", "name": "VARCHAR", "x": "DOUBLE"}))
+
+    rows = [tuple(row.values()) for row in again.rows.to_pylist()]
+    assert rows == [(f"q{i}", 'a, "b"', 1.0, i + 1) for i in range(3)]
+    assert again.rejected.num_rows == 0
+
+
+def test_rejected_rows_read_again_under_the_same_contract_are_rejected_again(kind, tmp_path):
+    reader, piece = put(tmp_path, kind, rows=[ROWS[1], ROWS[1]])
+    rejected = reader.read(piece, SCHEMA).rejected
+
+    again = reader.parse(rejected.column("row").to_pylist(), SCHEMA)
+
+    assert again.rows.num_rows == 0
+    assert again.rejected.column(POSITION).to_pylist() == [1, 2]
+    assert again.rejected.drop_columns(POSITION).equals(rejected.drop_columns(POSITION))
+
+
+def test_no_rejected_rows_are_no_rows(kind):
+    reading = files(kind).parse([], SCHEMA)
+
+    assert reading.rows.num_rows == reading.rejected.num_rows == 0
+
+
+def test_a_text_whose_bytes_were_not_utf8_is_never_taken_for_a_row(kind):
+    reading = files(kind).parse(["\ufffd{}", "1,\ufffd,1"], SCHEMA)
+
+    assert reading.rejected.column("reason").to_pylist() == ["not UTF-8"] * 2

@@ -104,7 +104,13 @@ def test_a_line_that_is_not_utf8_is_rejected_and_shown_with_marks(read):
     reading = read(HEAD.encode() + b"1,a,1\n2,caf\xe9,2\n3,c,3\n")
 
     assert places(reading) == ([2, 4], {3: "not UTF-8"})
-    assert reading.rejected.column("row").to_pylist()[0].startswith("2,caf?")
+    assert reading.rejected.column("row").to_pylist() == ["2,caf\ufffd,2"]
+
+
+def test_the_text_of_a_misfit_is_in_the_order_of_the_contract(read):
+    reading = read('x,name,id\n1.5,"a, b",q\nz,b,2\n1\n')
+
+    assert reading.rejected.column("row").to_pylist() == ['q,"a, b",1.5', "2,b,z", "1"]
 
 
 def test_edges_of_numbers(read):

@@ -51,7 +51,7 @@ def test_a_line_that_is_not_utf8_is_rejected(read):
     reading = read(b'{"id":1}\n{"id":2,"name":"\xff"}\n')
 
     assert reading.rejected.to_pylist() == [
-        {POSITION: 2, "reason": "not a JSON object, or not UTF-8", "row": '{"id":2,"name":"?"}'}
+        {POSITION: 2, "reason": "not a JSON object, or not UTF-8", "row": '\ufffd{"id":2,"name":"?"}'}
     ]
 
 

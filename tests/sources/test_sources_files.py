@@ -180,3 +180,15 @@ def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
 
     assert "SourceError: the file cannot be" in done.stderr
     assert "Permission denied" in done.stderr
+
+
+def test_texts_with_line_breaks_and_open_quotes_keep_their_numbers():
+    schema = Schema.of({"id": "BIGINT", "two\nlines": "VARCHAR"})
+
+    reading = files("a.csv").parse(["1,a", '2,"x\n\ny"', '3,"open', "q,b", "5,c"], schema)
+
+    assert [tuple(row.values()) for row in reading.rows.to_pylist()] == [(1, "a", 1), (2, "x\n\ny", 2), (5, "c", 5)]
+    assert [tuple(row.values()) for row in reading.rejected.to_pylist()] == [
+        (3, "a quote is not closed", '3,"open'),
+        (4, "column 'id' is not BIGINT: q", "q,b"),
+    ]
