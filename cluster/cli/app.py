@@ -37,7 +37,7 @@ app.command()(serving.serve)
 app.command()(doctor.doctor)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command and end the process with its exit code."""
     try:
         app()

@@ -103,7 +103,9 @@ def quality(
         )
         return
     if not steps:
-        raise RequestError("nothing was made yet", do="run `headwater run` first")
+        raise RequestError(
+            "the catalog knows of nothing made yet", do="run `headwater run`; with --full if it was lost"
+        )
     rows: list[tuple[object, ...]] = []
     for step in steps:
         total = score((c.rows, c.violations) for c in step.checks)
@@ -152,7 +154,7 @@ def report(env: Env = None, folder: Folder = HERE) -> None:
 def _show_run(workspace: Workspace, *, as_json: bool) -> None:
     run = workspace.catalog.run()
     if run is None:
-        raise RequestError("nothing ran yet", do="run `headwater run` first")
+        raise RequestError("the catalog knows of no run yet", do="run `headwater run` first")
     if as_json:
         print_json(run)
     else:

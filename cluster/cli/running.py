@@ -125,6 +125,9 @@ class _Watcher:
             return
         made = step.flow.rows_out
         rows = "" if step.verdict else f"{text(made)} row{'s' * (made != 1)}, "
+        flow = step.flow
+        away = [f"{text(n)} {word}" for n, word in ((flow.quarantined, "quarantined"), (flow.dropped, "dropped")) if n]
+        rows += "".join(f"[yellow]{part}[/], " for part in away)
         mark = "[red]✗[/]" if step.decision == "refused" else "[green]✓[/]"
         self._progress.console.print(f"{mark} {step.name}: {rows}{step.seconds:.2f} s [dim]({step.reason})[/]")
 

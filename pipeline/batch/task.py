@@ -123,10 +123,23 @@ def _in_our_words(work: Work) -> Iterator[None]:
     """Raise what DuckDB raises as an error that says what can be done about it."""
     try:
         yield
+    except DefinitionError as error:  # of the rows a definition makes: the engine does not know whose they are
+        if error.place is not None:
+            raise
+        raise DefinitionError(
+            f"table {work.table!r}: {error.problem}", got=error.got, do=error.do, place=work.place
+        ) from error
     except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as error:
         problem = f"table {work.table!r} does not fit its inputs"
         raise DefinitionError(problem, got=_first(error), place=work.place) from error
     except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        if "parquet" in str(error).lower():
+            raise StorageError(
+                f"table {work.table!r} cannot read its inputs",
+                got=_first(error),
+                do="a file of the lake is damaged: recompute its table with --full",
+                place=work.place,
+            ) from error
         raise DefinitionError(
             f"table {work.table!r} cannot convert a value",
             got=_first(error),
@@ -142,7 +155,10 @@ def _in_our_words(work: Work) -> Iterator[None]:
         ) from error
     except (duckdb.IOException, duckdb.HTTPException) as error:
         raise StorageError(
-            f"table {work.table!r} cannot read its inputs", got=_first(error), do="run again", place=work.place
+            f"table {work.table!r} cannot read its inputs",
+            got=_first(error),
+            do="run again; if a file of the lake is gone, recompute its table with --full",
+            place=work.place,
         ) from error
 
 

@@ -157,8 +157,8 @@ class Table(Stored):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The transform's inputs, without the table itself."""
-        return tuple(name for name in self.transform.inputs if name != self.name)
+        """The transform's inputs, without the table itself where it remembers its last version."""
+        return tuple(name for name in self.transform.inputs if name != self.name or not self.remembers)
 
     @property
     def fingerprint(self) -> str:

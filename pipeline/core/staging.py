@@ -70,6 +70,8 @@ class Manifest:
     mode: Mode
     inputs: Mapping[str, int] = field(default_factory=dict)
     """The version of each input table up to which it is consumed."""
+    marks: Mapping[str, int | None] = field(default_factory=dict)
+    """The marks of those versions: a table that was removed and made again has the numbers, but not the marks."""
     pieces: Sequence[Piece] = ()
     """What of a source is consumed."""
     flow: Flow = field(default_factory=Flow)

@@ -51,6 +51,10 @@ def connect(
             if filesystem is not None:
                 con.register_filesystem(filesystem)
             yield con
+        except (duckdb.InterruptException, RuntimeError) as error:
+            if "interrupt" not in str(error).lower():
+                raise
+            raise KeyboardInterrupt from error  # Ctrl-C while a statement runs
         finally:
             con.close()
 
@@ -73,6 +77,11 @@ def watched(con: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> It
     finally:
         ended.set()
         watcher.join()
+
+
+def first_line(error: BaseException) -> str:
+    """Return an engine's message without what it draws below it."""
+    return str(error).strip().partition("\n")[0]
 
 
 def quoted(name: str) -> str:

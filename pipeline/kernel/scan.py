@@ -46,7 +46,7 @@ class Scan:
             columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in self.schema.columns)
             return f"select {columns} limit 0"
         files = ", ".join(literal(file.uri) for file in self.files)
-        return f"select {listed(self.schema.names)} from read_parquet([{files}], union_by_name = true)"
+        return f"select {listed(self.schema.names)} from read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
 
     def splits(self, target_bytes: int) -> tuple[Scan, ...]:
         """Return scans of whole files, each of about `target_bytes`; together they are this scan, in its order."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -76,24 +76,28 @@ class LakeTable:
     has_manifest: bool = True
     """Whether its commits carry a manifest of their own; a quarantine follows its table's."""
 
-    def version(self, number: int | None = None) -> Version | None:
+    def version(self, number: int | None = None, *, lenient: bool = False) -> Version | None:
         """Return the newest version, or a given one; `None` when the table is not there.
 
-        Raises `StorageError` when it cannot be read, or when a given version is no longer kept.
+        Raises `StorageError` when it cannot be read, or when a given version is no longer kept; but with `lenient`,
+        for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one.
         """
+        if lenient:
+            return replace(self, has_manifest=False).version(number)
         found = self._open(number)
         return None if found is None else self._describe(found)
 
-    def added_since(self, number: int, now: Version) -> tuple[DataFile, ...] | None:
+    def added_since(self, number: int, mark: int | None, now: Version) -> tuple[DataFile, ...] | None:
         """Return the files that came between a version and `now`, or `None` when it is more than an addition.
 
-        `None` too when the earlier version is no longer kept: the caller reads everything then.
+        `None` too when the earlier version is no longer kept, or no longer has that mark because the table was
+        removed and made again: the caller reads everything then.
         """
         try:
             then = self.version(number)
         except StorageError:
             return None
-        if then is None or now.number < number:
+        if then is None or then.mark != mark or now.number < number:
             return None
         before = {file.uri for file in then.files}
         if not before <= {file.uri for file in now.files}:
@@ -222,7 +226,14 @@ class LakeTable:
     def _manifest(self, mark: int | None) -> Manifest | None:
         if mark is None or not self.has_manifest:
             return None
-        text = self.storage.read_text(_manifest_name(mark))
+        try:
+            text = self.storage.read_text(_manifest_name(mark))
+        except StorageError as error:
+            raise StorageError(
+                f"the manifest of table {self.name!r} is gone",
+                got=error.got,
+                do="restore the file, or recompute the table with --full",
+            ) from error
         if mark_of(text) != mark:
             raise StorageError(
                 f"the manifest of table {self.name!r} is damaged",

@@ -54,6 +54,10 @@ class Storage:
             raise StorageError(f"cannot read {name!r} below {self.uri}", got=_reason(error)) from error
         return content.decode()
 
+    def has(self, name: str) -> bool:
+        """Return whether a file is there."""
+        return bool(self._filesystem().exists(self._path(name)))
+
     def make(self) -> None:
         """Make the folder, for a local place; raise `StorageError` when it cannot be made or written to."""
         if not self.is_local:

@@ -36,5 +36,6 @@ class RunBench:
         return self._workspace.lake.rows(self._workspace.table(name))
 
     def version(self, name: str) -> int:
-        """Return the version of an input that `table` returns."""
-        return self._workspace.require(name, self._artifact.name).number
+        """Return the mark of the version of an input that `table` returns: its number may come again, it may not."""
+        version = self._workspace.require(name, self._artifact.name)
+        return version.number if version.mark is None else version.mark

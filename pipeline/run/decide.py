@@ -31,6 +31,7 @@ class Inputs:
     """What is known of a table's inputs: their versions now, and what was added to the driving one."""
 
     versions: Mapping[str, int]
+    marks: Mapping[str, int | None]
     driving: str
     added: tuple[DataFile, ...] | None
     """The files added to the driving input since it was consumed; `None` when it changed in another way."""
@@ -46,10 +47,10 @@ def decide_source(
     Raises `SourceError` when it would have to be read again and some of what was read is no longer there.
     """
     pieces = tuple(found)
-    if manifest is None:
-        return Decision("rebuild", "not made yet", pieces)
     if full:
         return Decision("rebuild", "--full", pieces)
+    if manifest is None:
+        return Decision("rebuild", "not made yet", pieces)
     now = {piece.uri: piece for piece in pieces}
     changed = [p.uri for p in manifest.pieces if p.uri in now and now[p.uri].stamp != p.stamp]
     redefined = manifest.fingerprint != fingerprint
@@ -72,18 +73,22 @@ def decide_source(
 
 def decide_table(fingerprint: str, manifest: Manifest | None, inputs: Inputs, *, full: bool = False) -> Decision:
     """Decide for a table from its manifest and its inputs."""
-    if manifest is None:
-        return Decision("rebuild", "not made yet")
     if full:
         return Decision("rebuild", "--full")
+    if manifest is None:
+        return Decision("rebuild", "not made yet")
     if manifest.fingerprint != fingerprint:
         return Decision("rebuild", "the definition changed")
-    changed = [name for name, version in inputs.versions.items() if manifest.inputs.get(name) != version]
+    changed = [
+        name
+        for name, version in inputs.versions.items()
+        if (manifest.inputs.get(name), manifest.marks.get(name)) != (version, inputs.marks.get(name))
+    ]
     if not changed:
         return Decision("skip", "up to date")
     if changed == [inputs.driving] and inputs.splits_alone and inputs.added is not None:
         rows = sum(file.rows for file in inputs.added)
-        return Decision("append", f"{rows:,} new rows in {inputs.driving!r}", added=inputs.added)
+        return Decision("append", f"{rows:,} new row{'s' * (rows != 1)} in {inputs.driving!r}", added=inputs.added)
     others = ", ".join(repr(name) for name in changed)
     return Decision("rebuild", f"{others} changed")
 

@@ -49,7 +49,7 @@ class Order:
 def execute(order: Order, lake: Lake, settings: Settings, tell: Tell = lambda _: None) -> Outcome:
     """Do a step and return what was staged; nothing is committed yet. `tell` hears which share of it is done."""
     work = work_of(order, lake, settings)
-    if order.route.executor == "inline":
+    if order.route.executor == "inline" or order.route.strategy == "gather":
         return _inline(order, work, tell)
     if order.route.strategy == "partial":
         return _partial(order, work, tell)

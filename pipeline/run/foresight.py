@@ -64,9 +64,11 @@ def decide(
     way = route_of(workspace, definition, {})
     added = None
     if manifest is not None and way.splits_alone and way.driving in manifest.inputs and way.driving in inputs:
-        added = workspace.table(way.driving).added_since(manifest.inputs[way.driving], inputs[way.driving])
+        mark = manifest.marks.get(way.driving)
+        added = workspace.table(way.driving).added_since(manifest.inputs[way.driving], mark, inputs[way.driving])
     numbers = {name: inputs[name].number if name in inputs else -1 for name in definition.inputs}
-    known = Inputs(numbers, way.driving, added, way.splits_alone)
+    marks = {name: inputs[name].mark if name in inputs else None for name in definition.inputs}
+    known = Inputs(numbers, marks, way.driving, added, way.splits_alone)
     return decide_table(definition.fingerprint, manifest, known, full=options.full)
 
 

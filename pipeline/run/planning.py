@@ -42,6 +42,9 @@ def route(
 ) -> Route:
     """Choose the strategy for a table and where it runs; `scans` are its inputs as they are read."""
     chosen = strategy(definition)
+    if _is_dataset(definition):
+        size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
+        return Route(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets are Ray's", rows, size)
     driving = scans.get(chosen.driving)
     size = 0 if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
@@ -77,6 +80,11 @@ def strategy(definition: Stored) -> Plan:
         return _of_fact(transform)
     tree = tree_of(transform)
     return plan(tree)
+
+
+def _is_dataset(definition: Stored) -> bool:
+    transform = definition.transform if isinstance(definition, Table) else None
+    return isinstance(transform, FunctionTransform) and transform.language == "dataset"
 
 
 def tree_of(transform: object) -> exp.Query:

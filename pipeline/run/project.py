@@ -47,9 +47,17 @@ def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
     """Return the definitions that modules assign to names, each once, named after its first one."""
     found: dict[int, Definition] = {}
     for module in modules:
+        names: dict[int, str] = {}
         for name, value in vars(module).items():
-            if isinstance(value, Definition) and id(value) not in found:
-                found[id(value)] = value.named(name)
+            if not isinstance(value, Definition):
+                continue
+            if names.setdefault(id(value), name) != name and not value.name:
+                raise DefinitionError(
+                    f"one definition has two names, {names[id(value)]!r} and {name!r}",
+                    do="give each name its own definition",
+                    place=value.place,
+                )
+            found.setdefault(id(value), value.named(name))
     return list(found.values())
 
 
@@ -103,7 +111,7 @@ class _Importing:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, HeadwaterError) or not isinstance(error, Exception):
+        if error is None or isinstance(error, HeadwaterError) or not isinstance(error, Exception | SystemExit):
             return
         if isinstance(error, SyntaxError):
             raise DefinitionError(

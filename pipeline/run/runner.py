@@ -37,7 +37,7 @@ class _Basis:
     definition: Stored
     decision: Decision
     version: Version | None
-    inputs: Mapping[str, int]
+    inputs: Mapping[str, Version]
     pieces: tuple[Piece, ...]
 
 
@@ -93,8 +93,8 @@ class Runner:
         return step
 
     def _make(self, definition: Source | Table) -> Step:
-        version = self.workspace.version(definition.name)
-        if version is not None:
+        version = self.workspace.version(definition.name, lenient=self.options.full)
+        if version is not None and not self.options.full:  # what is made anew need not be made good
             settle(self.workspace, definition, version)
         inputs = {name: self.workspace.require(name, definition.name) for name in definition.inputs}
         decision = decide(self.workspace, self.options, definition, version, inputs)
@@ -142,8 +142,7 @@ class Runner:
             at=self._at(),
             existing=version if decision.kind == "append" else None,
         )
-        consumed = {name: found.number for name, found in inputs.items()}
-        return order, _Basis(definition, decision, version, consumed, ())
+        return order, _Basis(definition, decision, version, inputs, ())
 
     def _commit(self, order: Order, basis: _Basis) -> Step:
         definition, begun = basis.definition, time.perf_counter()
@@ -156,7 +155,8 @@ class Runner:
             run_id=self.run_id,
             fingerprint=definition.fingerprint,
             mode=mode,
-            inputs=dict(basis.inputs),
+            inputs={name: found.number for name, found in basis.inputs.items()},
+            marks={name: found.mark for name, found in basis.inputs.items()},
             pieces=basis.pieces,
             flow=outcome.flow,
             checks=dict(outcome.checks),

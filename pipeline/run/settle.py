@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pipeline.core.definitions import Stored
+from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow, Manifest
 from pipeline.governance import Check, Made
 from pipeline.kernel.checks import key_expectations
-from pipeline.lake import Commit, Version
+from pipeline.lake import Commit, LakeTable, Version
 from pipeline.run.events import Moment
 from pipeline.run.workspace import Workspace
 from pipeline.warehouse import Load
@@ -43,7 +44,7 @@ def settle(
         _load(workspace, definition, version)
         reached(Moment.LOADED)
     known = workspace.catalog.versions(definition.name)
-    if not any(made.version == version.number for made in known):
+    if not any((made.version, made.run_id) == (version.number, manifest.run_id) for made in known):
         workspace.catalog.keep(_made(definition, version, manifest))
 
 
@@ -56,19 +57,32 @@ def judged(definition: Stored, violations: Mapping[str, int], flow: Flow) -> tup
 def _set_aside(workspace: Workspace, definition: Stored, manifest: Manifest) -> None:
     aside = workspace.lake.quarantine(definition.name)
     before = aside.version()
+    if before is None or before.mark != manifest.mark:
+        _require_staged(aside, definition, manifest)
     if manifest.aside or (before is not None and manifest.aside_mode == "overwrite"):
         note = {"headwater.run": manifest.run_id}
         aside.commit_files(Commit(manifest.aside, QUARANTINE, manifest.aside_mode, manifest.mark, note), before)
 
 
+def _require_staged(aside: LakeTable, definition: Stored, manifest: Manifest) -> None:
+    gone = [file.path for file in manifest.aside if not aside.storage.has(file.path)]
+    if gone:
+        raise StorageError(
+            f"quarantined rows of {definition.name!r} are gone from the lake",
+            got=f"no file {gone[0]}",
+            do=f"recompute them: headwater run --full --select {definition.name}",
+        )
+
+
 def _load(workspace: Workspace, definition: Stored, version: Version) -> None:
     loaded = workspace.warehouse.loaded().get(definition.name)
-    if loaded == version.number:
+    if loaded == (version.number, version.mark):
         return
-    added = None if loaded is None else workspace.table(definition.name).added_since(loaded, version)
+    added = None if loaded is None else workspace.table(definition.name).added_since(*loaded, version)
     load = Load(
         name=definition.name,
         version=version.number,
+        mark=version.mark or 0,
         scan=version.scan(),
         key=definition.key,
         description=definition.description,

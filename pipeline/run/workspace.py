@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import duckdb
 import pyarrow as pa
+from sqlglot import exp
 
 from pipeline.core.definitions import Definition, Stored
-from pipeline.core.errors import RequestError, StorageError, did_you_mean
+from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
-from pipeline.kernel.engine import Limits, arrow, connect
+from pipeline.kernel.engine import Limits, arrow, connect, first_line
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version
@@ -50,9 +52,9 @@ class Workspace:
         stored = self.stored(name)
         return self.lake.table(stored.layer, name, partition_by=stored.partition_by, description=stored.description)
 
-    def version(self, name: str) -> Version | None:
-        """Return the newest version of a table, or `None` when it is not made yet."""
-        return self.table(name).version()
+    def version(self, name: str, *, lenient: bool = False) -> Version | None:
+        """Return the newest version of a table, or `None` when it is not made yet; see `LakeTable.version`."""
+        return self.table(name).version(lenient=lenient)
 
     def require(self, name: str, reader: str | None = None) -> Version:
         """Return the newest version of a table; raise `StorageError` when it is not made yet."""
@@ -70,15 +72,33 @@ class Workspace:
     def query(self, text: str, extra: Mapping[str, Scan] | None = None) -> pa.Table:
         """Run one SELECT over the tables by their names and return its rows.
 
-        Raises `RequestError` for an unknown table and `StorageError` for one that is not made yet.
+        Raises `RequestError` for an unknown table and for what the engine refuses, `StorageError` for a table that
+        is not made yet or whose files cannot be read.
         """
         given = dict(extra or {})
-        for name in tables_of(parse(text)):
+        for name in tables_of(_one_select(text)):
             if name not in given:
                 if name not in self.table_names:
                     raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
                 given[name] = self.require(name).scan()
         limits = Limits(memory_bytes=self.settings.memory_bytes)
         with connect(limits, filesystem=self.lake.storage.filesystem()) as con:
-            register(con, given)
-            return arrow(con, text)
+            try:
+                register(con, given)
+                return arrow(con, text)
+            except duckdb.IOException as error:
+                raise StorageError(
+                    "a file of these tables cannot be read",
+                    got=first_line(error),
+                    do="recompute its table: headwater run --full --select NAME",
+                ) from error
+            except duckdb.Error as error:
+                raise RequestError("this query cannot be answered", got=first_line(error)) from error
+
+
+def _one_select(text: str) -> exp.Query:
+    try:
+        return parse(text)
+    except DefinitionError as error:
+        problem = error.problem.replace("a definition is one SELECT", "a query is one SELECT")
+        raise RequestError(problem, got=error.got) from error

@@ -78,13 +78,6 @@ def read(con: duckdb.DuckDBPyConnection, path: str, dialect: Dialect, schema: Sc
     return Reading(good, texts.add_to(found))
 
 
-def headline(schema: Schema, dialect: Dialect) -> str:
-    """Return the first line of a file with a schema's columns."""
-    line = io.StringIO()
-    csv.writer(line, delimiter=dialect.delimiter, lineterminator="").writerow(schema.names)
-    return line.getvalue()
-
-
 def header(lines: Lines, dialect: Dialect, place: Place) -> tuple[str, ...]:
     """Return the names in the first line; raise `SourceError` when it does not name each column once."""
     head = lines.data[lines.bounds[0] : lines.bounds[0] + _HEADER_BYTES].tobytes()
@@ -180,8 +173,8 @@ def headline(schema: Schema, dialect: Dialect) -> str:
 
 def _line(fields: list[str], delimiter: str) -> str:
     line = io.StringIO()
-    csv.writer(line, delimiter=delimiter, lineterminator="").writerow(fields)
-    return line.getvalue()
+    csv.writer(line, delimiter=delimiter, lineterminator="\r\n").writerow(fields)  # what ends lines is quoted
+    return line.getvalue().removesuffix("\r\n")
 
 
 def _unaccounted(starts: Numbers, read: int, place: Place) -> SourceError:

@@ -26,10 +26,11 @@ class Load:
 
     name: str
     version: int
+    mark: int
     scan: Scan
     key: tuple[str, ...] = ()
     description: str = ""
-    since: int | None = None
+    since: tuple[int, int] | None = None
     added: tuple[DataFile, ...] = ()
 
 
@@ -39,15 +40,16 @@ class DuckDBWarehouse:
 
     path: str
 
-    def loaded(self) -> dict[str, int]:
-        """Return the version of each table that is in the warehouse."""
+    def loaded(self) -> dict[str, tuple[int, int]]:
+        """Return the version and the mark of each table that is in the warehouse."""
         if not Path(self.path).exists():
             return {}
         with self._open(read_only=True) as con:
             # the file is there and empty when the first load was killed before its commit
             if not con.execute("select 1 from duckdb_tables() where table_name = ?", [_LOADS]).fetchall():
                 return {}
-            return {str(name): int(version) for name, version in con.execute(f"from {_LOADS}").fetchall()}
+            rows = con.execute(f"select name, version, mark from {_LOADS}").fetchall()
+            return {str(name): (int(version), int(mark)) for name, version, mark in rows}
 
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
         """Bring a table to a version: append what was added since the loaded one, else replace it.
@@ -94,12 +96,12 @@ class DuckDBWarehouse:
 
 
 def _bring(con: duckdb.DuckDBPyConnection, load: Load) -> None:
-    con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint)")
-    row = con.execute(f"select version from {_LOADS} where name = ?", [load.name]).fetchone()
-    if row is not None and row[0] == load.version:
+    con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint, mark bigint)")
+    row = con.execute(f"select version, mark from {_LOADS} where name = ?", [load.name]).fetchone()
+    if row is not None and row == (load.version, load.mark):
         return
     table = quoted(load.name)
-    if row is not None and load.since == row[0]:
+    if row is not None and load.since == row:
         con.execute(f"insert into {table} by name {Scan(load.scan.schema, load.added).query()}")
     else:
         con.execute(f"create or replace table {table} as {load.scan.query()}")
@@ -107,4 +109,4 @@ def _bring(con: duckdb.DuckDBPyConnection, load: Load) -> None:
             con.execute(f"alter table {table} add primary key ({listed(load.key)})")
     if load.description:
         con.execute(f"comment on table {table} is {literal(load.description)}")
-    con.execute(f"insert or replace into {_LOADS} values (?, ?)", [load.name, load.version])
+    con.execute(f"insert or replace into {_LOADS} values (?, ?, ?)", [load.name, load.version, load.mark])

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.run import load
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"(?P<note><!--[^>]*-->\n)?```(?P<kind>python|console|toml)\n(?P<text>.*?)```", re.DOTALL)
@@ -42,17 +44,25 @@ def blocks_of(page: Path) -> list[Block]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_examples_run(page, tmp_path):
     shell = Shell(tmp_path)
+    projects: set[str] = set()
     for block in blocks_of(page):
         where = f"{page.name}:{block.line}"
         named = re.match(r"# file: (\S+)\n", block.text)
         if named:
-            (tmp_path / named[1]).write_text(block.text, encoding="utf-8")
-            compile(block.text, where, "exec")
+            path = tmp_path / named[1]
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+            projects.add(Path(named[1]).parts[0])
         elif block.kind == "python":
             exec(compile(block.text, where, "exec"), {})  # noqa: S102 - our own page
         elif block.kind == "console":
             for command, expected in commands(block.text):
                 shell.run(command, expected, where)
+    for name in projects:
+        (tmp_path / "headwater.toml").write_text(f'[project]\ndefinitions = "{name}"\n')
+        if (tmp_path / name).is_dir():
+            (tmp_path / name / "__init__.py").touch()
+        assert load(tmp_path).graph.names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -186,12 +186,14 @@ def test_what_was_added_since_a_version(writer):
     for number, mode in enumerate(["append", "append", "overwrite", "append"], start=1):
         versions.append(w.write(f"select {number} as a, 'n' as b", f"r{number + 1}", mode, versions[-1]))
 
-    assert w.table.added_since(0, versions[0]) == ()
-    assert [f.rows for f in w.table.added_since(0, versions[2])] == [1, 1]
-    assert w.table.added_since(0, versions[3]) is None
-    assert w.table.added_since(0, versions[4]) is None
-    assert w.table.added_since(3, versions[4]) == tuple(f for f in versions[4].files if f not in versions[3].files)
-    assert w.table.added_since(4, versions[3]) is None
+    assert w.table.added_since(0, versions[0].mark, versions[0]) == ()
+    assert [f.rows for f in w.table.added_since(0, versions[0].mark, versions[2])] == [1, 1]
+    assert w.table.added_since(0, versions[0].mark, versions[3]) is None
+    assert w.table.added_since(0, versions[0].mark, versions[4]) is None
+    assert w.table.added_since(3, versions[3].mark, versions[4]) == tuple(
+        f for f in versions[4].files if f not in versions[3].files
+    )
+    assert w.table.added_since(4, versions[4].mark, versions[3]) is None
 
 
 def test_what_was_added_since_a_version_that_is_gone_is_not_known(writer):
@@ -202,7 +204,7 @@ def test_what_was_added_since_a_version_that_is_gone_is_not_known(writer):
     DeltaTable(w.table.storage.uri).create_checkpoint()
     (log / f"{0:020}.json").unlink()
 
-    assert w.table.added_since(0, second) is None
+    assert w.table.added_since(0, first.mark, second) is None
     assert w.table.version() == second
 
 
@@ -216,7 +218,7 @@ def test_a_manifest_that_is_damaged_or_gone_is_an_error(writer):
     with pytest.raises(StorageError, match="the manifest of table 't' is damaged: got another content"):
         w.table.version()
     path.unlink()
-    with pytest.raises(StorageError, match="cannot read '_headwater/"):
+    with pytest.raises(StorageError, match="the manifest of table 't' is gone"):
         w.table.version()
     path.write_text(text)
     assert w.table.version() == version

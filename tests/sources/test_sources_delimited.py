@@ -108,9 +108,9 @@ def test_a_line_that_is_not_utf8_is_rejected_and_shown_with_marks(read):
 
 
 def test_the_text_of_a_misfit_is_in_the_order_of_the_contract(read):
-    reading = read('x,name,id\n1.5,"a, b",q\nz,b,2\n1\n')
+    reading = read('x,name,id\n1.5,"a\n, b",q\nz,b,2\n1\n')
 
-    assert reading.rejected.column("row").to_pylist() == ['q,"a, b",1.5', "2,b,z", "1"]
+    assert reading.rejected.column("row").to_pylist() == ['q,"a\n, b",1.5', "2,b,z", "1"]
 
 
 def test_edges_of_numbers(read):

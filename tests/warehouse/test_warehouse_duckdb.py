@@ -45,9 +45,9 @@ def test_a_warehouse_that_is_not_there_has_loaded_nothing(warehouse, tmp_path):
 
 def test_a_first_load_brings_all_rows_the_key_and_the_description(warehouse, data):
     a = data("a", [1, 2])
-    warehouse.load(Load("t", 4, Scan(SCHEMA, (a,)), key=("id",), description="it's a table"))
+    warehouse.load(Load("t", 4, 7, Scan(SCHEMA, (a,)), key=("id",), description="it's a table"))
 
-    assert warehouse.loaded() == {"t": 4}
+    assert warehouse.loaded() == {"t": (4, 7)}
     assert rows(warehouse) == [(1, "a1"), (2, "a2")]
     with warehouse.read() as con:
         assert con.execute("select comment from duckdb_tables() where table_name = 't'").fetchall() == [
@@ -60,60 +60,60 @@ def test_a_first_load_brings_all_rows_the_key_and_the_description(warehouse, dat
 
 def test_a_version_is_loaded_once(warehouse, data):
     a, b = data("a", [1]), data("b", [2])
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (a,))))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a,))))
 
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (a, b)), since=1, added=(b,)))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a, b)), since=(1, 7), added=(b,)))
 
     assert rows(warehouse) == [(1, "a1")]
 
 
 def test_what_was_added_is_appended_and_only_to_the_version_it_follows(warehouse, data):
     a, b, c = data("a", [1]), data("b", [2]), data("c", [3])
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (a,)), key=("id",)))
-    warehouse.load(Load("t", 2, Scan(SCHEMA, (a, b)), key=("id",), since=1, added=(b,)))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a,)), key=("id",)))
+    warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (a, b)), key=("id",), since=(1, 7), added=(b,)))
     assert rows(warehouse) == [(1, "a1"), (2, "b2")]
 
-    warehouse.load(Load("t", 4, Scan(SCHEMA, (c,)), key=("id",), since=3, added=(c,)))  # it holds 2, not 3
+    warehouse.load(Load("t", 4, 7, Scan(SCHEMA, (c,)), key=("id",), since=(3, 7), added=(c,)))  # it holds 2, not 3
 
     assert rows(warehouse) == [(3, "c3")]
-    assert warehouse.loaded() == {"t": 4}
+    assert warehouse.loaded() == {"t": (4, 7)}
 
 
 def test_a_replaced_table_may_have_other_columns(warehouse, data):
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
 
-    warehouse.load(Load("t", 2, Scan(Schema.of({"id": "BIGINT"}), (data("b", [5, 5]),))))
+    warehouse.load(Load("t", 2, 7, Scan(Schema.of({"id": "BIGINT"}), (data("b", [5, 5]),))))
 
     assert rows(warehouse) == [(5,), (5,)]
 
 
 def test_a_table_without_rows_is_there(warehouse):
-    warehouse.load(Load("odd name", 0, Scan(SCHEMA), key=("id",)))
+    warehouse.load(Load("odd name", 0, 7, Scan(SCHEMA), key=("id",)))
 
     assert rows(warehouse, "odd name") == []
 
 
 def test_a_key_that_comes_twice_leaves_the_last_version(warehouse, data):
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
 
     with pytest.raises(StorageError, match=r"cannot be used: got .*duplicate key.*the lake holds everything"):
-        warehouse.load(Load("t", 2, Scan(SCHEMA, (data("b", [2, 2]),)), key=("id",)))
+        warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2, 2]),)), key=("id",)))
     with pytest.raises(StorageError, match=r"(?i)duplicate key"):
-        warehouse.load(Load("t", 2, Scan(SCHEMA), key=("id",), since=1, added=(data("c", [1]),)))
+        warehouse.load(Load("t", 2, 7, Scan(SCHEMA), key=("id",), since=(1, 7), added=(data("c", [1]),)))
     assert rows(warehouse) == [(1, "a1")]
-    assert warehouse.loaded() == {"t": 1}
+    assert warehouse.loaded() == {"t": (1, 7)}
 
 
 def test_a_lake_file_that_is_gone_leaves_the_last_version(warehouse, data):
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (data("a", [1]),))))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
 
     with pytest.raises(StorageError, match=r"cannot be used: got IO Error: No files found"):
-        warehouse.load(Load("t", 2, Scan(SCHEMA, (DataFile("/nowhere/x.parquet", 1, 1),))))
+        warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (DataFile("/nowhere/x.parquet", 1, 1),))))
     assert rows(warehouse) == [(1, "a1")]
 
 
 def test_reading_changes_nothing(warehouse, data):
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (data("a", [1]),))))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
 
     with pytest.raises(duckdb.InvalidInputException, match="read-only"), warehouse.read() as con:
         con.execute("drop table t")
@@ -160,16 +160,16 @@ def other(warehouse):
 
 
 def test_a_warehouse_that_another_process_holds_is_an_error_that_says_so(warehouse, data, other):
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (data("a", [1]),))))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
     holder = other("pass")
 
     with pytest.raises(StorageError, match=rf"Could not set lock.*{holder.pid}.*close what else has it open"):
-        warehouse.load(Load("t", 2, Scan(SCHEMA, (data("b", [2]),))))
+        warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2]),))))
 
 
 def test_a_load_that_is_killed_before_its_commit_leaves_the_warehouse_as_it_was(warehouse, data, other):
     a, b = data("a", [1]), data("b", [2])
-    warehouse.load(Load("t", 1, Scan(SCHEMA, (a,))))
+    warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a,))))
     killed = other(
         f"con.execute('begin'); con.execute(\"create or replace table t as from read_parquet('{b.uri}')\"); "
         'con.execute("update headwater_loads set version = 2")'
@@ -177,7 +177,7 @@ def test_a_load_that_is_killed_before_its_commit_leaves_the_warehouse_as_it_was(
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
 
-    assert warehouse.loaded() == {"t": 1}
+    assert warehouse.loaded() == {"t": (1, 7)}
     assert rows(warehouse) == [(1, "a1")]
-    warehouse.load(Load("t", 2, Scan(SCHEMA, (b,))))
+    warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (b,))))
     assert rows(warehouse) == [(2, "b2")]
