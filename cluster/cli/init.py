@@ -25,7 +25,12 @@ _TEMPLATES = {
 def init(name: Annotated[str, typer.Argument(help="The project's name, and the folder to make for it.")]) -> None:
     """Make a small project that runs: a CSV file, a table, a mart and a test."""
     module = re.sub(r"\W+", "_", Path(name).name).lower()
-    if not module.isidentifier() or keyword.iskeyword(module) or module in {"pipeline", "ml", "serve", "cluster"}:
+    if (
+        not re.fullmatch(r"[\w-]+", Path(name).name)
+        or not module.isidentifier()
+        or keyword.iskeyword(module)
+        or module in {"pipeline", "ml", "serve", "cluster"}
+    ):
         raise RequestError(f"{name!r} cannot be a project's name", do="choose a word that Python can import")
     folder = Path(name)
     if folder.exists() and any(folder.iterdir()):

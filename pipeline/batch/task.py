@@ -15,7 +15,7 @@ from pipeline.core.reading import Piece
 from pipeline.core.schema import Schema, compare
 from pipeline.core.staging import Flow, StagedFile, Stager
 from pipeline.kernel.checks import MADE, Marked, mark, mark_duplicates
-from pipeline.kernel.engine import Limits, arrow, connect, listed, literal, one, schema_of, watched
+from pipeline.kernel.engine import Limits, arrow, connect, first_line, listed, literal, one, schema_of, watched
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.types import stored
 
@@ -131,32 +131,32 @@ def _in_our_words(work: Work) -> Iterator[None]:
         ) from error
     except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as error:
         problem = f"table {work.table!r} does not fit its inputs"
-        raise DefinitionError(problem, got=_first(error), place=work.place) from error
+        raise DefinitionError(problem, got=first_line(error), place=work.place) from error
     except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
         if "parquet" in str(error).lower():
             raise StorageError(
                 f"table {work.table!r} cannot read its inputs",
-                got=_first(error),
+                got=first_line(error),
                 do="a file of the lake is damaged: recompute its table with --full",
                 place=work.place,
             ) from error
         raise DefinitionError(
             f"table {work.table!r} cannot convert a value",
-            got=_first(error),
+            got=first_line(error),
             do="use try_cast, or an expectation that sets such rows aside before",
             place=work.place,
         ) from error
     except duckdb.OutOfMemoryException as error:
         raise StorageError(
             f"table {work.table!r} needs more memory than there is",
-            got=_first(error),
+            got=first_line(error),
             do="raise memory_bytes, or let it spill: is there space for temporary files?",
             place=work.place,
         ) from error
     except (duckdb.IOException, duckdb.HTTPException) as error:
         raise StorageError(
             f"table {work.table!r} cannot read its inputs",
-            got=_first(error),
+            got=first_line(error),
             do="run again; if a file of the lake is gone, recompute its table with --full",
             place=work.place,
         ) from error
@@ -239,7 +239,3 @@ def across(work: Work, outcome: Outcome, root: str) -> int:
 def _brief(row: Mapping[str, object]) -> str:
     parts = [f"{name}={value}" for name, value in row.items() if value is not None]
     return ", ".join(parts)[:300]
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

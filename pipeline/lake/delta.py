@@ -22,7 +22,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, Mode, StagedFile, mark_of
-from pipeline.kernel.engine import connect, listed, literal
+from pipeline.kernel.engine import connect, first_line, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import arrow_schema, from_arrow
 from pipeline.lake.stats import delta_stats, partition_value
@@ -183,7 +183,7 @@ class LakeTable:
         if now is not None and (before is None or now.version() != before.version()):
             raise self._conflict() from error
         raise StorageError(
-            f"table {self.name!r} could not be committed", got=_first_line(error), do="nothing was changed; run again"
+            f"table {self.name!r} could not be committed", got=first_line(error), do="nothing was changed; run again"
         ) from error
 
     def _conflict(self) -> ConflictError:
@@ -202,7 +202,7 @@ class LakeTable:
         except (DeltaError, OSError) as error:
             which = "" if number is None else f" at version {number}"
             raise StorageError(
-                f"table {self.name!r}{which} cannot be read", got=_first_line(error), do=f"look at {self.storage.uri}"
+                f"table {self.name!r}{which} cannot be read", got=first_line(error), do=f"look at {self.storage.uri}"
             ) from error
 
     def _describe(self, table: DeltaTable) -> Version:
@@ -271,7 +271,7 @@ class DeltaStager:
         except (duckdb.IOException, OSError) as error:
             raise StorageError(
                 f"cannot write below {self.storage.uri}",
-                got=_first_line(error),
+                got=first_line(error),
                 do="check its space and permissions; nothing was committed",
             ) from error
         columns = [column[0] for column in cursor.description or ()]
@@ -335,7 +335,3 @@ def _add(file: StagedFile) -> AddAction:
 
 def _manifest_name(mark: int) -> str:
     return f"_headwater/{mark:016x}.json"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
