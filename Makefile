@@ -10,8 +10,8 @@ help:  ## these commands
 
 demo: .venv/.ready  ## run the flights project end to end and show what it made
 	@cd examples/flights && $(HEADWATER) run --no-summary
-	@echo && cd examples/flights && $(HEADWATER) query "from flight_totals"
-	@echo && cd examples/flights && $(HEADWATER) query "select airline, flights from busiest_airlines limit 4"
+	@echo && cd examples/flights && $(HEADWATER) query "from flight_totals" \
+		"select airline, flights from busiest_airlines order by flights desc limit 4"
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
 	@echo && cd examples/flights && $(HEADWATER) show
 

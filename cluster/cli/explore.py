@@ -74,14 +74,22 @@ def show(
 
 
 def query(
-    statement: Annotated[str, typer.Argument(help="One SELECT over the project's tables, by their names.")],
+    statements: Annotated[list[str], typer.Argument(help="A SELECT over the project's tables, by their names.")],
     limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 50,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Ask the lake in SQL."""
-    print_rows(open_workspace(folder, env).query(statement), as_json=as_json, most=limit)
+    """Ask the lake in SQL; with --json the rows as a list, of several statements a list of lists."""
+    workspace = open_workspace(folder, env)
+    answers = [workspace.query(statement) for statement in statements]
+    if as_json:
+        print_json(answers[0].to_pylist() if len(answers) == 1 else [rows.to_pylist() for rows in answers])
+        return
+    for number, rows in enumerate(answers):
+        if number:
+            out.print()
+        print_rows(rows, as_json=False, most=limit)
 
 
 def quality(

@@ -130,3 +130,11 @@ def test_interrupted_it_says_so_and_goes_on_later(headwater, teashop):
     code.write_text(code.read_text().replace("time.sleep(60)", "pass"))
     done = headwater("run", cwd=teashop, check=0)
     assert "2 up to date" in done.stdout or "orders        up to date" in done.stdout
+
+
+def test_several_queries_are_answered_in_their_order(headwater, teashop):
+    headwater("run", cwd=teashop, check=0)
+    done = headwater(
+        "query", "select 1 as a from orders limit 1", "select 2 as b from orders limit 1", "--json", cwd=teashop
+    )
+    assert json.loads(done.stdout) == [[{"a": 1}], [{"b": 2}]]
