@@ -200,7 +200,7 @@ class Bench(Protocol):
         """Return all rows of an input."""
 
     def version(self, name: str) -> int:
-        """Return the version of an input that `table` returns."""
+        """Return a number that stands for the rows that `table` returns: other rows, another number."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 
 from ml.models.registry import Registry
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
-from pipeline.run.project import load
+from pipeline.run import Workspace, load
 
 REFUSED = {"at_least=0.6": "at_least=0.99"}
 
@@ -52,7 +52,8 @@ def test_a_run_tells_how_the_model_came_to_be(project):
     assert run.info.status == "FINISHED"
     assert run.data.params["split_at"] == "2024-01-08 00:00:00+00:00"
     assert run.data.params["baseline"] == "('carrier',)"
-    assert run.data.tags["headwater.inputs"] == '{"trips": 0}'
+    trips = Workspace(load(project.root)).require("trips")
+    assert run.data.tags["headwater.inputs"] == f'{{"trips": {trips.mark}}}'
     assert run.data.tags["headwater.run"] == runner.run_id
     assert run.data.tags["headwater.fingerprint"] == load(project.root).graph["lateness"].fingerprint
     assert {"auc", "baseline_auc", "log_loss", "brier", "average_precision", "accuracy"} <= set(run.data.metrics)
