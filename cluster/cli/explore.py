@@ -29,7 +29,7 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
         rows.append(
             {
                 "name": definition.name,
-                "kind": getattr(definition, "kind", ""),
+                "kind": definition.kind,
                 "layer": definition.layer if isinstance(definition, Stored) else "",
                 "rows": None if version is None else version.rows,
                 "version": None if version is None else version.number,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -80,7 +81,7 @@ class Transform(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Definition:
+class Definition(ABC):
     """What every definition has. `name` is empty until the project that holds it is loaded."""
 
     place: Place
@@ -93,9 +94,14 @@ class Definition:
         return ()
 
     @property
+    @abstractmethod
+    def kind(self) -> str:
+        """The word `headwater ls` shows for it."""
+
+    @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """A hash of everything that decides its rows; when it changes, the definition is recomputed."""
-        raise NotImplementedError
 
     def named(self, name: str) -> Self:
         """Return the definition with its name, unless it has one."""
@@ -110,11 +116,6 @@ class Stored(Definition):
     key: tuple[str, ...] = ()
     partition_by: tuple[str, ...] = ()
     expect: tuple[Expectation, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """The word `headwater ls` shows for it."""
-        raise NotImplementedError
 
     def _parts(self) -> tuple[object, ...]:
         checks = tuple((e.name, e.condition, e.action.value) for e in self.expect)
@@ -207,18 +208,13 @@ class Bench(Protocol):
 class Artifact(Definition):
     """A definition whose product is not a table, for example a model."""
 
-    @property
-    def kind(self) -> str:
-        """The word `headwater ls` shows for it."""
-        raise NotImplementedError
-
+    @abstractmethod
     def is_current(self, bench: Bench) -> bool:
         """Return whether the last product was judged on just these inputs and this definition."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, bench: Bench) -> Verdict:
         """Make the product, judge it, keep it if it is good enough, and say so."""
-        raise NotImplementedError
 
 
 def names(value: str | Sequence[str] | None) -> tuple[str, ...]:

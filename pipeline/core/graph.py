@@ -99,18 +99,17 @@ class Graph:
 
 
 def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> None:
-    kind = getattr(definition, "kind", "definition")
     for name in definition.inputs:
         found = by_name.get(name)
         if found is None:
             raise DefinitionError(
-                f"{kind} {definition.name!r} reads {name!r}, which is neither a table nor a source",
+                f"{definition.kind} {definition.name!r} reads {name!r}, which is neither a table nor a source",
                 do=did_you_mean(name, by_name),
                 place=definition.place,
             )
         if not isinstance(found, Stored):
             raise DefinitionError(
-                f"{kind} {definition.name!r} reads {name!r}, which is not a table",
+                f"{definition.kind} {definition.name!r} reads {name!r}, which is not a table",
                 do="read a source or a table",
                 place=definition.place,
             )

@@ -15,7 +15,7 @@ from pipeline.core.definitions import Chart, Expectation, Layer, Table, caller, 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.calls import aggregates_of
-from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.scan import register
 from pipeline.kernel.scope import tables_of
 
@@ -31,11 +31,17 @@ class SqlTransform:
     """A SELECT. Its inputs are the names after FROM and JOIN, the driving one first."""
 
     text: str
+    """As it was written; a transform that derives its statement from it has another `sql`."""
+
+    @property
+    def sql(self) -> str:
+        """The statement that is run."""
+        return self.text
 
     @cached_property
     def tree(self) -> exp.Query:
         """The parsed statement."""
-        return parse(self.text)
+        return parse(self.sql)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -57,18 +63,18 @@ class SqlTransform:
         given = {**dict(zip(self.inputs, args, strict=False)), **tables}
         with connect() as con:
             register(con, given)
-            return arrow(con, self.text)
+            return arrow(con, self.sql)
 
 
-def parse(text: str, *, place: Place | None = None) -> exp.Query:
-    """Parse one SELECT; raise `DefinitionError` with the line and column of a mistake."""
+def parse(text: str, *, place: Place | None = None, what: str = "a definition") -> exp.Query:
+    """Parse one SELECT; raise `DefinitionError` with the line and column of a mistake, and `what` it is one of."""
     try:
         statements = [s for s in sqlglot.parse(text, dialect="duckdb") if s is not None]
     except SqlglotError as error:
         raise _unreadable(error, place) from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         raise DefinitionError(
-            "a definition is one SELECT statement",
+            f"{what} is one SELECT statement",
             got=", ".join(type(s).__name__.upper() for s in statements) or "nothing",
             place=place,
         )
@@ -78,7 +84,7 @@ def parse(text: str, *, place: Place | None = None) -> exp.Query:
 def _unreadable(error: SqlglotError, place: Place | None) -> DefinitionError:
     first: dict[str, Any] = next(iter(getattr(error, "errors", ())), {})
     where = f"line {first['line']}, column {first['col']}: " if first.get("line") else ""
-    words = first.get("description") or str(error).strip().partition("\n")[0]
+    words = first.get("description") or first_line(error)
     shown = str(first.get("highlight") or "")
     return DefinitionError(f"this SQL cannot be read: {where}{words}", got=repr(shown) if shown else None, place=place)
 

@@ -14,9 +14,7 @@ from pipeline.core.reading import Piece
 from pipeline.kernel.plan import Plan, plan
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
-from pipeline.warehouse.modelling import DimensionTransform, FactTransform
-
-Statement = SqlTransform | DimensionTransform | FactTransform
+from pipeline.warehouse.modelling import FactTransform
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def _is_dataset(definition: Stored) -> bool:
 
 def tree_of(transform: object) -> exp.Query:
     """Return the statement of a SQL transform."""
-    if not isinstance(transform, Statement):
+    if not isinstance(transform, SqlTransform):
         raise TypeError(type(transform).__name__)
     return transform.tree
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import duckdb
 import pyarrow as pa
 from sqlglot import exp
@@ -12,7 +10,7 @@ from pipeline.core.definitions import Definition, Stored
 from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
 from pipeline.kernel.engine import Limits, arrow, connect, first_line
-from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version
 from pipeline.run.project import Project
@@ -69,18 +67,17 @@ class Workspace:
             )
         return version
 
-    def query(self, text: str, extra: Mapping[str, Scan] | None = None) -> pa.Table:
+    def query(self, text: str) -> pa.Table:
         """Run one SELECT over the tables by their names and return its rows.
 
         Raises `RequestError` for an unknown table and for what the engine refuses, `StorageError` for a table that
         is not made yet or whose files cannot be read.
         """
-        given = dict(extra or {})
+        given = {}
         for name in tables_of(_one_select(text)):
-            if name not in given:
-                if name not in self.table_names:
-                    raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
-                given[name] = self.require(name).scan()
+            if name not in self.table_names:
+                raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
+            given[name] = self.require(name).scan()
         limits = Limits(memory_bytes=self.settings.memory_bytes)
         with connect(limits, filesystem=self.lake.storage.filesystem()) as con:
             try:
@@ -98,7 +95,6 @@ class Workspace:
 
 def _one_select(text: str) -> exp.Query:
     try:
-        return parse(text)
+        return parse(text, what="a query")
     except DefinitionError as error:
-        problem = error.problem.replace("a definition is one SELECT", "a query is one SELECT")
-        raise RequestError(problem, got=error.got) from error
+        raise RequestError(error.problem, got=error.got) from error

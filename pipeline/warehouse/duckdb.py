@@ -14,7 +14,7 @@ import duckdb
 import fsspec
 
 from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import listed, literal, quoted
+from pipeline.kernel.engine import first_line, listed, literal, quoted
 from pipeline.kernel.scan import DataFile, Scan
 
 _LOADS = "headwater_loads"
@@ -90,7 +90,7 @@ class DuckDBWarehouse:
     def _unusable(self, error: Exception) -> StorageError:
         return StorageError(
             f"the warehouse {self.path} cannot be used",
-            got=str(error).strip().partition("\n")[0],
+            got=first_line(error),
             do="close what else has it open, check its space, and run again: the lake holds everything",
         )
 

@@ -74,10 +74,9 @@ def lookup(dimension: str, on: str | Mapping[str, str], *, as_of: str | None = N
 
 
 @dataclass(frozen=True)
-class DimensionTransform:
+class DimensionTransform(SqlTransform):
     """A SELECT of members, given surrogate keys; with history, a SELECT of observations, made into versions."""
 
-    text: str
     name: str
     key: tuple[str, ...]
     sequence_by: str | None = None
@@ -85,25 +84,20 @@ class DimensionTransform:
     """Whether the versions that the dimension has already are read too."""
 
     @cached_property
-    def tree(self) -> exp.Query:
-        """The parsed statement that computes the dimension."""
-        return parse(self.sql)
+    def members(self) -> exp.Query:
+        """The SELECT as it was written, parsed."""
+        return parse(self.text)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """What the SELECT reads; with history, the dimension itself too."""
-        own = tables_of(parse(self.text))
+        own = tables_of(self.members)
         return (*own, self.name) if self.sequence_by is not None and self.has_past else own
 
     @property
     def fingerprint(self) -> str:
         """A hash of the SELECT, the key and the sequence."""
-        return fingerprint(parse(self.text).sql("duckdb", comments=False), self.key, self.sequence_by)
-
-    @property
-    def language(self) -> str:
-        """`sql`."""
-        return "sql"
+        return fingerprint(self.members.sql("duckdb", comments=False), self.key, self.sequence_by)
 
     @property
     def surrogate(self) -> str:
@@ -113,7 +107,7 @@ class DimensionTransform:
     @property
     def attributes(self) -> tuple[str, ...]:
         """The columns that describe a member: all but the key and the sequence."""
-        return tuple(n for n in parse(self.text).named_selects if n not in {*self.key, self.sequence_by})
+        return tuple(n for n in self.members.named_selects if n not in {*self.key, self.sequence_by})
 
     @property
     def sql(self) -> str:
@@ -133,7 +127,7 @@ class DimensionTransform:
         return replace(self, has_past=False)
 
     def _members(self) -> str:
-        columns = parse(self.text).named_selects
+        columns = self.members.named_selects
         hashed = _hash([quoted(name) for name in self.key])
         blank = ", ".join(f"null as {quoted(name)}" for name in columns)
         known = ", ".join(quoted(name) for name in columns)
@@ -246,31 +240,10 @@ def _whole(transform: DimensionTransform) -> tuple[Expectation, ...]:
 
 
 @dataclass(frozen=True)
-class FactTransform:
+class FactTransform(SqlTransform):
     """A SELECT of events, with the surrogate keys of the dimensions it looks up added."""
 
-    text: str
     lookups: tuple[tuple[str, Lookup], ...]
-
-    @cached_property
-    def tree(self) -> exp.Query:
-        """The parsed statement."""
-        return parse(self.sql)
-
-    @cached_property
-    def inputs(self) -> tuple[str, ...]:
-        """What the SELECT reads, then the dimensions."""
-        return tables_of(self.tree)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the statement."""
-        return fingerprint(self.tree.sql("duckdb", comments=False))
-
-    @property
-    def language(self) -> str:
-        """`sql`."""
-        return "sql"
 
     @property
     def sql(self) -> str:
@@ -281,10 +254,6 @@ class FactTransform:
             columns.append(f"coalesce({alias}.{quoted(look.surrogate)}, {UNKNOWN}) as {quoted(column)}")
             joins.append(f"left join {look.members} as {alias} on {look.matches('f', alias)}")
         return f"select f.*{''.join(', ' + c for c in columns)} from ({self.text}) as f {' '.join(joins)}"
-
-    def __call__(self, *args: Any, **tables: Any) -> Any:
-        """Run it on in-memory tables."""
-        return SqlTransform(self.sql)(*args, **tables)
 
 
 def fact(

@@ -83,7 +83,7 @@ def test_a_version_that_is_not_there_yet(refused):
 
 @pytest.mark.parametrize(("path", "status"), [("/table", 404), ("/models", 404), ("/models/x/predict", 405)])
 def test_paths_and_methods_that_are_not_there(refused, path, status):
-    refused(path, status)
+    assert refused(path, status)["problem"]
 
 
 def test_a_type_that_is_not_made(client):
