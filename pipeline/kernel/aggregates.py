@@ -1,8 +1,9 @@
-"""Mergeable aggregates: one grouped SELECT as a partial, a merge and a finish.
+"""A grouped SELECT taken apart: a partial over each split, a merge, and a finish.
 
-DuckDB exports the state of an aggregate as an Arrow value (`AGG(x) export_state`) and merges it again, so the
-three statements below give the direct query's answer over any split of the rows (sums of floating-point
-numbers within their rounding). A state's layout belongs to a DuckDB version; states never outlive a run here.
+The caller runs `partial()` on each split, concatenates what comes back in the order of the splits, which is the
+order of the input, and runs `answer()` over it. That is the direct query's answer over any split of the rows: sums of
+floating-point numbers within their rounding, and as `mergeable` says where any of several rows would do.
+A state's layout belongs to a DuckDB version; states never outlive a run here.
 """
 
 from __future__ import annotations
@@ -12,43 +13,18 @@ from dataclasses import dataclass
 import duckdb
 from sqlglot import exp
 
-from pipeline.kernel.calls import aggregates_of, function_name, is_aggregate, is_known, own
-from pipeline.kernel.engine import literal, schema_of
+from pipeline.kernel.calls import aggregates_of, is_aggregate, is_known, own, whole_of
+from pipeline.kernel.engine import schema_of
 from pipeline.kernel.matching import Matcher, aliases_of, keys_of, unclear_name
+from pipeline.kernel.mergeable import state_of
+from pipeline.kernel.scope import tables_of
+from pipeline.kernel.states import AT, STATES, Exported, State, typed
 
-STATES = "_states"
+__all__ = ["STATES", "Split", "Types", "has_groups", "refusal", "take_apart"]
+
 MERGED = "_merged"
 _COLUMNS = "_headwater_columns_"
-_SPREAD = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop"})
-MERGEABLE = frozenset({"count", "sum", "min", "max", "avg"}) | _SPREAD
-"""Aggregates whose states DuckDB exports and merges, and that are proven here to give the direct query's answer."""
 _CLAUSES = frozenset({"with_", "expressions", "from_", "joins", "where", "group", "having", "order", "limit", "offset"})
-_WIDENED = {
-    **dict.fromkeys(("TINYINT", "UTINYINT", "USMALLINT", "UINTEGER", '"NULL"'), "BIGINT"),
-    **dict.fromkeys(("DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "TIMESTAMP"),
-    **dict.fromkeys(("FLOAT", "UHUGEINT"), "DOUBLE"),
-    "UBIGINT": "HUGEINT",
-}
-"""The type on which `sum` and `avg` really work when they have none for their argument's."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One aggregate call: its DuckDB name, its whole SQL, and the SQL of its arguments."""
-
-    function: str
-    sql: str
-    arguments: tuple[str, ...]
-
-    def signature(self, kinds: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-        """Return the name and the types under which DuckDB knows the state of a call on arguments of `kinds`."""
-        if self.function == "count":
-            return ("count", kinds) if kinds else ("count_star", ())
-        if self.function in _SPREAD:
-            return self.function, ("DOUBLE",)
-        if self.function in {"sum", "avg"}:
-            return self.function, tuple(_WIDENED.get(kind, kind) for kind in kinds)
-        return self.function, kinds
 
 
 @dataclass(frozen=True)
@@ -64,7 +40,7 @@ class Split:
     """A grouped SELECT taken apart: keys `_k0…`, states `_a0…`, and the SELECT over their merged values."""
 
     keys: tuple[str, ...]
-    calls: tuple[Call, ...]
+    calls: tuple[State, ...]
     source: str
     """Everything from WITH to WHERE, with a place to fill the columns in."""
     finish: str
@@ -73,7 +49,7 @@ class Split:
     def partial(self) -> str:
         """Return the SELECT that turns a split's rows into keys and exported states."""
         columns = [f"{key} as _k{i}" for i, key in enumerate(self.keys)]
-        columns += [f"{call.sql} export_state as _a{i}" for i, call in enumerate(self.calls)]
+        columns += [call.partial() for call in self.calls]
         return f"{self._select(columns)}{self._by_key()}"
 
     def types(self, con: duckdb.DuckDBPyConnection) -> Types:
@@ -86,12 +62,24 @@ class Split:
 
     def merge(self, types: Types) -> str:
         """Return the SELECT that merges the states of many splits, in `_states`, to one row per key."""
-        columns = [f"{_typed(f'_k{i}', kind)} as _k{i}" for i, kind in enumerate(types.keys)]
-        for i, (call, kinds) in enumerate(zip(self.calls, types.calls, strict=True)):
-            name, bound = call.signature(kinds)
-            state = f"to_aggregate_state(_a{i}, {literal(name)}, [{', '.join(literal(kind) for kind in bound)}])"
-            columns.append(f"finalize(combine_aggr({state})) as _a{i}")
-        return f"select {', '.join(columns)} from {STATES}{self._by_key()}"
+        columns = [f"{typed(f'_k{i}', kind)} as _k{i}" for i, kind in enumerate(types.keys)]
+        columns += [
+            f"{call.merged(kinds)} as {call.column}" for call, kinds in zip(self.calls, types.calls, strict=True)
+        ]
+        return f"select {', '.join(columns)} from {self._rows(types)}{self._by_key()}"
+
+    def _rows(self, types: Types) -> str:
+        """Return what is merged: a row per state, and then a row per value of the states that are values."""
+        keys = "".join(f"_k{i}, " for i in range(len(self.keys)))
+        exported = [call for call in self.calls if isinstance(call, Exported)]
+        columns = [f"_k{i}" for i in range(len(self.keys))] + [call.column for call in exported]
+        if any(call.order for call in exported):
+            columns.append(f"row_number() over () as {AT}")
+        selects = [f"select {', '.join(columns)} from {STATES}"] if columns else []
+        for call, kinds in zip(self.calls, types.calls, strict=True):
+            if not isinstance(call, Exported):
+                selects.append(call.rows(keys, kinds))
+        return f"({' union all by name '.join(selects)})"
 
     def answer(self, types: Types) -> str:
         """Return the one SELECT that merges and finishes, from `_states` to the statement's rows and types."""
@@ -106,12 +94,13 @@ class Split:
 
 
 def has_groups(tree: exp.Select) -> bool:
-    """Return whether a SELECT groups or aggregates."""
-    return bool(tree.args.get("group")) or next(aggregates_of(tree), None) is not None
+    """Return whether a SELECT groups or aggregates; DISTINCT groups by all that it selects."""
+    return bool(tree.args.get("group") or tree.args.get("distinct")) or next(aggregates_of(tree), None) is not None
 
 
 def refusal(tree: exp.Select) -> str | None:
     """Return why a grouped SELECT cannot be taken apart, or `None` when it can."""
+    tree = _grouped(tree)
     obstacle = _unknown_clause(tree) or _unmerged_call(tree) or _unsplit_part(tree) or unclear_name(tree)
     if obstacle is not None:
         return obstacle
@@ -125,6 +114,7 @@ def take_apart(tree: exp.Select) -> Split:
 
     Columns get the names that the statement writes.
     """
+    tree = _grouped(tree)
     matcher = _matcher(tree)
     source = tree.copy()
     for clause in ("group", "having", "order", "limit", "offset"):
@@ -132,26 +122,35 @@ def take_apart(tree: exp.Select) -> Split:
     source.set("expressions", [exp.column(_COLUMNS)])
     return Split(
         keys=tuple(key.sql("duckdb", comments=False) for key in matcher.keys),
-        calls=tuple(_call(node) for node in matcher.calls),
+        calls=tuple(call for call in _states(tree, matcher) if not isinstance(call, str)),
         source=source.sql("duckdb", comments=False),
         finish=_finish(tree, matcher).sql("duckdb", comments=False),
     )
 
 
-def _typed(column: str, kind: str) -> str:
-    return column if kind == '"NULL"' else f"{column}::{kind}"
+def _grouped(tree: exp.Select) -> exp.Select:
+    """Return a SELECT DISTINCT without aggregates as the GROUP BY ALL that it is."""
+    distinct = tree.args.get("distinct")
+    if distinct is None or distinct.args.get("on") or tree.args.get("group") or next(aggregates_of(tree), None):
+        return tree
+    grouped = tree.copy()
+    grouped.set("distinct", None)
+    grouped.set("group", exp.Group(all=True))
+    return grouped
 
 
-def _call(node: exp.Expr) -> Call:
-    call = node.this if isinstance(node, exp.Filter) else node
-    argument = None if isinstance(call.this, exp.Star) else call.this
-    arguments = () if argument is None else (argument.sql("duckdb", comments=False),)
-    return Call(function_name(call), node.sql("duckdb", comments=False), arguments)
+def _states(tree: exp.Select, matcher: Matcher) -> list[State | str]:
+    in_order = _is_in_order(tree)
+    return [state_of(whole, f"_a{i}", in_order=in_order) for i, whole in enumerate(matcher.calls)]
+
+
+def _is_in_order(tree: exp.Select) -> bool:
+    """Return whether the rows are aggregated in the order of the input: DuckDB may turn a join round."""
+    return len(tables_of(tree)) == 1 and tree.find(exp.Join, exp.Lateral) is None
 
 
 def _matcher(tree: exp.Select) -> Matcher:
-    wholes = [node.parent if isinstance(node.parent, exp.Filter) else node for node in aggregates_of(tree)]
-    return Matcher.of(tree, MERGED, keys_of(tree), wholes)
+    return Matcher.of(tree, MERGED, keys_of(tree), map(whole_of, aggregates_of(tree)))
 
 
 def _finish(tree: exp.Select, matcher: Matcher) -> exp.Select:
@@ -206,21 +205,11 @@ def _unmerged_call(tree: exp.Select) -> str | None:
     for node in own(tree, exp.Func, exp.Window):
         if isinstance(node, exp.Window):
             return "a window function needs all rows at once"
-        if is_aggregate(node):
-            if not _is_mergeable(node):
-                return f"{node.sql('duckdb')} has no state that merges"
-        elif not is_known(node):
+        if not is_aggregate(node) and not is_known(node):
             return f"{node.sql('duckdb')} is not known to work row by row"
-    return None
-
-
-def _is_mergeable(call: exp.Expr) -> bool:
-    """Return whether a call is one of the proven ones, in its plain form: one argument, no DISTINCT, no order."""
-    if function_name(call) not in MERGEABLE or isinstance(call.this, exp.Distinct | exp.Order):
-        return False
-    if any(value for name, value in call.args.items() if name not in {"this", "big_int"}):
-        return False
-    return not isinstance(call.parent, exp.WithinGroup | exp.IgnoreNulls | exp.RespectNulls | exp.Dot)
+    in_order = _is_in_order(tree)
+    states = (state_of(whole_of(node), "", in_order=in_order) for node in aggregates_of(tree))
+    return next((state for state in states if isinstance(state, str)), None)
 
 
 def _unsplit_part(tree: exp.Select) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import duckdb
 from sqlglot import exp
@@ -13,6 +14,46 @@ _MACROS = frozenset({"split_part", "nullif", "if", "fmod", "fdiv", "days_in_mont
 _OF_LISTS = ("list_", "array_", "map_")
 _CLOCKS = ("current_", "local")
 """How the keywords begin that stand for the time or the session, as `current_date` and `localtimestamp` do."""
+_ARGUMENTS = ("this", "expression", "quantile", "count", "separator")
+"""Where sqlglot keeps the arguments of an aggregate it knows, in the order of the text."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An aggregate call in its parts, which are nodes of the statement."""
+
+    call: exp.Expr
+    arguments: tuple[exp.Expr, ...]
+    distinct: bool
+    order: tuple[exp.Ordered, ...]
+    where: exp.Expr | None
+    """The condition of its FILTER."""
+
+    @classmethod
+    def of(cls, whole: exp.Expr) -> Parts | None:
+        """Take a call with its FILTER apart; `None` when it has a part that is not known here."""
+        call = whole.this if isinstance(whole, exp.Filter) else whole
+        inner = call.this if isinstance(call, exp.IgnoreNulls) else call
+        unknown = {name for name, value in inner.args.items() if value} - {*_ARGUMENTS, "expressions", "big_int"}
+        if unknown or isinstance(whole.parent, exp.WithinGroup | exp.RespectNulls | exp.Dot):
+            return None
+        if isinstance(inner, exp.Anonymous | exp.AnonymousAggFunc):
+            arguments = list(inner.expressions)
+        else:
+            arguments = [inner.args[name] for name in _ARGUMENTS if inner.args.get(name)]
+        order, distinct = (), False
+        if arguments and isinstance(arguments[0], exp.Order):
+            order = tuple(arguments[0].expressions)
+            arguments[0] = arguments[0].this
+        if arguments and isinstance(arguments[0], exp.Distinct):
+            if len(arguments[0].expressions) != 1:
+                return None
+            distinct, arguments[0] = True, arguments[0].expressions[0]
+        if any(isinstance(argument, exp.Order | exp.Distinct) for argument in arguments):
+            return None
+        arguments = [argument for argument in arguments if not isinstance(argument, exp.Star)]
+        where = whole.expression.this if isinstance(whole, exp.Filter) else None
+        return cls(call, tuple(arguments), distinct, order, where)
 
 
 def own(select: exp.Select, *kinds: type[exp.Expr]) -> Iterator[exp.Expr]:
@@ -27,6 +68,13 @@ def aggregates_of(select: exp.Select) -> Iterator[exp.Expr]:
     for node in own(select, exp.Func):
         if is_aggregate(node) and not isinstance(node.parent, exp.Window):
             yield node
+
+
+def whole_of(call: exp.Expr) -> exp.Expr:
+    """Return an aggregate call with what is written behind it: IGNORE NULLS, FILTER."""
+    while isinstance(call.parent, exp.Filter | exp.IgnoreNulls) and call.parent.this is call:
+        call = call.parent
+    return call
 
 
 def is_aggregate(node: exp.Expr) -> bool:

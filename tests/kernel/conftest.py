@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from pipeline.kernel.aggregates import STATES, take_apart
-from pipeline.kernel.engine import connect, quoted
-from pipeline.kernel.plan import Plan, plan
-from pipeline.kernel.sql import parse
+from pipeline.kernel.engine import connect, quoted, schema_of
+from pipeline.kernel.exchange import BUCKETS, Exchange, bucket_of, exchange
+from pipeline.kernel.plan import Plan, driving_of, plan
+from pipeline.kernel.sql import parse, tables_of
 
 settings.register_profile(
     "fixed",
@@ -33,6 +35,7 @@ class Splits:
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self.con = con
+        self._answers = 0
 
     def give(self, **queries: str) -> None:
         """Make each table from a query."""
@@ -43,8 +46,7 @@ class Splits:
     def direct(self, statement: str) -> tuple[list[str], Rows]:
         """Answer a statement at once: its types and rows."""
         relation = self.con.sql(statement)
-        columns = relation.to_arrow_table().columns
-        return [str(kind) for kind in relation.types], list(zip(*(c.to_pylist() for c in columns), strict=True))
+        return [str(kind) for kind in relation.types], rows_of(relation.to_arrow_table())
 
     def planned(self, statement: str, parts: int) -> tuple[Plan, list[str], Rows]:
         """Answer a statement by its plan, with the driving table cut into parts."""
@@ -62,6 +64,46 @@ class Splits:
         answers = [self.direct(text) for _ in self._cut(chosen.driving, parts)]
         return chosen, answers[0][0], [row for _, rows in answers for row in rows]
 
+    def exchanged(self, statement: str, buckets: int, large: frozenset[str]) -> tuple[Exchange | str, list[str], Rows]:
+        """Answer a statement bucket by bucket, if it may: `large` inputs are not given whole to each."""
+        tree = parse(statement)
+        names = tables_of(tree)
+        schemas = {name: schema_of(self.con, f"from {quoted('made_' + name.lower())}") for name in names}
+        chosen = exchange(tree, schemas, {name: 2 if name.lower() in large else 1 for name in names}, 2)
+        if isinstance(chosen, str):
+            return chosen, [], []
+        apart = take_apart(tree) if chosen.merges else None
+        union, query = (BUCKETS, chosen.statement) if apart is None else (STATES, apart.partial())
+        driving = driving_of(tree) if chosen.driving_may_split else None
+        answers = [self._answer(query) for _ in self._buckets(chosen, buckets, driving)]
+        if apart is not None:
+            self.con.register(union, pa.concat_tables([self._arrow(f"from {name}") for name in answers]))
+            return chosen, *self.direct(apart.answer(apart.types(self.con)))
+        self.con.execute(f"create or replace temp view {union} as {' union all '.join(f'from {a}' for a in answers)}")
+        return chosen, *self.direct(chosen.finish or f"from {union}")
+
+    def _answer(self, query: str) -> str:
+        """Keep a bucket's answer with its types, and return its name."""
+        self._answers = (self._answers + 1) % 100
+        name = f"_answer_{self._answers}"
+        self.con.execute(f"create or replace temp table {name} as {query}")
+        return name
+
+    def _buckets(self, chosen: Exchange, buckets: int, driving: str | None) -> Iterator[None]:
+        """Give each input its rows of each bucket; those of `driving` in two parts, as of a hot key."""
+        parts = 1 if driving is None else 2
+        for bucket, part in itertools.product(range(buckets), range(parts)):
+            for name, keys in chosen.keys.items():
+                made = quoted("made_" + name.lower())
+                some = f"and rowid % 2 = {part}" if driving is not None and name.lower() == driving.lower() else ""
+                self.con.execute(
+                    f"create or replace temp view {quoted(name)} as "
+                    f"select * from {made} where {bucket_of(keys, buckets)} = {bucket} {some}"
+                )
+            yield
+        for name in chosen.keys:
+            self.con.execute(f"create or replace temp view {quoted(name)} as from {quoted('made_' + name.lower())}")
+
     def same(self, left: Rows, right: Rows) -> bool:
         """Return whether both are the same rows in any order, floating-point numbers within their rounding."""
         pairs = zip(sorted(left, key=_order), sorted(right, key=_order), strict=False)
@@ -73,11 +115,15 @@ class Splits:
     def _cut(self, driving: str, parts: int) -> Iterator[int]:
         made = quoted("made_" + driving.lower())
         for part in range(parts):
-            self.con.execute(
-                f"create or replace temp view {quoted(driving)} as select * from {made} where rowid % {parts} = {part}"
-            )
+            mine = f"rowid * {parts} // (select greatest(count(*), 1) from {made}) = {part}"
+            self.con.execute(f"create or replace temp view {quoted(driving)} as select * from {made} where {mine}")
             yield part
         self.con.execute(f"create or replace temp view {quoted(driving)} as from {made}")
+
+
+def rows_of(table: pa.Table) -> Rows:
+    """Return a table's rows."""
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 @pytest.fixture(scope="session")

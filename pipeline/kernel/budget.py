@@ -1,0 +1,57 @@
+"""What a run may take of a machine: memory and cores, shared among the tasks that work side by side."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.kernel.engine import Limits
+
+SHARE = 0.6
+"""The share of the machine's memory that a run takes without a setting; the rest is for what no engine counts."""
+_LEAST_BYTES = 128 << 20
+"""Below this an engine cannot even write a file."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The memory of all tasks together, and how many work at once."""
+
+    memory_bytes: int
+    slots: int
+
+    def whole(self) -> Limits:
+        """Return what one task may take that works alone."""
+        return Limits(self.memory_bytes, self.slots)
+
+    def part(self, tasks: int) -> Limits:
+        """Return what each of several tasks may take, which work one thread each."""
+        beside = max(1, min(tasks, self.slots))
+        return Limits(max(_LEAST_BYTES, self.memory_bytes // beside), 1)
+
+
+def budget_here(memory_bytes: int | None = None) -> Budget:
+    """Return the budget of a run in this process: what is asked for, else a share of the machine or container."""
+    return Budget(int(SHARE * machine_bytes()) if memory_bytes is None else memory_bytes, cores())
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    return max(1, min(allowed, int(quota) // int(period))) if quota.isdigit() and period.strip() else allowed
+
+
+def machine_bytes() -> int:
+    """Return the memory of the machine, or of the container when that is less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    return min(whole, int(limit)) if limit.isdigit() else whole
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,28 @@
+"""Which columns of a table a statement names: the others need not be read, carried or judged."""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+from pipeline.core.schema import Schema
+
+
+def needed(tree: exp.Query, table: str, schema: Schema) -> tuple[str, ...]:
+    """Return the columns of a table that a statement may use, at least one; all of them when it has a star.
+
+    A name counts wherever it stands: a column of that name in another table is no reason to look closer.
+    """
+    if _takes_all(tree, table):
+        return schema.names
+    named = {node.name.lower() for node in tree.find_all(exp.Identifier)}
+    return tuple(name for name in schema.names if name.lower() in named) or schema.names[:1]
+
+
+def _takes_all(tree: exp.Query, table: str) -> bool:
+    stars = (star for star in tree.find_all(exp.Star) if not isinstance(star.parent, exp.Count))
+    if next(stars, None) is not None or tree.find(exp.Columns, exp.Pivot) is not None:
+        return True
+    if any(join.method == "NATURAL" for join in tree.find_all(exp.Join)):
+        return True
+    rows = {table.lower(), *(t.alias.lower() for t in tree.find_all(exp.Table) if t.name.lower() == table.lower())}
+    return any(not column.table and column.name.lower() in rows for column in tree.find_all(exp.Column))

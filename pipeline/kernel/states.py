@@ -1,0 +1,135 @@
+"""States of aggregate calls, each as three pieces of SQL: what a split computes, what is merged, and its value.
+
+What comes back from Arrow is cast to the type it had, which Arrow does not always keep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.kernel.engine import literal
+
+STATES = "_states"
+"""The table of all splits' states, one row per split and key, in the order of the splits."""
+AT = "_at"
+"""The number of a row in it."""
+Binding = Literal["given", "double", "boolean", "varchar", "widened", "quantile", "quantiles"]
+"""On which types DuckDB knows a call's state: its arguments' as given, always the same, or wider ones."""
+_WIDENED = {
+    **dict.fromkeys(("TINYINT", "UTINYINT", "USMALLINT", "UINTEGER", '"NULL"'), "BIGINT"),
+    **dict.fromkeys(("DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "TIMESTAMP"),
+    **dict.fromkeys(("FLOAT", "UHUGEINT"), "DOUBLE"),
+    "UBIGINT": "HUGEINT",
+}
+"""The type on which a call really works when it has no form for its argument's."""
+_NOT_WIDENED = {"widened": set[str](), "quantile": {"DATE"}, "quantiles": {"DATE", "TINYINT", "FLOAT"}}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A call whose state DuckDB exports and merges."""
+
+    column: str
+    name: str
+    sql: str
+    arguments: tuple[str, ...]
+    binding: Binding
+    parameters: tuple[tuple[str, str], ...] = ()
+    """The type and the SQL of each constant after the arguments."""
+    order: str = ""
+    """How its states must be ordered to merge to the direct query's answer."""
+
+    def partial(self) -> str:
+        """Return what a split computes."""
+        return f"{self.sql} export_state as {self.column}"
+
+    def merged(self, kinds: tuple[str, ...]) -> str:
+        """Return the call's value over the states of a group; `kinds` are the types of its arguments."""
+        bound = [self._bound(kind) for kind in kinds]
+        given = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
+        constants = ", ".join([*("null" for _ in bound), *(f"{sql}::{kind}" for kind, sql in self.parameters)])
+        state = f"to_aggregate_state({self.column}, {literal(self.name)}, [{given}]"
+        return f"finalize(combine_aggr({state}{f', [{constants}]' if self.parameters else ''}){self.order}))"
+
+    def _bound(self, kind: str) -> str:
+        if self.binding == "given":
+            return kind
+        if self.binding in _NOT_WIDENED:
+            return kind if kind in _NOT_WIDENED[self.binding] else _WIDENED.get(kind, kind)
+        return self.binding.upper()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A call that is made again over values kept of each split."""
+
+    column: str
+    arguments: tuple[str, ...]
+    kept: str
+    """A list of values, or of structs `v0…` with one for each argument."""
+    again: str
+    """The call over columns `<column>_0…`."""
+    packed: bool
+
+    def partial(self) -> str:
+        """Return what a split computes."""
+        return f"{_never_empty(self.kept)} as {self.column}"
+
+    def rows(self, keys: str, kinds: tuple[str, ...]) -> str:
+        """Return the SELECT of one row per kept value, with its keys."""
+        column = self.column
+        if not self.packed:
+            return f"select {keys}{typed(f'unnest({column})', kinds[0])} as {column}_0 from {STATES}"
+        values = [f"{typed(f'{column}.v{i}', kind)} as {column}_{i}" for i, kind in enumerate(kinds)]
+        rows = f"select {keys}unnest({column}) as {column} from {STATES}"
+        chosen = f"{keys}row_number() over () as {AT}, true as {column}_is, {', '.join(values)}"
+        return f"select {chosen} from ({rows}) where {column} is not null"
+
+    def merged(self, _kinds: tuple[str, ...]) -> str:
+        """Return the call's value over the kept values of a group."""
+        return self.again
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A call that needs of each value only how often it is there."""
+
+    column: str
+    name: str
+    arguments: tuple[str, ...]
+    where: str
+
+    def partial(self) -> str:
+        """Return what a split computes."""
+        return f"{_never_empty(f'map_entries(histogram({self.arguments[0]}){self.where})')} as {self.column}"
+
+    def rows(self, keys: str, kinds: tuple[str, ...]) -> str:
+        """Return the SELECT of one row per value, with its keys and count."""
+        column = self.column
+        rows = f"select {keys}unnest({column}) as {column} from {STATES}"
+        value = typed(f"{column}.key", kinds[0])
+        return f"select {keys}{value} as {column}_0, sum({column}.value) as {column}_n from ({rows}) group by all"
+
+    def merged(self, _kinds: tuple[str, ...]) -> str:
+        """Return the call's value over the counts of a group."""
+        value, count = f"{self.column}_0", f"{self.column}_n"
+        if self.name == "mode":
+            return f"arg_min({value}, (-{count}, {value}))"
+        if self.name == "entropy":
+            return f"coalesce(greatest(log2(sum({count})) - sum({count} * log2({count})) / sum({count}), 0), 0)"
+        entry = f"{{'key': {value}, 'value': {count}::UBIGINT}}"
+        return f"map_from_entries(list({entry} order by {value}) filter (where {count} is not null))"
+
+
+State = Exported | Kept | Counted
+
+
+def typed(sql: str, kind: str) -> str:
+    """Return a value that comes from Arrow in its DuckDB type."""
+    return sql if kind == '"NULL"' else f"{sql}::{kind}"
+
+
+def _never_empty(values: str) -> str:
+    """Return a list with a null instead of nothing: DuckDB cannot read Arrow batches of only empty lists of enums."""
+    return f"coalesce({values}, [null])"
