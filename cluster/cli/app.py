@@ -1,7 +1,7 @@
 """The command line: which commands there are, and what becomes of errors.
 
-Exit codes: 0 done, 1 an error that its message explains, 2 a wrong command line, 3 done but a model was refused,
-130 interrupted.
+Exit codes: 0 done, 1 an error that its message explains, 2 a wrong command line, 3 done but a model was refused or a
+partition failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from cluster.cli import doctor, explore, init, planning, quarantine, running, serving
+from cluster.cli import backfill, doctor, explore, init, planning, quarantine, running, serving
 from cluster.cli.console import fail
 from pipeline.core.errors import HeadwaterError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(init.init)
 app.command()(running.run)
+app.command()(backfill.backfill)
 app.command()(planning.explain)
 app.command()(explore.ls)
 app.command()(explore.show)

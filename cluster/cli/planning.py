@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Annotated, cast
+from dataclasses import replace
+from typing import Annotated
 
 import typer
-from sqlglot import exp
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json
-from pipeline.core.definitions import Stored, Table
-from pipeline.kernel.aggregates import take_apart
+from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_workspace, print_json
+from cluster.cli.explained import Explained, print_explained
+from pipeline.core.definitions import Stored
+from pipeline.core.errors import StorageError
+from pipeline.run.forecast import forecast, order_of_all, trial
 from pipeline.run.foresight import Foresight, Options, foresee
-from pipeline.run.planning import strategy, tree_of
 from pipeline.run.workspace import Workspace
 
 
@@ -20,6 +22,9 @@ def explain(
     names: Annotated[
         list[str] | None, typer.Argument(help="Tables to explain; all without.", show_default=False)
     ] = None,
+    analyze: Annotated[
+        bool, typer.Option("--analyze", help="Also compute the tables from all of their inputs and commit nothing.")
+    ] = False,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
@@ -27,11 +32,32 @@ def explain(
     """Show how each table is computed, where, and why, and what a run would do with it."""
     workspace = open_workspace(folder, env)
     planned = foresee(workspace, Options(tuple(names or ())))
-    if as_json or not names:
+    if not analyze and (as_json or not names):
         print_plan(planned, as_json=as_json)
         return
-    for found in planned:
-        _explain_one(workspace, found)
+    explained = [_explained(workspace, found, analyze=analyze) for found in planned]
+    if as_json:
+        print_json([one.facts() for one in explained])
+        return
+    for one in explained:
+        print_explained(workspace, one)
+
+
+def _explained(workspace: Workspace, found: Foresight, *, analyze: bool) -> Explained:
+    definition = found.definition
+    if found.route is None or not isinstance(definition, Stored):
+        return Explained(found)
+    try:
+        order = order_of_all(workspace, definition)
+    except StorageError:
+        return Explained(found)  # an input is not made yet
+    expected = forecast(workspace, order)
+    if not analyze:
+        return Explained(found, order, expected)
+    begun = time.perf_counter()
+    with err.status(f"computing {definition.name}"):
+        outcome, landing = trial(workspace, order)
+    return Explained(found, order, expected, replace(outcome, flow=landing.flow), time.perf_counter() - begun)
 
 
 def print_plan(planned: Sequence[Foresight], *, as_json: bool) -> None:
@@ -54,38 +80,4 @@ def print_plan(planned: Sequence[Foresight], *, as_json: bool) -> None:
 
 
 def _facts(found: Foresight) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "name": found.definition.name,
-        "decision": found.decision.kind,
-        "reason": found.decision.reason,
-    }
-    if found.route is not None:
-        facts |= vars(found.route)
-        facts["strategy_reason"] = facts.pop("reason")
-        facts["reason"] = found.decision.reason
-        facts["executor_reason"] = facts.pop("why")
-    return facts
-
-
-def _explain_one(workspace: Workspace, found: Foresight) -> None:
-    definition, way = found.definition, found.route
-    out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
-    out.print(f"  defined   {definition.place}", soft_wrap=True)
-    out.print(f"  would     {found.decision.kind}: {found.decision.reason}")
-    if way is None or not isinstance(definition, Stored):
-        return
-    out.print(f"  strategy  {way.strategy}: {way.reason}")
-    out.print(f"  where     {way.executor}: {way.why}")
-    for name in definition.inputs:
-        version = workspace.version(name)
-        size = "not made yet" if version is None else _size(version.rows, version.scan().size_bytes, len(version.files))
-        out.print(f"  reads     {name} {'(split) ' if name == way.driving else ''}[dim]{size}[/]")
-    if isinstance(definition, Table) and strategy(definition).strategy == "partial":
-        apart = take_apart(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
-        out.print(f"  partial   {apart.partial()}", soft_wrap=True)
-        out.print(f"  finish    {apart.finish}", soft_wrap=True)
-    out.print()
-
-
-def _size(rows: int, size_bytes: int, files: int) -> str:
-    return f"{rows:,} rows, {size_bytes / 1e6:,.1f} MB in {files} file{'s' if files != 1 else ''}"
+    return Explained(found).facts()

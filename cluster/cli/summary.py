@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from cluster.cli.console import grid, out
 from pipeline.governance import Run, Step
 
-_DONE = {"rebuild": "made", "append": "added", "skip": "up to date", "accepted": "accepted", "refused": "refused"}
+_DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date"}
+_COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")
+_MERGED = ("superseded", "deletes")
+"""What is shown of a run that merged."""
 
 
 def print_summary(run: Run) -> None:
     """Print what a run did: rows in, out, set aside and late per table, seconds, MB/s."""
+    counted = [*_COUNTS, *(name for name in _MERGED if any(getattr(step.flow, name) for step in run.steps))]
+    numbers = (*(name.replace("_", " ") for name in counted), "seconds", "MB/s", "total rows")
     grid(
         f"Run {run.run_id} of {run.project} ({run.env}): {run.status}",
-        ("table", "did", "rows in", "rows out", "quarantined", "dropped", "late", "seconds", "MB/s", "total rows"),
-        [_row(step) for step in run.steps],
-        right="rows in, rows out, quarantined, dropped, late, seconds, MB/s, total rows",
+        ("table", "did", *numbers),
+        [_row(step, counted) for step in run.steps],
+        right=", ".join(numbers),
     )
     done = [step for step in run.steps if step.decision != "skip"]
     skipped = len(run.steps) - len(done)
@@ -25,16 +31,15 @@ def print_summary(run: Run) -> None:
     out.print(f"[bold]{words if done else f'nothing new: all {skipped} are up to date'}[/]")
 
 
-def _row(step: Step) -> tuple[object, ...]:
+def _row(step: Step, counted: Sequence[str]) -> tuple[object, ...]:
     did = _DONE.get(step.decision, step.decision)
     if step.decision == "skip":
-        return (step.name, did, "", "", "", "", "", f"{step.seconds:.2f}", "", step.total_rows or "")
+        return (step.name, did, *("" for _ in counted), f"{step.seconds:.2f}", "", step.total_rows or "")
     if step.verdict is not None:
-        return (step.name, did, step.flow.rows_in, "", "", "", "", f"{step.seconds:.2f}", "", "")
+        return (step.name, did, step.flow.rows_in, *("" for _ in counted[1:]), f"{step.seconds:.2f}", "", "")
     flow = step.flow
     speed = f"{flow.bytes_in / 1e6 / step.seconds:,.1f}" if step.seconds and flow.bytes_in else ""
-    counts = (flow.rows_in, flow.rows_out, flow.quarantined, flow.dropped, flow.late)
-    return (step.name, did, *counts, f"{step.seconds:.2f}", speed, step.total_rows)
+    return (step.name, did, *(getattr(flow, name) for name in counted), f"{step.seconds:.2f}", speed, step.total_rows)
 
 
 def _seconds(run: Run) -> float:

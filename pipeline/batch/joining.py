@@ -17,7 +17,9 @@ def is_told() -> bool:
 
 
 def join() -> None:
-    """Join the cluster that `RAY_ADDRESS` names, else start a local one that only this machine can reach.
+    """Join the cluster that `RAY_ADDRESS` names, else start a local one, which takes work only from who has its token.
+
+    Ray's own ports listen on all of the machine's addresses, whatever address the cluster is given.
 
     Does nothing when this process has joined one already. Without an address Ray would join any cluster that
     happens to run on this machine.

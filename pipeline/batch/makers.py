@@ -1,19 +1,21 @@
-"""How each kind of definition makes its rows: pieces of a source, a SQL statement, a function of frames."""
+"""How each kind of definition makes its rows: parts of a source, a SQL statement, a function of frames."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.task import REJECTED, Made, Split
-from pipeline.core.errors import DefinitionError, Place
+from pipeline.batch.careful import REJECTED
+from pipeline.batch.work import STOP, Made, Split
+from pipeline.core.errors import DefinitionError, Place, SourceError, SplitError
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE, Reader
+from pipeline.core.reading import INGESTED_AT, MISFIT, POSITION, SOURCE, Part, Reader
 from pipeline.core.schema import Schema, compare
-from pipeline.kernel.engine import arrow, empty, listed, literal
+from pipeline.kernel.engine import arrow, empty, listed, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.types import from_arrow
@@ -21,37 +23,103 @@ from pipeline.kernel.types import from_arrow
 BLOCK_BYTES = 128 << 20
 """The size of the files that a function gets at a time."""
 _ROWS = "_rows"
+_READ = "_read_rows"
 
 
 @dataclass(frozen=True)
 class FromSource:
-    """The rows of a source's pieces, with their provenance."""
+    """The rows of a source's parts, with their provenance."""
 
     reader: Reader
     schema: Schema
     at: str
+    may_skip: bool = False
+    """Whether a part that cannot be read, twice, is set aside."""
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
-        """Read the split's pieces one after the other."""
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Read the split's parts one after the other, with those rows set aside that do not fit."""
+        con.register("_none", empty(con, self.all_columns))
+        con.execute(f"create temp table {_READ} as from _none")
+        for block in self.blocks(con, split):
+            con.register("_block", block)
+            con.execute(f"insert into {_READ} from _block")
+            con.unregister("_block")
+        good, bad = (one(con, f"select count(*) from {name}")[0] for name in (_READ, REJECTED))
+        yield Made(f"select * from {_READ}", rows_in=good + bad, bytes_in=split.size_bytes, rejected=bad)
+
+    def blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
+        """Yield the rows of each part, with their provenance, and keep those that do not fit in `_rejected`."""
         con.execute(f"create temp table {REJECTED} (reasons varchar, _source varchar, _position bigint, row varchar)")
-        con.register("_none", empty(con, Schema((*self.schema.columns, *_PROVENANCE.columns))))
-        con.execute(f"create temp table {_ROWS} as from _none")
-        good = bad = 0
-        for piece in split.pieces:
-            reading = self.reader.read(piece, self.schema)
-            good, bad = good + reading.rows.num_rows, bad + reading.rejected.num_rows
+        for part in split.parts:
+            try:
+                reading = self.reader.read(part, self.schema)
+            except SplitError:
+                raise
+            except SourceError as error:
+                if not (self.may_skip and split.is_last_try):
+                    raise _unreadable(part, error) from error
+                values = ", ".join(map(literal, (f"unreadable: {error.problem}", part.piece.uri, str(part))))
+                con.execute(f"insert into {REJECTED} select r, s, null, p from (values ({values})) as v(r, s, p)")
+                continue
             con.register("_read", reading.rows)
             con.register("_bad", reading.rejected)
-            source = literal(piece.uri)
-            con.execute(
-                f"insert into {_ROWS} select {listed(self.schema.names)}, {source}, {POSITION}, "
-                f"{literal(self.at)}::timestamptz from _read"
-            )
-            con.execute(f"insert into {REJECTED} select reason, {source}, {POSITION}, row from _bad")
+            con.execute(f"insert into {REJECTED} select reason, {literal(part.piece.uri)}, {POSITION}, row from _bad")
+            yield arrow(con, f"select {self._columns(part)} from _read")
             con.unregister("_read")
             con.unregister("_bad")
-        size = sum(piece.size_bytes for piece in split.pieces)
-        return Made(f"select * from {_ROWS}", rows_in=good + bad, bytes_in=size, rejected=bad)
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+        """Let the split's parts flow one after the other, if each of them can."""
+        if split.is_last_try:
+            yield None
+            return
+        with ExitStack() as stack:
+            opened = [stack.enter_context(self.reader.flow(con, part, self.schema)) for part in split.parts]
+            flows = [flow for flow in opened if flow is not None]
+            if len(flows) < len(opened) or not flows:
+                yield None
+                return
+            queries = (
+                f"select {self._columns(part)} from {_held(flow.query)}"
+                for part, flow in zip(split.parts, flows, strict=True)
+            )
+            rows = sum(flow.rows for flow in flows)
+            yield Made(
+                " union all ".join(queries),
+                rows_in=rows,
+                bytes_in=split.size_bytes,
+                oddities=tuple(dict.fromkeys(flow.oddities for flow in flows)),
+                scanned=rows,
+                again=False,
+            )
+
+    @property
+    def all_columns(self) -> Schema:
+        """The contract's columns and those of the provenance."""
+        return Schema((*self.schema.columns, *_PROVENANCE.columns))
+
+    def _columns(self, part: Part) -> str:
+        return (
+            f"{listed(self.schema.names)}, {literal(part.piece.uri)} as {SOURCE}, {POSITION}, "
+            f"{literal(self.at)}::timestamptz as {INGESTED_AT}"
+        )
+
+
+def _unreadable(part: Part, error: SourceError) -> SourceError:
+    """Return the error with the stretch of the file that was read, where that is not all of it."""
+    got = error.got if part.is_whole else f"{error.got or 'no more'}, in {part}"
+    return SourceError(error.problem, got=got, do=error.do, place=error.place)
+
+
+def _held(query: str) -> str:
+    """Return rows of which none is a misfit, or the statement ends: whatever else it does with them, it does after.
+
+    The engine may put a filter of the statement before ours, but nothing before a window that numbers all rows.
+    """
+    fits = f"select * from ({query}) where case when {MISFIT} then error({literal(STOP)}) else true end"
+    return f"(select *, row_number() over () as _number from ({fits})) where _number > 0"
 
 
 _PROVENANCE = Schema.of({SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TIMESTAMPTZ"})
@@ -65,12 +133,36 @@ class FromSql:
     driving: str
     others: Mapping[str, Scan]
     hidden: tuple[str, ...] = ()
+    source: FromSource | None = None
+    """What reads the driving input where that is a source which is not stored."""
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
         """Make the inputs views and return the statement."""
+        if self.source is None:
+            yield self._over(con, split)
+            return
+        with self.source.make(con, split) as read:
+            yield self._over_read(con, read)
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+        """Do the same: a statement flows as its input does."""
+        if self.source is None:
+            yield self._over(con, split)
+            return
+        with self.source.flow(con, split) as read:
+            yield None if read is None else self._over_read(con, read)
+
+    def _over(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
         scan = split.scan or Scan(Schema(()))
-        register(con, {**self.others, self.driving: scan})
-        return Made(self.text, rows_in=scan.rows, bytes_in=scan.size_bytes, hidden=self.hidden)
+        register(con, {**self.others, **split.beside, self.driving: scan})
+        return Made(self.text, rows_in=scan.rows, bytes_in=split.size_bytes, hidden=self.hidden)
+
+    def _over_read(self, con: duckdb.DuckDBPyConnection, read: Made) -> Made:
+        register(con, self.others)
+        con.execute(f"create temp view {quoted(self.driving)} as {read.query}")
+        return replace(read, query=self.text, hidden=self.hidden)
 
 
 @dataclass(frozen=True)
@@ -80,24 +172,40 @@ class FromFunction:
     transform: FunctionTransform
     others: Mapping[str, Scan]
     place: Place
+    source: FromSource | None = None
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
         """Call the function on each block of the split and keep what it returns."""
-        scan = split.scan or Scan(Schema(()))
         driving = self.transform.inputs[0]
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         first: pa.Schema | None = None
-        for block in scan.splits(BLOCK_BYTES):
-            made = call(self.transform, {driving: arrow(con, block.query()), **others}, self.place)
-            con.register("_block", made)
+        rows_in = 0
+        for block in self._blocks(con, split):
+            rows_in += block.num_rows
+            made = call(self.transform, {driving: block, **others}, self.place)
+            con.register("_made_block", made)
             if first is None:
                 first = made.schema
-                con.execute(f"create temp table {_ROWS} as from _block")
+                con.execute(f"create temp table {_ROWS} as from _made_block")
             else:
                 self._require_same(first, made.schema)
-                con.execute(f"insert into {_ROWS} by name from _block")
-            con.unregister("_block")
-        return Made(f"select * from {_ROWS}", rows_in=scan.rows, bytes_in=scan.size_bytes)
+                con.execute(f"insert into {_ROWS} by name from _made_block")
+            con.unregister("_made_block")
+        bad = 0 if self.source is None else one(con, f"select count(*) from {REJECTED}")[0]
+        yield Made(f"select * from {_ROWS}", rows_in=rows_in + bad, bytes_in=split.size_bytes, rejected=bad)
+
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+        """Do the same: a function's rows are kept either way, so that it is called once."""
+        return self.make(con, split)
+
+    def _blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
+        if self.source is not None:
+            yield from self.source.blocks(con, split)
+            return
+        scan = split.scan or Scan(Schema(()))
+        for block in scan.splits(BLOCK_BYTES):
+            yield arrow(con, block.query())
 
     def _require_same(self, first: pa.Schema, later: pa.Schema) -> None:
         change = compare(from_arrow(first), from_arrow(later))
@@ -121,9 +229,19 @@ class FromArrow:
     query: str = "select * from _given"
     hidden: tuple[str, ...] = ()
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
         """Make the rows a view, whatever the split."""
         del split
         con.register("_given", self.rows)
         register(con, self.views)
-        return Made(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in, hidden=self.hidden)
+        yield Made(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in, hidden=self.hidden)
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+        """Do the same for a table; a stream of blocks comes only once."""
+        if isinstance(self.rows, pa.Table):
+            with self.make(con, split) as made:
+                yield made
+        else:
+            yield None

@@ -21,12 +21,18 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipeline.batch.attempts import tried
 from pipeline.batch.joining import join
-from pipeline.batch.task import SPLIT_BYTES, Split
-from pipeline.core.errors import DefinitionError, HeadwaterError, Place
+from pipeline.batch.splitting import PART_BYTES
+from pipeline.batch.work import Split
+from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import place_of
+from pipeline.kernel.budget import Budget
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import Scan
+
+MOST_TRIES = 3
+"""How many workers a task may end before it is taken for lost."""
 
 
 @dataclass(frozen=True)
@@ -74,34 +80,38 @@ def _blocks(work: Callable[[Any], pa.Table], argument: Any) -> list[pa.Table]:
     return [work(argument)]
 
 
-def run_tasks(name: str, task: Callable[[Split], Any], splits: Sequence[Split], size_bytes: int) -> Iterator[Any]:
-    """Run a task for every split on the cluster and yield what each returns, as they finish.
+def slots_there() -> Budget:
+    """Return how many tasks the cluster runs at once, and the memory that they may take together."""
+    join()
+    known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    nodes = [node["Resources"] for node in known if node["Alive"] and node["Resources"].get("CPU")]
+    slots = max(1, int(sum(node["CPU"] for node in nodes)))
+    least = min((node.get("memory", 0) / node["CPU"] for node in nodes), default=0)
+    return Budget(int(least * slots), slots)
 
-    The cluster retries a task whose worker is lost; an error of the task itself ends the run and is raised here.
+
+def run_tasks(name: str, task: Callable[[Split], Any], splits: Sequence[Split]) -> Iterator[tuple[Split, Any]]:
+    """Run a task for every split on the cluster and yield each with what it returned, as they finish.
+
+    The cluster does a task again whose worker is lost; a split whose worker is lost again and again is not among
+    those that are yielded. An error of the task itself ends the run and is raised here.
     """
     with _cluster():
-        reads = [Read(split, rows=1, size_bytes=size_bytes // len(splits)) for split in splits]
-        work = partial(_pickled, cloudpickle.dumps(task))
-        source = Splits(name, work, reads)
-        found = ray.data.read_datasource(source, override_num_blocks=len(splits))
-        try:
-            for batch in found.iter_batches(batch_format="pyarrow", batch_size=None):
-                for outcome in batch.column("outcome").to_pylist():
-                    yield pickle.loads(outcome)  # noqa: S301 - our own task's answer, over the cluster's own channel
-        except HeadwaterError as error:
-            raise _own(error) from error.__cause__
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause or error from error
-
-
-def _own(error: HeadwaterError) -> HeadwaterError:
-    """Return an error of ours as it was raised, without what Ray adds to its class and its text."""
-    kind: type[HeadwaterError] = next(t for t in type(error).__mro__ if t.__module__ == HeadwaterError.__module__)
-    return kind(error.problem, got=error.got, do=error.do, place=error.place)
+        size = sum(split.size_bytes for split in splits) // len(splits)
+        reads = [Read(split, rows=1, size_bytes=size) for split in splits]
+        source = Splits(name, partial(_pickled, cloudpickle.dumps(task)), reads)
+        found = ray.data.read_datasource(source, override_num_blocks=len(splits), num_cpus=1)
+        for batch in found.iter_batches(batch_format="pyarrow", batch_size=None):
+            for answer in batch.column("outcome").to_pylist():
+                index, outcome, error = pickle.loads(answer)  # noqa: S301 - our own task's answer, over the cluster's own channel
+                if error is not None:
+                    raise error
+                if outcome is not None:  # else it ended too many workers
+                    yield next(split for split in splits if split.index == index), outcome
 
 
 def dataset_rows(
-    function: Callable[..., Any], inputs: Mapping[str, Scan], split_bytes: int = SPLIT_BYTES
+    function: Callable[..., Any], inputs: Mapping[str, Scan], split_bytes: int = PART_BYTES
 ) -> Iterator[pa.RecordBatchReader]:
     """Call a function with whole datasets, run what it returns once, and yield one reader of its rows.
 
@@ -191,15 +201,37 @@ def _read(scan: Scan) -> pa.Table:
 
 
 def _pickled(task: bytes, split: Split) -> pa.Table:
-    outcome = pickle.loads(task)(split)  # noqa: S301 - our own task
-    return pa.table({"outcome": pa.array([pickle.dumps(outcome)], pa.binary())})
+    """Return a task's answer: the split's number, and an outcome or the error that it raised; or neither for a lost one."""
+    outcome = error = None
+    try:
+        if _tries_before() >= MOST_TRIES:
+            return _answer(split, None, None)
+        outcome = tried(partial(pickle.loads(task), split))  # noqa: S301 - our own task
+    except Exception as raised:  # noqa: BLE001 - it is raised again where the run is
+        error = raised
+    return _answer(split, outcome, error)
+
+
+def _answer(split: Split, outcome: object, error: Exception | None) -> pa.Table:
+    try:
+        answer = pickle.dumps((split.index, outcome, error))
+    except Exception:  # noqa: BLE001 - an error of the user's that does not pickle
+        answer = pickle.dumps((split.index, None, RuntimeError(f"{type(error).__name__}: {error}")))
+    return pa.table({"outcome": pa.array([answer], pa.binary())})
+
+
+def _tries_before() -> int:
+    """Return how many workers were lost on this very task: Ray Data gives it to another one without end."""
+    worker: Any = ray._private.worker.global_worker  # noqa: SLF001 - Ray has no public word for it
+    return int(worker.core_worker.get_current_task_attempt_number())
 
 
 @contextmanager
 def _cluster() -> Iterator[None]:
     """Join the cluster that `RAY_ADDRESS` names, or start a local one for this process; leave a joined one alone."""
     join()
-    for module in cloudpickle.list_registry_pickle_by_value():  # the user's files: Ray has a registry of its own
+    known = cloudpickle.list_registry_pickle_by_value() & sys.modules.keys()
+    for module in known:  # the user's files: Ray has a registry of its own
         ray.cloudpickle.register_pickle_by_value(sys.modules[module])  # type: ignore[no-untyped-call]  # Ray's own
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from pipeline.core.reading import Reader
 
 Layer = Literal["bronze", "silver", "gold"]
+Unreadable = Literal["fail", "quarantine"]
+"""What becomes of a part of a source that cannot be read, twice: the run fails, or the part is set aside by its bytes."""
 LAYERS: tuple[Layer, ...] = ("bronze", "silver", "gold")
-UNIQUE, NOT_NULL = "key_is_unique", "key_is_not_null"
-"""The expectations that a key brings."""
+UNIQUE, NOT_NULL, SEQUENCED = "key_is_unique", "key_is_not_null", "sequence_is_not_null"
+"""The expectations that a key brings, and what a merged table has in place of the first."""
 MOST_EXPECTATIONS = 60
 """The most that a table may have of its own."""
 
@@ -59,6 +61,15 @@ class Chart:
     y: str
     by: str | None = None
     title: str | None = None
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Of the rows of one key the one with the greatest `sequence_by` stays; a row that is a delete removes its key."""
+
+    sequence_by: str
+    apply_as_deletes: str | None = None
+    """A SQL condition on a row, true for one that says its key is gone."""
 
 
 class Transform(Protocol):
@@ -128,6 +139,7 @@ class Source(Stored):
 
     reader: Reader
     schema: Schema | None = None
+    unreadable: Unreadable = "fail"
 
     @property
     def kind(self) -> str:
@@ -142,6 +154,25 @@ class Source(Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Feed(Definition):
+    """A source that is not stored: the table that reads it reads the world itself, each piece once."""
+
+    reader: Reader
+    schema: Schema
+    unreadable: Unreadable = "fail"
+
+    @property
+    def kind(self) -> str:
+        """`feed`."""
+        return "feed"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the reader's options and the contract."""
+        return fingerprint("feed", self.reader.fingerprint, tuple(self.schema.as_dict().items()))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table(Stored):
     """A table made from other tables. Calling it runs its transform on in-memory tables."""
 
@@ -150,6 +181,8 @@ class Table(Stored):
     chart: Chart | None = None
     remembers: bool = False
     """Whether the transform also reads the table's own last version, as a slowly changing dimension does."""
+    merge: Merge | None = None
+    """How rows of one key are merged; without it the first one of a key stays."""
 
     @property
     def kind(self) -> str:
@@ -163,8 +196,9 @@ class Table(Stored):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the transform, the key, the partitioning and the expectations."""
-        return fingerprint(self.role, self.transform.fingerprint, self.remembers, *self._parts())
+        """Changes with the transform, the key, how it is merged, the partitioning and the expectations."""
+        merge = () if self.merge is None else (self.merge.sequence_by, self.merge.apply_as_deletes)
+        return fingerprint(self.role, self.transform.fingerprint, self.remembers, *self._parts(), *merge)
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Run the transform as what it is: a function of tables."""
@@ -236,13 +270,39 @@ def checks(expect: Sequence[Expectation], place: Place) -> tuple[Expectation, ..
             do="join some with `and`",
             place=place,
         )
-    seen = {UNIQUE, NOT_NULL}
+    seen = {UNIQUE, NOT_NULL, SEQUENCED}
     for expectation in expect:
         if expectation.name in seen:
-            taken = "is what a key brings" if expectation.name in {UNIQUE, NOT_NULL} else "is given twice"
+            ours = expectation.name in {UNIQUE, NOT_NULL, SEQUENCED}
+            taken = "is what a key brings" if ours else "is given twice"
             raise DefinitionError(f"expectation {expectation.name!r} {taken}", do="give each its own name", place=place)
         seen.add(expectation.name)
     return tuple(expect)
+
+
+def merge_of(key: tuple[str, ...], sequence_by: str | None, apply_as_deletes: str | None, place: Place) -> Merge | None:
+    """Return how a table is merged, or `None` when it is not; raise `DefinitionError` for words that lack others."""
+    if sequence_by is None and apply_as_deletes is None:
+        return None
+    if sequence_by is None:
+        raise DefinitionError(
+            "apply_as_deletes= needs an order of events",
+            got=repr(apply_as_deletes),
+            do="give sequence_by= with the column that says which row of a key comes last",
+            place=place,
+        )
+    if not key:
+        raise DefinitionError(
+            "a merged table needs a key", got=f"sequence_by={sequence_by!r}", do="give key=", place=place
+        )
+    if sequence_by in key:
+        raise DefinitionError(
+            "the sequence is part of the key, so no row would come after another",
+            got=repr(sequence_by),
+            do="take it out of key=, or give another sequence_by=",
+            place=place,
+        )
+    return Merge(sequence_by, apply_as_deletes)
 
 
 def caller() -> Place:
@@ -254,6 +314,7 @@ def caller() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
+@overload
 def source(
     reader: Reader,
     *,
@@ -262,14 +323,47 @@ def source(
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     description: str = "",
-) -> Source:
+    unreadable: Unreadable = "fail",
+    stored: Literal[True] = True,
+) -> Source: ...
+
+
+@overload
+def source(reader: Reader, *, schema: Mapping[str, str], description: str = "", stored: Literal[False]) -> Feed: ...
+
+
+def source(
+    reader: Reader,
+    *,
+    schema: Mapping[str, str] | None = None,
+    key: str | Sequence[str] | None = None,
+    partition_by: str | Sequence[str] | None = None,
+    expect: Sequence[Expectation] = (),
+    description: str = "",
+    unreadable: Unreadable = "fail",
+    stored: bool = True,
+) -> Source | Feed:
     """Define where data enters; its rows land in a bronze table of the name it is assigned to.
 
     `schema` maps column names to DuckDB types; without it the types are read from the first data and held to
     from then on. Rows that do not fit go to quarantine with their position. Each committed row carries
     `_source`, `_position` and `_ingested_at`.
+
+    A file, or a part of a large one, that cannot be read at all ends the run, unless `unreadable="quarantine"`: then it
+    is tried once more, and set aside as one row that names its bytes; its content counts as consumed.
+
+    With `stored=False` there is no bronze table: a table whose first input it is reads the files themselves, each
+    once, in the pass that makes its rows, and rows that do not fit go to that table's quarantine. `schema` is needed
+    then, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
+    the table that reads it, else this raises `DefinitionError`.
     """
     place = caller()
+    contract = None if schema is None else Schema.of(schema)
+    if not stored:
+        if contract is None or key or partition_by or expect:
+            problem = "a source that is not stored has a schema, and no key, partitions or expectations of its own"
+            raise DefinitionError(problem, do="give those to the table that reads it", place=place)
+        return Feed(place=place, description=description, reader=reader, schema=contract, unreadable=unreadable)
     return Source(
         place=place,
         description=description,
@@ -278,5 +372,6 @@ def source(
         partition_by=names(partition_by),
         expect=checks(expect, place),
         reader=reader,
-        schema=None if schema is None else Schema.of(schema),
+        schema=contract,
+        unreadable=unreadable,
     )

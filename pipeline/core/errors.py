@@ -6,6 +6,7 @@
     │   ├── SettingsError     headwater.toml or the environment is wrong
     │   ├── RequestError      a name or an option given to a command or an endpoint is wrong
     │   ├── SourceError       a source cannot be read as it was declared
+    │   │   └── SplitError    a part of a file cannot be read by itself: read the file whole
     │   ├── SchemaError       data has another shape than its contract
     │   ├── ExpectationError  a `fail` expectation was violated
     │   ├── ModelError        a model cannot be trained or judged
@@ -92,6 +93,10 @@ class RequestError(StopError):
 
 class SourceError(StopError):
     """A source cannot be read as it was declared."""
+
+
+class SplitError(SourceError):
+    """A part of a file cannot be read by itself. Drop what its other parts gave and read the file whole."""
 
 
 class SchemaError(StopError):

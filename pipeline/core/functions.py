@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.definitions import Chart, Expectation, Layer, Table, checks, names
+from pipeline.core.definitions import Chart, Expectation, Layer, Table, checks, merge_of, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import of_function
 
@@ -51,6 +51,8 @@ class FunctionTransform:
 def table(
     *,
     key: str | Sequence[str] | None = None,
+    sequence_by: str | None = None,
+    apply_as_deletes: str | None = None,
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
@@ -62,7 +64,9 @@ def table(
     get the first input block by block and must work row by row on it (other inputs come whole);
     `ray.data.Dataset` functions get whole datasets and return one.
 
-    Raises `DefinitionError` for a function without inputs or with another annotation.
+    With `sequence_by` the table is merged, as it is with `sql`.
+
+    Raises `DefinitionError` for a function without inputs or with another annotation, and for a merge without a key.
     """
 
     def decorate(function: Callable[..., Any]) -> Table:
@@ -92,6 +96,7 @@ def table(
             expect=checks(expect, place),
             transform=FunctionTransform(function, tuple(p.name for p in parameters), language.pop()),
             chart=chart,
+            merge=merge_of(names(key), sequence_by, apply_as_deletes, place),
         )
 
     return decorate

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.core.definitions import Definition, Stored
+from pipeline.core.definitions import Definition, Feed, Stored, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 
 
@@ -107,12 +107,24 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
                 do=did_you_mean(name, by_name),
                 place=definition.place,
             )
-        if not isinstance(found, Stored):
+        if isinstance(found, Feed):
+            _check_feed(definition, name)
+        elif not isinstance(found, Stored):
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is not a table",
                 do="read a source or a table",
                 place=definition.place,
             )
+
+
+def _check_feed(definition: Definition, name: str) -> None:
+    first = isinstance(definition, Table) and definition.transform.inputs[0] == name
+    if not first or (isinstance(definition, Table) and definition.transform.language == "dataset"):
+        raise DefinitionError(
+            f"{definition.kind} {definition.name!r} reads {name!r}, a source that is not stored, otherwise than split by split",
+            do="make it the first input of a SELECT or of a function of blocks, or let it be stored",
+            place=definition.place,
+        )
 
 
 def _ordered(by_name: dict[str, Definition]) -> list[Definition]:

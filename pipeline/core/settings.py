@@ -53,6 +53,8 @@ class Settings:
     inline_bytes: int = 1 << 30
     memory_bytes: int | None = None
     storage: Mapping[str, str] = field(default_factory=dict)
+    ray_address: str = ""
+    """The cluster that the environment variable `RAY_ADDRESS` names, as it does in a job."""
 
     @property
     def state(self) -> Path:
@@ -60,7 +62,7 @@ class Settings:
         return self.root / ".headwater"
 
 
-_KEYS = tuple(f.name for f in fields(Settings) if f.name not in {"name", "root", "definitions", "env"})
+_KEYS = tuple(f.name for f in fields(Settings) if f.name not in {"name", "root", "definitions", "env", "ray_address"})
 _TEXT = ("lake", "warehouse", "catalog", "models")
 
 
@@ -114,6 +116,7 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
         root=root,
         definitions=root / project["definitions"],
         env=chosen,
+        ray_address=environ.get("RAY_ADDRESS", ""),
         **values,
     )
     return _absolute(settings)

@@ -18,7 +18,8 @@ from pipeline.core.reading import Piece
 if TYPE_CHECKING:
     import duckdb
 
-Mode = Literal["append", "overwrite"]
+Mode = Literal["append", "overwrite", "merge"]
+"""How files come to a table: beside what is there, in its place, or in the place of some of its files."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class Stager(Protocol):
     def stage(self, con: duckdb.DuckDBPyConnection, select: str, split: int) -> tuple[StagedFile, ...]:
         """Write the rows of a SELECT; no files for no rows. Invisible to readers until they are committed."""
 
+    def scan(self, files: Sequence[StagedFile]) -> str:
+        """Return SQL for what stands after FROM to read staged files again."""
+
 
 @dataclass(frozen=True)
 class Flow:
-    """The rows of one step: `rows_made = rows_out + quarantined + dropped`; nothing leaves uncounted.
+    """The rows of one step: `rows_made = rows_out + quarantined + dropped + superseded + deletes`; none is uncounted.
 
-    `rows_in` counts what was read from the driving input, `late` what a stream took too late for its window.
+    `rows_in` counts what was read from the driving input, `late` what a stream took too late for its window. For a
+    merged table, `superseded` counts rows with a later one of their key, and `deletes` those that removed theirs.
     """
 
     rows_in: int = 0
@@ -53,6 +58,13 @@ class Flow:
     dropped: int = 0
     late: int = 0
     bytes_in: int = 0
+    superseded: int = 0
+    deletes: int = 0
+
+    @property
+    def uncounted(self) -> int:
+        """The rows made of which nothing is known: 0, or there is a mistake in Headwater."""
+        return self.rows_made - self.rows_out - self.quarantined - self.dropped - self.superseded - self.deletes
 
     def __add__(self, other: Flow) -> Flow:
         """Return the sum, field by field."""
@@ -81,6 +93,12 @@ class Manifest:
     """Staged files of quarantined rows, to be committed to the quarantine."""
     aside_mode: Mode = "append"
     """Whether they come beside what is in the quarantine, or in its place."""
+    tombstones: Sequence[StagedFile] = ()
+    """For a merged table: files of the keys that were deleted, each with the sequence of its delete."""
+    backfill: str = ""
+    """The backfill that made this version: a hash of the definition and of the inputs that it reads."""
+    backfilled: Sequence[str | None] = ()
+    """The partitions that this backfill has done so far."""
     seconds: float = 0.0
     at: str = ""
     """When it was written, ISO 8601 in UTC."""
@@ -95,6 +113,8 @@ class Manifest:
         parts = json.loads(text)
         parts["pieces"] = tuple(Piece(**piece) for piece in parts["pieces"])
         parts["aside"] = tuple(StagedFile(**file) for file in parts["aside"])
+        parts["backfilled"] = tuple(parts.get("backfilled", ()))
+        parts["tombstones"] = tuple(StagedFile(**file) for file in parts.get("tombstones", ()))
         parts["flow"] = Flow(**parts["flow"])
         return cls(**parts)
 

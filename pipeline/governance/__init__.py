@@ -1,5 +1,5 @@
 """Catalog and lineage."""
 
-from pipeline.governance.catalog import Catalog, Check, Made, Run, Step
+from pipeline.governance.catalog import Catalog, Check, Filled, Made, Run, Step
 
-__all__ = ["Catalog", "Check", "Made", "Run", "Step"]
+__all__ = ["Catalog", "Check", "Filled", "Made", "Run", "Step"]

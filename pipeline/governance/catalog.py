@@ -49,7 +49,7 @@ _STEPS = sa.Table(
     sa.Column("version", sa.BigInteger),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("total_rows", sa.BigInteger, nullable=False),
-    *(sa.Column(name, sa.BigInteger, nullable=False) for name in asdict(Flow())),
+    *(sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in asdict(Flow())),
 )
 _CHECKS = sa.Table(
     "checks",
@@ -95,6 +95,19 @@ _VERDICTS = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
 )
 
+_PARTITIONS = sa.Table(
+    "partitions",
+    _META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("partition_json", sa.String, primary_key=True),
+    sa.Column("backfill", sa.String, nullable=False),
+    sa.Column("run_id", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("error", sa.Text),
+)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -116,7 +129,7 @@ class Step:
     kind: str
     layer: str
     decision: str
-    """`skip`, `append`, `rebuild`, `accepted` or `refused`."""
+    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted` or `refused`."""
     reason: str
     strategy: str = ""
     executor: str = ""
@@ -156,6 +169,20 @@ class Made:
     size_bytes: int
     schema: Schema
     inputs: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a backfill last did with a partition of a table; `error` is `None` when it was done."""
+
+    name: str
+    partition: str | None
+    backfill: str
+    run_id: str
+    at: str
+    rows: int = 0
+    seconds: float = 0.0
+    error: str | None = None
 
 
 class Catalog:
@@ -203,6 +230,21 @@ class Catalog:
             for name, version in made.inputs.items():
                 row = {"name": made.name, "version": made.version, "input": name, "input_version": version}
                 connection.execute(_LINEAGE.insert().values(row))
+
+    def fill(self, filled: Filled) -> None:
+        """Record what became of a partition, in place of an earlier record of it."""
+        with self._transaction() as connection:
+            row = {**_plain(filled, "partition"), "partition_json": json.dumps(filled.partition)}
+            same = (_PARTITIONS.c.name == filled.name, _PARTITIONS.c.partition_json == row["partition_json"])
+            connection.execute(_PARTITIONS.delete().where(*same))
+            connection.execute(_PARTITIONS.insert().values(row))
+
+    def filled(self, name: str) -> tuple[Filled, ...]:
+        """Return what backfills last did with each partition of a table, in no order."""
+        with self._transaction() as connection:
+            rows = connection.execute(_PARTITIONS.select().where(_PARTITIONS.c.name == name)).mappings().all()
+            found = [dict(row) for row in rows]
+            return tuple(Filled(partition=json.loads(row.pop("partition_json")), **row) for row in found)
 
     def runs(self, limit: int = 20) -> tuple[Run, ...]:
         """Return the newest runs, newest first, without their steps."""
@@ -264,7 +306,16 @@ def _open(url: str) -> sa.Engine:
     with engine.begin() as connection:
         for table in _META.sorted_tables:  # in one statement each: other processes may be making them too
             connection.execute(CreateTable(table, if_not_exists=True))
+        _add_counts(connection)
     return engine
+
+
+def _add_counts(connection: sa.Connection) -> None:
+    """Give a catalog of an older Headwater the counts it does not have yet."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns(_STEPS.name)}
+    for name in asdict(Flow()):
+        if name not in there:
+            connection.execute(sa.text(f"alter table {_STEPS.name} add column {name} bigint not null default 0"))
 
 
 def _shown(url: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipeline.core.definitions import NOT_NULL, UNIQUE, Action, Expectation
+from pipeline.core.definitions import NOT_NULL, SEQUENCED, UNIQUE, Action, Expectation, Merge
 from pipeline.core.errors import DefinitionError
 from pipeline.core.reading import POSITION, SOURCE
 from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
@@ -30,6 +30,20 @@ def key_expectations(key: tuple[str, ...]) -> tuple[Expectation, ...]:
         Expectation(NOT_NULL, present, Action.QUARANTINE),
         Expectation(UNIQUE, "true", Action.QUARANTINE),
     )
+
+
+def merge_expectations(key: tuple[str, ...], merge: Merge) -> tuple[Expectation, ...]:
+    """Return what a merged table promises in place of a key's uniqueness: rows whose place in the order is known."""
+    present = Expectation(SEQUENCED, f"{quoted(merge.sequence_by)} is not null", Action.QUARANTINE)
+    return (key_expectations(key)[0], present)
+
+
+def unless_deleted(expectations: tuple[Expectation, ...], merge: Merge) -> tuple[Expectation, ...]:
+    """Return expectations of the rows that stay: a row that only removes its key has to meet none of them."""
+    if merge.apply_as_deletes is None:
+        return expectations
+    gone = f"coalesce(({merge.apply_as_deletes}\n), false)"
+    return tuple(Expectation(e.name, f"{gone} or ({e.condition}\n)", e.action) for e in expectations)
 
 
 @dataclass(frozen=True)
@@ -100,12 +114,12 @@ def mark(
     """Materialize a query's rows with a bit for each expectation they violate; `hidden` columns are not kept.
 
     Raises `DefinitionError` for more than 62 expectations, and for two columns of one name or one called
-    `_bits` or `rowid`;    what DuckDB raises for the query or a condition goes through.
+    `_bits` or `rowid`; what DuckDB raises for the query or a condition goes through.
     """
     if len(expectations) > MOST:
         raise DefinitionError(f"a table has at most {MOST} expectations", got=str(len(expectations)))
     names = schema_of(con, query).names
-    _require_distinct(names)
+    require_distinct(names)
     bits = " | ".join(
         f"(case when ({e.condition}\n) then 0 else {1 << i} end)::bigint" for i, e in enumerate(expectations)
     )
@@ -118,7 +132,8 @@ def mark(
     return Marked(expectations, kept, provenance)
 
 
-def _require_distinct(names: tuple[str, ...]) -> None:
+def require_distinct(names: tuple[str, ...]) -> None:
+    """Raise `DefinitionError` for two columns of one name, and for one with a name that is the engine's own."""
     seen = {BITS, "rowid"}
     for name in names:
         if name.lower() in seen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +29,43 @@ class Limits:
     threads: int | None = None
 
 
+class Stop:
+    """Ends the statements of several connections from another thread, and every one that comes after."""
+
+    def __init__(self) -> None:
+        """Stop nothing yet."""
+        self._open: set[duckdb.DuckDBPyConnection] = set()
+        self._lock = threading.Lock()
+        self._is_set = False
+
+    def now(self) -> None:
+        """Interrupt what runs; a connection that is watched from now on is interrupted at once."""
+        with self._lock:
+            self._is_set = True
+            for con in self._open:
+                con.interrupt()
+
+    @contextmanager
+    def watching(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Let a connection be interrupted for the time of the context."""
+        with self._lock:
+            if self._is_set:
+                raise KeyboardInterrupt
+            self._open.add(con)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(con)
+
+
 @contextmanager
 def connect(
-    limits: Limits | None = None, *, filesystem: fsspec.AbstractFileSystem | None = None
+    limits: Limits | None = None, *, filesystem: fsspec.AbstractFileSystem | None = None, stop: Stop | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB in UTC that spills to a folder of its own, and close it.
 
-    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local.
+    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local; `stop` ends its statements.
     """
     limits = Limits() if limits is None else limits
     with tempfile.TemporaryDirectory(prefix="headwater-spill-") as spill:
@@ -48,9 +78,11 @@ def connect(
         try:
             con.execute("set TimeZone = 'UTC'; set enable_progress_bar = true; set enable_progress_bar_print = false")
             con.execute("set python_scan_all_frames = false; set python_enable_replacements = false")
+            con.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
             if filesystem is not None:
                 con.register_filesystem(filesystem)
-            yield con
+            with nullcontext() if stop is None else stop.watching(con):
+                yield con
         except (duckdb.InterruptException, RuntimeError) as error:
             if "interrupt" not in str(error).lower():
                 raise

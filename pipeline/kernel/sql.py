@@ -11,7 +11,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from pipeline.core.definitions import Chart, Expectation, Layer, Table, caller, checks, names
+from pipeline.core.definitions import Action, Chart, Expectation, Layer, Table, caller, checks, merge_of, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.calls import aggregates_of
@@ -93,6 +93,8 @@ def sql(
     text: str,
     *,
     key: str | Sequence[str] | None = None,
+    sequence_by: str | None = None,
+    apply_as_deletes: str | None = None,
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
@@ -101,11 +103,21 @@ def sql(
 ) -> Table:
     """Define a table as one SQL statement over other tables; a leading comment is its description.
 
-    Raises `DefinitionError` when the text is not one SELECT, or reads nothing.
+    With `sequence_by`, a column, the table is merged: of the rows of one `key` the one with the greatest sequence
+    stays, whenever and in whatever order they come. A row for which the SQL condition `apply_as_deletes` holds
+    removes its key, until a row with a greater sequence comes. Of rows of one key and sequence, a delete wins, else
+    the greatest in its columns.
+
+    Raises `DefinitionError` when the text is not one SELECT, or reads nothing, and for a merge without a key.
     """
+    place = caller()
+    merge = merge_of(names(key), sequence_by, apply_as_deletes, place)
+    if merge is not None and merge.apply_as_deletes is not None:
+        check_condition(Expectation("apply_as_deletes", merge.apply_as_deletes, Action.DROP), place)
     return sql_table(
         SqlTransform(text),
-        caller(),
+        place,
+        merge=merge,
         layer=layer,
         key=names(key),
         partition_by=names(partition_by),

@@ -1,6 +1,21 @@
 """Delta tables: read, stage, commit."""
 
-from pipeline.lake.delta import Commit, DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.delta import Change, Commit, DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.merge import Merged, MergeWork, merge, replace_keys
+from pipeline.lake.skipping import files_for
 from pipeline.lake.storage import Storage
 
-__all__ = ["Commit", "DeltaStager", "Lake", "LakeTable", "Storage", "Version"]
+__all__ = [
+    "Change",
+    "Commit",
+    "DeltaStager",
+    "Lake",
+    "LakeTable",
+    "MergeWork",
+    "Merged",
+    "Storage",
+    "Version",
+    "files_for",
+    "merge",
+    "replace_keys",
+]

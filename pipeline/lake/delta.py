@@ -17,7 +17,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
@@ -25,7 +25,7 @@ from pipeline.core.staging import Manifest, Mode, StagedFile, mark_of
 from pipeline.kernel.engine import connect, first_line, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import arrow_schema, from_arrow
-from pipeline.lake.stats import delta_stats, partition_value
+from pipeline.lake.stats import delta_stats, logged, partition_value
 from pipeline.lake.storage import Storage
 
 APP = "headwater"
@@ -63,6 +63,16 @@ class Commit:
     mode: Mode
     mark: int
     note: Mapping[str, str] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
+    """For a merge: the URIs of the files that go, in the same commit."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the files of a table differ from those of an earlier version."""
+
+    added: tuple[DataFile, ...]
+    removed: tuple[DataFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,32 +103,64 @@ class LakeTable:
         `None` too when the earlier version is no longer kept, or no longer has that mark because the table was
         removed and made again: the caller reads everything then.
         """
+        change = self.change_since(number, mark, now)
+        return None if change is None or change.removed else change.added
+
+    def change_since(self, number: int, mark: int | None, now: Version) -> Change | None:
+        """Return the files that came and went between a version and `now`; `None` when that version cannot be told.
+
+        The files that went are there to be read, or the answer is `None`.
+        """
         try:
             then = self.version(number)
         except StorageError:
             return None
         if then is None or then.mark != mark or now.number < number:
             return None
-        before = {file.uri for file in then.files}
-        if not before <= {file.uri for file in now.files}:
+        before, after = {file.uri for file in then.files}, {file.uri for file in now.files}
+        removed = tuple(file for file in then.files if file.uri not in after)
+        if not all(self.storage.has(file.uri.removeprefix(f"{self.storage.uri}/")) for file in removed):
             return None
-        return tuple(file for file in now.files if file.uri not in before)
+        return Change(tuple(file for file in now.files if file.uri not in before), removed)
 
     def stager(self, run_id: str) -> DeltaStager:
         """Return what writes this table's files for a run."""
         return DeltaStager(self.storage, run_id, self.partition_by)
 
-    def commit(self, manifest: Manifest, files: Sequence[StagedFile], schema: Schema, seen: Version | None) -> Version:
+    def bounds(self, version: Version, columns: Sequence[str]) -> pa.Table:
+        """Return what the log says of a version's files: `uri`, and `min_0`, `max_0` of the first column and so on.
+
+        A bound is null where the log has none. A partition column's bounds are its value.
+        """
+        table = self._open(version.number)
+        if table is None:
+            raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
+        actions = _actions(table)
+        found: dict[str, pa.Array | pa.ChunkedArray] = {"uri": self._uris(actions)}
+        for number, name in enumerate(columns):
+            for which in ("min", "max"):
+                said = next((n for n in (f"partition.{name}", f"{which}.{name}") if n in actions.column_names), None)
+                found[f"{which}_{number}"] = pa.nulls(actions.num_rows) if said is None else actions.column(said)
+        return pa.table(found)
+
+    def commit(
+        self,
+        manifest: Manifest,
+        files: Sequence[StagedFile],
+        schema: Schema,
+        seen: Version | None,
+        removed: frozenset[str] = frozenset(),
+    ) -> Version:
         """Commit staged files with their manifest, on top of the version the work was based on.
 
-        Raises `ConflictError` when another commit came between (nothing is changed then), and
+        `removed` are the URIs of files that go in the same commit, for a manifest that merges. Raises `ConflictError` when another commit came between (nothing is changed then), and
         `OutcomeUnknownError` when the store does not say what became of it.
         """
         text = manifest.to_json()
         self.storage.make()
         self.storage.write_text(_manifest_name(manifest.mark), text)
         note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
-        return self.commit_files(Commit(files, schema, manifest.mode, manifest.mark, note), seen)
+        return self.commit_files(Commit(files, schema, manifest.mode, manifest.mark, note, removed), seen)
 
     def commit_files(self, commit: Commit, seen: Version | None) -> Version:
         """Commit files under a mark, unless the table carries that mark already."""
@@ -128,7 +170,7 @@ class LakeTable:
         if (None if seen is None else seen.mark) != (None if current is None else current.transaction_version(APP)):
             raise self._conflict()
         moved = current is not None and tuple(current.metadata().partition_columns) != self.partition_by
-        if moved and commit.mode == "append":
+        if moved and commit.mode != "overwrite":
             raise StorageError(
                 f"table {self.name!r} is partitioned otherwise than its definition says",
                 got=", ".join(self.partition_by) or "none",
@@ -164,9 +206,37 @@ class LakeTable:
                 commit_properties=properties,
             )
         else:
+            mode = "overwrite" if commit.mode == "overwrite" else "append"
+            actions: list[AddAction | RemoveAction] = [*adds, *self._removals(current, commit.removed)]
             current.create_write_transaction(
-                [*adds], commit.mode, schema, partition_by=list(self.partition_by), commit_properties=properties
+                actions, mode, schema, partition_by=list(self.partition_by), commit_properties=properties
             )
+
+    def _removals(self, current: DeltaTable, removed: frozenset[str]) -> list[RemoveAction]:
+        """Return the actions that take files away; raise `StorageError` when one is not there to be taken."""
+        if not removed:
+            return []
+        actions = _actions(current)
+        values = [name for name in actions.column_names if name.startswith("partition.")]
+        rows = actions.select(["size_bytes", *values]).to_pylist()
+        files = {uri: row for uri, row in zip(self._uris(actions).to_pylist(), rows, strict=True) if uri in removed}
+        if missing := removed - set(files):
+            raise StorageError(f"table {self.name!r} does not have a file that was to be replaced", got=min(missing))
+        now = int(time.time() * 1000)
+        return [
+            RemoveAction(
+                path=uri.removeprefix(f"{self.storage.uri}/"),
+                data_change=True,
+                deletion_timestamp=now,
+                size=row["size_bytes"],
+                partition_values={name.removeprefix("partition."): logged(row[name]) for name in values},
+            )
+            for uri, row in sorted(files.items())
+        ]
+
+    def _uris(self, actions: pa.Table) -> pa.Array:
+        # the log escapes a path once more than the file's name is
+        return pa.array([f"{self.storage.uri}/{unquote(p)}" for p in actions.column("path").to_pylist()], pa.string())
 
     def _resolve(self, commit: Commit, error: Exception, before: DeltaTable | None) -> Version:
         """Find out what became of a commit that raised: it is there, or somebody else's is, or nothing."""
@@ -207,12 +277,11 @@ class LakeTable:
 
     def _describe(self, table: DeltaTable) -> Version:
         mark = table.transaction_version(APP)
-        actions = pa.table(table.get_add_actions(flatten=True)).to_pydict()
+        actions = _actions(table)
+        counts = (actions.column(name).to_pylist() for name in ("num_records", "size_bytes"))
         files = tuple(
-            DataFile(f"{self.storage.uri}/{unquote(path)}", int(rows or 0), int(size))
-            for path, rows, size in sorted(
-                zip(actions["path"], actions["num_records"], actions["size_bytes"], strict=True)
-            )
+            DataFile(uri, int(rows or 0), int(size))
+            for uri, rows, size in sorted(zip(self._uris(actions).to_pylist(), *counts, strict=True))
         )
         return Version(
             number=table.version(),
@@ -278,6 +347,11 @@ class DeltaStager:
         written = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
         return tuple(self._staged(file, types) for file in written if file["count"])
 
+    def scan(self, files: Sequence[StagedFile]) -> str:
+        """Return a call of `read_parquet` on staged files."""
+        uris = ", ".join(literal(f"{self.storage.uri}/{file.path}") for file in files)
+        return f"read_parquet([{uris}], hive_partitioning = false)"
+
     def _staged(self, file: Mapping[str, Any], types: Mapping[str, str]) -> StagedFile:
         kinds = {k: "TIMESTAMPTZ" if v == "TIMESTAMP WITH TIME ZONE" else v for k, v in types.items()}
         partition = {k: partition_value(v, kinds[k]) for k, v in (file["partition_keys"] or {}).items()}
@@ -312,6 +386,10 @@ class Lake:
         description = f"Rows set aside from {name}"
         return LakeTable(self.storage.at("quarantine", name), name, description=description, has_manifest=False)
 
+    def scratch(self, run_id: str, name: str) -> Storage:
+        """Return a place for what a step of a run writes and reads again, which all workers reach."""
+        return self.storage.at("_headwater", run_id, name)
+
     def rows(self, table: LakeTable) -> pa.Table:
         """Return all rows of a table's newest version."""
         version = table.version()
@@ -319,6 +397,11 @@ class Lake:
             raise StorageError(f"table {table.name!r} is not there yet", do="run the project first")
         with connect(filesystem=self.storage.filesystem()) as con:
             return con.sql(version.scan().query()).to_arrow_table()
+
+
+def _actions(table: DeltaTable) -> pa.Table:
+    """Return what the log says of each file; not by `pa.table`, which would import pandas to look at it."""
+    return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
 
 
 def _add(file: StagedFile) -> AddAction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Mapping
@@ -50,6 +51,17 @@ def partition_value(text: str | None, kind: str) -> str | None:
     if text is None or kind != "TIMESTAMPTZ":
         return text
     return _TIME.sub(r"\1T\2Z", text)
+
+
+def logged(value: object) -> str | None:
+    """Return a partition's value, as delta-rs reads it from the log, as the log writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dt.datetime):
+        text = value.replace(tzinfo=None).isoformat(sep=" " if value.tzinfo is None else "T")
+        whole, dot, part = text.partition(".")
+        return f"{whole}{dot}{part.rstrip('0')}" + ("" if value.tzinfo is None else "Z")
+    return None if value is None else str(value)
 
 
 def _is_plain(kind: str) -> bool:

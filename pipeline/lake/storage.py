@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,20 @@ class Storage:
     def has(self, name: str) -> bool:
         """Return whether a file is there."""
         return bool(self._filesystem().exists(self._path(name)))
+
+    def clear(self) -> None:
+        """Remove the place and all below it, if it is there."""
+        found = self._filesystem()
+        if found.exists(self.uri):
+            found.rm(self.uri, recursive=True)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files that nothing refers to; raise `StorageError` when the store refuses."""
+        try:
+            for name in names:
+                self._filesystem().rm_file(self._path(name))
+        except Exception as error:  # likewise
+            raise StorageError(f"cannot remove a file below {self.uri}", got=_reason(error)) from error
 
     def make(self) -> None:
         """Make the folder, for a local place; raise `StorageError` when it cannot be made or written to."""

@@ -35,8 +35,8 @@ def source_contract(definition: Source, version: Version | None, decision: Decis
 
 
 def require_same(definition: Stored, decision: Decision, version: Version | None, schema: Schema) -> None:
-    """Raise `SchemaError` when rows to append have other columns or types than those already there."""
-    if decision.kind != "append" or version is None:
+    """Raise `SchemaError` when rows to append or merge have other columns or types than those already there."""
+    if not decision.takes_new or version is None:
         return
     change = compare(version.schema, schema)
     if change:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from pipeline.core.definitions import Artifact, Definition, Source, Table
+from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table
 from pipeline.core.errors import DefinitionError
+from pipeline.core.execution import Room
+from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import Piece
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.pruning import file_conditions
 from pipeline.kernel.scan import Scan
-from pipeline.lake import Version
+from pipeline.kernel.sql import SqlTransform
+from pipeline.lake import Version, files_for
 from pipeline.run.bench import RunBench
-from pipeline.run.decide import Decision, Inputs, decide_source, decide_table
+from pipeline.run.decide import Decision, Inputs, decide_reading, decide_source, decide_table
+from pipeline.run.merging import key_passed_on
 from pipeline.run.planning import Route, route, source_route
 from pipeline.run.workspace import Workspace
 
@@ -62,26 +68,73 @@ def decide(
     if isinstance(definition, Source):
         return decide_source(definition.fingerprint, manifest, definition.reader.pieces(), full=options.full)
     way = route_of(workspace, definition, {})
-    added = None
+    feed = feed_of(workspace, definition)
+    change = None
     if manifest is not None and way.splits_alone and way.driving in manifest.inputs and way.driving in inputs:
         mark = manifest.marks.get(way.driving)
-        added = workspace.table(way.driving).added_since(manifest.inputs[way.driving], mark, inputs[way.driving])
-    numbers = {name: inputs[name].number if name in inputs else -1 for name in definition.inputs}
-    marks = {name: inputs[name].mark if name in inputs else None for name in definition.inputs}
-    known = Inputs(numbers, marks, way.driving, added, way.splits_alone)
-    return decide_table(definition.fingerprint, manifest, known, full=options.full)
+        change = workspace.table(way.driving).change_since(manifest.inputs[way.driving], mark, inputs[way.driving])
+    if change is not None and change.removed and key_passed_on(workspace, definition, way.driving) is None:
+        change = None
+    stored = stored_inputs(workspace, definition)
+    known = Inputs(
+        versions={name: inputs[name].number if name in inputs else -1 for name in stored},
+        marks={name: inputs[name].mark if name in inputs else None for name in stored},
+        driving=way.driving,
+        added=None if change is None else change.added,
+        splits_alone=way.splits_alone,
+        merges=definition.merge is not None,
+        removed=() if change is None else change.removed,
+        rows=inputs[way.driving].rows if way.driving in inputs else 0,
+    )
+    if feed is None:
+        return decide_table(definition.fingerprint, manifest, known, full=options.full)
+    return decide_reading(
+        fingerprint_of(workspace, definition), manifest, feed.reader.pieces(), known, full=options.full
+    )
 
 
-def route_of(workspace: Workspace, definition: Table, scans: Mapping[str, Scan]) -> Route:
-    """Choose how a table is computed from its inputs."""
-    settings = workspace.settings
-    return route(definition, scans, execution=settings.execution, inline_bytes=settings.inline_bytes)
+def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
+    """Return the source that a table reads which is not stored, if it reads one."""
+    found = (workspace.definition(name) for name in definition.inputs)
+    return next((source for source in found if isinstance(source, Feed)), None)
+
+
+def stored_inputs(workspace: Workspace, definition: Definition) -> tuple[str, ...]:
+    """Return the inputs that are tables in the lake."""
+    return tuple(name for name in definition.inputs if not isinstance(workspace.definition(name), Feed))
+
+
+def fingerprint_of(workspace: Workspace, definition: Definition) -> str:
+    """Return a definition's fingerprint, which is also that of a source it reads that is not stored."""
+    feed = feed_of(workspace, definition)
+    return definition.fingerprint if feed is None else fingerprint(definition.fingerprint, feed.fingerprint)
+
+
+def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Version]) -> dict[str, Scan]:
+    """Return a table's inputs as it reads them: without the files that its statement cannot need."""
+    if not isinstance(definition.transform, SqlTransform):
+        return {name: version.scan() for name, version in inputs.items()}
+    tree, found = definition.transform.tree, {}
+    for name, version in inputs.items():
+        conditions = file_conditions(tree, name, version.schema)
+        found[name] = replace(version.scan(), files=files_for(workspace.table(name), version, conditions))
+    return found
+
+
+def route_of(workspace: Workspace, definition: Table, scans: Mapping[str, Scan], pieces: Sequence[Piece] = ()) -> Route:
+    """Choose how a table is computed from its inputs, or from pieces of a source that is not stored."""
+    return route(definition, scans, pieces, _room(workspace))
 
 
 def route_of_source(workspace: Workspace, definition: Source, pieces: tuple[Piece, ...]) -> Route:
     """Choose how a source's pieces are read."""
+    return source_route(definition, pieces, _room(workspace))
+
+
+def _room(workspace: Workspace) -> Room:
     settings = workspace.settings
-    return source_route(definition, pieces, execution=settings.execution, inline_bytes=settings.inline_bytes)
+    memory_bytes = budget_here(settings.memory_bytes).memory_bytes
+    return Room(settings.execution, settings.inline_bytes, memory_bytes, has_cluster=bool(settings.ray_address))
 
 
 def _foresee(workspace: Workspace, options: Options, definition: Definition, moving: Collection[str]) -> Foresight:
@@ -95,12 +148,14 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
     if isinstance(definition, Source):
         decision = decide(workspace, options, definition, workspace.version(definition.name), {})
         return Foresight(definition, decision, route_of_source(workspace, definition, decision.pieces))
+    if isinstance(definition, Feed):
+        return Foresight(definition, Decision("skip", "not stored: what reads it reads its files"))
     if not isinstance(definition, Table):
         raise DefinitionError(f"{definition.name!r} is of no known kind", place=definition.place)
-    inputs = {n: found for n in definition.inputs if (found := workspace.version(n)) is not None}
-    scans = {name: found.scan() for name, found in inputs.items()}
-    way = route_of(workspace, definition, scans)
+    known = {n: workspace.version(n) for n in stored_inputs(workspace, definition)}
+    inputs = {name: found for name, found in known.items() if found is not None}
+    scans = scans_of(workspace, definition, inputs)
     if above:
-        return Foresight(definition, changed, way)
-    version = workspace.version(definition.name)
-    return Foresight(definition, decide(workspace, options, definition, version, inputs), way)
+        return Foresight(definition, changed, route_of(workspace, definition, scans))
+    decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
+    return Foresight(definition, decision, route_of(workspace, definition, scans, decision.pieces))

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
 from pipeline.core.definitions import Source, Stored, Table
-from pipeline.core.execution import Execution
+from pipeline.core.execution import Execution, Room
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import Piece
+from pipeline.kernel.exchange import Exchange, exchange
 from pipeline.kernel.plan import Plan, plan
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.warehouse.modelling import FactTransform
+
+ANY_ROOM = Room()
+BROADCAST_BYTES = 128 << 20
+"""An input of this size or more is not given whole to every split."""
+EXPANSION = 6
+"""How much larger rows are in memory, with a hash table of them, than in the lake's files."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Route:
     why: str
     rows: int = 0
     size_bytes: int = 0
+    exchange: Exchange | None = None
+    """For the strategy `exchange`: how the inputs are cut."""
 
     @property
     def splits_alone(self) -> bool:
@@ -36,27 +46,66 @@ class Route:
 
 
 def route(
-    definition: Stored, scans: Mapping[str, Scan], *, execution: Execution = "auto", inline_bytes: int = 1 << 30
+    definition: Stored,
+    scans: Mapping[str, Scan],
+    pieces: Sequence[Piece] = (),
+    room: Room = ANY_ROOM,
 ) -> Route:
-    """Choose the strategy for a table and where it runs; `scans` are its inputs as they are read."""
+    """Choose the strategy for a table and where it runs; `scans` and `pieces` are its inputs as they are read.
+
+    Rows that have to meet by a key meet in this process when all inputs fit its memory, or when there is no cluster: the
+    engine then works out of core. Else they meet in buckets on Ray.
+    """
     chosen = strategy(definition)
     if _is_dataset(definition):
         size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
         return Route(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets are Ray's", rows, size)
     driving = scans.get(chosen.driving)
-    size = 0 if driving is None else driving.size_bytes
+    size = sum(piece.size_bytes for piece in pieces) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
-    executor, why = where(chosen.strategy, size, execution, inline_bytes)
-    return Route(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
+    executor, why = where(chosen.strategy, size, room)
+    found = Route(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
+    whole = sum(scan.size_bytes for scan in scans.values())
+    fits = room.memory_bytes is None or whole * EXPANSION <= room.memory_bytes
+    here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
+    if pieces or here or not _meets(found, scans):
+        return found
+    return _in_buckets(definition, found, scans, "asked for" if room.execution == "ray" else _too_large(whole, room))
 
 
-def source_route(
-    definition: Source, pieces: Sequence[Piece], *, execution: Execution = "auto", inline_bytes: int = 1 << 30
-) -> Route:
+def _meets(found: Route, scans: Mapping[str, Scan]) -> bool:
+    """Return whether rows have to meet that no split has together, or each split would meet too many."""
+    others = (scan.size_bytes for name, scan in scans.items() if name != found.driving)
+    return found.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
+
+
+def exchanged(definition: Stored, scans: Mapping[str, Scan]) -> Exchange | str:
+    """Return how a table's statement runs in buckets of rows that meet, or why it cannot."""
+    transform = definition.transform if isinstance(definition, Table) else None
+    if not isinstance(transform, SqlTransform):
+        return "it is no statement"
+    schemas = {name: scan.schema for name, scan in scans.items()}
+    sizes = {name: scan.size_bytes for name, scan in scans.items()}
+    return exchange(tree_of(transform), schemas, sizes, BROADCAST_BYTES)
+
+
+def _in_buckets(definition: Stored, found: Route, scans: Mapping[str, Scan], why: str) -> Route:
+    chosen = exchanged(definition, scans)
+    if isinstance(chosen, str):
+        return replace(found, reason=f"{found.reason}; {chosen}")
+    return replace(found, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
+
+
+def _too_large(size_bytes: int, room: Room) -> str:
+    memory = (room.memory_bytes or 0) / 1e6
+    return f"{size_bytes / 1e6:,.0f} MB of files do not fit {memory:,.0f} MB of memory when they meet"
+
+
+def source_route(definition: Source, pieces: Sequence[Piece], room: Room = ANY_ROOM) -> Route:
     """Choose where a source's pieces are read."""
     size = sum(piece.size_bytes for piece in pieces)
-    executor, why = where("files", size, execution, inline_bytes)
-    return Route("files", "", f"{definition.name!r} is read file by file", executor, why, 0, size)
+    executor, why = where("files", size, room)
+    return Route("files", "", f"{definition.name!r} is read part by part", executor, why, 0, size)
 
 
 def strategy(definition: Stored) -> Plan:
@@ -76,8 +125,15 @@ def strategy(definition: Stored) -> Plan:
         return Plan("blockwise", driving, "a function of blocks")
     if isinstance(transform, FactTransform):
         return _of_fact(transform)
-    tree = tree_of(transform)
-    return plan(tree)
+    if not isinstance(transform, SqlTransform):
+        raise TypeError(type(transform).__name__)
+    return _planned(transform)
+
+
+@functools.lru_cache(maxsize=1024)
+def _planned(transform: SqlTransform) -> Plan:
+    """Return the plan of a statement, which is asked for several times in a run."""
+    return plan(transform.tree)
 
 
 def _is_dataset(definition: Stored) -> bool:
@@ -92,16 +148,18 @@ def tree_of(transform: object) -> exp.Query:
     return transform.tree
 
 
-def where(chosen: str, size_bytes: int, execution: Execution, inline_bytes: int) -> tuple[Execution, str]:
+def where(chosen: str, size_bytes: int, room: Room) -> tuple[Execution, str]:
     """Choose between this process and Ray by what is asked for, the strategy and the size of the input."""
     size = f"{size_bytes / 1e6:,.1f} MB"
     if chosen == "gather":
         return "inline", "gathered rows meet in one process"
-    if execution != "auto":
-        return execution, "asked for"
-    if size_bytes < inline_bytes:
-        return "inline", f"{size} is below {inline_bytes / 1e6:,.0f} MB"
-    return "ray", f"{size} is {inline_bytes / 1e6:,.0f} MB or more"
+    if room.execution != "auto":
+        return room.execution, "asked for"
+    if not room.has_cluster:
+        return "inline", "RAY_ADDRESS names no cluster"
+    if size_bytes < room.inline_bytes:
+        return "inline", f"{size} is below {room.inline_bytes / 1e6:,.0f} MB"
+    return "ray", f"{size} is {room.inline_bytes / 1e6:,.0f} MB or more"
 
 
 def _of_fact(transform: FactTransform) -> Plan:

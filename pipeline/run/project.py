@@ -102,15 +102,20 @@ def _own_modules(folder: Path) -> list[str]:
 
 
 class _Importing:
-    """Turns whatever a project's code raises while it is imported into a `DefinitionError` with its place."""
+    """Turns whatever a project's code raises while it is imported into a `DefinitionError` with its place.
+
+    No bytecode is kept of it: Python takes a file that was changed within a second, to one of the same size, for the old.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._keeps_none = sys.dont_write_bytecode
 
     def __enter__(self) -> None:
-        pass
+        sys.dont_write_bytecode = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        sys.dont_write_bytecode = self._keeps_none
         if error is None or isinstance(error, HeadwaterError) or not isinstance(error, Exception | SystemExit):
             return
         if isinstance(error, SyntaxError):

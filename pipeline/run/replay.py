@@ -10,28 +10,34 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.batch.makers import FromArrow, FromSource
-from pipeline.batch.task import Maker, Split, run_task
+from pipeline.batch.task import run_task
+from pipeline.batch.work import Maker, Split
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Source, Stored, Table
 from pipeline.core.errors import RequestError
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import POSITION, PROVENANCE, SOURCE, Piece, Reader, Reading
+from pipeline.core.reading import POSITION, PROVENANCE, SOURCE, Flowing, Part, Piece, Reader, Reading
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow
 from pipeline.kernel.engine import arrow, connect, literal
 from pipeline.kernel.provenance import carrying
 from pipeline.kernel.scan import Scan, register
+from pipeline.run.aside import QUARANTINE
 from pipeline.run.contract import require_same
 from pipeline.run.decide import Decision
-from pipeline.run.execute import Order, work_of
+from pipeline.run.foresight import feed_of
+from pipeline.run.merging import Arrival, land, merge_of, to_judge
+from pipeline.run.order import Order, work_of
 from pipeline.run.planning import Route, route, source_route, tree_of
-from pipeline.run.settle import QUARANTINE, settle
+from pipeline.run.settle import settle
 from pipeline.run.workspace import Workspace
 
 
@@ -56,25 +62,28 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
     if version.manifest is None:
         raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
     begun, run_id, at = time.perf_counter(), f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", clock().isoformat()
-    order, maker = _order(workspace, definition, rows, Order(definition, _HERE, {}, run_id, at, existing=version))
+    judged = to_judge(definition)
+    order, maker = _order(workspace, definition, rows, Order(judged, _HERE, {}, run_id, at, existing=version))
     work = work_of(order, workspace.lake, workspace.settings, maker)
-    outcome = run_task(work, Split(0, pieces=order.pieces))
+    outcome = run_task(work, Split(0, parts=tuple(Part(piece) for piece in order.pieces)))
     require_same(definition, Decision("append", "replay"), version, outcome.schema)
+    landing = land(workspace, Arrival(definition, outcome, run_id, version))
     manifest = replace(
         version.manifest,
         run_id=run_id,
         fingerprint=definition.fingerprint,
-        mode="append",
-        flow=outcome.flow,
+        mode="append" if merge_of(definition) is None else "merge",
+        flow=landing.flow,
         checks=dict(outcome.checks),
         aside=outcome.aside,
         aside_mode="overwrite",
+        tombstones=landing.tombstones,
         seconds=time.perf_counter() - begun,
         at=at,
     )
-    committed = workspace.table(name).commit(manifest, outcome.files, outcome.schema, version)
+    committed = workspace.table(name).commit(manifest, landing.files, outcome.schema, version, landing.removed)
     settle(workspace, definition, committed)
-    return outcome.flow
+    return landing.flow
 
 
 _HERE = Route("blockwise", "", "quarantined rows", "inline", "replayed in this process")
@@ -85,6 +94,11 @@ def _order(workspace: Workspace, definition: Stored, rows: pa.Table, order: Orde
         return _from_text(definition, rows, order)
     if not isinstance(definition, Table):
         raise RequestError(f"{definition.name!r} is not a table")
+    if feed_of(workspace, definition) is not None:
+        raise RequestError(
+            f"{definition.name!r} reads a source that is not stored, so its rows cannot be judged again by themselves",
+            do=f"mend the files or the definition and run `headwater run --select {definition.name}`",
+        )
     scans = {n: workspace.require(n, definition.name).scan() for n in definition.inputs}
     way = route(definition, scans)
     positions = rows.select([SOURCE, POSITION])
@@ -157,8 +171,18 @@ class _Kept:
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         return self.reader.parse(rows, schema)
 
-    def read(self, piece: Piece, schema: Schema) -> Reading:
-        kept = self.rows[piece.uri]
+    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
+        del target_bytes
+        return (Part(piece),)
+
+    def flow(
+        self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema
+    ) -> AbstractContextManager[Flowing | None]:
+        del con, part, schema
+        return nullcontext()
+
+    def read(self, part: Part, schema: Schema) -> Reading:
+        kept = self.rows[part.piece.uri]
         reading = self.reader.parse([text for _, text in kept], schema)
         old = pa.array([position for position, _ in kept], pa.int64())
         return Reading(_moved(reading.rows, old), _moved(reading.rejected, old))

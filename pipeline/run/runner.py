@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.core.clock import Clock, now
-from pipeline.core.definitions import Artifact, Definition, Source, Stored, Table
+from pipeline.core.definitions import Artifact, Definition, Feed, Source, Stored, Table
 from pipeline.core.errors import DefinitionError
 from pipeline.core.reading import Piece
 from pipeline.core.staging import Flow, Manifest, Mode
@@ -22,8 +22,19 @@ from pipeline.run.bench import RunBench
 from pipeline.run.contract import require_same, source_contract
 from pipeline.run.decide import Decision
 from pipeline.run.events import Event, Moment, Observer, Work, nobody
-from pipeline.run.execute import Order, execute
-from pipeline.run.foresight import Options, decide, route_of, route_of_source
+from pipeline.run.execute import execute
+from pipeline.run.foresight import (
+    Options,
+    decide,
+    feed_of,
+    fingerprint_of,
+    route_of,
+    route_of_source,
+    scans_of,
+    stored_inputs,
+)
+from pipeline.run.merging import Arrival, follow, land, to_judge
+from pipeline.run.order import Order
 from pipeline.run.project import Project
 from pipeline.run.settle import judged, settle
 from pipeline.run.workspace import Workspace
@@ -53,6 +64,8 @@ class Runner:
         self.run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._observer = observer
         self._clock = clock
+        self._read: dict[str, Version] = {}
+        """The versions of inputs that this run has read or made: it sees one of each."""
 
     def run(self) -> Run:
         """Do all chosen definitions and return the run's record.
@@ -67,7 +80,7 @@ class Runner:
         steps: list[Step] = []
         try:
             for definition in graph.definitions:
-                if definition.name in chosen:
+                if definition.name in chosen and not isinstance(definition, Feed):
                     steps.append(self._step(definition, len(steps)))
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "stopped"
@@ -96,19 +109,24 @@ class Runner:
         version = self.workspace.version(definition.name, lenient=self.options.full)
         if version is not None and not self.options.full:  # what is made anew need not be made good
             settle(self.workspace, definition, version)
-        inputs = {name: self.workspace.require(name, definition.name) for name in definition.inputs}
+        stored = stored_inputs(self.workspace, definition)
+        inputs = {name: self._input(name, definition.name) for name in stored}
         decision = decide(self.workspace, self.options, definition, version, inputs)
         self._tell(Moment.DECIDED, definition.name, decision.kind)
         if decision.kind == "skip":
+            if version is not None and version.manifest is not None:
+                self._read[definition.name] = version
             return _skipped(definition, decision, version)
         if isinstance(definition, Source):
             return self._commit(*self._ingest(definition, decision, version))
         return self._commit(*self._compute(definition, decision, version, inputs))
 
+    def _input(self, name: str, reader: str) -> Version:
+        if name not in self._read:
+            self._read[name] = self.workspace.require(name, reader)
+        return self._read[name]
+
     def _ingest(self, definition: Source, decision: Decision, version: Version | None) -> tuple[Order, _Basis]:
-        consumed = decision.pieces
-        if decision.kind == "append" and version is not None and version.manifest is not None:
-            consumed = (*version.manifest.pieces, *decision.pieces)
         order = Order(
             definition=definition,
             route=route_of_source(self.workspace, definition, decision.pieces),
@@ -119,13 +137,14 @@ class Runner:
             schema=source_contract(definition, version, decision, full=self.options.full),
             existing=version if decision.kind == "append" else None,
         )
-        return order, _Basis(definition, decision, version, {}, consumed)
+        return order, _Basis(definition, decision, version, {}, _consumed(decision, version))
 
     def _compute(
         self, definition: Table, decision: Decision, version: Version | None, inputs: Mapping[str, Version]
     ) -> tuple[Order, _Basis]:
-        scans = {name: found.scan() for name, found in inputs.items()}
-        if decision.kind == "append":
+        scans = scans_of(self.workspace, definition, inputs)
+        feed = feed_of(self.workspace, definition)
+        if decision.takes_new and feed is None:
             driving = route_of(self.workspace, definition, scans).driving
             scans[driving] = replace(scans[driving], files=decision.added)
         step = definition
@@ -135,38 +154,51 @@ class Runner:
             else:
                 scans[definition.name] = version.scan()
         order = Order(
-            definition=step,
-            route=route_of(self.workspace, definition, scans),
+            definition=to_judge(step),
+            route=route_of(self.workspace, definition, scans, decision.pieces),
             scans=scans,
             run_id=self.run_id,
             at=self._at(),
+            pieces=decision.pieces,
+            schema=None if feed is None else feed.schema,
+            feed=feed,
             existing=version if decision.kind == "append" else None,
         )
-        return order, _Basis(definition, decision, version, inputs, ())
+        return order, _Basis(definition, decision, version, inputs, _consumed(decision, version))
 
     def _commit(self, order: Order, basis: _Basis) -> Step:
         definition, begun = basis.definition, time.perf_counter()
         outcome = execute(order, self.workspace.lake, self.workspace.settings, lambda share: self._work(order, share))
         require_same(definition, basis.decision, basis.version, outcome.schema)
+        kind = basis.decision.kind
+        arrival = Arrival(definition, outcome, self.run_id, basis.version if basis.decision.takes_new else None)
+        if basis.decision.removed:
+            driving = order.route.driving
+            files = (*basis.decision.removed, *basis.decision.added)
+            landing = follow(self.workspace, arrival, driving, replace(order.scans[driving], files=files))
+        else:
+            landing = land(self.workspace, arrival)
         self._tell(Moment.STAGED, definition.name)
-        mode: Mode = "append" if basis.decision.kind == "append" else "overwrite"
+        mode: Mode = "append" if kind == "append" else "merge" if kind == "merge" else "overwrite"
         manifest = Manifest(
             table=definition.name,
             run_id=self.run_id,
-            fingerprint=definition.fingerprint,
+            fingerprint=fingerprint_of(self.workspace, definition),
             mode=mode,
             inputs={name: found.number for name, found in basis.inputs.items()},
             marks={name: found.mark for name, found in basis.inputs.items()},
             pieces=basis.pieces,
-            flow=outcome.flow,
+            flow=landing.flow,
             checks=dict(outcome.checks),
-            aside=outcome.aside,
-            aside_mode=mode,
+            aside=landing.aside,
+            aside_mode=landing.aside_mode,
+            tombstones=landing.tombstones,
             seconds=time.perf_counter() - begun,
             at=order.at,
         )
         table = self.workspace.table(definition.name)
-        committed = table.commit(manifest, outcome.files, outcome.schema, basis.version)
+        committed = table.commit(manifest, landing.files, outcome.schema, basis.version, landing.removed)
+        self._read[definition.name] = committed
         self._tell(Moment.COMMITTED, definition.name)
         settle(self.workspace, definition, committed, lambda moment: self._tell(moment, definition.name))
         return Step(
@@ -180,8 +212,8 @@ class Runner:
             executor=order.route.executor,
             version=committed.number,
             total_rows=committed.rows,
-            flow=outcome.flow,
-            checks=judged(definition, outcome.checks, outcome.flow),
+            flow=landing.flow,
+            checks=judged(definition, outcome.checks, landing.flow),
         )
 
     def _build(self, definition: Artifact) -> Step:
@@ -205,6 +237,13 @@ class Runner:
 
     def _tell(self, moment: Moment, name: str = "", note: str = "", step: Step | None = None) -> None:
         self._observer(Event(moment, self.run_id, name, note, step))
+
+
+def _consumed(decision: Decision, version: Version | None) -> tuple[Piece, ...]:
+    """Return the pieces of a source that are consumed once a step is committed."""
+    if decision.takes_new and version is not None and version.manifest is not None:
+        return (*version.manifest.pieces, *decision.pieces)
+    return decision.pieces
 
 
 def _skipped(definition: Stored, decision: Decision, version: Version | None) -> Step:

@@ -9,26 +9,15 @@ from collections.abc import Callable, Mapping
 
 from pipeline.core.definitions import Stored
 from pipeline.core.errors import StorageError
-from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow, Manifest
 from pipeline.governance import Check, Made
-from pipeline.kernel.checks import key_expectations
+from pipeline.kernel.checks import key_expectations, merge_expectations
 from pipeline.lake import Commit, LakeTable, Version
+from pipeline.run.aside import QUARANTINE
 from pipeline.run.events import Moment
+from pipeline.run.merging import merge_of
 from pipeline.run.workspace import Workspace
 from pipeline.warehouse import Load
-
-QUARANTINE = Schema.of(
-    {
-        "reasons": "VARCHAR",
-        "_source": "VARCHAR",
-        "_position": "BIGINT",
-        "row": "VARCHAR",
-        "_run": "VARCHAR",
-        "_quarantined_at": "TIMESTAMPTZ",
-    }
-)
-"""The columns of every quarantine table; `row` is JSON, or for a source the text as it stood in the file."""
 
 
 def settle(
@@ -38,7 +27,7 @@ def settle(
     manifest = version.manifest
     if manifest is None:
         return
-    _set_aside(workspace, definition, manifest)
+    set_aside(workspace, definition, manifest)
     reached(Moment.SETTLED)
     if definition.layer == "gold":
         _load(workspace, definition, version)
@@ -50,11 +39,14 @@ def settle(
 
 def judged(definition: Stored, violations: Mapping[str, int], flow: Flow) -> tuple[Check, ...]:
     """Return a table's expectations with how often each was violated."""
-    expectations = (*definition.expect, *key_expectations(definition.key))
+    merge = merge_of(definition)
+    promised = key_expectations(definition.key) if merge is None else merge_expectations(definition.key, merge)
+    expectations = (*definition.expect, *promised)
     return tuple(Check(e.name, e.condition, e.action, flow.rows_made, violations.get(e.name, 0)) for e in expectations)
 
 
-def _set_aside(workspace: Workspace, definition: Stored, manifest: Manifest) -> None:
+def set_aside(workspace: Workspace, definition: Stored, manifest: Manifest) -> None:
+    """Bring the quarantine to what a manifest says."""
     aside = workspace.lake.quarantine(definition.name)
     before = aside.version()
     if before is None or before.mark != manifest.mark:

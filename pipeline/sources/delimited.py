@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.core.reading import POSITION, Reading
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import arrow, literal, quoted, schema_of
 from pipeline.sources.fit import INTEGERS, REJECTED, hold, misfits, not_of
-from pipeline.sources.lines import Lines, Numbers, lines_of, records
+from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
 
 _HEADER_BYTES = 1 << 20
 LONGEST_BYTES = 2_000_000
@@ -39,53 +40,77 @@ class Dialect:
         )
 
 
-def infer(con: duckdb.DuckDBPyConnection, path: str, dialect: Dialect, place: Place) -> Schema:
+@dataclass(frozen=True)
+class Delimited:
+    """A delimited file to be read: where it is, how it is written and how errors name it."""
+
+    path: str
+    dialect: Dialect
+    place: Place
+    goes_on: bool = False
+    """Whether the text goes on in another part, so that its last record has to be closed."""
+
+
+def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
-    names = header(lines_of(path), dialect, place)
+    names = header(file)
     given = ", ".join(literal(name) for name in names)
     options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
-    return schema_of(con, f"select * from {dialect.scan(path, options)}")
+    return schema_of(con, f"select * from {file.dialect.scan(file.path, options)}")
 
 
-def read(con: duckdb.DuckDBPyConnection, path: str, dialect: Dialect, schema: Schema, place: Place) -> Reading:
-    """Return the rows that fit and the records that do not, each with the line on which it begins.
+def strictly(file: Delimited, names: tuple[str, ...], schema: Schema, rejects: str = "reject_errors") -> str:
+    """Return a scan of a file whose columns are `names`, in the types of `schema`; what does not fit is put aside.
 
-    Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed.
+    Integers come as text: DuckDB would round what has a fraction.
     """
-    lines = lines_of(path)
-    names = header(lines, dialect, place)
-    hold(schema, names, Place(place.file, 1))
-    # integers come as text: DuckDB would round what has a fraction
     kinds = {c.name: "VARCHAR" if c.type in INTEGERS else c.type for c in schema.columns}
     columns = ", ".join(f"{literal(name)}: {literal(kinds[name])}" for name in names)
-    options = f"auto_detect = false, store_rejects = true, rejects_limit = 0, columns = {{{columns}}}"
+    return file.dialect.scan(
+        file.path,
+        f"auto_detect = false, store_rejects = true, rejects_limit = 0, rejects_table = {literal(rejects)}, "
+        f"rejects_scan = {literal(rejects + '_scans')}, columns = {{{columns}}}",
+    )
+
+
+def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Reading:
+    """Return the rows that fit and the records that do not, each with the line on which it begins.
+
+    Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed, and, for a file that
+    `goes_on` elsewhere, when the last record is broken off.
+    """
+    lines, names = lines_of(file.path), header(file)
+    hold(schema, names, Place(file.place.file, 1))
     wholes = Schema(tuple(c for c in schema.columns if c.type in INTEGERS))
-    rows = arrow(con, f"select {_cast(schema)}, {misfits(wholes)} from {dialect.scan(path, options)}")
+    rows = arrow(con, f"select {in_types(schema)}, {misfits(wholes)} from {strictly(file, names, schema)}")
     rejects = arrow(con, _rejects(schema))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
-    starts = records(lines, dialect.delimiter, 1 + expected, blank_counts=len(names) == 1)[1:]
+    starts = records(lines, file.dialect.delimiter, 1 + expected, blank_counts=len(names) == 1)[1:]
     came = starts[~np.isin(starts, away)]
     if len(starts) != expected or len(came) != rows.num_rows:
-        raise _unaccounted(starts, expected, place)
+        raise _unaccounted(starts, expected, file.place)
+    if file.goes_on and rejects.num_rows and away[-1] == starts[-1] and rejects.column("broken")[-1].as_py():
+        raise SourceError("the last record is broken off", place=file.place)
     reasons = rows.column(rows.num_columns - 1)
     rows = rows.remove_column(rows.num_columns - 1).append_column(POSITION, pa.array(came))
     bad = pc.is_valid(reasons)
     found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
     found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])
     good = rows if found.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
-    texts = _Texts(lines, starts, names, schema.names, dialect.delimiter)
+    texts = _Texts(lines, starts, names, schema.names, file.dialect.delimiter)
     return Reading(good, texts.add_to(found))
 
 
-def header(lines: Lines, dialect: Dialect, place: Place) -> tuple[str, ...]:
+def header(file: Delimited) -> tuple[str, ...]:
     """Return the names in the first line; raise `SourceError` when it does not name each column once."""
-    head = lines.data[lines.bounds[0] : lines.bounds[0] + _HEADER_BYTES].tobytes()
-    first = Place(place.file, 1)
+    with Path(file.path).open("rb") as stream:
+        head = stream.read(_HEADER_BYTES).removeprefix(BOM)
+    first = Place(file.place.file, 1)
     if b"\r" in head and b"\n" not in head:
         raise SourceError("the lines end in carriage returns alone", do="end them in line feeds", place=first)
     try:
-        reader = csv.reader(io.StringIO(head.decode(errors="replace"), newline=""), delimiter=dialect.delimiter)
+        reader = csv.reader(io.StringIO(head.decode(errors="replace"), newline=""), delimiter=file.dialect.delimiter)
         names = tuple(next(reader, ()))
     except csv.Error as error:
         raise SourceError("the first line cannot be read", got=str(error), place=first) from error
@@ -103,7 +128,8 @@ def header(lines: Lines, dialect: Dialect, place: Place) -> tuple[str, ...]:
     return names
 
 
-def _cast(schema: Schema) -> str:
+def in_types(schema: Schema) -> str:
+    """Return the columns of a `strictly` scan in their types, null where an integer's text is none."""
     return ", ".join(
         f"try_cast({quoted(c.name)} as {c.type}) as {quoted(c.name)}" if c.type in INTEGERS else quoted(c.name)
         for c in schema.columns
@@ -127,7 +153,8 @@ def _rejects(schema: Schema) -> str:
         "any_value('not UTF-8') filter (error_type = 'INVALID ENCODING'), "
         "any_value('a quote is not closed, or text follows it') filter (error_type = 'UNQUOTED VALUE'), "
         f"any_value('longer than {LONGEST_BYTES:,} bytes') filter (error_type = 'LINE SIZE OVER MAXIMUM')"
-        ") as reason from reject_errors where scan_id = (select max(scan_id) from reject_errors) "
+        ") as reason, bool_or(error_type in ('UNQUOTED VALUE', 'LINE SIZE OVER MAXIMUM')) as broken "
+        "from reject_errors where scan_id = (select max(scan_id) from reject_errors) "
         "group by line_byte_position order by begins"
     )
 

@@ -49,13 +49,26 @@ def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place
     """Return the objects that fit and the lines that do not, each with its line; blank lines are no rows."""
     names = _load(con, path)
     hold(schema, tuple(dict.fromkeys((*schema.names, *names))), place)
-    paths = ", ".join(literal("/" + c.name.replace("~", "~0").replace("/", "~1")) for c in schema.columns)
     con.execute(
-        f"alter table {RAW} add column texts varchar[]; "
-        f"update {RAW} set texts = json_extract_string(line, [{paths}]) where is_object"
+        f"alter table {RAW} add column texts varchar[]; update {RAW} set texts = {texts('line', schema)} where is_object"
     )
-    values = {c.name: _value(number, c) for number, c in enumerate(schema.columns, start=1)}
-    return fit(con, schema, Raw(values, _SHOWN, bad="not is_object", why="not a JSON object, or not UTF-8"))
+    return fit(con, schema, Raw(values(schema), _SHOWN, bad="not is_object", why="not a JSON object, or not UTF-8"))
+
+
+def texts(line: str, schema: Schema) -> str:
+    """Return SQL for the fields of a JSON object as a list of texts, in the order of the columns."""
+    paths = ", ".join(literal("/" + c.name.replace("~", "~0").replace("/", "~1")) for c in schema.columns)
+    return f"json_extract_string({line}, [{paths}])"
+
+
+def values(schema: Schema) -> dict[str, str]:
+    """Return SQL for each column's value, from the list `texts`."""
+    return {c.name: _value(number, c) for number, c in enumerate(schema.columns, start=1)}
+
+
+def is_object(line: str) -> str:
+    """Return SQL that is true where a text is a JSON object."""
+    return f"case when json_valid({line}) then json_type({line}) = 'OBJECT' else false end"
 
 
 def _value(number: int, column: Column) -> str:
@@ -70,8 +83,8 @@ def _load(con: duckdb.DuckDBPyConnection, path: str) -> tuple[str, ...]:
     numbers = pa.array(np.arange(1, lines.count + 1, dtype=np.int64))
     con.register("_lines", pa.table({POSITION: numbers, "bytes": lines.texts()}))
     con.execute(
-        f"create or replace temp table {RAW} as select *, case when json_valid(line) "
-        f"then json_type(line) = 'OBJECT' else false end as is_object from (select {POSITION}, bytes, rtrim(try(decode(bytes)), e'\\r\\n') as line "
+        f"create or replace temp table {RAW} as select *, {is_object('line')} as is_object "
+        f"from (select {POSITION}, bytes, rtrim(try(decode(bytes)), e'\\r\\n') as line "
         "from _lines) where line is null or trim(line, e' \\t') <> ''"
     )
     con.unregister("_lines")

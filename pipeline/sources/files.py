@@ -5,26 +5,28 @@ Delivery: each file is read once, whole; a file that changes is noticed by its s
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 
-from pipeline.core.errors import Place, SourceError
+from pipeline.core.errors import Place, SourceError, SplitError
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import POSITION, Piece, Reading
+from pipeline.core.reading import MISFIT, Flowing, Part, Piece, Reading
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import connect, literal, quoted, schema_of
-from pipeline.sources import delimited, documents
-from pipeline.sources.delimited import Dialect
-from pipeline.sources.fit import RAW, Raw, fit, hold
+from pipeline.kernel.engine import connect
+from pipeline.sources import columnar, delimited, documents, flowing
+from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
+from pipeline.sources.delimited import Delimited, Dialect
+from pipeline.sources.fit import moved
 from pipeline.sources.texts import Texts
-from pipeline.sources.unpack import PACKED, unpacked
+from pipeline.sources.unpack import PACKED, laid_out, unpacked
 
 Format = Literal["csv", "json", "parquet"]
 _FORMATS: dict[str, Format] = {
@@ -62,25 +64,81 @@ class Files:
 
     def schema(self, piece: Piece) -> Schema:
         """Return the file's columns, types inferred from all its rows; raise `SourceError` when it has none."""
-        with self._opened(piece) as (con, path, place):
+        place = Place(piece.uri)
+        with self._told(place), self._path(Part(piece)) as path, connect() as con:
             if self.format == "csv":
-                return delimited.infer(con, path, self.dialect, place)
+                return delimited.infer(con, Delimited(path, self.dialect, place))
             if self.format == "json":
                 return documents.infer(con, path, place)
-            return schema_of(con, f"select * from read_parquet({literal(path)})")
+            return columnar.infer(con, path)
 
-    def read(self, piece: Piece, schema: Schema) -> Reading:
+    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
+        """Return stretches of a file of about `target_bytes`; one for a packed file, and for one no larger.
+
+        A file that cannot be read is one part: reading it says why.
+        """
+        whole = (Part(piece),)
+        if target_bytes >= piece.size_bytes or Path(piece.uri).suffix.lower() in PACKED:
+            return whole
+        with contextlib.suppress(SourceError), self._told(Place(piece.uri)), self._path(Part(piece)) as path:
+            if self.format == "parquet":
+                with connect() as con:
+                    return columnar.parts(con, path, piece, target_bytes)
+            if self.format == "json":
+                return parts_of(piece, bytes_of(path), target_bytes)
+            return quoted_parts_of(piece, bytes_of(path), target_bytes, self.dialect.delimiter)
+        return whole
+
+    def read(self, part: Part, schema: Schema) -> Reading:
         """Return the rows that fit and those that do not, in the file's order.
 
         The position is the line on which the record begins (CSV, JSON) or the number of the row (Parquet), from 1.
+        Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read, and of these
+        `SplitError` for a part that, it turns out, does not end where a record does.
+        """
+        place = Place(part.piece.uri)
+        try:
+            with self._told(place), self._path(part) as path, connect() as con:
+                if self.format == "parquet":
+                    return columnar.read(con, path, part, schema, place)
+                if self.format == "json":
+                    return moved(documents.read(con, path, schema, place), self._before(part))
+                file = Delimited(path, self.dialect, place, goes_on=part.end is not None)
+                return moved(delimited.read(con, file, schema), self._before(part))
+        except SourceError as error:
+            if part.is_whole:
+                raise
+            raise SplitError(
+                f"a part of the file cannot be read by itself: {error.problem}",
+                got=error.got,
+                do="read the file whole",
+                place=place,
+            ) from error
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+        """Yield a part as a query; None for a column named `_misfit`, an odd header, a Parquet column to be cast.
+
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        with self._opened(piece) as (con, path, place):
-            if self.format == "csv":
-                return delimited.read(con, path, self.dialect, schema, place)
-            if self.format == "json":
-                return documents.read(con, path, schema, place)
-            return _read_parquet(con, path, schema, place)
+        with contextlib.ExitStack() as until:
+            with self._told(Place(part.piece.uri)):
+                path = until.enter_context(self._path(part))
+                found = None if MISFIT in schema.names else self._flowing(con, path, part, schema)
+            try:
+                yield found
+            finally:
+                with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+                    con.execute(flowing.forget(path))
+
+    def _flowing(self, con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema) -> Flowing | None:
+        place = Place(part.piece.uri)
+        if self.format == "parquet":
+            return columnar.flow(con, path, part, schema, place)
+        lines, before = self._lines(part, path), self._before(part)
+        if self.format == "json":
+            return flowing.of_documents(path, schema, lines, before)
+        return flowing.of_delimited(Delimited(path, self.dialect, place), schema, lines, before)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`.
@@ -94,19 +152,31 @@ class Files:
             path, place = str(Path(folder) / "rows"), Place(self.pattern)
             texts.write(path, head)
             if is_csv:
-                reading = delimited.read(con, path, self.dialect, schema, place)
+                reading = delimited.read(con, Delimited(path, self.dialect, place), schema)
             else:
                 reading = documents.read(con, path, schema, place)
         return texts.renumbered(reading, head)
 
+    def _path(self, part: Part) -> AbstractContextManager[str]:
+        if self.format == "parquet":
+            return unpacked(part.piece.uri)
+        return laid_out(part, self.dialect.delimiter if self.format == "csv" else None)
+
+    def _before(self, part: Part) -> int:
+        """Return how many more lines are before the part's first in the file than in what `_path` gives."""
+        return part.first - 1 - self._has_copied_header(part)
+
+    def _lines(self, part: Part, path: str) -> int:
+        return lines_in(path) if part.lines is None else part.lines + self._has_copied_header(part)
+
+    def _has_copied_header(self, part: Part) -> bool:
+        return self.format == "csv" and part.begin > 0
+
     @contextmanager
-    def _opened(self, piece: Piece) -> Iterator[tuple[duckdb.DuckDBPyConnection, str, Place]]:
-        place = Place(piece.uri)
+    def _told(self, place: Place) -> Iterator[None]:
+        """Turn what the file system and DuckDB raise into a `SourceError` in words."""
         try:
-            with unpacked(piece.uri) as path, connect() as con:
-                if not Path(path).stat().st_size:
-                    raise SourceError("the file is empty", got="0 bytes", do="remove it or wait for it", place=place)
-                yield con, path, place
+            yield
         except OSError as error:
             raise SourceError("the file cannot be read", got=error.strerror or str(error), place=place) from error
         except duckdb.Error as error:
@@ -143,15 +213,6 @@ def files(
 def _piece(path: Path) -> Piece:
     stat = path.stat()
     return Piece(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
-
-
-def _read_parquet(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place) -> Reading:
-    scan = f"read_parquet({literal(path)})"
-    hold(schema, schema_of(con, f"select * from {scan}").names, place)
-    con.execute(f"create temp table {RAW} as select row_number() over () as {POSITION}, * from {scan}")
-    packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in schema.names)
-    values = {name: quoted(name) for name in schema.names}
-    return fit(con, schema, Raw(values, f"to_json(struct_pack({packed}))::varchar"))
 
 
 def _in_words(error: duckdb.Error) -> str:

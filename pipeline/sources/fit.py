@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.errors import Place, SchemaError
 from pipeline.core.reading import POSITION, PROVENANCE, Reading
@@ -55,7 +56,7 @@ def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
     A number with a fraction is no integer, and a list with a misfit in it is none of its type: nothing is rounded
     or lost within a row that stays.
     """
-    columns = ", ".join(f"{_cast(raw.values[c.name], c)} as {quoted(c.name)}" for c in schema.columns)
+    columns = casts(schema, raw.values)
     reason = f"case when {raw.bad} then {literal(raw.why)} else {misfits(schema, raw.values)} end"
     rows = arrow(con, f"select {columns}, {POSITION} from {RAW} where ({reason}) is null order by {POSITION}")
     rejected = arrow(
@@ -66,6 +67,16 @@ def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
     return Reading(rows, rejected.cast(REJECTED))
 
 
+def casts(schema: Schema, values: dict[str, str]) -> str:
+    """Return SQL for the columns in their types, null where a value does not fit."""
+    return ", ".join(f"{_cast(values[c.name], c)} as {quoted(c.name)}" for c in schema.columns)
+
+
+def any_misfit(schema: Schema, values: dict[str, str]) -> str:
+    """Return SQL that is true where one of a row's values does not fit."""
+    return " or ".join(_misfit(values[c.name], _cast(values[c.name], c), c) for c in schema.columns) or "false"
+
+
 def misfits(schema: Schema, values: dict[str, str] | None = None) -> str:
     """Return SQL for the reason why a row does not fit, or null; `values` are the columns themselves by default."""
     parts = []
@@ -74,6 +85,16 @@ def misfits(schema: Schema, values: dict[str, str] | None = None) -> str:
         wrong = _misfit(value, _cast(value, column), column)
         parts.append(f"case when {wrong} then {literal(not_of(column))} || ({value})::varchar end")
     return f"nullif(concat_ws('; ', {', '.join(parts)}), '')" if parts else "null::varchar"
+
+
+def moved(reading: Reading, by: int) -> Reading:
+    """Return what was read with all positions greater by so much."""
+    return reading if by == 0 else Reading(_moved(reading.rows, by), _moved(reading.rejected, by))
+
+
+def _moved(rows: pa.Table, by: int) -> pa.Table:
+    at = rows.schema.get_field_index(POSITION)
+    return rows.set_column(at, POSITION, pc.add(rows.column(at), by))
 
 
 def not_of(column: Column) -> str:

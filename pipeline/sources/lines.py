@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _CHUNK_BYTES = 64 << 20
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _FEED, _RETURN, _QUOTE = 10, 13, 34
 
 Numbers = npt.NDArray[np.int64]
@@ -72,8 +72,8 @@ def lines_of(path: str) -> Lines:
     data = np.memmap(path, dtype=np.uint8, mode="r")
     begins = np.concatenate([np.zeros(1, np.int64), _offsets(data, _FEED) + 1])
     bounds = begins if begins[-1] == len(data) else np.append(begins, len(data))
-    if data[: len(_BOM)].tobytes() == _BOM:
-        bounds[0] = len(_BOM)
+    if data[: len(BOM)].tobytes() == BOM:
+        bounds[0] = len(BOM)
     return Lines(data, bounds)
 
 

@@ -1,8 +1,10 @@
-"""A file as DuckDB can read it: unpacked, and under a name that no reader takes for a pattern."""
+"""A file, or a stretch of it, as DuckDB can read it: unpacked, and under a name that no reader takes for a pattern."""
 
 from __future__ import annotations
 
 import gzip
+import io
+import itertools
 import shutil
 import tempfile
 import zipfile
@@ -15,6 +17,8 @@ from typing import IO, cast
 import pyarrow as pa
 
 from pipeline.core.errors import Place, SourceError
+from pipeline.core.reading import Part
+from pipeline.sources.cutting import bytes_of, head_bytes, stretch
 
 _NAME = "piece"
 PACKED = (".gz", ".zst", ".zip")
@@ -25,7 +29,7 @@ _BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedErro
 def unpacked(uri: str) -> Iterator[str]:
     """Yield a path with the file's plain content, in a temporary folder: a link, or what was packed in it.
 
-    Raises `SourceError` for a file that is not there, cannot be unpacked whole, or is a zip of more than one file.
+    Raises `SourceError` for a file that is empty, cannot be unpacked whole, or is a zip of more than one file.
     """
     suffix = Path(uri).suffix.lower()
     with tempfile.TemporaryDirectory(prefix="headwater-piece-") as folder:
@@ -34,7 +38,34 @@ def unpacked(uri: str) -> Iterator[str]:
             _unpack(uri, suffix, plain)
         else:
             plain.symlink_to(Path(uri).absolute())
+        if not plain.stat().st_size:
+            raise SourceError("the file is empty", got="0 bytes", do="remove it or wait for it", place=Place(uri))
         yield str(plain)
+
+
+@contextmanager
+def laid_out(part: Part, delimiter: str | None = None) -> Iterator[str]:
+    """Yield a path with the text of a part; of a delimited file, behind its header.
+
+    A part that is not whole is copied to a file in a temporary folder.
+    """
+    if part.is_whole:
+        with unpacked(part.piece.uri) as path:
+            yield path
+        return
+    uri = part.piece.uri
+    head = head_bytes(bytes_of(uri), delimiter) if delimiter and part.begin else 0
+    with tempfile.TemporaryDirectory(prefix="headwater-piece-") as folder:
+        plain = Path(folder) / _NAME
+        with plain.open("wb", buffering=0) as file:
+            for some in itertools.chain(stretch(uri, 0, head), stretch(uri, part.begin, part.end)):
+                _write(file, some)
+        yield str(plain)
+
+
+def _write(file: io.FileIO, some: memoryview) -> None:
+    while some:
+        some = some[file.write(some) :]
 
 
 def _unpack(uri: str, suffix: str, plain: Path) -> None:

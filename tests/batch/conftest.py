@@ -9,19 +9,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.batch.task import Outcome
+from pipeline.batch.work import Outcome
 from pipeline.core.definitions import Source, Stored
-from pipeline.core.execution import Execution
+from pipeline.core.execution import Execution, Room
 from pipeline.core.settings import Settings
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import from_arrow
 from pipeline.lake import Lake, Storage
-from pipeline.run.execute import Order, execute
+from pipeline.run.execute import execute
+from pipeline.run.order import Order
 from pipeline.run.planning import route, source_route
 
-APART = 200 << 20
-"""A size that makes a split of its own of every file; the files themselves are small."""
+APART = 600 << 20
+"""A size that makes a split of its own of every file; the files themselves are small. An only file has its own."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def scan(tmp_path) -> Callable[..., Scan]:
         for table in tables:
             path = tmp_path / f"in-{len(list(tmp_path.glob('in-*')))}.parquet"
             pq.write_table(table, path)
-            files.append(DataFile(str(path), table.num_rows, APART))
+            files.append(DataFile(str(path), table.num_rows, APART if len(tables) > 1 else path.stat().st_size))
         return Scan(from_arrow(tables[0].schema), tuple(files))
 
     return write
@@ -57,10 +58,10 @@ def step(tmp_path) -> Callable[..., Done]:
         lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
             pieces = tuple(definition.reader.pieces())
-            way = source_route(definition, pieces, execution=execution)
+            way = source_route(definition, pieces, Room(execution))
             order = {"pieces": pieces, "schema": definition.schema, **order}
         else:
-            way = route(definition, scans, execution=execution)
+            way = route(definition, scans, room=Room(execution))
         asked = Order(definition, way, scans, "run1", "2024-01-01T00:00:00+00:00", **order)
         settings = Settings("p", tmp_path, tmp_path)
         outcome = execute(asked, lake, settings)

@@ -14,9 +14,9 @@ import ray.data
 from ray.data.expressions import col
 
 from pipeline.batch.on_ray import dataset_rows, run_tasks
-from pipeline.batch.task import Split
+from pipeline.batch.work import Split
 from pipeline.core.definitions import source
-from pipeline.core.errors import DefinitionError, ExpectationError
+from pipeline.core.errors import DefinitionError, ExpectationError, StorageError
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema
 from pipeline.kernel.scan import Scan
@@ -226,7 +226,7 @@ def test_an_error_of_somebody_else_is_raised_as_it_was():
         raise ZeroDivisionError(f"split {split.index}")
 
     with pytest.raises(ZeroDivisionError, match="split"):
-        list(run_tasks("t", boom, [Split(0), Split(1)], 10))
+        list(run_tasks("t", boom, [Split(0), Split(1)]))
 
 
 def test_a_worker_that_dies_is_replaced_and_nothing_is_doubled(step, scan, tmp_path):
@@ -250,9 +250,22 @@ def test_many_tasks_each_answer_once(cluster):
     assert ray.is_initialized()
     assert ray.get_runtime_context().gcs_address == cluster
 
-    answers = list(run_tasks("t", lambda split: split.index, [Split(n) for n in range(20)], 1000))
+    answers = list(run_tasks("t", lambda split: split.index, [Split(n) for n in range(20)]))
 
-    assert sorted(answers) == list(range(20))
+    assert sorted((split.index, answer) for split, answer in answers) == [(n, n) for n in range(20)]
+
+
+def test_a_split_that_ends_every_worker_is_named(step, scan):
+    @table()
+    def deadly(numbers: pa.Table) -> pa.Table:
+        if numbers["id"][0].as_py() == 20:
+            os._exit(1)
+        return numbers
+
+    with pytest.raises(
+        StorageError, match=r"'deadly' cannot be made: one split ends every worker.*: got .*in-2.parquet"
+    ):
+        step(deadly, {"numbers": scan(*PARTS)}, "ray")
 
 
 def test_splits_on_ray_may_not_differ_in_their_columns(step, scan):

@@ -13,6 +13,8 @@ from pipeline.run.project import load
 from pipeline.run.runner import Runner
 from tests.run.conftest import MORE, rows_of
 from tests.run.conftest import shop as shop  # noqa: PLC0414 - the fixture
+from tests.run.test_run_merge import CRM, SECOND, THIRD, add
+from tests.run.test_run_merge import crm as crm  # noqa: PLC0414 - the fixture
 
 PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
 PROCESSES.set_forkserver_preload(["pipeline.run.runner", "pipeline", "deltalake", "sqlalchemy.dialects.sqlite"])
@@ -83,6 +85,15 @@ def test_incremental_run_killed_anywhere(shop, tmp_path):
     run_in_child(shop)
     (shop / "data" / "orders2.csv").write_text(MORE)
     assert every_kill_is_made_good(Folder(shop, tmp_path / "backup")) == set(Moment) - {Moment.WORKING}
+
+
+def test_a_merge_killed_anywhere(crm, tmp_path):
+    (crm / "crm.py").write_text(CRM[: CRM.index("@table")])  # the source and one merged table
+    run_in_child(crm)
+    add(crm, 2, SECOND)
+    run_in_child(crm)
+    add(crm, 3, THIRD)
+    assert every_kill_is_made_good(Folder(crm, tmp_path / "backup")) >= {Moment.STAGED, Moment.COMMITTED}
 
 
 def test_killed_again_and_again(shop, tmp_path):

@@ -15,7 +15,7 @@ from pipeline.core.definitions import Action, Verdict
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow
-from pipeline.governance import Catalog, Check, Made, Run, Step
+from pipeline.governance import Catalog, Check, Filled, Made, Run, Step
 from pipeline.governance import catalog as module
 
 RUN = Run("r1", "flights", "dev", "2024-01-01T00:00:00+00:00", None, "running", None)
@@ -200,3 +200,29 @@ def test_the_tables_are_made_on_postgresql_too(table):
         for c in table.columns
         if c.name.endswith(("rows", "_bytes", "version")) and not isinstance(c.type, sa.String)
     )
+
+
+def test_a_catalog_of_before_gets_the_counts_it_lacks(catalog, url):
+    catalog.begin(RUN)
+    catalog.record("r1", STEP)
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        for name in ("superseded", "deletes"):
+            connection.execute(sa.text(f"alter table steps drop column {name}"))
+    engine.dispose()
+    later = Catalog(url)
+    merged = replace(STEP, name="merged", flow=replace(STEP.flow, superseded=3, deletes=1))
+    later.record("r1", merged)
+    steps = {step.name: step for step in later.run("r1").steps}
+    assert (steps["merged"], steps[STEP.name]) == (merged, STEP)
+
+
+def test_what_became_of_a_partition_replaces_what_was(catalog):
+    first = Filled("visits", "2026-01-01", "b1", "r1", "2026-01-02", error="too short")
+    catalog.fill(first)
+    catalog.fill(replace(first, partition=None))
+    catalog.fill(replace(first, name="other"))
+    assert set(catalog.filled("visits")) == {first, replace(first, partition=None)}
+    done = replace(first, run_id="r2", rows=4, seconds=0.5, error=None)
+    catalog.fill(done)
+    assert set(catalog.filled("visits")) == {done, replace(first, partition=None)}

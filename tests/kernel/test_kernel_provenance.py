@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.kernel.engine import connect
-from pipeline.kernel.provenance import carrying
+from pipeline.kernel.provenance import carrying, passed_on
 from pipeline.kernel.sql import parse
 
 COLUMNS = ("x", "_source", "_position", "_ingested_at")
@@ -42,3 +42,31 @@ def test_what_is_carried(statement, added, row):
 def test_nothing_is_carried_from_a_table_that_has_no_places():
     assert carrying(parse("select x from t"), "t", ("x",))[1] == ()
     assert carrying(parse("select x from t"), "t", ("x", "_source"))[1] == ("_source",)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("select id, b from t", ("id",)),
+        ("select b, ID as key from t", ("key",)),
+        ("select * from t", ("id",)),
+        ("select x.* from t as x join u using (id)", ("id",)),
+        ("select x.id as k, u.* from t as x join u on u.id = x.id", ("k",)),
+        ("select u.id from t join u on u.id = t.id", None),
+        ("select * from t join u on u.id = t.id", None),
+        ("select upper(id) as id from t", None),
+        ("select b as id from t", None),
+        ("select * exclude (id) from t", None),
+        ("select * replace (b as id) from t", None),
+        ("select id from (select id + 1 as id from t)", None),
+        ("with t as (select 1 as id from s) select id from t", None),
+        ("select columns('i.*') from t", None),
+    ],
+)
+def test_which_columns_are_passed_on_as_they_are(text, found):
+    assert passed_on(parse(text), "t", ("id",)) == found
+
+
+def test_all_columns_of_a_key_must_be_passed_on():
+    assert passed_on(parse("select b as y, a as x, c from t"), "t", ("a", "b")) == ("x", "y")
+    assert passed_on(parse("select a from t"), "t", ("a", "b")) is None

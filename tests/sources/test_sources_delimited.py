@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION
+from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
 from pipeline.sources import files
 
@@ -18,7 +18,7 @@ def read(tmp_path):
         path = tmp_path / "a.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         reader = files(path, **options)
-        return reader.read(reader.pieces()[0], schema)
+        return reader.read(Part(reader.pieces()[0]), schema)
 
     return call
 

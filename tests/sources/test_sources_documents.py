@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION
+from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
 from pipeline.sources import files
 
@@ -25,7 +25,7 @@ def piece(tmp_path):
 def read(piece):
     def call(text: str | bytes, schema: Schema = SCHEMA):
         reader, found = piece(text)
-        return reader.read(found, schema)
+        return reader.read(Part(found), schema)
 
     return call
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION
+from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
 from pipeline.sources import files
 
@@ -21,7 +21,7 @@ SCHEMA = Schema.of({"id": "BIGINT"})
 
 def read(path, schema=SCHEMA, **options):
     reader = files(path, **options)
-    return reader.read(reader.pieces()[0], schema)
+    return reader.read(Part(reader.pieces()[0]), schema)
 
 
 def test_pieces_come_in_the_order_of_their_names_and_without_folders(tmp_path):
@@ -164,8 +164,8 @@ def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
         folder.chmod(0o755)
     (tmp_path / "readable.csv").write_text("id\n1\n")
     code = (
-        "import os, sys; from pipeline.sources import files; from pipeline.core.schema import Schema\n"
-        "def read(path): reader = files(path); reader.read(reader.pieces()[0], Schema.of({'id': 'BIGINT'}))\n"
+        "import os, sys; from pipeline.sources import files; from pipeline.core.schema import Schema; from pipeline.core.reading import Part\n"
+        "def read(path): reader = files(path); reader.read(Part(reader.pieces()[0]), Schema.of({'id': 'BIGINT'}))\n"
         "read(sys.argv[2])  # what is imported late is imported now\n"
         "os.seteuid(65534)\n"
         "read(sys.argv[1])"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.core.reading import Part
 from pipeline.core.schema import Schema
 from pipeline.sources import files
 
@@ -24,7 +25,7 @@ def test_texts_that_were_rejected_fit_a_wider_contract(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     reader = files(path)
-    rejected = reader.read(reader.pieces()[0], NARROW).rejected
+    rejected = reader.read(Part(reader.pieces()[0]), NARROW).rejected
     assert rejected.num_rows == 3
 
     again = reader.parse(rejected.column("row").to_pylist(), WIDE)

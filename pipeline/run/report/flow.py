@@ -63,7 +63,12 @@ def losses(told: Told) -> str:
     if told.made is None:
         return ""
     flow = told.made.flow
-    parts = ((flow.quarantined, "quarantined"), (flow.dropped, "dropped"), (flow.late, "late"))
+    parts = (
+        (flow.quarantined, "quarantined"),
+        (flow.dropped, "dropped"),
+        (flow.superseded, "superseded"),
+        (flow.late, "late"),
+    )
     return ", ".join(f"{count(rows)} {word}" for rows, word in parts if rows)
 
 

@@ -38,9 +38,9 @@ def figures(facts: Facts, models: Sequence[Judged]) -> tuple[Figure, ...]:
 
 
 def accounted(told: Sequence[Told]) -> tuple[str, ...]:
-    """Return the tables whose last step lost rows that nobody counted: made is not out, quarantined and dropped."""
+    """Return the tables whose last step lost rows that nobody counted."""
     flows = [(t.definition.name, t.made.flow) for t in told if t.made is not None and isinstance(t.definition, Stored)]
-    return tuple(name for name, f in flows if f.rows_made != f.rows_out + f.quarantined + f.dropped)
+    return tuple(name for name, f in flows if f.uncounted)
 
 
 def score_of(told: Sequence[Told]) -> float | None:

@@ -1,0 +1,102 @@
+"""`headwater backfill`: partitions of a table, recomputed one by one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cluster.cli.console import HERE, Env, Folder, Json, err, open_workspace, out, print_json, text
+from cluster.cli.running import INTERRUPTED, REFUSED
+from pipeline.core.errors import RequestError
+from pipeline.governance import Filled
+from pipeline.run.backfill import Asked, Backfill, at_once, plan_backfill
+from pipeline.run.backfill import backfill as fill
+
+
+def backfill(
+    name: Annotated[str, typer.Argument(help="A partitioned table.", metavar="TABLE")],
+    partitions: Annotated[
+        str | None, typer.Option("--partitions", "-p", help="Only these: A, A..B with both ends, A.. or ..B.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed last time.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Do again what this backfill has done already.")] = False,
+    parallel: Annotated[
+        int, typer.Option(help="How many partitions to compute at once.", min=1, max=os.cpu_count())
+    ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the partitions and do nothing.")] = False,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Recompute partitions of a table from what it consumed of its inputs; stopped, it goes on where it was."""
+    if failed and partitions is not None:
+        raise RequestError("--failed and --partitions do not go together", do="give one of them")
+    workspace = open_workspace(folder, env)
+    plan = plan_backfill(workspace, name, Asked(partitions, failed, restart, parallel))
+    if dry_run:
+        _print_plan(plan, as_json=as_json)
+        return
+    if parallel > at_once(plan) and not as_json:
+        err.print("one after the other: rows of one key may be of several partitions")
+    shown = _Shown(len(plan.left), quiet=as_json)
+    try:
+        found = fill(workspace, plan, tell=shown)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was committed stays, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
+    bad = sum(filled.error is not None for filled in found)
+    if as_json:
+        print_json({"table": name, "before": plan.done, "partitions": [asdict(filled) for filled in found]})
+    else:
+        _print_end(plan, len(found) - bad, bad)
+    if bad:
+        raise typer.Exit(REFUSED)
+
+
+class _Shown:
+    """Prints a line for each partition, with how many are left."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self._total = total
+        self._quiet = quiet
+        self._count = 0
+
+    def __call__(self, filled: Filled) -> None:
+        self._count += 1
+        if self._quiet:
+            return
+        where, of = text(_word(filled.partition)), f"[dim]({self._count} of {self._total})[/]"
+        if filled.error is None:
+            rows = f"{text(filled.rows)} row{'s' * (filled.rows != 1)}"
+            err.print(f"[green]✓[/] {where}: {rows}, {filled.seconds:.2f} s {of}")
+        else:
+            err.print(f"[red]✗[/] {where}: {text(filled.error)} {of}")
+
+
+def _print_plan(plan: Backfill, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"table": plan.definition.name, "partitions": plan.left, "before": plan.done})
+        return
+    for partition in plan.left:
+        out.print(_word(partition), markup=False)
+    _print_end(plan, 0, 0)
+
+
+def _print_end(plan: Backfill, done: int, bad: int) -> None:
+    name, before = plan.definition.name, len(plan.done)
+    left = len(plan.left) - done - bad
+    parts = [f"{n} {word}" for n, word in ((done, "done"), (bad, "failed"), (left, "to do")) if n]
+    if before:
+        parts.append(f"{before} done before")
+    out.print(f"[bold]{name}: {', '.join(parts) or 'nothing to do'}[/]")
+    if bad:
+        out.print(f"after a fix: headwater backfill {name} --failed")
+    elif not plan.left and before:
+        out.print("[dim]--restart does them again[/]")
+
+
+def _word(partition: str | None) -> str:
+    return "null" if partition is None else partition

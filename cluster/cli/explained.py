@@ -1,0 +1,126 @@
+"""One table explained: decision, strategy, what is expected, and beside it what a trial gave."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from sqlglot import exp
+
+from cluster.cli.console import grid, out
+from pipeline.batch.work import Outcome
+from pipeline.core.definitions import Stored, Table
+from pipeline.kernel.aggregates import take_apart
+from pipeline.run.forecast import Forecast
+from pipeline.run.foresight import Foresight
+from pipeline.run.order import Order
+from pipeline.run.planning import Route, tree_of
+from pipeline.run.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What is known of a table; the last parts only where they were asked for."""
+
+    found: Foresight
+    order: Order | None = None
+    expected: Forecast | None = None
+    outcome: Outcome | None = None
+    seconds: float = 0.0
+
+    @property
+    def route(self) -> Route | None:
+        """How all of it is computed, else how the next run computes what is new."""
+        return self.found.route if self.order is None else self.order.route
+
+    def facts(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        decision = self.found.decision
+        facts: dict[str, object] = {"name": self.found.definition.name}
+        facts |= {"decision": decision.kind, "reason": decision.reason}
+        way = self.route
+        if way is not None:
+            facts |= {name: value for name, value in vars(way).items() if name not in {"exchange", "reason", "why"}}
+            facts |= {"strategy_reason": way.reason, "executor_reason": way.why}
+        if self.expected is not None:
+            facts["expected"] = asdict(self.expected)
+        if self.outcome is not None:
+            facts["actual"] = {
+                **asdict(self.outcome.flow),
+                **asdict(self.outcome.profile),
+                "engine_seconds": self.outcome.profile.seconds,
+                "seconds": self.seconds,
+                "files_out": len(self.outcome.files),
+            }
+        return facts
+
+
+def print_explained(workspace: Workspace, one: Explained) -> None:
+    """Print what is known of a table."""
+    definition, way = one.found.definition, one.route
+    out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
+    out.print(f"  defined   {definition.place}", soft_wrap=True)
+    out.print(f"  would     {one.found.decision.kind}: {one.found.decision.reason}")
+    if way is None or not isinstance(definition, Stored):
+        return
+    out.print(f"  strategy  {way.strategy}: {way.reason}")
+    out.print(f"  where     {way.executor}: {way.why}")
+    for name in definition.inputs if one.order is None else one.order.scans:
+        version = workspace.version(name)
+        size = "not made yet" if version is None else _size(version.rows, version.scan().size_bytes, len(version.files))
+        out.print(f"  reads     {name} {'(split) ' if name == way.driving else ''}[dim]{size}[/]")
+    if one.expected is not None:
+        _print_expected(one.expected)
+    if isinstance(definition, Table):
+        _print_parts(definition, way)
+    if one.expected is not None and one.outcome is not None:
+        _print_actual(one.expected, one.outcome, one.seconds)
+    out.print()
+
+
+def _print_expected(expected: Forecast) -> None:
+    passed = expected.files_in_all - expected.files
+    skipped = f"; {_files(passed)} passed over by the log's statistics" if passed else ""
+    size = f"{expected.bytes_in / 1e6 / max(expected.splits, 1):,.1f} MB"
+    buckets = f", then {expected.buckets} buckets" if expected.buckets else ""
+    out.print(f"  splits    {expected.splits} of about {size}{buckets}, {expected.at_once} at a time{skipped}")
+    share, memory = expected.task_bytes / 1e6, expected.memory_bytes / 1e6
+    out.print(f"  memory    at most {share:,.0f} MB a task and {memory:,.0f} MB in all; what is more spills to disk")
+
+
+def _print_parts(definition: Table, way: Route) -> None:
+    if way.strategy == "partial" or (way.exchange is not None and way.exchange.merges):
+        apart = take_apart(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
+        out.print(f"  partial   {apart.partial()}", soft_wrap=True)
+        out.print(f"  finish    {apart.finish}", soft_wrap=True)
+    elif way.exchange is not None and way.exchange.finish is not None:
+        out.print(f"  bucket    {way.exchange.statement}", soft_wrap=True)
+        out.print(f"  finish    {way.exchange.finish}", soft_wrap=True)
+
+
+def _print_actual(expected: Forecast, outcome: Outcome, seconds: float) -> None:
+    flow, profile = outcome.flow, outcome.profile
+    speed = f"{flow.bytes_in / 1e6 / seconds:,.1f}" if seconds else ""
+    spilled = f"{profile.spilled_bytes / 1e6:,.1f}"
+    rows: list[tuple[str, object, object]] = [
+        ("rows in", expected.rows_in or "", flow.rows_in),
+        ("rows out", "" if expected.rows_out is None else expected.rows_out, flow.rows_out),
+        ("rows set aside or dropped", "", flow.quarantined + flow.dropped),
+        ("rows superseded or deleted", "", flow.superseded + flow.deletes),
+        ("row groups read", profile.row_groups or "", profile.row_groups_read or ""),
+        ("memory of a task, MB", f"{expected.task_bytes / 1e6:,.0f}", f"{profile.peak_bytes / 1e6:,.0f}"),
+        ("spilled by a task, MB", "", spilled),
+        ("files out", "", len(outcome.files)),
+        ("MB/s", "", speed),
+        ("seconds", "", f"{seconds:.2f}"),
+    ]
+    rows = [row for row in rows if row[0] != "rows superseded or deleted" or row[2]]
+    grid(None, ("", "expected", "actual"), rows, right="expected, actual")
+
+
+def _size(rows: int, size_bytes: int, files: int) -> str:
+    return f"{rows:,} rows, {size_bytes / 1e6:,.1f} MB in {_files(files)}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' if count != 1 else ''}"

@@ -1,0 +1,67 @@
+"""Trying a step's splits: one that fails in a way that may pass is tried once more, by itself, and named if it fails again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pipeline.batch.work import Split
+from pipeline.core.definitions import Stored
+from pipeline.core.errors import HeadwaterError, SourceError, SplitError, StorageError
+
+Task = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a task gave that could not read or write: it may, a second time."""
+
+    error: HeadwaterError
+
+
+class Place(Protocol):
+    """Where tasks work."""
+
+    def run(self, task: Task, splits: Sequence[Split], tell: Callable[[float], None]) -> Iterator[tuple[Split, Any]]:
+        """Run a task for every split and yield each with what it gave; a split whose worker was lost gives nothing."""
+
+
+def tried(task: Callable[[], Any]) -> Any:
+    """Return what a task gives, or `Failed` for an error of reading or writing that may pass."""
+    try:
+        return task()
+    except SplitError:
+        raise
+    except (SourceError, StorageError) as error:
+        return Failed(error)
+
+
+def attempt(
+    definition: Stored, splits: Sequence[Split], place: Place, task: Task, tell: Callable[[float], None]
+) -> list[Any]:
+    """Run all splits and return what each gave, in their order.
+
+    A split that could not read or write, or whose worker was lost, is tried again by itself. Raises the error of a
+    second failure, and `StorageError` with the split's files and bytes when its worker is lost again.
+    """
+    found = _run(splits, place, task, tell)
+    for split in splits:
+        if not isinstance(found.get(split.index), Failed | None):
+            continue
+        found |= _run([replace(split, is_last_try=True)], place, task, tell)
+        outcome = found.get(split.index)
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        if outcome is None:
+            raise StorageError(
+                f"table {definition.name!r} cannot be made: one split ends every worker that takes it",
+                got=str(split),
+                do="take this input away, or give the workers more memory; nothing was committed",
+                place=definition.place,
+            )
+    return [found[split.index] for split in splits]
+
+
+def _run(splits: Sequence[Split], place: Place, task: Task, tell: Callable[[float], None]) -> dict[int, Any]:
+    return {split.index: outcome for split, outcome in place.run(task, splits, tell)}

@@ -1,0 +1,115 @@
+"""The careful way: a split's rows in a temporary table, each marked with what it violates, and three ways out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import duckdb
+
+from pipeline.batch.work import Made, Outcome, Split, Work
+from pipeline.core.definitions import Action
+from pipeline.core.errors import DefinitionError, ExpectationError
+from pipeline.core.staging import Flow, StagedFile
+from pipeline.kernel.checks import MADE, Marked, mark, mark_duplicates
+from pipeline.kernel.engine import arrow, listed, literal, schema_of, watched
+from pipeline.kernel.profile import last_profile
+from pipeline.kernel.types import stored
+
+REJECTED = "_rejected"
+"""The temporary table of rows that a reader could not fit to the contract."""
+
+
+def careful(
+    con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made, tell: Callable[[float], None] | None = None
+) -> Outcome:
+    """Make, mark, judge and stage a split's rows.
+
+    Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
+    does not fit its inputs; nothing that a reader can see has changed then.
+    """
+    with nullcontext() if tell is None else watched(con, tell):
+        marked = mark(con, made.query, work.expectations, hidden=made.hidden)
+    profile = last_profile(con)
+    if work.key:
+        _require_key(work, marked)
+        mark_duplicates(con, marked, work.key, _keys(work))
+    checks = marked.violations(con)
+    _refuse(con, work, marked, checks)
+    outcome = _staged(con, work, split, made, marked)
+    return replace(outcome, checks=checks, profile=profile)
+
+
+def _staged(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made, marked: Marked) -> Outcome:
+    rows, quarantined, dropped = marked.counts(con)
+    found = schema_of(con, f"select {listed(marked.columns)} from {MADE}")
+    schema = stored(found)
+    casts = {c.name: c.type for c, before in zip(schema.columns, found.columns, strict=True) if c != before}
+    files = work.stager.stage(con, marked.kept(casts), split.index)
+    queries = ([marked.aside()] if quarantined else []) + _rejected(made)
+    flow = Flow(
+        rows_in=made.rows_in,
+        rows_made=rows + made.rejected,
+        rows_out=rows - quarantined - dropped,
+        quarantined=quarantined + made.rejected,
+        dropped=dropped,
+        bytes_in=made.bytes_in,
+    )
+    return Outcome(schema, flow, files, stage_aside(con, work, split, queries))
+
+
+def stage_rejected(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) -> tuple[StagedFile, ...]:
+    """Stage the rows that no contract fits, where nothing else of the split is set aside."""
+    return stage_aside(con, work, split, _rejected(made))
+
+
+def _rejected(made: Made) -> list[str]:
+    return [f"select reasons, _source, _position, row from {REJECTED}"] if made.rejected else []
+
+
+def stage_aside(
+    con: duckdb.DuckDBPyConnection, work: Work, split: Split, queries: Sequence[str]
+) -> tuple[StagedFile, ...]:
+    """Stage rows with `reasons`, `_source`, `_position` and `row` for the quarantine."""
+    if not queries:
+        return ()
+    stamp = f"{literal(work.run_id)} as _run, {literal(work.at)}::timestamptz as _quarantined_at"
+    return work.aside.stage(con, f"select *, {stamp} from ({' union all '.join(queries)})", split.index)
+
+
+def _refuse(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked, checks: Mapping[str, int]) -> None:
+    for number, expectation in enumerate(marked.expectations):
+        count = checks[expectation.name]
+        if expectation.action is not Action.FAIL or not count:
+            continue
+        shown = (*marked.columns, *(name for name in marked.provenance if name not in marked.columns))
+        row = arrow(con, f"select {listed(shown)} from {MADE} where _bits & {1 << number} != 0 limit 1").to_pylist()[0]
+        raise ExpectationError(
+            f"table {work.table!r} does not meet {expectation.name!r} ({expectation.condition})",
+            got=f"{count} row{'s' if count > 1 else ''} without it, the first {_brief(row)}",
+            do="mend the data or the expectation; nothing of this table was committed",
+            place=work.place,
+        )
+
+
+def _require_key(work: Work, marked: Marked) -> None:
+    missing = [name for name in work.key if name not in marked.columns]
+    if missing:
+        raise DefinitionError(
+            f"table {work.table!r} has no column {missing[0]!r} for its key",
+            got=", ".join(marked.columns),
+            place=work.place,
+        )
+
+
+def _keys(work: Work) -> str | None:
+    if work.existing is None or not work.existing.files:
+        return None
+    files = ", ".join(literal(file.uri) for file in work.existing.files)
+    return f"select {listed(work.key)} from read_parquet([{files}], hive_partitioning = false)"
+
+
+def _brief(row: Mapping[str, object]) -> str:
+    parts = [f"{name}={value}" for name, value in row.items() if value is not None]
+    return ", ".join(parts)[:300]

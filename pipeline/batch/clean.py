@@ -1,0 +1,79 @@
+"""The clean pass: rows flow from the split to the staged files at once, and the first that should not stops it."""
+
+from __future__ import annotations
+
+import duckdb
+
+from pipeline.batch.work import STOP, Made, Outcome, Split, Work
+from pipeline.core.errors import StorageError
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow, StagedFile
+from pipeline.kernel.checks import require_distinct
+from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
+from pipeline.kernel.profile import Profile, last_profile
+from pipeline.kernel.types import stored
+
+
+def clean(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) -> Outcome | None:
+    """Stage a split's rows in one pass, or return `None` when anything about it is not as it should be.
+
+    What was staged by then has the names that the careful way gives its files, which replace them.
+    """
+    try:
+        return _pass(con, work, split, made)
+    except (duckdb.InterruptException, duckdb.OutOfMemoryException):
+        raise
+    except (duckdb.Error, StorageError):
+        return None  # the careful way finds out what it is, and says so
+
+
+def _pass(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) -> Outcome | None:
+    found = schema_of(con, made.query)
+    require_distinct(found.names)
+    schema = stored(Schema(tuple(c for c in found.columns if c.name not in made.hidden)))
+    if not set(work.key) <= set(schema.names):
+        return None
+    kinds = {c.name: c.type for c in found.columns}
+    columns = ", ".join(
+        quoted(c.name) if kinds[c.name] == c.type else f"{quoted(c.name)}::{c.type} as {quoted(c.name)}"
+        for c in schema.columns
+    )
+    select = f"select {columns} from ({made.query}\n) as _headwater_made{_guard(work)}"
+    files = work.stager.stage(con, select, split.index)
+    profile = last_profile(con)
+    if not is_whole(con, made, profile) or has_duplicates(con, work, files):
+        return None
+    rows = sum(file.rows for file in files)
+    flow = Flow(rows_in=made.rows_in, rows_made=rows, rows_out=rows, bytes_in=made.bytes_in)
+    return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)
+
+
+def is_whole(con: duckdb.DuckDBPyConnection, made: Made, profile: Profile) -> bool:
+    """Return whether the pass just done saw every record of the split, and none that is odd."""
+    if made.scanned is not None and profile.scanned.get("READ_CSV", made.scanned) != made.scanned:
+        return False
+    return not any(one(con, odd)[0] for odd in made.oddities)
+
+
+def _guard(work: Work) -> str:
+    """Return a filter that every row passes, or the statement ends."""
+    holds = [f"({e.condition}\n)" for e in work.expectations if e.condition != "true"]
+    return f" where case when {' and '.join(holds)} then true else error({literal(STOP)}) end" if holds else ""
+
+
+def has_duplicates(con: duckdb.DuckDBPyConnection, work: Work, files: tuple[StagedFile, ...]) -> bool:
+    """Return whether two staged rows share a key, or one has a key that came before."""
+    if not work.key or not files:
+        return False
+    names = listed(work.key)
+    staged = f"select {names} from {work.stager.scan(files)}"
+    if one(con, f"select count(*) from (select 1 from ({staged}) group by {names} having count(*) > 1 limit 1)")[0]:
+        return True
+    before = () if work.existing is None else work.existing.files
+    if not before:
+        return False
+    uris = ", ".join(literal(file.uri) for file in before)
+    old = f"select {names} from read_parquet([{uris}], hive_partitioning = false)"
+    return bool(
+        one(con, f"select count(*) from (select 1 from ({old}) semi join ({staged}) using ({names}) limit 1)")[0]
+    )

@@ -1,0 +1,63 @@
+"""What the engine raises while a table's rows are made, in words that say what can be done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+
+from pipeline.batch.work import Work
+from pipeline.core.errors import DefinitionError, StorageError
+from pipeline.kernel.engine import first_line
+
+_FITS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
+_VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
+
+
+@contextmanager
+def in_our_words(work: Work) -> Iterator[None]:
+    """Raise what DuckDB raises as an error of ours that names the table and its place."""
+    try:
+        yield
+    except DefinitionError as error:  # of the rows a definition makes: the engine does not know whose they are
+        if error.place is not None:
+            raise
+        raise DefinitionError(
+            f"table {work.table!r}: {error.problem}", got=error.got, do=error.do, place=work.place
+        ) from error
+    except _FITS as error:
+        problem = f"table {work.table!r} does not fit its inputs"
+        raise DefinitionError(problem, got=first_line(error), place=work.place) from error
+    except _VALUES as error:
+        raise _of_values(work, error) from error
+    except duckdb.OutOfMemoryException as error:
+        raise StorageError(
+            f"table {work.table!r} needs more memory than there is",
+            got=first_line(error),
+            do="raise memory_bytes, or let it spill: is there space for temporary files?",
+            place=work.place,
+        ) from error
+    except (duckdb.IOException, duckdb.HTTPException) as error:
+        raise StorageError(
+            f"table {work.table!r} cannot read its inputs",
+            got=first_line(error),
+            do="run again; if a file of the lake is gone, recompute its table with --full",
+            place=work.place,
+        ) from error
+
+
+def _of_values(work: Work, error: duckdb.Error) -> DefinitionError | StorageError:
+    if "parquet" in str(error).lower():
+        return StorageError(
+            f"table {work.table!r} cannot read its inputs",
+            got=first_line(error),
+            do="a file of the lake is damaged: recompute its table with --full",
+            place=work.place,
+        )
+    return DefinitionError(
+        f"table {work.table!r} cannot convert a value",
+        got=first_line(error),
+        do="use try_cast, or an expectation that sets such rows aside before",
+        place=work.place,
+    )

@@ -1,0 +1,339 @@
+"""Merging staged rows into a table: of the rows of one key the last one stays, whatever order they came in.
+
+Rows are ranked by their keys and sequences alone. A file all of whose rows stay is not touched, whether it is the
+table's or newly staged; one that holds a row that goes is written again without it. So a merge reads the key columns
+of the files that can hold one of the keys, and writes only those that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.core.definitions import Merge
+from pipeline.core.errors import DefinitionError, StorageError
+from pipeline.core.schema import Schema
+from pipeline.core.staging import StagedFile
+from pipeline.kernel.engine import Limits, arrow, connect, first_line, listed, literal, one, quoted
+from pipeline.kernel.scan import DataFile, Scan
+from pipeline.lake.delta import DeltaStager, LakeTable, Version
+
+RANGES = 4096
+"""Into how many ranges the new keys are summed up to find the files that can hold one of them."""
+TOGETHER_BYTES = 128 << 20
+"""The size of the files that are written again as one."""
+SMALL_BYTES = 16 << 20
+"""A staged file below this size joins the files that are written again, so that merges do not leave small files."""
+MOST_TOMBSTONES = 8
+"""The most files of tombstones; then they become one."""
+OWN_NAMES = frozenset({"file_index", "file_row_number", "filename"})
+"""Columns that the engine knows of every Parquet file; a table cannot have its own of these names and be merged."""
+_TIME_SLACK = "interval 1 millisecond"  # the Delta protocol lets a writer cut the greatest time to milliseconds
+
+
+@dataclass(frozen=True)
+class MergeWork:
+    """A merge to do: staged rows, the table as it is, and what says which row is the last of its key."""
+
+    table: LakeTable
+    key: tuple[str, ...]
+    how: Merge | None
+    """Which row of a key is the last; `None` for rows that replace those of chosen keys."""
+    run_id: str
+    staged: tuple[StagedFile, ...]
+    schema: Schema
+    seen: Version | None = None
+    """The version to merge into; without it the staged rows are merged among themselves."""
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def columns(self) -> str:
+        """What is read of a row to rank it: key and sequence."""
+        names = {
+            **{f"k{n}": name for n, name in enumerate(self.key)},
+            **({"s": self.how.sequence_by} if self.how else {}),
+        }
+        return ", ".join(f"{quoted(name)} as {short}" for short, name in names.items())
+
+    @property
+    def key_columns(self) -> str:
+        """The names that the key columns have while rows are ranked."""
+        return ", ".join(f"k{number}" for number in range(len(self.key)))
+
+    def uri(self, file: StagedFile) -> str:
+        """Return where a staged file is."""
+        return f"{self.table.storage.uri}/{file.path}"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What to commit: files that come and URIs of files that go, and what became of the staged rows."""
+
+    files: tuple[StagedFile, ...]
+    removed: frozenset[str]
+    tombstones: tuple[StagedFile, ...]
+    rows_out: int
+    superseded: int
+    deletes: int
+
+
+def merge(work: MergeWork) -> Merged:
+    """Rank the staged rows with those of the table, and write the files again that hold rows that go.
+
+    Nothing is committed. The result does not depend on how rows were spread over merges: a delete leaves a tombstone
+    with its sequence, so that an older row that comes later stays away; of rows of one key and sequence a delete
+    wins, else the greatest row as text. Memory is bounded by `limits`; what is larger spills.
+
+    Raises `DefinitionError` when the rows lack a column that decides, and `StorageError` when the store refuses.
+    """
+    how = work.how
+    if how is None:
+        raise ValueError("rows that are merged have a sequence")
+    _require_columns(work, (*work.key, how.sequence_by))
+    filesystem = work.table.storage.filesystem()
+    with connect(work.limits, filesystem=filesystem) as con:
+        con.execute("set preserve_insertion_order = false")  # else whole row groups wait in memory for their turn
+        try:
+            return _merged(con, work, how)
+        except (duckdb.BinderException, duckdb.ConversionException) as error:
+            raise DefinitionError(
+                f"table {work.table.name!r} cannot tell which rows are deletes",
+                got=first_line(error),
+                do=f"look at apply_as_deletes={how.apply_as_deletes!r}",
+            ) from error
+        except duckdb.IOException as error:
+            raise StorageError(
+                f"table {work.table.name!r} cannot be merged into",
+                got=first_line(error),
+                do="run again; if a file of the lake is gone, recompute its table with --full",
+            ) from error
+
+
+def replace_keys(work: MergeWork, keys: Scan, names: tuple[str, ...]) -> Merged:
+    """Let staged rows take the place of all rows of the table that have one of the keys in `keys`.
+
+    `names` are the columns of `keys` that hold what `work.key` holds in the table. Nothing is committed.
+    """
+    if work.seen is None:
+        raise ValueError("only rows of a table can be replaced")
+    _require_columns(work, work.key)
+    filesystem = work.table.storage.filesystem()
+    with connect(work.limits, filesystem=filesystem) as con:
+        con.execute("set preserve_insertion_order = false")
+        chosen = ", ".join(f"{quoted(name)} as k{number}" for number, name in enumerate(names))
+        con.execute(f"create temp table _rows as select distinct {chosen} from ({keys.query()})")
+        uris = [*(work.uri(file) for file in work.staged), *candidates(con, work, work.seen)]
+        con.execute("create temp table _away (file bigint, row bigint, is_delete boolean)")
+        if old := uris[len(work.staged) :]:
+            con.execute(
+                f"insert into _away select file, row, false from ({_read(work, old, 'false', len(work.staged))}) "
+                f"semi join _rows using ({work.key_columns})"
+            )
+        files, removed = _write_again(con, work, uris)
+    return Merged(files, removed, (), sum(file.rows for file in work.staged), 0, 0)
+
+
+def _merged(con: duckdb.DuckDBPyConnection, work: MergeWork, how: Merge) -> Merged:
+    known = () if work.seen is None or work.seen.manifest is None else tuple(work.seen.manifest.tombstones)
+    uris = [work.uri(file) for file in work.staged]
+    _collect(con, work, how, uris)
+    if work.seen is not None:
+        uris += candidates(con, work, work.seen)
+        _collect_old(con, work, uris[len(work.staged) :], [work.uri(file) for file in known])
+    _rank(con, work, uris)
+    new = len(work.staged)
+    superseded, deletes = one(
+        con,
+        f"select count(*) filter (where file < {new} and not is_delete), count(*) filter (where is_delete) from _away",
+    )
+    con.execute("drop table _rows; drop table _several; drop table _ranked; drop table _tied")
+    files, removed = _write_again(con, work, uris)
+    tombstones = _bury(con, work, known) if deletes else known
+    rows = sum(file.rows for file in work.staged)
+    return Merged(files, removed, tombstones, rows - superseded - deletes, int(superseded), int(deletes))
+
+
+def candidates(con: duckdb.DuckDBPyConnection, work: MergeWork, seen: Version) -> list[str]:
+    """Return the files of a version that can hold one of the keys in `_rows`, by what the log says of them."""
+    if not seen.files:
+        return []
+    keys = work.key_columns
+    ends = ", ".join(f"min(k{n}) as low_{n}, max(k{n}) as high_{n}" for n in range(len(work.key)))
+    tiled = f"select *, ntile({RANGES}) over (order by {keys}) as tile from (select distinct {keys} from _rows)"
+    ranges = arrow(con, f"select {ends} from ({tiled}) group by tile")
+    return overlapping(work.table.bounds(seen, work.key), ranges)
+
+
+def overlapping(bounds: pa.Table, ranges: pa.Table) -> list[str]:
+    """Return the `uri`s of the files whose bounds meet one of the ranges of keys in every column, in order.
+
+    `bounds` is as `LakeTable.bounds` gives it, with a null where nothing is known; `ranges` has `low_0`, `high_0`,
+    `low_1` … and both ends are in them. A file that is not returned holds none of the keys.
+    """
+    columns = range(bounds.num_columns // 2)
+    with connect() as con:
+        con.register("_bounds", bounds)
+        con.register("_ranges", ranges)
+        meets = [f"(b.min_{n} is null or r.high_{n} >= b.min_{n})" for n in columns]
+        meets += [f"(b.max_{n} is null or r.low_{n} <= {_highest(bounds, n)})" for n in columns]
+        found = con.execute(
+            f"select uri from _bounds as b semi join _ranges as r on {' and '.join(meets)} order by uri"
+        )
+        return [str(row[0]) for row in found.fetchall()]
+
+
+def _highest(bounds: pa.Table, number: int) -> str:
+    is_time = pa.types.is_timestamp(bounds.schema.field(f"max_{number}").type)
+    return f"b.max_{number} + {_TIME_SLACK}" if is_time else f"b.max_{number}"
+
+
+def _collect(con: duckdb.DuckDBPyConnection, work: MergeWork, how: Merge, uris: Sequence[str]) -> None:
+    """Make `_rows` of the staged rows: key, sequence, whether gone, and the file and row where they are."""
+    if not uris:
+        nothing = Scan(work.schema.select((*work.key, how.sequence_by))).query()
+        con.execute(
+            f"create temp table _rows as select {work.columns}, false as gone, 0 as file, 0 as row from ({nothing})"
+        )
+        return
+    gone = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
+    con.execute(f"create temp table _rows as {_read(work, uris, gone, 0)}")
+
+
+def _collect_old(
+    con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str], tombstones: Sequence[str]
+) -> None:
+    """Add to `_rows` the table's rows, and its tombstones as file -1, of the keys that are in it."""
+    con.execute(f"create temp table _keys as select distinct {work.key_columns} from _rows")
+    parts = [_read(work, uris, "false", len(work.staged))] if uris else []
+    if tombstones:
+        parts.append(f"select {work.key_columns}, s, true as gone, -1 as file, 0 as row from {_parquet(tombstones)}")
+    for part in parts:
+        con.execute(f"insert into _rows select r.* from ({part}) as r semi join _keys using ({work.key_columns})")
+    con.execute("drop table _keys")
+
+
+def _read(work: MergeWork, uris: Sequence[str], gone: str, first: int) -> str:
+    return (
+        f"select {work.columns}, {gone} as gone, file_index::bigint + {first} as file, file_row_number as row "
+        f"from {_parquet(uris)}"
+    )
+
+
+def _parquet(uris: Sequence[str]) -> str:
+    return f"read_parquet([{', '.join(map(literal, uris))}], union_by_name = true, hive_partitioning = false)"
+
+
+def _rank(con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str]) -> None:
+    """Make `_away` of the rows that go, and `_deleted` of the keys that go with their sequence.
+
+    Only keys with several rows are sorted; the row of any other is the last one of its key.
+    """
+    keys = work.key_columns
+    con.execute(f"create temp table _several as select {keys} from _rows group by {keys} having count(*) > 1")
+    con.execute(
+        f"create temp table _ranked as select r.*, "
+        f"rank() over (partition by {keys} order by s desc, gone desc) as place "
+        f"from _rows as r semi join _several using ({keys})"
+    )
+    con.execute("create temp table _away (file bigint, row bigint, is_delete boolean)")
+    con.execute("insert into _away select file, row, false from _ranked where place > 1 and file >= 0")
+    con.execute(
+        f"insert into _away select file, row, false from _ranked where place = 1 and gone "
+        f"qualify row_number() over (partition by {keys} order by file, row) > 1"
+    )
+    _settle_ties(con, work, uris)
+    con.execute(
+        f"create temp table _deleted as select {keys}, s, file, row from _ranked where place = 1 and gone "
+        f"qualify row_number() over (partition by {keys} order by file, row) = 1 "
+        f"union all select {keys}, s, file, row from _rows as r anti join _several using ({keys}) where gone"
+    )
+    con.execute("delete from _deleted where file < 0")  # a tombstone that is there already
+    con.execute("insert into _away select file, row, true from _deleted")
+
+
+def _settle_ties(con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str]) -> None:
+    """Of the last rows of a key with one sequence, let the greatest as text stay."""
+    keys = work.key_columns
+    con.execute(
+        f"create temp table _tied as select {keys}, file, row from _ranked where place = 1 and not gone "
+        f"qualify count(*) over (partition by {keys}) > 1"
+    )
+    numbers = [int(row[0]) for row in con.execute("select distinct file from _tied order by file").fetchall()]
+    if not numbers:
+        return
+    local = ", ".join(f"({index}, {number})" for index, number in enumerate(numbers))
+    content = f"struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in work.schema.names)})::varchar"
+    con.execute(
+        f"insert into _away select t.file, t.row, false from _tied as t "
+        f"join (values {local}) as f(i, file) on f.file = t.file "
+        f"join (select file_index as i, file_row_number as row, {content} as content "
+        f"from {_parquet([uris[n] for n in numbers])}) as p on p.i = f.i and p.row = t.row "
+        f"qualify row_number() over (partition by {keys} order by content desc, t.file, t.row) > 1"
+    )
+
+
+def _write_again(
+    con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str]
+) -> tuple[tuple[StagedFile, ...], frozenset[str]]:
+    """Write the files that hold rows that go again without them; return what is new in the table, and what goes."""
+    losing = {int(row[0]) for row in con.execute("select distinct file from _away").fetchall()}
+    new = len(work.staged)
+    if any(number >= new for number in losing):
+        losing |= {number for number, file in enumerate(work.staged) if file.size_bytes < SMALL_BYTES}
+    kept = tuple(file for number, file in enumerate(work.staged) if number not in losing)
+    stager = DeltaStager(work.table.storage, f"{work.run_id}-merged", work.table.partition_by)
+    written: list[StagedFile] = []
+    for split, group in enumerate(_groups(work, uris, losing)):
+        written.extend(stager.stage(con, _without(work, uris, group), split))
+    work.table.storage.remove([work.staged[number].path for number in losing if number < new])
+    return (*kept, *written), frozenset(uris[number] for number in losing if number >= new)
+
+
+def _groups(work: MergeWork, uris: Sequence[str], losing: set[int]) -> list[list[int]]:
+    """Return the numbers of the files to write again, those that become one together; neighbours stay so."""
+    sizes = {work.uri(file): file.size_bytes for file in work.staged}
+    sizes |= {} if work.seen is None else {file.uri: file.size_bytes for file in work.seen.files}
+    numbers = {uris[number]: number for number in losing}
+    files = tuple(DataFile(uri, 0, sizes[uri]) for uri in sorted(numbers))
+    parts = Scan(work.schema, files).splits(TOGETHER_BYTES) if files else ()
+    return [[numbers[file.uri] for file in part.files] for part in parts]
+
+
+def _without(work: MergeWork, uris: Sequence[str], group: Sequence[int]) -> str:
+    local = ", ".join(f"({index}, {number})" for index, number in enumerate(group))
+    return (
+        f"select {listed(work.schema.names)} from "
+        f"(select *, file_index as _i, file_row_number as _row from {_parquet([uris[n] for n in group])}) as kept "
+        f"anti join (select f.i as _i, a.row as _row from _away as a join (values {local}) as f(i, file) using (file)) "
+        f"using (_i, _row)"
+    )
+
+
+def _bury(con: duckdb.DuckDBPyConnection, work: MergeWork, known: tuple[StagedFile, ...]) -> tuple[StagedFile, ...]:
+    """Write the tombstones of the keys that were deleted now; with too many files of them, all as one."""
+    rows = f"select {work.key_columns}, s from _deleted"
+    if len(known) + 1 > MOST_TOMBSTONES:
+        before = f"select {work.key_columns}, s from {_parquet([work.uri(file) for file in known])}"
+        rows = f"select {work.key_columns}, max(s) as s from ({rows} union all {before}) group by {work.key_columns}"
+        known = ()
+    graves = DeltaStager(work.table.storage.at("_headwater"), f"{work.run_id}-tombstones")
+    written = graves.stage(con, rows, 0)
+    return (*known, *(StagedFile(f"_headwater/{f.path}", f.size_bytes, f.rows, {}, "") for f in written))
+
+
+def _require_columns(work: MergeWork, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in work.schema.names:
+            raise DefinitionError(
+                f"table {work.table.name!r} has no column {name!r}, by which it is merged",
+                got=", ".join(work.schema.names),
+            )
+    taken = sorted(OWN_NAMES & {name.lower() for name in work.schema.names})
+    if taken:
+        raise DefinitionError(
+            f"table {work.table.name!r} is merged and has a column {taken[0]!r}, which is the engine's own",
+            do="give it another name",
+        )

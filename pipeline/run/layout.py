@@ -1,0 +1,90 @@
+"""Where a step's tasks work, and on what: lanes of this process or a Ray cluster, and splits of the input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.batch.lanes import run_lanes
+from pipeline.batch.splitting import (
+    MOST_BYTES,
+    MOST_BYTES_PARTITIONED,
+    PART_BYTES,
+    Slots,
+    parts_of,
+    splits_of_parts,
+    splits_of_scan,
+)
+from pipeline.batch.work import Split
+from pipeline.core.settings import Settings
+from pipeline.kernel.budget import Budget, budget_here
+from pipeline.kernel.engine import Limits
+from pipeline.kernel.scan import Scan
+from pipeline.run.order import Order
+
+Tell = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A place to work, and how much of it there is."""
+
+    name: str
+    """The table's, for the dashboard."""
+    budget: Budget
+    on_ray: bool
+
+    def limits(self, tasks: int) -> Limits:
+        """Return what each of so many tasks may take; one that works alone in this process takes all."""
+        return self.budget.whole() if tasks == 1 and not self.on_ray else self.budget.part(tasks)
+
+    def run(self, task: Callable[..., Any], splits: Sequence[Split], tell: Tell) -> Iterator[tuple[Split, Any]]:
+        """Run a task for every split, side by side, and yield each with what it gave, as they finish."""
+        if not self.on_ray:
+            yield from run_lanes(task, splits, self.budget.slots, tell)
+            return
+        from pipeline.batch.on_ray import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
+
+        done, every = 0, sum(split.size_bytes for split in splits)
+        for split, found in run_tasks(self.name, task, splits):
+            done += split.size_bytes
+            tell(done / max(every, 1))
+            yield split, found
+
+
+def layout_of(order: Order, settings: Settings) -> Layout:
+    """Return where a step works: where its route says, with the budget of that place."""
+    on_ray = order.route.executor == "ray" and order.route.strategy != "gather" and not order.is_dataset
+    if not on_ray:
+        return Layout(order.definition.name, budget_here(settings.memory_bytes), on_ray=False)
+    from pipeline.batch.on_ray import slots_there  # noqa: PLC0415 - importing Ray takes seconds
+
+    there = slots_there()
+    if settings.memory_bytes is not None:
+        there = replace(there, memory_bytes=settings.memory_bytes)
+    return Layout(order.definition.name, there, on_ray=True)
+
+
+def splits_of(order: Order, layout: Layout, *, whole: bool = False) -> tuple[Split, ...]:
+    """Cut a step's driving input into splits; with `whole`, no file of a source is cut."""
+    strategy = order.route.strategy
+    alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not order.pieces)
+    most = MOST_BYTES_PARTITIONED if order.definition.partition_by else MOST_BYTES
+    slots = Slots(1, sys.maxsize) if alone else Slots(layout.budget.slots, most)
+    reads = order.reads
+    if reads is not None:
+        return splits_of_parts(parts_of(reads.reader, order.pieces, sys.maxsize if whole else PART_BYTES), slots)
+    driving = order.scans.get(order.route.driving)
+    return (Split(0),) if driving is None else splits_of_scan(driving, slots)
+
+
+def cut_splits(scan: Scan, layout: Layout) -> tuple[Split, ...]:
+    """Cut any input into splits."""
+    return splits_of_scan(scan, Slots(layout.budget.slots))
+
+
+def together(order: Order, splits: Sequence[Split]) -> Split:
+    """Return all splits as one."""
+    return Split(0, order.scans.get(order.route.driving), tuple(part for split in splits for part in split.parts))

@@ -1,0 +1,103 @@
+"""The partitions of a table: which there are, which are asked for, and the rows of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import duckdb
+
+from pipeline.batch.work import Made, Maker, Split
+from pipeline.core.errors import RequestError
+from pipeline.kernel.engine import literal, one, plain_type, quoted
+from pipeline.kernel.types import stored_type
+
+
+@dataclass(frozen=True)
+class Column:
+    """The column that a table is partitioned by first, and its type as the table stores it."""
+
+    name: str
+    type: str
+
+    def value(self, partition: str | None) -> str:
+        """Return SQL for a partition's value, given as the text that the engine prints for it."""
+        return "null" if partition is None else f"{literal(partition)}::{self.type}"
+
+    def holds(self, partition: str | None) -> str:
+        """Return the condition that a row is of a partition."""
+        return f"{quoted(self.name)} is not distinct from {self.value(partition)}"
+
+
+@dataclass(frozen=True)
+class OfPartition:
+    """The rows of one partition of what another maker makes; the engine pushes the condition down to the inputs."""
+
+    maker: Maker
+    column: Column
+    partition: str | None
+
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Yield the query with the condition around it."""
+        with self.maker.make(con, split) as made:
+            yield self._of(made)
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+        """Do the same."""
+        with self.maker.flow(con, split) as made:
+            yield None if made is None else self._of(made)
+
+    def _of(self, made: Made) -> Made:
+        query = f"select * from ({made.query}\n) as _headwater_all where {self.column.holds(self.partition)}"
+        return replace(made, query=query)
+
+
+def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> Column:
+    """Return a column of a query as a table stores it; raise `RequestError` when there is none."""
+    types = {str(row[0]): plain_type(str(row[1])) for row in con.execute(f"describe {query}").fetchall()}
+    if name not in types:
+        raise RequestError(f"the rows have no column {name!r} to partition by", got=", ".join(types))
+    return Column(name, stored_type(types[name]))
+
+
+def every_partition(con: duckdb.DuckDBPyConnection, column: Column, queries: Sequence[str]) -> tuple[str | None, ...]:
+    """Return the partitions that the rows of any of the queries have, in the order of their type, null last."""
+    every = " union ".join(
+        f"select {quoted(column.name)}::{column.type} as p from ({q}\n) as _headwater_all" for q in queries
+    )
+    return tuple(row[0] for row in con.execute(f"select p::varchar from ({every}) order by p nulls last").fetchall())
+
+
+def within(con: duckdb.DuckDBPyConnection, column: Column, every: Sequence[str | None], asked: str) -> tuple[str, ...]:
+    """Return the partitions that `A`, `A..B`, `A..` or `..B` asks for, both ends included, in the type's order.
+
+    Raises `RequestError` for an end that is not of the column's type, and when there is no such partition.
+    """
+    first, dots, last = asked.partition("..")
+    ends = {">=": first, "<=": last if dots else first}
+    for end in filter(None, ends.values()):
+        if one(con, f"select try_cast({literal(end)} as {column.type})")[0] is None:
+            raise RequestError(
+                f"{end!r} is not a value of the partition column {column.name!r}",
+                got=f"a column of {column.type}",
+                do="write --partitions A, A..B, A.. or ..B",
+            )
+    known = [p for p in every if p is not None]
+    is_in = " and ".join(f"p {sign} {column.value(end)}" for sign, end in ends.items() if end) or "true"
+    values = ", ".join(f"({literal(p)}, {column.value(p)})" for p in known)
+    rows = (
+        con.execute(f"select t from (values {values}) as v(t, p) where {is_in} order by p").fetchall() if known else []
+    )
+    if not rows:
+        raise RequestError(f"no partition is in {asked!r}", do=_known(every, column))
+    return tuple(str(row[0]) for row in rows)
+
+
+def _known(every: Sequence[str | None], column: Column) -> str:
+    shown = [str(p) for p in every if p is not None]
+    if not shown:
+        return "the inputs have no rows"
+    return f"{column.name} is from {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"there is only {shown[0]}"

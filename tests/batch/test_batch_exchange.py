@@ -1,0 +1,84 @@
+"""Statements whose rows have to meet, bucket by bucket on Ray, give what they give in one process."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline.core.execution import Room
+from pipeline.kernel.sql import sql
+from pipeline.quality import quarantine
+from pipeline.run.planning import route
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.timeout(120),
+    # Ray's own settings class sets options that it deprecates itself
+    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
+]
+
+ORDERS = [
+    pa.table(
+        {
+            "id": range(n * 50, n * 50 + 50),
+            "c": [None if i == 7 else i % 9 for i in range(50)],
+            "x": [i / 4 for i in range(50)],
+        }
+    )
+    for n in range(4)
+]
+CUSTOMERS = [pa.table({"c": range(n * 5, n * 5 + 5), "name": [f"c{n * 5 + i}" for i in range(5)]}) for n in range(2)]
+HOT = [pa.table({"id": range(400), "c": [1] * 390 + list(range(10)), "x": [0.5] * 400})]
+
+
+@pytest.mark.parametrize(
+    ("text", "orders"),
+    [
+        ("select o.id, k.name, o.x from orders o join customers k on o.c = k.c", ORDERS),
+        ("select o.id, k.name from orders o join customers k on o.c = k.c", HOT),
+        ("select o.id, k.name from orders o full join customers k on o.c = k.c", ORDERS),
+        ("select c, median(x) as mid, count(distinct id) as n from orders group by c having count(*) > 1", ORDERS),
+        ("select id, c, row_number() over (partition by c order by id) as n from orders", ORDERS),
+        ("select distinct c from orders", ORDERS),
+        ("select o.id, k.name from orders o join customers k on o.c = k.c order by o.id desc limit 7", ORDERS),
+        ("select k.name, sum(o.x) as x from orders o join customers k on o.c = k.c group by k.name order by x limit 3", ORDERS),
+    ],
+    ids=["join", "hot key", "full join", "any aggregate", "window", "distinct", "top", "groups across buckets"],
+)  # fmt: skip
+def test_buckets_are_the_whole(step, scan, text, orders):
+    made = sql(text).named("t")
+    scans = {
+        name: scan(*parts) for name, parts in (("orders", orders), ("customers", CUSTOMERS)) if name in made.inputs
+    }
+    here = step(made, scans)
+
+    there = step(made, scans, "ray")
+
+    assert there.rows == here.rows
+    assert there.outcome.schema == here.outcome.schema
+    assert there.outcome.flow.rows_in == sum(part.num_rows for part in orders)
+
+
+def test_the_route_says_what_is_cut(scan):
+    scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
+    made = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
+
+    found = route(made, scans, room=Room("ray"))
+
+    assert (found.strategy, found.executor) == ("exchange", "ray")
+    assert found.reason == "'customers' and 'orders' in buckets by \"c\""
+
+
+def test_expectations_and_keys_hold_across_buckets(step, scan):
+    made = sql(
+        "select o.c, o.id % 3 as r, count(distinct o.id) as n from orders o join customers k on o.c = k.c group by all",
+        key=("c", "r"), expect=[quarantine("few", "n < 8")],
+    ).named("t")  # fmt: skip
+    scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
+
+    here, there = (step(made, scans, execution) for execution in ("inline", "ray"))
+
+    assert there.rows == here.rows
+    assert sorted(row["row"] for row in there.aside) == sorted(row["row"] for row in here.aside) != []
+    assert there.outcome.checks == here.outcome.checks

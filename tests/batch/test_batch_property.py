@@ -1,0 +1,69 @@
+"""Any generated statement over generated tables: the same rows inline, on Ray in 1, 3 and 7 splits, and from DuckDB."""
+
+from __future__ import annotations
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import HeadwaterError
+from pipeline.core.execution import Room
+from pipeline.kernel.engine import connect, quoted, schema_of
+from pipeline.kernel.sql import sql
+from pipeline.kernel.types import stored
+from pipeline.run.planning import route
+from tests.kernel.conftest import Splits
+from tests.kernel.test_kernel_strategies import SMALL, grouped, plain, tables
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.timeout(280),
+    # Ray's own settings class sets options that it deprecates itself
+    pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
+]
+
+
+def direct(con, text):
+    """DuckDB's own answer, in the types that a lake stores."""
+    found = schema_of(con, text)
+    columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in stored(found).columns)
+    return con.execute(f"select {columns} from ({text})").fetchall()
+
+
+def values(done):
+    return [tuple(row.values()) for row in done.rows]
+
+
+@settings(
+    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
+@given(table=tables(), statement=st.one_of(plain(), grouped()))
+def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statement):
+    with connect() as con:
+        con.execute(f"create temp table t as {table}; create temp table u as {SMALL}")
+        con.execute("set threads = 1")
+        try:
+            expected = direct(con, statement)
+            made = sql(statement).named("made")
+        except (duckdb.Error, HeadwaterError):
+            assume(condition=False)
+        rows, small = (con.sql(f"from {name}").to_arrow_table() for name in ("t", "u"))
+        same = Splits(con).same
+    few = {name: scan(small if name.lower() == "u" else rows) for name in made.inputs}
+    try:
+        here = step(made, few)
+    except HeadwaterError:
+        assume(condition=False)
+    assert same(values(here), expected), statement
+    for count in (1, 3, 7):
+        parts = [
+            rows.slice(i * rows.num_rows // count, (i + 1) * rows.num_rows // count - i * rows.num_rows // count)
+            for i in range(count)
+        ]
+        scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in made.inputs}
+        event(route(made, scans, room=Room("ray")).strategy)
+        there = step(made, scans, "ray")
+        assert same(values(there), expected), (statement, count)
+        assert there.outcome.schema == here.outcome.schema

@@ -1,0 +1,338 @@
+"""One suite for the parts of every reader: whatever the file, they are the whole of it, or one of them says so.
+
+The caller's rule is played here: a part that flows is believed only when its counts hold, else it is read; and
+one `SplitError` makes all parts of its piece void.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import SchemaError, SourceError, SplitError
+from pipeline.core.reading import MISFIT, POSITION, Part, Piece, Reading
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import Limits, connect
+from pipeline.sources import Files, files
+
+SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
+ALONE = Schema.of({"a": "VARCHAR"})
+
+
+def believed(reader: Files, part: Part, schema: Schema) -> pa.Table | None:
+    """What a part gives as a query, or None when it cannot be believed."""
+    with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as flowing:
+        if flowing is None:
+            return None
+        try:
+            rows = con.sql(flowing.query).to_arrow_table()
+        except duckdb.Error:
+            return None
+        assert rows.column_names == [*schema.names, POSITION, MISFIT]
+        odd = con.execute(flowing.oddities).fetchall()[0][0]
+        if odd or rows.num_rows != flowing.rows or pc.any(rows[MISFIT]).as_py():
+            return None
+        return rows.drop_columns(MISFIT)
+
+
+Outcome = Reading | str
+"""What was read, or the class of the error that was raised."""
+
+
+def read(reader: Files, part: Part, schema: Schema) -> Outcome:
+    try:
+        return reader.read(part, schema)
+    except (SourceError, SchemaError) as error:
+        return type(error).__name__
+
+
+def together(outcomes: list[Outcome]):
+    """Rows and rejects of all parts, or the first error."""
+    error = next((o for o in outcomes if isinstance(o, str)), None)
+    rows = [row for o in outcomes if not isinstance(o, str) for row in o.rows.to_pylist()]
+    rejected = [row for o in outcomes if not isinstance(o, str) for row in o.rejected.to_pylist()]
+    return error or (rows, rejected)
+
+
+def check(path: Path, schema: Schema, target_bytes: int, **options) -> tuple[int, int]:
+    """Hold a file's parts to what it is as a whole; return how many parts it has, and how many flow."""
+    reader = files(path, **options)
+    (piece,) = reader.pieces()
+    parts = reader.parts(piece, target_bytes)
+    assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])]
+    assert parts[-1].end is None
+    alone = [read(reader, part, schema) for part in parts]
+    flowed = [believed(reader, part, schema) for part in parts]
+    for outcome, rows in zip(alone, flowed, strict=True):
+        if rows is not None and not isinstance(outcome, str):
+            assert rows.equals(outcome.rows)
+            assert outcome.rejected.num_rows == 0
+    whole = together([read(reader, Part(piece), schema)])
+    mixed = [o if rows is None else Reading(rows, rows.slice(0, 0)) for o, rows in zip(alone, flowed, strict=True)]
+    allowed = [whole, SplitError.__name__ if len(parts) > 1 else whole]
+    if whole == SourceError.__name__:
+        allowed.append(([], []))  # lines that end in different ways, each in a part of its own, with no row to lose
+    assert together(alone) in allowed
+    assert together(mixed) in allowed
+    return len(parts), sum(rows is not None for rows in flowed)
+
+
+TOKENS = [
+    "1",
+    "22",
+    "2.5",
+    "x",
+    "é",
+    "",
+    '"',
+    '"',
+    '""',
+    ",",
+    ",",
+    ",",
+    "\n",
+    "\n",
+    "\n",
+    '"q\nr"',
+    '"s,t"',
+    '5" t',
+    "\ufeff",
+    "\0",
+]
+
+
+@st.composite
+def damaged(draw, tokens=TOKENS):
+    """Text that looks delimited, with stray quotes, odd line ends and blank lines."""
+    body = "".join(draw(st.lists(st.sampled_from(tokens), max_size=24)))
+    return body.replace("\n", draw(st.sampled_from(["\n", "\n", "\r\n"])))
+
+
+@st.composite
+def written(draw):
+    """Rows as a CSV writer writes them, here and there damaged."""
+    cell = st.text(alphabet='a1",\n;é', max_size=5)
+    rows = draw(st.lists(st.tuples(st.sampled_from(["1", "2", "30", "1.5", "x", ""]), cell), min_size=1, max_size=8))
+    stream = io.StringIO(newline="")
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    csv.writer(stream, lineterminator=end, quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))).writerows(
+        rows
+    )
+    text = stream.getvalue()
+    for at, token in draw(
+        st.lists(st.tuples(st.integers(0, len(text)), st.sampled_from(['"', "\n", "\r", ",", "x"])), max_size=2)
+    ):
+        text = text[:at] + token + text[at:]
+    return text
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    body=st.one_of(damaged(), written()),
+    head=st.sampled_from(["a,b\n", "a,b\r\n", "\ufeffa,b\n", "b,a\n"]),
+    target=st.sampled_from([1, 8, 8, 20]),
+)
+def test_parts_of_delimited_text_are_the_whole(body, head, target, tmp_path_factory):
+    path = tmp_path_factory.mktemp("parts") / "a.csv"
+    path.write_bytes((head + body).encode())
+
+    check(path, SCHEMA, target)
+
+
+@settings(max_examples=25, deadline=None)
+@given(body=damaged(), target=st.sampled_from([1, 8, 8]))
+def test_parts_of_one_column_are_the_whole(body, target, tmp_path_factory):
+    path = tmp_path_factory.mktemp("parts") / "a.csv"
+    path.write_bytes(("a\n" + body).encode())
+
+    check(path, ALONE, target)
+
+
+JSON_LINES = [
+    '{"a":1,"b":"x"}', '{"a":2,"b":null}', '{"b":"y","a":3}', '{"a":4}', "{}", '{"a":5,"a":6,"b":"z"}', '{"a":1e2,"b":5}',
+    '{"a":"7","b":{"k":[1, "\\u00e9"]}}', '{"a":9223372036854775807,"b":"\\n\\u0000\\"q"}', ' {"a":8,"b":true} ', '{"a":1,"b":"\\ud83d\\ude00"}',
+    '{"a":9223372036854775808}', '{"a":1.5}', '{"a":true}', '{"a":[1]}', "", "  ", "\t", "[1]", "5", "null", "{bad", '{"a":1} {"a":2}', '{"a":1,\r"b":"x"}',
+    '{"b":"\x01"}', '{"b":"\\ud800"}',
+]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from([*JSON_LINES[:11] * 3, *JSON_LINES, '{"c":1}', '{"A":1}']), min_size=1, max_size=8),
+    ends=st.sampled_from([("\n", ""), ("\n", "\n"), ("\r\n", "\r\n")]),
+    start=st.sampled_from(["", "\ufeff"]),
+    target=st.sampled_from([1, 30, 60]),
+)
+def test_parts_of_json_lines_are_the_whole(lines, ends, start, target, tmp_path_factory):
+    path = tmp_path_factory.mktemp("parts") / "a.ndjson"
+    path.write_bytes((start + ends[0].join(lines) + ends[1]).encode())
+    assume(path.stat().st_size > 0)
+
+    reader = files(path)
+    (piece,) = reader.pieces()
+    if read(reader, Part(piece), SCHEMA) == SchemaError.__name__:  # a part has only its own lines' fields
+        outcomes = [read(reader, part, SCHEMA) for part in reader.parts(piece, target)]
+        assert SchemaError.__name__ in outcomes
+        assert all(
+            believed(reader, part, SCHEMA) is None
+            for part, o in zip(reader.parts(piece, target), outcomes, strict=True)
+            if isinstance(o, str)
+        )
+        return
+    check(path, SCHEMA, target)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '1,5" x\n2,"a\nb"\n3,5" c\n4,d\n',
+        '1,"a\nb"\n2,5" x\n3,"a\nb"\n4,5" c\n5,"\n"\n',
+        '1,"x"y\n2,z\n3,"q"r"s\n4,w\n5,"a\nb"\n6,c\n',
+    ],
+)
+def test_a_cut_inside_a_quoted_field_says_so(body, tmp_path):
+    """The stray quotes turn inside out what is quoted, so cuts fall on the line breaks inside of fields."""
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + body)
+    reader = files(path)
+    (piece,) = reader.pieces()
+    parts = reader.parts(piece, 4)
+
+    (first, *_) = (part for part in parts if read(reader, part, SCHEMA) == SplitError.__name__)
+    with pytest.raises(
+        SplitError, match="cannot be read by itself: the last record is broken off; read the file whole"
+    ):
+        reader.read(first, SCHEMA)
+    check(path, SCHEMA, 4)
+
+
+def test_a_plain_file_flows_in_all_its_parts(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f'{i},"n, {i}"\n' for i in range(9)))
+    (tmp_path / "a.ndjson").write_text("".join(f'{{"b":"x","a":{i}}}\n' for i in range(9)))
+    pq.write_table(pa.table({"b": ["x"] * 9, "a": range(9)}), tmp_path / "a.parquet", row_group_size=2)
+
+    assert check(tmp_path / "a.csv", SCHEMA, 20) == (4, 4)
+    assert check(tmp_path / "a.ndjson", SCHEMA, 40) == (3, 3)
+    assert check(tmp_path / "a.parquet", SCHEMA, 1) == (5, 5)
+
+
+def test_a_row_that_does_not_fit_stops_the_flow_of_its_part_alone(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,x\n2.5,x\n3,x\n0x1F,x\n5,x\n6,x,y\n7,x\n,x\n")
+    (tmp_path / "a.ndjson").write_text('{"a":1}\n{"a":2.5}\n{"a":3}\n\n{"a":5}\n')
+
+    assert check(tmp_path / "a.csv", SCHEMA, 1) == (8, 5)
+    assert check(tmp_path / "a.ndjson", SCHEMA, 1) == (5, 3)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 30])
+def test_parts_of_parquet_are_the_whole(rows, tmp_path):
+    table = pa.table({"a": [str(i) if i % 7 else "q" for i in range(rows)], "b": [f"n{i}" for i in range(rows)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
+
+    for target in (1, 300, 10_000):
+        found, flow = check(tmp_path / "a.parquet", SCHEMA, target)
+        assert flow == 0  # texts are to become integers
+        assert (found > 1) == (rows > 3 and target < 10_000)
+    assert check(tmp_path / "none.parquet", SCHEMA, 1) == (1, 0)
+
+
+def test_parquet_with_the_engines_own_name_for_row_numbers_is_one_part(tmp_path):
+    pq.write_table(pa.table({"file_row_number": [7, 8, 9]}), tmp_path / "a.parquet", row_group_size=1)
+
+    assert check(tmp_path / "a.parquet", Schema.of({"file_row_number": "BIGINT"}), 1) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.zip", "a.ndjson.zst"])
+def test_a_packed_file_is_one_part_and_flows(name, tmp_path):
+    text = b'{"a":1,"b":"x"}\n{"a":2}\n' if "json" in name else b"a,b\n1,x\n2,y\n"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("inside", text)
+    packed = {"gz": gzip.compress(text), "zip": stream.getvalue(), "zst": pa.Codec("zstd").compress(text, asbytes=True)}
+    (tmp_path / name).write_bytes(packed[name.rpartition(".")[2]])
+
+    assert check(tmp_path / name, SCHEMA, 1) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.parquet"])
+def test_a_file_that_is_no_larger_than_its_target_is_not_looked_at(name):
+    piece = Piece(f"nowhere/{name}", 100, "")
+
+    assert list(files(name).parts(piece, 100)) == [Part(piece)]
+    assert list(files(name).parts(piece, 1)) == [Part(piece)]  # that it is not there, reading it says
+
+
+@pytest.mark.parametrize("head", ['"a\nc",b\n', 'a",b\n', 'a,"b\n', "a\rc,b\n"])
+def test_a_header_that_is_not_simply_the_first_line_leaves_the_file_whole(head, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(head + "1,2\n" * 9, newline="")
+    reader = files(path)
+
+    assert len(reader.parts(reader.pieces()[0], 1)) == (10 - 1 if head == 'a",b\n' else 1)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_part_with_other_columns_is_refused_before_it_flows(name, tmp_path):
+    (tmp_path / "a.csv").write_text("a,c\n1,x\n")
+    pq.write_table(pa.table({"a": [1], "c": ["x"]}), tmp_path / "a.parquet")
+    reader = files(tmp_path / name)
+    part = Part(reader.pieces()[0])
+
+    with (
+        connect() as con,
+        pytest.raises(SchemaError, match="new column 'c', 'b' is gone"),
+        reader.flow(con, part, SCHEMA),
+    ):
+        pass
+    Path(part.piece.uri).unlink()
+    with connect() as con, pytest.raises(SourceError, match="cannot be read"), reader.flow(con, part, SCHEMA):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.parquet"])
+def test_a_column_of_the_flags_own_name_does_not_flow(name, tmp_path):
+    schema = Schema.of({MISFIT: "BIGINT"})
+    (tmp_path / "a.csv").write_text(f"{MISFIT}\n1\n")
+    (tmp_path / "a.ndjson").write_text(json.dumps({MISFIT: 1}))
+    pq.write_table(pa.table({MISFIT: [1]}), tmp_path / "a.parquet")
+
+    assert check(tmp_path / name, schema, 1000) == (1, 0)
+
+
+def test_one_connection_takes_part_after_part_and_keeps_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,x\n2,x,y\n3,z\n")
+    reader = files(path)
+    odd = []
+    with connect(Limits(threads=1)) as con:
+        for part in reader.parts(reader.pieces()[0], 1):
+            with reader.flow(con, part, SCHEMA) as flowing:
+                con.sql(flowing.query).to_arrow_table()
+                odd.append(con.execute(flowing.oddities).fetchall()[0][0])
+        assert con.execute("from duckdb_tables()").fetchall() == []
+    assert odd == [0, 1, 0]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_parts_of_a_large_file_keep_all_positions(end, tmp_path):
+    lines = [f"{i},a name of some length {i}" for i in range(60_000)]
+    for i in range(100, 60_000, 1_000):
+        lines[i] = f'{i},"two{end}lines"'
+    lines[30_000] = "x,b"
+    path = tmp_path / "a.csv"
+    path.write_text(end.join(["a,b", *lines]) + end, newline="")
+
+    assert check(path, SCHEMA, 300_000)[0] == 7

@@ -1,0 +1,304 @@
+"""Backfill: partitions recomputed one by one, each committed once, going on where it stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+
+import pytest
+
+from pipeline.core.errors import ConflictError, RequestError, SchemaError, StorageError
+from pipeline.run import backfill as module
+from pipeline.run.backfill import Asked, backfill, plan_backfill
+from pipeline.run.foresight import Options
+from pipeline.run.project import load
+from pipeline.run.runner import Runner
+from pipeline.run.workspace import Workspace
+from tests.run.conftest import TOML, rows_of
+
+WEB = '''\
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import drop, fact, fail, files, quarantine, source, sql, table
+
+raw = source(
+    files(Path(__file__).parent / "data" / "visits*.csv"),
+    schema={"id": "bigint", "day": "date", "page": "varchar", "seconds": "double"},
+)
+visits = sql(
+    "select id, day, page, seconds * 1 as seconds from raw",
+    key="id",
+    partition_by=["day", "page"],
+    expect=[quarantine("took_time", "seconds > 0"), drop("is_page", "page <> 'robots'")],
+)
+by_day = fact("select day, page, count(*) as n from visits group by all", key=["day", "page"], partition_by="day")
+
+
+@table(partition_by="length")
+def lengths(visits: pa.Table) -> pa.Table:
+    """Visits by their length."""
+    return pa.table({"length": pc.cast(visits["seconds"], pa.int32(), safe=False), "id": visits["id"]})
+'''
+VISITS = """\
+id,day,page,seconds
+1,2026-01-01,a,10
+2,2026-01-01,b,-1
+3,2026-01-02,a,5
+3,2026-01-02,b,5
+4,2026-01-02,robots,5
+5,2026-01-03,a,9
+6,2026-01-10,b,11
+7,,a,3
+8,,a,0
+"""
+MORE = "id,day,page,seconds\n9,2026-01-02,c,4\n"
+
+
+@pytest.fixture
+def web(tmp_path):
+    folder = tmp_path / "web"
+    (folder / "data").mkdir(parents=True)
+    (folder / "headwater.toml").write_text(TOML.replace("shop", "web"))
+    (folder / "web.py").write_text(WEB)
+    (folder / "data" / "visits1.csv").write_text(VISITS)
+    run(folder)
+    return folder
+
+
+def run(folder, **options):
+    return {step.name: step for step in Runner(load(folder), Options(**options)).run().steps}
+
+
+def change(folder, before, after):
+    code = folder / "web.py"
+    assert before in code.read_text()
+    code.write_text(code.read_text().replace(before, after))
+
+
+def fill(folder, name="visits", partitions=None, **asked):
+    workspace = Workspace(load(folder))
+    found = backfill(workspace, plan_backfill(workspace, name, Asked(partitions, **asked)))
+    return {filled.partition: filled for filled in found}
+
+
+def seconds(folder):
+    rows = Workspace(load(folder)).query("select id, seconds from visits order by id").to_pylist()
+    return {row["id"]: row["seconds"] for row in rows}
+
+
+def test_a_backfill_of_what_is_up_to_date_changes_nothing(web):
+    before = rows_of(web)
+    done = fill(web)
+    assert list(done) == ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10", None]
+    assert [filled.rows for filled in done.values()] == [1, 1, 1, 1, 1]
+    assert rows_of(web) == before
+    [step] = Workspace(load(web)).catalog.run().steps
+    flow = step.flow
+    assert (step.decision, step.reason, step.total_rows) == ("backfill", "5 of 5 partitions", 5)
+    assert (flow.rows_in, flow.rows_out, flow.quarantined, flow.dropped, flow.uncounted) == (9, 5, 3, 1, 0)
+    decisions = {name: step.decision for name, step in run(web).items()}
+    assert (decisions["raw"], decisions["visits"]) == ("skip", "skip")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("2026-01-02", ["2026-01-02"]),
+        ("2026-01-02..2026-01-03", ["2026-01-02", "2026-01-03"]),
+        ("2026-01-03..", ["2026-01-03", "2026-01-10"]),
+        ("..2026-01-01", ["2026-01-01"]),
+        ("2025-01-01..2027-01-01", ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10"]),
+        (None, ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10", None]),
+    ],
+)
+def test_partitions_are_chosen_in_the_order_of_their_type(web, asked, found):
+    assert list(plan_backfill(Workspace(load(web)), "visits", Asked(asked)).left) == found
+
+
+def test_numbers_are_in_the_order_of_numbers(web):
+    plan = plan_backfill(Workspace(load(web)), "lengths", Asked("5..10"))
+    assert list(plan.left) == ["5", "9", "10"]
+
+
+def test_only_the_files_of_a_partition_are_replaced(web):
+    table = Workspace(load(web)).table("visits")
+    before = {file.uri for file in table.version().files}
+    fill(web, partitions="2026-01-02")
+    after = {file.uri for file in table.version().files}
+    assert {uri for uri in before ^ after if "day=2026-01-02" not in uri} == set()
+    assert len(before - after) == len(after - before) == 1
+
+
+def test_a_changed_definition_reaches_the_table_partition_by_partition(web):
+    whole = rows_of(web)["visits"]
+    change(web, "seconds * 1 as", "seconds * 2 as")
+    fill(web, partitions="..2026-01-02")
+    assert seconds(web) == {1: 20, 3: 10, 5: 9, 6: 11, 7: 3}
+    assert Workspace(load(web)).version("visits").manifest.fingerprint.startswith("partly ")
+    done = fill(web)
+    assert list(done) == ["2026-01-03", "2026-01-10", None]
+    assert seconds(web) == {1: 20, 3: 10, 5: 18, 6: 22, 7: 6}
+    assert run(web)["visits"].decision == "skip"
+    filled = rows_of(web)
+    run(web, full=True)
+    assert rows_of(web) == filled
+    assert filled["visits"] != whole
+
+
+def test_partly_done_a_run_recomputes_it_also_when_the_definition_is_put_back(web):
+    change(web, "seconds * 1 as", "seconds * 2 as")
+    fill(web, partitions="2026-01-01")
+    change(web, "seconds * 2 as", "seconds * 1 as")
+    assert run(web)["visits"].decision == "rebuild"
+    assert seconds(web) == {1: 10, 3: 5, 5: 9, 6: 11, 7: 3}
+
+
+def test_the_quarantine_of_a_partition_is_replaced_too(web):
+    change(web, "seconds > 0", "seconds > -5")
+    fill(web, partitions="2026-01-01")
+    found = Workspace(load(web)).lake
+    rows = found.rows(found.quarantine("visits")).to_pylist()
+    assert sorted(row["_position"] for row in rows) == [5, 10]  # 3, of that day, is well now
+    fill(web)
+    rows = found.rows(found.quarantine("visits")).to_pylist()
+    assert [row["_position"] for row in rows] == [5]  # the second row of key 3
+
+
+def test_inputs_are_read_as_they_were_consumed(web):
+    (web / "data" / "visits2.csv").write_text(MORE)
+    run(web, select=("raw",))
+    fill(web, partitions="2026-01-02")
+    assert 9 not in seconds(web)
+    assert run(web)["visits"].decision == "append"
+    assert 9 in seconds(web)
+    incremental = rows_of(web)
+    run(web, full=True)
+    assert rows_of(web) == incremental
+
+
+def test_what_is_done_is_not_done_again_until_asked(web):
+    assert len(fill(web)) == 5
+    assert fill(web) == {}
+    assert len(fill(web, restart=True)) == 5
+    (web / "data" / "visits2.csv").write_text(MORE)
+    run(web)
+    assert len(fill(web)) == 5  # another backfill: the inputs are others
+
+
+def test_failed_partitions_are_kept_and_done_alone_after_a_fix(web):
+    before = seconds(web)
+    change(web, "expect=[quarantine", "expect=[fail('short', 'coalesce(seconds, 0) < 10 or seconds = 11'), quarantine")
+    done = fill(web)
+    assert [p for p, filled in done.items() if filled.error] == ["2026-01-01"]
+    assert "does not meet 'short'" in done["2026-01-01"].error
+    assert seconds(web) == before
+    assert Workspace(load(web)).catalog.run().status == "failed"
+    change(web, "seconds * 1 as", "least(seconds, 9.5) as")
+    assert list(fill(web, failed=True)) == ["2026-01-01"]
+    assert seconds(web) == {**before, 1: 9.5}
+    assert fill(web, failed=True) == {}
+
+
+@pytest.mark.parametrize("name", ["by_day", "lengths"])
+def test_several_at_once_give_the_same(web, name):
+    before = rows_of(web)
+    done = fill(web, name, parallel=2)
+    assert len(done) == len(rows_of(web)[name]) or name == "by_day"
+    assert rows_of(web) == before
+    assert run(web)[name].decision == "skip"
+
+
+def test_a_partition_that_is_no_more_goes(web):
+    change(
+        web,
+        '"select id, day, page, seconds * 1 as seconds from raw"',
+        "\"select id, day, page, seconds * 1 as seconds from raw where day <> '2026-01-10'\"",
+    )
+    done = fill(web)
+    assert done["2026-01-10"].rows == 0
+    assert set(seconds(web)) == {1, 3, 5}
+    assert run(web)["visits"].decision == "skip"
+
+
+def test_another_commit_meanwhile_is_a_conflict(web):
+    workspace = Workspace(load(web))
+    plan = plan_backfill(workspace, "visits", Asked())
+    run(web, full=True, select=("visits",))
+    with pytest.raises(ConflictError, match="another run committed 'visits'"):
+        backfill(workspace, plan)
+    assert workspace.catalog.run().status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("name", "partitions", "message"),
+    [
+        ("raw", None, "table 'raw' is not partitioned: it cannot be backfilled; give its definition partition_by="),
+        ("visit", None, "'visit' is not defined; did you mean 'visits'"),
+        ("visits", "2027-01-01", r"no partition is in '2027-01-01'; day is from 2026-01-01 to 2026-01-10"),
+        ("visits", "2026-01-03..2026-01-02", "no partition is in"),
+        ("visits", "monday", r"'monday' is not a value of the partition column 'day': got a column of DATE; write"),
+    ],
+)
+def test_what_cannot_be_backfilled(web, name, partitions, message):
+    with pytest.raises(RequestError, match=message):
+        plan_backfill(Workspace(load(web)), name, Asked(partitions))
+
+
+def test_tables_that_are_not_made_of_partitions(web):
+    code = (web / "web.py").read_text()
+    change(web, 'key="id",\n', 'key="id",\n    sequence_by="seconds",\n')
+    with pytest.raises(RequestError, match="'visits' is merged, and rows of one key may be of several partitions"):
+        plan_backfill(Workspace(load(web)), "visits", Asked())
+    (web / "web.py").write_text(code.replace('partition_by=["day", "page"]', 'partition_by="page"'))
+    with pytest.raises(RequestError, match="'visits' is partitioned otherwise than its definition says"):
+        plan_backfill(Workspace(load(web)), "visits", Asked())
+    (web / "web.py").write_text(code.replace("seconds * 1 as seconds", "seconds * 1 as seconds, 1 as more"))
+    with pytest.raises(SchemaError, match=r"'visits' gives other columns .*new column 'more'"):
+        plan_backfill(Workspace(load(web)), "visits", Asked())
+    (web / "web.py").write_text(code + "late = sql('select day from raw', partition_by='day')\n")
+    with pytest.raises(StorageError, match="'late' is not made yet"):
+        plan_backfill(Workspace(load(web)), "late", Asked())
+
+
+def test_inputs_that_are_no_longer_kept(web):
+    shutil.rmtree(web / ".headwater" / "lake" / "bronze" / "raw")
+    run(web, select=("raw",))
+    with pytest.raises(StorageError, match=r"consumed version 0 of 'raw', which is no longer kept; .*--full"):
+        plan_backfill(Workspace(load(web)), "visits", Asked())
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pipeline.run.runner", "pipeline", "deltalake", "sqlalchemy.dialects.sqlite"])
+
+
+def fill_and_die(folder, after, *, before_aside=False):
+    def tell(_):
+        nonlocal after
+        after -= 1
+        if after == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if before_aside:  # between a commit and what follows from it
+        real = module.set_aside
+        module.set_aside = lambda *args: (tell(None), real(*args))
+    workspace = Workspace(load(folder))
+    backfill(workspace, plan_backfill(workspace, "visits", Asked()), tell=(lambda _: None) if before_aside else tell)
+
+
+@pytest.mark.parametrize("before_aside", [False, True])
+def test_killed_it_goes_on_where_it_stopped(web, before_aside):
+    change(web, "seconds * 1 as", "seconds * 2 as")
+    process = PROCESSES.Process(target=fill_and_die, args=(web, 2), kwargs={"before_aside": before_aside})
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert list(fill(web)) == ["2026-01-03", "2026-01-10", None]
+    assert run(web)["visits"].decision == "skip"
+    filled = rows_of(web)
+    run(web, full=True)
+    assert rows_of(web) == filled

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.core.reading import Piece
+from pipeline.sources.cutting import head_bytes, lines_in, parts_of, stretch
+
+
+def cuts(text: str, target: int, *, head: int = 0, quotes: bool = True):
+    data = np.frombuffer(text.encode(), np.uint8)
+    parts = parts_of(Piece("f", len(data), ""), data, target, head=head, quotes=quotes)
+    whole = len(parts) == 1
+    assert whole or sum(part.lines for part in parts) == text.count("\n") + (not text.endswith("\n"))
+    assert whole or [part.first + part.lines for part in parts[:-1]] == [part.first for part in parts[1:]]
+    return [(part.begin, part.end, part.first) for part in parts]
+
+
+# byte   0   2   4      8
+# text   a . b . " . " . c .        (. is a line end)
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        ("a\nb\nc\n", 1, [(0, 2, 1), (2, 4, 2), (4, None, 3)]),
+        ("a\nb\nc\n", 2, [(0, 2, 1), (2, 4, 2), (4, None, 3)]),
+        ("a\nb\nc\n", 3, [(0, 4, 1), (4, None, 3)]),
+        ("a\nb\nc\n", 4, [(0, None, 1)]),
+        ("a\nb\nc", 1, [(0, 2, 1), (2, 4, 2), (4, None, 3)]),
+        ('a\nb\n"\n"\nc\n', 1, [(0, 2, 1), (2, 4, 2), (4, 8, 3), (8, None, 5)]),
+        ('a\n"\nb\nc\n', 1, [(0, 2, 1), (2, None, 2)]),
+        ("abcdef", 1, [(0, None, 1)]),
+    ],
+)
+def test_a_cut_is_the_first_line_end_outside_of_quotes_from_the_target_on(text, target, expected):
+    assert cuts(text, target) == expected
+
+
+def test_quotes_are_nothing_where_they_are_not_asked_for():
+    assert cuts('a\n"\nb\nc\n', 1, quotes=False) == [(0, 2, 1), (2, 4, 2), (4, 6, 3), (6, None, 4)]
+
+
+def test_the_first_part_holds_the_head_whose_quotes_do_not_count():
+    assert cuts('"\n\na\nb\nc\n', 1, head=2) == [(0, 3, 1), (3, 5, 3), (5, 7, 4), (7, None, 5)]
+
+
+def test_cuts_far_apart_and_far_from_their_targets_are_found():
+    text = "x" * 100_000 + "\n" + '"' + "y\n" * 100_000 + '"\n' + "z\n" * 100_000
+
+    # the line of x and the whole quoted field; then each part as large as it should be
+    assert cuts(text, 100_000) == [
+        (0, 100_001, 1),
+        (100_001, 300_004, 2),
+        (300_004, 400_004, 100_003),
+        (400_004, None, 150_003),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("head", "length"),
+    [
+        (b"a,b\n", 4),
+        (b"\xef\xbb\xbfa,b\r\n", 8),
+        (b'"a,""x",b\n', 10),
+        (b'a",b\n', 5),
+        (b"a,b", None),
+        (b'a,"b\n', None),
+        (b'a,"b"c\n', None),
+        (b"a,\xff\n", None),
+        (b"a,\n", None),
+        (b"\n", None),
+    ],
+)
+def test_a_head_is_one_line_that_names_every_column(head, length):
+    assert head_bytes(np.frombuffer(head + b"1,2\n" * (length is not None), np.uint8), ",") == length
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"), [(b"", 0), (b"\n", 1), (b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"ab\n" * 700_000, 700_000)]
+)
+def test_lines_are_counted_with_the_last_that_lacks_its_end(content, lines, tmp_path):
+    (tmp_path / "f").write_bytes(content)
+
+    assert lines_in(str(tmp_path / "f")) == lines
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, None), (5, None), (5, 5), (5, 9), (3, 2_500_000), (2_999_999, None)])
+def test_a_stretch_is_those_bytes(begin, end, tmp_path):
+    content = bytes(range(250)) * 12_000
+    (tmp_path / "f").write_bytes(content)
+
+    assert b"".join(bytes(some) for some in stretch(str(tmp_path / "f"), begin, end)) == content[begin:end]
