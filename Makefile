@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HEADWATER := ../../$(BIN)/headwater
 
-.PHONY: help demo test check docs faults bench lock clean
+.PHONY: help demo test check docs faults bench peers lock clean
 
 help:  ## these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,15 +31,20 @@ docs: .venv/.ready  ## run every example of the documentation
 faults: .venv/.ready  ## the long proofs: every fault, every seed
 	HEADWATER_FAULTS=all $(BIN)/python -m pytest tests/faults
 
-bench: .venv/.ready  ## measure
-	$(BIN)/python -m benchmarks demo
+bench: .venv/.ready  ## measure: make bench NAME=etl (demo without it; others: python -m benchmarks -h)
+	$(BIN)/python -m benchmarks $(or $(NAME),demo)
+
+peers: .venv/.ready  ## the engines that benchmarks run beside us, in .peers
+	@uv=$$(cat .venv/.ready) && "$$uv" venv --quiet --allow-existing --python $(BIN)/python .peers && \
+		"$$uv" pip install --quiet --python .peers/bin/python -r benchmarks/peers/requirements.txt
+	@command -v java >/dev/null || echo "Spark needs Java 17: it will be left out"
 
 lock: .venv/.ready  ## choose the newest versions that pyproject.toml allows
 	$$(cat .venv/.ready) pip compile --quiet --universal --generate-hashes --no-header --upgrade \
 		--extra dev pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what these commands made
-	rm -rf .venv .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .peers .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # .ready holds the path of uv: the machine's own, or one brought by pip into .uv
 .venv/.ready: requirements.lock pyproject.toml

@@ -5,23 +5,47 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import tempfile
 from pathlib import Path
 
-NAMES = ("demo",)
+from benchmarks import data, demo, peer, scale, turns
+from benchmarks.measure import machine, versions
+
+NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "scale")
 
 
 def main() -> None:
-    """Run the named benchmark."""
+    """Run the named benchmark; end with 1 when one of ours could not do its job."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the data; 1 is what the benchmark's name says")
     parser.add_argument("--runs", type=int, default=3, help="how often; medians are shown")
+    parser.add_argument("--only", action="append", default=[], help="this case or query")
+    parser.add_argument("--who", action="append", default=[], help="this contestant: auto, ray, duckdb, ...")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     chosen = parser.parse_args()
-    module = importlib.import_module(f"benchmarks.{chosen.name}")
-    figures = module.run(chosen.runs)
-    module.show(figures)
+    if chosen.name == "demo":
+        figures = demo.run(chosen.runs)
+        demo.show(figures)
+    else:
+        with tempfile.TemporaryDirectory(prefix="run-", dir=data.home()) as folder:
+            cases = importlib.import_module(f"benchmarks.{chosen.name}").cases(chosen.scale, chosen.only)
+            figures = turns.run(cases, chosen.runs, Path(folder), chosen.who)
+        figures = {**about(chosen.name, chosen.scale, chosen.runs), **figures}
+        turns.show(figures)
+        if chosen.name == "scale":
+            figures = scale.conclude(figures)
+            scale.show(figures)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if failed := turns.failures(figures):
+        raise SystemExit("\n".join(failed))
+
+
+def about(name: str, size: float, runs: int) -> turns.Figures:
+    """Return what the figures are of, and what they were measured on and with."""
+    found = {"ours": versions(), "peers": peer.versions()}
+    return {"benchmark": name, "scale": size, "runs": runs, "machine": machine(), "versions": found}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import Measured, machine, measure
+from benchmarks.measure import Measured, machine, measure, versions
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -35,6 +35,7 @@ def run(runs: int) -> dict[str, object]:
             second.append(_demo(project))
     return {
         "machine": machine(),
+        "versions": versions(),
         "runs": runs,
         "aims": AIMS,
         "ours": {"first": _medians(first), "second": _medians(second)},
@@ -60,7 +61,7 @@ def _demo(project: Path) -> dict[str, Measured]:
     for number, command in enumerate(COMMANDS, start=1):
         found = measure([headwater, *command], project)
         if found.code:
-            raise SystemExit(f"headwater {' '.join(command)} ended with {found.code}:\n{found.output}")
+            raise SystemExit(f"headwater {' '.join(command)} ended with {found.code}:\n{found.output}{found.errors}")
         done[f"{number} {command[0]}"] = found
     return done
 

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,43 +17,63 @@ EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished command: seconds, the greatest sum of its processes' memory (PSS), and how it ended."""
+    """A finished command: seconds, the greatest sum of its processes' memory (PSS), how it ended, what it printed."""
 
     seconds: float
     peak_bytes: int
     code: int
     output: str
+    errors: str
 
 
-def measure(command: Sequence[str], folder: Path) -> Measured:
-    """Run a command to its end and measure it; memory that processes share is counted once."""
+def measure(
+    command: Sequence[str], folder: Path, *, environ: Mapping[str, str] | None = None, beside: Sequence[int] = ()
+) -> Measured:
+    """Run a command to its end and measure it; memory that processes share is counted once.
+
+    `beside` are processes that work for it without being its own, as a Ray cluster does: they and what they started
+    count too. `environ` is added to this process's environment.
+    """
     begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **(environ or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     ended, peak = threading.Event(), [0]
 
     def watch() -> None:
-        while not ended.wait(EVERY_S):
-            peak[0] = max(peak[0], sum(_pss(pid) for pid in _tree(process.pid)))
+        while True:
+            peak[0] = max(peak[0], sum(_pss(pid) for pid in _tree((process.pid, *beside))))
+            if ended.wait(EVERY_S):
+                return
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    output, _ = process.communicate()
+    output, errors = process.communicate()
     seconds = time.perf_counter() - begun
     ended.set()
     watcher.join()
-    return Measured(seconds, peak[0], process.returncode, output)
+    return Measured(seconds, peak[0], process.returncode, output, errors)
 
 
 def machine() -> dict[str, object]:
     """Return what the figures were measured on."""
     with Path("/proc/meminfo").open(encoding="utf-8") as file:
         memory = int(file.readline().split()[1]) * 1024
-    packages = {name: version(name) for name in ("ray", "duckdb", "deltalake", "pyarrow", "mlflow")}
-    return {"cores": os.cpu_count(), "memory_bytes": memory, "python": platform.python_version(), "versions": packages}
+    return {"cores": os.cpu_count(), "memory_bytes": memory, "python": platform.python_version()}
 
 
-def _tree(root: int) -> list[int]:
-    """Return a process and its descendants."""
+def versions() -> dict[str, str]:
+    """Return the versions of Headwater and of what it stands on."""
+    return {name: version(name) for name in ("headwater", "ray", "duckdb", "deltalake", "pyarrow")}
+
+
+def _tree(roots: Sequence[int]) -> list[int]:
+    """Return processes and their descendants, each once."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -62,12 +82,14 @@ def _tree(root: int) -> list[int]:
             except (OSError, IndexError):  # it has just ended
                 continue
             parents.setdefault(parent, []).append(int(entry.name))
-    found, waiting = [], [root]
+    found: set[int] = set()
+    waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        found.append(pid)
-        waiting.extend(parents.get(pid, ()))
-    return found
+        if pid not in found:
+            found.add(pid)
+            waiting.extend(parents.get(pid, ()))
+    return sorted(found)
 
 
 def _pss(pid: int) -> int:

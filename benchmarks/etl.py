@@ -1,0 +1,87 @@
+"""How fast does a batch job run from files to a partitioned table and a summary, beside DuckDB, Polars, Daft and Spark?
+
+TPC-H's lineitem as CSV: parse, filter, derive, write zstd Parquet in one folder per month, and aggregate what was
+written. Ours are whole `headwater run` commands in a fresh folder, from the start of Python to its end: they also
+commit to Delta with statistics, keep bookkeeping and write the report. `auto` decides where it runs; `ray` runs on a
+cluster of this machine's cores that runs before the clock starts. Peers are whole processes too; of Spark's the start
+of the JVM and its session is taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import duckdb
+
+from benchmarks import data
+from benchmarks.nodes import Nodes
+from benchmarks.peer import Script, peer
+from benchmarks.project import Project, ours, seconds, source_text, written
+from benchmarks.turns import Answer, Case, Ran
+
+PEERS = ("duckdb", "polars", "daft", "spark")
+LINEITEM = {
+    **dict.fromkeys(("l_orderkey", "l_partkey", "l_suppkey"), "bigint"),
+    "l_linenumber": "integer",
+    **dict.fromkeys(("l_quantity", "l_extendedprice", "l_discount", "l_tax"), "double"),
+    **dict.fromkeys(("l_returnflag", "l_linestatus"), "varchar"),
+    **dict.fromkeys(("l_shipdate", "l_commitdate", "l_receiptdate"), "date"),
+    **dict.fromkeys(("l_shipinstruct", "l_shipmode", "l_comment"), "varchar"),
+}
+DEFINITIONS = """
+shipped = sql(
+    '''select *, date_trunc('month', l_shipdate)::date as ship_month, l_extendedprice * (1 - l_discount) as revenue
+    from lineitem where l_quantity > 5''',
+    partition_by="ship_month",
+)
+by_month = mart(
+    '''select ship_month, l_returnflag, count(*) as lines, sum(revenue) as revenue from shipped group by all'''
+)
+"""
+WRITTEN = "select count(*), sum(l_orderkey)::double, sum(l_quantity), sum(revenue), count(distinct l_comment) from {}"
+"""What is compared of the rows that were written."""
+SUMMED = "select ship_month::varchar, l_returnflag, lines, revenue from {} order by all"
+
+
+def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
+    """Yield the one job."""
+    del only
+    lines = data.lineitem_csv(scale)
+    facts = {"bytes_in": data.size_bytes(lines), "source": "not stored"}
+    peers = [peer(Script(name, "etl", [lines], answer)) for name in PEERS]
+    yield Case("etl", expected(lines), [*ours(partial(job, lines)), *peers], facts)
+
+
+def job(lines: Path, nodes: Nodes | None, folder: Path) -> Ran:
+    """Do Headwater's job in a folder, on nodes or as it decides."""
+    text = source_text("lineitem", lines / "*.csv", LINEITEM, stored=False) + DEFINITIONS
+    project = Project(written(folder, text), nodes)
+    found, steps = project.run()
+    rows = [row for query in (WRITTEN, SUMMED) for row in project.rows(query.format(_name(query)))]
+    return Ran(found.seconds, found.seconds, found.peak_bytes, rows, seconds(steps))
+
+
+def expected(lines: Path) -> Answer:
+    """Return the answer, by DuckDB straight from the files."""
+    with duckdb.connect() as con:
+        con.execute(f"create view lineitem as from read_csv('{lines}/*.csv', header = true, columns = {LINEITEM})")
+        made = "select *, date_trunc('month', l_shipdate)::date as ship_month, l_extendedprice * (1 - l_discount) as revenue"
+        con.execute(f"create table shipped as {made} from lineitem where l_quantity > 5")
+        con.execute(
+            """create view by_month as select ship_month, l_returnflag, count(*) as lines, sum(revenue) as revenue
+            from shipped group by all"""
+        )
+        return [row for query in (WRITTEN, SUMMED) for row in con.sql(query.format(_name(query))).fetchall()]
+
+
+def answer(folder: Path) -> Answer:
+    """Return the answer from what a peer wrote: `shipped/ship_month=*/*.parquet` and `by_month/*.parquet`."""
+    files = {WRITTEN: "shipped/*/*.parquet", SUMMED: "by_month/*.parquet"}
+    with duckdb.connect() as con:
+        return [row for q, name in files.items() for row in con.sql(q.format(f"'{folder / name}'")).fetchall()]
+
+
+def _name(query: str) -> str:
+    return "shipped" if query == WRITTEN else "by_month"

@@ -1,0 +1,81 @@
+"""Ray nodes on loopback that run before a clock starts, in processes that we can count and end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+RAY = Path(sys.executable).parent / "ray"
+LOOPBACK = "127.0.0.2"
+"""Not 127.0.0.1, which Ray takes for the address that others reach this machine by."""
+START_S = 90
+_WAIT = """
+import ray, sys, time
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    time.sleep(0.2)
+"""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A running cluster: the processes that hold it, and what a process needs in its environment to join it."""
+
+    pids: tuple[int, ...]
+    environ: Mapping[str, str]
+
+
+@contextmanager
+def running(count: int = 1, cpus: int | None = None) -> Iterator[Nodes]:
+    """Start nodes of `cpus` each (all there are, without it), wait until they have met, and end them afterwards."""
+    port = _free_port()
+    address = f"{LOOPBACK}:{port}"
+    keys = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environ = {**keys, "RAY_ADDRESS": address}
+    with ExitStack() as stack:
+        pids = []
+        for number in range(count):
+            role = ["--head", f"--port={port}", "--include-dashboard=false"] if not number else [f"--address={address}"]
+            pids.append(stack.enter_context(_started(role, cpus or os.cpu_count() or 1, keys)))
+            _wait(address, number + 1, environ)
+        yield Nodes(tuple(pids), environ)
+
+
+@contextmanager
+def _started(role: list[str], cpus: int, keys: Mapping[str, str]) -> Iterator[int]:
+    options = [f"--node-ip-address={LOOPBACK}", f"--num-cpus={cpus}", "--disable-usage-stats"]
+    process = subprocess.Popen(
+        [str(RAY), "start", "--block", *role, *options],
+        env={**os.environ, **keys},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # when asked to end, it waits half a minute for actors of Ray's own
+        process.wait()
+
+
+def _wait(address: str, count: int, environ: Mapping[str, str]) -> None:
+    command = [sys.executable, "-c", _WAIT, address, str(count)]
+    done = subprocess.run(
+        command, env={**os.environ, **environ}, timeout=START_S, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"no Ray cluster of {count} on {address}:\n{done.stderr}")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        return int(free.getsockname()[1])

@@ -1,0 +1,79 @@
+"""Peers: the same job by another engine, in its own process and its own environment (`make peers`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.measure import measure
+from benchmarks.turns import RELATIVE, Answer, Contestant, Ran, UnableError
+
+ROOT = Path(__file__).parents[1]
+Compared = Literal["wall", "parts"]
+"""What is compared: the process from start to end less what it says its engine took to start, or the sum of its parts."""
+
+
+def interpreter() -> Path:
+    """Return the Python of the peers' environment: `.peers`, or `HEADWATER_BENCH_PEERS`. It may not be there."""
+    return Path(os.environ.get("HEADWATER_BENCH_PEERS") or ROOT / ".peers") / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A job of the module `peers/in_NAME.py`, which gets the arguments and a folder.
+
+    It writes what it made into the folder, for `answer` to read when the clock has stopped, and prints one
+    JSON object: `start`, the seconds its engine took to start, and `parts`, the seconds of each part.
+    """
+
+    name: str
+    job: str
+    arguments: Sequence[str | Path]
+    answer: Callable[[Path], Answer]
+    compare: Compared = "wall"
+
+    def run(self, folder: Path, python: Path) -> Ran:
+        """Run it in a folder; raise `UnableError` when it fails."""
+        module = f"benchmarks.peers.in_{self.name}"
+        words = [str(python), "-m", module, self.job, *map(str, self.arguments), str(folder)]
+        found = measure(words, folder, environ={"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)})
+        if found.code:
+            lines = [line for line in found.errors.strip().splitlines() if line.strip()]
+            raise UnableError(f"ended with {found.code}: {lines[-1][:300] if lines else 'without a word'}")
+        said = json.loads(found.output.strip().splitlines()[-1])
+        parts = {"start": said["start"], **said["parts"]}
+        seconds = found.seconds - said["start"] if self.compare == "wall" else sum(said["parts"].values())
+        return Ran(seconds, found.seconds, found.peak_bytes, self.answer(folder), parts)
+
+
+def peer(script: Script, *, relative: float = RELATIVE) -> Contestant:
+    """Return a peer's script as a contestant, in the peers' environment."""
+
+    def run(folder: Path) -> Ran:
+        _require(script.name)
+        return script.run(folder, interpreter())
+
+    return Contestant(script.name, run, relative=relative)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the peers' environment holds, or nothing when it is not there."""
+    if not interpreter().exists():
+        return {}
+    code = "import json, importlib.metadata as m; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    done = subprocess.run([str(interpreter()), "-c", code], capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return dict(sorted(found.items()))
+
+
+def _require(name: str) -> None:
+    if not interpreter().exists():
+        raise UnableError(f"not here: no {interpreter()}; run `make peers`")
+    if name == "spark" and shutil.which("java") is None:
+        raise UnableError("not here: Spark needs Java 17")

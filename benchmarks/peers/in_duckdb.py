@@ -1,0 +1,136 @@
+"""The jobs in DuckDB: `in_duckdb.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+
+from benchmarks.peers.said import Clock
+
+LINEITEM = (
+    "{l_orderkey: 'bigint', l_partkey: 'bigint', l_suppkey: 'bigint', l_linenumber: 'integer', l_quantity: 'double', "
+    "l_extendedprice: 'double', l_discount: 'double', l_tax: 'double', l_returnflag: 'varchar', "
+    "l_linestatus: 'varchar', l_shipdate: 'date', l_commitdate: 'date', l_receiptdate: 'date', "
+    "l_shipinstruct: 'varchar', l_shipmode: 'varchar', l_comment: 'varchar'}"
+)
+
+
+def etl(clock: Clock, lines: str, to: str) -> None:
+    """CSV to zstd Parquet by month, and a summary of it."""
+    duckdb.execute("set preserve_insertion_order = false")
+    with clock.part("shipped"):
+        duckdb.execute(
+            f"""copy (
+                select *, date_trunc('month', l_shipdate)::date as ship_month,
+                    l_extendedprice * (1 - l_discount) as revenue
+                from read_csv('{lines}/*.csv', header = true, columns = {LINEITEM}) where l_quantity > 5
+            ) to '{to}/shipped' (format parquet, compression zstd, partition_by (ship_month))"""
+        )
+    with clock.part("by_month"):
+        duckdb.execute(
+            f"""copy (
+                select ship_month, l_returnflag, count(*) as lines, sum(revenue) as revenue
+                from read_parquet('{to}/shipped/*/*.parquet') group by all
+            ) to '{to}/by_month' (format parquet, per_thread_output true)"""
+        )
+
+
+def tpch(clock: Clock, tables: str, queries: str, to: str) -> None:
+    """TPC-H's queries over Parquet, each result to Parquet."""
+    for folder in Path(tables).iterdir():
+        duckdb.execute(f"create view {folder.name} as from read_parquet('{folder}/*.parquet')")
+    for text in Path(queries).read_text(encoding="utf-8").split(";"):
+        name = text.strip()[3:6]
+        Path(to, name).mkdir()
+        with clock.part(name):
+            duckdb.execute(f"copy ({text}) to '{to}/{name}/0.parquet' (compression zstd)")
+
+
+def medallion(clock: Clock, lines: str, to: str) -> None:
+    """Bronze as it comes; silver judged, the bad rows aside; gold. A key that comes twice ends the job."""
+    duckdb.execute("set preserve_insertion_order = false")
+    with clock.part("bronze"):
+        duckdb.execute(
+            f"""copy (from read_csv('{lines}/*.csv', header = true, columns = {LINEITEM}))
+            to '{to}/bronze' (format parquet, compression zstd, per_thread_output true)"""
+        )
+    with clock.part("silver"):
+        duckdb.execute(
+            f"""create temp table judged as
+            select l_orderkey, l_linenumber, l_partkey, l_suppkey, l_quantity, l_shipmode, l_shipdate,
+                l_extendedprice * (1 - l_discount) as revenue,
+                coalesce(l_quantity > 1, false) as is_more_than_one, coalesce(l_discount < 0.1, false) as is_modest
+            from read_parquet('{to}/bronze/*.parquet')"""
+        )
+        kept = "select * exclude (is_more_than_one, is_modest) from judged where is_more_than_one"
+        twice = "select 1 from judged where is_more_than_one group by l_orderkey, l_linenumber having count(*) > 1"
+        if duckdb.execute(f"{twice} limit 1").fetchone():
+            raise SystemExit("a key comes twice")
+        duckdb.execute(f"copy ({kept}) to '{to}/silver' (format parquet, compression zstd, per_thread_output true)")
+        aside = "from judged where not is_more_than_one"
+        duckdb.execute(f"copy ({aside}) to '{to}/aside' (format parquet, compression zstd, per_thread_output true)")
+        warned = "select count(*) as warned from judged where not is_modest"
+        duckdb.execute(f"copy ({warned}) to '{to}/warned' (format parquet, per_thread_output true)")
+    with clock.part("gold"):
+        duckdb.execute(
+            f"""copy (
+                select date_trunc('month', l_shipdate)::date as month, l_shipmode, count(*) as lines,
+                    sum(revenue) as revenue
+                from read_parquet('{to}/silver/*.parquet') group by all
+            ) to '{to}/gold' (format parquet, compression zstd, per_thread_output true)"""
+        )
+
+
+def groupby(clock: Clock, rows: str, to: str) -> None:
+    """Five aggregates by one key, Parquet to Parquet."""
+    duckdb.execute("set preserve_insertion_order = false")
+    with clock.part("totals"):
+        duckdb.execute(
+            f"""copy (
+                select k, count(*) as n, sum(v) as total, avg(v) as mean, max(v) as most
+                from read_parquet('{rows}/*.parquet') group by k
+            ) to '{to}/totals' (format parquet, compression zstd, per_thread_output true)"""
+        )
+
+
+def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> None:
+    """Two tables by their key, Parquet to Parquet, within a memory budget."""
+    duckdb.execute(f"set preserve_insertion_order = false; set memory_limit = '{memory_bytes}B'")
+    with clock.part("joined"):
+        duckdb.execute(
+            f"""copy (
+                select l.id, l.a + r.a as total, l.b * r.b as product
+                from read_parquet('{left}/*.parquet') as l join read_parquet('{right}/*.parquet') as r on l.id = r.id
+            ) to '{to}/joined' (format parquet, compression zstd, per_thread_output true)"""
+        )
+
+
+def merge(clock: Clock, base: str, changes: str, to: str) -> None:
+    """Upsert into a table of DuckDB's own file; what comes later wins."""
+    shutil.copy(f"{base}/accounts.duckdb", to)
+    with clock.part("merge"), duckdb.connect(f"{to}/accounts.duckdb") as con:
+        con.execute(
+            f"""merge into accounts using (from read_parquet('{changes}')) as changes on accounts.id = changes.id
+            when matched and changes.step >= accounts.step then update
+            when not matched then insert"""
+        )
+        con.execute("checkpoint")
+
+
+JOBS: dict[str, Callable[..., None]] = {
+    "etl": etl,
+    "medallion": medallion,
+    "tpch": tpch,
+    "groupby": groupby,
+    "join": join,
+    "merge": merge,
+}
+
+if __name__ == "__main__":
+    clock = Clock()
+    JOBS[sys.argv[1]](clock, *sys.argv[2:])
+    clock.say()

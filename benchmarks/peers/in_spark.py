@@ -1,0 +1,103 @@
+"""The jobs in Spark, on all cores of this machine: `in_spark.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from benchmarks.peers.said import Clock
+
+LINEITEM = (
+    "l_orderkey bigint, l_partkey bigint, l_suppkey bigint, l_linenumber int, l_quantity double, "
+    "l_extendedprice double, l_discount double, l_tax double, l_returnflag string, l_linestatus string, "
+    "l_shipdate date, l_commitdate date, l_receiptdate date, l_shipinstruct string, l_shipmode string, l_comment string"
+)
+
+
+def session(clock: Clock, to: str) -> SparkSession:
+    """Start Spark, as it is set up well for one machine, and keep what that took."""
+    begun, cores = time.perf_counter(), os.cpu_count() or 1
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // 2**30
+    spark = (
+        SparkSession.builder.master(f"local[{cores}]")
+        .config("spark.driver.memory", f"{max(2, half)}g")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.ui.enabled", "false")
+        .config("spark.local.dir", f"{to}/spark")
+        .config("spark.sql.warehouse.dir", f"{to}/warehouse")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", str(4 * cores))
+        .config("spark.sql.parquet.compression.codec", "zstd")
+        .getOrCreate()
+    )
+    spark.range(1).count()
+    clock.start = time.perf_counter() - begun
+    return spark
+
+
+def etl(spark: SparkSession, clock: Clock, lines: str, to: str) -> None:
+    """CSV to zstd Parquet by month, and a summary of it."""
+    with clock.part("shipped"):
+        spark.read.csv(lines, header=True, schema=LINEITEM).createOrReplaceTempView("lineitem")
+        spark.sql(
+            """select *, cast(date_trunc('month', l_shipdate) as date) as ship_month,
+                l_extendedprice * (1 - l_discount) as revenue
+            from lineitem where l_quantity > 5"""
+        ).write.partitionBy("ship_month").parquet(f"{to}/shipped")
+    with clock.part("by_month"):
+        spark.read.parquet(f"{to}/shipped").createOrReplaceTempView("shipped")
+        spark.sql(
+            """select ship_month, l_returnflag, count(*) as lines, sum(revenue) as revenue
+            from shipped group by ship_month, l_returnflag"""
+        ).coalesce(1).write.parquet(f"{to}/by_month")
+
+
+def tpch(spark: SparkSession, clock: Clock, tables: str, queries: str, to: str) -> None:
+    """TPC-H's queries over Parquet, each result to Parquet."""
+    for folder in Path(tables).iterdir():
+        spark.read.parquet(str(folder)).createOrReplaceTempView(folder.name)
+    for text in Path(queries).read_text(encoding="utf-8").split(";"):
+        name = text.strip()[3:6]
+        with clock.part(name):
+            spark.sql(text).write.parquet(f"{to}/{name}")
+
+
+def medallion(spark: SparkSession, clock: Clock, lines: str, to: str) -> None:
+    """Bronze as it comes; silver judged, the bad rows aside, one row for each key; gold."""
+    with clock.part("bronze"):
+        spark.read.csv(lines, header=True, schema=LINEITEM).write.parquet(f"{to}/bronze")
+    with clock.part("silver"):
+        spark.read.parquet(f"{to}/bronze").createOrReplaceTempView("bronze")
+        judged = spark.sql(
+            """select l_orderkey, l_linenumber, l_partkey, l_suppkey, l_quantity, l_shipmode, l_shipdate,
+                l_extendedprice * (1 - l_discount) as revenue,
+                coalesce(l_quantity > 1, false) as is_more_than_one, coalesce(l_discount < 0.1, false) as is_modest
+            from bronze"""
+        )
+        good = judged.where("is_more_than_one").drop("is_more_than_one", "is_modest")
+        good.dropDuplicates(["l_orderkey", "l_linenumber"]).write.parquet(f"{to}/silver")
+        judged.where("not is_more_than_one").write.parquet(f"{to}/aside")
+        judged.where("not is_modest").selectExpr("count(*) as warned").write.parquet(f"{to}/warned")
+    with clock.part("gold"):
+        spark.read.parquet(f"{to}/silver").createOrReplaceTempView("silver")
+        spark.sql(
+            """select cast(date_trunc('month', l_shipdate) as date) as month, l_shipmode, count(*) as lines,
+                sum(revenue) as revenue
+            from silver group by 1, 2"""
+        ).coalesce(1).write.parquet(f"{to}/gold")
+
+
+JOBS: dict[str, Callable[..., None]] = {"etl": etl, "medallion": medallion, "tpch": tpch}
+
+if __name__ == "__main__":
+    clock = Clock()
+    spark = session(clock, sys.argv[-1])
+    JOBS[sys.argv[1]](spark, clock, *sys.argv[2:])
+    spark.stop()
+    clock.say()

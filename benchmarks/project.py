@@ -1,0 +1,105 @@
+"""Headwater as a contestant: a project written into a folder, run by its command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Measured, measure
+from benchmarks.nodes import Nodes, running
+from benchmarks.turns import Answer, Contestant, Ran, UnableError
+from pipeline.run import Workspace, load
+
+HEADWATER = str(Path(sys.executable).parent / "headwater")
+IMPORTS = "from pipeline import files, mart, quarantine, source, sql, warn\n"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a run says of one table: seconds, where it ran, rows, and how often each expectation was violated."""
+
+    seconds: float
+    executor: str
+    flow: Mapping[str, int]
+    checks: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project's folder, and where it runs: on nodes that run already, else as it decides."""
+
+    folder: Path
+    nodes: Nodes | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, *select: str, full: bool = False) -> tuple[Measured, Mapping[str, Step]]:
+        """Do `headwater run`, of all or of some, and return what it took and what each step says of itself."""
+        words = [HEADWATER, "run", "--json", *(["--full"] if full else [])]
+        for name in select:
+            words += ["--select", name]
+        on_ray = {} if self.nodes is None else {**self.nodes.environ, "HEADWATER_EXECUTION": "ray"}
+        pids = () if self.nodes is None else self.nodes.pids
+        found = measure(words, self.folder, environ={"RAY_ADDRESS": "", **on_ray, **self.environ}, beside=pids)
+        if found.code:
+            raise UnableError(f"headwater ended with {found.code}: {_said(found)}")
+        steps = json.loads(found.output)["steps"]
+        return found, {
+            step["name"]: Step(step["seconds"], step["executor"], step["flow"], step["checks"]) for step in steps
+        }
+
+    def rows(self, query: str) -> Answer:
+        """Return the rows of a query over the project's tables."""
+        return [tuple(row.values()) for row in Workspace(load(self.folder)).query(query).to_pylist()]
+
+
+def ours(job: Callable[[Nodes | None, Path], Ran]) -> list[Contestant]:
+    """Return Headwater's two ways to do a job: `auto` decides where it runs, `ray` has a cluster of all cores.
+
+    The cluster runs before the clock starts, and not while others have their turn.
+    """
+    return [Contestant("auto", partial(job, None), is_ours=True), on_ray(job)]
+
+
+def on_ray(job: Callable[[Nodes, Path], Ran], count: int = 1, cores_each: int | None = None) -> Contestant:
+    """Return Headwater on a cluster of so many nodes and cores."""
+
+    def run(folder: Path) -> Ran:
+        with running(count, cores_each) as nodes:
+            return job(nodes, folder)
+
+    return Contestant("ray", run, is_ours=True)
+
+
+def seconds(steps: Mapping[str, Step]) -> dict[str, float]:
+    """Return the seconds of each step."""
+    return {name: step.seconds for name, step in steps.items()}
+
+
+def written(folder: Path, definitions: str, settings: Mapping[str, Any] | None = None) -> Path:
+    """Write a project of these definitions and settings and return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.py").write_text(IMPORTS + definitions, encoding="utf-8")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (settings or {}).items()]
+    toml = ['[project]\nname = "bench"\ndefinitions = "bench.py"\n[env.dev]', *lines]
+    (folder / "headwater.toml").write_text("\n".join(toml) + "\n", encoding="utf-8")
+    return folder
+
+
+def source_text(name: str, pattern: Path, schema: Mapping[str, str] | None = None, *, stored: bool = True) -> str:
+    """Return the definition of a source of files."""
+    options = "" if schema is None else f", schema={dict(schema)!r}"
+    unstored = "" if stored else ", stored=False"
+    return f"{name} = source(files({str(pattern)!r}){options}{unstored})\n"
+
+
+def _said(found: Measured) -> str:
+    try:
+        error = json.loads(found.output)["error"]
+    except (ValueError, KeyError, TypeError):
+        return (found.errors.strip() or found.output.strip())[-300:]
+    return ", ".join(str(error[key]) for key in ("problem", "got") if error.get(key))

@@ -1,0 +1,77 @@
+"""Does twice as many nodes take half the time, and how many cores do terabytes a day need?
+
+The job of `etl` on 1, 2 and 4 Ray nodes of one core each, all on this machine, as far as it has the cores. From the
+largest number of nodes that ran:
+
+    MB/s per core = bytes of CSV / 1e6 / seconds / cores
+    cores         = terabytes a day * 1e6 / (window in seconds * MB/s per core), rounded up
+
+so what is lost between one node and several is in it. What it leaves out: networks and object stores (all nodes share
+one disk here), and queues before and after the window. Core hours a day = cores * hours of the window.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from benchmarks import data
+from benchmarks.etl import expected, job
+from benchmarks.project import on_ray
+from benchmarks.turns import Case, Contestant, Figures, Ran, UnableError
+
+NODES = (1, 2, 4)
+CORES_EACH = 1
+TERABYTES = (1, 5)
+WINDOW_H = 4
+
+
+def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
+    """Yield the job on each number of nodes, or only those that are named: 1, 2, 4."""
+    lines = data.lineitem_csv(scale)
+    right, cores = expected(lines), os.cpu_count() or 1
+    for count in NODES:
+        if only and str(count) not in only:
+            continue
+        needed = count * CORES_EACH
+        facts = {"nodes": count, "cores": needed, "bytes_in": data.size_bytes(lines)}
+        name = f"{count} node{'s' * (count > 1)}"
+        contestant = on_ray(partial(job, lines), count, CORES_EACH) if needed <= cores else _too_few(needed, cores)
+        yield Case(name, right, [contestant], facts)
+
+
+def conclude(figures: Figures) -> Figures:
+    """Return the figures with the speed-up and what it means for terabytes a day."""
+    done = [case for case in figures.get("cases", {"": figures}).values() if "ray" in case["medians"]]
+    if not done:
+        return figures
+    first, last = done[0], done[-1]
+    speed = last["bytes_in"] / 1e6 / last["medians"]["ray"] / last["cores"]
+    needs = {}
+    for terabytes in TERABYTES:
+        cores = math.ceil(terabytes * 1e6 / (WINDOW_H * 3600 * speed))
+        needs[f"{terabytes} TB a day"] = {"cores": cores, "core_hours_a_day": cores * WINDOW_H}
+    speed_up = {"cores": last["cores"] / first["cores"], "times": first["medians"]["ray"] / last["medians"]["ray"]}
+    model = {"mb_s_per_core": speed, "measured_on_cores": last["cores"], "window_h": WINDOW_H, "needs": needs}
+    return {**figures, "speed_up": speed_up, "cost_model": model}
+
+
+def show(figures: Figures) -> None:
+    """Print the speed-up and the needs."""
+    if "cost_model" in figures:
+        speed_up, model = figures["speed_up"], figures["cost_model"]
+        print(f"{speed_up['cores']:g} times the cores: {speed_up['times']:.2f} times as fast")
+        print(f"{model['mb_s_per_core']:.1f} MB/s per core, on {model['measured_on_cores']} cores")
+        for amount, need in model["needs"].items():
+            print(
+                f"{amount} in {model['window_h']} hours: {need['cores']} cores, {need['core_hours_a_day']} core hours"
+            )
+
+
+def _too_few(needed: int, cores: int) -> Contestant:
+    def run(_: object) -> Ran:
+        raise UnableError(f"not here: {needed} cores are needed, this machine has {cores}")
+
+    return Contestant("ray", run, is_ours=True)

@@ -1,0 +1,78 @@
+"""How long do TPC-H's 22 queries take as Headwater tables, beside DuckDB and Spark over Parquet?
+
+The eight tables are sources, brought into the lake once before the clock starts (`facts.load`); each query is a table.
+What is compared is the sum of the queries' own seconds. Ours are the seconds of each step as the run records them: read
+the lake's log, decide, run, write Parquet with statistics, commit, keep the books. The peers': read Parquet, run, write
+Parquet. `wall` is each one's whole process. The results are compared row by row with DuckDB's over the same files.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from string import Template
+
+import duckdb
+
+from benchmarks import data
+from benchmarks.nodes import Nodes
+from benchmarks.peer import Script, peer
+from benchmarks.project import Project, ours, source_text, written
+from benchmarks.turns import Answer, Case, Ran
+
+TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
+QUERIES = Path(__file__).parent / "tpch.sql"
+SIX_DIGITS = 1e-4
+"""How far Spark's decimals may lie from DuckDB's floats: its averages and quotients end after six digits."""
+
+
+def queries(scale: float) -> dict[str, str]:
+    """Return the queries by name."""
+    text = Template(QUERIES.read_text(encoding="utf-8")).substitute(scale=f"{scale:g}")
+    return dict(re.findall(r"-- (q\d\d)\n(.*?);", text, re.DOTALL))
+
+
+def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
+    """Yield the one job: all queries, or only those that are named."""
+    tables = data.tpch_parquet(scale)
+    asked = {name: text for name, text in queries(scale).items() if name in only or not only}
+    base = data.home() / f"tpch-lake-{scale:g}"
+    shutil.rmtree(base, ignore_errors=True)
+    texts = [source_text(name, tables / name / "*.parquet") for name in TABLES]
+    texts += [f"{name} = sql({query!r})\n" for name, query in asked.items()]
+    loaded, _ = Project(written(base, "".join(texts))).run(*TABLES)
+    scripts = base / "queries.sql"
+    scripts.write_text(";\n".join(f"-- {name}\n{query}" for name, query in asked.items()), encoding="utf-8")
+    facts = {"bytes_in": data.size_bytes(tables), "load": {"seconds": loaded.seconds, "peak_bytes": loaded.peak_bytes}}
+    answer = partial(_answer, asked)
+    peers = [
+        peer(Script("duckdb", "tpch", [tables, scripts], answer, "parts")),
+        peer(Script("spark", "tpch", [tables, scripts], answer, "parts"), relative=SIX_DIGITS),
+    ]
+    yield Case("tpch", _expected(tables, asked), [*ours(partial(_job, base, asked)), *peers], facts)
+    shutil.rmtree(base)
+
+
+def _job(base: Path, asked: Mapping[str, str], nodes: Nodes | None, folder: Path) -> Ran:
+    del folder  # all runs work on the tables that are loaded
+    project = Project(base, nodes)
+    found, steps = project.run(*asked, full=True)
+    seconds = {name: steps[name].seconds for name in asked}
+    rows = [(name, *row) for name in asked for row in project.rows(f"select * from {name} order by all")]
+    return Ran(sum(seconds.values()), found.seconds, found.peak_bytes, rows, seconds)
+
+
+def _expected(tables: Path, asked: Mapping[str, str]) -> Answer:
+    with duckdb.connect() as con:
+        for name in TABLES:
+            con.execute(f"create view {name} as from read_parquet('{tables}/{name}/*.parquet')")
+        return [(n, *row) for n, q in asked.items() for row in con.sql(f"from ({q}) order by all").fetchall()]
+
+
+def _answer(asked: Mapping[str, str], folder: Path) -> Answer:
+    with duckdb.connect() as con:
+        scans = {name: f"from read_parquet('{folder}/{name}/*.parquet') order by all" for name in asked}
+        return [(name, *row) for name, scan in scans.items() for row in con.sql(scan).fetchall()]

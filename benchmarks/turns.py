@@ -1,0 +1,196 @@
+"""Contestants that do the same job in turn: medians, equal answers, ratios; a table for people, an object for machines."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+Answer = Sequence[Sequence[object]]
+"""Rows in a fixed order: what a contestant made, or sums over it."""
+Figures = dict[str, Any]
+RELATIVE = 1e-9
+"""How far numbers may lie from the right ones: sums of floats depend on the order of their terms."""
+
+
+class UnableError(Exception):
+    """A contestant could not do its job; the message is the reason that is recorded."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One finished job: `seconds` are compared, `wall_seconds` are its process's whole life; `parts` are in seconds."""
+
+    seconds: float
+    wall_seconds: float
+    peak_bytes: int
+    answer: Answer
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who does a job: `run` does it in an empty folder and may raise `UnableError`; see `RELATIVE` for `relative`."""
+
+    name: str
+    run: Callable[[Path], Ran]
+    is_ours: bool = False
+    relative: float = RELATIVE
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job, its right answer, and who does it; the first of ours is the one that peers are compared with."""
+
+    name: str
+    expected: Answer
+    contestants: Sequence[Contestant]
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def in_turn(case: Case, runs: int, folder: Path) -> Figures:
+    """Let all do the job once, then all once more, and so on; return the case's figures.
+
+    One that is unable, or gives another answer than `case.expected`, is recorded with its reason and left out.
+    """
+    ran: dict[str, list[Ran]] = {c.name: [] for c in case.contestants}
+    out: dict[str, str] = {}
+    for _ in range(runs):
+        for contestant in case.contestants:
+            if contestant.name not in out:
+                try:
+                    ran[contestant.name].append(_once(contestant, case.expected, folder))
+                except UnableError as error:
+                    out[contestant.name] = str(error)
+    found = {c.name: _figures(ran[c.name], out.get(c.name)) for c in case.contestants}
+    ours = {c.name: found[c.name] for c in case.contestants if c.is_ours}
+    peers = {c.name: found[c.name] for c in case.contestants if not c.is_ours}
+    return {**case.facts, **compared(ours, peers)}
+
+
+def compared(ours: Mapping[str, Figures], peers: Mapping[str, Figures]) -> Figures:
+    """Return medians by name, and our medians over each peer's; `ratios` are those of the first of ours."""
+    medians = {name: found["seconds"] for name, found in {**ours, **peers}.items() if "seconds" in found}
+    ratios = {
+        name: {peer: medians[name] / medians[peer] for peer in peers if peer in medians}
+        for name in ours
+        if name in medians
+    }
+    first = next(iter(ours), "")
+    return {"medians": medians, "ours": ours, "peers": peers, "ratios": ratios.get(first, {}), "ratios_of": ratios}
+
+
+def together(cases: Mapping[str, Figures]) -> Figures:
+    """Return the figures of several cases as one: each contestant's sums over the cases it did.
+
+    A ratio is taken over the cases that both did, so it is not the ratio of the sums when one did fewer.
+    """
+    ours, peers = ({name: _sum(cases, side, name) for name in _names(cases, side)} for side in ("ours", "peers"))
+    done = {
+        name: {c for c, found in cases.items() if name in found["medians"]}
+        for side in ("ours", "peers")
+        for name in _names(cases, side)
+    }
+
+    def ratio(name: str, peer: str) -> float:
+        both = done[name] & done[peer]
+        sums = [sum(cases[c]["medians"][who] for c in both) for who in (name, peer)]
+        return float(sums[0] / sums[1])
+
+    figures = compared(ours, peers)
+    ratios = {name: {p: ratio(name, p) for p in peers if done[name] & done[p]} for name in ours}
+    return {**figures, "ratios": ratios.get(next(iter(ours), ""), {}), "ratios_of": ratios, "cases": dict(cases)}
+
+
+def run(cases: Iterable[Case], runs: int, folder: Path, who: Sequence[str] = ()) -> Figures:
+    """Run a benchmark's cases, with all contestants or those named, and return the figures, of several also together."""
+    found = {}
+    for case in cases:
+        chosen = [c for c in case.contestants if c.name in who or not who]
+        found[case.name] = in_turn(replace(case, contestants=chosen), runs, folder)
+    if not found:
+        raise SystemExit("no such case")
+    return next(iter(found.values())) if len(found) == 1 else together(found)
+
+
+def show(figures: Figures) -> None:
+    """Print a case, or each of several, as a table."""
+    for name, case in figures.get("cases", {"": figures}).items():
+        print(f"{name:22} {'seconds':>9} {'wall':>9} {'peak GB':>8} {'ours/it':>8}")
+        for side in ("ours", "peers"):
+            for who, found in case[side].items():
+                print(_line(who, found, case["ratios"].get(who)))
+        print()
+
+
+def failures(figures: Figures) -> list[str]:
+    """Return who of ours could not do which case."""
+    cases = figures.get("cases", {"": figures})
+    return [
+        f"{who} {name}: {found['skipped']}"
+        for name, case in cases.items()
+        for who, found in case["ours"].items()
+        if "skipped" in found and not found["skipped"].startswith("not here:")
+    ]
+
+
+def is_equal(one: object, other: object, relative: float) -> bool:
+    """Return whether two answers are the same, numbers that are not whole within a relative distance."""
+    if isinstance(one, float | Decimal) or isinstance(other, float | Decimal):
+        if not isinstance(one, int | float | Decimal) or not isinstance(other, int | float | Decimal):
+            return False
+        return math.isclose(one, other, rel_tol=relative, abs_tol=relative)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(is_equal(a, b, relative) for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def _once(contestant: Contestant, expected: Answer, folder: Path) -> Ran:
+    place = Path(tempfile.mkdtemp(prefix=f"{contestant.name}-", dir=folder))
+    try:
+        ran = contestant.run(place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    if len(ran.answer) != len(expected):
+        raise UnableError(f"another answer: {len(ran.answer)} rows, not {len(expected)}")
+    for got, right in zip(ran.answer, expected, strict=True):
+        if not is_equal(got, right, contestant.relative):
+            raise UnableError(f"another answer: {got}, not {right}")
+    return ran
+
+
+def _figures(ran: Sequence[Ran], reason: str | None) -> Figures:
+    if reason is not None or not ran:
+        return {"skipped": reason or "not run"}
+    return {
+        "seconds": statistics.median(r.seconds for r in ran),
+        "wall_seconds": statistics.median(r.wall_seconds for r in ran),
+        "peak_bytes": int(statistics.median(r.peak_bytes for r in ran)),
+        "parts": {part: statistics.median(r.parts[part] for r in ran) for part in ran[0].parts},
+        "all_seconds": [r.seconds for r in ran],
+    }
+
+
+def _names(cases: Mapping[str, Figures], side: str) -> list[str]:
+    return list(dict.fromkeys(name for case in cases.values() for name in case[side]))
+
+
+def _sum(cases: Mapping[str, Figures], side: str, name: str) -> Figures:
+    done = [case[side][name] for case in cases.values() if "seconds" in case[side].get(name, {})]
+    if not done:
+        return {"skipped": next(case[side][name]["skipped"] for case in cases.values() if name in case[side])}
+    sums = {key: sum(found[key] for found in done) for key in ("seconds", "wall_seconds")}
+    return {**sums, "peak_bytes": max(found["peak_bytes"] for found in done), "cases": len(done)}
+
+
+def _line(who: str, found: Figures, ratio: float | None) -> str:
+    if "skipped" in found:
+        return f"{who:22} left out: {found['skipped'][:120]}"
+    beside = "" if ratio is None else f"{ratio:8.2f}"
+    return f"{who:22} {found['seconds']:9.2f} {found['wall_seconds']:9.2f} {found['peak_bytes'] / 1e9:8.2f} {beside:>8}"
