@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from cluster.cli.console import HERE, Env, Folder, Json, err, open_project, out, print_json, text
+from cluster.cli.interrupts import interrupts
 from cluster.cli.planning import print_plan
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import HeadwaterError
@@ -71,7 +72,8 @@ def _watched(project: Project, options: Options, *, quiet: bool) -> Run:
     with Progress(*columns, TextColumn("{task.fields[left]}"), console=err, transient=True, disable=quiet) as progress:
         watcher = _Watcher(progress, progress.add_task("starting", total=len(names), left=""), expected)
         try:
-            done = Runner(project, options, observer=watcher).run()
+            with interrupts() as asked:
+                done = Runner(project, options, observer=asked.before(watcher)).run()
         except HeadwaterError as error:
             _report_failure(project, error, quiet=quiet)
             raise

@@ -1,0 +1,49 @@
+"""Ctrl-C that is not lost: an engine that fails as it is interrupted takes the interrupt for its own."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pipeline.run.events import Event, Observer
+
+
+class Interrupts:
+    """Whether the user has asked to stop."""
+
+    def __init__(self) -> None:
+        """Nobody has."""
+        self._is_asked = False
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal, and raise `KeyboardInterrupt` as Python's own handler does."""
+        del number, frame
+        self._is_asked = True
+        raise KeyboardInterrupt
+
+    def before(self, observer: Observer) -> Observer:
+        """Return an observer that raises `KeyboardInterrupt` at the next event, if the first one went astray."""
+
+        def observe(event: Event) -> None:
+            if self._is_asked:
+                raise KeyboardInterrupt
+            observer(event)
+
+        return observe
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Watch for Ctrl-C for the time of the context; only the main thread can."""
+    found = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
+    before = signal.signal(signal.SIGINT, found.ask)
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGINT, before)
