@@ -34,7 +34,7 @@ def careful(
     profile = last_profile(con)
     if work.key:
         _require_key(work, marked)
-        mark_duplicates(con, marked, work.key, _keys(work))
+        mark_duplicates(con, marked, work.key, work.keys_before)
     checks = marked.violations(con)
     _refuse(con, work, marked, checks)
     outcome = _staged(con, work, split, made, marked)
@@ -101,13 +101,6 @@ def _require_key(work: Work, marked: Marked) -> None:
             got=", ".join(marked.columns),
             place=work.place,
         )
-
-
-def _keys(work: Work) -> str | None:
-    if work.existing is None or not work.existing.files:
-        return None
-    files = ", ".join(literal(file.uri) for file in work.existing.files)
-    return f"select {listed(work.key)} from read_parquet([{files}], hive_partitioning = false)"
 
 
 def _brief(row: Mapping[str, object]) -> str:

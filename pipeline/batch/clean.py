@@ -69,11 +69,8 @@ def has_duplicates(con: duckdb.DuckDBPyConnection, work: Work, files: tuple[Stag
     staged = f"select {names} from {work.stager.scan(files)}"
     if one(con, f"select count(*) from (select 1 from ({staged}) group by {names} having count(*) > 1 limit 1)")[0]:
         return True
-    before = () if work.existing is None else work.existing.files
-    if not before:
+    before = work.keys_before
+    if before is None:
         return False
-    uris = ", ".join(literal(file.uri) for file in before)
-    old = f"select {names} from read_parquet([{uris}], hive_partitioning = false)"
-    return bool(
-        one(con, f"select count(*) from (select 1 from ({old}) semi join ({staged}) using ({names}) limit 1)")[0]
-    )
+    shared = f"select 1 from ({before}) semi join ({staged}) using ({names}) limit 1"
+    return bool(one(con, f"select count(*) from ({shared})")[0])

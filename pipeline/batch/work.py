@@ -12,7 +12,7 @@ from pipeline.core.errors import Place, SchemaError
 from pipeline.core.reading import Part
 from pipeline.core.schema import Schema, compare
 from pipeline.core.staging import Flow, StagedFile, Stager
-from pipeline.kernel.engine import Limits
+from pipeline.kernel.engine import Limits, listed, literal
 from pipeline.kernel.profile import Profile
 from pipeline.kernel.scan import Scan
 
@@ -96,6 +96,14 @@ class Work:
     """Rows that came before, whose keys may not come again."""
     limits: Limits = field(default_factory=Limits)
     filesystem: fsspec.AbstractFileSystem | None = None
+
+    @property
+    def keys_before(self) -> str | None:
+        """A SELECT of the keys that came before, if any did."""
+        if self.existing is None or not self.existing.files:
+            return None
+        files = ", ".join(literal(file.uri) for file in self.existing.files)
+        return f"select {listed(self.key)} from read_parquet([{files}], hive_partitioning = false)"
 
 
 @dataclass(frozen=True)

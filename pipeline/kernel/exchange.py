@@ -16,8 +16,8 @@ from sqlglot import exp
 from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates import has_groups, refusal
 from pipeline.kernel.buckets import Walk
-from pipeline.kernel.calls import is_changing
 from pipeline.kernel.finish import finished
+from pipeline.kernel.plan import never_apart
 from pipeline.kernel.scope import Scope
 from pipeline.kernel.shares import RefusalError
 from pipeline.kernel.terms import common_type, expression_type, family_of, is_column
@@ -218,12 +218,6 @@ class _Search:
 
 def _never(node: exp.Expr) -> str | None:
     """Return what rules out buckets wherever it stands."""
-    if isinstance(node, exp.With) and node.args.get("recursive"):
-        return "a recursive CTE needs all rows at once"
-    if isinstance(node, exp.TableSample):
-        return "a sample is drawn from all rows at once"
     if isinstance(node, exp.Collate):
         return f"{node.sql('duckdb')} compares by a collation"
-    if isinstance(node, exp.Table) and (node.db or not isinstance(node.this, exp.Identifier)):
-        return f"{node.sql('duckdb')} is not one of the project's tables"
-    return f"{node.sql('duckdb')} may differ from bucket to bucket" if is_changing(node) else None
+    return never_apart(node, "bucket")

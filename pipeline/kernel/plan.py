@@ -63,17 +63,18 @@ def _anywhere(scope: Scope, driving: str) -> str | None:
     """Return what rules out splits wherever it stands in the statement."""
     if scope.reads(driving) > 1:
         return f"{driving!r} is read more than once"
-    return next((obstacle for node in scope.tree.walk() if (obstacle := _never_split(node)) is not None), None)
+    return next((obstacle for node in scope.tree.walk() if (obstacle := never_apart(node, "split")) is not None), None)
 
 
-def _never_split(node: exp.Expr) -> str | None:
+def never_apart(node: exp.Expr, part: str) -> str | None:
+    """Return what keeps a statement whole wherever it stands in it; `part` is the word for what it would be cut into."""
     if isinstance(node, exp.With) and node.args.get("recursive"):
         return "a recursive CTE needs all rows at once"
     if isinstance(node, exp.TableSample):
         return "a sample is drawn from all rows at once"
     if isinstance(node, exp.Table) and (node.db or not isinstance(node.this, exp.Identifier)):
         return f"{node.sql('duckdb')} is not one of the project's tables"
-    return f"{node.sql('duckdb')} may differ from split to split" if is_changing(node) else None
+    return f"{node.sql('duckdb')} may differ from {part} to {part}" if is_changing(node) else None
 
 
 def _row_by_row(query: exp.Expr, scope: Scope, driving: str) -> str | None:

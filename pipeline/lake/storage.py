@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,19 @@ class Storage:
     def has(self, name: str) -> bool:
         """Return whether a file is there."""
         return bool(self._filesystem().exists(self._path(name)))
+
+    def folders(self) -> frozenset[Path]:
+        """Return the folders at and below a local place; an object store has none."""
+        root = Path(self.uri)
+        if not self.is_local or not root.is_dir():
+            return frozenset()
+        return frozenset({root, *(path for path in root.rglob("*") if path.is_dir())})
+
+    def prune(self, but: frozenset[Path]) -> None:
+        """Remove the folders at and below a local place that hold no file, but for those that were there before."""
+        for folder in sorted(self.folders() - but, reverse=True):
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
     def clear(self) -> None:
         """Remove the place and all below it, if it is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.run.merging import Arrival, Landing, land, to_judge
 from pipeline.run.order import Order
 from pipeline.run.workspace import Workspace
 
-_TRIAL, _AT = "trial", "1970-01-01T00:00:00+00:00"
+_AT = "1970-01-01T00:00:00+00:00"
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Forecast:
 
 
 def order_of_all(workspace: Workspace, definition: Stored) -> Order:
-    """Return the order to compute a table from all of its inputs, as `--full` would."""
+    """Return the order to compute a table from all of its inputs, as `--full` would, in a run of its own name."""
+    run_id = f"trial-{secrets.token_hex(3)}"
     if isinstance(definition, Source):
         pieces = tuple(definition.reader.pieces())
         contract = definition.reader.schema(pieces[0]) if definition.schema is None else definition.schema
         way = route_of_source(workspace, definition, pieces)
-        return Order(definition, way, {}, _TRIAL, _AT, pieces=pieces, schema=contract)
+        return Order(definition, way, {}, run_id, _AT, pieces=pieces, schema=contract)
     if not isinstance(definition, Table):
         raise TypeError(type(definition).__name__)
     feed = feed_of(workspace, definition)
@@ -58,12 +60,12 @@ def order_of_all(workspace: Workspace, definition: Stored) -> Order:
     scans = scans_of(workspace, definition, inputs)
     way = route_of(workspace, definition, scans, pieces)
     schema = None if feed is None else feed.schema
-    return Order(definition, way, scans, _TRIAL, _AT, pieces=pieces, schema=schema, feed=feed)
+    return Order(definition, way, scans, run_id, _AT, pieces=pieces, schema=schema, feed=feed)
 
 
 def forecast(workspace: Workspace, order: Order) -> Forecast:
     """Say what an order will take; nothing is read but the log and the files' own figures."""
-    layout = layout_of(order, workspace.settings)
+    layout = layout_of(order, workspace.settings, starts=False)
     splits, buckets = _splits(order, layout)
     at_once = 1 if splits == 1 and not layout.on_ray else min(max(splits, buckets), layout.budget.slots)
     whole = [workspace.require(name) for name in order.scans]
@@ -87,13 +89,15 @@ def trial(workspace: Workspace, order: Order, tell: Tell = lambda _: None) -> tu
     Raises what a run would.
     """
     definition = order.definition
+    table = workspace.table(definition.name).storage
+    aside = workspace.lake.quarantine(definition.name).storage
+    before, before_aside = table.folders(), aside.folders()
     outcome = execute(replace(order, definition=to_judge(definition)), workspace.lake, workspace.settings, tell)
     landing = land(workspace, Arrival(definition, outcome, order.run_id, None))
-    table, aside = workspace.table(definition.name), workspace.lake.quarantine(definition.name)
-    for place, files in ((table, (*landing.files, *landing.tombstones)), (aside, landing.aside)):
-        place.storage.remove([file.path for file in files])
-        if place.version(lenient=True) is None:
-            place.storage.clear()
+    table.remove([file.path for file in (*landing.files, *landing.tombstones)])
+    table.prune(before)
+    aside.remove([file.path for file in landing.aside])
+    aside.prune(before_aside)
     return outcome, landing
 
 

@@ -25,13 +25,13 @@ class Job:
     layout: Layout
     tell: Tell
 
-    def each(self, task: Callable[..., Any], splits: Sequence[Split], tell: Tell | None = None) -> list[Any]:
+    def each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
         """Run a task for every split and return what each gave, in their order."""
-        return attempt(self.order.definition, splits, self.layout, task, self.tell if tell is None else tell)
+        return attempt(self.order.definition, splits, self.layout, task, self.tell)
 
     def alone(self, split: Split, **changes: Any) -> Outcome:
-        """Do the work, changed, on one split in this process, with all of the budget."""
-        work = replace(self.work, limits=self.layout.budget.whole(), **changes)
+        """Do the work, changed, on one split in this process, with all that it may take."""
+        work = replace(self.work, limits=self.layout.here.whole(), **changes)
         try:
             return run_task(work, split, self.tell)
         except SourceError as error:
@@ -42,7 +42,7 @@ class Job:
     def made(self, splits: Sequence[Split]) -> Outcome:
         """Do the work on every split, and return it as one, with one row for each key."""
         outcomes = self.each(partial(run_task, self.work), splits)
-        return put_together(replace(self.work, limits=self.layout.budget.whole()), outcomes)
+        return put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
 
     def telling(self, begin: float, end: float) -> Job:
         """Return the job with its progress from 0 to 1 told as from `begin` to `end`."""

@@ -34,6 +34,8 @@ class Layout:
     name: str
     """The table's, for the dashboard."""
     budget: Budget
+    here: Budget
+    """What this process may take, whatever the place where the tasks work has."""
     on_ray: bool
 
     def limits(self, tasks: int) -> Limits:
@@ -54,17 +56,21 @@ class Layout:
             yield split, found
 
 
-def layout_of(order: Order, settings: Settings) -> Layout:
-    """Return where a step works: where its route says, with the budget of that place."""
+def layout_of(order: Order, settings: Settings, *, starts: bool = True) -> Layout:
+    """Return where a step works: where its route says, with the budget of that place.
+
+    Without `starts` no local cluster is started to ask it: it will have what this machine has.
+    """
+    here, name = budget_here(settings.memory_bytes), order.definition.name
     on_ray = order.route.executor == "ray" and order.route.strategy != "gather" and not order.is_dataset
-    if not on_ray:
-        return Layout(order.definition.name, budget_here(settings.memory_bytes), on_ray=False)
+    if not on_ray or not (starts or settings.ray_address):
+        return Layout(name, here, here, on_ray)
     from pipeline.batch.on_ray import slots_there  # noqa: PLC0415 - importing Ray takes seconds
 
     there = slots_there()
     if settings.memory_bytes is not None:
         there = replace(there, memory_bytes=settings.memory_bytes)
-    return Layout(order.definition.name, there, on_ray=True)
+    return Layout(name, there, here, on_ray)
 
 
 def splits_of(order: Order, layout: Layout, *, whole: bool = False) -> tuple[Split, ...]:

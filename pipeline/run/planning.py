@@ -164,7 +164,7 @@ def where(chosen: str, size_bytes: int, room: Room) -> tuple[Execution, str]:
 
 def _of_fact(transform: FactTransform) -> Plan:
     """A fact is planned like its whole statement: its SELECT, with the dimensions it looks up joined to it."""
-    whole = plan(transform.tree)
+    whole = _planned(transform)
     if whole.strategy == "broadcast" and transform.lookups:
         dimensions = ", ".join(dict.fromkeys(repr(look.dimension) for _, look in transform.lookups))
         return replace(whole, reason=f"{dimensions} looked up for each split of {whole.driving!r}")

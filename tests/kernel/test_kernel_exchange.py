@@ -535,3 +535,4 @@ def test_a_statement_in_buckets_is_the_direct_query(splits, given_tables, statem
     chosen = answered(splits, statement, large=large)  # asserts that both have the same rows
     assume(chosen is not None)
     event("refused" if isinstance(chosen, str) else "covered")
+    assert isinstance(chosen, str) or chosen.keys
