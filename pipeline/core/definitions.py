@@ -11,11 +11,13 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 
 from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.eventtime import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 
@@ -70,6 +72,22 @@ class Merge:
     sequence_by: str
     apply_as_deletes: str | None = None
     """A SQL condition on a row, true for one that says its key is gone."""
+
+
+Emit = Literal["close", "change"]
+"""When a group's row comes out of a stream: once, when its window is over, or at every change, in place of the last."""
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How a table is streamed; none of it matters where it is computed from all of its input at once."""
+
+    emit: Emit | None = None
+    """Without it, groups of a window come out when it closes and other groups at every change."""
+    ttl: timedelta | None = None
+    """How long, in event time, something is remembered of a key for which nothing comes."""
+    event_time: EventTime | None = None
+    """The event time of the table's own rows, for a table that streams from it."""
 
 
 class Transform(Protocol):
@@ -140,6 +158,7 @@ class Source(Stored):
     reader: Reader
     schema: Schema | None = None
     unreadable: Unreadable = "fail"
+    event_time: EventTime | None = None
 
     @property
     def kind(self) -> str:
@@ -160,6 +179,7 @@ class Feed(Definition):
     reader: Reader
     schema: Schema
     unreadable: Unreadable = "fail"
+    event_time: EventTime | None = None
 
     @property
     def kind(self) -> str:
@@ -183,6 +203,7 @@ class Table(Stored):
     """Whether the transform also reads the table's own last version, as a slowly changing dimension does."""
     merge: Merge | None = None
     """How rows of one key are merged; without it the first one of a key stays."""
+    streaming: Streaming = field(default_factory=Streaming)
 
     @property
     def kind(self) -> str:
@@ -305,6 +326,20 @@ def merge_of(key: tuple[str, ...], sequence_by: str | None, apply_as_deletes: st
     return Merge(sequence_by, apply_as_deletes)
 
 
+def streaming_of(
+    emit: Emit | None,
+    ttl: str | timedelta | None,
+    event_time: str | None,
+    lateness: str | timedelta | None,
+    place: Place,
+) -> Streaming:
+    """Return how a table is streamed; raise `DefinitionError` for words that cannot be read."""
+    if emit not in {None, "close", "change"}:
+        raise DefinitionError("emit= is 'close' or 'change'", got=repr(emit), place=place)
+    kept = None if ttl is None else span(ttl, "ttl", place)
+    return Streaming(emit, kept, event_time_of(event_time, lateness, None, None, place))
+
+
 def caller() -> Place:
     """Return the place of the nearest call from outside Headwater: where a definition is written."""
     ours = tuple(f"{Path(__file__).parents[2] / top}{os.sep}" for top in ("pipeline", "ml"))
@@ -324,12 +359,27 @@ def source(
     expect: Sequence[Expectation] = (),
     description: str = "",
     unreadable: Unreadable = "fail",
+    event_time: str | None = None,
+    lateness: str | timedelta | None = None,
+    idle_after: str | timedelta | None = None,
+    ahead: str | timedelta | None = None,
     stored: Literal[True] = True,
 ) -> Source: ...
 
 
 @overload
-def source(reader: Reader, *, schema: Mapping[str, str], description: str = "", stored: Literal[False]) -> Feed: ...
+def source(
+    reader: Reader,
+    *,
+    schema: Mapping[str, str],
+    description: str = "",
+    unreadable: Unreadable = "fail",
+    event_time: str | None = None,
+    lateness: str | timedelta | None = None,
+    idle_after: str | timedelta | None = None,
+    ahead: str | timedelta | None = None,
+    stored: Literal[False],
+) -> Feed: ...
 
 
 def source(
@@ -341,6 +391,10 @@ def source(
     expect: Sequence[Expectation] = (),
     description: str = "",
     unreadable: Unreadable = "fail",
+    event_time: str | None = None,
+    lateness: str | timedelta | None = None,
+    idle_after: str | timedelta | None = None,
+    ahead: str | timedelta | None = None,
     stored: bool = True,
 ) -> Source | Feed:
     """Define where data enters; its rows land in a bronze table of the name it is assigned to.
@@ -356,14 +410,26 @@ def source(
     once, in the pass that makes its rows, and rows that do not fit go to that table's quarantine. `schema` is needed
     then, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
     the table that reads it, else this raises `DefinitionError`.
+
+    A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
+    `lateness` after the latest of their partition (`'10 minutes'`; none by default); a partition that is silent for
+    `idle_after` (30 seconds) does not hold the others back; a row from more than `ahead` (1 hour) after now is set aside.
     """
     place = caller()
+    time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
     if not stored:
         if contract is None or key or partition_by or expect:
             problem = "a source that is not stored has a schema, and no key, partitions or expectations of its own"
             raise DefinitionError(problem, do="give those to the table that reads it", place=place)
-        return Feed(place=place, description=description, reader=reader, schema=contract, unreadable=unreadable)
+        return Feed(
+            place=place,
+            description=description,
+            reader=reader,
+            schema=contract,
+            unreadable=unreadable,
+            event_time=time,
+        )
     return Source(
         place=place,
         description=description,
@@ -374,4 +440,5 @@ def source(
         reader=reader,
         schema=contract,
         unreadable=unreadable,
+        event_time=time,
     )

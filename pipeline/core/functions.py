@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from pipeline.core.definitions import Chart, Expectation, Layer, Table, checks, merge_of, names
+from pipeline.core.definitions import Chart, Expectation, Layer, Table, checks, merge_of, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import of_function
 
@@ -57,6 +58,8 @@ def table(
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
     chart: Chart | None = None,
+    event_time: str | None = None,
+    lateness: str | timedelta | None = None,
 ) -> Callable[[Callable[..., Any]], Table]:
     """Define a table as a function of its inputs, which are the parameters' names.
 
@@ -64,7 +67,7 @@ def table(
     get the first input block by block and must work row by row on it (other inputs come whole);
     `ray.data.Dataset` functions get whole datasets and return one.
 
-    With `sequence_by` the table is merged, as it is with `sql`.
+    With `sequence_by` the table is merged, as it is with `sql`; `event_time` and `lateness` are as there.
 
     Raises `DefinitionError` for a function without inputs or with another annotation, and for a merge without a key.
     """
@@ -97,6 +100,7 @@ def table(
             transform=FunctionTransform(function, tuple(p.name for p in parameters), language.pop()),
             chart=chart,
             merge=merge_of(names(key), sequence_by, apply_as_deletes, place),
+            streaming=streaming_of(None, None, event_time, lateness, place),
         )
 
     return decorate

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.schema import Schema
@@ -123,3 +124,50 @@ class Reader(Protocol):
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a partition of a log holds now: the records at the offsets from `begin` to `end`, the end not included."""
+
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a tail can give without waiting: up to which offset of each partition, and whether more can ever come."""
+
+    offsets: Mapping[str, int]
+    rows: int
+    has_ended: bool = False
+
+
+class Log(Reader, Protocol):
+    """A reader of what has no end. A piece is a partition, a part a range of its offsets: `Part(piece, begin, end)`.
+
+    The record at an offset is always the same one, so that a range that is read again gives the same rows. Offsets
+    grow and may have gaps. `_position` is a record's offset, `_source` its partition's URI.
+    """
+
+    def extents(self) -> Mapping[str, Extent]:
+        """Return what each partition holds now, by the URI of its piece; partitions may come, and never go."""
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]:
+        """Return for each partition the offset of the first record that was written at that time or later."""
+
+    def tail(self, offsets: Mapping[str, int]) -> AbstractContextManager[Tail]:
+        """Read some partitions on and on, each from its offset; raise `SourceError` for one that is not held any more."""
+
+
+class Tail(Protocol):
+    """What reads partitions of a log on and on: it fetches ahead of what is taken from it, up to a bound of its own."""
+
+    def ready(self, timeout_s: float) -> Ready:
+        """Return what can be taken, at once if there is more than was taken last, else when that comes or time is up."""
+
+    def reader(self) -> Reader:
+        """Return what reads and flows parts that are ready, each once and in order, from memory."""
+
+    def add(self, offsets: Mapping[str, int]) -> None:
+        """Read more partitions from now on."""

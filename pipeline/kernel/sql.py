@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,19 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from pipeline.core.definitions import Action, Chart, Expectation, Layer, Table, caller, checks, merge_of, names
+from pipeline.core.definitions import (
+    Action,
+    Chart,
+    Emit,
+    Expectation,
+    Layer,
+    Table,
+    caller,
+    checks,
+    merge_of,
+    names,
+    streaming_of,
+)
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.calls import aggregates_of
@@ -100,6 +113,10 @@ def sql(
     layer: Layer = "silver",
     description: str = "",
     chart: Chart | None = None,
+    emit: Emit | None = None,
+    ttl: str | timedelta | None = None,
+    event_time: str | None = None,
+    lateness: str | timedelta | None = None,
 ) -> Table:
     """Define a table as one SQL statement over other tables; a leading comment is its description.
 
@@ -107,6 +124,8 @@ def sql(
     stays, whenever and in whatever order they come. A row for which the SQL condition `apply_as_deletes` holds
     removes its key, until a row with a greater sequence comes. Of rows of one key and sequence, a delete wins, else
     the greatest in its columns.
+
+    `emit`, `ttl`, `event_time` and `lateness` say how the table is streamed; see `docs/streams.md`.
 
     Raises `DefinitionError` when the text is not one SELECT, or reads nothing, and for a merge without a key.
     """
@@ -124,6 +143,7 @@ def sql(
         expect=tuple(expect),
         description=description,
         chart=chart,
+        streaming=streaming_of(emit, ttl, event_time, lateness, place),
     )
 
 

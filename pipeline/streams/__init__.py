@@ -1,0 +1,1 @@
+"""Streams: operators with memory, watermarks, epochs and snapshots."""

@@ -1,0 +1,85 @@
+"""What a shard remembers: tables in an engine of its own, which spills, and what changed in them since the last snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.kernel.engine import arrow, one, quoted
+
+ID, SINCE = "_id", "_since"
+"""The columns that every table has besides its own: a number of its row, and the snapshot that first had it."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a table differs from its last snapshot: rows that came and stayed, and the numbers of those that went."""
+
+    came: pa.Table
+    gone: pa.Table
+
+
+@dataclass
+class Memory:
+    """The tables of one shard. Rows are added and taken away, never changed."""
+
+    con: duckdb.DuckDBPyConnection
+    snapshot: int = 1
+    """The number of the snapshot that comes next."""
+    _next: dict[str, int] = field(default_factory=dict)
+
+    def make(self, tables: Mapping[str, str]) -> None:
+        """Make the tables, each of the columns of a SELECT, empty."""
+        for name, select in tables.items():
+            self.con.execute(
+                f"create table {quoted(name)} as select *, 0::bigint as {ID}, 0::bigint as {SINCE} "
+                f"from ({select}) where false"
+            )
+            self.con.execute(f"create table {_gone(name)} ({ID} bigint)")
+            self._next[name] = 1
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the tables."""
+        return tuple(self._next)
+
+    def add(self, table: str, select: str) -> int:
+        """Remember the rows of a SELECT, by the names of its columns, and return how many they are."""
+        begin = self._next[table]
+        found = self.con.execute(
+            f"insert into {quoted(table)} by name "
+            f"select *, row_number() over () + {begin - 1} as {ID}, {self.snapshot} as {SINCE} from ({select}\n)"
+        ).fetchall()
+        added = int(found[0][0])
+        self._next[table] = begin + added
+        return added
+
+    def forget(self, table: str, condition: str) -> None:
+        """Forget the rows for which a condition is true; it may look at other tables."""
+        name = quoted(table)
+        self.con.execute(
+            f"insert into {_gone(table)} select {ID} from {name} where {SINCE} < {self.snapshot} and ({condition}\n)"
+        )
+        self.con.execute(f"delete from {name} where ({condition}\n)")
+
+    def changes(self, table: str) -> Changes:
+        """Return how a table differs from its last snapshot."""
+        came = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")
+        return Changes(came, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
+
+    def taken(self) -> None:
+        """Begin to note changes anew: a snapshot has them."""
+        for table in self.tables:
+            self.con.execute(f"delete from {_gone(table)}")
+        self.snapshot += 1
+
+    def rows(self, table: str) -> int:
+        """Return how many rows a table has."""
+        return int(one(self.con, f"select count(*) from {quoted(table)}")[0])
+
+
+def _gone(table: str) -> str:
+    return quoted(f"{table}_gone")
