@@ -31,6 +31,9 @@ from pipeline.run.workspace import Workspace
 from pipeline.streams.operator import BEGINNING, Emits, Operator, Prepared, Progress
 from pipeline.streams.shapes import Streamed, operator_of
 
+STREAMED = "streamed: headwater stream"
+"""Why a run leaves a table as it is that a stream makes."""
+
 
 @dataclass(frozen=True)
 class StreamPlan:
@@ -83,11 +86,15 @@ class Planner:
     def __init__(self, workspace: Workspace) -> None:
         """Keep the project."""
         self.workspace = workspace
+        definitions = workspace.project.graph.definitions
+        self._has_streams = any(isinstance(d, Source | Feed) and d.event_time is not None for d in definitions)
         self._plans: dict[str, StreamPlan | str] = {}
 
     def is_streamed(self, name: str) -> bool:
         """Return whether a definition is a stream, or a source that one reads."""
         definition = self.workspace.definition(name)
+        if not self._has_streams:
+            return False
         if isinstance(definition, Source | Feed):
             return definition.event_time is not None
         if not isinstance(definition, Table) or definition.role != "table":
