@@ -177,10 +177,16 @@ def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
 
 def _over(parts: Parts, column: str, arguments: tuple[str, ...]) -> Parts:
     """Return the parts of a call that choose values, over columns `<column>_0…`."""
+
+
+    def over(node: exp.Expr) -> exp.Expr:
+        sql = _sql(node)
+        return exp.column(f"{column}_{arguments.index(sql)}") if sql in arguments else node
+
     order = tuple(key.copy() for key in parts.order)
     for key in order:
-        key.set("this", exp.column(f"{column}_{arguments.index(_sql(key.this))}"))
-    return replace(parts, order=order)
+        key.set("this", over(key.this))
+    return replace(parts, arguments=tuple(over(argument) for argument in parts.arguments), order=order)
 
 
 def _where(condition: exp.Expr | None) -> str:
