@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pytest
+from hypothesis import strategies as st
 
 from pipeline.kernel.engine import arrow, connect
-from pipeline.streams.operator import BEGINNING, HASH, Operator, Progress
+from pipeline.streams.operator import BEGINNING, END, HASH, Operator, Progress
 from pipeline.streams.shard import dealt, opened
 
 
@@ -64,3 +65,46 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
 @pytest.fixture(name="drive")
 def _drive():
     return drive
+
+
+Row = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Chopped:
+    """Rows by input, and one way in which they arrive within a lateness: epochs of rows, each with its watermark."""
+
+    rows: Mapping[str, list[Row]]
+    epochs: list[tuple[dict[str, list[Row]], int]]
+
+
+@st.composite
+def chopped(draw, inputs: Mapping[str, st.SearchStrategy[Row]], most: int = 14, lateness: int = 6):
+    """Rows whose first value is their event time; a row comes up to `lateness` after its time, in any order within."""
+    rows = {name: draw(st.lists(row, max_size=most)) for name, row in inputs.items()}
+    arriving = [(row[0] + draw(st.integers(0, lateness)), name, row) for name, given in rows.items() for row in given]
+    arriving.sort(key=lambda found: found[0])
+    epochs: list[tuple[dict[str, list[Row]], int]] = []
+    block: dict[str, list[Row]] = {name: [] for name in inputs}
+    latest = BEGINNING + lateness
+    for _, name, row in arriving:
+        block[name].append(row)
+        latest = max(latest, row[0])
+        if draw(st.booleans()):
+            epochs.append((block, latest - lateness))
+            block = {name: [] for name in inputs}
+    return Chopped(rows, [*epochs, (block, latest - lateness), ({name: [] for name in inputs}, END)])
+
+
+@pytest.fixture(name="chopped", scope="session")
+def _chopped():
+    return chopped
+
+
+@pytest.fixture(name="arrow_epochs", scope="session")
+def _arrow_epochs():
+    def made(given: Chopped, to_arrow: Callable[[str, list[Row]], pa.Table]):
+        """The epochs with each block as an Arrow table."""
+        return [({n: to_arrow(n, rows) for n, rows in block.items()}, mark) for block, mark in given.epochs]
+
+    return made
