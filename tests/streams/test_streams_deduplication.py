@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import deduplicate
@@ -18,7 +18,6 @@ SECOND = 1_000_000
 COLUMNS = pa.schema([("ts", pa.timestamp("us", "UTC")), ("id", pa.string()), ("x", pa.int64())])
 SCHEMA = Schema.of({"ts": "timestamptz", "id": "varchar", "x": "bigint"})
 ROW = st.tuples(st.integers(0, 40), st.sampled_from(["a", "b", None]), st.one_of(st.none(), st.integers(0, 2)))
-QUICK = settings(max_examples=40, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
 
 
 def table(_name, rows):
@@ -59,21 +58,15 @@ def operator(definition):
     return definition.transform.operator({"events": Streamed(SCHEMA, "ts")}, definition.place)
 
 
-def in_seconds(chopped):
-    return [(block, mark if abs(mark) > 1 << 61 else mark * SECOND) for block, mark in chopped.epochs]
-
-
 @pytest.mark.parametrize("within", [None, 0, 5])
-@pytest.mark.parametrize("shards", [1, 3])
-def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, chopped, within, shards):
+def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, chopped, proof, within):
     words = None if within is None else f"{within} seconds"
     definition = deduplicate("events", key="id", event_time="ts", within=words)
 
-    @QUICK
+    @proof
     @given(chopped({"events": ROW}))
     def holds(case):
-        epochs = [({"events": table("", block["events"])}, mark) for block, mark in in_seconds(case)]
-        driven = drive(operator(definition), epochs, shards)
+        driven = drive(operator(definition), case.blocks(table), case.shards)
         expected = firsts(case.rows["events"], within)
         assert not driven.late
         assert plain(driven.rows) == expected
@@ -84,15 +77,13 @@ def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, c
     holds()
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_the_last_row_of_a_key_takes_the_place_of_those_before(drive, chopped, shards):
+def test_the_last_row_of_a_key_takes_the_place_of_those_before(drive, chopped, proof):
     definition = deduplicate("events", key="id", event_time="ts", keep="last")
 
-    @QUICK
+    @proof
     @given(chopped({"events": ROW}))
     def holds(case):
-        epochs = [({"events": table("", block["events"])}, mark) for block, mark in in_seconds(case)]
-        driven = drive(operator(definition), epochs, shards)
+        driven = drive(operator(definition), case.blocks(table), case.shards)
         expected = sorted((group[-1] for group in by_key(case.rows["events"])), key=repr)
         assert plain({row["id"]: row for row in driven.rows}.values()) == expected
         assert plain(definition(table("", case.rows["events"])).to_pylist()) == expected
