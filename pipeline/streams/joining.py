@@ -22,7 +22,7 @@ from sqlglot import exp
 from pipeline.core.schema import Schema
 from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.engine import listed, quoted
-from pipeline.kernel.scope import relation, tables_of
+from pipeline.kernel.scope import relation
 from pipeline.kernel.terms import common_type, expression_type, family_of
 from pipeline.streams.bounds import Bounds, Side, bounds_of
 from pipeline.streams.memory import ID, SINCE, Memory
@@ -120,7 +120,11 @@ def _refused(tree: exp.Query) -> str | None:
         return f"it joins {len(joins) + 1} relations; join two streams at a time, each result a table of its own"
     if any(table.alias_column_names for table in (cast("exp.Table", relation(tree)), joins[0].this)):
         return "it gives the columns of a stream other names; write them after SELECT"
-    if joins[0].method or joins[0].side.upper() not in _OUTER or joins[0].kind.upper() not in {"", "INNER", "OUTER", "CROSS"}:
+    if (
+        joins[0].method
+        or joins[0].side.upper() not in _OUTER
+        or joins[0].kind.upper() not in {"", "INNER", "OUTER", "CROSS"}
+    ):
         words = " ".join(word for word in (joins[0].method, joins[0].side, joins[0].kind) if word)
         return f"{words} JOIN of streams has no streamed form; write INNER, LEFT, RIGHT or FULL JOIN with ON"
     return None

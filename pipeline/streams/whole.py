@@ -42,7 +42,9 @@ def whole(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | N
         for name in operator.inputs:
             prepared = operator.prepare(name, BEGINNING)
             con.register("_whole", tables[name])
-            con.register(name, arrow(con, f"select * from _whole where not coalesce({prepared.late or 'false'}, false)"))
+            con.register(
+                name, arrow(con, f"select * from _whole where not coalesce({prepared.late or 'false'}, false)")
+            )
             rows[name] = dealt(con, prepared, 1)
         with opened(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
             return arrow(shard.memory.con, shard.advance(rows, Progress(BEGINNING, END)))
