@@ -100,7 +100,9 @@ class Leases:
         """Return all leases, by name."""
         self._make()
         with self._catalog.transaction() as connection:
-            return tuple(_lease(row) for row in connection.execute(_LEASES.select().order_by(_LEASES.c.name)).mappings())
+            return tuple(
+                _lease(row) for row in connection.execute(_LEASES.select().order_by(_LEASES.c.name)).mappings()
+            )
 
     def acquire(self, name: str, me: Holder, *, take_over: bool = False) -> None:
         """Take a stream's lease; raise `ConflictError`, which says who has it, when somebody living does.
@@ -169,9 +171,9 @@ class Leases:
                     return False
                 raise
             return True
-        same = (_LEASES.c.name == name, _LEASES.c.holder == found.holder)
+        same = [_LEASES.c.name == name, _LEASES.c.holder == found.holder]
         if not found.is_living(now):  # of a living one the end moves on
-            same = (*same, _LEASES.c.until == found.until)
+            same.append(_LEASES.c.until == found.until)
         with self._catalog.transaction() as connection:
             return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1
 
@@ -205,7 +207,8 @@ def _machine() -> str:
     parts = [platform.node()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
-            parts.append(os.readlink(path) if "/ns/" in path else Path(path).read_text(encoding="ascii").strip())
+            found = Path(path)
+            parts.append(str(found.readlink()) if found.is_symlink() else found.read_text(encoding="ascii").strip())
         except OSError:
             return ""  # nothing is known of the processes here
     return "/".join(parts)

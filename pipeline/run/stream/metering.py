@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -69,7 +69,7 @@ class Meter:
     turns: int = 0
     commits: int = 0
     restarts: int = 0
-    phases: Counter[str] = field(default_factory=Counter)
+    phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """Seconds by phase; `commit` goes on beside the others."""
     latency: Histogram = field(default_factory=Histogram)
     epochs: Histogram = field(default_factory=Histogram)
