@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from cluster.cli import backfill, doctor, explore, init, planning, quarantine, running, serving, streaming
+from cluster.cli import backfill, doctor, explore, init, planning, quarantine, running, serving, streaming, streams
 from cluster.cli.console import fail
 from pipeline.core.errors import HeadwaterError
 
@@ -28,6 +28,7 @@ app.command()(running.run)
 app.command()(backfill.backfill)
 app.command()(streaming.stream)
 app.command()(streaming.verify)
+app.add_typer(streams.app, name="streams")
 app.command()(planning.explain)
 app.command()(explore.ls)
 app.command()(explore.show)
