@@ -84,9 +84,9 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
         manifest = version.manifest
         if manifest is None or manifest.epoch is None:
             raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
-        label = label or f"epoch-{manifest.epoch.number}"
-        _require_free(table.storage, name, label)
-        folder = f"{FOLDER}/{label}"
+        named = label or f"epoch-{manifest.epoch.number}"
+        _require_free(table.storage, name, named)
+        folder = f"{FOLDER}/{named}"
         try:
             state = [_copied(table.storage, file, folder) for file in manifest.epoch.state]
         except StorageError:  # the stream went on, and a clean-up took them
@@ -100,7 +100,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
         kept = replace(manifest, epoch=replace(manifest.epoch, state=tuple(state)))
         found = Savepoint(
             stream=name,
-            label=label,
+            label=named,
             at=clock().isoformat(),
             version=version.number,
             manifest=kept.to_json(),
