@@ -137,7 +137,7 @@ class Leases:
                 elif connection.execute(sa.select(_LEASES.c.name).where(_LEASES.c.name == name)).first():
                     found[name] = None
                 else:  # the catalog was made anew
-                    connection.execute(_LEASES.insert().values(_row(name, me, now), facts_json=json.dumps(told)))
+                    connection.execute(_LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(told)}))
                     found[name] = "run"
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 
@@ -83,26 +83,34 @@ def start(folder: Path, *names: str, **wanted) -> Running:
     return Running(opened(folder), Wanted(names, asked=asked, **wanted), **heard)
 
 
+@dataclass
+class AtWork:
+    """Streams that run beside the test."""
+
+    error: BaseException | None = None
+    """What they raised in the end."""
+
+
 @contextmanager
-def alive(running: Running) -> Iterator[Running]:
-    """Run streams beside the test, and stop them in the end; what they raised is raised here."""
-    raised: list[BaseException] = []
+def alive(running: Running, *, fails: bool = False) -> Iterator[AtWork]:
+    """Run streams beside the test and stop them in the end; what they raised is raised here, unless they are to fail."""
+    found = AtWork()
 
     def work() -> None:
         try:
             running.run(every_s=0.02)
         except BaseException as error:  # noqa: BLE001 - raised below, in the test's thread
-            raised.append(error)
+            found.error = error
 
     thread = Thread(target=work)
     thread.start()
     try:
-        yield running
+        yield found
     finally:
         running.stop()
         thread.join()
-    for error in raised:
-        raise error
+    if found.error is not None and not fails:
+        raise found.error
 
 
 def rows_of(folder: Path, name: str, columns: str = "*") -> list[tuple[object, ...]]:
