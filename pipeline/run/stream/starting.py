@@ -31,10 +31,10 @@ def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identit
     Raises `StorageError` when what was committed cannot be gone on from, with the reason and the way out, and
     `RequestError` for offsets given to a stream that has committed already.
     """
+    if asked in ("earliest", "latest"):
+        return Start(None, anew=now.table is not None)
     if manifest is None:
         return Start(None, anew=False)
-    if asked in {"earliest", "latest"} if isinstance(asked, str) else False:
-        return Start(None, anew=True)
     if not isinstance(asked, str):
         raise RequestError(
             f"stream {name!r} has committed epochs: other offsets would lose rows or count them twice",

@@ -59,6 +59,8 @@ class Pace:
     """How long rows that came out wait at most for their commit to begin."""
     save_s: float = 5.0
     """How long it goes on without a commit while no rows come out."""
+    turn_offsets: int = 1 << 18
+    """The most offsets of a partition that a turn takes, where offsets count records."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Stream:
         self._reached = reached
         self._stack = ExitStack()
         self._table = workspace.table(plan.name)
-        self._seen = self._table.version(lenient=self.asked.begin in {"earliest", "latest"})
+        self._seen = self._table.version(lenient=self.asked.begin in ("earliest", "latest"))
         with ExitStack() as opening:
             self._open(opening)
             self._stack = opening.pop_all()
@@ -143,6 +145,8 @@ class Stream:
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
         self._moved = False
+        self._is_cut = False
+        """Whether a turn left some of what was ready for the next one."""
         self.ended = False
 
     def _crew(self, stack: ExitStack, epoch: Epoch | None) -> None:
@@ -204,6 +208,7 @@ class Stream:
         self._follow()
         found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
         ready = [future.result() for future in found]
+        self._is_cut = False
         takes = [self._parts(given) for given in ready]
         instant = int(self._clock().timestamp() * 1e6)
         prepared = self.plan.prepared(self.watermark)
@@ -215,7 +220,7 @@ class Stream:
         taken = [one for future in begun for one in future.result()]
         for each in taken:
             self._pending.note(each)
-        ended = {name: all(g[name].has_ended for g in ready if name in g) for name in self.inputs}
+        ended = {n: not self._is_cut and all(g[n].has_ended for g in ready if n in g) for n in self.inputs}
         self._advance(taken, takes, ended, instant)
         self._moved = self._moved or any(any(parts.values()) for parts in takes)
         self._commit_if_due()
@@ -242,12 +247,20 @@ class Stream:
             self._others = versions
 
     def _parts(self, ready: Mapping[str, Ready]) -> dict[str, tuple[Part, ...]]:
-        """Return what a worker is to take: from where each of its partitions is, to what it has ready."""
+        """Return what a worker is to take: from where each of its partitions is, to what it has ready, or a part of it."""
         found = {}
-        for name, there in ready.items():
-            reached = self.inputs[name]
-            ranges = {uri: (reached.offsets[uri], end) for uri, end in there.offsets.items()}
-            found[name] = Ranges(ranges).parts(reached.stamps)
+        for intake in self.plan.intakes:
+            if intake.name not in ready:
+                continue
+            reached, most = self.inputs[intake.name], self.asked.pace.turn_offsets
+            whole = isinstance(intake.log, Folder | TableLog)
+            ends = ready[intake.name].offsets
+            ranges = {
+                uri: (reached.offsets[uri], end if whole else min(end, reached.offsets[uri] + most))
+                for uri, end in ends.items()
+            }
+            self._is_cut = self._is_cut or any(ranges[uri][1] < end for uri, end in ends.items())
+            found[intake.name] = Ranges(ranges).parts(reached.stamps)
         return found
 
     def _advance(
@@ -264,7 +277,8 @@ class Stream:
             if intake.time is None:
                 self.inputs[intake.name] = replace(known, offsets=offsets)
                 continue
-            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False))
+            is_one = isinstance(intake.log, Folder)
+            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False), is_one=is_one)
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
         timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]

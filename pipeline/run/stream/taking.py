@@ -16,9 +16,10 @@ from pipeline.batch.work import Made, Maker, Split
 from pipeline.core.errors import Place
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import POSITION, SOURCE, Part, Ready, Tail
-from pipeline.kernel.engine import Limits, arrow, connect, literal, one, quoted, schema_of
+from pipeline.kernel.engine import Limits, arrow, connect, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.types import as_stored
 from pipeline.run.stream.intake import Intake
 from pipeline.streams.operator import Prepared
 from pipeline.streams.shard import with_hash
@@ -200,7 +201,7 @@ class Taker:
             given = {name: arrow(self._con, f"from {quoted(name)}") for name in self._crop.function.inputs}
             return [call(self._crop.function, given, self._crop.place)]
         if not self._crop.has_memory:
-            return [arrow(self._con, prepared.select)]
+            return [arrow(self._con, as_stored(self._con, prepared.select))]
         rows = arrow(self._con, with_hash(prepared))
         if shards == 1:
             return [rows]
@@ -215,6 +216,5 @@ def sample(crop: Crop, intake: Intake, prepared: Prepared) -> pa.Table:
     with connect(crop.limits, filesystem=crop.filesystem) as con:
         register(con, {name: Scan(scan.schema) for name, scan in crop.others.items()})
         con.register(intake.name, intake.nothing(con))
-        select = with_hash(prepared) if crop.has_memory else prepared.select
-        schema_of(con, select)
+        select = with_hash(prepared) if crop.has_memory else as_stored(con, prepared.select)
         return arrow(con, f"select * from ({select}\n) where false")
