@@ -231,7 +231,7 @@ def test_files_are_read_as_they_come(project, tmp_path):
     assert rows(workspace, "from minutes") == []
     assert verify(workspace, "minutes").rows_remembered == 1
 
-    (data / "2.csv").write_text("id,k,at,v\n3,0,2026-01-01 00:00:40,4\nx,0,2026-01-01,1\n4,0,2026-01-01 00:05:00,8\n")
+    (data / "2.csv").write_text("id,k,at,v\n3,0,2026-01-01 00:00:40,4\n5,0,2026-01-01,x\n4,0,2026-01-01 00:05:00,8\n")
     catch_up(workspace)
 
     assert [(n, total) for _, _, n, total in rows(workspace, "from minutes")] == [(3, 7)]
