@@ -134,9 +134,8 @@ class Taker:
         made = self._read(intake, maker, split)
         prepared = turn.prepared[intake.name]
         taken = self._sorted(intake, prepared, turn, made)
-        rows = (
-            f"select * exclude (_why) from {_BLOCK} where _why is null" if taken.aside is not None else f"from {_BLOCK}"
-        )
+        has_away = taken.late or taken.ahead
+        rows = f"select * exclude (_why) from {_BLOCK} where _why is null" if has_away else f"from {_BLOCK}"
         self._con.execute(f"create or replace temp view {quoted(intake.name)} as {rows}")
         return replace(taken, ready=self._ready(prepared, turn.shards))
 
