@@ -3,6 +3,7 @@
 from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
 from pipeline.kernel.sql import sql
+from pipeline.kernel.windowed import hop, session, tumble, window
 from pipeline.quality import drop, fail, quarantine, warn
 from pipeline.sources import files
 from pipeline.warehouse import dimension, fact, lookup, mart
@@ -14,11 +15,15 @@ __all__ = [
     "fact",
     "fail",
     "files",
+    "hop",
     "lookup",
     "mart",
     "quarantine",
+    "session",
     "source",
     "sql",
     "table",
+    "tumble",
     "warn",
+    "window",
 ]

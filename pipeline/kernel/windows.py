@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import duckdb
@@ -26,7 +26,7 @@ from sqlglot import exp, parse_one
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.kernel.calls import is_aggregate, own
 from pipeline.kernel.engine import arrow, first_line
-from pipeline.kernel.matching import keys_of, unclear_name
+from pipeline.kernel.matching import keys_of, text_in, unclear_name
 
 Kind = Literal["tumble", "hop", "session"]
 _INTERVALS: dict[Kind, tuple[str, ...]] = {"tumble": ("size",), "hop": ("slide", "size"), "session": ("gap",)}
@@ -77,14 +77,14 @@ def window_of(select: exp.Select, place: Place | None = None) -> Window | None:
     words = list(_words(select))
     if not words:
         return None
-    found = {_read(word, place) for word in words}
-    if len(found) > 1:
+    found = [_read(word, place) for word in words]
+    if len({(text_in(each.time, select), replace(each, time=exp.null())) for each in found}) > 1:
         got = " and ".join(dict.fromkeys(word.sql("duckdb") for word in words))
         raise DefinitionError(
             "a statement groups by one window", got=got, do="group by the other one in a table of its own", place=place
         )
     _check_places(select, words, place)
-    return found.pop()
+    return found[0]
 
 
 def in_plain_sql(tree: exp.Query, place: Place | None = None) -> exp.Query:
@@ -149,7 +149,9 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
             place=place,
         )
     if window.slide_us and -(-window.size_us // window.slide_us) > _MOST_WINDOWS:
-        raise DefinitionError(f"a row would be in more than {_MOST_WINDOWS:,} windows", got=word.sql("duckdb"), place=place)
+        raise DefinitionError(
+            f"a row would be in more than {_MOST_WINDOWS:,} windows", got=word.sql("duckdb"), place=place
+        )
     return window
 
 
@@ -158,12 +160,16 @@ def _span(kind: Kind, name: str, interval: exp.Expr, place: Place | None) -> tup
     sql = interval.sql("duckdb")
     what = f"the {name} of {kind}"
     if interval.find(exp.Column, exp.Query):
-        raise DefinitionError(f"{what} is not a constant", got=sql, do="write for example interval '5 minutes'", place=place)
+        raise DefinitionError(
+            f"{what} is not a constant", got=sql, do="write for example interval '5 minutes'", place=place
+        )
     try:
         found = _constant(sql)
     except duckdb.Error as error:
         got = f"{sql}: {first_line(error)}"
-        raise DefinitionError(f"{what} is no interval", got=got, do="write for example interval '5 minutes'", place=place) from error
+        raise DefinitionError(
+            f"{what} is no interval", got=got, do="write for example interval '5 minutes'", place=place
+        ) from error
     if found is None or min(found) < 0 or not any(found):
         raise DefinitionError(f"{what} is not more than nothing", got=sql, place=place)
     months, us = found
@@ -201,7 +207,9 @@ def _check_places(select: exp.Select, words: list[exp.Anonymous], place: Place |
                 do="make the window a key, in GROUP BY or in the SELECT list with GROUP BY ALL",
                 place=place,
             )
-    out_of_range = next((k for k in group.expressions if k.is_int and not 0 < int(k.name) <= len(select.expressions)), None)
+    out_of_range = next(
+        (k for k in group.expressions if k.is_int and not 0 < int(k.name) <= len(select.expressions)), None
+    )
     if out_of_range is not None:
         raise DefinitionError("it groups by a column that is not there", got=out_of_range.sql("duckdb"), place=place)
     keys = keys_of(select)
