@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from pipeline.core.definitions import Emit, Expectation, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError
-from pipeline.core.eventtime import in_words, span
+from pipeline.core.eventtime import span
 from pipeline.kernel.engine import quoted
 from pipeline.kernel.sql import sql
-from pipeline.kernel.windows import Kind
+from pipeline.kernel.windows import Kind, interval
 
 START, END = "window_start", "window_end"
 
@@ -26,7 +26,7 @@ class WindowOf:
 
     def sql(self, word: str) -> str:
         """Return the call of one of the words of its kind."""
-        intervals = ", ".join(f"interval '{in_words(length)}'" for length in self.lengths)
+        intervals = ", ".join(interval(length // timedelta(microseconds=1)) for length in self.lengths)
         return f"{word}({quoted(self.on)}, {intervals})"
 
 

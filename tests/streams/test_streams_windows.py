@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
@@ -224,7 +225,12 @@ def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
 
 
 def test_a_row_without_a_time_is_in_no_window(drive):
-    block = rows((None, "a"), (1, "a"))
+    block = (
+        duckdb.sql("""select * from (values (null, 'a', 1), ('infinity'::timestamp, 'a', 1), ('-infinity', 'a', 1),
+                                  ('2013-01-01', 'a', 1)) as t("at", k, x)""")
+        .to_arrow_table()
+        .cast(rows().schema)
+    )
     for text in (TUMBLE, HOP, SESSION):
         found = drive(streamed(text), [({"t": block}, END)])
         assert same(found.rows, SqlTransform(text)(block).to_pylist())
@@ -234,7 +240,7 @@ def test_a_row_without_a_time_is_in_no_window(drive):
 AGGREGATES = """count(*) as n, count(x) as c, sum(x) as s, avg(x) as m, min(x) as low, max(x) as high, stddev(x) as d,
     count(distinct x) as different, median(x) as middle, quantile_cont(x, 0.25) as q, max(x, 2) as top, histogram(x) as h,
     list(x order by x) as xs, string_agg(distinct k, '+' order by k) as ks, first(x order by x desc) as f, entropy(x) as e,
-    approx_count_distinct(x) as a, bool_and(x > 2) as b, sum(x) filter (where x > 3) as big, arg_max(x, x) as am, mode(k) as mo"""
+    approx_count_distinct(x) as a, bool_and(x > 2) as b, sum(x) filter (where x > 3) as big, arg_max(x, x) as am, arg_max(x, -x, 2) as least, list(distinct x order by x desc) as once, mode(k) as mo"""
 STATEMENTS = {
     "tumble": f"select tumble(at, interval '15 minutes') as w, k, {AGGREGATES} from t group by all",
     "tumble of months": "select tumble(at, interval '1 month') as w, count(*) as n, max(at) as last from t group by w",
@@ -247,7 +253,7 @@ STATEMENTS = {
     "groups": f"select k, {AGGREGATES} from t group by k",
     "one group": "select count(*) as n, sum(x) as s, max(t.at) as last from t",
 }
-KEYS = {"tumble": "wk", "hop": "wk", "hop not in step": "wk", "groups": "k", "one group": "", "tumble of months": "w"}
+KEYS = {"tumble without another key": "w", "hop": "wk", "hop not in step": "wk", "groups": "k", "one group": "", "tumble of months": "w"}
 EVENTS = st.lists(
     st.tuples(
         st.integers(-100, 100),
@@ -327,6 +333,18 @@ def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
         assert found.remembered == 0
 
 
+@fixed
+@given(run=RUNS)
+def test_a_ttl_that_is_long_enough_changes_nothing_and_leaves_nothing(drive, run):
+    text = "select k, count(*) as n, count(distinct x) as d, max(x) as high from t group by all"
+    streaming = Streaming(ttl=timedelta(minutes=300))
+    found = drive(streamed(text, streaming, most_apart=run.most_apart), run.epochs, run.shards)
+    last = {row["k"]: row for row in found.rows}
+    assert same(last.values(), SqlTransform(text)(run.whole).to_pylist())
+    assert not found.late
+    assert found.remembered == 0
+
+
 @pytest.mark.parametrize("text", [TUMBLE, HOP, SESSION])
 def test_times_with_a_zone_have_windows_too(drive, text):
     blocks = [rows((1, "a"), (12, "b"), zone=UTC), rows((14, "a"), zone=UTC)]
@@ -339,7 +357,7 @@ def test_times_with_a_zone_have_windows_too(drive, text):
 
 
 def test_states_that_piled_up_are_merged(drive):
-    blocks = [({"t": rows((n % 10, "ab"[n % 2], n))}, BEGINNING) for n in range(60)]
+    blocks = [({"t": rows((n % 10, "ab"[n % 2], n))}, BEGINNING) for n in range(30)]
     for text, streaming in ((TUMBLE, CLOSE), (SESSION, CLOSE), ("select k, count(*) as n from t group by k", CHANGE)):
         found = drive(streamed(text, streaming, most_apart=8), blocks)
         assert found.remembered <= 2 + 8
