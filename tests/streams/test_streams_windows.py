@@ -248,12 +248,19 @@ STATEMENTS = {
     "tumble having": "select k, tumble_end(at, interval '9 minutes') as e, sum(x) as s from t group by all having sum(x) > 4",
     "hop": "select hop(at, interval '5 minutes', interval '15 minutes') as w, k, avg(x) as m, count(distinct x) as d, mode(k) as mo, max(x, 2) as top from t group by all",
     "hop not in step": "select hop(at, interval '4 minutes', interval '10 minutes') as w, k, avg(x) as m from t group by all",
-    "session": f"select session(at, interval '6 minutes') as w, upper(k) as u, {AGGREGATES} from t as a group by all",
+    "session": "select session(at, interval '6 minutes') as w, upper(k) as u, avg(x) as m, count(distinct x) as d, list(x order by x) as xs, min(a.at) as first from t as a group by all",
     "session of all": "select session(t.at, interval '3 minutes') as w, session_end(at, interval '3 minutes') as e, sum(x) as s from t where k <> 'c' group by w",
     "groups": f"select k, {AGGREGATES} from t group by k",
     "one group": "select count(*) as n, sum(x) as s, max(t.at) as last from t",
 }
-KEYS = {"tumble without another key": "w", "hop": "wk", "hop not in step": "wk", "groups": "k", "one group": "", "tumble of months": "w"}
+KEYS = {
+    "tumble without another key": "w",
+    "hop": "wk",
+    "hop not in step": "wk",
+    "groups": "k",
+    "one group": "",
+    "tumble of months": "w",
+}
 EVENTS = st.lists(
     st.tuples(
         st.integers(-100, 100),
