@@ -10,14 +10,17 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.definitions import Streaming
 from pipeline.core.schema import Schema
+from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql import SqlTransform
-from pipeline.streams.operator import BEGINNING, END
+from pipeline.streams.operator import BEGINNING, END, Progress
+from pipeline.streams.shard import dealt, opened
 from pipeline.streams.windowing import operator_of
 
 EPOCH, NEW_YEAR = datetime.fromisoformat("1970-01-01"), datetime.fromisoformat("2013-01-01")
@@ -244,7 +247,7 @@ AGGREGATES = """count(*) as n, count(x) as c, sum(x) as s, avg(x) as m, min(x) a
 STATEMENTS = {
     "tumble": f"select tumble(at, interval '15 minutes') as w, k, {AGGREGATES} from t group by all",
     "tumble of months": "select tumble(at, interval '1 month') as w, count(*) as n, max(at) as last from t group by w",
-    "tumble without another key": "select tumble(at, interval '7 minutes') as w, count(*) as n from t where x > 1 group by 1",
+    "tumble without another key": "select tumble(at, interval '7 minutes') as w, count(*) as n from t where x > 1 or k = 'b' group by 1",
     "tumble having": "select k, tumble_end(at, interval '9 minutes') as e, sum(x) as s from t group by all having sum(x) > 4",
     "hop": "select hop(at, interval '5 minutes', interval '15 minutes') as w, k, avg(x) as m, count(distinct x) as d, mode(k) as mo, max(x, 2) as top from t group by all",
     "hop not in step": "select hop(at, interval '4 minutes', interval '10 minutes') as w, k, avg(x) as m from t group by all",
@@ -370,13 +373,40 @@ def test_states_that_piled_up_are_merged(drive):
         assert found.remembered <= 2 + 8
 
 
+@pytest.mark.parametrize("name", ["tumble", "session"])
+def test_a_memory_that_was_kept_in_a_file_goes_on(tmp_path, name):
+    operator = streamed(STATEMENTS[name], most_apart=4)
+    blocks = [rows(*((n % 50, "ab"[n % 2], n % 7) for n in range(part, 90, 3))) for part in range(3)]
+    with connect() as con:
+        prepared = []
+        for block in blocks:
+            con.register("t", block)
+            prepared += dealt(con, operator.prepare("t", BEGINNING), 1)
+    with opened(operator, {"t": prepared[0]}) as shard:
+        for part in prepared[:2]:
+            shard.advance({"t": [part]}, Progress(BEGINNING, BEGINNING))
+        pq.write_table(shard.memory.changes("states").came, tmp_path / "states.parquet")
+    with opened(operator, {"t": prepared[0]}) as shard:
+        shard.memory.add("states", f"select * exclude (_id) from '{tmp_path}/states.parquet'")
+        found = arrow(shard.memory.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
+    assert same(found.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
+
+
 def test_a_table_of_the_lake_may_be_joined():
     text = """select tumble(t.at, interval '10 minutes') as w, names.name, count(*) as n
               from t join names on t.k = names.k group by all"""
-    names = Schema.of({"k": "varchar", "name": "varchar"})
-    found = operator_of(SqlTransform(text), "t", {"t": SCHEMA, "names": names}, CLOSE, "at")
-    assert not isinstance(found, str)
-    assert "JOIN names" in found.prepare("t", BEGINNING).select
+    names = pa.table({"k": ["a", "b"], "name": ["Anna", "Bert"]})
+    schemas = {"t": SCHEMA, "names": Schema.of({"k": "varchar", "name": "varchar"})}
+    operator = operator_of(SqlTransform(text), "t", schemas, CLOSE, "at")
+    assert not isinstance(operator, str)
+    block = rows((1, "a"), (2, "b"), (3, "c"), (4, "a"))
+    with connect() as con:
+        con.register("t", block)
+        con.register("names", names)
+        prepared = dealt(con, operator.prepare("t", BEGINNING), 1)
+    with opened(operator, {"t": prepared[0]}) as shard:
+        found = arrow(shard.memory.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
+    assert same(found.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
 
 
 @pytest.mark.parametrize(
