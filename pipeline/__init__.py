@@ -4,6 +4,7 @@ from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
 from pipeline.core.replays import replay
 from pipeline.kernel.sql import sql
+from pipeline.kernel.windowed import hop, session, tumble, window
 from pipeline.quality import drop, fail, quarantine, warn
 from pipeline.sources import files, generate
 from pipeline.streams.deduplication import deduplicate
@@ -18,12 +19,16 @@ __all__ = [
     "fail",
     "files",
     "generate",
+    "hop",
     "lookup",
     "mart",
     "quarantine",
     "replay",
+    "session",
     "source",
     "sql",
     "table",
+    "tumble",
     "warn",
+    "window",
 ]
