@@ -216,7 +216,9 @@ _ARROW = {
 
 def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, values: dict[str, str], why: str, *, in_text: bool) -> Reading:
     encoded = f"'{BASE64}' || base64({VALUE})"
-    row = f"coalesce({f'line, {encoded}' if in_text else encoded}, '')"
+    # a text is kept as it is, unless it would be taken for something else
+    text = f"when line <> '' and not starts_with(line, '{BASE64}') then line" if in_text else ""
+    row = f"case when {VALUE} is null then '' {text} else {encoded} end"
     key = schema.as_dict().get("_key")
     if key == "VARCHAR":
         why = (
