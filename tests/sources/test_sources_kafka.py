@@ -210,28 +210,6 @@ def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, 
         assert seen == 40
 
 
-def test_a_tail_goes_on_after_its_broker_was_killed(tmp_path, cluster):
-    own = type(cluster)(tmp_path)
-    with own:
-        own.create_topic("t")
-        log = kafka("t", servers=own.bootstrap)
-        producer = Producer({"bootstrap.servers": own.bootstrap, "log_level": 0})
-        producer.produce("t", ids([0])[0])
-        assert producer.flush(SOON_S) == 0
-        piece = log.pieces()[0]
-        with log.tail({piece.uri: 0}) as tail:
-            assert tail.ready(SOON_S).rows == 1
-            assert rows(tail.reader().read(Part(piece, 0, 1), IDS)) == [0]
-            own.kill()
-            assert tail.ready(0.1).rows == 0
-            own.start()
-            producer.produce("t", ids([1])[0])
-            assert producer.flush(SOON_S) == 0
-            while not tail.ready(SOON_S).rows:
-                pass
-            assert rows(tail.reader().read(Part(piece, 1, 2), IDS)) == [1]
-
-
 def test_closing_a_tail_ends_its_thread(cluster, topic):
     with kafka(topic, servers=cluster.bootstrap).tail({f"kafka://{topic}/0": 0}):
         assert any(t.name == "headwater-kafka" for t in threading.enumerate())

@@ -25,7 +25,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import connect, literal, quoted
 from pipeline.sources import documents
 from pipeline.sources.fit import RAW, Raw, any_misfit, casts, fit, hold
-from pipeline.sources.kafka.fetching import VALUE
+from pipeline.sources.kafka.fetching import FETCHED, VALUE
 from pipeline.sources.kafka.formats import TYPES, Avro, Format, Metadata, Protobuf
 from pipeline.sources.kafka.partition import Partition
 from pipeline.sources.kafka.records import WHY, Codec, codec_of, columns_of
@@ -116,8 +116,8 @@ class Decoder:
         values = [_bytes(row) for row in rows]
         arrays = {VALUE: pa.array(values, pa.binary()), POSITION: pa.array(np.arange(1, len(rows) + 1))}
         for name in self.metadata.columns:
-            if name in {"_key", "_timestamp", "_headers"}:
-                arrays[name] = pa.nulls(len(rows), _ARROW[name])
+            if name in FETCHED:
+                arrays[name] = pa.nulls(len(rows), FETCHED[name])
         return self.read(pa.table(arrays), schema, Partition("rejected", 0))
 
     def __getstate__(self) -> dict[str, object]:
@@ -205,13 +205,6 @@ class Decoder:
         own = Schema(self._own(schema))
         found = columns_of(self._codec, values, own, con, keeps_tombstones=self.keeps_tombstones)
         return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
-
-
-_ARROW = {
-    "_key": pa.binary(),
-    "_timestamp": pa.timestamp("us", tz="UTC"),
-    "_headers": pa.map_(pa.string(), pa.binary()),
-}
 
 
 def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, values: dict[str, str], why: str, *, in_text: bool) -> Reading:
