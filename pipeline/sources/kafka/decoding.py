@@ -191,7 +191,7 @@ class Decoder:
             # what is no JSON stops the query; what begins with a brace and is JSON is an object
             texts = documents.texts("line", Schema(self._own(schema)))
             source = f"(select *, {texts} as texts from {source})"
-            other = "(line is not null and line[1] <> '{')"
+            other = "not coalesce(starts_with(line, '{'), true)"
         values = self._values(schema, partition, own)
         return (
             f"select {casts(schema, values)}, {POSITION}, ({other} or {any_misfit(schema, values)}) as {MISFIT} "

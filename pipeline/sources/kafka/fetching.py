@@ -64,9 +64,10 @@ def _tables(batch: Batch, metadata: Metadata) -> list[tuple[Partition, pa.Table]
     wanted = {"_key": batch.keys, "_timestamp": batch.timestamps, "_headers": batch.headers}
     columns |= {name: wanted[name]() for name in metadata.columns if name in wanted}
     table = pa.table(columns)
+    first = int(batch.places[0])
+    if (batch.places == first).all():
+        return [(_partition(batch, first), table)]
     places = np.unique(batch.places)
-    if len(places) == 1:
-        return [(_partition(batch, int(places[0])), table)]
     return [(_partition(batch, int(p)), table.take(pa.array(np.flatnonzero(batch.places == p)))) for p in places]
 
 

@@ -88,9 +88,9 @@ class Batch:
         is_sound = errors == 0
         self._words = words if not self.faults else words[is_sound]
         self._pointers = pointers if not self.faults else pointers[is_sound]
-        handles, codes = np.unique(self._words[:, _TOPIC], return_inverse=True)
+        handles, codes = _distinct(self._words[:, _TOPIC])
         self.topics = [_name(int(handle)) for handle in handles]
-        self.places: Words = (codes.astype(np.int64) << 32) | self._words[:, _PARTITION].astype(np.int32)
+        self.places: Words = (codes << 32) | self._words[:, _PARTITION].astype(np.int32)
         """For each message, which of `topics`, and in the lower 32 bits which partition."""
 
     def __len__(self) -> int:
@@ -220,7 +220,7 @@ def _copied(starts: Words, lengths: Words) -> pa.ChunkedArray:
         return pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.binary())
     views = np.zeros((len(starts), 4), np.int32)
     views[:, 0] = lengths
-    windows, which = np.unique(starts >> _WINDOW_BITS, return_inverse=True)
+    windows, which = _distinct(starts >> _WINDOW_BITS)
     is_long = lengths > _INLINE_BYTES
     views[:, 2] = np.where(is_long, which, 0)
     views[:, 3] = np.where(is_long, starts - (windows << _WINDOW_BITS)[which], 0)
@@ -233,6 +233,14 @@ def _copied(starts: Words, lengths: Words) -> pa.ChunkedArray:
         is_there = pa.py_buffer(np.packbits(starts != 0, bitorder="little"))
     found = pa.Array.from_buffers(pa.binary_view(), len(starts), [is_there, pa.py_buffer(views), *buffers])
     return pa.chunked_array([found.cast(pa.binary())])
+
+
+def _distinct(found: Words) -> tuple[Words, Words]:
+    """Return the distinct numbers, and for each number which of them it is; mostly there is one, which is seen fast."""
+    if len(found) and (found == found[0]).all():
+        return found[:1], np.zeros(len(found), np.int64)
+    numbers, which = np.unique(found, return_inverse=True)
+    return numbers, which
 
 
 def _inlined(starts: Words, lengths: Words) -> npt.NDArray[np.uint8]:
