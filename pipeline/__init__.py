@@ -4,7 +4,7 @@ from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
 from pipeline.kernel.sql import sql
 from pipeline.quality import drop, fail, quarantine, warn
-from pipeline.sources import files
+from pipeline.sources import files, kafka
 from pipeline.warehouse import dimension, fact, lookup, mart
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "fact",
     "fail",
     "files",
+    "kafka",
     "lookup",
     "mart",
     "quarantine",

@@ -14,7 +14,7 @@ from confluent_kafka import Producer, TopicPartition
 from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
 from pipeline.core.reading import POSITION, Extent, Part
 from pipeline.core.schema import Schema
-from pipeline.sources.kafka import Avro, Sasl, Tls, kafka
+from pipeline.sources.kafka import Avro, Sasl, Tls, client, kafka, ranges
 from pipeline.sources.kafka.partition import Partition
 from pipeline.sources.kafka.security import secret
 
@@ -184,7 +184,7 @@ def test_an_open_transaction_holds_a_partition_back_and_shows(cluster, topic, se
 
 
 def test_a_range_that_is_not_committed_is_refused_and_not_cut(cluster, topic, send, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.kafka.ranges.PATIENCE_S", 0.5)
+    monkeypatch.setattr(ranges, "PATIENCE_S", 0.5)
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids([1]))
     with pytest.raises(SourceError, match=r"the records of a range do not come: got those up to 1 of 0 to 2"):
@@ -264,7 +264,7 @@ def test_columns_are_found_from_what_is_there(cluster, topic, send):
 
 
 def test_a_broker_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("pipeline.sources.kafka.client.PATIENCE_S", 0.3)
+    monkeypatch.setattr(client, "PATIENCE_S", 0.3)
     with pytest.raises(SourceError, match=r"Kafka does not answer.*check servers="):
         kafka("t", servers="127.0.0.1:1").extents()
 
