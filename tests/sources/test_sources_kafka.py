@@ -246,6 +246,16 @@ def test_the_time_of_a_record_is_its_own(cluster, topic, send):
     assert keyed.rejected["reason"].to_pylist() == ["the key is not UTF-8"]
 
 
+def test_values_and_keys_of_any_length_and_none(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap, format="raw", metadata=("key",), tombstones="keep")
+    values = [b"", None, b"a", b"x" * 12, b"x" * 13, b"y" * 5000]
+    for value in values:
+        send(topic, [value], key=value)
+    rows = log.read(part(log, 0, len(values)), Schema.of({"v": "BLOB", "_key": "BLOB"})).rows
+    assert rows["v"].to_pylist() == values
+    assert rows["_key"].to_pylist() == values
+
+
 def test_a_field_of_the_message_that_is_not_fetched_is_refused(cluster, topic, send):
     send(topic, ids([1]))
     log = kafka(topic, servers=cluster.bootstrap)

@@ -22,6 +22,10 @@ from pipeline.sources.kafka.partition import Partition, Topic
 T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a broker may be away before a question to it fails."""
+_ATTEMPT_S = 3.0
+"""How long one broker has for its answer; then the question goes to the next: it may have died meanwhile."""
+_SPREAD_S = 1.5
+"""How long a topic must be unknown until it is believed: a broker that has just started knows of topics a little later."""
 _AGAIN_S = 0.1
 _LOG = logging.getLogger("headwater.kafka")
 _LOG.addHandler(logging.NullHandler())
@@ -90,13 +94,16 @@ class Client:
 
     def ids(self, names: Sequence[str], limit_s: float) -> Mapping[str, str] | None:
         """Return the ids of topics, an empty one for a topic that is gone; None when no broker answers in time."""
-        try:
-            futures = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=max(limit_s, 0.2))
-            return {name: str(future.result().topic_id) for name, future in futures.items()}
-        except KafkaException as error:
-            if error.args[0].code() in _GONE:
-                return dict.fromkeys(names, "")
-            return None
+        until, believed = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _SPREAD_S)
+        while (left := until - time.monotonic()) > 0:
+            try:
+                asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_attempt(left))
+                return {name: str(future.result().topic_id) for name, future in asked.items()}
+            except KafkaException as error:
+                if error.args[0].code() in _GONE and time.monotonic() > believed:
+                    return dict.fromkeys(names, "")
+            time.sleep(_AGAIN_S)
+        return None
 
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec, **options: object) -> Mapping[Partition, int]:
         if not partitions:
@@ -110,13 +117,13 @@ class Client:
 
     def _asked(self, ask: Callable[[float], T]) -> T:
         """Ask until there is an answer, or no hope, or no more patience."""
-        until = time.monotonic() + PATIENCE_S
+        until, believed = time.monotonic() + PATIENCE_S, time.monotonic() + _SPREAD_S
         while True:
             try:
-                return ask(max(1.0, until - time.monotonic()))
+                return ask(_attempt(until - time.monotonic()))
             except KafkaException as error:
                 found: KafkaError = error.args[0]
-                if found.code() in _GONE:
+                if found.code() in _GONE and time.monotonic() > believed:
                     raise SourceError(
                         "the topic is not there", got=found.str(), do="create it", place=self._place
                     ) from error
@@ -196,6 +203,10 @@ class Stream:
     def _heard(self, code: int, text: str) -> None:
         if code in _HOPELESS:
             self._refused = text
+
+
+def _attempt(left_s: float) -> float:
+    return min(_ATTEMPT_S, max(0.2, left_s))
 
 
 def _words(error: KafkaException) -> str:
