@@ -6,7 +6,7 @@ from pipeline.core.replays import replay
 from pipeline.kernel.sql import sql
 from pipeline.kernel.windowed import hop, session, tumble, window
 from pipeline.quality import drop, fail, quarantine, warn
-from pipeline.sources import files, generate
+from pipeline.sources import files, generate, kafka
 from pipeline.streams.deduplication import deduplicate
 from pipeline.warehouse import dimension, fact, lookup, mart
 
@@ -20,6 +20,7 @@ __all__ = [
     "files",
     "generate",
     "hop",
+    "kafka",
     "lookup",
     "mart",
     "quarantine",
