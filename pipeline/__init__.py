@@ -6,18 +6,24 @@ from pipeline.kernel.sql import sql
 from pipeline.quality import drop, fail, quarantine, warn
 from pipeline.sources import files
 from pipeline.streams.deduplication import deduplicate
+from pipeline.streams.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
 from pipeline.warehouse import dimension, fact, lookup, mart
 
 __all__ = [
     "Chart",
     "deduplicate",
     "dimension",
+    "directly_followed_by",
     "drop",
+    "event",
     "fact",
     "fail",
     "files",
+    "followed_by",
     "lookup",
     "mart",
+    "not_followed_by",
+    "pattern",
     "quarantine",
     "source",
     "sql",
