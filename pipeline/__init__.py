@@ -6,6 +6,7 @@ from pipeline.kernel.sql import sql
 from pipeline.quality import drop, fail, quarantine, warn
 from pipeline.sources import files
 from pipeline.streams.deduplication import deduplicate
+from pipeline.streams.own import stateful
 from pipeline.streams.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
 from pipeline.warehouse import dimension, fact, lookup, mart
 
@@ -27,6 +28,7 @@ __all__ = [
     "quarantine",
     "source",
     "sql",
+    "stateful",
     "table",
     "warn",
 ]
