@@ -1,10 +1,10 @@
 """De-duplication: of the rows of a key the first within a span of event time, or the last of all.
 
-    key=id, within="1 hour", keep="first"
+key=id, within="1 hour", keep="first"
 
-    10:00  10:30  11:00  11:01  11:50       12:30
-      o------x------x      o------x-----------o        o comes out; x is a duplicate
-      |<-- 1 hour ->|      |<-- 1 hour -->|
+10:00  10:30  11:00  11:01  11:50       12:30
+  o------x------x      o------x-----------o        o comes out; x is a duplicate
+  |<-- 1 hour ->|      |<-- 1 hour -->|
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ def deduplicate(  # noqa: PLR0913 - options of a definition
         raise DefinitionError("rows are duplicates by a key", do="give key= with at least one column", place=place)
     if within is not None and keep == "last":
         raise DefinitionError(
-            "within= is for keep='first'", got=repr(within), do="leave it out: the last row is one for each key", place=place
+            "within= is for keep='first'",
+            got=repr(within),
+            do="leave it out: the last row is one for each key",
+            place=place,
         )
     horizon = None if within is None else span(within, "within", place) // _MICROSECOND
     how = Deduplication(columns, event_time, keep, horizon)

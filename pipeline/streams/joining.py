@@ -22,7 +22,7 @@ from sqlglot import exp
 from pipeline.core.schema import Schema
 from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.engine import listed, quoted
-from pipeline.kernel.scope import relation, tables_of
+from pipeline.kernel.scope import relation
 from pipeline.kernel.terms import common_type, expression_type, family_of
 from pipeline.streams.bounds import Bounds, Side, bounds_of
 from pipeline.streams.memory import ID, SINCE, Memory
@@ -115,12 +115,19 @@ def _refused(tree: exp.Query) -> str | None:
     inner = next((node for node in tree.find_all(exp.Query, exp.Window, exp.Unnest) if node is not tree), None)
     if inner is not None or next(aggregates_of(tree), None) is not None:
         return f"it needs more than the two rows that meet; {_LATER}"
-    joins: Sequence[exp.Join] = tree.args.get("joins") or ()
+    return _refused_joins(tree, tree.args.get("joins") or ())
+
+
+def _refused_joins(tree: exp.Select, joins: Sequence[exp.Join]) -> str | None:
     if len(joins) != 1 or not all(isinstance(table, exp.Table) for table in (relation(tree), joins[0].this)):
         return f"it joins {len(joins) + 1} relations; join two streams at a time, each result a table of its own"
     if any(table.alias_column_names for table in (cast("exp.Table", relation(tree)), joins[0].this)):
         return "it gives the columns of a stream other names; write them after SELECT"
-    if joins[0].method or joins[0].side.upper() not in _OUTER or joins[0].kind.upper() not in {"", "INNER", "OUTER", "CROSS"}:
+    if (
+        joins[0].method
+        or joins[0].side.upper() not in _OUTER
+        or joins[0].kind.upper() not in {"", "INNER", "OUTER", "CROSS"}
+    ):
         words = " ".join(word for word in (joins[0].method, joins[0].side, joins[0].kind) if word)
         return f"{words} JOIN of streams has no streamed form; write INNER, LEFT, RIGHT or FULL JOIN with ON"
     return None

@@ -1,8 +1,8 @@
 """A function with a state for each key, called in turns: in each, a key has the rows of its next instant, or its timer.
 
-    key a   rows 10:00 10:00   10:20       timer 10:30        each turn is one call for all keys that have one
-    key b   rows         10:10
-    turns     a1 b1            a2          a3
+key a   rows 10:00 10:00   10:20       timer 10:30        each turn is one call for all keys that have one
+key b   rows         10:10
+turns     a1 b1            a2          a3
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class Keyed:
             f"order by _at) > {ttl})::bigint as _gap from waiting where _at < {progress.watermark})"
         )
         memory.forget("waiting", f"_at < {progress.watermark}")
-        touched = f"_key in (select _key from _todo) or _due < {progress.watermark} or _seen < {progress.watermark - ttl}"
+        touched = (
+            f"_key in (select _key from _todo) or _due < {progress.watermark} or _seen < {progress.watermark - ttl}"
+        )
         con.execute(f"create or replace temp table _states as select {self._state_columns} from states where {touched}")
         memory.forget("states", touched)
         out: list[pa.Table] = []
@@ -148,11 +150,9 @@ class Keyed:
             f"select {keys}{columns}, if(t._is_new, null, make_timestamptz(s._due)) as {TIMER} "
             "from _turn as t left join _states as s using (_key) order by t._key",
         )
-        given = f"_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
+        given = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         rows = arrow(con, f"select {self._columns} from {given} order by _at, {_struct(self.streamed.schema.names)}")
-        con.execute(
-            f"create or replace temp table _last as select _key, max(_at) as _at from {given} group by _key"
-        )
+        con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {given} group by _key")
         con.execute(
             "delete from _todo using _turn as t where _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         )
@@ -227,7 +227,9 @@ class Keyed:
             return arrow(con, f"select {', '.join(columns)} from _to_fit")
         except duckdb.Error as error:
             raise DefinitionError(
-                f"stateful {name!r} returned {what} of other types than it declares", got=first_line(error), place=self.place
+                f"stateful {name!r} returned {what} of other types than it declares",
+                got=first_line(error),
+                place=self.place,
             ) from error
         finally:
             con.unregister("_to_fit")

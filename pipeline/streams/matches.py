@@ -81,7 +81,9 @@ class Matches:
         if progress.before != BEGINNING and not _any(con, "_order") and not _any(con, f"open where {touched}"):
             con.execute("create or replace temp table _complete as from open limit 0")
             return self._out()
-        con.execute(f"create or replace temp table _grown as select {self._columns}, 0::bigint as _n, _step from open limit 0")
+        con.execute(
+            f"create or replace temp table _grown as select {self._columns}, 0::bigint as _n, _step from open limit 0"
+        )
         for number in range(len(events) + 1):
             con.execute(
                 f"create or replace temp table _await_{number} as select {self._columns}, 0::bigint as _n from open "
@@ -152,7 +154,9 @@ class Matches:
         """Give each match that awaits an event the first row that matters to it."""
         con.execute(f"create or replace temp table _now as select *, row_number() over () as _id from _await_{number}")
         con.execute(f"delete from _await_{number}")
-        hits = " union all ".join(self._hits(number)) or "select 0::bigint as _id, 0::bigint as _hit, 0 as _kind limit 0"
+        hits = (
+            " union all ".join(self._hits(number)) or "select 0::bigint as _id, 0::bigint as _hit, 0 as _kind limit 0"
+        )
         con.execute(
             f"create or replace temp table _first as select * from ({hits}) "
             "qualify row_number() over (partition by _id order by _hit, _kind) = 1"
@@ -311,7 +315,9 @@ def answered(matches: Matches, tables: Mapping[str, pa.Table], place: Place) -> 
     try:
         return whole(matches, tables)
     except duckdb.Error as error:
-        raise DefinitionError("the pattern's SQL does not fit its tables", got=first_line(error), place=place) from error
+        raise DefinitionError(
+            "the pattern's SQL does not fit its tables", got=first_line(error), place=place
+        ) from error
 
 
 def _struct(columns: tuple[str, ...], of: str = "") -> str:

@@ -74,9 +74,13 @@ def stateful(  # noqa: PLR0913 - options of a definition
         keys = names(key)
         clash = next((c for c in columns.names if c in keys or c == TIMER), None)
         if not keys or clash is not None or not schema:
-            problem = "needs key= and schema= with at least one column" if clash is None else f"cannot remember {clash!r}"
+            problem = (
+                "needs key= and schema= with at least one column" if clash is None else f"cannot remember {clash!r}"
+            )
             raise DefinitionError(
-                f"stateful {name!r} {problem}", do="give the columns of key=, state= and schema= names of their own", place=place
+                f"stateful {name!r} {problem}",
+                do="give the columns of key=, state= and schema= names of their own",
+                place=place,
             )
         lasting = span(ttl, "ttl", place)
         remembered = Remembered(

@@ -1,11 +1,11 @@
 """Patterns: events that follow one another, by key, within a time; each match is a row.
 
-    pattern(
-        event("arrived", "arrivals", "arr_delay > 15"),
-        followed_by("departed", "departures", "dep_delay > 15 and departed.origin = arrived.dest"),
-        by="tailnum", within="6 hours", event_time={"arrivals": "arr_time", "departures": "dep_time"},
-        select={"flight": "arrived.flight", "next_flight": "departed.flight"},
-    )
+pattern(
+    event("arrived", "arrivals", "arr_delay > 15"),
+    followed_by("departed", "departures", "dep_delay > 15 and departed.origin = arrived.dest"),
+    by="tailnum", within="6 hours", event_time={"arrivals": "arr_time", "departures": "dep_time"},
+    select={"flight": "arrived.flight", "next_flight": "departed.flight"},
+)
 """
 
 from __future__ import annotations
@@ -105,12 +105,14 @@ def pattern(  # noqa: PLR0913 - options of a definition
     twice = next((column for column in select if column in keys), None)
     if twice is not None:
         raise DefinitionError(
-            f"{twice!r} is a column of by=, which comes first by itself", do="give it another name in select=", place=place
+            f"{twice!r} is a column of by=, which comes first by itself",
+            do="give it another name in select=",
+            place=place,
         )
     for column, expression in select.items():
         require_condition(f"column {column!r}", expression, place)
     tables = tuple(dict.fromkeys(step.table for step in steps))
-    times = {table: event_time for table in tables} if isinstance(event_time, str) else dict(event_time)
+    times = dict.fromkeys(tables, event_time) if isinstance(event_time, str) else dict(event_time)
     unknown = next((table for table in tables if table not in times), None)
     if unknown is not None:
         raise DefinitionError(f"event_time= has no column for {unknown!r}", do="name one for each table", place=place)

@@ -31,7 +31,9 @@ def seconds(value):
 
 
 def table(_name, rows):
-    return pa.table([[time(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows]], schema=COLUMNS)
+    return pa.table(
+        [[time(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows]], schema=COLUMNS
+    )
 
 
 def step(known, rows, fired):
@@ -44,7 +46,13 @@ def step(known, rows, fired):
 
 
 STATE = pa.schema(
-    [("user", pa.string()), ("count", pa.int64()), ("total", pa.int64()), ("said", pa.int32()), ("_timer", pa.timestamp("us", "UTC"))]
+    [
+        ("user", pa.string()),
+        ("count", pa.int64()),
+        ("total", pa.int64()),
+        ("said", pa.int32()),
+        ("_timer", pa.timestamp("us", "UTC")),
+    ]
 )
 OUT = pa.schema([("user", pa.string()), ("what", pa.string()), ("count", pa.int64())])
 
@@ -121,7 +129,14 @@ def test_a_batched_function_gets_rows_up_to_its_timer_and_to_a_gap_of_its_time_t
     # calls   1-4      6        7-8 (timer 6)   20
     calls = []
 
-    @stateful(key="user", event_time="ts", state={"count": "bigint default 0"}, schema={"n": "bigint"}, ttl="7 seconds", batched=True)
+    @stateful(
+        key="user",
+        event_time="ts",
+        state={"count": "bigint default 0"},
+        schema={"n": "bigint"},
+        ttl="7 seconds",
+        batched=True,
+    )
     def counted(state: pa.Table, clicks: pa.Table) -> tuple[pa.Table, pa.Table]:
         calls.append(([seconds(at) for at in clicks["ts"].to_pylist()], state["count"].to_pylist()))
         first = calls[0] is calls[-1]
@@ -162,9 +177,15 @@ NONE = pa.table({"n": pa.array([], pa.int64())})
         (lambda _s, c: c, "stateful 'odd' must return two Arrow tables"),
         (lambda _s, _c: (KEPT.drop(["n"]), NONE), "returned states without the column 'n'"),
         (lambda _s, _c: (KEPT, NONE.rename_columns(["m"])), "returned rows without the column 'n'"),
-        (lambda s, _c: (s.append_column("o", s["n"]), NONE), "returned states with the column 'o', which is not declared"),
+        (
+            lambda s, _c: (s.append_column("o", s["n"]), NONE),
+            "returned states with the column 'o', which is not declared",
+        ),
         (lambda _s, _c: (KEPT.set_column(1, "n", [["x"]]), NONE), "returned states of other types than it declares"),
-        (lambda _s, _c: (pa.concat_tables([KEPT, KEPT]), NONE), "states of keys that it was not given, or two of one key"),
+        (
+            lambda _s, _c: (pa.concat_tables([KEPT, KEPT]), NONE),
+            "states of keys that it was not given, or two of one key",
+        ),
         (lambda _s, _c: (KEPT.set_column(0, "user", [["z"]]), NONE), "1 states of 1 keys, 1 not given"),
     ],
 )
@@ -191,21 +212,25 @@ def test_definitions_say_what_is_wrong():
         def nothing(state: pa.Table, clicks: pa.Table) -> None: ...
 
 
-def test_a_state_goes_on_with_new_columns_and_wider_types(drive):
+def test_a_state_goes_on_with_new_columns_and_wider_types():
     before = Schema.of({"a": "integer", "b": "varchar", "gone": "date"})
     now = Schema.of({"b": "varchar", "a": "bigint", "c": "double", "d": "integer"})
     casts = evolve(before, now, {"d": "7"}, activity.place)
     with connect() as con:
-        found = con.execute(f"select {', '.join(casts)} from (select 1 as a, 'x' as b, current_date as gone)").fetchall()
+        found = con.execute(
+            f"select {', '.join(casts)} from (select 1 as a, 'x' as b, current_date as gone)"
+        ).fetchall()
     assert found == [("x", 1, None, 7)]
-    with pytest.raises(DefinitionError, match="column 'a' cannot go on as it was remembered: got BIGINT before, INTEGER now"):
+    with pytest.raises(
+        DefinitionError, match="column 'a' cannot go on as it was remembered: got BIGINT before, INTEGER now"
+    ):
         evolve(Schema.of({"a": "bigint"}), Schema.of({"a": "integer"}), {}, activity.place)
 
 
 def test_all_that_is_remembered_of_a_key_goes_on_but_not_under_another_key():
     streamed = operator(activity)
     with connect() as con:
-        con.execute("create table _arrived_clicks as select null::struct(\"user\" varchar) as _key, 0::ubigint as _hash")
+        con.execute('create table _arrived_clicks as select null::struct("user" varchar) as _key, 0::ubigint as _hash')
         con.execute(f"create table states as {streamed.memory['states']}")
         before = schema_of(con, "from states")
         assert schema_of(con, streamed.evolved(before)) == before
