@@ -229,7 +229,8 @@ class FirstOfKey(_OfKey):
             "select * from _due where _n in (select _n from _walk)"
         )
         memory.forget("waiting", f"_at < {progress.watermark}")
-        memory.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
+        if self.how.within_us is not None:  # else a key comes out once, and is kept for ever
+            memory.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
         memory.add(
             "kept",
             f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_over(progress)}) "

@@ -85,9 +85,12 @@ def test_conditions_of_an_inner_join_may_stand_after_where(drive):
     assert drive(joined, [(blocks, END)]).rows == [{"x": 7, "y": 2}]
 
 
-def test_using_deals_by_its_columns():
+def test_using_deals_by_its_columns(drive):
     joined = operator("select * from orders join payments using (k) where paid_at between ts and ts + interval 1 hour")
     assert len(joined.keys) == 1
+    blocks = {"orders": table("orders", [(3, 1, 7)]), "payments": table("payments", [(1, 1, 2), (8, 1, 1), (9, 2, 3)])}
+    found = drive(joined, [(blocks, END)], 2).rows
+    assert [(row["k"], row["x"], row["y"]) for row in found] == [(1, 7, 1)]
 
 
 def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
