@@ -2,9 +2,10 @@
 
 from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
+from pipeline.core.replays import replay
 from pipeline.kernel.sql import sql
 from pipeline.quality import drop, fail, quarantine, warn
-from pipeline.sources import files
+from pipeline.sources import files, generate
 from pipeline.streams.deduplication import deduplicate
 from pipeline.streams.own import stateful
 from pipeline.streams.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
@@ -21,11 +22,13 @@ __all__ = [
     "fail",
     "files",
     "followed_by",
+    "generate",
     "lookup",
     "mart",
     "not_followed_by",
     "pattern",
     "quarantine",
+    "replay",
     "source",
     "sql",
     "stateful",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.eventtime import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.replays import Replay
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -161,6 +162,11 @@ class Source(Stored):
     event_time: EventTime | None = None
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """None, or the table that it tells again."""
+        return (self.reader.table,) if isinstance(self.reader, Replay) else ()
+
+    @property
     def kind(self) -> str:
         """`source`."""
         return "source"
@@ -180,6 +186,11 @@ class Feed(Definition):
     schema: Schema
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """None, or the table that it tells again."""
+        return (self.reader.table,) if isinstance(self.reader, Replay) else ()
 
     @property
     def kind(self) -> str:
@@ -371,7 +382,7 @@ def source(
 def source(
     reader: Reader,
     *,
-    schema: Mapping[str, str],
+    schema: Mapping[str, str] | None = None,
     description: str = "",
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
@@ -408,7 +419,7 @@ def source(
 
     With `stored=False` there is no bronze table: a table whose first input it is reads the files themselves, each
     once, in the pass that makes its rows, and rows that do not fit go to that table's quarantine. `schema` is needed
-    then, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
+    then, but for a replay, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
     the table that reads it, else this raises `DefinitionError`.
 
     A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
@@ -419,6 +430,8 @@ def source(
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
     if not stored:
+        if contract is None and isinstance(reader, Replay):
+            contract = Schema(())  # that of the table
         if contract is None or key or partition_by or expect:
             problem = "a source that is not stored has a schema, and no key, partitions or expectations of its own"
             raise DefinitionError(problem, do="give those to the table that reads it", place=place)

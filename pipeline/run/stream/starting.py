@@ -1,0 +1,107 @@
+"""What a start may do: a pure decision on what was committed, what the definition is now, and what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.core.epochs import Epoch, Reached
+from pipeline.core.errors import Place, RequestError, SourceError, StorageError
+from pipeline.core.reading import Extent
+from pipeline.core.schema import Schema, compare
+from pipeline.core.staging import Manifest
+
+From = Literal["committed", "earliest", "latest"] | Mapping[str, int]
+"""Where a stream begins: where it was, at the beginning or end of what its logs hold, or at offsets by partition."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a stream begins: from a commit, or anew with the table's rows made again."""
+
+    epoch: Epoch | None
+    anew: bool
+    """Whether the first commit takes the place of all rows that are there."""
+
+
+def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identity, place: Place | None = None) -> Start:
+    """Decide how a stream begins.
+
+    Raises `StorageError` when what was committed cannot be gone on from, with the reason and the way out, and
+    `RequestError` for offsets given to a stream that has committed already.
+    """
+    if asked in ("earliest", "latest"):
+        return Start(None, anew=now.table is not None)
+    if manifest is None:
+        return Start(None, anew=False)
+    if not isinstance(asked, str):
+        raise RequestError(
+            f"stream {name!r} has committed epochs: other offsets would lose rows or count them twice",
+            do="make its table anew with --from earliest, or go back to a savepoint",
+        )
+    if manifest.epoch is None:
+        raise StorageError(
+            f"table {name!r} was made in batch, so there is nothing to go on from",
+            do="make it anew from its source: headwater stream --from earliest",
+            place=place,
+        )
+    reason = _obstacle(manifest.epoch, now)
+    if reason is not None:
+        raise StorageError(
+            f"stream {name!r} cannot go on with what it remembers: {reason}",
+            do="take the change back, or make the table anew: headwater stream --from earliest",
+            place=place,
+        )
+    return Start(manifest.epoch, anew=False)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stream is now, as far as its memory and its rows depend on it."""
+
+    definition: str
+    engine: str
+    has_memory: bool
+    schema: Schema
+    table: Schema | None
+    """The columns of the table that is there."""
+
+
+def _obstacle(epoch: Epoch, now: Identity) -> str | None:
+    """Return why a commit cannot be gone on from, or `None` when it can."""
+    if epoch.definition != now.definition:
+        return "its definition changed in what it groups, joins or remembers by"
+    if now.has_memory and epoch.engine != now.engine:
+        return f"it was kept by engine {epoch.engine}, and this is {now.engine}"
+    change = None if now.table is None else compare(now.table, now.schema)
+    return f"its rows have other columns than its table: {change}" if change else None
+
+
+def stamps_of(extents: Mapping[str, Extent]) -> dict[str, str]:
+    """Return what tells each partition from one made anew."""
+    return {uri: extent.stamp for uri, extent in extents.items()}
+
+
+def require_same(reached: Reached, extents: Mapping[str, Extent], *, may_lose: bool = False) -> None:
+    """Raise `SourceError` when a partition that was read was made anew, or is gone: its offsets would mean other records.
+
+    With `may_lose` one that is gone is no error: it was read whole.
+    """
+    for uri, stamp in reached.stamps.items():
+        found = extents.get(uri)
+        if found is None and may_lose:
+            continue
+        if found is None or found.stamp != stamp:
+            raise SourceError(
+                f"{uri} is {'gone' if found is None else 'not the one that was read: it was made anew'}",
+                got=f"{'nothing' if found is None else repr(found.stamp)}, not {stamp!r}",
+                do="bring it back, or make the table anew from what is there: headwater stream --from earliest",
+            )
+
+
+def first_offsets(extents: Mapping[str, Extent], asked: From) -> dict[str, int]:
+    """Return where each partition begins that was not read yet."""
+    if isinstance(asked, str):
+        return {uri: extent.end if asked == "latest" else extent.begin for uri, extent in extents.items()}
+    return {uri: asked.get(uri, extent.begin) for uri, extent in extents.items()}
