@@ -40,6 +40,8 @@ class Rule:
     status: int = 500
     times: int = 1
     delay_s: float = 0.0
+    then: tuple[Rule, ...] = ()
+    """The rules that take the place of all others as soon as this one has struck."""
 
     def fits(self, method: str, path: str) -> bool:
         return self.times > 0 and self.method == method and re.search(self.pattern, path) is not None
@@ -88,6 +90,7 @@ class Proxy:
             for number, rule in enumerate(self._rules):
                 if rule.fits(method, path):
                     self._rules[number] = replace(rule, times=rule.times - 1)
+                    self._rules = list(rule.then) or self._rules
                     return rule
         return None
 
