@@ -1,6 +1,7 @@
 """Delta tables: read, stage, commit."""
 
-from pipeline.lake.delta import Change, Commit, DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.changes import Change
+from pipeline.lake.delta import Commit, DeltaStager, Lake, LakeTable, Version
 from pipeline.lake.merge import Merged, MergeWork, merge, replace_keys
 from pipeline.lake.skipping import files_for
 from pipeline.lake.storage import Storage

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -25,11 +26,11 @@ from pipeline.core.staging import Manifest, Mode, StagedFile, mark_of
 from pipeline.kernel.engine import connect, first_line, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import arrow_schema, from_arrow
+from pipeline.lake.changes import Change, Net, net
+from pipeline.lake.log import APP, entries
 from pipeline.lake.stats import delta_stats, logged, partition_value
 from pipeline.lake.storage import Storage
 
-APP = "headwater"
-"""The Delta application whose transaction number is the mark of a table's manifest."""
 ROW_GROUP = 122_880
 
 
@@ -68,14 +69,6 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class Change:
-    """How the files of a table differ from those of an earlier version."""
-
-    added: tuple[DataFile, ...]
-    removed: tuple[DataFile, ...] = ()
-
-
-@dataclass(frozen=True)
 class LakeTable:
     """One table of the lake, at `<lake>/<layer>/<name>`."""
 
@@ -111,17 +104,34 @@ class LakeTable:
 
         The files that went are there to be read, or the answer is `None`.
         """
+        if now.number < number:
+            return None
         try:
-            then = self.version(number)
-        except StorageError:
+            done = entries(self.storage, number, now.number)
+            if done is None or done[0].mark != mark or done[-1].mark != now.mark:
+                return None
+            change = net(done[1:])
+            return None if change is None else Change(self._there(change, now), self._gone(change))
+        except (StorageError, OSError, pa.ArrowInvalid):
             return None
-        if then is None or then.mark != mark or now.number < number:
-            return None
-        before, after = {file.uri for file in then.files}, {file.uri for file in now.files}
-        removed = tuple(file for file in then.files if file.uri not in after)
-        if not all(self.storage.has(file.uri.removeprefix(f"{self.storage.uri}/")) for file in removed):
-            return None
-        return Change(tuple(file for file in now.files if file.uri not in before), removed)
+
+    def _there(self, change: Net, now: Version) -> tuple[DataFile, ...]:
+        """Return the files that came, in the order of their names; raise `StorageError` when one is not there."""
+        known = {file.uri: file for file in now.files}
+        found = {f"{self.storage.uri}/{file.path}": file for file in change.came}
+        for uri, file in found.items():
+            if uri not in known and not self.storage.has(file.path):
+                raise StorageError(f"table {self.name!r} no longer has a file that came", got=file.path)
+        return tuple(known.get(uri, DataFile(uri, found[uri].rows, found[uri].size_bytes)) for uri in sorted(found))
+
+    def _gone(self, change: Net) -> tuple[DataFile, ...]:
+        """Return the files that went, as they can still be read; raise `OSError` when one cannot."""
+        found = []
+        for file in sorted(change.went, key=lambda file: file.path):
+            with self.storage.open(file.path) as content:
+                rows = pq.ParquetFile(content).metadata.num_rows
+            found.append(DataFile(f"{self.storage.uri}/{file.path}", rows, file.size_bytes))
+        return tuple(found)
 
     def stager(self, run_id: str) -> DeltaStager:
         """Return what writes this table's files for a run."""
