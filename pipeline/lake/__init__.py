@@ -1,7 +1,8 @@
 """Delta tables: read, stage, commit."""
 
 from pipeline.lake.changes import Change
-from pipeline.lake.delta import Commit, DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.delta import DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.head import Commit, Head, Place
 from pipeline.lake.merge import Merged, MergeWork, merge, replace_keys
 from pipeline.lake.skipping import files_for
 from pipeline.lake.storage import Storage
@@ -10,10 +11,12 @@ __all__ = [
     "Change",
     "Commit",
     "DeltaStager",
+    "Head",
     "Lake",
     "LakeTable",
     "MergeWork",
     "Merged",
+    "Place",
     "Storage",
     "Version",
     "files_for",

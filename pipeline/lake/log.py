@@ -67,6 +67,12 @@ def entry_name(number: int) -> str:
     return f"_delta_log/{number:020}.json"
 
 
+def number_of(name: str) -> int:
+    """Return the number of the version that a file of the log is about, or -1."""
+    digits = name.removeprefix("_delta_log/")[:20]
+    return int(digits) if digits.isdigit() and len(digits) == 20 else -1  # noqa: PLR2004 - as the protocol says
+
+
 def fold(storage: Storage, first: int, last: int) -> tuple[Entry, ...]:
     """Write entries that are in the log to a file of their own, where `entries` finds them; return them."""
     found = dict(_read(storage, range(first, last + 1)))

@@ -16,7 +16,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, Version
-from tests.rigs.proxy import Fault, Proxy, Rule, proxied
+from tests.rigs.proxy import Fault, Rule, proxied
 
 SCHEMA = Schema.of({"a": "INTEGER"})
 LOG = r"/_delta_log/\d{20}\.json$"
@@ -107,7 +107,7 @@ def test_a_long_storm_ends_in_an_error_and_nothing_changed(table, proxy, status)
     first = commit(table, 0, None)
     proxy.rule(Rule("PUT", LOG, Fault.REFUSE, status=status, times=1000))
 
-    with pytest.raises(StorageError, match="could not be committed: got .*; nothing was changed; run again"):
+    with pytest.raises(StorageError, match=r"could not be committed: got .*; nothing was changed; run again"):
         commit(table, 1, first)
 
     assert 1 <= proxy.faults("PUT", f"{table.storage.uri.rpartition('/')[0][5:]}.*{LOG}") <= 20
@@ -174,7 +174,7 @@ def test_of_writers_who_race_one_wins(table, proxy, created, disturbed):
     assert len(changes(table)) == first + 1
 
 
-def test_staged_files_are_invisible_until_they_are_committed(table, proxy):
+def test_staged_files_are_invisible_until_they_are_committed(table):
     """Row 3: the writer dies after staging."""
     first = commit(table, 0, None)
     stage(table, 1)
