@@ -1,6 +1,7 @@
 """Delta tables: read, stage, commit."""
 
 from pipeline.lake.changes import Change
+from pipeline.lake.compact import Compacted, compact, vacuum
 from pipeline.lake.delta import DeltaStager, Lake, LakeTable, Version
 from pipeline.lake.head import Commit, Head, Place
 from pipeline.lake.merge import Merged, MergeWork, merge, replace_keys
@@ -10,6 +11,7 @@ from pipeline.lake.storage import Storage
 __all__ = [
     "Change",
     "Commit",
+    "Compacted",
     "DeltaStager",
     "Head",
     "Lake",
@@ -19,7 +21,9 @@ __all__ = [
     "Place",
     "Storage",
     "Version",
+    "compact",
     "files_for",
     "merge",
     "replace_keys",
+    "vacuum",
 ]

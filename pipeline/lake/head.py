@@ -30,6 +30,8 @@ from pipeline.lake.storage import Storage
 
 TRIES = 5
 """How often a commit is tried while nobody else's comes between."""
+REOPEN = 50
+"""After how many of its own versions the table is opened anew."""
 BARE = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
@@ -75,6 +77,7 @@ class Head:
         self.mark = self._mark_now()
         self._is_stale = False
         self._is_lost = False
+        self._taken_in = 0
 
     @property
     def number(self) -> int | None:
@@ -244,15 +247,18 @@ class Head:
         return next((entry.number for entry in done if entry.mark == mark), now)
 
     def _advance(self) -> None:
-        if self.table is None or self._is_partitioned_otherwise():
+        # an object that has taken in many versions one by one slows down: a new one starts from the checkpoint
+        if self.table is None or self._is_partitioned_otherwise() or self._taken_in >= REOPEN:
             self._reload()
         else:
             self.table.update_incremental()
+            self._taken_in += 1
 
     def _reload(self) -> None:
         self._is_stale = True
         self.table = open_table(self.place)
         self._is_stale = False
+        self._taken_in = 0
 
     def _mark_now(self) -> int | None:
         return None if self.table is None else self.table.transaction_version(APP)

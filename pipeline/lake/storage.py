@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,6 +122,16 @@ class Storage:
             raise StorageError(f"cannot list {prefix!r} below {self.uri}", got=_reason(error)) from error
         return tuple(sorted(n for n in paths if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT)))
 
+    def changed(self) -> dict[str, dt.datetime]:
+        """Return when each file, at any depth, was last written, in UTC."""
+        found = self._filesystem()
+        root = found._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
+        try:
+            details = found.find(root, detail=True)
+        except Exception as error:  # likewise
+            raise StorageError(f"cannot list {self.uri}", got=_reason(error)) from error
+        return {path.removeprefix(root): _moment(detail) for path, detail in details.items()}
+
     def sync(self, names: Sequence[str]) -> None:
         """Let files that somebody else has written survive a crash; an object store's do already."""
         if not self.is_local:
@@ -187,6 +198,11 @@ class Storage:
             return LocalFileSystem()
         protocol = self.uri.partition("://")[0]
         return fsspec.filesystem(protocol, **_fsspec_options(protocol, {**os.environ, **self.options}))
+
+
+def _moment(detail: Mapping[str, Any]) -> dt.datetime:
+    found = detail.get("LastModified", detail.get("mtime"))
+    return found if isinstance(found, dt.datetime) else dt.datetime.fromtimestamp(float(found or 0), dt.UTC)
 
 
 @contextmanager
