@@ -282,8 +282,14 @@ def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
         return None
     try:
         return DeltaTable(storage.uri, version=number, storage_options=dict(storage.options) or None)
-    except TableNotFoundError:
-        return None
+    except TableNotFoundError as error:
+        if number is None or open_table(place) is None:
+            return None
+        raise StorageError(
+            f"table {place.name!r} at version {number} cannot be read",
+            got="no entry of it in the log",
+            do="read a newer version: this one is no longer kept",
+        ) from error
     except (DeltaError, OSError) as error:
         which = "" if number is None else f" at version {number}"
         raise StorageError(
