@@ -84,7 +84,7 @@ def test_a_creator_who_cannot_find_out_says_so(s3):
         storage.create("0", b"")
         refuse = (Rule("PUT", "/1$", Fault.REFUSE, 403, 100), Rule("GET", "/1$", Fault.REFUSE, 403, 100))
         proxy.rule(Rule("PUT", "/1$", Fault.LIE, 403, then=refuse))
-        with pytest.raises(OutcomeUnknownError, match="'1' below .* was written and cannot be read again"):
+        with pytest.raises(OutcomeUnknownError, match=r"'1' below .* was written and cannot be read again"):
             storage.create("1", b"mine")
         proxy.rule(Rule("PUT", "/2$", Fault.REFUSE, 403, 100))
         with pytest.raises(StorageError, match="cannot write '2' below"):

@@ -15,7 +15,7 @@ from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownEr
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
-from pipeline.lake import Lake, LakeTable, Version
+from pipeline.lake import Lake, LakeTable, Version, compact
 from tests.rigs.proxy import Fault, Rule, proxied
 
 SCHEMA = Schema.of({"a": "INTEGER"})
@@ -202,3 +202,18 @@ def test_a_hundred_commits_in_bad_weather(table, proxy):
         version = commit(table, value, version)
     assert values(table) == list(range(100))
     assert changes(table) == [(n, n) for n in range(100)]
+
+
+def test_a_stream_goes_on_beside_a_compaction_and_lost_answers(table, proxy):
+    """Row 29 on a store: another process compacts between the epochs, and answers to both are lost."""
+    head = table.head()
+    for epoch in range(6):
+        proxy.rule(*([Rule("PUT", LOG, Fault.LIE, status=500)] if epoch % 2 else []))
+        if epoch == 4:
+            assert compact(table, table.head()).before == 4
+        manifest = Manifest(table="t", run_id=f"r{epoch}", fingerprint="f", mode="append")
+        head.commit(manifest, stage(table, epoch), SCHEMA, epoch=epoch)
+
+    assert (head.number, head.epoch) == (6, 5)
+    assert values(table) == list(range(6))
+    assert [value for _, value in changes(table)] == list(range(6))
