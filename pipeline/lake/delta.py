@@ -5,6 +5,7 @@ Delivery: a manifest is committed at most once, whatever is retried; a reader se
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -161,6 +162,25 @@ class LakeTable:
                 said = next((n for n in (f"partition.{name}", f"{which}.{name}") if n in actions.column_names), None)
                 found[f"{which}_{number}"] = pa.nulls(actions.num_rows) if said is None else actions.column(said)
         return pa.table(found)
+
+    def staged(self, version: Version) -> tuple[StagedFile, ...]:
+        """Return the files of a version as if they were staged, to be committed again; their bounds are not kept."""
+        table = self._open(version.number)
+        if table is None:
+            raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
+        actions = _actions(table)
+        values = [name for name in actions.column_names if name.startswith("partition.")]
+        rows = actions.select(["size_bytes", "num_records", *values]).to_pylist()
+        return tuple(
+            StagedFile(
+                path=uri.removeprefix(f"{self.storage.uri}/"),
+                size_bytes=row["size_bytes"],
+                rows=row["num_records"],
+                partition={name.removeprefix("partition."): logged(row[name]) for name in values},
+                stats=json.dumps({"numRecords": row["num_records"]}),
+            )
+            for uri, row in sorted(zip(self._uris(actions).to_pylist(), rows, strict=True))
+        )
 
     def commit(
         self,

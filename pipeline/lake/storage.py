@@ -152,6 +152,17 @@ class Storage:
         """Return whether a file is there."""
         return bool(self._filesystem().exists(self._path(name)))
 
+    def names(self, folder: str) -> tuple[str, ...]:
+        """Return the names of what is in a folder below the place, in order; none where there is no such folder."""
+        found = self._filesystem()
+        try:
+            entries = found.ls(self._path(folder), detail=False)
+        except FileNotFoundError:
+            return ()
+        except Exception as error:  # likewise
+            raise StorageError(f"cannot list {folder!r} below {self.uri}", got=_reason(error)) from error
+        return tuple(sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries))
+
     def folders(self) -> frozenset[Path]:
         """Return the folders at and below a local place; an object store has none."""
         root = Path(self.uri)

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import END, Epoch, Reached, StateFile
+from pipeline.core.errors import StorageError
 from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.kernel.budget import budget_here, cores
@@ -33,6 +34,7 @@ from pipeline.run.stream.crew import Hand, Local, Remote
 from pipeline.run.stream.intake import Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
+from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
 from pipeline.run.stream.tablelog import TableLog
@@ -71,6 +73,8 @@ class Asked:
     pace: Pace = field(default_factory=Pace)
     shards: int | None = None
     takers: int | None = None
+    anew: bool = False
+    """Whether offsets to begin at may make the table of a stream anew that has committed."""
 
 
 class Stream:
@@ -98,7 +102,10 @@ class Stream:
         self._reached = reached
         self._stack = ExitStack()
         self._table = workspace.table(plan.name)
-        self._seen = self._table.version(lenient=self.asked.begin in ("earliest", "latest"))
+        self.meter = Meter()
+        """Counts its turns; who hears the steps of its commits tells it of these. Another may be put in its place."""
+        begins_anew = self.asked.begin != "committed" and (self.asked.anew or isinstance(self.asked.begin, str))
+        self._seen = self._table.version(lenient=begins_anew)
         with ExitStack() as opening:
             self._open(opening)
             self._stack = opening.pop_all()
@@ -118,9 +125,10 @@ class Stream:
             has_memory=plan.operator is not None,
             schema=plan.schema,
             table=None if seen is None else seen.schema,
+            place=plan.definition.place,
         )
         manifest = None if seen is None else seen.manifest
-        start = decide_start(plan.name, manifest, asked.begin, me, plan.definition.place)
+        start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
         self._anew = start.anew
         epoch = start.epoch
         self.number = 0 if epoch is None else epoch.number
@@ -205,9 +213,11 @@ class Stream:
 
     def turn(self) -> int:
         """Take what is ready, waiting a little for it, and return how many rows were read; commit when it is time."""
+        self.meter.begin()
         self._follow()
         found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
         ready = [future.result() for future in found]
+        self.meter.lap("wait")
         self._is_cut = False
         takes = [self._parts(given) for given in ready]
         instant = int(self._clock().timestamp() * 1e6)
@@ -218,10 +228,13 @@ class Stream:
             if any(parts.values())
         ]
         taken = [one for future in begun for one in future.result()]
+        self.meter.lap("read")
         for each in taken:
             self._pending.note(each)
+            self.meter.took(each.rows_in, each.bytes_in)
         ended = {n: not self._is_cut and all(g[n].has_ended for g in ready if n in g) for n in self.inputs}
         self._advance(taken, takes, ended, instant)
+        self.meter.lap("advance")
         self._moved = self._moved or any(any(parts.values()) for parts in takes)
         self._commit_if_due()
         return sum(int(each.rows_in) for each in taken)
@@ -373,7 +386,8 @@ class Stream:
             self._seen = self._committing.result()
             self._committing = None
             if time.monotonic() - self._since_record > RECORD_EVERY_S:
-                self._record()
+                with suppress(StorageError):  # next time, or in the end
+                    self._record()
 
     def _record(self) -> None:
         """Bring the catalog and the warehouse to the last commit: not at each one, but now and then, and in the end."""
