@@ -1,0 +1,1 @@
+"""Streams: how many events a second, how late, and which queries; `python -m benchmarks stream QUESTION`."""
