@@ -132,7 +132,11 @@ def main() -> None:
         }
     )
     events = Events(chosen.count, chosen.seed)
-    done = evenly(producer, chosen.topic, events, chosen.per_s) if chosen.per_s else at_once(producer, chosen.topic, events)
+    done = (
+        evenly(producer, chosen.topic, events, chosen.per_s)
+        if chosen.per_s
+        else at_once(producer, chosen.topic, events)
+    )
     print(json.dumps(asdict(done)))
 
 
