@@ -2,9 +2,10 @@
 
 from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
+from pipeline.core.replays import replay
 from pipeline.kernel.sql import sql
 from pipeline.quality import drop, fail, quarantine, warn
-from pipeline.sources import files
+from pipeline.sources import files, generate
 from pipeline.warehouse import dimension, fact, lookup, mart
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "fact",
     "fail",
     "files",
+    "generate",
     "lookup",
     "mart",
     "quarantine",
+    "replay",
     "source",
     "sql",
     "table",

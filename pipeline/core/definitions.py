@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.eventtime import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.replays import Replay
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -161,6 +162,11 @@ class Source(Stored):
     event_time: EventTime | None = None
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """None, or the table that it tells again."""
+        return (self.reader.table,) if isinstance(self.reader, Replay) else ()
+
+    @property
     def kind(self) -> str:
         """`source`."""
         return "source"
@@ -180,6 +186,11 @@ class Feed(Definition):
     schema: Schema
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """None, or the table that it tells again."""
+        return (self.reader.table,) if isinstance(self.reader, Replay) else ()
 
     @property
     def kind(self) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from pipeline.core.errors import RequestError
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -166,8 +167,19 @@ class Tail(Protocol):
     def ready(self, timeout_s: float) -> Ready:
         """Return what can be taken, at once if there is more than was taken last, else when that comes or time is up."""
 
-    def reader(self) -> Reader:
-        """Return what reads and flows parts that are ready, each once and in order, from memory."""
+    def reader(self, parts: Sequence[Part]) -> Reader:
+        """Return what reads and flows these parts, which are ready, from memory; from now on they count as taken."""
 
     def add(self, offsets: Mapping[str, int]) -> None:
         """Read more partitions from now on."""
+
+
+class OnlyStreamed:
+    """A reader that a batch cannot read: all that one would ask of it is refused with `RequestError`."""
+
+    def pieces(self, *args: Any, **named: Any) -> NoReturn:
+        """Refuse."""
+        del args, named
+        raise RequestError("this source is only streamed", do="run `headwater stream`", got=f"{type(self).__name__}")
+
+    schema = parts = read = flow = parse = pieces

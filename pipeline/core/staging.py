@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pipeline.core.epochs import Epoch, epoch_of
 from pipeline.core.reading import Piece
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class Manifest:
     """The backfill that made this version: a hash of the definition and of the inputs that it reads."""
     backfilled: Sequence[str | None] = ()
     """The partitions that this backfill has done so far."""
+    epoch: Epoch | None = None
+    """For a streamed table: how far its stream is."""
     seconds: float = 0.0
     at: str = ""
     """When it was written, ISO 8601 in UTC."""
@@ -116,6 +119,7 @@ class Manifest:
         parts["backfilled"] = tuple(parts.get("backfilled", ()))
         parts["tombstones"] = tuple(StagedFile(**file) for file in parts.get("tombstones", ()))
         parts["flow"] = Flow(**parts["flow"])
+        parts["epoch"] = None if parts.get("epoch") is None else epoch_of(parts["epoch"])
         return cls(**parts)
 
     @property

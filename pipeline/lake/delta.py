@@ -5,6 +5,7 @@ Delivery: a manifest is committed at most once, whatever is retried; a reader se
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,17 @@ class LakeTable:
             return replace(self, has_manifest=False).version(number)
         found = self._open(number)
         return None if found is None else self._describe(found)
+
+    def number(self) -> int | None:
+        """Return the number of the newest version, quickly; `None` when the table is not there."""
+        log = Path(self.storage.uri) / "_delta_log"
+        if self.storage.is_local:
+            names = os.listdir(log) if log.is_dir() else []  # noqa: PTH208 - the names alone, of thousands
+            return max(
+                (int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()), default=None
+            )
+        found = self._open(None)
+        return None if found is None else found.version()
 
     def added_since(self, number: int, mark: int | None, now: Version) -> tuple[DataFile, ...] | None:
         """Return the files that came between a version and `now`, or `None` when it is more than an addition.

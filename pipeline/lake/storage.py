@@ -37,23 +37,31 @@ class Storage:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file in one step: readers see all of it or none; it survives a crash once this returns."""
+        self.write_bytes(name, text.encode())
+
+    def read_text(self, name: str) -> str:
+        """Read a small file; raise `StorageError` when it cannot be read."""
+        return self.read_bytes(name).decode()
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file in one step, as `write_text` does."""
         try:
             if self.is_local:
-                _write_local(Path(self.uri) / name, text)
+                _write_local(Path(self.uri) / name, content)
             else:
-                self._filesystem().pipe_file(self._path(name), text.encode())
+                self._filesystem().pipe_file(self._path(name), content)
         except Exception as error:  # an object store's client has errors of its own
             raise StorageError(
                 f"cannot write {name!r} below {self.uri}", got=_reason(error), do="check its space and permissions"
             ) from error
 
-    def read_text(self, name: str) -> str:
-        """Read a small file; raise `StorageError` when it cannot be read."""
+    def read_bytes(self, name: str) -> bytes:
+        """Read a file; raise `StorageError` when it cannot be read."""
         try:
             content: bytes = self._filesystem().cat_file(self._path(name))
         except Exception as error:  # likewise
             raise StorageError(f"cannot read {name!r} below {self.uri}", got=_reason(error)) from error
-        return content.decode()
+        return content
 
     def has(self, name: str) -> bool:
         """Return whether a file is there."""
@@ -107,11 +115,11 @@ class Storage:
         return fsspec.filesystem(protocol, **_fsspec_options(protocol, {**os.environ, **self.options}))
 
 
-def _write_local(path: Path, text: str) -> None:
+def _write_local(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with draft.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -65,6 +65,31 @@ class Memory:
         )
         self.con.execute(f"delete from {name} where ({condition}\n)")
 
+    def load(self, table: str, rows: pa.Table, *, anew: bool) -> None:
+        """Take rows of a snapshot back, with their numbers; `anew` in the place of all that are there."""
+        name = quoted(table)
+        self.con.register("_loaded", rows)
+        if table not in self._next:
+            self.con.execute(f"create table {name} as select *, 0::bigint as {SINCE} from _loaded where false")
+            self.con.execute(f"create table {_gone(table)} ({ID} bigint)")
+        elif anew:
+            self.con.execute(f"delete from {name}")
+        self.con.execute(f"insert into {name} by name select *, 0 as {SINCE} from _loaded")
+        self.con.unregister("_loaded")
+        self._next[table] = 1 + int(one(self.con, f"select coalesce(max({ID}), 0) from {name}")[0])
+
+    def lose(self, table: str, numbers: pa.Table) -> None:
+        """Forget rows of a snapshot by their numbers."""
+        self.con.register("_lost", numbers)
+        self.con.execute(f"delete from {quoted(table)} where {ID} in (select {ID} from _lost)")
+        self.con.unregister("_lost")
+
+    def drop(self) -> None:
+        """Remove all tables."""
+        for table in self.tables:
+            self.con.execute(f"drop table {quoted(table)}; drop table {_gone(table)}")
+        self._next.clear()
+
     def changes(self, table: str) -> Changes:
         """Return how a table differs from its last snapshot."""
         came = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")

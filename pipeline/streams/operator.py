@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from pipeline.core.epochs import BEGINNING, END
 from pipeline.streams.memory import Memory
 
-BEGINNING, END = -(1 << 62), 1 << 62
-"""The watermarks before all time and after it, in microseconds since 1970 in UTC, as all watermarks are."""
+__all__ = ["BEGINNING", "END", "HASH", "Emits", "Operator", "Prepared", "Progress", "arrived"]
+
 HASH = "_hash"
 """The column by which rows are dealt to shards: every row that arrives has it, and every row of a memory must."""
 Emits = Literal["append", "upsert"]

@@ -1,0 +1,99 @@
+"""What a stream's table says of the stream that makes it: how far it is, and where its memory is kept.
+
+It stands in the manifest of the table's version, so that rows, offsets, watermark and memory change in one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+BEGINNING, END = -(1 << 62), 1 << 62
+"""The watermarks before all time and after it, in microseconds since 1970 in UTC, as all watermarks are."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a partition: its latest event time, if a row came, and when the last one came, by the clock."""
+
+    latest: int | None
+    at: int
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a streamed input is: the offset of each partition that comes next, and its event time."""
+
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    partitions: Mapping[str, Seen] = field(default_factory=dict)
+    watermark: int = BEGINNING
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a state file: rows of a table that came, or the numbers of rows that went."""
+
+    table: str
+    kind: str
+    begin: int
+    end: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """A file of the memory of one shard, below the table's folder: a base, or the changes since the file before."""
+
+    path: str
+    shard: int
+    is_base: bool
+    sha256: str
+    segments: Sequence[Segment] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file."""
+        return max((segment.end for segment in self.segments), default=0)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A stream at one of its commits."""
+
+    number: int
+    inputs: Mapping[str, Reached]
+    """By the name of the streamed input."""
+    definition: str
+    """The fingerprint of all that the memory depends on."""
+    watermark: int = BEGINNING
+    shards: int = 1
+    state: Sequence[StateFile] = ()
+    totals: Mapping[str, int] = field(default_factory=dict)
+    """Rows since the stream began, by what became of them."""
+    engine: str = ""
+    """The version of the engine whose states the memory holds."""
+    drained: bool = False
+    """Whether every window was closed, and nothing is to come."""
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """The offsets of all partitions of all inputs."""
+        return {uri: offset for reached in self.inputs.values() for uri, offset in reached.offsets.items()}
+
+
+def epoch_of(parts: Mapping[str, Any]) -> Epoch:
+    """Return what `dataclasses.asdict` made of an epoch."""
+    inputs = {
+        name: Reached(
+            offsets=given["offsets"],
+            partitions={uri: Seen(**seen) for uri, seen in given["partitions"].items()},
+            watermark=given["watermark"],
+        )
+        for name, given in parts["inputs"].items()
+    }
+    state = tuple(
+        StateFile(**{**file, "segments": tuple(Segment(**segment) for segment in file["segments"])})
+        for file in parts["state"]
+    )
+    return Epoch(**{**parts, "inputs": inputs, "state": state})

@@ -1,0 +1,1 @@
+"""Streams run: logs are read, epochs made, and each committed once."""

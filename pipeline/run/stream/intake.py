@@ -1,0 +1,68 @@
+"""What a stream reads: for each streamed input its log, the contract of its rows, and when they happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.makers import FromSource
+from pipeline.batch.work import Maker
+from pipeline.core.eventtime import EventTime
+from pipeline.core.reading import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, Part, Piece, Reader
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.engine import empty
+
+
+@dataclass(frozen=True)
+class Intake:
+    """One streamed input of a stream."""
+
+    name: str
+    log: Log
+    schema: Schema
+    """The contract of the log's rows, as they are read."""
+    time: EventTime | None = None
+    """When its rows happened; None, for a table of the lake: nothing is known of that."""
+    columns: tuple[str, ...] | None = None
+    """Those that the stream looks at, besides the event time; None: all."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that are made of a row: those looked at, the event time, and where it came from."""
+        names = self.schema.names if self.columns is None else self.columns
+        time = () if self.time is None else (self.time.column,)
+        return tuple(dict.fromkeys((*names, *time, *PROVENANCE)))
+
+    @property
+    def partition(self) -> str:
+        """SQL for the URI of the partition that a row is from."""
+        return SOURCE
+
+    def maker(self, reader: Reader, at: str) -> Maker:
+        """Return what makes rows of ranges that the reader gives; `at` is the time at which they are ingested."""
+        kept = set(self.kept)
+        loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
+        return FromSource(reader, loose, at)
+
+    def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Return the rows that the stream looks at, none of them."""
+        kinds = {**self.schema.as_dict(), SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TIMESTAMPTZ"}
+        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.kept)))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Offsets to take of an input, by the URI of the partition: from the first on, the second not included."""
+
+    of: Mapping[str, tuple[int, int]]
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return them as parts of pieces, without the empty ones."""
+        return tuple(
+            Part(Piece(uri, end - begin, ""), begin, end, begin)
+            for uri, (begin, end) in sorted(self.of.items())
+            if end > begin
+        )

@@ -1,0 +1,288 @@
+"""What a stream is: its table, the inputs that are streamed to it, and how rows of these become rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import duckdb
+
+from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
+from pipeline.core.errors import DefinitionError, RequestError
+from pipeline.core.eventtime import EventTime
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.reading import PROVENANCE, Log
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import connect, listed, quoted, schema_of
+from pipeline.kernel.frames import call
+from pipeline.kernel.plan import plan
+from pipeline.kernel.projection import needed
+from pipeline.kernel.provenance import bare, carrying
+from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql import SqlTransform
+from pipeline.kernel.types import stored
+from pipeline.run.stream.intake import Intake
+from pipeline.run.stream.keeping import Keeper, Plot
+from pipeline.run.stream.logs import log_of
+from pipeline.run.stream.tablelog import TableIntake, TableLog
+from pipeline.run.stream.taking import Crop, sample
+from pipeline.run.workspace import Workspace
+from pipeline.streams.operator import BEGINNING, Emits, Operator, Prepared, Progress
+from pipeline.streams.shapes import Streamed, operator_of
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """A stream, ready to be opened."""
+
+    definition: Stored
+    intakes: tuple[Intake, ...]
+    others: tuple[str, ...] = ()
+    """The tables of the lake that are looked into, as they are at the time."""
+    operator: Operator | None = None
+    """What remembers; without it rows are made one by one."""
+    statement: str = ""
+    """For a stream without memory: the SELECT over the input, by its name."""
+    hidden: tuple[str, ...] = ()
+    function: FunctionTransform | None = None
+    reason: str = ""
+    schema: Schema = field(default_factory=lambda: Schema(()))
+    """The columns of the table."""
+
+    @property
+    def name(self) -> str:
+        """The name of the stream, which is its table's."""
+        return self.definition.name
+
+    @property
+    def emits(self) -> Emits:
+        """How rows come to the table."""
+        return "append" if self.operator is None else self.operator.emits
+
+    def prepared(self, before: Mapping[str, int] | int = BEGINNING) -> dict[str, Prepared]:
+        """Return how the rows of each input are made ready, given the watermark before them."""
+        if self.operator is None:
+            return {intake.name: Prepared(self.statement) for intake in self.intakes}
+        at = before if isinstance(before, int) else min(before.values(), default=BEGINNING)
+        return {name: self.operator.prepare(name, at) for name in self.operator.inputs}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the memory depends on: while it stays, a changed definition goes on where it was."""
+        if self.operator is None:
+            return fingerprint("no memory")
+        ready = [(name, p.select, p.by) for name, p in sorted(self.prepared().items())]
+        kinds = [(i.name, tuple(i.schema.select(i.schema.names).as_dict().items())) for i in self.intakes]
+        return fingerprint(type(self.operator).__name__, ready, sorted(self.operator.memory.items()), kinds)
+
+
+class Planner:
+    """Finds the streams of a project. Each is planned once."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        """Keep the project."""
+        self.workspace = workspace
+        self._plans: dict[str, StreamPlan | str] = {}
+
+    def is_streamed(self, name: str) -> bool:
+        """Return whether a definition is a stream, or a source that one reads."""
+        definition = self.workspace.definition(name)
+        if isinstance(definition, Source | Feed):
+            return definition.event_time is not None
+        if not isinstance(definition, Table) or definition.role != "table":
+            return False
+        driving = definition.transform.inputs[0]
+        if definition.transform.language == "dataset" or not self.is_streamed(driving):
+            return False
+        return not isinstance(self._planned(definition), str)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The names of all streams, inputs before what reads them."""
+        found = self.workspace.project.graph.definitions
+        return tuple(d.name for d in found if isinstance(d, Stored) and self.is_streamed(d.name))
+
+    def plan(self, name: str) -> StreamPlan:
+        """Return how a table is streamed.
+
+        Raises `RequestError` for a name that is no table, and `DefinitionError`, with the way out, for a table that has no
+        streamed form.
+        """
+        definition = self.workspace.stored(name)
+        if not isinstance(definition, Source | Table):
+            raise RequestError(f"{name!r} is no table that can be streamed")
+        found = self._planned(definition)
+        if isinstance(found, str):
+            raise DefinitionError(
+                f"table {name!r} cannot be streamed: {found}",
+                do="compute it in batch, with `headwater run`",
+                place=definition.place,
+            )
+        return found
+
+    def _planned(self, definition: Source | Table) -> StreamPlan | str:
+        if definition.name not in self._plans:
+            if isinstance(definition, Source):
+                self._plans[definition.name] = _of_source(self, definition)
+            else:
+                self._plans[definition.name] = _shape(self, definition)
+        return self._plans[definition.name]
+
+
+def _of_source(planner: Planner, definition: Source) -> StreamPlan:
+    if definition.event_time is None:
+        raise DefinitionError(
+            f"source {definition.name!r} cannot be streamed: it has no event time",
+            do="give event_time= with the column that says when a row happened",
+            place=definition.place,
+        )
+    intake = intake_of(planner, definition.name)
+    columns = listed((*intake.schema.names, *PROVENANCE))
+    statement = f"select {columns} from {quoted(definition.name)}"
+    return _with_schema(planner, StreamPlan(definition, (intake,), statement=statement, reason="rows as they come"))
+
+
+def intake_of(planner: Planner, name: str) -> Intake:
+    """Return a streamed input: a source with its log, or a table of the lake with its versions."""
+    definition = planner.workspace.definition(name)
+    if isinstance(definition, Feed):
+        return _of_world(planner, definition)
+    if isinstance(definition, Source):
+        return _of_world(planner, definition)
+    if not isinstance(definition, Table):
+        raise RequestError(f"{name!r} cannot be streamed")
+    schema = planner.plan(name).schema
+    return TableIntake(name, TableLog.of(planner.workspace, name), schema, event_time(planner, name))
+
+
+def lake_intake(planner: Planner, name: str) -> Intake:
+    """Return a streamed input that is in the lake, as its readers follow it: what a stream wrote, another reads."""
+    definition = planner.workspace.definition(name)
+    if isinstance(definition, Source):
+        schema = planner.plan(name).schema
+        return TableIntake(name, TableLog.of(planner.workspace, name), schema, definition.event_time)
+    return intake_of(planner, name)
+
+
+def event_time(planner: Planner, name: str) -> EventTime | None:
+    """Return the event time of a streamed definition's rows: its own, or its input's where it has that column."""
+    definition = planner.workspace.definition(name)
+    if isinstance(definition, Source | Feed):
+        return definition.event_time
+    if not isinstance(definition, Table):
+        return None
+    if definition.streaming.event_time is not None:
+        return definition.streaming.event_time
+    above = event_time(planner, definition.transform.inputs[0])
+    names = planner.plan(name).schema.names
+    return above if above is not None and above.column in names else None
+
+
+def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
+    if definition.event_time is None:
+        raise AssertionError(f"{definition.name!r} is not streamed")
+    log: Log = log_of(planner.workspace, definition)
+    schema = definition.schema
+    if schema is None:
+        schema = stored(log.schema(log.pieces()[0]))
+    if definition.event_time.column not in schema.names:
+        raise DefinitionError(
+            f"source {definition.name!r} has no column {definition.event_time.column!r}, its event time",
+            got=", ".join(schema.names),
+            place=definition.place,
+        )
+    return Intake(definition.name, log, schema, definition.event_time)
+
+
+def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
+    """Return how a table is streamed, or why it cannot be."""
+    transform = definition.transform
+    driving = transform.inputs[0]
+    if not planner.is_streamed(driving):
+        return f"{driving!r}, which it reads first, is not streamed"
+    made = getattr(transform, "operator", None)
+    if made is not None:
+        intakes = tuple(_reading(planner, name) for name in transform.inputs)
+        operator = made({i.name: Streamed(i.schema, None if i.time is None else i.time.column) for i in intakes})
+        return operator if isinstance(operator, str) else _with_memory(planner, definition, intakes, operator)
+    intake = _reading(planner, driving)
+    others = tuple(name for name in transform.inputs if name != driving)
+    base = StreamPlan(definition, (intake,), others)
+    if isinstance(transform, FunctionTransform):
+        found = replace(base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}")
+        return _with_schema(planner, found)
+    if not isinstance(transform, SqlTransform):
+        return f"a {definition.kind} is computed from all of its input"
+    return _of_statement(planner, base, transform)
+
+
+def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -> StreamPlan | str:
+    (intake,) = base.intakes
+    joined = tuple(name for name in base.others if planner.is_streamed(name))
+    how = plan(transform.tree)
+    if not joined and how.strategy in {"blockwise", "broadcast"}:
+        tree = transform.tree if isinstance(intake, TableIntake) else bare(transform.tree, intake.name)
+        text, hidden = carrying(tree, intake.name, (*intake.schema.names, *PROVENANCE))
+        found = replace(base, intakes=(_pruned(intake, transform),), statement=text, hidden=hidden)
+        return _with_schema(planner, replace(found, reason=how.reason))
+    intakes = (intake, *(_reading(planner, name) for name in joined))
+    inputs = {i.name: Streamed(i.schema, None if i.time is None else i.time.column) for i in intakes}
+    streaming = base.definition.streaming if isinstance(base.definition, Table) else Streaming()
+    operator = operator_of(transform.tree, inputs, streaming)
+    if isinstance(operator, str):
+        return operator
+    others = tuple(name for name in base.others if name not in joined)
+    return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in intakes), operator, others)
+
+
+def _pruned(intake: Intake, transform: SqlTransform) -> Intake:
+    return replace(intake, columns=needed(transform.tree, intake.name, intake.schema))
+
+
+def _reading(planner: Planner, name: str) -> Intake:
+    """Return an input as a table reads it: a source that is stored is read from the lake, where it is stored."""
+    return lake_intake(planner, name)
+
+
+def _with_memory(
+    planner: Planner, definition: Stored, intakes: tuple[Intake, ...], operator: Operator, others: tuple[str, ...] = ()
+) -> StreamPlan | str:
+    if operator.emits == "upsert" and not definition.key:
+        return "its rows change as more come, and it has no key by which they could take each other's place: give key="
+    found = StreamPlan(definition, intakes, others, operator=operator, reason=type(operator).__name__)
+    return _with_schema(planner, found)
+
+
+def _with_schema(planner: Planner, found: StreamPlan) -> StreamPlan:
+    """Return the plan with the columns that its rows have, found by running it on none."""
+    others = {name: _scan(planner, name) for name in found.others}
+    crop = Crop(found.intakes, others, has_memory=found.operator is not None)
+    prepared = found.prepared()
+    try:
+        if found.operator is None:
+            (intake,) = found.intakes
+            rows = sample(crop, intake, prepared[intake.name])
+            if found.function is not None:
+                with connect() as con:
+                    given = {name: con.sql(scan.query()).to_arrow_table() for name, scan in others.items()}
+                rows = call(found.function, {intake.name: rows, **given}, found.definition.place)
+        else:
+            samples = {i.name: sample(crop, i, prepared[i.name]) for i in found.intakes}
+            keeper = Keeper(Plot(found.operator, samples, 0, 1, planner.workspace.table(found.name).storage))
+            try:
+                rows = keeper.advance({}, Progress(BEGINNING, BEGINNING))
+            finally:
+                keeper.close()
+    except duckdb.Error as error:
+        raise DefinitionError(
+            f"table {found.name!r} cannot be streamed", got=str(error).partition("\n")[0], place=found.definition.place
+        ) from error
+    with connect() as con:
+        con.register("_rows_made", rows)
+        kept = [c for c in rows.column_names if c not in found.hidden]
+        return replace(found, schema=stored(schema_of(con, f"select {listed(kept)} from _rows_made")))
+
+
+def _scan(planner: Planner, name: str) -> Scan:
+    return planner.workspace.require(name).scan()

@@ -1,0 +1,85 @@
+"""What a start may do: a pure decision on what was committed, what the definition is now, and what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.core.epochs import Epoch
+from pipeline.core.errors import Place, RequestError, StorageError
+from pipeline.core.reading import Extent
+from pipeline.core.schema import Schema, compare
+from pipeline.core.staging import Manifest
+
+From = Literal["committed", "earliest", "latest"] | Mapping[str, int]
+"""Where a stream begins: where it was, at the beginning or end of what its logs hold, or at offsets by partition."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a stream begins: from a commit, or anew with the table's rows made again."""
+
+    epoch: Epoch | None
+    anew: bool
+    """Whether the first commit takes the place of all rows that are there."""
+
+
+def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identity, place: Place | None = None) -> Start:
+    """Decide how a stream begins.
+
+    Raises `StorageError` when what was committed cannot be gone on from, with the reason and the way out, and
+    `RequestError` for offsets given to a stream that has committed already.
+    """
+    if manifest is None:
+        return Start(None, anew=False)
+    if asked in {"earliest", "latest"} if isinstance(asked, str) else False:
+        return Start(None, anew=True)
+    if not isinstance(asked, str):
+        raise RequestError(
+            f"stream {name!r} has committed epochs: other offsets would lose rows or count them twice",
+            do="make its table anew with --from earliest, or go back to a savepoint",
+        )
+    if manifest.epoch is None:
+        raise StorageError(
+            f"table {name!r} was made in batch, so there is nothing to go on from",
+            do="make it anew from its source: headwater stream --from earliest",
+            place=place,
+        )
+    reason = _obstacle(manifest.epoch, now)
+    if reason is not None:
+        raise StorageError(
+            f"stream {name!r} cannot go on with what it remembers: {reason}",
+            do="take the change back, or make the table anew: headwater stream --from earliest",
+            place=place,
+        )
+    return Start(manifest.epoch, anew=False)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stream is now, as far as its memory and its rows depend on it."""
+
+    definition: str
+    engine: str
+    has_memory: bool
+    schema: Schema
+    table: Schema | None
+    """The columns of the table that is there."""
+
+
+def _obstacle(epoch: Epoch, now: Identity) -> str | None:
+    """Return why a commit cannot be gone on from, or `None` when it can."""
+    if epoch.definition != now.definition:
+        return "its definition changed in what it groups, joins or remembers by"
+    if now.has_memory and epoch.engine != now.engine:
+        return f"it was kept by engine {epoch.engine}, and this is {now.engine}"
+    change = None if now.table is None else compare(now.table, now.schema)
+    return f"its rows have other columns than its table: {change}" if change else None
+
+
+def first_offsets(extents: Mapping[str, Extent], asked: From) -> dict[str, int]:
+    """Return where each partition begins that was not read yet."""
+    if isinstance(asked, str):
+        return {uri: extent.end if asked == "latest" else extent.begin for uri, extent in extents.items()}
+    return {uri: asked.get(uri, extent.begin) for uri, extent in extents.items()}

@@ -1,0 +1,389 @@
+"""One stream: turns that read, remember and make rows, and epochs that commit what they gave, once.
+
+    turn      ready ─▶ takers read ranges ─▶ watermark ─▶ keepers advance ─▶ rows, rows set aside
+    epoch     rows judged and staged, memory written ─▶ one commit of the table ─▶ what follows from it
+
+Nothing of an epoch is durable before its commit but files that nothing refers to. A stream that is killed goes on from its
+last commit: it reads the offsets that stand there, with the memory that stands there. Of two that run at once one commits
+first; the other finds a mark that is not its own, and ends.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.core.clock import Clock, now
+from pipeline.core.epochs import END, Epoch, Reached, StateFile
+from pipeline.core.reading import Extent, Part, Ready
+from pipeline.core.staging import Flow, Manifest, Mode
+from pipeline.kernel.budget import budget_here, cores
+from pipeline.lake import Version
+from pipeline.run.stream.committing import Made, land_epoch
+from pipeline.run.stream.crew import Hand, Local, Remote
+from pipeline.run.stream.intake import Ranges
+from pipeline.run.stream.judging import Judge, Pending
+from pipeline.run.stream.keeping import Keeper, Plot, needs_base
+from pipeline.run.stream.plan import StreamPlan
+from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets
+from pipeline.run.stream.tablelog import TableLog
+from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
+from pipeline.run.workspace import Workspace
+from pipeline.streams.operator import Progress
+from pipeline.streams.snapshots import kept
+from pipeline.streams.watermarks import Arrived, advanced
+
+LOOK_EVERY_S = 1.0
+"""How often a stream looks for new partitions, and for how far it is behind."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often a stream does what."""
+
+    turn_s: float = 0.1
+    """How long it waits for rows at most before it takes what there is."""
+    commit_s: float = 0.5
+    """How long rows that came out wait at most for their commit to begin."""
+    save_s: float = 5.0
+    """How long it goes on without a commit while no rows come out."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a stream is asked to do."""
+
+    begin: From = "committed"
+    pace: Pace = field(default_factory=Pace)
+    shards: int | None = None
+    takers: int | None = None
+
+
+class Stream:
+    """A stream that was opened. Its methods are called by one thread.
+
+    Raises what its source, its definition and the lake raise; nothing that was committed is harmed by that. After an
+    error it can only be closed; a new one goes on from the last commit.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        plan: StreamPlan,
+        asked: Asked | None = None,
+        *,
+        clock: Clock = now,
+        reached: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Open a stream where it was, or where it is asked to begin. `reached` hears each step of a commit."""
+        self.plan = plan
+        self.asked = Asked() if asked is None else asked
+        self.session = f"stream-{secrets.token_hex(4)}"
+        self._workspace = workspace
+        self._clock = clock
+        self._reached = reached
+        self._stack = ExitStack()
+        self._table = workspace.table(plan.name)
+        self._seen = self._table.version(lenient=self.asked.begin in {"earliest", "latest"})
+        with ExitStack() as opening:
+            self._open(opening)
+            self._stack = opening.pop_all()
+
+    def close(self) -> None:
+        """End the workers. What was not committed is read again by the next one."""
+        self._stack.close()
+
+    # -- opening
+
+    def _open(self, stack: ExitStack) -> None:
+        plan, asked = self.plan, self.asked
+        seen = self._seen
+        me = Identity(
+            definition=plan.fingerprint,
+            engine=duckdb.__version__,
+            has_memory=plan.operator is not None,
+            schema=plan.schema,
+            table=None if seen is None else seen.schema,
+        )
+        manifest = None if seen is None else seen.manifest
+        start = decide_start(plan.name, manifest, asked.begin, me, plan.definition.place)
+        self._anew = start.anew
+        epoch = start.epoch
+        self.number = 0 if epoch is None else epoch.number
+        self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
+        self.totals |= {} if epoch is None else dict(epoch.totals)
+        self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
+        self.watermark = Epoch(0, {}, "").watermark if epoch is None else epoch.watermark
+        self.shards = (asked.shards or cores()) if plan.operator is not None else 1
+        self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
+        self._must_base = epoch is not None and epoch.shards != self.shards
+        self._engine = me.engine
+        self._extents: dict[str, Mapping[str, Extent]] = {}
+        self._looked = 0.0
+        self._others = {name: workspace_version(self._workspace, name) for name in plan.others}
+        self._crew(stack, epoch)
+        self._judge = Judge(self._workspace, plan)
+        stack.callback(self._judge.close)
+        self._committer = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-commit"))
+        self._committing: Future[Version] | None = None
+        self._pending = Pending()
+        self._since_commit = time.monotonic()
+        self._moved = False
+        self.ended = False
+
+    def _crew(self, stack: ExitStack, epoch: Epoch | None) -> None:
+        """Make the workers: those that read, each with some of the partitions, and one for each shard."""
+        plan, settings = self.plan, self._workspace.settings
+        on_ray = bool(settings.ray_address) and settings.execution != "inline"
+        hire: Callable[..., Hand] = Remote if on_ray else Local
+        budget = budget_here(settings.memory_bytes)
+        extents = self._look()
+        offsets = {
+            i.name: {**first_offsets(extents[i.name], self.asked.begin), **self.inputs[i.name].offsets}
+            for i in plan.intakes
+        }
+        if self._anew or epoch is None:
+            offsets = {i.name: first_offsets(extents[i.name], self.asked.begin) for i in plan.intakes}
+        everything = [(name, uri) for name, given in offsets.items() for uri in sorted(given)]
+        count = max(1, min(self.asked.takers or cores(), len(everything)))
+        self._owner = {(name, uri): number % count for number, (name, uri) in enumerate(everything)}
+        self.inputs = {name: replace(self.inputs[name], offsets=dict(given)) for name, given in offsets.items()}
+        others = {name: version.scan() for name, version in self._others.items()}
+        limits = replace(budget.part(2 * cores()), threads=1)
+        crop = Crop(plan.intakes, others, limits, self._workspace.lake.storage.filesystem(), plan.operator is not None)
+        crop = replace(crop, function=plan.function, place=plan.definition.place)
+        self._takers: list[Hand] = []
+        for number in range(count):
+            share = {
+                name: {uri: o for uri, o in given.items() if self._owner[name, uri] == number}
+                for name, given in offsets.items()
+            }
+            hand = hire(partial(Taker, crop, {n: s for n, s in share.items() if s}), f"headwater-read-{number}")
+            stack.callback(hand.close)
+            self._takers.append(hand)
+        self._keepers: list[Hand] = []
+        if plan.operator is None:
+            return
+        prepared = plan.prepared()
+        samples = {i.name: sample(crop, i, prepared[i.name]) for i in plan.intakes}
+        plot = Plot(plan.operator, samples, 0, self.shards, self._table.storage, limits, epoch)
+        for number in range(self.shards):
+            hand = hire(partial(Keeper, replace(plot, number=number)), f"headwater-keep-{number}")
+            stack.callback(hand.close)
+            self._keepers.append(hand)
+
+    def _look(self) -> dict[str, Mapping[str, Extent]]:
+        """Return what the logs hold; asked of them now and then."""
+        if time.monotonic() - self._looked > LOOK_EVERY_S or not self._extents:
+            self._extents = {intake.name: intake.log.extents() for intake in self.plan.intakes}
+            self._looked = time.monotonic()
+        return self._extents
+
+    # -- turns
+
+    def turn(self) -> int:
+        """Take what is ready, waiting a little for it, and return how many rows were read; commit when it is time."""
+        self._follow()
+        found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
+        ready = [future.result() for future in found]
+        takes = [self._parts(given) for given in ready]
+        instant = int(self._clock().timestamp() * 1e6)
+        prepared = self.plan.prepared(self.watermark)
+        begun = [
+            hand.call("take", Turn(parts, prepared, self.shards, instant))
+            for hand, parts in zip(self._takers, takes, strict=True)
+            if any(parts.values())
+        ]
+        taken = [one for future in begun for one in future.result()]
+        for each in taken:
+            self._pending.note(each)
+        ended = {name: all(g[name].has_ended for g in ready if name in g) for name in self.inputs}
+        self._advance(taken, takes, ended, instant)
+        self._moved = self._moved or any(any(parts.values()) for parts in takes)
+        self._commit_if_due()
+        return sum(int(each.rows_in) for each in taken)
+
+    def _follow(self) -> None:
+        """Take partitions that are new, and newer versions of the tables that are looked into."""
+        if time.monotonic() - self._looked <= LOOK_EVERY_S:
+            return
+        extents = self._look()
+        for name, held in extents.items():
+            new = {uri: extent.begin for uri, extent in held.items() if (name, uri) not in self._owner}
+            for number, (uri, offset) in enumerate(sorted(new.items())):
+                owner = (len(self._owner) + number) % len(self._takers)
+                self._takers[owner].call("add", {name: {uri: offset}}).result()
+                self._owner[name, uri] = owner
+            known = self.inputs[name]
+            self.inputs[name] = replace(known, offsets={**new, **known.offsets})
+        versions = {name: workspace_version(self._workspace, name) for name in self._others}
+        changed = {name: v.scan() for name, v in versions.items() if v.mark != self._others[name].mark}
+        if changed:
+            for hand in self._takers:
+                hand.call("look_into", changed)
+            self._others = versions
+
+    def _parts(self, ready: Mapping[str, Ready]) -> dict[str, tuple[Part, ...]]:
+        """Return what a worker is to take: from where each of its partitions is, to what it has ready."""
+        found = {}
+        for name, there in ready.items():
+            offsets = self.inputs[name].offsets
+            found[name] = Ranges({uri: (offsets[uri], end) for uri, end in there.offsets.items()}).parts()
+        return found
+
+    def _advance(
+        self, taken: list[Taken], takes: list[dict[str, tuple[Part, ...]]], ended: Mapping[str, bool], instant: int
+    ) -> None:
+        """Move event time on, and let each shard take what came to it."""
+        for intake in self.plan.intakes:
+            offsets = dict(self.inputs[intake.name].offsets)
+            offsets |= {p.piece.uri: p.end or 0 for parts in takes for p in parts.get(intake.name, ())}
+            latest = {u: t for each in taken if each.name == intake.name for u, t in each.latest.items()}
+            held = self._extents[intake.name]
+            behind = frozenset(uri for uri, offset in offsets.items() if uri in held and held[uri].end > offset)
+            known = self.inputs[intake.name]
+            if intake.time is None:
+                self.inputs[intake.name] = replace(known, offsets=offsets)
+                continue
+            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False))
+            self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
+        before = self.watermark
+        timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]
+        self.watermark = max(before, min(timed, default=before))
+        self.ended = all(ended.values()) and bool(ended)
+        if self.plan.operator is None:
+            for each in taken:
+                self._pending.add(each.ready[0])
+            return
+        if not taken and self.watermark == before:
+            return
+        progress = Progress(before, self.watermark)
+        begun = []
+        for number, hand in enumerate(self._keepers):
+            blocks: dict[str, list[pa.Table]] = {}
+            for each in taken:
+                blocks.setdefault(each.name, []).append(each.ready[number])
+            begun.append(hand.call("advance", blocks, progress))
+        for future in begun:
+            self._pending.add(future.result())
+        self._moved = True
+
+    # -- epochs
+
+    def _commit_if_due(self) -> None:
+        waited = time.monotonic() - self._since_commit
+        pace = self.asked.pace
+        due = pace.save_s if self._pending.is_empty else pace.commit_s
+        if waited >= due and (self._moved or not self._pending.is_empty):
+            self.commit()
+
+    def commit(self, *, drained: bool = False) -> None:
+        """Stage what is pending and begin its commit, once the one before is done."""
+        self.number += 1
+        run_id = f"{self.session}-{self.number:09d}"
+        at = self._clock().isoformat()
+        outcome = self._judge.stage(self._pending, run_id, at)
+        self._reached("staged")
+        state = self._snapshots(run_id)
+        self._reached("saved")
+        self.flow = outcome.flow
+        self._count(outcome.flow)
+        epoch = Epoch(
+            number=self.number,
+            inputs=dict(self.inputs),
+            definition=self.plan.fingerprint,
+            watermark=self.watermark,
+            shards=self.shards,
+            state=state,
+            totals=dict(self.totals),
+            engine=self._engine,
+            drained=drained,
+        )
+        mode: Mode = "overwrite" if self._anew else "append"
+        lakes = {i.name: i.log for i in self.plan.intakes if isinstance(i.log, TableLog)}
+        manifest = Manifest(
+            table=self.plan.name,
+            run_id=run_id,
+            fingerprint=self.plan.definition.fingerprint,
+            mode=mode,
+            inputs={
+                **{name: v.number for name, v in self._others.items()},
+                **{name: self.inputs[name].offsets[log.uri] - 1 for name, log in lakes.items()},
+            },
+            marks={name: v.mark for name, v in self._others.items()},
+            flow=outcome.flow,
+            checks=dict(outcome.checks),
+            aside=outcome.aside,
+            aside_mode=mode,
+            epoch=epoch,
+            at=at,
+        )
+        self.settled()
+        before, self._anew, self._state = self._seen, False, state
+        made = Made(manifest, outcome, before)
+        self._committing = self._committer.submit(land_epoch, self._workspace, self.plan, made, self._reached)
+        self._pending = Pending()
+        self._since_commit = time.monotonic()
+        self._moved = False
+
+    def settled(self) -> None:
+        """Wait for the commit that was begun; raise what became of it."""
+        if self._committing is not None:
+            self._seen = self._committing.result()
+            self._committing = None
+
+    def _snapshots(self, run_id: str) -> tuple[StateFile, ...]:
+        begun = [
+            hand.call("snapshot", run_id, base=self._must_base or needs_base(self._state, number))
+            for number, hand in enumerate(self._keepers)
+        ]
+        files = [file for future in begun if (file := future.result()) is not None]
+        before = () if self._must_base else self._state
+        self._must_base = False
+        return kept((*before, *files))
+
+    def _count(self, flow: Flow) -> None:
+        for name in self.totals:
+            self.totals[name] += getattr(flow, name)
+
+    @property
+    def committed(self) -> Version | None:
+        """The last version of the table that is known to be there."""
+        return self._seen
+
+    def lag(self) -> dict[str, int]:
+        """Return how many offsets each partition holds beyond what was read."""
+        found: dict[str, int] = {}
+        for name, held in self._extents.items():
+            offsets = self.inputs[name].offsets
+            found |= {uri: max(extent.end - offsets.get(uri, extent.begin), 0) for uri, extent in held.items()}
+        return found
+
+    def drain(self) -> None:
+        """Close every window and commit what comes out of them: nothing is to come."""
+        if self.plan.operator is not None and self.watermark < END:
+            before, self.watermark = self.watermark, END
+            begun = [hand.call("advance", {}, Progress(before, END)) for hand in self._keepers]
+            for future in begun:
+                self._pending.add(future.result())
+        self.commit(drained=True)
+        self.settled()
+
+    def look(self, table: str | None = None) -> dict[str, pa.Table]:
+        """Return what the stream remembers now, as yet uncommitted: the tables of all shards."""
+        begun = [hand.call("look", table) for hand in self._keepers]
+        found = [future.result() for future in begun]
+        return {name: pa.concat_tables([each[name] for each in found]) for name in (found[0] if found else {})}
+
+
+def workspace_version(workspace: Workspace, name: str) -> Version:
+    """Return the newest version of a table that is looked into."""
+    return workspace.require(name)

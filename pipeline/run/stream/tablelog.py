@@ -1,0 +1,131 @@
+"""A table of the lake as a log: its versions, one after the other, each with the rows that it added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.work import Made, Maker, Split
+from pipeline.core.errors import RequestError, SourceError
+from pipeline.core.reading import POSITION, SOURCE, Extent, OnlyStreamed, Reader, Tail
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.engine import empty, literal
+from pipeline.kernel.scan import DataFile, Scan
+from pipeline.lake import LakeTable
+from pipeline.run.stream.intake import Intake
+from pipeline.run.workspace import Workspace
+from pipeline.sources.tailing import DirectTail
+
+
+@dataclass(frozen=True)
+class TableLog(OnlyStreamed):
+    """The versions of a table. An offset is the number of versions that were read: the next version's number."""
+
+    table: LakeTable
+
+    @classmethod
+    def of(cls, workspace: Workspace, name: str) -> TableLog:
+        """Return the log of a definition's table, which may not be there yet."""
+        return cls(workspace.table(name))
+
+    @property
+    def uri(self) -> str:
+        """The only partition."""
+        return f"lake://{self.table.name}"
+
+    @property
+    def fingerprint(self) -> str:
+        """The table's name."""
+        return self.uri
+
+    def extents(self) -> Mapping[str, Extent]:
+        """Return how many versions there are."""
+        version = self.table.number()
+        return {self.uri: Extent(0, 0 if version is None else version + 1)}
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]:
+        """Refuse: versions are followed by their number."""
+        del time
+        raise RequestError(f"the versions of {self.table.name!r} are not found by time", do="give --from earliest")
+
+    @contextmanager
+    def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
+        """Read versions as they come."""
+        yield DirectTail(self, dict(offsets), most=1 << 62)
+
+    def files(self, begin: int, end: int) -> tuple[DataFile, ...]:
+        """Return the files that came with the versions from one on, the second not included.
+
+        Raises `SourceError` when rows went in them: what was made of these cannot be taken back by a stream.
+        """
+        now = self.table.version(end - 1, lenient=True)
+        if now is None:
+            raise SourceError(f"table {self.table.name!r} is gone", do="make it again, and start the stream anew")
+        if begin == 0:
+            return now.files
+        then = self.table.version(begin - 1, lenient=True)
+        change = None if then is None else self.table.change_since(begin - 1, then.mark, now)
+        if change is None or change.removed:
+            raise SourceError(
+                f"table {self.table.name!r} was changed in another way than by adding rows",
+                got=f"rows that went between version {begin - 1} and {end - 1}",
+                do="start the stream anew with --from earliest, or compute its table in batch",
+            )
+        return change.added
+
+
+@dataclass(frozen=True)
+class TableIntake(Intake):
+    """A streamed input that is a table of the lake."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns looked at, the event time, and where a row came from."""
+        names = self.schema.names if self.columns is None else self.columns
+        time = () if self.time is None else (self.time.column,)
+        return tuple(dict.fromkeys((*names, *time, SOURCE, POSITION)))
+
+    @property
+    def partition(self) -> str:
+        """The URI of the only partition."""
+        return literal(f"lake://{self.name}")
+
+    def maker(self, reader: Reader, at: str) -> Maker:
+        """Return what reads the files of versions."""
+        del reader, at
+        return _FromVersions(self)
+
+    def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Return the rows that the stream looks at, none of them."""
+        kinds = {SOURCE: "VARCHAR", POSITION: "BIGINT", **self.schema.as_dict()}
+        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.kept)))
+
+
+@dataclass(frozen=True)
+class _FromVersions:
+    intake: TableIntake
+
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made]:
+        return self._made(con, split)
+
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+        return self._made(con, split)
+
+    @contextmanager
+    def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        del con
+        log = self.intake.log
+        if not isinstance(log, TableLog):
+            raise TypeError(type(log).__name__)
+        (part,) = split.parts
+        scan = Scan(self.intake.schema, log.files(part.begin, part.end or 0))
+        names = {name.lower() for name in self.intake.schema.names}
+        own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
+        own += [f"null::bigint as {POSITION}"] if POSITION not in names else []
+        query = f"select *{''.join(f', {c}' for c in own)} from ({scan.query()})"
+        yield Made(query, rows_in=scan.rows, bytes_in=scan.size_bytes)

@@ -1,0 +1,75 @@
+"""How far event time is: pure decisions on what came of each partition, and when.
+
+partition 0   ──●──●────●──────●            latest 12:09
+partition 1   ──●───●─────●                 latest 12:06   ← holds the others back
+partition 2   ──●                           idle           ← does not
+                           ╵
+                watermark 12:06 - lateness
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from pipeline.core.epochs import END, Reached, Seen
+from pipeline.core.eventtime import EventTime
+
+_MICRO = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What an epoch brought of an input: the next offsets, and the latest event time of each partition that had rows."""
+
+    offsets: Mapping[str, int]
+    latest: Mapping[str, int]
+    behind: frozenset[str] = frozenset()
+    """Partitions that hold more than was taken: they are not idle, whatever the clock says."""
+    has_ended: bool = False
+
+
+def advanced(before: Reached, arrived: Arrived, how: EventTime, now: int) -> Reached:
+    """Return an input's progress after an epoch; `now` is in microseconds since 1970.
+
+    The watermark is the least of the latest event times of the partitions, less the lateness. Those from which
+    nothing came for `idle_after` do not count, nor does one that never had a row after that time. When all are idle, time
+    goes on by the clock from the latest row, so that windows close. It never goes back; at the end of a log that ends
+    it is `END`.
+    """
+    partitions = _seen(before, arrived, now)
+    offsets = {**before.offsets, **arrived.offsets}
+    watermark = END if arrived.has_ended else max(before.watermark, _watermark(partitions, arrived.behind, how, now))
+    return replace(before, offsets=offsets, partitions=partitions, watermark=watermark)
+
+
+def _seen(before: Reached, arrived: Arrived, now: int) -> dict[str, Seen]:
+    found = dict(before.partitions)
+    for uri in (*arrived.offsets, *arrived.latest):
+        latest = arrived.latest.get(uri)
+        known = found.get(uri)
+        if known is None:
+            found[uri] = Seen(latest, now)
+        elif latest is not None:
+            found[uri] = Seen(latest if known.latest is None else max(latest, known.latest), now)
+    return found
+
+
+def _watermark(partitions: Mapping[str, Seen], behind: frozenset[str], how: EventTime, now: int) -> int:
+    lateness, patience = how.lateness // _MICRO, how.idle_after // _MICRO
+    active = [seen for uri, seen in partitions.items() if uri in behind or now - seen.at < patience]
+    if active:
+        return _least(seen.latest for seen in active) - lateness
+    known = [seen for seen in partitions.values() if seen.latest is not None]
+    if not known:
+        return -END
+    latest = max(seen.latest for seen in known if seen.latest is not None)
+    silent = now - max(seen.at for seen in known) - patience
+    return latest + silent - lateness
+
+
+def _least(values: Iterable[int | None]) -> int:
+    """Return the least value; a partition of which nothing is known yet could hold anything."""
+    found = list(values)
+    return -END if None in found else min(value for value in found if value is not None)
