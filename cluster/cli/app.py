@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from cluster.cli import backfill, doctor, explore, init, planning, quarantine, running, serving
+from cluster.cli import backfill, doctor, explore, init, planning, quarantine, running, serving, streaming
 from cluster.cli.console import fail
 from pipeline.core.errors import HeadwaterError
 
@@ -26,6 +26,8 @@ app = typer.Typer(
 app.command()(init.init)
 app.command()(running.run)
 app.command()(backfill.backfill)
+app.command()(streaming.stream)
+app.command()(streaming.verify)
 app.command()(planning.explain)
 app.command()(explore.ls)
 app.command()(explore.show)

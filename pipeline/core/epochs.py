@@ -6,7 +6,7 @@ It stands in the manifest of the table's version, so that rows, offsets, waterma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 BEGINNING, END = -(1 << 62), 1 << 62
@@ -28,6 +28,12 @@ class Reached:
     offsets: Mapping[str, int] = field(default_factory=dict)
     partitions: Mapping[str, Seen] = field(default_factory=dict)
     watermark: int = BEGINNING
+    began: Mapping[str, int] = field(default_factory=dict)
+    """The offset of each partition at which the stream began to read it."""
+
+    def beginning(self, offsets: Mapping[str, int]) -> Reached:
+        """Return it with these offsets; a partition that was not known begins there."""
+        return replace(self, offsets=dict(offsets), began={**offsets, **self.began})
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
             offsets=given["offsets"],
             partitions={uri: Seen(**seen) for uri, seen in given["partitions"].items()},
             watermark=given["watermark"],
+            began=given["began"],
         )
         for name, given in parts["inputs"].items()
     }

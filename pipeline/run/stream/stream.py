@@ -126,6 +126,7 @@ class Stream:
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
         self._must_base = epoch is not None and epoch.shards != self.shards
         self._engine = me.engine
+        self._drained = epoch is not None and epoch.drained
         self._extents: dict[str, Mapping[str, Extent]] = {}
         self._looked = 0.0
         self._others = {name: workspace_version(self._workspace, name) for name in plan.others}
@@ -155,7 +156,7 @@ class Stream:
         everything = [(name, uri) for name, given in offsets.items() for uri in sorted(given)]
         count = max(1, min(self.asked.takers or cores(), len(everything)))
         self._owner = {(name, uri): number % count for number, (name, uri) in enumerate(everything)}
-        self.inputs = {name: replace(self.inputs[name], offsets=dict(given)) for name, given in offsets.items()}
+        self.inputs = {name: self.inputs[name].beginning(given) for name, given in offsets.items()}
         others = {name: version.scan() for name, version in self._others.items()}
         limits = replace(budget.part(2 * cores()), threads=1)
         crop = Crop(plan.intakes, others, limits, self._workspace.lake.storage.filesystem(), plan.operator is not None)
@@ -222,8 +223,7 @@ class Stream:
                 owner = (len(self._owner) + number) % len(self._takers)
                 self._takers[owner].call("add", {name: {uri: offset}}).result()
                 self._owner[name, uri] = owner
-            known = self.inputs[name]
-            self.inputs[name] = replace(known, offsets={**new, **known.offsets})
+            self.inputs[name] = self.inputs[name].beginning({**new, **self.inputs[name].offsets})
         versions = {name: workspace_version(self._workspace, name) for name in self._others}
         changed = {name: v.scan() for name, v in versions.items() if v.mark != self._others[name].mark}
         if changed:
@@ -296,6 +296,7 @@ class Stream:
         self._reached("saved")
         self.flow = outcome.flow
         self._count(outcome.flow)
+        self._drained = drained
         epoch = Epoch(
             number=self.number,
             inputs=dict(self.inputs),
@@ -333,6 +334,12 @@ class Stream:
         self._pending = Pending()
         self._since_commit = time.monotonic()
         self._moved = False
+
+    def save(self) -> None:
+        """Commit what there is to commit, and wait until it is."""
+        if self._moved or not self._pending.is_empty:
+            self.commit()
+        self.settled()
 
     def settled(self) -> None:
         """Wait for the commit that was begun; raise what became of it."""
@@ -374,7 +381,9 @@ class Stream:
             begun = [hand.call("advance", {}, Progress(before, END)) for hand in self._keepers]
             for future in begun:
                 self._pending.add(future.result())
-        self.commit(drained=True)
+            self._moved = True
+        if self._moved or not self._pending.is_empty or not self._drained:
+            self.commit(drained=True)
         self.settled()
 
     def look(self, table: str | None = None) -> dict[str, pa.Table]:

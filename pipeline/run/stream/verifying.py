@@ -1,0 +1,192 @@
+"""One definition, two clocks: a stream's table beside the answer of its definition on all that the stream has read.
+
+What the table holds, and what the stream would still give of what it remembers, is together the batch answer on the rows
+that were read and not set aside; for a table whose rows take each other's place, the table alone is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.makers import FromSource
+from pipeline.batch.work import Split
+from pipeline.core.clock import now
+from pipeline.core.definitions import Action, Table
+from pipeline.core.epochs import END, Epoch, Reached
+from pipeline.core.errors import RequestError
+from pipeline.core.reading import POSITION, SOURCE
+from pipeline.core.schema import Schema
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.engine import arrow, connect, one, quoted
+from pipeline.kernel.frames import call
+from pipeline.run.stream.intake import Intake, Ranges
+from pipeline.run.stream.keeping import Keeper, Plot
+from pipeline.run.stream.plan import Planner, StreamPlan
+from pipeline.run.stream.tablelog import TableLog
+from pipeline.run.stream.taking import Crop, sample
+from pipeline.run.workspace import Workspace
+from pipeline.streams.operator import Progress
+
+MOST_SHOWN = 20
+_PIECE_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a comparison found. Rows are compared as a multiset, real numbers to 9 digits."""
+
+    stream: str
+    epoch: int
+    rows_read: int
+    rows_aside: int
+    rows_expected: int
+    rows_there: int
+    """In the table."""
+    rows_remembered: int
+    """That the stream would still give."""
+    missing: int
+    unexpected: int
+    differences: Sequence[Mapping[str, object]] = ()
+    """The first of them: the row, and `_difference`: `missing` or `unexpected`."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether both agree."""
+        return self.missing == 0 and self.unexpected == 0
+
+
+def verify(workspace: Workspace, name: str) -> Verified:
+    """Compare a stream's table with the batch answer of its definition.
+
+    Raises `RequestError` for a table that no stream has made, and `SourceError` when its log no longer holds what was read.
+    """
+    plan = Planner(workspace).plan(name)
+    version = workspace.require(name)
+    epoch = None if version.manifest is None else version.manifest.epoch
+    if epoch is None:
+        raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
+    limits = budget_here(workspace.settings.memory_bytes).whole()
+    with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
+        read, aside = 0, _aside(con, workspace, name)
+        for intake in plan.intakes:
+            read += _load(con, intake, epoch.inputs[intake.name])
+        _answer(con, workspace, plan)
+        there = f"select * from ({version.scan().query()})"
+        still = _remembered(workspace, plan, epoch)
+        con.register("_still", still)
+        columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns)
+        con.execute(f"create temp table _there as select {columns} from ({there} union all by name from _still)")
+        con.execute(f"create temp table _expected as select {columns} from _answer")
+        con.execute("create temp table _missing as from _expected except all from _there")
+        con.execute("create temp table _unexpected as from _there except all from _expected")
+        shown = " union all ".join(
+            f"(select '{what}' as _difference, * from _{what} order by all limit {MOST_SHOWN})"
+            for what in ("missing", "unexpected")
+        )
+        counts = {what: int(one(con, f"select count(*) from _{what}")[0]) for what in ("missing", "unexpected")}
+        return Verified(
+            stream=name,
+            epoch=epoch.number,
+            rows_read=read,
+            rows_aside=aside,
+            rows_expected=int(one(con, "select count(*) from _expected")[0]),
+            rows_there=version.rows,
+            rows_remembered=still.num_rows,
+            missing=counts["missing"],
+            unexpected=counts["unexpected"],
+            differences=arrow(con, shown).to_pylist(),
+        )
+
+
+def _aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, name: str) -> int:
+    """Make `_aside` of the places of the rows that were set aside before the definition saw them."""
+    aside = workspace.lake.quarantine(name).version()
+    con.execute(f"create temp table _aside ({SOURCE} varchar, {POSITION} bigint)")
+    if aside is not None:
+        con.execute(
+            f"insert into _aside select {SOURCE}, {POSITION} from ({aside.scan().query()}) where {POSITION} is not null"
+        )
+    return int(one(con, "select count(*) from _aside")[0])
+
+
+def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> int:
+    """Make a table of an input's name with the rows that were read of it and not set aside."""
+    con.register("_none", intake.nothing(con))
+    con.execute(f"create temp table {quoted(intake.name)} as from _none")
+    rows = 0
+    for split in _splits(intake, reached):
+        maker = intake.maker(intake.log, now().isoformat())
+        if isinstance(maker, FromSource):
+            con.execute("drop table if exists _rejected; drop table if exists _read_rows")
+        columns = ", ".join(map(quoted, intake.kept))
+        with maker.make(con, split) as made:
+            con.execute(
+                f"insert into {quoted(intake.name)} select {columns} from ({made.query}) as r "
+                f"where not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
+            )
+            rows += made.rows_in
+    return rows
+
+
+def _splits(intake: Intake, reached: Reached) -> list[Split]:
+    if isinstance(intake.log, TableLog):
+        end = reached.offsets[intake.log.uri]
+        parts = Ranges({intake.log.uri: (0, end)}).parts()
+        return [Split(0, parts=parts)] if parts else []
+    found = []
+    for uri, end in reached.offsets.items():
+        begin = reached.began.get(uri, 0)
+        whole = uri.startswith(("kafka://", "generator://", "replay://"))
+        cuts = [*range(begin, end, _PIECE_ROWS), end] if whole else [begin, end]
+        found += [Ranges({uri: (a, b)}).parts() for a, b in itertools.pairwise(cuts) if b > a]
+    return [Split(number, parts=parts) for number, parts in enumerate(found)]
+
+
+def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
+    """Make `_answer` of the definition's rows, those left out that its expectations take away."""
+    for name in plan.others:
+        con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
+    definition = plan.definition
+    if plan.operator is None and plan.function is None:
+        con.execute(f"create temp table _made as {plan.statement}")
+    elif isinstance(definition, Table):
+        names = definition.transform.inputs
+        given = {name: arrow(con, f"from {quoted(name)}") for name in names}
+        rows = call(plan.function, given, definition.place) if plan.function else definition.transform(**given)
+        con.register("_batch", rows)
+        con.execute("create temp table _made as from _batch")
+    away = [e.condition for e in definition.expect if e.action in {Action.QUARANTINE, Action.DROP}]
+    stay = " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
+    con.execute(f"create temp view _answer as select * from _made where {stay}")
+
+
+def _remembered(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
+    """Return the rows that the stream would still give of what it remembers, if nothing more came."""
+    if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
+        return _empty(plan.schema)
+    prepared = plan.prepared()
+    crop = Crop(plan.intakes, {name: workspace.require(name).scan() for name in plan.others})
+    samples = {i.name: sample(crop, i, prepared[i.name]) for i in plan.intakes}
+    storage = workspace.table(plan.name).storage
+    with ExitStack() as stack:
+        keeper = Keeper(Plot(plan.operator, samples, 0, 1, storage, epoch=epoch))
+        stack.callback(keeper.close)
+        return keeper.advance({}, Progress(epoch.watermark, END))
+
+
+def _empty(schema: Schema) -> pa.Table:
+    with connect() as con:
+        columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in schema.columns)
+        return arrow(con, f"select {columns} limit 0")
+
+
+def _compared(name: str, kind: str) -> str:
+    if kind in {"DOUBLE", "FLOAT"}:
+        return f"printf('%.8e', {quoted(name)}) as {quoted(name)}"
+    return f"{quoted(name)}::{kind} as {quoted(name)}"
