@@ -34,22 +34,23 @@ class Messages:
 
 @dataclass(frozen=True)
 class Events:
-    """`count` events with the ids from 0; `per_s` of them happen in each second of event time."""
+    """`count` events with the ids from `first`; `per_s` of them happen in each second of event time."""
 
     count: int
     seed: int = 0
+    first: int = 0
     keys: int = 1000
     per_s: int = 50_000
 
     @property
     def rows(self) -> str:
         """A SELECT of all events; values are quarters, so that their sums are exact in any order."""
-        return self._rows(0, self.count)
+        return self._rows(self.first, self.first + self.count)
 
     @property
     def end_us(self) -> int:
         """When the events that come last happen, in microseconds since 1970."""
-        return BEGINNING_US + self.count * 1_000_000 // self.per_s + END_AFTER_US
+        return BEGINNING_US + (self.first + self.count) * 1_000_000 // self.per_s + END_AFTER_US
 
     def messages(self) -> Iterator[Messages]:
         """Yield the events as JSON, in order, some at a time."""
@@ -82,8 +83,9 @@ class Events:
         rest = """'"id":' || id || ',"key":"' || key || '","value":' || value || ',"n":"' ||
             left(md5(id::varchar), 4) || '"}'"""
         with duckdb.connect() as con:
-            for first in range(0, self.count, CHUNK):
-                rows = self._rows(first, min(first + CHUNK, self.count))
+            after = self.first + self.count
+            for first in range(self.first, after, CHUNK):
+                rows = self._rows(first, min(first + CHUNK, after))
                 found = con.sql(
                     f"""select ({text})::blob as text, key::blob as key, right(key, 4)::int % {PARTITIONS} as partition
                     from (select *, {rest} as rest from ({rows})) order by id"""

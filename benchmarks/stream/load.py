@@ -39,7 +39,8 @@ class Loaded:
 
 def loading(brokers: str, topic: str, events: Events, per_s: int | None = None) -> subprocess.Popen[str]:
     """Start to load in another process; `loaded` waits for it."""
-    words = [brokers, topic, str(events.count), "--seed", str(events.seed), *(["--per-s", str(per_s)] if per_s else [])]
+    words = [brokers, topic, str(events.count), "--seed", str(events.seed), "--first", str(events.first)]
+    words += ["--per-s", str(per_s)] if per_s else []
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.stream.load", *words],
         stdout=subprocess.PIPE,
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("topic")
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--per-s", type=int)
     chosen = parser.parse_args()
     producer = Producer(
@@ -131,7 +133,7 @@ def main() -> None:
             "log_level": 3,
         }
     )
-    events = Events(chosen.count, chosen.seed)
+    events = Events(chosen.count, chosen.seed, chosen.first)
     done = (
         evenly(producer, chosen.topic, events, chosen.per_s)
         if chosen.per_s
