@@ -18,15 +18,16 @@ LONG = "interval '2 hours'"
 
 @dataclass(frozen=True)
 class Streamed:
-    """One streamed table: its SQL, and its other options as they are written."""
+    """One streamed table: its SQL, or what another word than `sql` takes, and its options."""
 
     sql: str
     options: Mapping[str, object] = field(default_factory=dict)
+    word: str = "sql"
 
     def text(self, name: str) -> str:
         """Return the definition."""
-        words = "".join(f", {option}={value!r}" for option, value in self.options.items())
-        return f"{name} = sql({self.sql!r}{words})\n"
+        options = "".join(f", {option}={value!r}" for option, value in self.options.items())
+        return f"from pipeline import {self.word}\n{name} = {self.word}({self.sql!r}{options})\n"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Query:
     """Tables that are streamed, in order, the last one the answer; its oracle has the same columns in the same order.
 
     `afterwards` is made by `headwater run` when the streams are caught up. `note` says where the form departs from
-    NEXMark's, and `no_form` why there is none.
+    NEXMark's.
     """
 
     name: str
@@ -43,7 +44,6 @@ class Query:
     oracle: str
     afterwards: Mapping[str, Streamed] = field(default_factory=dict)
     note: str = ""
-    no_form: str = ""
 
     @property
     def answer(self) -> str:
@@ -262,15 +262,17 @@ Q17 = _one(
     key=("auction", "day"),
     emit="change",
 )
-Q18 = _one(
+Q18 = Query(
     "q18",
     "the last bid of each bidder on each auction",
-    "select auction, bidder, price, channel, date_time, extra from bids",
+    {
+        "q18": Streamed(
+            "bids", {"key": ("auction", "bidder"), "event_time": "date_time", "keep": "last"}, word="deduplicate"
+        )
+    },
     """-- columns: auction, bidder, price, channel, date_time, extra
     select auction, bidder, price, channel, date_time, extra from bids
     qualify row_number() over (partition by bidder, auction order by date_time desc) = 1""",
-    key=("auction", "bidder"),
-    sequence_by="date_time",
 )
 Q19 = _one(
     "q19",

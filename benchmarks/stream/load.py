@@ -18,13 +18,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from confluent_kafka import Producer
 
-from benchmarks.stream.events import END, PARTITIONS, STAMP, Events
+from benchmarks.stream.events import CHUNK, END, PARTITIONS, STAMP, Events
 
 ROOT = Path(__file__).parents[2]
 TICK_S = 0.002
 """How often events are made at a fixed rate: what is due by then gets one time."""
+
+_FAST = {
+    "enable.idempotence": True,
+    "batch.num.messages": 100_000,
+    "batch.size": 1_000_000,
+    "queue.buffering.max.messages": 1_000_000,
+    "log_level": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,17 @@ def evenly(producer: Producer, topic: str, events: Events, per_s: int) -> Loaded
     return Loaded(done, size, time.perf_counter() - begun, slipped)
 
 
+def fill(brokers: str, topic: str, messages: pa.Table) -> None:
+    """Put all rows of `text`, `key` and `partition` into a topic, from this process."""
+    producer = Producer({"bootstrap.servers": brokers, **_FAST, "linger.ms": 20})
+    for some in messages.to_batches(max_chunksize=CHUNK):
+        rows = some.to_pylist()
+        for partition in range(PARTITIONS):
+            chosen = [{"value": r["text"], "key": r["key"]} for r in rows if r["partition"] == partition]
+            _put(producer, topic, partition, chosen)
+    _flush(producer)
+
+
 def _ticks(begun: float) -> Iterator[float]:
     """Yield the seconds since the beginning, every tick."""
     while True:
@@ -123,15 +143,7 @@ def main() -> None:
     parser.add_argument("--per-s", type=int)
     chosen = parser.parse_args()
     producer = Producer(
-        {
-            "bootstrap.servers": chosen.brokers,
-            "enable.idempotence": True,
-            "linger.ms": 1 if chosen.per_s else 20,
-            "batch.num.messages": 100_000,
-            "batch.size": 1_000_000,
-            "queue.buffering.max.messages": 1_000_000,
-            "log_level": 3,
-        }
+        {"bootstrap.servers": chosen.brokers, **_FAST, "linger.ms": 1 if chosen.per_s else 20},
     )
     events = Events(chosen.count, chosen.seed, chosen.first)
     done = (
