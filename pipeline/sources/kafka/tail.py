@@ -116,8 +116,9 @@ class KafkaTail:
             return Ready(before, 0)
         return Ready(offsets, rows)
 
-    def reader(self) -> Reader:
+    def reader(self, parts: Sequence[Part] = ()) -> Reader:
         """Return what serves ranges from memory; one that is not in memory any more is read from the brokers."""
+        del parts  # they count as taken when they are read
         return _FromMemory(self._kafka, self)
 
     @property
