@@ -66,8 +66,9 @@ def _written(found: tuple[str, tuple[int, tuple[int, float]]]) -> tuple[str, str
 JOBS: dict[str, Callable[[str, str, str], Dataflow]] = {"windows": windows}
 
 
-def work(job: str, brokers: str, topic: str, to: str, addresses: list[str], number: int) -> None:
+def work(words: list[str], addresses: list[str], number: int) -> None:
     """Be one process of several."""
+    job, brokers, topic, to = words
     recovery = RecoveryConfig(Path(to, "recovery"))
     cluster_main(JOBS[job](brokers, topic, to), addresses, number, epoch_interval=EPOCH, recovery_config=recovery)
 
@@ -87,7 +88,7 @@ if __name__ == "__main__":
     init_db_dir(place, count)
     with clock.part(sys.argv[1]):
         addresses = _addresses(count)
-        workers = [spawning.Process(target=work, args=(*sys.argv[1:], addresses, n)) for n in range(count)]
+        workers = [spawning.Process(target=work, args=(sys.argv[1:], addresses, n)) for n in range(count)]
         for worker in workers:
             worker.start()
         for worker in workers:

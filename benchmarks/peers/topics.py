@@ -35,7 +35,7 @@ def drained(brokers: str, topic: str, to: str) -> None:
             for message in consumer.consume(SOME, 1.0):
                 error = message.error()
                 if error is None:
-                    file.write(message.value() + b"\n")
+                    file.write((message.value() or b"") + b"\n")
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its only name
                     left.discard(message.partition())
                 else:

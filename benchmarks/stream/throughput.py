@@ -55,10 +55,9 @@ def concluded(figures: Figures) -> Figures:
                 continue
             rates[who] = (whole["events"] - half["events"]) / seconds
             sizes[who] = (whole["bytes_in"] - half["bytes_in"]) / seconds
-    kept = {key: value for key, value in figures.items() if key in {"cases"}}
     ratios = {who: rate / rates[HEADWATER] for who, rate in rates.items() if who != HEADWATER and HEADWATER in rates}
     return {
-        **kept,
+        "cases": cases,
         "medians": figures["medians"],
         "ours": figures["ours"],
         "peers": figures["peers"],
