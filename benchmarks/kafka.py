@@ -329,6 +329,7 @@ def _properties(node: _Node, nodes: Sequence[_Node], settings: Mapping[str, str]
         "transaction.state.log.min.isr": "1" if len(nodes) == 1 else "2",
         "min.insync.replicas": "1" if len(nodes) == 1 else "2",
         "group.initial.rebalance.delay.ms": "0",
+        "log.retention.ms": "-1",  # a topic that is to forget says so
         # notice sooner what production notices in minutes
         "controller.quorum.election.timeout.ms": "300",
         "controller.quorum.election.backoff.max.ms": "300",

@@ -49,12 +49,11 @@ class Client:
 
     def __init__(self, options: Mapping[str, str], place: Place) -> None:
         """Connect when first asked."""
-        self._options = dict(options)
         self._place = place
         self._last: KafkaError | None = None
         try:
-            options: dict[str, Any] = {**self._options, "error_cb": self._heard}
-            self._admin = AdminClient(options, logger=_LOG)
+            settings: dict[str, Any] = {**options, "error_cb": self._heard}
+            self._admin = AdminClient(settings, logger=_LOG)
         except KafkaException as error:
             raise SourceError("Kafka's client cannot be set up", got=_words(error), place=place) from error
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.sources.kafka.definition import Kafka
 
 _AT_ONCE = 20_000
-_WAIT_S = 0.5
+_WAIT_S = 0.02
 _BUFFER_BYTES = 32 << 20
 
 
@@ -71,7 +71,7 @@ def _all(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
         stream.add({partition: extent.begin})
         tables, at, until = [empty(kafka.metadata)], extent.begin, time.monotonic() + PATIENCE_S
         while at < extent.end:
-            found = fetch(stream, kafka.metadata, _AT_ONCE, _WAIT_S if at == extent.begin else 0.05).get(partition)
+            found = fetch(stream, kafka.metadata, _AT_ONCE, _WAIT_S).get(partition)
             if found is not None and found.end > at:
                 tables.append(found.records)
                 at, until = found.end, time.monotonic() + PATIENCE_S

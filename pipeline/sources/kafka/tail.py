@@ -85,12 +85,15 @@ class KafkaTail:
     def add(self, offsets: Mapping[str, int]) -> None:
         """Read more partitions from now on; raise `SourceError` for an offset that is not held any more."""
         partitions = {Partition.of(uri): at for uri, at in offsets.items()}
+        topics = self._kafka.client.topics(sorted({p.topic for p in partitions}), None)
+        for partition in partitions:
+            if partition.number >= topics[partition.topic].partitions:
+                raise SourceError("the topic has no such partition", place=Place(partition.uri))
         extents = self._kafka.client.extents(tuple(partitions))
         for partition, at in partitions.items():
             if not extents[partition].begin <= at:
                 raise overtaken(partition, at, extents[partition])
-        names = sorted({p.topic for p in partitions} - self._ids.keys())
-        ids = {name: topic.id for name, topic in self._kafka.client.topics(names, None).items()}
+        ids = {name: topic.id for name, topic in topics.items() if name not in self._ids}
         with self._lock:
             self._ids.update(ids)
             for partition, at in partitions.items():
