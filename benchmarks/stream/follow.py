@@ -44,15 +44,15 @@ class Follower:
         came = pa.table({"text": pa.array(self._texts, pa.binary()), "at_us": self._times})
         with duckdb.connect() as con:
             con.register("came", came)
-            found = con.execute(
+            found = con.sql(
                 f"""select quantile_cont(took, 0.5), quantile_cont(took, 0.99), max(took), count(*), count(distinct id)
                 from (
                     select (row->>'id')::bigint as id,
                         (at_us - epoch_us((row->>'happened_at')::timestamp)) / 1000 as took
                     from (select decode(text)::json as row, at_us from came)
                 ) where id between {first} and {first + count - 1}"""
-            ).fetchone()
-        return judged(found, count)
+            ).fetchall()
+        return judged(found[0], count)
 
     def _follow(self) -> None:
         options = {

@@ -101,8 +101,7 @@ def rows(folder: Path, form: str) -> int:
     if not files:
         return 0
     with duckdb.connect() as con:
-        found = con.execute(f"select count(*) from {_read(files, form)}").fetchone()
-    return 0 if found is None else int(found[0])
+        return int(con.sql(f"select count(*) from {_read(files, form)}").fetchall()[0][0])
 
 
 def latency(folder: Path, form: str, first: int, count: int) -> Latency:
@@ -111,18 +110,18 @@ def latency(folder: Path, form: str, first: int, count: int) -> Latency:
     with duckdb.connect() as con:
         con.execute("create table landed (filename varchar, at_us bigint)")
         con.executemany("insert into landed values (?, ?)", list(files.items()))
-        found = con.execute(
+        found = con.sql(
             f"""select quantile_cont(took, 0.5), quantile_cont(took, 0.99), max(took), count(*), count(distinct id) from (
                 select id, (at_us - epoch_us(happened_at)) / 1000 as took
                 from {_read(files, form)} join landed using (filename) where id between {first} and {first + count - 1})"""
-        ).fetchone()
-    return judged(found, count)
+        ).fetchall()
+    return judged(found[0], count)
 
 
-def judged(found: tuple[Any, ...] | None, count: int) -> Latency:
+def judged(found: tuple[Any, ...], count: int) -> Latency:
     """Return half, nearly all and the most of the rows' times; `SystemExit` when it is not each row once."""
-    if found is None or not found[3] == found[4] == count:
-        raise SystemExit(f"another answer: {found and found[3]} rows of {found and found[4]} ids, not {count}")
+    if not found[3] == found[4] == count:
+        raise SystemExit(f"another answer: {found[3]} rows of {found[4]} ids, not {count}")
     return Latency(float(found[0]), float(found[1]), float(found[2]), int(found[3]))
 
 

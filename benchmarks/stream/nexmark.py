@@ -72,12 +72,13 @@ def differences(con: duckdb.DuckDBPyConnection, query: Query, made: pa.Table) ->
     columns = ", ".join(_comparable(column, con.sql(query.oracle)) for column in query.columns)
     con.execute(f"create or replace temp view expected as {query.oracle}")
     sides = (f"select {columns} from expected", f"select {columns} from made")
-    counts = [
-        con.execute(f"select count(*) from (({one}) except all ({other}))").fetchone()
-        for one, other in (sides, sides[::-1])
-    ]
+    missing, unexpected = (_count(con, f"(({one}) except all ({other}))") for one, other in (sides, sides[::-1]))
     con.unregister("made")
-    return counts[0][0] if counts[0] else 0, counts[1][0] if counts[1] else 0
+    return missing, unexpected
+
+
+def _count(con: duckdb.DuckDBPyConnection, of: str) -> int:
+    return int(con.sql(f"select count(*) from {of}").fetchall()[0][0])
 
 
 def _comparable(column: str, of: duckdb.DuckDBPyRelation) -> str:
@@ -101,8 +102,7 @@ def _asked(con: duckdb.DuckDBPyConnection, query: Query, sources: str, folder: P
 def _read(con: duckdb.DuckDBPyConnection, query: Query) -> int:
     """Return how many events a query's streams read, each kind once."""
     texts = " ".join(table.sql for table in query.tables.values())
-    counts = [con.execute(f"select count(*) from {kind}").fetchone() for kind in KINDS if kind in texts]
-    return sum(count[0] for count in counts if count)
+    return sum(_count(con, kind) for kind in KINDS if kind in texts)
 
 
 def _source(kind: str, brokers: str) -> str:
