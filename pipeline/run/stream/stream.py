@@ -34,10 +34,11 @@ from pipeline.run.stream.intake import Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.plan import StreamPlan
-from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets
+from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
 from pipeline.run.stream.tablelog import TableLog
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
+from pipeline.sources.folder import Folder
 from pipeline.streams.operator import Progress
 from pipeline.streams.snapshots import kept
 from pipeline.streams.watermarks import Arrived, advanced
@@ -157,10 +158,14 @@ class Stream:
         }
         if self._anew or epoch is None:
             offsets = {i.name: first_offsets(extents[i.name], self.asked.begin) for i in plan.intakes}
+        for intake in plan.intakes:
+            require_same(self.inputs[intake.name], extents[intake.name], may_lose=isinstance(intake.log, Folder))
+            if isinstance(intake.log, Folder):  # files that were read may be gone
+                offsets[intake.name] = {u: o for u, o in offsets[intake.name].items() if u in extents[intake.name]}
         everything = [(name, uri) for name, given in offsets.items() for uri in sorted(given)]
         count = max(1, min(self.asked.takers or cores(), len(everything)))
         self._owner = {(name, uri): number % count for number, (name, uri) in enumerate(everything)}
-        self.inputs = {name: self.inputs[name].beginning(given) for name, given in offsets.items()}
+        self.inputs = {n: self.inputs[n].beginning(given, stamps_of(extents[n])) for n, given in offsets.items()}
         others = {name: version.scan() for name, version in self._others.items()}
         limits = replace(budget.part(2 * cores()), threads=1)
         crop = Crop(plan.intakes, others, limits, self._workspace.lake.storage.filesystem(), plan.operator is not None)
@@ -227,7 +232,8 @@ class Stream:
                 owner = (len(self._owner) + number) % len(self._takers)
                 self._takers[owner].call("add", {name: {uri: offset}}).result()
                 self._owner[name, uri] = owner
-            self.inputs[name] = self.inputs[name].beginning({**new, **self.inputs[name].offsets})
+            known = self.inputs[name]
+            self.inputs[name] = known.beginning({**new, **known.offsets}, stamps_of(held))
         versions = {name: workspace_version(self._workspace, name) for name in self._others}
         changed = {name: v.scan() for name, v in versions.items() if v.mark != self._others[name].mark}
         if changed:
@@ -239,8 +245,9 @@ class Stream:
         """Return what a worker is to take: from where each of its partitions is, to what it has ready."""
         found = {}
         for name, there in ready.items():
-            offsets = self.inputs[name].offsets
-            found[name] = Ranges({uri: (offsets[uri], end) for uri, end in there.offsets.items()}).parts()
+            reached = self.inputs[name]
+            ranges = {uri: (reached.offsets[uri], end) for uri, end in there.offsets.items()}
+            found[name] = Ranges(ranges).parts(reached.stamps)
         return found
 
     def _advance(

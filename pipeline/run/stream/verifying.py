@@ -137,14 +137,14 @@ def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> i
 def _splits(intake: Intake, reached: Reached) -> list[Split]:
     if isinstance(intake.log, TableLog):
         end = reached.offsets[intake.log.uri]
-        parts = Ranges({intake.log.uri: (0, end)}).parts()
+        parts = Ranges({intake.log.uri: (0, end)}).parts({})
         return [Split(0, parts=parts)] if parts else []
     found = []
     for uri, end in reached.offsets.items():
         begin = reached.began.get(uri, 0)
         whole = uri.startswith(("kafka://", "generator://", "replay://"))
         cuts = [*range(begin, end, _PIECE_ROWS), end] if whole else [begin, end]
-        found += [Ranges({uri: (a, b)}).parts() for a, b in itertools.pairwise(cuts) if b > a]
+        found += [Ranges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
     return [Split(number, parts=parts) for number, parts in enumerate(found)]
 
 
