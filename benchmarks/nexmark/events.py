@@ -49,7 +49,6 @@ SCHEMAS = dict(zip(KINDS, (PERSON_SCHEMA, AUCTION_SCHEMA, BID_SCHEMA), strict=Tr
 KEYS = dict(zip(KINDS, ("id", "id", "auction"), strict=True))
 """The column by which each kind is dealt to partitions."""
 FIRST_ID = 1000
-END_AFTER_US = 3_600_000_000
 LONGEST_AUCTION = "1 second"
 """No auction is open for longer."""
 _RECENT_PEOPLE, _RECENT_AUCTIONS, _LEAD = 1000, 100, 10
@@ -63,13 +62,8 @@ class House:
     seed: int = 0
     per_s: int = 10_000
 
-    @property
-    def end_us(self) -> int:
-        """When the events that come last happen: one of each kind and partition, with ids below zero."""
-        return BEGINNING_US + self.events * 1_000_000 // self.per_s + END_AFTER_US
-
-    def build(self, con: duckdb.DuckDBPyConnection, partitions: int = 0) -> None:
-        """Create the tables `persons`, `auctions` and `bids`; with partitions, with the events that come last."""
+    def build(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Create the tables `persons`, `auctions` and `bids`."""
         con.execute(f"create or replace macro pick(n, salt, most) as (hash(n, salt, {self.seed}) % most)::bigint")
         con.execute(
             f"""create or replace temp table house as
@@ -79,15 +73,7 @@ class House:
         )
         for kind, select in zip(KINDS, (_PERSONS, _AUCTIONS, _BIDS), strict=True):
             con.execute(f"create or replace table {kind} as {select}")
-            for partition in range(partitions):
-                con.execute(f"insert into {kind} {self._last(kind, -1 - partition)}")
         con.execute("drop table house")
-
-    def _last(self, kind: str, number: int) -> str:
-        at = f"make_timestamp({self.end_us})"
-        ids = {"id", "auction", "bidder", "seller"}
-        plain = {"bigint": "0", "varchar": "''", "timestamp": at}
-        return "select " + ", ".join(str(number) if n in ids else plain[t] for n, t in SCHEMAS[kind].items())
 
 
 def _recent(last: str, salt: int, count: int) -> str:
