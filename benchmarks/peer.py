@@ -90,5 +90,8 @@ def require(script: Script) -> None:
     """Raise `UnableError` for a peer that is not here."""
     if not interpreter(script.home).exists():
         raise UnableError(f"not here: no {interpreter(script.home)}; run `make peers`")
+    jars = interpreter(script.home).parents[1] / "jars"
+    if script.home and script.name in JAVA and not any(jars.glob("*kafka*.jar")):
+        raise UnableError(f"not here: no connector to Kafka in {jars}; run `make peers`")
     if script.name in JAVA and shutil.which("java") is None:
         raise UnableError(f"not here: {script.name} needs Java 17")
