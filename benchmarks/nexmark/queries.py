@@ -79,7 +79,7 @@ Q2 = _one(
     "bids on some auctions",
     "select auction, price from bids where auction % 123 = 0",
     """-- columns: auction, price
-    select auction, price from bids where auction in (select 123 * range from range(10000000))""",
+    select auction, price from bids where auction in (select 123 * range from range(100000))""",
 )
 Q3 = _one(
     "q3",
