@@ -18,6 +18,8 @@ from benchmarks.peers.said import Clock
 EVENT = "happened_at timestamp, id bigint, key string, value double"
 BATCH = 1_000_000
 """The most events of one batch of a backlog."""
+SKEW = "10 seconds"
+"""How far the partitions may be apart: its watermark is one for all of them, not the least of each one's."""
 JARS = Path(sys.prefix) / "jars"
 
 
@@ -47,7 +49,7 @@ def session(clock: Clock, to: str) -> SparkSession:
 def windows(spark: SparkSession, clock: Clock, brokers: str, topic: str, to: str) -> None:
     """Count and sum by key and minute, until all that is there is read."""
     with clock.part("windows"):
-        _events(spark, brokers, topic).withWatermark("happened_at", "0 seconds").createOrReplaceTempView("events")
+        _events(spark, brokers, topic).withWatermark("happened_at", SKEW).createOrReplaceTempView("events")
         counted = spark.sql(
             """select window.start as window_start, key, events, total from (
                 select window(happened_at, '1 minute') as window, key, count(*) as events, sum(value) as total
