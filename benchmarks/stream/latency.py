@@ -32,7 +32,7 @@ from benchmarks.turns import Figures, UnableError
 RATES = (1_000, 10_000, 50_000)
 PEER_RATE = 10_000
 SECONDS, WARM_S = 60, 10
-START_S, LAND_S, END_S = 120, 120, 30
+LAND_S, END_S = 120, 30
 UNTOLD = {"bytewax": "its readers see rows before they are committed, so there is no such moment"}
 
 
@@ -67,14 +67,15 @@ class _Load:
         self.warm, self.counted = warm, replace(warm, first=warm.count, count=rate * seconds)
         cluster.create_topic(topic, PARTITIONS)
 
-    @property
-    def all(self) -> int:
-        return self.warm.count + self.counted.count
+    def run(self, process: subprocess.Popen[bytes], landed_rows: Callable[[], int]) -> None:
+        """Put the events, those that count when the others have come through, and wait until all have.
 
-    def run(self) -> None:
-        """Put all events, and raise `UnableError` when the machine did not keep the rate."""
-        for events in (self.warm, self.counted):
-            done = loaded(loading(self.brokers, self.topic, events, self.rate))
+        Raises `UnableError` when the machine did not keep the rate, and for a process that ends or does not keep up.
+        """
+        loaded(loading(self.brokers, self.topic, self.warm, self.rate))
+        _wait(process, lambda: landed_rows() >= self.warm.count)
+        done = loaded(loading(self.brokers, self.topic, self.counted, self.rate))
+        _wait(process, lambda: landed_rows() >= self.warm.count + self.counted.count)
         if done.seconds > 1.1 * self.counted.count / self.rate + 1:
             raise UnableError(f"the load itself took {done.seconds:.1f} s")
 
@@ -85,8 +86,7 @@ def _ours(load: _Load, folder: Path) -> Latency:
     )
     table = project.table("rows")
     with _running(project.streaming("rows"), project.folder) as process:
-        load.run()
-        _wait(process, lambda: sum(commit.rows for commit in landed.commits(table)) >= load.all)
+        load.run(process, lambda: sum(commit.rows for commit in landed.commits(table)))
     return landed.latency(table, "delta", load.counted.first, load.counted.count)
 
 
@@ -100,12 +100,10 @@ def _theirs(name: str, load: _Load, folder: Path) -> Latency:
     command, environ = script.command(place, interpreter(script.home)), script.environ(place)
     if FORMS[name] == "json":
         with _running(command, place, environ) as process, followed(load.brokers, load.topic) as follower:
-            load.run()
-            _wait(process, lambda: follower.count >= load.all)
+            load.run(process, lambda: follower.count)
             return follower.latency(load.counted.first, load.counted.count)
     with _running(command, place, environ) as process:
-        load.run()
-        _wait(process, lambda: landed.rows(place / "made", FORMS[name]) >= load.all)
+        load.run(process, lambda: landed.rows(place / "made", FORMS[name]))
     return landed.latency(place / "made", FORMS[name], load.counted.first, load.counted.count)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.stream.load import Loaded, loaded, loading
 def broker(folder: Path) -> Iterator[Cluster]:
     """Start one broker that keeps everything, however old its time says it is; `SystemExit` where Kafka cannot be had."""
     try:
-        cluster = Cluster(folder / "kafka", settings={"log.retention.ms": "-1"})
+        cluster = Cluster(Path(tempfile.mkdtemp(prefix="kafka-", dir=folder)), settings={"log.retention.ms": "-1"})
     except UnavailableError as error:
         raise SystemExit(f"streams are measured with Kafka: {error}") from error
     with cluster:
