@@ -14,7 +14,7 @@ from confluent_kafka import Producer, TopicPartition
 from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
 from pipeline.core.reading import POSITION, Extent, Part
 from pipeline.core.schema import Schema
-from pipeline.sources.kafka import Avro, Sasl, Tls, kafka
+from pipeline.sources.kafka import Avro, Sasl, Tls, client, kafka, ranges
 from pipeline.sources.kafka.partition import Partition
 from pipeline.sources.kafka.security import secret
 
@@ -184,7 +184,7 @@ def test_an_open_transaction_holds_a_partition_back_and_shows(cluster, topic, se
 
 
 def test_a_range_that_is_not_committed_is_refused_and_not_cut(cluster, topic, send, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.kafka.ranges.PATIENCE_S", 0.5)
+    monkeypatch.setattr(ranges, "PATIENCE_S", 0.5)
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids([1]))
     with pytest.raises(SourceError, match=r"the records of a range do not come: got those up to 1 of 0 to 2"):
@@ -208,28 +208,6 @@ def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, 
             reading = tail.reader().read(Part(log.pieces()[0], at, ready.offsets[uri]), blob)
             seen, at = seen + reading.rows.num_rows, ready.offsets[uri]
         assert seen == 40
-
-
-def test_a_tail_goes_on_after_its_broker_was_killed(tmp_path, cluster):
-    own = type(cluster)(tmp_path)
-    with own:
-        own.create_topic("t")
-        log = kafka("t", servers=own.bootstrap)
-        producer = Producer({"bootstrap.servers": own.bootstrap, "log_level": 0})
-        producer.produce("t", ids([0])[0])
-        assert producer.flush(SOON_S) == 0
-        piece = log.pieces()[0]
-        with log.tail({piece.uri: 0}) as tail:
-            assert tail.ready(SOON_S).rows == 1
-            assert rows(tail.reader().read(Part(piece, 0, 1), IDS)) == [0]
-            own.kill()
-            assert tail.ready(0.1).rows == 0
-            own.start()
-            producer.produce("t", ids([1])[0])
-            assert producer.flush(SOON_S) == 0
-            while not tail.ready(SOON_S).rows:
-                pass
-            assert rows(tail.reader().read(Part(piece, 1, 2), IDS)) == [1]
 
 
 def test_closing_a_tail_ends_its_thread(cluster, topic):
@@ -268,6 +246,16 @@ def test_the_time_of_a_record_is_its_own(cluster, topic, send):
     assert keyed.rejected["reason"].to_pylist() == ["the key is not UTF-8"]
 
 
+def test_values_and_keys_of_any_length_and_none(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap, format="raw", metadata=("key",), tombstones="keep")
+    values = [b"", None, b"a", b"x" * 12, b"x" * 13, b"y" * 5000]
+    for value in values:
+        send(topic, [value], key=value)
+    rows = log.read(part(log, 0, len(values)), Schema.of({"v": "BLOB", "_key": "BLOB"})).rows
+    assert rows["v"].to_pylist() == values
+    assert rows["_key"].to_pylist() == values
+
+
 def test_a_field_of_the_message_that_is_not_fetched_is_refused(cluster, topic, send):
     send(topic, ids([1]))
     log = kafka(topic, servers=cluster.bootstrap)
@@ -286,7 +274,7 @@ def test_columns_are_found_from_what_is_there(cluster, topic, send):
 
 
 def test_a_broker_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("pipeline.sources.kafka.client.PATIENCE_S", 0.3)
+    monkeypatch.setattr(client, "PATIENCE_S", 0.3)
     with pytest.raises(SourceError, match=r"Kafka does not answer.*check servers="):
         kafka("t", servers="127.0.0.1:1").extents()
 

@@ -29,7 +29,9 @@ NEAR = "p.paid_at between o.ts - interval '2 seconds' and o.ts + interval 5 seco
 
 def table(name, rows):
     schema = TYPES[name]
-    times = pa.array([None if row[0] is None else row[0] * SECOND for row in rows], pa.int64()).cast(schema.field(0).type)
+    times = pa.array([None if row[0] is None else row[0] * SECOND for row in rows], pa.int64()).cast(
+        schema.field(0).type
+    )
     return pa.table([times, [row[1] for row in rows], [row[2] for row in rows]], schema=schema)
 
 
@@ -48,11 +50,15 @@ def operator(text):
     [
         f"select o.*, p.y, o.x + p.y as total from orders o SIDE join payments p on o.k = p.k and {NEAR} and x <> p.y",
         f"select ts, o.x, coalesce(p.y, -1) as y from orders as o SIDE join payments p on {NEAR} where x > 0 or x is null",
-        "select * exclude (y, k) from orders SIDE join payments on orders.k + 1 = payments.k "
-        "and paid_at - ts < interval 3 seconds and ts <= paid_at + interval '1 second'",
+        (
+            "select * exclude (y, k) from orders SIDE join payments on orders.k + 1 = payments.k "
+            "and paid_at - ts < interval 3 seconds and ts <= paid_at + interval '1 second'"
+        ),
         "select o.ts, p.paid_at, p.y from orders o SIDE join payments p on p.paid_at = o.ts + interval 3 seconds",
-        "select o.ts, p.paid_at from orders o SIDE join payments p "
-        "on o.k = p.k and p.paid_at >= o.ts - interval 6 seconds and p.paid_at < o.ts - interval 2 seconds",
+        (
+            "select o.ts, p.paid_at from orders o SIDE join payments p "
+            "on o.k = p.k and p.paid_at >= o.ts - interval 6 seconds and p.paid_at < o.ts - interval 2 seconds"
+        ),
     ],
 )
 def test_a_join_of_streams_is_the_join_of_all_rows(drive, chopped, proof, statement):
@@ -79,9 +85,12 @@ def test_conditions_of_an_inner_join_may_stand_after_where(drive):
     assert drive(joined, [(blocks, END)]).rows == [{"x": 7, "y": 2}]
 
 
-def test_using_deals_by_its_columns():
+def test_using_deals_by_its_columns(drive):
     joined = operator("select * from orders join payments using (k) where paid_at between ts and ts + interval 1 hour")
     assert len(joined.keys) == 1
+    blocks = {"orders": table("orders", [(3, 1, 7)]), "payments": table("payments", [(1, 1, 2), (8, 1, 1), (9, 2, 3)])}
+    found = drive(joined, [(blocks, END)], 2).rows
+    assert [(row["k"], row["x"], row["y"]) for row in found] == [(1, 7, 1)]
 
 
 def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
@@ -97,7 +106,11 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
         ({"orders": table("orders", []), "payments": table("payments", [(14, 1, 5)])}, 16 * SECOND + 1),
     ]
     driven = drive(joined, epochs)
-    assert [[row["ts"] and row["ts"].second for row in epoch.to_pylist()] for epoch in driven.epochs] == [[None], [10], [11]]
+    assert [[row["ts"] and row["ts"].second for row in epoch.to_pylist()] for epoch in driven.epochs] == [
+        [None],
+        [10],
+        [11],
+    ]
     assert [row["y"] for row in driven.late] == [5]
     assert driven.remembered == 0
 
@@ -120,7 +133,10 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
         (f"select o.k from orders o join payments p on {NEAR} join orders q on true", "it joins 3 relations"),
         ("select 1 from orders o join orders p on p.ts = o.ts", "'orders' is joined to itself"),
         (f"select 1 from orders o join pages p on {NEAR}", "'pages' is not streamed"),
-        ("select 1 from orders o(a, b, c) join payments p on p.paid_at = o.a", "gives the columns of a stream other names"),
+        (
+            "select 1 from orders o(a, b, c) join payments p on p.paid_at = o.a",
+            "gives the columns of a stream other names",
+        ),
         ("select k from orders", "it joins 1 relations"),
     ],
 )

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import END, Epoch, Reached, StateFile
+from pipeline.core.errors import StorageError
 from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.kernel.budget import budget_here, cores
@@ -33,6 +34,7 @@ from pipeline.run.stream.crew import Hand, Local, Remote
 from pipeline.run.stream.intake import Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
+from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
 from pipeline.run.stream.tablelog import TableLog
@@ -59,6 +61,8 @@ class Pace:
     """How long rows that came out wait at most for their commit to begin."""
     save_s: float = 5.0
     """How long it goes on without a commit while no rows come out."""
+    turn_offsets: int = 1 << 18
+    """The most offsets of a partition that a turn takes, where offsets count records."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Asked:
     pace: Pace = field(default_factory=Pace)
     shards: int | None = None
     takers: int | None = None
+    anew: bool = False
+    """Whether offsets to begin at may make the table of a stream anew that has committed."""
 
 
 class Stream:
@@ -96,7 +102,10 @@ class Stream:
         self._reached = reached
         self._stack = ExitStack()
         self._table = workspace.table(plan.name)
-        self._seen = self._table.version(lenient=self.asked.begin in {"earliest", "latest"})
+        self.meter = Meter()
+        """Counts its turns; who hears the steps of its commits tells it of these. Another may be put in its place."""
+        begins_anew = self.asked.begin != "committed" and (self.asked.anew or isinstance(self.asked.begin, str))
+        self._seen = self._table.version(lenient=begins_anew)
         with ExitStack() as opening:
             self._open(opening)
             self._stack = opening.pop_all()
@@ -116,9 +125,10 @@ class Stream:
             has_memory=plan.operator is not None,
             schema=plan.schema,
             table=None if seen is None else seen.schema,
+            place=plan.definition.place,
         )
         manifest = None if seen is None else seen.manifest
-        start = decide_start(plan.name, manifest, asked.begin, me, plan.definition.place)
+        start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
         self._anew = start.anew
         epoch = start.epoch
         self.number = 0 if epoch is None else epoch.number
@@ -143,6 +153,8 @@ class Stream:
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
         self._moved = False
+        self._is_cut = False
+        """Whether a turn left some of what was ready for the next one."""
         self.ended = False
 
     def _crew(self, stack: ExitStack, epoch: Epoch | None) -> None:
@@ -201,9 +213,12 @@ class Stream:
 
     def turn(self) -> int:
         """Take what is ready, waiting a little for it, and return how many rows were read; commit when it is time."""
+        self.meter.begin()
         self._follow()
         found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
         ready = [future.result() for future in found]
+        self.meter.lap("wait")
+        self._is_cut = False
         takes = [self._parts(given) for given in ready]
         instant = int(self._clock().timestamp() * 1e6)
         prepared = self.plan.prepared(self.watermark)
@@ -213,10 +228,13 @@ class Stream:
             if any(parts.values())
         ]
         taken = [one for future in begun for one in future.result()]
+        self.meter.lap("read")
         for each in taken:
             self._pending.note(each)
-        ended = {name: all(g[name].has_ended for g in ready if name in g) for name in self.inputs}
+            self.meter.took(each.rows_in, each.bytes_in)
+        ended = {n: not self._is_cut and all(g[n].has_ended for g in ready if n in g) for n in self.inputs}
         self._advance(taken, takes, ended, instant)
+        self.meter.lap("advance")
         self._moved = self._moved or any(any(parts.values()) for parts in takes)
         self._commit_if_due()
         return sum(int(each.rows_in) for each in taken)
@@ -242,12 +260,20 @@ class Stream:
             self._others = versions
 
     def _parts(self, ready: Mapping[str, Ready]) -> dict[str, tuple[Part, ...]]:
-        """Return what a worker is to take: from where each of its partitions is, to what it has ready."""
+        """Return what a worker is to take: from where each of its partitions is, to what it has ready, or a part of it."""
         found = {}
-        for name, there in ready.items():
-            reached = self.inputs[name]
-            ranges = {uri: (reached.offsets[uri], end) for uri, end in there.offsets.items()}
-            found[name] = Ranges(ranges).parts(reached.stamps)
+        for intake in self.plan.intakes:
+            if intake.name not in ready:
+                continue
+            reached, most = self.inputs[intake.name], self.asked.pace.turn_offsets
+            whole = isinstance(intake.log, Folder | TableLog)
+            ends = ready[intake.name].offsets
+            ranges = {
+                uri: (reached.offsets[uri], end if whole else min(end, reached.offsets[uri] + most))
+                for uri, end in ends.items()
+            }
+            self._is_cut = self._is_cut or any(ranges[uri][1] < end for uri, end in ends.items())
+            found[intake.name] = Ranges(ranges).parts(reached.stamps)
         return found
 
     def _advance(
@@ -264,7 +290,8 @@ class Stream:
             if intake.time is None:
                 self.inputs[intake.name] = replace(known, offsets=offsets)
                 continue
-            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False))
+            is_one = isinstance(intake.log, Folder)
+            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False), is_one=is_one)
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
         timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]
@@ -359,7 +386,8 @@ class Stream:
             self._seen = self._committing.result()
             self._committing = None
             if time.monotonic() - self._since_record > RECORD_EVERY_S:
-                self._record()
+                with suppress(StorageError):  # next time, or in the end
+                    self._record()
 
     def _record(self) -> None:
         """Bring the catalog and the warehouse to the last commit: not at each one, but now and then, and in the end."""

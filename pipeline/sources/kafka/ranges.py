@@ -29,8 +29,14 @@ def fetched(kafka: Kafka, part: Part) -> pa.Table:
     extent = kafka.client.extents([partition])[partition]
     end = extent.end if part.end is None else part.end
     begin = max(part.begin, extent.begin) if part.is_whole else part.begin
-    records = empty(kafka.metadata) if begin >= end else _all(kafka, partition, Extent(begin, end))
-    hold(kafka, {partition.topic: part.piece.stamp}, Place(part.piece.uri))
+    ids, place = {partition.topic: part.piece.stamp}, Place(part.piece.uri)
+    try:
+        records = empty(kafka.metadata) if begin >= end else _all(kafka, partition, Extent(begin, end))
+    except SourceError:
+        hold(kafka, ids, place)  # a topic that is gone is the better reason
+        raise
+    if not hold(kafka, ids, place):
+        raise SourceError("Kafka does not answer", got="no id of the topic", do="see whether it is well", place=place)
     return records
 
 

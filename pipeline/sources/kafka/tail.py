@@ -176,9 +176,17 @@ class KafkaTail:
                 if found:
                     self._keep(found)
         except HeadwaterError as error:
-            self._fail(error)
+            self._fail(self._explained(error))
         except Exception as error:  # noqa: BLE001 - what ends the thread is told to whoever waits for it
             self._fail(SourceError("fetching from Kafka failed", got=repr(error), place=self._kafka.place))
+
+    def _explained(self, error: HeadwaterError) -> HeadwaterError:
+        """Return a better reason where there is one: offsets that are gone may be those of a topic that is gone."""
+        try:
+            hold(self._kafka, dict(self._ids), self._kafka.place, patience_s=_CHECK_S)
+        except SourceError as found:
+            return found
+        return error
 
     def _may_fetch(self) -> bool:
         """Wait until there is room, and add partitions that were asked for; False when it is over."""
