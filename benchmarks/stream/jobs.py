@@ -13,7 +13,7 @@ from benchmarks.stream.events import END, SCHEMA, WINDOWS, Events
 from benchmarks.stream.landed import commits
 from benchmarks.turns import Answer, Contestant, Ran
 
-IMPORTS = "from pipeline.sources.kafka import kafka\n"
+IMPORTS = "from pipeline import kafka\n"
 HEADWATER = "headwater"
 ROWS = "select happened_at, id, key, value from events"
 HOMES = {"spark_streams": "-streams", "flink": "-flink", "quix": "-streams", "bytewax": "-streams"}
