@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pipeline.lake.changes import Change, Net, net
 from pipeline.lake.head import Commit, Head, Place, actions_of, conflict, open_table, uris
 from pipeline.lake.log import APP, entries
 from pipeline.lake.manifests import manifest_name, read_manifest
-from pipeline.lake.stats import delta_stats, partition_value
+from pipeline.lake.stats import delta_stats, logged, partition_value
 from pipeline.lake.storage import Storage
 from pipeline.lake.tidy import EVERY, tidy
 
@@ -165,10 +166,10 @@ class LakeTable:
 
     def staged(self, version: Version) -> tuple[StagedFile, ...]:
         """Return the files of a version as if they were staged, to be committed again; their bounds are not kept."""
-        table = self._open(version.number)
+        table = open_table(self.place, version.number)
         if table is None:
             raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
-        actions = _actions(table)
+        actions = actions_of(table)
         values = [name for name in actions.column_names if name.startswith("partition.")]
         rows = actions.select(["size_bytes", "num_records", *values]).to_pylist()
         return tuple(
@@ -179,7 +180,7 @@ class LakeTable:
                 partition={name.removeprefix("partition."): logged(row[name]) for name in values},
                 stats=json.dumps({"numRecords": row["num_records"]}),
             )
-            for uri, row in sorted(zip(self._uris(actions).to_pylist(), rows, strict=True))
+            for uri, row in sorted(zip(uris(self.storage, actions), rows, strict=True), key=itemgetter(0))
         )
 
     def commit(

@@ -152,7 +152,7 @@ class Storage:
         """Return whether a file is there."""
         return bool(self._filesystem().exists(self._path(name)))
 
-    def names(self, folder: str) -> tuple[str, ...]:
+    def inside(self, folder: str) -> tuple[str, ...]:
         """Return the names of what is in a folder below the place, in order; none where there is no such folder."""
         found = self._filesystem()
         try:
