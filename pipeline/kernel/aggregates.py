@@ -46,10 +46,10 @@ class Split:
     finish: str
     """Everything else, over `_merged`."""
 
-    def partial(self) -> str:
-        """Return the SELECT that turns a split's rows into keys and exported states."""
+    def partial(self, *more: str) -> str:
+        """Return the SELECT that turns a split's rows into keys and exported states, and `more` columns of a group."""
         columns = [f"{key} as _k{i}" for i, key in enumerate(self.keys)]
-        columns += [call.partial() for call in self.calls]
+        columns += [*(call.partial() for call in self.calls), *more]
         return f"{self._select(columns)}{self._by_key()}"
 
     def types(self, con: duckdb.DuckDBPyConnection) -> Types:
@@ -68,11 +68,22 @@ class Split:
         ]
         return f"select {', '.join(columns)} from {self._rows(types)}{self._by_key()}"
 
-    def _rows(self, types: Types) -> str:
+    def combine(self, types: Types, also: tuple[str, ...] = ()) -> str:
+        """Return the SELECT that merges the states in `_states` to one row of states per key.
+
+        Its columns are those of `_states`; rows of one key have the same values in the columns `also`.
+        """
+        columns = [*(f"_k{i}" for i in range(len(self.keys))), *also]
+        states = [f"{c.combined(kinds)} as {c.column}" for c, kinds in zip(self.calls, types.calls, strict=True)]
+        groups = ", ".join(str(i + 1) for i in range(len(columns)))
+        return f"select {', '.join([*columns, *states])} from {self._rows(types, also)} group by {groups}"
+
+    def _rows(self, types: Types, also: tuple[str, ...] = ()) -> str:
         """Return what is merged: a row per state, and then a row per value of the states that are values."""
-        keys = "".join(f"_k{i}, " for i in range(len(self.keys)))
+        names = [*(f"_k{i}" for i in range(len(self.keys))), *also]
+        keys = "".join(f"{name}, " for name in names)
         exported = [call for call in self.calls if isinstance(call, Exported)]
-        columns = [f"_k{i}" for i in range(len(self.keys))] + [call.column for call in exported]
+        columns = names + [call.column for call in exported]
         if any(call.order for call in exported):
             columns.append(f"row_number() over () as {AT}")
         selects = [f"select {', '.join(columns)} from {STATES}"] if columns else []

@@ -145,7 +145,12 @@ def _kept(whole: exp.Expr, column: str, name: str, parts: Parts) -> Kept:
     where = f" filter (where {' and '.join(conditions)})" if conditions else ""
     kept = _chosen(name, parts, f"{{{fields}}}" if packed else arguments[0], where)
     again = _again(whole, column, arguments)
-    return Kept(column, arguments, kept, f"{again} filter (where {column}_is)" if packed else again, packed)
+    columns = [f"{column}_{i}" for i in range(len(arguments))]
+    held = "{" + ", ".join(f"'v{i}': {name}" for i, name in enumerate(columns)) + "}" if packed else columns[0]
+    there = f" filter (where {column}_is)" if packed else f" filter (where {held} is not null)"
+    kept_again = _chosen(name, _over(parts, column, arguments), held, there)
+    again = f"{again} filter (where {column}_is)" if packed else again
+    return Kept(column, arguments, kept, again, packed, kept_again)
 
 
 def _chosen(name: str, parts: Parts, value: str, where: str) -> str:
@@ -168,6 +173,20 @@ def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
         if sql in arguments:
             value.replace(exp.column(f"{column}_{arguments.index(sql)}"))
     return _sql(copy.this if isinstance(copy, exp.Filter) else copy)
+
+
+def _over(parts: Parts, column: str, arguments: tuple[str, ...]) -> Parts:
+    """Return the parts of a call that choose values, over columns `<column>_0…`."""
+
+
+    def over(node: exp.Expr) -> exp.Expr:
+        sql = _sql(node)
+        return exp.column(f"{column}_{arguments.index(sql)}") if sql in arguments else node
+
+    order = tuple(key.copy() for key in parts.order)
+    for key in order:
+        key.set("this", over(key.this))
+    return replace(parts, arguments=tuple(over(argument) for argument in parts.arguments), order=order)
 
 
 def _where(condition: exp.Expr | None) -> str:

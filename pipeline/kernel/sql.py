@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import SqlglotError
+from sqlglot.tokens import TokenType
 
 from pipeline.core.definitions import (
     Action,
@@ -31,12 +33,19 @@ from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.scan import register
 from pipeline.kernel.scope import tables_of
+from pipeline.kernel.windows import Window, in_plain_sql, window_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 __all__ = ["SqlTransform", "check_condition", "parse", "sql", "sql_table", "tables_of"]
+
+
+class _Parser(DuckDB.Parser):
+    """DuckDB's dialect, in which `session` may be the name of a function."""
+
+    FUNC_TOKENS = DuckDB.Parser.FUNC_TOKENS | {TokenType.SESSION}
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,28 @@ class SqlTransform:
 
     @property
     def sql(self) -> str:
-        """The statement that is run."""
-        return self.text
+        """The statement that is run: with its windows in DuckDB's own words."""
+        return self._plain
+
+    @cached_property
+    def _plain(self) -> str:
+        written = self.written
+        plain = in_plain_sql(written)
+        return self.text if plain is written else plain.sql("duckdb", comments=False)
+
+    @cached_property
+    def written(self) -> exp.Query:
+        """The statement as it was written, parsed."""
+        return parse(self.text)
+
+    @cached_property
+    def window(self) -> Window | None:
+        """The windows of event time that the statement groups by, if it does."""
+        return window_of(self.written) if isinstance(self.written, exp.Select) else None
 
     @cached_property
     def tree(self) -> exp.Query:
-        """The parsed statement."""
+        """The parsed statement that is run."""
         return parse(self.sql)
 
     @cached_property
@@ -82,7 +107,8 @@ class SqlTransform:
 def parse(text: str, *, place: Place | None = None, what: str = "a definition") -> exp.Query:
     """Parse one SELECT; raise `DefinitionError` with the line and column of a mistake, and `what` it is one of."""
     try:
-        statements = [s for s in sqlglot.parse(text, dialect="duckdb") if s is not None]
+        dialect = DuckDB()
+        statements = [s for s in _Parser(dialect=dialect).parse(dialect.tokenize(text), text) if s is not None]
     except SqlglotError as error:
         raise _unreadable(error, place) from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
@@ -150,6 +176,7 @@ def sql(
 def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectation, ...] = (), **fields: Any) -> Table:
     """Return a table of a SQL transform, its text and expectations checked."""
     tree = parse(transform.text, place=place)
+    in_plain_sql(tree, place)
     if not transform.inputs:
         raise DefinitionError("this SQL reads no table", do="name a source or a table after FROM", place=place)
     for expectation in expect:

@@ -46,11 +46,15 @@ class Exported:
 
     def merged(self, kinds: tuple[str, ...]) -> str:
         """Return the call's value over the states of a group; `kinds` are the types of its arguments."""
+        return f"finalize({self.combined(kinds)})"
+
+    def combined(self, kinds: tuple[str, ...]) -> str:
+        """Return the one state that the states of a group come to."""
         bound = [self._bound(kind) for kind in kinds]
         given = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
         constants = ", ".join([*("null" for _ in bound), *(f"{sql}::{kind}" for kind, sql in self.parameters)])
         state = f"to_aggregate_state({self.column}, {literal(self.name)}, [{given}]"
-        return f"finalize(combine_aggr({state}{f', [{constants}]' if self.parameters else ''}){self.order}))"
+        return f"combine_aggr({state}{f', [{constants}]' if self.parameters else ''}){self.order})"
 
     def _bound(self, kind: str) -> str:
         if self.binding == "given":
@@ -71,6 +75,8 @@ class Kept:
     again: str
     """The call over columns `<column>_0…`."""
     packed: bool
+    kept_again: str = ""
+    """As `kept`, over columns `<column>_0…`."""
 
     def partial(self) -> str:
         """Return what a split computes."""
@@ -89,6 +95,10 @@ class Kept:
     def merged(self, _kinds: tuple[str, ...]) -> str:
         """Return the call's value over the kept values of a group."""
         return self.again
+
+    def combined(self, _kinds: tuple[str, ...]) -> str:
+        """Return those of the kept values of a group that the call may need."""
+        return _never_empty(self.kept_again)
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,11 @@ class Counted:
             return f"coalesce(greatest(log2(sum({count})) - sum({count} * log2({count})) / sum({count}), 0), 0)"
         entry = f"{{'key': {value}, 'value': {count}::UBIGINT}}"
         return f"map_from_entries(list({entry} order by {value}) filter (where {count} is not null))"
+
+    def combined(self, _kinds: tuple[str, ...]) -> str:
+        """Return the counts of a group, each value once."""
+        value, count = f"{self.column}_0", f"{self.column}_n"
+        return _never_empty(f"list({{'key': {value}, 'value': {count}::UBIGINT}}) filter (where {count} is not null)")
 
 
 State = Exported | Kept | Counted

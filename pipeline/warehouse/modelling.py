@@ -132,7 +132,7 @@ class DimensionTransform(SqlTransform):
         blank = ", ".join(f"null as {quoted(name)}" for name in columns)
         known = ", ".join(quoted(name) for name in columns)
         return (
-            f"select {hashed} as {quoted(self.surrogate)}, {known} from ({self.text}) "
+            f"select {hashed} as {quoted(self.surrogate)}, {known} from ({self._plain}) "
             f"union all by name select {UNKNOWN}::bigint as {quoted(self.surrogate)}, {blank}"
         )
 
@@ -156,7 +156,7 @@ class DimensionTransform(SqlTransform):
         first = ", ".join(["_is_past", *(f"{quoted(name)} desc" for name in self.attributes)])
         window = f"partition by {key} order by {VALID_FROM}"
         return (
-            f"with observed as (select {kept}, {sequence} as {VALID_FROM}, false as _is_past from ({self.text}){past}), "
+            f"with observed as (select {kept}, {sequence} as {VALID_FROM}, false as _is_past from ({self._plain}){past}), "
             f"told as (select {kept}, {VALID_FROM} from observed "
             f"qualify row_number() over (partition by {key}, {VALID_FROM} order by {first}) = 1), "
             f"changes as (select *, row_number() over history = 1 or not ({same or 'true'}) as is_change "
@@ -253,7 +253,7 @@ class FactTransform(SqlTransform):
             alias = f"d{number}"
             columns.append(f"coalesce({alias}.{quoted(look.surrogate)}, {UNKNOWN}) as {quoted(column)}")
             joins.append(f"left join {look.members} as {alias} on {look.matches('f', alias)}")
-        return f"select f.*{''.join(', ' + c for c in columns)} from ({self.text}) as f {' '.join(joins)}"
+        return f"select f.*{''.join(', ' + c for c in columns)} from ({self._plain}) as f {' '.join(joins)}"
 
 
 def fact(

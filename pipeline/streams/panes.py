@@ -1,0 +1,102 @@
+"""Windows of a fixed length: states are kept once for each pane, and shared by all windows that it is in.
+
+    windows, one each slide      |---------w0---------|
+                                           |---------w1---------|
+    panes                        |----p0---|----p1---|----p2----|        w0 = p0 + p1, w1 = p1 + p2
+
+A window closes when the watermark reaches its end, and a pane is forgotten with the last of its windows. A row is late
+when all of its windows have closed; one that still has an open window counts in those that are open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.kernel.engine import quoted
+from pipeline.kernel.windows import MONDAY_US, Window
+from pipeline.streams.grouping import FROM, GROUPS, UNTIL, Grouping
+from pipeline.streams.memory import Memory
+from pipeline.streams.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
+
+ENDS = "_ends"
+
+
+@dataclass(frozen=True)
+class Panes:
+    """The operator of `tumble` and `hop`."""
+
+    grouping: Grouping
+    window: Window
+    event_time: str
+    """The column of the input."""
+    emits: Emits
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The streamed input."""
+        return (self.grouping.name,)
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """The states by pane and key."""
+        return self.grouping.memory
+
+    def prepare(self, name: str, before: int) -> Prepared:
+        """Return how rows become states by pane and key; a row is late when all of its windows have closed."""
+        del name
+        late = None if before == BEGINNING else f"{self._until(quoted(self.event_time))} <= {before}"
+        if late is not None and not self.window.months:
+            # cheaper, and the same: before the first window that has not closed
+            begins = MONDAY_US + (before - self.window.size_us - MONDAY_US) // self.window.slide_us * self.window.slide_us
+            late = f"epoch_us({quoted(self.event_time)}) < {begins + self.window.slide_us}"
+        return self.grouping.prepared("epoch_us(_k0)", self._until("_k0"), late, "all its windows have closed", of_rows=False)
+
+    def advance(self, memory: Memory, progress: Progress) -> str:
+        """Return the rows of the windows that close, or of those that rows arrived for."""
+        self.grouping.tidy(memory)
+        self.grouping.take(memory)
+        out = self._closing(memory, progress) if self.emits == "append" else self._touched(memory, progress.before)
+        if self._some_close(progress):
+            memory.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")
+        return out
+
+    def _closing(self, memory: Memory, progress: Progress) -> str:
+        if not self._some_close(progress):
+            return self.grouping.nothing()
+        return self.grouping.answer(memory, self._by_window(GROUPS, progress.before, progress.watermark))
+
+    def _touched(self, memory: Memory, before: int) -> str:
+        new = arrived(self.grouping.name)
+        touched = f"select distinct {HASH}, {ENDS} from ({self._by_window(new, before)})"
+        near = f"(from {GROUPS} where {HASH} in (select {HASH} from {new}))"
+        states = self._by_window(near, before)
+        return self.grouping.answer(memory, f"from ({states}) semi join ({touched}) using ({HASH}, {ENDS})")
+
+    def _some_close(self, progress: Progress) -> bool:
+        """Return whether a window may end after `before` and not after the watermark."""
+        if self.window.months:
+            return True
+        first = MONDAY_US + self.window.size_us
+        ends = [(at - first) // self.window.slide_us for at in (progress.before, progress.watermark)]
+        return ends[0] < ends[1]
+
+    def _until(self, time: str) -> str:
+        """Return the SQL of the end of the last window of a time, as watermarks are."""
+        begin = f"time_bucket({self.window.step}, {time})"
+        if self.window.months:
+            return f"epoch_us({begin} + {self.window.length})"
+        return f"epoch_us({begin}) + {self.window.size_us}"
+
+    def _by_window(self, states: str, before: int, watermark: int | None = None) -> str:
+        """Return the SELECT of states by window, of those that end after `before`, and not after the watermark."""
+        if self.window.kind == "tumble":
+            closes = "" if watermark is None else f" and {UNTIL} <= {watermark}"
+            return f"select *, {UNTIL} as {ENDS} from {states} where {UNTIL} > {before}{closes}"
+        slide, begins = self.window.slide_us, f"greatest({FROM}, {before})"
+        first = "0" if watermark is None else f"greatest(0, ({UNTIL} - {watermark} + {slide - 1}) // {slide})"
+        last = f"({UNTIL} - {begins} - 1) // {slide} + 1"
+        ends = f"{UNTIL} - unnest(range({first}, {last})) * {slide}"
+        kind = self.grouping.types.keys[0]
+        rows = f"select *, {ends} as {ENDS} from {states} where {UNTIL} > {begins}"
+        return f"select * replace (make_timestamp({ENDS} - {self.window.size_us})::{kind} as _k0) from ({rows})"
