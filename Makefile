@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HEADWATER := ../../$(BIN)/headwater
 
-.PHONY: help demo test check docs faults bench peers lock clean
+.PHONY: help demo test check docs faults bench kafka peers lock clean
 
 help:  ## these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ faults: .venv/.ready  ## the long proofs: every fault, every seed
 bench: .venv/.ready  ## measure: make bench NAME=etl (demo without it; others: python -m benchmarks -h)
 	$(BIN)/python -m benchmarks $(or $(NAME),demo)
 
+kafka: .venv/.ready  ## fetch Apache Kafka from Maven Central for tests and benchmarks, in .kafka (Java 17, Maven)
+	@$(BIN)/python -m benchmarks.kafka
+
 peers: .venv/.ready  ## the engines that benchmarks run beside us, in .peers
 	@uv=$$(cat .venv/.ready) && "$$uv" venv --quiet --allow-existing --python $(BIN)/python .peers && \
 		"$$uv" pip install --quiet --python .peers/bin/python -r benchmarks/peers/requirements.txt
@@ -44,7 +47,7 @@ lock: .venv/.ready  ## choose the newest versions that pyproject.toml allows
 		--extra dev pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what these commands made
-	rm -rf .venv .peers .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .peers .kafka .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # .ready holds the path of uv: the machine's own, or one brought by pip into .uv
 .venv/.ready: requirements.lock pyproject.toml
