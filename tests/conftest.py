@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.kafka import Cluster, UnavailableError
+from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
 
 
 @pytest.fixture(scope="session")
