@@ -6,10 +6,12 @@ from pipeline.core.replays import replay
 from pipeline.kernel.sql import sql
 from pipeline.quality import drop, fail, quarantine, warn
 from pipeline.sources import files, generate
+from pipeline.streams.deduplication import deduplicate
 from pipeline.warehouse import dimension, fact, lookup, mart
 
 __all__ = [
     "Chart",
+    "deduplicate",
     "dimension",
     "drop",
     "fact",

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from cluster.cli.console import grid, out
 from pipeline.governance import Run, Step
+from pipeline.run.stream.plan import STREAMED
 
 _DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date"}
 _COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")
@@ -32,7 +33,7 @@ def print_summary(run: Run) -> None:
 
 
 def _row(step: Step, counted: Sequence[str]) -> tuple[object, ...]:
-    did = _DONE.get(step.decision, step.decision)
+    did = "streamed" if step.reason == STREAMED else _DONE.get(step.decision, step.decision)
     if step.decision == "skip":
         return (step.name, did, *("" for _ in counted), f"{step.seconds:.2f}", "", step.total_rows or "")
     if step.verdict is not None:

@@ -178,7 +178,6 @@ def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
 def _over(parts: Parts, column: str, arguments: tuple[str, ...]) -> Parts:
     """Return the parts of a call that choose values, over columns `<column>_0…`."""
 
-
     def over(node: exp.Expr) -> exp.Expr:
         sql = _sql(node)
         return exp.column(f"{column}_{arguments.index(sql)}") if sql in arguments else node

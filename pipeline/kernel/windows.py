@@ -149,7 +149,9 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
             place=place,
         )
     if window.slide_us and -(-window.size_us // window.slide_us) > _MOST_WINDOWS:
-        raise DefinitionError(f"a row would be in more than {_MOST_WINDOWS:,} windows", got=word.sql("duckdb"), place=place)
+        raise DefinitionError(
+            f"a row would be in more than {_MOST_WINDOWS:,} windows", got=word.sql("duckdb"), place=place
+        )
     return window
 
 
@@ -158,12 +160,16 @@ def _span(kind: Kind, name: str, interval: exp.Expr, place: Place | None) -> tup
     sql = interval.sql("duckdb")
     what = f"the {name} of {kind}"
     if interval.find(exp.Column, exp.Query):
-        raise DefinitionError(f"{what} is not a constant", got=sql, do="write for example interval '5 minutes'", place=place)
+        raise DefinitionError(
+            f"{what} is not a constant", got=sql, do="write for example interval '5 minutes'", place=place
+        )
     try:
         found = _constant(sql)
     except duckdb.Error as error:
         got = f"{sql}: {first_line(error)}"
-        raise DefinitionError(f"{what} is no interval", got=got, do="write for example interval '5 minutes'", place=place) from error
+        raise DefinitionError(
+            f"{what} is no interval", got=got, do="write for example interval '5 minutes'", place=place
+        ) from error
     if found is None or min(found) < 0 or not any(found):
         raise DefinitionError(f"{what} is not more than nothing", got=sql, place=place)
     months, us = found
@@ -201,7 +207,9 @@ def _check_places(select: exp.Select, words: list[exp.Anonymous], place: Place |
                 do="make the window a key, in GROUP BY or in the SELECT list with GROUP BY ALL",
                 place=place,
             )
-    out_of_range = next((k for k in group.expressions if k.is_int and not 0 < int(k.name) <= len(select.expressions)), None)
+    out_of_range = next(
+        (k for k in group.expressions if k.is_int and not 0 < int(k.name) <= len(select.expressions)), None
+    )
     if out_of_range is not None:
         raise DefinitionError("it groups by a column that is not there", got=out_of_range.sql("duckdb"), place=place)
     keys = keys_of(select)

@@ -19,6 +19,7 @@ from pipeline.run.bench import RunBench
 from pipeline.run.decide import Decision, Inputs, decide_reading, decide_source, decide_table
 from pipeline.run.merging import key_passed_on
 from pipeline.run.planning import Route, route, source_route
+from pipeline.run.stream.plan import STREAMED, Planner
 from pipeline.run.workspace import Workspace
 
 
@@ -47,8 +48,12 @@ def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
     chosen = workspace.project.graph.select(options.select)
     moving: set[str] = set()
     planned = []
+    planner = Planner(workspace)
     for definition in workspace.project.graph.definitions:
         if definition.name in chosen:
+            if planner.is_streamed(definition.name):
+                planned.append(Foresight(definition, Decision("skip", STREAMED)))
+                continue
             found = _foresee(workspace, options, definition, moving)
             if found.decision.kind != "skip":
                 moving.add(definition.name)

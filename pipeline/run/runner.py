@@ -37,6 +37,7 @@ from pipeline.run.merging import Arrival, follow, land, to_judge
 from pipeline.run.order import Order
 from pipeline.run.project import Project
 from pipeline.run.settle import judged, settle
+from pipeline.run.stream.plan import STREAMED, Planner
 from pipeline.run.workspace import Workspace
 from pipeline.warehouse.modelling import DimensionTransform
 
@@ -64,6 +65,7 @@ class Runner:
         self.run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._observer = observer
         self._clock = clock
+        self._planner = Planner(self.workspace)
         self._read: dict[str, Version] = {}
         """The versions of inputs that this run has read or made: it sees one of each."""
 
@@ -94,7 +96,9 @@ class Runner:
 
     def _step(self, definition: Definition, number: int) -> Step:
         begun = time.perf_counter()
-        if isinstance(definition, Artifact):
+        if self._planner.is_streamed(definition.name):
+            step = _streamed(definition, self.workspace.version(definition.name))
+        elif isinstance(definition, Artifact):
             step = self._build(definition)
         elif isinstance(definition, Source | Table):
             step = self._make(definition)
@@ -244,6 +248,13 @@ def _consumed(decision: Decision, version: Version | None) -> tuple[Piece, ...]:
     if decision.takes_new and version is not None and version.manifest is not None:
         return (*version.manifest.pieces, *decision.pieces)
     return decision.pieces
+
+
+def _streamed(definition: Definition, version: Version | None) -> Step:
+    """Return the step of a table that a stream makes: a run leaves it as it is."""
+    layer = definition.layer if isinstance(definition, Stored) else ""
+    step = Step(definition.name, 0, definition.kind, layer, "skip", STREAMED)
+    return step if version is None else replace(step, version=version.number, total_rows=version.rows)
 
 
 def _skipped(definition: Stored, decision: Decision, version: Version | None) -> Step:

@@ -29,6 +29,16 @@ def settle(
         return
     set_aside(workspace, definition, manifest)
     reached(Moment.SETTLED)
+    follow_up(workspace, definition, version, reached)
+
+
+def follow_up(
+    workspace: Workspace, definition: Stored, version: Version, reached: Callable[[Moment], None] = lambda _: None
+) -> None:
+    """Bring the warehouse and the catalog to a version."""
+    manifest = version.manifest
+    if manifest is None:
+        return
     if definition.layer == "gold":
         _load(workspace, definition, version)
         reached(Moment.LOADED)

@@ -52,7 +52,8 @@ def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place
     con.execute(
         f"alter table {RAW} add column texts varchar[]; update {RAW} set texts = {texts('line', schema)} where is_object"
     )
-    return fit(con, schema, Raw(values(schema), _SHOWN, bad="not is_object", why="not a JSON object, or not UTF-8"))
+    why = literal("not a JSON object, or not UTF-8")
+    return fit(con, schema, Raw(values(schema), _SHOWN, bad="not is_object", why=why))
 
 
 def texts(line: str, schema: Schema) -> str:

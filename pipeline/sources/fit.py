@@ -26,8 +26,8 @@ class Raw:
     values: dict[str, str]
     row: str
     bad: str = "false"
-    why: str = ""
-    """The reason given for a row for which `bad` is true."""
+    why: str = "''"
+    """SQL for the reason given for a row for which `bad` is true."""
 
 
 def hold(schema: Schema, names: tuple[str, ...], place: Place) -> None:
@@ -57,7 +57,7 @@ def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
     or lost within a row that stays.
     """
     columns = casts(schema, raw.values)
-    reason = f"case when {raw.bad} then {literal(raw.why)} else {misfits(schema, raw.values)} end"
+    reason = f"case when {raw.bad} then {raw.why} else {misfits(schema, raw.values)} end"
     rows = arrow(con, f"select {columns}, {POSITION} from {RAW} where ({reason}) is null order by {POSITION}")
     rejected = arrow(
         con,

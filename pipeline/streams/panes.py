@@ -48,9 +48,13 @@ class Panes:
         late = None if before == BEGINNING else f"{self._until(quoted(self.event_time))} <= {before}"
         if late is not None and not self.window.months:
             # cheaper, and the same: before the first window that has not closed
-            begins = MONDAY_US + (before - self.window.size_us - MONDAY_US) // self.window.slide_us * self.window.slide_us
+            begins = (
+                MONDAY_US + (before - self.window.size_us - MONDAY_US) // self.window.slide_us * self.window.slide_us
+            )
             late = f"epoch_us({quoted(self.event_time)}) < {begins + self.window.slide_us}"
-        return self.grouping.prepared("epoch_us(_k0)", self._until("_k0"), late, "all its windows have closed", of_rows=False)
+        return self.grouping.prepared(
+            "epoch_us(_k0)", self._until("_k0"), late, "all its windows have closed", of_rows=False
+        )
 
     def advance(self, memory: Memory, progress: Progress) -> str:
         """Return the rows of the windows that close, or of those that rows arrived for."""

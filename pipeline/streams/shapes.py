@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-from sqlglot import exp
 
 from pipeline.core.definitions import Streaming
 from pipeline.core.schema import Schema
+from pipeline.kernel.sql import SqlTransform
+from pipeline.streams import windowing
+from pipeline.streams.joining import join_operator
 from pipeline.streams.operator import Operator
+from pipeline.streams.whole import Streamed
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """A streamed input of a statement: its columns, and the one that says when a row happened, if one does."""
+def operator_of(
+    transform: SqlTransform, inputs: Mapping[str, Streamed], lookups: Mapping[str, Schema], streaming: Streaming
+) -> Operator | str:
+    """Return what streams a statement that does not work row by row, or why nothing does and the way out.
 
-    schema: Schema
-    time: str | None = None
-
-
-def operator_of(tree: exp.Query, inputs: Mapping[str, Streamed], streaming: Streaming) -> Operator | str:
-    """Return what streams a statement that does not work row by row, or why nothing does."""
-    del tree, streaming
-    missing = next((name for name, given in inputs.items() if given.time is None), None)
-    if missing is not None:
-        return f"{missing!r} has no event time: give event_time= with one of its columns"
-    return "rows that meet others have no streamed form yet"
+    `inputs` are those that are streamed, the driving one first; `lookups` are the columns of the other tables it reads.
+    """
+    if len(inputs) > 1:
+        return join_operator(transform.tree, inputs)
+    (name,) = inputs
+    schemas = {name: inputs[name].schema, **lookups}
+    return windowing.operator_of(transform, name, schemas, streaming, inputs[name].event_time)

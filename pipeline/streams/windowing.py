@@ -73,7 +73,9 @@ def _unordered(select: exp.Select) -> str | None:
     clause = next((name for name in ("order", "limit", "offset") if select.args.get(name)), None)
     if clause is None:
         return None
-    return f"{clause.upper()} needs all rows at once, and a stream does not end: order and limit where the table is read"
+    return (
+        f"{clause.upper()} needs all rows at once, and a stream does not end: order and limit where the table is read"
+    )
 
 
 def _emitted(wanted: _Wanted) -> str | None:

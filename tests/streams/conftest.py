@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
 from pipeline.kernel.engine import arrow, connect
-from pipeline.streams.operator import BEGINNING, HASH, Operator, Progress
+from pipeline.streams.operator import BEGINNING, END, HASH, Operator, Progress
 from pipeline.streams.shard import dealt, opened
 
 
@@ -64,3 +67,55 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
 @pytest.fixture(name="drive")
 def _drive():
     return drive
+
+
+SECOND = 1_000_000
+Row = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Chopped:
+    """Rows by input, and one way in which they arrive within a lateness: epochs of rows, each with its watermark."""
+
+    rows: Mapping[str, list[Row]]
+    epochs: list[tuple[dict[str, list[Row]], int]]
+    shards: int
+
+    def blocks(self, to_arrow: Callable[[str, list[Row]], pa.Table]) -> list[tuple[dict[str, pa.Table], int]]:
+        """The epochs with each block as an Arrow table."""
+        return [({n: to_arrow(n, rows) for n, rows in block.items()}, mark) for block, mark in self.epochs]
+
+
+@st.composite
+def chopped(draw, inputs: Mapping[str, st.SearchStrategy[Row]], most: int = 24, lateness: int = 6):
+    """Rows whose first value is their event time in seconds; a row comes up to `lateness` after its time, in any order within."""
+    rows = {name: draw(st.lists(row, max_size=most)) for name, row in inputs.items()}
+    arriving = [(row[0] + draw(st.integers(0, lateness)), name, row) for name, given in rows.items() for row in given]
+    arriving.sort(key=lambda found: found[0])
+    cuts = draw(st.sets(st.integers(0, max(len(arriving) - 1, 0)), max_size=3))
+    epochs: list[tuple[dict[str, list[Row]], int]] = []
+    block: dict[str, list[Row]] = {name: [] for name in inputs}
+    latest = -(1 << 30)
+    for number, (_, name, row) in enumerate(arriving):
+        block[name].append(row)
+        latest = max(latest, row[0])
+        if number in cuts:
+            epochs.append((block, (latest - lateness) * SECOND))
+            block = {name: [] for name in inputs}
+    return Chopped(rows, [*epochs, (block, END)], draw(st.integers(1, 3)))
+
+
+@pytest.fixture(name="chopped", scope="session")
+def _chopped():
+    return chopped
+
+
+@pytest.fixture(name="proof", scope="session")
+def _proof():
+    """How many cases a property is tried on: few, each with many rows, unless all faults are asked for."""
+    return settings(
+        max_examples=150 if os.environ.get("HEADWATER_FAULTS") == "all" else 8,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )

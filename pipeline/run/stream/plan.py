@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import duckdb
@@ -29,7 +29,11 @@ from pipeline.run.stream.tablelog import TableIntake, TableLog
 from pipeline.run.stream.taking import Crop, sample
 from pipeline.run.workspace import Workspace
 from pipeline.streams.operator import BEGINNING, Emits, Operator, Prepared, Progress
-from pipeline.streams.shapes import Streamed, operator_of
+from pipeline.streams.shapes import operator_of
+from pipeline.streams.whole import Streamed
+
+STREAMED = "streamed: headwater stream"
+"""Why a run leaves a table as it is that a stream makes."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,15 @@ class Planner:
     def __init__(self, workspace: Workspace) -> None:
         """Keep the project."""
         self.workspace = workspace
+        definitions = workspace.project.graph.definitions
+        self._has_streams = any(isinstance(d, Source | Feed) and d.event_time is not None for d in definitions)
         self._plans: dict[str, StreamPlan | str] = {}
 
     def is_streamed(self, name: str) -> bool:
         """Return whether a definition is a stream, or a source that one reads."""
         definition = self.workspace.definition(name)
+        if not self._has_streams:
+            return False
         if isinstance(definition, Source | Feed):
             return definition.event_time is not None
         if not isinstance(definition, Table) or definition.role != "table":
@@ -204,8 +212,10 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
     made = getattr(transform, "operator", None)
     if made is not None:
         intakes = tuple(_reading(planner, name) for name in transform.inputs)
-        operator = made({i.name: Streamed(i.schema, None if i.time is None else i.time.column) for i in intakes})
-        return operator if isinstance(operator, str) else _with_memory(planner, definition, intakes, operator)
+        inputs = _streamed(intakes)
+        if isinstance(inputs, str):
+            return inputs
+        return _with_memory(planner, definition, intakes, made(inputs, definition.place))
     intake = _reading(planner, driving)
     others = tuple(name for name in transform.inputs if name != driving)
     base = StreamPlan(definition, (intake,), others)
@@ -227,13 +237,23 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
         found = replace(base, intakes=(_pruned(intake, transform),), statement=text, hidden=hidden)
         return _with_schema(planner, replace(found, reason=how.reason))
     intakes = (intake, *(_reading(planner, name) for name in joined))
-    inputs = {i.name: Streamed(i.schema, None if i.time is None else i.time.column) for i in intakes}
+    inputs = _streamed(intakes)
+    if isinstance(inputs, str):
+        return inputs
     streaming = base.definition.streaming if isinstance(base.definition, Table) else Streaming()
-    operator = operator_of(transform.tree, inputs, streaming)
+    others = tuple(name for name in base.others if name not in joined)
+    lookups = {name: _scan(planner, name).schema for name in others}
+    operator = operator_of(transform, inputs, lookups, streaming)
     if isinstance(operator, str):
         return operator
-    others = tuple(name for name in base.others if name not in joined)
     return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in intakes), operator, others)
+
+
+def _streamed(intakes: Sequence[Intake]) -> dict[str, Streamed] | str:
+    """Return what an operator is told of its inputs, or which of them has no event time."""
+    found = {i.name: Streamed(i.schema, i.time.column) for i in intakes if i.time is not None}
+    missing = next((i.name for i in intakes if i.time is None), None)
+    return found if missing is None else f"{missing!r} has no event time: give event_time= with one of its columns"
 
 
 def _pruned(intake: Intake, transform: SqlTransform) -> Intake:

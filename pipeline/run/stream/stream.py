@@ -27,6 +27,7 @@ from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.kernel.budget import budget_here, cores
 from pipeline.lake import Version
+from pipeline.run.settle import follow_up
 from pipeline.run.stream.committing import Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
 from pipeline.run.stream.intake import Ranges
@@ -43,6 +44,8 @@ from pipeline.streams.watermarks import Arrived, advanced
 
 LOOK_EVERY_S = 1.0
 """How often a stream looks for new partitions, and for how far it is behind."""
+RECORD_EVERY_S = 20.0
+"""How often the catalog and, for a gold table, the warehouse are brought to the last commit."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ class Stream:
         self._committing: Future[Version] | None = None
         self._pending = Pending()
         self._since_commit = time.monotonic()
+        self._since_record = time.monotonic()
         self._moved = False
         self.ended = False
 
@@ -340,12 +344,21 @@ class Stream:
         if self._moved or not self._pending.is_empty:
             self.commit()
         self.settled()
+        self._record()
 
     def settled(self) -> None:
         """Wait for the commit that was begun; raise what became of it."""
         if self._committing is not None:
             self._seen = self._committing.result()
             self._committing = None
+            if time.monotonic() - self._since_record > RECORD_EVERY_S:
+                self._record()
+
+    def _record(self) -> None:
+        """Bring the catalog and the warehouse to the last commit: not at each one, but now and then, and in the end."""
+        self._since_record = time.monotonic()
+        if self._seen is not None:
+            follow_up(self._workspace, self.plan.definition, self._seen)
 
     def _snapshots(self, run_id: str) -> tuple[StateFile, ...]:
         begun = [
@@ -385,6 +398,7 @@ class Stream:
         if self._moved or not self._pending.is_empty or not self._drained:
             self.commit(drained=True)
         self.settled()
+        self._record()
 
     def look(self, table: str | None = None) -> dict[str, pa.Table]:
         """Return what the stream remembers now, as yet uncommitted: the tables of all shards."""

@@ -1,0 +1,205 @@
+"""What brokers tell about topics, and consumers of them. Failures come as `SourceError`, in words."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from pipeline.core.errors import Place, SourceError
+from pipeline.core.reading import Extent
+from pipeline.sources.kafka.partition import Partition, Topic
+
+T = TypeVar("T")
+PATIENCE_S = 30.0
+"""How long a broker may be away before a question to it fails."""
+_AGAIN_S = 0.1
+_LOG = logging.getLogger("headwater.kafka")
+_LOG.addHandler(logging.NullHandler())
+_READ_COMMITTED = IsolationLevel.READ_COMMITTED
+_GONE = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - so the client names its own errors
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+_HOPELESS = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError._FATAL,  # noqa: SLF001
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    }
+)
+
+
+class Client:
+    """Asks brokers about topics. Safe to be used by several threads."""
+
+    def __init__(self, options: Mapping[str, str], place: Place) -> None:
+        """Connect when first asked."""
+        self._options = dict(options)
+        self._place = place
+        self._last: KafkaError | None = None
+        try:
+            options: dict[str, Any] = {**self._options, "error_cb": self._heard}
+            self._admin = AdminClient(options, logger=_LOG)
+        except KafkaException as error:
+            raise SourceError("Kafka's client cannot be set up", got=_words(error), place=place) from error
+
+    def topics(self, names: Sequence[str], pattern: str | None) -> Mapping[str, Topic]:
+        """Return the topics of these names, or all whose whole name matches, in order; raise for a name that is none."""
+        if pattern is not None:
+            known = self._asked(lambda limit: self._admin.list_topics(timeout=limit)).topics
+            names = sorted(name for name in known if re.fullmatch(pattern, name) and not name.startswith("__"))
+        if not names:
+            return {}
+        found = self._each(
+            lambda limit: self._admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
+        )
+        return {name: Topic(name, str(found[name].topic_id), len(found[name].partitions)) for name in sorted(names)}
+
+    def extents(self, partitions: Sequence[Partition]) -> Mapping[Partition, Extent]:
+        """Return what readers of committed records can read of each partition now."""
+        begins = self._offsets(partitions, OffsetSpec.earliest())
+        ends = self._offsets(partitions, OffsetSpec.latest(), isolation_level=_READ_COMMITTED)
+        return {p: Extent(begins[p], max(begins[p], ends[p])) for p in partitions}
+
+    def high_watermarks(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Return the end of each partition, with records of transactions that are not committed."""
+        return self._offsets(partitions, OffsetSpec.latest(), isolation_level=IsolationLevel.READ_UNCOMMITTED)
+
+    def offsets_at(self, partitions: Sequence[Partition], time: datetime) -> Mapping[Partition, int]:
+        """Return the first offset that was written at that time or later; a partition's end where there is none."""
+        when = max(0, int(time.timestamp() * 1000))
+        found = self._offsets(partitions, OffsetSpec.for_timestamp(when), isolation_level=_READ_COMMITTED)
+        late = [p for p in partitions if found[p] < 0]
+        ends = self._offsets(late, OffsetSpec.latest(), isolation_level=_READ_COMMITTED)
+        return {p: ends.get(p, found[p]) for p in partitions}
+
+    def ids(self, names: Sequence[str], limit_s: float) -> Mapping[str, str] | None:
+        """Return the ids of topics, an empty one for a topic that is gone; None when no broker answers in time."""
+        try:
+            futures = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=max(limit_s, 0.2))
+            return {name: str(future.result().topic_id) for name, future in futures.items()}
+        except KafkaException as error:
+            if error.args[0].code() in _GONE:
+                return dict.fromkeys(names, "")
+            return None
+
+    def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec, **options: object) -> Mapping[Partition, int]:
+        if not partitions:
+            return {}
+        asked = {TopicPartition(p.topic, p.number): spec for p in partitions}
+        found = self._each(lambda limit: self._admin.list_offsets(asked, request_timeout=limit, **options))
+        return {Partition(at.topic, at.partition): int(result.offset) for at, result in found.items()}
+
+    def _each(self, ask: Callable[[float], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
+        return self._asked(lambda limit: {name: future.result() for name, future in ask(limit).items()})
+
+    def _asked(self, ask: Callable[[float], T]) -> T:
+        """Ask until there is an answer, or no hope, or no more patience."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return ask(max(1.0, until - time.monotonic()))
+            except KafkaException as error:
+                found: KafkaError = error.args[0]
+                if found.code() in _GONE:
+                    raise SourceError(
+                        "the topic is not there", got=found.str(), do="create it", place=self._place
+                    ) from error
+                last = self._last
+                if (
+                    found.code() in _HOPELESS
+                    or (last is not None and last.code() in _HOPELESS)
+                    or time.monotonic() > until
+                ):
+                    said = found.str() if last is None else f"{found.str()} ({last.str()})"
+                    raise SourceError(
+                        "Kafka does not answer", got=said, do="check servers= and security=", place=self._place
+                    ) from error
+            time.sleep(_AGAIN_S)
+
+    def _heard(self, error: KafkaError) -> None:
+        self._last = error
+
+
+class Stream:
+    """A consumer of some partitions: no group, committed records only, and never an offset of its own choice.
+
+    An offset that the brokers do not have any more is an error.
+    """
+
+    def __init__(self, options: Mapping[str, str], place: Place, *, ahead_bytes: int) -> None:
+        """Connect when partitions are added; hold at most so many bytes in the client itself."""
+        self._place = place
+        self._hopeless: KafkaError | None = None
+        self.consumer = Consumer(
+            {
+                **options,
+                "group.id": "headwater",  # the client wants a name; no group is joined, nothing is committed
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "queued.max.messages.kbytes": max(1024, ahead_bytes >> 10),
+                "queued.min.messages": 1_000_000,  # the bytes are the bound
+                "fetch.wait.max.ms": 100,
+                "fetch.error.backoff.ms": 100,
+                "reconnect.backoff.max.ms": 1000,
+                "max.poll.interval.ms": 86_400_000,
+                "error_cb": self._heard,
+            },
+            logger=_LOG,
+        )
+
+    def add(self, offsets: Mapping[Partition, int]) -> None:
+        """Read more partitions, each from its offset."""
+        self.consumer.incremental_assign([TopicPartition(p.topic, p.number, at) for p, at in offsets.items()])
+
+    def told(self, error: KafkaError, partition: Partition) -> None:
+        """Raise `SourceError` for what a partition's reader must not go on after; pass over what mends itself."""
+        place = Place(partition.uri)
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+            raise SourceError(
+                "records were deleted before they were read: retention has overtaken the reader, or the topic is new",
+                got=error.str(),
+                do="raise the topic's retention, and start from its earliest offset to go on with what is left",
+                place=place,
+            )
+        if error.code() in _GONE:
+            raise SourceError("the partition is not there any more", got=error.str(), place=place)
+        if error.code() in _HOPELESS:
+            raise SourceError("Kafka refuses", got=error.str(), do="check security=", place=place)
+
+    def check(self) -> None:
+        """Raise `SourceError` when brokers refuse this client."""
+        if self._hopeless is not None:
+            said = self._hopeless.str()
+            raise SourceError("Kafka refuses", got=said, do="check security=", place=self._place)
+
+    def close(self) -> None:
+        """Leave the brokers."""
+        self.consumer.close()
+
+    def _heard(self, error: KafkaError) -> None:
+        if error.code() in _HOPELESS:
+            self._hopeless = error
+
+
+def _words(error: KafkaException) -> str:
+    found = error.args[0]
+    return str(found.str()) if isinstance(found, KafkaError) else str(found)

@@ -1,0 +1,249 @@
+"""From values to columns: rows that fit the contract, and misfits with their reason and a text to replay them from.
+
+A row is judged by the same expressions whether it flows or is read with care.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.errors import Place, SchemaError, SourceError
+from pipeline.core.reading import MISFIT, POSITION, Flowing, Reading
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.engine import connect, literal, quoted
+from pipeline.sources import documents
+from pipeline.sources.fit import RAW, Raw, any_misfit, casts, fit, hold
+from pipeline.sources.kafka.fetching import VALUE
+from pipeline.sources.kafka.formats import TYPES, Avro, Format, Metadata, Protobuf
+from pipeline.sources.kafka.partition import Partition
+from pipeline.sources.kafka.records import WHY, Codec, codec_of, columns_of
+
+BASE64 = "base64:"
+"""What stands before the bytes of a value that is no text, where it is kept as one."""
+_NOTHING = "select 0"
+_OWN = "own:"
+"""What stands before the name of a decoded column, to be told from those of the message."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Holds the records of a topic to a contract."""
+
+    format: Format
+    metadata: Metadata
+    keeps_tombstones: bool = False
+
+    def infer(self, records: pa.Table, place: Place) -> Schema:
+        """Return the columns of some records; raise `SourceError` when none tells any."""
+        extra = {name: TYPES[name] for name in self.metadata.columns}
+        if self.format in {"raw", "text"}:
+            return Schema.of({VALUE: "BLOB" if self.format == "raw" else "VARCHAR", **extra})
+        values = records.column(VALUE).drop_null()
+        found = self._codec.schema(values.to_pylist(), place) if self._codec is not None else _inferred(values, place)
+        return Schema.of({**found.as_dict(), **extra})
+
+    def hold(self, schema: Schema, place: Place) -> None:
+        """Raise `SchemaError` for a contract that these records cannot have."""
+        hold(schema, schema.names, place)
+        for column in schema.columns:
+            if column.name in TYPES and column.name not in self.metadata.columns:
+                field = column.name.removeprefix("_")
+                raise SchemaError(
+                    f"the column {column.name!r} is of the message itself, and is not fetched",
+                    do=f"give kafka(…, metadata=({field!r},))",
+                    place=place,
+                )
+        own = self._own(schema)
+        if self.format in {"raw", "text"} and len(own) != 1:
+            got = ", ".join(column.name for column in own) or "none"
+            problem = f"a topic of {self.format} values has one column beside those of its messages"
+            raise SchemaError(problem, got=got, do="give schema= with one", place=place)
+
+    @contextlib.contextmanager
+    def flow(
+        self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
+    ) -> Iterator[Flowing | None]:
+        """Yield records as a query; None when they have to be read with care."""
+        table = None if MISFIT in schema.names else self._clean(records, schema)
+        if table is None:
+            yield None
+            return
+        name = f"kafka_{id(table):x}"
+        con.register(name, table)
+        try:
+            yield Flowing(self._query(name, schema, partition), table.num_rows, _NOTHING)
+        finally:
+            with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+                con.unregister(name)
+
+    def read(self, records: pa.Table, schema: Schema, partition: Partition) -> Reading:
+        """Return the rows that fit, and those that do not."""
+        with connect() as con:
+            con.register("_records", records)
+            if self._codec is not None:
+                con.register("_columns", self._decoded(records, schema, con))
+                con.execute(f"create temp table {RAW} as select r.*, c.* from _records r positional join _columns c")
+                own = {c.name: quoted(_OWN + c.name) for c in self._own(schema)}
+                return _fit(con, schema, self._values(schema, partition, own), WHY, in_text=False)
+            is_object = documents.is_object("line") if self.format == "json" else "true"
+            con.execute(
+                f"create temp table {RAW} as select *, {is_object} as is_object from "
+                f"(select *, try(decode({VALUE})) as line from _records)"
+            )
+            own = self._own_values(schema)
+            if self.format == "json" and own:
+                texts = documents.texts("line", Schema(self._own(schema)))
+                con.execute(
+                    f"alter table {RAW} add column texts varchar[]; update {RAW} set texts = {texts} where is_object"
+                )
+            why = self._why()
+            return _fit(con, schema, self._values(schema, partition, own), f"({why})", in_text=True)
+
+    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+        """Read rejected rows again; what is not in a value, as its key, is null."""
+        values = [_bytes(row) for row in rows]
+        arrays = {VALUE: pa.array(values, pa.binary()), POSITION: pa.array(np.arange(1, len(rows) + 1))}
+        for name in self.metadata.columns:
+            if name in {"_key", "_timestamp", "_headers"}:
+                arrays[name] = pa.nulls(len(rows), _ARROW[name])
+        return self.read(pa.table(arrays), schema, Partition("rejected", 0))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the options alone; what decodes is made anew, and learns its schemas anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_codec"}
+
+    @cached_property
+    def _codec(self) -> Codec | None:
+        return codec_of(self.format) if isinstance(self.format, Avro | Protobuf) else None
+
+    def _own(self, schema: Schema) -> tuple[Column, ...]:
+        """Return the columns that come from the value."""
+        return tuple(c for c in schema.columns if c.name not in TYPES)
+
+    def _own_values(self, schema: Schema) -> dict[str, str]:
+        own = Schema(self._own(schema))
+        if self.format == "json":
+            return documents.values(own)
+        return dict.fromkeys(own.names, VALUE if self.format == "raw" else "line")
+
+    def _values(self, schema: Schema, partition: Partition, own: dict[str, str]) -> dict[str, str]:
+        """Return SQL for the columns of a value, and for those of the message itself."""
+        message = {
+            "_topic": literal(partition.topic),
+            "_partition": f"{partition.number}::integer",
+            "_offset": POSITION,
+            **{name: quoted(name) for name in ("_timestamp", "_headers", "_key")},
+        }
+        if schema.as_dict().get("_key") == "VARCHAR":
+            message["_key"] = "decode(_key, 'replace')"
+        return {c.name: own.get(c.name) or message[c.name] for c in schema.columns}
+
+    def _why(self) -> str:
+        """Return SQL for the reason why a value is no row at all, or null."""
+        tombstone = f"when {VALUE} is null then {'null' if self.keeps_tombstones else literal('no value')}"
+        if self.format == "raw":
+            return f"case {tombstone} end"
+        text = f"when line is null then {literal('not UTF-8')}"
+        json = f"when not is_object then {literal('not a JSON object')}" if self.format == "json" else ""
+        return f"case {tombstone} {text} {json} end"
+
+    def _clean(self, records: pa.Table, schema: Schema) -> pa.Table | None:
+        """Return what a query can be run over, or None when a row is no row at all."""
+        if not self.keeps_tombstones and records.column(VALUE).null_count:
+            return None
+        if self._codec is not None:
+            with connect() as con:
+                decoded = self._decoded(records, schema, con)
+            if decoded.column(WHY).null_count < decoded.num_rows:
+                return None
+            for name in decoded.column_names:
+                records = records.append_column(name, decoded.column(name))
+            return records.drop_columns(VALUE)
+        if self.format == "raw":
+            return records
+        try:
+            line = records.column(VALUE).cast(pa.string())
+        except pa.ArrowInvalid:  # not UTF-8
+            return None
+        return records.append_column("line", line)
+
+    def _query(self, name: str, schema: Schema, partition: Partition) -> str:
+        source, other = quoted(name), "false"
+        if self._codec is not None:
+            own = {c.name: quoted(_OWN + c.name) for c in self._own(schema)}
+        else:
+            own = self._own_values(schema)
+        if self.format == "json" and not own:
+            other = f"(line is not null and not {documents.is_object('line')})"
+        elif self.format == "json":
+            # what is no JSON stops the query; what begins with a brace and is JSON is an object
+            texts = documents.texts("line", Schema(self._own(schema)))
+            source = f"(select *, {texts} as texts from {source})"
+            other = "(line is not null and line[1] <> '{')"
+        values = self._values(schema, partition, own)
+        return (
+            f"select {casts(schema, values)}, {POSITION}, ({other} or {any_misfit(schema, values)}) as {MISFIT} "
+            f"from {source}"
+        )
+
+    def _decoded(self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Return the columns of the values, and `_why` for those that cannot be decoded."""
+        assert self._codec is not None  # noqa: S101 - asked before
+        values = records.column(VALUE).to_pylist()
+        own = Schema(self._own(schema))
+        found = columns_of(self._codec, values, own, con, keeps_tombstones=self.keeps_tombstones)
+        return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
+
+
+_ARROW = {
+    "_key": pa.binary(),
+    "_timestamp": pa.timestamp("us", tz="UTC"),
+    "_headers": pa.map_(pa.string(), pa.binary()),
+}
+
+
+def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, values: dict[str, str], why: str, *, in_text: bool) -> Reading:
+    encoded = f"'{BASE64}' || base64({VALUE})"
+    row = f"coalesce({f'line, {encoded}' if in_text else encoded}, '')"
+    key = schema.as_dict().get("_key")
+    if key == "VARCHAR":
+        why = (
+            f"coalesce({why}, case when _key is not null and try(decode(_key)) is null then 'the key is not UTF-8' end)"
+        )
+    return fit(con, schema, Raw(values, row, bad=f"({why}) is not null", why=why))
+
+
+def _bytes(row: str) -> bytes | None:
+    if not row:
+        return None
+    if row.startswith(BASE64):
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(row.removeprefix(BASE64), validate=True)
+    return row.encode()
+
+
+def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
+    """Return the fields of JSON objects: each is written on a line of its own, without breaks, and read as a file."""
+    with tempfile.TemporaryDirectory(prefix="headwater-json-") as folder, connect() as con:
+        path = str(Path(folder) / "values.ndjson")
+        con.register("_values", pa.table({VALUE: values}))
+        con.execute(
+            f"copy (select json(line)::varchar from (select try(decode({VALUE})) as line from _values) "
+            f"where {documents.is_object('line')}) to {literal(path)} "
+            "(format csv, header false, quote '', escape '', delimiter '\x01')"
+        )
+        if pc.count(values).as_py() == 0 or not Path(path).stat().st_size:
+            raise SourceError("no record holds a JSON object", do="give schema=, or check format=", place=place)
+        return documents.infer(con, path, place)
