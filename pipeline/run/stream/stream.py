@@ -28,6 +28,7 @@ from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.kernel.budget import budget_here, cores
 from pipeline.lake import Version
 from pipeline.run.settle import follow_up
+from pipeline.run.settle import set_aside
 from pipeline.run.stream.committing import Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
 from pipeline.run.stream.intake import Ranges
@@ -120,6 +121,8 @@ class Stream:
         start = decide_start(plan.name, manifest, asked.begin, me, plan.definition.place)
         self._anew = start.anew
         epoch = start.epoch
+        if manifest is not None and epoch is not None:
+            set_aside(self._workspace, plan.definition, manifest)  # whoever committed it may have been killed before that
         self.number = 0 if epoch is None else epoch.number
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
