@@ -146,8 +146,8 @@ class Orders:
     kill: Kill | None = None
     files: bool = False
     """Whether what is done with files counts as a point too."""
-    until: int | None = None
-    """End after so many points."""
+    stop: tuple[int, str] | None = None
+    """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
     pace: Pace = AT_ONCE
 
 
@@ -156,12 +156,16 @@ class _Points:
     """Counts what a process comes to, and ends it at the point it was told."""
 
     orders: Orders
+    pipe: Any
     found: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reached(self, table: str, step: str) -> None:
         with self.lock:
             self.found.append((table, step))
+            if self.orders.stop == ([s for _, s in self.found].count(step), step):
+                self.pipe.send("stops")
+                os.kill(os.getpid(), signal.SIGSTOP)
             kill = self.orders.kill
             if kill is None:
                 return
@@ -181,7 +185,7 @@ class _Points:
 
 
 def _child(orders: Orders, pipe: Any) -> None:
-    points = _Points(orders)
+    points = _Points(orders, pipe)
     if orders.files:
         sys.addaudithook(points.audit)
     asked = Asked(pace=orders.pace, shards=orders.shards, takers=orders.takers)
@@ -201,8 +205,22 @@ class Child:
     process: Any
     pipe: Any
 
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
     def send(self, what: signal.Signals) -> None:
         os.kill(self.process.pid, what)
+
+    def stopped(self) -> None:
+        """Wait until it has stopped where it was told to."""
+        assert self.pipe.recv() == "stops"
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "T":  # all its threads
+            os.sched_yield()
 
     def wait(self, seconds: float = 60) -> Any:
         """Return what it came to or the error that it ended with; `None` when it was killed."""
@@ -223,7 +241,8 @@ def start(orders: Orders) -> Child:
 
 def run(orders: Orders) -> list[tuple[str, str]] | None:
     """Run the streams to the end, or to where they are killed; return the points that they came to."""
-    found = start(orders).wait()
+    with start(orders) as child:
+        found = child.wait()
     if isinstance(found, BaseException):
         raise found
     return found
@@ -370,7 +389,8 @@ def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
         else "select null::bigint where false"
     )
     con.execute(f"create or replace temp table read as from log where id not in ({away})")
-    con.execute("create or replace temp view kept as from there_kept")
+    if name in {"below", "hours"}:
+        con.execute("create or replace temp view kept as from there_kept")
     if name == "hours":
         con.execute(f"create or replace temp table late_hours as select {_PLACE} as id from aside_hours")
     expected = con.sql(EXPECTED[name]).to_arrow_table()

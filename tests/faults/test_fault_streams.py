@@ -71,10 +71,8 @@ def test_killed_at_random_from_outside(clicks, undisturbed, seed):
     print("seed", seed)
     with Follower(clicks):
         for _ in range(4):
-            child = start(Orders(str(clicks.folder), shards=dice.randint(1, 4), takers=dice.randint(1, 3)))
-            child.process.join(dice.uniform(0.3, 2.5))
-            child.process.kill()
-            child.process.join()
+            with start(Orders(str(clicks.folder), shards=dice.randint(1, 4), takers=dice.randint(1, 3))) as child:
+                child.process.join(dice.uniform(0.3, 2.5))
         run(Orders(str(clicks.folder), shards=dice.randint(1, 4)))
     assert driven_by_the_log(oracle(clicks)) == driven_by_the_log(undisturbed)
 
