@@ -29,6 +29,7 @@ from pipeline.core.reading import Tail
 from pipeline.core.staging import Manifest, mark_of
 from pipeline.run.project import load
 from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.starting import From
 from pipeline.run.stream.stream import Asked, Pace
 from pipeline.run.stream.verifying import verify
 from pipeline.run.workspace import Workspace
@@ -146,6 +147,7 @@ class Orders:
     kill: Kill | None = None
     files: bool = False
     """Whether what is done with files counts as a point too."""
+    begin: From = "committed"
     stop: tuple[int, str] | None = None
     """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
     pace: Pace = AT_ONCE
@@ -188,7 +190,7 @@ def _child(orders: Orders, pipe: Any) -> None:
     points = _Points(orders, pipe)
     if orders.files:
         sys.addaudithook(points.audit)
-    asked = Asked(pace=orders.pace, shards=orders.shards, takers=orders.takers)
+    asked = Asked(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
     try:
         wanted = Wanted(orders.names, until_caught_up=True, drain=orders.drain, asked=asked)
         Running(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
