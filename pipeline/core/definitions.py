@@ -382,7 +382,7 @@ def source(
 def source(
     reader: Reader,
     *,
-    schema: Mapping[str, str],
+    schema: Mapping[str, str] | None = None,
     description: str = "",
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
@@ -419,7 +419,7 @@ def source(
 
     With `stored=False` there is no bronze table: a table whose first input it is reads the files themselves, each
     once, in the pass that makes its rows, and rows that do not fit go to that table's quarantine. `schema` is needed
-    then, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
+    then, but for a replay, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
     the table that reads it, else this raises `DefinitionError`.
 
     A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
@@ -430,6 +430,8 @@ def source(
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
     if not stored:
+        if contract is None and isinstance(reader, Replay):
+            contract = Schema(())  # that of the table
         if contract is None or key or partition_by or expect:
             problem = "a source that is not stored has a schema, and no key, partitions or expectations of its own"
             raise DefinitionError(problem, do="give those to the table that reads it", place=place)

@@ -30,10 +30,12 @@ class Reached:
     watermark: int = BEGINNING
     began: Mapping[str, int] = field(default_factory=dict)
     """The offset of each partition at which the stream began to read it."""
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    """What tells each partition from one that is made anew under its name."""
 
-    def beginning(self, offsets: Mapping[str, int]) -> Reached:
-        """Return it with these offsets; a partition that was not known begins there."""
-        return replace(self, offsets=dict(offsets), began={**offsets, **self.began})
+    def beginning(self, offsets: Mapping[str, int], stamps: Mapping[str, str]) -> Reached:
+        """Return it with these offsets; a partition that was not known begins there, and has that stamp."""
+        return replace(self, offsets=dict(offsets), began={**offsets, **self.began}, stamps={**stamps, **self.stamps})
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
             partitions={uri: Seen(**seen) for uri, seen in given["partitions"].items()},
             watermark=given["watermark"],
             began=given["began"],
+            stamps=given["stamps"],
         )
         for name, given in parts["inputs"].items()
     }

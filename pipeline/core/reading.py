@@ -133,6 +133,8 @@ class Extent:
 
     begin: int
     end: int
+    stamp: str = ""
+    """Changes when the partition is made anew: its offsets mean other records then."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
+import duckdb
 import pyarrow as pa
 
 from pipeline.core.schema import Column, Schema
@@ -51,6 +52,16 @@ _ARROW = {
 def stored(schema: Schema) -> Schema:
     """Return the schema as a lake stores it."""
     return Schema(tuple(Column(column.name, stored_type(column.type)) for column in schema.columns))
+
+
+def as_stored(con: duckdb.DuckDBPyConnection, select: str) -> str:
+    """Return a SELECT with its columns in the types that a lake stores: Arrow has no others for some of DuckDB's."""
+    found = schema_of(con, select)
+    kinds = stored(found).as_dict()
+    if kinds == found.as_dict():
+        return select
+    columns = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in kinds.items())
+    return f"select {columns} from ({select}\n) as _as_made"
 
 
 def stored_type(kind: str) -> str:

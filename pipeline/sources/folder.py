@@ -64,7 +64,7 @@ class Folder:
 
     def extents(self) -> Mapping[str, Extent]:
         """Return the files with their sizes; an empty file holds nothing yet."""
-        return {piece.uri: Extent(0, piece.size_bytes) for piece in self.pieces()}
+        return {piece.uri: Extent(0, piece.size_bytes, piece.stamp) for piece in self.pieces()}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
         """Return for each file its size if it was written before that time, else 0."""

@@ -17,6 +17,8 @@ from pipeline.core.epochs import END, Reached, Seen
 from pipeline.core.eventtime import EventTime
 
 _MICRO = timedelta(microseconds=1)
+_ALL = "*"
+"""All partitions of an input whose event time is one."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Arrived:
     behind: frozenset[str] = frozenset()
     """Partitions that hold more than was taken: they are not idle, whatever the clock says."""
     has_ended: bool = False
+    is_one: bool = False
+    """Whether event time goes through all partitions one after the other, as through the files of a folder."""
 
 
 def advanced(before: Reached, arrived: Arrived, how: EventTime, now: int) -> Reached:
@@ -40,14 +44,16 @@ def advanced(before: Reached, arrived: Arrived, how: EventTime, now: int) -> Rea
     """
     partitions = _seen(before, arrived, now)
     offsets = {**before.offsets, **arrived.offsets}
-    watermark = END if arrived.has_ended else max(before.watermark, _watermark(partitions, arrived.behind, how, now))
+    behind = frozenset({_ALL}) if arrived.is_one and arrived.behind else arrived.behind
+    watermark = END if arrived.has_ended else max(before.watermark, _watermark(partitions, behind, how, now))
     return replace(before, offsets=offsets, partitions=partitions, watermark=watermark)
 
 
 def _seen(before: Reached, arrived: Arrived, now: int) -> dict[str, Seen]:
     found = dict(before.partitions)
-    for uri in (*arrived.offsets, *arrived.latest):
-        latest = arrived.latest.get(uri)
+    came = {_ALL: max(arrived.latest.values(), default=None)} if arrived.is_one else arrived.latest
+    for uri in (_ALL,) if arrived.is_one else (*arrived.offsets, *arrived.latest):
+        latest = came.get(uri)
         known = found.get(uri)
         if known is None:
             found[uri] = Seen(latest, now)

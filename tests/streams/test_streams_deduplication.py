@@ -22,7 +22,11 @@ ROW = st.tuples(st.integers(0, 40), st.sampled_from(["a", "b", None]), st.one_of
 
 def table(_name, rows):
     times = [None if row[0] is None else row[0] * SECOND for row in rows]
-    columns = [pa.array(times, pa.int64()).cast(COLUMNS.field(0).type), [row[1] for row in rows], [row[2] for row in rows]]
+    columns = [
+        pa.array(times, pa.int64()).cast(COLUMNS.field(0).type),
+        [row[1] for row in rows],
+        [row[2] for row in rows],
+    ]
     return pa.table(columns, schema=COLUMNS)
 
 

@@ -29,7 +29,9 @@ NEAR = "p.paid_at between o.ts - interval '2 seconds' and o.ts + interval 5 seco
 
 def table(name, rows):
     schema = TYPES[name]
-    times = pa.array([None if row[0] is None else row[0] * SECOND for row in rows], pa.int64()).cast(schema.field(0).type)
+    times = pa.array([None if row[0] is None else row[0] * SECOND for row in rows], pa.int64()).cast(
+        schema.field(0).type
+    )
     return pa.table([times, [row[1] for row in rows], [row[2] for row in rows]], schema=schema)
 
 
@@ -97,7 +99,11 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
         ({"orders": table("orders", []), "payments": table("payments", [(14, 1, 5)])}, 16 * SECOND + 1),
     ]
     driven = drive(joined, epochs)
-    assert [[row["ts"] and row["ts"].second for row in epoch.to_pylist()] for epoch in driven.epochs] == [[None], [10], [11]]
+    assert [[row["ts"] and row["ts"].second for row in epoch.to_pylist()] for epoch in driven.epochs] == [
+        [None],
+        [10],
+        [11],
+    ]
     assert [row["y"] for row in driven.late] == [5]
     assert driven.remembered == 0
 
@@ -120,7 +126,10 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
         (f"select o.k from orders o join payments p on {NEAR} join orders q on true", "it joins 3 relations"),
         ("select 1 from orders o join orders p on p.ts = o.ts", "'orders' is joined to itself"),
         (f"select 1 from orders o join pages p on {NEAR}", "'pages' is not streamed"),
-        ("select 1 from orders o(a, b, c) join payments p on p.paid_at = o.a", "gives the columns of a stream other names"),
+        (
+            "select 1 from orders o(a, b, c) join payments p on p.paid_at = o.a",
+            "gives the columns of a stream other names",
+        ),
         ("select k from orders", "it joins 1 relations"),
     ],
 )

@@ -59,10 +59,10 @@ class Ranges:
 
     of: Mapping[str, tuple[int, int]]
 
-    def parts(self) -> tuple[Part, ...]:
-        """Return them as parts of pieces, without the empty ones."""
+    def parts(self, stamps: Mapping[str, str]) -> tuple[Part, ...]:
+        """Return them as parts of pieces with these stamps, without the empty ones."""
         return tuple(
-            Part(Piece(uri, end - begin, ""), begin, end, begin)
+            Part(Piece(uri, end - begin, stamps.get(uri, "")), begin, end, begin)
             for uri, (begin, end) in sorted(self.of.items())
             if end > begin
         )

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.core.epochs import Epoch, StateFile
 from pipeline.kernel.engine import Limits, arrow, connect, quoted
+from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
 from pipeline.streams.memory import ID, SINCE, Memory
 from pipeline.streams.operator import HASH, Operator, Progress, arrived
@@ -62,7 +63,8 @@ class Keeper:
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> pa.Table:
         """Take rows that were dealt to the shard and return those that are out now."""
         given = {name: [*blocks.get(name, ()), self._plot.samples[name]] for name in self._plot.operator.inputs}
-        return arrow(self._shard.memory.con, self._shard.advance(given, progress))
+        con = self._shard.memory.con
+        return arrow(con, as_stored(con, self._shard.advance(given, progress)))
 
     def snapshot(self, name: str, *, base: bool) -> StateFile | None:
         """Write what changed since the last snapshot, or all; `None` when there is nothing to write.

@@ -192,7 +192,7 @@ def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
         raise AssertionError(f"{definition.name!r} is not streamed")
     log: Log = log_of(planner.workspace, definition)
     schema = definition.schema
-    if schema is None:
+    if schema is None or not schema.columns:
         schema = stored(log.schema(log.pieces()[0]))
     if definition.event_time.column not in schema.names:
         raise DefinitionError(

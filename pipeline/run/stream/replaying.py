@@ -112,7 +112,7 @@ class ReplayLog:
             times = pc.cast(pc.cast(self.rows.column(self.replay.by), pa.timestamp("us")), pa.int64())
             told = times[0].as_py() + int((time.monotonic() - self.began) * 1e6 * self.replay.speed)
             end = int(pc.sum(pc.less_equal(times, told)).as_py() or 0)
-        return {self.uri: Extent(0, end)}
+        return {self.uri: Extent(0, end, f"{self.mark}")}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
         """Return the place of the first row from that time or later."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.epochs import Epoch
-from pipeline.core.errors import Place, RequestError, StorageError
+from pipeline.core.epochs import Epoch, Reached
+from pipeline.core.errors import Place, RequestError, SourceError, StorageError
 from pipeline.core.reading import Extent
 from pipeline.core.schema import Schema, compare
 from pipeline.core.staging import Manifest
@@ -31,10 +31,10 @@ def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identit
     Raises `StorageError` when what was committed cannot be gone on from, with the reason and the way out, and
     `RequestError` for offsets given to a stream that has committed already.
     """
+    if asked in ("earliest", "latest"):
+        return Start(None, anew=now.table is not None)
     if manifest is None:
         return Start(None, anew=False)
-    if asked in {"earliest", "latest"} if isinstance(asked, str) else False:
-        return Start(None, anew=True)
     if not isinstance(asked, str):
         raise RequestError(
             f"stream {name!r} has committed epochs: other offsets would lose rows or count them twice",
@@ -76,6 +76,28 @@ def _obstacle(epoch: Epoch, now: Identity) -> str | None:
         return f"it was kept by engine {epoch.engine}, and this is {now.engine}"
     change = None if now.table is None else compare(now.table, now.schema)
     return f"its rows have other columns than its table: {change}" if change else None
+
+
+def stamps_of(extents: Mapping[str, Extent]) -> dict[str, str]:
+    """Return what tells each partition from one made anew."""
+    return {uri: extent.stamp for uri, extent in extents.items()}
+
+
+def require_same(reached: Reached, extents: Mapping[str, Extent], *, may_lose: bool = False) -> None:
+    """Raise `SourceError` when a partition that was read was made anew, or is gone: its offsets would mean other records.
+
+    With `may_lose` one that is gone is no error: it was read whole.
+    """
+    for uri, stamp in reached.stamps.items():
+        found = extents.get(uri)
+        if found is None and may_lose:
+            continue
+        if found is None or found.stamp != stamp:
+            raise SourceError(
+                f"{uri} is {'gone' if found is None else 'not the one that was read: it was made anew'}",
+                got=f"{'nothing' if found is None else repr(found.stamp)}, not {stamp!r}",
+                do="bring it back, or make the table anew from what is there: headwater stream --from earliest",
+            )
 
 
 def first_offsets(extents: Mapping[str, Extent], asked: From) -> dict[str, int]:

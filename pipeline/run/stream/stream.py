@@ -35,10 +35,11 @@ from pipeline.run.stream.intake import Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.plan import StreamPlan
-from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets
+from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
 from pipeline.run.stream.tablelog import TableLog
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
+from pipeline.sources.folder import Folder
 from pipeline.streams.operator import Progress
 from pipeline.streams.snapshots import kept
 from pipeline.streams.watermarks import Arrived, advanced
@@ -59,6 +60,8 @@ class Pace:
     """How long rows that came out wait at most for their commit to begin."""
     save_s: float = 5.0
     """How long it goes on without a commit while no rows come out."""
+    turn_offsets: int = 1 << 18
+    """The most offsets of a partition that a turn takes, where offsets count records."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Stream:
         self._reached = reached
         self._stack = ExitStack()
         self._table = workspace.table(plan.name)
-        self._seen = self._table.version(lenient=self.asked.begin in {"earliest", "latest"})
+        self._seen = self._table.version(lenient=self.asked.begin in ("earliest", "latest"))
         with ExitStack() as opening:
             self._open(opening)
             self._stack = opening.pop_all()
@@ -145,6 +148,8 @@ class Stream:
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
         self._moved = False
+        self._is_cut = False
+        """Whether a turn left some of what was ready for the next one."""
         self.ended = False
 
     def _crew(self, stack: ExitStack, epoch: Epoch | None) -> None:
@@ -160,10 +165,14 @@ class Stream:
         }
         if self._anew or epoch is None:
             offsets = {i.name: first_offsets(extents[i.name], self.asked.begin) for i in plan.intakes}
+        for intake in plan.intakes:
+            require_same(self.inputs[intake.name], extents[intake.name], may_lose=isinstance(intake.log, Folder))
+            if isinstance(intake.log, Folder):  # files that were read may be gone
+                offsets[intake.name] = {u: o for u, o in offsets[intake.name].items() if u in extents[intake.name]}
         everything = [(name, uri) for name, given in offsets.items() for uri in sorted(given)]
         count = max(1, min(self.asked.takers or cores(), len(everything)))
         self._owner = {(name, uri): number % count for number, (name, uri) in enumerate(everything)}
-        self.inputs = {name: self.inputs[name].beginning(given) for name, given in offsets.items()}
+        self.inputs = {n: self.inputs[n].beginning(given, stamps_of(extents[n])) for n, given in offsets.items()}
         others = {name: version.scan() for name, version in self._others.items()}
         limits = replace(budget.part(2 * cores()), threads=1)
         crop = Crop(plan.intakes, others, limits, self._workspace.lake.storage.filesystem(), plan.operator is not None)
@@ -202,6 +211,7 @@ class Stream:
         self._follow()
         found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
         ready = [future.result() for future in found]
+        self._is_cut = False
         takes = [self._parts(given) for given in ready]
         instant = int(self._clock().timestamp() * 1e6)
         prepared = self.plan.prepared(self.watermark)
@@ -213,7 +223,7 @@ class Stream:
         taken = [one for future in begun for one in future.result()]
         for each in taken:
             self._pending.note(each)
-        ended = {name: all(g[name].has_ended for g in ready if name in g) for name in self.inputs}
+        ended = {n: not self._is_cut and all(g[n].has_ended for g in ready if n in g) for n in self.inputs}
         self._advance(taken, takes, ended, instant)
         self._moved = self._moved or any(any(parts.values()) for parts in takes)
         self._commit_if_due()
@@ -230,7 +240,8 @@ class Stream:
                 owner = (len(self._owner) + number) % len(self._takers)
                 self._takers[owner].call("add", {name: {uri: offset}}).result()
                 self._owner[name, uri] = owner
-            self.inputs[name] = self.inputs[name].beginning({**new, **self.inputs[name].offsets})
+            known = self.inputs[name]
+            self.inputs[name] = known.beginning({**new, **known.offsets}, stamps_of(held))
         versions = {name: workspace_version(self._workspace, name) for name in self._others}
         changed = {name: v.scan() for name, v in versions.items() if v.mark != self._others[name].mark}
         if changed:
@@ -239,11 +250,20 @@ class Stream:
             self._others = versions
 
     def _parts(self, ready: Mapping[str, Ready]) -> dict[str, tuple[Part, ...]]:
-        """Return what a worker is to take: from where each of its partitions is, to what it has ready."""
+        """Return what a worker is to take: from where each of its partitions is, to what it has ready, or a part of it."""
         found = {}
-        for name, there in ready.items():
-            offsets = self.inputs[name].offsets
-            found[name] = Ranges({uri: (offsets[uri], end) for uri, end in there.offsets.items()}).parts()
+        for intake in self.plan.intakes:
+            if intake.name not in ready:
+                continue
+            reached, most = self.inputs[intake.name], self.asked.pace.turn_offsets
+            whole = isinstance(intake.log, Folder | TableLog)
+            ends = ready[intake.name].offsets
+            ranges = {
+                uri: (reached.offsets[uri], end if whole else min(end, reached.offsets[uri] + most))
+                for uri, end in ends.items()
+            }
+            self._is_cut = self._is_cut or any(ranges[uri][1] < end for uri, end in ends.items())
+            found[intake.name] = Ranges(ranges).parts(reached.stamps)
         return found
 
     def _advance(
@@ -260,7 +280,8 @@ class Stream:
             if intake.time is None:
                 self.inputs[intake.name] = replace(known, offsets=offsets)
                 continue
-            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False))
+            is_one = isinstance(intake.log, Folder)
+            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False), is_one=is_one)
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
         timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]

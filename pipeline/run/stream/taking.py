@@ -16,9 +16,10 @@ from pipeline.batch.work import Made, Maker, Split
 from pipeline.core.errors import Place
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import POSITION, SOURCE, Part, Ready, Tail
-from pipeline.kernel.engine import Limits, arrow, connect, literal, one, quoted, schema_of
+from pipeline.kernel.engine import Limits, arrow, connect, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.types import as_stored
 from pipeline.run.stream.intake import Intake
 from pipeline.streams.operator import Prepared
 from pipeline.streams.shard import with_hash
@@ -133,9 +134,8 @@ class Taker:
         made = self._read(intake, maker, split)
         prepared = turn.prepared[intake.name]
         taken = self._sorted(intake, prepared, turn, made)
-        rows = (
-            f"select * exclude (_why) from {_BLOCK} where _why is null" if taken.aside is not None else f"from {_BLOCK}"
-        )
+        has_away = taken.late or taken.ahead
+        rows = f"select * exclude (_why) from {_BLOCK} where _why is null" if has_away else f"from {_BLOCK}"
         self._con.execute(f"create or replace temp view {quoted(intake.name)} as {rows}")
         return replace(taken, ready=self._ready(prepared, turn.shards))
 
@@ -200,7 +200,7 @@ class Taker:
             given = {name: arrow(self._con, f"from {quoted(name)}") for name in self._crop.function.inputs}
             return [call(self._crop.function, given, self._crop.place)]
         if not self._crop.has_memory:
-            return [arrow(self._con, prepared.select)]
+            return [arrow(self._con, as_stored(self._con, prepared.select))]
         rows = arrow(self._con, with_hash(prepared))
         if shards == 1:
             return [rows]
@@ -215,6 +215,5 @@ def sample(crop: Crop, intake: Intake, prepared: Prepared) -> pa.Table:
     with connect(crop.limits, filesystem=crop.filesystem) as con:
         register(con, {name: Scan(scan.schema) for name, scan in crop.others.items()})
         con.register(intake.name, intake.nothing(con))
-        select = with_hash(prepared) if crop.has_memory else prepared.select
-        schema_of(con, select)
+        select = with_hash(prepared) if crop.has_memory else as_stored(con, prepared.select)
         return arrow(con, f"select * from ({select}\n) where false")

@@ -20,7 +20,7 @@ from pipeline.core.clock import now
 from pipeline.core.definitions import Action, Table
 from pipeline.core.epochs import END, Epoch, Reached
 from pipeline.core.errors import RequestError
-from pipeline.core.reading import POSITION, SOURCE
+from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
 from pipeline.core.schema import Schema
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow, connect, one, quoted
@@ -80,7 +80,7 @@ def verify(workspace: Workspace, name: str) -> Verified:
         there = f"select * from ({version.scan().query()})"
         still = _remembered(workspace, plan, epoch)
         con.register("_still", still)
-        columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns)
+        columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
         con.execute(f"create temp table _there as select {columns} from ({there} union all by name from _still)")
         con.execute(f"create temp table _expected as select {columns} from _answer")
         con.execute("create temp table _missing as from _expected except all from _there")
@@ -137,14 +137,14 @@ def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> i
 def _splits(intake: Intake, reached: Reached) -> list[Split]:
     if isinstance(intake.log, TableLog):
         end = reached.offsets[intake.log.uri]
-        parts = Ranges({intake.log.uri: (0, end)}).parts()
+        parts = Ranges({intake.log.uri: (0, end)}).parts({})
         return [Split(0, parts=parts)] if parts else []
     found = []
     for uri, end in reached.offsets.items():
         begin = reached.began.get(uri, 0)
         whole = uri.startswith(("kafka://", "generator://", "replay://"))
         cuts = [*range(begin, end, _PIECE_ROWS), end] if whole else [begin, end]
-        found += [Ranges({uri: (a, b)}).parts() for a, b in itertools.pairwise(cuts) if b > a]
+        found += [Ranges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
     return [Split(number, parts=parts) for number, parts in enumerate(found)]
 
 

@@ -112,7 +112,9 @@ class Kafka:
 
     def extents(self) -> Mapping[str, Extent]:
         """Return what each partition holds now, without what waits behind an open transaction."""
-        return {p.uri: extent for p, extent in self._extents(self._topics()).items()}
+        found = self._topics()
+        extents = self._extents(found)
+        return {p.uri: Extent(e.begin, e.end, found[p.topic].id) for p, e in extents.items()}
 
     def held_back(self) -> Mapping[str, int]:
         """Return for each partition how many offsets wait behind a transaction that is neither committed nor aborted.

@@ -1,0 +1,326 @@
+"""Streams of a project: what is read once, kept in order, set aside with a reason, and goes on where it was."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from pipeline.core.errors import DefinitionError, RequestError, SourceError, StorageError
+from pipeline.run.foresight import Options
+from pipeline.run.project import load
+from pipeline.run.replay import quarantined
+from pipeline.run.runner import Runner
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.running import Running, Wanted, catch_up
+from pipeline.run.stream.stream import Asked, Pace, Stream
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+HEAD = """\
+from pathlib import Path
+import pyarrow as pa
+from pipeline import fail, files, generate, mart, quarantine, replay, source, sql, table
+
+DATA = Path(__file__).parent / "data"
+AT = "timestamp '2026-01-01' + to_seconds(i)"
+
+
+def made(count, partitions=2, **columns):
+    return generate({"id": "i * 10 + p", "k": "i % 3", "at": AT, "v": "i"} | columns, partitions=partitions, count=count)
+
+
+def events(reader, **options):
+    schema = {"id": "bigint", "k": "bigint", "at": "timestamp", "v": "integer"}
+    return source(reader, schema=schema, event_time="at", **({"stored": False} | options))
+
+"""
+MINUTES = (
+    "minutes = sql(\"select tumble(at, interval '1 minute') as minute, k, count(*) as n, sum(v) as total "
+    'from ticks group by all")\n'
+)
+FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01))
+
+
+def few(offsets):
+    """Ask for so many offsets of each partition at a time, and a commit after each turn."""
+    return replace(FAST, pace=replace(FAST.pace, turn_offsets=offsets))
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
+
+    def write(text: str) -> Workspace:
+        (tmp_path / "ticks.py").write_text(HEAD + text)
+        return Workspace(load(tmp_path))
+
+    return write
+
+
+def rows(workspace, query):
+    return [tuple(row.values()) for row in workspace.query(query).to_pylist()]
+
+
+def epochs(workspace, name):
+    """The number of the epoch of each version of a table that still has its manifest."""
+    table = workspace.table(name)
+    found = [table.version(number) for number in range(table.number() + 1)]
+    return [version.manifest.epoch.number for version in found]
+
+
+def test_windows_of_a_log_are_those_of_batch(project):
+    workspace = project("ticks = events(made(200))\n" + MINUTES)
+
+    catch_up(workspace)
+
+    assert rows(workspace, "select count(*), sum(n), sum(total) from minutes") == [(12, 400, 39800)]
+    found = verify(workspace, "minutes")
+    assert found.holds
+    assert (found.rows_read, found.rows_there, found.rows_remembered) == (400, 12, 0)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_it_goes_on_where_it_was_with_any_number_of_shards(project, shards):
+    workspace = project("ticks = events(made(2000))\n" + MINUTES)
+    plan = Planner(workspace).plan("minutes")
+    stream = Stream(workspace, plan, replace(few(300), shards=2))
+    for _ in range(3):  # it does not come to the end
+        stream.turn()
+    stream.save()
+    stream.close()
+    before = rows(workspace, "select count(*) from minutes")
+    assert verify(workspace, "minutes").holds
+
+    running = catch_up(workspace, asked=Asked(pace=FAST.pace, shards=shards))
+
+    assert rows(workspace, "select sum(n) from minutes") == [(4000,)]
+    assert before != rows(workspace, "select count(*) from minutes")
+    assert verify(workspace, "minutes").holds
+    assert running.streams["minutes"].totals["rows_in"] == 4000
+    assert epochs(workspace, "minutes") == list(range(1, running.streams["minutes"].number + 1))
+
+
+def test_nothing_new_commits_nothing(project):
+    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    catch_up(workspace)
+    before = workspace.table("minutes").number()
+
+    catch_up(workspace)
+
+    assert workspace.table("minutes").number() == before
+
+
+def test_rows_that_cannot_count_are_set_aside_with_the_reason(project):
+    late = f"case when i = 90 then timestamp '2026-01-01' when i = 91 then null when i = 92 then timestamp '2226-01-01' else {'AT'} end"
+    workspace = project(f'ticks = events(made(100, 1, at=f"{late.replace("AT", "{AT}")}"))\n' + MINUTES)
+    plan = Planner(workspace).plan("minutes")
+    stream = Stream(workspace, plan, few(20))  # the first minute closes before row 90
+    while not stream.ended:
+        stream.turn()
+    stream.drain()
+    stream.close()
+
+    aside = {row["_position"]: row["reasons"] for row in quarantined(workspace, "minutes").to_pylist()}
+
+    assert set(aside) == {90, 91, 92}
+    assert "late" in aside[90] or "closed" in aside[90]
+    assert "no event time" in aside[91]
+    assert "ahead" in aside[92]
+    assert rows(workspace, "select sum(n) from minutes") == [(97,)]
+    assert verify(workspace, "minutes").holds
+    flow = workspace.require("minutes").manifest.epoch.totals
+    assert (flow["rows_in"], flow["late"], flow["quarantined"]) == (100, 1, 3)
+
+
+def test_rows_are_judged_as_in_batch(project):
+    workspace = project(
+        'ticks = events(made(100, 1))\nodd = sql("select id, k, v from ticks where v % 2 = 1", '
+        'expect=[quarantine("small", "v < 90")])\n'
+    )
+
+    catch_up(workspace)
+
+    assert rows(workspace, "select count(*), max(v) from odd") == [(45, 89)]
+    assert quarantined(workspace, "odd").num_rows == 5
+    assert verify(workspace, "odd").holds
+
+
+def test_a_failed_expectation_stops_the_stream_and_harms_nothing(project):
+    workspace = project(
+        'ticks = events(made(100, 1))\nodd = sql("select id, v from ticks", expect=[fail("small", "v < 90")])\n'
+    )
+
+    with pytest.raises(Exception, match="does not meet 'small'"):
+        catch_up(workspace)
+
+    assert workspace.version("odd") is None
+
+
+def test_a_function_makes_rows_block_by_block(project):
+    workspace = project(
+        "ticks = events(made(50))\n\n\n@table()\ndef twice(ticks: pa.Table) -> pa.Table:\n"
+        '    return ticks.select(["id", "v"])\n'
+    )
+
+    catch_up(workspace)
+
+    assert rows(workspace, "select count(*), sum(v) from twice") == [(100, 2450)]
+    assert verify(workspace, "twice").holds
+
+
+def test_rows_that_change_take_each_others_place(project):
+    workspace = project(
+        "ticks = events(made(900))\n"
+        'latest = sql("select k, count(*) as n, max(v) as v from ticks group by k", key="k")\n'
+    )
+    plan = Planner(workspace).plan("latest")
+    stream = Stream(workspace, plan, few(100))
+    while not stream.ended:
+        stream.turn()
+    stream.drain()
+    stream.close()
+
+    assert stream.number > 3
+    assert rows(workspace, "select * from latest order by k") == [(0, 600, 897), (1, 600, 898), (2, 600, 899)]
+    assert verify(workspace, "latest").holds
+
+
+def test_a_table_below_another_follows_its_versions(project):
+    workspace = project(
+        "ticks = events(made(300), stored=True)\n"
+        'odd = sql("select id, k, at, v from ticks where v % 2 = 1", event_time="at")\n'
+        "minutes = sql(\"select tumble(at, interval '1 minute') as minute, count(*) as n from odd group by all\")\n"
+    )
+
+    catch_up(workspace)
+
+    assert rows(workspace, "select count(*), count(distinct _position) from ticks") == [(600, 300)]
+    assert rows(workspace, "select count(*) from odd") == [(300,)]
+    assert verify(workspace, "ticks").holds
+    assert verify(workspace, "odd").holds
+    assert verify(workspace, "minutes").holds
+
+
+def test_a_table_that_is_looked_into_is_taken_as_it_is_now(project, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "names1.csv").write_text("k,name\n0,zero\n1,one\n2,two\n")
+    workspace = project(
+        'names = source(files(DATA / "names*.csv"), key="k")\nticks = events(made(30))\n'
+        'named = sql("select id, name from ticks t left join names n on t.k = n.k")\n'
+    )
+    Runner(workspace.project).run()
+
+    catch_up(workspace)
+
+    assert rows(workspace, "select name, count(*) from named group by all order by 1") == [
+        ("one", 20),
+        ("two", 20),
+        ("zero", 20),
+    ]
+    assert verify(workspace, "named").holds
+
+
+def test_files_are_read_as_they_come(project, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01 00:00:00,1\n2,0,2026-01-01 00:00:30,2\n")
+    workspace = project('ticks = events(files(DATA / "*.csv"))\n' + MINUTES)
+    catch_up(workspace)
+    assert rows(workspace, "from minutes") == []
+    assert verify(workspace, "minutes").rows_remembered == 1
+
+    (data / "2.csv").write_text("id,k,at,v\n3,0,2026-01-01 00:00:40,4\n5,0,2026-01-01,x\n4,0,2026-01-01 00:05:00,8\n")
+    catch_up(workspace)
+
+    assert [(n, total) for _, _, n, total in rows(workspace, "from minutes")] == [(3, 7)]
+    assert [row["_position"] for row in quarantined(workspace, "minutes").to_pylist()] == [3]
+    assert verify(workspace, "minutes").holds
+
+
+def test_a_table_is_told_again(project, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01 00:03:00,1\n2,0,2026-01-01 00:00:30,2\n3,1,2026-01-01,4\n")
+    text = (
+        'old = source(files(DATA / "*.csv"))\nticks = source(replay("old", by="at"), event_time="at", stored=False)\n'
+    )
+    workspace = project(text + MINUTES)
+    Runner(workspace.project).run()
+
+    catch_up(workspace)
+
+    assert rows(workspace, "select minute::varchar, k, n, total from minutes order by all") == [
+        ("2026-01-01 00:00:00", 0, 1, 2),
+        ("2026-01-01 00:00:00", 1, 1, 4),
+        ("2026-01-01 00:03:00", 0, 1, 1),
+    ]
+    (data / "2.csv").write_text("id,k,at,v\n9,0,2026-01-01 00:03:00,1\n")
+    Runner(workspace.project).run()
+    with pytest.raises(SourceError, match="made anew"):
+        catch_up(workspace)
+    catch_up(workspace, asked=Asked(begin="earliest"))
+    assert rows(workspace, "select sum(n) from minutes") == [(4,)]
+
+
+def test_a_run_leaves_streams_alone_and_reads_what_they_made(project):
+    workspace = project(
+        "ticks = events(made(100))\n" + MINUTES + 'all_time = mart("select sum(n) as n from minutes")\n'
+    )
+    with pytest.raises(StorageError, match="'minutes', which is not made yet"):
+        Runner(workspace.project).run()
+    catch_up(workspace)
+
+    steps = {step.name: step for step in Runner(workspace.project, Options()).run().steps}
+
+    assert steps["minutes"].reason == "streamed: headwater stream"
+    assert rows(workspace, "from all_time") == [(200,)]
+
+
+def test_a_changed_definition_goes_on_only_with_what_it_remembers(project):
+    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    catch_up(workspace)
+
+    changed = project("ticks = events(made(100))\n" + MINUTES.replace("1 minute", "2 minutes"))
+    with pytest.raises(StorageError, match="its definition changed in what it groups"):
+        catch_up(changed)
+    judged = project(
+        "ticks = events(made(100))\n" + MINUTES.replace('all")', 'all", expect=[quarantine("n", "n > 0")])')
+    )
+    catch_up(judged)
+
+    catch_up(changed, asked=Asked(begin="earliest"))
+    assert rows(changed, "select count(*), sum(n) from minutes") == [(3, 200)]
+
+
+def test_what_has_no_streamed_form_is_refused_with_the_reason(project):
+    workspace = project(
+        'ticks = events(made(10))\nordered = sql("select *, row_number() over (order by at) as n from ticks")\n'
+    )
+
+    with pytest.raises(DefinitionError, match="'ordered' cannot be streamed"):
+        Planner(workspace).plan("ordered")
+    with pytest.raises(RequestError, match="no streams"):
+        Running(workspace, Wanted())
+
+
+def test_offsets_are_not_given_to_a_stream_that_has_committed(project):
+    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    catch_up(workspace)
+
+    with pytest.raises(RequestError, match="has committed epochs"):
+        catch_up(workspace, asked=Asked(begin={"x": 1}))
+
+
+def test_a_state_file_that_is_gone_is_told(project):
+    workspace = project("ticks = events(made(100))\n" + MINUTES)
+    plan = Planner(workspace).plan("minutes")
+    stream = Stream(workspace, plan, few(20))
+    stream.turn()
+    stream.save()
+    stream.close()
+    shutil.rmtree(f"{workspace.table('minutes').storage.uri}/_headwater/state")
+
+    with pytest.raises(StorageError, match="cannot read '_headwater/state"):
+        catch_up(workspace)
