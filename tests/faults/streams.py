@@ -25,7 +25,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipeline.core.epochs import Epoch
-from pipeline.core.reading import Tail
+from pipeline.core.reading import Extent, Tail
 from pipeline.core.staging import Manifest, mark_of
 from pipeline.run.project import load
 from pipeline.run.stream.running import Running, Wanted
@@ -91,6 +91,16 @@ class Dripping(Generator):
 
 def dripping(columns: Mapping[str, str], *, partitions: int, count: int, step: int) -> Dripping:
     return Dripping(dict(columns), partitions, count, step=step)
+
+
+@dataclass(frozen=True)
+class Uneven(Generator):
+    """A computed log without an end, whose partitions hold so many rows each and no more for now."""
+
+    counts: tuple[int, ...] = (0,)
+
+    def extents(self) -> Mapping[str, Extent]:
+        return {f"generator://{self.fingerprint}/{p}": Extent(0, held) for p, held in enumerate(self.counts)}
 
 
 @dataclass(frozen=True)
