@@ -50,7 +50,7 @@ definitions = "clicks.py"
 COLUMNS = {
     "id": "p * 1000000 + i",
     "happened": """case when i % 53 = 7 then null when i % 59 = 9 then timestamp '2100-01-01'
-             else timestamp '2026-01-01' + to_seconds(i * 5 - case when i % 13 = 4 then 400 else hash(i, p) % 10 end) end""",
+             else timestamp '2026-01-01' + to_seconds(i * 5 - case when i % 13 = 4 then 30 + hash(i, p, 3) % 300 else hash(i, p) % 10 end) end""",
     "key": "'k' || hash(i, p, 1) % 9",
     "amount": "(hash(i, p, 2) % 100)::integer",
 }

@@ -64,6 +64,19 @@ def test_rows_for_one_of_four_partitions_close_their_windows_when_the_others_are
 
 
 @pytest.mark.fault(19)
+def test_an_idle_stream_commits_nothing(tmp_path):
+    """Time goes on by the clock, and where no window closes there is nothing to keep of that."""
+    with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i)", (90,)) as drive:
+        drive.after(100)
+        number = drive.stream.number
+        for _ in range(5):
+            drive.after(2)
+        assert drive.stream.number == number
+        assert [row["n"] for row in drive.after(60)] == [60, 30]
+        assert drive.stream.number == number + 1
+
+
+@pytest.mark.fault(19)
 def test_one_far_ahead_closes_nothing_of_the_others(tmp_path):
     #   partition 0   00:00 … 00:02     partition 1   00:30 … 00:32
     with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i + p * 1800)", (121, 121)) as drive:

@@ -301,8 +301,7 @@ class Stream:
                 blocks.setdefault(each.name, []).append(each.ready[number])
             begun.append(hand.call("advance", blocks, progress))
         for future in begun:
-            self._pending.add(future.result())
-        self._moved = True
+            self._pending.add(future.result())  # without rows, time that went on need not be kept: it will again
 
     # -- epochs
 
