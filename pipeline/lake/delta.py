@@ -101,6 +101,11 @@ class LakeTable:
         found = open_table(self.place)
         return None if found is None else found.version()
 
+    def mark(self) -> int | None:
+        """Return the mark of the newest version; `None` when the table is not there, or was made by others."""
+        found = open_table(self.place)
+        return None if found is None else found.transaction_version(APP)
+
     def added_since(self, number: int, mark: int | None, now: Version) -> tuple[DataFile, ...] | None:
         """Return the files that came between a version and `now`, or `None` when it is more than an addition.
 

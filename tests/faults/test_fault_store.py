@@ -77,6 +77,7 @@ LOST = [
 
 @pytest.mark.parametrize("rule", LOST)
 @pytest.mark.parametrize("number", [pytest.param(0, marks=every), 1])
+@pytest.mark.fault(4, 5)
 def test_an_answer_that_is_lost_makes_no_second_commit(table, proxy, rule, number):
     """Rows 4 and 5: the log write is applied, in the first version and in a later one."""
     seen = None if number == 0 else commit(table, 0, None)
@@ -92,6 +93,7 @@ def test_an_answer_that_is_lost_makes_no_second_commit(table, proxy, rule, numbe
 
 @pytest.mark.parametrize("status", [503, pytest.param(409, marks=every), pytest.param(500, marks=every)])
 @pytest.mark.parametrize("times", TIMES)
+@pytest.mark.fault(6)
 def test_a_short_storm_is_waited_out(table, proxy, status, times):
     """Row 6."""
     first = commit(table, 0, None)
@@ -102,6 +104,7 @@ def test_a_short_storm_is_waited_out(table, proxy, status, times):
 
 
 @pytest.mark.parametrize("status", [412, pytest.param(503, marks=every), pytest.param(409, marks=every)])
+@pytest.mark.fault(6)
 def test_a_long_storm_ends_in_an_error_and_nothing_changed(table, proxy, status):
     """Row 6: bounded tries; and when the storm is over, the same commit goes through."""
     first = commit(table, 0, None)
@@ -117,6 +120,7 @@ def test_a_long_storm_ends_in_an_error_and_nothing_changed(table, proxy, status)
     assert changes(table) == [(0, 0), (1, 1)]
 
 
+@pytest.mark.fault(5)
 def test_an_outcome_that_cannot_be_known_is_said_and_found_out_later(table, proxy):
     """Row 5: the commit is there, its answer is lost, and then the store cannot be read."""
     first = commit(table, 0, None)
@@ -153,6 +157,7 @@ def race(writers: int, work: Callable[[int], Version]) -> tuple[list[Version], l
 
 @pytest.mark.parametrize("disturbed", [pytest.param(False, marks=every, id="calm"), pytest.param(True, id="disturbed")])
 @pytest.mark.parametrize("created", [pytest.param(False, id="append"), pytest.param(True, marks=every, id="create")])
+@pytest.mark.fault(6, 8)
 def test_of_writers_who_race_one_wins(table, proxy, created, disturbed):
     """With lost answers as well: a winner who does not hear of it finds out."""
     seen = None if created else commit(table, 0, None)
@@ -175,6 +180,7 @@ def test_of_writers_who_race_one_wins(table, proxy, created, disturbed):
 
 
 @every
+@pytest.mark.fault(3)
 def test_staged_files_are_invisible_until_they_are_committed(table):
     """Row 3: the writer dies after staging."""
     first = commit(table, 0, None)
@@ -187,6 +193,7 @@ def test_staged_files_are_invisible_until_they_are_committed(table):
 
 
 @every
+@pytest.mark.fault(4, 5, 6)
 def test_a_hundred_commits_in_bad_weather(table, proxy):
     """Every third log write is disturbed, each time otherwise; every commit is there once."""
     kinds = (

@@ -28,7 +28,7 @@ from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.kernel.budget import budget_here, cores
 from pipeline.lake import Version
-from pipeline.run.settle import follow_up
+from pipeline.run.settle import follow_up, set_aside
 from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
 from pipeline.run.stream.intake import Ranges
@@ -131,6 +131,10 @@ class Stream:
         start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
         self._anew = start.anew
         epoch = start.epoch
+        if manifest is not None and epoch is not None:
+            set_aside(
+                self._workspace, plan.definition, manifest
+            )  # whoever committed it may have been killed before that
         self.committed = epoch
         """The last epoch that is known to be committed."""
         self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
@@ -314,8 +318,7 @@ class Stream:
                 blocks.setdefault(each.name, []).append(each.ready[number])
             begun.append(hand.call("advance", blocks, progress))
         for future in begun:
-            self._pending.add(future.result())
-        self._moved = True
+            self._pending.add(future.result())  # without rows, time that went on need not be kept: it will again
 
     # -- epochs
 

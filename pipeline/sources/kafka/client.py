@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -22,7 +23,7 @@ from pipeline.sources.kafka.partition import Partition, Topic
 T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a broker may be away before a question to it fails."""
-_ATTEMPT_S = 3.0
+_ATTEMPT_S = 2.0
 """How long one broker has for its answer; then the question goes to the next: it may have died meanwhile."""
 _SPREAD_S = 1.5
 """How long a topic must be unknown until it is believed: a broker that has just started knows of topics a little later."""
@@ -102,7 +103,7 @@ class Client:
             except KafkaException as error:
                 if error.args[0].code() in _GONE and time.monotonic() > believed:
                     return dict.fromkeys(names, "")
-            time.sleep(_AGAIN_S)
+            self._look_again()
         return None
 
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec, **options: object) -> Mapping[Partition, int]:
@@ -137,7 +138,13 @@ class Client:
                     raise SourceError(
                         "Kafka does not answer", got=said, do="check servers= and security=", place=self._place
                     ) from error
-            time.sleep(_AGAIN_S)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Wait a little, and learn which brokers there are: questions go to one until it is known to be dead."""
+        time.sleep(_AGAIN_S)
+        with contextlib.suppress(KafkaException):
+            self._admin.list_topics(timeout=_ATTEMPT_S)
 
     def _heard(self, error: KafkaError) -> None:
         self._last = error
