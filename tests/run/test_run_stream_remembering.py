@@ -16,7 +16,7 @@ from pipeline.run.workspace import Workspace
 PROJECT = '''\
 import pyarrow as pa
 import pyarrow.compute as pc
-from pipeline import deduplicate, event, followed_by, generate, not_followed_by, pattern, source, stateful
+from pipeline import deduplicate, event, followed_by, generate, not_followed_by, pattern, source, sql, stateful
 
 AT = "timestamp '2026-01-01' + to_seconds(i)"
 SCHEMA = {"id": "bigint", "k": "bigint", "at": "timestamp", "v": "bigint", "w": "bigint"}
@@ -36,6 +36,11 @@ rises = pattern(
     select={"low": "low.id", "high": "high[-1].id"},
 )
 
+others = source(generate(COLUMNS, partitions=1, count=300), schema=SCHEMA, event_time="at")
+pairs = sql("""
+    select t.id, o.v from ticks t left join others o on t.k = o.k and o.at between t.at and t.at + interval 4 seconds
+""")
+
 
 @stateful(key="w", event_time="at", state={"n": "bigint default 0"}, schema={"w": "bigint", "n": "bigint"}, ttl="1 hour")
 def counts(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -48,11 +53,12 @@ def counts(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
 FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01))
 
 
-@pytest.mark.parametrize("name", ["firsts", "rises", "counts"])
+@pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
 def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives(tmp_path, name):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (tmp_path / "ticks.py").write_text(PROJECT)
     workspace = Workspace(load(tmp_path))
+    catch_up(workspace, ("others",), asked=FAST)  # it is stored, and read from the lake
     plan = Planner(workspace).plan(name)
     stream = Stream(workspace, plan, replace(FAST, pace=replace(FAST.pace, turn_offsets=150), shards=2))
     for _ in range(2):
