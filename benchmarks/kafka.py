@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -294,12 +295,28 @@ class Cluster:
         admin = self.admin()  # held: its requests end with it
         for done in admin.create_topics([topic], operation_timeout=_START_S).values():
             done.result()
+        for node in self._nodes:
+            if not node.ended.is_set():
+                self._await(node, name, partitions)
+
+    def _await(self, node: _Node, name: str, partitions: int) -> None:
+        """Wait until a broker knows a topic and the leaders of all its partitions."""
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - fetching needs no client
+
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{node.port}", "log_level": 0})
+        until = time.monotonic() + _START_S
+        while time.monotonic() < until:
+            found = admin.list_topics(name, timeout=_START_S).topics[name].partitions
+            if len(found) == partitions and all(each.leader >= 0 for each in found.values()):
+                return
+            time.sleep(0.02)
+        raise BrokerError(f"broker {node.number} does not know the topic {name!r}")
 
     def admin(self) -> AdminClient:
         """Return a new client for topics and settings."""
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - likewise
 
-        return AdminClient({"bootstrap.servers": self.bootstrap})
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def _launch(self, node: _Node) -> None:
         archive = self._home / "classes.jsa"
@@ -329,6 +346,7 @@ def _properties(node: _Node, nodes: Sequence[_Node], settings: Mapping[str, str]
         "transaction.state.log.min.isr": "1" if len(nodes) == 1 else "2",
         "min.insync.replicas": "1" if len(nodes) == 1 else "2",
         "group.initial.rebalance.delay.ms": "0",
+        "log.retention.ms": "-1",  # a topic that is to forget says so
         # notice sooner what production notices in minutes
         "controller.quorum.election.timeout.ms": "300",
         "controller.quorum.election.backoff.max.ms": "300",

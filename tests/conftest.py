@@ -1,4 +1,4 @@
-"""What tests of several folders share: one real Kafka broker for the whole session, started by the first that asks."""
+"""What tests of several folders share: one real Kafka broker, one object store for the whole session, started by the first that asks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.kafka import Cluster, UnavailableError
+from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
 
 
 @pytest.fixture(scope="session")

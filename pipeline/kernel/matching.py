@@ -33,8 +33,7 @@ class Matcher:
     @classmethod
     def of(cls, tree: exp.Select, merged: str, keys: Iterable[exp.Expr], calls: Iterable[exp.Expr]) -> Matcher:
         """Number the keys `_k0…` and the calls `_a0…`, in a table called `merged`."""
-        first = relation(tree)
-        only = None if first is None or tree.args.get("joins") else first.alias_or_name.lower()
+        only = _only(tree)
         by_key = {_text(key, only): key for key in keys}
         by_call = {_text(call, only): call for call in calls}
         columns = {text: f"_k{i}" for i, text in enumerate(by_key)} | {text: f"_a{i}" for i, text in enumerate(by_call)}
@@ -72,6 +71,11 @@ def keys_of(tree: exp.Select) -> list[exp.Expr]:
         own = set(map(id, aggregates_of(tree)))
         return [e.unalias() for e in tree.expressions if not any(id(n) in own for n in e.walk())]
     return [_key(key, tree) for key in group.expressions]
+
+
+def text_in(node: exp.Expr, tree: exp.Select) -> str:
+    """Return an expression of a SELECT as one text for all its spellings."""
+    return _text(node, _only(tree))
 
 
 def unclear_name(tree: exp.Select) -> str | None:
@@ -140,6 +144,11 @@ def _names(nodes: Iterable[exp.Expr]) -> set[str]:
 
 def _is_column(node: exp.Expr, name: str) -> bool:
     return isinstance(node, exp.Column) and node.name.lower() == name
+
+
+def _only(tree: exp.Select) -> str | None:
+    first = relation(tree)
+    return None if first is None or tree.args.get("joins") else first.alias_or_name.lower()
 
 
 def _text(node: exp.Expr, only: str | None) -> str:

@@ -12,7 +12,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
+from sqlglot.parsers.duckdb import DuckDBParser
+from sqlglot.tokenizer_core import TokenType
 
 from pipeline.core.definitions import (
     Action,
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["SqlTransform", "check_condition", "parse", "sql", "sql_table", "tables_of"]
 
 
-class _Parser(DuckDB.Parser):
+class _Parser(DuckDBParser):
     """DuckDB's dialect, in which `session` may be the name of a function."""
 
-    FUNC_TOKENS = DuckDB.Parser.FUNC_TOKENS | {TokenType.SESSION}
+    FUNC_TOKENS = DuckDBParser.FUNC_TOKENS | {TokenType.SESSION}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@
 
 Each gives the begin of the row's window, and its twin (`tumble_end` …) with the same arguments the end, which is not part
 of the window; that of a session is a gap after its last row. Windows are aligned as DuckDB's `time_bucket` aligns them:
-to Monday, 3 January 2000, or to 1 January where they are months. A row without a time is in no window.
+to Monday, 3 January 2000, or to 1 January where they are months. A row without a time, or an infinite one, is in no window.
 `in_plain_sql` says the same in DuckDB's own words, over all rows at once; `in_panes` in a form that can be put together
 from rows as they come.
 """
@@ -17,16 +17,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Literal, cast
 
 import duckdb
 from sqlglot import exp, parse_one
 
 from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.eventtime import in_words
 from pipeline.kernel.calls import is_aggregate, own
 from pipeline.kernel.engine import arrow, first_line
-from pipeline.kernel.matching import keys_of, unclear_name
+from pipeline.kernel.matching import keys_of, text_in, unclear_name
 
 Kind = Literal["tumble", "hop", "session"]
 _INTERVALS: dict[Kind, tuple[str, ...]] = {"tumble": ("size",), "hop": ("slide", "size"), "session": ("gap",)}
@@ -60,12 +62,12 @@ class Window:
     @property
     def step(self) -> str:
         """The SQL of the interval from a window's begin to the next one's."""
-        return _interval(self.months, self.slide_us or self.gap_us)
+        return interval(self.slide_us or self.gap_us, self.months)
 
     @property
     def length(self) -> str:
         """The SQL of the interval from a window's begin to its end; of a session, from its last row."""
-        return _interval(self.months, self.size_us or self.gap_us)
+        return interval(self.size_us or self.gap_us, self.months)
 
 
 def window_of(select: exp.Select, place: Place | None = None) -> Window | None:
@@ -77,14 +79,14 @@ def window_of(select: exp.Select, place: Place | None = None) -> Window | None:
     words = list(_words(select))
     if not words:
         return None
-    found = {_read(word, place) for word in words}
-    if len(found) > 1:
+    found = [_read(word, place) for word in words]
+    if len({(text_in(each.time, select), replace(each, time=exp.null())) for each in found}) > 1:
         got = " and ".join(dict.fromkeys(word.sql("duckdb") for word in words))
         raise DefinitionError(
             "a statement groups by one window", got=got, do="group by the other one in a table of its own", place=place
         )
     _check_places(select, words, place)
-    return found.pop()
+    return found[0]
 
 
 def in_plain_sql(tree: exp.Query, place: Place | None = None) -> exp.Query:
@@ -111,13 +113,13 @@ def in_panes(select: exp.Select, window: Window) -> exp.Select:
     _name(copy)
     keys = [key for key in keys_of(copy) if not _is_word(key) and not isinstance(key, exp.Literal)]
     time = window.time.sql("duckdb")
-    pane = f"time_bucket({_interval(window.months, window.pane_us)}, {time})"
+    pane = f"time_bucket({interval(window.pane_us, window.months)}, {time})"
     begin, end = pane, f"{pane} + {window.length}"
     if window.kind == "session":
         begin, end = f"min({time})", f"max({time}) + {window.length}"
     copy.set("group", exp.Group(expressions=[_parsed(pane), *(key.copy() for key in keys)]))
     _replace(copy, begin, end)
-    return copy.where(f"{time} is not null", dialect="duckdb", copy=False)
+    return copy.where(f"isfinite({time})", dialect="duckdb", copy=False)
 
 
 def _words(select: exp.Select) -> Iterator[exp.Anonymous]:
@@ -137,7 +139,7 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
         usage = ", ".join(["a time", *(f"its {name}" for name in names)])
         raise DefinitionError(f"{kind} takes {usage}", got=word.sql("duckdb"), place=place)
     time, *intervals = word.expressions
-    spans = {name: _span(kind, name, interval, place) for name, interval in zip(names, intervals, strict=True)}
+    spans = {name: _span(kind, name, given, place) for name, given in zip(names, intervals, strict=True)}
     months = spans["size"][0] if kind == "tumble" else 0
     lengths = {f"{name}_us": us for name, (_, us) in spans.items()}
     window = Window(kind, time, months=months, **{"slide_us": lengths.get("size_us", 0), **lengths})
@@ -155,11 +157,11 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
     return window
 
 
-def _span(kind: Kind, name: str, interval: exp.Expr, place: Place | None) -> tuple[int, int]:
+def _span(kind: Kind, name: str, given: exp.Expr, place: Place | None) -> tuple[int, int]:
     """Return the months and the microseconds of a constant interval."""
-    sql = interval.sql("duckdb")
+    sql = given.sql("duckdb")
     what = f"the {name} of {kind}"
-    if interval.find(exp.Column, exp.Query):
+    if given.find(exp.Column, exp.Query):
         raise DefinitionError(
             f"{what} is not a constant", got=sql, do="write for example interval '5 minutes'", place=place
         )
@@ -186,8 +188,12 @@ def _constant(sql: str) -> tuple[int, int] | None:
     return None if found is None else (found.months, found.days * 86_400_000_000 + found.nanoseconds // 1000)
 
 
-def _interval(months: int, us: int) -> str:
-    return f"interval '{months} months'" if months else f"interval '{us} microseconds'"
+def interval(us: int, months: int = 0) -> str:
+    """Return the SQL of an interval of microseconds, or of months."""
+    if months:
+        return f"interval '{months} months'"
+    words = f"{us} microseconds" if us % 1_000_000 else in_words(timedelta(microseconds=us))
+    return f"interval '{words}'"
 
 
 def _check_places(select: exp.Select, words: list[exp.Anonymous], place: Place | None) -> None:
@@ -256,7 +262,7 @@ def _tumbled(select: exp.Select, window: Window, _place: Place | None) -> None:
     time = window.time.sql("duckdb")
     begin = f"time_bucket({window.step}, {time})"
     _replace(select, begin, f"{begin} + {window.length}")
-    select.where(f"{time} is not null", dialect="duckdb", copy=False)
+    select.where(f"isfinite({time})", dialect="duckdb", copy=False)
 
 
 def _hopped(select: exp.Select, window: Window, _place: Place | None) -> None:
@@ -267,7 +273,7 @@ def _hopped(select: exp.Select, window: Window, _place: Place | None) -> None:
     _replace(select, begin, f"{begin} + {window.length}")
     hops = parse_one(f"select 1 cross join (select unnest(range({count})) as _back) as _hops", dialect="duckdb")
     select.append("joins", hops.args["joins"][0])
-    select.where(f"{time} is not null", dialect="duckdb", copy=False)
+    select.where(f"isfinite({time})", dialect="duckdb", copy=False)
     if window.size_us % window.slide_us:
         select.where(f"{time} < {begin} + {window.length}", dialect="duckdb", copy=False)
 
@@ -294,7 +300,7 @@ def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> Non
     for clause in _BEFORE:
         rows.set(clause, select.args.get(clause))
         select.set(clause, None)
-    rows.where(f"{window.time.sql('duckdb')} is not null", dialect="duckdb", copy=False)
+    rows.where(f"isfinite({window.time.sql('duckdb')})", dialect="duckdb", copy=False)
     partition = f"partition by {', '.join(f'_b{number}' for number in range(len(by)))} " if by else ""
     numbered = f"sum(_new) over ({partition}order by {time}) as _session"
     of_rows = exp.select("*", _parsed(numbered), copy=False).from_(rows.subquery("_rows", copy=False), copy=False)

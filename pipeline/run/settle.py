@@ -56,9 +56,14 @@ def judged(definition: Stored, violations: Mapping[str, int], flow: Flow) -> tup
 
 
 def set_aside(workspace: Workspace, definition: Stored, manifest: Manifest) -> None:
-    """Bring the quarantine to what a manifest says."""
+    """Bring the quarantine to what a manifest says, if the table is still there.
+
+    Whoever commits on top of a manifest has settled it before, so one that wakes up late must not set its rows aside again.
+    """
     aside = workspace.lake.quarantine(definition.name)
     before = aside.version()
+    if manifest.aside and workspace.table(definition.name).mark() != manifest.mark:
+        return
     if before is None or before.mark != manifest.mark:
         _require_staged(aside, definition, manifest)
     if manifest.aside or (before is not None and manifest.aside_mode == "overwrite"):

@@ -2,5 +2,6 @@
 
 from pipeline.sources.files import Files, files
 from pipeline.sources.generator import generate
+from pipeline.sources.kafka import Kafka, kafka
 
-__all__ = ["Files", "files", "generate"]
+__all__ = ["Files", "Kafka", "files", "generate", "kafka"]

@@ -18,7 +18,7 @@ import duckdb
 
 from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates import STATES, Split, Types
-from pipeline.kernel.engine import one, quoted
+from pipeline.kernel.engine import arrow, one, quoted
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Prepared, arrived
 
@@ -26,6 +26,7 @@ GROUPS = "states"
 """The one table that is remembered."""
 FROM, UNTIL, LEVEL = "_from", "_until", "_level"
 SPAN = (HASH, FROM, UNTIL)
+_COMBINED = "_combined"
 MOST_APART = 1 << 14
 """So many rows may be there that are not merged, however few there are that are."""
 
@@ -42,6 +43,7 @@ class Grouping:
     """Those of the table that comes out."""
     windowed: bool
     """Whether `_k0` is a window."""
+    most_apart: int = MOST_APART
 
     @property
     def by(self) -> tuple[str, ...]:
@@ -59,9 +61,9 @@ class Grouping:
         select = self.split.partial(*span) if of_rows else f"select *, {', '.join(span)} from ({self.split.partial()})"
         return Prepared(select, self.by, late, why)
 
-    def take(self, memory: Memory) -> None:
-        """Remember the states that arrived."""
-        memory.add(GROUPS, self._arrived())
+    def take(self, memory: Memory) -> int:
+        """Remember the states that arrived, and return how many they are."""
+        return memory.add(GROUPS, self._arrived())
 
     def nothing(self) -> str:
         """Return the SELECT of no rows."""
@@ -78,9 +80,15 @@ class Grouping:
 
         In it, rows of one key have one span.
         """
-        _chosen(memory.con, states)
-        memory.forget(GROUPS, condition)
-        memory.add(GROUPS, f"select *, 1::tinyint as {LEVEL} from ({self.split.combine(self.types, SPAN)})")
+        con = memory.con
+        _chosen(con, states)
+        # through Arrow, as all states come: the engine does not cast every state to what it is in a table
+        con.register(_COMBINED, arrow(con, self.split.combine(self.types, SPAN)))
+        try:
+            memory.forget(GROUPS, condition)
+            memory.add(GROUPS, f"select *, 1::tinyint as {LEVEL} from {_COMBINED}")
+        finally:
+            con.unregister(_COMBINED)
 
     def tidy(self, memory: Memory) -> None:
         """Merge the states of each key and span, if it is time."""
@@ -90,7 +98,7 @@ class Grouping:
     def is_scattered(self, memory: Memory) -> bool:
         """Return whether it is time to merge: each row is merged as often as their number doubles, no more."""
         rows, merged = one(memory.con, f"select count(*), count(*) filter (where {LEVEL} = 1) from {GROUPS}")
-        return int(rows) - int(merged) >= max(MOST_APART, int(merged))
+        return int(rows) - int(merged) >= max(self.most_apart, int(merged))
 
     def _arrived(self) -> str:
         return f"select *, 0::tinyint as {LEVEL} from {arrived(self.name)}"

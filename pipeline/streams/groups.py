@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.kernel.engine import quoted
+from pipeline.kernel.engine import one, quoted
 from pipeline.streams.grouping import GROUPS, UNTIL, Grouping
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import BEGINNING, END, HASH, Emits, Prepared, Progress, arrived
@@ -58,14 +58,18 @@ class Groups:
         span = f"max({UNTIL}) over (partition by {latest}) as {UNTIL}"
         if grouping.is_scattered(memory):
             grouping.merge(memory, f"select * replace ({span}) from {GROUPS}", "true")
-        grouping.take(memory)
         touched = f"select {HASH} from {arrived(grouping.name)}"
-        out = grouping.answer(memory, f"from {GROUPS} where {HASH} in ({touched})")
+        out = grouping.nothing()
+        if grouping.take(memory):
+            out = grouping.answer(memory, f"from {GROUPS} where {HASH} in ({touched})")
         if self.ttl_us is not None:
             self._forget(memory, progress.watermark)
         return out
 
     def _forget(self, memory: Memory, watermark: int) -> None:
         """Forget the groups whose last row is old; one that is merged of old and new rows stays."""
-        old = f"select {HASH} from {GROUPS} group by {HASH} having max({UNTIL}) <= {watermark}"
-        memory.forget(GROUPS, f"{UNTIL} <= {watermark} and {HASH} in ({old})")
+        is_old = f"{UNTIL} <= {watermark}"
+        if one(memory.con, f"select count(*) from {GROUPS} where {is_old}")[0]:
+            seen = f"{HASH} in (select {HASH} from {GROUPS} where {is_old})"
+            old = f"select {HASH} from {GROUPS} where {seen} group by {HASH} having max({UNTIL}) <= {watermark}"
+            memory.forget(GROUPS, f"{is_old} and {HASH} in ({old})")

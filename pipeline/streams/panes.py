@@ -59,19 +59,20 @@ class Panes:
     def advance(self, memory: Memory, progress: Progress) -> str:
         """Return the rows of the windows that close, or of those that rows arrived for."""
         self.grouping.tidy(memory)
-        self.grouping.take(memory)
-        out = self._closing(memory, progress) if self.emits == "append" else self._touched(memory, progress.before)
+        came = self.grouping.take(memory)
+        out = self.grouping.nothing()
+        if self.emits == "append" and self._some_close(progress):
+            out = self.grouping.answer(memory, self._by_window(GROUPS, progress.before, progress.watermark))
+        elif self.emits == "upsert" and came:
+            out = self._touched(memory, progress.before)
         if self._some_close(progress):
             memory.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")
         return out
 
-    def _closing(self, memory: Memory, progress: Progress) -> str:
-        if not self._some_close(progress):
-            return self.grouping.nothing()
-        return self.grouping.answer(memory, self._by_window(GROUPS, progress.before, progress.watermark))
-
     def _touched(self, memory: Memory, before: int) -> str:
         new = arrived(self.grouping.name)
+        if self.window.kind == "tumble":
+            return self.grouping.answer(memory, f"from {GROUPS} semi join {new} using ({HASH}, {UNTIL})")
         touched = f"select distinct {HASH}, {ENDS} from ({self._by_window(new, before)})"
         near = f"(from {GROUPS} where {HASH} in (select {HASH} from {new}))"
         states = self._by_window(near, before)

@@ -28,6 +28,7 @@ from pipeline.streams.operator import Operator
 from pipeline.streams.panes import Panes
 from pipeline.streams.sessions import Sessions
 
+_NO_TTL = "ttl= is for groups without a window: a window is remembered until it closes, no longer"
 _TIMES = ("TIMESTAMP", "TIMESTAMPTZ")
 
 
@@ -56,8 +57,8 @@ def operator_of(
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
         return "it does not group"
-    if transform.text != transform.sql and transform.window is None:
-        return "it has more steps than one: make a table of what is grouped in a subquery, and stream that"
+    if type(transform) is not SqlTransform or (transform.text != transform.sql and transform.window is None):
+        return "it has more steps than one: make a table of what is grouped first, and stream that"
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")
     wanted = _Wanted(select, window, name, schemas, event_time, emit, streaming.ttl)
@@ -84,16 +85,12 @@ def _emitted(wanted: _Wanted) -> str | None:
     if wanted.emit == "close" and window is None:
         return "a group without a window never closes: group by tumble, hop or session, or say emit='change'"
     if wanted.emit == "close":
-        return None if wanted.ttl is None else _no_ttl(wanted)
+        return None if wanted.ttl is None else _NO_TTL
     if window is not None and window.kind == "session":
         return "a session's begin may change until it closes: say emit='close'"
     if select.args.get("having"):
         return "with emit='change' HAVING would have to take rows back: filter in a table that reads this one"
-    return None if wanted.ttl is None or window is None else _no_ttl(wanted)
-
-
-def _no_ttl(_wanted: _Wanted) -> str:
-    return "ttl= is for groups without a window: a window is remembered until it closes, no longer"
+    return None if wanted.ttl is None or window is None else _NO_TTL
 
 
 def _timed(wanted: _Wanted) -> str | None:
@@ -106,7 +103,7 @@ def _timed(wanted: _Wanted) -> str | None:
     kind = wanted.schemas[wanted.name].as_dict().get(wanted.event_time)
     if kind not in _TIMES:
         return f"the event time {wanted.event_time!r} is of type {kind}: make it a TIMESTAMP or TIMESTAMPTZ where it is read"
-    time = exp.column(_time_of(wanted)) if wanted.window is None else wanted.window.time
+    time = exp.column(wanted.event_time) if wanted.window is None else wanted.window.time
     straight = wanted.select.copy()
     straight.set("expressions", [exp.alias_(time.copy(), "_time")])
     if not isinstance(time, exp.Column) or passed_on(straight, wanted.name, (wanted.event_time,)) is None:
@@ -115,10 +112,6 @@ def _timed(wanted: _Wanted) -> str | None:
             "group straight from the input, by that column"
         )
     return None
-
-
-def _time_of(wanted: _Wanted) -> str:
-    return wanted.event_time or ""
 
 
 def _mergeable(tree: exp.Select, name: str) -> str | None:

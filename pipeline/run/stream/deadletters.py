@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import Epoch
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import ConflictError, RequestError
 from pipeline.core.reading import POSITION, SOURCE, Log, Part, Piece, Reader, Ready, Tail
 from pipeline.core.staging import Flow
 from pipeline.governance import Leases
@@ -108,6 +108,9 @@ def _judged(  # noqa: PLR0913 - what was found out of one replay
 ) -> Flow:
     if version.manifest is None:
         raise AssertionError(plan.name)
+    head = workspace.table(plan.name).head()
+    if head.mark != version.mark:
+        raise ConflictError(f"stream {plan.name!r} is at work", do="stop or pause it, and replay again")
     run_id, at = f"replay-{secrets.token_hex(4)}", clock()
     pending = _read_again(workspace, plan, rows, int(at.timestamp() * 1e6))
     with closing(Judge(workspace, plan)) as judge:
@@ -120,10 +123,10 @@ def _judged(  # noqa: PLR0913 - what was found out of one replay
         checks=dict(outcome.checks),
         aside=outcome.aside,
         aside_mode="overwrite",
-        epoch=joined(epoch, outcome.flow),
+        epoch=replace(joined(epoch, outcome.flow), number=max(head.epoch or 0, epoch.number) + 1),
         at=at.isoformat(),
     )
-    land_epoch(workspace, plan, Made(manifest, outcome, version), lambda _: None)
+    land_epoch(workspace, plan, head, Made(manifest, outcome), lambda _: None)
     return outcome.flow
 
 

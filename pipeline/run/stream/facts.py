@@ -17,8 +17,7 @@ _ENDLESS = 1 << 60
 def facts_of(stream: Stream, meter: Meter, status: str, now: datetime) -> Facts:
     """Return how a stream is; called by the thread that drives it."""
     rows_per_s, bytes_per_s = meter.rates() if status in {"running", "draining"} else (0.0, 0.0)
-    committed = stream.committed
-    epoch = None if committed is None or committed.manifest is None else committed.manifest.epoch
+    epoch = stream.committed
     return Facts(
         name=stream.plan.name,
         status=status,

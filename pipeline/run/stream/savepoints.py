@@ -118,7 +118,7 @@ def savepoints(workspace: Workspace, name: str) -> tuple[Savepoint, ...]:
     storage = workspace.table(name).storage
     found = [
         Savepoint.from_json(storage.read_text(f"{FOLDER}/{label}/savepoint.json"))
-        for label in storage.names(FOLDER)
+        for label in storage.inside(FOLDER)
         if storage.has(f"{FOLDER}/{label}/savepoint.json")
     ]
     return tuple(sorted(found, key=lambda each: each.at))

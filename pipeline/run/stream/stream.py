@@ -28,8 +28,8 @@ from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.kernel.budget import budget_here, cores
 from pipeline.lake import Version
-from pipeline.run.settle import follow_up
-from pipeline.run.stream.committing import Made, land_epoch
+from pipeline.run.settle import follow_up, set_aside
+from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
 from pipeline.run.stream.intake import Ranges
 from pipeline.run.stream.judging import Judge, Pending
@@ -104,8 +104,7 @@ class Stream:
         self._table = workspace.table(plan.name)
         self.meter = Meter()
         """Counts its turns; who hears the steps of its commits tells it of these. Another may be put in its place."""
-        begins_anew = self.asked.begin != "committed" and (self.asked.anew or isinstance(self.asked.begin, str))
-        self._seen = self._table.version(lenient=begins_anew)
+        self._head = self._table.head()
         with ExitStack() as opening:
             self._open(opening)
             self._stack = opening.pop_all()
@@ -117,8 +116,9 @@ class Stream:
     # -- opening
 
     def _open(self, stack: ExitStack) -> None:
-        plan, asked = self.plan, self.asked
-        seen = self._seen
+        plan, asked, head = self.plan, self.asked, self._head
+        begins_anew = asked.begin != "committed" and (asked.anew or isinstance(asked.begin, str))
+        seen = None if head.number is None else self._table.version(head.number, lenient=begins_anew)
         me = Identity(
             definition=plan.fingerprint,
             engine=duckdb.__version__,
@@ -131,7 +131,13 @@ class Stream:
         start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
         self._anew = start.anew
         epoch = start.epoch
-        self.number = 0 if epoch is None else epoch.number
+        if manifest is not None and epoch is not None:
+            set_aside(
+                self._workspace, plan.definition, manifest
+            )  # whoever committed it may have been killed before that
+        self.committed = epoch
+        """The last epoch that is known to be committed."""
+        self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
         self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
@@ -148,7 +154,8 @@ class Stream:
         self._judge = Judge(self._workspace, plan)
         stack.callback(self._judge.close)
         self._committer = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-commit"))
-        self._committing: Future[Version] | None = None
+        self._tidying = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-tidy"))
+        self._committing: Future[Manifest] | None = None
         self._pending = Pending()
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
@@ -311,8 +318,7 @@ class Stream:
                 blocks.setdefault(each.name, []).append(each.ready[number])
             begun.append(hand.call("advance", blocks, progress))
         for future in begun:
-            self._pending.add(future.result())
-        self._moved = True
+            self._pending.add(future.result())  # without rows, time that went on need not be kept: it will again
 
     # -- epochs
 
@@ -366,9 +372,11 @@ class Stream:
             at=at,
         )
         self.settled()
-        before, self._anew, self._state = self._seen, False, state
-        made = Made(manifest, outcome, before)
-        self._committing = self._committer.submit(land_epoch, self._workspace, self.plan, made, self._reached)
+        self._anew, self._state = False, state
+        made = Made(manifest, outcome)
+        self._committing = self._committer.submit(
+            land_epoch, self._workspace, self.plan, self._head, made, self._reached
+        )
         self._pending = Pending()
         self._since_commit = time.monotonic()
         self._moved = False
@@ -383,8 +391,10 @@ class Stream:
     def settled(self) -> None:
         """Wait for the commit that was begun; raise what became of it."""
         if self._committing is not None:
-            self._seen = self._committing.result()
+            self.committed = self._committing.result().epoch
             self._committing = None
+            if self._head.number and self._head.number % TIDY_EVERY == 0:
+                self._tidying.submit(self._tidy)
             if time.monotonic() - self._since_record > RECORD_EVERY_S:
                 with suppress(StorageError):  # next time, or in the end
                     self._record()
@@ -392,8 +402,15 @@ class Stream:
     def _record(self) -> None:
         """Bring the catalog and the warehouse to the last commit: not at each one, but now and then, and in the end."""
         self._since_record = time.monotonic()
-        if self._seen is not None:
-            follow_up(self._workspace, self.plan.definition, self._seen)
+        version = self._table.version()
+        if version is not None:
+            follow_up(self._workspace, self.plan.definition, version)
+
+    def _tidy(self) -> None:
+        """Keep the log of the table short, beside the stream."""
+        with suppress(Exception):  # the next time will do; the stream finds out by itself what is wrong with the store
+            self._table.tidy()
+            self._workspace.lake.quarantine(self.plan.name).tidy()
 
     def _snapshots(self, run_id: str) -> tuple[StateFile, ...]:
         begun = [
@@ -408,11 +425,6 @@ class Stream:
     def _count(self, flow: Flow) -> None:
         for name in self.totals:
             self.totals[name] += getattr(flow, name)
-
-    @property
-    def committed(self) -> Version | None:
-        """The last version of the table that is known to be there."""
-        return self._seen
 
     def lag(self) -> dict[str, int]:
         """Return how many offsets each partition holds beyond what was read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -10,17 +11,22 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import Extent
+from pipeline.sources.kafka.native import Consumer, Fault
 from pipeline.sources.kafka.partition import Partition, Topic
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a broker may be away before a question to it fails."""
+_ATTEMPT_S = 2.0
+"""How long one broker has for its answer; then the question goes to the next: it may have died meanwhile."""
+_SPREAD_S = 1.5
+"""How long a topic must be unknown until it is believed: a broker that has just started knows of topics a little later."""
 _AGAIN_S = 0.1
 _LOG = logging.getLogger("headwater.kafka")
 _LOG.addHandler(logging.NullHandler())
@@ -49,12 +55,11 @@ class Client:
 
     def __init__(self, options: Mapping[str, str], place: Place) -> None:
         """Connect when first asked."""
-        self._options = dict(options)
         self._place = place
         self._last: KafkaError | None = None
         try:
-            options: dict[str, Any] = {**self._options, "error_cb": self._heard}
-            self._admin = AdminClient(options, logger=_LOG)
+            settings: dict[str, Any] = {**options, "error_cb": self._heard}
+            self._admin = AdminClient(settings, logger=_LOG)
         except KafkaException as error:
             raise SourceError("Kafka's client cannot be set up", got=_words(error), place=place) from error
 
@@ -90,13 +95,16 @@ class Client:
 
     def ids(self, names: Sequence[str], limit_s: float) -> Mapping[str, str] | None:
         """Return the ids of topics, an empty one for a topic that is gone; None when no broker answers in time."""
-        try:
-            futures = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=max(limit_s, 0.2))
-            return {name: str(future.result().topic_id) for name, future in futures.items()}
-        except KafkaException as error:
-            if error.args[0].code() in _GONE:
-                return dict.fromkeys(names, "")
-            return None
+        until, believed = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _SPREAD_S)
+        while (left := until - time.monotonic()) > 0:
+            try:
+                asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_attempt(left))
+                return {name: str(future.result().topic_id) for name, future in asked.items()}
+            except KafkaException as error:
+                if error.args[0].code() in _GONE and time.monotonic() > believed:
+                    return dict.fromkeys(names, "")
+            self._look_again()
+        return None
 
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec, **options: object) -> Mapping[Partition, int]:
         if not partitions:
@@ -110,13 +118,13 @@ class Client:
 
     def _asked(self, ask: Callable[[float], T]) -> T:
         """Ask until there is an answer, or no hope, or no more patience."""
-        until = time.monotonic() + PATIENCE_S
+        until, believed = time.monotonic() + PATIENCE_S, time.monotonic() + _SPREAD_S
         while True:
             try:
-                return ask(max(1.0, until - time.monotonic()))
+                return ask(_attempt(until - time.monotonic()))
             except KafkaException as error:
                 found: KafkaError = error.args[0]
-                if found.code() in _GONE:
+                if found.code() in _GONE and time.monotonic() > believed:
                     raise SourceError(
                         "the topic is not there", got=found.str(), do="create it", place=self._place
                     ) from error
@@ -130,7 +138,13 @@ class Client:
                     raise SourceError(
                         "Kafka does not answer", got=said, do="check servers= and security=", place=self._place
                     ) from error
-            time.sleep(_AGAIN_S)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Wait a little, and learn which brokers there are: questions go to one until it is known to be dead."""
+        time.sleep(_AGAIN_S)
+        with contextlib.suppress(KafkaException):
+            self._admin.list_topics(timeout=_ATTEMPT_S)
 
     def _heard(self, error: KafkaError) -> None:
         self._last = error
@@ -145,59 +159,61 @@ class Stream:
     def __init__(self, options: Mapping[str, str], place: Place, *, ahead_bytes: int) -> None:
         """Connect when partitions are added; hold at most so many bytes in the client itself."""
         self._place = place
-        self._hopeless: KafkaError | None = None
+        self._refused: str | None = None
         self.consumer = Consumer(
             {
                 **options,
                 "group.id": "headwater",  # the client wants a name; no group is joined, nothing is committed
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
+                "enable.auto.commit": "false",
+                "enable.auto.offset.store": "false",
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "queued.max.messages.kbytes": max(1024, ahead_bytes >> 10),
-                "queued.min.messages": 1_000_000,  # the bytes are the bound
-                "fetch.wait.max.ms": 100,
-                "fetch.error.backoff.ms": 100,
-                "reconnect.backoff.max.ms": 1000,
-                "max.poll.interval.ms": 86_400_000,
-                "error_cb": self._heard,
+                "enable.partition.eof": "true",
+                "queued.max.messages.kbytes": str(max(1024, ahead_bytes >> 10)),
+                "queued.min.messages": "1000000",  # the bytes are the bound
+                "fetch.wait.max.ms": "100",
+                "fetch.error.backoff.ms": "100",
+                "reconnect.backoff.max.ms": "1000",
+                "max.poll.interval.ms": "86400000",
             },
-            logger=_LOG,
+            self._heard,
         )
 
     def add(self, offsets: Mapping[Partition, int]) -> None:
         """Read more partitions, each from its offset."""
-        self.consumer.incremental_assign([TopicPartition(p.topic, p.number, at) for p, at in offsets.items()])
+        self.consumer.add([(p.topic, p.number, at) for p, at in offsets.items()])
 
-    def told(self, error: KafkaError, partition: Partition) -> None:
+    def told(self, fault: Fault, partition: Partition) -> None:
         """Raise `SourceError` for what a partition's reader must not go on after; pass over what mends itself."""
         place = Place(partition.uri)
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+        if fault.code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
             raise SourceError(
                 "records were deleted before they were read: retention has overtaken the reader, or the topic is new",
-                got=error.str(),
+                got=fault.text,
                 do="raise the topic's retention, and start from its earliest offset to go on with what is left",
                 place=place,
             )
-        if error.code() in _GONE:
-            raise SourceError("the partition is not there any more", got=error.str(), place=place)
-        if error.code() in _HOPELESS:
-            raise SourceError("Kafka refuses", got=error.str(), do="check security=", place=place)
+        if fault.code in _GONE:
+            raise SourceError("the partition is not there any more", got=fault.text, place=place)
+        if fault.code in _HOPELESS:
+            raise SourceError("Kafka refuses", got=fault.text, do="check security=", place=place)
 
     def check(self) -> None:
         """Raise `SourceError` when brokers refuse this client."""
-        if self._hopeless is not None:
-            said = self._hopeless.str()
-            raise SourceError("Kafka refuses", got=said, do="check security=", place=self._place)
+        if self._refused is not None:
+            raise SourceError("Kafka refuses", got=self._refused, do="check security=", place=self._place)
 
     def close(self) -> None:
         """Leave the brokers."""
         self.consumer.close()
 
-    def _heard(self, error: KafkaError) -> None:
-        if error.code() in _HOPELESS:
-            self._hopeless = error
+    def _heard(self, code: int, text: str) -> None:
+        if code in _HOPELESS:
+            self._refused = text
+
+
+def _attempt(left_s: float) -> float:
+    return min(_ATTEMPT_S, max(0.2, left_s))
 
 
 def _words(error: KafkaException) -> str:

@@ -25,7 +25,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import connect, literal, quoted
 from pipeline.sources import documents
 from pipeline.sources.fit import RAW, Raw, any_misfit, casts, fit, hold
-from pipeline.sources.kafka.fetching import VALUE
+from pipeline.sources.kafka.fetching import FETCHED, VALUE
 from pipeline.sources.kafka.formats import TYPES, Avro, Format, Metadata, Protobuf
 from pipeline.sources.kafka.partition import Partition
 from pipeline.sources.kafka.records import WHY, Codec, codec_of, columns_of
@@ -116,8 +116,8 @@ class Decoder:
         values = [_bytes(row) for row in rows]
         arrays = {VALUE: pa.array(values, pa.binary()), POSITION: pa.array(np.arange(1, len(rows) + 1))}
         for name in self.metadata.columns:
-            if name in {"_key", "_timestamp", "_headers"}:
-                arrays[name] = pa.nulls(len(rows), _ARROW[name])
+            if name in FETCHED:
+                arrays[name] = pa.nulls(len(rows), FETCHED[name])
         return self.read(pa.table(arrays), schema, Partition("rejected", 0))
 
     def __getstate__(self) -> dict[str, object]:
@@ -191,7 +191,7 @@ class Decoder:
             # what is no JSON stops the query; what begins with a brace and is JSON is an object
             texts = documents.texts("line", Schema(self._own(schema)))
             source = f"(select *, {texts} as texts from {source})"
-            other = "(line is not null and line[1] <> '{')"
+            other = "not coalesce(starts_with(line, '{'), true)"
         values = self._values(schema, partition, own)
         return (
             f"select {casts(schema, values)}, {POSITION}, ({other} or {any_misfit(schema, values)}) as {MISFIT} "
@@ -207,16 +207,11 @@ class Decoder:
         return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
 
 
-_ARROW = {
-    "_key": pa.binary(),
-    "_timestamp": pa.timestamp("us", tz="UTC"),
-    "_headers": pa.map_(pa.string(), pa.binary()),
-}
-
-
 def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, values: dict[str, str], why: str, *, in_text: bool) -> Reading:
     encoded = f"'{BASE64}' || base64({VALUE})"
-    row = f"coalesce({f'line, {encoded}' if in_text else encoded}, '')"
+    # a text is kept as it is, unless it would be taken for something else
+    text = f"when line <> '' and not starts_with(line, '{BASE64}') then line" if in_text else ""
+    row = f"case when {VALUE} is null then '' {text} else {encoded} end"
     key = schema.as_dict().get("_key")
     if key == "VARCHAR":
         why = (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.sources.kafka.definition import Kafka
 
 _AT_ONCE = 20_000
-_WAIT_S = 0.5
+_WAIT_S = 0.02
 _BUFFER_BYTES = 32 << 20
 
 
@@ -29,8 +29,14 @@ def fetched(kafka: Kafka, part: Part) -> pa.Table:
     extent = kafka.client.extents([partition])[partition]
     end = extent.end if part.end is None else part.end
     begin = max(part.begin, extent.begin) if part.is_whole else part.begin
-    records = empty(kafka.metadata) if begin >= end else _all(kafka, partition, Extent(begin, end))
-    hold(kafka, {partition.topic: part.piece.stamp}, Place(part.piece.uri))
+    ids, place = {partition.topic: part.piece.stamp}, Place(part.piece.uri)
+    try:
+        records = empty(kafka.metadata) if begin >= end else _all(kafka, partition, Extent(begin, end))
+    except SourceError:
+        hold(kafka, ids, place)  # a topic that is gone is the better reason
+        raise
+    if not hold(kafka, ids, place):
+        raise SourceError("Kafka does not answer", got="no id of the topic", do="see whether it is well", place=place)
     return records
 
 
@@ -71,7 +77,7 @@ def _all(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
         stream.add({partition: extent.begin})
         tables, at, until = [empty(kafka.metadata)], extent.begin, time.monotonic() + PATIENCE_S
         while at < extent.end:
-            found = fetch(stream, kafka.metadata, _AT_ONCE, _WAIT_S if at == extent.begin else 0.05).get(partition)
+            found = fetch(stream, kafka.metadata, _AT_ONCE, _WAIT_S).get(partition)
             if found is not None and found.end > at:
                 tables.append(found.records)
                 at, until = found.end, time.monotonic() + PATIENCE_S

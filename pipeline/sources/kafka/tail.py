@@ -85,12 +85,15 @@ class KafkaTail:
     def add(self, offsets: Mapping[str, int]) -> None:
         """Read more partitions from now on; raise `SourceError` for an offset that is not held any more."""
         partitions = {Partition.of(uri): at for uri, at in offsets.items()}
+        topics = self._kafka.client.topics(sorted({p.topic for p in partitions}), None)
+        for partition in partitions:
+            if partition.number >= topics[partition.topic].partitions:
+                raise SourceError("the topic has no such partition", place=Place(partition.uri))
         extents = self._kafka.client.extents(tuple(partitions))
         for partition, at in partitions.items():
             if not extents[partition].begin <= at:
                 raise overtaken(partition, at, extents[partition])
-        names = sorted({p.topic for p in partitions} - self._ids.keys())
-        ids = {name: topic.id for name, topic in self._kafka.client.topics(names, None).items()}
+        ids = {name: topic.id for name, topic in topics.items() if name not in self._ids}
         with self._lock:
             self._ids.update(ids)
             for partition, at in partitions.items():
@@ -173,9 +176,17 @@ class KafkaTail:
                 if found:
                     self._keep(found)
         except HeadwaterError as error:
-            self._fail(error)
+            self._fail(self._explained(error))
         except Exception as error:  # noqa: BLE001 - what ends the thread is told to whoever waits for it
             self._fail(SourceError("fetching from Kafka failed", got=repr(error), place=self._kafka.place))
+
+    def _explained(self, error: HeadwaterError) -> HeadwaterError:
+        """Return a better reason where there is one: offsets that are gone may be those of a topic that is gone."""
+        try:
+            hold(self._kafka, dict(self._ids), self._kafka.place, patience_s=_CHECK_S)
+        except SourceError as found:
+            return found
+        return error
 
     def _may_fetch(self) -> bool:
         """Wait until there is room, and add partitions that were asked for; False when it is over."""

@@ -1,0 +1,275 @@
+"""librdkafka through its C interface: a batch of messages as columns, without an object for each.
+
+The client in Python makes an object of every message, which costs more than all that comes after it. Its library has
+a C interface whose message is a public struct that has not changed in years: here the structs of a batch are gathered
+by their addresses, and the values are copied into one Arrow array in one pass. Measured: a third of the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from confluent_kafka import cimpl
+
+from pipeline.core.errors import SourceError
+
+Words = npt.NDArray[np.int64]
+
+_POINTER, _TEXT, _SIZE, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int
+_CONSUMER = 1
+_SAID_BYTES = 512
+_MESSAGE_WORDS = 9
+_ERR, _TOPIC, _PARTITION, _VALUE, _VALUE_BYTES, _KEY, _KEY_BYTES, _OFFSET = range(8)
+_INLINE_BYTES = 12
+"""A value of so many bytes stands in an Arrow view itself."""
+_WINDOW_BITS = 30
+_WINDOW_BYTES = (1 << 31) - 1
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "conf_new": (_POINTER,),
+    "conf_set": (_INT, _POINTER, _TEXT, _TEXT, _TEXT, _SIZE),
+    "conf_set_error_cb": (None, _POINTER, _POINTER),
+    "conf_set_log_cb": (None, _POINTER, _POINTER),
+    "conf_destroy": (None, _POINTER),
+    "new": (_POINTER, _INT, _POINTER, _TEXT, _SIZE),
+    "poll_set_consumer": (_INT, _POINTER),
+    "queue_get_consumer": (_POINTER, _POINTER),
+    "queue_destroy": (None, _POINTER),
+    "topic_partition_list_new": (_POINTER, _INT),
+    "topic_partition_list_add": (_POINTER, _POINTER, _TEXT, ctypes.c_int32),
+    "topic_partition_list_set_offset": (_INT, _POINTER, _TEXT, ctypes.c_int32, ctypes.c_int64),
+    "topic_partition_list_destroy": (None, _POINTER),
+    "incremental_assign": (_POINTER, _POINTER, _POINTER),
+    "error_string": (_TEXT, _POINTER),
+    "error_destroy": (None, _POINTER),
+    "consume_batch_queue": (ctypes.c_ssize_t, _POINTER, _INT, _POINTER, _SIZE),
+    "consumer_close": (_INT, _POINTER),
+    "destroy": (None, _POINTER),
+}
+_SHORT_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "message_destroy": (None, _POINTER),
+    "message_timestamp": (ctypes.c_int64, _POINTER, _POINTER),
+    "message_headers": (_INT, _POINTER, _POINTER),
+    "header_get_all": (_INT, _POINTER, _SIZE, _POINTER, _POINTER, _POINTER),
+    "topic_name": (_TEXT, _POINTER),
+    "err2str": (_TEXT, _INT),
+}
+"""Functions that never wait: they are called with the interpreter's lock held, which is half the price."""
+_Heard = ctypes.CFUNCTYPE(None, _POINTER, _INT, _TEXT, _POINTER)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What came in place of a record."""
+
+    code: int
+    text: str
+    topic: str
+    partition: int
+    offset: int
+
+
+class Batch:
+    """Messages in the client's memory, valid until the context that gave them ends."""
+
+    def __init__(self, pointers: npt.NDArray[np.uint64]) -> None:
+        """Gather the messages at these addresses."""
+        words = _gathered(pointers)
+        errors = words[:, _ERR].astype(np.int32)
+        self.faults = [_fault(words[at], int(errors[at])) for at in np.flatnonzero(errors)]
+        is_sound = errors == 0
+        self._words = words if not self.faults else words[is_sound]
+        self._pointers = pointers if not self.faults else pointers[is_sound]
+        handles, codes = _distinct(self._words[:, _TOPIC])
+        self.topics = [_name(int(handle)) for handle in handles]
+        self.places: Words = (codes << 32) | self._words[:, _PARTITION].astype(np.int32)
+        """For each message, which of `topics`, and in the lower 32 bits which partition."""
+
+    def __len__(self) -> int:
+        """Return how many records there are."""
+        return len(self._words)
+
+    def values(self) -> pa.ChunkedArray:
+        """Return the values."""
+        return _copied(self._words[:, _VALUE], self._words[:, _VALUE_BYTES])
+
+    def keys(self) -> pa.ChunkedArray:
+        """Return the keys."""
+        return _copied(self._words[:, _KEY], self._words[:, _KEY_BYTES])
+
+    def offsets(self) -> pa.Array:
+        """Return the offsets."""
+        return pa.array(np.ascontiguousarray(self._words[:, _OFFSET]))
+
+    def timestamps(self) -> pa.Array:
+        """Return the times of the messages, to the millisecond."""
+        get, kind = _library().message_timestamp, ctypes.byref(ctypes.c_int())
+        found = np.fromiter((get(p, kind) for p in self._pointers.tolist()), np.int64, len(self))
+        return pa.array(found * 1000, pa.timestamp("us", tz="UTC"))
+
+    def headers(self) -> pa.Array:
+        """Return the headers; a name that comes again replaces the one before, as a map wants."""
+        pairs = [list(dict(_headers(p)).items()) for p in self._pointers.tolist()]
+        return pa.array(pairs, pa.map_(pa.string(), pa.binary()))
+
+
+class Consumer:
+    """A consumer without a group. Not for several threads at once."""
+
+    def __init__(self, options: Mapping[str, str], heard: Callable[[int, str], None]) -> None:
+        """Set it up; `heard` is told of errors that are of no partition. Raises `SourceError` for wrong options."""
+        lib = _library()
+        self._heard = _Heard(lambda _, code, text, __: heard(code, text.decode(errors="replace")))
+        said = ctypes.create_string_buffer(_SAID_BYTES)
+        conf = lib.conf_new()
+        for name, value in options.items():
+            if lib.conf_set(conf, name.encode(), value.encode(), said, _SAID_BYTES):
+                lib.conf_destroy(conf)
+                raise SourceError("Kafka's client cannot be set up", got=said.value.decode(errors="replace"))
+        lib.conf_set_error_cb(conf, self._heard)
+        lib.conf_set_log_cb(conf, None)
+        self._handle = lib.new(_CONSUMER, conf, said, _SAID_BYTES)
+        if not self._handle:
+            lib.conf_destroy(conf)
+            raise SourceError("Kafka's client cannot be set up", got=said.value.decode(errors="replace"))
+        lib.poll_set_consumer(self._handle)
+        self._queue = lib.queue_get_consumer(self._handle)
+
+    def add(self, offsets: Sequence[tuple[str, int, int]]) -> None:
+        """Read more partitions: each a topic, a number and the offset to begin at."""
+        lib = _library()
+        chosen = lib.topic_partition_list_new(len(offsets))
+        for topic, number, offset in offsets:
+            lib.topic_partition_list_add(chosen, topic.encode(), number)
+            lib.topic_partition_list_set_offset(chosen, topic.encode(), number, offset)
+        error = lib.incremental_assign(self._handle, chosen)
+        lib.topic_partition_list_destroy(chosen)
+        if error:
+            said = lib.error_string(error).decode(errors="replace")
+            lib.error_destroy(error)
+            raise SourceError("Kafka's client cannot read the partitions", got=said)
+
+    @contextmanager
+    def batch(self, rows: int, wait_s: float) -> Iterator[Batch | None]:
+        """Yield what comes within a time, at most so many; None when nothing does."""
+        lib = _library()
+        pointers = np.empty(rows, np.uint64)
+        count = lib.consume_batch_queue(self._queue, int(wait_s * 1000), pointers.ctypes.data, rows)
+        if count < 0:
+            time.sleep(wait_s)  # it was refused at once: come back no sooner
+        found = pointers[: max(0, count)]
+        try:
+            yield Batch(found) if len(found) else None
+        finally:
+            destroy = lib.message_destroy
+            for pointer in found.tolist():
+                destroy(pointer)
+
+    def close(self) -> None:
+        """Leave the brokers and free all memory."""
+        lib = _library()
+        if self._handle:
+            lib.queue_destroy(self._queue)
+            lib.consumer_close(self._handle)
+            lib.destroy(self._handle)
+            self._handle = None
+
+
+@functools.cache
+def _library() -> Any:
+    """Return librdkafka's functions: those that the client in Python was linked to."""
+    found = type("Library", (), {})
+    for load, functions in ((ctypes.CDLL, _FUNCTIONS), (ctypes.PyDLL, _SHORT_FUNCTIONS)):
+        linked = load(cimpl.__file__)
+        for name, (result, *arguments) in functions.items():
+            try:
+                function = getattr(linked, f"rd_kafka_{name}")
+            except AttributeError as error:
+                raise SourceError(
+                    "this build of confluent-kafka hides librdkafka", got=f"no rd_kafka_{name}", do="install its wheel"
+                ) from error
+            function.restype, function.argtypes = result, arguments
+            setattr(found, name, staticmethod(function))
+    return found
+
+
+def _gathered(pointers: npt.NDArray[np.uint64]) -> Words:
+    """Return the nine words of each message. Of the memory between messages nothing is touched."""
+    base = int(pointers.min())
+    steps = ((pointers - np.uint64(base)) >> np.uint64(3)).astype(np.int64)
+    span = int(steps.max()) + _MESSAGE_WORDS
+    view: Words = np.frombuffer(memoryview((ctypes.c_int64 * span).from_address(base)), np.int64)
+    words: Words = view[steps[:, None] + np.arange(_MESSAGE_WORDS)]
+    return words
+
+
+def _copied(starts: Words, lengths: Words) -> pa.ChunkedArray:
+    """Return the bytes at some addresses as an array of our own; null where the address is."""
+    ends = np.cumsum(lengths)
+    if len(ends) and ends[-1] > _WINDOW_BYTES and len(ends) > 1:  # more than the offsets of one array reach
+        half = len(starts) // 2
+        parts = (_copied(starts[:half], lengths[:half]), _copied(starts[half:], lengths[half:]))
+        return pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.binary())
+    views = np.zeros((len(starts), 4), np.int32)
+    views[:, 0] = lengths
+    windows, which = _distinct(starts >> _WINDOW_BITS)
+    is_long = lengths > _INLINE_BYTES
+    views[:, 2] = np.where(is_long, which, 0)
+    views[:, 3] = np.where(is_long, starts - (windows << _WINDOW_BITS)[which], 0)
+    short = np.flatnonzero(~is_long & (lengths > 0))
+    if len(short):
+        views.view(np.uint8).reshape(len(starts), 16)[short, 4:] = _inlined(starts[short], lengths[short])
+    buffers = [pa.foreign_buffer(int(window) << _WINDOW_BITS, _WINDOW_BYTES) for window in windows]
+    is_there = None
+    if not starts.all():
+        is_there = pa.py_buffer(np.packbits(starts != 0, bitorder="little"))
+    found = pa.Array.from_buffers(pa.binary_view(), len(starts), [is_there, pa.py_buffer(views), *buffers])
+    return pa.chunked_array([found.cast(pa.binary())])
+
+
+def _distinct(found: Words) -> tuple[Words, Words]:
+    """Return the distinct numbers, and for each number which of them it is; mostly there is one, which is seen fast."""
+    if len(found) and (found == found[0]).all():
+        return found[:1], np.zeros(len(found), np.int64)
+    numbers, which = np.unique(found, return_inverse=True)
+    return numbers, which
+
+
+def _inlined(starts: Words, lengths: Words) -> npt.NDArray[np.uint8]:
+    """Return the bytes of short values, each filled up with zeros; none beyond a value's end is touched."""
+    base, columns = int(starts.min()), np.arange(_INLINE_BYTES)
+    span = int(starts.max()) - base + _INLINE_BYTES
+    view = np.frombuffer(memoryview((ctypes.c_uint8 * span).from_address(base)), np.uint8)
+    at = (starts - base)[:, None] + np.minimum(columns, lengths[:, None] - 1)
+    return np.where(columns < lengths[:, None], view[at], 0).astype(np.uint8)
+
+
+def _name(handle: int) -> str:
+    return "" if handle == 0 else str(_library().topic_name(handle).decode())
+
+
+def _fault(words: Words, code: int) -> Fault:
+    told = ctypes.string_at(int(words[_VALUE]), int(words[_VALUE_BYTES])) if words[_VALUE] else b""
+    text = told or _library().err2str(code)
+    partition = int(words[_PARTITION].astype(np.int32))
+    return Fault(code, text.decode(errors="replace"), _name(int(words[_TOPIC])), partition, int(words[_OFFSET]))
+
+
+def _headers(pointer: int) -> Iterator[tuple[str, bytes | None]]:
+    lib = _library()
+    headers, name, value, size = _POINTER(), _TEXT(), _POINTER(), _SIZE()
+    if lib.message_headers(pointer, ctypes.byref(headers)):
+        return
+    for at in range(1 << 31):
+        if lib.header_get_all(headers, at, ctypes.byref(name), ctypes.byref(value), ctypes.byref(size)):
+            return
+        held = None if value.value is None else ctypes.string_at(value.value, size.value)
+        yield (name.value or b"").decode(errors="replace"), held

@@ -1,0 +1,282 @@
+"""One suite for every log: what `pipeline.core.reading.Log` and `Tail` promise.
+
+A log joins by a `World` in `WORLDS`: how more records come into it, and how many there are then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+import random
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from confluent_kafka import Producer
+
+from benchmarks.kafka import Cluster
+from pipeline.core.errors import SchemaError, SourceError
+from pipeline.core.reading import MISFIT, POSITION, Extent, Log, Part, Piece, Reader, Reading, Tail
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import Limits, connect
+from pipeline.sources.kafka import kafka as topics
+
+SOON_S = 20.0
+
+
+class World(Protocol):
+    """A log and the world that fills it."""
+
+    log: Log
+    schema: Schema
+    missing: str
+    """The URI of a partition that is none of the log's."""
+
+    def more(self) -> int:
+        """Put more records in several partitions, some of which do not fit the schema; return how many."""
+
+
+class KafkaWorld:
+    schema = Schema.of({"id": "BIGINT", "name": "VARCHAR", "_offset": "BIGINT"})
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.topic = f"contract-{uuid.uuid4().hex[:8]}"
+        self.missing = f"kafka://{self.topic}-not/0"
+        cluster.create_topic(self.topic, 3)
+        self.log: Log = topics(self.topic, servers=cluster.bootstrap, metadata=("offset",))
+        self.producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
+        self.written = 0
+
+    def more(self) -> int:
+        for number in range(40):
+            value = "not JSON" if number % 13 == 5 else json.dumps({"id": self.written, "name": f"n{number}"})
+            self.producer.produce(self.topic, value, partition=number % 2)
+            self.written += 1
+        assert self.producer.flush(SOON_S) == 0
+        return 40
+
+
+def of_kafka(request: pytest.FixtureRequest) -> World:
+    return KafkaWorld(request.getfixturevalue("kafka"))
+
+
+WORLDS: dict[str, Callable[[pytest.FixtureRequest], World]] = {"kafka": of_kafka}
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> World:
+    return WORLDS[request.param](request)
+
+
+def pieces(log: Log) -> dict[str, Piece]:
+    return {piece.uri: piece for piece in log.pieces()}
+
+
+def part(piece: Piece, begin: int, end: int) -> Part:
+    return Part(piece, begin, end, first=begin)
+
+
+def believed(reader: Reader, wanted: Part, schema: Schema) -> Reading:
+    """What a run makes of a part: its query if that can be believed, else what it reads with care."""
+    with connect(Limits(threads=1)) as con, reader.flow(con, wanted, schema) as flowing:
+        if flowing is not None:
+            try:
+                rows = con.sql(flowing.query).to_arrow_table()
+                odd = con.execute(flowing.oddities).fetchall()[0][0]
+            except duckdb.Error:
+                odd, rows = 1, None
+            if not odd and rows.num_rows == flowing.rows and not pc.any(rows[MISFIT]).as_py():
+                assert rows.column_names == [*schema.names, POSITION, MISFIT]
+                rows = rows.drop_columns(MISFIT)
+                return Reading(rows, rows.slice(0, 0).select([POSITION]))
+    return reader.read(wanted, schema)
+
+
+def together(readings: list[Reading]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    rows = [row for reading in readings for row in reading.rows.to_pylist()]
+    return rows, [row for reading in readings for row in reading.rejected.to_pylist()]
+
+
+def whole(world: World, extents: dict[str, Extent]) -> dict[str, Reading]:
+    found = pieces(world.log)
+    return {uri: world.log.read(part(found[uri], e.begin, e.end), world.schema) for uri, e in extents.items()}
+
+
+def caught_up(tail: Tail, extents: dict[str, Extent]) -> dict[str, int]:
+    """The offsets that a tail has ready once they reach the ends; each wait ends with news, or the test does."""
+    offsets: dict[str, int] = {}
+    while any(offsets.get(uri, -1) < extent.end for uri, extent in extents.items()):
+        ready = tail.ready(SOON_S)
+        assert ready.rows or all(ready.offsets[uri] >= e.end for uri, e in extents.items())
+        offsets = dict(ready.offsets)
+    return offsets
+
+
+def test_each_record_is_a_row_or_a_reject_at_its_own_offset(world):
+    count = world.more()
+    extents = world.log.extents()
+
+    readings = whole(world, extents)
+
+    assert sum(r.rows.num_rows + r.rejected.num_rows for r in readings.values()) == count
+    assert sum(r.rejected.num_rows for r in readings.values()) > 0
+    for uri, reading in readings.items():
+        at = sorted([*reading.rows[POSITION].to_pylist(), *reading.rejected[POSITION].to_pylist()])
+        assert at == sorted(set(at))
+        assert all(extents[uri].begin <= offset < extents[uri].end for offset in at)
+        assert reading.rows.column_names == [*world.schema.names, POSITION]
+
+
+def test_extents_grow_and_what_was_there_stays(world):
+    world.more()
+    before = world.log.extents()
+    first = whole(world, before)
+
+    world.more()
+    after = world.log.extents()
+
+    assert after.keys() == before.keys() == pieces(world.log).keys()
+    assert all(after[uri].end >= extent.end for uri, extent in before.items())
+    assert any(after[uri].end > extent.end for uri, extent in before.items())
+    again = whole(world, before)
+    for uri, reading in first.items():
+        assert again[uri].rows.equals(reading.rows)
+        assert again[uri].rejected.equals(reading.rejected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_chopping_of_the_offsets_gives_the_same_rows(world, seed):
+    world.more()
+    draw = random.Random(seed)  # noqa: S311 - a seed that can be said again
+    found, extents = pieces(world.log), world.log.extents()
+    for uri, reading in whole(world, extents).items():
+        extent = extents[uri]
+        cuts = sorted({extent.begin, extent.end, *(draw.randint(extent.begin, extent.end) for _ in range(2))})
+        parts = [part(found[uri], a, b) for a, b in itertools.pairwise(cuts)]
+        assert together([believed(world.log, each, world.schema) for each in parts]) == together([reading])
+
+
+def test_parts_are_the_whole_of_a_piece(world):
+    world.more()
+    extents = world.log.extents()
+    for piece in world.log.pieces():
+        parts = world.log.parts(piece, 1000)
+        assert (parts[0].begin, parts[-1].end) == (extents[piece.uri].begin, extents[piece.uri].end)
+        assert [each.begin for each in parts[1:]] == [each.end for each in parts[:-1]]
+
+
+def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
+    world.more()
+    found, extents = pieces(world.log), world.log.extents()
+    taken: dict[str, list[Reading]] = {uri: [] for uri in extents}
+    with world.log.tail({uri: extent.begin for uri, extent in extents.items()}) as tail:
+        reader, at = tail.reader(), {uri: extent.begin for uri, extent in extents.items()}
+        for _ in range(2):
+            caught_up(tail, extents)
+            for uri, extent in extents.items():
+                middle = (at[uri] + extent.end) // 2
+                for end in (middle, extent.end):
+                    taken[uri].append(believed(reader, part(found[uri], at[uri], end), world.schema))
+                    at[uri] = end
+            world.more()
+            extents = world.log.extents()
+        ends = {uri: Extent(extents[uri].begin, at[uri]) for uri in extents}
+    for uri, reading in whole(world, ends).items():
+        assert together(taken[uri]) == together([reading])
+
+
+def test_a_tail_begins_where_it_is_told_and_takes_on_more(world):
+    world.more()
+    found, extents = pieces(world.log), world.log.extents()
+    first, second = sorted((uri for uri, e in extents.items() if e.end > e.begin))[:2]
+    begin = (extents[first].begin + extents[first].end) // 2
+    with world.log.tail({first: begin}) as tail:
+        assert caught_up(tail, {first: extents[first]}).keys() == {first}
+        rest = tail.reader().read(part(found[first], begin, extents[first].end), world.schema)
+        tail.add({second: extents[second].begin})
+        caught_up(tail, {uri: extents[uri] for uri in (first, second)})
+        other = tail.reader().read(part(found[second], *vars(extents[second]).values()), world.schema)
+    assert rest.rows.equals(world.log.read(part(found[first], begin, extents[first].end), world.schema).rows)
+    assert other.rows.num_rows + other.rejected.num_rows > 0
+
+
+def test_a_tail_waits_without_news_and_wakes_with_them(world):
+    world.more()
+    found, extents = pieces(world.log), world.log.extents()
+    with world.log.tail({uri: extent.end for uri, extent in extents.items()}) as tail:
+        assert tail.ready(0.05).rows == 0
+        count = world.more()
+        seen = 0
+        while seen < count:
+            ready = tail.ready(SOON_S)
+            assert ready.rows
+            for uri, end in ready.offsets.items():
+                reading = tail.reader().read(part(found[uri], extents[uri].end, end), world.schema)
+                seen += reading.rows.num_rows + reading.rejected.num_rows
+                extents[uri] = Extent(extents[uri].begin, end)
+        assert seen == count
+        assert tail.ready(0.05).rows == 0
+
+
+def test_a_part_that_a_tail_does_not_hold_any_more_is_read_again(world):
+    world.more()
+    found, extents = pieces(world.log), world.log.extents()
+    uri = max(extents, key=lambda u: extents[u].end)
+    extent, middle = extents[uri], (extents[uri].begin + extents[uri].end) // 2
+    with world.log.tail({uri: extent.begin}) as tail:
+        caught_up(tail, {uri: extent})
+        reader = tail.reader()
+        first = reader.read(part(found[uri], extent.begin, middle), world.schema)
+        reader.read(part(found[uri], middle, extent.end), world.schema)
+        again = reader.read(part(found[uri], extent.begin, middle), world.schema)
+    assert again.rows.equals(first.rows)
+
+
+def test_offsets_at_a_time(world):
+    world.more()
+    extents = world.log.extents()
+
+    assert world.log.offsets_at(datetime(2001, 1, 1, tzinfo=UTC)) == {u: e.begin for u, e in extents.items()}
+    assert world.log.offsets_at(datetime(2101, 1, 1, tzinfo=UTC)) == {u: e.end for u, e in extents.items()}
+
+
+def test_a_log_is_pickled_with_its_answers(world):
+    world.more()
+    extents = world.log.extents()
+
+    other = pickle.loads(pickle.dumps(world.log))  # noqa: S301 - our own
+
+    assert other == world.log
+    assert other.fingerprint == world.log.fingerprint
+    assert other.extents() == extents
+
+
+def test_rejected_rows_are_rejected_again_for_the_same_reason(world):
+    world.more()
+    readings = whole(world, world.log.extents()).values()
+    rejected = pa.concat_tables([r.rejected for r in readings])
+
+    again = world.log.parse(rejected["row"].to_pylist(), world.schema)
+
+    assert again.rows.num_rows == 0
+    assert again.rejected["reason"].to_pylist() == rejected["reason"].to_pylist()
+    assert again.rejected["row"].to_pylist() == rejected["row"].to_pylist()
+
+
+def test_a_partition_that_is_not_there_is_refused(world):
+    world.more()
+    with pytest.raises(SourceError), world.log.tail({world.missing: 0}):
+        pass
+
+
+def test_a_name_that_provenance_needs_is_refused(world):
+    world.more()
+    piece = world.log.pieces()[0]
+    with pytest.raises(SchemaError, match="'_position' is taken"):
+        world.log.read(part(piece, 0, 1), Schema.of({"_position": "BIGINT"}))

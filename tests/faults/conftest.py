@@ -1,0 +1,48 @@
+"""Every fault of `docs/faults.md` and what became of its tests, shown when the tests end."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+
+import pytest
+
+from tests.faults.rows import ROWS
+
+EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
+"""Whether the long proofs run too."""
+_MARK = "fault(*numbers): shows that nothing is lost or doubled in these rows of docs/faults.md"
+_results: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", _MARK)
+    config.addinivalue_line("markers", "long: only make faults runs it")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("long") and not EVERY:
+            item.add_marker(pytest.mark.skip(reason="make faults runs it"))
+
+
+def pytest_runtest_makereport(item, call):
+    marks = [number for mark in item.iter_markers("fault") for number in mark.args]
+    if not marks or (call.when != "call" and call.excinfo is None):
+        return
+    if call.excinfo is None:
+        outcome = "passed"
+    else:
+        outcome = "skipped" if call.excinfo.errisinstance(pytest.skip.Exception) else "failed"
+    for number in marks:
+        _results[number][outcome] += 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not _results or not EVERY:
+        return
+    terminalreporter.section("faults")
+    for row in ROWS:
+        found = _results.get(row.number, {})
+        said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.items())) or row.instead or "not built"
+        terminalreporter.write_line(f"{row.number:>3}  {row.fault:<62} {said}")

@@ -1,0 +1,602 @@
+"""The protocol of an epoch in a world of dice: thousands of schedules a minute, each found again by its seed.
+
+A coordinator is a generator that gives way after every step, so that the dice can let another go on, end it, leave it
+asleep for as long as they like, take the power away, lose an answer or turn the clock. What decides is the real thing:
+`advanced` moves event time, `decide_start` and `first_offsets` say where to begin, `needs_base` and `kept` which state
+files are written and held, `Manifest` and its mark stand for a commit. What is modelled is what they decide about: a log,
+a store that forgets what was not synced, a table's log that takes one commit for each version, a memory of windows.
+`PROTOCOL` is each step as it should be; a mutant is one that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from pipeline.core.epochs import BEGINNING, Epoch, Reached, Segment, StateFile
+from pipeline.core.eventtime import EventTime
+from pipeline.core.reading import Extent
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Manifest, mark_of
+from pipeline.run.stream.keeping import needs_base
+from pipeline.run.stream.starting import Identity, decide_start, first_offsets
+from pipeline.streams.snapshots import kept
+from pipeline.streams.watermarks import Arrived, advanced
+
+S = 1_000_000
+SIZE = 10 * S
+"""Of a window."""
+TIME = EventTime("t", lateness=timedelta(seconds=4), idle_after=timedelta(seconds=5))
+SCHEMA = Schema.of({"id": "bigint"})
+ME = Identity("d", "e", has_memory=True, schema=SCHEMA, table=None)
+
+
+class Conflict(Exception):  # noqa: N818 - as the real one
+    """Somebody else committed."""
+
+
+class Refused(Exception):  # noqa: N818
+    """The store said no, or did not say: start again."""
+
+
+class Damaged(Exception):  # noqa: N818
+    """A file is not what was committed."""
+
+
+class Wrong(AssertionError):  # noqa: N818
+    """Something that must hold does not; it knows how many choices led there."""
+
+    def __init__(self, problem: str, choices: int = 0) -> None:
+        super().__init__(problem)
+        self.choices = choices
+
+
+@dataclass
+class Dice:
+    """Choices of a seed, or given ones; when these end, every choice is 0: go on, and no fault."""
+
+    seed: int
+    most: int | None = None
+    """Only so many choices are the seed's."""
+    taken: int = 0
+    _random: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)  # noqa: S311 - a seed for faults
+
+    def pick(self, of: int) -> int:
+        """Return a number below `of`."""
+        self.taken += 1
+        return 0 if self.is_calm else self._random.randrange(of)
+
+    def happens(self, one_in: int) -> bool:
+        """Return whether a fault happens, which it does once in so many times."""
+        return self.pick(one_in) == one_in - 1
+
+    @property
+    def is_calm(self) -> bool:
+        return self.most is not None and self.taken > self.most
+
+
+@dataclass(frozen=True)
+class Row:
+    id: int
+    time: int
+    key: int
+
+    @property
+    def window(self) -> int:
+        return self.time // SIZE * SIZE
+
+
+@dataclass(frozen=True)
+class Out:
+    """A row of the table: a window of a key, with the rows in it."""
+
+    window: int
+    key: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Version:
+    mark: int
+    rows: tuple[Out, ...]
+
+
+@dataclass
+class World:
+    """The log that is read, the store, the table and its quarantine."""
+
+    dice: Dice
+    mutant: str = ""
+    partitions: int = 2
+    length: int = 24
+    """Rows of each partition in the end."""
+    now: int = 1000 * S
+    files: dict[str, bytes] = field(default_factory=dict)
+    unsynced: set[str] = field(default_factory=set)
+    table: list[Version] = field(default_factory=list)
+    aside: list[tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
+    """Of each commit of the quarantine: the mark, and the rows with the watermark that they were too late for."""
+    arrived: int = 4
+    sessions: int = 0
+    silent: bool = False
+    """Whether nothing comes of the first partition."""
+    rows: dict[str, list[Row]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = random.Random(self.dice.seed + 1)  # noqa: S311 - likewise
+        self.rows = {
+            f"log/{p}": [
+                Row(p * 10_000 + i, (1000 + i * 2 - given.choice((0, 0, 0, 1, 2, 3, 6, 9, 14))) * S, given.randrange(3))
+                for i in range(self.length)
+            ]
+            for p in range(self.partitions)
+        }
+
+    def extents(self) -> dict[str, Extent]:
+        return {uri: Extent(0, min(self.arrived, self.length)) for uri in self.rows}
+
+    def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
+        self.files[name] = content
+        if not sync or self.mutant == "no fsync":
+            self.unsynced.add(name)
+
+    def lose_power(self) -> None:
+        """Forget, or tear, what was not synced."""
+        for name in sorted(self.unsynced):
+            if self.dice.pick(2):
+                del self.files[name]
+            else:
+                self.files[name] = self.files[name][: len(self.files[name]) // 2]
+        self.unsynced.clear()
+
+    def manifest(self, mark: int) -> Manifest:
+        text = self.files.get(f"{mark:x}", b"").decode()
+        if mark_of(text) != mark:
+            raise Damaged(f"manifest {mark:x}")
+        return Manifest.from_json(text)
+
+    def put(self, number: int, version: Version) -> None:
+        """Take a commit as version `number`, if there is none; the answer may be lost, or the store refuse."""
+        fate = self.dice.pick(12)
+        if fate == 11:
+            raise Refused("503")
+        if len(self.table) != number:
+            raise Conflict
+        self.table.append(version)
+        if fate == 10:
+            raise Refused("no answer")
+
+
+@dataclass
+class Memory:
+    """The windows that a shard holds: rows are added and forgotten, as in the real one."""
+
+    rows: dict[int, Out] = field(default_factory=dict)
+    next: int = 0
+    came: dict[int, Out] = field(default_factory=dict)
+    gone: list[int] = field(default_factory=list)
+
+    def add(self, row: Out) -> None:
+        self.rows[self.next] = self.came[self.next] = row
+        self.next += 1
+
+    def forget(self, number: int) -> None:
+        del self.rows[number]
+        if self.came.pop(number, None) is None:
+            self.gone.append(number)
+
+    def file(self, *, base: bool) -> bytes | None:
+        came = self.rows if base else self.came
+        if not base and not came and not self.gone:
+            return None
+        return json.dumps([[(n, o.window, o.key, o.ids) for n, o in came.items()], [] if base else self.gone]).encode()
+
+    def taken(self) -> None:
+        self.came, self.gone = {}, []
+
+    def replay(self, content: bytes, *, base: bool) -> None:
+        if base:
+            self.rows = {}
+        came, gone = json.loads(content)
+        for number in gone:
+            self.rows.pop(number, None)
+        self.rows |= {n: Out(w, k, tuple(ids)) for n, w, k, ids in came}
+        self.next = max(self.rows, default=-1) + 1
+
+
+class Coordinator:
+    """One process that runs the stream: `steps` is to be driven; an error of it ends the process."""
+
+    def __init__(self, world: World, shards: int) -> None:
+        self.world, self.shards = world, shards
+        world.sessions += 1
+        self.session = world.sessions
+        self.ended = False
+        self.asleep = 0
+        """For so many steps it does nothing."""
+        self.steps = self._run()
+
+    # -- opening: as Stream._open
+
+    def _run(self) -> Iterator[str]:
+        world, mutant = self.world, self.world.mutant
+        self.seen = len(world.table), (world.table[-1].mark if world.table else None)
+        yield "looked"
+        manifest = None if self.seen[1] is None else world.manifest(self.seen[1])
+        start = decide_start("t", manifest, "committed", ME)
+        epoch = start.epoch
+        if manifest is not None and mutant != "not settled at start":
+            yield from self._set_aside(manifest, self.seen[1])
+        self.number = 0 if epoch is None else epoch.number
+        self.state = () if epoch is None else tuple(epoch.state)
+        self.must_base = epoch is not None and epoch.shards != self.shards and mutant != "deltas after dealing anew"
+        self.reached = Reached() if epoch is None else epoch.inputs["log"]
+        offsets = {**first_offsets(world.extents(), "committed"), **self.reached.offsets}
+        if mutant == "offsets first" and "offsets" in world.files:
+            offsets = json.loads(world.files["offsets"])
+        self.reached = self.reached.beginning(offsets)
+        self.watermark = BEGINNING if epoch is None else epoch.watermark
+        self.memories = self._restored(epoch)
+        yield "restored"
+        self.out: list[Out] = []
+        self.late: list[tuple[int, int]] = []
+        committing: Iterator[str] | None = None
+        while True:
+            yield from self._turn()
+            due = self.world.dice.pick(3) == 0
+            finished = self._is_finished()
+            if due or finished:
+                made = yield from self._made()
+                while committing is not None:  # the commit before this one is waited for
+                    committing = yield from self._went_on(committing)
+                committing = self._commit(*made)
+            while committing is not None and (finished or self.world.dice.pick(2)):
+                committing = yield from self._went_on(committing)
+            if finished:
+                self.ended = True
+                return
+
+    @staticmethod
+    def _went_on(committing: Iterator[str]) -> Iterator[str]:
+        """Let the commit go on for a step; return it, or nothing when it is done."""
+        step = next(committing, None)
+        if step is None:
+            return None
+        yield step
+        return committing
+
+    def _restored(self, epoch: Epoch | None) -> list[Memory]:
+        if epoch is None:
+            return [Memory() for _ in range(self.shards)]
+        files = epoch.state
+        if self.world.mutant == "memory that was not committed":
+            files = self._newest(epoch)
+        old = [Memory() for _ in range(epoch.shards)]
+        for file in files:
+            content = self.world.files.get(file.path)
+            if content is None:
+                raise Damaged(file.path)
+            if hashlib.sha256(content).hexdigest() != file.sha256 and self.world.mutant != "no checksum":
+                raise Damaged(file.path)
+            try:
+                old[file.shard].replay(content, base=file.is_base)
+            except ValueError:
+                continue
+        if self.shards == epoch.shards:
+            return old
+        new = [Memory() for _ in range(self.shards)]
+        for memory in old:
+            for row in memory.rows.values():
+                new[row.key % self.shards].add(row)
+        return new
+
+    def _newest(self, epoch: Epoch) -> tuple[StateFile, ...]:
+        """Return the committed files and those that were written since."""
+        known = {file.path for file in epoch.state}
+        more = []
+        for path, content in self.world.files.items():
+            if path.startswith("state/") and path not in known:
+                _, session, number, shard = path.split("/")
+                if int(number) > epoch.number and int(shard) < epoch.shards:
+                    more.append(StateFile(path, int(shard), is_base=False, sha256=hashlib.sha256(content).hexdigest()))
+        return (*epoch.state, *more)
+
+    # -- a turn: as Stream.turn
+
+    def _turn(self) -> Iterator[str]:
+        world, mutant = self.world, self.world.mutant
+        extents = world.extents()
+        begin = self.reached.offsets
+        ends = {uri: min(extent.end, begin[uri] + world.dice.pick(6) + 1) for uri, extent in extents.items()}
+        if world.dice.happens(8):
+            world.silent = not world.silent
+        if world.silent and not world.dice.is_calm:
+            ends[min(ends)] = begin[min(ends)]  # nothing of a partition
+            extents[min(ends)] = Extent(0, begin[min(ends)])
+        rows = [row for uri, end in ends.items() for row in world.rows[uri][begin[uri] : end]]
+        yield "taken"
+        before = self.watermark
+        latest = {
+            uri: max(row.time for row in world.rows[uri][begin[uri] : end])
+            for uri, end in ends.items()
+            if end > begin[uri]
+        }
+        behind = frozenset(uri for uri, end in ends.items() if extents[uri].end > end)
+        has_ended = all(end >= world.length for end in ends.values())
+        then = self.reached
+        if mutant == "watermark goes back":
+            then = replace(then, watermark=BEGINNING)
+        self.reached = advanced(then, Arrived({**begin, **ends}, latest, behind, has_ended=has_ended), TIME, world.now)
+        self.watermark = (
+            self.reached.watermark if mutant == "watermark goes back" else max(before, self.reached.watermark)
+        )
+        for row in rows:
+            closed = row.window + SIZE
+            if closed < before if mutant == "late by one" else closed <= before:
+                self.late.append((row.id, before))
+            else:
+                self._remember(row)
+        self.out += self._closed()
+        yield "advanced"
+
+    def _remember(self, row: Row) -> None:
+        memory = self.memories[row.key % self.shards]
+        known = next((n for n, o in memory.rows.items() if (o.window, o.key) == (row.window, row.key)), None)
+        ids = () if known is None else memory.rows[known].ids
+        if known is not None:
+            memory.forget(known)
+        memory.add(Out(row.window, row.key, (*ids, row.id)))
+
+    def _closed(self) -> list[Out]:
+        found = []
+        for memory in self.memories:
+            for number, row in list(memory.rows.items()):
+                if row.window + SIZE <= self.watermark:
+                    found.append(row)
+                    memory.forget(number)
+        return found
+
+    def _is_finished(self) -> bool:
+        return all(offset >= self.world.length for offset in self.reached.offsets.values())
+
+    # -- an epoch: as Stream.commit and land_epoch
+
+    def _made(self) -> Iterator[str]:
+        world, mutant = self.world, self.world.mutant
+        self.number += 1
+        name = f"{self.session}/{self.number}"
+        rows, late = tuple(self.out), tuple(self.late)
+        world.write(f"rows/{name}", repr(rows).encode())
+        yield "staged"
+        files = []
+        for shard, memory in enumerate(self.memories):
+            base = self.must_base or needs_base(self.state, shard)
+            content = memory.file(base=base)
+            memory.taken()
+            if content is None:
+                continue
+            path = f"state/{name}/{shard}"
+            world.write(path, content)
+            segments = (Segment("t", "came", 0, len(content), 1),)
+            files.append(StateFile(path, shard, base, hashlib.sha256(content).hexdigest(), segments))
+            yield "saved"
+        before = () if self.must_base else self.state
+        self.must_base = False
+        self.state = kept((*before, *files))
+        if mutant == "base forgotten":
+            self.state = tuple({file.shard: file for file in (*before, *files)}.values())
+        epoch = Epoch(self.number, {"log": self.reached}, "d", self.watermark, self.shards, self.state, {}, "e")
+        aside = hashlib.sha256(repr(late).encode()).hexdigest() if late else ""
+        manifest = Manifest("t", name, aside, "append", epoch=epoch)
+        if mutant != "pending kept":
+            self.out, self.late = [], []
+        if mutant == "offsets first":
+            world.write("offsets", json.dumps(dict(self.reached.offsets)).encode())
+            yield "offsets"
+        return manifest, rows, late
+
+    def _commit(self, manifest: Manifest, rows: tuple[Out, ...], late: tuple[tuple[int, int], ...]) -> Iterator[str]:
+        world, mutant = self.world, self.world.mutant
+        world.write(f"aside/{manifest.run_id}", json.dumps(late).encode())
+        text = manifest.to_json()
+        mark = mark_of(text)
+        world.write(f"{mark:x}", text.encode())
+        yield "manifest"
+        attempts = 2 if mutant == "no answer is no commit" else 1
+        for attempt in range(attempts):
+            number = len(world.table)
+            current = world.table[-1].mark if world.table else None
+            if current != self.seen[1] and mutant not in {"no mark check", "by URI"} and not attempt:
+                raise Conflict
+            yield "checked"
+            if mutant == "by URI":
+                number = len(world.table)
+            try:
+                world.put(number, Version(mark, rows))
+                break
+            except Refused:
+                if attempt + 1 < attempts:
+                    continue
+                if not world.table or world.table[-1].mark != mark:
+                    raise Conflict from None
+                break
+        self.seen = len(world.table), mark
+        yield "committed"
+        yield from self._set_aside(manifest, mark)
+        yield "settled"
+
+    def _set_aside(self, manifest: Manifest, mark: int | None) -> Iterator[str]:
+        world = self.world
+        late = tuple((i, w) for i, w in json.loads(world.files.get(f"aside/{manifest.run_id}", b"[]")))
+        before = len(world.aside)
+        yield "quarantine"
+        if not late or (world.aside and world.aside[-1][0] == mark):
+            return
+        if world.table[-1].mark != mark and world.mutant != "settled late":
+            return
+        yield "missing aside"
+        if len(world.aside) != before:
+            raise Conflict
+        world.aside.append((mark or 0, late))
+
+
+# -- schedules
+
+
+MUTANTS = {
+    "no mark check": "a commit does not look whether the table is still where it was",
+    "by URI": "a commit goes through a newly opened table",
+    "offsets first": "offsets are kept apart, and before the rows",
+    "memory that was not committed": "state files are taken that no commit names",
+    "no fsync": "files are not synced before the commit that names them",
+    "no checksum": "a state file is not compared with its checksum",
+    "base forgotten": "of state files only the last of a shard is held",
+    "deltas after dealing anew": "after another number of shards changes go on from the old files",
+    "pending kept": "what was committed stays pending",
+    "watermark goes back": "event time is not held at its greatest",
+    "late by one": "a row for a window that closes just then is taken",
+    "not settled at start": "who goes on does not set aside what the last commit says",
+    "settled late": "who wakes up late sets rows aside again",
+    "no answer is no commit": "a commit without an answer is sent again",
+}
+
+
+def simulate(seed: int, mutant: str = "", most: int | None = None, length: int = 24) -> World:
+    """Run a schedule to its end, and hold all that must hold; raise `Wrong`, with the seed."""
+    dice = Dice(seed, most)
+    world = World(dice, mutant, length=length)
+    running: list[Coordinator] = []
+    steps = 0
+    limit = 60 * length
+    try:
+        while True:
+            steps += 1
+            if steps > limit and dice.most is None:
+                dice.most = dice.taken  # from here on nothing goes wrong
+            if steps > 3 * limit:
+                raise Wrong("it does not end")
+            _weather(world, running)
+            if not running:
+                running.append(Coordinator(world, 1 + dice.pick(3)))
+            if len(running) < 3 and dice.happens(60):
+                running.append(Coordinator(world, 1 + dice.pick(3)))
+            chosen = running[dice.pick(len(running))]
+            if dice.happens(40):
+                chosen.asleep = dice.pick(60)
+                if len(running) < 3:
+                    running.append(Coordinator(world, 1 + dice.pick(3)))
+            awake = [one for one in running if not one.asleep]
+            if chosen.asleep and awake and not dice.is_calm:
+                chosen.asleep -= 1
+                chosen = awake[0]
+            try:
+                next(chosen.steps, None)
+            except (Conflict, Refused):
+                running.remove(chosen)
+            except Damaged as error:
+                running.remove(chosen)
+                _repair(world, error)
+            if chosen.ended:
+                break
+        hold(world)
+    except Exception as error:
+        said = str(error) if isinstance(error, Wrong) else repr(error)
+        raise Wrong(f"seed {seed}: {said}", dice.taken) from error
+    return world
+
+
+_DAMAGE = "damaged/"
+
+
+def _weather(world: World, running: list[Coordinator]) -> None:
+    dice = world.dice
+    world.now += dice.pick(3) * S // 2 + 1
+    world.arrived += dice.pick(2) if not dice.is_calm else 1
+    if dice.happens(40) and running:
+        running.remove(running[dice.pick(len(running))])  # killed
+    if dice.happens(300):
+        running.clear()
+        world.lose_power()
+    if dice.happens(80):
+        world.now += (dice.pick(200) - 100) * S
+    if dice.happens(300):
+        files = [name for name in world.files if name.startswith("state/")]
+        if files:
+            name = files[dice.pick(len(files))]
+            world.files.setdefault(_DAMAGE + name, world.files[name])
+            world.files[name] = world.files[name].replace(b"1", b"2", 1)
+
+
+def _repair(world: World, error: Damaged) -> None:
+    """Put a file back that the weather damaged; one that is gone for another reason is a mistake."""
+    name = str(error)
+    if _DAMAGE + name not in world.files:
+        raise Wrong(f"{name} is named by a commit and not there")
+    world.files[name] = world.files.pop(_DAMAGE + name)
+
+
+def hold(world: World) -> None:
+    """Hold the oracle: epochs once each, every row in one place, no window twice, none closed too early or late."""
+    epochs = []
+    for version in world.table:
+        epoch = world.manifest(version.mark).epoch
+        if epoch is None:
+            raise Wrong("a commit without an epoch")
+        epochs.append(epoch)
+    if [epoch.number for epoch in epochs] != list(range(1, len(epochs) + 1)):
+        raise Wrong(f"epochs {[epoch.number for epoch in epochs]}")
+    for earlier, later in zip(epochs, epochs[1:], strict=False):
+        if later.watermark < earlier.watermark:
+            raise Wrong(f"the watermark goes back in epoch {later.number}")
+        if any(later.offsets[uri] < offset for uri, offset in earlier.offsets.items()):
+            raise Wrong(f"offsets go back in epoch {later.number}")
+        if len(later.state) > 25 * max(earlier.shards, later.shards):
+            raise Wrong(f"{len(later.state)} state files")
+    for version, epoch in zip(world.table, epochs, strict=True):
+        early = [row for row in version.rows if row.window + SIZE > epoch.watermark]
+        if early:
+            raise Wrong(f"epoch {epoch.number} closes {early[0]} before its time")
+    windows = Counter((row.window, row.key) for version in world.table for row in version.rows)
+    if doubled := [window for window, count in windows.items() if count > 1]:
+        raise Wrong(f"window {doubled[0]} came out twice")
+    late = [row for _, rows in world.aside for row, _ in rows]
+    ids = Counter([i for version in world.table for row in version.rows for i in row.ids] + late)
+    if doubled := [row for row, count in ids.items() if count > 1]:
+        raise Wrong(f"row {doubled[0]} counts twice")
+    given = {row.id: row for rows in world.rows.values() for row in rows}
+    if lost := sorted(given.keys() - ids.keys()):
+        raise Wrong(f"rows {lost[:3]} are lost")
+    for _, rows in world.aside:
+        for row, watermark in rows:
+            if given[row].window + SIZE > watermark:
+                raise Wrong(f"row {row} was not late")
+    batch: dict[tuple[int, int], set[int]] = {}
+    for row in given.values():
+        if row.id not in set(late):
+            batch.setdefault((row.window, row.key), set()).add(row.id)
+    if {(r.window, r.key): set(r.ids) for v in world.table for r in v.rows} != batch:
+        raise Wrong("the table is not what a batch gives")
+
+
+def shrunk(seed: int, mutant: str = "") -> int:
+    """Return with how few choices of a schedule that goes wrong, and calm after them, it still does."""
+    try:
+        simulate(seed, mutant)
+    except Wrong as error:
+        most = error.choices
+    else:
+        raise AssertionError(f"seed {seed} does not go wrong")
+    for fewer in range(0, most, max(most // 100, 1)):
+        try:
+            simulate(seed, mutant, fewer)
+        except Wrong:
+            return fewer
+    return most

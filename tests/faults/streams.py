@@ -1,0 +1,466 @@
+"""A project of streams that is killed in every way, and the oracle that says whether anything was lost or came twice.
+
+`clicks` is a computed log of three partitions whose rows have every fate: in time, late, without a time, from the
+future, against an expectation. `kept` takes them one by one, `minutes` in windows, `below` and `hours` read what
+these wrote. The oracle does not ask the streams: it makes the rows again from their numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from pipeline.core.epochs import Epoch
+from pipeline.core.reading import Extent, Tail
+from pipeline.core.staging import Manifest, mark_of
+from pipeline.run.project import load
+from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.starting import From
+from pipeline.run.stream.stream import Asked, Pace
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+from pipeline.sources.generator import Generator
+from pipeline.sources.tailing import DirectTail
+
+PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
+PROCESSES.set_forkserver_preload(["tests.faults.streams"])
+AT_ONCE = Pace(turn_s=0.02, commit_s=0.0, save_s=0.0)
+"""Every turn is an epoch, so that a run and its repetition cut the log at the same places."""
+TABLES = ("kept", "minutes", "below", "hours")
+
+TOML = """\
+[project]
+name = "clicks"
+definitions = "clicks.py"
+"""
+COLUMNS = {
+    "id": "p * 1000000 + i",
+    "happened": """case when i % 53 = 7 then null when i % 59 = 9 then timestamp '2100-01-01'
+             else timestamp '2026-01-01' + to_seconds(i * 5 - case when i % 13 = 4 then 30 + hash(i, p, 3) % 300 else hash(i, p) % 10 end) end""",
+    "key": "'k' || hash(i, p, 1) % 9",
+    "amount": "(hash(i, p, 2) % 100)::integer",
+}
+PROJECT = """\
+from pipeline import drop, quarantine, source, sql
+from tests.faults.streams import COLUMNS, dripping
+
+clicks = source(
+    dripping(COLUMNS, partitions={partitions}, count={count}, step={step}),
+    schema={{"id": "bigint", "happened": "timestamp", "key": "varchar", "amount": "integer"}},
+    event_time="happened",
+    lateness="30 seconds",
+    stored=False,
+)
+kept = sql(
+    "select id, happened, key, amount, _source, _position from clicks",
+    expect=[quarantine("sold", "amount > 4"), drop("real", "key <> 'k7'")],
+)
+minutes = sql(
+    "select tumble(happened, interval '1 minute') as minute, key, count(*) as n, sum(id)::bigint as ids from clicks group by all",
+    expect=[quarantine("not_k8", "key <> 'k8'")],
+)
+below = sql("select id, key, amount * 2 as twice from kept where amount < 90")
+hours = sql("select tumble(happened, interval '10 minutes') as hour, count(*) as n, sum(id)::bigint as ids from kept group by all")
+"""
+
+
+@dataclass(frozen=True)
+class Dripping(Generator):
+    """A computed log that offers a few rows at a time: what is cut into epochs does not depend on the time it takes."""
+
+    step: int = 40
+
+    @contextmanager
+    def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
+        yield DirectTail(self, dict(offsets), most=self.step, ends_at=dict.fromkeys(offsets, self.count or 0))
+
+
+def dripping(columns: Mapping[str, str], *, partitions: int, count: int, step: int) -> Dripping:
+    return Dripping(dict(columns), partitions, count, step=step)
+
+
+@dataclass(frozen=True)
+class Uneven(Generator):
+    """A computed log without an end, whose partitions hold so many rows each and no more for now."""
+
+    counts: tuple[int, ...] = (0,)
+
+    def extents(self) -> Mapping[str, Extent]:
+        return {f"generator://{self.fingerprint}/{p}": Extent(0, held) for p, held in enumerate(self.counts)}
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """The project's folder, with a log of so many rows."""
+
+    folder: Path
+    count: int = 160
+    """Of each partition."""
+    step: int = 40
+    partitions: int = 3
+    names: tuple[str, ...] = TABLES
+
+    def write(self) -> Clicks:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "headwater.toml").write_text(TOML)
+        given = PROJECT.format(partitions=self.partitions, count=self.count, step=self.step)
+        (self.folder / "clicks.py").write_text(given)
+        return self
+
+    def workspace(self) -> Workspace:
+        return Workspace(load(self.folder))
+
+    @property
+    def rows(self) -> pa.Table:
+        """All that the log holds, with its places."""
+        columns = ", ".join(f"({text}) as {name}" for name, text in COLUMNS.items())
+        base = f"select i, p from range({self.count}) a(i), range({self.partitions}) b(p)"
+        with duckdb.connect() as con:
+            return con.sql(f"select {columns}, i as _position, p from ({base})").to_arrow_table()
+
+
+# -- a run in a process of its own
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a process kills itself: the n-th time, from 1, that it comes to a point; any point without a name."""
+
+    nth: int
+    table: str | None = None
+    step: str | None = None
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a process is to do."""
+
+    folder: str
+    names: tuple[str, ...] = TABLES
+    shards: int = 2
+    takers: int = 2
+    drain: bool = True
+    kill: Kill | None = None
+    files: bool = False
+    """Whether what is done with files counts as a point too."""
+    begin: From = "committed"
+    stop: tuple[int, str] | None = None
+    """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
+    pace: Pace = AT_ONCE
+
+
+@dataclass
+class _Points:
+    """Counts what a process comes to, and ends it at the point it was told."""
+
+    orders: Orders
+    pipe: Any
+    found: list[tuple[str, str]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def reached(self, table: str, step: str) -> None:
+        with self.lock:
+            self.found.append((table, step))
+            if self.orders.stop == ([s for _, s in self.found].count(step), step):
+                self.pipe.send("stops")
+                os.kill(os.getpid(), signal.SIGSTOP)
+            kill = self.orders.kill
+            if kill is None:
+                return
+            alike = [(t, s) for t, s in self.found if kill.table in {None, t} and kill.step in {None, s}]
+            if len(alike) >= kill.nth and (table, step) == alike[-1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(self, event: str, args: tuple[Any, ...]) -> None:
+        """Hear of what Python does with files of the project."""
+        if event not in {"open", "os.rename", "os.remove", "os.mkdir"} or not isinstance(args[0], str | Path):
+            return
+        path = str(args[0])
+        if event == "open" and "w" not in str(args[1] or ""):
+            return
+        if path.startswith(self.orders.folder) and "/lake/" in path:
+            self.reached(path.removeprefix(self.orders.folder).split("/lake/")[1].split("/")[1], event)
+
+
+def _child(orders: Orders, pipe: Any) -> None:
+    points = _Points(orders, pipe)
+    if orders.files:
+        sys.addaudithook(points.audit)
+    asked = Asked(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
+    try:
+        wanted = Wanted(orders.names, until_caught_up=True, drain=orders.drain, asked=asked)
+        Running(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
+    except BaseException as error:
+        pipe.send(error)
+        raise
+    pipe.send(points.found)
+
+
+@dataclass
+class Child:
+    """A process that runs the streams."""
+
+    process: Any
+    pipe: Any
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def send(self, what: signal.Signals) -> None:
+        os.kill(self.process.pid, what)
+
+    def stopped(self) -> None:
+        """Wait until it has stopped where it was told to."""
+        assert self.pipe.recv() == "stops"
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "T":  # all its threads
+            os.sched_yield()
+
+    def wait(self, seconds: float = 60) -> Any:
+        """Return what it came to or the error that it ended with; `None` when it was killed."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "the process did not end"
+        if self.process.exitcode == -signal.SIGKILL:
+            return None
+        return self.pipe.recv()
+
+
+def start(orders: Orders) -> Child:
+    parent, child = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_child, args=(orders, child))
+    process.start()
+    child.close()
+    return Child(process, parent)
+
+
+def run(orders: Orders) -> list[tuple[str, str]] | None:
+    """Run the streams to the end, or to where they are killed; return the points that they came to."""
+    with start(orders) as child:
+        found = child.wait()
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+# -- the oracle
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The commits of a table, from its log and the manifests that the log names."""
+
+    manifests: Sequence[Manifest]
+
+    @property
+    def last(self) -> Epoch:
+        epoch = self.manifests[-1].epoch
+        assert epoch is not None
+        return epoch
+
+
+def epochs_of(workspace: Workspace, name: str) -> Epochs:
+    """Return a table's commits in order; each carries the mark of a manifest that is there, whole."""
+    storage = workspace.table(name).storage
+    found = []
+    for entry in sorted((Path(storage.uri) / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in entry.read_text().splitlines()]
+        if not any({"add", "remove", "txn"} & action.keys() for action in actions):
+            continue  # a vacuum notes that it was here
+        (mark,) = [action["txn"]["version"] for action in actions if "txn" in action]
+        text = storage.read_text(f"_headwater/{mark:016x}.json")
+        assert mark_of(text) == mark
+        found.append(Manifest.from_json(text))
+    return Epochs(found)
+
+
+def committed_once_each(workspace: Workspace, name: str) -> Epochs:
+    """Epochs 1, 2, 3 … each once; offsets and watermarks never go back; totals are the sums of what was committed."""
+    epochs = epochs_of(workspace, name)
+    numbers = [m.epoch.number for m in epochs.manifests if m.epoch is not None]
+    assert numbers == list(range(1, len(epochs.manifests) + 1)), f"{name}: {numbers}"
+    before: Epoch | None = None
+    rows_in = 0
+    for manifest in epochs.manifests:
+        epoch, flow = manifest.epoch, manifest.flow
+        assert epoch is not None
+        assert flow.uncounted == 0, f"{name} epoch {epoch.number}: {flow}"
+        rows_in += flow.rows_in
+        assert epoch.totals["rows_in"] == rows_in, f"{name} epoch {epoch.number}"
+        if before is not None:
+            assert epoch.watermark >= before.watermark
+            assert all(epoch.offsets[uri] >= offset for uri, offset in before.offsets.items())
+        before = epoch
+    return epochs
+
+
+def feed_is_snapshot(workspace: Workspace, name: str) -> None:
+    """What the change data feed adds and takes away is what is there; nothing of an appended table is taken away."""
+    uri = workspace.table(name).storage.uri
+    with duckdb.connect() as con:
+        con.register("feed", pa.RecordBatchReader.from_stream(DeltaTable(uri).load_cdf(starting_version=0)).read_all())
+        kinds = con.sql("select distinct _change_type from feed").fetchall()
+        assert {kind for (kind,) in kinds} <= {"insert"}, f"{name}: {kinds}"
+        told = con.sql("select * exclude (_change_type, _commit_version, _commit_timestamp) from feed").to_arrow_table()
+    assert multiset(told) == multiset(workspace.lake.rows(workspace.table(name))), name
+
+
+def multiset(rows: pa.Table) -> Counter[str]:
+    return Counter(json.dumps(row, sort_keys=True, default=str) for row in rows.to_pylist())
+
+
+def aside_of(workspace: Workspace, name: str) -> pa.Table:
+    """Return what was set aside: `reasons`, the place, and the row as text."""
+    table = workspace.lake.quarantine(name)
+    if table.version() is None:
+        return pa.table(
+            {n: pa.array([], pa.string()) for n in ("reasons", "_source", "row")}
+            | {"_position": pa.array([], pa.int64())}
+        )
+    rows = workspace.lake.rows(table)
+    return rows.select(["reasons", "_source", "_position", "row"])
+
+
+EXPECTED = {
+    "kept": "select id, happened, key, amount from read where amount > 4 and key <> 'k7'",
+    "minutes": """select time_bucket(interval '1 minute', happened) as minute, key, count(*) as n, sum(id)::bigint as ids
+                  from read where key <> 'k8' group by all""",
+    "below": "select id, key, amount * 2 as twice from kept where amount < 90",
+    "hours": """select time_bucket(interval '10 minutes', happened) as hour, count(*) as n, sum(id)::bigint as ids
+                from kept where id not in (from late_hours) group by all""",
+}
+
+
+def oracle(clicks: Clicks, names: Sequence[str] = TABLES) -> dict[str, Counter[str]]:
+    """Hold all that must be true of a project whose streams ended, drained; return the rows of its tables."""
+    workspace = clicks.workspace()
+    for name in names:
+        committed_once_each(workspace, name)
+        feed_is_snapshot(workspace, name)
+        found = verify(workspace, name)
+        assert found.holds, f"{name}: {found}"
+    with duckdb.connect() as con:
+        con.register("log", clicks.rows)
+        for name in names:
+            con.register(f"there_{name}", workspace.lake.rows(workspace.table(name)))
+            con.register(f"aside_{name}", aside_of(workspace, name))
+            _by_id(con, clicks, name)
+            _as_computed(con, name)
+    return {name: multiset(workspace.lake.rows(workspace.table(name))) for name in names}
+
+
+_LOG = "aside_{0} where _position is not null and reasons not in ('sold', 'not_k8')"
+_PLACE = "(regexp_extract(_source, '[0-9]+$')::bigint * 1000000 + _position)"
+
+
+def _by_id(con: duckdb.DuckDBPyConnection, clicks: Clicks, name: str) -> None:
+    """Every row of the input is in the table, or set aside, or dropped by an expectation; in one of them, once."""
+    if name == "kept":
+        fates = f"""select id from there_kept union all select {_PLACE} from aside_kept
+                    union all select id from log where key = 'k7' and {_READABLE}
+                       and id not in (select {_PLACE} from aside_kept)"""
+        twice = con.sql(f"select id, count(*) from ({fates}) group by id having count(*) > 1").fetchall()
+        assert not twice, f"{name}: {twice[:5]} came twice"
+        lost = con.sql(f"select id from log except select id from ({fates})").fetchall()
+        assert not lost, f"{name}: {lost[:5]} are nowhere"
+    if name == "minutes":
+        aside = f"select {_PLACE} as id from {_LOG.format(name)}"
+        (twice,) = con.sql(f"select count(*) - count(distinct id) from ({aside})").fetchall()[0]
+        assert twice == 0
+        windows = "select sum(n) from (select n from there_minutes union all select (\"row\"->>'n')::bigint from aside_minutes where reasons = 'not_k8')"
+        (counted,) = con.sql(windows).fetchall()[0]
+        (away,) = con.sql(f"select count(*) from ({aside})").fetchall()[0]
+        assert counted + away == clicks.count * clicks.partitions, f"{counted} in windows, {away} set aside"
+
+
+_READABLE = "happened is not null and happened < timestamp '2090-01-01'"
+
+
+def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    """The table is what its definition gives, written a second time, of the rows that were not set aside."""
+    away = (
+        f"select {_PLACE} from {_LOG.format(name)}"
+        if name in {"kept", "minutes"}
+        else "select null::bigint where false"
+    )
+    con.execute(f"create or replace temp table read as from log where id not in ({away})")
+    if name in {"below", "hours"}:
+        con.execute("create or replace temp view kept as from there_kept")
+    if name == "hours":
+        con.execute(f"create or replace temp table late_hours as select {_PLACE} as id from aside_hours")
+    expected = con.sql(EXPECTED[name]).to_arrow_table()
+    there = con.sql(f"select {', '.join(expected.column_names)} from there_{name}").to_arrow_table()
+    missing, unexpected = multiset(expected) - multiset(there), multiset(there) - multiset(expected)
+    assert not missing, f"{name}: missing {sorted(missing)[:5]}"
+    assert not unexpected, f"{name}: unexpected {sorted(unexpected)[:5]}"
+
+
+class Follower:
+    """A reader that goes along in a thread: what it has seen of a table is there in every later version."""
+
+    def __init__(self, clicks: Clicks, names: Sequence[str] = TABLES, every_s: float = 0.02) -> None:
+        self._workspace = clicks.workspace()
+        self._names = names
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._seen: dict[str, tuple[int, dict[str, int]]] = {}
+        self.versions = 0
+        self.wrong: list[str] = []
+        self._thread = threading.Thread(target=self._follow)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        assert not self.wrong, self.wrong
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._look()
+
+    def _look(self) -> None:
+        for name in self._names:
+            table = self._workspace.table(name)
+            number, known = self._seen.get(name, (-1, {}))
+            try:
+                newest = table.number()
+                if newest is None or newest == number:
+                    continue
+                version = table.version()
+                assert version is not None
+                files = {file.uri: file.rows for file in version.files}
+                gone = known.keys() - files.keys()
+                if gone or version.number < number:
+                    self.wrong.append(f"{name} {version.number}: {gone} of version {number} was taken back")
+                for file in version.files:
+                    if (
+                        file.uri not in known
+                        and file.rows != duckdb.sql(f"select count(*) from '{file.uri}'").fetchall()[0][0]
+                    ):
+                        self.wrong.append(f"{name} {version.number}: {file} is not whole")
+            except Exception as error:  # noqa: BLE001 - told at the end
+                self.wrong.append(f"{name}: {error!r}")
+                continue
+            self.versions += 1
+            self._seen[name] = (version.number, files)

@@ -1,0 +1,124 @@
+"""Mistakes put into the code of streams itself, one at a time: each is seen by the oracle or by an error that says so.
+
+Those of the protocol alone are mutated in the simulator.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pipeline.core.errors import ConflictError
+from pipeline.lake.delta import LakeTable
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.stream import Asked, Stream
+from pipeline.streams import snapshots
+from pipeline.streams.panes import Panes
+from tests.faults.streams import AT_ONCE, Clicks, oracle
+
+
+class Crash(Exception):  # noqa: N818
+    """The process is gone."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A function with other words in its source; in every module that knows it by its name."""
+
+    owner: Any
+    name: str
+    old: str
+    new: str
+
+    def put(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        function = getattr(self.owner, self.name)
+        source = textwrap.dedent(inspect.getsource(function))
+        assert self.old in source, f"{self.name} has no {self.old!r} any more"
+        known = vars(sys.modules[function.__module__])
+        found: dict[str, Callable[..., Any]] = {}
+        code = compile(
+            source.replace(self.old, self.new),
+            "mutant",
+            "exec",
+            dont_inherit=True,
+            flags=__import__("__future__").annotations.compiler_flag,
+        )
+        exec(code, known, found)  # noqa: S102 - our own source
+        monkeypatch.setattr(self.owner, self.name, found[self.name])
+        for module in [m for n, m in sys.modules.items() if n.startswith("pipeline.")]:
+            if getattr(module, self.name, None) is function:
+                monkeypatch.setattr(module, self.name, found[self.name])
+
+
+MUTANTS = {
+    "no mark check": Mutant(
+        LakeTable,
+        "commit_files",
+        "if (None if seen is None else seen.mark) !=",
+        "if False and (None if seen is None else seen.mark) !=",
+    ),
+    "base forgotten": Mutant(
+        snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
+    ),
+    "pending kept": Mutant(Stream, "commit", "self._pending = Pending()", "pass"),
+    "not settled at start": Mutant(Stream, "_open", "set_aside(", "len("),
+    "deltas after dealing anew": Mutant(Stream, "_open", "epoch.shards != self.shards", "False"),
+    "offsets not gone on from": Mutant(Stream, "_crew", "**self.inputs[i.name].offsets", ""),
+    "late by one": Mutant(Panes, "prepare", "begins + self.window.slide_us", "begins"),
+}
+QUICK = {"no mark check", "pending kept", "not settled at start"}
+
+
+def disturbed(folder) -> None:
+    """Crash at two steps, two that work at once, then a restart with as many shards; hold the oracle."""
+    small = Clicks(folder, count=60, step=6, partitions=2).write()
+    plan = Planner(small.workspace()).plan("minutes")
+
+    @contextmanager
+    def opened(shards: int, step: str = "") -> Iterator[Stream]:
+        def reached(at: str) -> None:
+            if at == step and stream.number >= 2:
+                raise Crash
+
+        stream = Stream(small.workspace(), plan, Asked(pace=AT_ONCE, shards=shards, takers=1), reached=reached)
+        with closing(stream):
+            yield stream
+
+    for number, step in enumerate(("saved", "committed")):
+        with opened(1 + number, step) as stream, pytest.raises(Crash):
+            for _ in range(3):
+                stream.turn()
+            stream.settled()
+    with opened(1) as first, opened(2) as second, pytest.raises(ConflictError):
+        for rival in (first, second):
+            rival.turn()
+            rival.settled()
+    with opened(2) as stream:
+        for _ in range(3):
+            stream.turn()
+        stream.save()
+    with opened(2) as stream:
+        while not stream.ended:
+            stream.turn()
+        stream.drain()
+    oracle(small, ("minutes",))
+
+
+def test_without_a_mutant_all_holds(tmp_path):
+    disturbed(tmp_path / "project")
+
+
+@pytest.mark.fault(1, 2, 3, 7, 8, 26)
+@pytest.mark.parametrize("mutant", [pytest.param(m, marks=[] if m in QUICK else [pytest.mark.long]) for m in MUTANTS])
+def test_every_mutant_is_caught(tmp_path, monkeypatch, mutant):
+    MUTANTS[mutant].put(monkeypatch)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever says that something is wrong
+        disturbed(tmp_path / "project")
+    print(mutant, "is caught:", str(caught.value).partition("\n")[0][:120])

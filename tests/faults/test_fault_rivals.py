@@ -1,0 +1,119 @@
+"""Two coordinators of one stream: of each epoch there is one commit, and who comes too late fails and ends."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+
+import pytest
+
+from pipeline.core.errors import ConflictError
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.stream import Asked, Stream
+from tests.faults.streams import AT_ONCE, Clicks, Follower, Orders, oracle, run, start
+from tests.faults.test_fault_streams import driven_by_the_log
+from tests.faults.test_fault_streams import undisturbed as undisturbed  # noqa: PLC0414 - the fixture
+
+NAMES = ("kept", "minutes")
+
+
+@pytest.fixture
+def clicks(tmp_path):
+    return Clicks(tmp_path / "project").write()
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(
+    ("step", "nth"),
+    [
+        ("saved", 2),
+        *(
+            pytest.param(s, n, marks=pytest.mark.long)
+            for s in ("staged", "saved", "committed", "settled")
+            for n in (1, 2, 3)
+        ),
+    ],
+)
+def test_one_thought_dead_wakes_up_and_fails(clicks, undisturbed, step, nth):
+    """The first stops at a point, as a machine does that hangs; the second does its work; the first is woken up."""
+    name = "minutes"
+    with Follower(clicks, (name,)), start(Orders(str(clicks.folder), (name,), stop=(nth, step))) as first:
+        first.stopped()
+        run(Orders(str(clicks.folder), (name,), shards=3))
+        first.send(signal.SIGCONT)
+        ended = first.wait()
+    assert isinstance(ended, ConflictError), ended
+    assert "another run committed 'minutes'" in str(ended)
+    assert first.process.exitcode == 1
+    assert oracle(clicks, (name,))[name] == undisturbed[name]
+
+
+@pytest.mark.fault(7)
+def test_what_one_thought_dead_set_aside_is_not_set_aside_again(clicks, undisturbed):
+    """It committed, and stopped before its rows were set aside; the second did that, and more."""
+    with start(Orders(str(clicks.folder), ("kept",), stop=(1, "committed"))) as first:
+        first.stopped()
+        run(Orders(str(clicks.folder), ("kept",)))
+        first.send(signal.SIGCONT)
+        assert isinstance(first.wait(), ConflictError)
+    assert oracle(clicks, ("kept",))["kept"] == undisturbed["kept"]
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] if seed else []) for seed in range(20)])
+def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
+    """Processes that know nothing of each other; the loser of an epoch fails, and is started again."""
+    dice = random.Random(seed)  # noqa: S311 - a seed for faults
+    print("seed", seed)
+    lost = []
+
+    def insist(name: str) -> None:
+        for _ in range(50):
+            with start(Orders(str(clicks.folder), (name,), shards=dice.randint(1, 3))) as child:
+                ended = child.wait()
+            if not isinstance(ended, BaseException):
+                return
+            assert isinstance(ended, ConflictError), ended
+            lost.append(name)
+
+    rivals = [threading.Thread(target=insist, args=(name,)) for name in NAMES for _ in range(2)]
+    with Follower(clicks, NAMES):
+        for rival in rivals:
+            rival.start()
+        for rival in rivals:
+            rival.join()
+    print("lost", lost)
+    assert oracle(clicks, NAMES) == driven_by_the_log(undisturbed)
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] if seed else []) for seed in range(20)])
+def test_of_two_in_step_one_wins_each_epoch(clicks, seed):
+    """In one process, turn by turn in an order of the dice: the loser opens the stream again, each epoch has one winner."""
+    dice = random.Random(seed)  # noqa: S311 - a seed for faults
+    print("seed", seed)
+    small = Clicks(clicks.folder, count=40, step=10, partitions=2).write()
+    plan = Planner(small.workspace()).plan("minutes")
+
+    def opened() -> Stream:
+        return Stream(small.workspace(), plan, Asked(pace=AT_ONCE, shards=1, takers=1))
+
+    rivals = [opened(), opened()]
+    conflicts = 0
+    while not all(rival.ended for rival in rivals):
+        number = dice.randrange(2)
+        try:
+            rivals[number].turn()
+            if dice.random() < 0.5:
+                rivals[number].settled()
+            if rivals[number].ended:
+                rivals[number].drain()
+        except ConflictError:
+            conflicts += 1
+            rivals[number].close()
+            rivals[number] = opened()
+    for rival in rivals:
+        rival.close()
+    assert conflicts
+    oracle(small, ("minutes",))

@@ -1,0 +1,227 @@
+"""An object store that loses answers, refuses, or comes late: every commit is there once, or it is said that it is not."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, StorageError
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Manifest, StagedFile
+from pipeline.kernel.engine import connect
+from pipeline.lake import Lake, LakeTable, Version, compact
+from tests.rigs.proxy import Fault, Rule, proxied
+
+SCHEMA = Schema.of({"a": "INTEGER"})
+LOG = r"/_delta_log/\d{20}\.json$"
+QUICK = {"timeout": "1s", "max_retries": "3", "retry_timeout": "6s", "backoff_config.max_backoff": "200ms"}
+"""The client's patience; without these it tries for three minutes."""
+EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
+TIMES = (1, 2, 3) if EVERY else (1,)
+
+every = pytest.mark.skipif(not EVERY, reason="make faults runs it")
+
+
+@pytest.fixture(scope="session")
+def proxy(s3):
+    with proxied(s3.port) as found:
+        yield found
+
+
+@pytest.fixture
+def table(s3, proxy, request) -> LakeTable:
+    proxy.rule()
+    name = request.node.name.replace("[", "-").replace("]", "").replace(" ", "")
+    return Lake(s3.storage(name, port=proxy.port, DIRECT=s3.endpoint, **QUICK)).table("silver", "t")
+
+
+def stage(table: LakeTable, value: int) -> tuple[StagedFile, ...]:
+    with connect(filesystem=table.storage.filesystem()) as con:
+        return table.stager(f"r{value}").stage(con, f"select {value}::integer as a", 0)
+
+
+def commit(table: LakeTable, value: int, seen: Version | None) -> Version:
+    manifest = Manifest(table="t", run_id=f"r{value}", fingerprint="f", mode="append")
+    return table.commit(manifest, stage(table, value), SCHEMA, seen)
+
+
+def values(table: LakeTable) -> list[int]:
+    return sorted(Lake(table.storage).rows(table)["a"].to_pylist())
+
+
+def changes(table: LakeTable) -> list[tuple[int, int]]:
+    """Return what the change data feed says came: version and value; nothing is ever taken back.
+
+    Read around the proxy, which is a thread of this process: reading the feed keeps all of them from running.
+    """
+    direct = {**table.storage.options, "AWS_ENDPOINT_URL": table.storage.options["DIRECT"]}
+    found = DeltaTable(table.storage.uri, storage_options=direct).load_cdf(starting_version=0)
+    feed = pa.RecordBatchReader.from_stream(found).read_all()
+    assert set(feed["_change_type"].to_pylist()) == {"insert"}
+    return sorted(zip(feed["_commit_version"].to_pylist(), feed["a"].to_pylist(), strict=True))
+
+
+LOST = [
+    pytest.param(Rule("PUT", LOG, Fault.LIE, status=500), id="500"),
+    pytest.param(Rule("PUT", LOG, Fault.LIE, status=503), id="503", marks=every),
+    pytest.param(Rule("PUT", LOG, Fault.DROP), id="dropped", marks=every),
+    pytest.param(Rule("PUT", LOG, Fault.HANG), id="no answer"),
+]
+
+
+@pytest.mark.parametrize("rule", LOST)
+@pytest.mark.parametrize("number", [pytest.param(0, marks=every), 1])
+@pytest.mark.fault(4, 5)
+def test_an_answer_that_is_lost_makes_no_second_commit(table, proxy, rule, number):
+    """Rows 4 and 5: the log write is applied, in the first version and in a later one."""
+    seen = None if number == 0 else commit(table, 0, None)
+    proxy.rule(rule)
+
+    version = commit(table, number, seen)
+
+    assert proxy.faults("PUT", LOG) >= 1
+    assert (version.number, version.rows) == (number, number + 1)
+    assert table.version() == version
+    assert changes(table) == [(n, n) for n in range(number + 1)]
+
+
+@pytest.mark.parametrize("status", [503, pytest.param(409, marks=every), pytest.param(500, marks=every)])
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.fault(6)
+def test_a_short_storm_is_waited_out(table, proxy, status, times):
+    """Row 6."""
+    first = commit(table, 0, None)
+    proxy.rule(Rule("PUT", LOG, Fault.REFUSE, status=status, times=times))
+
+    assert commit(table, 1, first).number == 1
+    assert changes(table) == [(0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("status", [412, pytest.param(503, marks=every), pytest.param(409, marks=every)])
+@pytest.mark.fault(6)
+def test_a_long_storm_ends_in_an_error_and_nothing_changed(table, proxy, status):
+    """Row 6: bounded tries; and when the storm is over, the same commit goes through."""
+    first = commit(table, 0, None)
+    proxy.rule(Rule("PUT", LOG, Fault.REFUSE, status=status, times=1000))
+
+    with pytest.raises(StorageError, match=r"could not be committed: got .*; nothing was changed; run again"):
+        commit(table, 1, first)
+
+    assert 1 <= proxy.faults("PUT", f"{table.storage.uri.rpartition('/')[0][5:]}.*{LOG}") <= 20
+    assert table.version() == first
+    proxy.rule()
+    assert commit(table, 1, first).number == 1
+    assert changes(table) == [(0, 0), (1, 1)]
+
+
+@pytest.mark.fault(5)
+def test_an_outcome_that_cannot_be_known_is_said_and_found_out_later(table, proxy):
+    """Row 5: the commit is there, its answer is lost, and then the store cannot be read."""
+    first = commit(table, 0, None)
+    files = stage(table, 1)
+    manifest = Manifest(table="t", run_id="r1", fingerprint="f", mode="append")
+    storm = (
+        Rule("PUT", LOG, Fault.REFUSE, status=503, times=1000),
+        Rule("GET", "_delta_log", Fault.REFUSE, status=503, times=1000),
+    )
+    proxy.rule(Rule("PUT", LOG, Fault.LIE, status=500, then=storm))
+
+    with pytest.raises(OutcomeUnknownError, match="was sent and the table cannot be read again"):
+        table.commit(manifest, files, SCHEMA, first)
+
+    proxy.rule()
+    assert table.commit(manifest, files, SCHEMA, first).number == 1
+    assert changes(table) == [(0, 0), (1, 1)]
+
+
+def race(writers: int, work: Callable[[int], Version]) -> tuple[list[Version], list[HeadwaterError]]:
+    together = threading.Barrier(writers)
+
+    def one(number: int) -> Version | HeadwaterError:
+        together.wait()
+        try:
+            return work(number)
+        except HeadwaterError as error:
+            return error
+
+    with ThreadPoolExecutor(writers) as pool:
+        found = list(pool.map(one, range(writers)))
+    return [v for v in found if isinstance(v, Version)], [e for e in found if isinstance(e, HeadwaterError)]
+
+
+@pytest.mark.parametrize("disturbed", [pytest.param(False, marks=every, id="calm"), pytest.param(True, id="disturbed")])
+@pytest.mark.parametrize("created", [pytest.param(False, id="append"), pytest.param(True, marks=every, id="create")])
+@pytest.mark.fault(6, 8)
+def test_of_writers_who_race_one_wins(table, proxy, created, disturbed):
+    """With lost answers as well: a winner who does not hear of it finds out."""
+    seen = None if created else commit(table, 0, None)
+    first = 0 if created else 1
+    files = [stage(table, 10 + n) for n in range(4)]
+    if disturbed:
+        proxy.rule(Rule("PUT", LOG, Fault.LIE, status=500, times=2), Rule("PUT", LOG, Fault.DROP, times=1))
+
+    def work(number: int) -> Version:
+        manifest = Manifest(table="t", run_id=f"w{number}", fingerprint="f", mode="append")
+        return table.commit(manifest, files[number], SCHEMA, seen)
+
+    won, lost = race(4, work)
+
+    assert len(won) == 1
+    assert {type(error) for error in lost} == {ConflictError}
+    assert won[0].number == first
+    assert table.version() == won[0]
+    assert len(changes(table)) == first + 1
+
+
+@every
+@pytest.mark.fault(3)
+def test_staged_files_are_invisible_until_they_are_committed(table):
+    """Row 3: the writer dies after staging."""
+    first = commit(table, 0, None)
+    stage(table, 1)
+
+    assert table.version() == first
+    assert values(table) == [0]
+    assert commit(table, 2, first).rows == 2
+    assert changes(table) == [(0, 0), (1, 2)]
+
+
+@every
+@pytest.mark.fault(4, 5, 6)
+def test_a_hundred_commits_in_bad_weather(table, proxy):
+    """Every third log write is disturbed, each time otherwise; every commit is there once."""
+    kinds = (
+        Rule("PUT", LOG, Fault.LIE, status=500),
+        Rule("PUT", LOG, Fault.DROP),
+        Rule("PUT", LOG, Fault.REFUSE, status=503, times=2),
+        Rule("PUT", LOG, Fault.REFUSE, status=409),
+        Rule("GET", "_delta_log", Fault.REFUSE, status=503, times=2),
+        Rule("PUT", "_headwater", Fault.REFUSE, status=503),
+    )
+    version = None
+    for value in range(100):
+        proxy.rule(*([kinds[value // 3 % len(kinds)]] if value % 3 == 0 else []))
+        version = commit(table, value, version)
+    assert values(table) == list(range(100))
+    assert changes(table) == [(n, n) for n in range(100)]
+
+
+def test_a_stream_goes_on_beside_a_compaction_and_lost_answers(table, proxy):
+    """Row 29 on a store: another process compacts between the epochs, and answers to both are lost."""
+    head = table.head()
+    for epoch in range(6):
+        proxy.rule(*([Rule("PUT", LOG, Fault.LIE, status=500)] if epoch % 2 else []))
+        if epoch == 4:
+            assert compact(table, table.head()).before == 4
+        manifest = Manifest(table="t", run_id=f"r{epoch}", fingerprint="f", mode="append")
+        head.commit(manifest, stage(table, epoch), SCHEMA, epoch=epoch)
+
+    assert (head.number, head.epoch) == (6, 5)
+    assert values(table) == list(range(6))
+    assert [value for _, value in changes(table)] == list(range(6))

@@ -1,0 +1,96 @@
+"""Streams killed at every point, by themselves and from outside, and resumed with another number of shards."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from tests.faults.streams import Clicks, Follower, Kill, Orders, committed_once_each, oracle, run, start
+
+STEPS = ("staged", "saved", "committed", "settled")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The tables of a run that nobody disturbed."""
+    clicks = Clicks(tmp_path_factory.mktemp("undisturbed") / "project").write()
+    run(Orders(str(clicks.folder), shards=1))
+    return oracle(clicks)
+
+
+@pytest.fixture
+def clicks(tmp_path):
+    return Clicks(tmp_path / "project").write()
+
+
+def driven_by_the_log(tables):
+    """Tables below others are cut by when these commit, which only the oracle can follow."""
+    return {name: rows for name, rows in tables.items() if name in {"kept", "minutes"}}
+
+
+@pytest.mark.fault(1, 2, 3, 26)
+def test_killed_at_every_point_of_an_epoch(clicks, undisturbed):
+    """Killed again and again, each time at another point and resumed with other shards: equal to the whole run."""
+    names = ("kept", "minutes")
+    with Follower(clicks, names) as follower:
+        for number, (table, step) in enumerate((t, s) for t in names for s in STEPS):
+            orders = Orders(str(clicks.folder), names, shards=1 + number % 3, kill=Kill(1, table, step))
+            assert run(orders) is None, f"not killed at {table} {step}"
+        assert run(Orders(str(clicks.folder), names, shards=2)) is not None
+    assert follower.versions
+    assert oracle(clicks, names) == driven_by_the_log(undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.fault(1, 2, 3, 26)
+@pytest.mark.parametrize("files", [False, True], ids=["steps", "files"])
+def test_killed_at_every_single_point(clicks, undisturbed, tmp_path, files):
+    """Each point that a whole run comes to, in a run of its own, then resumed; with `files`, what is done with files too."""
+    points = run(Orders(str(clicks.folder), files=files))
+    seen = list(
+        dict.fromkeys((table, step, points[:n].count((table, step)) + 1) for n, (table, step) in enumerate(points))
+    )
+    for number, (table, step, nth) in enumerate(seen):
+        if nth > 2:
+            continue
+        shutil.rmtree(clicks.folder)
+        clicks.write()
+        run(Orders(str(clicks.folder), shards=1 + number % 3, files=files, kill=Kill(nth, table, step)))
+        run(Orders(str(clicks.folder), shards=1 + number // 3 % 3))
+        assert driven_by_the_log(oracle(clicks)) == driven_by_the_log(undisturbed), f"{table} {step} {nth}"
+
+
+@pytest.mark.fault(1, 2, 3, 26)
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] if seed else []) for seed in range(40)])
+def test_killed_at_random_from_outside(clicks, undisturbed, seed):
+    """A parent kills at any time, also while an engine or the log of a table writes."""
+    dice = random.Random(seed)  # noqa: S311 - a seed for faults
+    print("seed", seed)
+    with Follower(clicks):
+        for _ in range(4):
+            with start(Orders(str(clicks.folder), shards=dice.randint(1, 4), takers=dice.randint(1, 3))) as child:
+                child.process.join(dice.uniform(0.3, 2.5))
+        run(Orders(str(clicks.folder), shards=dice.randint(1, 4)))
+    assert driven_by_the_log(oracle(clicks)) == driven_by_the_log(undisturbed)
+
+
+@pytest.mark.fault(3)
+def test_orphans_are_invisible_and_a_full_vacuum_removes_only_them(clicks, undisturbed):
+    names = ("minutes",)
+    assert run(Orders(str(clicks.folder), names, kill=Kill(4, step="saved"))) is None
+    table = clicks.workspace().table("minutes")
+    folder = Path(table.storage.uri)
+    known = {Path(file.uri) for file in table.version().files}
+    orphans = set(folder.glob("*.parquet")) - known
+    assert orphans
+    assert run(Orders(str(clicks.folder), names, drain=False)) is not None
+    state = {file.path for file in committed_once_each(clicks.workspace(), "minutes").last.state}
+    removed = DeltaTable(table.storage.uri).vacuum(0, dry_run=False, full=True, enforce_retention_duration=False)
+    assert {folder / name for name in removed} == orphans
+    assert all((folder / path).is_file() for path in state)
+    run(Orders(str(clicks.folder), names))
+    assert oracle(clicks, names)["minutes"] == undisturbed["minutes"]

@@ -1,0 +1,95 @@
+"""Event time that does not come as it should: partitions that are silent, and rows from the future."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from pipeline.run.project import load
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.stream import Asked, Stream
+from pipeline.run.workspace import Workspace
+from tests.faults.streams import AT_ONCE, TOML, aside_of
+
+PROJECT = """\
+from pipeline import source, sql
+from tests.faults.streams import Uneven
+
+ticks = source(
+    Uneven({{"id": "p * 100 + i", "happened": "{happened}"}}, counts={counts}),
+    schema={{"id": "bigint", "happened": "timestamp"}}, event_time="happened", idle_after="30 seconds", stored=False,
+)
+minutes = sql("select tumble(happened, interval '1 minute') as minute, count(*) as n from ticks group by all")
+"""
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Drive:
+    """A stream turned by hand, by a clock that is set by hand."""
+
+    def __init__(self, folder, happened, counts):
+        folder.mkdir()
+        (folder / "headwater.toml").write_text(TOML)
+        (folder / "clicks.py").write_text(PROJECT.format(happened=happened, counts=counts))
+        self.workspace = Workspace(load(folder))
+        self.now = BEGUN
+        plan = Planner(self.workspace).plan("minutes")
+        self.stream = Stream(self.workspace, plan, Asked(pace=AT_ONCE, shards=1), clock=lambda: self.now)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stream.close()
+
+    def after(self, seconds: float) -> list[dict[str, object]]:
+        """Return the windows that are there once the clock has gone on."""
+        self.now += timedelta(seconds=seconds)
+        self.stream.turn()
+        self.stream.save()
+        table = self.workspace.table("minutes")
+        rows = self.workspace.lake.rows(table) if table.version() else pa.table({"minute": []})
+        return sorted(rows.to_pylist(), key=lambda row: row["minute"])
+
+
+@pytest.mark.fault(19)
+def test_rows_for_one_of_four_partitions_close_their_windows_when_the_others_are_idle(tmp_path):
+    #   partition 0   ● every second of 3 minutes     partitions 1, 2, 3   nothing
+    with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i)", (180, 0, 0, 0)) as drive:
+        assert drive.after(1) == []  # the others could hold anything
+        assert [row["n"] for row in drive.after(30)] == [60, 60]  # they are idle, and so is 0: up to 00:02:59
+        assert [row["n"] for row in drive.after(2)] == [60, 60, 60]  # by the clock
+
+
+@pytest.mark.fault(19)
+def test_an_idle_stream_commits_nothing(tmp_path):
+    """Time goes on by the clock, and where no window closes there is nothing to keep of that."""
+    with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i)", (90,)) as drive:
+        drive.after(100)
+        number = drive.stream.number
+        for _ in range(5):
+            drive.after(2)
+        assert drive.stream.number == number
+        assert [row["n"] for row in drive.after(60)] == [60, 30]
+        assert drive.stream.number == number + 1
+
+
+@pytest.mark.fault(19)
+def test_one_far_ahead_closes_nothing_of_the_others(tmp_path):
+    #   partition 0   00:00 … 00:02     partition 1   00:30 … 00:32
+    with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i + p * 1800)", (121, 121)) as drive:
+        drive.now += timedelta(hours=1)
+        assert [row["n"] for row in drive.after(1)] == [60, 60]
+
+
+@pytest.mark.fault(20)
+def test_rows_of_tomorrow_are_set_aside_and_end_no_window(tmp_path):
+    #   00:00 … 00:01:30, of which every tenth is a day ahead
+    happened = "timestamp '2026-01-01' + to_seconds(i + case when i % 10 = 3 then 86400 else 0 end)"
+    with Drive(tmp_path / "p", happened, (91,)) as drive:
+        assert [row["n"] for row in drive.after(100)] == [54]
+        aside = aside_of(drive.workspace, "minutes").to_pylist()
+    assert [row["_position"] for row in aside] == list(range(3, 91, 10))
+    assert {row["reasons"] for row in aside} == {"too far ahead of the clock"}

@@ -1,0 +1,188 @@
+"""A proxy before an object store that loses answers, makes them up, or comes late, as a test tells it to.
+
+It hands requests on as they are, `Host` too, so that signatures hold. Rules are values, taken in their order; each
+applies to its next `times` requests and then is used up. What came and what was answered is kept in `seen`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
+_CODES = {409: "ConditionalRequestConflict", 412: "PreconditionFailed", 500: "InternalError", 503: "SlowDown"}
+
+
+class Fault(Enum):
+    """What goes wrong with a request."""
+
+    LIE = "apply it, then answer another status"
+    DROP = "apply it, then close the connection without an answer"
+    HANG = "apply it, then never answer"
+    REFUSE = "do not apply it, answer a status"
+    DELAY = "apply it after a while"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A fault for the next requests of a method whose path, with its query, holds a pattern."""
+
+    method: str
+    pattern: str
+    fault: Fault
+    status: int = 500
+    times: int = 1
+    delay_s: float = 0.0
+    then: tuple[Rule, ...] = ()
+    """The rules that take the place of all others as soon as this one has struck."""
+
+    def fits(self, method: str, path: str) -> bool:
+        return self.times > 0 and self.method == method and re.search(self.pattern, path) is not None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that came: what became of it at the store (`None`: never sent there), and how it was disturbed."""
+
+    method: str
+    path: str
+    status: int | None
+    fault: Fault | None
+
+
+class Proxy:
+    """The rules that hold now and the requests seen so far, for all its threads."""
+
+    def __init__(self, upstream_port: int) -> None:
+        self.upstream_port = upstream_port
+        self.port = 0
+        self.closing = threading.Event()
+        self._rules: list[Rule] = []
+        self._seen: list[Seen] = []
+        self._lock = threading.Lock()
+
+    def rule(self, *rules: Rule) -> None:
+        """Replace the rules."""
+        with self._lock:
+            self._rules = list(rules)
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        with self._lock:
+            return tuple(self._seen)
+
+    def faults(self, method: str, pattern: str) -> int:
+        """Return how many requests of a kind were disturbed."""
+        return sum(s.fault is not None for s in self.requests(method, pattern))
+
+    def requests(self, method: str, pattern: str) -> list[Seen]:
+        return [s for s in self.seen if s.method == method and re.search(pattern, s.path)]
+
+    def take(self, method: str, path: str) -> Rule | None:
+        with self._lock:
+            for number, rule in enumerate(self._rules):
+                if rule.fits(method, path):
+                    self._rules[number] = replace(rule, times=rule.times - 1)
+                    self._rules = list(rule.then) or self._rules
+                    return rule
+        return None
+
+    def note(self, seen: Seen) -> None:
+        with self._lock:
+            self._seen.append(seen)
+
+
+@contextmanager
+def proxied(upstream_port: int) -> Iterator[Proxy]:
+    """Run a proxy before a port of this machine; all its connections are closed at the end."""
+    proxy = Proxy(upstream_port)
+
+    class Handler(_Handler):
+        rules = proxy
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    proxy.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="proxy", daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    rules: Proxy
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        rule = self.rules.take(self.command, self.path)
+        fault = None if rule is None else rule.fault
+        if rule is not None and fault is Fault.REFUSE:
+            self.rules.note(Seen(self.command, self.path, None, fault))
+            self._answer(rule.status, [], _error(rule.status))
+            return
+        if rule is not None and fault is Fault.DELAY:
+            self.rules.closing.wait(rule.delay_s)
+        status, headers, content = self._forward(body)
+        self.rules.note(Seen(self.command, self.path, status, fault))
+        if rule is not None and fault is Fault.LIE:
+            self._answer(rule.status, [], _error(rule.status))
+        elif fault in {Fault.DROP, Fault.HANG}:
+            if fault is Fault.HANG:
+                self.rules.closing.wait()
+            self.close_connection = True
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self._answer(status, headers, content)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _handle  # noqa: N815 - the library's names
+
+    def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        upstream = http.client.HTTPConnection("127.0.0.1", self.rules.upstream_port, timeout=60)
+        try:
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in {"connection", "expect"}:
+                    upstream.putheader(name, value)
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            content = answer.read()
+            headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP]
+            if self.command == "HEAD":
+                headers.append(("Content-Length", answer.getheader("Content-Length", "0")))
+            return answer.status, headers, content
+        finally:
+            upstream.close()
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        with suppress(ConnectionError):  # the client did not wait
+            self.send_response_only(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            if self.command != "HEAD" or not headers:
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+        """Say nothing: tests read `seen`."""
+
+
+def _error(status: int) -> bytes:
+    code = _CODES.get(status, "Error")
+    return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>by the proxy</Message></Error>'.encode()

@@ -1,0 +1,379 @@
+"""Kafka as a log, over a real broker: what retention, deleted topics, transactions and new partitions do to a reader."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+
+from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
+from pipeline.core.reading import POSITION, Extent, Part
+from pipeline.core.schema import Schema
+from pipeline.sources.kafka import Avro, Sasl, Tls, client, kafka, ranges
+from pipeline.sources.kafka.partition import Partition
+from pipeline.sources.kafka.security import secret
+
+IDS = Schema.of({"id": "BIGINT"})
+SOON_S = 20.0
+
+
+@pytest.fixture(name="cluster")
+def _cluster(kafka):
+    return kafka
+
+
+@pytest.fixture
+def topic(cluster):
+    """The name of a new topic with one partition."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    cluster.create_topic(name)
+    return name
+
+
+@pytest.fixture
+def send(cluster):
+    """Send values to a topic's partition and wait until they are acknowledged."""
+
+    def of(name, values, partition=0, **more):
+        producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0, "message.max.bytes": 32 << 20})
+        errors = []
+        for value in values:
+            told = {"on_delivery": lambda error, _: errors.append(error)}
+            producer.produce(name, value, partition=partition, **told, **more)
+        assert producer.flush(SOON_S) == 0
+        assert errors == [None] * len(values)
+
+    return of
+
+
+def ids(numbers):
+    return [json.dumps({"id": n}) for n in numbers]
+
+
+def rows(reading):
+    return reading.rows.column("id").to_pylist()
+
+
+def part(log, begin, end, number=0):
+    return Part(log.pieces()[number], begin, end, first=begin)
+
+
+# --- what moves on its own: retention, topics that come, go and grow
+
+
+def test_retention_that_overtakes_a_range_is_an_error(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap)
+    send(topic, ids(range(10)))
+    wanted = part(log, 0, 10)
+    delete_before(cluster, topic, 4)
+
+    assert log.extents() == {f"kafka://{topic}/0": Extent(4, 10)}
+    with pytest.raises(SourceError, match="records were deleted before they were read"):
+        log.read(wanted, IDS)
+    with (
+        pytest.raises(SourceError, match=r"got the offset 0, where the partition begins at 4"),
+        log.tail({wanted.piece.uri: 0}),
+    ):
+        pass
+    assert rows(log.read(part(log, 4, 10), IDS)) == list(range(4, 10))
+
+
+def test_retention_that_overtakes_a_tail_ends_it(cluster, topic, send):
+    """The tail is full, so it stands still at offset 1 or so: meanwhile all is deleted up to the end."""
+    log = kafka(topic, servers=cluster.bootstrap, ahead_bytes=1)
+    send(topic, [b"x" * (900 << 10)] * 8)
+    uri = f"kafka://{topic}/0"
+    with log.tail({uri: 0}) as tail:
+        ready = tail.ready(SOON_S)
+        assert 1 <= ready.offsets[uri] < 8
+        send(topic, [b"x" * (900 << 10)] * 8)
+        delete_before(cluster, topic, 16)
+        send(topic, ids([1]))
+        with pytest.raises(SourceError, match=r"were deleted before they were read.*raise the topic's retention"):
+            drain(log, tail, uri, 17)
+
+
+def test_a_topic_that_was_created_again_is_noticed_by_range_and_by_tail(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap)
+    send(topic, ids(range(5)))
+    old = part(log, 0, 3)
+    with log.tail({old.piece.uri: 0}) as tail:
+        assert tail.ready(SOON_S).rows
+        assert rows(tail.reader().read(old, IDS)) == [0, 1, 2]
+        delete(cluster, topic)
+        cluster.create_topic(topic)
+        send(topic, ids(range(100, 120)))
+
+        with pytest.raises(SourceError, match="was deleted, and is not the one that was read"):
+            drain(log, tail, old.piece.uri, 20)
+    assert log.pieces()[0].stamp != old.piece.stamp
+    with pytest.raises(SourceError, match=r"its offsets mean other records now"):
+        log.read(old, IDS)
+
+
+def test_new_partitions_and_topics_begin_at_their_first_record(cluster, send):
+    prefix = uuid.uuid4().hex[:8]
+    log = kafka(pattern=f"{prefix}-.*", servers=cluster.bootstrap)
+    with pytest.raises(SourceError, match="no topic matches"):
+        log.pieces()
+    cluster.create_topic(f"{prefix}-a")
+    send(f"{prefix}-a", ids([1]))
+    assert log.extents() == {f"kafka://{prefix}-a/0": Extent(0, 1)}
+    with log.tail({uri: extent.begin for uri, extent in log.extents().items()}) as tail:
+        add_partitions(cluster, f"{prefix}-a", 2)
+        cluster.create_topic(f"{prefix}-b")
+        cluster.create_topic(f"x{prefix}-c")
+        send(f"{prefix}-a", ids([2]), partition=1)
+        send(f"{prefix}-b", ids([3]))
+        found = log.extents()
+        assert found == {f"kafka://{prefix}-{name}": Extent(0, 1) for name in ("a/0", "a/1", "b/0")}
+        tail.add({uri: 0 for uri in found if not uri.endswith("-a/0")})
+        while min((ready := tail.ready(SOON_S)).offsets.values()) < 1:
+            assert ready.rows
+        reader = tail.reader()
+        assert sorted(n for p in log.pieces() for n in rows(reader.read(Part(p, 0, 1), IDS))) == [1, 2, 3]
+
+
+# --- transactions
+
+
+def test_aborted_records_never_come_and_never_stall_a_range(cluster, topic):
+    log = kafka(topic, servers=cluster.bootstrap)
+    producer = transactional(cluster)
+    in_transaction(producer, topic, range(3), commit=True)
+    in_transaction(producer, topic, range(100, 103), commit=False)
+    in_transaction(producer, topic, range(3, 6), commit=True)
+    in_transaction(producer, topic, range(200, 203), commit=False)
+    uri = f"kafka://{topic}/0"
+    extent = log.extents()[uri]
+    assert extent == Extent(0, 16)  # four times three records and a mark
+
+    reading = log.read(part(log, 0, 16), IDS)
+    assert rows(reading) == [0, 1, 2, 3, 4, 5]
+    assert reading.rows[POSITION].to_pylist() == [0, 1, 2, 8, 9, 10]
+    assert [rows(log.read(part(log, a, a + 1), IDS)) for a in (3, 4, 7, 11, 15)] == [[]] * 5
+    with log.tail({uri: 0}) as tail:
+        while tail.ready(SOON_S).offsets[uri] < 16:
+            pass
+        assert rows(tail.reader().read(part(log, 0, 16), IDS)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_open_transaction_holds_a_partition_back_and_shows(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap)
+    uri = f"kafka://{topic}/0"
+    producer = transactional(cluster)
+    producer.begin_transaction()
+    producer.produce(topic, ids([1])[0])
+    producer.flush(SOON_S)
+    send(topic, ids([2, 3]))
+
+    assert log.extents() == {uri: Extent(0, 0)}
+    assert log.held_back() == {uri: 3}
+    with log.tail({uri: 0}) as tail:
+        assert tail.ready(0.2).rows == 0
+        producer.commit_transaction(SOON_S)
+        while (ready := tail.ready(SOON_S)).offsets[uri] < 4:
+            assert ready.rows
+        assert rows(tail.reader().read(part(log, 0, 4), IDS)) == [1, 2, 3]
+    assert log.held_back() == {uri: 0}
+
+
+def test_a_range_that_is_not_committed_is_refused_and_not_cut(cluster, topic, send, monkeypatch):
+    monkeypatch.setattr(ranges, "PATIENCE_S", 0.5)
+    log = kafka(topic, servers=cluster.bootstrap)
+    send(topic, ids([1]))
+    with pytest.raises(SourceError, match=r"the records of a range do not come: got those up to 1 of 0 to 2"):
+        log.read(part(log, 0, 2), IDS)
+
+
+# --- a tail
+
+
+def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap, format="raw", ahead_bytes=4 << 20)
+    blob = Schema.of({"value": "BLOB"})
+    uri = f"kafka://{topic}/0"
+    with log.tail({uri: 0}) as tail:
+        for _ in range(8):
+            send(topic, [b"x" * (900 << 10)] * 5)
+        seen = at = 0
+        while at < 40:
+            ready = tail.ready(SOON_S)
+            assert tail.waiting_bytes < 12 << 20  # the bound, and what came at once on top
+            reading = tail.reader().read(Part(log.pieces()[0], at, ready.offsets[uri]), blob)
+            seen, at = seen + reading.rows.num_rows, ready.offsets[uri]
+        assert seen == 40
+
+
+def test_closing_a_tail_ends_its_thread(cluster, topic):
+    with kafka(topic, servers=cluster.bootstrap).tail({f"kafka://{topic}/0": 0}):
+        assert any(t.name == "headwater-kafka" for t in threading.enumerate())
+    assert all(t.name != "headwater-kafka" for t in threading.enumerate())
+
+
+# --- what is asked
+
+
+def test_the_time_of_a_record_is_its_own(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap, metadata=("timestamp", "key", "headers", "topic", "partition"))
+    noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    at = int(noon.timestamp() * 1000)
+    send(topic, ids([1]), timestamp=at - 1, key=b"\xff", headers=[("h", b"1"), ("h", b"2"), ("n", None)])
+    send(topic, ids([2]), timestamp=at)
+
+    assert log.offsets_at(noon) == {f"kafka://{topic}/0": 1}
+    schema = Schema.of(
+        {
+            "_headers": "MAP(VARCHAR, BLOB)",
+            "_topic": "VARCHAR",
+            "_partition": "INTEGER",
+            "id": "BIGINT",
+            "_timestamp": "TIMESTAMPTZ",
+            "_key": "BLOB",
+        }
+    )
+    first, second = log.read(part(log, 0, 2), schema).rows.to_pylist()
+    assert second["_timestamp"] == noon
+    assert (first["_key"], second["_key"]) == (b"\xff", None)
+    assert dict(first["_headers"]) == {"h": b"2", "n": None}
+    assert (first["_topic"], first["_partition"], first["id"]) == (topic, 0, 1)
+    keyed = log.read(part(log, 0, 2), Schema.of({"id": "BIGINT", "_key": "VARCHAR"}))
+    assert keyed.rejected["reason"].to_pylist() == ["the key is not UTF-8"]
+
+
+def test_values_and_keys_of_any_length_and_none(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap, format="raw", metadata=("key",), tombstones="keep")
+    values = [b"", None, b"a", b"x" * 12, b"x" * 13, b"y" * 5000]
+    for value in values:
+        send(topic, [value], key=value)
+    rows = log.read(part(log, 0, len(values)), Schema.of({"v": "BLOB", "_key": "BLOB"})).rows
+    assert rows["v"].to_pylist() == values
+    assert rows["_key"].to_pylist() == values
+
+
+def test_a_field_of_the_message_that_is_not_fetched_is_refused(cluster, topic, send):
+    send(topic, ids([1]))
+    log = kafka(topic, servers=cluster.bootstrap)
+    with pytest.raises(SchemaError, match=r"'_key' is of the message itself.*metadata=\('key',\)"):
+        log.read(part(log, 0, 1), Schema.of({"_key": "BLOB"}))
+
+
+def test_columns_are_found_from_what_is_there(cluster, topic, send):
+    log = kafka(topic, servers=cluster.bootstrap, metadata=("key",))
+    with pytest.raises(SourceError, match="no record holds a JSON object"):
+        log.schema(log.pieces()[0])
+    send(topic, [b'{"id": 1,\n "at": "2024-01-01 10:00:00"}', b"nothing", None, b'{"tags": ["a"]}'])
+    assert log.schema(log.pieces()[0]) == Schema.of(
+        {"id": "BIGINT", "at": "TIMESTAMP", "tags": "VARCHAR[]", "_key": "BLOB"}
+    )
+
+
+def test_a_broker_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(client, "PATIENCE_S", 0.3)
+    with pytest.raises(SourceError, match=r"Kafka does not answer.*check servers="):
+        kafka("t", servers="127.0.0.1:1").extents()
+
+
+def test_a_topic_that_is_not_there(cluster):
+    with pytest.raises(SourceError, match="the topic is not there"):
+        kafka("nowhere", servers=cluster.bootstrap).pieces()
+
+
+def test_it_must_be_said_where_kafka_is(cluster, topic, monkeypatch):
+    monkeypatch.delenv("HEADWATER_KAFKA_SERVERS", raising=False)
+    with pytest.raises(DefinitionError, match=r"it is not said where Kafka is.*HEADWATER_KAFKA_SERVERS"):
+        kafka(topic).extents()
+    monkeypatch.setenv("HEADWATER_KAFKA_SERVERS", cluster.bootstrap)
+    assert kafka(topic).extents()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "has topics, or the pattern"),
+        ({"topics": "a", "pattern": "b"}, "has topics, or the pattern"),
+        ({"pattern": "("}, "no regular expression"),
+        ({"topics": "a", "format": "jsn"}, "no such format: got 'jsn'; did you mean 'json'"),
+        ({"topics": "a", "tombstones": "drop"}, "'reject' or 'keep'"),
+        ({"topics": "a", "metadata": ("keys",)}, "no such field: got 'keys'; did you mean 'key'"),
+    ],
+)
+def test_options_that_do_not_go_together(options, said):
+    with pytest.raises(DefinitionError, match=said):
+        kafka(**options)
+
+
+def test_secrets_are_not_shown_and_best_not_sent(monkeypatch):
+    shown = repr(kafka("t", security=Sasl("me", "geheim", tls=Tls(key_password="heimlich"))))  # noqa: S106 - none of ours
+    assert "geheim" not in shown
+    assert "heimlich" not in shown
+    assert "stumm" not in repr(kafka("t", format=Avro("http://r", "me", "stumm")))
+    log = kafka("t", servers="s", security=Sasl("me", "env:KAFKA_PASSWORD"))
+    with pytest.raises(SettingsError, match="no 'KAFKA_PASSWORD', which holds a secret"):
+        log.options()
+    monkeypatch.setenv("KAFKA_PASSWORD", "geheim")
+    assert log.options()["sasl.password"] == "geheim"
+    assert log.options()["security.protocol"] == "SASL_SSL"
+    assert b"geheim" not in pickle.dumps(log)
+    assert secret("env:A", {"A": "b"}) == "b"
+
+
+def test_a_uri_that_names_no_partition():
+    with pytest.raises(SourceError, match="names no partition of Kafka: got 'kafka://x'"):
+        Partition.of("kafka://x")
+
+
+# --- the world
+
+
+def delete_before(cluster, topic, offset):
+    admin = cluster.admin()
+    for done in admin.delete_records([TopicPartition(topic, 0, offset)]).values():
+        done.result()
+
+
+def delete(cluster, topic):
+    admin = cluster.admin()
+    for done in admin.delete_topics([topic], operation_timeout=SOON_S).values():
+        done.result()
+
+
+def add_partitions(cluster, topic, count):
+    from confluent_kafka.cimpl import NewPartitions  # noqa: PLC0415 - beside its use
+
+    admin = cluster.admin()
+    for done in admin.create_partitions([NewPartitions(topic, count)], operation_timeout=SOON_S).values():
+        done.result()
+
+
+def transactional(cluster):
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "transactional.id": uuid.uuid4().hex, "log_level": 0})
+    producer.init_transactions(SOON_S)
+    return producer
+
+
+def in_transaction(producer, topic, numbers, *, commit):
+    producer.begin_transaction()
+    for value in ids(numbers):
+        producer.produce(topic, value)
+    producer.flush(SOON_S)
+    if commit:
+        producer.commit_transaction(SOON_S)
+    else:
+        producer.abort_transaction(SOON_S)
+
+
+def drain(log, tail, uri, end):
+    """Take what a tail has, until an offset."""
+    at = 0
+    raw = Schema.of({"id": "BIGINT"})
+    while at < end:
+        ready = tail.ready(SOON_S)
+        assert ready.rows
+        tail.reader().read(Part(log.pieces()[0], at, ready.offsets[uri]), raw)
+        at = ready.offsets[uri]

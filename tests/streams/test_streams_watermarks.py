@@ -1,0 +1,146 @@
+"""Event time, drawn: ● is a row at its second, · a turn in which nothing came of the partition, > more is there than was taken.
+
+The clock shows 100 in the first turn and goes on by a second each turn, but where a picture says otherwise.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.epochs import BEGINNING, END, Reached
+from pipeline.core.eventtime import EventTime
+from pipeline.streams.watermarks import Arrived, advanced
+
+S = 1_000_000
+
+
+def told(turns, *, lateness=0, idle_after=30, clock=None):
+    """Return the watermark after each turn, in seconds; a turn is what came of each partition: a time, None, or '>'."""
+    how = EventTime("t", timedelta(seconds=lateness), timedelta(seconds=idle_after))
+    reached, found, offsets = Reached(), [], {}
+    for number, turn in enumerate(turns):
+        for name, latest in turn.items():
+            offsets[name] = offsets.get(name, 0) + (latest is not None and latest != ">")
+        latest = {name: time * S for name, time in turn.items() if isinstance(time, int)}
+        behind = frozenset(name for name, time in turn.items() if time == ">")
+        now = (100 + number if clock is None else clock[number]) * S
+        reached = advanced(reached, Arrived(dict(offsets), latest, behind), how, now)
+        found.append(None if reached.watermark in {BEGINNING, -END} else reached.watermark / S)
+    return found
+
+
+def test_the_slowest_partition_holds_the_others_back():
+    #            turn     1    2    3    4
+    #   partition a       ●10  ●12  ●40  ●50
+    #   partition b       ●11  ●11  ●13  ●14
+    #   watermark         10   11   13   14
+    turns = [{"a": 10, "b": 11}, {"a": 12, "b": 11}, {"a": 40, "b": 13}, {"a": 50, "b": 14}]
+    assert told(turns) == [10, 11, 13, 14]
+    assert told(turns, lateness=5) == [5, 6, 8, 9]
+
+
+def test_a_partition_of_which_nothing_came_could_hold_anything():
+    #   partition a       ●10  ●20
+    #   partition b       ·    ·
+    #   watermark         ?    ?
+    assert told([{"a": 10, "b": None}, {"a": 20, "b": None}]) == [None, None]
+
+
+def test_an_idle_partition_holds_nothing_back():
+    #   clock             100  110  131  132
+    #   partition a       ●10  ●20  ●30  ●40
+    #   partitions b c d  ●9   ·    ·    ·
+    #   watermark         9    9    30   40      b, c and d are idle from 130 on
+    rest = {"b": None, "c": None, "d": None}
+    turns = [{"a": 10, "b": 9, "c": 9, "d": 9}, {"a": 20, **rest}, {"a": 30, **rest}, {"a": 40, **rest}]
+    assert told(turns, clock=[100, 110, 131, 132]) == [9, 9, 30, 40]
+
+
+def test_rows_for_one_of_four_partitions_that_were_always_empty():
+    #   clock             100  120  130  131
+    #   partition a       ●10  ●20  ●30  ●31
+    #   partitions b c d  ·    ·    ·    ·
+    #   watermark         ?    ?    30   31
+    rest = {"b": None, "c": None, "d": None}
+    turns = [{"a": time, **rest} for time in (10, 20, 30, 31)]
+    assert told(turns, clock=[100, 120, 130, 131]) == [None, None, 30, 31]
+
+
+def test_when_all_are_idle_windows_close_by_the_clock():
+    #   clock             100  129  130  140  200
+    #   partition a       ●50  ·    ·    ·    ·
+    #   watermark         45   45   45   55   115     latest 50 + silence beyond 30 - lateness 5
+    turns = [{"a": 50}, *({"a": None} for _ in range(4))]
+    assert told(turns, lateness=5, clock=[100, 129, 130, 140, 200]) == [45, 45, 45, 55, 115]
+
+
+def test_a_partition_that_is_behind_is_not_idle_whatever_the_clock_says():
+    #   clock             100  1000  1001
+    #   partition a       ●10  >     ●20
+    #   partition b       ●50  ●60   ●70
+    #   watermark         10   10    20
+    assert told([{"a": 10, "b": 50}, {"a": ">", "b": 60}, {"a": 20, "b": 70}], clock=[100, 1000, 1001]) == [10, 10, 20]
+
+
+def test_one_far_ahead_moves_nothing():
+    #   partition a       ●10  ●11    ●12
+    #   partition b       ●10  ●9000  ●9001
+    #   watermark         10   11     12
+    assert told([{"a": 10, "b": 10}, {"a": 11, "b": 9000}, {"a": 12, "b": 9001}]) == [10, 11, 12]
+
+
+def test_a_partition_that_comes_back_does_not_take_time_back():
+    #   clock             100  140  141
+    #   partition a       ●10  ●60  ●61
+    #   partition b       ●10  ·    ●11     its row is late, if its window has closed
+    #   watermark         10   60   60
+    assert told([{"a": 10, "b": 10}, {"a": 60, "b": None}, {"a": 61, "b": 11}], clock=[100, 140, 141]) == [10, 60, 60]
+
+
+def test_a_clock_that_goes_back_takes_nothing_back():
+    #   clock             100  200  150  100
+    #   partition a       ●50  ·    ·    ●51
+    #   watermark         50   120  120  120
+    assert told([{"a": 50}, {"a": None}, {"a": None}, {"a": 51}], clock=[100, 200, 150, 100]) == [50, 120, 120, 120]
+
+
+def test_a_log_that_ends_ends_all_time():
+    how = EventTime("t")
+    assert advanced(Reached(), Arrived({"a": 1}, {"a": 5}, has_ended=True), how, 0).watermark == END
+
+
+def test_a_day_of_idle():
+    """Every five seconds of a day in which nothing comes: time goes on evenly, and never back."""
+    how = EventTime("t", timedelta(seconds=10), timedelta(seconds=30))
+    reached = advanced(Reached(), Arrived({"a": 1, "b": 1}, {"a": 1000 * S, "b": 990 * S}), how, 1000 * S)
+    before = reached.watermark
+    for turn in range(86_400 // 5):
+        now = 1000 * S + (turn + 1) * 5 * S
+        reached = advanced(reached, Arrived({"a": 1, "b": 1}, {}), how, now)
+        assert reached.watermark >= before
+        before = reached.watermark
+    assert before == 1000 * S + 86_400 * S - 30 * S - 10 * S
+
+
+TURN = st.dictionaries(st.sampled_from("abc"), st.one_of(st.none(), st.integers(0, 200)), min_size=1)
+
+
+@given(st.lists(st.tuples(TURN, st.integers(-50, 100)), max_size=30), st.integers(0, 20))
+def test_time_never_goes_back_and_no_row_within_lateness_is_late(turns, lateness):
+    """However the clock jumps; and while none is idle or new, no row within the lateness of its partition is late."""
+    clock, now = [], 1000
+    for _, jump in turns:
+        now += jump
+        clock.append(now)
+    found = [w for w in told([t for t, _ in turns], lateness=lateness, clock=clock) if w is not None]
+    assert found == sorted(found)
+    every = [{name: turn.get(name) or 0 for name in "abc"} for turn, _ in turns]
+    watermarks = told(every, lateness=lateness, clock=[100] * len(every))
+    for number, turn in enumerate(every[1:], 1):
+        for name, time in turn.items():
+            latest = max(before[name] for before in every[:number])
+            before = watermarks[number - 1]
+            assert before is None or time < latest - lateness or time >= before
