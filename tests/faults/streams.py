@@ -158,6 +158,8 @@ class Orders:
     files: bool = False
     """Whether what is done with files counts as a point too."""
     begin: From = "committed"
+    forever: bool = False
+    """Whether it goes on until it is ended."""
     stop: tuple[int, str] | None = None
     """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
     pace: Pace = AT_ONCE
@@ -202,7 +204,8 @@ def _child(orders: Orders, pipe: Any) -> None:
         sys.addaudithook(points.audit)
     asked = Asked(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
     try:
-        wanted = Wanted(orders.names, until_caught_up=True, drain=orders.drain, asked=asked)
+        ends = not orders.forever
+        wanted = Wanted(orders.names, until_caught_up=ends, drain=orders.drain and ends, asked=asked)
         Running(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
     except BaseException as error:
         pipe.send(error)
