@@ -37,17 +37,20 @@ bench: .venv/.ready  ## measure: make bench NAME=etl (demo without it; others: p
 kafka: .venv/.ready  ## fetch Apache Kafka from Maven Central for tests and benchmarks, in .kafka (Java 17, Maven)
 	@$(BIN)/python -m benchmarks.kafka
 
-peers: .venv/.ready  ## the engines that benchmarks run beside us, in .peers
-	@uv=$$(cat .venv/.ready) && "$$uv" venv --quiet --allow-existing --python $(BIN)/python .peers && \
-		"$$uv" pip install --quiet --python .peers/bin/python -r benchmarks/peers/requirements.txt
-	@command -v java >/dev/null || echo "Spark needs Java 17: it will be left out"
+peers: .venv/.ready  ## the engines that benchmarks run beside us, in .peers, and those of streams in .peers-streams and .peers-flink
+	@uv=$$(cat .venv/.ready) && for home in "" -streams -flink; do \
+		"$$uv" venv --quiet --allow-existing --python $(BIN)/python .peers$$home && \
+		"$$uv" pip install --quiet --python .peers$$home/bin/python -r benchmarks/peers/requirements$$home.txt || \
+		echo "what .peers$$home holds cannot be installed here: it will be left out"; done
+	@$(BIN)/python -m benchmarks.peers.jars
+	@command -v java >/dev/null || echo "Spark and Flink need Java 17: they will be left out"
 
 lock: .venv/.ready  ## choose the newest versions that pyproject.toml allows
 	$$(cat .venv/.ready) pip compile --quiet --universal --generate-hashes --no-header --upgrade \
 		--extra dev pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what these commands made
-	rm -rf .venv .peers .kafka .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .peers .peers-* .kafka .uv build *.egg-info examples/*/.headwater .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # .ready holds the path of uv: the machine's own, or one brought by pip into .uv
 .venv/.ready: requirements.lock pyproject.toml

@@ -10,20 +10,27 @@ from pathlib import Path
 
 from benchmarks import data, demo, peer, scale, turns
 from benchmarks.measure import machine, versions
+from benchmarks.stream import QUESTIONS
 
-NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "scale")
+NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "scale", "stream")
 
 
 def main() -> None:
     """Run the named benchmark; end with 1 when one of ours could not do its job."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=NAMES)
+    parser.add_argument("question", nargs="?", choices=QUESTIONS, help="of `stream`, which has several")
     parser.add_argument("--scale", type=float, default=1.0, help="of the data; 1 is what the benchmark's name says")
     parser.add_argument("--runs", type=int, default=3, help="how often; medians are shown")
     parser.add_argument("--only", action="append", default=[], help="this case or query")
     parser.add_argument("--who", action="append", default=[], help="this contestant: auto, ray, duckdb, ...")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     chosen = parser.parse_args()
+    if (chosen.name == "stream") != (chosen.question is not None):
+        parser.error(f"`stream` has a question, others have none: {', '.join(QUESTIONS)}")
+    if chosen.name == "stream":
+        streamed(chosen)
+        return
     if chosen.name == "demo":
         figures = demo.run(chosen.runs)
         demo.show(figures)
@@ -39,6 +46,19 @@ def main() -> None:
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if failed := turns.failures(figures):
+        raise SystemExit("\n".join(failed))
+
+
+def streamed(chosen: argparse.Namespace) -> None:
+    """Answer a question about streams; end with 1 when ours could not do what was asked."""
+    stream = importlib.import_module("benchmarks.stream.run")  # needs Kafka's client, which the others do not
+    with tempfile.TemporaryDirectory(prefix="run-", dir=data.home()) as folder:
+        asked = (chosen.only, chosen.who)
+        figures = stream.run(chosen.question, chosen.scale, chosen.runs, Path(folder), asked)
+    figures = {**about(f"stream {chosen.question}", chosen.scale, chosen.runs), **figures}
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if failed := stream.failures(chosen.question, figures):
         raise SystemExit("\n".join(failed))
 
 

@@ -15,13 +15,18 @@ from benchmarks.measure import measure
 from benchmarks.turns import RELATIVE, Answer, Contestant, Ran, UnableError
 
 ROOT = Path(__file__).parents[1]
+JAVA = {"spark", "spark_streams", "flink"}
 Compared = Literal["wall", "parts"]
 """What is compared: the process from start to end less what it says its engine took to start, or the sum of its parts."""
 
 
-def interpreter() -> Path:
-    """Return the Python of the peers' environment: `.peers`, or `HEADWATER_BENCH_PEERS`. It may not be there."""
-    return Path(os.environ.get("HEADWATER_BENCH_PEERS") or ROOT / ".peers") / "bin" / "python"
+def interpreter(home: str = "") -> Path:
+    """Return the Python of a peers' environment: `.peers`, or `HEADWATER_BENCH_PEERS`. It may not be there.
+
+    Peers that cannot live with the others have a home of their own, `.peers-NAME` for `-NAME`.
+    """
+    found = Path(os.environ.get("HEADWATER_BENCH_PEERS") or ROOT / ".peers")
+    return found.with_name(found.name + home) / "bin" / "python"
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,21 @@ class Script:
     arguments: Sequence[str | Path]
     answer: Callable[[Path], Answer]
     compare: Compared = "wall"
+    home: str = ""
+    """Of the environment; see `interpreter`."""
+
+    def command(self, folder: Path, python: Path) -> list[str]:
+        """Return the words that run it in a folder."""
+        module = f"benchmarks.peers.in_{self.name}"
+        return [str(python), "-m", module, self.job, *map(str, self.arguments), str(folder)]
+
+    def environ(self, folder: Path) -> dict[str, str]:
+        """Return what it needs in its environment."""
+        return {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
 
     def run(self, folder: Path, python: Path) -> Ran:
         """Run it in a folder; raise `UnableError` when it fails."""
-        module = f"benchmarks.peers.in_{self.name}"
-        words = [str(python), "-m", module, self.job, *map(str, self.arguments), str(folder)]
-        found = measure(words, folder, environ={"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)})
+        found = measure(self.command(folder, python), folder, environ=self.environ(folder))
         if found.code:
             lines = [line for line in found.errors.strip().splitlines() if line.strip()]
             raise UnableError(f"ended with {found.code}: {lines[-1][:300] if lines else 'without a word'}")
@@ -56,24 +70,28 @@ def peer(script: Script, *, relative: float = RELATIVE) -> Contestant:
     """Return a peer's script as a contestant, in the peers' environment."""
 
     def run(folder: Path) -> Ran:
-        _require(script.name)
-        return script.run(folder, interpreter())
+        require(script)
+        return script.run(folder, interpreter(script.home))
 
     return Contestant(script.name, run, relative=relative)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what the peers' environment holds, or nothing when it is not there."""
-    if not interpreter().exists():
+def versions(home: str = "") -> dict[str, str]:
+    """Return the versions of what a peers' environment holds, or nothing when it is not there."""
+    if not interpreter(home).exists():
         return {}
     code = "import json, importlib.metadata as m; print(json.dumps({d.name: d.version for d in m.distributions()}))"
-    done = subprocess.run([str(interpreter()), "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([str(interpreter(home)), "-c", code], capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout)
     return dict(sorted(found.items()))
 
 
-def _require(name: str) -> None:
-    if not interpreter().exists():
-        raise UnableError(f"not here: no {interpreter()}; run `make peers`")
-    if name == "spark" and shutil.which("java") is None:
-        raise UnableError("not here: Spark needs Java 17")
+def require(script: Script) -> None:
+    """Raise `UnableError` for a peer that is not here."""
+    if not interpreter(script.home).exists():
+        raise UnableError(f"not here: no {interpreter(script.home)}; run `make peers`")
+    jars = interpreter(script.home).parents[1] / "jars"
+    if script.home and script.name in JAVA and not any(jars.glob("*kafka*.jar")):
+        raise UnableError(f"not here: no connector to Kafka in {jars}; run `make peers`")
+    if script.name in JAVA and shutil.which("java") is None:
+        raise UnableError(f"not here: {script.name} needs Java 17")

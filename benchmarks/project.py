@@ -52,6 +52,21 @@ class Project:
             step["name"]: Step(step["seconds"], step["executor"], step["flow"], step["checks"]) for step in steps
         }
 
+    def stream(self, *names: str, drain: bool = False) -> tuple[Measured, Mapping[str, Mapping[str, int]]]:
+        """Do `headwater stream` until all is read, and return what it took and the totals of each stream."""
+        found = measure(self.streaming(*names, "--until-caught-up", *(["--drain"] if drain else [])), self.folder)
+        if found.code:
+            raise UnableError(f"headwater ended with {found.code}: {_said(found)}")
+        return found, json.loads(found.output)
+
+    def streaming(self, *words: str) -> list[str]:
+        """Return the words of `headwater stream`."""
+        return [HEADWATER, "stream", "--json", *words]
+
+    def table(self, name: str) -> Path:
+        """Return the folder of a silver table."""
+        return self.folder / ".headwater" / "lake" / "silver" / name
+
     def rows(self, query: str) -> Answer:
         """Return the rows of a query over the project's tables."""
         return [tuple(row.values()) for row in Workspace(load(self.folder)).query(query).to_pylist()]

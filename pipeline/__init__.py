@@ -8,26 +8,34 @@ from pipeline.kernel.windowed import hop, session, tumble, window
 from pipeline.quality import drop, fail, quarantine, warn
 from pipeline.sources import files, generate, kafka
 from pipeline.streams.deduplication import deduplicate
+from pipeline.streams.own import stateful
+from pipeline.streams.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
 from pipeline.warehouse import dimension, fact, lookup, mart
 
 __all__ = [
     "Chart",
     "deduplicate",
     "dimension",
+    "directly_followed_by",
     "drop",
+    "event",
     "fact",
     "fail",
     "files",
+    "followed_by",
     "generate",
     "hop",
     "kafka",
     "lookup",
     "mart",
+    "not_followed_by",
+    "pattern",
     "quarantine",
     "replay",
     "session",
     "source",
     "sql",
+    "stateful",
     "table",
     "tumble",
     "warn",

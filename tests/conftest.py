@@ -1,4 +1,4 @@
-"""What tests of several folders share: one real Kafka broker for the whole session, started by the first that asks."""
+"""What tests of several folders share: one real Kafka broker, one object store for the whole session, started by the first that asks."""
 
 from __future__ import annotations
 

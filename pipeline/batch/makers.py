@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import duckdb
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.batch.careful import REJECTED
 from pipeline.batch.work import STOP, Made, Split
+from pipeline.core.definitions import Transform
 from pipeline.core.errors import DefinitionError, Place, SourceError, SplitError
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import INGESTED_AT, MISFIT, POSITION, SOURCE, Part, Reader
@@ -216,6 +217,34 @@ class FromFunction:
                 do="cast them, so that their types do not depend on the rows",
                 place=self.place,
             )
+
+
+@dataclass(frozen=True)
+class FromWhole:
+    """The rows of a transform that is called once, with all rows of its inputs."""
+
+    transform: Transform
+    others: Mapping[str, Scan]
+    source: FromSource | None = None
+
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Read the inputs, call the transform and keep what it returns."""
+        others = {name: arrow(con, other.query()) for name, other in self.others.items()}
+        with self._driving(con, split) as read:
+            rows = arrow(con, read.query)
+            con.register("_given", self.transform(**{self.transform.inputs[0]: rows, **others}))
+            yield replace(read, query="select * from _given", rows_in=rows.num_rows + read.rejected)
+
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+        """Do the same: what is returned is kept either way."""
+        return self.make(con, split)
+
+    def _driving(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made]:
+        if self.source is not None:
+            return self.source.make(con, split)
+        scan = split.scan or Scan(Schema(()))
+        return nullcontext(Made(scan.query(), rows_in=scan.rows, bytes_in=split.size_bytes))
 
 
 @dataclass(frozen=True)

@@ -195,18 +195,18 @@ class Catalog:
 
     def begin(self, run: Run) -> None:
         """Record that a run has started."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(_RUNS.insert().values(_plain(run, "steps")))
 
     def end(self, run_id: str, at: str, status: str, error: str | None = None) -> None:
         """Record how a run ended."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             found = _RUNS.update().where(_RUNS.c.run_id == run_id)
             connection.execute(found.values(ended_at=at, status=status, error=error))
 
     def record(self, run_id: str, step: Step) -> None:
         """Record a step with its checks and verdict, in place of an earlier record of it."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for table in (_STEPS, _CHECKS, _VERDICTS):
                 connection.execute(table.delete().where(table.c.run_id == run_id, table.c.name == step.name))
             row = {**_plain(step, "flow", "checks", "verdict"), **asdict(step.flow), "run_id": run_id}
@@ -221,7 +221,7 @@ class Catalog:
 
     def keep(self, made: Made) -> None:
         """Record a version and its lineage, in place of an earlier record of it."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for table in (_VERSIONS, _LINEAGE):
                 same = (table.c.name == made.name, table.c.version == made.version)
                 connection.execute(table.delete().where(*same))
@@ -233,7 +233,7 @@ class Catalog:
 
     def fill(self, filled: Filled) -> None:
         """Record what became of a partition, in place of an earlier record of it."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = {**_plain(filled, "partition"), "partition_json": json.dumps(filled.partition)}
             same = (_PARTITIONS.c.name == filled.name, _PARTITIONS.c.partition_json == row["partition_json"])
             connection.execute(_PARTITIONS.delete().where(*same))
@@ -241,20 +241,20 @@ class Catalog:
 
     def filled(self, name: str) -> tuple[Filled, ...]:
         """Return what backfills last did with each partition of a table, in no order."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(_PARTITIONS.select().where(_PARTITIONS.c.name == name)).mappings().all()
             found = [dict(row) for row in rows]
             return tuple(Filled(partition=json.loads(row.pop("partition_json")), **row) for row in found)
 
     def runs(self, limit: int = 20) -> tuple[Run, ...]:
         """Return the newest runs, newest first, without their steps."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(_RUNS.select().order_by(_RUNS.c.started_at.desc()).limit(limit))
             return tuple(Run(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
 
     def run(self, run_id: str | None = None) -> Run | None:
         """Return a run with its steps, the newest without a `run_id`; `None` when there is none."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             query = _RUNS.select().order_by(_RUNS.c.started_at.desc()).limit(1)
             if run_id is not None:
                 query = query.where(_RUNS.c.run_id == run_id)
@@ -266,7 +266,7 @@ class Catalog:
 
     def last_step(self, name: str) -> Step | None:
         """Return the newest step of a definition that was not skipped."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             query = sa.select(_STEPS.c.run_id).join(_RUNS, _RUNS.c.run_id == _STEPS.c.run_id)
             query = query.where(_STEPS.c.name == name, _STEPS.c.decision != "skip")
             row = connection.execute(query.order_by(_RUNS.c.started_at.desc()).limit(1)).first()
@@ -276,7 +276,7 @@ class Catalog:
 
     def versions(self, name: str) -> tuple[Made, ...]:
         """Return the recorded versions of a table, newest first, with the versions they were made from."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(
                 _VERSIONS.select().where(_VERSIONS.c.name == name).order_by(_VERSIONS.c.version.desc())
             ).mappings()
@@ -284,7 +284,8 @@ class Catalog:
             return tuple(_made(dict(row), edges) for row in rows)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Do what is in the context in one transaction; raise `StorageError` when the catalog cannot be used."""
         try:
             if self._engine is None:
                 self._engine = _open(self._url)

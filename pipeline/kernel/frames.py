@@ -25,7 +25,7 @@ def call(transform: FunctionTransform, tables: dict[str, pa.Table], place: Place
         made = transform.function(**{key: to_frame(value) for key, value in tables.items()})
     except Exception as error:  # the user's own code
         raise DefinitionError(
-            f"table {name!r} raised {type(error).__name__}", got=str(error), place=_raised_at(error, place)
+            f"table {name!r} raised {type(error).__name__}", got=str(error), place=raised_at(error, place)
         ) from error
     try:
         rows = _to_arrow(made, transform.language)
@@ -65,7 +65,7 @@ def _converter(language: str) -> Callable[[pa.Table], Any]:
     return lambda table: table
 
 
-def _raised_at(error: BaseException, place: Place) -> Place:
+def raised_at(error: BaseException, place: Place) -> Place:
     """Return the deepest line of the definition's own file in the traceback."""
     found = place
     trace = error.__traceback__

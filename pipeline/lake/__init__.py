@@ -1,6 +1,9 @@
 """Delta tables: read, stage, commit."""
 
-from pipeline.lake.delta import Change, Commit, DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.changes import Change
+from pipeline.lake.compact import Compacted, compact, vacuum
+from pipeline.lake.delta import DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.head import Commit, Head, Place
 from pipeline.lake.merge import Merged, MergeWork, merge, replace_keys
 from pipeline.lake.skipping import files_for
 from pipeline.lake.storage import Storage
@@ -8,14 +11,19 @@ from pipeline.lake.storage import Storage
 __all__ = [
     "Change",
     "Commit",
+    "Compacted",
     "DeltaStager",
+    "Head",
     "Lake",
     "LakeTable",
     "MergeWork",
     "Merged",
+    "Place",
     "Storage",
     "Version",
+    "compact",
     "files_for",
     "merge",
     "replace_keys",
+    "vacuum",
 ]

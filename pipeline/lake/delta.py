@@ -5,32 +5,35 @@ Delivery: a manifest is committed at most once, whatever is retried; a reader se
 
 from __future__ import annotations
 
+import json
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake import Schema as DeltaSchema
-from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
-from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
+from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Manifest, Mode, StagedFile, mark_of
+from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect, first_line, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.kernel.types import arrow_schema, from_arrow
+from pipeline.kernel.types import from_arrow
+from pipeline.lake.changes import Change, Net, net
+from pipeline.lake.head import Commit, Head, Place, actions_of, conflict, open_table, uris
+from pipeline.lake.log import APP, entries
+from pipeline.lake.manifests import manifest_name, read_manifest
 from pipeline.lake.stats import delta_stats, logged, partition_value
 from pipeline.lake.storage import Storage
+from pipeline.lake.tidy import EVERY, tidy
 
-APP = "headwater"
-"""The Delta application whose transaction number is the mark of a table's manifest."""
 ROW_GROUP = 122_880
 
 
@@ -56,27 +59,6 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """What to commit: staged files, how, and what it says of itself."""
-
-    files: Sequence[StagedFile]
-    schema: Schema
-    mode: Mode
-    mark: int
-    note: Mapping[str, str] = field(default_factory=dict)
-    removed: frozenset[str] = frozenset()
-    """For a merge: the URIs of the files that go, in the same commit."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """How the files of a table differ from those of an earlier version."""
-
-    added: tuple[DataFile, ...]
-    removed: tuple[DataFile, ...] = ()
-
-
-@dataclass(frozen=True)
 class LakeTable:
     """One table of the lake, at `<lake>/<layer>/<name>`."""
 
@@ -91,12 +73,22 @@ class LakeTable:
         """Return the newest version, or a given one; `None` when the table is not there.
 
         Raises `StorageError` when it cannot be read, or when a given version is no longer kept; but with `lenient`,
-        for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one.
+        for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one. A version
+        that is not the newest comes without one too when its manifest is no longer kept.
         """
         if lenient:
             return replace(self, has_manifest=False).version(number)
-        found = self._open(number)
-        return None if found is None else self._describe(found)
+        found = open_table(self.place, number)
+        described = None if found is None else self._describe(found)
+        if (
+            number is None
+            and described is not None
+            and described.mark is not None
+            and self.has_manifest
+            and described.manifest is None
+        ):
+            return self.version()  # a stream went on meanwhile, far enough for its manifest to be gone
+        return described
 
     def number(self) -> int | None:
         """Return the number of the newest version, quickly; `None` when the table is not there."""
@@ -106,7 +98,7 @@ class LakeTable:
             return max(
                 (int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()), default=None
             )
-        found = self._open(None)
+        found = open_table(self.place)
         return None if found is None else found.version()
 
     def mark(self) -> int | None:
@@ -128,17 +120,34 @@ class LakeTable:
 
         The files that went are there to be read, or the answer is `None`.
         """
+        if now.number < number:
+            return None
         try:
-            then = self.version(number)
-        except StorageError:
+            done = entries(self.storage, number, now.number)
+            if done is None or done[0].mark != mark or done[-1].mark != now.mark:
+                return None
+            change = net(done[1:])
+            return None if change is None else Change(self._there(change, now), self._gone(change))
+        except (StorageError, OSError, pa.ArrowInvalid):
             return None
-        if then is None or then.mark != mark or now.number < number:
-            return None
-        before, after = {file.uri for file in then.files}, {file.uri for file in now.files}
-        removed = tuple(file for file in then.files if file.uri not in after)
-        if not all(self.storage.has(file.uri.removeprefix(f"{self.storage.uri}/")) for file in removed):
-            return None
-        return Change(tuple(file for file in now.files if file.uri not in before), removed)
+
+    def _there(self, change: Net, now: Version) -> tuple[DataFile, ...]:
+        """Return the files that came, in the order of their names; raise `StorageError` when one is not there."""
+        known = {file.uri: file for file in now.files}
+        found = {f"{self.storage.uri}/{file.path}": file for file in change.came}
+        for uri, file in found.items():
+            if uri not in known and not self.storage.has(file.path):
+                raise StorageError(f"table {self.name!r} no longer has a file that came", got=file.path)
+        return tuple(known.get(uri, DataFile(uri, found[uri].rows, found[uri].size_bytes)) for uri in sorted(found))
+
+    def _gone(self, change: Net) -> tuple[DataFile, ...]:
+        """Return the files that went, as they can still be read; raise `OSError` when one cannot."""
+        found = []
+        for file in sorted(change.went, key=lambda file: file.path):
+            with self.storage.open(file.path) as content:
+                rows = pq.ParquetFile(content).metadata.num_rows
+            found.append(DataFile(f"{self.storage.uri}/{file.path}", rows, file.size_bytes))
+        return tuple(found)
 
     def stager(self, run_id: str) -> DeltaStager:
         """Return what writes this table's files for a run."""
@@ -149,16 +158,35 @@ class LakeTable:
 
         A bound is null where the log has none. A partition column's bounds are its value.
         """
-        table = self._open(version.number)
+        table = open_table(self.place, version.number)
         if table is None:
             raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
-        actions = _actions(table)
-        found: dict[str, pa.Array | pa.ChunkedArray] = {"uri": self._uris(actions)}
+        actions = actions_of(table)
+        found: dict[str, pa.Array | pa.ChunkedArray] = {"uri": pa.array(uris(self.storage, actions), pa.string())}
         for number, name in enumerate(columns):
             for which in ("min", "max"):
                 said = next((n for n in (f"partition.{name}", f"{which}.{name}") if n in actions.column_names), None)
                 found[f"{which}_{number}"] = pa.nulls(actions.num_rows) if said is None else actions.column(said)
         return pa.table(found)
+
+    def staged(self, version: Version) -> tuple[StagedFile, ...]:
+        """Return the files of a version as if they were staged, to be committed again; their bounds are not kept."""
+        table = open_table(self.place, version.number)
+        if table is None:
+            raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
+        actions = actions_of(table)
+        values = [name for name in actions.column_names if name.startswith("partition.")]
+        rows = actions.select(["size_bytes", "num_records", *values]).to_pylist()
+        return tuple(
+            StagedFile(
+                path=uri.removeprefix(f"{self.storage.uri}/"),
+                size_bytes=row["size_bytes"],
+                rows=row["num_records"],
+                partition={name.removeprefix("partition."): logged(row[name]) for name in values},
+                stats=json.dumps({"numRecords": row["num_records"]}),
+            )
+            for uri, row in sorted(zip(uris(self.storage, actions), rows, strict=True), key=itemgetter(0))
+        )
 
     def commit(
         self,
@@ -173,160 +201,64 @@ class LakeTable:
         `removed` are the URIs of files that go in the same commit, for a manifest that merges. Raises `ConflictError` when another commit came between (nothing is changed then), and
         `OutcomeUnknownError` when the store does not say what became of it.
         """
-        text = manifest.to_json()
         self.storage.make()
-        self.storage.write_text(_manifest_name(manifest.mark), text)
+        self.storage.write_text(manifest_name(manifest.mark), manifest.to_json())
         note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
         return self.commit_files(Commit(files, schema, manifest.mode, manifest.mark, note, removed), seen)
 
     def commit_files(self, commit: Commit, seen: Version | None) -> Version:
         """Commit files under a mark, unless the table carries that mark already."""
-        current = self._open(None)
-        if current is not None and current.transaction_version(APP) == commit.mark:
-            return self._describe(current)
-        if (None if seen is None else seen.mark) != (None if current is None else current.transaction_version(APP)):
-            raise self._conflict()
-        moved = current is not None and tuple(current.metadata().partition_columns) != self.partition_by
-        if moved and commit.mode != "overwrite":
-            raise StorageError(
-                f"table {self.name!r} is partitioned otherwise than its definition says",
-                got=", ".join(self.partition_by) or "none",
-                do="recompute it with --full",
-            )
-        try:
-            self._write(current, commit, anew=current is None or moved)
-        except Exception as error:  # noqa: BLE001 - whatever was raised, only the log says what happened
-            return self._resolve(commit, error, current)
-        committed = self._open(None)
-        if committed is None:
+        head = self.head()
+        if head.mark not in {commit.mark, None if seen is None else seen.mark}:
+            raise conflict(self.name)
+        number = head.commit_files(commit)
+        if number and number % EVERY == 0:
+            with suppress(StorageError, DeltaError, OSError):  # the next time will do
+                tidy(self.place)
+        found = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
+        if found is None:
             raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")
-        return self._describe(committed)
+        return found
 
-    def _write(self, current: DeltaTable | None, commit: Commit, *, anew: bool = False) -> None:
-        """Commit on top of `current`, or make the table anew: the first version, or with other partitions."""
-        adds = [_add(file) for file in commit.files]
-        schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
-        properties = CommitProperties(
-            custom_metadata=dict(commit.note), app_transactions=[Transaction(APP, commit.mark)], max_commit_retries=0
-        )
-        if current is None or anew:
-            create_table_with_add_actions(
-                self.storage.uri,
-                schema,
-                adds,
-                mode="error" if current is None else "overwrite",
-                partition_by=list(self.partition_by),
-                name=self.name,
-                description=self.description or None,
-                configuration={"delta.enableChangeDataFeed": "true"},
-                storage_options=dict(self.storage.options) or None,
-                commit_properties=properties,
-            )
-        else:
-            mode = "overwrite" if commit.mode == "overwrite" else "append"
-            actions: list[AddAction | RemoveAction] = [*adds, *self._removals(current, commit.removed)]
-            current.create_write_transaction(
-                actions, mode, schema, partition_by=list(self.partition_by), commit_properties=properties
-            )
+    def head(self) -> Head:
+        """Return the table held open at its newest version, to commit to it again and again."""
+        return Head(self.place)
 
-    def _removals(self, current: DeltaTable, removed: frozenset[str]) -> list[RemoveAction]:
-        """Return the actions that take files away; raise `StorageError` when one is not there to be taken."""
-        if not removed:
-            return []
-        actions = _actions(current)
-        values = [name for name in actions.column_names if name.startswith("partition.")]
-        rows = actions.select(["size_bytes", *values]).to_pylist()
-        files = {uri: row for uri, row in zip(self._uris(actions).to_pylist(), rows, strict=True) if uri in removed}
-        if missing := removed - set(files):
-            raise StorageError(f"table {self.name!r} does not have a file that was to be replaced", got=min(missing))
-        now = int(time.time() * 1000)
-        return [
-            RemoveAction(
-                path=uri.removeprefix(f"{self.storage.uri}/"),
-                data_change=True,
-                deletion_timestamp=now,
-                size=row["size_bytes"],
-                partition_values={name.removeprefix("partition."): logged(row[name]) for name in values},
-            )
-            for uri, row in sorted(files.items())
-        ]
+    def tidy(self) -> None:
+        """Keep the log short; see `pipeline.lake.tidy`."""
+        tidy(self.place)
 
-    def _uris(self, actions: pa.Table) -> pa.Array:
-        # the log escapes a path once more than the file's name is
-        return pa.array([f"{self.storage.uri}/{unquote(p)}" for p in actions.column("path").to_pylist()], pa.string())
-
-    def _resolve(self, commit: Commit, error: Exception, before: DeltaTable | None) -> Version:
-        """Find out what became of a commit that raised: it is there, or somebody else's is, or nothing."""
-        try:
-            now = self._open(None)
-        except StorageError as unreadable:
-            raise OutcomeUnknownError(
-                f"the commit of {self.name!r} was sent and the table cannot be read again",
-                got=str(error),
-                do="run again when the store answers: it will find out",
-            ) from unreadable
-        if now is not None and now.transaction_version(APP) == commit.mark:
-            return self._describe(now)
-        if now is not None and (before is None or now.version() != before.version()):
-            raise self._conflict() from error
-        raise StorageError(
-            f"table {self.name!r} could not be committed", got=first_line(error), do="nothing was changed; run again"
-        ) from error
-
-    def _conflict(self) -> ConflictError:
-        return ConflictError(
-            f"another run committed {self.name!r} while this one worked",
-            do="nothing of this table was changed; run again",
-        )
-
-    def _open(self, number: int | None) -> DeltaTable | None:
-        if self.storage.is_local and not (Path(self.storage.uri) / "_delta_log").is_dir():
-            return None
-        try:
-            return DeltaTable(self.storage.uri, version=number, storage_options=dict(self.storage.options) or None)
-        except TableNotFoundError:
-            return None
-        except (DeltaError, OSError) as error:
-            which = "" if number is None else f" at version {number}"
-            raise StorageError(
-                f"table {self.name!r}{which} cannot be read", got=first_line(error), do=f"look at {self.storage.uri}"
-            ) from error
+    @property
+    def place(self) -> Place:
+        """The table as its definition says it."""
+        return Place(self.storage, self.name, self.partition_by, self.description)
 
     def _describe(self, table: DeltaTable) -> Version:
         mark = table.transaction_version(APP)
-        actions = _actions(table)
+        actions = actions_of(table)
         counts = (actions.column(name).to_pylist() for name in ("num_records", "size_bytes"))
         files = tuple(
             DataFile(uri, int(rows or 0), int(size))
-            for uri, rows, size in sorted(zip(self._uris(actions).to_pylist(), *counts, strict=True))
+            for uri, rows, size in sorted(zip(uris(self.storage, actions), *counts, strict=True))
         )
         return Version(
             number=table.version(),
             schema=from_arrow(pa.schema(table.schema().to_arrow())),
             files=files,
             partition_by=tuple(table.metadata().partition_columns),
-            manifest=self._manifest(mark),
+            manifest=None if mark is None or not self.has_manifest else self._manifest(table, mark),
             mark=mark,
         )
 
-    def _manifest(self, mark: int | None) -> Manifest | None:
-        if mark is None or not self.has_manifest:
-            return None
+    def _manifest(self, table: DeltaTable, mark: int) -> Manifest | None:
+        """Return a version's manifest; `None` when it is gone and another version has come since."""
         try:
-            text = self.storage.read_text(_manifest_name(mark))
+            return read_manifest(self.storage, self.name, mark)
         except StorageError as error:
-            raise StorageError(
-                f"the manifest of table {self.name!r} is gone",
-                got=error.got,
-                do="restore the file, or recompute the table with --full",
-            ) from error
-        if mark_of(text) != mark:
-            raise StorageError(
-                f"the manifest of table {self.name!r} is damaged",
-                got=f"another content than the one committed in {_manifest_name(mark)}",
-                do="restore the file, or recompute the table with --full",
-            )
-        return Manifest.from_json(text)
+            newest = open_table(self.place) if isinstance(error.__cause__, FileNotFoundError) else None
+            if newest is None or newest.transaction_version(APP) == mark or newest.version() < table.version():
+                raise
+            return None
 
 
 @dataclass(frozen=True)
@@ -414,24 +346,3 @@ class Lake:
             raise StorageError(f"table {table.name!r} is not there yet", do="run the project first")
         with connect(filesystem=self.storage.filesystem()) as con:
             return con.sql(version.scan().query()).to_arrow_table()
-
-
-def _actions(table: DeltaTable) -> pa.Table:
-    """Return what the log says of each file; not by `pa.table`, which would import pandas to look at it."""
-    return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
-
-
-def _add(file: StagedFile) -> AddAction:
-    # the log wants the path as the folder is named on disk; DuckDB has escaped the partition values already
-    return AddAction(
-        path=file.path,
-        size=file.size_bytes,
-        partition_values=dict(file.partition),
-        modification_time=int(time.time() * 1000),
-        data_change=True,
-        stats=file.stats,
-    )
-
-
-def _manifest_name(mark: int) -> str:
-    return f"_headwater/{mark:016x}.json"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.core.errors import StorageError
+from pipeline.core.errors import OutcomeUnknownError, StorageError
+
+DRAFT = ".draft-"
+"""How the names of local files begin that are not yet what they are to become."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,15 @@ class Storage:
         return None if self.is_local else self._filesystem()
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a small file in one step: readers see all of it or none; it survives a crash once this returns."""
+        """Write a small file of text, as `write_bytes` does."""
         self.write_bytes(name, text.encode())
 
-    def read_text(self, name: str) -> str:
-        """Read a small file; raise `StorageError` when it cannot be read."""
-        return self.read_bytes(name).decode()
-
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file in one step, as `write_text` does."""
+        """Write a file in one step: readers see all of it or none; it survives a crash once this returns."""
         try:
             if self.is_local:
-                _write_local(Path(self.uri) / name, content)
+                with _draft(Path(self.uri) / name, content) as (draft, target):
+                    draft.replace(target)
             else:
                 self._filesystem().pipe_file(self._path(name), content)
         except Exception as error:  # an object store's client has errors of its own
@@ -55,17 +57,111 @@ class Storage:
                 f"cannot write {name!r} below {self.uri}", got=_reason(error), do="check its space and permissions"
             ) from error
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless one of that name is there; return whether it holds this content now.
+
+        Of callers with different contents exactly one gets `True`, whatever answers are lost. It survives a crash
+        once this returns. Raises `OutcomeUnknownError` when the store does not say whose content is there.
+        """
+        try:
+            if not self.is_local:
+                self._filesystem().pipe_file(self._path(name), content, mode="create")
+                return True
+            with _draft(Path(self.uri) / name, content) as (draft, target):
+                os.link(draft, target)
+        except Exception as error:  # noqa: BLE001 - likewise; whatever was raised, only the store says what happened
+            return self._holds(name, content, error)
+        return True
+
+    def _holds(self, name: str, content: bytes, error: Exception) -> bool:
+        try:
+            return self.read_bytes(name) == content
+        except StorageError as unreadable:
+            if isinstance(unreadable.__cause__, FileNotFoundError):
+                raise StorageError(
+                    f"cannot write {name!r} below {self.uri}", got=_reason(error), do="check its space and permissions"
+                ) from error
+            raise OutcomeUnknownError(
+                f"{name!r} below {self.uri} was written and cannot be read again",
+                got=_reason(error),
+                do="try again when the store answers: it will find out",
+            ) from unreadable
+
+    def read_text(self, name: str) -> str:
+        """Read a small file of text; raise `StorageError` when it cannot be read."""
+        return self.read_bytes(name).decode()
+
     def read_bytes(self, name: str) -> bytes:
-        """Read a file; raise `StorageError` when it cannot be read."""
+        """Read a file; raise `StorageError`, caused by `FileNotFoundError` when it is not there."""
         try:
             content: bytes = self._filesystem().cat_file(self._path(name))
         except Exception as error:  # likewise
             raise StorageError(f"cannot read {name!r} below {self.uri}", got=_reason(error)) from error
         return content
 
+    def read_some(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Read those of some files that are there, at the same time where the store allows."""
+        paths = {self._filesystem()._strip_protocol(self._path(name)): name for name in names}  # noqa: SLF001 - public in all but name
+        try:
+            found = self._filesystem().cat(list(paths), on_error="return") if paths else {}
+        except Exception as error:  # likewise
+            raise StorageError(f"cannot read below {self.uri}", got=_reason(error)) from error
+        for path, content in found.items():
+            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                raise StorageError(f"cannot read {paths[path]!r} below {self.uri}", got=_reason(content)) from content
+        return {paths[path]: content for path, content in found.items() if isinstance(content, bytes)}
+
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        """Return the sorted names of the files, at any depth, whose names begin with a prefix."""
+        folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
+        found = self._filesystem()
+        root = found._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
+        try:
+            paths = [path.removeprefix(root) for path in found.find(folder)]
+        except Exception as error:  # likewise
+            raise StorageError(f"cannot list {prefix!r} below {self.uri}", got=_reason(error)) from error
+        return tuple(sorted(n for n in paths if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT)))
+
+    def changed(self) -> dict[str, dt.datetime]:
+        """Return when each file, at any depth, was last written, in UTC."""
+        found = self._filesystem()
+        root = found._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
+        try:
+            details = found.find(root, detail=True)
+        except Exception as error:  # likewise
+            raise StorageError(f"cannot list {self.uri}", got=_reason(error)) from error
+        return {path.removeprefix(root): _moment(detail) for path, detail in details.items()}
+
+    def sync(self, names: Sequence[str]) -> None:
+        """Let files that somebody else has written survive a crash; an object store's do already."""
+        if not self.is_local:
+            return
+        paths = [Path(self.uri) / name for name in names]
+        try:
+            for path in (*paths, *{path.parent for path in paths}):
+                _fsync(path)
+        except OSError as error:
+            raise StorageError(f"cannot write to disk below {self.uri}", got=_reason(error)) from error
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to be read; raise `OSError` when it is not there."""
+        found: BinaryIO = self._filesystem().open(self._path(name), "rb")
+        return found
+
     def has(self, name: str) -> bool:
         """Return whether a file is there."""
         return bool(self._filesystem().exists(self._path(name)))
+
+    def inside(self, folder: str) -> tuple[str, ...]:
+        """Return the names of what is in a folder below the place, in order; none where there is no such folder."""
+        found = self._filesystem()
+        try:
+            entries = found.ls(self._path(folder), detail=False)
+        except FileNotFoundError:
+            return ()
+        except Exception as error:  # likewise
+            raise StorageError(f"cannot list {folder!r} below {self.uri}", got=_reason(error)) from error
+        return tuple(sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries))
 
     def folders(self) -> frozenset[Path]:
         """Return the folders at and below a local place; an object store has none."""
@@ -115,14 +211,35 @@ class Storage:
         return fsspec.filesystem(protocol, **_fsspec_options(protocol, {**os.environ, **self.options}))
 
 
-def _write_local(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+def _moment(detail: Mapping[str, Any]) -> dt.datetime:
+    found = detail.get("LastModified", detail.get("mtime"))
+    return found if isinstance(found, dt.datetime) else dt.datetime.fromtimestamp(float(found or 0), dt.UTC)
+
+
+@contextmanager
+def _draft(target: Path, content: bytes) -> Iterator[tuple[Path, Path]]:
+    """Write a file beside the one it is to become; once it became that, let the folder's entry survive a crash."""
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.is_dir()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f"{DRAFT}{target.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft, target
+    finally:
+        draft.unlink(missing_ok=True)
+    for folder in (target.parent, *(folder.parent for folder in made)):
+        _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]:
@@ -135,6 +252,7 @@ def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]
         "token": options.get("AWS_SESSION_TOKEN"),
         "endpoint_url": options.get("AWS_ENDPOINT_URL"),
         "client_kwargs": client,
+        "use_listings_cache": False,  # others write too
     }
 
 

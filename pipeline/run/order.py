@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from pipeline.batch.makers import FromFunction, FromSource, FromSql
+from pipeline.batch.makers import FromFunction, FromSource, FromSql, FromWhole
 from pipeline.batch.work import Maker, Work
 from pipeline.core.definitions import Feed, Source, Stored, Table
 from pipeline.core.functions import FunctionTransform
@@ -101,6 +101,8 @@ def _maker(order: Order) -> Maker:
     others = {name: scan for name, scan in order.scans.items() if name != order.route.driving}
     if isinstance(transform, FunctionTransform):
         return FromFunction(transform, others, definition.place, source)
+    if not isinstance(transform, SqlTransform):
+        return FromWhole(transform, others, source)
     tree = tree_of(transform) if order.feed is None else bare(tree_of(transform), order.route.driving)
     text = tree.sql("duckdb", comments=False)
     hidden: tuple[str, ...] = ()

@@ -116,18 +116,22 @@ def strategy(definition: Stored) -> Plan:
         raise TypeError(type(definition).__name__)
     transform = definition.transform
     if isinstance(transform, FunctionTransform):
-        driving = transform.inputs[0]
-        if transform.language == "dataset":
-            return Plan("gather", driving, "a function of whole datasets")
-        others = [repr(name) for name in transform.inputs[1:]]
-        if others:
-            return Plan("broadcast", driving, f"a function of blocks, with {', '.join(others)} whole")
-        return Plan("blockwise", driving, "a function of blocks")
+        return _of_function(transform)
     if isinstance(transform, FactTransform):
         return _of_fact(transform)
-    if not isinstance(transform, SqlTransform):
-        raise TypeError(type(transform).__name__)
-    return _planned(transform)
+    if isinstance(transform, SqlTransform):
+        return _planned(transform)
+    return Plan("gather", transform.inputs[0], "it remembers, so it looks at all rows in their order")
+
+
+def _of_function(transform: FunctionTransform) -> Plan:
+    driving = transform.inputs[0]
+    if transform.language == "dataset":
+        return Plan("gather", driving, "a function of whole datasets")
+    others = [repr(name) for name in transform.inputs[1:]]
+    if others:
+        return Plan("broadcast", driving, f"a function of blocks, with {', '.join(others)} whole")
+    return Plan("blockwise", driving, "a function of blocks")
 
 
 @functools.lru_cache(maxsize=1024)

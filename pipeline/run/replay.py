@@ -22,6 +22,7 @@ from pipeline.batch.task import run_task
 from pipeline.batch.work import Maker, Split
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Source, Stored, Table
+from pipeline.core.epochs import Epoch
 from pipeline.core.errors import RequestError
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import POSITION, PROVENANCE, SOURCE, Flowing, Part, Piece, Reader, Reading
@@ -78,12 +79,22 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
         aside=outcome.aside,
         aside_mode="overwrite",
         tombstones=landing.tombstones,
+        epoch=None if version.manifest.epoch is None else joined(version.manifest.epoch, landing.flow),
         seconds=time.perf_counter() - begun,
         at=at,
     )
     committed = workspace.table(name).commit(manifest, landing.files, outcome.schema, version, landing.removed)
     settle(workspace, definition, committed)
     return landing.flow
+
+
+def joined(epoch: Epoch, flow: Flow) -> Epoch:
+    """Return a stream's epoch after rows that it had set aside were judged again: it is as far as it was."""
+    totals = dict(epoch.totals)
+    totals["rows_out"] = totals.get("rows_out", 0) + flow.rows_out
+    totals["dropped"] = totals.get("dropped", 0) + flow.dropped
+    totals["quarantined"] = totals.get("quarantined", 0) - flow.rows_in + flow.quarantined
+    return replace(epoch, totals=totals)
 
 
 _HERE = Route("blockwise", "", "quarantined rows", "inline", "replayed in this process")

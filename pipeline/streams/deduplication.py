@@ -3,8 +3,8 @@
 key=id, within="1 hour", keep="first"
 
 10:00  10:30  11:00  11:01  11:50       12:30
-o------x------x      o------x-----------o        o comes out; x is a duplicate
-|<-- 1 hour ->|      |<-- 1 hour -->|
+  o------x------x      o------x-----------o        o comes out; x is a duplicate
+  |<-- 1 hour ->|      |<-- 1 hour -->|
 """
 
 from __future__ import annotations
@@ -229,7 +229,8 @@ class FirstOfKey(_OfKey):
             "select * from _due where _n in (select _n from _walk)"
         )
         memory.forget("waiting", f"_at < {progress.watermark}")
-        memory.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
+        if self.how.within_us is not None:  # else a key comes out once, and is kept for ever
+            memory.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
         memory.add(
             "kept",
             f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_over(progress)}) "

@@ -115,7 +115,10 @@ def _refused(tree: exp.Query) -> str | None:
     inner = next((node for node in tree.find_all(exp.Query, exp.Window, exp.Unnest) if node is not tree), None)
     if inner is not None or next(aggregates_of(tree), None) is not None:
         return f"it needs more than the two rows that meet; {_LATER}"
-    joins: Sequence[exp.Join] = tree.args.get("joins") or ()
+    return _refused_joins(tree, tree.args.get("joins") or ())
+
+
+def _refused_joins(tree: exp.Select, joins: Sequence[exp.Join]) -> str | None:
     if len(joins) != 1 or not all(isinstance(table, exp.Table) for table in (relation(tree), joins[0].this)):
         return f"it joins {len(joins) + 1} relations; join two streams at a time, each result a table of its own"
     if any(table.alias_column_names for table in (cast("exp.Table", relation(tree)), joins[0].this)):

@@ -10,6 +10,7 @@ from pipeline.core.definitions import Transform
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import Limits, arrow, connect, quoted
+from pipeline.kernel.types import from_arrow
 from pipeline.streams.operator import BEGINNING, END, Operator, Progress
 from pipeline.streams.shard import dealt, opened
 
@@ -90,6 +91,4 @@ def require_columns(name: str, schema: Schema, columns: tuple[str, ...], place: 
 
 def schemas_of(tables: Mapping[str, pa.Table], event_times: Mapping[str, str]) -> dict[str, Streamed]:
     """Return tables in memory as streamed inputs."""
-    from pipeline.kernel.types import from_arrow  # noqa: PLC0415
-
     return {name: Streamed(from_arrow(table.schema), event_times[name]) for name, table in tables.items()}

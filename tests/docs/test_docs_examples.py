@@ -1,6 +1,6 @@
 """Every example of the documentation runs, and prints what the page says it prints.
 
-Blocks of a page share a folder and run in order. A Python block that begins with `# file: NAME` is written there,
+Blocks of a page share a folder and Python's names, and run in order. A Python block that begins with `# file: NAME` is written there,
 others are executed. In a console block `$` begins a command; the lines below it must be in its output, in order, with
 `...` for anything; `!` before a line says that the command fails with that message. A comment before a block that
 says why it is not run here leaves it out.
@@ -45,6 +45,7 @@ def blocks_of(page: Path) -> list[Block]:
 def test_examples_run(page, tmp_path):
     shell = Shell(tmp_path)
     projects: set[str] = set()
+    names: dict[str, object] = {}
     for block in blocks_of(page):
         where = f"{page.name}:{block.line}"
         named = re.match(r"# file: (\S+)\n", block.text)
@@ -54,7 +55,7 @@ def test_examples_run(page, tmp_path):
             path.write_text(block.text, encoding="utf-8")
             projects.add(Path(named[1]).parts[0])
         elif block.kind == "python":
-            exec(compile(block.text, where, "exec"), {})  # noqa: S102 - our own page
+            exec(compile(block.text, where, "exec"), names)  # noqa: S102 - our own page
         elif block.kind == "console":
             for command, expected in commands(block.text):
                 shell.run(command, expected, where)

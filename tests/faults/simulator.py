@@ -242,7 +242,7 @@ class Coordinator:
         offsets = {**first_offsets(world.extents(), "committed"), **self.reached.offsets}
         if mutant == "offsets first" and "offsets" in world.files:
             offsets = json.loads(world.files["offsets"])
-        self.reached = self.reached.beginning(offsets)
+        self.reached = self.reached.beginning(offsets, {})
         self.watermark = BEGINNING if epoch is None else epoch.watermark
         self.memories = self._restored(epoch)
         yield "restored"

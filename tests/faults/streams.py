@@ -287,7 +287,10 @@ def epochs_of(workspace: Workspace, name: str) -> Epochs:
         actions = [json.loads(line) for line in entry.read_text().splitlines()]
         if not any({"add", "remove", "txn"} & action.keys() for action in actions):
             continue  # a vacuum notes that it was here
-        (mark,) = [action["txn"]["version"] for action in actions if "txn" in action]
+        marks = [action["txn"]["version"] for action in actions if action.get("txn", {}).get("appId") == "headwater"]
+        if any("headwater.compacted" in action.get("commitInfo", {}) for action in actions):
+            continue
+        (mark,) = marks
         text = storage.read_text(f"_headwater/{mark:016x}.json")
         assert mark_of(text) == mark
         found.append(Manifest.from_json(text))

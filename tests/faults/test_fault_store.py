@@ -15,8 +15,8 @@ from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownEr
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
-from pipeline.lake import Lake, LakeTable, Version
-from tests.rigs.proxy import Fault, Proxy, Rule, proxied
+from pipeline.lake import Lake, LakeTable, Version, compact
+from tests.rigs.proxy import Fault, Rule, proxied
 
 SCHEMA = Schema.of({"a": "INTEGER"})
 LOG = r"/_delta_log/\d{20}\.json$"
@@ -110,7 +110,7 @@ def test_a_long_storm_ends_in_an_error_and_nothing_changed(table, proxy, status)
     first = commit(table, 0, None)
     proxy.rule(Rule("PUT", LOG, Fault.REFUSE, status=status, times=1000))
 
-    with pytest.raises(StorageError, match="could not be committed: got .*; nothing was changed; run again"):
+    with pytest.raises(StorageError, match=r"could not be committed: got .*; nothing was changed; run again"):
         commit(table, 1, first)
 
     assert 1 <= proxy.faults("PUT", f"{table.storage.uri.rpartition('/')[0][5:]}.*{LOG}") <= 20
@@ -180,7 +180,8 @@ def test_of_writers_who_race_one_wins(table, proxy, created, disturbed):
 
 
 @pytest.mark.fault(3)
-def test_staged_files_are_invisible_until_they_are_committed(table, proxy):
+@every
+def test_staged_files_are_invisible_until_they_are_committed(table):
     """Row 3: the writer dies after staging."""
     first = commit(table, 0, None)
     stage(table, 1)
@@ -209,3 +210,18 @@ def test_a_hundred_commits_in_bad_weather(table, proxy):
         version = commit(table, value, version)
     assert values(table) == list(range(100))
     assert changes(table) == [(n, n) for n in range(100)]
+
+
+def test_a_stream_goes_on_beside_a_compaction_and_lost_answers(table, proxy):
+    """Row 29 on a store: another process compacts between the epochs, and answers to both are lost."""
+    head = table.head()
+    for epoch in range(6):
+        proxy.rule(*([Rule("PUT", LOG, Fault.LIE, status=500)] if epoch % 2 else []))
+        if epoch == 4:
+            assert compact(table, table.head()).before == 4
+        manifest = Manifest(table="t", run_id=f"r{epoch}", fingerprint="f", mode="append")
+        head.commit(manifest, stage(table, epoch), SCHEMA, epoch=epoch)
+
+    assert (head.number, head.epoch) == (6, 5)
+    assert values(table) == list(range(6))
+    assert [value for _, value in changes(table)] == list(range(6))

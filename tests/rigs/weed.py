@@ -106,7 +106,7 @@ def _wait_for(port: int, guard: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < until and guard.poll() is None:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()  # noqa: S310 - loopback
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
         except urllib.error.HTTPError as answer:  # it answers, that a stranger may not
             answer.close()
             return

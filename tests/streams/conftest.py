@@ -114,7 +114,7 @@ def _chopped():
 def _proof():
     """How many cases a property is tried on: few, each with many rows, unless all faults are asked for."""
     return settings(
-        max_examples=150 if os.environ.get("HEADWATER_FAULTS") == "all" else 8,
+        max_examples=60 if os.environ.get("HEADWATER_FAULTS") == "all" else 6,
         deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),

@@ -50,11 +50,15 @@ def operator(text):
     [
         f"select o.*, p.y, o.x + p.y as total from orders o SIDE join payments p on o.k = p.k and {NEAR} and x <> p.y",
         f"select ts, o.x, coalesce(p.y, -1) as y from orders as o SIDE join payments p on {NEAR} where x > 0 or x is null",
-        "select * exclude (y, k) from orders SIDE join payments on orders.k + 1 = payments.k "
-        "and paid_at - ts < interval 3 seconds and ts <= paid_at + interval '1 second'",
+        (
+            "select * exclude (y, k) from orders SIDE join payments on orders.k + 1 = payments.k "
+            "and paid_at - ts < interval 3 seconds and ts <= paid_at + interval '1 second'"
+        ),
         "select o.ts, p.paid_at, p.y from orders o SIDE join payments p on p.paid_at = o.ts + interval 3 seconds",
-        "select o.ts, p.paid_at from orders o SIDE join payments p "
-        "on o.k = p.k and p.paid_at >= o.ts - interval 6 seconds and p.paid_at < o.ts - interval 2 seconds",
+        (
+            "select o.ts, p.paid_at from orders o SIDE join payments p "
+            "on o.k = p.k and p.paid_at >= o.ts - interval 6 seconds and p.paid_at < o.ts - interval 2 seconds"
+        ),
     ],
 )
 def test_a_join_of_streams_is_the_join_of_all_rows(drive, chopped, proof, statement):
@@ -81,9 +85,12 @@ def test_conditions_of_an_inner_join_may_stand_after_where(drive):
     assert drive(joined, [(blocks, END)]).rows == [{"x": 7, "y": 2}]
 
 
-def test_using_deals_by_its_columns():
+def test_using_deals_by_its_columns(drive):
     joined = operator("select * from orders join payments using (k) where paid_at between ts and ts + interval 1 hour")
     assert len(joined.keys) == 1
+    blocks = {"orders": table("orders", [(3, 1, 7)]), "payments": table("payments", [(1, 1, 2), (8, 1, 1), (9, 2, 3)])}
+    found = drive(joined, [(blocks, END)], 2).rows
+    assert [(row["k"], row["x"], row["y"]) for row in found] == [(1, 7, 1)]
 
 
 def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):

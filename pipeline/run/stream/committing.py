@@ -3,48 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
+from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest, Mode
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.lake import MergeWork, Version, replace_keys
-from pipeline.run.merging import Arrival, Landing, land
+from pipeline.lake import Head, MergeWork, compact, replace_keys
+from pipeline.run.merging import Arrival, Landing, land, merge_of
 from pipeline.run.settle import set_aside
 from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.workspace import Workspace
 
+TIDY_EVERY = 100
+"""After how many versions small files are put together, and the log is kept short."""
+TOGETHER_BYTES = 32 << 20
+"""Up to which size files are put together beside the stream: more would let an epoch wait."""
+
 
 @dataclass(frozen=True)
 class Made:
-    """What is to be committed: what the manifest says, what was staged, and the version it comes on top of."""
+    """What is to be committed: what the manifest says, and what was staged."""
 
     manifest: Manifest
     outcome: Outcome
-    before: Version | None
 
 
-def land_epoch(workspace: Workspace, plan: StreamPlan, made: Made, reached: Callable[[str], None]) -> Version:
-    """Commit an epoch on top of the version before it, and bring the quarantine to what it says.
+def land_epoch(
+    workspace: Workspace, plan: StreamPlan, head: Head, made: Made, reached: Callable[[str], None]
+) -> Manifest:
+    """Commit an epoch on top of the version at the head, and bring the quarantine to what it says.
 
     Raises `ConflictError` when somebody else committed the table in between: nothing of the epoch is seen then.
     """
-    landing = _landing(workspace, plan, made)
-    manifest, table = made.manifest, workspace.table(plan.name)
+    landing = _landing(workspace, plan, head, made)
+    manifest = made.manifest
     mode: Mode = "merge" if landing.removed or landing.tombstones else manifest.mode
     manifest = replace(manifest, flow=landing.flow, mode=mode, tombstones=landing.tombstones)
-    committed = table.commit(manifest, landing.files, plan.schema, made.before, landing.removed)
+    epoch = None if manifest.epoch is None else manifest.epoch.number
+    number = head.commit(manifest, landing.files, plan.schema, removed=landing.removed, epoch=epoch)
     reached("committed")
-    set_aside(workspace, plan.definition, manifest)
+    if manifest.aside or manifest.aside_mode == "overwrite":
+        set_aside(workspace, plan.definition, manifest)
     reached("settled")
-    return committed
+    if number and number % TIDY_EVERY == 0:
+        with suppress(StorageError):  # the next time will do
+            compact(workspace.table(plan.name), head, target_bytes=TOGETHER_BYTES)
+    return manifest
 
 
-def _landing(workspace: Workspace, plan: StreamPlan, made: Made) -> Landing:
+def _landing(workspace: Workspace, plan: StreamPlan, head: Head, made: Made) -> Landing:
     """Return what to commit: rows as they are, or in the place of those with their key."""
     manifest, outcome = made.manifest, made.outcome
-    seen = None if manifest.mode == "overwrite" else made.before
+    if plan.emits == "append" and merge_of(plan.definition) is None:
+        return Landing(outcome.files, outcome.flow, outcome.aside, manifest.aside_mode)
+    seen = None if manifest.mode == "overwrite" else workspace.table(plan.name).version(head.number)
     if plan.emits == "append":
         return land(workspace, Arrival(plan.definition, outcome, manifest.run_id, seen))
     landing = Landing(outcome.files, outcome.flow, outcome.aside, manifest.aside_mode)

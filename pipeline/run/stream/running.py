@@ -1,40 +1,44 @@
-"""Several streams in one process, each with a thread of its own, until they are stopped or have caught up."""
+"""Several streams in one process, each with a thread of its own, until they are stopped or have caught up.
+
+A stream that fails ends alone, unless `fail_fast` is wanted: streams that have nothing to do with each other should not
+fall together, and one that reads the failed one's table finds nothing new in it. The process then fails in the end.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pipeline.core.errors import RequestError
-from pipeline.core.reading import Extent
+from pipeline.governance import Leases
+from pipeline.run.stream.driving import Driver, Together, Wanted
+from pipeline.run.stream.facts import in_short
+from pipeline.run.stream.holding import Holding
+from pipeline.run.stream.metering import Facts
 from pipeline.run.stream.plan import Planner
 from pipeline.run.stream.stream import Asked, Stream
-from pipeline.run.stream.tablelog import TableLog
 from pipeline.run.workspace import Workspace
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which streams to run, and for how long."""
-
-    names: tuple[str, ...] = ()
-    """Without any, all of the project."""
-    until_caught_up: bool = False
-    """Whether a stream ends when it has read what its logs held when it began, or a log that ends has ended."""
-    drain: bool = False
-    """Whether all windows are closed in the end."""
-    asked: Asked = field(default_factory=Asked)
+__all__ = ["Running", "Wanted", "catch_up"]
 
 
 class Running:
     """The streams of a project at work."""
 
     def __init__(
-        self, workspace: Workspace, wanted: Wanted, *, reached: Callable[[str, str], None] = lambda _, __: None
+        self,
+        workspace: Workspace,
+        wanted: Wanted,
+        *,
+        reached: Callable[[str, str], None] = lambda _, __: None,
+        tell: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
-        """Plan the streams; raise `DefinitionError` for one that has no streamed form, `RequestError` for none."""
+        """Find the streams; raise `DefinitionError` for one that has no streamed form, `RequestError` for none.
+
+        `reached` hears each step of a commit, `tell` each restart, both with the stream's name.
+        """
         self.workspace = workspace
         self.wanted = wanted
         self._planner = Planner(workspace)
@@ -47,9 +51,17 @@ class Running:
         self.names = (*ordered, *(n for n in names if n not in ordered))
         for name in self.names:
             workspace.stored(name)
+        if wanted.restore is not None and len(self.names) != 1:
+            raise RequestError(
+                "a savepoint is one of one stream", do="name the stream: headwater stream NAME --restore …"
+            )
         self.streams: dict[str, Stream] = {}
+        self.facts: dict[str, Facts] = {name: Facts(name) for name in self.names}
         self.errors: dict[str, BaseException] = {}
+        self.trouble = ""
+        """What the catalog said when it was last asked, if that went wrong."""
         self._reached = reached
+        self._tell = tell
         self._stop = threading.Event()
         self._done: set[str] = set()
 
@@ -60,13 +72,40 @@ class Running:
     def run(self, watch: Callable[[Running], None] = lambda _: None, every_s: float = 0.25) -> None:
         """Run until all streams have ended; `watch` is called now and then from this thread.
 
-        The first error stops all streams, and is raised when they have ended; what they committed stays.
+        Raises `ConflictError` at once when somebody living runs one of them. The first error of a stream is raised when all
+        have ended; what they committed stays.
         """
-        threads = [threading.Thread(target=self._work, args=(name,), name=f"headwater-{name}") for name in self.names]
+        holding = Holding(Leases(self.workspace.catalog), self._in_short)
+        try:
+            for name in self.names:
+                holding.take(name, take_over=self.wanted.take_over)
+            self._run(holding, watch, every_s)
+        finally:
+            holding.close()
+        for error in self.errors.values():
+            raise error
+
+    def _run(self, holding: Holding, watch: Callable[[Running], None], every_s: float) -> None:
+        together = Together(
+            self._planner,
+            self.wanted,
+            self.names,
+            holding,
+            self._reached,
+            self._tell,
+            self._stop,
+            self._done,
+            self.streams,
+            self.facts,
+        )
+        threads = [
+            threading.Thread(target=self._work, args=(name, together), name=f"headwater-{name}") for name in self.names
+        ]
         for thread in threads:
             thread.start()
         try:
             while any(thread.is_alive() for thread in threads):
+                self.trouble = holding.trouble
                 watch(self)
                 threads[0].join(every_s)
                 time.sleep(0 if threads[0].is_alive() else every_s)
@@ -77,68 +116,20 @@ class Running:
             for thread in threads:
                 thread.join()
         watch(self)
-        for error in self.errors.values():
-            raise error
 
-    def _work(self, name: str) -> None:
+    def _work(self, name: str, together: Together) -> None:
         try:
-            self._wait_for_inputs(name)
-            plan = self._planner.plan(name)
-            stream = Stream(self.workspace, plan, self.wanted.asked, reached=lambda step: self._reached(name, step))
+            Driver(name, together).run()
         except Exception as error:  # noqa: BLE001 - raised by `run`, in its thread
-            self._fail(name, error)
-            return
-        self.streams[name] = stream
-        try:
-            self._drive(stream)
-        except Exception as error:  # noqa: BLE001 - likewise
-            self._fail(name, error)
+            self.errors[name] = error
+            if self.wanted.fail_fast:
+                self.stop()
         finally:
-            stream.close()
             self._done.add(name)
+            together.holding.release(name)
 
-    def _wait_for_inputs(self, name: str) -> None:
-        """A stream below another begins when that one has made its table."""
-        above = set(self._planner.workspace.project.graph.upstream(name)) & set(self.names)
-        while not self._stop.is_set():
-            if all(self.workspace.table(other).number() is not None or other in self._done for other in above):
-                return
-            time.sleep(0.02)
-
-    def _drive(self, stream: Stream) -> None:
-        target = self._target(stream)
-        while not self._stop.is_set():
-            stream.turn()
-            if stream.ended or (self.wanted.until_caught_up and self._has_caught_up(stream, target)):
-                break
-        if stream.ended or self.wanted.drain:
-            stream.drain()
-        else:
-            stream.save()
-
-    def _target(self, stream: Stream) -> dict[str, int]:
-        found: dict[str, Extent] = {}
-        for intake in stream.plan.intakes:
-            if not isinstance(intake.log, TableLog):
-                found |= intake.log.extents()
-        return {uri: extent.end for uri, extent in found.items()}
-
-    def _has_caught_up(self, stream: Stream, target: dict[str, int]) -> bool:
-        offsets = {uri: o for reached in stream.inputs.values() for uri, o in reached.offsets.items()}
-        if any(offsets.get(uri, 0) < end for uri, end in target.items()):
-            return False
-        for intake in stream.plan.intakes:
-            if isinstance(intake.log, TableLog):
-                done = intake.name in self._done or intake.name not in self.names
-                extent = intake.log.extents()[intake.log.uri]
-                if not done or offsets.get(intake.log.uri, 0) < extent.end:
-                    return False
-        return True
-
-    def _fail(self, name: str, error: BaseException) -> None:
-        self.errors[name] = error
-        self._done.add(name)
-        self.stop()
+    def _in_short(self, name: str) -> Mapping[str, Any]:
+        return in_short(self.facts[name])
 
 
 def catch_up(workspace: Workspace, names: Sequence[str] = (), asked: Asked | None = None) -> Running:

@@ -25,33 +25,33 @@ class Start:
     """Whether the first commit takes the place of all rows that are there."""
 
 
-def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identity, place: Place | None = None) -> Start:
-    """Decide how a stream begins.
+def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identity, *, anew: bool = False) -> Start:
+    """Decide how a stream begins; `anew` allows the table to be made anew from offsets.
 
     Raises `StorageError` when what was committed cannot be gone on from, with the reason and the way out, and
     `RequestError` for offsets given to a stream that has committed already.
     """
-    if asked in ("earliest", "latest"):
+    if asked != "committed" and (anew or isinstance(asked, str)):
         return Start(None, anew=now.table is not None)
     if manifest is None:
         return Start(None, anew=False)
     if not isinstance(asked, str):
         raise RequestError(
             f"stream {name!r} has committed epochs: other offsets would lose rows or count them twice",
-            do="make its table anew with --from earliest, or go back to a savepoint",
+            do="make its table anew with --anew or --from earliest, or go back to a savepoint",
         )
     if manifest.epoch is None:
         raise StorageError(
             f"table {name!r} was made in batch, so there is nothing to go on from",
             do="make it anew from its source: headwater stream --from earliest",
-            place=place,
+            place=now.place,
         )
     reason = _obstacle(manifest.epoch, now)
     if reason is not None:
         raise StorageError(
             f"stream {name!r} cannot go on with what it remembers: {reason}",
             do="take the change back, or make the table anew: headwater stream --from earliest",
-            place=place,
+            place=now.place,
         )
     return Start(manifest.epoch, anew=False)
 
@@ -66,6 +66,8 @@ class Identity:
     schema: Schema
     table: Schema | None
     """The columns of the table that is there."""
+    place: Place | None = None
+    """Where it is defined."""
 
 
 def _obstacle(epoch: Epoch, now: Identity) -> str | None:

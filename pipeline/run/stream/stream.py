@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,17 +23,18 @@ import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import END, Epoch, Reached, StateFile
+from pipeline.core.errors import StorageError
 from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.kernel.budget import budget_here, cores
 from pipeline.lake import Version
-from pipeline.run.settle import follow_up
-from pipeline.run.settle import set_aside
-from pipeline.run.stream.committing import Made, land_epoch
+from pipeline.run.settle import follow_up, set_aside
+from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
 from pipeline.run.stream.intake import Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
+from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
 from pipeline.run.stream.tablelog import TableLog
@@ -72,6 +73,8 @@ class Asked:
     pace: Pace = field(default_factory=Pace)
     shards: int | None = None
     takers: int | None = None
+    anew: bool = False
+    """Whether offsets to begin at may make the table of a stream anew that has committed."""
 
 
 class Stream:
@@ -99,7 +102,9 @@ class Stream:
         self._reached = reached
         self._stack = ExitStack()
         self._table = workspace.table(plan.name)
-        self._seen = self._table.version(lenient=self.asked.begin in ("earliest", "latest"))
+        self.meter = Meter()
+        """Counts its turns; who hears the steps of its commits tells it of these. Another may be put in its place."""
+        self._head = self._table.head()
         with ExitStack() as opening:
             self._open(opening)
             self._stack = opening.pop_all()
@@ -111,22 +116,26 @@ class Stream:
     # -- opening
 
     def _open(self, stack: ExitStack) -> None:
-        plan, asked = self.plan, self.asked
-        seen = self._seen
+        plan, asked, head = self.plan, self.asked, self._head
+        begins_anew = asked.begin != "committed" and (asked.anew or isinstance(asked.begin, str))
+        seen = None if head.number is None else self._table.version(head.number, lenient=begins_anew)
         me = Identity(
             definition=plan.fingerprint,
             engine=duckdb.__version__,
             has_memory=plan.operator is not None,
             schema=plan.schema,
             table=None if seen is None else seen.schema,
+            place=plan.definition.place,
         )
         manifest = None if seen is None else seen.manifest
-        start = decide_start(plan.name, manifest, asked.begin, me, plan.definition.place)
+        start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
         self._anew = start.anew
         epoch = start.epoch
+        self.committed = epoch
+        """The last epoch that is known to be committed."""
         if manifest is not None and epoch is not None:
             set_aside(self._workspace, plan.definition, manifest)  # whoever committed it may have been killed before that
-        self.number = 0 if epoch is None else epoch.number
+        self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
         self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
@@ -143,7 +152,8 @@ class Stream:
         self._judge = Judge(self._workspace, plan)
         stack.callback(self._judge.close)
         self._committer = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-commit"))
-        self._committing: Future[Version] | None = None
+        self._tidying = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-tidy"))
+        self._committing: Future[Manifest] | None = None
         self._pending = Pending()
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
@@ -208,9 +218,11 @@ class Stream:
 
     def turn(self) -> int:
         """Take what is ready, waiting a little for it, and return how many rows were read; commit when it is time."""
+        self.meter.begin()
         self._follow()
         found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
         ready = [future.result() for future in found]
+        self.meter.lap("wait")
         self._is_cut = False
         takes = [self._parts(given) for given in ready]
         instant = int(self._clock().timestamp() * 1e6)
@@ -221,10 +233,13 @@ class Stream:
             if any(parts.values())
         ]
         taken = [one for future in begun for one in future.result()]
+        self.meter.lap("read")
         for each in taken:
             self._pending.note(each)
+            self.meter.took(each.rows_in, each.bytes_in)
         ended = {n: not self._is_cut and all(g[n].has_ended for g in ready if n in g) for n in self.inputs}
         self._advance(taken, takes, ended, instant)
+        self.meter.lap("advance")
         self._moved = self._moved or any(any(parts.values()) for parts in takes)
         self._commit_if_due()
         return sum(int(each.rows_in) for each in taken)
@@ -355,9 +370,11 @@ class Stream:
             at=at,
         )
         self.settled()
-        before, self._anew, self._state = self._seen, False, state
-        made = Made(manifest, outcome, before)
-        self._committing = self._committer.submit(land_epoch, self._workspace, self.plan, made, self._reached)
+        self._anew, self._state = False, state
+        made = Made(manifest, outcome)
+        self._committing = self._committer.submit(
+            land_epoch, self._workspace, self.plan, self._head, made, self._reached
+        )
         self._pending = Pending()
         self._since_commit = time.monotonic()
         self._moved = False
@@ -372,16 +389,26 @@ class Stream:
     def settled(self) -> None:
         """Wait for the commit that was begun; raise what became of it."""
         if self._committing is not None:
-            self._seen = self._committing.result()
+            self.committed = self._committing.result().epoch
             self._committing = None
+            if self._head.number and self._head.number % TIDY_EVERY == 0:
+                self._tidying.submit(self._tidy)
             if time.monotonic() - self._since_record > RECORD_EVERY_S:
-                self._record()
+                with suppress(StorageError):  # next time, or in the end
+                    self._record()
 
     def _record(self) -> None:
         """Bring the catalog and the warehouse to the last commit: not at each one, but now and then, and in the end."""
         self._since_record = time.monotonic()
-        if self._seen is not None:
-            follow_up(self._workspace, self.plan.definition, self._seen)
+        version = self._table.version()
+        if version is not None:
+            follow_up(self._workspace, self.plan.definition, version)
+
+    def _tidy(self) -> None:
+        """Keep the log of the table short, beside the stream."""
+        with suppress(Exception):  # the next time will do; the stream finds out by itself what is wrong with the store
+            self._table.tidy()
+            self._workspace.lake.quarantine(self.plan.name).tidy()
 
     def _snapshots(self, run_id: str) -> tuple[StateFile, ...]:
         begun = [
@@ -396,11 +423,6 @@ class Stream:
     def _count(self, flow: Flow) -> None:
         for name in self.totals:
             self.totals[name] += getattr(flow, name)
-
-    @property
-    def committed(self) -> Version | None:
-        """The last version of the table that is known to be there."""
-        return self._seen
 
     def lag(self) -> dict[str, int]:
         """Return how many offsets each partition holds beyond what was read."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.batch.makers import FromSource
 from pipeline.batch.work import Split
 from pipeline.core.clock import now
-from pipeline.core.definitions import Action, Table
+from pipeline.core.definitions import Action, Stored, Table
 from pipeline.core.epochs import END, Epoch, Reached
 from pipeline.core.errors import RequestError
 from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
@@ -78,7 +78,8 @@ def verify(workspace: Workspace, name: str) -> Verified:
             read += _load(con, intake, epoch.inputs[intake.name])
         _answer(con, workspace, plan)
         there = f"select * from ({version.scan().query()})"
-        still = _remembered(workspace, plan, epoch)
+        con.register("_to_come", _remembered(workspace, plan, epoch))
+        still = arrow(con, f"select * from _to_come where {_stays(plan.definition)}")
         con.register("_still", still)
         columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
         con.execute(f"create temp table _there as select {columns} from ({there} union all by name from _still)")
@@ -161,9 +162,13 @@ def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPl
         rows = call(plan.function, given, definition.place) if plan.function else definition.transform(**given)
         con.register("_batch", rows)
         con.execute("create temp table _made as from _batch")
+    con.execute(f"create temp view _answer as select * from _made where {_stays(definition)}")
+
+
+def _stays(definition: Stored) -> str:
+    """Return the condition on a row that no expectation takes it away."""
     away = [e.condition for e in definition.expect if e.action in {Action.QUARANTINE, Action.DROP}]
-    stay = " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
-    con.execute(f"create temp view _answer as select * from _made where {stay}")
+    return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
 
 
 def _remembered(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:

@@ -1,0 +1,43 @@
+"""The jars that peers need beside their Python packages, from Maven Central: `python -m benchmarks.peers.jars`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from benchmarks.peer import interpreter
+
+KAFKA_FOR_SPARK = (
+    "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0",
+    "org.apache.spark:spark-token-provider-kafka-0-10_2.13:4.2.0",
+    "org.apache.kafka:kafka-clients:3.9.2",
+    "org.apache.commons:commons-pool2:2.13.1",
+)
+KAFKA_FOR_FLINK = ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",)
+COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+
+
+def fetch(home: str, jars: tuple[str, ...]) -> str | None:
+    """Bring jars into the `jars` of an environment; return why not, when they cannot be had."""
+    folder = interpreter(home).parents[1] / "jars"
+    for jar in jars:
+        _, name, version = jar.split(":")
+        if not (folder / f"{name}-{version}.jar").exists():
+            if shutil.which("mvn") is None:
+                return "there is no `mvn`"
+            words = ["mvn", "-B", "-q", COPY, f"-Dartifact={jar}", f"-DoutputDirectory={folder}"]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                return next((line for line in done.stdout.splitlines() if "ERROR" in line), "Maven failed")
+    return None
+
+
+def main() -> None:
+    """Fetch for each peer, and say who will be left out."""
+    for name, home, jars in (("Spark", "-streams", KAFKA_FOR_SPARK), ("Flink", "-flink", KAFKA_FOR_FLINK)):
+        if reason := fetch(home, jars):
+            print(f"{name} has no connector to Kafka, and will be left out of streams: {reason}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""How long after an event was made can its row be read, committed, and how long until the state that it changed?
+
+Events come at an even rate; each has the time at which it was made. A row's time ends when the table's log names its file;
+a state's when a reader that asks over and over sees the event in its window. All on one machine's clock. What comes in the
+first seconds, while engines warm up, is not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from benchmarks.kafka import Cluster
+from benchmarks.peer import Script, interpreter, require
+from benchmarks.project import Project, written
+from benchmarks.stream import landed
+from benchmarks.stream.events import PARTITIONS, Events
+from benchmarks.stream.follow import followed
+from benchmarks.stream.jobs import FORMS, HEADWATER, HOMES, ROWS, source
+from benchmarks.stream.landed import Latency
+from benchmarks.stream.load import loaded, loading
+from benchmarks.stream.rig import broker
+from benchmarks.turns import Figures, UnableError
+
+RATES = (1_000, 10_000, 50_000)
+PEER_RATE = 10_000
+SECONDS, WARM_S = 60, 10
+LAND_S, END_S = 120, 30
+UNTOLD = {"bytewax": "its readers see rows before they are committed, so there is no such moment"}
+
+
+def measured(scale: float, folder: Path, only: Sequence[str] = (), peers: Sequence[str] = ()) -> Figures:
+    """Return the latencies of ours at each rate, or at those named, and of peers at 10,000 events a second."""
+    seconds = max(3, round(SECONDS * scale))
+    found: dict[str, Figures] = {}
+    theirs: dict[str, Figures] = {}
+    with broker(folder) as cluster:
+        for rate in RATES:
+            if str(rate) in only or not only:
+                load = _Load(cluster, f"rows-{rate}", rate, seconds)
+                found[str(rate)] = {"row": _told(partial(_ours, load, folder)), "state": _told(_state)}
+        for name in peers:
+            load = _Load(cluster, f"{name}-rows", PEER_RATE, seconds)
+            theirs[name] = {str(PEER_RATE): {"row": _told(partial(_theirs, name, load, folder))}}
+    rows = found.get(str(PEER_RATE), {}).get("row", {})
+    ratios = {
+        name: rows["p99"] / figures[str(PEER_RATE)]["row"]["p99"]
+        for name, figures in theirs.items()
+        if "p99" in rows and "p99" in figures[str(PEER_RATE)]["row"]
+    }
+    return {"seconds": seconds, "latency_ms": found, "peers": theirs, "ratios": ratios}
+
+
+class _Load:
+    """Events that come to a topic at a rate: first those to warm up with, then those that count."""
+
+    def __init__(self, cluster: Cluster, topic: str, rate: int, seconds: int) -> None:
+        self.brokers, self.topic, self.rate = cluster.bootstrap, topic, rate
+        warm = Events(rate * min(WARM_S, seconds))
+        self.warm, self.counted = warm, replace(warm, first=warm.count, count=rate * seconds)
+        cluster.create_topic(topic, PARTITIONS)
+
+    def run(self, process: subprocess.Popen[bytes], landed_rows: Callable[[], int]) -> None:
+        """Put the events, those that count when the others have come through, and wait until all have.
+
+        Raises `UnableError` when the machine did not keep the rate, and for a process that ends or does not keep up.
+        """
+        loaded(loading(self.brokers, self.topic, self.warm, self.rate))
+        _wait(process, lambda: landed_rows() >= self.warm.count)
+        done = loaded(loading(self.brokers, self.topic, self.counted, self.rate))
+        _wait(process, lambda: landed_rows() >= self.warm.count + self.counted.count)
+        if done.seconds > 1.1 * self.counted.count / self.rate + 1:
+            raise UnableError(f"the load itself took {done.seconds:.1f} s")
+
+
+def _ours(load: _Load, folder: Path) -> Latency:
+    project = Project(
+        written(folder / f"project-{load.topic}", source(load.brokers, load.topic) + f"rows = sql({ROWS!r})\n")
+    )
+    table = project.table("rows")
+    with _running(project.streaming("rows"), project.folder) as process:
+        load.run(process, lambda: sum(commit.rows for commit in landed.commits(table)))
+    return landed.latency(table, "delta", load.counted.first, load.counted.count)
+
+
+def _theirs(name: str, load: _Load, folder: Path) -> Latency:
+    if name in UNTOLD:
+        raise UnableError(UNTOLD[name])
+    place = folder / f"{name}-{load.topic}"
+    place.mkdir()
+    script = Script(name, "rows", [load.brokers, load.topic], lambda _: [], home=HOMES[name])
+    require(script)
+    command, environ = script.command(place, interpreter(script.home)), script.environ(place)
+    if FORMS[name] == "json":
+        with _running(command, place, environ) as process, followed(load.brokers, load.topic) as follower:
+            load.run(process, lambda: follower.count)
+            return follower.latency(load.counted.first, load.counted.count)
+    with _running(command, place, environ) as process:
+        load.run(process, lambda: landed.rows(place / "made", FORMS[name]))
+    return landed.latency(place / "made", FORMS[name], load.counted.first, load.counted.count)
+
+
+def _state() -> Latency:
+    raise UnableError("not here: nothing reads the state of a stream while it runs yet")
+
+
+def _told(measure: Callable[[], Latency]) -> Figures:
+    try:
+        return measure().as_figures()
+    except UnableError as error:
+        return {"skipped": str(error)}
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], folder: Path, environ: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own, and end it as Ctrl-C does, at last the hard way."""
+    with (folder / "said.txt").open("wb") as said:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "RAY_ADDRESS": "", **(environ or {})},
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, sign)
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                continue
+    process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], is_done: Callable[[], bool]) -> None:
+    until = time.monotonic() + LAND_S
+    while not is_done():
+        if process.poll() is not None:
+            raise UnableError(f"ended with {process.returncode} before all rows came")
+        if time.monotonic() > until:
+            raise UnableError(f"not all rows came within {LAND_S} s after the last event")
+        time.sleep(0.5)
+
+
+def show(figures: Figures) -> None:
+    """Print the latencies."""
+    print(f"{'':16} {'events/s':>9} {'':6} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}")
+    everyone = {HEADWATER: figures["latency_ms"], **figures["peers"]}
+    for who, rates in everyone.items():
+        for rate, kinds in rates.items():
+            for kind, found in kinds.items():
+                words = (
+                    f"left out: {found['skipped'][:90]}"
+                    if "skipped" in found
+                    else f"{found['p50']:9.0f} {found['p99']:9.0f} {found['max']:9.0f}"
+                )
+                print(f"{who:16} {int(rate):9,} {kind:6} {words}")

@@ -1,0 +1,53 @@
+"""A question about streams, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.peer import versions
+from benchmarks.stream import latency, nexmark, throughput
+from benchmarks.stream.jobs import HOMES
+from benchmarks.turns import Figures
+
+
+def run(question: str, scale: float, runs: int, folder: Path, chosen: tuple[list[str], list[str]]) -> Figures:
+    """Answer a question and print it; `chosen` are the cases and the contestants, all of them without any."""
+    only, who = chosen
+    if question == "nexmark":
+        figures = nexmark.measured(scale, folder, only)
+        nexmark.show(figures)
+        return figures
+    if question == "latency":
+        figures = latency.measured(scale, folder, only)
+        latency.show(figures)
+        return figures
+    if question == "throughput":
+        figures = throughput.measured(scale, runs, folder, ())
+        throughput.show(figures)
+        return figures
+    peers = [name for name in HOMES if name in who or not who]
+    figures = throughput.measured(scale, runs, folder, who, peers)
+    throughput.show(figures)
+    late = latency.measured(scale, folder, [str(latency.PEER_RATE)], peers)
+    latency.show(late)
+    homes = {home: versions(home) for home in sorted(set(HOMES.values()))}
+    return {**figures, "latency": late, "latency_ms": late["latency_ms"], "stream_versions": homes}
+
+
+def failures(question: str, figures: Figures) -> list[str]:
+    """Return what of ours could not be done."""
+    if question == "nexmark":
+        return [f"{name}: {case['skipped']}" for name, case in figures["queries"].items() if "skipped" in case]
+    found = [
+        f"{rate} events/s, {kind}: {one['skipped']}"
+        for rate, kinds in figures.get("latency_ms", {}).items()
+        for kind, one in kinds.items()
+        if "skipped" in one and not one["skipped"].startswith("not here:")
+    ]
+    cases = figures.get("cases", {})
+    return found + [
+        f"{case} {who}: {one['skipped']}"
+        for case, of in cases.items()
+        for who, one in of["ours"].items()
+        if "skipped" in one
+    ]

@@ -1,0 +1,71 @@
+"""`headwater deadletter`: rows that streams set aside, and bringing them back after a fix."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.quarantine import near
+from pipeline.run.replay import quarantined
+from pipeline.run.stream.deadletters import letters, replay_letters
+
+app = typer.Typer(help="Rows that streams set aside: list, show, replay after a fix.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]
+_LONG = 120
+
+
+@app.command()
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List what streams set aside, by reason."""
+    found = letters(open_workspace(folder, env))
+    if as_json:
+        print_json(list(found))
+    elif found:
+        rows = [(each.stream, each.reasons, each.rows, each.first_at[:19], each.last_at[:19]) for each in found]
+        grid(None, ("stream", "reason", "rows", "first", "last"), rows, right="rows")
+    else:
+        out.print("no stream has set anything aside")
+
+
+@app.command()
+def show(
+    name: Name,
+    reason: Annotated[str | None, typer.Option(help="Only those whose reason has these words.")] = None,
+    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 20,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show the rows with their partition and offset; bytes that are no text are in base64, and say so."""
+    rows = quarantined(open_workspace(folder, env), name)
+    if reason is not None:
+        rows = rows.filter([reason.lower() in str(given).lower() for given in rows["reasons"].to_pylist()])
+    if as_json:
+        print_rows(rows.slice(0, limit), as_json=True)
+        return
+    cells = [
+        (r["reasons"], near(r["_source"], folder), r["_position"], _short(r["row"]))
+        for r in rows.slice(0, limit).to_pylist()
+    ]
+    grid(None, ("reason", "partition", "offset", "row"), cells, right="offset")
+    if rows.num_rows > limit:
+        out.print(f"[dim]… {text(rows.num_rows - limit)} more rows; --limit {rows.num_rows} shows all[/]")
+
+
+@app.command()
+def replay(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Judge the rows of a stream that is not running by its definition of today; those that pass join its table."""
+    flow = replay_letters(open_workspace(folder, env), name)
+    if as_json:
+        print_json(flow)
+    else:
+        out.print(
+            f"{text(flow.rows_in)} replayed: {text(flow.rows_out)} joined {name!r}, {text(flow.quarantined)} stay aside"
+        )
+
+
+def _short(row: str | None) -> str:
+    found = row or ""
+    return found if len(found) <= _LONG else f"{found[:_LONG]}… ({len(found):,} characters)"

@@ -1,0 +1,49 @@
+"""Metrics over HTTP on loopback, for Prometheus to fetch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from pipeline.core.errors import RequestError
+
+
+@contextmanager
+def metrics_at(port: int | None, text: Callable[[], str]) -> Iterator[int | None]:
+    """Serve a text at `http://127.0.0.1:PORT/metrics` for the time of the context, and return the port; 0 takes a free one.
+
+    Without a port nothing is served. Raises `RequestError` when the port is taken.
+    """
+    if port is None:
+        yield None
+        return
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path.partition("?")[0] == "/metrics"
+            body = text().encode() if found else b"see /metrics\n"
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - likewise
+            """Say nothing of requests."""
+
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except OSError as error:
+        raise RequestError(
+            f"port {port} cannot be served on", got=str(error), do="choose another --metrics-port"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="headwater-metrics", daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,102 @@
+"""`headwater state`: what streams remember, as of their last commits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow.parquet as pq
+import typer
+
+from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows, text
+from pipeline.core.epochs import BEGINNING, END
+from pipeline.core.errors import RequestError
+from pipeline.run.stream.asking import seen
+from pipeline.run.stream.facts import state_rows
+from pipeline.run.stream.remembering import remembered, where
+
+app = typer.Typer(help="What streams remember, as of their last commits: list, show, export.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]
+Which = Annotated[str | None, typer.Option("--table", help="A table of the memory; the rows yet to come out without.")]
+Keys = Annotated[
+    list[str] | None, typer.Option("--key", help="Only rows with this: COLUMN=VALUE; several are all true.")
+]
+
+
+@app.command()
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the streams that remember something, with how much."""
+    found = [(each.name, each.epoch) for each in seen(open_workspace(folder, env)) if each.epoch and each.epoch.state]
+    parts = [
+        {
+            "name": name,
+            "epoch": epoch.number,
+            "rows": state_rows(epoch),
+            "bytes": sum(file.size_bytes for file in epoch.state),
+            "files": len(epoch.state),
+            "shards": epoch.shards,
+            "watermark": _moment(epoch.watermark),
+        }
+        for name, epoch in found
+    ]
+    if as_json:
+        print_json(parts)
+    elif parts:
+        columns = tuple(parts[0])
+        grid(None, columns, (tuple(p.values()) for p in parts), right="epoch,rows,bytes,files,shards")
+    else:
+        out.print("no stream remembers anything")
+
+
+@app.command()
+def show(
+    name: Name,
+    table: Which = None,
+    key: Keys = None,
+    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 20,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Show what a stream remembers: its open windows with their values so far, or the rows that wait for others."""
+    found = remembered(open_workspace(folder, env), name)
+    rows = where(found.table(table), _pairs(key or []))
+    if as_json:
+        print_rows(rows.slice(0, limit), as_json=True)
+        return
+    tables = ", ".join(f"{each} ({text(rows.num_rows)})" for each, rows in found.tables.items())
+    out.print(f"[dim]{name} at epoch {text(found.epoch)}, watermark {_moment(found.watermark)}; tables: {tables}[/]")
+    print_rows(rows, as_json=False, most=limit)
+
+
+@app.command()
+def export(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    table: Which = None,
+    key: Keys = None,
+    env: Env = None,
+    folder: Folder = HERE,
+) -> None:
+    """Write what a stream remembers to a Parquet file."""
+    rows = where(remembered(open_workspace(folder, env), name).table(table), _pairs(key or []))
+    try:
+        pq.write_table(rows, file)
+    except OSError as error:
+        raise RequestError(f"cannot write {file}", got=str(error)) from error
+    out.print(f"[green]✓[/] {text(rows.num_rows)} rows in {file}", soft_wrap=True)
+
+
+def _pairs(keys: list[str]) -> dict[str, str]:
+    pairs = [key.partition("=") for key in keys]
+    bad = next((key for key, (_, equals, _) in zip(keys, pairs, strict=True) if not equals), None)
+    if bad is not None:
+        raise RequestError("--key is COLUMN=VALUE", got=repr(bad))
+    return {column: value for column, _, value in pairs}
+
+
+def _moment(watermark: int) -> str:
+    if watermark <= BEGINNING:
+        return "before all"
+    return "after all" if watermark >= END else f"{datetime.fromtimestamp(watermark / 1e6, UTC):%Y-%m-%d %H:%M:%S}"

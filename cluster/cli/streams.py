@@ -1,0 +1,140 @@
+"""`headwater streams`: the streams of a project, asking those that run for something, savepoints."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, text
+from cluster.cli.live import span
+from pipeline.core.epochs import BEGINNING, END
+from pipeline.run.stream.asking import Seen, Wish, ask, seen
+from pipeline.run.stream.savepoints import save
+from pipeline.run.stream.savepoints import savepoints as savepoints_of
+
+app = typer.Typer(help="Streams: list them; pause, resume, drain or stop those that run; savepoints.")
+Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]
+
+
+@app.callback(invoke_without_command=True)
+def list_them(context: typer.Context, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the streams: what they do, how far they are, and who runs them."""
+    if context.invoked_subcommand is None:
+        ls(env, as_json, folder)
+
+
+@app.command()
+def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List the streams: what they do, how far they are, and who runs them."""
+    found = seen(open_workspace(folder, env))
+    if as_json:
+        print_json([_parts(each) for each in found])
+        return
+    if not found:
+        out.print("this project has no streams: give a source event_time=, and read it with a table")
+        return
+    rows = [
+        (
+            p["name"],
+            p["status"],
+            p["epoch"],
+            "" if p["rows_per_s"] is None else f"{p['rows_per_s']:,.0f}",
+            p["lag"],
+            "" if p["watermark_delay_s"] is None else span(p["watermark_delay_s"]),
+            p["holder"],
+        )
+        for p in map(_parts, found)
+    ]
+    grid(
+        None,
+        ("stream", "status", "epoch", "rows/s", "behind", "event time", "run by"),
+        rows,
+        right="epoch,rows/s,behind,event time",
+    )
+    for each in found:
+        if each.lease is not None and each.lease.facts.get("error") and each.status in {"failed", "restarting"}:
+            out.print(f"[red]{each.name}[/]: {each.lease.facts['error']}", soft_wrap=True)
+
+
+@app.command()
+def pause(name: Name, env: Env = None, folder: Folder = HERE) -> None:
+    """Let a stream commit what is pending and read nothing until it is resumed."""
+    _ask(name, "pause", "is paused", env, folder)
+
+
+@app.command()
+def resume(name: Name, env: Env = None, folder: Folder = HERE) -> None:
+    """Let a paused stream go on."""
+    _ask(name, "run", "goes on", env, folder)
+
+
+@app.command()
+def drain(name: Name, env: Env = None, folder: Folder = HERE) -> None:
+    """Let a stream close all its windows, commit and end."""
+    _ask(name, "drain", "is drained and has ended", env, folder)
+
+
+@app.command()
+def stop(name: Name, env: Env = None, folder: Folder = HERE) -> None:
+    """Let a stream commit what is pending and end; its windows stay open."""
+    _ask(name, "stop", "has ended", env, folder)
+
+
+@app.command()
+def savepoint(
+    name: Name,
+    label: Annotated[str | None, typer.Argument(help="A word to find it by; epoch-N without.")] = None,
+    env: Env = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
+) -> None:
+    """Keep a stream's last commit, to go back to with `headwater stream NAME --restore LABEL`; it may be running."""
+    found = save(open_workspace(folder, env), name, label)
+    if as_json:
+        print_json({"stream": name, "label": found.label, "epoch": found.epoch, "version": found.version})
+    else:
+        out.print(f"[green]✓[/] {name}: savepoint {found.label} at epoch {found.epoch}, {text(found.rows)} rows")
+
+
+@app.command()
+def savepoints(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """List a stream's savepoints."""
+    found = savepoints_of(open_workspace(folder, env), name)
+    if as_json:
+        print_json(
+            [{"label": s.label, "epoch": s.epoch, "version": s.version, "at": s.at, "rows": s.rows} for s in found]
+        )
+    elif found:
+        rows = [(s.label, s.epoch, s.version, s.rows, s.at[:19].replace("T", " ")) for s in found]
+        grid(None, ("label", "epoch", "version", "rows", "made at (UTC)"), rows, right="epoch,version,rows")
+    else:
+        out.print(f"stream {name!r} has no savepoints; make one: headwater streams savepoint {name}")
+
+
+def _ask(name: str, wish: Wish, words: str, env: str | None, folder: Folder) -> None:
+    lease = ask(open_workspace(folder, env), name, wish)
+    if lease.facts.get("status") == "failed":
+        out.print(f"[red]✗[/] {name} failed: {lease.facts.get('error')}", soft_wrap=True)
+        raise typer.Exit(1)
+    out.print(f"[green]✓[/] {name} {words}, at epoch {text(lease.facts.get('epoch'))}")
+
+
+def _parts(each: Seen) -> dict[str, Any]:
+    facts = each.lease.facts if each.lease is not None else {}
+    running = facts if each.is_running else {}
+    lease = each.lease if each.is_running else None
+    epoch = each.epoch
+    delay = None if epoch is None or not BEGINNING < epoch.watermark < END else time.time() - epoch.watermark / 1e6
+    return {
+        "name": each.name,
+        "status": each.status,
+        "epoch": None if epoch is None else epoch.number,
+        "lag": running.get("lag"),
+        "rows_per_s": running.get("rows_per_s"),
+        "watermark_delay_s": running.get("watermark_delay_s", delay),
+        "holder": "" if lease is None else f"process {lease.pid} on {lease.host}",
+        "restarts": facts.get("restarts", 0),
+        "error": facts.get("error", ""),
+    }

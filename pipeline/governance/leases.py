@@ -1,0 +1,225 @@
+"""Leases: one coordinator runs a stream, the others are told who does, and what it is asked to do it hears.
+
+A lease is a courtesy, not the guard: it keeps two coordinators from working against each other. What keeps them from
+harm is the commit, which compares the mark of the table with the one that it came from; a coordinator that was
+asleep and commits after its lease was taken fails there, whatever stands here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateTable
+
+from pipeline.core.errors import ConflictError, RequestError, StorageError
+from pipeline.governance.catalog import Catalog
+
+LASTS_S, EVERY_S = 10.0, 1.5
+"""How long a lease holds after it was renewed, and how often it is."""
+WISHES = ("run", "pause", "drain", "stop")
+"""What a running stream can be asked for."""
+
+_META = sa.MetaData()
+_LEASES = sa.Table(
+    "leases",
+    _META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("holder", sa.String, nullable=False),
+    sa.Column("host", sa.String, nullable=False),
+    sa.Column("machine", sa.String, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),
+    sa.Column("wish", sa.String, nullable=False),
+    sa.Column("facts_json", sa.Text, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds leases: a process, by a token that no other has."""
+
+    token: str
+    host: str
+    machine: str
+    """Changes where a process number means another process: with the machine, its start, or the container."""
+    pid: int
+
+
+def this_process() -> Holder:
+    """Return a holder for this process; each call gives another one."""
+    return Holder(secrets.token_hex(8), platform.node(), _machine(), os.getpid())
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A stream, who runs it or last did, and how it said it was. Times are seconds since 1970."""
+
+    name: str
+    holder: str
+    host: str
+    machine: str
+    pid: int
+    since: float
+    until: float
+    wish: str = "run"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_living(self, now: float) -> bool:
+        """Return whether somebody holds it: it has not run out, and its process, where that can be told, is there."""
+        is_here = bool(self.machine) and self.machine == _machine()
+        return self.until > now and not (is_here and not _is_there(self.pid))
+
+
+class Leases:
+    """The leases in a catalog. Every error of the catalog is a `StorageError`.
+
+    Leases run out by the clocks of the machines; these should agree to a few seconds.
+    """
+
+    def __init__(self, catalog: Catalog, *, clock: Callable[[], float] = time.time) -> None:
+        """Keep the catalog; nothing is opened yet."""
+        self._catalog = catalog
+        self._clock = clock
+        self._is_made = False
+
+    def get(self, name: str) -> Lease | None:
+        """Return a stream's lease, held or not; `None` for a stream that nobody ever ran."""
+        return next((lease for lease in self.all() if lease.name == name), None)
+
+    def all(self) -> tuple[Lease, ...]:
+        """Return all leases, by name."""
+        self._make()
+        with self._catalog.transaction() as connection:
+            return tuple(
+                _lease(row) for row in connection.execute(_LEASES.select().order_by(_LEASES.c.name)).mappings()
+            )
+
+    def acquire(self, name: str, me: Holder, *, take_over: bool = False) -> None:
+        """Take a stream's lease; raise `ConflictError`, which says who has it, when somebody living does.
+
+        With `take_over` it is taken from whoever has it, who hears of it when he renews it.
+        """
+        for _ in range(3):
+            found = self.get(name)
+            now = self._clock()
+            if found is not None and found.is_living(now) and not take_over and found.holder != me.token:
+                since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.since))
+                raise ConflictError(
+                    f"stream {name!r} is being run",
+                    got=f"process {found.pid} on {found.host}, since {since}",
+                    do=f"stop it with `headwater streams stop {name}`, or take it over with --take-over",
+                )
+            if self._taken(name, me, found, now):
+                return
+        raise ConflictError(f"the lease of stream {name!r} was taken by somebody else just now", do="try again")
+
+    def renew(self, me: Holder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
+        """Hold leases on, tell how their streams are, and return what each is asked for; `None` for one that is lost."""
+        self._make()
+        now = self._clock()
+        found: dict[str, str | None] = {}
+        with self._catalog.transaction() as connection:
+            for name, told in facts.items():
+                mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
+                values = {"until": now + LASTS_S, "facts_json": json.dumps(told)}
+                if connection.execute(_LEASES.update().where(*mine).values(**values)).rowcount:
+                    found[name] = connection.execute(sa.select(_LEASES.c.wish).where(*mine)).scalar_one()
+                elif connection.execute(sa.select(_LEASES.c.name).where(_LEASES.c.name == name)).first():
+                    found[name] = None
+                else:  # the catalog was made anew
+                    connection.execute(_LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(told)}))
+                    found[name] = "run"
+        return found
+
+    def release(self, name: str, me: Holder, facts: Mapping[str, Any]) -> None:
+        """Give a lease back, if it is still held, and leave word of how its stream ended."""
+        self._make()
+        mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
+        with self._catalog.transaction() as connection:
+            values = {"until": 0.0, "wish": "run", "facts_json": json.dumps(facts)}
+            connection.execute(_LEASES.update().where(*mine).values(**values))
+
+    def wish(self, name: str, word: str) -> Lease:
+        """Ask for something of a stream that runs; raise `RequestError` when nobody runs it."""
+        found = self.get(name)
+        if found is None or not found.is_living(self._clock()):
+            raise RequestError(f"stream {name!r} is not running", do=f"start it: headwater stream {name}")
+        mine = (_LEASES.c.name == name, _LEASES.c.holder == found.holder)
+        with self._catalog.transaction() as connection:
+            connection.execute(_LEASES.update().where(*mine).values(wish=word))
+        return found
+
+    def _taken(self, name: str, me: Holder, found: Lease | None, now: float) -> bool:
+        """Take a lease that is as it was found; return whether it was."""
+        row = _row(name, me, now)
+        if found is None:
+            try:
+                with self._catalog.transaction() as connection:
+                    connection.execute(_LEASES.insert().values(row))
+            except StorageError as error:
+                if isinstance(error.__cause__, sa.exc.IntegrityError):  # somebody was first
+                    return False
+                raise
+            return True
+        same = [_LEASES.c.name == name, _LEASES.c.holder == found.holder]
+        if not found.is_living(now):  # of a living one the end moves on
+            same.append(_LEASES.c.until == found.until)
+        with self._catalog.transaction() as connection:
+            return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1
+
+    def _make(self) -> None:
+        if not self._is_made:
+            with self._catalog.transaction() as connection:
+                connection.execute(CreateTable(_LEASES, if_not_exists=True))
+            self._is_made = True
+
+
+def _row(name: str, me: Holder, now: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "holder": me.token,
+        "host": me.host,
+        "machine": me.machine,
+        "pid": me.pid,
+        "since": now,
+        "until": now + LASTS_S,
+        "wish": "run",
+        "facts_json": json.dumps({"status": "starting"}),
+    }
+
+
+def _lease(row: sa.RowMapping) -> Lease:
+    found = dict(row)
+    return Lease(facts=json.loads(found.pop("facts_json")), **found)
+
+
+def _machine() -> str:
+    parts = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        try:
+            found = Path(path)
+            parts.append(str(found.readlink()) if found.is_symlink() else found.read_text(encoding="ascii").strip())
+        except OSError:
+            return ""  # nothing is known of the processes here
+    return "/".join(parts)
+
+
+def _is_there(pid: int) -> bool:
+    """Return whether there is a process of a number on this machine, which counts as there where that is not known."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,331 @@
+"""The newest version of a table, held open by the one who commits to it. The Delta log is the only commit point.
+
+Delivery: a manifest is committed at most once, whatever is retried. A commit goes through the very object that was
+checked: of two writers who saw the same version one commits, and the other is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Manifest, Mode, StagedFile
+from pipeline.kernel.engine import first_line
+from pipeline.kernel.types import arrow_schema
+from pipeline.lake.log import APP, entries, entry_name
+from pipeline.lake.manifests import manifest_name, read_manifest
+from pipeline.lake.stats import logged
+from pipeline.lake.storage import Storage
+
+TRIES = 5
+"""How often a commit is tried while nobody else's comes between."""
+REOPEN = 50
+"""After how many of its own versions the table is opened anew."""
+BARE = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A table as its definition says it: where it is, its name, and what is said when it is made."""
+
+    storage: Storage
+    name: str
+    partition_by: tuple[str, ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What to commit: staged files, how, and what it says of itself."""
+
+    files: Sequence[StagedFile]
+    schema: Schema
+    mode: Mode
+    mark: int
+    note: Mapping[str, str] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
+    """For a merge: the URIs of the files that go, in the same commit."""
+    epoch: int | None = None
+    """For a stream: the number of its epoch."""
+    moves: bool = False
+    """Whether the rows of the files that come are those of the files that go: readers who follow see nothing new."""
+
+
+class Head:
+    """A table held open at its newest version, for one writer who commits again and again.
+
+    A commit costs what its own files cost and a listing of the log, whatever the table holds. When another writer
+    has committed a manifest, every further commit raises `ConflictError`: open the head again and decide anew.
+    Not for several threads at once.
+    """
+
+    def __init__(self, place: Place) -> None:
+        """Open the table; raise `StorageError` when it is there and cannot be read."""
+        self.place = place
+        self.table: DeltaTable | None = open_table(place)
+        self.mark = self._mark_now()
+        self._is_stale = False
+        self._is_lost = False
+        self._taken_in = 0
+
+    @property
+    def number(self) -> int | None:
+        """The number of the version, or `None` while there is no table."""
+        return None if self.table is None else int(self.table.version())
+
+    @property
+    def epoch(self) -> int | None:
+        """The number of the last epoch that was committed, or `None` when none was."""
+        return None if self.table is None else self.table.transaction_version(_stream(self.place.name))
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of the newest version, or `None` while there is none; read anew each time."""
+        return None if self.mark is None else read_manifest(self.place.storage, self.place.name, self.mark)
+
+    def commit(
+        self,
+        manifest: Manifest,
+        files: Sequence[StagedFile],
+        schema: Schema,
+        *,
+        removed: frozenset[str] = frozenset(),
+        epoch: int | None = None,
+    ) -> int:
+        """Commit staged files with their manifest and return the number of the version that has them.
+
+        `removed` are the URIs of files that go in the same commit; `epoch` a stream's epoch, greater than the last.
+        The same manifest again returns the version it is in. All is on disk once this returns.
+
+        Raises `ConflictError` when another writer came between (nothing is changed then), `OutcomeUnknownError` when
+        the store does not say what became of it (commit the same manifest again to find out), and `StorageError`
+        when it surely failed.
+        """
+        if epoch is not None and self.mark != manifest.mark and self.epoch is not None and epoch <= self.epoch:
+            raise ConflictError(f"epoch {epoch} of {self.place.name!r} is committed", got=f"another up to {self.epoch}")
+        self.place.storage.make()
+        self.place.storage.write_text(manifest_name(manifest.mark), manifest.to_json())
+        note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
+        return self.commit_files(Commit(files, schema, manifest.mode, manifest.mark, note, removed, epoch))
+
+    def commit_files(self, commit: Commit) -> int:
+        """Commit files under a mark as `commit` does, unless the table carries that mark already."""
+        if self._is_stale:
+            self._reload()
+        if self.table is not None and self._mark_now() == commit.mark and not commit.moves:
+            self.mark = commit.mark
+            return self._where(commit.mark, self.table.version())
+        if self._is_lost or self._mark_now() != self.mark:
+            raise conflict(self.place.name)
+        self._require_partitions(commit)
+        self.place.storage.sync([file.path for file in commit.files])
+        for left in reversed(range(TRIES)):
+            before = self.number
+            try:
+                self._write(commit)
+                self._advance()
+            except Exception as error:  # noqa: BLE001 - whatever was raised, only the log says what happened
+                found = self._resolve(commit, error, before, may_try=left > 0)
+            else:
+                found = self._landed(commit, before)
+            if found is not None:
+                self.place.storage.sync([entry_name(found)])
+                return found
+        raise AssertionError("the last try has returned or raised")
+
+    def _write(self, commit: Commit) -> None:
+        """Commit on top of the version that is open, or make the table anew: the first version, or other partitions."""
+        place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
+        schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
+        marks = [Transaction(APP, commit.mark)]
+        if commit.epoch is not None:
+            marks.append(Transaction(_stream(place.name), commit.epoch))
+        properties = CommitProperties(custom_metadata=dict(commit.note), app_transactions=marks, max_commit_retries=0)
+        if self.table is None or self._is_partitioned_otherwise():
+            create_table_with_add_actions(
+                place.storage.uri,
+                schema,
+                adds,
+                mode="error" if self.table is None else "overwrite",
+                partition_by=list(place.partition_by),
+                name=place.name,
+                description=place.description or None,
+                configuration={"delta.enableChangeDataFeed": "true"},
+                storage_options=dict(place.storage.options) or None,
+                commit_properties=properties,
+            )
+            return
+        mode = "overwrite" if commit.mode == "overwrite" else "append"
+        actions: list[AddAction | RemoveAction] = [*adds, *self._removals(self.table, commit)]
+        self.table.create_write_transaction(
+            actions,
+            mode,
+            schema,
+            partition_by=list(place.partition_by),
+            commit_properties=properties,
+            post_commithook_properties=BARE,
+        )
+
+    def _removals(self, table: DeltaTable, commit: Commit) -> list[RemoveAction]:
+        """Return the actions that take files away; raise `StorageError` when one is not there to be taken."""
+        if not commit.removed:
+            return []
+        actions = actions_of(table)
+        values = [name for name in actions.column_names if name.startswith("partition.")]
+        rows = actions.select(["path", "size_bytes", *values]).to_pylist()
+        files = dict(zip(uris(self.place.storage, actions), rows, strict=True))
+        if missing := commit.removed - set(files):
+            raise StorageError(
+                f"table {self.place.name!r} does not have a file that was to be replaced", got=min(missing)
+            )
+        now = int(time.time() * 1000)
+        return [
+            RemoveAction(
+                path=uri.removeprefix(f"{self.place.storage.uri}/"),
+                data_change=not commit.moves,
+                deletion_timestamp=now,
+                size=files[uri]["size_bytes"],
+                partition_values={name.removeprefix("partition."): logged(files[uri][name]) for name in values},
+            )
+            for uri in sorted(commit.removed)
+        ]
+
+    def _landed(self, commit: Commit, before: int | None) -> int | None:
+        """Return the version of a commit that went through, although others may have committed on top of it."""
+        self._is_lost = self._mark_now() != commit.mark
+        self.mark = commit.mark
+        return self._where(commit.mark, 0 if before is None else before + 1)
+
+    def _resolve(self, commit: Commit, error: Exception, before: int | None, *, may_try: bool) -> int | None:
+        """Find out what became of a commit that raised: its number, `None` to try again, or an error that says it."""
+        try:
+            self._reload()
+        except StorageError as unreadable:
+            raise OutcomeUnknownError(
+                f"the commit of {self.place.name!r} was sent and the table cannot be read again",
+                got=str(error),
+                do="run again when the store answers: it will find out",
+            ) from unreadable
+        begin = 0 if before is None else before + 1
+        done = entries(self.place.storage, begin, self.number or 0) if (self.number or -1) >= begin else ()
+        names = {file.path for file in commit.files}
+        ours = [
+            e for e in done or () if e.mark == commit.mark and (set(e.moved) == names if commit.moves else not e.moved)
+        ]
+        if ours or (self._mark_now() == commit.mark and not commit.moves):
+            return self._landed(commit, before)
+        if self._mark_now() != self.mark:
+            self._is_lost = True
+            raise conflict(self.place.name) from error
+        has_moved = self.number != before
+        if may_try and (has_moved or isinstance(error, CommitFailedError)):
+            return None
+        if has_moved:
+            raise conflict(self.place.name) from error
+        raise StorageError(
+            f"table {self.place.name!r} could not be committed",
+            got=first_line(error),
+            do="nothing was changed; run again",
+        ) from error
+
+    def _where(self, mark: int, begin: int) -> int:
+        """Return the number of the version that brought a mark, from `begin` on."""
+        assert self.table is not None  # noqa: S101 - it carries the mark
+        now = int(self.table.version())
+        done = () if begin >= now else entries(self.place.storage, begin, now) or ()
+        return next((entry.number for entry in done if entry.mark == mark), now)
+
+    def _advance(self) -> None:
+        # an object that has taken in many versions one by one slows down: a new one starts from the checkpoint
+        if self.table is None or self._is_partitioned_otherwise() or self._taken_in >= REOPEN:
+            self._reload()
+        else:
+            self.table.update_incremental()
+            self._taken_in += 1
+
+    def _reload(self) -> None:
+        self._is_stale = True
+        self.table = open_table(self.place)
+        self._is_stale = False
+        self._taken_in = 0
+
+    def _mark_now(self) -> int | None:
+        return None if self.table is None else self.table.transaction_version(APP)
+
+    def _is_partitioned_otherwise(self) -> bool:
+        return self.table is not None and tuple(self.table.metadata().partition_columns) != self.place.partition_by
+
+    def _require_partitions(self, commit: Commit) -> None:
+        if commit.mode != "overwrite" and self._is_partitioned_otherwise():
+            raise StorageError(
+                f"table {self.place.name!r} is partitioned otherwise than its definition says",
+                got=", ".join(self.place.partition_by) or "none",
+                do="recompute it with --full",
+            )
+
+
+def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
+    """Open a version of a table, the newest by default; `None` when the table is not there."""
+    storage = place.storage
+    if storage.is_local and not (Path(storage.uri) / "_delta_log").is_dir():
+        return None
+    try:
+        return DeltaTable(storage.uri, version=number, storage_options=dict(storage.options) or None)
+    except TableNotFoundError as error:
+        if number is None or open_table(place) is None:
+            return None
+        raise StorageError(
+            f"table {place.name!r} at version {number} cannot be read",
+            got="no entry of it in the log",
+            do="read a newer version: this one is no longer kept",
+        ) from error
+    except (DeltaError, OSError) as error:
+        which = "" if number is None else f" at version {number}"
+        raise StorageError(
+            f"table {place.name!r}{which} cannot be read", got=first_line(error), do=f"look at {storage.uri}"
+        ) from error
+
+
+def conflict(name: str) -> ConflictError:
+    """Return the error of a writer who came too late."""
+    return ConflictError(
+        f"another run committed {name!r} while this one worked", do="nothing of this table was changed; run again"
+    )
+
+
+def actions_of(table: DeltaTable) -> pa.Table:
+    """Return what the log says of each file; not by `pa.table`, which would import pandas to look at it."""
+    return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
+
+
+def uris(storage: Storage, actions: pa.Table) -> list[str]:
+    """Return where the files of `actions_of` are, in their order."""
+    # the log escapes a path once more than the file's name is
+    return [f"{storage.uri}/{unquote(path)}" for path in actions.column("path").to_pylist()]
+
+
+def _stream(name: str) -> str:
+    return f"{APP}/{name}"
+
+
+def _add(file: StagedFile, *, data_change: bool) -> AddAction:
+    # the log wants the path as the folder is named on disk; DuckDB has escaped the partition values already
+    return AddAction(
+        path=file.path,
+        size=file.size_bytes,
+        partition_values=dict(file.partition),
+        modification_time=int(time.time() * 1000),
+        data_change=data_change,
+        stats=file.stats,
+    )

@@ -1,0 +1,122 @@
+"""What each commit of a table did, from its log: which files came and went, and under which mark.
+
+The log of a stream's table grows by a file each epoch, and every commit lists it. So its old entries are **folded**:
+an entry's files, without their statistics, become a line of `_headwater/log/<first>-<last>.jsonl`, and the entry goes.
+Readers that follow a table are told what came since their version from both, at a cost of what changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from urllib.parse import unquote
+
+from pipeline.lake.storage import Storage
+
+APP = "headwater"
+"""The Delta application whose transaction number is the mark of a table's manifest."""
+COMPACTED = "headwater.compacted"
+"""The note of a compaction: for each file that came, the files whose rows it holds."""
+FOLDED = "_headwater/log/"
+
+
+@dataclass(frozen=True)
+class Came:
+    """A file that came in a commit, by its path below the table."""
+
+    path: str
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Went:
+    """A file that went in a commit, by its path below the table."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One commit. Files that only changed their shape, not the table's rows, are named in `moved`."""
+
+    number: int
+    mark: int | None
+    came: Sequence[Came] = ()
+    went: Sequence[Went] = ()
+    moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """For each file of a compaction, the files it took the place of."""
+    is_plain: bool = True
+    """Whether all of this is known: not so when another engine has compacted the table."""
+
+
+def entries(storage: Storage, first: int, last: int) -> tuple[Entry, ...] | None:
+    """Return what the commits from one number to another did, or `None` when the log no longer says so of all."""
+    found = dict(_read(storage, range(first, last + 1)))
+    if missing := [number for number in range(first, last + 1) if number not in found]:
+        found |= {e.number: e for e in _folded(storage, missing[0], missing[-1])}
+    if any(number not in found for number in missing):
+        return None
+    return tuple(found[number] for number in range(first, last + 1))
+
+
+def entry_name(number: int) -> str:
+    """Return where a commit stands in the log."""
+    return f"_delta_log/{number:020}.json"
+
+
+def number_of(name: str) -> int:
+    """Return the number of the version that a file of the log is about, or -1."""
+    digits = name.removeprefix("_delta_log/")[:20]
+    return int(digits) if digits.isdigit() and len(digits) == 20 else -1  # noqa: PLR2004 - as the protocol says
+
+
+def fold(storage: Storage, first: int, last: int) -> tuple[Entry, ...]:
+    """Write entries that are in the log to a file of their own, where `entries` finds them; return them."""
+    found = dict(_read(storage, range(first, last + 1)))
+    kept = tuple(found[number] for number in sorted(found))
+    if kept:
+        lines = "".join(f"{json.dumps(asdict(entry))}\n" for entry in kept)
+        storage.write_text(f"{FOLDED}{kept[0].number:020}-{kept[-1].number:020}.jsonl", lines)
+    return kept
+
+
+def _read(storage: Storage, numbers: Iterable[int]) -> Iterable[tuple[int, Entry]]:
+    names = {entry_name(number): number for number in numbers}
+    for name, content in storage.read_some(list(names)).items():
+        yield names[name], _parsed(names[name], content.decode())
+
+
+def _folded(storage: Storage, first: int, last: int) -> Iterable[Entry]:
+    for name in storage.names(FOLDED):
+        begin, _, end = name.removeprefix(FOLDED).removesuffix(".jsonl").partition("-")
+        if int(begin) <= last and int(end) >= first:
+            for line in storage.read_text(name).splitlines():
+                parts = json.loads(line)
+                came = tuple(Came(**file) for file in parts.pop("came"))
+                yield Entry(**parts | {"came": came, "went": tuple(Went(**file) for file in parts["went"])})
+
+
+def _parsed(number: int, text: str) -> Entry:
+    mark: int | None = None
+    came: list[Came] = []
+    went: list[Went] = []
+    reshaped: set[str] = set()
+    moved: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        for kind, action in json.loads(line).items():
+            if kind == "txn" and action["appId"] == APP:
+                mark = int(action["version"])
+            elif kind == "commitInfo":
+                moved = json.loads(action.get(COMPACTED, "{}"))
+            elif kind in {"add", "remove"} and not action["dataChange"]:
+                reshaped.add(unquote(action["path"]))
+            elif kind == "add":
+                stats = json.loads(action.get("stats") or "{}")
+                came.append(Came(unquote(action["path"]), int(stats.get("numRecords", 0)), int(action["size"])))
+            elif kind == "remove":
+                went.append(Went(unquote(action["path"]), int(action.get("size") or 0)))
+    named = {*moved, *(path for paths in moved.values() for path in paths)}
+    return Entry(number, mark, tuple(came), tuple(went), moved, is_plain=named == reshaped)

@@ -1,0 +1,31 @@
+"""The manifests of a table, each under the hash of its content, which the commit carries."""
+
+from __future__ import annotations
+
+from pipeline.core.errors import StorageError
+from pipeline.core.staging import Manifest, mark_of
+from pipeline.lake.storage import Storage
+
+
+def manifest_name(mark: int) -> str:
+    """Return where the manifest of a mark stands below its table."""
+    return f"_headwater/{mark:016x}.json"
+
+
+def read_manifest(storage: Storage, table: str, mark: int) -> Manifest:
+    """Read the manifest of a mark; raise `StorageError`, caused by `FileNotFoundError` when it is gone."""
+    try:
+        text = storage.read_text(manifest_name(mark))
+    except StorageError as error:
+        raise StorageError(
+            f"the manifest of table {table!r} is gone",
+            got=error.got,
+            do="restore the file, or recompute the table with --full",
+        ) from error.__cause__
+    if mark_of(text) != mark:
+        raise StorageError(
+            f"the manifest of table {table!r} is damaged",
+            got=f"another content than the one committed in {manifest_name(mark)}",
+            do="restore the file, or recompute the table with --full",
+        )
+    return Manifest.from_json(text)

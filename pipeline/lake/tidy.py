@@ -1,0 +1,59 @@
+"""Keeping the log of a table short: checkpoints, so that it opens fast, and old entries folded, so that it lists fast.
+
+What is kept: every version of the last `VERSIONS` can be opened, and the newest `MANIFESTS` manifests can be read.
+Who follows the table further back is still told what came since (`pipeline/lake/log.py`).
+"""
+
+from __future__ import annotations
+
+from pipeline.lake.head import Place, open_table
+from pipeline.lake.log import Entry, entries, entry_name, fold, number_of
+from pipeline.lake.manifests import manifest_name
+from pipeline.lake.storage import Storage
+
+EVERY = 100
+"""After how many versions there is something to do."""
+VERSIONS = 500
+"""How many versions can surely be opened; up to `EVERY` more can."""
+MANIFESTS = 20
+"""How many of the newest manifests are kept, for readers who have just opened their version."""
+
+
+def tidy(place: Place, *, versions: int = VERSIONS) -> None:
+    """Write a checkpoint of the newest version; fold the entries, and remove the manifests, that are no longer kept.
+
+    Safe beside writers and readers, and when it is cut off: an entry goes only when a checkpoint after it and its
+    folded line are there, a manifest only when a later one is committed. Only one at a time for a table.
+    Raises `StorageError` or `deltalake`'s errors when the store refuses; the table is whole then.
+    """
+    table = open_table(place)
+    if table is None:
+        return
+    table.create_checkpoint()
+    now = int(table.version())
+    newest = entries(place.storage, max(0, now - MANIFESTS + 1), now)
+    if newest is None:  # another engine keeps this log
+        return
+    kept = frozenset(entry.mark for entry in newest)
+    names = place.storage.names("_delta_log/")
+    _forget(place.storage, _present(place.storage, names, now - MANIFESTS - 2 * EVERY, now - MANIFESTS), kept)
+    checkpoints = sorted(number_of(name) for name in names if ".checkpoint" in name)
+    old = [number for number in checkpoints if 0 <= number <= now - versions]
+    if old:
+        going = [name for name in names if 0 <= number_of(name) < old[-1]]
+        numbers = sorted(number for name in going if entry_name(number := number_of(name)) == name)
+        if numbers:
+            _forget(place.storage, fold(place.storage, numbers[0], numbers[-1]), kept)
+        place.storage.remove(sorted(going))
+
+
+def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) -> tuple[Entry, ...]:
+    """Return the entries between two numbers of which there are files."""
+    numbers = sorted(n for name in names if first <= (n := number_of(name)) <= last and name == entry_name(n))
+    return (entries(storage, numbers[0], numbers[-1]) or ()) if numbers else ()
+
+
+def _forget(storage: Storage, older: tuple[Entry, ...], kept: frozenset[int | None]) -> None:
+    """Remove the manifests of older versions; those of commits that are under way stay."""
+    gone = {manifest_name(entry.mark) for entry in older if entry.mark is not None and entry.mark not in kept}
+    storage.remove(sorted(gone & set(storage.names("_headwater/"))))

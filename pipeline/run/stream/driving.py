@@ -1,0 +1,234 @@
+"""One stream from its opening to its end: turns, pauses, what it is asked for, and going on after errors that may pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+from pipeline.core.clock import now
+from pipeline.core.reading import Extent
+from pipeline.run.settle import set_aside
+from pipeline.run.stream.begins import Begin, resolved
+from pipeline.run.stream.facts import facts_of
+from pipeline.run.stream.holding import Holding
+from pipeline.run.stream.metering import Facts, Meter
+from pipeline.run.stream.plan import Planner, StreamPlan
+from pipeline.run.stream.restarting import Patience, may_pass
+from pipeline.run.stream.savepoints import restore
+from pipeline.run.stream.starting import From
+from pipeline.run.stream.stream import Asked, Stream
+from pipeline.run.stream.tablelog import TableLog
+
+NOTE_EVERY_S = 0.2
+_PAUSED_S = 0.1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which streams to run, and for how long."""
+
+    names: tuple[str, ...] = ()
+    """Without any, all of the project."""
+    until_caught_up: bool = False
+    """Whether a stream ends when it has read what its logs held when it began, or a log that ends has ended."""
+    drain: bool = False
+    """Whether all windows are closed in the end."""
+    asked: Asked = field(default_factory=Asked)
+    begin: Begin | None = None
+    """Where to begin, in place of what is `asked`: it may be a time."""
+    restore: str | None = None
+    """A savepoint to go back to first."""
+    take_over: bool = False
+    """Whether the streams are taken from another process that runs them."""
+    fail_fast: bool = False
+    """Whether the first stream that fails stops the others."""
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass
+class Together:
+    """What the streams of a process share."""
+
+    planner: Planner
+    wanted: Wanted
+    names: tuple[str, ...]
+    holding: Holding
+    reached: Callable[[str, str], None] = lambda _, __: None
+    tell: Callable[[str, str], None] = lambda _, __: None
+    """Hears of each restart, with the stream's name and the words."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: set[str] = field(default_factory=set)
+    streams: dict[str, Stream] = field(default_factory=dict)
+    facts: dict[str, Facts] = field(default_factory=dict)
+
+
+class Driver:
+    """Drives one stream, in the thread that calls `run`."""
+
+    def __init__(self, name: str, together: Together) -> None:
+        """Keep the stream's name; nothing is opened yet."""
+        self.name = name
+        self.meter = Meter()
+        self._together = together
+        self._restarts: list[float] = []
+        self._asked = together.wanted.asked
+        self._was_opened = False
+        self._noted = 0.0
+
+    def run(self) -> None:
+        """Run the stream to its end; raise what it cannot go on after."""
+        together = self._together
+        try:
+            self._wait_for_inputs()
+            while not together.stop.is_set():
+                try:
+                    self._once()
+                    break
+                except Exception as error:
+                    if not self._goes_on_after(error):
+                        raise
+        except Exception as error:
+            self._say("failed", str(error))
+            raise
+        if together.facts[self.name].status not in {"ended", "stopped"}:
+            self._say("stopped")
+
+    def _once(self) -> None:
+        plan = self._together.planner.plan(self.name)
+        with closing(self._opened(plan)) as stream:
+            stream.meter = self.meter
+            self._together.streams[self.name] = stream
+            self._was_opened = True
+            try:
+                self._drive(stream)
+            except Exception:
+                self._begin_again(stream)
+                raise
+
+    def _opened(self, plan: StreamPlan) -> Stream:
+        together, wanted = self._together, self._together.wanted
+        if not self._was_opened:
+            if wanted.restore is not None:
+                restore(together.planner.workspace, plan, wanted.restore)
+            if wanted.begin is not None:
+                self._asked = replace(self._asked, begin=resolved(plan, wanted.begin))
+        self._settle(plan)
+        return Stream(together.planner.workspace, plan, self._asked, reached=self._heard)
+
+    def _settle(self, plan: StreamPlan) -> None:
+        """Bring the quarantine to the last commit, if the process that made it did not come to it."""
+        if self._asked.begin != "committed":
+            return
+        workspace = self._together.planner.workspace
+        version = workspace.version(plan.name)
+        if version is not None and version.manifest is not None and version.manifest.epoch is not None:
+            set_aside(workspace, plan.definition, version.manifest)
+
+    def _begin_again(self, stream: Stream) -> None:
+        """Let the next opening go on from the commits, or where this one began if there was none."""
+        if self.meter.commits:
+            self._asked = replace(self._asked, begin="committed", anew=False)
+        elif self._asked.begin != "committed":
+            began: From = {uri: o for reached in stream.inputs.values() for uri, o in reached.began.items()}
+            self._asked = replace(self._asked, begin=began, anew=True)
+
+    def _goes_on_after(self, error: Exception) -> bool:
+        together = self._together
+        if not self._was_opened or together.stop.is_set() or not may_pass(error):
+            return False
+        wait_s = together.wanted.patience.wait_s(self._restarts, time.monotonic())
+        if wait_s is None:
+            return False
+        self._restarts.append(time.monotonic())
+        self.meter.restarted()
+        self._say("restarting", str(error))
+        lately = f"restart {len(self._restarts)} in {wait_s:g} s"
+        together.tell(self.name, f"{error} — goes on from its last commit: {lately}")
+        together.stop.wait(wait_s)
+        return True
+
+    def _heard(self, step: str) -> None:
+        if step in {"staged", "saved"}:
+            self._together.holding.require(self.name)
+        self.meter.reached(step)
+        self._together.reached(self.name, step)
+
+    # -- driving
+
+    def _drive(self, stream: Stream) -> None:
+        together, wanted = self._together, self._together.wanted
+        target = _target(stream)
+        wish = "run"
+        while not together.stop.is_set():
+            wish = together.holding.wish(self.name)
+            together.holding.require(self.name)
+            if wish == "pause":
+                self._pause(stream)
+                continue
+            if wish in {"drain", "stop"}:
+                break
+            stream.turn()
+            self._note(stream, "running")
+            if stream.ended or (wanted.until_caught_up and self._has_caught_up(stream, target)):
+                break
+        is_over = stream.ended or wanted.drain or wish == "drain"
+        if is_over:
+            self._note(stream, "draining", at_once=True)
+            stream.drain()
+        else:
+            stream.save()
+        has_ended = is_over or (wish != "stop" and not together.stop.is_set())
+        self._note(stream, "ended" if has_ended else "stopped", at_once=True)
+
+    def _pause(self, stream: Stream) -> None:
+        stream.save()
+        holding, stop = self._together.holding, self._together.stop
+        while holding.wish(self.name) == "pause" and not stop.wait(_PAUSED_S):
+            holding.require(self.name)
+            self._note(stream, "paused")
+
+    def _note(self, stream: Stream, status: str, *, at_once: bool = False) -> None:
+        instant = time.monotonic()
+        if at_once or instant - self._noted >= NOTE_EVERY_S or self._together.facts[self.name].status != status:
+            self._noted = instant
+            self._together.facts[self.name] = facts_of(stream, self.meter, status, now())
+
+    def _say(self, status: str, error: str = "") -> None:
+        known = self._together.facts[self.name]
+        self._together.facts[self.name] = replace(
+            known, status=status, error=error or known.error, restarts=self.meter.restarts, rows_per_s=0, bytes_per_s=0
+        )
+
+    def _wait_for_inputs(self) -> None:
+        """A stream below another begins when that one has made its table."""
+        together = self._together
+        workspace = together.planner.workspace
+        above = set(workspace.project.graph.upstream(self.name)) & set(together.names)
+        while not together.stop.is_set():
+            if all(workspace.table(other).number() is not None or other in together.done for other in above):
+                return
+            together.stop.wait(0.02)
+
+    def _has_caught_up(self, stream: Stream, target: Mapping[str, int]) -> bool:
+        offsets = {uri: o for reached in stream.inputs.values() for uri, o in reached.offsets.items()}
+        if any(offsets.get(uri, 0) < end for uri, end in target.items()):
+            return False
+        together = self._together
+        for intake in stream.plan.intakes:
+            if isinstance(intake.log, TableLog):
+                done = intake.name in together.done or intake.name not in together.names
+                extent = intake.log.extents()[intake.log.uri]
+                if not done or offsets.get(intake.log.uri, 0) < extent.end:
+                    return False
+        return True
+
+
+def _target(stream: Stream) -> dict[str, int]:
+    found: dict[str, Extent] = {}
+    for intake in stream.plan.intakes:
+        if not isinstance(intake.log, TableLog):
+            found |= intake.log.extents()
+    return {uri: extent.end for uri, extent in found.items()}

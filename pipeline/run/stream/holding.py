@@ -1,0 +1,90 @@
+"""The leases of the streams of this process: renewed by a thread of their own, however long a turn takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pipeline.core.errors import ConflictError, StorageError
+from pipeline.governance.leases import EVERY_S, LASTS_S, Leases, this_process
+
+
+class Holding:
+    """Leases that are held, what was asked for through them, and which of them are lost.
+
+    A catalog that does not answer ends no stream: the commits guard themselves. What cannot be told then is told
+    when it answers again.
+    """
+
+    def __init__(self, leases: Leases, tell: Callable[[str], Mapping[str, Any]], *, every_s: float = EVERY_S) -> None:
+        """Begin to renew; `tell` gives what a stream says of itself."""
+        self._leases = leases
+        self._tell = tell
+        self._every_s = every_s
+        self._me = this_process()
+        self._held: dict[str, str | None] = {}
+        self._lock = threading.Lock()
+        self._tried = time.monotonic()
+        self._end = threading.Event()
+        self.trouble = ""
+        """What the catalog said when it was last asked, if that went wrong."""
+        self._thread = threading.Thread(target=self._renew_on, name="headwater-leases", daemon=True)
+        self._thread.start()
+
+    def take(self, name: str, *, take_over: bool = False) -> None:
+        """Take a stream's lease; raise `ConflictError` when somebody living has it."""
+        self._leases.acquire(name, self._me, take_over=take_over)
+        with self._lock:
+            self._held[name] = "run"
+
+    def wish(self, name: str) -> str:
+        """Return what a stream is asked for: `run`, `pause`, `drain` or `stop`."""
+        return self._held.get(name) or "run"
+
+    def require(self, name: str) -> None:
+        """Raise `ConflictError` when a lease is lost; a process that slept asks before it answers."""
+        if time.monotonic() - self._tried > LASTS_S:
+            self._renew()
+        if name in self._held and self._held[name] is None:
+            raise ConflictError(
+                f"stream {name!r} was taken over by another process",
+                do="this one has stopped; what it did not commit, the other one reads again",
+            )
+
+    def release(self, name: str) -> None:
+        """Give a lease back, with a last word on its stream."""
+        with self._lock:
+            held = self._held.pop(name, None)
+        if held is not None:
+            with suppress(StorageError):  # it runs out
+                self._leases.release(name, self._me, self._tell(name))
+
+    def close(self) -> None:
+        """Give all back and end."""
+        self._end.set()
+        self._thread.join()
+        for name in list(self._held):
+            self.release(name)
+
+    def _renew_on(self) -> None:
+        while not self._end.wait(self._every_s):
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            names = [name for name, wish in self._held.items() if wish is not None]
+            self._tried = time.monotonic()
+            if not names:
+                return
+            try:
+                found = self._leases.renew(self._me, {name: self._tell(name) for name in names})
+            except StorageError as error:
+                self.trouble = str(error)
+                return
+            finally:
+                self._tried = time.monotonic()
+            self.trouble = ""
+            self._held.update(found)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import datetime as dt
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.core.errors import ConflictError, StorageError
+from pipeline.core.schema import Schema
+from pipeline.lake import Commit, compact, vacuum
+from pipeline.lake.manifests import manifest_name
+from pipeline.lake.tidy import tidy
+
+SCHEMA = Schema.of({"a": "INTEGER", "p": "VARCHAR"})
+
+
+class Stream:
+    """Commits one row each epoch, through one head."""
+
+    def __init__(self, writer) -> None:
+        self.writer, self.table = writer, writer.table
+        self.head = self.table.head()
+
+    def epoch(self, number, *, mode="append", rows=None, **more):
+        files = self.writer.stage(rows or f"select {number}::integer as a, 'p' || {number % 2} as p", f"e{number}")
+        manifest = self.writer.manifest(f"e{number}", mode, inputs={"offsets": number})
+        return self.head.commit(manifest, files, SCHEMA, epoch=number, **more)
+
+    def values(self, files):
+        uris = [file.uri for file in files]
+        return sorted(v for uri in uris for v in pa.parquet.read_table(uri, partitioning=None)["a"].to_pylist())
+
+
+@pytest.fixture(params=[(), ("p",)], ids=["plain", "partitioned"])
+def stream(writer, request) -> Stream:
+    return Stream(writer("t", request.param))
+
+
+def feed(table):
+    found = DeltaTable(table.storage.uri).load_cdf(starting_version=0)
+    return sorted(pa.RecordBatchReader.from_stream(found).read_all()["a"].to_pylist())
+
+
+def test_epochs_are_committed_one_after_the_other(stream):
+    assert (stream.head.number, stream.head.mark, stream.head.epoch, stream.head.manifest) == (None, None, None, None)
+
+    assert [stream.epoch(n) for n in range(3)] == [0, 1, 2]
+
+    reopened = stream.table.head()
+    version = stream.table.version()
+    for head in (stream.head, reopened):
+        assert (head.number, head.epoch, head.mark, head.manifest) == (2, 2, version.mark, version.manifest)
+    assert version.rows == 3
+
+
+def test_an_epoch_is_committed_once(stream):
+    assert [stream.epoch(0), stream.epoch(1), stream.epoch(1)] == [0, 1, 1]
+
+    with pytest.raises(ConflictError, match="epoch 1 of 't' is committed: got another up to 1"):
+        stream.epoch(1, rows="select 7::integer as a, 'p1' as p", removed=frozenset(), mode="overwrite")
+    assert stream.table.version().rows == 2
+
+
+def test_of_two_heads_the_second_is_told_and_stays_told(stream):
+    stream.epoch(0)
+    zombie = Stream(stream.writer)
+    stream.epoch(1)
+
+    for number in (2, 3):
+        with pytest.raises(ConflictError, match="another run committed 't'"):
+            zombie.epoch(number)
+    assert stream.epoch(2) == 2
+    assert feed(stream.table) == [0, 1, 2]
+
+
+def test_a_reader_who_follows_sees_no_row_twice_through_a_compaction(stream):
+    #  version        0 … 7   8 compacted   9 … 16   17 compacted   18
+    #  since 3        gets the rows of 4 … 7, 9 … 16 and 18, each once, whichever files hold them now
+    marks = [(stream.epoch(n), stream.head.mark) for n in range(8)]
+    done = compact(stream.table, stream.head)
+    assert (done.number, done.before) == (8, 8)
+    marks += [(stream.epoch(n), stream.head.mark) for n in range(8, 16)]
+    before = stream.table.version()
+    assert compact(stream.table, stream.head).number == 17
+    marks.append((stream.epoch(16), stream.head.mark))
+
+    now = stream.table.version()
+    assert now.rows == 17
+    for epoch, (number, mark) in enumerate(marks):
+        change = stream.table.change_since(number, mark, now)
+        assert stream.values(change.added) == list(range(epoch + 1, 17)), f"since {number}"
+        assert change.removed == ()
+    assert stream.table.change_since(before.number, before.mark, now).removed == ()
+    assert feed(stream.table) == list(range(17))
+    assert stream.values(now.files) == list(range(17))
+
+
+def test_a_compaction_keeps_mark_and_manifest_and_a_stream_goes_on(stream):
+    for number in range(8):
+        stream.epoch(number)
+    before = stream.table.version()
+
+    done = compact(stream.table, stream.table.head())  # another process, beside the stream
+
+    after = stream.table.version()
+    assert (after.mark, after.manifest, after.rows) == (before.mark, before.manifest, before.rows)
+    assert len(after.files) == done.after < len(before.files) == done.before
+    assert stream.table.added_since(before.number, before.mark, after) == ()
+    assert stream.epoch(8) == after.number + 1
+    assert compact(stream.table, stream.head) is None
+
+
+def test_a_compaction_that_comes_second_tries_again_or_leaves(stream):
+    for number in range(8):
+        stream.epoch(number)
+    late = stream.table.head()
+    stream.epoch(8)
+
+    with pytest.raises(ConflictError):
+        compact(stream.table, late)
+    assert stream.table.version().rows == 9
+
+
+def test_rows_that_go_from_a_compacted_file_go_for_readers_who_knew_its_parts(writer):
+    stream = Stream(writer())
+    known = [(stream.epoch(n), stream.head.mark) for n in range(4)]
+    compact(stream.table, stream.head)
+    [file] = stream.table.version().files
+    files = stream.writer.stage("select a, p from (values (0, 'p0'), (2, 'p0')) as t(a, p)", "merged")
+    manifest = stream.writer.manifest("merged", "merge")
+    number = stream.head.commit(manifest, files, SCHEMA, removed=frozenset({file.uri}))
+
+    now = stream.table.version(number)
+    change = stream.table.change_since(*known[1], now)  # knew 0 and 1; 2 and 3 came and went again
+    assert stream.values(change.added) == [0, 2]
+    assert stream.values(change.removed) == [0, 1]
+    assert stream.table.change_since(*known[3], now).removed != ()
+
+
+def test_vacuum_removes_what_is_old_and_needed_by_nobody(stream):
+    for number in range(8):
+        stream.epoch(number)
+    compact(stream.table, stream.head)
+    stream.writer.stage("select 99::integer as a, 'p0' as p", "crashed")
+    now = dt.datetime.now(dt.UTC)
+
+    assert vacuum(stream.table, keep=dt.timedelta(hours=2), now=now) == ()
+    gone = vacuum(stream.table, keep=dt.timedelta(0), now=now + dt.timedelta(hours=1))
+
+    assert len(gone) == 9
+    version = stream.table.version()
+    assert stream.values(version.files) == list(range(8))
+    assert all(
+        stream.table.storage.has(file.uri.removeprefix(f"{stream.table.storage.uri}/")) for file in version.files
+    )
+    assert stream.table.storage.has(manifest_name(version.mark))
+
+
+def test_a_log_that_is_kept_short_still_tells_what_came(writer):
+    stream = Stream(writer())
+    known = [(stream.epoch(n), stream.head.mark) for n in range(30)]
+    tidy(stream.table.place)
+    known += [(stream.epoch(n), stream.head.mark) for n in range(30, 60)]
+    tidy(stream.table.place, versions=10)
+    known += [(stream.epoch(n), stream.head.mark) for n in range(60, 65)]
+
+    log = [name for name in stream.table.storage.names("_delta_log/") if name.endswith("0.json") or ".json" in name]
+    assert len(log) < 40
+    now = stream.table.version()
+    assert now.rows == 65
+    for epoch in (0, 10, 29, 45, 63, 64):
+        assert stream.values(stream.table.added_since(*known[epoch], now)) == list(range(epoch + 1, 65))
+    assert stream.table.added_since(known[3][0], known[4][1], now) is None
+    manifests = [name for name in stream.table.storage.names("_headwater/") if name.count("/") == 1]
+    assert len(manifests) <= 26
+    assert stream.table.version(35).manifest is None
+    assert stream.table.version(now.number - 3).manifest is not None
+    with pytest.raises(StorageError, match="at version 3 cannot be read"):
+        stream.table.version(3)
+
+
+def test_a_manifest_that_is_gone_is_only_missed_for_the_newest_version(stream):
+    stream.epoch(0)
+    first = stream.table.version()
+    stream.epoch(1)
+    stream.table.storage.remove([manifest_name(first.mark)])
+
+    assert stream.table.version(0).manifest is None
+    stream.table.storage.remove([manifest_name(stream.head.mark)])
+    with pytest.raises(StorageError, match="the manifest of table 't' is gone"):
+        stream.table.version(1)
+
+
+def test_a_compaction_by_another_engine_is_told_as_unknown(writer):
+    stream = Stream(writer())
+    known = [(stream.epoch(n), stream.head.mark) for n in range(5)]
+    DeltaTable(stream.table.storage.uri).optimize.compact()
+
+    assert stream.epoch(5) == 6
+    now = stream.table.version()
+    assert now.rows == 6
+    assert stream.table.change_since(*known[1], now) is None
+
+
+def test_commits_of_a_mark_twice_are_one(stream):
+    stream.epoch(0)
+    commit = Commit(stream.writer.stage("select 1::integer as a, 'p' as p", "x"), SCHEMA, "append", 7)
+    assert [stream.head.commit_files(commit), stream.head.commit_files(commit)] == [1, 1]

@@ -1,0 +1,132 @@
+"""A project with streams of computed rows: readings of sensors as they come, those that are hot, and sums by minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from pipeline.run.project import load
+from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.stream import Asked, Pace
+from pipeline.run.workspace import Workspace
+
+TOML = """\
+[project]
+name = "plant"
+definitions = "plant.py"
+"""
+PLANT = '''\
+from pipeline import generate, quarantine, source, sql
+
+readings = source(
+    generate(
+        {
+            "at": "timestamp '2024-01-01' + to_microseconds(i * 100000)",
+            "sensor": "'s' || (i % 7)",
+            "degrees": "(i * 13) % 100",
+        },
+        partitions=2,
+        count=COUNT,
+        per_second=SPEED,
+    ),
+    schema={"at": "timestamp", "sensor": "varchar", "degrees": "integer"},
+    event_time="at",
+    lateness="5 seconds",
+)
+hot = sql(
+    "select at, sensor, degrees from readings where degrees > 80",
+    expect=[quarantine("is_possible", "degrees < 99")],
+)
+by_minute = sql(
+    """
+    select tumble(at, interval '1 minute') as minute, sensor, count(*) as readings, avg(degrees) as mean
+    from readings group by all
+    """,
+    key=("minute", "sensor"),
+)
+'''
+FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+
+
+def write(folder: Path, *, count: int | None = 4000, speed: float | None = None, text: str = PLANT) -> Path:
+    """Write the project: so many readings of each of two partitions, all at once or so many a second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "headwater.toml").write_text(TOML)
+    (folder / "plant.py").write_text(text.replace("COUNT", str(count)).replace("SPEED", str(speed)))
+    return folder
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes the project and returns its folder; called again it changes it."""
+
+    def written(**how) -> Path:
+        return write(tmp_path / "plant", **how)
+
+    return written
+
+
+def opened(folder: Path) -> Workspace:
+    """Return the project's stores."""
+    return Workspace(load(folder))
+
+
+def start(folder: Path, *names: str, **wanted) -> Running:
+    """Return streams of the project, ready to run at a quick pace."""
+    asked = replace(FAST, **wanted.pop("asked", {}))
+    heard = {name: wanted.pop(name) for name in ("reached", "tell") if name in wanted}
+    return Running(opened(folder), Wanted(names, asked=asked, **wanted), **heard)
+
+
+@dataclass
+class AtWork:
+    """Streams that run beside the test."""
+
+    error: BaseException | None = None
+    """What they raised in the end."""
+
+
+@contextmanager
+def alive(running: Running, *, fails: bool = False) -> Iterator[AtWork]:
+    """Run streams beside the test and stop them in the end; what they raised is raised here, unless they are to fail."""
+    found = AtWork()
+
+    def work() -> None:
+        try:
+            running.run(every_s=0.02)
+        except BaseException as error:  # noqa: BLE001 - raised below, in the test's thread
+            found.error = error
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield found
+    finally:
+        running.stop()
+        thread.join()
+    if found.error is not None and not fails:
+        raise found.error
+
+
+def rows_of(folder: Path, name: str, columns: str = "*") -> list[tuple[object, ...]]:
+    """Return the rows of a table, in order."""
+    found = opened(folder).query(f'select {columns} from "{name}" order by all').to_pylist()
+    return [tuple(row.values()) for row in found]
+
+
+@pytest.fixture
+def streams():
+    """The functions of this file, by attribute."""
+
+    class Streams:
+        opened = staticmethod(opened)
+        start = staticmethod(start)
+        alive = staticmethod(alive)
+        rows = staticmethod(rows_of)
+
+    return Streams

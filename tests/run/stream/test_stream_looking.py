@@ -1,0 +1,198 @@
+"""What streams remember and what they set aside, shown, and rows brought back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.core.epochs import END
+from pipeline.core.errors import ConflictError, RequestError, StorageError
+from pipeline.core.staging import Manifest
+from pipeline.governance import Leases, this_process
+from pipeline.run.stream.deadletters import letters, replay_letters
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.remembering import live, readable, remembered, where
+from pipeline.run.stream.stream import Stream
+from pipeline.run.stream.verifying import verify
+
+SOURCE = """\
+from pipeline import generate, quarantine, source, sql
+
+readings = source(
+    generate({"at": "case when i % 10 < 9 then timestamp '2024-01-01' + to_seconds(i) end", "n": "i % 7"}, count=100),
+    schema={"at": "timestamp", "n": "integer"},
+    event_time="at",
+    expect=[quarantine("is_small", "n < LIMIT")],
+    stored=STORED,
+)
+small = sql("select at, n, n * 2 as twice from readings", expect=[quarantine("is_tiny", "n < LIMIT")])
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A function that writes a project whose expectations take values away from a limit on."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    (folder / "headwater.toml").write_text('[project]\nname = "held"\ndefinitions = "held.py"\n')
+
+    def written(limit: int) -> Path:
+        (folder / "held.py").write_text(SOURCE.replace("LIMIT", str(limit)).replace("STORED", "True"))
+        return folder
+
+    return written
+
+
+def unstored(folder: Path, limit: int) -> Path:
+    lines = [line for line in SOURCE.splitlines() if "is_small" not in line]
+    (folder / "held.py").write_text("\n".join(lines).replace("LIMIT", str(limit)).replace("STORED", "False"))
+    return folder
+
+
+# -- memory
+
+
+def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
+    folder = plant(count=None, speed=4000)
+    running = streams.start(folder, "readings", "by_minute")
+    with streams.alive(running):
+        give_up = time.monotonic() + 30
+        while not running.facts["by_minute"].totals.get("rows_in"):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+    workspace = streams.opened(folder)
+    found = remembered(workspace, "by_minute")
+    assert list(found.tables) == ["open", "states"]
+    assert found.table().column_names == ["minute", "sensor", "readings", "mean"]
+    assert {"key_1", "key_2", "from", "until"} <= set(found.table("states").column_names)
+    (row,) = where(found.table(), {"sensor": "s3"}, 1).to_pylist()
+    assert row["sensor"] == "s3"
+    assert row["readings"] > 0
+    with pytest.raises(RequestError, match=r"no column 'sensors'; did you mean 'sensor'\?"):
+        where(found.table(), {"sensors": "s3"})
+    with pytest.raises(RequestError, match="has no table 'closed'"):
+        found.table("closed")
+    with pytest.raises(RequestError, match="remembers nothing"):
+        remembered(workspace, "readings")
+
+
+def test_the_memory_of_a_stream_in_this_process(plant, streams):
+    folder = plant(count=500)
+    streams.start(folder, "readings", until_caught_up=True).run()
+    workspace = streams.opened(folder)
+    stream = Stream(workspace, Planner(workspace).plan("by_minute"))
+    try:
+        stream.turn()
+        assert live(stream)["states"].num_rows > 0
+    finally:
+        stream.close()
+
+
+def test_a_memory_reads_well():
+    kept = pa.table({"_k0": [1], "_from": [0], "_until": [END], "_level": [1], "user": ["a"], "_s0": [{"x": 1}]})
+    assert readable(kept).to_pylist()[0].keys() == {"key_1", "from", "until", "user"}
+    assert readable(kept).to_pylist()[0]["until"] is None
+
+
+# -- dead letters
+
+
+def test_letters_are_counted_by_reason(held, streams):
+    folder = held(5)
+    streams.start(folder, "readings", until_caught_up=True).run()
+    found = {each.reasons: each.rows for each in letters(streams.opened(folder))}
+    assert found == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_letters_come_back_once_by_todays_definition(held, streams, stored):
+    name = "readings" if stored else "small"
+    folder = held(5) if stored else unstored(held(5), 5)
+    streams.start(folder, name, until_caught_up=True).run()
+    before, version = len(streams.rows(folder, name)), streams.opened(folder).require(name)
+    _ = held(6) if stored else unstored(folder, 6)
+    flow = replay_letters(streams.opened(folder), name)
+    came_back = sum(i % 7 == 5 and i % 10 < 9 for i in range(100))
+    assert (flow.rows_out, flow.quarantined) == (came_back, flow.rows_in - came_back)
+    assert len(streams.rows(folder, name)) == before + came_back
+    again = replay_letters(streams.opened(folder), name)
+    assert (again.rows_out, again.quarantined) == (0, flow.quarantined)
+    epoch = streams.opened(folder).require(name).manifest.epoch
+    assert epoch.number == version.manifest.epoch.number + 2  # each replay is an epoch of its own
+    assert epoch.offsets == version.manifest.epoch.offsets
+    totals = epoch.totals
+    assert totals["rows_in"] == totals["rows_out"] + totals["quarantined"] == 100
+    streams.start(folder, name, until_caught_up=True).run()
+    assert len(streams.rows(folder, name)) == before + came_back
+    assert verify(streams.opened(folder), name).holds
+
+
+def test_letters_of_a_table_come_back_from_its_input(held, streams):
+    folder = held(5)
+    streams.start(folder, until_caught_up=True).run()
+    (folder / "held.py").write_text(
+        (folder / "held.py").read_text().replace('"is_small", "n < 5"', '"is_small", "n < 9"')
+    )
+    assert replay_letters(streams.opened(folder), "readings").rows_out > 0
+    streams.start(folder, until_caught_up=True).run()
+    aside = {each.stream: each.rows for each in letters(streams.opened(folder)) if each.reasons == "is_tiny"}
+    (folder / "held.py").write_text(
+        (folder / "held.py").read_text().replace('"is_tiny", "n < 5"', '"is_tiny", "n < 9"')
+    )
+    assert replay_letters(streams.opened(folder), "small").rows_out == aside["small"] > 0
+    assert verify(streams.opened(folder), "small").holds
+
+
+def test_letters_that_cannot_come_back(plant, streams):
+    folder = plant(count=300)
+    workspace = streams.opened(folder)
+    with pytest.raises(RequestError, match=r"rows that stream 'by_minute' set aside cannot be brought back one by one"):
+        replay_letters(workspace, "by_minute")
+    streams.start(folder, "readings", until_caught_up=True).run()
+    with pytest.raises(RequestError, match="has set nothing aside"):
+        replay_letters(workspace, "readings")
+    Leases(workspace.catalog).acquire("readings", this_process())
+    with pytest.raises(ConflictError, match="is being run"):
+        replay_letters(workspace, "readings")
+
+
+# -- formats of memory
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(plant) -> tuple[Path, Manifest]:
+    """A project whose stream stopped in the middle, as it was written when the format was new."""
+    folder = plant(count=300)
+    for kept in ("bronze", "silver"):
+        shutil.copytree(GOLDEN / "lake" / kept, folder / ".headwater" / "lake" / kept)
+    return folder, Manifest.from_json((GOLDEN / "manifest.json").read_text())
+
+
+def test_a_stream_goes_on_from_the_format_of_its_first_day(plant, streams):
+    folder, manifest = golden(plant)
+    assert manifest.epoch.state
+    assert manifest == streams.opened(folder).require("by_minute").manifest
+    found = remembered(streams.opened(folder), "by_minute")
+    assert found.tables["states"].num_rows > 0
+    streams.start(folder, "readings", "by_minute", until_caught_up=True, drain=True).run()
+    assert verify(streams.opened(folder), "by_minute").holds
+    assert sum(row[2] for row in streams.rows(folder, "by_minute")) == 600
+
+
+def test_states_of_another_engine_are_refused_with_the_way_out(plant, streams):
+    folder, manifest = golden(plant)
+    workspace = streams.opened(folder)
+    version = workspace.require("by_minute")
+    other = replace(manifest, run_id="x", epoch=replace(manifest.epoch, engine="1.0.0"))
+    workspace.table("by_minute").commit(other, (), version.schema, version)
+    with pytest.raises(StorageError, match=r"it was kept by engine 1.0.0, and this is .*--from earliest"):
+        streams.start(folder, "by_minute", until_caught_up=True).run()
+    assert list(remembered(workspace, "by_minute").tables) == ["states"], "it can be looked at"
+    streams.start(folder, "readings", "by_minute", until_caught_up=True, begin="earliest", drain=True).run()
+    assert verify(streams.opened(folder), "by_minute").holds

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+
+import duckdb
+import pytest
+
+from pipeline.core.errors import (
+    ConflictError,
+    DefinitionError,
+    ExpectationError,
+    OutcomeUnknownError,
+    SourceError,
+    StorageError,
+)
+from pipeline.run.stream.exposition import exposition
+from pipeline.run.stream.metering import Facts, Histogram, Meter
+from pipeline.run.stream.restarting import Patience, may_pass
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begun():
+    #  0.0     0.1  0.2         0.5       0.9        1.3
+    #  |--wait--|    |           |         |          |
+    #        10 rows |  saved 1  |         |          |
+    #                    5 rows offered  saved 2      |
+    #                            committed 1 |        committed 2
+    clock = Clock()
+    meter = Meter(clock)
+    meter.begin()
+    clock.now = 0.1
+    meter.lap("wait")
+    meter.took(10, 1000)
+    for step, at in (("staged", 0.15), ("saved", 0.2)):
+        clock.now = at
+        meter.reached(step)
+    meter.begin()
+    clock.now = 0.25
+    meter.lap("wait")
+    meter.took(5, 500)
+    clock.now = 0.3
+    meter.reached("staged")
+    meter.reached("saved")
+    clock.now = 0.5
+    meter.reached("committed")
+    assert (meter.latency.count, meter.latency.max_s) == (10, 0.4)
+    clock.now = 1.3
+    meter.reached("committed")
+    assert (meter.latency.count, meter.commits) == (15, 2)
+    assert meter.latency.max_s == pytest.approx(1.05)
+    assert meter.phases["wait"] == pytest.approx(0.15)
+    assert meter.rates() == (pytest.approx(15 / 1.05, rel=0.2), pytest.approx(1500 / 1.05, rel=0.2))
+
+
+def test_rows_of_an_epoch_that_is_lost_are_not_counted_as_committed():
+    meter = Meter(Clock())
+    meter.begin()
+    meter.took(10, 10)
+    meter.reached("staged")
+    meter.reached("saved")
+    meter.restarted()
+    meter.begin()
+    meter.took(10, 10)
+    for step in ("staged", "saved", "committed"):
+        meter.reached(step)
+    assert (meter.latency.count, meter.rows, meter.restarts) == (10, 20, 1)
+
+
+def test_quantiles_lie_within_their_bucket():
+    histogram = Histogram()
+    assert histogram.quantile(0.5) is None
+    histogram.add(0.06, 98)
+    histogram.add(0.7, 2)
+    assert 0.05 < histogram.quantile(0.5) <= 0.1
+    assert 0.5 < histogram.quantile(0.99) <= 0.7
+    histogram.add(1000.0, 100)
+    assert histogram.quantile(0.99) <= 1000
+
+
+def test_waits_grow_and_restarts_end():
+    patience = Patience(most=3, within_s=60)
+    assert [patience.wait_s([0.0] * n, 10.0) for n in range(4)] == [0.5, 1.0, 2.0, None]
+    assert patience.wait_s([0.0, 1.0, 2.0], 62.0) == 1.0, "old ones are forgotten"
+
+
+class ActorDiedError(Exception):
+    __module__ = "ray.exceptions"
+
+
+class RayTaskError(Exception):
+    __module__ = "ray.exceptions"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageError("x"),
+        OutcomeUnknownError("x"),
+        ConnectionResetError(),
+        BrokenExecutor(),
+        duckdb.OutOfMemoryException(),
+        ActorDiedError(),
+    ],
+)
+def test_what_may_pass(error):
+    assert may_pass(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConflictError("x"),
+        DefinitionError("x"),
+        ExpectationError("x"),
+        SourceError("x"),
+        ValueError(),
+        RayTaskError(),
+    ],
+)
+def test_what_would_be_met_again(error):
+    assert not may_pass(error)
+
+
+def test_prometheus_reads_the_facts():
+    latency = Histogram()
+    latency.add(0.04, 3)
+    facts = Facts("by_minute", "running", 7, 1234.5, lag={'kafka://a/"b"/0': 12, "endless": None}, latency=latency)
+    lines = exposition([facts, Facts("hot")]).splitlines()
+    assert 'headwater_stream_epoch{stream="by_minute"} 7' in lines
+    assert 'headwater_stream_rows_per_second{stream="by_minute"} 1234.5' in lines
+    assert 'headwater_stream_lag_offsets{stream="by_minute",partition="kafka://a/\\"b\\"/0"} 12' in lines
+    assert 'headwater_stream_status{stream="by_minute",status="running"} 1' in lines
+    assert 'headwater_stream_latency_seconds_bucket{stream="by_minute",le="0.05"} 3' in lines
+    assert 'headwater_stream_latency_seconds_count{stream="by_minute"} 3' in lines
+    assert not any("endless" in line for line in lines)
+    assert len([line for line in lines if line.startswith("# TYPE")]) == len(
+        {line for line in lines if "# TYPE" in line}
+    )

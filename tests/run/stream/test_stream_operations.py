@@ -1,0 +1,269 @@
+"""Streams at work: who may run them, what they can be asked for, and how they go on after errors."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import ConflictError, ExpectationError, RequestError, StorageError
+from pipeline.governance import Leases, this_process
+from pipeline.run.stream.asking import ask, seen
+from pipeline.run.stream.begins import begin_of
+from pipeline.run.stream.restarting import Patience
+from pipeline.run.stream.verifying import verify
+
+QUICK = Patience(first_wait_s=0.01, longest_wait_s=0.02)
+
+
+def until(condition, what="it"):
+    give_up = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up, f"{what} took too long"
+        time.sleep(0.01)
+
+
+# -- who runs a stream
+
+
+def test_a_stream_that_somebody_runs_is_refused_and_can_be_taken_over(plant, streams):
+    folder = plant(count=None, speed=2000)
+    first = streams.start(folder, "readings")
+    with streams.alive(first, fails=True) as at_work:
+        until(lambda: first.facts["readings"].commits > 1)
+        with pytest.raises(ConflictError, match=r"stream 'readings' is being run: got process \d+ on"):
+            streams.start(folder, "readings").run()
+        Leases(first.workspace.catalog).acquire("readings", this_process(), take_over=True)
+        until(lambda: first.errors)
+    assert isinstance(at_work.error, ConflictError)
+    assert "was taken over by another process" in str(at_work.error)
+    assert first.facts["readings"].status == "failed"
+    assert verify(streams.opened(folder), "readings").holds
+
+
+def test_a_zombie_that_comes_to_its_commit_late_fails_there(plant, streams):
+    #  first   turn ── saved ─────────────────────────────── commit ✗
+    #  second              take over ── commits ── ends
+    folder = plant(count=4000)
+    asleep, awake = threading.Event(), threading.Event()
+    steps: list[str] = []
+
+    def sleep(_: str, step: str) -> None:
+        steps.append(step)
+        if step == "saved" and not asleep.is_set():
+            asleep.set()
+            awake.wait(30)
+
+    first = streams.start(folder, "readings", until_caught_up=True, reached=sleep)
+    with streams.alive(first, fails=True) as at_work:
+        asleep.wait(30)
+        streams.start(folder, "readings", until_caught_up=True, take_over=True).run()
+        awake.set()
+        until(lambda: first.errors)
+    assert isinstance(at_work.error, ConflictError)
+    assert "committed" not in steps
+    assert len(streams.rows(folder, "readings", "degrees")) == 8000
+
+
+def test_a_catalog_that_is_gone_for_a_moment_ends_no_stream(plant, streams):
+    folder = plant(count=None, speed=2000)
+    running = streams.start(folder, "readings")
+    with streams.alive(running):
+        until(lambda: running.facts["readings"].commits > 1)
+        catalog = next((folder / ".headwater").rglob("catalog.db"))
+        catalog.rename(catalog.with_suffix(".away"))
+        catalog.mkdir()
+        until(lambda: running.trouble, "the trouble")
+        before = running.facts["readings"].commits
+        until(lambda: running.facts["readings"].commits > before + 1, "a commit without the catalog")
+        catalog.rmdir()
+        catalog.with_suffix(".away").rename(catalog)
+        until(lambda: not running.trouble, "the end of the trouble")
+    assert running.facts["readings"].status == "stopped"
+
+
+# -- what it can be asked for
+
+
+def test_pause_resume_and_drain(plant, streams):
+    folder = plant(count=None, speed=2000)
+    running = streams.start(folder, "readings", "by_minute")
+    workspace = streams.opened(folder)
+    with streams.alive(running):
+        until(lambda: running.facts["by_minute"].commits > 1)
+        ask(workspace, "by_minute", "pause")
+        paused = running.facts["by_minute"]
+        still = workspace.require("by_minute").number
+        until(lambda: running.facts["readings"].epoch > 20 or running.facts["readings"].commits > 5)
+        assert workspace.require("by_minute").number == still
+        assert {each.name: each.status for each in seen(workspace)}["by_minute"] == "paused"
+        ask(workspace, "by_minute", "run")
+        until(lambda: running.facts["by_minute"].epoch > paused.epoch)
+        ask(workspace, "by_minute", "drain")
+        assert workspace.require("by_minute").manifest.epoch.drained
+        ask(workspace, "readings", "stop")
+        until(lambda: running.facts["readings"].status == "stopped")
+    found = {each.name: (each.status, each.is_running) for each in seen(workspace)}
+    assert found["by_minute"] == ("ended", False)
+    assert found["readings"] == ("stopped", False)
+    assert found["hot"] == ("never run", False)
+    with pytest.raises(RequestError, match="stream 'by_minute' is not running"):
+        ask(workspace, "by_minute", "pause")
+
+
+def test_a_stream_that_does_not_hear_is_told_of(plant, streams):
+    workspace = streams.opened(plant())
+    Leases(workspace.catalog).acquire("hot", this_process())
+    with pytest.raises(ConflictError, match=r"was asked to pause and has not yet: got it is starting after 0.1 s"):
+        ask(workspace, "hot", "pause", wait_s=0.1)
+
+
+# -- errors
+
+
+def failing(times: int, step: str, error: Exception):
+    """Return a hook that raises at a step so often, and the list of the times it did."""
+    raised: list[str] = []
+
+    def hook(name: str, at: str) -> None:
+        if at == step and len(raised) < times:
+            raised.append(name)
+            raise error
+
+    return hook, raised
+
+
+@pytest.mark.parametrize("step", ["staged", "saved", "committed", "settled"])
+def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
+    folder = plant(count=3000)
+    hook, raised = failing(3, step, StorageError("the store is away"))
+    told: list[str] = []
+    running = streams.start(
+        folder,
+        "readings",
+        "by_minute",
+        until_caught_up=True,
+        patience=QUICK,
+        reached=hook,
+        tell=lambda name, words: told.append(f"{name}: {words}"),
+    )
+    running.run()
+    assert len(raised) == 3
+    assert len(told) == sum(facts.restarts for facts in running.facts.values()) == 3
+    assert "the store is away — goes on from its last commit: restart 1 in 0.01 s" in told[0]
+    for name in ("readings", "by_minute"):
+        assert verify(streams.opened(folder), name).holds
+
+
+def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, streams):
+    folder = plant(count=3000)
+    hook, raised = failing(100, "staged", StorageError("the store is away"))
+    running = streams.start(folder, "readings", until_caught_up=True, patience=replace(QUICK, most=2), reached=hook)
+    with pytest.raises(StorageError, match="the store is away"):
+        running.run()
+    assert len(raised) == 3
+    assert (running.facts["readings"].status, running.facts["readings"].restarts) == ("failed", 2)
+    (told,) = (each for each in seen(streams.opened(folder)) if each.name == "readings")
+    assert (told.status, told.lease.facts["error"]) == ("failed", "the store is away")
+
+
+def test_a_restart_before_the_first_commit_begins_where_the_first_try_did(plant, streams):
+    folder = plant(count=3000)
+    streams.start(folder, "readings", until_caught_up=True).run()
+    hook, _ = failing(1, "staged", StorageError("the store is away"))
+    again = streams.start(folder, "readings", until_caught_up=True, begin="earliest", patience=QUICK, reached=hook)
+    again.run()
+    assert len(streams.rows(folder, "readings", "degrees")) == 6000
+
+
+def test_one_stream_that_fails_leaves_the_others(plant, streams):
+    folder = plant(count=3000)
+    hook, _ = failing(1, "staged", ExpectationError("no good"))
+
+    def only_hot(name: str, step: str) -> None:
+        if name == "hot":
+            hook(name, step)
+
+    running = streams.start(folder, until_caught_up=True, reached=only_hot)
+    with pytest.raises(ExpectationError, match="no good"):
+        running.run()
+    assert {name: facts.status for name, facts in running.facts.items()} == {
+        "readings": "ended",
+        "hot": "failed",
+        "by_minute": "ended",
+    }
+
+
+def test_with_fail_fast_all_stop(plant, streams):
+    folder = plant(count=None, speed=1000)
+    hook, _ = failing(1, "staged", ExpectationError("no good"))
+    running = streams.start(
+        folder, "readings", "hot", fail_fast=True, reached=lambda n, s: hook(n, s) if n == "hot" else None
+    )
+    with pytest.raises(ExpectationError, match="no good"):
+        running.run(every_s=0.02)
+    assert running.facts["readings"].status in {"stopped", "starting"}
+
+
+# -- where it begins
+
+
+def test_a_savepoint_is_one_of_one_stream(plant, streams):
+    with pytest.raises(RequestError, match="a savepoint is one of one stream"):
+        streams.start(plant(), restore="before")
+
+
+def test_where_to_begin_in_words(tmp_path):
+    (tmp_path / "offsets.json").write_text('{"a": 3}')
+    assert begin_of("earliest") == "earliest"
+    assert begin_of("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00+00:00"
+    assert begin_of("2024-05-01T12:00+02:00").isoformat() == "2024-05-01T12:00:00+02:00"
+    assert begin_of('{"a": 3}') == begin_of(str(tmp_path / "offsets.json")) == {"a": 3}
+    with pytest.raises(RequestError, match=r"--from cannot be read: got 'yesterday'; write committed, earliest"):
+        begin_of("yesterday")
+    with pytest.raises(RequestError, match="offsets of --from are not JSON"):
+        begin_of("{a: 3}")
+    with pytest.raises(RequestError, match="are numbers by partition"):
+        begin_of('{"a": "3"}')
+
+
+def test_begin_at_offsets(plant, streams):
+    folder = plant(count=1000)
+    workspace = streams.opened(folder)
+    uris = sorted(workspace.definition("readings").reader.extents())
+    begin = begin_of(json.dumps({uris[0]: 900, uris[1]: 1000}))
+    streams.start(folder, "readings", until_caught_up=True, begin=begin).run()
+    assert streams.rows(
+        folder, "readings", "_source, min(_position) as m, count(*) as n from readings group by 1 --"
+    ) == [(uris[0], 900, 100)]
+    with pytest.raises(RequestError, match="has committed epochs: other offsets would lose rows"):
+        streams.start(folder, "readings", until_caught_up=True, begin=begin).run()
+    streams.start(folder, "readings", until_caught_up=True, begin={uris[0]: 990}, asked={"anew": True}).run()
+    assert len(streams.rows(folder, "readings", "degrees")) == 10 + 1000
+    with pytest.raises(RequestError, match="reads no partition 'elsewhere'"):
+        streams.start(folder, "hot", begin={"elsewhere": 1}, asked={"anew": True}).run()
+    with pytest.raises(RequestError, match="does not hold the offset to begin at: got 2000; it holds 0 to 1000"):
+        streams.start(folder, "readings", begin={uris[0]: 2000}, asked={"anew": True}).run()
+
+
+def test_begin_at_a_time(tmp_path, streams):
+    folder = tmp_path / "drops"
+    (folder / "in").mkdir(parents=True)
+    (folder / "headwater.toml").write_text('[project]\nname = "drops"\ndefinitions = "drops.py"\n')
+    (folder / "drops.py").write_text(
+        "from pathlib import Path\nfrom pipeline import files, source\n"
+        "drops = source(files(Path(__file__).parent / 'in/*.csv'), schema={'at': 'timestamp', 'n': 'integer'}, "
+        "event_time='at')\n"
+    )
+    for number in (1, 2):
+        file = folder / "in" / f"{number}.csv"
+        file.write_text(f"at,n\n2024-01-0{number},{number}\n")
+        os_time = 1_700_000_000 + number * 1000
+        __import__("os").utime(file, (os_time, os_time))
+    streams.start(folder, "drops", until_caught_up=True, begin=begin_of("2023-11-14T22:41:00")).run()
+    assert streams.rows(folder, "drops", "n") == [(2,)]
+    assert Path(folder / "in" / "1.csv").is_file()

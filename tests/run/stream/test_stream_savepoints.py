@@ -1,0 +1,161 @@
+"""Savepoints, and definitions that change between a commit and the next start."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.errors import RequestError, StorageError
+from pipeline.run.replay import quarantined
+from pipeline.run.stream.running import catch_up
+from pipeline.run.stream.savepoints import pinned, save, savepoints
+from pipeline.run.stream.verifying import verify
+
+PLANT = '''\
+from pathlib import Path
+
+from pipeline import files, quarantine, source, sql
+
+readings = source(
+    files(Path(__file__).parent / "in/*.csv"),
+    schema={"time": "timestamp", "sensor": "varchar", "degrees": "integer"},
+    event_time="time",
+    stored=False,
+)
+by_minute = sql(
+    """
+    select tumble(time, interval '1 minute') as minute, sensor, SELECTED
+    from readings group by all HAVING
+    """,
+    key=("minute", "sensor"),
+    expect=[quarantine("is_possible", "POSSIBLE")],
+)
+'''
+
+
+def arrive(folder, number: int) -> None:
+    """Let a file come: 120 readings of two minutes, some of them impossible."""
+    rows = [f"2024-01-01 {number:02}:{i // 60:02}:{i % 60:02},s{i % 3},{(i * 7 + number) % 50}" for i in range(120)]
+    (folder / "in").mkdir(exist_ok=True)
+    (folder / "in" / f"{number:02}.csv").write_text("time,sensor,degrees\n" + "\n".join(rows) + "\n")
+
+
+def change(
+    folder, selected="count(*) as readings, max(degrees) as hottest", having="", possible="hottest < 49"
+) -> None:
+    text = PLANT.replace("SELECTED", selected).replace("HAVING", having).replace("POSSIBLE", possible)
+    (folder / "plant.py").write_text(text)
+
+
+@pytest.fixture
+def drops(tmp_path):
+    folder = tmp_path / "drops"
+    folder.mkdir()
+    (folder / "headwater.toml").write_text('[project]\nname = "drops"\ndefinitions = "plant.py"\n')
+    change(folder)
+    return folder
+
+
+def run(streams, folder, *numbers: int, **wanted) -> None:
+    for number in numbers:
+        arrive(folder, number)
+        streams.start(folder, "by_minute", until_caught_up=True, **wanted).run()
+
+
+def aside_of(streams, folder):
+    return sorted(quarantined(streams.opened(folder), "by_minute")["row"].to_pylist())
+
+
+def test_restore_and_run_is_the_whole_run(drops, streams):
+    #  files    1   2   |   3   4              |   3   4
+    #               savepoint            restore
+    run(streams, drops, 1, 2)
+    workspace = streams.opened(drops)
+    kept, kept_aside = streams.rows(drops, "by_minute"), aside_of(streams, drops)
+    found = save(workspace, "by_minute", "before")
+    assert (found.epoch, found.rows) == (workspace.require("by_minute").manifest.epoch.number, len(kept))
+    run(streams, drops, 3, 4)
+    whole, whole_aside = streams.rows(drops, "by_minute"), aside_of(streams, drops)
+    assert len(whole) > len(kept)
+    assert len(whole_aside) > len(kept_aside) > 0
+
+    for number in (3, 4):
+        (drops / "in" / f"{number:02}.csv").rename(drops / f"{number:02}.csv")
+    streams.start(drops, "by_minute", until_caught_up=True, restore="before").run()
+    assert streams.rows(drops, "by_minute") == kept
+    assert aside_of(streams, drops) == kept_aside
+    for number in (3, 4):
+        (drops / f"{number:02}.csv").rename(drops / "in" / f"{number:02}.csv")
+    streams.start(drops, "by_minute", until_caught_up=True, asked={"shards": 3}).run()
+    assert streams.rows(drops, "by_minute") == whole
+    assert aside_of(streams, drops) == whole_aside
+    assert verify(streams.opened(drops), "by_minute").holds
+    streams.start(drops, "by_minute", until_caught_up=True, restore="before").run()
+    assert streams.rows(drops, "by_minute") == whole, "a savepoint can be gone back to again"
+
+
+def test_savepoints_have_labels_and_name_what_they_need(drops, streams):
+    run(streams, drops, 1)
+    workspace = streams.opened(drops)
+    first, second = save(workspace, "by_minute"), save(workspace, "by_minute", "nightly.1")
+    assert [each.label for each in savepoints(workspace, "by_minute")] == [first.label, "nightly.1"]
+    assert first.label == f"epoch-{second.epoch}"
+    table, aside = pinned(workspace, "by_minute")
+    assert all(workspace.table("by_minute").storage.has(path) for path in table)
+    assert aside
+    with pytest.raises(RequestError, match=r"has a savepoint 'nightly.1' already"):
+        save(workspace, "by_minute", "nightly.1")
+    with pytest.raises(RequestError, match="a label is a word of letters"):
+        save(workspace, "by_minute", "../elsewhere")
+
+
+def test_a_savepoint_that_cannot_be_gone_back_to_is_refused_and_nothing_changes(drops, streams):
+    run(streams, drops, 1, 2)
+    workspace = streams.opened(drops)
+    found = save(workspace, "by_minute", "before")
+    before = streams.rows(drops, "by_minute")
+    with pytest.raises(RequestError, match=r"no savepoint 'befor'; did you mean 'before'\?"):
+        streams.start(drops, "by_minute", restore="befor").run()
+    assert streams.rows(drops, "by_minute") == before
+    storage = workspace.table("by_minute").storage
+    storage.remove([found.files[0].path])
+    with pytest.raises(StorageError, match=r"savepoint 'before' cannot be gone back to: files of 'by_minute' are gone"):
+        streams.start(drops, "by_minute", restore="before").run()
+
+
+def test_savepoints_are_of_streams(drops, streams):
+    workspace = streams.opened(drops)
+    assert savepoints(workspace, "by_minute") == ()
+    with pytest.raises(StorageError, match="not made yet"):
+        save(workspace, "by_minute")
+
+
+# -- definitions that change
+
+
+def test_a_change_that_memory_does_not_depend_on_keeps_it(drops, streams):
+    run(streams, drops, 1)
+    before = streams.rows(drops, "by_minute")
+    change(drops, having="having count(*) > 1", possible="hottest < 100")
+    run(streams, drops, 2)
+    after = streams.rows(drops, "by_minute")
+    assert set(before) < set(after)
+    assert len({minute for minute, *_ in after}) == 3, "the window that was open then came out with all its rows"
+    assert {count for _, _, count, _ in after} == {20}
+
+
+def test_a_change_that_it_depends_on_is_refused_with_the_way_out(drops, streams):
+    run(streams, drops, 1)
+    before = streams.rows(drops, "by_minute")
+    change(drops, selected="count(*) as readings, min(degrees) as hottest")
+    with pytest.raises(
+        StorageError, match=r"its definition changed in what it groups.*headwater stream --from earliest"
+    ):
+        streams.start(drops, "by_minute", until_caught_up=True).run()
+    assert streams.rows(drops, "by_minute") == before
+    streams.start(drops, "by_minute", until_caught_up=True, begin="earliest").run()
+    assert verify(streams.opened(drops), "by_minute").holds
+
+
+def test_catch_up_runs_streams_once(drops, streams):
+    arrive(drops, 1)
+    assert catch_up(streams.opened(drops)).facts["by_minute"].status == "ended"
