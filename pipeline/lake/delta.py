@@ -103,7 +103,7 @@ class LakeTable:
 
     def mark(self) -> int | None:
         """Return the mark of the newest version; `None` when the table is not there, or was made by others."""
-        found = self._open(None)
+        found = open_table(self.place)
         return None if found is None else found.transaction_version(APP)
 
     def added_since(self, number: int, mark: int | None, now: Version) -> tuple[DataFile, ...] | None:

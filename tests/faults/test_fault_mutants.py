@@ -53,8 +53,10 @@ class Mutant:
 
 MUTANTS = {
     "through a newly opened table": Mutant(
-        Head, "commit_files", "if self._is_stale:", "self._reload(); self.mark = self._mark_now()
-    if self._is_stale:"
+        Head,
+        "commit_files",
+        "if self._is_lost or self._mark_now() != self.mark:",
+        "if (self._reload(), setattr(self, 'mark', self._mark_now()), False)[2]:",
     ),
     "base forgotten": Mutant(snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"),
     "pending kept": Mutant(Stream, "commit", "self._pending = Pending()", "pass"),
