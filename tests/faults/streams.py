@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
@@ -220,7 +220,7 @@ class Child:
     process: Any
     pipe: Any
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -440,7 +440,7 @@ class Follower:
         self.wrong: list[str] = []
         self._thread = threading.Thread(target=self._follow)
 
-    def __enter__(self) -> Follower:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

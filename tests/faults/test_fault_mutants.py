@@ -43,7 +43,13 @@ class Mutant:
         assert self.old in source, f"{self.name} has no {self.old!r} any more"
         known = vars(sys.modules[function.__module__])
         found: dict[str, Callable[..., Any]] = {}
-        code = compile(source.replace(self.old, self.new), "mutant", "exec", dont_inherit=True, flags=__import__("__future__").annotations.compiler_flag)
+        code = compile(
+            source.replace(self.old, self.new),
+            "mutant",
+            "exec",
+            dont_inherit=True,
+            flags=__import__("__future__").annotations.compiler_flag,
+        )
         exec(code, known, found)  # noqa: S102 - our own source
         monkeypatch.setattr(self.owner, self.name, found[self.name])
         for module in [m for n, m in sys.modules.items() if n.startswith("pipeline.")]:
@@ -58,7 +64,9 @@ MUTANTS = {
         "if self._is_lost or self._mark_now() != self.mark:",
         "if (self._reload(), setattr(self, 'mark', self._mark_now()), False)[2]:",
     ),
-    "base forgotten": Mutant(snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"),
+    "base forgotten": Mutant(
+        snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
+    ),
     "pending kept": Mutant(Stream, "commit", "self._pending = Pending()", "pass"),
     "not settled at start": Mutant(Stream, "_open", "set_aside(", "len("),
     "deltas after dealing anew": Mutant(Stream, "_open", "epoch.shards != self.shards", "False"),
@@ -66,6 +74,12 @@ MUTANTS = {
     "late by one": Mutant(Panes, "prepare", "begins + self.window.slide_us", "begins"),
 }
 QUICK = {"through a newly opened table", "pending kept", "not settled at start"}
+
+
+def turned(stream: Stream, turns: int) -> None:
+    for _ in range(turns):
+        stream.turn()
+    stream.settled()
 
 
 def disturbed(folder) -> None:
@@ -85,17 +99,11 @@ def disturbed(folder) -> None:
 
     for number, step in enumerate(("saved", "committed")):
         with opened(1 + number, step) as stream, pytest.raises(Crash):
-            for _ in range(3):
-                stream.turn()
-            stream.settled()
+            turned(stream, 3)
     with opened(1) as first, opened(2) as second, pytest.raises(ConflictError):
-        for rival in (first, second):
-            rival.turn()
-            rival.settled()
+        turned(first, 1) or turned(second, 1)
     with opened(2) as stream:
-        for _ in range(3):
-            stream.turn()
-        stream.save()
+        turned(stream, 3)
     with opened(2) as stream:
         while not stream.ended:
             stream.turn()
@@ -109,8 +117,8 @@ def test_without_a_mutant_all_holds(tmp_path):
 
 @pytest.mark.fault(1, 2, 3, 7, 8, 26)
 @pytest.mark.parametrize("mutant", [pytest.param(m, marks=[] if m in QUICK else [pytest.mark.long]) for m in MUTANTS])
-def test_every_mutant_is_caught(tmp_path, monkeypatch, mutant):
+def test_every_mutant_is_caught(tmp_path, monkeypatch, mutant, record_property):
     MUTANTS[mutant].put(monkeypatch)
-    with pytest.raises(BaseException) as caught:  # noqa: B017, PT011 - whatever says that something is wrong
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - whatever says that something is wrong
         disturbed(tmp_path / "project")
-    print(mutant, "is caught:", str(caught.value).partition("\n")[0][:120])
+    record_property(f"mutant of the code: {mutant}", str(caught.value).partition("\n")[0][:120])

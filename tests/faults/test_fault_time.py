@@ -13,7 +13,7 @@ from pipeline.run.stream.stream import Asked, Stream
 from pipeline.run.workspace import Workspace
 from tests.faults.streams import AT_ONCE, TOML, aside_of
 
-PROJECT = '''\
+PROJECT = """\
 from pipeline import source, sql
 from tests.faults.streams import Uneven
 
@@ -22,7 +22,7 @@ ticks = source(
     schema={{"id": "bigint", "happened": "timestamp"}}, event_time="happened", idle_after="30 seconds", stored=False,
 )
 minutes = sql("select tumble(happened, interval '1 minute') as minute, count(*) as n from ticks group by all")
-'''
+"""
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
