@@ -22,6 +22,7 @@ from sqlglot import exp
 from pipeline.core.schema import Schema
 from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.engine import listed, quoted
+from pipeline.kernel.projection import needed
 from pipeline.kernel.scope import relation
 from pipeline.kernel.terms import common_type, expression_type, family_of
 from pipeline.streams.bounds import Bounds, Side, bounds_of
@@ -92,7 +93,7 @@ def join_operator(tree: exp.Query, inputs: Mapping[str, Streamed]) -> IntervalJo
     missing = next((table.name for table in tables if table.name.lower() not in streamed), None)
     if missing is not None:
         return f"{missing!r} is not streamed; a join with it needs no memory"
-    sides = cast("Sides", tuple(_relation(table, *streamed[table.name.lower()]) for table in tables))
+    sides = cast("Sides", tuple(_relation(select, table, *streamed[table.name.lower()]) for table in tables))
     outer = _OUTER[join.side.upper()]
     conjuncts = list(_conjuncts(join.args.get("on")))
     if not any(outer):
@@ -133,8 +134,11 @@ def _refused_joins(tree: exp.Select, joins: Sequence[exp.Join]) -> str | None:
     return None
 
 
-def _relation(table: exp.Table, name: str, streamed: Streamed) -> Relation:
-    return Relation(name, table.alias_or_name, streamed.schema, streamed.event_time)
+def _relation(select: exp.Select, table: exp.Table, name: str, streamed: Streamed) -> Relation:
+    """Return a side with the columns that the statement names, which alone are remembered."""
+    named = needed(select, table.name, streamed.schema)
+    columns = tuple(column for column in streamed.schema.names if column in {*named, streamed.event_time})
+    return Relation(name, table.alias_or_name, streamed.schema.select(columns), streamed.event_time)
 
 
 def _unbounded(sides: Sides, bounds: Bounds) -> str:

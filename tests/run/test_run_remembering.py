@@ -21,8 +21,8 @@ from pipeline import deduplicate, event, files, not_followed_by, pattern, source
 DATA = Path(__file__).parent / "data"
 EVENT = {"at": "timestamptz", "customer": "varchar", "amount": "bigint"}
 
-orders = source(files(DATA / "orders*.csv"), schema=EVENT, event_time="at")
-payments = source(files(DATA / "payments.csv"), schema=EVENT, event_time="at")
+orders = source(files(DATA / "orders*.csv"), schema=EVENT)
+payments = source(files(DATA / "payments.csv"), schema=EVENT)
 clicks = source(files(DATA / "payments.csv"), schema=EVENT, stored=False)
 
 first_orders = deduplicate("orders", key="customer", event_time="at", within="1 hour")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
 from pipeline.core.reading import Extent
-from pipeline.run.settle import set_aside
 from pipeline.run.stream.begins import Begin, resolved
 from pipeline.run.stream.facts import facts_of
 from pipeline.run.stream.holding import Holding
@@ -115,17 +114,7 @@ class Driver:
                 restore(together.planner.workspace, plan, wanted.restore)
             if wanted.begin is not None:
                 self._asked = replace(self._asked, begin=resolved(plan, wanted.begin))
-        self._settle(plan)
         return Stream(together.planner.workspace, plan, self._asked, reached=self._heard)
-
-    def _settle(self, plan: StreamPlan) -> None:
-        """Bring the quarantine to the last commit, if the process that made it did not come to it."""
-        if self._asked.begin != "committed":
-            return
-        workspace = self._together.planner.workspace
-        version = workspace.version(plan.name)
-        if version is not None and version.manifest is not None and version.manifest.epoch is not None:
-            set_aside(workspace, plan.definition, version.manifest)
 
     def _begin_again(self, stream: Stream) -> None:
         """Let the next opening go on from the commits, or where this one began if there was none."""

@@ -1,0 +1,73 @@
+"""Patterns, de-duplication and own state as streams: stopped, gone on with other shards, and beside the batch answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.run.project import load
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.running import catch_up
+from pipeline.run.stream.stream import Asked, Pace, Stream
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+PROJECT = '''\
+import pyarrow as pa
+import pyarrow.compute as pc
+from pipeline import deduplicate, event, followed_by, generate, not_followed_by, pattern, source, sql, stateful
+
+AT = "timestamp '2026-01-01' + to_seconds(i)"
+SCHEMA = {"id": "bigint", "k": "bigint", "at": "timestamp", "v": "bigint", "w": "bigint"}
+COLUMNS = {"id": "i * 10 + p", "k": "(i * 7 + p) % 5", "at": AT, "v": "(i * 11 + p) % 13", "w": "(i * 7 + p) % 60"}
+ticks = source(
+    generate(COLUMNS, partitions=2, count=600), schema=SCHEMA, event_time="at", lateness="5 seconds", stored=False
+)
+
+firsts = deduplicate("ticks", key="k", event_time="at", within="20 seconds")
+rises = pattern(
+    event("low", "ticks", "v < 3"),
+    not_followed_by("null_", "ticks", "v = 6"),
+    followed_by("high", "ticks", "v > low.v + 5", times=2),
+    by="k",
+    within="1 minute",
+    event_time="at",
+    select={"low": "low.id", "high": "high[-1].id"},
+)
+
+others = source(generate(COLUMNS, partitions=1, count=300), schema=SCHEMA, event_time="at")
+pairs = sql("""
+    select t.id, o.v from ticks t left join others o on t.k = o.k and o.at between t.at and t.at + interval 4 seconds
+""")
+
+
+@stateful(key="w", event_time="at", state={"n": "bigint default 0"}, schema={"w": "bigint", "n": "bigint"}, ttl="1 hour")
+def counts(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """How often each key came so far."""
+    both = state.join(ticks.group_by("w").aggregate([([], "count_all")]), "w")
+    n = pc.add(both["n"], pc.fill_null(both["count_all"], 0))
+    made = pa.table({"w": both["w"], "n": n})
+    return made, made
+'''
+FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01))
+
+
+@pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
+def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives(tmp_path, name):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
+    (tmp_path / "ticks.py").write_text(PROJECT)
+    workspace = Workspace(load(tmp_path))
+    catch_up(workspace, ("others",), asked=FAST)  # it is stored, and read from the lake
+    plan = Planner(workspace).plan(name)
+    stream = Stream(workspace, plan, replace(FAST, pace=replace(FAST.pace, turn_offsets=150), shards=2))
+    for _ in range(2):
+        stream.turn()
+    stream.save()
+    stream.close()
+
+    catch_up(workspace, (name,), asked=Asked(pace=FAST.pace, shards=3))
+
+    found = verify(workspace, name)
+    assert found.holds, found
+    assert found.rows_there > 10
