@@ -65,7 +65,6 @@ def test_what_one_thought_dead_set_aside_is_not_set_aside_again(clicks, undistur
 def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
     """Processes that know nothing of each other; the loser of an epoch fails, and is started again."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
-    print("seed", seed)
     lost = []
 
     def insist(name: str) -> None:
@@ -83,7 +82,6 @@ def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
             rival.start()
         for rival in rivals:
             rival.join()
-    print("lost", lost)
     assert oracle(clicks, NAMES) == driven_by_the_log(undisturbed)
 
 
@@ -92,7 +90,6 @@ def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
 def test_of_two_in_step_one_wins_each_epoch(clicks, seed):
     """In one process, turn by turn in an order of the dice: the loser opens the stream again, each epoch has one winner."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
-    print("seed", seed)
     small = Clicks(clicks.folder, count=40, step=10, partitions=2).write()
     plan = Planner(small.workspace()).plan("minutes")
 

@@ -48,7 +48,7 @@ def test_killed_at_every_point_of_an_epoch(clicks, undisturbed):
 @pytest.mark.long
 @pytest.mark.fault(1, 2, 3, 26)
 @pytest.mark.parametrize("files", [False, True], ids=["steps", "files"])
-def test_killed_at_every_single_point(clicks, undisturbed, tmp_path, files):
+def test_killed_at_every_single_point(clicks, undisturbed, files):
     """Each point that a whole run comes to, in a run of its own, then resumed; with `files`, what is done with files too."""
     points = run(Orders(str(clicks.folder), files=files))
     seen = list(
@@ -69,7 +69,6 @@ def test_killed_at_every_single_point(clicks, undisturbed, tmp_path, files):
 def test_killed_at_random_from_outside(clicks, undisturbed, seed):
     """A parent kills at any time, also while an engine or the log of a table writes."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
-    print("seed", seed)
     with Follower(clicks):
         for _ in range(4):
             with start(Orders(str(clicks.folder), shards=dice.randint(1, 4), takers=dice.randint(1, 3))) as child:

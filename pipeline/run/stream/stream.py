@@ -131,12 +131,11 @@ class Stream:
         start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
         self._anew = start.anew
         epoch = start.epoch
-        if manifest is not None and epoch is not None:
-            set_aside(
-                self._workspace, plan.definition, manifest
-            )  # whoever committed it may have been killed before that
         self.committed = epoch
         """The last epoch that is known to be committed."""
+        if manifest is not None and epoch is not None:
+            # whoever committed it may have been killed before that
+            set_aside(self._workspace, plan.definition, manifest)
         self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
