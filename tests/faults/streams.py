@@ -205,7 +205,7 @@ def _child(orders: Orders, pipe: Any) -> None:
     asked = Asked(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
     try:
         ends = not orders.forever
-        wanted = Wanted(orders.names, until_caught_up=ends, drain=orders.drain and ends, asked=asked)
+        wanted = Wanted(orders.names, until_caught_up=ends, drain=orders.drain and ends, asked=asked, take_over=True)
         Running(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
     except BaseException as error:
         pipe.send(error)

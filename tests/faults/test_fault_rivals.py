@@ -44,7 +44,10 @@ def test_one_thought_dead_wakes_up_and_fails(clicks, undisturbed, step, nth):
         first.send(signal.SIGCONT)
         ended = first.wait()
     assert isinstance(ended, ConflictError), ended
-    assert "another run committed 'minutes'" in str(ended)
+    # its commit finds another's mark, unless it hears first that its lease is gone
+    assert any(
+        words in str(ended) for words in ("another run committed 'minutes'", "was taken over by another process")
+    )
     assert first.process.exitcode == 1
     assert oracle(clicks, (name,))[name] == undisturbed[name]
 
