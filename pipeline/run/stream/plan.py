@@ -168,7 +168,8 @@ def intake_of(planner: Planner, name: str) -> Intake:
     if not isinstance(definition, Table):
         raise RequestError(f"{name!r} cannot be streamed")
     schema = planner.plan(name).schema
-    return TableIntake(name, TableLog.of(planner.workspace, name), schema, event_time(planner, name))
+    log, follows = TableLog.of(planner.workspace, name), definition.streaming.event_time is None
+    return TableIntake(name, log, schema, event_time(planner, name), follows=follows)
 
 
 def lake_intake(planner: Planner, name: str) -> Intake:
@@ -176,7 +177,7 @@ def lake_intake(planner: Planner, name: str) -> Intake:
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
         schema = planner.plan(name).schema
-        return TableIntake(name, TableLog.of(planner.workspace, name), schema, definition.event_time)
+        return TableIntake(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
     return intake_of(planner, name)
 
 
