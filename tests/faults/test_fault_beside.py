@@ -52,7 +52,9 @@ def _writer(folder: str, writer: int, commits: int) -> None:
     for number in range(commits):
         run_id = f"w{writer}-{number}"
         with connect() as con:
-            files = table.stager(run_id).stage(con, f"select {writer}::integer as writer, {number}::integer as number", 0)
+            files = table.stager(run_id).stage(
+                con, f"select {writer}::integer as writer, {number}::integer as number", 0
+            )
         while True:
             try:
                 head.commit(Manifest("t", run_id, "f", "append"), files, ROW)
@@ -78,7 +80,7 @@ def test_of_many_writers_no_commit_is_lost(tmp_path, writers, commits):
     assert found == [(writer, number) for writer in range(writers) for number in range(commits)]
 
 
-KEYS = '''\
+KEYS = """\
 from pipeline import source, sql
 from tests.faults.streams import dripping
 
@@ -89,7 +91,7 @@ ticks = source(
     schema={{"key": "bigint", "happened": "timestamp"}}, event_time="happened", stored=False,
 )
 days = sql("select tumble(happened, interval '1 day') as day, key, count(*) as n from ticks group by all")
-'''
+"""
 
 
 def _heavy(folder: str, pipe) -> None:
