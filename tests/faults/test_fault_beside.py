@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import resource
-import signal
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
