@@ -160,6 +160,8 @@ class Orders:
     begin: From = "committed"
     forever: bool = False
     """Whether it goes on until it is ended."""
+    take_over: bool = False
+    """Whether it begins although another process says that it runs the stream."""
     stop: tuple[int, str] | None = None
     """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
     pace: Pace = AT_ONCE
@@ -205,7 +207,8 @@ def _child(orders: Orders, pipe: Any) -> None:
     asked = Asked(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
     try:
         ends = not orders.forever
-        wanted = Wanted(orders.names, until_caught_up=ends, drain=orders.drain and ends, asked=asked, take_over=True)
+        drain = orders.drain and ends
+        wanted = Wanted(orders.names, ends, drain, asked, take_over=orders.take_over)
         Running(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
     except BaseException as error:
         pipe.send(error)

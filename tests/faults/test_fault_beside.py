@@ -107,7 +107,7 @@ def _heavy(folder: str, pipe) -> None:
     ids=["ten million keys", "one hot key"],
 )
 def test_many_keys_and_a_hot_one_stay_within_memory(tmp_path, key, keys, record_property):
-    (tmp_path / "headwater.toml").write_text(TOML + '\n[env.dev]\nmemory = "2GB"\n')
+    (tmp_path / "headwater.toml").write_text(TOML + "\n[env.dev]\nmemory_bytes = 2000000000\n")
     (tmp_path / "clicks.py").write_text(KEYS.format(key=key, count=5_000_000))
     parent, child = PROCESSES.Pipe()
     process = PROCESSES.Process(target=_heavy, args=(str(tmp_path), child))

@@ -24,6 +24,7 @@ from tests.faults.streams import (
     Kill,
     Orders,
     committed_once_each,
+    epochs_of,
     feed_is_snapshot,
     multiset,
     oracle,
@@ -86,6 +87,10 @@ def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undistur
     with pytest.raises(StorageError, match=r"is damaged: .*--from earliest"):
         run(Orders(str(clicks.folder), names))
     run(Orders(str(clicks.folder), names, begin="earliest"))
+    last = epochs_of(workspace, "minutes").last
+    flipped([Path(storage.uri) / last.state[0].path], 0)
+    with pytest.raises(StorageError, match="is damaged"):  # also when there is nothing to do
+        run(Orders(str(clicks.folder), names))
     assert multiset(workspace.lake.rows(workspace.table("minutes"))) == undisturbed["minutes"]
 
 

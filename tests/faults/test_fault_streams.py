@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from tests.faults.streams import Clicks, Follower, Kill, Orders, committed_once_each, oracle, run, start
+from pipeline.run.stream.verifying import verify
+from tests.faults.streams import (
+    PROJECT,
+    Clicks,
+    Follower,
+    Kill,
+    Orders,
+    aside_of,
+    committed_once_each,
+    oracle,
+    run,
+    start,
+)
 
 STEPS = ("staged", "saved", "committed", "settled")
 
@@ -93,3 +105,22 @@ def test_orphans_are_invisible_and_a_full_vacuum_removes_only_them(clicks, undis
     assert all((folder / path).is_file() for path in state)
     run(Orders(str(clicks.folder), names))
     assert oracle(clicks, names)["minutes"] == undisturbed["minutes"]
+
+
+PLAIN = """
+plain = sql("select id, happened, key from clicks")
+seconds = sql("select tumble(happened, interval '10 seconds') as ten, count(*) as n from plain group by all")
+"""
+
+
+def test_late_rows_of_a_table_that_does_not_carry_their_place_are_known_to_verify(tmp_path):
+    clicks = Clicks(tmp_path / "project", step=10).write()
+    (clicks.folder / "clicks.py").write_text(PROJECT.format(partitions=3, count=160, step=10) + PLAIN)
+    run(Orders(str(clicks.folder), ("plain", "seconds")))
+    workspace = clicks.workspace()
+    late = aside_of(workspace, "seconds")
+    assert late.num_rows
+    assert not any(late["_position"].to_pylist())
+    found = verify(workspace, "seconds")
+    assert found.holds
+    assert found.rows_aside == late.num_rows

@@ -207,6 +207,8 @@ class Stream:
             hand = hire(partial(Keeper, replace(plot, number=number)), f"headwater-keep-{number}")
             stack.callback(hand.close)
             self._keepers.append(hand)
+        for begun in [hand.call("rows") for hand in self._keepers]:
+            begun.result()  # a memory that cannot be brought back is said now, not when rows come
 
     def _look(self) -> dict[str, Mapping[str, Extent]]:
         """Return what the logs hold; asked of them now and then."""
