@@ -8,12 +8,21 @@ from collections import defaultdict
 import pytest
 
 from tests.faults.rows import ROWS
+from tests.faults.streams import Clicks, Orders, oracle, run
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 """Whether the long proofs run too."""
 _MARK = "fault(*numbers): shows that nothing is lost or doubled in these rows of docs/faults.md"
 _said: list[str] = []
 _results: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The tables of a run that nobody disturbed."""
+    clicks = Clicks(tmp_path_factory.mktemp("undisturbed") / "project").write()
+    run(Orders(str(clicks.folder), shards=1))
+    return oracle(clicks)
 
 
 def pytest_configure(config):

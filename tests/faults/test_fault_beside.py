@@ -16,7 +16,6 @@ from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, Storage, compact
 from tests.faults.streams import PROCESSES, TOML, Clicks, Follower, Orders, oracle, run, start
 from tests.faults.test_fault_streams import driven_by_the_log
-from tests.faults.test_fault_streams import undisturbed as undisturbed  # noqa: PLC0414 - the fixture
 
 ROW = Schema.of({"writer": "INTEGER", "number": "INTEGER"})
 

@@ -94,7 +94,7 @@ class Writer:
 @pytest.mark.parametrize(
     ("seed", "size"),
     [
-        pytest.param(0, (1, 1_500, 5), id="quick"),
+        pytest.param(0, (1, 1_000, 4), id="quick"),
         pytest.param(1, (3, 100_000, 100), id="headline", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
     ],
 )

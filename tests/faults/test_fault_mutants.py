@@ -68,7 +68,7 @@ MUTANTS = {
         snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
     ),
     "pending kept": Mutant(Stream, "commit", "self._pending = Pending()", "pass"),
-    "not settled at start": Mutant(Stream, "_open", "set_aside(", "len("),
+    "not settled at start": Mutant(Stream, "_open", "set_aside(", "(lambda *_: None)("),
     "deltas after dealing anew": Mutant(Stream, "_open", "epoch.shards != self.shards", "False"),
     "offsets not gone on from": Mutant(Stream, "_crew", "**self.inputs[i.name].offsets", ""),
     "late by one": Mutant(Panes, "prepare", "begins + self.window.slide_us", "begins"),

@@ -14,7 +14,6 @@ from pipeline.run.stream.plan import Planner
 from pipeline.run.stream.stream import Asked, Stream
 from tests.faults.streams import AT_ONCE, Clicks, Follower, Orders, oracle, run, start
 from tests.faults.test_fault_streams import driven_by_the_log
-from tests.faults.test_fault_streams import undisturbed as undisturbed  # noqa: PLC0414 - the fixture
 
 NAMES = ("kept", "minutes")
 

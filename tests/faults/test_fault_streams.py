@@ -26,14 +26,6 @@ from tests.faults.streams import (
 STEPS = ("staged", "saved", "committed", "settled")
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """The tables of a run that nobody disturbed."""
-    clicks = Clicks(tmp_path_factory.mktemp("undisturbed") / "project").write()
-    run(Orders(str(clicks.folder), shards=1))
-    return oracle(clicks)
-
-
 @pytest.fixture
 def clicks(tmp_path):
     return Clicks(tmp_path / "project").write()
