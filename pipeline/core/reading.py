@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -133,7 +133,7 @@ class Extent:
 
     begin: int
     end: int
-    stamp: str = ""
+    stamp: str = field(default="", compare=False)
     """Changes when the partition is made anew: its offsets mean other records then."""
 
 

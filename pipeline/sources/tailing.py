@@ -59,7 +59,9 @@ class DirectTail:
 def require_held(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> None:
     """Raise `SourceError` when an offset is no longer held, or a partition has fewer than were read of it."""
     for uri, offset in offsets.items():
-        extent = extents.get(uri, Extent(0, 0))
+        extent = extents.get(uri)
+        if extent is None:
+            raise SourceError("there is no such partition", got=uri, do="start again with --from earliest")
         if offset < extent.begin:
             raise SourceError(
                 f"{uri} no longer holds what comes next: retention overtook the reader",

@@ -27,6 +27,7 @@ _OPTIONS = {
 }
 """What librdkafka calls a setting, and what kafka-python does."""
 _SHORT_S = 86_400
+_PATIENCE_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _admin(kafka: Kafka) -> Iterator[KafkaAdminClient]:
 
     given = {_OPTIONS[name]: value for name, value in kafka.options().items() if name in _OPTIONS}
     try:
-        client = KafkaAdminClient(**given)
+        client = KafkaAdminClient(**given, bootstrap_timeout_ms=_PATIENCE_MS, request_timeout_ms=_PATIENCE_MS)
         try:
             yield client
         finally:
