@@ -113,7 +113,9 @@ class Sink(Definition):
 
 
 def sink(of: str, *, to: Destination, description: str = "") -> Sink:
-    """Send the rows of a table, and what becomes of them, to a target: `alerts = sink("late_twice", to=to_kafka("alerts"))`.
+    """Send the rows of a table to a target, and what becomes of them.
+
+        alerts = sink("late_twice", to=to_kafka("alerts", key="tailnum"))
 
     What the table holds when the sink first sees it is sent first. A streamed table is followed by `headwater stream`, after
     each commit; any other by `headwater run`. A target that fails does no harm to the table: the next time it gets

@@ -38,6 +38,10 @@ class Sender:
         self._limits = Limits(memory_bytes=settings.memory_bytes)
         self._target = sink.to.open(Home(settings.name, settings.env, sink.name, settings.state))
 
+    def reached(self) -> Position | None:
+        """Return how far the sink is."""
+        return self._target.reached()
+
     def behind(self) -> int:
         """Return how many versions of the table the sink has not got."""
         now, reached = self._table.number(), self._target.reached()
@@ -66,15 +70,22 @@ class Sender:
         """Let go of the target."""
         self._target.close()
 
-    def _delivery(
-        self, con: duckdb.DuckDBPyConnection, now: Version, since: Position | None, sent: Sent
-    ) -> Delivery:
+    def _delivery(self, con: duckdb.DuckDBPyConnection, now: Version, since: Position | None, sent: Sent) -> Delivery:
         change = None if since is None else self._table.change_since(since.version, since.mark, now)
         found = None if change is None else _changes(con, change, now, self._key)
         rows, gone = (now.scan().query(), None) if found is None else found
         lost = _none(con, now) if gone is None else arrow(con, gone)
         sent.gone = lost.num_rows
         return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, is_whole=found is None)
+
+
+def send(workspace: Workspace, sink: Sink) -> Sent | None:
+    """Open a sink, bring it to the newest version of its table, and close it; see `Sender.send`."""
+    sender = Sender(workspace, sink)
+    try:
+        return sender.send()
+    finally:
+        sender.close()
 
 
 def _changes(
@@ -93,7 +104,9 @@ def _changes(
     if not key:
         return f"{came} except all {went}", f"{went} except all {came}"
     same = " and ".join(f"w.{quoted(name)} is not distinct from c.{quoted(name)}" for name in key)
-    gone = f"select * from ({went}) w where not exists (select 1 from (select {listed(key)} from ({came})) c where {same})"
+    gone = (
+        f"select * from ({went}) w where not exists (select 1 from (select {listed(key)} from ({came})) c where {same})"
+    )
     return f"{came} except all {went}", gone
 
 

@@ -90,7 +90,9 @@ class CallbackTarget:
             function(version, rows)
         except Exception as error:
             raise SinkError(
-                f"{self.to} failed on version {version}", got=f"{type(error).__name__}: {error}", do="it is called again"
+                f"{self.to} failed on version {version}",
+                got=f"{type(error).__name__}: {error}",
+                do="it is called again",
             ) from error
 
     def _note(self, position: Position) -> None:

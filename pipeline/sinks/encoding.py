@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime
 
 import duckdb
 import pyarrow as pa
 
-from pipeline.core.errors import SchemaError, did_you_mean
-from pipeline.kernel.engine import connect, listed, quoted, schema_of
+from pipeline.core.errors import RequestError, SchemaError, did_you_mean
+from pipeline.kernel.engine import connect, quoted, schema_of
 
 _NOT_JSON = ("BLOB", "BIT")
 _MAY_BE_NO_NUMBER = ("FLOAT", "DOUBLE")
@@ -25,7 +27,9 @@ def texts(
     missing = next((name for name in key if name not in schema.names), None)
     if missing is not None:
         raise SchemaError(
-            f"the key {missing!r} is no column of these rows", got=", ".join(schema.names), do=did_you_mean(missing, schema.names)
+            f"the key {missing!r} is no column of these rows",
+            got=", ".join(schema.names),
+            do=did_you_mean(missing, schema.names),
         )
     with connect() as con:
         con.register("_block", schema.empty_table())
@@ -47,11 +51,18 @@ def keys(rows: pa.Table, key: Sequence[str]) -> list[str | None]:
         return found
 
 
-def key_text(values: Sequence[object]) -> str | None:
-    """Return the key of one row, as `texts` gives it."""
-    names = [f"k{number}" for number in range(len(values))]
-    found = keys(pa.table({name: [value] for name, value in zip(names, values, strict=True)}), names)
-    return found[0]
+def key_text(values: Sequence[object]) -> str:
+    """Return the key of one row, as `texts` gives it.
+
+    Raises `RequestError` for a value that is not text, a whole number, a date or a truth value.
+    """
+    plain = [value.isoformat() if isinstance(value, date) else value for value in values]
+    for value, given in zip(plain, values, strict=True):
+        if not isinstance(value, str | int) or isinstance(given, datetime):
+            raise RequestError("a key is of text, whole numbers, dates or truth values", got=repr(given))
+    if len(plain) == 1 and isinstance(plain[0], str):
+        return plain[0]
+    return json.dumps(plain if len(plain) > 1 else plain[0], ensure_ascii=False, separators=(",", ":"))
 
 
 def _key(key: Sequence[str]) -> str:
@@ -71,14 +82,21 @@ def _require_json(kinds: dict[str, str]) -> None:
 
 
 def _require_numbers(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
-    """Raise when a value is not a number that JSON has."""
+    """Raise for a value that is written as a word JSON does not have."""
     if not columns:
         return
-    bad = " or ".join(f"not json_valid(to_json({quoted(name)}))" for name in columns)
-    row = con.execute(f"select to_json({{{', '.join(f'{quoted(n)}: {quoted(n)}' for n in columns)}}})::varchar from _block where {bad} limit 1").fetchall()
-    if row:
-        raise SchemaError(
-            "a row has a number that JSON does not have",
-            got=str(row[0][0]),
-            do=f"hold the table to it, for example quarantine('numbers', 'isfinite({columns[0]})')",
-        )
+    some = ", ".join(f"{quoted(name)}: {quoted(name)}" for name in columns)
+    texts_of = f"select to_json({{{some}}})::varchar as v from _block"
+    for (text,) in con.execute(f"select v from ({texts_of}) where regexp_matches(v, 'NaN|Infinity')").fetchall():
+        try:
+            json.loads(text, parse_constant=_refuse)
+        except ValueError as error:
+            raise SchemaError(
+                "a row has a number that JSON does not have",
+                got=text,
+                do=f"hold the table to it, for example quarantine('numbers', 'isfinite({columns[0]})')",
+            ) from error
+
+
+def _refuse(word: str) -> object:
+    raise ValueError(word)

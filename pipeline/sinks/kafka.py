@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.definitions import names
@@ -59,13 +60,13 @@ class ToKafka:
         Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not said
         where they are.
         """
-        try:
-            import confluent_kafka as _  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise SinkError("Kafka needs a library that is not here", got=error.name, do="pip install 'headwater[kafka]'") from error
+        if find_spec("confluent_kafka") is None:
+            raise SinkError(
+                "Kafka needs a library that is not here", got="confluent_kafka", do="pip install 'headwater[kafka]'"
+            )
         return KafkaTarget(self, re.sub(r"[^A-Za-z0-9._-]", "-", home.id))
 
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, str | int | float | bool]:
         """Return the client's settings."""
         servers = self.servers or os.environ.get(SERVERS)
         if not servers:
@@ -173,7 +174,7 @@ class KafkaTarget:
 
     def close(self) -> None:
         """Leave the brokers."""
-        self._producer.close(_POLL_S)
+        self._producer.close()
 
     def _send(self, delivery: Delivery, sent: _Sent) -> None:
         if delivery.gone.num_rows:
@@ -207,7 +208,9 @@ class KafkaTarget:
                 if not error.args[0].retriable():
                     raise
                 if time.monotonic() > until:
-                    raise OutcomeUnknownError("Kafka does not say what became of a transaction", got=error.args[0].str()) from error
+                    raise OutcomeUnknownError(
+                        "Kafka does not say what became of a transaction", got=error.args[0].str()
+                    ) from error
             else:
                 return
 
@@ -224,7 +227,9 @@ class KafkaTarget:
         if self.marks in known:
             return
         try:
-            admin.create_topics([NewTopic(self.marks, 1, -1, config=_MARKS)], operation_timeout=_PATIENCE_S)[self.marks].result()
+            admin.create_topics([NewTopic(self.marks, 1, -1, config=_MARKS)], operation_timeout=_PATIENCE_S)[
+                self.marks
+            ].result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
@@ -258,7 +263,9 @@ class KafkaTarget:
                         raise KafkaException(error)
         finally:
             consumer.close()
-        raise SinkError(f"the topic {self.marks!r} cannot be read", got=f"no answer in {_PATIENCE_S:g} s", do="check the brokers")
+        raise SinkError(
+            f"the topic {self.marks!r} cannot be read", got=f"no answer in {_PATIENCE_S:g} s", do="check the brokers"
+        )
 
     def _words(self, error: KafkaException, cause: KafkaError | None = None) -> HeadwaterError:
         from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra

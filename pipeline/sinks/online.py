@@ -83,8 +83,12 @@ class OnlineTarget:
             self._con = sqlite3.connect(file, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
             self._con.execute("pragma journal_mode = wal")
             self._con.execute("pragma synchronous = full")
-            self._con.execute(f"create table if not exists {_REACHED} (sink text primary key, version integer, mark integer)")
-            self._con.execute(f"create table if not exists {quoted(sink)} (key text primary key, row text) without rowid")
+            self._con.execute(
+                f"create table if not exists {_REACHED} (sink text primary key, version integer, mark integer)"
+            )
+            self._con.execute(
+                f"create table if not exists {quoted(sink)} (key text primary key, row text) without rowid"
+            )
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from error
 
@@ -138,7 +142,9 @@ class OnlineTarget:
             )
 
     def _refused(self, error: Exception) -> SinkError:
-        return SinkError(f"the online store {self._file} cannot be used", got=str(error), do="check what else has it open")
+        return SinkError(
+            f"the online store {self._file} cannot be used", got=str(error), do="check what else has it open"
+        )
 
 
 @contextmanager
@@ -147,4 +153,6 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_S)) as con:
             yield con
     except sqlite3.Error as error:
-        raise SinkError(f"the online store {file} cannot be read", got=str(error), do="let its sink send first") from error
+        raise SinkError(
+            f"the online store {file} cannot be read", got=str(error), do="let its sink send first"
+        ) from error

@@ -52,7 +52,7 @@ class Follower:
     ) -> None:
         """Keep the sink; `require` raises when the table's stream is no longer ours, `tell` hears of restarts."""
         self.facts = Followed(sink.name, sink.table)
-        self.error: HeadwaterError | None = None
+        self.error: Exception | None = None
         self._workspace = workspace
         self._sink = sink
         self._require = require
@@ -81,7 +81,7 @@ class Follower:
         while True:
             try:
                 self._follow()
-            except HeadwaterError as error:
+            except Exception as error:  # noqa: BLE001 - raised by `Running.run`, in its thread
                 if not self._goes_on_after(error):
                     self.error = error
                     self.facts.status, self.facts.error = "failed", str(error)
@@ -113,8 +113,8 @@ class Follower:
         facts.version = None if reached is None else reached.version
         facts.behind, facts.status, facts.error = sender.behind(), "following", ""
 
-    def _goes_on_after(self, error: HeadwaterError) -> bool:
-        if isinstance(error, _HOPELESS):
+    def _goes_on_after(self, error: Exception) -> bool:
+        if self._ending.is_set() or isinstance(error, _HOPELESS) or not isinstance(error, HeadwaterError):
             return False
         try:
             self._require()
@@ -127,7 +127,7 @@ class Follower:
         self.facts.status, self.facts.error = "restarting", str(error)
         self.facts.restarts += 1
         self._tell(self._sink.name, f"{error} — is tried again in {wait_s:g} s")
-        self._woken.wait(wait_s) if self._ending.is_set() else self._ending.wait(wait_s)
+        self._ending.wait(wait_s)
         return True
 
 
