@@ -246,6 +246,7 @@ class KafkaTarget:
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
             },
             logger=_LOG,
         )
