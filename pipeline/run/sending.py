@@ -102,12 +102,12 @@ def _changes(
     except duckdb.BinderException:
         return None
     if not key:
-        return f"{came} except all {went}", f"{went} except all {came}"
+        return f"({came}) except all ({went})", f"({went}) except all ({came})"
     same = " and ".join(f"w.{quoted(name)} is not distinct from c.{quoted(name)}" for name in key)
     gone = (
         f"select * from ({went}) w where not exists (select 1 from (select {listed(key)} from ({came})) c where {same})"
     )
-    return f"{came} except all {went}", gone
+    return f"({came}) except all ({went})", gone
 
 
 def _none(con: duckdb.DuckDBPyConnection, now: Version) -> pa.Table:
