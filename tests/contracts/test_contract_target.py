@@ -196,7 +196,7 @@ def test_a_delivery_that_does_not_come_next_is_refused(world, target):
     assert [row["id"] for row in world.seen()] == [1]
 
 
-def test_a_table_that_was_made_again_is_another(world, target):
+def test_a_table_that_was_made_again_is_another(target):
     target.write(delivery(V0, None, rows(1)))
 
     with pytest.raises(ConflictError, match="not at version 0"):

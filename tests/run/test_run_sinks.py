@@ -146,7 +146,9 @@ def test_rows_that_went_are_refused_by_a_sink_that_cannot_say_so(project, tmp_pa
     (tmp_path / "a.csv").write_text("k,v\n1,a\n")
 
     def text(most: str) -> str:
-        return BATCH + f"some = sql(\"select k from raw where v < '{most}'\")\nout = sink('some', to=to_callback(note))\n"
+        return (
+            BATCH + f"some = sql(\"select k from raw where v < '{most}'\")\nout = sink('some', to=to_callback(note))\n"
+        )
 
     run(project(text("z")))
 
@@ -178,7 +180,9 @@ def test_streams_send_each_row_of_each_commit_once_to_all_their_sinks(project, t
 
 
 def test_a_stream_goes_on_while_its_sink_is_down_and_the_next_makes_it_good(project, tmp_path):
-    workspace = project(STREAM + 'all_of = sql("select id, k from ticks")\nout = sink("all_of", to=to_callback(note))\n')
+    workspace = project(
+        STREAM + 'all_of = sql("select id, k from ticks")\nout = sink("all_of", to=to_callback(note))\n'
+    )
     (tmp_path / "down").touch()
 
     with pytest.raises(SinkError, match="OSError: down"):

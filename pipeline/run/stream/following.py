@@ -96,6 +96,7 @@ class Follower:
             while True:
                 is_last = self._ending.is_set()
                 self._woken.clear()
+                self._require()
                 self._send(sender)
                 if is_last:
                     return

@@ -128,15 +128,15 @@ class Running:
         finally:
             for thread in threads:
                 thread.join()
-            self._end_sinks()
         watch(self)
 
-    def _end_sinks(self) -> None:
-        """Let each sink get what its stream last committed."""
+    def _end_sinks(self, table: str) -> None:
+        """Let the sinks of a table get what its stream last committed."""
         for name, follower in self.sinks.items():
-            follower.end()
-            if follower.error is not None:
-                self.errors[name] = follower.error
+            if follower.facts.table == table:
+                follower.end()
+                if follower.error is not None:
+                    self.errors[name] = follower.error
 
     def _heard(self, name: str, step: str) -> None:
         self._reached(name, step)
@@ -154,6 +154,7 @@ class Running:
                 self.stop()
         finally:
             self._done.add(name)
+            self._end_sinks(name)
             together.holding.release(name)
 
     def _in_short(self, name: str) -> Mapping[str, Any]:
