@@ -12,6 +12,12 @@ demo: .venv/.ready  ## run the flights project end to end and show what it made
 	@cd examples/flights && $(HEADWATER) run --no-summary
 	@echo && cd examples/flights && $(HEADWATER) query "from flight_totals" \
 		"select airline, flights from busiest_airlines order by flights desc limit 4"
+	@echo && cd examples/flights && $(HEADWATER) stream --until-caught-up && $(HEADWATER) verify departure_delays && \
+		$(HEADWATER) verify late_twice
+	@echo && cd examples/flights && $(HEADWATER) query \
+		"select origin, sum(departures)::bigint as departures, sum(late)::bigint as late, max(worst_delay) as worst_delay \
+		from departure_delays group by origin order by origin" \
+		"select count(*) as late_twice, count(distinct tailnum) as planes from late_twice"
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
 	@echo && cd examples/flights && $(HEADWATER) show
 

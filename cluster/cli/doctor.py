@@ -15,12 +15,15 @@ from pathlib import Path
 import typer
 
 from cluster.cli.console import HERE, Env, Folder, Json, grid, print_json
+from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import HeadwaterError
 from pipeline.run.project import load
 from pipeline.run.workspace import Workspace
+from pipeline.sources import Kafka
 
 _NEEDED = ("ray", "duckdb", "deltalake", "pyarrow", "sqlglot", "sqlalchemy")
 _EXTRAS = {"ml": ("mlflow", "sklearn", "pandas"), "serve": ("fastapi",), "s3": ("s3fs",), "polars": ("polars",)}
+_EXTRAS |= {"kafka": ("confluent_kafka", "kafka"), "avro": ("fastavro",), "protobuf": ("google.protobuf",)}
 _LEAST_FREE_BYTES = 1 << 30
 
 
@@ -73,8 +76,25 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
     yield _tried("catalog", "answers", workspace.catalog.runs)
     yield _tried("warehouse", settings.warehouse, workspace.warehouse.loaded)
     yield _tried("tables", "readable", lambda: [workspace.version(name) for name in workspace.table_names])
+    for definition in project.graph.definitions:
+        if isinstance(definition, Source | Feed) and isinstance(definition.reader, Kafka):
+            yield from _topics(definition.name, definition.reader)
     free = shutil.disk_usage(settings.root).free
     yield Finding("disk", "ok" if free > _LEAST_FREE_BYTES else "bad", f"{free / 1e9:,.1f} GB free at {settings.root}")
+
+
+def _topics(name: str, kafka: Kafka) -> Iterator[Finding]:
+    """Look at the topics that a source reads, and for transactions that hold its readers back."""
+    from pipeline.sources.kafka.administration import hanging, topics  # noqa: PLC0415 - its client is an extra
+
+    try:
+        for topic in topics(kafka):
+            state, words = ("note", "; ".join(topic.worries)) if topic.worries else ("ok", "nothing to worry about")
+            yield Finding(f"{name}: topic {topic.name}", state, f"{topic.partitions} partitions; {words}")
+        for transaction in hanging(kafka):
+            yield Finding(f"{name}: transaction", "bad", f"hangs: {transaction}")
+    except HeadwaterError as error:
+        yield Finding(f"{name}: topics", "bad", str(error))
 
 
 def _tried(what: str, detail: str, attempt: Callable[[], object]) -> Finding:

@@ -291,16 +291,16 @@ departure_delays = sql(
 
 late_twice = pattern(
     event("arrived", "arrivals", "arr_delay > 15"),
-    followed_by("left", "departures", "dep_delay > 15"),
+    followed_by("departed", "departures", "dep_delay > 15"),
     by="tailnum",
     within="12 hours",
     event_time={"arrivals": "arrived_at", "departures": "departed_at"},
     select={
         "arrived_at": "arrived.arrived_at",
-        "left_at": "left.departed_at",
-        "from_airport": "left.origin",
+        "left_at": "departed.departed_at",
+        "from_airport": "departed.origin",
         "arr_delay": "arrived.arr_delay",
-        "dep_delay": "left.dep_delay",
+        "dep_delay": "departed.dep_delay",
     },
     description="A plane that arrived late, and then left late with its next late departure from New York.",
 )

@@ -109,7 +109,8 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
                 place=definition.place,
             )
         if isinstance(found, Feed):
-            _check_feed(definition, name)
+            if found.event_time is None:  # what is streamed is read row by row, wherever it stands
+                _check_feed(definition, name)
         elif not isinstance(found, Stored):
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is not a table",

@@ -218,8 +218,9 @@ def _is_there(pid: int) -> bool:
     """Return whether there is a process of a number on this machine, which counts as there where that is not known."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
         return False
     except OSError:
         return True
-    return True
+    return state not in {"Z", "X"}  # ended, and nobody has looked after it yet

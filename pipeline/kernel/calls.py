@@ -117,8 +117,17 @@ def needs_more_than_a_row(select: exp.Select) -> str | None:
     return None
 
 
+def is_reserved(name: str) -> bool:
+    """Return whether a name is a word of the language that cannot stand before a dot without quotes."""
+    return name.lower() in _duckdb("reserved")
+
+
 @functools.cache
 def _duckdb(kind: str) -> frozenset[str]:
+    if kind == "reserved":
+        query = "select keyword_name from duckdb_keywords() where keyword_category in ('reserved', 'type_function')"
+        with duckdb.connect() as con:
+            return frozenset(str(row[0]) for row in con.execute(query).fetchall())
     condition = {
         "aggregate": "function_type = 'aggregate'",
         "changing": "function_type = 'scalar' and stability <> 'CONSISTENT'",

@@ -20,6 +20,7 @@ from pipeline.core.definitions import Expectation, Layer, Table, caller, checks,
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.eventtime import span
 from pipeline.core.fingerprint import fingerprint
+from pipeline.kernel.calls import is_reserved
 from pipeline.streams.conditions import require_condition
 from pipeline.streams.matches import Matches, answered, checked
 from pipeline.streams.operator import Operator
@@ -144,6 +145,13 @@ def _require_a_pattern(steps: Sequence[Step], place: Place) -> None:
         if not step.name.isidentifier() or step.name.startswith("_") or step.name.lower() in seen:
             raise DefinitionError(
                 "each step has a name of its own, a plain word", got=repr(step.name), place=step.place
+            )
+        if is_reserved(step.name):
+            raise DefinitionError(
+                "a step's name is a word of SQL, so its columns cannot be named",
+                got=repr(step.name),
+                do="give it another name",
+                place=step.place,
             )
         seen.add(step.name.lower())
         if step.times < 1:

@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.run import Runner, Workspace, load
 from pipeline.run.replay import quarantined
+from pipeline.run.stream.running import catch_up
+from pipeline.run.stream.verifying import verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +34,38 @@ def first(folder):
 def workspace(folder, first):
     assert first
     return Workspace(load(folder))
+
+
+@pytest.fixture(scope="module")
+def streamed(workspace):
+    return catch_up(workspace)
+
+
+def test_departures_and_arrivals_stream(workspace, streamed):
+    assert set(streamed.names) == {"departure_delays", "late_twice"}
+    [found] = workspace.query(
+        "select sum(departures)::bigint as departures, max(worst_delay) as worst, count(*) as hours from departure_delays"
+    ).to_pylist()
+    assert found["departures"] == 336_776 - 8_255
+    assert found["worst"] == 1_301
+    assert verify(workspace, "departure_delays").holds
+    assert verify(workspace, "late_twice").holds
+
+
+def test_a_plane_that_is_late_twice_is_found_by_hand_too(workspace, streamed):
+    assert streamed
+    [found] = workspace.query(
+        """
+        select count(*) as matches, count(*) filter (where arr_delay <= 15 or dep_delay <= 15) as not_late,
+               count(*) filter (where left_at <= arrived_at or left_at - arrived_at > interval 12 hours) as apart,
+               count(*) filter (where exists (
+                   from flights f where f.tailnum = t.tailnum and f.dep_delay > 15
+                   and f.departed_at > t.arrived_at and f.departed_at < t.left_at)) as not_the_next
+        from late_twice t
+        """
+    ).to_pylist()
+    assert found["matches"] > 10_000
+    assert (found["not_late"], found["apart"], found["not_the_next"]) == (0, 0, 0)
 
 
 def test_the_known_truths(workspace):
@@ -115,7 +149,8 @@ def test_the_star_schema_holds(workspace):
     assert history["without_one_current"] == 0
 
 
-def test_the_warehouse_has_the_gold_tables(workspace):
+def test_the_warehouse_has_the_gold_tables(workspace, streamed):
+    assert streamed
     gold = {d.name for d in workspace.project.graph.definitions if getattr(d, "layer", "") == "gold"}
     assert set(workspace.warehouse.loaded()) == gold
     with workspace.warehouse.read() as con:

@@ -8,11 +8,21 @@ from collections import defaultdict
 import pytest
 
 from tests.faults.rows import ROWS
+from tests.faults.streams import Clicks, Orders, oracle, run
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 """Whether the long proofs run too."""
 _MARK = "fault(*numbers): shows that nothing is lost or doubled in these rows of docs/faults.md"
+_said: list[str] = []
 _results: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The tables of a run that nobody disturbed."""
+    clicks = Clicks(tmp_path_factory.mktemp("undisturbed") / "project").write()
+    run(Orders(str(clicks.folder), shards=1))
+    return oracle(clicks)
 
 
 def pytest_configure(config):
@@ -38,6 +48,11 @@ def pytest_runtest_makereport(item, call):
         _results[number][outcome] += 1
 
 
+def pytest_runtest_logreport(report):
+    if report.when == "teardown":
+        _said.extend(f"{name}: {value}" for name, value in report.user_properties)
+
+
 def pytest_terminal_summary(terminalreporter):
     if not _results or not EVERY:
         return
@@ -46,3 +61,5 @@ def pytest_terminal_summary(terminalreporter):
         found = _results.get(row.number, {})
         said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.items())) or row.instead or "not built"
         terminalreporter.write_line(f"{row.number:>3}  {row.fault:<62} {said}")
+    for line in _said:
+        terminalreporter.write_line(line)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -242,7 +241,7 @@ class Coordinator:
         offsets = {**first_offsets(world.extents(), "committed"), **self.reached.offsets}
         if mutant == "offsets first" and "offsets" in world.files:
             offsets = json.loads(world.files["offsets"])
-        self.reached = self.reached.beginning(offsets)
+        self.reached = self.reached.beginning(offsets, {})
         self.watermark = BEGINNING if epoch is None else epoch.watermark
         self.memories = self._restored(epoch)
         yield "restored"
@@ -304,7 +303,7 @@ class Coordinator:
         more = []
         for path, content in self.world.files.items():
             if path.startswith("state/") and path not in known:
-                _, session, number, shard = path.split("/")
+                _, _, number, shard = path.split("/")
                 if int(number) > epoch.number and int(shard) < epoch.shards:
                     more.append(StateFile(path, int(shard), is_base=False, sha256=hashlib.sha256(content).hexdigest()))
         return (*epoch.state, *more)
@@ -446,157 +445,3 @@ class Coordinator:
         if len(world.aside) != before:
             raise Conflict
         world.aside.append((mark or 0, late))
-
-
-# -- schedules
-
-
-MUTANTS = {
-    "no mark check": "a commit does not look whether the table is still where it was",
-    "by URI": "a commit goes through a newly opened table",
-    "offsets first": "offsets are kept apart, and before the rows",
-    "memory that was not committed": "state files are taken that no commit names",
-    "no fsync": "files are not synced before the commit that names them",
-    "no checksum": "a state file is not compared with its checksum",
-    "base forgotten": "of state files only the last of a shard is held",
-    "deltas after dealing anew": "after another number of shards changes go on from the old files",
-    "pending kept": "what was committed stays pending",
-    "watermark goes back": "event time is not held at its greatest",
-    "late by one": "a row for a window that closes just then is taken",
-    "not settled at start": "who goes on does not set aside what the last commit says",
-    "settled late": "who wakes up late sets rows aside again",
-    "no answer is no commit": "a commit without an answer is sent again",
-}
-
-
-def simulate(seed: int, mutant: str = "", most: int | None = None, length: int = 24) -> World:
-    """Run a schedule to its end, and hold all that must hold; raise `Wrong`, with the seed."""
-    dice = Dice(seed, most)
-    world = World(dice, mutant, length=length)
-    running: list[Coordinator] = []
-    steps = 0
-    limit = 60 * length
-    try:
-        while True:
-            steps += 1
-            if steps > limit and dice.most is None:
-                dice.most = dice.taken  # from here on nothing goes wrong
-            if steps > 3 * limit:
-                raise Wrong("it does not end")
-            _weather(world, running)
-            if not running:
-                running.append(Coordinator(world, 1 + dice.pick(3)))
-            if len(running) < 3 and dice.happens(60):
-                running.append(Coordinator(world, 1 + dice.pick(3)))
-            chosen = running[dice.pick(len(running))]
-            if dice.happens(40):
-                chosen.asleep = dice.pick(60)
-                if len(running) < 3:
-                    running.append(Coordinator(world, 1 + dice.pick(3)))
-            awake = [one for one in running if not one.asleep]
-            if chosen.asleep and awake and not dice.is_calm:
-                chosen.asleep -= 1
-                chosen = awake[0]
-            try:
-                next(chosen.steps, None)
-            except (Conflict, Refused):
-                running.remove(chosen)
-            except Damaged as error:
-                running.remove(chosen)
-                _repair(world, error)
-            if chosen.ended:
-                break
-        hold(world)
-    except Exception as error:
-        said = str(error) if isinstance(error, Wrong) else repr(error)
-        raise Wrong(f"seed {seed}: {said}", dice.taken) from error
-    return world
-
-
-_DAMAGE = "damaged/"
-
-
-def _weather(world: World, running: list[Coordinator]) -> None:
-    dice = world.dice
-    world.now += dice.pick(3) * S // 2 + 1
-    world.arrived += dice.pick(2) if not dice.is_calm else 1
-    if dice.happens(40) and running:
-        running.remove(running[dice.pick(len(running))])  # killed
-    if dice.happens(300):
-        running.clear()
-        world.lose_power()
-    if dice.happens(80):
-        world.now += (dice.pick(200) - 100) * S
-    if dice.happens(300):
-        files = [name for name in world.files if name.startswith("state/")]
-        if files:
-            name = files[dice.pick(len(files))]
-            world.files.setdefault(_DAMAGE + name, world.files[name])
-            world.files[name] = world.files[name].replace(b"1", b"2", 1)
-
-
-def _repair(world: World, error: Damaged) -> None:
-    """Put a file back that the weather damaged; one that is gone for another reason is a mistake."""
-    name = str(error)
-    if _DAMAGE + name not in world.files:
-        raise Wrong(f"{name} is named by a commit and not there")
-    world.files[name] = world.files.pop(_DAMAGE + name)
-
-
-def hold(world: World) -> None:
-    """Hold the oracle: epochs once each, every row in one place, no window twice, none closed too early or late."""
-    epochs = []
-    for version in world.table:
-        epoch = world.manifest(version.mark).epoch
-        if epoch is None:
-            raise Wrong("a commit without an epoch")
-        epochs.append(epoch)
-    if [epoch.number for epoch in epochs] != list(range(1, len(epochs) + 1)):
-        raise Wrong(f"epochs {[epoch.number for epoch in epochs]}")
-    for earlier, later in zip(epochs, epochs[1:], strict=False):
-        if later.watermark < earlier.watermark:
-            raise Wrong(f"the watermark goes back in epoch {later.number}")
-        if any(later.offsets[uri] < offset for uri, offset in earlier.offsets.items()):
-            raise Wrong(f"offsets go back in epoch {later.number}")
-        if len(later.state) > 25 * max(earlier.shards, later.shards):
-            raise Wrong(f"{len(later.state)} state files")
-    for version, epoch in zip(world.table, epochs, strict=True):
-        early = [row for row in version.rows if row.window + SIZE > epoch.watermark]
-        if early:
-            raise Wrong(f"epoch {epoch.number} closes {early[0]} before its time")
-    windows = Counter((row.window, row.key) for version in world.table for row in version.rows)
-    if doubled := [window for window, count in windows.items() if count > 1]:
-        raise Wrong(f"window {doubled[0]} came out twice")
-    late = [row for _, rows in world.aside for row, _ in rows]
-    ids = Counter([i for version in world.table for row in version.rows for i in row.ids] + late)
-    if doubled := [row for row, count in ids.items() if count > 1]:
-        raise Wrong(f"row {doubled[0]} counts twice")
-    given = {row.id: row for rows in world.rows.values() for row in rows}
-    if lost := sorted(given.keys() - ids.keys()):
-        raise Wrong(f"rows {lost[:3]} are lost")
-    for _, rows in world.aside:
-        for row, watermark in rows:
-            if given[row].window + SIZE > watermark:
-                raise Wrong(f"row {row} was not late")
-    batch: dict[tuple[int, int], set[int]] = {}
-    for row in given.values():
-        if row.id not in set(late):
-            batch.setdefault((row.window, row.key), set()).add(row.id)
-    if {(r.window, r.key): set(r.ids) for v in world.table for r in v.rows} != batch:
-        raise Wrong("the table is not what a batch gives")
-
-
-def shrunk(seed: int, mutant: str = "") -> int:
-    """Return with how few choices of a schedule that goes wrong, and calm after them, it still does."""
-    try:
-        simulate(seed, mutant)
-    except Wrong as error:
-        most = error.choices
-    else:
-        raise AssertionError(f"seed {seed} does not go wrong")
-    for fewer in range(0, most, max(most // 100, 1)):
-        try:
-            simulate(seed, mutant, fewer)
-        except Wrong:
-            return fewer
-    return most

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from confluent_kafka import Producer
@@ -13,7 +12,7 @@ from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
 from pipeline.sources.kafka import kafka
 
-pytestmark = pytest.mark.skipif(os.environ.get("HEADWATER_FAULTS") != "all", reason="long: HEADWATER_FAULTS=all")
+pytestmark = [pytest.mark.long, pytest.mark.fault(14)]
 IDS = Schema.of({"id": "BIGINT"})
 SOON_S = 60.0
 

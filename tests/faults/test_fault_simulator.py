@@ -7,29 +7,30 @@ import time
 
 import pytest
 
-from tests.faults.simulator import MUTANTS, Wrong, shrunk, simulate
+from tests.faults.schedules import MUTANTS, shrunk, simulate
+from tests.faults.simulator import Wrong
 
 SCHEDULES = 20_000 if os.environ.get("HEADWATER_FAULTS") == "all" else 300
 
 
 @pytest.mark.fault(1, 2, 3, 5, 7, 8, 24, 26, 28)
-def test_schedules():
+def test_schedules(record_property):
     begun = time.monotonic()
     for seed in range(SCHEDULES):
         try:
             simulate(seed)
         except Wrong as error:
             pytest.fail(f"{error}; the first {shrunk(seed)} choices of its schedule do")
-    print(f"{SCHEDULES / (time.monotonic() - begun) * 60:.0f} schedules a minute")
+    record_property("schedules a minute", round(SCHEDULES / (time.monotonic() - begun) * 60))
 
 
 @pytest.mark.fault(1, 2, 3, 5, 7, 8)
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_every_mutant_of_the_protocol_is_caught(mutant):
+def test_every_mutant_of_the_protocol_is_caught(mutant, record_property):
     for seed in range(2000):
         try:
             simulate(seed, mutant)
         except Wrong as error:
-            print(f"{mutant}: {error}")
+            record_property(f"mutant: {MUTANTS[mutant]}", error)
             return
     pytest.fail(f"2,000 schedules do not see it: {MUTANTS[mutant]}")

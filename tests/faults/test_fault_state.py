@@ -24,13 +24,15 @@ from tests.faults.streams import (
     Kill,
     Orders,
     committed_once_each,
+    epochs_of,
     feed_is_snapshot,
     multiset,
     oracle,
     run,
 )
 from tests.faults.test_fault_streams import driven_by_the_log
-from tests.faults.test_fault_streams import undisturbed as undisturbed  # noqa: PLC0414 - the fixture
+
+EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 
 
 @pytest.fixture
@@ -86,6 +88,10 @@ def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undistur
     with pytest.raises(StorageError, match=r"is damaged: .*--from earliest"):
         run(Orders(str(clicks.folder), names))
     run(Orders(str(clicks.folder), names, begin="earliest"))
+    last = epochs_of(workspace, "minutes").last
+    flipped([Path(storage.uri) / last.state[0].path], 0)
+    with pytest.raises(StorageError, match="is damaged"):  # also when there is nothing to do
+        run(Orders(str(clicks.folder), names))
     assert multiset(workspace.lake.rows(workspace.table("minutes"))) == undisturbed["minutes"]
 
 
@@ -123,7 +129,7 @@ def test_a_full_disk_leaves_the_last_good_state(small_disk, undisturbed):
     names = ("kept", "minutes")
     filler = small_disk / "filler"
     refused = []
-    for free in (0, 6, 10, 20, 36, 60, 100):
+    for free in (0, 6, 10, 20, 36, 60, 100) if EVERY else (0, 20, 60):
         stat = os.statvfs(small_disk)
         filler.write_bytes(b"\0" * max(stat.f_bavail * stat.f_frsize - free * 1024, 0))
         try:
@@ -187,6 +193,7 @@ def test_random_user_code_is_committed_once_and_told_alike(clicks):
         feed_is_snapshot(workspace, name)
     dice, told = (workspace.lake.rows(workspace.table(name)) for name in names)
     assert multiset(dice) == multiset(told)
-    log = clicks.rows
-    expected = duckdb.sql("select id from log where happened < timestamp '2090-01-01'").fetchall()
-    assert sorted(dice["id"].to_pylist()) == sorted(i for (i,) in expected)
+    with duckdb.connect() as con:
+        con.register("log", clicks.rows)
+        expected = con.sql("select id from log where happened < timestamp '2090-01-01' order by id").fetchall()
+    assert sorted(dice["id"].to_pylist()) == [i for (i,) in expected]

@@ -179,8 +179,8 @@ def test_of_writers_who_race_one_wins(table, proxy, created, disturbed):
     assert len(changes(table)) == first + 1
 
 
-@every
 @pytest.mark.fault(3)
+@every
 def test_staged_files_are_invisible_until_they_are_committed(table):
     """Row 3: the writer dies after staging."""
     first = commit(table, 0, None)

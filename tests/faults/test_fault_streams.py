@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from tests.faults.streams import Clicks, Follower, Kill, Orders, committed_once_each, oracle, run, start
+from pipeline.run.stream.verifying import verify
+from tests.faults.streams import (
+    PROJECT,
+    Clicks,
+    Follower,
+    Kill,
+    Orders,
+    aside_of,
+    committed_once_each,
+    oracle,
+    run,
+    start,
+)
 
 STEPS = ("staged", "saved", "committed", "settled")
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """The tables of a run that nobody disturbed."""
-    clicks = Clicks(tmp_path_factory.mktemp("undisturbed") / "project").write()
-    run(Orders(str(clicks.folder), shards=1))
-    return oracle(clicks)
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def test_killed_at_every_point_of_an_epoch(clicks, undisturbed):
 @pytest.mark.long
 @pytest.mark.fault(1, 2, 3, 26)
 @pytest.mark.parametrize("files", [False, True], ids=["steps", "files"])
-def test_killed_at_every_single_point(clicks, undisturbed, tmp_path, files):
+def test_killed_at_every_single_point(clicks, undisturbed, files):
     """Each point that a whole run comes to, in a run of its own, then resumed; with `files`, what is done with files too."""
     points = run(Orders(str(clicks.folder), files=files))
     seen = list(
@@ -69,7 +73,6 @@ def test_killed_at_every_single_point(clicks, undisturbed, tmp_path, files):
 def test_killed_at_random_from_outside(clicks, undisturbed, seed):
     """A parent kills at any time, also while an engine or the log of a table writes."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
-    print("seed", seed)
     with Follower(clicks):
         for _ in range(4):
             with start(Orders(str(clicks.folder), shards=dice.randint(1, 4), takers=dice.randint(1, 3))) as child:
@@ -94,3 +97,22 @@ def test_orphans_are_invisible_and_a_full_vacuum_removes_only_them(clicks, undis
     assert all((folder / path).is_file() for path in state)
     run(Orders(str(clicks.folder), names))
     assert oracle(clicks, names)["minutes"] == undisturbed["minutes"]
+
+
+PLAIN = """
+plain = sql("select id, happened, key from clicks")
+seconds = sql("select tumble(happened, interval '10 seconds') as ten, count(*) as n from plain group by all")
+"""
+
+
+def test_late_rows_of_a_table_that_does_not_carry_their_place_are_known_to_verify(tmp_path):
+    clicks = Clicks(tmp_path / "project", step=10).write()
+    (clicks.folder / "clicks.py").write_text(PROJECT.format(partitions=3, count=160, step=10) + PLAIN)
+    run(Orders(str(clicks.folder), ("plain", "seconds")))
+    workspace = clicks.workspace()
+    late = aside_of(workspace, "seconds")
+    assert late.num_rows
+    assert not any(late["_position"].to_pylist())
+    found = verify(workspace, "seconds")
+    assert found.holds
+    assert found.rows_aside == late.num_rows

@@ -60,12 +60,19 @@ def test_a_lease_is_free_once_it_is_given_back_and_keeps_the_last_word(leases):
     leases.acquire("delays", this_process())
 
 
-def test_a_lease_is_free_when_its_process_is_gone(leases):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+@pytest.mark.parametrize("is_looked_after", [True, False])
+def test_a_lease_is_free_when_its_process_is_gone(leases, is_looked_after):
+    gone = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    gone.stdout.read()
+    if is_looked_after:
+        gone.wait()
+    else:
+        os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
     leases.acquire("delays", replace(this_process(), pid=gone.pid))
     leases.acquire("delays", this_process())
     assert leases.get("delays").pid == os.getpid()
+    gone.stdout.close()
+    gone.wait()
 
 
 def test_of_a_process_on_another_machine_nothing_is_known(leases):

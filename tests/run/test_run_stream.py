@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -322,5 +323,8 @@ def test_a_state_file_that_is_gone_is_told(project):
     stream.close()
     shutil.rmtree(f"{workspace.table('minutes').storage.uri}/_headwater/state")
 
-    with pytest.raises(StorageError, match="cannot read '_headwater/state"):
-        catch_up(workspace)
+    with (
+        closing(Stream(workspace, plan, FAST)) as again,
+        pytest.raises(StorageError, match="cannot read '_headwater/st"),
+    ):
+        again.turn()

@@ -318,6 +318,7 @@ def test_a_pattern_over_one_table(drive):
         (lambda: made((*FOLLOWED, event("c", "arrivals")), SECONDS), "begins with one event"),
         (lambda: made((*FOLLOWED, followed_by("A", "arrivals")), SECONDS), "each step has a name of its own"),
         (lambda: made((event("previous", "arrivals"),), SECONDS), "each step has a name of its own"),
+        (lambda: made((event("left", "arrivals"),), SECONDS), "a step's name is a word of SQL"),
         (lambda: made((event("a", "arrivals", times=0),), SECONDS), "'a' happens once or more"),
         (lambda: made((event("a", "arrivals", "x >"),), SECONDS), "step 'a' is not a SQL expression"),
         (lambda: made((event("a", "arrivals", "max(x) > 1"),), SECONDS), "looks at more than the events of a match"),

@@ -105,6 +105,13 @@ class Planner:
             return False
         return not isinstance(self._planned(definition), str)
 
+    def changes(self, name: str) -> bool:
+        """Return whether rows of a streamed table take each other's place as it goes on."""
+        definition = self.workspace.definition(name)
+        if not isinstance(definition, Table) or not self.is_streamed(name):
+            return False
+        return definition.merge is not None or self.plan(name).emits == "upsert"
+
     @property
     def streams(self) -> tuple[str, ...]:
         """The names of all streams, inputs before what reads them."""
@@ -161,7 +168,8 @@ def intake_of(planner: Planner, name: str) -> Intake:
     if not isinstance(definition, Table):
         raise RequestError(f"{name!r} cannot be streamed")
     schema = planner.plan(name).schema
-    return TableIntake(name, TableLog.of(planner.workspace, name), schema, event_time(planner, name))
+    log, follows = TableLog.of(planner.workspace, name), definition.streaming.event_time is None
+    return TableIntake(name, log, schema, event_time(planner, name), follows=follows)
 
 
 def lake_intake(planner: Planner, name: str) -> Intake:
@@ -169,7 +177,7 @@ def lake_intake(planner: Planner, name: str) -> Intake:
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
         schema = planner.plan(name).schema
-        return TableIntake(name, TableLog.of(planner.workspace, name), schema, definition.event_time)
+        return TableIntake(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
     return intake_of(planner, name)
 
 
@@ -207,8 +215,9 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
     """Return how a table is streamed, or why it cannot be."""
     transform = definition.transform
     driving = transform.inputs[0]
-    if not planner.is_streamed(driving):
-        return f"{driving!r}, which it reads first, is not streamed"
+    obstacle = _unfollowed(planner, transform.inputs)
+    if obstacle is not None:
+        return obstacle
     made = getattr(transform, "operator", None)
     if made is not None:
         intakes = tuple(_reading(planner, name) for name in transform.inputs)
@@ -225,6 +234,16 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
     if not isinstance(transform, SqlTransform):
         return f"a {definition.kind} is computed from all of its input"
     return _of_statement(planner, base, transform)
+
+
+def _unfollowed(planner: Planner, inputs: Sequence[str]) -> str | None:
+    """Return why a stream cannot follow its inputs, or `None` when it can."""
+    if not planner.is_streamed(inputs[0]):
+        return f"{inputs[0]!r}, which it reads first, is not streamed"
+    changing = next((name for name in inputs if planner.changes(name)), None)
+    if changing is None:
+        return None
+    return f"rows of {changing!r} take each other's place, and a stream follows only rows that are added"
 
 
 def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -> StreamPlan | str:

@@ -31,13 +31,13 @@ from pipeline.lake import Version
 from pipeline.run.settle import follow_up, set_aside
 from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
-from pipeline.run.stream.intake import Ranges
+from pipeline.run.stream.intake import Intake, Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
-from pipeline.run.stream.tablelog import TableLog
+from pipeline.run.stream.tablelog import TableIntake, TableLog
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
 from pipeline.sources.folder import Folder
@@ -131,12 +131,11 @@ class Stream:
         start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
         self._anew = start.anew
         epoch = start.epoch
-        if manifest is not None and epoch is not None:
-            set_aside(
-                self._workspace, plan.definition, manifest
-            )  # whoever committed it may have been killed before that
         self.committed = epoch
         """The last epoch that is known to be committed."""
+        if manifest is not None and epoch is not None:
+            # whoever committed it may have been killed before that
+            set_aside(self._workspace, plan.definition, manifest)
         self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
@@ -208,6 +207,8 @@ class Stream:
             hand = hire(partial(Keeper, replace(plot, number=number)), f"headwater-keep-{number}")
             stack.callback(hand.close)
             self._keepers.append(hand)
+        for begun in [hand.call("rows") for hand in self._keepers]:
+            begun.result()  # a memory that cannot be brought back is said now, not when rows come
 
     def _look(self) -> dict[str, Mapping[str, Extent]]:
         """Return what the logs hold; asked of them now and then."""
@@ -297,8 +298,14 @@ class Stream:
             if intake.time is None:
                 self.inputs[intake.name] = replace(known, offsets=offsets)
                 continue
-            is_one = isinstance(intake.log, Folder)
-            arrived = Arrived(offsets, latest, behind, has_ended=ended.get(intake.name, False), is_one=is_one)
+            made = _made_by(intake, offsets, known)
+            has_ended = ended.get(intake.name, False) or (made is not None and made.drained)
+            stands = offsets == known.offsets
+            if isinstance(intake, TableIntake) and intake.follows and not has_ended and (stands or made is not None):
+                watermark = known.watermark if made is None else max(known.watermark, made.watermark)
+                self.inputs[intake.name] = replace(known, offsets=offsets, watermark=watermark)
+                continue
+            arrived = Arrived(offsets, latest, behind, has_ended, is_one=isinstance(intake.log, Folder))
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
         timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]
@@ -452,6 +459,13 @@ class Stream:
         begun = [hand.call("look", table) for hand in self._keepers]
         found = [future.result() for future in begun]
         return {name: pa.concat_tables([each[name] for each in found]) for name in (found[0] if found else {})}
+
+
+def _made_by(intake: Intake, offsets: Mapping[str, int], known: Reached) -> Epoch | None:
+    """Return, for a table whose versions were read now, how far the stream is that made it."""
+    if not isinstance(intake.log, TableLog) or offsets == known.offsets:
+        return None
+    return intake.log.epoch(offsets[intake.log.uri])
 
 
 def workspace_version(workspace: Workspace, name: str) -> Version:

@@ -11,7 +11,8 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.work import Made, Maker, Split
-from pipeline.core.errors import RequestError, SourceError
+from pipeline.core.epochs import Epoch
+from pipeline.core.errors import RequestError, SourceError, StorageError
 from pipeline.core.reading import POSITION, SOURCE, Extent, OnlyStreamed, Reader, Tail
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import empty, literal
@@ -58,6 +59,14 @@ class TableLog(OnlyStreamed):
         """Read versions as they come."""
         yield DirectTail(self, dict(offsets), most=1 << 62)
 
+    def epoch(self, end: int) -> Epoch | None:
+        """Return how far the stream was that made the last of the versions before `end`; `None` when it is not known."""
+        try:
+            version = self.table.version(end - 1)
+        except StorageError:
+            return None
+        return None if version is None or version.manifest is None else version.manifest.epoch
+
     def files(self, begin: int, end: int) -> tuple[DataFile, ...]:
         """Return the files that came with the versions from one on, the second not included.
 
@@ -82,6 +91,9 @@ class TableLog(OnlyStreamed):
 @dataclass(frozen=True)
 class TableIntake(Intake):
     """A streamed input that is a table of the lake."""
+
+    follows: bool = False
+    """Whether its event time is that of the stream that makes it, whose watermark then is its own."""
 
     @property
     def kept(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from pipeline.streams.shard import with_hash
 if TYPE_CHECKING:
     import fsspec
 
-_BLOCK = "_block"
+_BLOCK = "_taken_rows"
 ASIDE = "select null::varchar as reasons, null::varchar as _source, null::bigint as _position, null::varchar as row"
 """The columns of rows that are set aside."""
 NO_TIME, AHEAD = "no event time", "too far ahead of the clock"
@@ -140,7 +140,7 @@ class Taker:
         return replace(taken, ready=self._ready(prepared, turn.shards))
 
     def _read(self, intake: Intake, maker: Maker, split: Split) -> Made:
-        """Bring the rows of a split into `_block`: in one pass if all is as it should be, else carefully."""
+        """Bring the rows of a split into `_taken_rows`: in one pass if all is as it should be, else carefully."""
         columns = ", ".join(map(quoted, intake.kept))
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
         with maker.flow(self._con, split) as made:

@@ -23,13 +23,13 @@ from pipeline.core.errors import RequestError
 from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
 from pipeline.core.schema import Schema
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.engine import arrow, connect, one, quoted
+from pipeline.kernel.engine import arrow, connect, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.run.stream.intake import Intake, Ranges
 from pipeline.run.stream.keeping import Keeper, Plot
 from pipeline.run.stream.plan import Planner, StreamPlan
 from pipeline.run.stream.tablelog import TableLog
-from pipeline.run.stream.taking import Crop, sample
+from pipeline.run.stream.taking import AHEAD, NO_TIME, Crop, sample
 from pipeline.run.workspace import Workspace
 from pipeline.streams.operator import Progress
 
@@ -73,7 +73,7 @@ def verify(workspace: Workspace, name: str) -> Verified:
         raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
     limits = budget_here(workspace.settings.memory_bytes).whole()
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
-        read, aside = 0, _aside(con, workspace, name)
+        read, aside = 0, _aside(con, workspace, plan)
         for intake in plan.intakes:
             read += _load(con, intake, epoch.inputs[intake.name])
         _answer(con, workspace, plan)
@@ -105,15 +105,24 @@ def verify(workspace: Workspace, name: str) -> Verified:
         )
 
 
-def _aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, name: str) -> int:
-    """Make `_aside` of the places of the rows that were set aside before the definition saw them."""
-    aside = workspace.lake.quarantine(name).version()
+def _aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
+    """Make `_aside` of the places of the rows that were set aside before the definition saw them, and `_aside_texts`.
+
+    These are of rows that have no place: of a table of the lake that does not carry it. One is as good as its twin.
+    """
+    aside = workspace.lake.quarantine(plan.name).version()
     con.execute(f"create temp table _aside ({SOURCE} varchar, {POSITION} bigint)")
+    con.execute("create temp table _aside_texts (text varchar, n bigint)")
     if aside is not None:
         con.execute(
             f"insert into _aside select {SOURCE}, {POSITION} from ({aside.scan().query()}) where {POSITION} is not null"
         )
-    return int(one(con, "select count(*) from _aside")[0])
+        why = {NO_TIME, AHEAD, *(prepared.why for prepared in plan.prepared(0).values())}
+        con.execute(
+            f'insert into _aside_texts select "row", count(*) from ({aside.scan().query()}) '
+            f"where {POSITION} is null and reasons in ({', '.join(map(literal, sorted(why)))}) group by 1"
+        )
+    return int(one(con, "select (select count(*) from _aside) + (select coalesce(sum(n), 0) from _aside_texts)")[0])
 
 
 def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> int:
@@ -130,9 +139,19 @@ def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> i
             con.execute(
                 f"insert into {quoted(intake.name)} select {columns} from ({made.query}) as r "
                 f"where not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
+                f"{_unless_alike(intake) if isinstance(intake.log, TableLog) else ''}"
             )
             rows += made.rows_in
     return rows
+
+
+def _unless_alike(intake: Intake) -> str:
+    """Return what leaves out, of rows without a place, as many as were set aside with the same text."""
+    text = f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in intake.kept)}))::varchar"
+    return (
+        f" qualify {POSITION} is not null or row_number() over (partition by {text}) "
+        f"> coalesce((select n from _aside_texts as t where t.text = {text}), 0)"
+    )
 
 
 def _splits(intake: Intake, reached: Reached) -> list[Split]:

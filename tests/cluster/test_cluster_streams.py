@@ -1,0 +1,226 @@
+"""Streams as a user's shell runs them: until Ctrl-C, beside other commands, on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from urllib.request import urlopen
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cluster.cli.app import app
+from cluster.cli.live import line_of, span, table_of
+from pipeline.core.errors import ConflictError, RequestError
+from pipeline.run.stream.metering import Facts, Histogram
+
+PLANT = """\
+from pipeline import generate, quarantine, source, sql
+
+readings = source(
+    generate({"at": "timestamp '2024-01-01' + to_seconds(i)", "n": "i % 7"}, COUNT),
+    schema={"at": "timestamp", "n": "integer"},
+    event_time="at",
+    expect=[quarantine("is_small", "n < 6")],
+)
+by_minute = sql("select tumble(at, interval '1 minute') as minute, count(*) as n from readings group by all", key="minute")
+"""
+
+
+@pytest.fixture
+def plant(tmp_path):
+    """A function that writes the project: with so many readings, or so many a second."""
+
+    def written(count):
+        (tmp_path / "headwater.toml").write_text('[project]\nname = "plant"\ndefinitions = "plant.py"\n')
+        (tmp_path / "plant.py").write_text(PLANT.replace("COUNT", count))
+        return tmp_path
+
+    return written
+
+
+@contextmanager
+def started(folder, *words):
+    """Run `headwater stream` beside the test; end it by its number in the end."""
+    running = subprocess.Popen(
+        ["headwater", "stream", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+    try:
+        yield running
+    finally:
+        with suppress(ProcessLookupError):
+            running.kill()
+        running.communicate()
+
+
+def fetched(address):
+    with urlopen(address) as answer:  # noqa: S310 - our own, on loopback
+        return answer.read().decode()
+
+
+def until(condition):
+    give_up = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A function that runs the command on the project in this process, which spares its start."""
+
+    def run(*words):
+        done = CliRunner().invoke(app, [*words, "-C", str(tmp_path)])
+        if done.exception is not None:
+            raise done.exception
+        return done.stdout
+
+    return run
+
+
+def epoch_of(here):
+    found = json.loads(here("streams", "ls", "--json"))
+    return {each["name"]: each for each in found}
+
+
+def test_a_stream_runs_until_ctrl_c_and_commits_what_is_pending(here, plant):
+    folder = plant("per_second=2000")
+    with started(folder, "--metrics-port", "0", "by_minute", "readings") as running:
+        address = until(running.stderr.readline).split()[-1]
+        assert address.startswith("http://127.0.0.1:")
+        until(lambda: 'headwater_stream_status{stream="by_minute",status="running"} 1' in fetched(address))
+        until(lambda: (epoch_of(here)["readings"]["epoch"] or 0) > 1)
+        with pytest.raises(ConflictError, match=f"stream 'readings' is being run: got process {running.pid} on"):
+            here("stream", "readings")
+        assert "by_minute is paused, at epoch" in here("streams", "pause", "by_minute")
+        running.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        out, err = running.communicate(timeout=30)
+        assert time.monotonic() - begun < 10
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+    assert "committing what is pending" in err
+    assert "readings: stopped at epoch" in out
+    listed = epoch_of(here)
+    assert (listed["readings"]["status"], listed["by_minute"]["status"]) == ("stopped", "stopped")
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(here, plant):
+    folder = plant("per_second=2000")
+    with started(folder, "readings") as running:
+        until(lambda: epoch_of(here)["readings"]["status"] == "running")
+        running.send_signal(signal.SIGTERM)
+        until(lambda: "committing" in running.stderr.readline())
+        running.wait(30)
+    assert running.returncode == 143
+    assert epoch_of(here)["readings"]["status"] == "stopped"
+
+
+def test_from_one_command_to_the_next(here, plant):
+    folder = plant("count=1000")
+    done = json.loads(here("stream", "--until-caught-up", "--json"))
+    assert (done["readings"]["rows_in"], done["readings"]["quarantined"]) == (1000, 142)
+    assert done["by_minute"]["latency_p99_s"] > 0
+    assert [row["name"] for row in json.loads(here("state", "ls", "--json"))] == ["by_minute"]
+    (row,) = json.loads(here("state", "show", "by_minute", "--json"))
+    assert row["minute"].startswith("2024-01-01T00:16")
+    assert "readings" in here("deadletter", "ls")
+    shown = here("deadletter", "show", "readings", "--reason", "small", "--limit", "1")
+    assert "is_small" in shown
+    assert "generator://" in shown
+    assert "141 more rows" in shown
+    (folder / "plant.py").write_text(PLANT.replace("COUNT", "count=1000").replace("n < 6", "n < 7"))
+    assert "142 replayed: 142 joined 'readings'" in here("deadletter", "replay", "readings")
+    assert "savepoint mark at epoch" in here("streams", "savepoint", "by_minute", "mark")
+    assert "mark" in here("streams", "savepoints", "by_minute")
+    with pytest.raises(RequestError, match="--from cannot be read: got 'yesterday'"):
+        here("stream", "--from", "yesterday")
+    with pytest.raises(RequestError, match="not at both"):
+        here("stream", "--from", "earliest", "--restore", "mark")
+    with pytest.raises(RequestError, match="--key is COLUMN=VALUE: got 'n'"):
+        here("state", "show", "by_minute", "--key", "n")
+    assert "1 rows in" in here("state", "export", "by_minute", str(folder / "open.parquet"))
+    assert pq.read_table(folder / "open.parquet").column_names == ["minute", "n"]
+
+
+STUBBORN = """
+import signal, sys, time
+from cluster.cli.stopping import stoppable
+with stoppable(lambda: None, lambda: print("first", flush=True)):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    words = [sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGINT)
+        assert running.stdout.readline() == "first\n"
+        while running.poll() is None:  # one that comes too soon after the first is taken for the same
+            running.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(0.05)
+        assert running.returncode == 130
+        assert "ended at once; what was not committed is read again" in running.stderr.read()
+
+
+def test_on_a_terminal_a_table_stays_where_it_is_and_goes_in_the_end(plant):
+    folder = plant("per_second=2000")
+    reader, terminal = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "170", "LINES": "20"}
+    running = subprocess.Popen(
+        ["headwater", "stream", "readings"], cwd=folder, stdout=terminal, stderr=terminal, env=environ
+    )
+    os.close(terminal)
+    shown = b""
+    while b"running" not in shown:
+        shown += os.read(reader, 65536)
+    running.send_signal(signal.SIGINT)
+    with suppress(OSError):  # the terminal is gone with its last writer
+        while part := os.read(reader, 65536):
+            shown += part
+    assert running.wait(30) == 130
+    os.close(reader)
+    text = shown.decode()
+    assert "rows/s" in text
+    assert "Ctrl-C commits and ends" in text
+    assert "readings: stopped at epoch" in text.rpartition("\x1b[2K")[2]
+
+
+def test_a_table_fits_where_it_is_shown():
+    latency = Histogram()
+    latency.add(0.4, 10)
+    facts = Facts("by_minute", "running", 12, 50_000.0, 5e6, {"a": 3}, 90.0, {"quarantined": 3, "late": 2}, 70, 100)
+    broken = Facts("hot", "failed", error="the store is away")
+    texts = {}
+    for width in (80, 120, 200):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(table_of([facts, broken], {"by_minute": [1.0, 2.0]}, "", width))
+        texts[width] = console.export_text()
+        assert max(map(len, texts[width].splitlines())) <= width
+        assert "50,000" in texts[width]
+        assert "hot: the store is away" in texts[width]
+    assert "3 (2 late)" in texts[200]
+    assert "time spent" in texts[200]
+    assert "time spent" not in texts[120]
+    assert line_of(facts) == (
+        "by_minute: running, epoch 12, 50,000 rows/s, 3 behind, latency -, event time 90.0 s behind"
+    )
+    assert [span(s) for s in (0.0123, 1.5, 150, 10_000, 1e6)] == ["12 ms", "1.5 s", "2 min", "3 h", "12 d"]

@@ -1,0 +1,113 @@
+"""Streams whose workers are actors of a cluster: they are killed, their node goes, calls between them are lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.run.project import load
+from pipeline.run.stream.driving import Wanted
+from pipeline.run.stream.restarting import Patience
+from pipeline.run.stream.running import Running
+from pipeline.run.stream.stream import Asked, Pace
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+DEFINITIONS = """\
+from pipeline import generate, source, sql
+
+made = {"k": "i % 7", "at": "timestamp '2026-01-01' + to_milliseconds(i * 10)", "v": "i"}
+ticks = source(
+    generate(made, partitions=4, count=COUNT),
+    schema={"k": "bigint", "at": "timestamp", "v": "bigint"}, event_time="at", stored=False,
+)
+minutes = sql("select tumble(at, interval '1 minute') as minute, k, count(*) as n, sum(v) as v from ticks group by all")
+"""
+PACE = Pace(turn_s=0.01, commit_s=0.05, save_s=0.05, turn_offsets=500)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster of its own with one node, which RAY_ADDRESS names."""
+    import ray  # noqa: PLC0415 - importing Ray takes seconds
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", found.address)
+        yield found
+        ray.shutdown()
+    found.shutdown()
+
+
+def pid_of(hand: Any) -> int:
+    import ray  # noqa: PLC0415 - likewise
+
+    return ray.get(hand._actor.__ray_call__.remote(lambda _: os.getpid()))  # noqa: SLF001 - whom to kill
+
+
+def running_of(folder: Path, count: int = 20_000) -> Running:
+    (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
+    (folder / "ticks.py").write_text(DEFINITIONS.replace("COUNT", str(count)))
+    workspace = Workspace(load(folder))
+    asked = Asked(pace=PACE, shards=2, takers=2)
+    patience = Patience(first_wait_s=0.05)
+    return Running(workspace, Wanted(until_caught_up=True, asked=asked, patience=patience))
+
+
+def held(running: Running, count: int = 20_000) -> None:
+    assert running.workspace.query("select sum(n)::bigint as n from minutes").to_pylist() == [{"n": 4 * count}]
+    assert verify(running.workspace, "minutes").holds
+
+
+@pytest.mark.ray
+@pytest.mark.fault(10)
+def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
+    """Row 10: one that reads, then one that remembers."""
+    assert nodes
+    running = running_of(tmp_path)
+    pids: list[int] = []
+
+    def kill(found: Running) -> None:
+        stream, facts = found.streams.get("minutes"), found.facts["minutes"]
+        if stream is None or facts.restarts != len(pids) or len(pids) == 2 or facts.commits < 3 * (1 + len(pids)):
+            return
+        hand = (stream._takers if not pids else stream._keepers)[0]  # noqa: SLF001 - whom to kill
+        pids.append(pid_of(hand))
+        os.kill(pids[-1], signal.SIGKILL)
+
+    running.run(kill, every_s=0.01)
+
+    assert len(pids) == 2
+    assert running.facts["minutes"].restarts == 2
+    held(running)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.fault(11)
+def test_a_node_that_goes_takes_no_commit_with_it(tmp_path, nodes):
+    """Row 11: the node on which workers are is taken away while they work."""
+    second = nodes.add_node(num_cpus=2)
+    running = running_of(tmp_path, 40_000)
+    gone = threading.Event()
+
+    def take_away(found: Running) -> None:
+        if found.facts["minutes"].commits >= 3 and not gone.is_set():
+            gone.set()
+            nodes.remove_node(second, allow_graceful=False)
+            nodes.add_node(num_cpus=2)
+
+    begun = time.monotonic()
+    running.run(take_away, every_s=0.01)
+
+    assert gone.is_set()
+    assert time.monotonic() - begun < 120
+    held(running, 40_000)

@@ -1,0 +1,55 @@
+"""Topics as their brokers keep them: made, and looked at for what will hurt."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from pipeline.sources.kafka import kafka as source
+from pipeline.sources.kafka.administration import create, hanging, topics
+
+
+def test_topics_are_made_once_and_looked_at(kafka):
+    reader = source(["admin-a", "admin-b"], servers=kafka.bootstrap)
+
+    assert create(reader, partitions=3) == ("admin-a", "admin-b")
+    assert create(reader) == ()
+
+    found = {topic.name: topic for topic in topics(reader)}
+    assert {name: topic.partitions for name, topic in found.items()} == {"admin-a": 3, "admin-b": 3}
+    assert found["admin-a"].worries == ("one replica: what its broker loses is lost",)
+    assert hanging(reader) == ()
+
+
+def test_what_will_hurt_is_said(kafka):
+    name = "admin-short"
+    kafka.create_topic(name, 1, settings={"retention.ms": "60000", "cleanup.policy": "compact,delete"})
+
+    [topic] = topics(source(name, servers=kafka.bootstrap))
+
+    assert topic.retention_s == 60
+    assert topic.compacted
+    assert [worry.partition(":")[0] for worry in topic.worries] == [
+        "records go after 0.0166667 h",
+        "one replica",
+        "compacted",
+    ]
+
+
+ASKED = """
+from pipeline.core.errors import SourceError
+from pipeline.sources.kafka import kafka
+from pipeline.sources.kafka.administration import create
+try:
+    create(kafka("t", servers="127.0.0.1:9"))
+except SourceError as error:
+    print(error)
+"""
+
+
+def test_brokers_that_are_not_there_are_an_error():
+    """In a process of its own: the client leaves sockets behind that were refused."""
+    told = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
+
+    assert told.stdout.startswith("the brokers of Kafka do not do what was asked: got ")
+    assert "check servers=, security= and rights" in told.stdout
