@@ -109,7 +109,7 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
                 place=definition.place,
             )
         if isinstance(found, Feed):
-            if found.event_time is None:  # what is streamed is read row by row, wherever it stands
+            if found.event_time is None or isinstance(definition, Sink):  # what is streamed is read row by row
                 _check_feed(definition, name)
         elif not isinstance(found, Stored):
             raise DefinitionError(

@@ -84,7 +84,8 @@ class Runner:
         steps: list[Step] = []
         try:
             for definition in graph.definitions:
-                if definition.name in chosen and not isinstance(definition, Feed):
+                asked = definition.table if isinstance(definition, Sink) else definition.name
+                if not chosen.isdisjoint({definition.name, asked}) and not isinstance(definition, Feed):
                     steps.append(self._step(definition, len(steps)))
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "stopped"
