@@ -6,8 +6,11 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 import uuid
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -116,3 +119,64 @@ def test_killed_at_any_time(kind, seed, home, request):
         taken = [int(line) for line in file.read_text().splitlines()]
         assert list(dict.fromkeys(taken)) == expected(200)
         assert len(taken) - len(set(taken)) <= kills * 40
+
+
+PROJECT = """\
+from pathlib import Path
+from pipeline import files, sink, source, sql, to_callback, to_kafka, to_online
+
+FILE = Path(__file__).parent / "taken"
+
+
+def note(version, rows):
+    with FILE.open("a") as file:
+        file.write("".join(f"{{key}}\\n" for key in rows["id"].to_pylist()))
+
+
+ticks = source(
+    files(FILE.parent / "*.csv"), schema={{"id": "bigint", "at": "timestamp"}}, event_time="at", stored=False
+)
+even = sql("select id from ticks where id % 2 = 0")
+topic = sink("even", to=to_kafka("{topic}", servers="{servers}", key="id"))
+online = sink("even", to=to_online(key="id"))
+called = sink("even", to=to_callback(note))
+"""
+
+
+def write(file: Path, first: int) -> None:
+    """Let a file of 20 rows appear whole."""
+    rows = "".join(f"{i},2026-01-01 {i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}\n" for i in range(first, first + 20))
+    file.with_suffix(".new").write_text("id,at\n" + rows)
+    file.with_suffix(".new").rename(file)
+
+
+@pytest.mark.long
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_stream_that_is_killed_with_its_sinks(seed, kafka, topic, tmp_path):
+    """Between commit and sink, in a transaction, anywhere: what the table has, each sink has in the end."""
+    dice = random.Random(seed)  # noqa: S311 - a seed for faults
+    print("seed", seed)  # noqa: T201 - shown when it fails
+    (tmp_path / "headwater.toml").write_text(f'[project]\nname = "{topic}"\ndefinitions = "ticks.py"\n')
+    (tmp_path / "ticks.py").write_text(PROJECT.format(topic=topic, servers=kafka.bootstrap))
+    command = [Path(sys.executable).parent / "headwater", "stream", "--take-over"]
+    for life in range(5):
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            until = time.monotonic() + dice.uniform(2.0, 5.0)
+            for number in range(life * 1200, life * 1200 + 1200, 20):  # files come all its life long
+                write(tmp_path / f"{number:05}.csv", number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()) / 10)
+            process.kill()
+    command.append("--until-caught-up")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SOON_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)  # noqa: T201 - likewise
+
+    wanted = list(range(0, 6000, 2))
+    assert sorted(sent(kafka, topic)) == wanted
+    store = OnlineStore(tmp_path / ".headwater" / "online.db", "online")
+    assert all(store.get(key) == {"id": key} for key in wanted)
+    taken = [int(line) for line in (tmp_path / "taken").read_text().splitlines()]
+    print("twice", len(taken) - len(wanted))  # noqa: T201 - likewise
+    assert sorted(set(taken)) == wanted
