@@ -3,9 +3,11 @@
 from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
 from pipeline.core.replays import replay
+from pipeline.core.sinks import sink
 from pipeline.kernel.sql import sql
 from pipeline.kernel.windowed import hop, session, tumble, window
 from pipeline.quality import drop, fail, quarantine, warn
+from pipeline.sinks import to_callback, to_kafka, to_online
 from pipeline.sources import files, generate, kafka
 from pipeline.streams.deduplication import deduplicate
 from pipeline.streams.own import stateful
@@ -33,10 +35,14 @@ __all__ = [
     "quarantine",
     "replay",
     "session",
+    "sink",
     "source",
     "sql",
     "stateful",
     "table",
+    "to_callback",
+    "to_kafka",
+    "to_online",
     "tumble",
     "warn",
     "window",

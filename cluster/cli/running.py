@@ -53,6 +53,8 @@ def run(
     elif summary:
         print_summary(done)
         _print_where(project)
+    if done.status == "failed":
+        raise typer.Exit(1)
     if done.status == "refused":
         raise typer.Exit(REFUSED)
 
@@ -130,7 +132,7 @@ class _Watcher:
         flow = step.flow
         away = [f"{text(n)} {word}" for n, word in ((flow.quarantined, "quarantined"), (flow.dropped, "dropped")) if n]
         rows += "".join(f"[yellow]{part}[/], " for part in away)
-        mark = "[red]✗[/]" if step.decision == "refused" else "[green]✓[/]"
+        mark = "[red]✗[/]" if step.decision in {"refused", "failed"} else "[green]✓[/]"
         self._progress.console.print(f"{mark} {step.name}: {rows}{step.seconds:.2f} s [dim]({step.reason})[/]")
 
 

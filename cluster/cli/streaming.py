@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -73,7 +74,7 @@ def stream(
         stopped = stack.enter_context(
             stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
         )
-        port = stack.enter_context(metrics_at(metrics_port, lambda: exposition(list(running.facts.values()))))
+        port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running)))
         if port is not None and not as_json:
             err.print(f"[dim]metrics at http://127.0.0.1:{port}/metrics[/]")
         try:
@@ -83,6 +84,10 @@ def stream(
             _sum_up(running, as_json=as_json)
     if stopped.code:
         raise typer.Exit(stopped.code)
+
+
+def _metrics(running: Running) -> str:
+    return exposition(list(running.facts.values()), [follower.facts for follower in running.sinks.values()])
 
 
 def verify(
@@ -113,7 +118,8 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
     known = [facts for facts in running.facts.values() if facts.status != "starting"]
     if as_json:
         if not running.errors:
-            print_json({facts.name: {**_json(facts), **facts.totals} for facts in known})
+            sinks = {name: asdict(follower.facts) for name, follower in running.sinks.items()}
+            print_json({facts.name: {**_json(facts), **facts.totals} for facts in known} | sinks)
         return
     for facts in known:
         mark = "[red]✗[/]" if facts.status == "failed" else "[green]✓[/]"
@@ -123,6 +129,10 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
+    for follower in running.sinks.values():
+        sink = follower.facts
+        mark = "[red]✗[/]" if sink.status == "failed" else "[green]✓[/]"
+        out.print(f"{mark} {sink.name}: {sink.status} at version {text(sink.version)}, {text(sink.rows)} rows sent")
 
 
 def _json(facts: Facts) -> dict[str, object]:

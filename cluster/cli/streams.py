@@ -56,6 +56,9 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     for each in found:
         if each.lease is not None and each.lease.facts.get("error") and each.status in {"failed", "restarting"}:
             out.print(f"[red]{each.name}[/]: {each.lease.facts['error']}", soft_wrap=True)
+        for name, sink in ({} if each.lease is None else each.lease.facts.get("sinks", {})).items():
+            how = f"[red]{sink['status']}[/]: {sink['error']}" if sink["error"] else sink["status"]
+            out.print(f"[dim]{each.name} →[/] {name}: {how}, {text(sink['behind'])} versions behind", soft_wrap=True)
 
 
 @app.command()
@@ -136,5 +139,6 @@ def _parts(each: Seen) -> dict[str, Any]:
         "watermark_delay_s": running.get("watermark_delay_s", delay),
         "holder": "" if lease is None else f"process {lease.pid} on {lease.host}",
         "restarts": facts.get("restarts", 0),
+        "sinks": facts.get("sinks", {}),
         "error": facts.get("error", ""),
     }

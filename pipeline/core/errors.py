@@ -10,6 +10,7 @@
     │   ├── SchemaError       data has another shape than its contract
     │   ├── ExpectationError  a `fail` expectation was violated
     │   ├── ModelError        a model cannot be trained or judged
+    │   ├── SinkError         a sink does not take the rows of its table; the table is as it should be
     │   └── StorageError      a lake, warehouse or catalog cannot be read or written
     ├── ConflictError         somebody else committed first: reload and try again
     └── OutcomeUnknownError   a commit was sent and no answer came: reload and compare
@@ -109,6 +110,10 @@ class ExpectationError(StopError):
 
 class ModelError(StopError):
     """A model cannot be trained or judged on the rows it was given."""
+
+
+class SinkError(StopError):
+    """A sink does not take rows. Its table is as it should be, and what is missing is sent the next time."""
 
 
 class StorageError(StopError):

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from pipeline.core.definitions import Definition, Feed, Stored, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
+from pipeline.core.sinks import Sink
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
                 place=definition.place,
             )
         if isinstance(found, Feed):
-            if found.event_time is None:  # what is streamed is read row by row, wherever it stands
+            if found.event_time is None or isinstance(definition, Sink):  # what is streamed is read row by row
                 _check_feed(definition, name)
         elif not isinstance(found, Stored):
             raise DefinitionError(
@@ -119,6 +120,12 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
 
 
 def _check_feed(definition: Definition, name: str) -> None:
+    if isinstance(definition, Sink):
+        raise DefinitionError(
+            f"sink {definition.name!r} sends {name!r}, a source that is not stored: it has no versions to follow",
+            do="send a table that reads it",
+            place=definition.place,
+        )
     first = isinstance(definition, Table) and definition.transform.inputs[0] == name
     if not first or (isinstance(definition, Table) and definition.transform.language == "dataset"):
         raise DefinitionError(

@@ -129,7 +129,7 @@ class Step:
     kind: str
     layer: str
     decision: str
-    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted` or `refused`."""
+    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent` or `failed`."""
     reason: str
     strategy: str = ""
     executor: str = ""

@@ -10,6 +10,7 @@ from pipeline.core.errors import DefinitionError
 from pipeline.core.execution import Room
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import Piece
+from pipeline.core.sinks import Sink
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.pruning import file_conditions
 from pipeline.kernel.scan import Scan
@@ -153,8 +154,10 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
     if isinstance(definition, Source):
         decision = decide(workspace, options, definition, workspace.version(definition.name), {})
         return Foresight(definition, decision, route_of_source(workspace, definition, decision.pieces))
-    if isinstance(definition, Feed):
-        return Foresight(definition, Decision("skip", "not stored: what reads it reads its files"))
+    if isinstance(definition, Feed | Sink):
+        is_feed = isinstance(definition, Feed)
+        words = "not stored: what reads it reads its files" if is_feed else "is sent what its table has new"
+        return Foresight(definition, Decision("skip", words))
     if not isinstance(definition, Table):
         raise DefinitionError(f"{definition.name!r} is of no known kind", place=definition.place)
     known = {n: workspace.version(n) for n in stored_inputs(workspace, definition)}

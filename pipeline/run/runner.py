@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Artifact, Definition, Feed, Source, Stored, Table
-from pipeline.core.errors import DefinitionError
+from pipeline.core.errors import DefinitionError, HeadwaterError
 from pipeline.core.reading import Piece
+from pipeline.core.sinks import Sink
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.governance import Run, Step
 from pipeline.lake import Version
@@ -36,6 +37,7 @@ from pipeline.run.foresight import (
 from pipeline.run.merging import Arrival, follow, land, to_judge
 from pipeline.run.order import Order
 from pipeline.run.project import Project
+from pipeline.run.sending import send
 from pipeline.run.settle import judged, settle
 from pipeline.run.stream.plan import STREAMED, Planner
 from pipeline.run.workspace import Workspace
@@ -82,15 +84,18 @@ class Runner:
         steps: list[Step] = []
         try:
             for definition in graph.definitions:
-                if definition.name in chosen and not isinstance(definition, Feed):
+                asked = definition.table if isinstance(definition, Sink) else definition.name
+                if not chosen.isdisjoint({definition.name, asked}) and not isinstance(definition, Feed):
                     steps.append(self._step(definition, len(steps)))
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "stopped"
             catalog.end(self.run_id, self._at(), status, str(error) or type(error).__name__)
             raise
-        status = "refused" if any(step.decision == "refused" for step in steps) else "done"
-        run = replace(run, ended_at=self._at(), status=status, steps=tuple(steps))
-        catalog.end(self.run_id, str(run.ended_at), status)
+        decisions = {step.decision for step in steps}
+        status = next((word for word in ("failed", "refused") if word in decisions), "done")
+        failed = next((f"{step.name}: {step.reason}" for step in steps if step.decision == "failed"), None)
+        run = replace(run, ended_at=self._at(), status=status, error=failed, steps=tuple(steps))
+        catalog.end(self.run_id, str(run.ended_at), status, run.error)
         self._tell(Moment.ENDED)
         return run
 
@@ -100,6 +105,8 @@ class Runner:
             step = _streamed(definition, self.workspace.version(definition.name))
         elif isinstance(definition, Artifact):
             step = self._build(definition)
+        elif isinstance(definition, Sink):
+            step = self._send(definition)
         elif isinstance(definition, Source | Table):
             step = self._make(definition)
         else:
@@ -231,6 +238,22 @@ class Runner:
         decision = "accepted" if verdict.accepted else "refused"
         flow = Flow(rows_in=verdict.rows)
         return Step(definition.name, 0, definition.kind, "", decision, verdict.reason, flow=flow, verdict=verdict)
+
+    def _send(self, sink: Sink) -> Step:
+        """Bring a sink to its table's newest version; one that fails is told of, and the run goes on."""
+        step = Step(sink.name, 0, sink.kind, "", "skip", "it has all of its table")
+        if self._planner.is_streamed(sink.table):
+            return replace(step, reason="`headwater stream` sends what it commits")
+        self._tell(Moment.DECIDED, sink.name, "send")
+        try:
+            sent = send(self.workspace, sink)
+        except HeadwaterError as error:
+            return replace(step, decision="failed", reason=str(error))
+        if sent is None:
+            return step
+        words = f"{sink.description}, version {sent.to.version} of {sink.table}"
+        flow = Flow(rows_in=sent.rows + sent.gone, rows_made=sent.rows, rows_out=sent.rows)
+        return replace(step, decision="sent", reason=words, version=sent.to.version, flow=flow)
 
     def _at(self) -> str:
         return self._clock().isoformat()

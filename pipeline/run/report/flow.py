@@ -10,13 +10,14 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from pipeline.core.definitions import LAYERS, Stored
+from pipeline.core.sinks import Sink
 from pipeline.run.report.facts import Told
 from pipeline.run.report.grid import Node, Spacing
 from pipeline.run.report.layout import Band, Box, Layout, Line, lay_out
 from pipeline.run.report.svg import element, picture, shortened, text, width_of
 from pipeline.run.report.words import count, quantity
 
-BANDS = (*LAYERS, "model")
+BANDS = (*LAYERS, "model", "sink")
 NAME_PX, NOTE_PX = 12.0, 11.0
 """The sizes of the letters in a box, in pixels; the style sheet says the same."""
 LETTERS = 26
@@ -55,6 +56,8 @@ def fitted(nodes: Sequence[Node]) -> Layout:
 
 def band_of(told: Told) -> str:
     """Return the layer in which a definition is drawn."""
+    if isinstance(told.definition, Sink):
+        return "sink"
     return told.definition.layer if isinstance(told.definition, Stored) else "model"
 
 
@@ -73,10 +76,10 @@ def losses(told: Told) -> str:
 
 
 def state(told: Told) -> str:
-    """Return how a definition stands: `absent`, `refused`, `same` (nothing was to do) or `fresh`."""
+    """Return how a definition stands: `absent`, `refused` (a sink: failed), `same` (nothing was to do) or `fresh`."""
     if told.now is None and told.made is None:
         return "absent"
-    if told.made is not None and told.made.decision == "refused":
+    if told.made is not None and told.made.decision in {"refused", "failed"}:
         return "refused"
     return "fresh" if told.now is not None and told.now.decision != "skip" else "same"
 

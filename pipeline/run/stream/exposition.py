@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
+from pipeline.run.stream.following import Followed
 from pipeline.run.stream.metering import BOUNDS_S, Facts, Histogram
 
 _STATUSES = ("starting", "running", "paused", "draining", "restarting", "ended", "stopped", "failed")
@@ -23,7 +24,7 @@ _COUNTERS = {
 }
 
 
-def exposition(streams: Iterable[Facts]) -> str:
+def exposition(streams: Iterable[Facts], sinks: Iterable[Followed] = ()) -> str:
     """Return the text, of version 0.0.4 of the format; names begin with `headwater_stream_`."""
     given = list(streams)
     lines: list[str] = []
@@ -55,9 +56,21 @@ def exposition(streams: Iterable[Facts]) -> str:
         "Seconds by phase of turns and epochs.",
         ((f"{_of(f)},phase={_text(phase)}", seconds) for f in given for phase, seconds in f.phases_s.items()),
     )
+    lines += _of_sinks(list(sinks))
     lines += _histograms("latency_seconds", "From a row offered by its log to its commit.", given, "latency")
     lines += _histograms("commit_seconds", "From the begin of staging to the commit.", given, "epochs")
     return "\n".join(lines) + "\n"
+
+
+def _of_sinks(sinks: Sequence[Followed]) -> Iterator[str]:
+    named = [(f"stream={_text(s.table)},sink={_text(s.name)}", s) for s in sinks]
+    yield from _family(
+        "sink_versions_behind", "gauge", "Versions that are not sent yet.", ((n, s.behind) for n, s in named)
+    )
+    yield from _family("sink_rows_total", "counter", "Rows sent by this process.", ((n, s.rows) for n, s in named))
+    yield from _family(
+        "sink_failed", "gauge", "1 for a sink that takes nothing now.", ((n, int(bool(s.error))) for n, s in named)
+    )
 
 
 def _gauge(facts: Facts, name: str) -> float | None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from pipeline.core.errors import RequestError
 from pipeline.governance import Leases
 from pipeline.run.stream.driving import Driver, Together, Wanted
 from pipeline.run.stream.facts import in_short
+from pipeline.run.stream.following import Follower, sinks_of
 from pipeline.run.stream.holding import Holding
 from pipeline.run.stream.metering import Facts
 from pipeline.run.stream.plan import Planner
@@ -64,6 +67,8 @@ class Running:
         self._tell = tell
         self._stop = threading.Event()
         self._done: set[str] = set()
+        self.sinks: dict[str, Follower] = {}
+        """The sinks of these streams, while they run and after."""
 
     def stop(self) -> None:
         """Let every stream commit what it has and end."""
@@ -91,7 +96,7 @@ class Running:
             self.wanted,
             self.names,
             holding,
-            self._reached,
+            self._heard,
             self._tell,
             self._stop,
             self._done,
@@ -101,6 +106,14 @@ class Running:
         threads = [
             threading.Thread(target=self._work, args=(name, together), name=f"headwater-{name}") for name in self.names
         ]
+        self.sinks = {
+            sink.name: Follower(
+                self.workspace, sink, partial(holding.require, sink.table), self._tell, self.wanted.patience
+            )
+            for sink in sinks_of(self.workspace, self.names)
+        }
+        for follower in self.sinks.values():
+            follower.start()
         for thread in threads:
             thread.start()
         try:
@@ -117,6 +130,21 @@ class Running:
                 thread.join()
         watch(self)
 
+    def _end_sinks(self, table: str) -> None:
+        """Let the sinks of a table get what its stream last committed."""
+        for name, follower in self.sinks.items():
+            if follower.facts.table == table:
+                follower.end()
+                if follower.error is not None:
+                    self.errors[name] = follower.error
+
+    def _heard(self, name: str, step: str) -> None:
+        self._reached(name, step)
+        if step == "committed":
+            for follower in self.sinks.values():
+                if follower.facts.table == name:
+                    follower.wake()
+
     def _work(self, name: str, together: Together) -> None:
         try:
             Driver(name, together).run()
@@ -126,10 +154,12 @@ class Running:
                 self.stop()
         finally:
             self._done.add(name)
+            self._end_sinks(name)
             together.holding.release(name)
 
     def _in_short(self, name: str) -> Mapping[str, Any]:
-        return in_short(self.facts[name])
+        sinks = {n: asdict(s.facts) for n, s in self.sinks.items() if s.facts.table == name}
+        return {**in_short(self.facts[name]), **({"sinks": sinks} if sinks else {})}
 
 
 def catch_up(workspace: Workspace, names: Sequence[str] = (), asked: Asked | None = None) -> Running:

@@ -14,6 +14,7 @@ from pipeline.core.errors import (
     StorageError,
 )
 from pipeline.run.stream.exposition import exposition
+from pipeline.run.stream.following import Followed
 from pipeline.run.stream.metering import Facts, Histogram, Meter
 from pipeline.run.stream.restarting import Patience, may_pass
 
@@ -131,7 +132,11 @@ def test_prometheus_reads_the_facts():
     latency = Histogram()
     latency.add(0.04, 3)
     facts = Facts("by_minute", "running", 7, 1234.5, lag={'kafka://a/"b"/0': 12, "endless": None}, latency=latency)
-    lines = exposition([facts, Facts("hot")]).splitlines()
+    sink = Followed("alerts", "by_minute", behind=2, rows=9, error="down")
+    lines = exposition([facts, Facts("hot")], [sink]).splitlines()
+    assert 'headwater_stream_sink_versions_behind{stream="by_minute",sink="alerts"} 2' in lines
+    assert 'headwater_stream_sink_rows_total{stream="by_minute",sink="alerts"} 9' in lines
+    assert 'headwater_stream_sink_failed{stream="by_minute",sink="alerts"} 1' in lines
     assert 'headwater_stream_epoch{stream="by_minute"} 7' in lines
     assert 'headwater_stream_rows_per_second{stream="by_minute"} 1234.5' in lines
     assert 'headwater_stream_lag_offsets{stream="by_minute",partition="kafka://a/\\"b\\"/0"} 12' in lines

@@ -1,0 +1,285 @@
+"""One suite for every target of sinks: what `pipeline.core.sinks.Target` promises.
+
+A target joins by a `World` in `WORLDS`: how it is opened, and which rows are seen in it.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import pyarrow as pa
+import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from pipeline.core.errors import ConflictError, HeadwaterError, SchemaError, SinkError
+from pipeline.core.sinks import Delivery, Destination, Home, Position, Target
+from pipeline.sinks import OnlineStore, to_callback, to_kafka, to_online
+
+SCHEMA = pa.schema({"id": pa.int64(), "name": pa.string()})
+NONE = SCHEMA.empty_table()
+V0, V1, V2 = (Position(number, number + 100) for number in range(3))
+
+
+def rows(*ids: int, name: str = "n") -> pa.Table:
+    return pa.table({"id": list(ids), "name": [f"{name}{i}" for i in ids]}, SCHEMA)
+
+
+def delivery(to: Position, since: Position | None, found: pa.Table, gone: pa.Table = NONE, **more: object) -> Delivery:
+    return Delivery(to, since, found.to_reader(), gone, ("id",), **({"is_whole": since is None} | more))
+
+
+class World(Protocol):
+    """A target in its own place."""
+
+    to: Destination
+    is_exact: bool
+    """Whether rows come once whatever happens; else at least once."""
+    is_replaceable: bool
+    """Whether all rows can be sent anew, in the place of those that are there."""
+    checks_rows: bool
+    """Whether there are rows that it cannot take."""
+
+    def open(self) -> Target:
+        """Open it as the sink's next process does."""
+
+    def seen(self) -> list[dict[str, object]]:
+        """Return the rows that are there, in order; a row that is gone is not, or its key comes with no other column."""
+
+
+class OfOnline:
+    is_exact = is_replaceable = checks_rows = True
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.to = to_online("store.db", key="id")
+        self.home = home(request)
+
+    def open(self) -> Target:
+        return self.to.open(self.home)
+
+    def seen(self) -> list[dict[str, object]]:
+        store = OnlineStore(self.to.file(self.home.state), self.home.sink)
+        found = [store.get(key) for key in range(20)]
+        return [row for row in found if row is not None]
+
+
+class OfCallback:
+    is_exact = is_replaceable = checks_rows = False
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.taken: list[dict[str, object]] = []
+        self.to = to_callback(
+            lambda _, found: self.taken.extend(found.to_pylist()),
+            gone=lambda _, found: self.taken.extend({"id": key} for key in found["id"].to_pylist()),
+        )
+        self.home = home(request)
+
+    def open(self) -> Target:
+        return self.to.open(self.home)
+
+    def seen(self) -> list[dict[str, object]]:
+        return self.taken
+
+
+class OfKafka:
+    is_exact = checks_rows = True
+    is_replaceable = False
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.cluster = request.getfixturevalue("kafka")
+        self.home = home(request)
+        self.topic = f"target-{uuid.uuid4().hex[:8]}"
+        self.cluster.create_topic(self.topic)
+        self.to = to_kafka(self.topic, servers=self.cluster.bootstrap, key="id")
+
+    def open(self) -> Target:
+        return self.to.open(self.home)
+
+    def seen(self) -> list[dict[str, object]]:
+        found = committed(self.cluster.bootstrap, self.topic)
+        return [{"id": int(key)} if value is None else json.loads(value) for key, value in found]
+
+
+def committed(servers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
+    """Return keys and values of a topic's only partition, as readers of committed records see them."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers,
+            "group.id": "t",
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+        }
+    )
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found = []
+    try:
+        while True:
+            for message in consumer.consume(1000, 1.0):
+                if message.error() is None:
+                    found.append((message.key(), message.value()))
+                else:
+                    assert message.error().code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+                    return found
+    finally:
+        consumer.close()
+
+
+def home(request: pytest.FixtureRequest) -> Home:
+    return Home("contract", uuid.uuid4().hex[:8], "alerts", request.getfixturevalue("tmp_path"))
+
+
+WORLDS: dict[str, Callable[[pytest.FixtureRequest], World]] = {
+    "online": OfOnline,
+    "callback": OfCallback,
+    "kafka": OfKafka,
+}
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> World:
+    return WORLDS[request.param](request)
+
+
+@pytest.fixture
+def target(world: World) -> Iterator[Target]:
+    found = world.open()
+    yield found
+    found.close()
+
+
+def test_versions_come_in_order_and_a_restart_goes_on(world, target):
+    assert target.reached() is None
+    target.write(delivery(V0, None, rows(1, 2)))
+    target.write(delivery(V1, V0, rows(3)))
+    assert target.reached() == V1
+    target.close()
+
+    again = world.open()
+
+    assert again.reached() == V1
+    again.write(delivery(V2, V1, rows(4, 5)))
+    assert [row["id"] for row in world.seen()] == [1, 2, 3, 4, 5]
+    assert world.seen()[0] == {"id": 1, "name": "n1"}
+    again.close()
+
+
+def test_a_delivery_that_is_there_changes_nothing(world, target):
+    target.write(delivery(V0, None, rows(1, 2)))
+    target.write(delivery(V0, None, rows(1, 2)))
+
+    again = world.open()
+    again.write(delivery(V0, None, rows(1, 2)))
+    again.close()
+
+    assert [row["id"] for row in world.seen()] == [1, 2]
+
+
+def test_a_version_without_rows_is_reached_too(world, target):
+    target.write(delivery(V0, None, NONE))
+    target.write(delivery(V1, V0, NONE))
+
+    again = world.open()
+    assert again.reached() == V1
+    again.close()
+    assert world.seen() == []
+
+
+def test_a_delivery_that_does_not_come_next_is_refused(world, target):
+    target.write(delivery(V0, None, rows(1)))
+
+    with pytest.raises(ConflictError, match="another process has written to this target"):
+        target.write(delivery(V2, V1, rows(3)))
+
+    assert [row["id"] for row in world.seen()] == [1]
+
+
+def test_a_table_that_was_made_again_is_another(target):
+    target.write(delivery(V0, None, rows(1)))
+
+    with pytest.raises(ConflictError, match="not at version 0"):
+        target.write(delivery(V1, Position(0, 555), rows(2)))
+
+
+def test_rows_that_break_off_leave_nothing_behind(world, target):
+    """As when files of the table cannot be read, or the process ends: here after some rows have gone out."""
+    target.write(delivery(V0, None, rows(1)))
+
+    def some() -> Iterator[pa.RecordBatch]:
+        yield from rows(2, 3).to_batches()
+        raise OSError("gone")
+
+    broken = Delivery(V1, V0, pa.RecordBatchReader.from_batches(SCHEMA, some()), NONE, ("id",))
+    with pytest.raises((OSError, HeadwaterError), match="gone"):
+        target.write(broken)
+    target.close()
+
+    again = world.open()
+    assert again.reached() == V0
+    assert [row["id"] for row in world.seen()] == [1]
+    again.write(delivery(V1, V0, rows(2, 3)))
+    assert [row["id"] for row in world.seen()] == [1, 2, 3]
+    again.close()
+
+
+def test_rows_that_change_and_go_are_told(world, target):
+    target.write(delivery(V0, None, rows(1, 2, 3)))
+    target.write(delivery(V1, V0, rows(2, name="new"), gone=rows(3)))
+
+    newest = {row["id"]: row.get("name") for row in world.seen()}
+
+    assert {key: name for key, name in newest.items() if name is not None} == {1: "n1", 2: "new2"}
+
+
+def test_the_whole_table_comes_in_the_place_of_what_was_there_or_not_at_all(world, target):
+    target.write(delivery(V0, None, rows(1, 2)))
+
+    if world.is_replaceable:
+        target.write(delivery(V1, V0, rows(2, 3), is_whole=True))
+        assert [row["id"] for row in world.seen()] == [2, 3]
+    else:
+        with pytest.raises(SinkError, match="cannot be told any more"):
+            target.write(delivery(V1, V0, rows(2, 3), is_whole=True))
+        assert [row["id"] for row in world.seen()] == [1, 2]
+
+
+POISON = {
+    "bytes": (pa.table({"id": [1], "name": [b"\x00"]}), "cannot be sent as JSON: got BLOB"),
+    "nan": (pa.table({"id": [1], "x": [float("nan")]}), "a number that JSON does not have"),
+    "deep": (pa.table({"id": [1], "x": [[1.0, float("inf")]]}), "a number that JSON does not have"),
+    "key": (pa.table({"it": [1]}), "the key 'id' is no column of these rows"),
+}
+
+
+@pytest.mark.parametrize("poison", POISON)
+def test_rows_that_cannot_be_written_are_refused_in_words(world, target, poison):
+    if not world.checks_rows:
+        pytest.skip("a function takes any rows")
+    target.write(delivery(V0, None, rows(1)))
+    found, words = POISON[poison]
+
+    with pytest.raises(SchemaError, match=words):
+        target.write(delivery(V1, V0, found, gone=found.slice(1)))
+
+    assert world.seen() == [{"id": 1, "name": "n1"}]
+
+
+def test_many_rows_of_a_few_kinds(world, target):
+    found = pa.table(
+        {
+            "id": pa.array(range(20), pa.int64()),
+            "at": pa.array([1_700_000_000_000_000 + i for i in range(20)], pa.timestamp("us")),
+            "part": pa.array([{"a": i, "b": [None, "é\n"]} for i in range(20)]),
+            "none": pa.array([None] * 20, pa.float64()),
+        }
+    )
+    target.write(delivery(V0, None, found, gone=found.slice(20)))
+
+    seen = world.seen()
+
+    assert Counter(row["id"] for row in seen) == Counter(range(20))
+    assert seen[3]["part"] == {"a": 3, "b": [None, "é\n"]}
+    assert seen[3]["none"] is None
+    assert str(seen[3]["at"]) == "2023-11-14 22:13:20.000003"

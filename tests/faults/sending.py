@@ -1,0 +1,94 @@
+"""A process that sends known versions to a target, and can be stopped in the middle of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.core.errors import ConflictError
+from pipeline.core.sinks import Delivery, Destination, Home, Position
+from pipeline.sinks.kafka import ToKafka
+from pipeline.sources.kafka import kafka
+from tests.faults.streams import PROCESSES
+
+ROWS = 40
+"""How many rows a version has, in two blocks."""
+FENCED = 3
+"""How a process ends that another one has fenced."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to send: all versions up to one, and between the two blocks of which of them to stop."""
+
+    to: Destination
+    home: Home
+    versions: int
+    stop_in: int | None = None
+
+
+def expected(versions: int) -> list[int]:
+    """Return the rows of all versions."""
+    return list(range(versions * ROWS))
+
+
+def sending(order: Order) -> PROCESSES.Process:
+    """Start a process that goes on where the target is."""
+    process = PROCESSES.Process(target=work, args=(order,))
+    process.start()
+    return process
+
+
+def stopped(process: PROCESSES.Process) -> None:
+    """Wait until it has stopped itself."""
+    while "\nState:\tT" not in status(process.pid):
+        assert process.is_alive()
+
+
+def status(pid: int) -> str:
+    """Return what the system says of a process."""
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - no file of ours
+        return file.read()
+
+
+def work(order: Order) -> None:
+    """Send, and end with `FENCED` when another process has taken over."""
+    target = order.to.open(order.home)
+    reached = target.reached()
+    try:
+        for number in range(0 if reached is None else reached.version + 1, order.versions):
+            to = Position(number, number + 1)
+            rows = _rows(number, order if number == order.stop_in else None)
+            target.write(Delivery(to, reached, rows, rows.schema.empty_table(), ("id",), is_whole=reached is None))
+            reached = to
+    except ConflictError:
+        sys.exit(FENCED)
+    finally:
+        target.close()
+
+
+def _rows(number: int, stop: Order | None) -> pa.RecordBatchReader:
+    schema = pa.schema({"id": pa.int64()})
+
+    def blocks() -> Iterator[pa.RecordBatch]:
+        half = ROWS // 2
+        yield pa.record_batch({"id": range(number * ROWS, number * ROWS + half)}, schema)
+        if stop is not None:
+            _wait_for_the_broker(stop.to)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield pa.record_batch({"id": range(number * ROWS + half, (number + 1) * ROWS)}, schema)
+
+    return pa.RecordBatchReader.from_batches(schema, blocks())
+
+
+def _wait_for_the_broker(to: Destination) -> None:
+    """Return when the broker has rows of the open transaction."""
+    if isinstance(to, ToKafka):
+        log = kafka(to.topic, servers=to.servers)
+        while not any(log.held_back().values()):
+            pass

@@ -1,0 +1,182 @@
+"""Processes that send and are stopped or killed: rows of a sink that can tell come once, of the others at least once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.core.sinks import Home
+from pipeline.sinks import OnlineStore, to_callback, to_kafka, to_online
+from pipeline.sources.kafka import kafka as topics
+from tests.contracts.test_contract_target import committed
+from tests.faults.sending import FENCED, Order, expected, sending, stopped
+
+SOON_S = 60.0
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home("faults", uuid.uuid4().hex[:8], "alerts", tmp_path)
+
+
+@pytest.fixture
+def topic(kafka):
+    name = f"sink-{uuid.uuid4().hex[:8]}"
+    kafka.create_topic(name)
+    return name
+
+
+def sent(kafka, topic):
+    return [json.loads(value)["id"] for _, value in committed(kafka.bootstrap, topic)]
+
+
+def ended(process):
+    process.join(SOON_S)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+@pytest.mark.fault(18)
+def test_a_zombie_is_fenced_and_nothing_is_lost_or_doubled(kafka, topic, home):
+    """The first hangs in a transaction; the second takes over, does that version and more; the first is woken up."""
+    to = to_kafka(topic, servers=kafka.bootstrap, key="id")
+    first = sending(Order(to, home, 5, stop_in=2))
+    stopped(first)
+
+    assert ended(sending(Order(to, home, 4))) == 0
+    os.kill(first.pid, signal.SIGCONT)
+
+    assert ended(first) == FENCED
+    assert sent(kafka, topic) == expected(4)
+    assert ended(sending(Order(to, home, 5))) == 0
+    assert sent(kafka, topic) == expected(5)
+
+
+@pytest.mark.fault(18)
+def test_one_that_slept_past_the_time_of_its_transaction_is_fenced(kafka, topic, home):
+    """Nobody took over: the broker ended the transaction, and the process begins anew."""
+    to = to_kafka(topic, servers=kafka.bootstrap, key="id", transaction_s=1.0)
+    first = sending(Order(to, home, 3, stop_in=1))
+    stopped(first)
+    log, until = topics(topic, servers=kafka.bootstrap), time.monotonic() + SOON_S
+    assert any(log.held_back().values())
+    while any(log.held_back().values()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGCONT)
+
+    assert ended(first) == FENCED
+    assert sent(kafka, topic) == expected(1)
+    assert ended(sending(Order(to, home, 3))) == 0
+    assert sent(kafka, topic) == expected(3)
+
+
+def append(file: Path, version: int, rows: pa.Table) -> None:
+    del version
+    with file.open("a") as found:
+        found.write("".join(f"{key}\n" for key in rows["id"].to_pylist()))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["kafka", "online", "callback"])
+def test_killed_at_any_time(kind, seed, home, request):
+    dice = random.Random(seed)  # noqa: S311 - a seed for faults
+    print("seed", seed)  # noqa: T201 - shown when it fails
+    file = home.state / "taken"
+    if kind == "kafka":
+        cluster, topic = request.getfixturevalue("kafka"), request.getfixturevalue("topic")
+        to = to_kafka(topic, servers=cluster.bootstrap, key="id")
+    else:
+        to = to_online(key="id") if kind == "online" else to_callback(partial(append, file))
+    kills = 0
+    for _ in range(8):
+        process = sending(Order(to, home, 200))
+        process.join(dice.uniform(0.3, 2.0))
+        kills += process.exitcode is None
+        process.kill()
+        process.join()
+    assert ended(sending(Order(to, home, 200))) == 0
+    print("killed", kills)  # noqa: T201 - likewise
+    if kind == "kafka":
+        assert sent(cluster, topic) == expected(200)
+    elif kind == "online":
+        store = OnlineStore(to.file(home.state), home.sink)
+        assert [row["id"] for row in map(store.get, expected(200)) if row is not None] == expected(200)
+    else:
+        taken = [int(line) for line in file.read_text().splitlines()]
+        assert list(dict.fromkeys(taken)) == expected(200)
+        assert len(taken) - len(set(taken)) <= kills * 40
+
+
+PROJECT = """\
+from pathlib import Path
+from pipeline import files, sink, source, sql, to_callback, to_kafka, to_online
+
+FILE = Path(__file__).parent / "taken"
+
+
+def note(version, rows):
+    with FILE.open("a") as file:
+        file.write("".join(f"{{key}}\\n" for key in rows["id"].to_pylist()))
+
+
+ticks = source(
+    files(FILE.parent / "*.csv"), schema={{"id": "bigint", "at": "timestamp"}}, event_time="at", stored=False
+)
+even = sql("select id from ticks where id % 2 = 0")
+topic = sink("even", to=to_kafka("{topic}", servers="{servers}", key="id"))
+online = sink("even", to=to_online(key="id"))
+called = sink("even", to=to_callback(note))
+"""
+
+
+def write(file: Path, first: int) -> None:
+    """Let a file of 20 rows appear whole."""
+    rows = "".join(f"{i},2026-01-01 {i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}\n" for i in range(first, first + 20))
+    file.with_suffix(".new").write_text("id,at\n" + rows)
+    file.with_suffix(".new").rename(file)
+
+
+@pytest.mark.long
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_stream_that_is_killed_with_its_sinks(seed, kafka, topic, tmp_path):
+    """Between commit and sink, in a transaction, anywhere: what the table has, each sink has in the end."""
+    dice = random.Random(seed)  # noqa: S311 - a seed for faults
+    print("seed", seed)  # noqa: T201 - shown when it fails
+    (tmp_path / "headwater.toml").write_text(f'[project]\nname = "{topic}"\ndefinitions = "ticks.py"\n')
+    (tmp_path / "ticks.py").write_text(PROJECT.format(topic=topic, servers=kafka.bootstrap))
+    command = [Path(sys.executable).parent / "headwater", "stream", "--take-over"]
+    for life in range(5):
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            until = time.monotonic() + dice.uniform(2.0, 5.0)
+            for number in range(life * 1200, life * 1200 + 1200, 20):  # files come all its life long
+                write(tmp_path / f"{number:05}.csv", number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()) / 10)
+            process.kill()
+    command.append("--until-caught-up")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SOON_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)  # noqa: T201 - likewise
+
+    wanted = list(range(0, 6000, 2))
+    assert sorted(sent(kafka, topic)) == wanted
+    store = OnlineStore(tmp_path / ".headwater" / "online.db", "online")
+    assert all(store.get(key) == {"id": key} for key in wanted)
+    taken = [int(line) for line in (tmp_path / "taken").read_text().splitlines()]
+    print("twice", len(taken) - len(wanted))  # noqa: T201 - likewise
+    assert sorted(set(taken)) == wanted

@@ -1,0 +1,116 @@
+"""What targets refuse, and in which words; keys of the online store."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+import pytest
+
+from pipeline.core.errors import DefinitionError, RequestError, SchemaError, SinkError
+from pipeline.core.sinks import Delivery, Home, Position
+from pipeline.sinks import OnlineStore, to_callback, to_kafka, to_online
+from pipeline.sinks.encoding import key_text, texts
+
+V0, V1 = Position(0, 10), Position(1, 11)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home("refusals", uuid.uuid4().hex[:8], "alerts", tmp_path)
+
+
+def first(rows, key=("id",)):
+    return Delivery(V0, None, rows.to_reader(), rows.schema.empty_table(), key, is_whole=True)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [(7,), ("S1",), ('é "quoted" / \n',), (True,), (date(2026, 1, 31),), (7, "S1"), ("a", date(2026, 1, 31), False)],
+)
+def test_a_key_is_found_by_the_text_it_is_kept_under(key):
+    names = tuple(f"k{number}" for number in range(len(key)))
+    rows = pa.table({name: [value] for name, value in zip(names, key, strict=True)})
+
+    ((found, _),) = texts(rows.to_batches(), rows.schema, names)
+
+    assert found == [key_text(key)]
+
+
+@pytest.mark.parametrize("value", [1.5, None, datetime(2026, 1, 31, tzinfo=UTC), b"x"])
+def test_a_key_of_another_kind_is_refused(value):
+    with pytest.raises(RequestError, match="a key is of text, whole numbers, dates or truth values"):
+        key_text([value])
+
+
+def test_a_row_without_a_key_is_refused(home):
+    target = to_online(key="id").open(home)
+    with pytest.raises(SchemaError, match="a row has no key"):
+        target.write(first(pa.table({"id": pa.array([1, None]), "x": [1, 2]})))
+    assert target.reached() is None
+    target.close()
+
+
+@pytest.mark.parametrize("to", [to_online(key="ship"), to_callback(print)])
+def test_rows_that_went_are_refused_where_it_cannot_be_said_which(home, to):
+    rows = pa.table({"id": [1, 2], "ship": ["a", "a"]})
+    target = to.open(home)
+    target.write(first(rows.slice(2)))
+    with pytest.raises(SinkError, match="rows went from the table"):
+        target.write(Delivery(V1, V0, rows.slice(2).to_reader(), rows, ("id",)))
+    assert target.reached() == V0
+    target.close()
+
+
+def test_what_the_online_store_is_not(home, tmp_path):
+    with pytest.raises(SinkError, match="cannot be read"):
+        OnlineStore(tmp_path / "none.db", "alerts").get(1)
+    (tmp_path / "text.db").write_text("no database, and longer than its header would be " * 4)
+    with pytest.raises(SinkError, match=r"text\.db cannot be used"):
+        to_online("text.db", key="id").open(home)
+
+
+def test_the_error_of_a_function_is_the_sinks(home):
+    def page(version, rows):
+        raise ValueError(f"{rows.num_rows} rows of {version}")
+
+    with pytest.raises(SinkError, match="failed on version 0: got ValueError: 1 rows of 0; it is called again"):
+        to_callback(page).open(home).write(first(pa.table({"id": [1]})))
+
+
+def test_a_topic_that_is_not_there(kafka, home):
+    with pytest.raises(SinkError, match="there is no Kafka topic 'nowhere'"):
+        to_kafka("nowhere", servers=kafka.bootstrap).open(home)
+
+
+def test_it_is_not_said_where_kafka_is(home, monkeypatch):
+    monkeypatch.delenv("HEADWATER_KAFKA_SERVERS", raising=False)
+    with pytest.raises(DefinitionError, match="it is not said where Kafka is"):
+        to_kafka("alerts").open(home)
+
+
+def test_a_row_that_the_topic_does_not_take_leaves_nothing_behind(kafka, home):
+    topic = f"small-{uuid.uuid4().hex[:8]}"
+    kafka.create_topic(topic, settings={"max.message.bytes": "2000"})
+    target = to_kafka(topic, servers=kafka.bootstrap, key="id").open(home)
+    noise = "".join(uuid.uuid4().hex for _ in range(400))
+    with pytest.raises(SinkError, match=r"does not take the rows: got .*(too large|[Ll]arger)"):
+        target.write(first(pa.table({"id": [1], "x": [noise]})))
+    target.close()
+
+    again = to_kafka(topic, servers=kafka.bootstrap, key="id").open(home)
+    assert again.reached() is None
+    again.write(first(pa.table({"id": [1], "x": ["small"]})))
+    assert again.reached() == V0
+    again.close()
+
+
+def test_a_project_may_be_called_as_no_topic_may(kafka, tmp_path):
+    topic = f"named-{uuid.uuid4().hex[:8]}"
+    kafka.create_topic(topic)
+    target = to_kafka(topic, servers=kafka.bootstrap).open(Home("häfen & co", "dev", topic, tmp_path))
+    assert target.marks == f"headwater.h-fen---co.dev.{topic}.reached"
+    target.write(first(pa.table({"id": [1]})))
+    target.close()
+    assert str(target.to) == f"Kafka topic {topic}"
