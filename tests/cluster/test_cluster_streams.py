@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from urllib.request import urlopen
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -131,8 +132,20 @@ def test_sigterm_ends_it_as_ctrl_c_does(here, plant):
     assert epoch_of(here)["readings"]["status"] == "stopped"
 
 
+def from_a_file(folder, expectation="n < 6"):
+    """Let the readings come from a file: such a log has no end, so the last window stays open."""
+    made = "select timestamp '2024-01-01' + to_seconds(i) as at, i % 7 as n from range(1000) as t(i)"
+    duckdb.sql(made).write_csv(str(folder / "readings.csv"))
+    computed = """generate({"at": "timestamp '2024-01-01' + to_seconds(i)", "n": "i % 7"}, COUNT)"""
+    text = PLANT.replace(computed, f"files({str(folder / 'readings.csv')!r})").replace(
+        "import generate", "import files"
+    )
+    (folder / "plant.py").write_text(text.replace("n < 6", expectation))
+
+
 def test_from_one_command_to_the_next(here, plant):
     folder = plant("count=1000")
+    from_a_file(folder)
     done = json.loads(here("stream", "--until-caught-up", "--json"))
     assert (done["readings"]["rows_in"], done["readings"]["quarantined"]) == (1000, 142)
     assert done["by_minute"]["latency_p99_s"] > 0
@@ -142,9 +155,9 @@ def test_from_one_command_to_the_next(here, plant):
     assert "readings" in here("deadletter", "ls")
     shown = here("deadletter", "show", "readings", "--reason", "small", "--limit", "1")
     assert "is_small" in shown
-    assert "generator://" in shown
+    assert "readings.csv" in shown
     assert "141 more rows" in shown
-    (folder / "plant.py").write_text(PLANT.replace("COUNT", "count=1000").replace("n < 6", "n < 7"))
+    from_a_file(folder, "n < 7")
     assert "142 replayed: 142 joined 'readings'" in here("deadletter", "replay", "readings")
     assert "savepoint mark at epoch" in here("streams", "savepoint", "by_minute", "mark")
     assert "mark" in here("streams", "savepoints", "by_minute")
