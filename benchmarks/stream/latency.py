@@ -7,9 +7,12 @@ first seconds, while engines warm up, is not counted.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +23,7 @@ from pathlib import Path
 from benchmarks.kafka import Cluster
 from benchmarks.peer import Script, interpreter, require
 from benchmarks.project import Project, written
-from benchmarks.stream import landed
+from benchmarks.stream import landed, looking
 from benchmarks.stream.events import PARTITIONS, Events
 from benchmarks.stream.follow import followed
 from benchmarks.stream.jobs import FORMS, HEADWATER, HOMES, ROWS, source
@@ -33,6 +36,7 @@ RATES = (1_000, 10_000, 50_000)
 PEER_RATE = 10_000
 SECONDS, WARM_S = 60, 10
 LAND_S, END_S = 120, 30
+LOOKED = re.compile(r"(\d+) (\d+) (\d+)")
 UNTOLD = {"bytewax": "its readers see rows before they are committed, so there is no such moment"}
 
 
@@ -45,7 +49,11 @@ def measured(scale: float, folder: Path, only: Sequence[str] = (), peers: Sequen
         for rate in RATES:
             if str(rate) in only or not only:
                 load = _Load(cluster, f"rows-{rate}", rate, seconds)
-                found[str(rate)] = {"row": _told(partial(_ours, load, folder)), "state": _told(_state)}
+                states = _Load(cluster, f"states-{rate}", rate, seconds)
+                found[str(rate)] = {
+                    "row": _told(partial(_ours, load, folder)),
+                    "state": _told(partial(_state, states, folder)),
+                }
         for name in peers:
             load = _Load(cluster, f"{name}-rows", PEER_RATE, seconds)
             theirs[name] = {str(PEER_RATE): {"row": _told(partial(_theirs, name, load, folder))}}
@@ -107,8 +115,35 @@ def _theirs(name: str, load: _Load, folder: Path) -> Latency:
     return landed.latency(place / "made", FORMS[name], load.counted.first, load.counted.count)
 
 
-def _state() -> Latency:
-    raise UnableError("not here: nothing reads the state of a stream while it runs yet")
+def _state(load: _Load, folder: Path) -> Latency:
+    """Return how long after an event was made the state had it: a process that runs the stream looks at it all the time."""
+    definitions = source(load.brokers, load.topic) + f"{looking.NAME} = sql({looking.STATEMENT!r})\n"
+    project = Project(written(folder / f"project-state-{load.topic}", definitions))
+    said = project.folder / "said.txt"
+    command = [sys.executable, "-m", "benchmarks.stream.looking", str(project.folder)]
+    environ = {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def looks() -> list[tuple[int, int, int]]:
+        lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = (LOOKED.fullmatch(line) for line in lines)
+        return [(int(each[1]), int(each[2]), int(each[3])) for each in found if each is not None]
+
+    with _running(command, project.folder, environ) as process:
+        load.run(process, lambda: max((count for _, _, count in looks()), default=0))
+        return _seen(looks(), load.warm.count)
+
+
+def _seen(looks: Sequence[tuple[int, int, int]], warm: int) -> Latency:
+    """Return the latencies of the events between looks: they were made one after the other, at an even rate."""
+    found: list[float] = []
+    for (_, last, count), (clock, now_last, now_count) in itertools.pairwise(looks):
+        if count >= warm:
+            step = (now_last - last) / (now_count - count)
+            found += [(clock - last - step * (n + 1)) / 1000 for n in range(now_count - count)]
+    if not found:
+        raise UnableError("no state was seen")
+    found.sort()
+    return Latency(found[len(found) // 2], found[int(len(found) * 0.99)], found[-1], len(found))
 
 
 def _told(measure: Callable[[], Latency]) -> Figures:

@@ -1,0 +1,51 @@
+"""A stream run in this process, and its state looked at over and over: `python -m benchmarks.stream.looking PROJECT`.
+
+Each time the state has more events than before, a line says so: the clock, the latest event's own time, and how many
+events there are, the first two in microseconds since 1970. Ends with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from pipeline.run import Workspace, load
+from pipeline.run.stream.driving import Wanted
+from pipeline.run.stream.running import Running
+
+NAME = "latest"
+STATEMENT = """select tumble(happened_at, interval '1 day') as day, count(*) as events,
+max(epoch_us(happened_at)) as last from events group by all"""
+LOOK_EVERY_S = 0.005
+
+
+def look(folder: Path) -> None:
+    """Run the stream of a project and print what its state comes to hold."""
+    running = Running(Workspace(load(folder)), Wanted((NAME,)))
+    seen = 0
+
+    def watch(found: Running) -> None:
+        nonlocal seen
+        stream = found.streams.get(NAME)
+        if stream is None:
+            return
+        states = stream.look("states").get("states")
+        if states is None or not states.num_rows:
+            return
+        count = int(pc.sum(states.column("_a0")).as_py())
+        if count > seen:
+            seen = count
+            last = int(pc.max(states.column("_a1")).as_py())
+            print(int(time.time() * 1e6), last, count, flush=True)
+
+    try:
+        running.run(watch, every_s=LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        running.stop()
+
+
+if __name__ == "__main__":
+    look(Path(sys.argv[1]))
