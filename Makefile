@@ -35,7 +35,7 @@ docs: .venv/.ready  ## run every example of the documentation
 	$(BIN)/python -m pytest tests/docs
 
 faults: .venv/.ready  ## the long proofs: every fault, every seed
-	HEADWATER_FAULTS=all $(BIN)/python -m pytest tests/faults
+	HEADWATER_FAULTS=all $(BIN)/python -m pytest --timeout 1800 tests/faults
 
 bench: .venv/.ready  ## measure: make bench NAME=etl (demo without it; others: python -m benchmarks -h)
 	$(BIN)/python -m benchmarks $(or $(NAME),demo)

@@ -65,11 +65,15 @@ class Folder:
         shutil.copytree(self.backup, self.path)
 
 
+EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
+
+
 def every_kill_is_made_good(folder):
+    """Kill a run after each of its steps, or after every third, and repeat it; return the moments it came to."""
     folder.restore()
     moments = run_in_child(folder.path)
     undisturbed = rows_of(folder.path)
-    for number, moment in enumerate(moments):
+    for number, moment in list(enumerate(moments))[:: 1 if EVERY else 3]:
         folder.restore()
         run_in_child(folder.path, kill_at=number)
         run_in_child(folder.path)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import duckdb
 import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.kernel.engine import literal
+
+EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
+"""Whether generated examples are many: make faults."""
 
 VALUES = {
     "i bigint": [None, "0", "1", "2", "-3", "9007199254740993"],
@@ -288,7 +293,7 @@ def test_every_part_of_a_statement_over_splits_is_the_direct_query(splits, state
     assert set(found) - {None} == strategies
 
 
-@settings(max_examples=300)
+@settings(max_examples=300 if EVERY else 100)
 @given(table=tables(), statement=plain())
 def test_a_plain_select_over_splits_is_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
@@ -298,7 +303,7 @@ def test_a_plain_select_over_splits_is_the_direct_query(splits, table, statement
     assert strategy in {"blockwise", "broadcast", "partial", "gather"}  # DISTINCT groups
 
 
-@settings(max_examples=250)
+@settings(max_examples=250 if EVERY else 83)
 @given(table=tables(), statement=grouped())
 def test_a_grouped_select_over_splits_is_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from pipeline.core.errors import SourceError
 from pipeline.sources.kafka import native
 from pipeline.sources.kafka.native import Consumer, _copied
 
+EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
+"""Whether generated examples are many: make faults."""
+
 LONG = st.integers(0, 300).map(lambda n: bytes(i % 251 for i in range(n)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 if EVERY else 50, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=14), LONG), max_size=30))
 def test_values_of_any_length_are_what_was_there(values):
     held = [None if v is None else ctypes.create_string_buffer(v, max(1, len(v))) for v in values]
