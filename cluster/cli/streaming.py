@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_workspace, out, print_json, text
 from cluster.cli.live import EVERY_S, aside, latency, live_view
@@ -75,6 +76,9 @@ def stream(
             stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
         )
         port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running)))
+        if not as_json and not wanted.names:
+            for name, reason in running.left_out.items():
+                err.print(f"[dim]{name} is not streamed: {escape(reason)}[/]")
         if port is not None and not as_json:
             err.print(f"[dim]metrics at http://127.0.0.1:{port}/metrics[/]")
         try:
@@ -106,6 +110,7 @@ def verify(
             f"{mark} {name} at epoch {found.epoch}: {text(found.rows_read)} rows read, {text(found.rows_aside)} set aside; "
             f"{text(found.rows_there)} rows in the table and {text(found.rows_remembered)} to come, "
             f"{text(found.rows_expected)} in batch: {text(found.missing)} missing, {text(found.unexpected)} unexpected"
+            + (f", {text(found.doubled)} keys twice" if found.doubled else "")
         )
         if found.differences:
             grid(None, tuple(found.differences[0]), [tuple(row.values()) for row in found.differences])
@@ -129,6 +134,8 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
+        if facts.status == "failed" and len(running.errors) > 1:
+            out.print(f"  {escape(facts.error)}")
     for follower in running.sinks.values():
         sink = follower.facts
         mark = "[red]✗[/]" if sink.status == "failed" else "[green]✓[/]"

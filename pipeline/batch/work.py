@@ -94,14 +94,16 @@ class Work:
     key: tuple[str, ...] = ()
     existing: Scan | None = None
     """Rows that came before, whose keys may not come again."""
+    keys_known: str | None = None
+    """A SELECT of the keys that came before, where they are not to be read from `existing`."""
     limits: Limits = field(default_factory=Limits)
     filesystem: fsspec.AbstractFileSystem | None = None
 
     @property
     def keys_before(self) -> str | None:
         """A SELECT of the keys that came before, if any did."""
-        if self.existing is None or not self.existing.files:
-            return None
+        if self.keys_known is not None or self.existing is None or not self.existing.files:
+            return self.keys_known
         files = ", ".join(literal(file.uri) for file in self.existing.files)
         return f"select {listed(self.key)} from read_parquet([{files}], hive_partitioning = false)"
 

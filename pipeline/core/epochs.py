@@ -19,6 +19,8 @@ class Seen:
 
     latest: int | None
     at: int
+    is_live: bool = False
+    """Whether it happened about when it came, by the clock: then time goes on by the clock while nothing comes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class Reached:
     """The offset of each partition at which the stream began to read it."""
     stamps: Mapping[str, str] = field(default_factory=dict)
     """What tells each partition from one that is made anew under its name."""
+
+    def heard(self, now: int) -> Reached:
+        """Return it as if something had come of each partition just now."""
+        return replace(self, partitions={uri: replace(seen, at=now) for uri, seen in self.partitions.items()})
 
     def beginning(self, offsets: Mapping[str, int], stamps: Mapping[str, str]) -> Reached:
         """Return it with these offsets; a partition that was not known begins there, and has that stamp."""

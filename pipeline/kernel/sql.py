@@ -102,7 +102,7 @@ class SqlTransform:
         given = {**dict(zip(self.inputs, args, strict=False)), **tables}
         with connect() as con:
             register(con, given)
-            return arrow(con, self.sql)
+            return arrow(con, self.tree.sql("duckdb", comments=False))
 
 
 def parse(text: str, *, place: Place | None = None, what: str = "a definition") -> exp.Query:

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import duckdb
@@ -33,6 +33,8 @@ class Generator:
     per_second: float | None = None
     """How many rows a second each partition gets from `began` on; without it all are there at once."""
     began: float = field(default_factory=time.time, compare=False)
+    base: int = field(default=0, compare=False)
+    """How many rows each partition had when it `began`: a tail goes on from where it is."""
 
     @property
     def fingerprint(self) -> str:
@@ -93,7 +95,7 @@ class Generator:
         """Return what there is now."""
         end = self.count
         if self.per_second is not None:
-            so_far = max(int((time.time() - self.began) * self.per_second), 0)
+            so_far = self.base + max(int((time.time() - self.began) * self.per_second), 0)
             end = so_far if end is None else min(so_far, end)
         whole = (1 << 62) if end is None else end
         return {f"generator://{self.fingerprint}/{number}": Extent(0, whole) for number in range(self.partitions)}
@@ -107,7 +109,9 @@ class Generator:
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
         """Read on from offsets."""
         ends = None if self.count is None else dict.fromkeys(offsets, self.count)
-        yield DirectTail(self, dict(offsets), ends_at=ends)
+        behind = max(offsets.values(), default=0) > max(e.end for e in self.extents().values())
+        log = replace(self, base=max(offsets.values()), began=time.time()) if behind else self
+        yield DirectTail(log, dict(offsets), ends_at=ends)
 
     def _rows(self, number: int, begin: int, end: int) -> str:
         columns = ", ".join(f"({text}) as {quoted(name)}" for name, text in self.columns.items())

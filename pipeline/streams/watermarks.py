@@ -38,28 +38,33 @@ def advanced(before: Reached, arrived: Arrived, how: EventTime, now: int) -> Rea
     """Return an input's progress after an epoch; `now` is in microseconds since 1970.
 
     The watermark is the least of the latest event times of the partitions, less the lateness. Those from which
-    nothing came for `idle_after` do not count, nor does one that never had a row after that time. When all are idle, time
-    goes on by the clock from the latest row, so that windows close. It never goes back; at the end of a log that ends
-    it is `END`.
+    nothing came for `idle_after` do not count, nor does one that never had a row after that time. When all are idle and
+    what came last happened about when it came, time goes on by the clock from there, so that windows close; of rows that
+    are told again long after they happened, it stands. It never goes back; at the end of a log that ends it is `END`.
     """
-    partitions = _seen(before, arrived, now)
+    partitions = _seen(before, arrived, now, how.ahead // _MICRO)
     offsets = {**before.offsets, **arrived.offsets}
     behind = frozenset({_ALL}) if arrived.is_one and arrived.behind else arrived.behind
     watermark = END if arrived.has_ended else max(before.watermark, _watermark(partitions, behind, how, now))
     return replace(before, offsets=offsets, partitions=partitions, watermark=watermark)
 
 
-def _seen(before: Reached, arrived: Arrived, now: int) -> dict[str, Seen]:
+def _seen(before: Reached, arrived: Arrived, now: int, about: int) -> dict[str, Seen]:
     found = dict(before.partitions)
     came = {_ALL: max(arrived.latest.values(), default=None)} if arrived.is_one else arrived.latest
     for uri in (_ALL,) if arrived.is_one else (*arrived.offsets, *arrived.latest):
         latest = came.get(uri)
         known = found.get(uri)
         if known is None:
-            found[uri] = Seen(latest, now)
+            found[uri] = Seen(latest, now, _is_live(latest, now, about))
         elif latest is not None:
-            found[uri] = Seen(latest if known.latest is None else max(latest, known.latest), now)
+            latest = latest if known.latest is None else max(latest, known.latest)
+            found[uri] = Seen(latest, now, _is_live(latest, now, about))
     return found
+
+
+def _is_live(latest: int | None, now: int, about: int) -> bool:
+    return latest is not None and abs(now - latest) <= about
 
 
 def _watermark(partitions: Mapping[str, Seen], behind: frozenset[str], how: EventTime, now: int) -> int:
@@ -72,7 +77,8 @@ def _watermark(partitions: Mapping[str, Seen], behind: frozenset[str], how: Even
         return -END
     latest = max(seen.latest for seen in known if seen.latest is not None)
     silent = now - max(seen.at for seen in known) - patience
-    return latest + silent - lateness
+    is_live = any(seen.is_live for seen in known if seen.latest == latest)
+    return latest - lateness + (silent if is_live else 0)
 
 
 def _least(values: Iterable[int | None]) -> int:

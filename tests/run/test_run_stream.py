@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -22,7 +24,7 @@ from pipeline.run.workspace import Workspace
 HEAD = """\
 from pathlib import Path
 import pyarrow as pa
-from pipeline import fail, files, generate, mart, quarantine, replay, source, sql, table
+from pipeline import deduplicate, fail, files, generate, mart, quarantine, replay, source, sql, table
 
 DATA = Path(__file__).parent / "data"
 AT = "timestamp '2026-01-01' + to_seconds(i)"
@@ -328,3 +330,81 @@ def test_a_state_file_that_is_gone_is_told(project):
         pytest.raises(StorageError, match="cannot read '_headwater/st"),
     ):
         again.turn()
+
+
+def test_a_key_stays_with_its_first_row_whichever_epoch_it_came_in(project, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01,1\n2,0,2026-01-01,2\n")
+    workspace = project('ticks = events(files(DATA / "*.csv"))\nfirst = sql("select id, v from ticks", key="id")\n')
+    catch_up(workspace)
+    (data / "2.csv").write_text("id,k,at,v\n1,0,2026-01-02,3\n3,0,2026-01-02,4\n3,0,2026-01-02,5\n,0,2026-01-02,6\n")
+    catch_up(workspace)
+
+    assert rows(workspace, "from first order by id") == [(1, 1), (2, 2), (3, 4)]
+    assert [row["reasons"] for row in quarantined(workspace, "first").sort_by("_position").to_pylist()] == [
+        "key_is_unique",
+        "key_is_unique",
+        "key_is_not_null",
+    ]
+    assert verify(workspace, "first").holds
+
+
+def test_a_table_with_a_key_twice_does_not_hold(project, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01,1\n1,0,2026-01-01,2\n")
+    plain = 'ticks = events(files(DATA / "*.csv"))\nfirst = sql("select id, v from ticks")\n'
+    catch_up(project(plain))
+
+    found = verify(project(plain.replace('ticks")', 'ticks", key="id")')), "first")
+
+    assert (found.missing, found.unexpected, found.doubled) == (0, 0, 1)
+    assert not found.holds
+
+
+def test_a_merged_table_is_streamed_and_verified(project):
+    workspace = project(
+        "ticks = events(made(300))\n"
+        'last = sql("select k, at, v from ticks", key="k", sequence_by="at", apply_as_deletes="k = 2")\n'
+    )
+    plan = Planner(workspace).plan("last")
+    stream = Stream(workspace, plan, few(100))
+    while not stream.ended:
+        stream.turn()
+    stream.drain()
+    stream.close()
+
+    assert rows(workspace, "select k, v from last order by k") == [(0, 297), (1, 298)]
+    assert verify(workspace, "last").holds
+
+
+def test_a_stream_below_another_waits_as_long_as_that_one(project):
+    """The one above stops for an hour by the clock; rows that go on where it was are not late."""
+    workspace = project(
+        "ticks = events(made(120, 1))\n"
+        'once = deduplicate("ticks", key="id", event_time="at")\n'
+        "minutes = sql(\"select tumble(at, interval '1 minute') as minute, count(*) as n from once group by all\")\n"
+    )
+    hours = itertools.count()
+
+    def clock():
+        return datetime(2026, 6, 1, tzinfo=UTC) + timedelta(hours=next(hours))
+
+    for _ in range(3):
+        for name in ("once", "minutes"):
+            with closing(Stream(workspace, Planner(workspace).plan(name), few(40), clock=clock)) as stream:
+                stream.turn()
+                stream.turn()
+                stream.save()
+    catch_up(workspace)
+
+    assert rows(workspace, "select sum(n)::bigint from minutes") == [(120,)]
+    assert quarantined(workspace, "minutes").num_rows == 0
+
+
+def test_a_row_that_cannot_be_made_is_told_with_its_place(project):
+    workspace = project("ticks = events(made(10, 1))\nbad = sql(\"select ('x' || v)::integer as n from ticks\")\n")
+
+    with pytest.raises(DefinitionError, match=r"a row cannot be made.*x0.*generator://.*ticks.py:\d+"):
+        catch_up(workspace)

@@ -18,13 +18,14 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.engine import connect, listed
 from pipeline.kernel.profile import start_profiling
-from pipeline.lake import DeltaStager
+from pipeline.kernel.scan import Scan
+from pipeline.lake import DeltaStager, Version
 from pipeline.run.merging import to_judge
 from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.stream.taking import Taken
 from pipeline.run.workspace import Workspace
 
-_GIVEN = "_given"
+_GIVEN, _KEYS = "_given", "_keys_before"
 
 
 @dataclass
@@ -64,8 +65,9 @@ class Pending:
 class Judge:
     """Judges rows by the table's expectations and stages them."""
 
-    def __init__(self, workspace: Workspace, plan: StreamPlan) -> None:
-        """Open the engine."""
+    def __init__(self, workspace: Workspace, plan: StreamPlan, *, anew: bool = False) -> None:
+        """Open the engine, and load the keys of the table, unless it is made anew."""
+        self._anew = anew
         definition = to_judge(plan.definition)
         table = workspace.table(plan.name)
         self._plan = plan
@@ -76,6 +78,11 @@ class Judge:
         self._con = self._stack.enter_context(connect(limits, filesystem=filesystem))
         start_profiling(self._con)
         self._stager = table.stager("")
+        self._remembers_keys = (
+            bool(definition.key) and plan.emits == "append" and not hasattr(plan.operator, "grouping")
+        )
+        if self._remembers_keys:  # groups have one row for each key by what they are
+            self._load_keys(table.version(lenient=True), definition.key)
         self._work = Work(
             table=plan.name,
             place=definition.place,
@@ -86,9 +93,15 @@ class Judge:
             at="",
             expectations=(*definition.expect, *key_expectations(definition.key)),
             key=definition.key,
+            keys_known=f"from {_KEYS}" if self._remembers_keys else None,
             limits=limits,
             filesystem=filesystem,
         )
+
+    def _load_keys(self, version: Version | None, key: tuple[str, ...]) -> None:
+        """Make a table of the keys that are in the table: the first row of a key stays, whichever epoch it came in."""
+        scan = Scan(self._plan.schema) if version is None or self._anew else version.scan()
+        self._con.execute(f"create table {_KEYS} as select {listed(key)} from ({scan.query()})")
 
     def close(self) -> None:
         """Close the engine."""
@@ -107,6 +120,9 @@ class Judge:
         if pending.rows:
             with in_our_words(work):
                 outcome = self._judged(work, pending.rows)
+            if self._remembers_keys and outcome.files:
+                names = listed(work.key)
+                self._con.execute(f"insert into {_KEYS} select {names} from {work.stager.scan(outcome.files)}")
         aside = outcome.aside
         if pending.aside:
             self._con.register("_set_aside", pa.concat_tables(pending.aside))

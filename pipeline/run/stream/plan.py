@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import duckdb
+import pyarrow as pa
 
 from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError
@@ -118,6 +120,19 @@ class Planner:
         found = self.workspace.project.graph.definitions
         return tuple(d.name for d in found if isinstance(d, Stored) and self.is_streamed(d.name))
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The tables that read a stream and are no streams themselves, with the reason."""
+        return {
+            name: found
+            for name, found in self._plans.items()
+            if isinstance(found, str) and self.is_streamed(self._driving(name))
+        }
+
+    def _driving(self, name: str) -> str:
+        definition = self.workspace.definition(name)
+        return definition.transform.inputs[0] if isinstance(definition, Table) else name
+
     def plan(self, name: str) -> StreamPlan:
         """Return how a table is streamed.
 
@@ -167,9 +182,17 @@ def intake_of(planner: Planner, name: str) -> Intake:
         return _of_world(planner, definition)
     if not isinstance(definition, Table):
         raise RequestError(f"{name!r} cannot be streamed")
-    schema = planner.plan(name).schema
-    log, follows = TableLog.of(planner.workspace, name), definition.streaming.event_time is None
-    return TableIntake(name, log, schema, event_time(planner, name), follows=follows)
+    plan, declared = planner.plan(name), definition.streaming.event_time
+    times = {intake.time.column for intake in plan.intakes if intake.time is not None}
+    slack = timedelta() if declared is None else declared.lateness
+    return TableIntake(
+        name,
+        TableLog.of(planner.workspace, name),
+        plan.schema,
+        event_time(planner, name),
+        follows=declared is None or declared.column in times,
+        slack_us=slack // timedelta(microseconds=1),
+    )
 
 
 def lake_intake(planner: Planner, name: str) -> Intake:
@@ -305,7 +328,7 @@ def _with_schema(planner: Planner, found: StreamPlan) -> StreamPlan:
             if found.function is not None:
                 with connect() as con:
                     given = {name: con.sql(scan.query()).to_arrow_table() for name, scan in others.items()}
-                rows = call(found.function, {intake.name: rows, **given}, found.definition.place)
+                rows = _columns_of(found, {intake.name: rows, **given})
         else:
             samples = {i.name: sample(crop, i, prepared[i.name]) for i in found.intakes}
             keeper = Keeper(Plot(found.operator, samples, 0, 1, planner.workspace.table(found.name).storage))
@@ -321,6 +344,20 @@ def _with_schema(planner: Planner, found: StreamPlan) -> StreamPlan:
         con.register("_rows_made", rows)
         kept = [c for c in rows.column_names if c not in found.hidden]
         return replace(found, schema=stored(schema_of(con, f"select {listed(kept)} from _rows_made")))
+
+
+def _columns_of(found: StreamPlan, given: dict[str, pa.Table]) -> pa.Table:
+    """Return what a function makes of no rows, for its columns; raise `DefinitionError` when it cannot stand that."""
+    assert found.function is not None  # noqa: S101 - the caller has looked
+    try:
+        return call(found.function, given, found.definition.place)
+    except DefinitionError as error:
+        raise DefinitionError(
+            error.problem,
+            got=error.got,
+            do="a stream calls it once with no rows, to know its columns: let it return a table then too",
+            place=error.place,
+        ) from error
 
 
 def _scan(planner: Planner, name: str) -> Scan:

@@ -46,6 +46,8 @@ class Running:
         self.wanted = wanted
         self._planner = Planner(workspace)
         names = wanted.names or self._planner.streams
+        self.left_out: Mapping[str, str] = {} if wanted.names else self._planner.left_out
+        """Tables below streams that are computed in batch, and why."""
         if not names:
             raise RequestError(
                 "this project has no streams", do="give a source event_time=, and read it with a table: docs/streams.md"

@@ -140,6 +140,8 @@ class Stream:
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
         self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
+        instant = int(self._clock().timestamp() * 1e6)  # silence counts from now on: nobody listened before
+        self.inputs = {name: reached.heard(instant) for name, reached in self.inputs.items()}
         self.watermark = Epoch(0, {}, "").watermark if epoch is None else epoch.watermark
         self.shards = (asked.shards or cores()) if plan.operator is not None else 1
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
@@ -150,7 +152,7 @@ class Stream:
         self._looked = 0.0
         self._others = {name: workspace_version(self._workspace, name) for name in plan.others}
         self._crew(stack, epoch)
-        self._judge = Judge(self._workspace, plan)
+        self._judge = Judge(self._workspace, plan, anew=self._anew)
         stack.callback(self._judge.close)
         self._committer = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-commit"))
         self._tidying = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-tidy"))
@@ -302,7 +304,7 @@ class Stream:
             has_ended = ended.get(intake.name, False) or (made is not None and made.drained)
             stands = offsets == known.offsets
             if isinstance(intake, TableIntake) and intake.follows and not has_ended and (stands or made is not None):
-                watermark = known.watermark if made is None else max(known.watermark, made.watermark)
+                watermark = known.watermark if made is None else max(known.watermark, made.watermark - intake.slack_us)
                 self.inputs[intake.name] = replace(known, offsets=offsets, watermark=watermark)
                 continue
             arrived = Arrived(offsets, latest, behind, has_ended, is_one=isinstance(intake.log, Folder))

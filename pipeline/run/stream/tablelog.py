@@ -94,6 +94,8 @@ class TableIntake(Intake):
 
     follows: bool = False
     """Whether its event time is that of the stream that makes it, whose watermark then is its own."""
+    slack_us: int = 0
+    """How far its watermark then is behind that one."""
 
     @property
     def kept(self) -> tuple[str, ...]:

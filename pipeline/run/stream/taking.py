@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from pipeline.batch.careful import REJECTED
 from pipeline.batch.work import Made, Maker, Split
-from pipeline.core.errors import Place
+from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import POSITION, SOURCE, Part, Ready, Tail
-from pipeline.kernel.engine import Limits, arrow, connect, literal, one, quoted
+from pipeline.kernel.engine import Limits, arrow, connect, first_line, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.types import as_stored
@@ -125,7 +125,16 @@ class Taker:
 
     def take(self, turn: Turn) -> list[Taken]:
         """Read the parts of each input and make their rows ready."""
-        return [self._take(self._intakes[name], parts, turn) for name, parts in turn.parts.items() if parts]
+        try:
+            return [self._take(self._intakes[name], parts, turn) for name, parts in turn.parts.items() if parts]
+        except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+            ranges = ", ".join(str(part) for parts in turn.parts.values() for part in parts)
+            raise DefinitionError(
+                "a row cannot be made as the definition says",
+                got=first_line(error),
+                do=f"look at {ranges}: declare another type, or use try_cast",
+                place=self._crop.place,
+            ) from error
 
     def _take(self, intake: Intake, parts: tuple[Part, ...], turn: Turn) -> Taken:
         at = datetime.fromtimestamp(turn.now / 1e6, UTC).isoformat()

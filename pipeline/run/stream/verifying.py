@@ -23,8 +23,10 @@ from pipeline.core.errors import RequestError
 from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
 from pipeline.core.schema import Schema
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.engine import arrow, connect, literal, one, quoted
+from pipeline.kernel.checks import key_expectations
+from pipeline.kernel.engine import arrow, connect, listed, literal, one, quoted
 from pipeline.kernel.frames import call
+from pipeline.run.merging import merge_of, to_judge
 from pipeline.run.stream.intake import Intake, Ranges
 from pipeline.run.stream.keeping import Keeper, Plot
 from pipeline.run.stream.plan import Planner, StreamPlan
@@ -52,13 +54,15 @@ class Verified:
     """That the stream would still give."""
     missing: int
     unexpected: int
+    doubled: int = 0
+    """Keys that the table has more than once."""
     differences: Sequence[Mapping[str, object]] = ()
     """The first of them: the row, and `_difference`: `missing` or `unexpected`."""
 
     @property
     def holds(self) -> bool:
         """Whether both agree."""
-        return self.missing == 0 and self.unexpected == 0
+        return self.missing == self.unexpected == self.doubled == 0
 
 
 def verify(workspace: Workspace, name: str) -> Verified:
@@ -101,8 +105,16 @@ def verify(workspace: Workspace, name: str) -> Verified:
             rows_remembered=still.num_rows,
             missing=counts["missing"],
             unexpected=counts["unexpected"],
+            doubled=_doubled(con, plan.definition),
             differences=arrow(con, shown).to_pylist(),
         )
+
+
+def _doubled(con: duckdb.DuckDBPyConnection, definition: Stored) -> int:
+    if not definition.key:
+        return 0
+    keys = f"select 1 from _there group by {listed(definition.key)} having count(*) > 1"
+    return int(one(con, f"select count(*) from ({keys})")[0])
 
 
 def _aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
@@ -181,12 +193,25 @@ def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPl
         rows = call(plan.function, given, definition.place) if plan.function else definition.transform(**given)
         con.register("_batch", rows)
         con.execute("create temp table _made as from _batch")
-    con.execute(f"create temp view _answer as select * from _made where {_stays(definition)}")
+    con.execute(f"create temp view _answer as {_merged(definition, f'select * from _made where {_stays(definition)}')}")
+
+
+def _merged(definition: Stored, rows: str) -> str:
+    """Return the rows that stay of a table whose rows of one key are merged: of each key the last, unless it is gone."""
+    how = merge_of(definition)
+    if how is None:
+        return rows
+    gone = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
+    order = f"{quoted(how.sequence_by)} desc, _gone desc, _made::varchar desc"
+    last = f"row_number() over (partition by {listed(definition.key)} order by {order}) = 1"
+    ranked = f"select *, {gone} as _gone, _made from ({rows}) as _made qualify {last}"
+    return f"select * exclude (_gone, _made) from ({ranked}) where not _gone"
 
 
 def _stays(definition: Stored) -> str:
     """Return the condition on a row that no expectation takes it away."""
-    away = [e.condition for e in definition.expect if e.action in {Action.QUARANTINE, Action.DROP}]
+    expected = (*to_judge(definition).expect, *key_expectations(definition.key))
+    away = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
     return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
 
 
