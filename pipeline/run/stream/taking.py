@@ -22,7 +22,7 @@ from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.types import as_stored
 from pipeline.run.stream.intake import Intake
 from pipeline.streams.operator import Prepared
-from pipeline.streams.shard import with_hash
+from pipeline.streams.shard import dealt, with_hash
 
 if TYPE_CHECKING:
     import fsspec
@@ -210,13 +210,7 @@ class Taker:
             return [call(self._crop.function, given, self._crop.place)]
         if not self._crop.has_memory:
             return [arrow(self._con, as_stored(self._con, prepared.select))]
-        rows = arrow(self._con, with_hash(prepared))
-        if shards == 1:
-            return [rows]
-        self._con.register("_to_deal", rows)
-        dealt = [arrow(self._con, f"from _to_deal where _hash % {shards} = {number}") for number in range(shards)]
-        self._con.unregister("_to_deal")
-        return dealt
+        return dealt(self._con, prepared, shards)
 
 
 def sample(crop: Crop, intake: Intake, prepared: Prepared) -> pa.Table:
