@@ -10,11 +10,13 @@ from sqlglot import exp
 from cluster.cli.console import grid, out
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import Stored, Table
+from pipeline.core.eventtime import in_words
 from pipeline.kernel.aggregates import take_apart
 from pipeline.run.forecast import Forecast
 from pipeline.run.foresight import Foresight
 from pipeline.run.order import Order
 from pipeline.run.planning import Route, tree_of
+from pipeline.run.stream.plan import STREAMED, Planner, StreamPlan
 from pipeline.run.workspace import Workspace
 
 
@@ -61,6 +63,8 @@ def print_explained(workspace: Workspace, one: Explained) -> None:
     out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
     out.print(f"  defined   {definition.place}", soft_wrap=True)
     out.print(f"  would     {one.found.decision.kind}: {one.found.decision.reason}")
+    if one.found.decision.reason == STREAMED and isinstance(definition, Stored):
+        _print_stream(Planner(workspace).plan(definition.name))
     if way is None or not isinstance(definition, Stored):
         return
     out.print(f"  strategy  {way.strategy}: {way.reason}")
@@ -76,6 +80,27 @@ def print_explained(workspace: Workspace, one: Explained) -> None:
     if one.expected is not None and one.outcome is not None:
         _print_actual(one.expected, one.outcome, one.seconds)
     out.print()
+
+
+def _print_stream(plan: StreamPlan) -> None:
+    """Print how a table is streamed: its inputs with their event times, what remembers, and how rows come out."""
+    for intake in plan.intakes:
+        time = intake.time
+        words = "no event time" if time is None else f"{time.column}, up to {in_words(time.lateness)} late"
+        if getattr(intake, "follows", False):
+            words = f"{words}; the watermark of the stream that makes it"
+        out.print(f"  streams   {intake.name} [dim]by {words}[/]")
+    for name in plan.others:
+        out.print(f"  reads     {name} [dim]as it is at the time[/]")
+    if plan.operator is None:
+        out.print(f"  memory    none: {plan.reason}")
+    else:
+        remembered = ", ".join(plan.operator.memory)
+        out.print(
+            f"  memory    {type(plan.operator).__name__.lower()}: {remembered}, in shards by key, spilled past the budget"
+        )
+    words = "rows that stay as they are" if plan.emits == "append" else "rows in the place of those with their key"
+    out.print(f"  gives     {words}")
 
 
 def _print_expected(expected: Forecast) -> None:

@@ -70,6 +70,8 @@ def span(value: str | timedelta, what: str, place: Place | None = None) -> timed
 def in_words(span: timedelta) -> str:
     """Return a span of time as `span` reads it."""
     micros = span // timedelta(microseconds=1)
+    if not micros:
+        return "0 seconds"
     for unit, size in (
         ("days", 86_400_000_000),
         ("hours", 3_600_000_000),

@@ -237,3 +237,13 @@ def test_a_table_fits_where_it_is_shown():
         "by_minute: running, epoch 12, 50,000 rows/s, 3 behind, latency -, event time 90.0 s behind"
     )
     assert [span(s) for s in (0.0123, 1.5, 150, 10_000, 1e6)] == ["12 ms", "1.5 s", "2 min", "3 h", "12 d"]
+
+
+def test_how_a_table_is_streamed_is_explained(here, plant):
+    plant("count=100")
+
+    shown = here("explain", "by_minute")
+
+    assert "skip: streamed: headwater stream" in shown
+    assert "streams   readings by at, up to 0 seconds late; the watermark of the stream that makes it" in shown
+    assert "memory    panes: states" in shown
