@@ -1,0 +1,63 @@
+"""A log of changes that is doubled and disordered, with keys that go and come back: the table equals its source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.run.project import load
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.stream import Asked, Pace, Stream
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+DEFINITIONS = """\
+from pipeline import generate, source, sql
+
+N = "(i // 2 + p * 200)"  # every change comes twice
+changes = source(
+    generate(
+        {
+            "k": f"{N} * 7919 % 40",
+            "seq": f"({N} * 104729 % 100003)::bigint",  # in no order
+            "op": f"case when {N} % 5 = 0 then 'd' else 'u' end",
+            "v": f"'v' || {N}",
+            "at": "timestamp '2026-01-01' + to_seconds(i)",
+        },
+        partitions=3, count=400,
+    ),
+    schema={"k": "bigint", "seq": "bigint", "op": "varchar", "v": "varchar", "at": "timestamp"},
+    event_time="at", lateness="1 hour", stored=False,
+)
+present = sql("select k, seq, op, v from changes", key="k", sequence_by="seq", apply_as_deletes="op = 'd'")
+"""
+EXPECTED = """
+select k, seq, v from (
+    select (i // 2 + p * 200) as n, n * 7919 % 40 as k, n * 104729 % 100003 as seq, 'v' || n as v, n % 5 = 0 as gone
+    from range(400) as a(i), range(3) as b(p)
+) qualify row_number() over (partition by k order by seq desc) = 1 and not gone order by k
+"""
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize("offsets", [7, 60, 1000])
+def test_changes_doubled_and_disordered_are_the_present_state(tmp_path, offsets):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "crm"\ndefinitions = "crm.py"\n')
+    (tmp_path / "crm.py").write_text(DEFINITIONS)
+    workspace = Workspace(load(tmp_path))
+    plan = Planner(workspace).plan("present")
+    pace = Pace(turn_s=0.01, commit_s=0.3, save_s=0.3, turn_offsets=offsets)
+    stops = [60, 10_000]  # of rows: stopped, and gone on with
+    for stop in stops:
+        stream = Stream(workspace, plan, replace(Asked(), pace=pace))
+        while not stream.ended and stream.totals["rows_in"] < stop:
+            stream.turn()
+        stream.save()
+        stream.close()
+
+    found = workspace.query("select k, seq, v from present order by k").to_pylist()
+
+    expected = workspace.query(f"select * from ({EXPECTED}) where (select count(*) from present) >= 0").to_pylist()
+    assert found == expected
+    assert verify(workspace, "present").holds

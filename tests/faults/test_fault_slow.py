@@ -1,0 +1,50 @@
+"""A store that is slow, with a backlog before it: epochs stay small, and reading waits for what is written."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipeline.run.project import load
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.stream import Asked, Pace, Stream
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+DEFINITIONS = """\
+from pipeline import generate, source, sql
+
+ticks = source(
+    generate({"id": "i * 2 + p", "at": "timestamp '2026-01-01' + to_milliseconds(i)"}, partitions=2, count=20_000),
+    schema={"id": "bigint", "at": "timestamp"}, event_time="at", stored=False,
+)
+kept = sql("select id, at from ticks")
+"""
+OFFSETS = 1000
+
+
+@pytest.mark.fault(30)
+def test_a_slow_store_holds_reading_back(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
+    (tmp_path / "ticks.py").write_text(DEFINITIONS)
+    workspace = Workspace(load(tmp_path))
+    pace = Pace(turn_s=0.0, commit_s=0.0, save_s=0.0, turn_offsets=OFFSETS)
+    committed: list[int] = []
+
+    def slow(step: str) -> None:
+        if step == "committed":
+            time.sleep(0.1)  # ten times what a commit takes
+            committed.append(len(committed) + 1)
+
+    ahead = []
+    stream = Stream(workspace, Planner(workspace).plan("kept"), Asked(pace=pace), reached=slow)
+    while not stream.ended:
+        assert stream.turn() <= 2 * OFFSETS
+        ahead.append(stream.number - len(committed))
+    stream.drain()
+    stream.close()
+
+    assert max(ahead) <= 2  # the epoch that is being committed, and the one that waits for it
+    assert len(committed) >= 20
+    assert verify(workspace, "kept").holds
