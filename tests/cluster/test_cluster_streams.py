@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.request import urlopen
 
 import duckdb
@@ -23,6 +24,8 @@ from cluster.cli.app import app
 from cluster.cli.live import line_of, span, table_of
 from pipeline.core.errors import ConflictError, RequestError
 from pipeline.run.stream.metering import Facts, Histogram
+
+HEADWATER = str(Path(sys.executable).with_name("headwater"))
 
 PLANT = """\
 from pipeline import generate, quarantine, source, sql
@@ -53,7 +56,7 @@ def plant(tmp_path):
 def started(folder, *words):
     """Run `headwater stream` beside the test; end it by its number in the end."""
     running = subprocess.Popen(
-        ["headwater", "stream", *words],
+        [HEADWATER, "stream", *words],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -199,7 +202,7 @@ def test_on_a_terminal_a_table_stays_where_it_is_and_goes_in_the_end(plant):
     reader, terminal = pty.openpty()
     environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "170", "LINES": "20"}
     running = subprocess.Popen(
-        ["headwater", "stream", "readings"], cwd=folder, stdout=terminal, stderr=terminal, env=environ
+        [HEADWATER, "stream", "readings"], cwd=folder, stdout=terminal, stderr=terminal, env=environ
     )
     os.close(terminal)
     shown = b""

@@ -94,7 +94,7 @@ class Writer:
 @pytest.mark.parametrize(
     ("seed", "size"),
     [
-        pytest.param(0, (1, 1_000, 4), id="quick"),
+        pytest.param(0, (1, 1_000, 4), id="quick", marks=[pytest.mark.long]),
         pytest.param(1, (3, 100_000, 100), id="headline", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
     ],
 )
@@ -146,7 +146,7 @@ def _trouble(dice, cluster, child, orders, killed) -> Child:
         return start(_otherwise(dice, orders))
     if what == "worker ended":
         os.kill(child.process.pid, signal.SIGINT)
-        child.process.join(60)
+        child.process.join(180)
         assert child.process.exitcode is not None
         return start(_otherwise(dice, orders))
     number = dice.randint(1, cluster.bootstrap.count(",") + 1)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
 from pipeline.kernel.engine import Limits
 
@@ -137,9 +138,9 @@ def test_a_version_whose_files_are_gone(cafe):
 def test_a_version_whose_log_is_gone(cafe):
     cafe.add("more", "6,2026-01-08,2026-01-08T08:00:00Z,Di,1,2,3,true\n")
     cafe.run()
-    log = cafe.root / ".headwater/lake/gold/cafe_orders/_headwater"
-    for manifest in sorted(log.iterdir(), key=lambda path: path.stat().st_mtime)[:1]:
-        manifest.unlink()
+    place = cafe.root / ".headwater/lake/gold/cafe_orders"
+    DeltaTable(place).create_checkpoint()
+    (place / "_delta_log" / f"{0:020}.json").unlink()
     with cafe.client() as client:
         answer = client.get(f"{ORDERS}?version=0")
     assert answer.status_code == 410
