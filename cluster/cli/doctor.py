@@ -91,6 +91,9 @@ def _topics(name: str, kafka: Kafka) -> Iterator[Finding]:
         for topic in topics(kafka):
             state, words = ("note", "; ".join(topic.worries)) if topic.worries else ("ok", "nothing to worry about")
             yield Finding(f"{name}: topic {topic.name}", state, f"{topic.partitions} partitions; {words}")
+        for uri, offsets in kafka.held_back().items():
+            if offsets:
+                yield Finding(f"{name}: {uri}", "note", f"{offsets:,} offsets wait behind an open transaction")
         for transaction in hanging(kafka):
             yield Finding(f"{name}: transaction", "bad", f"hangs: {transaction}")
     except HeadwaterError as error:

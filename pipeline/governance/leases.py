@@ -25,8 +25,6 @@ from pipeline.governance.catalog import Catalog
 
 LASTS_S, EVERY_S = 10.0, 1.5
 """How long a lease holds after it was renewed, and how often it is."""
-WISHES = ("run", "pause", "drain", "stop")
-"""What a running stream can be asked for."""
 
 _META = sa.MetaData()
 _LEASES = sa.Table(

@@ -42,6 +42,10 @@ class Remembered:
     batched: bool
 
 
+EVOLVING = frozenset({"states"})
+"""The tables of its memory whose columns may change between two starts, by the rules of `evolve`."""
+
+
 @dataclass(frozen=True)
 class Keyed:
     """A function with a state for each key.

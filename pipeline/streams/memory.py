@@ -78,6 +78,13 @@ class Memory:
         self.con.unregister("_loaded")
         self._next[table] = 1 + int(one(self.con, f"select coalesce(max({ID}), 0) from {name}")[0])
 
+    def reshape(self, table: str, select: str) -> None:
+        """Let a table have the columns of a SELECT over it, which gives its rows one for one."""
+        name, before = quoted(table), quoted(f"{table}_before")
+        self.con.execute(f"alter table {name} rename to {before}")
+        chosen = select.removeprefix("select ").replace(f" from {table}", f" from {before}")
+        self.con.execute(f"create table {name} as select {ID}, {SINCE}, {chosen}; drop table {before}")
+
     def lose(self, table: str, numbers: pa.Table) -> None:
         """Forget rows of a snapshot by their numbers."""
         self.con.register("_lost", numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
@@ -44,17 +45,27 @@ def written(memory: Memory, name: str, shard: int, *, base: bool) -> tuple[State
     return StateFile(name, shard, base, hashlib.sha256(content).hexdigest(), tuple(segments)), content
 
 
-def restored(memory: Memory, epoch: Epoch, number: int, shards: int, read: Callable[[str], bytes]) -> None:
+@dataclass(frozen=True)
+class Restoring:
+    """The epoch to go back to, how its files are read, and what brings a memory of then to the columns of today."""
+
+    epoch: Epoch
+    read: Callable[[str], bytes]
+    evolve: Callable[[Memory], None]
+
+
+def restored(plan: Restoring, memory: Memory, number: int, shards: int) -> None:
     """Bring an empty memory to what it was at an epoch, as shard `number` of so many, if they are others than then.
 
     Raises `StorageError` for a file that is not there or is not what the epoch says.
     """
-    same = shards == epoch.shards
+    epoch, same = plan.epoch, shards == plan.epoch.shards
     for shard in [number] if same else range(epoch.shards):
         loaded = memory if same else _beside()
         for file in epoch.state:
             if file.shard == shard:
-                _replay(loaded, file, read)
+                _replay(loaded, file, plan.read)
+        plan.evolve(loaded)
         if not same:
             _adopt(memory, loaded, number, shards)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from pipeline.core.definitions import Transform
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import Limits, arrow, connect, quoted
@@ -24,13 +23,6 @@ class Streamed:
 
     schema: Schema
     event_time: str
-
-
-class Remembering(Transform, Protocol):
-    """A transform with a memory: called with tables it gives the answer over all their rows."""
-
-    def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
-        """Return what streams it; raise `DefinitionError` where the inputs are not as it needs them."""
 
 
 def whole(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:

@@ -71,3 +71,38 @@ def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives
     found = verify(workspace, name)
     assert found.holds, found
     assert found.rows_there > 10
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_a_state_that_is_declared_otherwise_goes_on(tmp_path, shards):
+    """A column comes with its default, one goes, one gets wider: what was counted is kept."""
+    before = PROJECT.replace('"n": "bigint default 0"}', '"n": "integer default 0", "old": "varchar"}').replace(
+        'pa.table({"w": both["w"], "n": n})\n    return made, made',
+        'pa.table({"w": both["w"], "n": n})\n    return made.append_column("old", pc.cast(n, pa.string())), made',
+    )
+    after = PROJECT.replace('"n": "bigint default 0"}', '"n": "bigint default 0", "new": "bigint default 7"}').replace(
+        "return made, made", 'return made.append_column("new", pc.add(both["new"], 0)), made'
+    )
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
+    (tmp_path / "ticks.py").write_text(before)
+    workspace = Workspace(load(tmp_path))
+    few = replace(FAST, pace=replace(FAST.pace, turn_offsets=150), shards=2)
+    stream = Stream(workspace, Planner(workspace).plan("counts"), few)
+    for _ in range(2):
+        stream.turn()
+    stream.save()
+    stream.close()
+
+    (tmp_path / "ticks.py").write_text(after)
+    workspace = Workspace(load(tmp_path))
+    stream = Stream(workspace, Planner(workspace).plan("counts"), replace(few, shards=shards))
+    assert set(stream.look("states")["states"].column("new").to_pylist()) == {7}
+    stream.turn()
+    stream.save()
+    stream.close()
+    catch_up(workspace, ("counts",), asked=Asked(pace=FAST.pace, shards=2))
+
+    assert verify(workspace, "counts").holds
+    assert workspace.query("select max(n)::bigint as n from counts group by w order by w limit 1").to_pylist() == [
+        {"n": 20}
+    ]

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.core.epochs import Epoch, StateFile
-from pipeline.kernel.engine import Limits, arrow, connect, quoted
+from pipeline.kernel.engine import Limits, arrow, connect, quoted, schema_of
 from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
+from pipeline.streams.keyed import EVOLVING, Keyed
 from pipeline.streams.memory import ID, SINCE, Memory
 from pipeline.streams.operator import HASH, Operator, Progress, arrived
 from pipeline.streams.shard import Shard
-from pipeline.streams.snapshots import restored, written
+from pipeline.streams.snapshots import Restoring, restored, written
 
 FOLDER = "_headwater/state"
 """Where state files are, below the table."""
@@ -50,11 +51,24 @@ class Keeper:
             for name in plot.operator.inputs:
                 con.register(arrived(name), plot.samples[name])
             memory = Memory(con)
-            memory.make(plot.operator.memory)
+            same = plot.epoch is not None and plot.epoch.shards == plot.shards
+            as_then = EVOLVING if same and isinstance(plot.operator, Keyed) else frozenset()
+            memory.make({n: select for n, select in plot.operator.memory.items() if n not in as_then})
             if plot.epoch is not None:
-                restored(memory, plot.epoch, plot.number, plot.shards, plot.storage.read_bytes)
+                plan = Restoring(plot.epoch, plot.storage.read_bytes, self._evolve)
+                restored(plan, memory, plot.number, plot.shards)
+            memory.make({n: select for n, select in plot.operator.memory.items() if n not in memory.tables})
             self._shard = Shard(plot.operator, memory)
             self._stack = opening.pop_all()
+
+    def _evolve(self, memory: Memory) -> None:
+        """Bring a state that was declared otherwise to its columns of today."""
+        operator = self._plot.operator
+        if not isinstance(operator, Keyed):
+            return
+        for table in EVOLVING & set(memory.tables):
+            before = schema_of(memory.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)}")
+            memory.reshape(table, operator.evolved(before))
 
     def close(self) -> None:
         """Forget all."""

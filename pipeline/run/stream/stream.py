@@ -22,7 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
-from pipeline.core.epochs import END, Epoch, Reached, StateFile
+from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, StateFile
 from pipeline.core.errors import StorageError
 from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
@@ -142,11 +142,12 @@ class Stream:
         self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
         instant = int(self._clock().timestamp() * 1e6)  # silence counts from now on: nobody listened before
         self.inputs = {name: reached.heard(instant) for name, reached in self.inputs.items()}
-        self.watermark = Epoch(0, {}, "").watermark if epoch is None else epoch.watermark
+        self.watermark = BEGINNING if epoch is None else epoch.watermark
         self.shards = (asked.shards or cores()) if plan.operator is not None else 1
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
-        self._must_base = epoch is not None and epoch.shards != self.shards
-        self._engine = me.engine
+        changed = manifest is not None and manifest.fingerprint != plan.definition.fingerprint
+        self._must_base = epoch is not None and (epoch.shards != self.shards or changed)
+        self._engine, self._definition = me.engine, me.definition
         self._drained = epoch is not None and epoch.drained
         self._extents: dict[str, Mapping[str, Extent]] = {}
         self._looked = 0.0
@@ -176,8 +177,6 @@ class Stream:
             i.name: {**first_offsets(extents[i.name], self.asked.begin), **self.inputs[i.name].offsets}
             for i in plan.intakes
         }
-        if self._anew or epoch is None:
-            offsets = {i.name: first_offsets(extents[i.name], self.asked.begin) for i in plan.intakes}
         for intake in plan.intakes:
             require_same(self.inputs[intake.name], extents[intake.name], may_lose=isinstance(intake.log, Folder))
             if isinstance(intake.log, Folder):  # files that were read may be gone
@@ -265,8 +264,8 @@ class Stream:
         versions = {name: workspace_version(self._workspace, name) for name in self._others}
         changed = {name: v.scan() for name, v in versions.items() if v.mark != self._others[name].mark}
         if changed:
-            for hand in self._takers:
-                hand.call("look_into", changed)
+            for begun in [hand.call("look_into", changed) for hand in self._takers]:
+                begun.result()
             self._others = versions
 
     def _parts(self, ready: Mapping[str, Ready]) -> dict[str, tuple[Part, ...]]:
@@ -353,7 +352,7 @@ class Stream:
         epoch = Epoch(
             number=self.number,
             inputs=dict(self.inputs),
-            definition=self.plan.fingerprint,
+            definition=self._definition,
             watermark=self.watermark,
             shards=self.shards,
             state=state,
