@@ -2,13 +2,12 @@
 
 from pipeline.core.definitions import Chart, source
 from pipeline.core.functions import table
-from pipeline.core.replays import replay
 from pipeline.core.sinks import sink
 from pipeline.kernel.sql import sql
 from pipeline.kernel.windowed import hop, session, tumble, window
 from pipeline.quality import drop, fail, quarantine, warn
 from pipeline.sinks import to_callback, to_kafka, to_online
-from pipeline.sources import files, generate, kafka
+from pipeline.sources import connector, files, generate, kafka, replay
 from pipeline.streams.deduplication import deduplicate
 from pipeline.streams.own import stateful
 from pipeline.streams.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
@@ -16,6 +15,7 @@ from pipeline.warehouse import dimension, fact, lookup, mart
 
 __all__ = [
     "Chart",
+    "connector",
     "deduplicate",
     "dimension",
     "directly_followed_by",

@@ -6,6 +6,7 @@ partition failed, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -24,12 +25,11 @@ from cluster.cli import (
     streaming,
     streams,
 )
-from cluster.cli.console import fail
+from cluster.cli.console import HERE, PROJECT, Folder, fail
 from pipeline.core.errors import HeadwaterError
 
 app = typer.Typer(
     name="headwater",
-    help="Data from its sources through lake and warehouse to models and endpoints, from one set of definitions.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -54,6 +54,13 @@ app.command()(explore.report)
 app.add_typer(quarantine.app, name="quarantine")
 app.command()(serving.serve)
 app.command()(doctor.doctor)
+
+
+@app.callback()
+def main(folder: Folder = HERE) -> None:
+    """Data from its sources through lake and warehouse to models and endpoints, from one set of definitions."""
+    if folder != HERE:
+        os.environ[PROJECT] = str(folder.absolute())  # a command's own --project comes before it
 
 
 def run() -> None:

@@ -25,7 +25,11 @@ from pipeline.run.workspace import Workspace
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Env = Annotated[str | None, typer.Option("--env", help="The environment of headwater.toml; dev without it.")]
-Folder = Annotated[Path, typer.Option("--project", "-C", help="The project's folder.", show_default=False)]
+PROJECT = "HEADWATER_PROJECT"
+"""The environment variable that says where the project is, for every command."""
+Folder = Annotated[
+    Path, typer.Option("--project", "-C", envvar=PROJECT, help="The project's folder.", show_default=False)
+]
 HERE = Path()
 
 _WIDE = 140
