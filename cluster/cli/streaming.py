@@ -44,6 +44,9 @@ def stream(
     restore: Annotated[str | None, typer.Option(help="Go back to this savepoint first.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="Close all windows in the end.")] = False,
     shards: Annotated[int | None, typer.Option(help="How many shards remember; as many as cores.", min=1)] = None,
+    accept_gaps: Annotated[
+        bool, typer.Option("--accept-gaps", help="Go on where a log deleted something before it was read.")
+    ] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the streams from a process that runs them.")
     ] = False,
@@ -62,7 +65,7 @@ def stream(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
         drain=drain,
-        asked=Asked(shards=shards, anew=anew),
+        asked=Asked(shards=shards, anew=anew, accept_gaps=accept_gaps),
         begin=begin_of(begin),
         restore=restore,
         take_over=take_over,
@@ -75,7 +78,7 @@ def stream(
         stopped = stack.enter_context(
             stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
         )
-        port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running)))
+        port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running), lambda: running.is_ready))
         if not as_json and not wanted.names:
             for name, reason in running.left_out.items():
                 err.print(f"[dim]{name} is not streamed: {escape(reason)}[/]")
@@ -112,6 +115,11 @@ def verify(
             f"{text(found.rows_expected)} in batch: {text(found.missing)} missing, {text(found.unexpected)} unexpected"
             + (f", {text(found.doubled)} keys twice" if found.doubled else "")
         )
+        if found.lost:
+            out.print(
+                f"the log no longer has {text(found.lost)} of the rows that were read (a compacted topic, or files that "
+                "were removed): what came of them cannot be computed again"
+            )
         if found.differences:
             grid(None, tuple(found.differences[0]), [tuple(row.values()) for row in found.differences])
     if not found.holds:

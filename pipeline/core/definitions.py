@@ -20,7 +20,7 @@ from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.eventtime import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import OverTables, Reader
+from pipeline.core.reading import OverTables, Reader, Timed
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -449,6 +449,8 @@ def source(
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
     bound = _bound(most_rows, most_bytes, place)
+    if time is not None and isinstance(reader, Timed):
+        reader = reader.timed(time.column)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
             contract = Schema(())  # that of the tables

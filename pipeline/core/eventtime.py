@@ -44,6 +44,16 @@ def event_time_of(
     return EventTime(column, **spans)
 
 
+def require_time(column: str, kind: str, place: Place | None) -> None:
+    """Raise `DefinitionError` for an event time that is of another type than a time."""
+    if not kind.startswith(("TIMESTAMP", "DATE")):
+        raise DefinitionError(
+            f"event_time= names {column!r}, which is {kind}; it must be a TIMESTAMP, TIMESTAMPTZ or DATE",
+            do="declare the column as a time in schema=",
+            place=place,
+        )
+
+
 def span(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:
     """Return a span of time that was written in words, for example `10 minutes` or `1 hour 30 minutes`.
 

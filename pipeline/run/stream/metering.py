@@ -145,7 +145,7 @@ class Facts:
 
     name: str
     status: str = "starting"
-    """`starting`, `running`, `paused`, `draining`, `restarting`, `ended`, `stopped` or `failed`."""
+    """`starting`, `running`, `waiting`, `paused`, `draining`, `restarting`, `ended`, `stopped` or `failed`."""
     epoch: int = 0
     rows_per_s: float = 0.0
     bytes_per_s: float = 0.0
@@ -165,7 +165,7 @@ class Facts:
     latency: Histogram = field(default_factory=Histogram)
     epochs: Histogram = field(default_factory=Histogram)
     error: str = ""
-    """Why it was restarted last, or failed."""
+    """Why it was restarted last, what it waits for, or why it failed."""
 
     @property
     def behind(self) -> int | None:

@@ -22,6 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
+from pipeline.core.cursors import Gap
 from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, StateFile
 from pipeline.core.errors import StorageError
 from pipeline.core.reading import Extent, Part, Ready
@@ -36,7 +37,7 @@ from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
-from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
+from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, gaps_in, require_same, stamps_of
 from pipeline.run.stream.tablelog import TableIntake
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
@@ -74,6 +75,8 @@ class Asked:
     takers: int | None = None
     anew: bool = False
     """Whether offsets to begin at may make the table of a stream anew that has committed."""
+    accept_gaps: bool = False
+    """Whether to go on behind what the log deleted before it was read."""
 
 
 class Stream:
@@ -106,6 +109,8 @@ class Stream:
         self._head = self._table.head()
         with ExitStack() as opening:
             self._open(opening)
+            if self._moved and self.asked.begin != "earliest":  # where it begins could not be found again
+                self.save()
             self._stack = opening.pop_all()
 
     def close(self) -> None:
@@ -151,6 +156,9 @@ class Stream:
         self._extents: dict[str, Mapping[str, Extent]] = {}
         self._looked = 0.0
         self._others = {name: workspace_version(self._workspace, name) for name in plan.others}
+        self._manifest = None if epoch is None else manifest
+        self._moved = epoch is None and asked.begin != "committed"
+        """Whether there is something to commit, although no rows came out: how far it is."""
         self._crew(stack, epoch)
         self._judge = Judge(self._workspace, plan, anew=self._anew)
         stack.callback(self._judge.close)
@@ -160,10 +168,11 @@ class Stream:
         self._pending = Pending()
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
-        self._moved = False
         self._is_cut = False
         """Whether a turn left some of what was ready for the next one."""
         self.ended = False
+        self.unanswered: tuple[str, ...] = ()
+        """The inputs whose system did not answer at the last turn."""
 
     def _crew(self, stack: ExitStack, epoch: Epoch | None) -> None:
         """Make the workers: those that read, each with some of the partitions, and one for each shard."""
@@ -176,6 +185,14 @@ class Stream:
             i.name: {**first_offsets(extents[i.name], self.asked.begin), **self.inputs[i.name].offsets}
             for i in plan.intakes
         }
+        self.gaps: tuple[Gap, ...] = () if self._manifest is None else tuple(self._manifest.gaps)
+        """What the logs lost before it was read, as was accepted."""
+        if self.asked.accept_gaps:
+            for name, held in extents.items():
+                behind = gaps_in(offsets[name], held)
+                offsets[name] |= {gap.uri: gap.end for gap in behind}
+                self.gaps += behind
+                self._moved = self._moved or bool(behind)
         for intake in plan.intakes:
             require_same(self.inputs[intake.name], extents[intake.name], may_lose=intake.log.traits.may_vanish)
             if intake.log.traits.may_vanish:
@@ -222,9 +239,11 @@ class Stream:
     def turn(self) -> int:
         """Take what is ready, waiting a little for it, and return how many rows were read; commit when it is time."""
         self.meter.begin()
-        self._follow()
         found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
         ready = [future.result() for future in found]
+        self.unanswered = tuple(n for n in self.inputs if any(g[n].is_unanswered for g in ready if n in g))
+        if not self.unanswered:  # a system that does not answer is not asked for more
+            self._follow()
         self.meter.lap("wait")
         self._is_cut = False
         takes = [self._parts(given) for given in ready]
@@ -371,6 +390,7 @@ class Stream:
                 **{name: version for consumed in lakes for name, version in consumed.items()},
             },
             marks={name: v.mark for name, v in self._others.items()},
+            gaps=self.gaps,
             flow=outcome.flow,
             checks=dict(outcome.checks),
             aside=outcome.aside,
