@@ -67,6 +67,10 @@ class Operator(Protocol):
     def memory(self) -> Mapping[str, str]:
         """The tables it remembers in, each as SQL of a SELECT without rows that has its columns, `_hash` among them."""
 
+    @property
+    def horizon(self) -> str | None:
+        """SQL of the watermark at which all that is held is out, null when nothing is; `None` where nothing ever waits."""
+
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows of an input are made ready, given the watermark before the epoch."""
 

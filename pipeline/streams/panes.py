@@ -42,6 +42,11 @@ class Panes:
         """The states by pane and key."""
         return self.grouping.memory
 
+    @property
+    def horizon(self) -> str | None:
+        """The end of the last window that is open; rows that come out at every change wait for nothing."""
+        return f"select max({UNTIL}) from {GROUPS}" if self.emits == "append" else None
+
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows become states by pane and key; a row is late when all of its windows have closed."""
         del name
