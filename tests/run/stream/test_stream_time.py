@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.epochs import END
 from pipeline.run import Workspace, load
@@ -188,3 +190,46 @@ def test_a_stream_on_an_empty_folder_waits(tmp_path):
     assert thread.is_alive()
     running.stop()
     thread.join()
+
+
+HOPS = "hops = sql(\"select hop(at, interval '5 minutes', interval '10 minutes') as w, count(*) as n from ticks group by all\", key=\"w\")\n"
+
+
+def test_a_row_that_is_late_for_some_windows_counts_in_the_others_and_verify_knows(tmp_path):
+    #            55   0    5    10   15   20        watermark 12 when 8 comes
+    #   w(0)          |---------|                   closed
+    #   w(5)               |---------|              open: 8 counts
+    folder = project(tmp_path, events("ticks") + HOPS)
+    for number, minute in enumerate((2, 12, 8, 40)):
+        put(folder, "ticks", f"d{number}", [(f"2026-01-01 00:{minute:02}:00", "a")])
+        stream(folder)
+    workspace = Workspace(load(folder))
+
+    assert rows(folder, "select minute(w), n from hops where n > 0 and hour(w) = 0 order by 1") == [
+        (0, 1),
+        (5, 2),
+        (10, 1),
+    ]
+    reasons = quarantined(workspace, "hops").column("reasons").to_pylist()
+    assert reasons == ["late for its windows that end by 2026-01-01 00:12:00.000000"]
+    assert workspace.require("hops").manifest.epoch.totals["quarantined"] == 0
+    assert verify(workspace, "hops").holds
+    stream(folder, drain=True)
+    assert verify(workspace, "hops").holds
+    put(folder, "ticks", "d9", [("2026-01-01 00:47:00", "a")])
+    stream(folder, drain=True)
+    assert verify(workspace, "hops").holds
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(
+        st.tuples(st.lists(st.integers(0, 50), min_size=1, max_size=4), st.booleans()), min_size=1, max_size=5
+    )
+)
+def test_hops_verify_whatever_comes_late_and_whenever_they_are_drained(tmp_path_factory, batches):
+    folder = project(tmp_path_factory.mktemp("hops"), events("ticks") + HOPS)
+    for number, (minutes, drain) in enumerate(batches):
+        put(folder, "ticks", f"d{number}", [(f"2026-01-01 00:{minute:02}:00", "a") for minute in minutes])
+        stream(folder, drain=drain)
+    assert verify(Workspace(load(folder)), "hops").holds
