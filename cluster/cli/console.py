@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -51,6 +52,14 @@ def fail(error: HeadwaterError, *, as_json: bool) -> None:
         print_json({"error": {"kind": type(error).__name__, **parts}})
         return
     err.print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+def print_failure(name: str, error: Exception) -> None:
+    """Print why a step of a run failed; of an error that is not one of Headwater's, where it was raised, too."""
+    if not isinstance(error, HeadwaterError):
+        err.print("".join(traceback.format_exception(error)).rstrip(), markup=False)
+    words = str(error) if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {error}"
+    err.print(f"[bold red]error:[/] {escape(name)}: {escape(words)}")
 
 
 def print_json(document: object) -> None:

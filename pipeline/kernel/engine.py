@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,9 @@ class Limits:
 class Stop:
     """Ends the statements of several connections from another thread, and every one that comes after."""
 
-    def __init__(self) -> None:
-        """Stop nothing yet."""
+    def __init__(self, within: Stop | None = None) -> None:
+        """Stop nothing yet; `within` is a wider one, which stops these connections too."""
+        self._within = within
         self._open: set[duckdb.DuckDBPyConnection] = set()
         self._lock = threading.Lock()
         self._is_set = False
@@ -53,10 +55,29 @@ class Stop:
                 raise KeyboardInterrupt
             self._open.add(con)
         try:
-            yield
+            with nullcontext() if self._within is None else self._within.watching(con):
+                yield
         finally:
             with self._lock:
                 self._open.discard(con)
+
+
+_STOP: ContextVar[Stop | None] = ContextVar("stop", default=None)
+
+
+@contextmanager
+def stopped_by(stop: Stop) -> Iterator[None]:
+    """Let `stop` end the statements of all connections that this thread opens inside the context."""
+    token = _STOP.set(stop)
+    try:
+        yield
+    finally:
+        _STOP.reset(token)
+
+
+def current_stop() -> Stop | None:
+    """Return what ends the statements of this thread, if anything does."""
+    return _STOP.get()
 
 
 @contextmanager
@@ -65,7 +86,8 @@ def connect(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB in UTC that spills to a folder of its own, and close it.
 
-    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local; `stop` ends its statements.
+    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local; `stop` ends its statements, by default
+    what ends those of the thread.
     """
     limits = Limits() if limits is None else limits
     with tempfile.TemporaryDirectory(prefix="headwater-spill-") as spill:
@@ -81,6 +103,7 @@ def connect(
             con.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
             if filesystem is not None:
                 con.register_filesystem(filesystem)
+            stop = current_stop() if stop is None else stop
             with nullcontext() if stop is None else stop.watching(con):
                 yield con
         except (duckdb.InterruptException, RuntimeError) as error:

@@ -30,6 +30,8 @@ class Options:
 
     select: tuple[str, ...] = ()
     full: bool = False
+    threads: int | None = None
+    """How many definitions are done at once; `None`: as many as there are cores."""
 
 
 @dataclass(frozen=True)

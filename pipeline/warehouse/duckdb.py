@@ -5,9 +5,10 @@ Delivery: each version of a table is loaded once, in one transaction with the no
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -39,6 +40,8 @@ class DuckDBWarehouse:
     """A DuckDB database file. `read` never changes it."""
 
     path: str
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    """One connection of this process at a time: the engine refuses to open a file for reading that it writes to."""
 
     def loaded(self) -> dict[str, tuple[int, int]]:
         """Return the version and the mark of each table that is in the warehouse."""
@@ -74,18 +77,19 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _open(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        try:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            con = duckdb.connect(self.path, read_only=read_only)
-        except (duckdb.Error, OSError) as error:
-            raise self._unusable(error) from error
-        try:
-            con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
-            yield con
-        except (duckdb.IOException, duckdb.TransactionException) as error:
-            raise self._unusable(error) from error
-        finally:
-            con.close()
+        with self._lock:
+            try:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                con = duckdb.connect(self.path, read_only=read_only)
+            except (duckdb.Error, OSError) as error:
+                raise self._unusable(error) from error
+            try:
+                con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+                yield con
+            except (duckdb.IOException, duckdb.TransactionException) as error:
+                raise self._unusable(error) from error
+            finally:
+                con.close()
 
     def _unusable(self, error: Exception) -> StorageError:
         return StorageError(
