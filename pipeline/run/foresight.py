@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table
+from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table, Verdict
 from pipeline.core.errors import DefinitionError
 from pipeline.core.execution import Room
 from pipeline.core.fingerprint import fingerprint
@@ -101,6 +101,11 @@ def decide(
     )
 
 
+def still_refused(verdict: Verdict) -> str:
+    """Return why a refused artifact is not built again."""
+    return f"{verdict.reason}; refused before, and nothing changed since: change its rows or definition, or use --full"
+
+
 def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
     """Return the source that a table reads which is not stored, if it reads one."""
     found = (workspace.definition(name) for name in definition.inputs)
@@ -149,10 +154,7 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
     above = [repr(name) for name in definition.inputs if name in moving]
     changed = Decision("rebuild", f"{', '.join(above)} would change")
     if isinstance(definition, Artifact):
-        if above:
-            return Foresight(definition, changed)
-        current = not options.full and definition.is_current(RunBench(workspace, definition, ""))
-        return Foresight(definition, Decision("skip", "up to date") if current else Decision("rebuild", "to be judged"))
+        return Foresight(definition, changed if above else _decide_artifact(workspace, options, definition))
     if isinstance(definition, Source):
         decision = decide(workspace, options, definition, workspace.version(definition.name), {})
         return Foresight(definition, decision, route_of_source(workspace, definition, decision.pieces))
@@ -169,3 +171,10 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
         return Foresight(definition, changed, route_of(workspace, definition, scans))
     decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
     return Foresight(definition, decision, route_of(workspace, definition, scans, decision.pieces))
+
+
+def _decide_artifact(workspace: Workspace, options: Options, definition: Artifact) -> Decision:
+    verdict = None if options.full else definition.verdict(RunBench(workspace, definition, ""))
+    if verdict is None:
+        return Decision("rebuild", "to be judged")
+    return Decision("skip", "up to date" if verdict.accepted else still_refused(verdict))

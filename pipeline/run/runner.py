@@ -36,6 +36,7 @@ from pipeline.run.foresight import (
     route_of,
     route_of_source,
     scans_of,
+    still_refused,
     stored_inputs,
 )
 from pipeline.run.merging import Arrival, Landing, follow, land, to_judge
@@ -269,15 +270,17 @@ class Runner:
 
     def _build(self, definition: Artifact) -> Step:
         bench = RunBench(self.workspace, definition, self.run_id)
-        current = not self.options.full and definition.is_current(bench)
-        self._tell(Moment.DECIDED, definition.name, "skip" if current else "rebuild")
-        if current:
-            return Step(definition.name, 0, definition.kind, "", "skip", "up to date")
+        verdict = None if self.options.full else definition.verdict(bench)
+        self._tell(Moment.DECIDED, definition.name, "rebuild" if verdict is None else "skip")
+        step = Step(definition.name, 0, definition.kind, "", "skip", "up to date")
+        if verdict is not None:
+            refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)
+            return step if verdict.accepted else refused
         verdict = definition.build(bench)
         self._tell(Moment.COMMITTED, definition.name)
         decision = "accepted" if verdict.accepted else "refused"
         flow = Flow(rows_in=verdict.rows)
-        return Step(definition.name, 0, definition.kind, "", decision, verdict.reason, flow=flow, verdict=verdict)
+        return replace(step, decision=decision, reason=verdict.reason, flow=flow, verdict=verdict)
 
     def _send(self, sink: Sink) -> Step:
         """Bring a sink to its table's newest version."""
