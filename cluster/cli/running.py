@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from cluster.cli.console import HERE, Env, Folder, Json, err, open_project, out, print_failure, print_json, text
 from cluster.cli.interrupts import interrupts, leave
-from cluster.cli.planning import print_plan
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog, Run, Step
@@ -47,6 +46,8 @@ def run(
     project = open_project(folder, env)
     options = Options(tuple(select or ()), full, threads)
     if dry_run:
+        from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does without the code of streams
+
         print_plan(foresee(Workspace(project), options), as_json=as_json)
         return
     try:

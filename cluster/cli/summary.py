@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from cluster.cli.console import grid, out
 from pipeline.governance import Run, Step
-from pipeline.run.stream.plan import STREAMED
+from pipeline.run.streamed import STREAMED
 
 _DONE = {
     "rebuild": "made",

@@ -20,7 +20,7 @@ from pipeline.run.bench import RunBench
 from pipeline.run.decide import Decision, Inputs, decide_reading, decide_source, decide_table
 from pipeline.run.merging import key_passed_on
 from pipeline.run.planning import Route, route, source_route
-from pipeline.run.stream.plan import STREAMED, Planner
+from pipeline.run.streamed import STREAMED, StreamedDefinitions
 from pipeline.run.workspace import Workspace
 
 
@@ -51,10 +51,10 @@ def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
     chosen = workspace.project.graph.select(options.select)
     moving: set[str] = set()
     planned = []
-    planner = Planner(workspace)
+    streamed = StreamedDefinitions(workspace)
     for definition in workspace.project.graph.definitions:
         if definition.name in chosen:
-            if planner.is_streamed(definition.name):
+            if definition.name in streamed:
                 planned.append(Foresight(definition, Decision("skip", STREAMED)))
                 continue
             found = _foresee(workspace, options, definition, moving)

@@ -46,7 +46,7 @@ from pipeline.run.project import Project
 from pipeline.run.schedule import Blocked, Schedule
 from pipeline.run.sending import send
 from pipeline.run.settle import judged, settle
-from pipeline.run.stream.plan import STREAMED, Planner
+from pipeline.run.streamed import STREAMED, StreamedDefinitions
 from pipeline.run.workspace import Workspace
 from pipeline.warehouse.modelling import DimensionTransform
 
@@ -79,7 +79,7 @@ class Runner:
         budget = budget_here(self.workspace.settings.memory_bytes)
         self._threads = self.options.threads or budget.slots
         self._memory = MemoryPool(budget, self._threads)
-        self._planner, self._planning = Planner(self.workspace), threading.Lock()
+        self._streamed = StreamedDefinitions(self.workspace)
         self._reading = threading.Lock()
         self._read: dict[str, Version] = {}
         """The versions of inputs that this run has read or made: it sees one of each."""
@@ -131,18 +131,13 @@ class Runner:
         self._tell(Moment.ENDED)
         return run
 
-    def _is_streamed(self, name: str) -> bool:
-        """Return whether a stream makes a definition, which a run leaves alone."""
-        with self._planning:
-            return self._planner.is_streamed(name)
-
     def _timed(self, definition: Definition) -> Step:
         begun = time.perf_counter()
         step = self._do(definition)
         return replace(step, seconds=time.perf_counter() - begun)
 
     def _do(self, definition: Definition) -> Step:
-        if self._is_streamed(definition.name):
+        if definition.name in self._streamed:
             return _streamed(definition, self.workspace.version(definition.name))
         if isinstance(definition, Artifact):
             with self._memory.reserve(None):  # a model is trained with libraries that know no bound
@@ -285,7 +280,7 @@ class Runner:
     def _send(self, sink: Sink) -> Step:
         """Bring a sink to its table's newest version."""
         step = Step(sink.name, 0, sink.kind, "", "skip", "it has all of its table")
-        if self._is_streamed(sink.table):
+        if sink.table in self._streamed:
             return replace(step, reason="`headwater stream` sends what it commits")
         self._tell(Moment.DECIDED, sink.name, "send")
         sent = send(self.workspace, sink)
