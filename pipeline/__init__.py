@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.core.definitions import Chart, source
     from pipeline.core.functions import table
-    from pipeline.core.replays import replay
     from pipeline.core.sinks import sink
     from pipeline.kernel.sql import sql
     from pipeline.kernel.windowed import hop, session, tumble, window
     from pipeline.quality import drop, fail, quarantine, warn
     from pipeline.sinks import to_callback, to_kafka, to_online
-    from pipeline.sources import files, generate, kafka
+    from pipeline.sources import connector, files, generate, kafka, replay
     from pipeline.streams.deduplication import deduplicate
     from pipeline.streams.own import stateful
     from pipeline.streams.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Chart",
+    "connector",
     "deduplicate",
     "dimension",
     "directly_followed_by",
@@ -54,6 +54,7 @@ __all__ = [
 
 _MODULES = {
     "Chart": "pipeline.core.definitions",
+    "connector": "pipeline.sources",
     "deduplicate": "pipeline.streams.deduplication",
     "dimension": "pipeline.warehouse",
     "directly_followed_by": "pipeline.streams.pattern",
@@ -71,7 +72,7 @@ _MODULES = {
     "not_followed_by": "pipeline.streams.pattern",
     "pattern": "pipeline.streams.pattern",
     "quarantine": "pipeline.quality",
-    "replay": "pipeline.core.replays",
+    "replay": "pipeline.sources",
     "session": "pipeline.kernel.windowed",
     "sink": "pipeline.core.sinks",
     "source": "pipeline.core.definitions",

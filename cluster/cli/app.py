@@ -6,16 +6,17 @@ partition failed, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from cluster.cli.commands import CONTEXT, CommandGroup
+from cluster.cli.options import HERE, PROJECT, Folder
 
 app = typer.Typer(
     name="headwater",
     cls=CommandGroup,
-    help="Data from its sources through lake and warehouse to models and endpoints, from one set of definitions.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -25,8 +26,10 @@ app = typer.Typer(
 
 
 @app.callback()
-def headwater() -> None:
-    """Take the options that all commands share: there are none."""
+def main(folder: Folder = HERE) -> None:
+    """Data from its sources through lake and warehouse to models and endpoints, from one set of definitions."""
+    if folder != HERE:
+        os.environ[PROJECT] = str(folder.absolute())  # a command's own --project comes before it
 
 
 def run() -> None:

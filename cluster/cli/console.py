@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,11 +22,6 @@ from pipeline.core.errors import HeadwaterError
 from pipeline.core.settings import find
 from pipeline.run.project import Project, load
 from pipeline.run.workspace import Workspace
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
-Env = Annotated[str | None, typer.Option("--env", help="The environment of headwater.toml; dev without it.")]
-Folder = Annotated[Path, typer.Option("--project", "-C", help="The project's folder.", show_default=False)]
-HERE = Path()
 
 _WIDE = 140
 out = Console(width=_WIDE if not sys.stdout.isatty() and "COLUMNS" not in os.environ else None, highlight=False)

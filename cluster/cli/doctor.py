@@ -14,7 +14,8 @@ from pathlib import Path
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, print_json
+from cluster.cli.console import grid, print_json
+from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import HeadwaterError
 from pipeline.run.project import load

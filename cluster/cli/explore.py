@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.tree import Tree
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows
+from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.definitions import Stored
 from pipeline.core.errors import RequestError

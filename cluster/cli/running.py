@@ -5,25 +5,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, open_project, out, print_failure, print_json, text
+from cluster.cli.console import err, open_project, out, print_failure, print_json, text
 from cluster.cli.interrupts import interrupts, leave
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog, Run, Step
+from pipeline.run.decide import Options
 from pipeline.run.events import Event, Moment, Work
-from pipeline.run.foresight import Options, foresee
+from pipeline.run.foresight import foresee
 from pipeline.run.project import Project
 from pipeline.run.report import write_report
 from pipeline.run.runner import Runner
 from pipeline.run.workspace import Workspace
 
 REFUSED = 3
+TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 INTERRUPTED = 130
 
 
@@ -33,6 +37,12 @@ def run(
         typer.Option("--select", "-s", help="Only these: NAME, +NAME with its inputs, NAME+ with its readers."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Recompute what is up to date, too.")] = False,
+    until: Annotated[
+        datetime | None, typer.Option(help="Read sources only as far as they were at this time, in UTC.", formats=TIMES)
+    ] = None,
+    accept_gaps: Annotated[
+        bool, typer.Option("--accept-gaps", help="Go on where a source deleted something before it was read.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="How many tables are made at once; as many as cores without.")
@@ -44,7 +54,9 @@ def run(
 ) -> None:
     """Run the project: what is new or changed, in order, each table committed once."""
     project = open_project(folder, env)
-    options = Options(tuple(select or ()), full, threads)
+    options = Options(
+        tuple(select or ()), full, accept_gaps, None if until is None else until.replace(tzinfo=UTC), threads
+    )
     if dry_run:
         from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does without the code of streams
 

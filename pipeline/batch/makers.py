@@ -14,7 +14,7 @@ from pipeline.batch.work import STOP, Made, Split
 from pipeline.core.definitions import Transform
 from pipeline.core.errors import DefinitionError, Place, SourceError, SplitError
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import INGESTED_AT, MISFIT, POSITION, SOURCE, Part, Reader
+from pipeline.core.reading import INGESTED_AT, MISFIT, POSITION, SOURCE, Part, PartReader, Scannable
 from pipeline.core.schema import Schema, compare
 from pipeline.kernel.engine import arrow, empty, listed, literal, one, quoted
 from pipeline.kernel.frames import call
@@ -31,7 +31,7 @@ _READ = "_read_rows"
 class FromSource:
     """The rows of a source's parts, with their provenance."""
 
-    reader: Reader
+    reader: PartReader
     schema: Schema
     at: str
     may_skip: bool = False
@@ -73,7 +73,7 @@ class FromSource:
     @contextmanager
     def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
         """Let the split's parts flow one after the other, if each of them can."""
-        if split.is_last_try:
+        if split.is_last_try or not isinstance(self.reader, Scannable):
             yield None
             return
         with ExitStack() as stack:

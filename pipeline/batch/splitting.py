@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipeline.batch.work import Split
-from pipeline.core.reading import Part, Piece, Reader
+from pipeline.core.reading import Divisible, Part, Reader
 from pipeline.kernel.budget import cores
 from pipeline.kernel.scan import Scan
 
@@ -51,10 +51,12 @@ def splits_of_parts(parts: Sequence[Part], slots: Slots) -> tuple[Split, ...]:
     return tuple(Split(n, parts=tuple(group)) for n, group in enumerate(groups)) or (Split(0),)
 
 
-def parts_of(reader: Reader, pieces: Sequence[Piece], target_bytes: int) -> list[Part]:
-    """Cut a source's pieces into parts where they are larger than that; files are looked at side by side."""
+def divided(reader: Reader, parts: Sequence[Part], target_bytes: int) -> list[Part]:
+    """Cut planned parts where they are larger than that and the reader can; files are looked at side by side."""
+    if not isinstance(reader, Divisible):
+        return list(parts)
     with ThreadPoolExecutor(cores()) as pool:
-        cut = pool.map(lambda piece: reader.parts(piece, target_bytes), pieces)
+        cut = pool.map(lambda part: reader.parts(part.piece, target_bytes) if part.is_whole else [part], parts)
         return list(itertools.chain.from_iterable(cut))
 
 

@@ -16,16 +16,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 
+from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.eventtime import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.replays import Replay
+from pipeline.core.reading import OverTables, Reader
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.core.reading import Reader
 
 Layer = Literal["bronze", "silver", "gold"]
 Unreadable = Literal["fail", "quarantine"]
@@ -156,15 +156,17 @@ class Stored(Definition):
 class Source(Stored):
     """Where data enters: a reader, and the contract its rows are held to."""
 
-    reader: Reader
+    reader: Reader | OverTables
     schema: Schema | None = None
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
+    bound: Bound = UNBOUNDED
+    """The most that one run reads."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """None, or the table that it tells again."""
-        return (self.reader.table,) if isinstance(self.reader, Replay) else ()
+        """None, or the tables that it reads."""
+        return self.reader.inputs if isinstance(self.reader, OverTables) else ()
 
     @property
     def kind(self) -> str:
@@ -182,15 +184,18 @@ class Source(Stored):
 class Feed(Definition):
     """A source that is not stored: the table that reads it reads the world itself, each piece once."""
 
-    reader: Reader
+    reader: Reader | OverTables
     schema: Schema
+    """Empty where it is that of the tables that are read."""
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
+    bound: Bound = UNBOUNDED
+    """The most that one run reads."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """None, or the table that it tells again."""
-        return (self.reader.table,) if isinstance(self.reader, Replay) else ()
+        """None, or the tables that it reads."""
+        return self.reader.inputs if isinstance(self.reader, OverTables) else ()
 
     @property
     def kind(self) -> str:
@@ -360,9 +365,17 @@ def caller() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
+def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound:
+    try:
+        return Bound(most_rows, most_bytes)
+    except ValueError as error:
+        given = f"most_rows={most_rows}, most_bytes={most_bytes}"
+        raise DefinitionError("the bound of a source must be at least 1", got=given, place=place) from error
+
+
 @overload
 def source(
-    reader: Reader,
+    reader: Reader | OverTables,
     *,
     schema: Mapping[str, str] | None = None,
     key: str | Sequence[str] | None = None,
@@ -374,13 +387,15 @@ def source(
     lateness: str | timedelta | None = None,
     idle_after: str | timedelta | None = None,
     ahead: str | timedelta | None = None,
+    most_rows: int | None = None,
+    most_bytes: int | None = None,
     stored: Literal[True] = True,
 ) -> Source: ...
 
 
 @overload
 def source(
-    reader: Reader,
+    reader: Reader | OverTables,
     *,
     schema: Mapping[str, str] | None = None,
     description: str = "",
@@ -389,12 +404,14 @@ def source(
     lateness: str | timedelta | None = None,
     idle_after: str | timedelta | None = None,
     ahead: str | timedelta | None = None,
+    most_rows: int | None = None,
+    most_bytes: int | None = None,
     stored: Literal[False],
 ) -> Feed: ...
 
 
 def source(
-    reader: Reader,
+    reader: Reader | OverTables,
     *,
     schema: Mapping[str, str] | None = None,
     key: str | Sequence[str] | None = None,
@@ -406,6 +423,8 @@ def source(
     lateness: str | timedelta | None = None,
     idle_after: str | timedelta | None = None,
     ahead: str | timedelta | None = None,
+    most_rows: int | None = None,
+    most_bytes: int | None = None,
     stored: bool = True,
 ) -> Source | Feed:
     """Define where data enters; its rows land in a bronze table of the name it is assigned to.
@@ -429,9 +448,10 @@ def source(
     place = caller()
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
+    bound = _bound(most_rows, most_bytes, place)
     if not stored:
-        if contract is None and isinstance(reader, Replay):
-            contract = Schema(())  # that of the table
+        if contract is None and isinstance(reader, OverTables):
+            contract = Schema(())  # that of the tables
         if contract is None or key or partition_by or expect:
             problem = "a source that is not stored has a schema, and no key, partitions or expectations of its own"
             raise DefinitionError(problem, do="give those to the table that reads it", place=place)
@@ -442,6 +462,7 @@ def source(
             schema=contract,
             unreadable=unreadable,
             event_time=time,
+            bound=bound,
         )
     return Source(
         place=place,
@@ -454,4 +475,5 @@ def source(
         schema=contract,
         unreadable=unreadable,
         event_time=time,
+        bound=bound,
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from pipeline.core.errors import RequestError
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
     import duckdb
+    import fsspec
     import pyarrow as pa
 
 SOURCE, POSITION, INGESTED_AT = "_source", "_position", "_ingested_at"
@@ -23,7 +25,7 @@ PROVENANCE = (SOURCE, POSITION, INGESTED_AT)
 
 @dataclass(frozen=True)
 class Piece:
-    """A unit of a source that is consumed once, whole: a file. `stamp` changes when its content does."""
+    """An object of a source: a file, a partition, a page. `stamp` changes when its content does."""
 
     uri: str
     size_bytes: int
@@ -90,30 +92,50 @@ class Flowing:
     """A query, to be run after the other in the same connection, of how many faults the scan found."""
 
 
-class Reader(Protocol):
-    """The world as pieces of Arrow. Reading a part twice gives the same rows in the same order.
-
-    The parts of a piece are true together: once one raises `SplitError`, those already read are void.
-    """
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the options that decide the rows."""
-
-    def pieces(self) -> Sequence[Piece]:
-        """Return what is there now, in a stable order; raise `SourceError` when nothing is."""
-
-    def schema(self, piece: Piece) -> Schema:
-        """Return the piece's columns with their inferred types; raise `SourceError` when it has none."""
-
-    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
-        """Return stretches of about `target_bytes` that together, in order, are the piece; one where it cannot be cut."""
+class PartReader(Protocol):
+    """What reads parts that were planned."""
 
     def read(self, part: Part, schema: Schema) -> Reading:
         """Return the part's rows as `schema`, at their positions in the piece.
 
-        Raises `SchemaError` when its columns are others, and `SplitError` when only the whole piece can be read.
+        Raises `SchemaError` when its columns are others, and `SplitError` when only the whole piece can be read: then
+        the parts of this piece that were already read are void.
         """
+
+
+class Reader(PartReader, Protocol):
+    """Where data enters, as Arrow. Reading a part twice gives the same rows in the same order.
+
+    These four members are all that a connector must have; `pipeline.sources.ArrowReader` gives two of them to one that
+    yields Arrow batches. What a reader can do beside that it says by having the members of `Divisible`, `Scannable`,
+    `Reparsable`, `Log`, `InProject` or `OverTables`.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the options that decide the rows; where the data is does not count."""
+
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+        """Return what is new since a cursor, in a stable order; everything that is there now, without one.
+
+        Raises `SourceError` when nothing is there to be read, and for a source that does not answer.
+        """
+
+    def schema(self, piece: Piece) -> Schema:
+        """Return the columns of a piece with their inferred types; raise `SourceError` when it has none."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A reader whose parts can be divided further, at byte ranges for example."""
+
+    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
+        """Return stretches of about `target_bytes` that together, in order, are the piece; one where it cannot be cut."""
+
+
+@runtime_checkable
+class Scannable(Protocol):
+    """A reader whose parts DuckDB can scan by itself, which is the fast path."""
 
     def flow(
         self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema
@@ -123,8 +145,49 @@ class Reader(Protocol):
         Raises as `read` does for other columns and for a file that is not there.
         """
 
+
+@runtime_checkable
+class Reparsable(Protocol):
+    """A reader that can read rejected rows again, which the replay of a quarantine needs."""
+
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`."""
+
+
+@runtime_checkable
+class InProject(Protocol):
+    """A reader whose relative locations belong to the folder of its project."""
+
+    def within(self, folder: Path) -> Reader:
+        """Return the reader for a project in this folder."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """One version of a table of the lake, for a reader that reads tables."""
+
+    query: str
+    """A SELECT of its rows."""
+    schema: Schema
+    mark: int | None
+    """Changes when the table does."""
+    filesystem: fsspec.AbstractFileSystem | None = None
+
+
+@runtime_checkable
+class OverTables(Protocol):
+    """What reads tables of the lake: it becomes a reader when it is given their rows."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the options that decide the rows."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the tables."""
+
+    def over(self, rows_of: Callable[[str], TableRows]) -> Reader:
+        """Return what reads the newest versions of the tables."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +209,29 @@ class Ready:
     has_ended: bool = False
 
 
-class Log(Reader, Protocol):
-    """A reader of what has no end. A piece is a partition, a part a range of its offsets: `Part(piece, begin, end)`.
+@dataclass(frozen=True)
+class Traits:
+    """What a stream has to know of a log, beside how it is read."""
+
+    has_whole_partitions: bool = False
+    """Whether a partition is taken whole or not at all, as a file is; else its offsets count records."""
+    may_vanish: bool = False
+    """Whether a partition that was read may be removed: that is no error then."""
+    is_in_sequence: bool = False
+    """Whether event time runs through the partitions one after the other, in the order of their names."""
+
+
+@runtime_checkable
+class Log(Protocol):
+    """What has no end. A piece is a partition, a part a range of its offsets: `Part(piece, begin, end)`.
 
     The record at an offset is always the same one, so that a range that is read again gives the same rows. Offsets
     grow and may have gaps. `_position` is a record's offset, `_source` its partition's URI.
     """
+
+    @property
+    def traits(self) -> Traits:
+        """What differs from other logs."""
 
     def extents(self) -> Mapping[str, Extent]:
         """Return what each partition holds now, by the URI of its piece; partitions may come, and never go."""
@@ -169,19 +249,8 @@ class Tail(Protocol):
     def ready(self, timeout_s: float) -> Ready:
         """Return what can be taken, at once if there is more than was taken last, else when that comes or time is up."""
 
-    def reader(self, parts: Sequence[Part]) -> Reader:
+    def reader(self, parts: Sequence[Part]) -> PartReader:
         """Return what reads and flows these parts, which are ready, from memory; from now on they count as taken."""
 
     def add(self, offsets: Mapping[str, int]) -> None:
         """Read more partitions from now on."""
-
-
-class OnlyStreamed:
-    """A reader that a batch cannot read: all that one would ask of it is refused with `RequestError`."""
-
-    def pieces(self, *args: Any, **named: Any) -> NoReturn:
-        """Refuse."""
-        del args, named
-        raise RequestError("this source is only streamed", do="run `headwater stream`", got=f"{type(self).__name__}")
-
-    schema = parts = read = flow = parse = pieces

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.epochs import Epoch, epoch_of
-from pipeline.core.reading import Piece
+from pipeline.core.errors import StorageError
 
 if TYPE_CHECKING:
     import duckdb
 
+FORMAT_VERSION = 2
+"""The format of the manifests that are written; earlier ones can be read."""
+_STAMP = re.compile(r"\d+-\d+")
 Mode = Literal["append", "overwrite", "merge"]
 """How files come to a table: beside what is there, in its place, or in the place of some of its files."""
 
@@ -85,8 +90,10 @@ class Manifest:
     """The version of each input table up to which it is consumed."""
     marks: Mapping[str, int | None] = field(default_factory=dict)
     """The marks of those versions: a table that was removed and made again has the numbers, but not the marks."""
-    pieces: Sequence[Piece] = ()
-    """What of a source is consumed."""
+    cursor: Cursor | None = None
+    """How far the source that it reads is consumed."""
+    gaps: Sequence[Gap] = ()
+    """What of the source was lost before it was read, as the user accepted."""
     flow: Flow = field(default_factory=Flow)
     checks: Mapping[str, int] = field(default_factory=dict)
     """Violations by expectation."""
@@ -105,6 +112,7 @@ class Manifest:
     seconds: float = 0.0
     at: str = ""
     """When it was written, ISO 8601 in UTC."""
+    format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
         """Return the manifest as JSON with sorted keys: the same manifest gives the same text."""
@@ -112,20 +120,47 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Return what `to_json` wrote."""
-        parts = json.loads(text)
-        parts["pieces"] = tuple(Piece(**piece) for piece in parts["pieces"])
+        """Return what `to_json` wrote, in this or an earlier format; raise `StorageError` for a later one."""
+        parts = _of_this_format(json.loads(text))
+        parts["cursor"] = None if parts["cursor"] is None else Cursor(**parts["cursor"])
+        parts["gaps"] = tuple(Gap(**gap) for gap in parts["gaps"])
         parts["aside"] = tuple(StagedFile(**file) for file in parts["aside"])
-        parts["backfilled"] = tuple(parts.get("backfilled", ()))
-        parts["tombstones"] = tuple(StagedFile(**file) for file in parts.get("tombstones", ()))
+        parts["backfilled"] = tuple(parts["backfilled"])
+        parts["tombstones"] = tuple(StagedFile(**file) for file in parts["tombstones"])
         parts["flow"] = Flow(**parts["flow"])
-        parts["epoch"] = None if parts.get("epoch") is None else epoch_of(parts["epoch"])
+        parts["epoch"] = None if parts["epoch"] is None else epoch_of(parts["epoch"])
         return cls(**parts)
 
     @property
     def mark(self) -> int:
         """The number a Delta transaction carries for this manifest: 63 bits of its SHA-256."""
         return mark_of(self.to_json())
+
+
+def _of_this_format(parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a manifest in today's format."""
+    version = parts.get("format_version", 1)
+    if version > FORMAT_VERSION:
+        raise StorageError(
+            f"the manifest of table {parts.get('table')!r} was written by a later version of Headwater",
+            got=f"format {version}; this version reads formats up to {FORMAT_VERSION}",
+            do="upgrade Headwater, or recompute the table: headwater run --full",
+        )
+    if version == 1:  # listed what was consumed in place of a cursor
+        pieces = parts.pop("pieces", ())
+        parts = {"backfilled": (), "tombstones": (), "epoch": None, "gaps": (), **parts, "cursor": _listed(pieces)}
+    return {**parts, "format_version": FORMAT_VERSION}
+
+
+def _listed(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the cursor for pieces of format 1; offsets of logs were not in it, so theirs cannot be read."""
+    if not pieces:
+        return None
+    stamps = {str(piece["uri"]): str(piece["stamp"]) for piece in pieces}
+    if not all(_STAMP.fullmatch(stamp) for stamp in stamps.values()):
+        return {"kind": "offsets", "value": {}, "format_version": 0}
+    files = {uri: [*map(int, stamp.split("-")), ""] for uri, stamp in stamps.items()}
+    return {"kind": "files", "value": {"files": files}, "format_version": 1}
 
 
 def mark_of(text: str) -> int:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from pipeline.core.definitions import Source, Stored
-from pipeline.core.errors import SchemaError
-from pipeline.core.reading import PROVENANCE
+from collections.abc import Sequence
+
+from pipeline.core.definitions import Feed, Source, Stored
+from pipeline.core.errors import SchemaError, SourceError
+from pipeline.core.reading import PROVENANCE, Part
 from pipeline.core.schema import Schema, compare
 from pipeline.kernel.types import stored
 from pipeline.lake import Version
 from pipeline.run.decide import Decision
+from pipeline.run.readers import reader_of
+from pipeline.run.workspace import Workspace
 
 
-def source_contract(definition: Source, version: Version | None, decision: Decision, *, full: bool) -> Schema:
+def feed_contract(workspace: Workspace, feed: Feed, parts: Sequence[Part]) -> Schema:
+    """Return the columns of a source that is not stored: those declared, else those of the tables that it reads."""
+    return feed.schema if feed.schema.columns else inferred(workspace, feed, parts)
+
+
+def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[Part]) -> Schema:
+    """Return the columns of the first of a source's parts; raise `SourceError` when there is none."""
+    if not parts:
+        raise SourceError(
+            f"source {source.name!r} has nothing yet to tell its columns by", do="give schema=", place=source.place
+        )
+    return stored(reader_of(workspace, source).schema(parts[0].piece))
+
+
+def source_contract(
+    workspace: Workspace, definition: Source, version: Version | None, decision: Decision, *, full: bool
+) -> Schema:
     """Return the columns of a source: those declared, else those inferred from its first data.
 
     Raises `SchemaError` when a rebuild would infer other columns than before, unless `full` accepts them.
@@ -19,10 +39,10 @@ def source_contract(definition: Source, version: Version | None, decision: Decis
     if definition.schema is not None:
         return definition.schema
     if version is None or full:
-        return stored(definition.reader.schema(decision.pieces[0]))
+        return inferred(workspace, definition, decision.parts)
     before = version.schema.select(tuple(n for n in version.schema.names if n not in PROVENANCE))
     if decision.kind == "rebuild":
-        found = stored(definition.reader.schema(decision.pieces[0]))
+        found = inferred(workspace, definition, decision.parts)
         change = compare(Schema.of(dict.fromkeys(before.names, "")), Schema.of(dict.fromkeys(found.names, "")))
         if change:
             raise SchemaError(

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Literal
 
+from pipeline.core.cursors import Plan
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import Piece
+from pipeline.core.reading import Part
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 
 Kind = Literal["skip", "append", "merge", "rebuild"]
+NOT_MADE = "not made yet"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked to do."""
+
+    select: tuple[str, ...] = ()
+    """Patterns of `Graph.select`; without any, all definitions."""
+    full: bool = False
+    """Whether to recompute what is up to date, and to lose what is no longer there."""
+    accept_gaps: bool = False
+    """Whether to go on where a source lost something before it was read."""
+    until: datetime | None = None
+    """Sources are read only as far as they were at this time."""
+    threads: int | None = None
+    """How many definitions are done at once; `None`: as many as there are cores."""
+
+
+DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -20,12 +43,17 @@ class Decision:
 
     kind: Kind
     reason: str
-    pieces: tuple[Piece, ...] = ()
-    """For a source: the pieces to read."""
+    plan: Plan | None = None
+    """For a source, and for a table that reads one which is not stored: what is to be read."""
     added: tuple[DataFile, ...] = field(default=(), repr=False)
     """For a table that appends or merges: the new files of its driving input."""
     removed: tuple[DataFile, ...] = field(default=(), repr=False)
     """The files of the driving input that are gone since: rows of the keys in them are replaced."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What of a source is to be read."""
+        return () if self.plan is None else self.plan.parts
 
     @property
     def takes_new(self) -> bool:
@@ -53,63 +81,62 @@ class Inputs:
 
 
 def decide_source(
-    fingerprint: str, manifest: Manifest | None, found: Sequence[Piece], *, full: bool = False
+    fingerprint: str, manifest: Manifest | None, since: Plan | None, options: Options = DEFAULTS
 ) -> Decision:
-    """Decide for a source from its pieces now and those it consumed.
+    """Decide for a source from what is new since its cursor; `since` is `None` where there is no cursor to go on from.
 
-    Raises `SourceError` when it would have to be read again and some of what was read is no longer there.
+    A rebuild leaves it to the caller to plan all that is there. Raises `SourceError` when the source would have to be
+    read again and some of what was read is no longer there, and when something went before it was read.
     """
-    pieces = tuple(found)
-    if full:
-        return Decision("rebuild", "--full", pieces)
-    if manifest is None:
-        return Decision("rebuild", "not made yet", pieces)
-    now = {piece.uri: piece for piece in pieces}
-    changed = [p.uri for p in manifest.pieces if p.uri in now and now[p.uri].stamp != p.stamp]
+    if options.full:
+        return Decision("rebuild", "--full")
+    if manifest is None or since is None:
+        return Decision("rebuild", NOT_MADE)
     redefined = manifest.fingerprint != fingerprint
-    if redefined or changed:
-        return _again(manifest, pieces, "the definition changed" if redefined else f"{_name(changed[0])} changed")
-    known = {piece.uri for piece in manifest.pieces}
-    new = tuple(piece for piece in pieces if piece.uri not in known)
-    if not new:
-        return Decision("skip", "no new files")
-    return Decision("append", f"{len(new)} new file{'s' if len(new) > 1 else ''}", new)
+    if redefined or since.changed:
+        return _again(manifest, since, "the definition changed" if redefined else since.changed)
+    if since.gaps and not options.accept_gaps:
+        raise SourceError(
+            f"the source of {manifest.table!r} no longer has what comes next: it was deleted before it was read",
+            got=", ".join(map(str, since.gaps[:_SHOWN])),
+            do="go on with what is left: headwater run --accept-gaps",
+        )
+    kind: Kind = "append" if since.parts else "skip"
+    return Decision(kind, "; ".join([since.new or "nothing new", *since.notes]), since)
 
 
 def decide_reading(
-    fingerprint: str, manifest: Manifest | None, found: Sequence[Piece], inputs: Inputs, *, full: bool = False
+    fingerprint: str, manifest: Manifest | None, since: Plan | None, inputs: Inputs, options: Options = DEFAULTS
 ) -> Decision:
-    """Decide for a table that reads a source which is not stored, from its pieces and the table's other inputs."""
-    read = decide_source(fingerprint, manifest, found, full=full)
-    if read.kind == "rebuild" or manifest is None:
+    """Decide for a table that reads a source which is not stored, from what is new in it and the table's other inputs."""
+    read = decide_source(fingerprint, manifest, since, options)
+    if read.kind == "rebuild" or manifest is None or since is None:
         return read
     changed = _changed(manifest, inputs)
     if changed:
-        return _again(manifest, tuple(found), f"{', '.join(map(repr, changed))} changed")
+        return _again(manifest, since, f"{', '.join(map(repr, changed))} changed")
     if read.kind == "append" and not inputs.splits_alone:
-        return _again(manifest, tuple(found), read.reason)
+        return _again(manifest, since, read.reason)
     return replace(read, kind="merge") if read.kind == "append" and inputs.merges else read
 
 
-def _again(manifest: Manifest, pieces: tuple[Piece, ...], reason: str) -> Decision:
-    """Read all pieces again; raise `SourceError` when some that were read are no longer there."""
-    now = {piece.uri for piece in pieces}
-    gone = [p.uri for p in manifest.pieces if p.uri not in now]
-    if gone:
+def _again(manifest: Manifest, since: Plan, reason: str) -> Decision:
+    """Read all again; raise `SourceError` when some of what was read is no longer there."""
+    if since.lost:
         raise SourceError(
             f"the source of {manifest.table!r} must be read again ({reason}), which would lose rows",
-            got=f"{len(gone)} ingested file(s) no longer there, the first {gone[0]}",
-            do="bring them back, or accept the loss with --full",
+            got=f"{len(since.lost)} of what was read is no longer there, the first {since.lost[0]}",
+            do="bring it back, or accept the loss with --full",
         )
-    return Decision("rebuild", reason, pieces)
+    return Decision("rebuild", reason)
 
 
-def decide_table(fingerprint: str, manifest: Manifest | None, inputs: Inputs, *, full: bool = False) -> Decision:
+def decide_table(fingerprint: str, manifest: Manifest | None, inputs: Inputs, options: Options = DEFAULTS) -> Decision:
     """Decide for a table from its manifest and its inputs."""
-    if full:
+    if options.full:
         return Decision("rebuild", "--full")
     if manifest is None:
-        return Decision("rebuild", "not made yet")
+        return Decision("rebuild", NOT_MADE)
     if manifest.fingerprint != fingerprint:
         return Decision("rebuild", "the definition changed")
     changed = _changed(manifest, inputs)
@@ -141,7 +168,3 @@ def _take_new(inputs: Inputs, added: tuple[DataFile, ...]) -> Decision:
         return Decision("rebuild", f"{inputs.driving!r} changed")
     reason = f"{touched:,} rows of {inputs.driving!r} are in files that were written again"
     return Decision("merge", reason, added=added, removed=inputs.removed)
-
-
-def _name(uri: str) -> str:
-    return uri.rpartition("/")[2]

@@ -16,11 +16,13 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import SqlTransform
 from pipeline.run.buckets import buckets_for
+from pipeline.run.contract import feed_contract, inferred
 from pipeline.run.execute import execute
 from pipeline.run.foresight import feed_of, route_of, route_of_source, scans_of, stored_inputs
 from pipeline.run.layout import Layout, Tell, layout_of, splits_of
 from pipeline.run.merging import Arrival, Landing, land, to_judge
 from pipeline.run.order import Order
+from pipeline.run.readers import reader_of
 from pipeline.run.workspace import Workspace
 
 _AT = "1970-01-01T00:00:00+00:00"
@@ -48,19 +50,25 @@ def order_of_all(workspace: Workspace, definition: Stored) -> Order:
     """Return the order to compute a table from all of its inputs, as `--full` would, in a run of its own name."""
     run_id = f"trial-{secrets.token_hex(3)}"
     if isinstance(definition, Source):
-        pieces = tuple(definition.reader.pieces())
-        contract = definition.reader.schema(pieces[0]) if definition.schema is None else definition.schema
-        way = route_of_source(workspace, definition, pieces)
-        return Order(definition, way, {}, run_id, _AT, pieces=pieces, schema=contract)
+        return _of_source(workspace, definition, run_id)
     if not isinstance(definition, Table):
         raise TypeError(type(definition).__name__)
     feed = feed_of(workspace, definition)
-    pieces = () if feed is None else tuple(feed.reader.pieces())
+    reader = None if feed is None else reader_of(workspace, feed)
+    parts = () if reader is None else reader.plan(None).parts
     inputs = {name: workspace.require(name, definition.name) for name in stored_inputs(workspace, definition)}
     scans = scans_of(workspace, definition, inputs)
-    way = route_of(workspace, definition, scans, pieces)
-    schema = None if feed is None else feed.schema
-    return Order(definition, way, scans, run_id, _AT, pieces=pieces, schema=schema, feed=feed)
+    way = route_of(workspace, definition, scans, parts)
+    schema = None if feed is None else feed_contract(workspace, feed, parts)
+    return Order(definition, way, scans, run_id, _AT, parts=parts, reader=reader, schema=schema, feed=feed)
+
+
+def _of_source(workspace: Workspace, definition: Source, run_id: str) -> Order:
+    reader = reader_of(workspace, definition)
+    parts = reader.plan(None).parts
+    contract = inferred(workspace, definition, parts) if definition.schema is None else definition.schema
+    way = route_of_source(workspace, definition, parts)
+    return Order(definition, way, {}, run_id, _AT, parts=parts, reader=reader, schema=contract)
 
 
 def forecast(workspace: Workspace, order: Order) -> Forecast:
@@ -73,8 +81,8 @@ def forecast(workspace: Workspace, order: Order) -> Forecast:
         rows_in=order.route.rows,
         rows_out=_guess(workspace, order),
         bytes_in=order.route.size_bytes,
-        files=len(order.pieces) + sum(len(scan.files) for scan in order.scans.values()),
-        files_in_all=len(order.pieces) + sum(len(version.files) for version in whole),
+        files=len(order.parts) + sum(len(scan.files) for scan in order.scans.values()),
+        files_in_all=len(order.parts) + sum(len(version.files) for version in whole),
         splits=splits,
         at_once=at_once,
         task_bytes=layout.limits(max(splits, buckets)).memory_bytes or layout.budget.memory_bytes,

@@ -5,33 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.core.cursors import UNBOUNDED, Bound, Plan
 from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table, Verdict
 from pipeline.core.errors import DefinitionError
 from pipeline.core.execution import Room
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import Piece
+from pipeline.core.reading import Part
 from pipeline.core.sinks import Sink
+from pipeline.core.staging import Manifest
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.pruning import file_conditions
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import Version, files_for
 from pipeline.run.bench import RunBench
-from pipeline.run.decide import Decision, Inputs, decide_reading, decide_source, decide_table
+from pipeline.run.decide import NOT_MADE, Decision, Inputs, Options, decide_reading, decide_source, decide_table
 from pipeline.run.merging import key_passed_on
 from pipeline.run.planning import Route, route, source_route
+from pipeline.run.readers import reader_of
 from pipeline.run.streamed import STREAMED, StreamedDefinitions
 from pipeline.run.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run is asked to do: patterns of `Graph.select`, and whether to recompute what is up to date."""
-
-    select: tuple[str, ...] = ()
-    full: bool = False
-    threads: int | None = None
-    """How many definitions are done at once; `None`: as many as there are cores."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,8 @@ def decide(
     """Decide what to do with a table that is at `version`, its inputs as they were just read."""
     manifest = None if version is None else version.manifest
     if isinstance(definition, Source):
-        return decide_source(definition.fingerprint, manifest, definition.reader.pieces(), full=options.full)
+        since = _since(workspace, options, definition, manifest)
+        return _planned(workspace, options, definition, decide_source(definition.fingerprint, manifest, since, options))
     way = route_of(workspace, definition, {})
     feed = feed_of(workspace, definition)
     change = None
@@ -95,10 +89,32 @@ def decide(
         rows=inputs[way.driving].rows if way.driving in inputs else 0,
     )
     if feed is None:
-        return decide_table(definition.fingerprint, manifest, known, full=options.full)
-    return decide_reading(
-        fingerprint_of(workspace, definition), manifest, feed.reader.pieces(), known, full=options.full
-    )
+        return decide_table(definition.fingerprint, manifest, known, options)
+    since = _since(workspace, options, feed, manifest)
+    fingerprint_now = fingerprint_of(workspace, definition)
+    return _planned(workspace, options, feed, decide_reading(fingerprint_now, manifest, since, known, options))
+
+
+def _since(workspace: Workspace, options: Options, source: Source | Feed, manifest: Manifest | None) -> Plan | None:
+    """Return what of a source is new since a manifest, or `None` where it is to be read from the beginning."""
+    if options.full or manifest is None or manifest.cursor is None:
+        return None
+    return reader_of(workspace, source).plan(manifest.cursor, _bound(source, options))
+
+
+def _planned(workspace: Workspace, options: Options, source: Source | Feed, decision: Decision) -> Decision:
+    """Return a decision with what is to be read: for a rebuild, all that is there.
+
+    Only the first reading of a source is bounded: what was there must not go for a while because it is read again.
+    """
+    if decision.kind != "rebuild":
+        return decision
+    bound = _bound(source, options) if decision.reason == NOT_MADE else UNBOUNDED
+    return replace(decision, plan=reader_of(workspace, source).plan(None, bound))
+
+
+def _bound(source: Source | Feed, options: Options) -> Bound:
+    return replace(source.bound, until=options.until)
 
 
 def still_refused(verdict: Verdict) -> str:
@@ -134,14 +150,14 @@ def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Versi
     return found
 
 
-def route_of(workspace: Workspace, definition: Table, scans: Mapping[str, Scan], pieces: Sequence[Piece] = ()) -> Route:
-    """Choose how a table is computed from its inputs, or from pieces of a source that is not stored."""
-    return route(definition, scans, pieces, _room(workspace))
+def route_of(workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[Part] = ()) -> Route:
+    """Choose how a table is computed from its inputs, or from parts of a source that is not stored."""
+    return route(definition, scans, parts, _room(workspace))
 
 
-def route_of_source(workspace: Workspace, definition: Source, pieces: tuple[Piece, ...]) -> Route:
-    """Choose how a source's pieces are read."""
-    return source_route(definition, pieces, _room(workspace))
+def route_of_source(workspace: Workspace, definition: Source, parts: Sequence[Part]) -> Route:
+    """Choose how a source's parts are read."""
+    return source_route(definition, parts, _room(workspace))
 
 
 def _room(workspace: Workspace) -> Room:
@@ -157,7 +173,7 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
         return Foresight(definition, changed if above else _decide_artifact(workspace, options, definition))
     if isinstance(definition, Source):
         decision = decide(workspace, options, definition, workspace.version(definition.name), {})
-        return Foresight(definition, decision, route_of_source(workspace, definition, decision.pieces))
+        return Foresight(definition, decision, route_of_source(workspace, definition, decision.parts))
     if isinstance(definition, Feed | Sink):
         is_feed = isinstance(definition, Feed)
         words = "not stored: what reads it reads its files" if is_feed else "is sent what its table has new"
@@ -170,7 +186,7 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
     if above:
         return Foresight(definition, changed, route_of(workspace, definition, scans))
     decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
-    return Foresight(definition, decision, route_of(workspace, definition, scans, decision.pieces))
+    return Foresight(definition, decision, route_of(workspace, definition, scans, decision.parts))
 
 
 def _decide_artifact(workspace: Workspace, options: Options, definition: Artifact) -> Decision:

@@ -13,7 +13,7 @@ from pipeline.batch.splitting import (
     MOST_BYTES_PARTITIONED,
     PART_BYTES,
     Slots,
-    parts_of,
+    divided,
     splits_of_parts,
     splits_of_scan,
 )
@@ -76,12 +76,11 @@ def layout_of(order: Order, settings: Settings, *, starts: bool = True) -> Layou
 def splits_of(order: Order, layout: Layout, *, whole: bool = False) -> tuple[Split, ...]:
     """Cut a step's driving input into splits; with `whole`, no file of a source is cut."""
     strategy = order.route.strategy
-    alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not order.pieces)
+    alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not order.parts)
     most = MOST_BYTES_PARTITIONED if order.definition.partition_by else MOST_BYTES
     slots = Slots(1, sys.maxsize) if alone else Slots(layout.budget.slots, most)
-    reads = order.reads
-    if reads is not None:
-        return splits_of_parts(parts_of(reads.reader, order.pieces, sys.maxsize if whole else PART_BYTES), slots)
+    if order.reader is not None:
+        return splits_of_parts(divided(order.reader, order.parts, sys.maxsize if whole else PART_BYTES), slots)
     driving = order.scans.get(order.route.driving)
     return (Split(0),) if driving is None else splits_of_scan(driving, slots)
 

@@ -10,7 +10,7 @@ from pipeline.batch.makers import FromFunction, FromSource, FromSql, FromWhole
 from pipeline.batch.work import Maker, Work
 from pipeline.core.definitions import Feed, Source, Stored, Table
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import Piece
+from pipeline.core.reading import Part, Reader
 from pipeline.core.schema import Column, Schema
 from pipeline.core.settings import Settings
 from pipeline.kernel.budget import budget_here
@@ -32,17 +32,19 @@ class Order:
     scans: Mapping[str, Scan]
     run_id: str
     at: str
-    pieces: tuple[Piece, ...] = ()
+    parts: tuple[Part, ...] = ()
+    reader: Reader | None = None
+    """For parts: what reads them."""
     schema: Schema | None = None
-    """For pieces: the contract of their source."""
+    """For parts: the contract of their source."""
     feed: Feed | None = None
-    """The source that the pieces belong to, where it is not the definition itself."""
+    """The source that the parts belong to, where it is not the definition itself."""
     existing: Version | None = None
     """For an append: the rows that are there already."""
 
     @property
     def reads(self) -> Source | Feed | None:
-        """The source whose pieces are read, if any are."""
+        """The source whose parts are read, if any are."""
         return self.definition if isinstance(self.definition, Source) else self.feed
 
     @property
@@ -55,7 +57,7 @@ class Order:
     def driving_schema(self) -> Schema:
         """The columns of the driving input."""
         if self.feed is not None:
-            return FromSource(self.feed.reader, self.feed.schema, self.at).all_columns
+            return FromSource(cast("Reader", self.reader), cast("Schema", self.schema), self.at).all_columns
         return self.scans[self.route.driving].schema
 
 
@@ -91,7 +93,7 @@ def _maker(order: Order) -> Maker:
     source = None
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
-        source = FromSource(reads.reader, cast("Schema", order.schema), order.at, may_skip)
+        source = FromSource(cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip)
     if source is not None and reads is definition:
         return source
     transform = cast("Table", definition).transform

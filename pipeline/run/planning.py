@@ -11,7 +11,7 @@ from sqlglot import exp
 from pipeline.core.definitions import Source, Stored, Table
 from pipeline.core.execution import Execution, Room
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import Piece
+from pipeline.core.reading import Part
 from pipeline.kernel.exchange import Exchange, exchange
 from pipeline.kernel.plan import Plan, plan
 from pipeline.kernel.scan import Scan
@@ -48,10 +48,10 @@ class Route:
 def route(
     definition: Stored,
     scans: Mapping[str, Scan],
-    pieces: Sequence[Piece] = (),
+    parts: Sequence[Part] = (),
     room: Room = ANY_ROOM,
 ) -> Route:
-    """Choose the strategy for a table and where it runs; `scans` and `pieces` are its inputs as they are read.
+    """Choose the strategy for a table and where it runs; `scans` and `parts` are its inputs as they are read.
 
     Rows that have to meet by a key meet in this process when all inputs fit its memory, or when there is no cluster: the
     engine then works out of core. Else they meet in buckets on Ray.
@@ -61,14 +61,14 @@ def route(
         size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
         return Route(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets are Ray's", rows, size)
     driving = scans.get(chosen.driving)
-    size = sum(piece.size_bytes for piece in pieces) if driving is None else driving.size_bytes
+    size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
     executor, why = where(chosen.strategy, size, room)
     found = Route(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
     whole = sum(scan.size_bytes for scan in scans.values())
     fits = room.memory_bytes is None or whole * EXPANSION <= room.memory_bytes
     here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
-    if pieces or here or not _meets(found, scans):
+    if parts or here or not _meets(found, scans):
         return found
     return _in_buckets(definition, found, scans, "asked for" if room.execution == "ray" else _too_large(whole, room))
 
@@ -101,9 +101,9 @@ def _too_large(size_bytes: int, room: Room) -> str:
     return f"{size_bytes / 1e6:,.0f} MB of files do not fit {memory:,.0f} MB of memory when they meet"
 
 
-def source_route(definition: Source, pieces: Sequence[Piece], room: Room = ANY_ROOM) -> Route:
-    """Choose where a source's pieces are read."""
-    size = sum(piece.size_bytes for piece in pieces)
+def source_route(definition: Source, parts: Sequence[Part], room: Room = ANY_ROOM) -> Route:
+    """Choose where a source's parts are read."""
+    size = sum(part.size_bytes for part in parts)
     executor, why = where("files", size, room)
     return Route("files", "", f"{definition.name!r} is read part by part", executor, why, 0, size)
 

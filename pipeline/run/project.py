@@ -6,15 +6,16 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import cloudpickle
 
-from pipeline.core.definitions import Definition
+from pipeline.core.definitions import Definition, Feed, Source
 from pipeline.core.errors import DefinitionError, HeadwaterError, Place, SettingsError
 from pipeline.core.graph import Graph
+from pipeline.core.reading import InProject
 from pipeline.core.settings import Settings, find
 from pipeline.core.settings import load as load_settings
 
@@ -35,12 +36,19 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     """
     settings = load_settings(find(Path(start)), env=env, environ=environ)
     modules = _modules(settings.definitions)
-    graph = Graph.of(definitions_in(modules))
+    graph = Graph.of([_within(definition, settings.root) for definition in definitions_in(modules)])
     if not graph.definitions:
         raise DefinitionError(
             "this project defines nothing", do="assign a source(…) to a name", place=Place(str(settings.definitions))
         )
     return Project(settings, graph)
+
+
+def _within(definition: Definition, folder: Path) -> Definition:
+    """Return a source with its relative locations in the project's folder; any other definition as it is."""
+    if isinstance(definition, Source | Feed) and isinstance(definition.reader, InProject):
+        return replace(definition, reader=definition.reader.within(folder))
+    return definition
 
 
 def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:

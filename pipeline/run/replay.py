@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,7 +22,7 @@ from pipeline.core.definitions import Source, Stored, Table
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import RequestError
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import POSITION, PROVENANCE, SOURCE, Flowing, Part, Piece, Reader, Reading
+from pipeline.core.reading import POSITION, PROVENANCE, SOURCE, Part, Piece, Reading, Reparsable
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow
 from pipeline.kernel.engine import arrow, connect, literal
@@ -66,7 +63,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
     judged = to_judge(definition)
     order, maker = _order(workspace, definition, rows, Order(judged, _HERE, {}, run_id, at, existing=version))
     work = work_of(order, workspace.lake, workspace.settings, maker)
-    outcome = run_task(work, Split(0, parts=tuple(Part(piece) for piece in order.pieces)))
+    outcome = run_task(work, Split(0, parts=order.parts))
     require_same(definition, Decision("append", "replay"), version, outcome.schema)
     landing = land(workspace, Arrival(definition, outcome, run_id, version))
     manifest = replace(
@@ -151,46 +148,32 @@ def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order,
     by_source: dict[str, list[tuple[int, str]]] = {}
     for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
         by_source.setdefault(uri, []).append((position, text))
-    pieces = tuple(Piece(uri, 0, "") for uri in by_source)
+    parts = tuple(Part(Piece(uri, 0, "")) for uri in by_source)
     names = order.existing.schema.names if order.existing is not None else ()
     contract = definition.schema
     if contract is None and order.existing is not None:
         contract = order.existing.schema.select(tuple(n for n in names if n not in PROVENANCE))
     schema = Schema(()) if contract is None else contract
-    reader = _Kept(definition.reader, {uri: tuple(kept) for uri, kept in by_source.items()})
-    way = source_route(definition, pieces)
-    return replace(order, route=way, pieces=pieces, schema=schema), FromSource(reader, schema, order.at)
+    reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
+    way = source_route(definition, parts)
+    return replace(order, route=way, parts=parts, schema=schema), FromSource(reader, schema, order.at)
+
+
+def _reparsable(definition: Source) -> Reparsable:
+    if isinstance(definition.reader, Reparsable):
+        return definition.reader
+    raise RequestError(
+        f"rows of {definition.name!r} cannot be read again from the quarantine",
+        do=f"mend the source and run `headwater run --full --select {definition.name}`",
+    )
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A reader of rows that were kept as text, at their old positions."""
+    """Reads rows that were kept as text, at their old positions."""
 
-    reader: Reader
+    reader: Reparsable
     rows: dict[str, tuple[tuple[int, str], ...]]
-
-    @property
-    def fingerprint(self) -> str:
-        return self.reader.fingerprint
-
-    def pieces(self) -> Sequence[Piece]:
-        return tuple(Piece(uri, 0, "") for uri in self.rows)
-
-    def schema(self, piece: Piece) -> Schema:
-        return self.reader.schema(piece)
-
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
-        return self.reader.parse(rows, schema)
-
-    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
-        del target_bytes
-        return (Part(piece),)
-
-    def flow(
-        self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema
-    ) -> AbstractContextManager[Flowing | None]:
-        del con, part, schema
-        return nullcontext()
 
     def read(self, part: Part, schema: Schema) -> Reading:
         kept = self.rows[part.piece.uri]

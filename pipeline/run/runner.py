@@ -14,22 +14,21 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
 from pipeline.core.clock import Clock, now
+from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import Artifact, Definition, Feed, Source, Stored, Table
 from pipeline.core.errors import DefinitionError, HeadwaterError
 from pipeline.core.graph import Graph
-from pipeline.core.reading import Piece
 from pipeline.core.sinks import Sink
 from pipeline.core.staging import Flow, Manifest, Mode
 from pipeline.governance import Run, Step
 from pipeline.kernel.budget import MemoryPool, budget_here
 from pipeline.lake import Version
 from pipeline.run.bench import RunBench
-from pipeline.run.contract import require_same, source_contract
-from pipeline.run.decide import Decision
+from pipeline.run.contract import feed_contract, require_same, source_contract
+from pipeline.run.decide import Decision, Options
 from pipeline.run.events import Event, Moment, Observer, Work, nobody
 from pipeline.run.execute import execute
 from pipeline.run.foresight import (
-    Options,
     decide,
     feed_of,
     fingerprint_of,
@@ -43,6 +42,7 @@ from pipeline.run.merging import Arrival, Landing, follow, land, to_judge
 from pipeline.run.order import Order
 from pipeline.run.planning import EXPANSION
 from pipeline.run.project import Project
+from pipeline.run.readers import reader_of
 from pipeline.run.schedule import Blocked, Schedule
 from pipeline.run.sending import send
 from pipeline.run.settle import judged, settle
@@ -59,7 +59,8 @@ class _Basis:
     decision: Decision
     version: Version | None
     inputs: Mapping[str, Version]
-    pieces: tuple[Piece, ...]
+    cursor: Cursor | None = None
+    gaps: tuple[Gap, ...] = ()
 
 
 class Runner:
@@ -173,15 +174,16 @@ class Runner:
     def _ingest(self, definition: Source, decision: Decision, version: Version | None) -> tuple[Order, _Basis]:
         order = Order(
             definition=definition,
-            route=route_of_source(self.workspace, definition, decision.pieces),
+            route=route_of_source(self.workspace, definition, decision.parts),
             scans={},
             run_id=self.run_id,
             at=self._at(),
-            pieces=decision.pieces,
-            schema=source_contract(definition, version, decision, full=self.options.full),
+            parts=decision.parts,
+            reader=reader_of(self.workspace, definition),
+            schema=source_contract(self.workspace, definition, version, decision, full=self.options.full),
             existing=version if decision.kind == "append" else None,
         )
-        return order, _Basis(definition, decision, version, {}, _consumed(decision, version))
+        return order, _basis(definition, decision, version, {})
 
     def _compute(
         self, definition: Table, decision: Decision, version: Version | None, inputs: Mapping[str, Version]
@@ -199,16 +201,17 @@ class Runner:
                 scans[definition.name] = version.scan()
         order = Order(
             definition=to_judge(step),
-            route=route_of(self.workspace, definition, scans, decision.pieces),
+            route=route_of(self.workspace, definition, scans, decision.parts),
             scans=scans,
             run_id=self.run_id,
             at=self._at(),
-            pieces=decision.pieces,
-            schema=None if feed is None else feed.schema,
+            parts=decision.parts,
+            reader=None if feed is None else reader_of(self.workspace, feed),
+            schema=None if feed is None else feed_contract(self.workspace, feed, decision.parts),
             feed=feed,
             existing=version if decision.kind == "append" else None,
         )
-        return order, _Basis(definition, decision, version, inputs, _consumed(decision, version))
+        return order, _basis(definition, decision, version, inputs)
 
     def _commit(self, order: Order, basis: _Basis) -> Step:
         definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
@@ -223,7 +226,8 @@ class Runner:
             mode=mode,
             inputs={name: found.number for name, found in basis.inputs.items()},
             marks={name: found.mark for name, found in basis.inputs.items()},
-            pieces=basis.pieces,
+            cursor=basis.cursor,
+            gaps=basis.gaps,
             flow=landing.flow,
             checks=dict(outcome.checks),
             aside=landing.aside,
@@ -301,11 +305,14 @@ class Runner:
         self._observer(Event(moment, self.run_id, name, note, step))
 
 
-def _consumed(decision: Decision, version: Version | None) -> tuple[Piece, ...]:
-    """Return the pieces of a source that are consumed once a step is committed."""
-    if decision.takes_new and version is not None and version.manifest is not None:
-        return (*version.manifest.pieces, *decision.pieces)
-    return decision.pieces
+def _basis(definition: Stored, decision: Decision, version: Version | None, inputs: Mapping[str, Version]) -> _Basis:
+    """Return what a step starts from, with the cursor of its source and the gaps in what was read of it so far."""
+    plan = decision.plan
+    if plan is None:
+        return _Basis(definition, decision, version, inputs)
+    before = version.manifest if decision.takes_new and version is not None else None
+    gaps = (*(() if before is None else before.gaps), *plan.gaps)
+    return _Basis(definition, decision, version, inputs, plan.cursor, gaps)
 
 
 def _is_chosen(definition: Definition, chosen: frozenset[str]) -> bool:
@@ -329,7 +336,7 @@ def _needed_bytes(order: Order, basis: _Basis) -> int | None:
     """Return the memory that holds all rows of a step; `None` for one that works on the cluster."""
     if order.is_dataset or order.route.executor == "ray":
         return None
-    read = sum(scan.size_bytes for scan in order.scans.values()) + sum(piece.size_bytes for piece in order.pieces)
+    read = sum(scan.size_bytes for scan in order.scans.values()) + sum(part.size_bytes for part in order.parts)
     before = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
     return EXPANSION * (read + before)
 

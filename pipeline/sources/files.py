@@ -1,30 +1,35 @@
 """Files as a source: CSV, newline-delimited JSON and Parquet, plain, gzip, zstd or the only member of a zip.
 
-Delivery: each file is read once, whole; a file that changes is noticed by its size and time stamp.
+Delivery: each file is read once, whole; a file that changes is noticed by its size and time stamp, and by its content
+where only the time changed. As a log, each file is a partition of one record: it must be complete when it appears under
+a name that matches (write it elsewhere and move it), and one that changes later ends the stream with an error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import Place, SourceError, SplitError
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import MISFIT, Flowing, Part, Piece, Reading
+from pipeline.core.reading import MISFIT, Extent, Flowing, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect
 from pipeline.sources import columnar, delimited, documents, flowing
 from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
 from pipeline.sources.delimited import Delimited, Dialect
 from pipeline.sources.fit import moved
+from pipeline.sources.listing import Listing, plan_files
+from pipeline.sources.tailing import DirectTail
 from pipeline.sources.texts import Texts
 from pipeline.sources.unpack import PACKED, laid_out, unpacked
 
@@ -47,20 +52,35 @@ class Files:
     pattern: str
     format: Format
     dialect: Dialect
+    folder: str = field(default=".", compare=False)
+    """The folder to which a relative pattern belongs: that of the project, once it is loaded."""
+
+    def within(self, folder: Path) -> Files:
+        """Return the files of a project in this folder."""
+        return replace(self, folder=str(folder))
+
+    @property
+    def listing(self) -> Listing:
+        """Which files there are."""
+        return Listing(self.pattern, self.folder)
+
+    @property
+    def traits(self) -> Traits:
+        """A file is taken whole, may be archived once it was read, and comes after those before it."""
+        return Traits(has_whole_partitions=True, may_vanish=True, is_in_sequence=True)
 
     @property
     def fingerprint(self) -> str:
         """A hash of the format's options; where the files are does not count."""
         return fingerprint("files", self.format, self.dialect.delimiter, self.dialect.null_values)
 
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+        """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
+        return plan_files(self.listing, cursor, bound)
+
     def pieces(self) -> Sequence[Piece]:
-        """Return the files in the order of their names; raise `SourceError` when there is none."""
-        literally = Path(self.pattern).is_file()
-        paths = [self.pattern] if literally else sorted(glob.glob(self.pattern, recursive=True))  # noqa: PTH207 - takes any path
-        found = [Path(path) for path in paths if Path(path).is_file()]
-        if not found:
-            raise SourceError(f"no file matches {self.pattern!r}", do="check the path", place=Place(self.pattern))
-        return tuple(_piece(path) for path in found)
+        """Return all files in the order of their locations; raise `SourceError` when there is none."""
+        return self.listing.pieces()
 
     def schema(self, piece: Piece) -> Schema:
         """Return the file's columns, types inferred from all its rows; raise `SourceError` when it has none."""
@@ -96,7 +116,7 @@ class Files:
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read, and of these
         `SplitError` for a part that, it turns out, does not end where a record does.
         """
-        place = Place(part.piece.uri)
+        place, part = Place(part.piece.uri), self._unchanged(part)
         try:
             with self._told(place), self._path(part) as path, connect() as con:
                 if self.format == "parquet":
@@ -121,6 +141,7 @@ class Files:
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
+        part = self._unchanged(part)
         with contextlib.ExitStack() as until:
             with self._told(Place(part.piece.uri)):
                 path = until.enter_context(self._path(part))
@@ -157,7 +178,45 @@ class Files:
                 reading = documents.read(con, path, schema, place)
         return texts.renumbered(reading, head)
 
+    def extents(self) -> Mapping[str, Extent]:
+        """Return the files with their sizes, none where there is none; an empty file holds nothing yet."""
+        with contextlib.suppress(SourceError):
+            return {piece.uri: Extent(0, piece.size_bytes, piece.stamp) for piece in self.pieces()}
+        return {}
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]:
+        """Return for each file its size if it was written before that time, else 0."""
+        instant = time.timestamp() * 1e9
+        return {
+            uri: extent.end if int(extent.stamp.rpartition("-")[2]) < instant else 0
+            for uri, extent in self.extents().items()
+        }
+
+    @contextmanager
+    def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
+        """Read files as they come."""
+        yield DirectTail(self, dict(offsets), most=1 << 62)
+
+    def _unchanged(self, part: Part) -> Part:
+        """Return the part, where it is a whole file by its bytes as a part without an end.
+
+        Raises `SourceError` when that file does not have the size any more with which it was seen.
+        """
+        if part.begin != 0 or part.end is None or part.end != part.piece.size_bytes:
+            return part
+        path = Path(self.listing.path(part.piece.uri))
+        size = path.stat().st_size if path.is_file() else None
+        if size != part.end:
+            raise SourceError(
+                "the file changed after it was seen",
+                got="it is gone" if size is None else f"{size} bytes, {part.end} then",
+                do="move files into the folder when they are complete, and do not change them",
+                place=Place(part.piece.uri),
+            )
+        return replace(part, end=None, first=1)
+
     def _path(self, part: Part) -> AbstractContextManager[str]:
+        part = replace(part, piece=replace(part.piece, uri=self.listing.path(part.piece.uri)))
         if self.format == "parquet":
             return unpacked(part.piece.uri)
         return laid_out(part, self.dialect.delimiter if self.format == "csv" else None)
@@ -208,11 +267,6 @@ def files(
     if len(chosen.encode()) != 1 or chosen in {'"', "\n", "\r"}:
         raise SourceError("a delimiter is one character of ASCII, and no quote", got=repr(chosen))
     return Files(name, kind, Dialect(chosen, tuple(null_values)))
-
-
-def _piece(path: Path) -> Piece:
-    stat = path.stat()
-    return Piece(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
 
 
 def _in_words(error: duckdb.Error) -> str:

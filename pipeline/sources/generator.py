@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import duckdb
 
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import RequestError, SourceError
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import MISFIT, POSITION, Extent, Flowing, Part, Piece, Reading, Tail
+from pipeline.core.reading import MISFIT, POSITION, Extent, Flowing, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import arrow, connect, first_line, quoted, schema_of
 from pipeline.sources.fit import REJECTED
+from pipeline.sources.logs import plan_log
 from pipeline.sources.tailing import DirectTail
 
 _ROW_BYTES = 64
@@ -41,10 +42,14 @@ class Generator:
         """Changes with the columns and the number of partitions and rows."""
         return fingerprint("generator", tuple(self.columns.items()), self.partitions, self.count)
 
-    def pieces(self) -> Sequence[Piece]:
-        """Return the partitions."""
-        extents = self.extents()
-        return [Piece(uri, extent.end * _ROW_BYTES, self.fingerprint) for uri, extent in extents.items()]
+    @property
+    def traits(self) -> Traits:
+        """Partitions are independent of each other, and stay."""
+        return Traits()
+
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+        """Return ranges of the rows beyond the offsets of a cursor; `SourceError` where there is no end to them."""
+        return plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
 
     def schema(self, piece: Piece) -> Schema:
         """Return the columns with the types that the engine gives their expressions."""
@@ -54,15 +59,6 @@ class Generator:
                 return schema_of(con, self._rows(0, 0, 0))
             except duckdb.Error as error:
                 raise _unreadable(error) from error
-
-    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
-        """Return ranges of offsets."""
-        end = self.extents()[piece.uri].end
-        step = max(target_bytes // _ROW_BYTES, 1)
-        cuts = [*range(0, end, step), end] if end else [0, 0]
-        return [
-            Part(piece, begin, until, begin, (until - begin) * _ROW_BYTES) for begin, until in itertools.pairwise(cuts)
-        ]
 
     def read(self, part: Part, schema: Schema) -> Reading:
         """Make the rows of a range again."""
@@ -85,11 +81,6 @@ class Generator:
         rows = self._rows(number, part.begin, end)
         query = f"select {columns}, {POSITION}, false as {MISFIT} from ({rows})"
         yield Flowing(query, end - part.begin, "select 0")
-
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
-        """Refuse: no row of a generator is ever rejected."""
-        del rows, schema
-        raise RequestError("a generator rejects no rows, so there are none to read again")
 
     def extents(self) -> Mapping[str, Extent]:
         """Return what there is now."""

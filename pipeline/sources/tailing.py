@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import Extent, Log, Part, Reader, Ready
+from pipeline.core.reading import Extent, Log, Part, PartReader, Ready
 
 MOST_ROWS = 1 << 18
 """The most offsets of a partition that are offered at a time, so that an epoch is bounded however much is behind."""
@@ -45,11 +46,11 @@ class DirectTail:
                 return Ready(until, rows, ended)
             time.sleep(min(_LOOK_EVERY_S, max(give_up - time.monotonic(), 0)))
 
-    def reader(self, parts: Sequence[Part]) -> Reader:
+    def reader(self, parts: Sequence[Part]) -> PartReader:
         """Return the log, the parts noted as taken."""
         ends = {part.piece.uri: part.end for part in parts if part.end is not None}
         self.taken.update({uri: max(self.taken.get(uri, 0), end) for uri, end in ends.items()})
-        return self.log
+        return cast("PartReader", self.log)
 
     def add(self, offsets: Mapping[str, int]) -> None:
         """Read more partitions from now on."""

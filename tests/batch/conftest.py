@@ -57,9 +57,9 @@ def step(tmp_path) -> Callable[..., Done]:
     def do(definition: Stored, scans: Mapping[str, Scan], execution: Execution = "inline", **order: Any) -> Done:
         lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
-            pieces = tuple(definition.reader.pieces())
-            way = source_route(definition, pieces, Room(execution))
-            order = {"pieces": pieces, "schema": definition.schema, **order}
+            parts = definition.reader.plan(None).parts
+            way = source_route(definition, parts, Room(execution))
+            order = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **order}
         else:
             way = route(definition, scans, room=Room(execution))
         asked = Order(definition, way, scans, "run1", "2024-01-01T00:00:00+00:00", **order)

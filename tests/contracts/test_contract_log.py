@@ -11,6 +11,7 @@ import pickle
 import random
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -21,12 +22,14 @@ import pytest
 from confluent_kafka import Producer
 
 from benchmarks.kafka import Cluster
+from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.reading import MISFIT, POSITION, Extent, Log, Part, Piece, Reader, Reading, Tail
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import Limits, connect
 from pipeline.sources.generator import Generator
 from pipeline.sources.kafka import kafka as topics
+from tests.rigs.logs import pieces
 
 SOON_S = 20.0
 
@@ -107,8 +110,8 @@ def world(request: pytest.FixtureRequest) -> World:
     return WORLDS[request.param](request)
 
 
-def pieces(log: Log) -> dict[str, Piece]:
-    return {piece.uri: piece for piece in log.pieces()}
+def by_uri(log: Log) -> dict[str, Piece]:
+    return {piece.uri: piece for piece in pieces(log)}
 
 
 def part(piece: Piece, begin: int, end: int) -> Part:
@@ -141,7 +144,7 @@ def together(readings: list[Reading]) -> tuple[list[dict[str, object]], list[dic
 
 
 def whole(world: World, extents: dict[str, Extent]) -> dict[str, Reading]:
-    found = pieces(world.log)
+    found = by_uri(world.log)
     return {uri: world.log.read(part(found[uri], e.begin, e.end), world.schema) for uri, e in extents.items()}
 
 
@@ -179,7 +182,7 @@ def test_extents_grow_and_what_was_there_stays(world):
     world.more()
     after = world.log.extents()
 
-    assert after.keys() == before.keys() == pieces(world.log).keys()
+    assert after.keys() == before.keys() == by_uri(world.log).keys()
     assert all(after[uri].end >= extent.end for uri, extent in before.items())
     assert any(after[uri].end > extent.end for uri, extent in before.items())
     again = whole(world, before)
@@ -192,7 +195,7 @@ def test_extents_grow_and_what_was_there_stays(world):
 def test_any_chopping_of_the_offsets_gives_the_same_rows(world, seed):
     world.more()
     draw = random.Random(seed)  # noqa: S311 - a seed that can be said again
-    found, extents = pieces(world.log), world.log.extents()
+    found, extents = by_uri(world.log), world.log.extents()
     for uri, reading in whole(world, extents).items():
         extent = extents[uri]
         cuts = sorted({extent.begin, extent.end, *(draw.randint(extent.begin, extent.end) for _ in range(2))})
@@ -200,18 +203,29 @@ def test_any_chopping_of_the_offsets_gives_the_same_rows(world, seed):
         assert together([believed(world.log, each, world.schema) for each in parts]) == together([reading])
 
 
-def test_parts_are_the_whole_of_a_piece(world):
-    world.more()
-    extents = world.log.extents()
-    for piece in world.log.pieces():
-        parts = world.log.parts(piece, 1000)
-        assert (parts[0].begin, parts[-1].end) == (extents[piece.uri].begin, extents[piece.uri].end)
-        assert [each.begin for each in parts[1:]] == [each.end for each in parts[:-1]]
+@pytest.mark.parametrize("rows", [None, 1, 7])
+def test_plans_one_after_the_other_are_what_the_log_holds(world, rows):
+    cursor, taken = None, []
+    for _ in range(2):
+        count = world.more()
+        while (plan := world.log.plan(cursor, Bound(rows))).parts:
+            assert rows is None or sum(each.end - each.begin for each in plan.parts) <= rows
+            taken += plan.parts
+            cursor = Cursor(**json.loads(json.dumps(asdict(plan.cursor))))
+        assert (plan.cursor, plan.changed, plan.lost, plan.gaps) == (cursor, "", (), ())
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for each in taken:
+        ranges.setdefault(each.piece.uri, []).append((each.begin, each.end))
+    for uri, extent in world.log.extents().items():
+        ends = [extent.begin, *(end for _, end in ranges.get(uri, ()))]
+        assert [begin for begin, _ in ranges.get(uri, ())] == ends[:-1]
+        assert ends[-1] == extent.end
+    assert count
 
 
 def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
     world.more()
-    found, extents = pieces(world.log), world.log.extents()
+    found, extents = by_uri(world.log), world.log.extents()
     taken: dict[str, list[Reading]] = {uri: [] for uri in extents}
     with world.log.tail({uri: extent.begin for uri, extent in extents.items()}) as tail:
         at = {uri: extent.begin for uri, extent in extents.items()}
@@ -232,7 +246,7 @@ def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
 
 def test_a_tail_begins_where_it_is_told_and_takes_on_more(world):
     world.more()
-    found, extents = pieces(world.log), world.log.extents()
+    found, extents = by_uri(world.log), world.log.extents()
     first, second = sorted((uri for uri, e in extents.items() if e.end > e.begin))[:2]
     begin = (extents[first].begin + extents[first].end) // 2
     with world.log.tail({first: begin}) as tail:
@@ -247,7 +261,7 @@ def test_a_tail_begins_where_it_is_told_and_takes_on_more(world):
 
 def test_a_tail_waits_without_news_and_wakes_with_them(world):
     world.more()
-    found, extents = pieces(world.log), world.log.extents()
+    found, extents = by_uri(world.log), world.log.extents()
     with world.log.tail({uri: extent.end for uri, extent in extents.items()}) as tail:
         assert tail.ready(0.05).rows == 0
         count = world.more()
@@ -265,7 +279,7 @@ def test_a_tail_waits_without_news_and_wakes_with_them(world):
 
 def test_a_part_that_a_tail_does_not_hold_any_more_is_read_again(world):
     world.more()
-    found, extents = pieces(world.log), world.log.extents()
+    found, extents = by_uri(world.log), world.log.extents()
     uri = max(extents, key=lambda u: extents[u].end)
     extent, middle = extents[uri], (extents[uri].begin + extents[uri].end) // 2
     with world.log.tail({uri: extent.begin}) as tail:
@@ -318,6 +332,6 @@ def test_a_partition_that_is_not_there_is_refused(world):
 @written
 def test_a_name_that_provenance_needs_is_refused(world):
     world.more()
-    piece = world.log.pieces()[0]
+    piece = pieces(world.log)[0]
     with pytest.raises(SchemaError, match="'_position' is taken"):
         world.log.read(part(piece, 0, 1), Schema.of({"_position": "BIGINT"}))

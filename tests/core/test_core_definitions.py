@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import Action, Expectation, caller, checks, names, source
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import table
-from pipeline.core.reading import Piece
 from pipeline.core.schema import Schema, compare
 from pipeline.core.staging import Flow, Manifest, StagedFile, mark_of
 
@@ -208,7 +208,8 @@ MANIFESTS = st.builds(
     fingerprint=st.text(),
     mode=st.sampled_from(["append", "overwrite"]),
     inputs=st.dictionaries(st.text(), COUNTS),
-    pieces=st.lists(st.builds(Piece, st.text(), COUNTS, st.text())).map(tuple),
+    cursor=st.none() | st.builds(Cursor, st.text(), st.dictionaries(st.text(), st.lists(COUNTS | st.text()))),
+    gaps=st.lists(st.builds(Gap, st.text(), COUNTS, COUNTS)).map(tuple),
     flow=FLOWS,
     checks=st.dictionaries(st.text(), COUNTS),
     aside=st.lists(STAGED).map(tuple),

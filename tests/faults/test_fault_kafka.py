@@ -11,6 +11,7 @@ from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
 from pipeline.sources.kafka import kafka
+from tests.rigs.logs import pieces
 
 pytestmark = [pytest.mark.long, pytest.mark.fault(14)]
 IDS = Schema.of({"id": "BIGINT"})
@@ -30,7 +31,7 @@ def test_a_tail_goes_on_while_brokers_are_killed(count, tmp_path):
         own.create_topic("t", replicas=count)
         log = kafka("t", servers=own.bootstrap)
         producer = Producer({"bootstrap.servers": own.bootstrap, "log_level": 0, "enable.idempotence": True})
-        piece = log.pieces()[0]
+        piece = pieces(log)[0]
         taken, at = [], 0
         with log.tail({piece.uri: 0}) as tail:
             for turn in range(4):

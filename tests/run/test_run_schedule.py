@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import DefinitionError, HeadwaterError, SourceError
 from pipeline.kernel.budget import Budget, MemoryPool
 from pipeline.kernel.engine import connect
-from pipeline.run.foresight import Options
+from pipeline.run.decide import Options
 from pipeline.run.project import load
 from pipeline.run.report import write_report
 from pipeline.run.runner import Runner
@@ -239,6 +239,6 @@ def _manifests(folder):
             manifest.fingerprint,
             manifest.flow,
             manifest.checks,
-            manifest.pieces and len(manifest.pieces),
+            manifest.cursor,
         )
     return found

@@ -17,6 +17,7 @@ from pipeline.core.schema import Schema
 from pipeline.sources.kafka import Avro, Sasl, Tls, client, kafka, ranges
 from pipeline.sources.kafka.partition import Partition
 from pipeline.sources.kafka.security import secret
+from tests.rigs.logs import pieces
 
 IDS = Schema.of({"id": "BIGINT"})
 SOON_S = 20.0
@@ -60,7 +61,7 @@ def rows(reading):
 
 
 def part(log, begin, end, number=0):
-    return Part(log.pieces()[number], begin, end, first=begin)
+    return Part(pieces(log)[number], begin, end, first=begin)
 
 
 # --- what moves on its own: retention, topics that come, go and grow
@@ -111,7 +112,7 @@ def test_a_topic_that_was_created_again_is_noticed_by_range_and_by_tail(cluster,
 
         with pytest.raises(SourceError, match="was deleted, and is not the one that was read"):
             drain(log, tail, old.piece.uri, 20)
-    assert log.pieces()[0].stamp != old.piece.stamp
+    assert pieces(log)[0].stamp != old.piece.stamp
     with pytest.raises(SourceError, match=r"its offsets mean other records now"):
         log.read(old, IDS)
 
@@ -120,7 +121,7 @@ def test_new_partitions_and_topics_begin_at_their_first_record(cluster, send):
     prefix = uuid.uuid4().hex[:8]
     log = kafka(pattern=f"{prefix}-.*", servers=cluster.bootstrap)
     with pytest.raises(SourceError, match="no topic matches"):
-        log.pieces()
+        log.plan(None)
     cluster.create_topic(f"{prefix}-a")
     send(f"{prefix}-a", ids([1]))
     assert log.extents() == {f"kafka://{prefix}-a/0": Extent(0, 1)}
@@ -136,7 +137,7 @@ def test_new_partitions_and_topics_begin_at_their_first_record(cluster, send):
         while min((ready := tail.ready(SOON_S)).offsets.values()) < 1:
             assert ready.rows
         reader = tail.reader()
-        assert sorted(n for p in log.pieces() for n in rows(reader.read(Part(p, 0, 1), IDS))) == [1, 2, 3]
+        assert sorted(n for p in pieces(log) for n in rows(reader.read(Part(p, 0, 1), IDS))) == [1, 2, 3]
 
 
 # --- transactions
@@ -205,7 +206,7 @@ def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, 
         while at < 40:
             ready = tail.ready(SOON_S)
             assert tail.waiting_bytes < 12 << 20  # the bound, and what came at once on top
-            reading = tail.reader().read(Part(log.pieces()[0], at, ready.offsets[uri]), blob)
+            reading = tail.reader().read(Part(pieces(log)[0], at, ready.offsets[uri]), blob)
             seen, at = seen + reading.rows.num_rows, ready.offsets[uri]
         assert seen == 40
 
@@ -266,9 +267,9 @@ def test_a_field_of_the_message_that_is_not_fetched_is_refused(cluster, topic, s
 def test_columns_are_found_from_what_is_there(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap, metadata=("key",))
     with pytest.raises(SourceError, match="no record holds a JSON object"):
-        log.schema(log.pieces()[0])
+        log.schema(pieces(log)[0])
     send(topic, [b'{"id": 1,\n "at": "2024-01-01 10:00:00"}', b"nothing", None, b'{"tags": ["a"]}'])
-    assert log.schema(log.pieces()[0]) == Schema.of(
+    assert log.schema(pieces(log)[0]) == Schema.of(
         {"id": "BIGINT", "at": "TIMESTAMP", "tags": "VARCHAR[]", "_key": "BLOB"}
     )
 
@@ -281,7 +282,7 @@ def test_a_broker_that_is_not_there(monkeypatch):
 
 def test_a_topic_that_is_not_there(cluster):
     with pytest.raises(SourceError, match="the topic is not there"):
-        kafka("nowhere", servers=cluster.bootstrap).pieces()
+        kafka("nowhere", servers=cluster.bootstrap).plan(None)
 
 
 def test_it_must_be_said_where_kafka_is(cluster, topic, monkeypatch):
@@ -375,5 +376,5 @@ def drain(log, tail, uri, end):
     while at < end:
         ready = tail.ready(SOON_S)
         assert ready.rows
-        tail.reader().read(Part(log.pieces()[0], at, ready.offsets[uri]), raw)
+        tail.reader().read(Part(pieces(log)[0], at, ready.offsets[uri]), raw)
         at = ready.offsets[uri]

@@ -26,6 +26,7 @@ from pipeline.sources.kafka import Avro, Protobuf, kafka
 from pipeline.sources.kafka.decoding import Decoder
 from pipeline.sources.kafka.formats import Metadata
 from pipeline.sources.kafka.partition import Partition
+from tests.rigs.logs import pieces
 
 HERE = Partition("t", 0)
 ORDER = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE", "at": "TIMESTAMPTZ", "tags": "INTEGER[]"})
@@ -210,7 +211,7 @@ def test_a_message_of_20_mb_is_a_row_and_does_not_stall_the_next(kafka_cluster):
         producer.produce(name, value)
     assert producer.flush(30) == 0
     log = kafka(name, servers=kafka_cluster.bootstrap)
-    reading = log.read(Part(log.pieces()[0], 0, 4), ORDER)
+    reading = log.read(Part(pieces(log)[0], 0, 4), ORDER)
     assert reading.rows[POSITION].to_pylist() == [0, 1, 3]
     assert reasons(reading) == {2: "not UTF-8"}
 

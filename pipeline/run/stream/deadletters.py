@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, RequestError
-from pipeline.core.reading import POSITION, SOURCE, Log, Part, Piece, Reader, Ready, Tail
+from pipeline.core.reading import POSITION, SOURCE, Log, Part, PartReader, Piece, Ready, Tail
 from pipeline.core.staging import Flow
 from pipeline.governance import Leases
 from pipeline.kernel.budget import budget_here
@@ -34,7 +34,6 @@ from pipeline.run.stream.plan import Planner, StreamPlan
 from pipeline.run.stream.tablelog import TableIntake
 from pipeline.run.stream.taking import Crop, Taker, Turn
 from pipeline.run.workspace import Workspace
-from pipeline.sources.folder import Folder
 
 _LETTER = ["reasons", SOURCE, POSITION, "row"]
 _NEAR = 1024
@@ -137,7 +136,7 @@ def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant:
     parts, kept = [], []
     near = 0 if plan.function is not None else _NEAR
     for number, (uri, offset) in enumerate(zip(rows[SOURCE].to_pylist(), rows[POSITION].to_pylist(), strict=True)):
-        whole = isinstance(intake.log, Folder)
+        whole = intake.log.traits.has_whole_partitions
         extent = held.get(uri)
         if extent is None or offset is None or not (whole or extent.begin <= offset < extent.end):
             kept.append(number)
@@ -214,9 +213,9 @@ class _FromLog:
         del timeout_s
         return Ready({}, 0)
 
-    def reader(self, parts: Sequence[Part]) -> Reader:
+    def reader(self, parts: Sequence[Part]) -> PartReader:
         del parts
-        return self.log
+        return cast("PartReader", self.log)
 
     def add(self, offsets: Mapping[str, int]) -> None:
         del offsets

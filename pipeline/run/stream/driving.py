@@ -19,7 +19,6 @@ from pipeline.run.stream.restarting import Patience, may_pass
 from pipeline.run.stream.savepoints import restore
 from pipeline.run.stream.starting import From
 from pipeline.run.stream.stream import Asked, Stream
-from pipeline.run.stream.tablelog import TableLog
 
 NOTE_EVERY_S = 0.2
 _PAUSED_S = 0.1
@@ -207,10 +206,9 @@ class Driver:
             return False
         together = self._together
         for intake in stream.plan.intakes:
-            if isinstance(intake.log, TableLog):
+            if intake.is_of_lake:
                 done = intake.name in together.done or intake.name not in together.names
-                extent = intake.log.extents()[intake.log.uri]
-                if not done or offsets.get(intake.log.uri, 0) < extent.end:
+                if not done or any(offsets.get(uri, 0) < e.end for uri, e in intake.log.extents().items()):
                     return False
         return True
 
@@ -218,6 +216,6 @@ class Driver:
 def _target(stream: Stream) -> dict[str, int]:
     found: dict[str, Extent] = {}
     for intake in stream.plan.intakes:
-        if not isinstance(intake.log, TableLog):
+        if not intake.is_of_lake:
             found |= intake.log.extents()
     return {uri: extent.end for uri, extent in found.items()}

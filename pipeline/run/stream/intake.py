@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.batch.makers import FromSource
 from pipeline.batch.work import Maker
+from pipeline.core.epochs import Epoch, Reached
 from pipeline.core.eventtime import EventTime
-from pipeline.core.reading import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, Part, Piece, Reader
+from pipeline.core.reading import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, Part, PartReader, Piece
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import empty
 
@@ -37,15 +39,30 @@ class Intake:
         return tuple(dict.fromkeys((*names, *time, *PROVENANCE)))
 
     @property
+    def is_of_lake(self) -> bool:
+        """Whether it is a table of the lake, which another stream may make."""
+        return False
+
+    def made_by(self, offsets: Mapping[str, int], known: Reached) -> Epoch | None:
+        """Return, for a table whose versions were read now, how far the stream was that made the last of them."""
+        del offsets, known
+        return None
+
+    def consumed(self, offsets: Mapping[str, int]) -> Mapping[str, int]:
+        """Return, for a table of the lake, its name and the version up to which it is consumed."""
+        del offsets
+        return {}
+
+    @property
     def partition(self) -> str:
         """SQL for the URI of the partition that a row is from."""
         return SOURCE
 
-    def maker(self, reader: Reader, at: str) -> Maker:
-        """Return what makes rows of ranges that the reader gives; `at` is the time at which they are ingested."""
+    def maker(self, reader: PartReader | None, at: str) -> Maker:
+        """Return what makes rows of ranges that the reader gives, or the log itself; `at` is when they are ingested."""
         kept = set(self.kept)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
-        return FromSource(reader, loose, at)
+        return FromSource(cast("PartReader", self.log) if reader is None else reader, loose, at)
 
     def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
         """Return the rows that the stream looks at, none of them."""

@@ -9,12 +9,13 @@ from datetime import timedelta
 import duckdb
 import pyarrow as pa
 
+from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError
 from pipeline.core.eventtime import EventTime
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import PROVENANCE, Log
+from pipeline.core.reading import PROVENANCE
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect, listed, quoted, schema_of
 from pipeline.kernel.frames import call
@@ -24,9 +25,10 @@ from pipeline.kernel.provenance import bare, carrying
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.types import stored
+from pipeline.run.contract import inferred
+from pipeline.run.readers import log_of
 from pipeline.run.stream.intake import Intake
 from pipeline.run.stream.keeping import Keeper, Plot
-from pipeline.run.stream.logs import log_of
 from pipeline.run.stream.tablelog import TableIntake, TableLog
 from pipeline.run.stream.taking import Crop, sample
 from pipeline.run.workspace import Workspace
@@ -221,10 +223,10 @@ def event_time(planner: Planner, name: str) -> EventTime | None:
 def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
     if definition.event_time is None:
         raise AssertionError(f"{definition.name!r} is not streamed")
-    log: Log = log_of(planner.workspace, definition)
+    log = log_of(planner.workspace, definition)
     schema = definition.schema
     if schema is None or not schema.columns:
-        schema = stored(log.schema(log.pieces()[0]))
+        schema = inferred(planner.workspace, definition, log.plan(None, Bound(rows=1)).parts)
     if definition.event_time.column not in schema.names:
         raise DefinitionError(
             f"source {definition.name!r} has no column {definition.event_time.column!r}, its event time",

@@ -31,16 +31,15 @@ from pipeline.lake import Version
 from pipeline.run.settle import follow_up, set_aside
 from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
-from pipeline.run.stream.intake import Intake, Ranges
+from pipeline.run.stream.intake import Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
-from pipeline.run.stream.tablelog import TableIntake, TableLog
+from pipeline.run.stream.tablelog import TableIntake
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
-from pipeline.sources.folder import Folder
 from pipeline.streams.operator import Progress
 from pipeline.streams.snapshots import kept
 from pipeline.streams.watermarks import Arrived, advanced
@@ -178,8 +177,8 @@ class Stream:
             for i in plan.intakes
         }
         for intake in plan.intakes:
-            require_same(self.inputs[intake.name], extents[intake.name], may_lose=isinstance(intake.log, Folder))
-            if isinstance(intake.log, Folder):  # files that were read may be gone
+            require_same(self.inputs[intake.name], extents[intake.name], may_lose=intake.log.traits.may_vanish)
+            if intake.log.traits.may_vanish:
                 offsets[intake.name] = {u: o for u, o in offsets[intake.name].items() if u in extents[intake.name]}
         everything = [(name, uri) for name, given in offsets.items() for uri in sorted(given)]
         count = max(1, min(self.asked.takers or cores(), len(everything)))
@@ -275,7 +274,7 @@ class Stream:
             if intake.name not in ready:
                 continue
             reached, most = self.inputs[intake.name], self.asked.pace.turn_offsets
-            whole = isinstance(intake.log, Folder | TableLog)
+            whole = intake.log.traits.has_whole_partitions
             ends = ready[intake.name].offsets
             ranges = {
                 uri: (reached.offsets[uri], end if whole else min(end, reached.offsets[uri] + most))
@@ -299,14 +298,14 @@ class Stream:
             if intake.time is None:
                 self.inputs[intake.name] = replace(known, offsets=offsets)
                 continue
-            made = _made_by(intake, offsets, known)
+            made = intake.made_by(offsets, known)
             has_ended = ended.get(intake.name, False) or (made is not None and made.drained)
             stands = offsets == known.offsets
             if isinstance(intake, TableIntake) and intake.follows and not has_ended and (stands or made is not None):
                 watermark = known.watermark if made is None else max(known.watermark, made.watermark - intake.slack_us)
                 self.inputs[intake.name] = replace(known, offsets=offsets, watermark=watermark)
                 continue
-            arrived = Arrived(offsets, latest, behind, has_ended, is_one=isinstance(intake.log, Folder))
+            arrived = Arrived(offsets, latest, behind, has_ended, is_one=intake.log.traits.is_in_sequence)
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
         timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]
@@ -361,7 +360,7 @@ class Stream:
             drained=drained,
         )
         mode: Mode = "overwrite" if self._anew else "append"
-        lakes = {i.name: i.log for i in self.plan.intakes if isinstance(i.log, TableLog)}
+        lakes = [intake.consumed(self.inputs[intake.name].offsets) for intake in self.plan.intakes]
         manifest = Manifest(
             table=self.plan.name,
             run_id=run_id,
@@ -369,7 +368,7 @@ class Stream:
             mode=mode,
             inputs={
                 **{name: v.number for name, v in self._others.items()},
-                **{name: self.inputs[name].offsets[log.uri] - 1 for name, log in lakes.items()},
+                **{name: version for consumed in lakes for name, version in consumed.items()},
             },
             marks={name: v.mark for name, v in self._others.items()},
             flow=outcome.flow,
@@ -460,13 +459,6 @@ class Stream:
         begun = [hand.call("look", table) for hand in self._keepers]
         found = [future.result() for future in begun]
         return {name: pa.concat_tables([each[name] for each in found]) for name in (found[0] if found else {})}
-
-
-def _made_by(intake: Intake, offsets: Mapping[str, int], known: Reached) -> Epoch | None:
-    """Return, for a table whose versions were read now, how far the stream is that made it."""
-    if not isinstance(intake.log, TableLog) or offsets == known.offsets:
-        return None
-    return intake.log.epoch(offsets[intake.log.uri])
 
 
 def workspace_version(workspace: Workspace, name: str) -> Version:

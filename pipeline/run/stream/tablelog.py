@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.batch.work import Made, Maker, Split
-from pipeline.core.epochs import Epoch
+from pipeline.core.epochs import Epoch, Reached
 from pipeline.core.errors import RequestError, SourceError, StorageError
-from pipeline.core.reading import POSITION, SOURCE, Extent, OnlyStreamed, Reader, Tail
+from pipeline.core.reading import POSITION, SOURCE, Extent, PartReader, Tail, Traits
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import empty, literal
 from pipeline.kernel.scan import DataFile, Scan
@@ -24,7 +25,7 @@ from pipeline.sources.tailing import DirectTail
 
 
 @dataclass(frozen=True)
-class TableLog(OnlyStreamed):
+class TableLog:
     """The versions of a table. An offset is the number of versions that were read: the next version's number."""
 
     table: LakeTable
@@ -40,9 +41,9 @@ class TableLog(OnlyStreamed):
         return f"lake://{self.table.name}"
 
     @property
-    def fingerprint(self) -> str:
-        """The table's name."""
-        return self.uri
+    def traits(self) -> Traits:
+        """A version is taken whole."""
+        return Traits(has_whole_partitions=True)
 
     def extents(self) -> Mapping[str, Extent]:
         """Return how many versions there are."""
@@ -105,11 +106,29 @@ class TableIntake(Intake):
         return tuple(dict.fromkeys((*names, *time, SOURCE, POSITION)))
 
     @property
+    def is_of_lake(self) -> bool:
+        """It is."""
+        return True
+
+    def made_by(self, offsets: Mapping[str, int], known: Reached) -> Epoch | None:
+        """Return how far the stream was that made the last of the versions that were read now."""
+        return None if offsets == known.offsets else self.table.epoch(offsets[self.table.uri])
+
+    def consumed(self, offsets: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the last version that was read."""
+        return {self.name: offsets[self.table.uri] - 1}
+
+    @property
+    def table(self) -> TableLog:
+        """Its log."""
+        return cast("TableLog", self.log)
+
+    @property
     def partition(self) -> str:
         """The URI of the only partition."""
         return literal(f"lake://{self.name}")
 
-    def maker(self, reader: Reader, at: str) -> Maker:
+    def maker(self, reader: PartReader | None, at: str) -> Maker:
         """Return what reads the files of versions."""
         del reader, at
         return _FromVersions(self)
@@ -133,11 +152,8 @@ class _FromVersions:
     @contextmanager
     def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
         del con
-        log = self.intake.log
-        if not isinstance(log, TableLog):
-            raise TypeError(type(log).__name__)
         (part,) = split.parts
-        scan = Scan(self.intake.schema, log.files(part.begin, part.end or 0))
+        scan = Scan(self.intake.schema, self.intake.table.files(part.begin, part.end or 0))
         names = {name.lower() for name in self.intake.schema.names}
         own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
         own += [f"null::bigint as {POSITION}"] if POSITION not in names else []

@@ -30,7 +30,6 @@ from pipeline.run.merging import merge_of, to_judge
 from pipeline.run.stream.intake import Intake, Ranges
 from pipeline.run.stream.keeping import Keeper, Plot
 from pipeline.run.stream.plan import Planner, StreamPlan
-from pipeline.run.stream.tablelog import TableLog
 from pipeline.run.stream.taking import AHEAD, NO_TIME, Crop, sample
 from pipeline.run.workspace import Workspace
 from pipeline.streams.operator import Progress
@@ -143,7 +142,7 @@ def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> i
     con.execute(f"create temp table {quoted(intake.name)} as from _none")
     rows = 0
     for split in _splits(intake, reached):
-        maker = intake.maker(intake.log, now().isoformat())
+        maker = intake.maker(None, now().isoformat())
         if isinstance(maker, FromSource):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
         columns = ", ".join(map(quoted, intake.kept))
@@ -151,7 +150,7 @@ def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> i
             con.execute(
                 f"insert into {quoted(intake.name)} select {columns} from ({made.query}) as r "
                 f"where not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
-                f"{_unless_alike(intake) if isinstance(intake.log, TableLog) else ''}"
+                f"{_unless_alike(intake) if intake.is_of_lake else ''}"
             )
             rows += made.rows_in
     return rows
@@ -167,15 +166,11 @@ def _unless_alike(intake: Intake) -> str:
 
 
 def _splits(intake: Intake, reached: Reached) -> list[Split]:
-    if isinstance(intake.log, TableLog):
-        end = reached.offsets[intake.log.uri]
-        parts = Ranges({intake.log.uri: (0, end)}).parts({})
-        return [Split(0, parts=parts)] if parts else []
     found = []
     for uri, end in reached.offsets.items():
-        begin = reached.began.get(uri, 0)
-        whole = uri.startswith(("kafka://", "generator://", "replay://"))
-        cuts = [*range(begin, end, _PIECE_ROWS), end] if whole else [begin, end]
+        begin = 0 if intake.is_of_lake else reached.began.get(uri, 0)
+        whole = intake.log.traits.has_whole_partitions
+        cuts = [begin, end] if whole else [*range(begin, end, _PIECE_ROWS), end]
         found += [Ranges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
     return [Split(number, parts=parts) for number, parts in enumerate(found)]
 

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import Extent, Flowing, Part, Piece, Reading, Tail
+from pipeline.core.reading import Extent, Flowing, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
 from pipeline.sources.kafka.formats import Avro, Field, Format, Metadata, Protobuf, metadata_of
 from pipeline.sources.kafka.partition import Partition, Topic
 from pipeline.sources.kafka.security import Sasl, Tls
+from pipeline.sources.logs import plan_log
 
 if TYPE_CHECKING:
     from pipeline.sources.kafka.client import Client
@@ -62,30 +64,22 @@ class Kafka:
         kept = ("message", self.format.message) if isinstance(self.format, Protobuf) else ()
         return fingerprint("kafka", kind, kept, self.metadata.columns, self.keeps_tombstones)
 
-    def pieces(self) -> Sequence[Piece]:
-        """Return the partitions, each with its topic's id as stamp; raise `SourceError` when there is none."""
-        found = self._topics()
-        if not found:
+    @property
+    def traits(self) -> Traits:
+        """Partitions are independent of each other, and stay."""
+        return Traits()
+
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+        """Return ranges of what each partition holds beyond the offsets of a cursor; `SourceError` when no topic matches."""
+        if not self._topics():
             raise SourceError("no topic matches", got=repr(self.pattern), do="create one", place=self.place)
-        extents = self._extents(found)
-        return tuple(
-            Piece(p.uri, (extent.end - extent.begin) * _RECORD_BYTES, found[p.topic].id)
-            for p, extent in sorted(extents.items())
-        )
+        return plan_log(self, cursor, bound, row_bytes=_RECORD_BYTES)
 
     def schema(self, piece: Piece) -> Schema:
         """Return the columns of a partition's first records; raise `SourceError` when there are none to go by."""
         from pipeline.sources.kafka.ranges import sample  # noqa: PLC0415 - Kafka's client is an extra
 
         return self.decoder.infer(sample(self, Partition.of(piece.uri), _SAMPLED), Place(piece.uri))
-
-    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
-        """Return ranges that together are what the partition holds now; each has an end."""
-        partition = Partition.of(piece.uri)
-        extent = self.client.extents([partition])[partition]
-        step = max(1, target_bytes // _RECORD_BYTES)
-        begins = range(extent.begin, extent.end, step) or range(extent.begin, extent.begin + 1)
-        return tuple(part_of(piece, begin, min(begin + step, extent.end)) for begin in begins)
 
     def read(self, part: Part, schema: Schema) -> Reading:
         """Return the records of a range at their offsets; without an end, up to what is committed now.
@@ -181,11 +175,6 @@ class Kafka:
         from pipeline.sources.kafka.ranges import fetched  # noqa: PLC0415 - Kafka's client is an extra
 
         return fetched(self, part)
-
-
-def part_of(piece: Piece, begin: int, end: int) -> Part:
-    """Return a range of a partition's offsets."""
-    return Part(piece, begin, end, first=begin, planned_bytes=(end - begin) * _RECORD_BYTES)
 
 
 def kafka(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import HeadwaterError, Place, SourceError
-from pipeline.core.reading import POSITION, Extent, Flowing, Part, Piece, Reader, Reading, Ready
+from pipeline.core.reading import POSITION, Extent, Flowing, Part, PartReader, Reading, Ready
 from pipeline.core.schema import Schema
 from pipeline.sources.kafka.client import Stream
 from pipeline.sources.kafka.fetching import Fetched, empty, fetch
@@ -119,7 +119,7 @@ class KafkaTail:
             return Ready(before, 0)
         return Ready(offsets, rows)
 
-    def reader(self, parts: Sequence[Part] = ()) -> Reader:
+    def reader(self, parts: Sequence[Part] = ()) -> PartReader:
         """Return what serves ranges from memory; one that is not in memory any more is read from the brokers."""
         del parts  # they count as taken when they are read
         return _FromMemory(self._kafka, self)
@@ -224,19 +224,6 @@ class _FromMemory:
     kafka: Kafka
     tail: KafkaTail
 
-    @property
-    def fingerprint(self) -> str:
-        return self.kafka.fingerprint
-
-    def pieces(self) -> Sequence[Piece]:
-        return self.kafka.pieces()
-
-    def schema(self, piece: Piece) -> Schema:
-        return self.kafka.schema(piece)
-
-    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
-        return self.kafka.parts(piece, target_bytes)
-
     def read(self, part: Part, schema: Schema) -> Reading:
         records = self.tail.take(part)
         if records is None:
@@ -254,9 +241,6 @@ class _FromMemory:
         self.kafka.decoder.hold(schema, Place(part.piece.uri))
         with self.kafka.decoder.flow(con, records, schema, Partition.of(part.piece.uri)) as flowing:
             yield flowing
-
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
-        return self.kafka.parse(rows, schema)
 
 
 def overtaken(partition: Partition, at: int, extent: Extent) -> SourceError:

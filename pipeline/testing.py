@@ -1,0 +1,223 @@
+"""The contract of connectors, as tests to inherit. It needs pytest.
+
+from pipeline.testing import ReaderContract, World
+
+class TestTickets(ReaderContract):
+@pytest.fixture
+def world(self, tmp_path) -> World:
+return TicketsWorld(tmp_path)   # has a reader, and can put more rows where it finds them
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from pipeline.core.cursors import Bound, Cursor, Plan
+from pipeline.core.definitions import source
+from pipeline.core.graph import Graph
+from pipeline.core.reading import POSITION, SOURCE, Reader, Reading
+from pipeline.core.schema import Schema
+from pipeline.core.settings import Settings
+from pipeline.governance import Run
+from pipeline.run import Options, Project, Runner, Workspace
+from pipeline.run.events import Event, Moment
+
+__all__ = ["ReaderContract", "World"]
+
+
+class World(Protocol):
+    """A connector under test, and the system that it reads."""
+
+    @property
+    def reader(self) -> Reader:
+        """The reader, made anew or the same at each call."""
+
+    @property
+    def schema(self) -> Mapping[str, str]:
+        """The columns of its rows."""
+
+    def produce(self) -> int:
+        """Put some more rows where the reader finds them, and return how many."""
+
+
+class ReaderContract:
+    """What every reader promises. Inherit it, and give the fixture `world`."""
+
+    @pytest.fixture
+    def world(self) -> World:
+        """Return the connector under test."""
+        raise NotImplementedError("give a fixture `world`")
+
+    def test_each_row_is_read_once(self, world: World) -> None:
+        """Every row is in one part of the plan, at a position of its own."""
+        count = world.produce()
+        readings = _read(world, world.reader.plan(None))
+        assert sum(_size(reading) for _, reading in readings) == count
+        places = [(uri, at) for uri, reading in readings for at in _positions(reading)]
+        assert len(set(places)) == count
+
+    def test_reading_again_gives_the_same(self, world: World) -> None:
+        """A part that is read twice gives the same rows in the same order."""
+        world.produce()
+        plan = world.reader.plan(None)
+        for (_, first), (_, again) in zip(_read(world, plan), _read(world, plan), strict=True):
+            assert first.rows.equals(again.rows)
+            assert first.rejected.equals(again.rejected)
+
+    def test_rows_have_the_columns_of_the_contract(self, world: World) -> None:
+        """The rows come in the contract's columns, with their position last."""
+        world.produce()
+        for _, reading in _read(world, world.reader.plan(None)):
+            assert reading.rows.column_names == [*world.schema, POSITION]
+
+    def test_a_cursor_is_small_json(self, world: World) -> None:
+        """A cursor comes back from JSON as it was, and says its kind and the version of its form."""
+        world.produce()
+        cursor = world.reader.plan(None).cursor
+        assert _kept(cursor) == cursor
+        assert cursor.kind
+        assert cursor.format_version >= 1
+
+    def test_nothing_is_new_after_everything_was_read(self, world: World) -> None:
+        """A plan from the cursor of the last one is empty, however often it is asked for."""
+        world.produce()
+        plan = world.reader.plan(None)
+        for _ in range(2):
+            after = world.reader.plan(_kept(plan.cursor))
+            assert (after.parts, after.changed, after.lost, after.gaps) == ((), "", (), ())
+
+    def test_only_what_is_new_is_read(self, world: World) -> None:
+        """What came after a plan is read by the next one, and nothing else."""
+        world.produce()
+        first = world.reader.plan(None)
+        count = world.produce()
+        assert sum(_size(reading) for _, reading in _read(world, world.reader.plan(_kept(first.cursor)))) == count
+
+    def test_a_plan_is_not_moved_by_what_comes_after_it(self, world: World) -> None:
+        """Rows that come between planning and reading belong to the next plan."""
+        count = world.produce()
+        plan = world.reader.plan(None)
+        more = world.produce()
+        assert sum(_size(reading) for _, reading in _read(world, plan)) == count
+        assert sum(_size(reading) for _, reading in _read(world, world.reader.plan(_kept(plan.cursor)))) == more
+
+    @pytest.mark.parametrize("bound", [Bound(rows=1), Bound(rows=3), Bound(size_bytes=1)], ids=str)
+    def test_bounded_plans_one_after_the_other_read_everything(self, world: World, bound: Bound) -> None:
+        """However small the bound, each plan has something, and together they have every row once."""
+        count = world.produce() + world.produce()
+        taken, cursor = 0, None
+        for _ in range(count + 1):
+            plan = world.reader.plan(cursor, bound)
+            if not plan.parts:
+                break
+            taken += sum(_size(reading) for _, reading in _read(world, plan))
+            cursor = _kept(plan.cursor)
+        assert taken == count
+
+    def test_it_is_sent_to_workers(self, world: World) -> None:
+        """A reader that was pickled reads the same."""
+        count = world.produce()
+        reader: Reader = pickle.loads(pickle.dumps(world.reader))  # noqa: S301 - our own
+        assert reader.fingerprint == world.reader.fingerprint
+        assert sum(_size(reading) for _, reading in _read(world, world.reader.plan(None), reader)) == count
+
+    def test_a_run_reads_what_came_since_the_last_one(self, world: World, tmp_path: Path) -> None:
+        """`headwater run` makes the table, then adds what is new, then finds nothing new."""
+        project, made = _project(world, tmp_path), world.produce()
+        assert _decisions(Runner(project).run()) == ["rebuild"]
+        assert _rows(project) == made
+        assert _decisions(Runner(project).run()) == ["skip"]
+        made += world.produce()
+        assert _decisions(Runner(project).run()) == ["append"]
+        assert _rows(project) == made
+        assert _decisions(Runner(project).run()) == ["skip"]
+        assert _rows(project) == made
+
+    @pytest.mark.parametrize("moment", [Moment.DECIDED, Moment.STAGED, Moment.COMMITTED])
+    def test_a_run_that_dies_loses_and_doubles_nothing(self, world: World, tmp_path: Path, moment: Moment) -> None:
+        """A run that ends between planning, reading and commit is repeated, with more rows there by then."""
+        project, made = _project(world, tmp_path), 0
+        for _ in range(2):
+            made += world.produce()
+            with pytest.raises(_DiedError):
+                Runner(project, observer=_dying_at(moment)).run()
+            made += world.produce()
+            Runner(project).run()
+            assert _rows(project) == made
+
+    def test_a_full_run_gives_the_same(self, world: World, tmp_path: Path) -> None:
+        """What was read step by step is what is read at once."""
+        project = _project(world, tmp_path)
+        for _ in range(2):
+            world.produce()
+            Runner(project).run()
+        before = _content(project)
+        Runner(project, Options(full=True)).run()
+        assert _content(project) == before
+
+
+class _DiedError(Exception):
+    """A run ended where it was told to."""
+
+
+def _dying_at(moment: Moment) -> Any:
+    def observe(event: Event) -> None:
+        if event.moment is moment:
+            raise _DiedError
+
+    return observe
+
+
+def _read(world: World, plan: Plan, reader: Reader | None = None) -> list[tuple[str, Reading]]:
+    schema, used = Schema.of(world.schema), world.reader if reader is None else reader
+    return [(part.piece.uri, used.read(part, schema)) for part in plan.parts]
+
+
+def _size(reading: Reading) -> int:
+    return int(reading.rows.num_rows + reading.rejected.num_rows)
+
+
+def _positions(reading: Reading) -> Sequence[int]:
+    return [*reading.rows.column(POSITION).to_pylist(), *reading.rejected.column(POSITION).to_pylist()]
+
+
+def _kept(cursor: Cursor) -> Cursor:
+    """Return a cursor as a manifest keeps it."""
+    return Cursor(**json.loads(json.dumps(asdict(cursor))))
+
+
+def _project(world: World, folder: Path) -> Project:
+    rows = source(world.reader, schema=world.schema).named("rows")
+    home = folder / "project"
+    home.mkdir()
+    settings = Settings(
+        "contract",
+        home,
+        home / "none.py",
+        lake=str(home / "lake"),
+        warehouse=str(home / "warehouse.duckdb"),
+        catalog=f"sqlite:///{home / 'catalog.db'}",
+    )
+    return Project(settings, Graph.of([rows]))
+
+
+def _decisions(run: Run) -> list[str]:
+    return [step.decision for step in run.steps]
+
+
+def _rows(project: Project) -> int:
+    workspace = Workspace(project)
+    aside = workspace.lake.quarantine("rows").version()
+    return workspace.require("rows").rows + (0 if aside is None else aside.rows)
+
+
+def _content(project: Project) -> list[Any]:
+    table = Workspace(project).query(f"select * exclude (_ingested_at) from rows order by {SOURCE}, {POSITION}")
+    return list(table.to_pylist())

@@ -1,0 +1,10 @@
+"""The partitions of a log as the pieces that its parts are of."""
+
+from __future__ import annotations
+
+from pipeline.core.reading import Log, Piece
+
+
+def pieces(log: Log) -> list[Piece]:
+    """Return the partitions in the order of their names, those without records too."""
+    return [Piece(uri, extent.end - extent.begin, extent.stamp) for uri, extent in sorted(log.extents().items())]
