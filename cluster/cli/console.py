@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.core import scratch
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.settings import find
 from pipeline.run.project import Project, load
@@ -29,8 +30,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def open_project(folder: Path, env: str | None) -> Project:
-    """Load the project at or above a folder."""
-    return load(find(folder).parent, env=env)
+    """Load the project at or above a folder, and remove the temporary files that killed commands left there."""
+    project = load(find(folder).parent, env=env)
+    scratch.reclaim()
+    return project
 
 
 def open_workspace(folder: Path, env: str | None) -> Workspace:

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import pickle
-import tempfile
 import urllib.error
 import urllib.request
 import warnings
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
+from pipeline.core import scratch
 from pipeline.core.definitions import Verdict
 from pipeline.core.errors import HeadwaterError, ModelError, StorageError
 
@@ -120,7 +120,7 @@ class Registry:
         last step: a failure before leaves the former one in place. Raises `ModelError` when the estimator cannot be
         pickled.
         """
-        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+        with self._speaking(), scratch.folder("model") as folder:
             client = self._client()
             _save(trained, Path(folder) / _FOLDER)
             run = client.create_run(self._experiment(client, trained.name), run_name=trained.run_id).info
@@ -137,7 +137,7 @@ class Registry:
         """Return the champion, loaded, or `None` when Headwater has made none."""
         if self.origin(name) is None:
             return None
-        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+        with self._speaking(), scratch.folder("model") as folder:
             client, mlflow = self._client(), _quiet()
             number = str(client.get_model_version_by_alias(name, ALIAS).version)
             uri = client.get_model_version_download_uri(name, number)

@@ -26,7 +26,7 @@ from pipeline.core.reading import (
     ScannableTogether,
 )
 from pipeline.core.schema import Schema, compare
-from pipeline.kernel.engine import arrow, empty, listed, literal, one, quoted
+from pipeline.kernel.engine import arrow, empty, expect_columns, listed, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.types import from_arrow
@@ -53,6 +53,7 @@ class FromSource:
     @contextmanager
     def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
         """Read the split's parts one after the other, with those rows set aside that do not fit."""
+        expect_columns(con, len(self.schema.columns))
         con.register("_none", empty(con, self.all_columns))
         con.execute(f"create temp table {_READ} as from _none")
         for block in self.blocks(con, split):
@@ -120,6 +121,7 @@ class FromSource:
         if split.is_last_try or not isinstance(self.reader, Scannable):
             yield None
             return
+        expect_columns(con, len(self.schema.columns))
         with ExitStack() as stack:
             opened = [stack.enter_context(self._flow_of(con, parts)) for parts in self.groups(split.parts)]
             flows = [flow for flow in opened if flow is not None]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipeline.batch.work import Split
+from pipeline.core.processes import cores
 from pipeline.core.reading import Divisible, Part, Reader
-from pipeline.kernel.budget import cores
 from pipeline.kernel.scan import Scan
 
 PART_BYTES = 128 << 20

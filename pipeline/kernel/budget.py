@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from pipeline.core.processes import cores, read_text
 from pipeline.kernel.engine import Limits
 
 SHARE = 0.6
@@ -74,22 +74,8 @@ def budget_here(memory_bytes: int | None = None) -> Budget:
     return Budget(int(SHARE * machine_bytes()) if memory_bytes is None else memory_bytes, cores())
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    return max(1, min(allowed, int(quota) // int(period))) if quota.isdigit() and period.strip() else allowed
-
-
 def machine_bytes() -> int:
     """Return the memory of the machine, or of the container when that is less."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    limit = read_text("/sys/fs/cgroup/memory.max").strip()
     return min(whole, int(limit)) if limit.isdigit() else whole
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,12 +18,13 @@ from typing import Literal
 
 import duckdb
 
+from pipeline.core import scratch
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import Place, SourceError, SplitError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import MISFIT, Extent, Flowing, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import connect
+from pipeline.kernel.engine import connect, expect_columns
 from pipeline.sources import columnar, delimited, documents, flowing, together
 from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
 from pipeline.sources.delimited import Delimited, Dialect
@@ -120,6 +120,7 @@ class Files:
         place, part = Place(part.piece.uri), self._unchanged(part)
         try:
             with self._told(place), self._path(part) as path, connect() as con:
+                expect_columns(con, len(schema.columns))
                 if self.format == "parquet":
                     return columnar.read(con, path, part, schema, place)
                 if self.format == "json":
@@ -201,7 +202,7 @@ class Files:
         is_csv = self.format == "csv"
         head = delimited.headline(schema, self.dialect) if is_csv else ""
         texts = Texts.of(rows, quotes=is_csv)
-        with tempfile.TemporaryDirectory(prefix="headwater-rows-") as folder, connect() as con:
+        with scratch.folder("rows") as folder, connect() as con:
             path, place = str(Path(folder) / "rows"), Place(self.pattern)
             texts.write(path, head)
             if is_csv:
