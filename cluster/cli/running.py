@@ -60,8 +60,9 @@ def run(
     if dry_run:
         from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does without the code of streams
 
-        print_plan(foresee(Workspace(project), options), as_json=as_json)
-        return
+        planned = foresee(Workspace(project), options)
+        print_plan(planned, as_json=as_json)
+        raise typer.Exit(int(any(found.decision.kind == "fail" for found in planned)))
     try:
         done, errors = _watched(project, options, quiet=as_json)
     except KeyboardInterrupt:

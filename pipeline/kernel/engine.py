@@ -87,10 +87,11 @@ def current_stop() -> Stop | None:
     return _STOP.get()
 
 
-def _spill_bytes(limits: Limits, folder: str) -> int:
-    """Return how much one engine may spill: all of what there is for it, or as one of several that work side by side, its part."""
+def spill_to(con: duckdb.DuckDBPyConnection, folder: str, engines: int = 1) -> None:
+    """Let a connection spill to a folder, up to its part of what all engines that work side by side may spill."""
     whole = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
-    return whole // cores() if limits.threads == 1 else whole
+    # the bound belongs to the folder: it is set after it
+    con.execute(f"set temp_directory = {literal(folder)}; set max_temp_directory_size = '{whole // engines}B'")
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def connect(
     """
     limits = Limits() if limits is None else limits
     with scratch.folder("spill") as spill:
-        config: dict[str, str | bool | int | float | list[str]] = {"temp_directory": spill}
+        config: dict[str, str | bool | int | float | list[str]] = {}
         if limits.memory_bytes is not None:
             config["memory_limit"] = f"{limits.memory_bytes}B"
         if limits.threads is not None:
@@ -112,7 +113,7 @@ def connect(
         con = duckdb.connect(config=config)
         try:
             con.execute("set TimeZone = 'UTC'; set enable_progress_bar = true; set enable_progress_bar_print = false")
-            con.execute(f"set max_temp_directory_size = '{_spill_bytes(limits, spill)}B'")  # after its folder is set
+            spill_to(con, spill, cores() if limits.threads == 1 else 1)
             con.execute("set python_scan_all_frames = false; set python_enable_replacements = false")
             con.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
             if filesystem is not None:

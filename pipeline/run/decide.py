@@ -13,7 +13,7 @@ from pipeline.core.reading import Part
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 
-Kind = Literal["skip", "append", "merge", "rebuild"]
+Kind = Literal["skip", "append", "merge", "rebuild", "fail"]
 NOT_MADE = "not made yet"
 _SHOWN = 3
 

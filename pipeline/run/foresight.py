@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Plan
 from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table, Verdict
-from pipeline.core.errors import DefinitionError
+from pipeline.core.errors import DefinitionError, HeadwaterError
 from pipeline.core.execution import Room
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import Part
@@ -23,6 +23,7 @@ from pipeline.run.decide import NOT_MADE, Decision, Inputs, Options, decide_read
 from pipeline.run.merging import key_passed_on
 from pipeline.run.planning import Route, route, source_route
 from pipeline.run.readers import reader_of
+from pipeline.run.schedule import blocked
 from pipeline.run.streamed import STREAMED, StreamedDefinitions
 from pipeline.run.workspace import Workspace
 
@@ -39,21 +40,32 @@ class Foresight:
 def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
     """Return what a run would do now, in order; nothing is written.
 
-    A table below one that would change is shown as rebuilt: what it needs to decide better is not there yet.
+    A table below one that would change is shown as rebuilt: what it needs to decide better is not there yet. One that
+    cannot be decided is shown to fail, with the error, and those below it as skipped.
     """
     chosen = workspace.project.graph.select(options.select)
     moving: set[str] = set()
+    failed: dict[str, str] = {}
     planned = []
     streamed = StreamedDefinitions(workspace)
     for definition in workspace.project.graph.definitions:
-        if definition.name in chosen:
-            if definition.name in streamed:
-                planned.append(Foresight(definition, Decision("skip", STREAMED)))
-                continue
-            found = _foresee(workspace, options, definition, moving)
-            if found.decision.kind != "skip":
-                moving.add(definition.name)
-            planned.append(found)
+        if definition.name not in chosen:
+            continue
+        above = blocked(definition.inputs, failed)
+        try:
+            if above is not None:
+                found = Foresight(definition, Decision("skip", str(above)))
+            elif definition.name in streamed:
+                found = Foresight(definition, Decision("skip", STREAMED))
+            else:
+                found = _foresee(workspace, options, definition, moving)
+        except HeadwaterError as error:
+            found = Foresight(definition, Decision("fail", str(error)))
+        if found.decision.kind == "fail" or above is not None:
+            failed[definition.name] = definition.name if above is None else above.failed
+        elif found.decision.kind != "skip":
+            moving.add(definition.name)
+        planned.append(found)
     return tuple(planned)
 
 

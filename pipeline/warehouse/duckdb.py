@@ -14,8 +14,9 @@ from pathlib import Path
 import duckdb
 import fsspec
 
+from pipeline.core import scratch
 from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import first_line, listed, literal, quoted
+from pipeline.kernel.engine import first_line, listed, literal, quoted, spill_to
 from pipeline.kernel.scan import DataFile, Scan
 
 _LOADS = "headwater_loads"
@@ -77,7 +78,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _open(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._lock:
+        with self._lock, scratch.folder("spill") as spill:
             try:
                 Path(self.path).parent.mkdir(parents=True, exist_ok=True)
                 con = duckdb.connect(self.path, read_only=read_only)
@@ -85,6 +86,7 @@ class DuckDBWarehouse:
                 raise self._unusable(error) from error
             try:
                 con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+                spill_to(con, spill)
                 yield con
             except (duckdb.IOException, duckdb.TransactionException) as error:
                 raise self._unusable(error) from error

@@ -15,6 +15,7 @@ from pipeline.core.errors import DefinitionError, HeadwaterError, SourceError
 from pipeline.kernel.budget import Budget, MemoryPool
 from pipeline.kernel.engine import connect
 from pipeline.run.decide import Options
+from pipeline.run.foresight import foresee
 from pipeline.run.project import load
 from pipeline.run.report import write_report
 from pipeline.run.runner import Runner
@@ -145,6 +146,22 @@ def broken(tmp_path):
     return folder
 
 
+def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
+    planned = {found.definition.name: found.decision for found in foresee(Workspace(load(broken)), Options())}
+
+    assert {name: decision.kind for name, decision in planned.items()} == {
+        "raw": "rebuild",
+        "gone": "fail",
+        "a": "rebuild",
+        "b": "rebuild",
+        "c": "rebuild",
+        "d": "rebuild",
+        "e": "skip",
+    }
+    assert planned["gone"].reason.startswith("no file matches")
+    assert planned["e"].reason == "skipped: reads 'gone', which failed"
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_a_failing_table_or_source_stops_only_what_reads_it(broken, threads):
     runner = Runner(load(broken), Options(threads=threads))
@@ -239,6 +256,6 @@ def _manifests(folder):
             manifest.fingerprint,
             manifest.flow,
             manifest.checks,
-            manifest.cursor,
+            None if manifest.cursor is None else sorted(manifest.cursor.value["files"]),
         )
     return found
