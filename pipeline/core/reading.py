@@ -179,6 +179,14 @@ class InProject(Protocol):
         """Return the reader for a project in this folder."""
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A reader whose records have a time of their own, which stands in where a record has no value."""
+
+    def timed(self, column: str) -> Reader:
+        """Return the reader for a source whose event time is in this column."""
+
+
 @dataclass(frozen=True)
 class TableRows:
     """One version of a table of the lake, for a reader that reads tables."""
@@ -224,6 +232,8 @@ class Ready:
     offsets: Mapping[str, int]
     rows: int
     has_ended: bool = False
+    is_unanswered: bool = False
+    """Whether the log's system did not answer, so that nothing is known of what it holds."""
 
 
 @dataclass(frozen=True)

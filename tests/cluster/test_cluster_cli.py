@@ -138,3 +138,19 @@ def test_several_queries_are_answered_in_their_order(headwater, teashop):
         "query", "select 1 as a from orders limit 1", "select 2 as b from orders limit 1", "--json", cwd=teashop
     )
     assert json.loads(done.stdout) == [[{"a": 1}], [{"b": 2}]]
+
+
+@pytest.mark.parametrize("how", ["before the command", "after the command", "environment"])
+def test_a_project_is_run_from_anywhere(headwater, teashop, tmp_path, how):
+    words = {"before the command": ["-C", str(teashop), "run"], "after the command": ["run", "--project", str(teashop)]}
+    env = {"HEADWATER_PROJECT": str(teashop)} if how == "environment" else {}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    assert "3 done" in headwater(*words.get(how, ["run"]), cwd=elsewhere, env=env, check=0).stdout
+    assert "nothing new" in headwater("run", cwd=teashop, check=0).stdout
+
+
+def test_a_project_of_the_command_comes_before_that_of_the_environment(headwater, teashop, tmp_path):
+    done = headwater("ls", "-C", str(teashop), cwd=tmp_path, env={"HEADWATER_PROJECT": str(tmp_path)}, check=0)
+    assert "raw_orders" in done.stdout

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError
-from pipeline.core.eventtime import EventTime
+from pipeline.core.eventtime import EventTime, require_time
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import PROVENANCE
@@ -233,6 +233,7 @@ def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
             got=", ".join(schema.names),
             place=definition.place,
         )
+    require_time(definition.event_time.column, schema.as_dict()[definition.event_time.column], definition.place)
     return Intake(definition.name, log, schema, definition.event_time)
 
 

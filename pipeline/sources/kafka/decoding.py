@@ -33,6 +33,8 @@ from pipeline.sources.kafka.records import WHY, Codec, codec_of, columns_of
 BASE64 = "base64:"
 """What stands before the bytes of a value that is no text, where it is kept as one."""
 _NOTHING = "select 0"
+_TIMES = {"DATE": "%Y-%m-%d", "TIMESTAMP": "%Y-%m-%d %H:%M:%S.%f"}
+"""How a message's own time is written as the text of an event time, in UTC; with its offset for all other types."""
 _OWN = "own:"
 """What stands before the name of a decoded column, to be told from those of the message."""
 
@@ -44,6 +46,8 @@ class Decoder:
     format: Format
     metadata: Metadata
     keeps_tombstones: bool = False
+    event_time: str | None = None
+    """The column in which a message without a value has its own time."""
 
     def infer(self, records: pa.Table, place: Place) -> Schema:
         """Return the columns of some records; raise `SourceError` when none tells any."""
@@ -148,7 +152,12 @@ class Decoder:
         }
         if schema.as_dict().get("_key") == "VARCHAR":
             message["_key"] = "decode(_key, 'replace')"
-        return {c.name: own.get(c.name) or message[c.name] for c in schema.columns}
+        values = {c.name: own.get(c.name) or message[c.name] for c in schema.columns}
+        if self.event_time in own:
+            form = _TIMES.get(schema.as_dict()[self.event_time], "%Y-%m-%d %H:%M:%S.%f+00")
+            time = f"strftime(_timestamp at time zone 'UTC', {literal(form)})"
+            values[self.event_time] = f"case when {VALUE} is null then {time} else {own[self.event_time]} end"
+        return values
 
     def _why(self) -> str:
         """Return SQL for the reason why a value is no row at all, or null."""
@@ -170,7 +179,7 @@ class Decoder:
                 return None
             for name in decoded.column_names:
                 records = records.append_column(name, decoded.column(name))
-            return records.drop_columns(VALUE)
+            return records
         if self.format == "raw":
             return records
         try:

@@ -1,0 +1,200 @@
+"""Which file is which: locations that stay the same however the pattern is written and wherever the project is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.cursors import Bound, Cursor
+from pipeline.core.errors import SourceError, StorageError
+from pipeline.sources import Files, Plan, files
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "data").mkdir(parents=True)
+    for name in ("f1", "f2"):
+        (folder / "data" / f"{name}.csv").write_text(f"id\n{name[1]}\n")
+    (folder / "link").symlink_to(folder / "data")
+    return folder
+
+
+def plan(project: Path, pattern: str | Path, cursor: Cursor | None = None, **bound: object) -> Plan:
+    reader = files(pattern)
+    assert isinstance(reader, Files)
+    return reader.within(project).plan(cursor, Bound(**bound))
+
+
+def named(found: Plan) -> list[str]:
+    return [part.piece.uri for part in found.parts]
+
+
+WAYS = [
+    "data/f*.csv",
+    "data/../data/f*.csv",
+    "./data/f*.csv",
+    "data//f*.csv",
+    "link/f*.csv",
+    "*/f*.csv",
+    "**/f*.csv",
+    "PROJECT/data/f*.csv",
+    "PROJECT/./data/../data/f*.csv",
+    "file://PROJECT/data/f*.csv",
+    "file://PROJECT/data/f%2A.csv",
+    "PROJECT/link/f*.csv",
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("first", WAYS[:1] + WAYS[7:8])
+def test_a_file_is_the_same_however_the_pattern_is_written(project, first, way):
+    before = plan(project, first.replace("PROJECT", str(project)))
+    after = plan(project, way.replace("PROJECT", str(project)), before.cursor)
+
+    assert named(before) == ["data/f1.csv", "data/f2.csv"]
+    assert (after.parts, after.changed, after.lost, after.notes) == ((), "", (), ())
+
+
+@pytest.mark.parametrize("way", ["moved", "copied", "copied with its times"])
+def test_nothing_is_new_in_a_project_that_is_somewhere_else(project, tmp_path, way):
+    before, other = plan(project, f"{project}/data/f*.csv"), tmp_path / "other"
+    if way == "moved":
+        project.rename(other)
+    else:
+        shutil.copytree(
+            project, other, symlinks=True, copy_function=shutil.copy2 if "times" in way else shutil.copyfile
+        )
+        if way == "copied":
+            os.utime(other / "data" / "f1.csv", ns=(1, 1))
+
+    after = plan(other, f"{other}/data/f*.csv", before.cursor)
+
+    assert (after.parts, after.changed, after.lost) == ((), "", ())
+
+
+def test_a_file_outside_of_the_project_has_its_whole_path(project, tmp_path):
+    (tmp_path / "away.csv").write_text("id\n1\n")
+
+    assert named(plan(project, tmp_path / "away.csv")) == [str(tmp_path / "away.csv")]
+    assert named(plan(project, "../away.csv")) == [str(tmp_path / "away.csv")]
+
+
+def test_a_file_that_was_renamed_is_not_read_again(project):
+    before = plan(project, "data/f*.csv")
+    (project / "data" / "f1.csv").rename(project / "data" / "f1_done.csv")
+
+    after = plan(project, "data/f*.csv", before.cursor)
+
+    assert (after.parts, after.lost) == ((), ())
+    assert after.notes == ("data/f1_done.csv is data/f1.csv, renamed",)
+    again = plan(project, "data/f*.csv", after.cursor)
+    assert (again.parts, again.notes, again.cursor) == ((), (), after.cursor)
+
+
+def test_a_new_file_with_the_content_of_one_that_is_gone_is_read_and_named(project):
+    before = plan(project, "data/f*.csv")
+    (project / "data" / "f1.csv").unlink()
+    (project / "data" / "f3.csv").write_text("id\n1\n")
+    os.utime(project / "data" / "f3.csv", ns=(1, 1))
+
+    after = plan(project, "data/f*.csv", before.cursor)
+
+    assert named(after) == ["data/f3.csv"]
+    assert after.lost == ("data/f1.csv",)
+    assert after.notes == ("data/f3.csv has the content of data/f1.csv, which is gone: its rows come in again",)
+
+
+def test_of_two_copies_one_is_the_file_that_is_gone(project):
+    before = plan(project, "data/f*.csv")
+    for name in ("f3.csv", "f4.csv"):
+        shutil.copy2(project / "data" / "f1.csv", project / "data" / name)
+    (project / "data" / "f1.csv").unlink()
+
+    assert named(plan(project, "data/f*.csv", before.cursor)) == ["data/f4.csv"]
+
+
+def test_a_file_that_was_only_touched_has_not_changed(project):
+    before = plan(project, "data/f*.csv")
+    os.utime(project / "data" / "f1.csv", ns=(1, 1))
+
+    assert plan(project, "data/f*.csv", before.cursor).changed == ""
+
+
+def test_a_changed_value_of_the_same_length_is_a_change(project):
+    before = plan(project, "data/f*.csv")
+    (project / "data" / "f1.csv").write_text("id\n7\n")
+    os.utime(project / "data" / "f1.csv", ns=(1, 1))
+
+    assert plan(project, "data/f*.csv", before.cursor).changed == "f1.csv changed"
+
+
+def test_bounds(project):
+    os.utime(project / "data" / "f2.csv", (2e9, 2e9))
+
+    assert named(plan(project, "data/f*.csv", size_bytes=1)) == ["data/f1.csv"]
+    assert plan(project, "data/f*.csv", size_bytes=1).has_more
+    assert named(plan(project, "data/f*.csv", until=datetime(2030, 1, 1, tzinfo=UTC))) == ["data/f1.csv"]
+
+
+def test_a_cursor_of_another_kind_or_a_later_version_is_refused(project):
+    before = plan(project, "data/f*.csv").cursor
+
+    with pytest.raises(StorageError, match="kind 'offsets', version 1"):
+        plan(project, "data/f*.csv", Cursor("offsets", {}))
+    with pytest.raises(StorageError, match="kind 'files', version 9"):
+        plan(project, "data/f*.csv", Cursor("files", before.value, 9))
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+    folder = tmp_path / "a[1]"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "f1.csv").write_text("id\n1\n")
+
+    assert named(plan(folder, "data/*.csv")) == ["data/f1.csv"]
+
+
+def test_no_file_is_an_error(project):
+    with pytest.raises(SourceError, match=r"no file matches 'data/x\*\.csv'"):
+        plan(project, "data/x*.csv")
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["add", "touch", "rename", "remove"]), st.integers(0, 5)), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, bound=st.none() | st.integers(1, 12))
+def test_whatever_becomes_of_files_each_is_read_once(tmp_path_factory, steps, bound):
+    """A file that was not changed is in exactly one plan, whatever it is called by then."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "f0.csv").write_text("id\n0\n")
+    reader, cursor, read = files("f*.csv").within(folder), None, []
+    contents = {"f0.csv": 0}
+    for number, (what, which) in enumerate(steps, start=1):
+        chosen = sorted(contents)[which % len(contents)]
+        if what == "add":
+            (folder / f"f{number}.csv").write_text(f"id\n{number}\n")
+            contents[f"f{number}.csv"] = number
+        elif what == "touch":
+            os.utime(folder / chosen, ns=(number, number))
+        elif what == "rename":
+            (folder / chosen).rename(folder / f"f{number}r.csv")
+            contents[f"f{number}r.csv"] = contents.pop(chosen)
+        elif len(contents) > 1:
+            (folder / chosen).unlink()
+            contents.pop(chosen)
+        found = reader.plan(cursor, Bound(size_bytes=bound))
+        assert found.changed == ""
+        read += [contents[part.piece.uri] for part in found.parts]
+        cursor = found.cursor
+    while (found := reader.plan(cursor)).parts:
+        read += [contents[part.piece.uri] for part in found.parts]
+        cursor = found.cursor
+    assert len(read) == len(set(read))
+    assert set(read) >= set(contents.values())
