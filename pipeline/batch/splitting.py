@@ -21,7 +21,7 @@ MOST_BYTES = 512 << 20
 """The most input of a task: its output is a file of 128 MB or more, and little is lost when it must be done again."""
 MOST_BYTES_PARTITIONED = 768 << 20
 """The same where each task writes a file for each partition, whose rows the engine holds until the end."""
-OPENING_BYTES = 32 << 10
+OPENING_BYTES = 128 << 10
 """As much as can be read in the time that it takes to open a file."""
 T = TypeVar("T")
 
