@@ -25,9 +25,10 @@ from pipeline.core.clock import Clock, now
 from pipeline.core.cursors import Gap
 from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, StateFile
 from pipeline.core.errors import StorageError
+from pipeline.core.processes import cores
 from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
-from pipeline.kernel.budget import budget_here, cores
+from pipeline.kernel.budget import budget_here
 from pipeline.lake import Version
 from pipeline.run.settle import follow_up, set_aside
 from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
