@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_workspace, out, print_json, text
+from cluster.cli.console import err, grid, open_workspace, out, print_json, text
 from cluster.cli.live import EVERY_S, aside, latency, live_view
 from cluster.cli.metrics import metrics_at
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError
 from pipeline.run.stream.begins import begin_of
@@ -22,6 +23,7 @@ from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked
 from pipeline.run.stream.verifying import verify as verify_stream
 
+_SHOWN = 3
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
 
 
@@ -142,6 +144,11 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
+        if facts.waits_for and facts.status in {"ended", "stopped"}:
+            out.print(
+                f"  {text(facts.state_rows)} rows are held: event time waits for {', '.join(facts.waits_for[:_SHOWN])}; "
+                "idle_after= on the source goes on without partitions that are silent, --drain closes what is open"
+            )
         if facts.status == "failed" and len(running.errors) > 1:
             out.print(f"  {escape(facts.error)}")
     for follower in running.sinks.values():

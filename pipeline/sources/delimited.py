@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +32,12 @@ class Dialect:
     delimiter: str = ","
     null_values: tuple[str, ...] = ("",)
 
-    def scan(self, path: str, options: str) -> str:
+    def scan(self, path: str | Sequence[str], options: str) -> str:
         """Return a call of `read_csv` with all options fixed, so that a strange line never changes the dialect."""
+        paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
         nulls = ", ".join(literal(value) for value in self.null_values)
         return (
-            f"read_csv({literal(path)}, delim = {literal(self.delimiter)}, header = true, quote = '\"', "
+            f"read_csv({paths}, delim = {literal(self.delimiter)}, header = true, quote = '\"', "
             f"escape = '\"', nullstr = [{nulls}], max_line_size = {LONGEST_BYTES}, {options})"
         )
 
@@ -60,14 +62,21 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
 
 
 def strictly(file: Delimited, names: tuple[str, ...], schema: Schema, rejects: str = "reject_errors") -> str:
-    """Return a scan of a file whose columns are `names`, in the types of `schema`; what does not fit is put aside.
+    """Return a scan of a file whose columns are `names`, in the types of `schema`; what does not fit is put aside."""
+    return strict_scan(file.path, file.dialect, names, schema, rejects)
 
-    Integers come as text: DuckDB would round what has a fraction.
+
+def strict_scan(
+    path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], schema: Schema, rejects: str
+) -> str:
+    """Return a scan of one file or several whose columns are `names`, in the types of `schema`.
+
+    What does not fit is put into the table `rejects`. Integers come as text: DuckDB would round what has a fraction.
     """
     kinds = {c.name: "VARCHAR" if c.type in INTEGERS else c.type for c in schema.columns}
     columns = ", ".join(f"{literal(name)}: {literal(kinds[name])}" for name in names)
-    return file.dialect.scan(
-        file.path,
+    return dialect.scan(
+        path,
         f"auto_detect = false, store_rejects = true, rejects_limit = 0, rejects_table = {literal(rejects)}, "
         f"rejects_scan = {literal(rejects + '_scans')}, columns = {{{columns}}}",
     )

@@ -78,28 +78,27 @@ def test_every_version_has_its_folder_and_a_form_that_changed_has_a_new_one(name
     assert {each.name for each in (HERE / name).iterdir()} == {str(version) for version in range(oldest, newest + 1)}
     written(tmp_path / name)
     if name != "epoch":  # which has had no number so far: fields came without one
-        assert form(tmp_path / name) == form(HERE / name / str(newest))
+        assert form(name, tmp_path / name) == form(name, HERE / name / str(newest))
 
 
-def form(folder: Path) -> set[str]:
-    """Return the names of the fields that Headwater's files of a folder have, at any depth, and the SQL of its tables."""
-    found: set[str] = set()
-    for path in folder.rglob("*"):
-        if path.suffix == ".json" and path.parent.name != "_delta_log":
-            found |= set(fields(json.loads(path.read_text())))
-        if path.suffix == ".sql":
-            found |= {line for line in path.read_text().splitlines() if not line.startswith("INSERT")}
-    return found
+def form(name: str, folder: Path) -> set[str]:
+    """Return the names of what a format has: fields at any depth, columns, or the SQL of its tables."""
+    if name == "catalog":
+        lines = (folder / "catalog.sql").read_text().splitlines()
+        return {line for line in lines if not line.startswith("INSERT")}
+    if name == "quarantine":
+        return {
+            f"{column.name} {column.type}" for column in opened(folder).lake.quarantine("hot").version().schema.columns
+        }
+    files = folder.rglob("savepoint.json") if name == "savepoint" else folder.glob("*.json")
+    return {field for file in files for field in fields(json.loads(file.read_text()))}
 
 
 def fields(value: object) -> Iterator[str]:
-    if isinstance(value, str) and value.startswith("{"):
-        yield from fields(json.loads(value))
-    elif isinstance(value, list):
-        yield from itertools.chain.from_iterable(map(fields, value))
-    elif isinstance(value, dict):
-        yield from (name for name in value if name.isidentifier())
-        yield from fields(list(value.values()))
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        yield from itertools.chain.from_iterable(map(fields, value.values() if isinstance(value, dict) else value))
 
 
 # -- manifests and cursors

@@ -37,9 +37,6 @@ from pipeline.streams.operator import BEGINNING, Emits, Operator, Prepared, Prog
 from pipeline.streams.shapes import operator_of
 from pipeline.streams.whole import Streamed
 
-STREAMED = "streamed: headwater stream"
-"""Why a run leaves a table as it is that a stream makes."""
-
 
 @dataclass(frozen=True)
 class StreamPlan:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import scratch
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.reading import MISFIT, POSITION, Flowing, Reading
 from pipeline.core.schema import Column, Schema
@@ -240,7 +240,7 @@ def _bytes(row: str) -> bytes | None:
 
 def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
     """Return the fields of JSON objects: each is written on a line of its own, without breaks, and read as a file."""
-    with tempfile.TemporaryDirectory(prefix="headwater-json-") as folder, connect() as con:
+    with scratch.folder("json") as folder, connect() as con:
         path = str(Path(folder) / "values.ndjson")
         con.register("_values", pa.table({VALUE: values}))
         con.execute(
