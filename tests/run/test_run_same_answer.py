@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.run.events import Event, Moment
@@ -95,7 +95,7 @@ DEFINITIONS = {
 }
 NAMES = list(DEFINITIONS)
 HEADER = "id,k,v,at,op\n"
-EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "2"))
 OPTIONS: Any = {"phases": [Phase.generate]} if os.environ.get("HEADWATER_NO_SHRINK") else {}
 
 
@@ -144,6 +144,8 @@ class Ground:
     text: str
     expected: dict[str, str] = field(default_factory=dict)
     """The files whose rows count, by name: those that are there, and those that are gone since they were read."""
+    told: list[str] = field(default_factory=list)
+    """What the runs did."""
     names: dict[int, str] = field(default_factory=dict)
     """The names of the files that are there."""
 
@@ -192,7 +194,7 @@ class Ground:
         """Run; where a source says that rows would be lost, accept it."""
         run = Runner(load(self.folder), Options(full=full), observer=observe).attempt()
         for step in run.steps:
-            note(f"{step.name}: {step.decision}, {step.reason}")
+            self.told.append(f"{step.name}: {step.decision}, {step.reason}")
         if full:
             assert run.status == "done", run.error
             self.expected = {name: self.expected[name] for name in self.names.values()}
@@ -211,7 +213,7 @@ class Ground:
         found, right = everything(self.folder), everything(other)
         assert found.keys() == right.keys()
         for name, rows in right.items():
-            assert found[name] == rows, (name, self.expected)
+            assert found[name] == rows, (name, self.expected, self.told)
 
 
 def _start(folder: Path, text: str) -> None:
@@ -247,3 +249,28 @@ def test_step_by_step_equals_at_once(name: str, tmp_path_factory: pytest.TempPat
             shutil.rmtree(folder)
 
     check()
+
+
+def test_a_late_file_with_an_earlier_name_has_the_first_row(tmp_path: Path):
+    ground = Ground(tmp_path / "ours", written(["keyed", "fed_keyed", "raw_keyed"]))
+    ground.take("write", 2, HEADER + "1,a,10,2026-01-01,I\n")
+    ground.run()
+    ground.take("write", 1, HEADER + "1,a,99,2026-01-01,I\n")
+    ground.run()
+    for name in ("keyed", "fed_keyed", "raw_keyed"):
+        assert "'v': 99" in str(rows_of(ground.folder)[name])
+        assert "f2.csv" in str(rows_of(ground.folder)[f"quarantine/{name}"]) or name == "keyed"
+    ground.take("write", 3, HEADER + "1,a,7,2026-01-01,I\n2,a,8,2026-01-01,I\n")
+    steps = {step.name: step.decision for step in Runner(load(ground.folder), Options()).run().steps}
+    assert {steps["keyed"], steps["fed_keyed"], steps["raw_keyed"]} == {"append"}
+    ground.compare(tmp_path / "other")
+
+
+def test_a_corrected_time_is_corrected_in_the_history(tmp_path: Path):
+    ground = Ground(tmp_path / "ours", written(["dim_past", "dim_fed"]))
+    ground.take("write", 1, HEADER + "1,a,1,2026-01-01,I\n1,a,2,2026-01-02,I\n")
+    ground.run()
+    ground.take("write", 1, HEADER + "1,a,2,2026-01-03,I\n")
+    ground.run()
+    assert len(rows_of(ground.folder)["dim_past"]) == len(["unknown", "3 January"])
+    ground.compare(tmp_path / "other")
