@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,8 @@ class Column:
 
     name: str
     type: str
+    is_inferred: bool = field(default=False, compare=False)
+    """Whether its type was found in data and not declared: a text that it would write in another way is none of its."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,12 @@ class Schema:
 
     def select(self, names: tuple[str, ...]) -> Schema:
         """Return the columns of `names`, in that order."""
-        types = self.as_dict()
-        return Schema(tuple(Column(name, types[name]) for name in names))
+        columns = {column.name: column for column in self.columns}
+        return Schema(tuple(columns[name] for name in names))
+
+    def inferred(self) -> Schema:
+        """Return the same columns as ones whose types were found in data."""
+        return Schema(tuple(replace(column, is_inferred=True) for column in self.columns))
 
 
 @dataclass(frozen=True)
