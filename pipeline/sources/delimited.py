@@ -19,6 +19,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, quoted, schema_of
 from pipeline.sources import values
 from pipeline.sources.fit import REJECTED, Cells, as_columns, held, hold, misfits, of_texts
+from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
 from pipeline.sources.values import Rule, Texts
 
@@ -60,7 +61,9 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     names = header(file)
     given = ", ".join(literal(name) for name in names)
     options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
-    return schema_of(con, f"select * from {file.dialect.scan(file.path, options)}")
+    found = schema_of(con, f"select * from {file.dialect.scan(file.path, options)}")
+    scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
+    return settled(con, found, cells, lambda _: scan)
 
 
 def strict_scan(

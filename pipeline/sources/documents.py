@@ -19,6 +19,7 @@ from pipeline.kernel.engine import arrow, literal, schema_of
 from pipeline.kernel.types import decimal_of
 from pipeline.sources import nested, values
 from pipeline.sources.fit import RAW, Cells, Raw, fit, hold
+from pipeline.sources.inference import settled
 from pipeline.sources.lines import lines_of
 from pipeline.sources.texts import UNKNOWN
 from pipeline.sources.values import Reprinted, Rule, Texts
@@ -53,7 +54,7 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
     for name, other in itertools.pairwise(folded):
         if name.lower() == other.lower():
             raise SourceError(f"the fields {name!r} and {other!r} differ only in case", place=place)
-    return found
+    return settled(con, found, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
 
 
 def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place) -> Reading:

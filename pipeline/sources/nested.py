@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pipeline.core.schema import Column
 from pipeline.kernel.engine import literal, quoted
@@ -34,20 +35,25 @@ def unmarked(text: str) -> str:
 
 def of_json(column: Column, text: str) -> str:
     """Return SQL for a nested value written as JSON, null when something within it is none of its type."""
-    return f"try(list_transform([{text}], lambda j: {_of_json(column.type, 'j', 1)})[1])"
+    return f"try(list_transform([{text}], lambda j: {_of_json(column, 'j', 1)})[1])"
 
 
 def of_text(column: Column, text: str) -> str:
     """Return SQL for a nested value written as DuckDB writes it, null when something within it is none of its type."""
-    return f"try(list_transform([try_cast({text} as {_in_text(column.type)})], lambda j: {_of_text(column.type, 'j', 1)})[1])"
+    return (
+        f"try(list_transform([try_cast({text} as {_in_text(column.type)})], lambda j: {_of_text(column, 'j', 1)})[1])"
+    )
 
 
-def _of_json(kind: str, node: str, depth: int) -> str:
+def _of_json(column: Column, node: str, depth: int) -> str:
     """Return SQL for a node of JSON, which `node` names; an error in it makes all null."""
-    inner = inner_types(kind)
+    kind, inner = column.type, _within(column)
     if inner is None:
-        return _leaf(kind, unmarked(node))
-    name, shapes = f"x{depth}", {key: "JSON" if values.is_nested(part) else "VARCHAR" for key, part in inner.items()}
+        return _leaf(column, unmarked(node))
+    name, shapes = (
+        f"x{depth}",
+        {key: "JSON" if values.is_nested(part.type) else "VARCHAR" for key, part in inner.items()},
+    )
     wanted, extra = ("ARRAY" if kind.endswith("]") else "OBJECT"), ""
     if kind.endswith("]"):
         opened = f"json_transform({node}, {literal(json.dumps([shapes['element']]))})"
@@ -69,10 +75,10 @@ def _of_json(kind: str, node: str, depth: int) -> str:
     )
 
 
-def _of_text(kind: str, node: str, depth: int) -> str:
-    inner = inner_types(kind)
+def _of_text(column: Column, node: str, depth: int) -> str:
+    kind, inner = column.type, _within(column)
     if inner is None:
-        return _leaf(kind, node)
+        return _leaf(column, node)
     name = f"x{depth}"
     if kind.endswith("]"):
         return f"list_transform({node}, lambda {name}: {_of_text(inner['element'], name, depth + 1)})"
@@ -89,6 +95,11 @@ def only_keys(keys: str, names: tuple[str, ...]) -> str:
     return f"list_has_all([{listed}]::varchar[], {keys}) and len(list_distinct({keys})) = len({keys})"
 
 
+def _within(column: Column) -> dict[str, Column] | None:
+    inner = inner_types(column.type)
+    return None if inner is None else {name: replace(column, type=part) for name, part in inner.items()}
+
+
 def _map(opened: str, name: str, key: str, value: str) -> str:
     entry = f"struct_pack(k := {key}, v := {value})"
     return f"map_from_entries(list_transform(map_entries({opened}), lambda {name}: {entry}))"
@@ -98,9 +109,8 @@ def _struct(fields: Mapping[str, str]) -> str:
     return f"struct_pack({', '.join(f'{quoted(name)} := {value}' for name, value in fields.items())})"
 
 
-def _leaf(kind: str, text: str) -> str:
-    column = Column("", kind)
-    if kind == "VARCHAR":
+def _leaf(column: Column, text: str) -> str:
+    if column.type == "VARCHAR":
         return text
     kept = values.value_of(column, "y")
     held = f"list_transform([{kept}], lambda z: case when z is not null or y is null or {_stop('y')} then z end)[1]"

@@ -24,7 +24,8 @@ _FRACTION_DIGITS = {"TIMESTAMP_S": 0, "TIMESTAMP_MS": 3, "TIME_NS": 9}
 """How many digits of a second a type keeps where that is not six; a lake keeps six of TIMESTAMP_NS."""
 
 _REAL = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
-_REAL_AS_WRITTEN = r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?"
+_REAL_AS_WRITTEN = r"-?(0|[1-9][0-9]{0,14})|-?(0|[1-9][0-9]*)(\.[0-9]*([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"
+"""Not an integer of more than fifteen digits, and without zeros and plus signs in front: these are names, not reals."""
 _ZERO = r"\s*[+-]?[0.]+([eE].*)?\s*"
 _NO_NUMBER = r"\s*[+-]?(?i:nan|inf|infinity)\s*"
 _PARTS = r"\s*([+-]?)([0-9]*)\.?([0-9]*)[eE]([+-]?[0-9]+)\s*"
@@ -152,40 +153,38 @@ def not_of(column: Column) -> str:
 
 def _quick(column: Column, text: str, came: str, texts: Texts) -> str | None:
     """Return SQL that is true only where the cast lost nothing; None where a cast never does."""
-    kind, grouped = column.type, f" and not contains({text}, '_')" if texts.underscored else ""
-    if kind in _INTEGERS:
-        stored = f" and try_cast({came} as bigint) is not null" if "HUGE" in kind else ""
-        return f"{came}::varchar = {text}{stored}"
+    kind = column.type
+    if _is_exact(kind):
+        return _quick_exact(column, text, came, texts)
     if kind in _REALS:
-        plain = f"isfinite({came}) and ({came} <> 0 or strlen({text}) <= {_NEVER_TINY}){grouped}"
-        return f"{plain} and {text} >= {literal('1' if column.is_inferred else '-')}"
-    if decimal_of(kind) is not None:
-        return _quick_decimal(column, text, came, texts)
+        grouped = f" and not contains({text}, '_')" if texts.underscored else ""
+        first = f"{text} >= '1' and {came} < 1e15" if column.is_inferred else f"{text} >= '-'"
+        return f"isfinite({came}) and ({came} <> 0 or strlen({text}) <= {_NEVER_TINY}) and {first}{grouped}"
     if kind == "DATE":
         return f"strlen({text}) = 10 and {came} between '1000-01-01' and '9999-12-31'"
     if kind.startswith("TIMESTAMP"):
         zone = f" or {text} glob '????-??-??[ T]??:??:?[0-9]Z'" if kind == "TIMESTAMPTZ" else ""
-        return (
-            f"({text} glob '????-??-??[ T]??:??:?[0-9]'{zone}) "
-            f"and {came} >= '1000-01-01' and {came} < '9999-12-31 23:59:59'"
-        )
+        years = f"{came} >= '1000-01-01' and {came} < '9999-12-31 23:59:59'"
+        return f"({text} glob '????-??-??[ T]??:??:?[0-9]'{zone}) and {years}"
     return "false" if kind in _TIMES or kind == "INTERVAL" else None
 
 
-def _quick_decimal(column: Column, text: str, came: str, texts: Texts) -> str:
-    """Return the test for a decimal: written again it is the text, or it has just its places, or it is a short number."""
-    digits, places = decimal_of(column.type) or (0, 0)
-    if texts.reprinted is None and (texts.underscored or not 0 < places <= _TWO or column.is_inferred):
-        return f"{came}::varchar = {text}"
+def _quick_exact(column: Column, text: str, came: str, texts: Texts) -> str:
+    """Return the test for integers and decimals: written again it is the text, or it has just its places, or is short."""
+    decimal, again = decimal_of(column.type), f"{came}::varchar = {text}"
+    if decimal is None:
+        return f"{again} and try_cast({came} as bigint) is not null" if "HUGE" in column.type else again
+    digits, places = decimal
     if texts.reprinted is None:
+        if texts.underscored or not 0 < places <= _TWO or column.is_inferred:
+            return again
         return f"{text} like {literal('%.' + '_' * places)} and {came} is not null"
     # of so few characters, two numbers that differ as decimals differ as reals
     same = f"{came}::double = try_cast({text} as double) and abs({came}::double) < 1e{digits - places}"
-    tiny = f"({came} <> 0 or strlen({text}) <= {_NEVER_TINY})"
     first = "1" if column.is_inferred else "-"
     return (
-        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and {tiny} and {same} "
-        f"and not contains({text}, '_') and not {texts.reprinted.short}"
+        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and ({came} <> 0 or strlen({text}) <= {_NEVER_TINY}) "
+        f"and {same} and not contains({text}, '_') and not {texts.reprinted.short}"
     )
 
 
@@ -226,7 +225,7 @@ def _exact_shape(column: Column) -> str:
     decimal = decimal_of(column.type)
     places = 0 if decimal is None else decimal[1]
     if column.is_inferred:
-        return "-?(0|[1-9][0-9]*)" if decimal is None else rf"-?(0|[1-9][0-9]*)(\.[0-9]{{0,{places}}}0*)?"
+        return "-?(0|[1-9][0-9]*)" if places == 0 else rf"-?(0|[1-9][0-9]*)(\.[0-9]{{0,{places}}}0*)?"
     alone = rf"[0-9]{{1,{places}}}0*" if places else "0+"
     return rf"\s*[+-]?([0-9]+\.?[0-9]{{0,{places}}}0*|\.{alone})\s*"
 
