@@ -28,7 +28,7 @@ _SHOWN = (
     f"coalesce(shown, '{UNKNOWN}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
 )
 _LONG_FRACTION = r"regexp_matches(line, '\.[0-9]{7}')"
-_REPRINTED = Reprinted(short="has_long_fraction", any="regexp_matches(line, '[0-9.]{16}')")
+_REPRINTED = Reprinted(short="has_long_fraction", any="regexp_matches(line, '[0-9.]{16}|[eE]-[0-9]{3}')")
 """A number that is read as a real keeps fifteen digits: one cut to ten characters had seven and more behind its point."""
 _FRACTION = r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _LONGEST_BYTES = 256 << 20
@@ -110,7 +110,8 @@ def _is_no_reprinted_number(column: Column, text: str) -> str:
         f"contains(line, concat({key}, '{space}', {text}, '{end}'))" for space in ("", " ") for end in ",}"
     )
     return (
-        f"case when {text} >= ':' then true when contains({text}, '.') or contains({text}, 'e') "
+        f"case when ({text} >= '[' and {text} < '\\') or ({text} >= '{{' and {text} < '|') "
+        f"then not regexp_matches({text}, '[0-9][.eE]') when {text} >= ':' then true when contains({text}, '.') or contains({text}, 'e') "
         f"then not regexp_full_match({text}, {literal(_FRACTION)}) or {as_it_stands} else true end"
     )
 

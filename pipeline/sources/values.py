@@ -92,8 +92,9 @@ def of_text(column: Column, text: str, came: str, texts: Texts | None = None) ->
     if quick is None:
         return Rule(cast)
     sure, is_exact = _sure(column, text, came), _is_exact(column.type)
-    if texts.reprinted is not None and is_exact:
-        return Rule(cast, quick, f"{sure} and not {texts.reprinted.any}")
+    if texts.reprinted is not None and (is_exact or column.type in _REALS):
+        cut = texts.reprinted.any if is_exact else f"({came} = 0 and {texts.reprinted.any})"
+        return Rule(cast, quick, f"({sure}) and not {cut}")
     if not is_exact or column.is_inferred:
         return Rule(cast, quick, sure)
     written = f"case when {_sure(column, 'y', _cast('y', column))} then {_cast('y', column)} end"
@@ -159,7 +160,7 @@ def _quick(column: Column, text: str, came: str, texts: Texts) -> str | None:
     if kind in _REALS:
         grouped = f" and not contains({text}, '_')" if texts.underscored else ""
         first = f"{text} >= '1' and {came} < 1e15" if column.is_inferred else f"{text} >= '-'"
-        return f"isfinite({came}) and ({came} <> 0 or strlen({text}) <= {_NEVER_TINY}) and {first}{grouped}"
+        return f"isfinite({came}) and {_no_tiny(text, came, texts)} and {first}{grouped}"
     if kind == "DATE":
         return f"strlen({text}) = 10 and {came} between '1000-01-01' and '9999-12-31'"
     if kind.startswith("TIMESTAMP"):
@@ -183,9 +184,15 @@ def _quick_exact(column: Column, text: str, came: str, texts: Texts) -> str:
     same = f"{came}::double = try_cast({text} as double) and abs({came}::double) < 1e{digits - places}"
     first = "1" if column.is_inferred else "-"
     return (
-        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and ({came} <> 0 or strlen({text}) <= {_NEVER_TINY}) "
+        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and {_no_tiny(text, came, texts)} "
         f"and {same} and not contains({text}, '_') and not {texts.reprinted.short}"
     )
+
+
+def _no_tiny(text: str, came: str, texts: Texts) -> str:
+    """Return the test that a number is zero only if it was written so, and not with an exponent that made it vanish."""
+    zero = f"strlen({text}) <= {_NEVER_TINY}" if texts.reprinted is None else f"{text} = '0'"
+    return f"({came} <> 0 or {zero})"
 
 
 def _sure(column: Column, text: str, came: str) -> str:
