@@ -10,7 +10,7 @@ import duckdb
 
 from pipeline.batch.work import Made, Outcome, Split, Work
 from pipeline.core.definitions import Action
-from pipeline.core.errors import DefinitionError, ExpectationError
+from pipeline.core.errors import DefinitionError, ExpectationError, few
 from pipeline.core.staging import Flow, StagedFile
 from pipeline.kernel.checks import MADE, Marked, mark, mark_duplicates
 from pipeline.kernel.engine import arrow, listed, literal, schema_of, watched
@@ -98,7 +98,7 @@ def _require_key(work: Work, marked: Marked) -> None:
     if missing:
         raise DefinitionError(
             f"table {work.table!r} has no column {missing[0]!r} for its key",
-            got=", ".join(marked.columns),
+            got=few(marked.columns),
             place=work.place,
         )
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from pipeline.core.errors import few
+
 
 @dataclass(frozen=True)
 class Column:
@@ -62,10 +64,13 @@ class SchemaChange:
 
     def __str__(self) -> str:
         """Return the change as one clause, for example `new column 'x', 'y' is gone`."""
-        parts = [f"new column {name!r}" for name in self.added]
-        parts += [f"{name!r} is gone" for name in self.removed]
+        folded = {name.lower(): name for name in self.removed}
+        recased = {name: folded[name.lower()] for name in self.added if name.lower() in folded}
+        parts = [f"{old!r} is written {new!r}, which differs in case only" for new, old in recased.items()]
+        parts += [f"new column {name!r}" for name in self.added if name not in recased]
+        parts += [f"{name!r} is gone" for name in self.removed if name not in recased.values()]
         parts += [f"{name!r} was {before}, is {now}" for name, before, now in self.retyped]
-        return ", ".join(parts)
+        return few(parts)
 
 
 def compare(contract: Schema, found: Schema) -> SchemaChange:

@@ -37,6 +37,8 @@ _COUNT = r"[+-]?[0-9]+ *[a-z]+|[+-]?[0-9]+\.[0-9]{1,6}0* *s[a-z]*"
 _SPAN = rf"\s*(({_COUNT}|[+-]?[0-9]+:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,6}}0*)?)?)\s*)+"
 _LONGEST_SHIFT = 400
 """The greatest exponent with which a number is an integer or a decimal; with a greater one it fits none."""
+_SHOWN = 1000
+"""How much of a value is in the reason why it was set aside; all of it is in the row."""
 _SHORT = 10
 """The length up to which a decimal of JSON is tested as a real."""
 _TWO = 2
@@ -138,7 +140,9 @@ def is_nested(kind: str) -> bool:
 
 def reason(column: Column, text: str) -> str:
     """Return SQL for why a text is no value of a column: the column, the type, the value, and what helps."""
-    why = f"{literal(not_of(column))} || ({text})::varchar"
+    shown = f"({text})::varchar"
+    shown = f"case when len({shown}) > {_SHOWN} then left({shown}, {_SHOWN}) || '…' else {shown} end"
+    why = f"{literal(not_of(column))} || {shown}"
     if column.is_inferred:
         return f"{why} || {literal(f' (the type was inferred; declare {column.name} as varchar)')}"
     if column.type.startswith("TIMESTAMP") and column.type != "TIMESTAMPTZ":
