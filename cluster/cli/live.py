@@ -23,6 +23,7 @@ _LINE_EVERY_S = 5.0
 _MARKS = {
     "starting": ("·", "dim"),
     "running": ("●", "green"),
+    "waiting": ("…", "yellow"),
     "paused": ("‖", "yellow"),
     "draining": ("▼", "cyan"),
     "restarting": ("↻", "yellow"),
@@ -133,8 +134,10 @@ def table_of(
     notes: list[Text] = []
     for facts in streams:
         table.add_row(*(column.cell(facts, rates.get(facts.name, ())) for column in columns))
-        if facts.error and facts.status in {"failed", "restarting"}:
+        if facts.error and facts.status in {"failed", "restarting", "waiting"}:
             notes.append(Text(f"{facts.name}: {facts.error}", "red" if facts.status == "failed" else "yellow"))
+        if facts.waits_for:
+            notes.append(Text(f"{facts.name}: event time waits for {', '.join(facts.waits_for[:3])}", "dim"))
     if trouble:
         notes.append(Text(f"the catalog does not answer; streams go on: {trouble}", "yellow"))
     foot = [Text.assemble(("▇ ", _SHADES[phase]), (f"{phase}  ", "dim")) for phase in PHASES]
@@ -152,7 +155,9 @@ def line_of(facts: Facts) -> str:
         f"latency {latency(facts)}",
         f"event time {delay(facts.watermark_delay_s)} behind",
     ]
-    return ", ".join(parts + ([facts.error] if facts.error and facts.status in {"failed", "restarting"} else []))
+    return ", ".join(
+        parts + ([facts.error] if facts.error and facts.status in {"failed", "restarting", "waiting"} else [])
+    )
 
 
 def behind(facts: Facts) -> str:

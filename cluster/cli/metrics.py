@@ -11,10 +11,12 @@ from pipeline.core.errors import RequestError
 
 
 @contextmanager
-def metrics_at(port: int | None, text: Callable[[], str]) -> Iterator[int | None]:
+def metrics_at(
+    port: int | None, text: Callable[[], str], is_ready: Callable[[], bool] = lambda: True
+) -> Iterator[int | None]:
     """Serve a text at `http://127.0.0.1:PORT/metrics` for the time of the context, and return the port; 0 takes a free one.
 
-    Without a port nothing is served. Raises `RequestError` when the port is taken.
+    `/ready` answers 200, or 503 while it is not ready. Without a port nothing is served. Raises `RequestError` when the port is taken.
     """
     if port is None:
         yield None
@@ -22,13 +24,19 @@ def metrics_at(port: int | None, text: Callable[[], str]) -> Iterator[int | None
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = self.path.partition("?")[0] == "/metrics"
-            body = text().encode() if found else b"see /metrics\n"
-            self.send_response(200 if found else 404)
+            status, body = self._answer(self.path.partition("?")[0])
+            self.send_response(status)
             self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def _answer(self, path: str) -> tuple[int, bytes]:
+            if path == "/metrics":
+                return 200, text().encode()
+            if path == "/ready":
+                return (200, b"ready\n") if is_ready() else (503, b"waiting\n")
+            return 404, b"see /metrics and /ready\n"
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - likewise
             """Say nothing of requests."""

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_workspace, out, print_json, text
+from cluster.cli.console import err, grid, open_workspace, out, print_json, text
 from cluster.cli.live import EVERY_S, aside, latency, live_view
 from cluster.cli.metrics import metrics_at
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError
 from pipeline.run.stream.begins import begin_of
@@ -22,6 +23,7 @@ from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked
 from pipeline.run.stream.verifying import verify as verify_stream
 
+_SHOWN = 3
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
 
 
@@ -44,6 +46,9 @@ def stream(
     restore: Annotated[str | None, typer.Option(help="Go back to this savepoint first.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="Close all windows in the end.")] = False,
     shards: Annotated[int | None, typer.Option(help="How many shards remember; as many as cores.", min=1)] = None,
+    accept_gaps: Annotated[
+        bool, typer.Option("--accept-gaps", help="Go on where a log deleted something before it was read.")
+    ] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the streams from a process that runs them.")
     ] = False,
@@ -62,7 +67,7 @@ def stream(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
         drain=drain,
-        asked=Asked(shards=shards, anew=anew),
+        asked=Asked(shards=shards, anew=anew, accept_gaps=accept_gaps),
         begin=begin_of(begin),
         restore=restore,
         take_over=take_over,
@@ -75,7 +80,7 @@ def stream(
         stopped = stack.enter_context(
             stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
         )
-        port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running)))
+        port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running), lambda: running.is_ready))
         if not as_json and not wanted.names:
             for name, reason in running.left_out.items():
                 err.print(f"[dim]{name} is not streamed: {escape(reason)}[/]")
@@ -112,6 +117,11 @@ def verify(
             f"{text(found.rows_expected)} in batch: {text(found.missing)} missing, {text(found.unexpected)} unexpected"
             + (f", {text(found.doubled)} keys twice" if found.doubled else "")
         )
+        if found.lost:
+            out.print(
+                f"the log no longer has {text(found.lost)} of the rows that were read (a compacted topic, or files that "
+                "were removed): what came of them cannot be computed again"
+            )
         if found.differences:
             grid(None, tuple(found.differences[0]), [tuple(row.values()) for row in found.differences])
     if not found.holds:
@@ -134,6 +144,11 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
+        if facts.waits_for and facts.status in {"ended", "stopped"}:
+            out.print(
+                f"  {text(facts.state_rows)} rows are held: event time waits for {', '.join(facts.waits_for[:_SHOWN])}; "
+                "idle_after= on the source goes on without partitions that are silent, --drain closes what is open"
+            )
         if facts.status == "failed" and len(running.errors) > 1:
             out.print(f"  {escape(facts.error)}")
     for follower in running.sinks.values():

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, text
+from cluster.cli.console import grid, open_workspace, out, print_json, text
 from cluster.cli.live import span
+from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
 from pipeline.run.stream.asking import Seen, Wish, ask, seen
 from pipeline.run.stream.savepoints import save
@@ -54,7 +55,11 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
         right="epoch,rows/s,behind,event time",
     )
     for each in found:
-        if each.lease is not None and each.lease.facts.get("error") and each.status in {"failed", "restarting"}:
+        if (
+            each.lease is not None
+            and each.lease.facts.get("error")
+            and each.status in {"failed", "restarting", "waiting"}
+        ):
             out.print(f"[red]{each.name}[/]: {each.lease.facts['error']}", soft_wrap=True)
         for name, sink in ({} if each.lease is None else each.lease.facts.get("sinks", {})).items():
             how = f"[red]{sink['status']}[/]: {sink['error']}" if sink["error"] else sink["status"]

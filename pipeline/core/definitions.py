@@ -20,7 +20,7 @@ from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.eventtime import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import OverTables, Reader
+from pipeline.core.reading import OverTables, Reader, Timed
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -280,8 +280,8 @@ class Artifact(Definition):
     """A definition whose product is not a table, for example a model."""
 
     @abstractmethod
-    def is_current(self, bench: Bench) -> bool:
-        """Return whether the last product was judged on just these inputs and this definition."""
+    def verdict(self, bench: Bench) -> Verdict | None:
+        """Return the verdict on just these inputs and this definition, or `None` when there is none yet."""
 
     @abstractmethod
     def build(self, bench: Bench) -> Verdict:
@@ -442,13 +442,16 @@ def source(
     the table that reads it, else this raises `DefinitionError`.
 
     A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
-    `lateness` after the latest of their partition (`'10 minutes'`; none by default); a partition that is silent for
-    `idle_after` (30 seconds) does not hold the others back; a row from more than `ahead` (1 hour) after now is set aside.
+    `lateness` after the latest of their partition (`'10 minutes'`; none by default). Every partition holds event time back
+    until it delivers, unless `idle_after` is given: one that is silent for so long then does not, and what it delivers
+    after that may be late. A row from more than `ahead` (1 hour) after now is set aside.
     """
     place = caller()
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
     bound = _bound(most_rows, most_bytes, place)
+    if time is not None and isinstance(reader, Timed):
+        reader = reader.timed(time.column)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
             contract = Schema(())  # that of the tables

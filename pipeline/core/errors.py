@@ -12,6 +12,9 @@
     │   ├── ModelError        a model cannot be trained or judged
     │   ├── SinkError         a sink does not take the rows of its table; the table is as it should be
     │   └── StorageError      a lake, warehouse or catalog cannot be read or written
+    ├── UnavailableError      a system does not answer now: wait and try again
+    │   ├── SourceUnavailableError    which is a SourceError, too
+    │   └── StorageUnavailableError   which is a StorageError, too
     ├── ConflictError         somebody else committed first: reload and try again
     └── OutcomeUnknownError   a commit was sent and no answer came: reload and compare
 
@@ -118,6 +121,18 @@ class SinkError(StopError):
 
 class StorageError(StopError):
     """A lake, warehouse or catalog cannot be read or written."""
+
+
+class UnavailableError(HeadwaterError):
+    """A system does not answer now. Wait and try again; nothing has to be changed."""
+
+
+class SourceUnavailableError(UnavailableError, SourceError):
+    """The system that a source reads does not answer now."""
+
+
+class StorageUnavailableError(UnavailableError, StorageError):
+    """A lake, warehouse or catalog does not answer now."""
 
 
 class ConflictError(HeadwaterError):

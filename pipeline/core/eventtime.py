@@ -19,8 +19,8 @@ class EventTime:
     column: str
     lateness: timedelta = timedelta()
     """How long after the latest row of its partition a row may still come: the watermark is that much behind."""
-    idle_after: timedelta = timedelta(seconds=30)
-    """A partition from which nothing comes for so long does not hold the watermark back."""
+    idle_after: timedelta | None = None
+    """A partition from which nothing comes for so long does not hold the watermark back; by default each one does."""
     ahead: timedelta = timedelta(hours=1)
     """A row that claims to be from later than so long after now is set aside: it would end every window."""
 
@@ -42,6 +42,16 @@ def event_time_of(
             )
         return None
     return EventTime(column, **spans)
+
+
+def require_time(column: str, kind: str, place: Place | None) -> None:
+    """Raise `DefinitionError` for an event time that is of another type than a time."""
+    if not kind.startswith(("TIMESTAMP", "DATE")):
+        raise DefinitionError(
+            f"event_time= names {column!r}, which is {kind}; it must be a TIMESTAMP, TIMESTAMPTZ or DATE",
+            do="declare the column as a time in schema=",
+            place=place,
+        )
 
 
 def span(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:

@@ -147,6 +147,23 @@ class Scannable(Protocol):
 
 
 @runtime_checkable
+class ScannableTogether(Protocol):
+    """A reader that DuckDB can scan many small parts of at once: a scan for each costs more than their rows."""
+
+    def is_small(self, part: Part) -> bool:
+        """Return whether a part is scanned with others rather than by itself."""
+
+    def flow_together(
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part], schema: Schema
+    ) -> AbstractContextManager[Flowing | None]:
+        """Return small parts as one query, in their order, whose rows also have `_source`.
+
+        None when one of them can only be read by itself. Raises as `read` does for other columns and for a file that is
+        not there.
+        """
+
+
+@runtime_checkable
 class Reparsable(Protocol):
     """A reader that can read rejected rows again, which the replay of a quarantine needs."""
 
@@ -160,6 +177,14 @@ class InProject(Protocol):
 
     def within(self, folder: Path) -> Reader:
         """Return the reader for a project in this folder."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A reader whose records have a time of their own, which stands in where a record has no value."""
+
+    def timed(self, column: str) -> Reader:
+        """Return the reader for a source whose event time is in this column."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +232,8 @@ class Ready:
     offsets: Mapping[str, int]
     rows: int
     has_ended: bool = False
+    is_unanswered: bool = False
+    """Whether the log's system did not answer, so that nothing is known of what it holds."""
 
 
 @dataclass(frozen=True)

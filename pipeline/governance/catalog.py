@@ -7,6 +7,7 @@ Recording the same step twice leaves one record.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -109,6 +110,10 @@ _PARTITIONS = sa.Table(
 )
 
 
+FAILED = ("failed", "upstream_failed")
+"""The decisions of steps that made nothing because they, or a step above them, failed."""
+
+
 @dataclass(frozen=True)
 class Check:
     """How often an expectation was violated among the rows that were made."""
@@ -129,7 +134,7 @@ class Step:
     kind: str
     layer: str
     decision: str
-    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent` or `failed`."""
+    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or `upstream_failed`."""
     reason: str
     strategy: str = ""
     executor: str = ""
@@ -139,6 +144,16 @@ class Step:
     flow: Flow = field(default_factory=Flow)
     checks: Sequence[Check] = ()
     verdict: Verdict | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the step failed, or was skipped because a step above it did."""
+        return self.decision in FAILED
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the step did something: it was neither up to date nor failed."""
+        return self.decision not in {"skip", *FAILED}
 
 
 @dataclass(frozen=True)
@@ -192,6 +207,7 @@ class Catalog:
         """Keep the URL; nothing is opened yet."""
         self._url = url
         self._engine: sa.Engine | None = None
+        self._opening = threading.Lock()
 
     def begin(self, run: Run) -> None:
         """Record that a run has started."""
@@ -265,10 +281,10 @@ class Catalog:
             return Run(**found, steps=_steps(connection, found["run_id"]))
 
     def last_step(self, name: str) -> Step | None:
-        """Return the newest step of a definition that was not skipped."""
+        """Return the newest step of a definition that did something."""
         with self.transaction() as connection:
             query = sa.select(_STEPS.c.run_id).join(_RUNS, _RUNS.c.run_id == _STEPS.c.run_id)
-            query = query.where(_STEPS.c.name == name, _STEPS.c.decision != "skip")
+            query = query.where(_STEPS.c.name == name, _STEPS.c.decision.not_in(["skip", *FAILED]))
             row = connection.execute(query.order_by(_RUNS.c.started_at.desc()).limit(1)).first()
             if row is None:
                 return None
@@ -287,8 +303,9 @@ class Catalog:
     def transaction(self) -> Iterator[sa.Connection]:
         """Do what is in the context in one transaction; raise `StorageError` when the catalog cannot be used."""
         try:
-            if self._engine is None:
-                self._engine = _open(self._url)
+            with self._opening:
+                if self._engine is None:
+                    self._engine = _open(self._url)
             with self._engine.begin() as connection:
                 yield connection
         except (sa.exc.SQLAlchemyError, OSError, ModuleNotFoundError) as error:

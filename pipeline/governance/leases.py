@@ -14,13 +14,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
 from pipeline.core.errors import ConflictError, RequestError, StorageError
+from pipeline.core.processes import is_there, machine
 from pipeline.governance.catalog import Catalog
 
 LASTS_S, EVERY_S = 10.0, 1.5
@@ -55,7 +55,7 @@ class Holder:
 
 def this_process() -> Holder:
     """Return a holder for this process; each call gives another one."""
-    return Holder(secrets.token_hex(8), platform.node(), _machine(), os.getpid())
+    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid())
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Lease:
 
     def is_living(self, now: float) -> bool:
         """Return whether somebody holds it: it has not run out, and its process, where that can be told, is there."""
-        is_here = bool(self.machine) and self.machine == _machine()
-        return self.until > now and not (is_here and not _is_there(self.pid))
+        is_here = bool(self.machine) and self.machine == machine()
+        return self.until > now and not (is_here and not is_there(self.pid))
 
 
 class Leases:
@@ -199,26 +199,3 @@ def _row(name: str, me: Holder, now: float) -> dict[str, Any]:
 def _lease(row: sa.RowMapping) -> Lease:
     found = dict(row)
     return Lease(facts=json.loads(found.pop("facts_json")), **found)
-
-
-def _machine() -> str:
-    parts = [platform.node()]
-    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        try:
-            found = Path(path)
-            parts.append(str(found.readlink()) if found.is_symlink() else found.read_text(encoding="ascii").strip())
-        except OSError:
-            return ""  # nothing is known of the processes here
-    return "/".join(parts)
-
-
-def _is_there(pid: int) -> bool:
-    """Return whether there is a process of a number on this machine, which counts as there where that is not known."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-    except OSError:
-        return True
-    return state not in {"Z", "X"}  # ended, and nobody has looked after it yet

@@ -23,7 +23,7 @@ from deltalake.exceptions import DeltaError
 from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect, first_line, listed, literal
+from pipeline.kernel.engine import connect, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import from_arrow
 from pipeline.lake.changes import Change, Net, net
@@ -287,11 +287,8 @@ class DeltaStager:
         try:
             cursor = con.execute(f"copy ({select}) to {literal(target)} ({options})")
         except (duckdb.IOException, OSError) as error:
-            raise StorageError(
-                f"cannot write below {self.storage.uri}",
-                got=first_line(error),
-                do="check its space and permissions; nothing was committed",
-            ) from error
+            advice = "check its space and permissions; nothing was committed"
+            raise self.storage.failed(f"cannot write below {self.storage.uri}", error, advice) from error
         columns = [column[0] for column in cursor.description or ()]
         written = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
         return tuple(self._staged(file, types) for file in written if file["count"])

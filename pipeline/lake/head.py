@@ -21,7 +21,6 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, Mode, StagedFile
-from pipeline.kernel.engine import first_line
 from pipeline.kernel.types import arrow_schema
 from pipeline.lake.log import APP, entries, entry_name
 from pipeline.lake.manifests import manifest_name, read_manifest
@@ -233,11 +232,8 @@ class Head:
             return None
         if has_moved:
             raise conflict(self.place.name) from error
-        raise StorageError(
-            f"table {self.place.name!r} could not be committed",
-            got=first_line(error),
-            do="nothing was changed; run again",
-        ) from error
+        problem = f"table {self.place.name!r} could not be committed"
+        raise self.place.storage.failed(problem, error, "nothing was changed; run again") from error
 
     def _where(self, mark: int, begin: int) -> int:
         """Return the number of the version that brought a mark, from `begin` on."""
@@ -292,9 +288,7 @@ def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
         ) from error
     except (DeltaError, OSError) as error:
         which = "" if number is None else f" at version {number}"
-        raise StorageError(
-            f"table {place.name!r}{which} cannot be read", got=first_line(error), do=f"look at {storage.uri}"
-        ) from error
+        raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"look at {storage.uri}") from error
 
 
 def conflict(name: str) -> ConflictError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,8 +15,12 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.core.errors import OutcomeUnknownError, StorageError
+from pipeline.core.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
 
+_AWAY = re.compile(
+    r"connect|time.?out|timed out|unreachable|error sending request|dns error|slow ?down|internal ?error|unavailable|\b50[0234]\b",
+    re.IGNORECASE,
+)
 DRAFT = ".draft-"
 """How the names of local files begin that are not yet what they are to become."""
 
@@ -78,14 +83,18 @@ class Storage:
             return self.read_bytes(name) == content
         except StorageError as unreadable:
             if isinstance(unreadable.__cause__, FileNotFoundError):
-                raise StorageError(
-                    f"cannot write {name!r} below {self.uri}", got=_reason(error), do="check its space and permissions"
-                ) from error
+                problem, advice = f"cannot write {name!r} below {self.uri}", "check its space and permissions"
+                raise self.failed(problem, error, advice) from error
             raise OutcomeUnknownError(
                 f"{name!r} below {self.uri} was written and cannot be read again",
                 got=_reason(error),
                 do="try again when the store answers: it will find out",
             ) from unreadable
+
+    def failed(self, problem: str, error: Exception, do: str | None = None) -> StorageError:
+        """Return the error for what the store raised: one that says so where the store does not answer."""
+        kind = StorageUnavailableError if not self.is_local and _is_away(error) else StorageError
+        return kind(problem, got=_reason(error), do=do)
 
     def read_text(self, name: str) -> str:
         """Read a small file of text; raise `StorageError` when it cannot be read."""
@@ -96,7 +105,7 @@ class Storage:
         try:
             content: bytes = self._filesystem().cat_file(self._path(name))
         except Exception as error:  # likewise
-            raise StorageError(f"cannot read {name!r} below {self.uri}", got=_reason(error)) from error
+            raise self.failed(f"cannot read {name!r} below {self.uri}", error) from error
         return content
 
     def read_some(self, names: Sequence[str]) -> dict[str, bytes]:
@@ -105,10 +114,10 @@ class Storage:
         try:
             found = self._filesystem().cat(list(paths), on_error="return") if paths else {}
         except Exception as error:  # likewise
-            raise StorageError(f"cannot read below {self.uri}", got=_reason(error)) from error
+            raise self.failed(f"cannot read below {self.uri}", error) from error
         for path, content in found.items():
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
-                raise StorageError(f"cannot read {paths[path]!r} below {self.uri}", got=_reason(content)) from content
+                raise self.failed(f"cannot read {paths[path]!r} below {self.uri}", content) from content
         return {paths[path]: content for path, content in found.items() if isinstance(content, bytes)}
 
     def names(self, prefix: str = "") -> tuple[str, ...]:
@@ -119,7 +128,7 @@ class Storage:
         try:
             paths = [path.removeprefix(root) for path in found.find(folder)]
         except Exception as error:  # likewise
-            raise StorageError(f"cannot list {prefix!r} below {self.uri}", got=_reason(error)) from error
+            raise self.failed(f"cannot list {prefix!r} below {self.uri}", error) from error
         return tuple(sorted(n for n in paths if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT)))
 
     def changed(self) -> dict[str, dt.datetime]:
@@ -129,7 +138,7 @@ class Storage:
         try:
             details = found.find(root, detail=True)
         except Exception as error:  # likewise
-            raise StorageError(f"cannot list {self.uri}", got=_reason(error)) from error
+            raise self.failed(f"cannot list {self.uri}", error) from error
         return {path.removeprefix(root): _moment(detail) for path, detail in details.items()}
 
     def sync(self, names: Sequence[str]) -> None:
@@ -160,7 +169,7 @@ class Storage:
         except FileNotFoundError:
             return ()
         except Exception as error:  # likewise
-            raise StorageError(f"cannot list {folder!r} below {self.uri}", got=_reason(error)) from error
+            raise self.failed(f"cannot list {folder!r} below {self.uri}", error) from error
         return tuple(sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries))
 
     def folders(self) -> frozenset[Path]:
@@ -188,7 +197,7 @@ class Storage:
             for name in names:
                 self._filesystem().rm_file(self._path(name))
         except Exception as error:  # likewise
-            raise StorageError(f"cannot remove a file below {self.uri}", got=_reason(error)) from error
+            raise self.failed(f"cannot remove a file below {self.uri}", error) from error
 
     def make(self) -> None:
         """Make the folder, for a local place; raise `StorageError` when it cannot be made or written to."""
@@ -254,6 +263,15 @@ def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]
         "client_kwargs": client,
         "use_listings_cache": False,  # others write too
     }
+
+
+def _is_away(error: BaseException) -> bool:
+    """Return whether an error says that a store does not answer, or cannot now: the libraries have no common type for it."""
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    return (
+        isinstance(error, ConnectionError | TimeoutError) or _AWAY.search(f"{type(error).__name__} {error}") is not None
+    )
 
 
 def _reason(error: Exception) -> str:

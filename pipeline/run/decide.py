@@ -13,7 +13,7 @@ from pipeline.core.reading import Part
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 
-Kind = Literal["skip", "append", "merge", "rebuild"]
+Kind = Literal["skip", "append", "merge", "rebuild", "fail"]
 NOT_MADE = "not made yet"
 _SHOWN = 3
 
@@ -30,6 +30,8 @@ class Options:
     """Whether to go on where a source lost something before it was read."""
     until: datetime | None = None
     """Sources are read only as far as they were at this time."""
+    threads: int | None = None
+    """How many definitions are done at once; `None`: as many as there are cores."""
 
 
 DEFAULTS = Options()

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Plan
-from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table
-from pipeline.core.errors import DefinitionError
+from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table, Verdict
+from pipeline.core.errors import DefinitionError, HeadwaterError
 from pipeline.core.execution import Room
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import Part
@@ -23,7 +23,8 @@ from pipeline.run.decide import NOT_MADE, Decision, Inputs, Options, decide_read
 from pipeline.run.merging import key_passed_on
 from pipeline.run.planning import Route, route, source_route
 from pipeline.run.readers import reader_of
-from pipeline.run.stream.plan import STREAMED, Planner
+from pipeline.run.schedule import blocked
+from pipeline.run.streamed import STREAMED, StreamedDefinitions
 from pipeline.run.workspace import Workspace
 
 
@@ -39,21 +40,32 @@ class Foresight:
 def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
     """Return what a run would do now, in order; nothing is written.
 
-    A table below one that would change is shown as rebuilt: what it needs to decide better is not there yet.
+    A table below one that would change is shown as rebuilt: what it needs to decide better is not there yet. One that
+    cannot be decided is shown to fail, with the error, and those below it as skipped.
     """
     chosen = workspace.project.graph.select(options.select)
     moving: set[str] = set()
+    failed: dict[str, str] = {}
     planned = []
-    planner = Planner(workspace)
+    streamed = StreamedDefinitions(workspace)
     for definition in workspace.project.graph.definitions:
-        if definition.name in chosen:
-            if planner.is_streamed(definition.name):
-                planned.append(Foresight(definition, Decision("skip", STREAMED)))
-                continue
-            found = _foresee(workspace, options, definition, moving)
-            if found.decision.kind != "skip":
-                moving.add(definition.name)
-            planned.append(found)
+        if definition.name not in chosen:
+            continue
+        above = blocked(definition.inputs, failed)
+        try:
+            if above is not None:
+                found = Foresight(definition, Decision("skip", str(above)))
+            elif definition.name in streamed:
+                found = Foresight(definition, Decision("skip", STREAMED))
+            else:
+                found = _foresee(workspace, options, definition, moving)
+        except HeadwaterError as error:
+            found = Foresight(definition, Decision("fail", str(error)))
+        if found.decision.kind == "fail" or above is not None:
+            failed[definition.name] = definition.name if above is None else above.failed
+        elif found.decision.kind != "skip":
+            moving.add(definition.name)
+        planned.append(found)
     return tuple(planned)
 
 
@@ -117,6 +129,11 @@ def _bound(source: Source | Feed, options: Options) -> Bound:
     return replace(source.bound, until=options.until)
 
 
+def still_refused(verdict: Verdict) -> str:
+    """Return why a refused artifact is not built again."""
+    return f"{verdict.reason}; refused before, and nothing changed since: change its rows or definition, or use --full"
+
+
 def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
     """Return the source that a table reads which is not stored, if it reads one."""
     found = (workspace.definition(name) for name in definition.inputs)
@@ -165,10 +182,7 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
     above = [repr(name) for name in definition.inputs if name in moving]
     changed = Decision("rebuild", f"{', '.join(above)} would change")
     if isinstance(definition, Artifact):
-        if above:
-            return Foresight(definition, changed)
-        current = not options.full and definition.is_current(RunBench(workspace, definition, ""))
-        return Foresight(definition, Decision("skip", "up to date") if current else Decision("rebuild", "to be judged"))
+        return Foresight(definition, changed if above else _decide_artifact(workspace, options, definition))
     if isinstance(definition, Source):
         decision = decide(workspace, options, definition, workspace.version(definition.name), {})
         return Foresight(definition, decision, route_of_source(workspace, definition, decision.parts))
@@ -185,3 +199,10 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
         return Foresight(definition, changed, route_of(workspace, definition, scans))
     decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
     return Foresight(definition, decision, route_of(workspace, definition, scans, decision.parts))
+
+
+def _decide_artifact(workspace: Workspace, options: Options, definition: Artifact) -> Decision:
+    verdict = None if options.full else definition.verdict(RunBench(workspace, definition, ""))
+    if verdict is None:
+        return Decision("rebuild", "to be judged")
+    return Decision("skip", "up to date" if verdict.accepted else still_refused(verdict))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import POSITION, Reading
 from pipeline.core.schema import Column, Schema
@@ -39,7 +39,7 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
     names = _load(con, path)
     if not names:
         raise SourceError("no line holds a JSON object", do="write one object a line, without line breaks", place=place)
-    with tempfile.TemporaryDirectory(prefix="headwater-json-") as folder:
+    with scratch.folder("json") as folder:
         objects = str(Path(folder) / "objects.ndjson")
         con.execute(
             f"copy (select line from {RAW} where is_object) to {literal(objects)} "

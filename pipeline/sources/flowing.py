@@ -12,7 +12,7 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
 from pipeline.sources import delimited, documents, nested
 from pipeline.sources.cutting import bytes_of, head_bytes, holds
-from pipeline.sources.delimited import Delimited
+from pipeline.sources.delimited import Delimited, Dialect
 from pipeline.sources.fit import Cells, any_misfit, as_columns, cast_cells, hold
 
 _LINE = "'line': 'VARCHAR'"
@@ -36,17 +36,29 @@ def of_delimited(file: Delimited, schema: Schema, lines: int, moved: int) -> Flo
     """
     names = delimited.header(file)
     hold(schema, names, Place(file.place.file, 1))
-    head = head_bytes(bytes_of(file.path), file.dialect.delimiter)
-    if head is None:
+    if head_bytes(bytes_of(file.path), file.dialect.delimiter) is None:
         return None
     rejects = rejects_for(file.path)
-    cells = delimited.scanned_cells(schema, underscored=holds(file.path, b"_", head))
-    source = delimited.strict_scan(file.path, file.dialect, names, delimited.dates_of(schema), rejects)
-    scan = text_scan(schema, cells, source)
+    scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
     return _flowing(scan, lines - 1, moved + 1, rejects)
 
 
-def text_scan(schema: Schema, cells: Cells, source: str, other: str = "false") -> TextScan:
+def delimited_scan(
+    path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], schema: Schema, rejects: str
+) -> TextScan:
+    """Return the scan of one or several delimited files whose header has these names."""
+    head = head_bytes(bytes_of(path), dialect.delimiter) if isinstance(path, str) else None
+    underscored = not isinstance(path, str) or holds(path, b"_", head or 0)
+    source = delimited.strict_scan(path, dialect, names, delimited.dates_of(schema), rejects)
+    return _text_scan(schema, delimited.scanned_cells(schema, underscored=underscored), _with_file(path, source))
+
+
+def _with_file(path: str | Sequence[str], scan: str) -> str:
+    """Return a scan that tells of each row which of several files it is from."""
+    return scan if isinstance(path, str) else f"(select *, file_index from {scan})"
+
+
+def _text_scan(schema: Schema, cells: Cells, source: str, other: str = "false") -> TextScan:
     """Return a scan of cells; a row for which `other` is true is a misfit too."""
     return TextScan(as_columns(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
 
@@ -77,7 +89,8 @@ def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> T
         f"rejects_table = {literal(rejects)}, rejects_scan = {literal(rejects + '_scans')}, columns = {{{_LINE}}})"
     )
     # no guard around what is parsed: DuckDB then parses once for all columns; what is no JSON stops the query
-    return text_scan(schema, documents.cells(schema), documents.with_texts(schema, scan), other)
+    source = documents.with_texts(schema, _with_file(path, scan))
+    return _text_scan(schema, documents.cells(schema), source, other)
 
 
 def _flowing(scan: TextScan, rows: int, moved: int, rejects: str) -> Flowing:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Literal
 
 import duckdb
 
+from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.kernel.engine import Limits, connect, first_line, literal
 from pipeline.sources.lines import BOM
@@ -49,7 +49,7 @@ def in_lines(path: str, place: Place) -> Iterator[str]:
     if found == "newline_delimited":
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="headwater-piece-") as folder, connect(Limits(threads=1)) as con:
+    with scratch.folder("piece") as folder, connect(Limits(threads=1)) as con:
         lines = str(Path(folder) / "piece")
         objects = f"read_json_objects({literal(path)}, format = '{found}', maximum_object_size = {LONGEST_BYTES})"
         try:

@@ -67,7 +67,7 @@ def require_held(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> N
             raise SourceError(
                 f"{uri} no longer holds what comes next: retention overtook the reader",
                 got=f"offset {offset}, of which the log begins at {extent.begin}",
-                do="read what is left with --from earliest, which loses what is gone, or restore the log",
+                do="raise the retention; go on with what is left: headwater stream --accept-gaps",
             )
         if offset > extent.end:
             raise SourceError(

@@ -304,7 +304,7 @@ def test_what_has_no_streamed_form_is_refused_with_the_reason(project):
 
     with pytest.raises(DefinitionError, match="'ordered' cannot be streamed"):
         Planner(workspace).plan("ordered")
-    with pytest.raises(RequestError, match="no streams"):
+    with pytest.raises(RequestError, match="no table of this project can be streamed: got ordered: it does not group"):
         Running(workspace, Wanted())
 
 

@@ -95,7 +95,7 @@ def test_retention_that_overtakes_a_tail_ends_it(cluster, topic, send):
         send(topic, [b"x" * (900 << 10)] * 8)
         delete_before(cluster, topic, 16)
         send(topic, ids([1]))
-        with pytest.raises(SourceError, match=r"were deleted before they were read.*raise the topic's retention"):
+        with pytest.raises(SourceError, match=r"were deleted before they were read.*raise the retention"):
             drain(log, tail, uri, 17)
 
 

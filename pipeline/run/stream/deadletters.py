@@ -146,7 +146,11 @@ def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant:
     stay = rows.select(_LETTER).take(pa.array(kept, pa.int64()))
     if parts:
         wanted = rows.select([SOURCE, POSITION])
-        for taken, aside in _taken(workspace, plan, intake, _ranges(parts, near), instant):
+        ranges = [
+            Part(Piece(uri, end - begin, held[uri].stamp), begin, end, begin)
+            for uri, begin, end in _ranges(parts, near)
+        ]
+        for taken, aside in _taken(workspace, plan, intake, tuple(ranges), instant):
             made = taken if plan.function is not None else _those(taken, wanted)
             pending.add(made)
             stay = pa.concat_tables([stay, _those(aside, wanted).select(_LETTER)])
@@ -174,7 +178,7 @@ def _taken(
 _KINDS = (pa.string(), pa.string(), pa.int64(), pa.string())
 
 
-def _ranges(parts: Sequence[tuple[str, int, int]], near: int) -> tuple[Part, ...]:
+def _ranges(parts: Sequence[tuple[str, int, int]], near: int) -> list[tuple[str, int, int]]:
     """Return ranges of offsets that have all of the parts, joined where they are near to each other."""
     found: list[tuple[str, int, int]] = []
     for uri, begin, end in sorted(set(parts)):
@@ -182,7 +186,7 @@ def _ranges(parts: Sequence[tuple[str, int, int]], near: int) -> tuple[Part, ...
             found[-1] = (uri, found[-1][1], max(end, found[-1][2]))
         else:
             found.append((uri, begin, end))
-    return tuple(Part(Piece(uri, end - begin, ""), begin, end, begin) for uri, begin, end in found)
+    return found
 
 
 def _those(rows: pa.Table, wanted: pa.Table) -> pa.Table:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
+from pipeline.core.errors import UnavailableError
 from pipeline.core.reading import Extent
 from pipeline.run.stream.begins import Begin, resolved
 from pipeline.run.stream.facts import facts_of
@@ -75,6 +76,7 @@ class Driver:
         self._asked = together.wanted.asked
         self._was_opened = False
         self._noted = 0.0
+        self._waits_since = now()
 
     def run(self) -> None:
         """Run the stream to its end; raise what it cannot go on after."""
@@ -125,14 +127,15 @@ class Driver:
 
     def _goes_on_after(self, error: Exception) -> bool:
         together = self._together
-        if not self._was_opened or together.stop.is_set() or not may_pass(error):
+        is_away = isinstance(error, UnavailableError)
+        if together.stop.is_set() or not may_pass(error) or not (self._was_opened or is_away):
             return False
-        wait_s = together.wanted.patience.wait_s(self._restarts, time.monotonic())
+        wait_s = together.wanted.patience.wait_s(self._restarts, time.monotonic(), error)
         if wait_s is None:
             return False
         self._restarts.append(time.monotonic())
         self.meter.restarted()
-        self._say("restarting", str(error))
+        self._say("waiting" if is_away else "restarting", str(error))
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
         together.tell(self.name, f"{error} — goes on from its last commit: {lately}")
         together.stop.wait(wait_s)
@@ -159,7 +162,7 @@ class Driver:
             if wish in {"drain", "stop"}:
                 break
             stream.turn()
-            self._note(stream, "running")
+            self._note(stream, "waiting" if stream.unanswered else "running")
             if stream.ended or (wanted.until_caught_up and self._has_caught_up(stream, target)):
                 break
         is_over = stream.ended or wanted.drain or wish == "drain"
@@ -182,7 +185,12 @@ class Driver:
         instant = time.monotonic()
         if at_once or instant - self._noted >= NOTE_EVERY_S or self._together.facts[self.name].status != status:
             self._noted = instant
-            self._together.facts[self.name] = facts_of(stream, self.meter, status, now())
+            known = self._together.facts[self.name]
+            if status == "waiting" and known.status != "waiting":
+                self._waits_since = now()
+            error = f"{_named(stream.unanswered)} does not answer since {self._waits_since:%H:%M:%S} UTC"
+            facts = facts_of(stream, self.meter, status, now())
+            self._together.facts[self.name] = replace(facts, error=error) if status == "waiting" else facts
 
     def _say(self, status: str, error: str = "") -> None:
         known = self._together.facts[self.name]
@@ -211,6 +219,10 @@ class Driver:
                 if not done or any(offsets.get(uri, 0) < e.end for uri, e in intake.log.extents().items()):
                     return False
         return True
+
+
+def _named(inputs: Sequence[str]) -> str:
+    return "the source of " + ", ".join(map(repr, inputs))
 
 
 def _target(stream: Stream) -> dict[str, int]:

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pipeline.run.stream.following import Followed
 from pipeline.run.stream.metering import BOUNDS_S, Facts, Histogram
 
-_STATUSES = ("starting", "running", "paused", "draining", "restarting", "ended", "stopped", "failed")
+_STATUSES = ("starting", "running", "waiting", "paused", "draining", "restarting", "ended", "stopped", "failed")
 _GAUGES = {
     "epoch": "Number of the last epoch.",
     "rows_per_second": "Rows read a second, of the last seconds.",

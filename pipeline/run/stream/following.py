@@ -121,7 +121,7 @@ class Follower:
             self._require()
         except HeadwaterError:
             return False
-        wait_s = self._patience.wait_s(self._restarts, time.monotonic())
+        wait_s = self._patience.wait_s(self._restarts, time.monotonic(), error)
         if wait_s is None:
             return False
         self._restarts.append(time.monotonic())

@@ -145,7 +145,7 @@ class Facts:
 
     name: str
     status: str = "starting"
-    """`starting`, `running`, `paused`, `draining`, `restarting`, `ended`, `stopped` or `failed`."""
+    """`starting`, `running`, `waiting`, `paused`, `draining`, `restarting`, `ended`, `stopped` or `failed`."""
     epoch: int = 0
     rows_per_s: float = 0.0
     bytes_per_s: float = 0.0
@@ -164,8 +164,10 @@ class Facts:
     phases_s: Mapping[str, float] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
     epochs: Histogram = field(default_factory=Histogram)
+    waits_for: Sequence[str] = ()
+    """Where something is held: the partitions, or inputs, for which event time waits."""
     error: str = ""
-    """Why it was restarted last, or failed."""
+    """Why it was restarted last, what it waits for, or why it failed."""
 
     @property
     def behind(self) -> int | None:

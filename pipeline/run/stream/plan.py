@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError, few
-from pipeline.core.eventtime import EventTime
+from pipeline.core.eventtime import EventTime, require_time
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import PROVENANCE
@@ -36,9 +36,6 @@ from pipeline.streams.keyed import EVOLVING, Keyed
 from pipeline.streams.operator import BEGINNING, Emits, Operator, Prepared, Progress
 from pipeline.streams.shapes import operator_of
 from pipeline.streams.whole import Streamed
-
-STREAMED = "streamed: headwater stream"
-"""Why a run leaves a table as it is that a stream makes."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +233,7 @@ def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
             got=few(schema.names),
             place=definition.place,
         )
+    require_time(definition.event_time.column, schema.as_dict()[definition.event_time.column], definition.place)
     return Intake(definition.name, log, schema, definition.event_time)
 
 

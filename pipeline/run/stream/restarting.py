@@ -1,4 +1,7 @@
-"""What becomes of a stream after an error: a pure decision on the error and on the restarts so far."""
+"""What becomes of a stream after an error: a pure decision on the error and on the restarts so far.
+
+A system that does not answer is waited for as long as it takes. Any other error that may pass has so many restarts.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipeline.core.errors import OutcomeUnknownError, StorageError
+from pipeline.core.errors import OutcomeUnknownError, StorageError, UnavailableError
 
 _PASSING: tuple[type[BaseException], ...] = (
+    UnavailableError,
     StorageError,
     OutcomeUnknownError,
     OSError,
@@ -29,15 +33,16 @@ class Patience:
     first_wait_s: float = 0.5
     longest_wait_s: float = 15.0
 
-    def wait_s(self, restarts: Sequence[float], now: float) -> float | None:
+    def wait_s(self, restarts: Sequence[float], now: float, error: BaseException | None = None) -> float | None:
         """Return how long to wait before the next restart, twice as long each time; `None`: no more of them.
 
         `restarts` are the times of those so far, by the same clock as `now`. Only those of the last `within_s` count.
+        After an `UnavailableError` there is always a next one.
         """
         lately = sum(now - at <= self.within_s for at in restarts)
-        if lately >= self.most:
+        if lately >= self.most and not isinstance(error, UnavailableError):
             return None
-        return float(min(self.first_wait_s * 2**lately, self.longest_wait_s))
+        return float(min(self.first_wait_s * 2 ** min(lately, self.most), self.longest_wait_s))
 
 
 def may_pass(error: BaseException) -> bool:

@@ -49,8 +49,11 @@ class Running:
         self.left_out: Mapping[str, str] = {} if wanted.names else self._planner.left_out
         """Tables below streams that are computed in batch, and why."""
         if not names:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
             raise RequestError(
-                "this project has no streams", do="give a source event_time=, and read it with a table: docs/streams.md"
+                "no table of this project can be streamed" if reasons else "this project has no streams",
+                got=reasons or None,
+                do="give a source event_time=, and read it with a table: docs/streams.md",
             )
         ordered = [n for n in workspace.project.graph.names if n in names]
         self.names = (*ordered, *(n for n in names if n not in ordered))
@@ -71,6 +74,11 @@ class Running:
         self._done: set[str] = set()
         self.sinks: dict[str, Follower] = {}
         """The sinks of these streams, while they run and after."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every stream is at work or done, and none waits for a system that is away."""
+        return all(f.status not in {"starting", "waiting", "restarting", "failed"} for f in self.facts.values())
 
     def stop(self) -> None:
         """Let every stream commit what it has and end."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.core.cursors import Gap
 from pipeline.core.epochs import Epoch, Reached
 from pipeline.core.errors import Place, RequestError, SourceError, StorageError
 from pipeline.core.reading import Extent
@@ -100,6 +101,15 @@ def require_same(reached: Reached, extents: Mapping[str, Extent], *, may_lose: b
                 got=f"{'nothing' if found is None else repr(found.stamp)}, not {stamp!r}",
                 do="bring it back, or make the table anew from what is there: headwater stream --from earliest",
             )
+
+
+def gaps_in(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> tuple[Gap, ...]:
+    """Return what partitions no longer hold of what comes next."""
+    return tuple(
+        Gap(uri, offset, extents[uri].begin)
+        for uri, offset in sorted(offsets.items())
+        if uri in extents and offset < extents[uri].begin
+    )
 
 
 def first_offsets(extents: Mapping[str, Extent], asked: From) -> dict[str, int]:

@@ -22,27 +22,29 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
+from pipeline.core.cursors import Gap
 from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, StateFile
 from pipeline.core.errors import StorageError
+from pipeline.core.processes import cores
 from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
-from pipeline.kernel.budget import budget_here, cores
+from pipeline.kernel.budget import budget_here
 from pipeline.lake import Version
 from pipeline.run.settle import follow_up, set_aside
 from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
-from pipeline.run.stream.intake import Ranges
+from pipeline.run.stream.intake import Intake, Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
-from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, require_same, stamps_of
+from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, gaps_in, require_same, stamps_of
 from pipeline.run.stream.tablelog import TableIntake
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
 from pipeline.streams.operator import Progress
 from pipeline.streams.snapshots import kept
-from pipeline.streams.watermarks import Arrived, advanced
+from pipeline.streams.watermarks import Arrived, advanced, holding_back, of_all
 
 LOOK_EVERY_S = 1.0
 """How often a stream looks for new partitions, and for how far it is behind."""
@@ -74,6 +76,8 @@ class Asked:
     takers: int | None = None
     anew: bool = False
     """Whether offsets to begin at may make the table of a stream anew that has committed."""
+    accept_gaps: bool = False
+    """Whether to go on behind what the log deleted before it was read."""
 
 
 class Stream:
@@ -106,6 +110,8 @@ class Stream:
         self._head = self._table.head()
         with ExitStack() as opening:
             self._open(opening)
+            if self._moved and self.asked.begin != "earliest":  # where it begins could not be found again
+                self.save()
             self._stack = opening.pop_all()
 
     def close(self) -> None:
@@ -139,8 +145,6 @@ class Stream:
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
         self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
-        instant = int(self._clock().timestamp() * 1e6)  # silence counts from now on: nobody listened before
-        self.inputs = {name: reached.heard(instant) for name, reached in self.inputs.items()}
         self.watermark = BEGINNING if epoch is None else epoch.watermark
         self.shards = (asked.shards or cores()) if plan.operator is not None else 1
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
@@ -151,6 +155,9 @@ class Stream:
         self._extents: dict[str, Mapping[str, Extent]] = {}
         self._looked = 0.0
         self._others = {name: workspace_version(self._workspace, name) for name in plan.others}
+        self._manifest = None if epoch is None else manifest
+        self._moved = epoch is None and asked.begin != "committed"
+        """Whether there is something to commit, although no rows came out: how far it is."""
         self._crew(stack, epoch)
         self._judge = Judge(self._workspace, plan, anew=self._anew)
         stack.callback(self._judge.close)
@@ -160,10 +167,11 @@ class Stream:
         self._pending = Pending()
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
-        self._moved = False
         self._is_cut = False
         """Whether a turn left some of what was ready for the next one."""
         self.ended = False
+        self.unanswered: tuple[str, ...] = ()
+        """The inputs whose system did not answer at the last turn."""
 
     def _crew(self, stack: ExitStack, epoch: Epoch | None) -> None:
         """Make the workers: those that read, each with some of the partitions, and one for each shard."""
@@ -176,6 +184,14 @@ class Stream:
             i.name: {**first_offsets(extents[i.name], self.asked.begin), **self.inputs[i.name].offsets}
             for i in plan.intakes
         }
+        self.gaps: tuple[Gap, ...] = () if self._manifest is None else tuple(self._manifest.gaps)
+        """What the logs lost before it was read, as was accepted."""
+        if self.asked.accept_gaps:
+            for name, held in extents.items():
+                behind = gaps_in(offsets[name], held)
+                offsets[name] |= {gap.uri: gap.end for gap in behind}
+                self.gaps += behind
+                self._moved = self._moved or bool(behind)
         for intake in plan.intakes:
             require_same(self.inputs[intake.name], extents[intake.name], may_lose=intake.log.traits.may_vanish)
             if intake.log.traits.may_vanish:
@@ -222,9 +238,11 @@ class Stream:
     def turn(self) -> int:
         """Take what is ready, waiting a little for it, and return how many rows were read; commit when it is time."""
         self.meter.begin()
-        self._follow()
         found = [hand.call("ready", self.asked.pace.turn_s) for hand in self._takers]
         ready = [future.result() for future in found]
+        self.unanswered = tuple(n for n in self.inputs if any(g[n].is_unanswered for g in ready if n in g))
+        if not self.unanswered:  # a system that does not answer is not asked for more
+            self._follow()
         self.meter.lap("wait")
         self._is_cut = False
         takes = [self._parts(given) for given in ready]
@@ -240,7 +258,8 @@ class Stream:
         for each in taken:
             self._pending.note(each)
             self.meter.took(each.rows_in, each.bytes_in)
-        ended = {n: not self._is_cut and all(g[n].has_ended for g in ready if n in g) for n in self.inputs}
+        given = {name: [each[name] for each in ready if name in each] for name in self.inputs}
+        ended = {n: not self._is_cut and bool(g) and all(each.has_ended for each in g) for n, g in given.items()}
         self._advance(taken, takes, ended, instant)
         self.meter.lap("advance")
         self._moved = self._moved or any(any(parts.values()) for parts in takes)
@@ -299,7 +318,7 @@ class Stream:
                 self.inputs[intake.name] = replace(known, offsets=offsets)
                 continue
             made = intake.made_by(offsets, known)
-            has_ended = ended.get(intake.name, False) or (made is not None and made.drained)
+            has_ended = ended.get(intake.name, False) or (made is not None and made.watermark >= END)
             stands = offsets == known.offsets
             if isinstance(intake, TableIntake) and intake.follows and not has_ended and (stands or made is not None):
                 watermark = known.watermark if made is None else max(known.watermark, made.watermark - intake.slack_us)
@@ -308,8 +327,8 @@ class Stream:
             arrived = Arrived(offsets, latest, behind, has_ended, is_one=intake.log.traits.is_in_sequence)
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
-        timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]
-        self.watermark = max(before, min(timed, default=before))
+        timed = [self.inputs[i.name] for i in self.plan.intakes if i.time is not None]
+        self.watermark = max(before, of_all(timed)) if timed else before
         self.ended = all(ended.values()) and bool(ended)
         if self.plan.operator is None:
             for each in taken:
@@ -371,6 +390,7 @@ class Stream:
                 **{name: version for consumed in lakes for name, version in consumed.items()},
             },
             marks={name: v.mark for name, v in self._others.items()},
+            gaps=self.gaps,
             flow=outcome.flow,
             checks=dict(outcome.checks),
             aside=outcome.aside,
@@ -442,17 +462,39 @@ class Stream:
         return found
 
     def drain(self) -> None:
-        """Close every window and commit what comes out of them: nothing is to come."""
-        if self.plan.operator is not None and self.watermark < END:
-            before, self.watermark = self.watermark, END
-            begun = [hand.call("advance", {}, Progress(before, END)) for hand in self._keepers]
-            for future in begun:
+        """Close what is open now and commit what comes out of it.
+
+        The watermark moves just so far as that takes: rows that come later for what was closed are late, all others in time.
+        """
+        horizons = [future.result() for future in [hand.call("horizon") for hand in self._keepers]]
+        before, self.watermark = self.watermark, max([self.watermark, *horizons])
+        if self.watermark > before:
+            progress = Progress(before, self.watermark)
+            for future in [hand.call("advance", {}, progress) for hand in self._keepers]:
                 self._pending.add(future.result())
             self._moved = True
         if self._moved or not self._pending.is_empty or not self._drained:
             self.commit(drained=True)
         self.settled()
         self._record()
+
+    def waits_for(self) -> tuple[str, ...]:
+        """Return, where something is held, the partitions for which event time waits."""
+        instant = int(self._clock().timestamp() * 1e6)
+        timed = [i for i in self.plan.intakes if i.time is not None and not self.inputs[i.name].is_idle]
+        least = min((self.inputs[i.name].watermark for i in timed), default=END)
+        slowest = [i for i in timed if self.inputs[i.name].watermark == least < END]
+        return tuple(
+            intake.name if intake.log.traits.is_in_sequence else uri
+            for intake in slowest
+            if intake.time is not None
+            for uri in holding_back(self.inputs[intake.name], self._behind(intake), intake.time, instant)
+            or [intake.name]
+        )
+
+    def _behind(self, intake: Intake) -> frozenset[str]:
+        offsets, held = self.inputs[intake.name].offsets, self._extents[intake.name]
+        return frozenset(uri for uri, offset in offsets.items() if uri in held and held[uri].end > offset)
 
     def look(self, table: str | None = None) -> dict[str, pa.Table]:
         """Return what the stream remembers now, as yet uncommitted: the tables of all shards."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastavro import parse_schema, schemaless_reader
 
-from pipeline.core.errors import Place, SourceError
+from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect
 from pipeline.sources.kafka.formats import Avro
@@ -23,7 +23,7 @@ from pipeline.sources.kafka.security import secret
 
 _HEAD_BYTES = 5
 _TIMEOUT_S = 10
-_NOT_FOUND = 404
+_NOT_FOUND, _SERVER_ERRORS = 404, 500
 
 
 class AvroCodec:
@@ -89,9 +89,13 @@ class AvroCodec:
             with error:
                 if error.code == _NOT_FOUND:
                     return None
+                if error.code >= _SERVER_ERRORS:
+                    raise SourceUnavailableError(
+                        "the schema registry does not answer", got=f"status {error.code}", place=place
+                    ) from error
                 raise SourceError("the schema registry refuses", got=f"status {error.code}", place=place) from error
         except (OSError, ValueError, KeyError) as error:
-            raise SourceError(
+            raise SourceUnavailableError(
                 f"the schema registry does not tell schema {number}",
                 got=str(error),
                 do="bring it back: schemas that were met before are known, this one is new",

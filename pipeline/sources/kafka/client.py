@@ -15,7 +15,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from pipeline.core.errors import Place, SourceError
+from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.reading import Extent
 from pipeline.sources.kafka.native import Consumer, Fault
 from pipeline.sources.kafka.partition import Partition, Topic
@@ -128,17 +128,19 @@ class Client:
                     raise SourceError(
                         "the topic is not there", got=found.str(), do="create it", place=self._place
                     ) from error
-                last = self._last
-                if (
-                    found.code() in _HOPELESS
-                    or (last is not None and last.code() in _HOPELESS)
-                    or time.monotonic() > until
-                ):
-                    said = found.str() if last is None else f"{found.str()} ({last.str()})"
-                    raise SourceError(
-                        "Kafka does not answer", got=said, do="check servers= and security=", place=self._place
-                    ) from error
+                self._give_up_on(error, is_late=time.monotonic() > until)
             self._look_again()
+
+    def _give_up_on(self, error: KafkaException, *, is_late: bool) -> None:
+        """Raise an error for what asking again does not cure, and for a question that was asked for long enough."""
+        found, last = error.args[0], self._last
+        said = found.str() if last is None else f"{found.str()} ({last.str()})"
+        if found.code() in _HOPELESS or (last is not None and last.code() in _HOPELESS):
+            raise SourceError("Kafka refuses", got=said, do="check security=", place=self._place) from error
+        if is_late:
+            raise SourceUnavailableError(
+                "Kafka does not answer", got=said, do="check servers=, or wait until it does", place=self._place
+            ) from error
 
     def _look_again(self) -> None:
         """Wait a little, and learn which brokers there are: questions go to one until it is known to be dead."""
@@ -190,7 +192,7 @@ class Stream:
             raise SourceError(
                 "records were deleted before they were read: retention has overtaken the reader, or the topic is new",
                 got=fault.text,
-                do="raise the topic's retention, and start from its earliest offset to go on with what is left",
+                do="raise the retention; go on with what is left: headwater stream --accept-gaps",
                 place=place,
             )
         if fault.code in _GONE:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import scratch
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.reading import MISFIT, POSITION, Flowing, Reading
 from pipeline.core.schema import Column, Schema
@@ -34,6 +34,8 @@ from pipeline.sources.values import Rule
 BASE64 = "base64:"
 """What stands before the bytes of a value that is no text, where it is kept as one."""
 _NOTHING = "select 0"
+_TIMES = {"DATE": "%Y-%m-%d", "TIMESTAMP": "%Y-%m-%d %H:%M:%S.%f"}
+"""How a message's own time is written as the text of an event time, in UTC; with its offset for all other types."""
 _OWN = "own:"
 """What stands before the name of a decoded column, to be told from those of the message."""
 
@@ -45,6 +47,8 @@ class Decoder:
     format: Format
     metadata: Metadata
     keeps_tombstones: bool = False
+    event_time: str | None = None
+    """The column in which a message without a value has its own time."""
 
     def infer(self, records: pa.Table, place: Place) -> Schema:
         """Return the columns of some records; raise `SourceError` when none tells any."""
@@ -134,14 +138,24 @@ class Decoder:
         """Return the cells of a value, and of the message itself."""
         value = self._value_cells(Schema(self._own(schema)))
         message = self._message(schema, partition)
+        came = {c.name: value.came.get(c.name) or message[c.name] for c in schema.columns}
+        if self.event_time is not None and self.event_time in value.came:
+            came[self.event_time] = self._own_time(schema.as_dict()[self.event_time], came[self.event_time])
 
         def rule(column: Column, came: str, cast: str) -> Rule:
+            if column.name == self.event_time and column.name in value.came:
+                return values.of_text(column, came, cast)
             if column.name in value.came:
                 return value.rule(column, came, cast)
             kind = "VARCHAR" if (column.name, column.type) == ("_key", "VARCHAR") else TYPES[column.name]
             return values.of_type(column, came, kind)
 
-        return Cells({c.name: value.came.get(c.name) or message[c.name] for c in schema.columns}, rule)
+        return Cells(came, rule)
+
+    def _own_time(self, kind: str, came: str) -> str:
+        """Return SQL for the text of an event time: the message's own time where there is no value."""
+        time = f"strftime(_timestamp at time zone 'UTC', {literal(_TIMES.get(kind, '%Y-%m-%d %H:%M:%S.%f+00'))})"
+        return f"case when {VALUE} is null then {time} else ({came})::varchar end"
 
     def _value_cells(self, own: Schema) -> Cells:
         if self._codec is not None:
@@ -184,7 +198,7 @@ class Decoder:
                 return None
             for name in decoded.column_names:
                 records = records.append_column(name, decoded.column(name))
-            return records.drop_columns(VALUE)
+            return records
         if self.format == "raw":
             return records
         try:
@@ -242,7 +256,7 @@ def _bytes(row: str) -> bytes | None:
 
 def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
     """Return the fields of JSON objects: each is written on a line of its own, without breaks, and read as a file."""
-    with tempfile.TemporaryDirectory(prefix="headwater-json-") as folder, connect() as con:
+    with scratch.folder("json") as folder, connect() as con:
         path = str(Path(folder) / "values.ndjson")
         con.register("_values", pa.table({VALUE: values}))
         con.execute(

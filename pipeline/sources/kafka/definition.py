@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -52,6 +52,8 @@ class Kafka:
     security: Tls | Sasl | None = None
     keeps_tombstones: bool = False
     ahead_bytes: int = field(default=AHEAD_BYTES, compare=False)
+    event_time: str | None = None
+    """The column that a message without a value has its own time in, where such messages are kept."""
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle the options alone: connections are made anew."""
@@ -63,6 +65,12 @@ class Kafka:
         kind = self.format if isinstance(self.format, str) else type(self.format).__name__
         kept = ("message", self.format.message) if isinstance(self.format, Protobuf) else ()
         return fingerprint("kafka", kind, kept, self.metadata.columns, self.keeps_tombstones)
+
+    def timed(self, column: str) -> Kafka:
+        """Return the topics for a source whose event time is in this column: a tombstone then has its message's time."""
+        if not self.keeps_tombstones:
+            return self
+        return replace(self, event_time=column, metadata=replace(self.metadata, timestamp=True))
 
     @property
     def traits(self) -> Traits:
@@ -140,7 +148,7 @@ class Kafka:
         """What makes rows of values."""
         from pipeline.sources.kafka.decoding import Decoder  # noqa: PLC0415 - Kafka's client is an extra
 
-        return Decoder(self.format, self.metadata, self.keeps_tombstones)
+        return Decoder(self.format, self.metadata, self.keeps_tombstones, self.event_time)
 
     @property
     def place(self) -> Place:
@@ -194,7 +202,8 @@ def kafka(
     `format` says what a value is: `json` (an object; fields that the contract does not name are passed over), `text`,
     `raw`, `Avro(…)` or `Protobuf(…)`. `metadata` names what is fetched of the message itself: `key`, `timestamp`,
     `headers`, `topic`, `partition`, `offset`, each as a column of that name after an underscore. A message without a
-    value is set aside as a misfit, unless `tombstones="keep"`: then it is a row of nulls, to be told by its key.
+    value (a tombstone) is set aside, unless `tombstones="keep"`: then it is a row of nulls, to be told by its key, whose
+    event time is the time of the message.
 
     Raises `DefinitionError` for options that do not go together.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import Place, SourceError
+from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.reading import POSITION, Extent, Part
 from pipeline.sources.kafka.client import PATIENCE_S, Stream
 from pipeline.sources.kafka.fetching import empty, fetch
@@ -36,7 +36,9 @@ def fetched(kafka: Kafka, part: Part) -> pa.Table:
         hold(kafka, ids, place)  # a topic that is gone is the better reason
         raise
     if not hold(kafka, ids, place):
-        raise SourceError("Kafka does not answer", got="no id of the topic", do="see whether it is well", place=place)
+        raise SourceUnavailableError(
+            "Kafka does not answer", got="no id of the topic", do="see whether it is well", place=place
+        )
     return records
 
 
@@ -82,7 +84,7 @@ def _all(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
                 tables.append(found.records)
                 at, until = found.end, time.monotonic() + PATIENCE_S
             elif time.monotonic() > until:
-                raise SourceError(
+                raise SourceUnavailableError(
                     "the records of a range do not come",
                     got=f"those up to {at} of {extent.begin} to {extent.end}",
                     do="see whether the brokers are well; a transaction may be open",

@@ -116,7 +116,7 @@ class KafkaTail:
             rows, ids = self._waiting_rows, dict(self._ids)
         left = max(until - time.monotonic(), min(timeout_s, _CHECK_S), 0.2)
         if not hold(self._kafka, ids, self._kafka.place, patience_s=left):
-            return Ready(before, 0)
+            return Ready(before, 0, is_unanswered=True)
         return Ready(offsets, rows)
 
     def reader(self, parts: Sequence[Part] = ()) -> PartReader:
@@ -248,6 +248,6 @@ def overtaken(partition: Partition, at: int, extent: Extent) -> SourceError:
     return SourceError(
         "records were deleted before they were read: retention has overtaken the reader",
         got=f"the offset {at}, where the partition begins at {extent.begin}",
-        do="raise the topic's retention, and start from its earliest offset to go on with what is left",
+        do="raise the retention; go on with what is left: headwater stream --accept-gaps",
         place=Place(partition.uri),
     )
