@@ -17,19 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateTable
 
 from pipeline.core.errors import ConflictError, RequestError, StorageError
 from pipeline.core.processes import is_there, machine
-from pipeline.governance.catalog import Catalog
+from pipeline.governance.catalog import METADATA, Catalog
 
 LASTS_S, EVERY_S = 10.0, 1.5
 """How long a lease holds after it was renewed, and how often it is."""
 
-_META = sa.MetaData()
 _LEASES = sa.Table(
     "leases",
-    _META,
+    METADATA,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("holder", sa.String, nullable=False),
     sa.Column("host", sa.String, nullable=False),
@@ -88,7 +86,6 @@ class Leases:
         """Keep the catalog; nothing is opened yet."""
         self._catalog = catalog
         self._clock = clock
-        self._is_made = False
 
     def get(self, name: str) -> Lease | None:
         """Return a stream's lease, held or not; `None` for a stream that nobody ever ran."""
@@ -96,7 +93,6 @@ class Leases:
 
     def all(self) -> tuple[Lease, ...]:
         """Return all leases, by name."""
-        self._make()
         with self._catalog.transaction() as connection:
             return tuple(
                 _lease(row) for row in connection.execute(_LEASES.select().order_by(_LEASES.c.name)).mappings()
@@ -123,7 +119,6 @@ class Leases:
 
     def renew(self, me: Holder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
         """Hold leases on, tell how their streams are, and return what each is asked for; `None` for one that is lost."""
-        self._make()
         now = self._clock()
         found: dict[str, str | None] = {}
         with self._catalog.transaction() as connection:
@@ -141,7 +136,6 @@ class Leases:
 
     def release(self, name: str, me: Holder, facts: Mapping[str, Any]) -> None:
         """Give a lease back, if it is still held, and leave word of how its stream ended."""
-        self._make()
         mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
         with self._catalog.transaction() as connection:
             values = {"until": 0.0, "wish": "run", "facts_json": json.dumps(facts)}
@@ -174,12 +168,6 @@ class Leases:
             same.append(_LEASES.c.until == found.until)
         with self._catalog.transaction() as connection:
             return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1
-
-    def _make(self) -> None:
-        if not self._is_made:
-            with self._catalog.transaction() as connection:
-                connection.execute(CreateTable(_LEASES, if_not_exists=True))
-            self._is_made = True
 
 
 def _row(name: str, me: Holder, now: float) -> dict[str, Any]:

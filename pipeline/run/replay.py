@@ -28,7 +28,7 @@ from pipeline.core.staging import Flow
 from pipeline.kernel.engine import arrow, connect, literal
 from pipeline.kernel.provenance import carrying
 from pipeline.kernel.scan import Scan, register
-from pipeline.run.aside import QUARANTINE
+from pipeline.lake import QUARANTINE
 from pipeline.run.contract import require_same
 from pipeline.run.decide import Decision
 from pipeline.run.foresight import feed_of

@@ -138,9 +138,9 @@ class Stream:
         epoch = start.epoch
         self.committed = epoch
         """The last epoch that is known to be committed."""
-        if manifest is not None and epoch is not None:
+        if seen is not None and manifest is not None and epoch is not None:
             # whoever committed it may have been killed before that
-            set_aside(self._workspace, plan.definition, manifest)
+            set_aside(self._workspace, plan.definition, manifest, seen.mark)
         self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
