@@ -205,7 +205,7 @@ def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
     maker = FromSql("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
     small = Limits(memory_bytes=30_000_000, threads=1)
 
-    with pytest.raises(StorageError, match=r"'t' needs more memory than there is: got .*; raise memory_bytes"):
+    with pytest.raises(StorageError, match=r"'t' needs more memory than it may take: got .*; raise memory_bytes"):
         run_task(work(maker, limits=small), Split(0, scan(NUMBERS)))
 
 
