@@ -10,7 +10,7 @@ import duckdb
 
 from pipeline.batch.work import Made, Outcome, Split, Work
 from pipeline.core.definitions import Action
-from pipeline.core.errors import DefinitionError, ExpectationError, OrderError
+from pipeline.core.errors import DefinitionError, ExpectationError, OrderError, few
 from pipeline.core.staging import Flow, StagedFile
 from pipeline.kernel.checks import MADE, Marked, count_before, mark, mark_duplicates, mark_known, rank
 from pipeline.kernel.engine import arrow, listed, literal, schema_of, watched
@@ -111,7 +111,7 @@ def _require_key(work: Work, marked: Marked) -> None:
     if missing:
         raise DefinitionError(
             f"table {work.table!r} has no column {missing[0]!r} for its key",
-            got=", ".join(marked.columns),
+            got=few(marked.columns),
             place=work.place,
         )
 

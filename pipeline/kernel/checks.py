@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import duckdb
 
 from pipeline.core.definitions import NOT_NULL, SEQUENCED, UNIQUE, Action, Expectation, Merge
-from pipeline.core.errors import DefinitionError
+from pipeline.core.errors import DefinitionError, few
 from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
 
@@ -139,7 +139,7 @@ def require_distinct(names: tuple[str, ...]) -> None:
     for name in names:
         if name.lower() in seen:
             problem = "is the engine's own" if name.lower() in {BITS, "rowid"} else "comes twice"
-            raise DefinitionError(f"the column {name!r} {problem}", got=", ".join(names), do="give it another name")
+            raise DefinitionError(f"the column {name!r} {problem}", got=few(names), do="give it another name")
         seen.add(name.lower())
 
 

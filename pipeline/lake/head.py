@@ -300,7 +300,7 @@ def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
 
 def _made_empty(place: Place, schema: DeltaSchema) -> DeltaTable:
     """Make a quarantine without rows: `create_table_with_add_actions` refuses properties that are not Delta's."""
-    return DeltaTable.create(
+    table = DeltaTable.create(
         place.storage.uri,
         schema,
         name=place.name,
@@ -309,6 +309,8 @@ def _made_empty(place: Place, schema: DeltaSchema) -> DeltaTable:
         storage_options=dict(place.storage.options) or None,
         raise_if_key_not_exists=False,
     )
+    place.storage.sync([entry_name(0)])
+    return table
 
 
 def conflict(name: str) -> ConflictError:

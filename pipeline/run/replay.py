@@ -152,7 +152,7 @@ def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order,
     names = order.existing.schema.names if order.existing is not None else ()
     contract = definition.schema
     if contract is None and order.existing is not None:
-        contract = order.existing.schema.select(tuple(n for n in names if n not in PROVENANCE))
+        contract = order.existing.schema.select(tuple(n for n in names if n not in PROVENANCE)).inferred()
     schema = Schema(()) if contract is None else contract
     reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
     way = source_route(definition, parts)

@@ -25,7 +25,7 @@ from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import MISFIT, Extent, Flowing, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect, expect_columns
-from pipeline.sources import columnar, delimited, documents, flowing, together
+from pipeline.sources import columnar, delimited, documents, flowing, jsonlayout, together
 from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
 from pipeline.sources.delimited import Delimited, Dialect
 from pipeline.sources.fit import moved
@@ -105,6 +105,8 @@ class Files:
             if self.format == "parquet":
                 with connect() as con:
                     return columnar.parts(con, path, piece, target_bytes)
+            if self.format == "json" and jsonlayout.layout(self.listing.path(piece.uri)) != "newline_delimited":
+                return whole
             if self.format == "json":
                 return parts_of(piece, bytes_of(path), target_bytes)
             return quoted_parts_of(piece, bytes_of(path), target_bytes, self.dialect.delimiter)
@@ -252,7 +254,14 @@ class Files:
         part = replace(part, piece=replace(part.piece, uri=self.listing.path(part.piece.uri)))
         if self.format == "parquet":
             return unpacked(part.piece.uri)
+        if self.format == "json" and part.is_whole:
+            return self._in_lines(part)
         return laid_out(part, self.dialect.delimiter if self.format == "csv" else None)
+
+    @contextmanager
+    def _in_lines(self, part: Part) -> Iterator[str]:
+        with laid_out(part) as path, jsonlayout.in_lines(path, Place(part.piece.uri)) as lines:
+            yield lines
 
     def _before(self, part: Part) -> int:
         """Return how many more lines are before the part's first in the file than in what `_path` gives."""
