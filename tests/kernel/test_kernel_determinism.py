@@ -10,6 +10,7 @@ import pytest
 from pipeline import sql
 from pipeline.core.errors import DefinitionError
 from pipeline.kernel.determinism import deterministic
+from pipeline.kernel.plan import plan
 from pipeline.kernel.sql import SqlTransform, parse
 
 OPEN = [
@@ -83,3 +84,10 @@ def test_ties_are_decided_by_value():
         con.execute("create table t as select * from (values (2, 5), (1, 5), (3, 4), (9, null)) as v(id, v)")
         statement = "select arg_max(id, v) as a, arg_min(v, id % 2) as b, any_value(id) as c, list(id) as d from t"
         assert con.sql(SqlTransform(statement).sql).fetchall() == [(2, 5, 1, [1, 2, 3, 9])]
+
+
+@pytest.mark.parametrize(
+    "call", ["any_value(v)", "mode(v)", "arg_max(id, v)", "arg_min(id, v) filter (where v > 1)", "list(v)"]
+)
+def test_states_still_merge(call):
+    assert plan(SqlTransform(f"select k, {call} as a from t group by k").tree).strategy == "partial"
