@@ -176,6 +176,7 @@ class Ground:
             (self.folder / "data" / old).rename(self.folder / "data" / new)
             self.names[number] = new
             self.expected[new] = self.expected.pop(old)
+            self.run()  # else it may be another file by the time somebody looks
 
     def kill(self, moment: Moment, after: int) -> None:
         """Kill a run at a moment of the n-th table."""
