@@ -37,7 +37,16 @@ from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
-from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, gaps_in, require_same, stamps_of
+from pipeline.run.stream.starting import (
+    From,
+    Identity,
+    StateMode,
+    decide_start,
+    first_offsets,
+    gaps_in,
+    require_same,
+    stamps_of,
+)
 from pipeline.run.stream.tablelog import TableIntake
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
@@ -75,6 +84,8 @@ class Asked:
     takers: int | None = None
     anew: bool = False
     """Whether offsets to begin at may make the table of a stream anew that has committed."""
+    state: StateMode = "restore"
+    """How it comes to its state, where it goes on from a commit."""
     accept_gaps: bool = False
     """Whether to go on behind what the log deleted before it was read."""
 
@@ -124,15 +135,16 @@ class Stream:
         begins_anew = asked.begin != "committed" and (asked.anew or isinstance(asked.begin, str))
         seen = None if head.number is None else self._table.version(head.number, lenient=begins_anew)
         me = Identity(
-            definition=plan.fingerprint,
+            name=plan.name,
+            state=plan.identity,
             engine=duckdb.__version__,
-            has_memory=plan.operator is not None,
             schema=plan.schema,
             table=None if seen is None else seen.schema,
             place=plan.definition.place,
+            first_fingerprint=plan.first_fingerprint,
         )
         manifest = None if seen is None else seen.manifest
-        start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
+        start = decide_start(manifest, asked.begin, me, anew=asked.anew, state=asked.state)
         self._anew = start.anew
         epoch = start.epoch
         self.committed = epoch
@@ -151,7 +163,7 @@ class Stream:
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
         changed = manifest is not None and manifest.fingerprint != plan.definition.fingerprint
         self._must_base = epoch is not None and (epoch.shards != self.shards or changed)
-        self._engine, self._definition = me.engine, me.definition
+        self._engine, self._identity = me.engine, me.state
         self._drained = epoch is not None and epoch.drained
         self._extents: dict[str, Mapping[str, Extent]] = {}
         self._looked = 0.0
@@ -370,7 +382,7 @@ class Stream:
         epoch = Epoch(
             number=self.number,
             inputs=dict(self.inputs),
-            definition=self._definition,
+            identity=self._identity,
             watermark=self.watermark,
             shards=self.shards,
             state=state,

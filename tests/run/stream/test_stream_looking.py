@@ -195,7 +195,7 @@ def test_states_of_another_engine_are_refused_with_the_way_out(plant, streams):
     version = workspace.require("by_minute")
     other = replace(manifest, run_id="x", epoch=replace(manifest.epoch, engine="1.0.0"))
     workspace.table("by_minute").commit(other, (), version.schema, version)
-    with pytest.raises(StorageError, match=r"it was kept by engine 1.0.0, and this is .*--from earliest"):
+    with pytest.raises(StorageError, match=r"its state was kept by engine 1.0.0, and this is .*--from earliest"):
         streams.start(folder, "by_minute", until_caught_up=True).run()
     assert list(remembered(workspace, "by_minute").tables) == ["states"], "it can be looked at"
     streams.start(folder, "readings", "by_minute", until_caught_up=True, begin="earliest", drain=True).run()
