@@ -136,6 +136,8 @@ def table_of(
         table.add_row(*(column.cell(facts, rates.get(facts.name, ())) for column in columns))
         if facts.error and facts.status in {"failed", "restarting", "waiting"}:
             notes.append(Text(f"{facts.name}: {facts.error}", "red" if facts.status == "failed" else "yellow"))
+        if facts.waits_for:
+            notes.append(Text(f"{facts.name}: event time waits for {', '.join(facts.waits_for[:3])}", "dim"))
     if trouble:
         notes.append(Text(f"the catalog does not answer; streams go on: {trouble}", "yellow"))
     foot = [Text.assemble(("▇ ", _SHADES[phase]), (f"{phase}  ", "dim")) for phase in PHASES]

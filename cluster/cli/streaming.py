@@ -22,6 +22,7 @@ from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked
 from pipeline.run.stream.verifying import verify as verify_stream
 
+_SHOWN = 3
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
 
 
@@ -166,6 +167,11 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
+        if facts.waits_for and facts.status in {"ended", "stopped"}:
+            out.print(
+                f"  {text(facts.state_rows)} rows are held: event time waits for {', '.join(facts.waits_for[:_SHOWN])}; "
+                "idle_after= on the source goes on without partitions that are silent, --drain closes what is open"
+            )
         if facts.status == "failed" and len(running.errors) > 1:
             out.print(f"  {escape(facts.error)}")
     for follower in running.sinks.values():

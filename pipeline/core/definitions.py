@@ -442,8 +442,9 @@ def source(
     the table that reads it, else this raises `DefinitionError`.
 
     A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
-    `lateness` after the latest of their partition (`'10 minutes'`; none by default); a partition that is silent for
-    `idle_after` (30 seconds) does not hold the others back; a row from more than `ahead` (1 hour) after now is set aside.
+    `lateness` after the latest of their partition (`'10 minutes'`; none by default). Every partition holds event time back
+    until it delivers, unless `idle_after` is given: one that is silent for so long then does not, and what it delivers
+    after that may be late. A row from more than `ahead` (1 hour) after now is set aside.
     """
     place = caller()
     time = event_time_of(event_time, lateness, idle_after, ahead, place)

@@ -39,10 +39,8 @@ class Reached:
     """The offset of each partition at which the stream began to read it."""
     stamps: Mapping[str, str] = field(default_factory=dict)
     """What tells each partition from one that is made anew under its name."""
-
-    def heard(self, now: int) -> Reached:
-        """Return it as if something had come of each partition just now."""
-        return replace(self, partitions={uri: replace(seen, at=now) for uri, seen in self.partitions.items()})
+    is_idle: bool = False
+    """Whether none of its partitions holds the watermark back."""
 
     def beginning(self, offsets: Mapping[str, int], stamps: Mapping[str, str]) -> Reached:
         """Return it with these offsets; a partition that was not known begins there, and has that stamp."""
@@ -123,6 +121,7 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
             watermark=given["watermark"],
             began=given["began"],
             stamps=given["stamps"],
+            is_idle=given.get("is_idle", False),
         )
         for name, given in parts["inputs"].items()
     }

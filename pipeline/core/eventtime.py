@@ -20,8 +20,8 @@ class EventTime:
     column: str
     lateness: timedelta = timedelta()
     """How long after the latest row of its partition a row may still come: the watermark is that much behind."""
-    idle_after: timedelta = timedelta(seconds=30)
-    """A partition from which nothing comes for so long does not hold the watermark back."""
+    idle_after: timedelta | None = None
+    """A partition from which nothing comes for so long does not hold the watermark back; by default each one does."""
     ahead: timedelta = timedelta(hours=1)
     """A row that claims to be from later than so long after now is set aside: it would end every window."""
 

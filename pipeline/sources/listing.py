@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import hashlib
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,14 +18,16 @@ from pathlib import Path
 from stat import S_ISREG
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
 from pipeline.core.cursors import Bound, Cursor, Plan
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import Part, Piece
 
 KIND = "files"
-_HASHED_BYTES = 64 << 20
-"""The content of a file up to this size is hashed, so that a copy is known by it. A larger one is known by its time."""
-_AT_ONCE = 8
+_CHECKED_BYTES = 64 << 20
+"""The content of a file up to this size has a checksum, so that a copy is known. A larger one is known by its time."""
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class Listing:
         return str(Path(self.folder) / location)
 
     def content(self, location: str, size_bytes: int) -> str:
-        """Return a hash of a file's content; empty for a large file, and for one that cannot be read."""
-        if size_bytes > _HASHED_BYTES:
+        """Return a checksum of a file's content; empty for a large file, and for one that cannot be read."""
+        if size_bytes > _CHECKED_BYTES:
             return ""
-        with contextlib.suppress(OSError), Path(self.path(location)).open("rb") as file:
-            return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=8)).hexdigest()
-        return ""
+        try:
+            return checksum(Path(self.path(location)).read_bytes())
+        except OSError:
+            return ""
 
     def _paths(self) -> list[str]:
         pattern = self.pattern
@@ -75,6 +78,16 @@ class Listing:
             return [self.path(pattern)]
         found = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - takes any path
         return [self.path(each) for each in found]
+
+
+def checksum(content: bytes) -> str:
+    """Return the CRC-32 of some bytes, which no change of up to 32 bits in a row leaves as it was, and their sum.
+
+    It is 64 bits, at several times the speed of a cryptographic hash: it tells a copy from an edit, not from a forgery.
+    """
+    words = np.frombuffer(content, np.uint32, len(content) // 4)
+    total = (int(words.sum(dtype=np.uint64)) + sum(content[len(words) * 4 :])) & 0xFFFFFFFF
+    return f"{zlib.crc32(content):08x}{total:08x}"
 
 
 @dataclass(frozen=True)
@@ -101,10 +114,10 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> Plan:
     same, changed = _compared(listing, known, now)
     gone = {location: file for location, file in known.items() if location not in now}
     fresh = {location: _consumed(piece) for location, piece in now.items() if location not in known}
-    renamed, alike = _found_again(_hashed(listing, fresh), gone) if gone else ({}, {})
+    renamed, alike = _found_again(_checked(listing, fresh), gone) if gone else ({}, {})
     taken, has_more = _within(bound, {location: file for location, file in fresh.items() if location not in renamed})
     kept = {location: file for location, file in known.items() if location not in renamed.values()}
-    consumed = {**kept, **same, **_hashed(listing, {**{location: fresh[location] for location in renamed}, **taken})}
+    consumed = {**kept, **same, **_checked(listing, {**{location: fresh[location] for location in renamed}, **taken})}
     return Plan(
         parts=tuple(Part(now[location]) for location in taken),
         cursor=_cursor(consumed),
@@ -125,7 +138,7 @@ def _compared(
     """Return the files that only have another time, as they are now, and the locations of those that changed."""
     touched = {u: _consumed(now[u]) for u, file in known.items() if u in now and _consumed(now[u]).stamp != file.stamp}
     of_size = {u: f for u, f in touched.items() if known[u].content and known[u].size_bytes == f.size_bytes}
-    same = {u: file for u, file in _hashed(listing, of_size).items() if file.content == known[u].content}
+    same = {u: file for u, file in _checked(listing, of_size).items() if file.content == known[u].content}
     return same, [location for location in touched if location not in same]
 
 
@@ -157,7 +170,7 @@ def _within(bound: Bound, files: Mapping[str, _Consumed]) -> tuple[dict[str, _Co
     return taken, len(taken) < len(files)
 
 
-def _hashed(listing: Listing, files: Mapping[str, _Consumed]) -> dict[str, _Consumed]:
+def _checked(listing: Listing, files: Mapping[str, _Consumed]) -> dict[str, _Consumed]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         contents = pool.map(listing.content, files, (file.size_bytes for file in files.values()))
         return {u: replace(file, content=c) for (u, file), c in zip(files.items(), contents, strict=True)}

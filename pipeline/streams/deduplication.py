@@ -215,6 +215,11 @@ class FirstOfKey(_OfKey):
         return "append"
 
     @property
+    def horizon(self) -> str | None:
+        """Behind the last row that waits."""
+        return "select max(_at) + 1 from waiting"
+
+    @property
     def memory(self) -> Mapping[str, str]:
         """The tables `waiting` and `kept`."""
         rows = arrived(self.table)
@@ -269,6 +274,11 @@ class LastOfKey(_OfKey):
     def emits(self) -> Emits:
         """A row takes the place of the one with its key."""
         return "upsert"
+
+    @property
+    def horizon(self) -> str | None:
+        """Nothing waits: rows come out at every change."""
+        return None
 
     @property
     def memory(self) -> Mapping[str, str]:

@@ -51,6 +51,11 @@ class Groups:
         """The states by key."""
         return self.grouping.memory
 
+    @property
+    def horizon(self) -> str | None:
+        """Nothing waits: rows come out at every change."""
+        return None
+
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows become states by key."""
         del name

@@ -266,6 +266,17 @@ class IntervalJoin:
         return StateIdentity("interval join", STATE_VERSION, layout, rules)
 
     @property
+    def horizon(self) -> str | None:
+        """Behind the last moment at which a row of an outer side may still meet one."""
+        low, high = self.bounds
+        held = [
+            f"select max(_at) + {reach} + 1 as _last from {_MEMORIES[number][0]}"
+            for number, reach in ((0, high), (1, -low))
+            if self.outer[number]
+        ]
+        return f"select max(_last) from ({' union all '.join(held)})" if held else None
+
+    @property
     def memory(self) -> Mapping[str, str]:
         """For each side its rows, and for an outer one those that met another in a table of their own."""
         found: dict[str, str] = {}

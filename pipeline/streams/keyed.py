@@ -96,6 +96,13 @@ class Keyed:
         return StateIdentity("stateful", STATE_VERSION, layout, rules)
 
     @property
+    def horizon(self) -> str | None:
+        """Behind the last row and the last timer that wait."""
+        return (
+            "select max(_last) + 1 from (select max(_at) as _last from waiting union all select max(_due) from states)"
+        )
+
+    @property
     def memory(self) -> Mapping[str, str]:
         """The tables `waiting` and `states`."""
         rows = quoted(arrived(self.table))

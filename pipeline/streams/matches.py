@@ -71,6 +71,14 @@ class Matches:
         return StateIdentity("pattern", STATE_VERSION, layout, rules)
 
     @property
+    def horizon(self) -> str | None:
+        """Behind the last row that waits; where a match waits for its end, behind the last of these ends."""
+        patience = self.pattern.within_us if self.pattern.ends_open else 0
+        held = [f"select max(_at) + {patience} as _last from waiting_{number}" for number in range(len(self.inputs))]
+        held += [f"select max(_began) + {patience} from open"] if self.pattern.ends_open else []
+        return f"select max(_last) + 1 from ({' union all '.join(held)})"
+
+    @property
     def memory(self) -> Mapping[str, str]:
         """A table `waiting_N` for each input, and `open`."""
         waiting = {f"waiting_{n}": f"select * from {quoted(arrived(name))}" for n, name in enumerate(self.inputs)}

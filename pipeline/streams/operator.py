@@ -19,7 +19,7 @@ from pipeline.core.epochs import BEGINNING, END
 from pipeline.core.state_identity import StateIdentity
 from pipeline.streams.memory import Memory
 
-__all__ = ["BEGINNING", "END", "HASH", "Emits", "Operator", "Prepared", "Progress", "arrived"]
+__all__ = ["BEGINNING", "END", "HASH", "PARTLY", "Emits", "Operator", "Prepared", "Progress", "arrived"]
 
 HASH = "_hash"
 """The column by which rows are dealt to shards: every row that arrives has it, and every row of a memory must."""
@@ -43,6 +43,15 @@ class Prepared:
     """A condition on a row of the input, before `select`: true for one that came too late. Those are set aside."""
     why: str = ""
     """The reason given for such a row."""
+    partly: str | None = None
+    """A condition on a row that is not late: true for one that came too late for some of its windows. It counts in the
+    others, and a note of it is set aside."""
+    note: str = ""
+    """What that note says: `PARTLY`, and the watermark as a time in UTC."""
+
+
+PARTLY = "late for its windows that end by "
+"""What the note of a row begins with that is late for some of its windows; the watermark follows, as a time in UTC."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,10 @@ class Operator(Protocol):
     @property
     def memory(self) -> Mapping[str, str]:
         """The tables it remembers in, each as SQL of a SELECT without rows that has its columns, `_hash` among them."""
+
+    @property
+    def horizon(self) -> str | None:
+        """SQL of the watermark at which all that is held is out, null when nothing is; `None` where nothing ever waits."""
 
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows of an input are made ready, given the watermark before the epoch."""

@@ -5,20 +5,22 @@
     panes                        |----p0---|----p1---|----p2----|        w0 = p0 + p1, w1 = p1 + p2
 
 A window closes when the watermark reaches its end, and a pane is forgotten with the last of its windows. A row is late
-when all of its windows have closed; one that still has an open window counts in those that are open.
+when all of its windows have closed; one that still has an open window counts in those that are open, and a note of it
+says which it came too late for. Its states then begin at the watermark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import quoted
 from pipeline.kernel.windows import MONDAY_US, Window
 from pipeline.streams.grouping import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streams.memory import Memory
-from pipeline.streams.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
+from pipeline.streams.operator import BEGINNING, HASH, PARTLY, Emits, Prepared, Progress, arrived
 
 ENDS = "_ends"
 
@@ -49,18 +51,28 @@ class Panes:
         """The states by pane and key."""
         return self.grouping.memory
 
+    @property
+    def horizon(self) -> str | None:
+        """The end of the last window that is open; rows that come out at every change wait for nothing."""
+        return f"select max({UNTIL}) from {GROUPS}" if self.emits == "append" else None
+
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows become states by pane and key; a row is late when all of its windows have closed."""
         del name
         late = None if before == BEGINNING else f"{self._until(quoted(self.event_time))} <= {before}"
+        begin, partly, note = "epoch_us(_k0)", None, ""
         if late is not None and not self.window.months:
             # cheaper, and the same: before the first window that has not closed
-            begins = (
-                MONDAY_US + (before - self.window.size_us - MONDAY_US) // self.window.slide_us * self.window.slide_us
-            )
-            late = f"epoch_us({quoted(self.event_time)}) < {begins + self.window.slide_us}"
-        return self.grouping.prepared(
-            "epoch_us(_k0)", self._until("_k0"), late, "all its windows have closed", of_rows=False
+            size, slide = self.window.size_us, self.window.slide_us
+            closed = MONDAY_US + (before - size - MONDAY_US) // slide * slide  # where the last one that has begins
+            late = f"epoch_us({quoted(self.event_time)}) < {closed + slide}"
+            if slide < size:
+                partly = f"epoch_us({quoted(self.event_time)}) < {closed + size}"
+                begin = f"greatest(epoch_us(_k0), {before})"
+                note = f"{PARTLY}{datetime.fromtimestamp(before / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}"
+        why = "all its windows have closed"
+        return replace(
+            self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly=partly, note=note
         )
 
     def advance(self, memory: Memory, progress: Progress) -> str:

@@ -4,7 +4,7 @@
     sessions            |-------...|       |...|        a row lasts from its time to a gap later; those that overlap are one
 
 A session closes when the watermark reaches its end, a gap after its last row: nothing that is in time can join it then.
-A row is late when what it lasts has ended before the watermark.
+A row before the watermark is late: its session may have closed. One on the watermark is in time, and its session is open.
 """
 
 from __future__ import annotations
@@ -52,13 +52,21 @@ class Sessions:
         """The states by key, of rows that are in one session."""
         return self.grouping.memory
 
+    @property
+    def horizon(self) -> str | None:
+        """The end of the last session that is open."""
+        return f"select max({UNTIL}) from {GROUPS}"
+
     def prepare(self, name: str, before: int) -> Prepared:
-        """Return how rows become states by key, of stretches in which no two rows are a gap apart."""
+        """Return how rows become states by key, of stretches in which no two rows are a gap apart.
+
+        A row before the watermark is late: the session that it belongs to may have closed, and sessions never overlap.
+        """
         del name
         time, gap = f"epoch_us({self.window.time.sql('duckdb')})", self.window.gap_us
-        late = None if before == BEGINNING else f"epoch_us({quoted(self.event_time)}) + {gap} <= {before}"
+        late = None if before == BEGINNING else f"epoch_us({quoted(self.event_time)}) < {before}"
         begin, until = f"min({time})", f"max({time}) + {gap}"
-        return self.grouping.prepared(begin, until, late, "its session would have closed", of_rows=True)
+        return self.grouping.prepared(begin, until, late, "its session may have closed", of_rows=True)
 
     def advance(self, memory: Memory, progress: Progress) -> str:
         """Return the rows of the sessions that close.

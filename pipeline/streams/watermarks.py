@@ -2,7 +2,7 @@
 
 partition 0   ──●──●────●──────●            latest 12:09
 partition 1   ──●───●─────●                 latest 12:06   ← holds the others back
-partition 2   ──●                           idle           ← does not
+partition 2   ──●                           idle           ← does not, where idle_after= says so
                            ╵
                 watermark 12:06 - lateness
 """
@@ -37,16 +37,43 @@ class Arrived:
 def advanced(before: Reached, arrived: Arrived, how: EventTime, now: int) -> Reached:
     """Return an input's progress after an epoch; `now` is in microseconds since 1970.
 
-    The watermark is the least of the latest event times of the partitions, less the lateness. Those from which
-    nothing came for `idle_after` do not count, nor does one that never had a row after that time. When all are idle and
-    what came last happened about when it came, time goes on by the clock from there, so that windows close; of rows that
-    are told again long after they happened, it stands. It never goes back; at the end of a log that ends it is `END`.
+    The watermark is the least of the latest event times of the partitions, less the lateness: it never passes what a
+    partition may still deliver. With `idle_after`, partitions from which nothing came for so long do not count, nor does
+    one that never had a row after that time. When all are idle and what came last happened about when it came, time goes
+    on by the clock from there, so that windows close; of rows that are read long after they happened, it stands. It
+    never goes back; at the end of a log that ends it is `END`.
     """
     partitions = _seen(before, arrived, now, how.ahead // _MICRO)
     offsets = {**before.offsets, **arrived.offsets}
     behind = frozenset({_ALL}) if arrived.is_one and arrived.behind else arrived.behind
-    watermark = END if arrived.has_ended else max(before.watermark, _watermark(partitions, behind, how, now))
-    return replace(before, offsets=offsets, partitions=partitions, watermark=watermark)
+    active = _active(partitions, behind, how, now)
+    watermark = END if arrived.has_ended else max(before.watermark, _watermark(partitions, active, how, now))
+    is_idle = not active and not arrived.has_ended
+    return replace(before, offsets=offsets, partitions=partitions, watermark=watermark, is_idle=is_idle)
+
+
+def of_all(inputs: Iterable[Reached]) -> int:
+    """Return the watermark of several inputs together: the least of those that are not idle.
+
+    When all are, it is the least of those that ever had a row.
+    """
+    given = list(inputs)
+    counted = [reached for reached in given if not reached.is_idle] or [r for r in given if _has_rows(r)]
+    return min((reached.watermark for reached in counted), default=-END)
+
+
+def holding_back(reached: Reached, behind: frozenset[str], how: EventTime, now: int) -> tuple[str, ...]:
+    """Return the partitions of an input for which its watermark waits: those without a row, else the slowest."""
+    active = _active(reached.partitions, behind, how, now)
+    empty = tuple(sorted(uri for uri, seen in active.items() if seen.latest is None))
+    if empty or not active:
+        return empty
+    least = min(seen.latest for seen in active.values() if seen.latest is not None)
+    return tuple(sorted(uri for uri, seen in active.items() if seen.latest == least))
+
+
+def _has_rows(reached: Reached) -> bool:
+    return any(seen.latest is not None for seen in reached.partitions.values())
 
 
 def _seen(before: Reached, arrived: Arrived, now: int, about: int) -> dict[str, Seen]:
@@ -67,16 +94,23 @@ def _is_live(latest: int | None, now: int, about: int) -> bool:
     return latest is not None and abs(now - latest) <= about
 
 
-def _watermark(partitions: Mapping[str, Seen], behind: frozenset[str], how: EventTime, now: int) -> int:
-    lateness, patience = how.lateness // _MICRO, how.idle_after // _MICRO
-    active = [seen for uri, seen in partitions.items() if uri in behind or now - seen.at < patience]
+def _active(partitions: Mapping[str, Seen], behind: frozenset[str], how: EventTime, now: int) -> dict[str, Seen]:
+    """Return the partitions that hold the watermark back."""
+    if how.idle_after is None:
+        return dict(partitions)
+    patience = how.idle_after // _MICRO
+    return {uri: seen for uri, seen in partitions.items() if uri in behind or now - seen.at < patience}
+
+
+def _watermark(partitions: Mapping[str, Seen], active: Mapping[str, Seen], how: EventTime, now: int) -> int:
+    lateness = how.lateness // _MICRO
     if active:
-        return _least(seen.latest for seen in active) - lateness
+        return _least(seen.latest for seen in active.values()) - lateness
     known = [seen for seen in partitions.values() if seen.latest is not None]
-    if not known:
+    if not known or how.idle_after is None:
         return -END
     latest = max(seen.latest for seen in known if seen.latest is not None)
-    silent = now - max(seen.at for seen in known) - patience
+    silent = now - max(seen.at for seen in known) - how.idle_after // _MICRO
     is_live = any(seen.is_live for seen in known if seen.latest == latest)
     return latest - lateness + (silent if is_live else 0)
 

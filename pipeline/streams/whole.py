@@ -30,15 +30,22 @@ def whole(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | N
 
     Rows that it would set aside as late, which are those without an event time here, are left out.
     """
+    return whole_since(operator, {BEGINNING: tables}, limits)
+
+
+def whole_since(
+    operator: Operator, given: Mapping[int, Mapping[str, pa.Table]], limits: Limits | None = None
+) -> pa.Table:
+    """Return the same for rows of which some came when the watermark was there already: `given` has them by it."""
     with connect(limits) as con:
         rows: dict[str, list[pa.Table]] = {}
-        for name in operator.inputs:
-            prepared = operator.prepare(name, BEGINNING)
-            con.register("_whole", tables[name])
-            con.register(
-                name, arrow(con, f"select * from _whole where not coalesce({prepared.late or 'false'}, false)")
-            )
-            rows[name] = dealt(con, prepared, 1)
+        for watermark, tables in given.items():
+            for name in operator.inputs:
+                prepared = operator.prepare(name, watermark)
+                con.register("_whole", tables[name])
+                in_time = f"select * from _whole where not coalesce({prepared.late or 'false'}, false)"
+                con.register(name, arrow(con, in_time))
+                rows.setdefault(name, []).extend(dealt(con, prepared, 1))
         with opened(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
             return arrow(shard.memory.con, shard.advance(rows, Progress(BEGINNING, END)))
 

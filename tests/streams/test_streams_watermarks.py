@@ -5,21 +5,22 @@ The clock shows 100 in the first turn and goes on by a second each turn, but whe
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.epochs import BEGINNING, END, Reached
+from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, epoch_of
 from pipeline.core.eventtime import EventTime
-from pipeline.streams.watermarks import Arrived, advanced
+from pipeline.streams.watermarks import Arrived, advanced, holding_back, of_all
 
 S = 1_000_000
 
 
 def told(turns, *, lateness=0, idle_after=30, clock=None):
     """Return the watermark after each turn, in seconds; a turn is what came of each partition: a time, None, or '>'."""
-    how = EventTime("t", timedelta(seconds=lateness), timedelta(seconds=idle_after))
+    how = EventTime("t", timedelta(seconds=lateness), None if idle_after is None else timedelta(seconds=idle_after))
     reached, found, offsets = Reached(), [], {}
     for number, turn in enumerate(turns):
         for name, latest in turn.items():
@@ -144,3 +145,63 @@ def test_time_never_goes_back_and_no_row_within_lateness_is_late(turns, lateness
             latest = max(before[name] for before in every[:number])
             before = watermarks[number - 1]
             assert before is None or time < latest - lateness or time >= before
+
+
+@given(st.lists(st.tuples(TURN, st.integers(-50, 1000)), max_size=30), st.integers(0, 20))
+def test_without_idle_after_no_row_within_the_lateness_of_its_partition_is_late(turns, lateness):
+    """Whatever the clock does and however long a partition is silent: what it delivers in order is in time."""
+    clock, now = [], 1000
+    for _, jump in turns:
+        now += jump
+        clock.append(now)
+    every = [{name: turn.get(name) for name in "abc"} for turn, _ in turns]
+    watermarks = told(every, lateness=lateness, idle_after=None, clock=clock)
+    for number, turn in enumerate(every):
+        before = watermarks[number - 1] if number else None
+        for name, time in turn.items():
+            earlier = [past[name] for past in every[:number] if past[name] is not None]
+            if time is not None and (not earlier or time >= max(earlier) - lateness):
+                assert before is None or time >= before
+
+
+def test_a_silence_of_a_minute_makes_nothing_late_unless_that_was_asked_for():
+    #   clock             100  160  161
+    #   partition a       ●100 ·    ●101
+    #   watermark         100  100  101     with idle_after=30: 100, 130, 130
+    turns, clock = [{"a": 100}, {"a": None}, {"a": 101}], [100, 160, 161]
+    assert told(turns, idle_after=None, clock=clock) == [100, 100, 101]
+    assert told(turns, idle_after=30, clock=clock) == [100, 130, 130]
+
+
+def test_silence_counts_from_one_run_to_the_next():
+    how = EventTime("t", idle_after=timedelta(seconds=30))
+    #   clock             100  |  200       a is behind at 200, b has nothing new
+    #   partition a       ●50  |  ●90
+    #   partition b       ●40  |  ·
+    #   watermark         40   |  90
+    first = advanced(Reached(), Arrived({"a": 1, "b": 1}, {"a": 50 * S, "b": 40 * S}), how, 100 * S)
+    again = epoch_of(asdict(Epoch(1, {"x": first}, ""))).inputs["x"]
+    second = advanced(again, Arrived({"a": 2, "b": 1}, {"a": 90 * S}), how, 200 * S)
+    assert (first.watermark, second.watermark) == (40 * S, 90 * S)
+
+
+def test_an_idle_input_does_not_hold_the_others_back():
+    how = EventTime("t", idle_after=timedelta(seconds=30))
+    left = advanced(Reached(), Arrived({"a": 1}, {"a": 50 * S}), how, 100 * S)
+    empty = advanced(Reached(), Arrived({"b": 0}, {}), how, 100 * S)
+    assert of_all([left, empty]) == -END
+    empty = advanced(empty, Arrived({"b": 0}, {}), how, 131 * S)
+    left = advanced(left, Arrived({"a": 2}, {"a": 60 * S}), how, 131 * S)
+    assert of_all([left, empty]) == 60 * S
+    left = advanced(left, Arrived({"a": 2}, {}), how, 1000 * S)
+    assert of_all([left, empty]) == left.watermark >= 60 * S
+
+
+def test_what_holds_the_watermark_back_is_named():
+    how = EventTime("t")
+    reached = advanced(Reached(), Arrived({"a": 1, "b": 1, "c": 0}, {"a": 50 * S, "b": 40 * S}), how, 100 * S)
+    assert holding_back(reached, frozenset(), how, 100 * S) == ("c",)
+    reached = advanced(reached, Arrived({"c": 1}, {"c": 45 * S}), how, 100 * S)
+    assert holding_back(reached, frozenset(), how, 100 * S) == ("b",)
+    patient = EventTime("t", idle_after=timedelta(seconds=5))
+    assert holding_back(reached, frozenset(), patient, 200 * S) == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -164,19 +165,19 @@ def test_sessions_grow_together_and_close_a_gap_after_their_last_row(drive):
     # epoch 1    a                a          watermark 3
     # epoch 2         a                      watermark 23: 14 + 10 is after it, all stays open
     # epoch 3                                watermark 24: closes
-    # epoch 4      !                a        3 + 10 is before the watermark: late; 16 opens a session anew
+    # epoch 4      !          !       a      3 and 16 are before the watermark: late; 24 opens a session anew
     found = drive(
         streamed(SESSION),
         [
             ({"t": rows((0, "a"), (14, "a"))}, minute(3)),
             ({"t": rows((7, "a"))}, minute(23)),
             ({"t": rows()}, minute(24)),
-            ({"t": rows((3, "a"), (16, "a"))}, minute(24)),
+            ({"t": rows((3, "a"), (16, "a"), (24, "a"))}, minute(24)),
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [], [(0, 24, "a", 3)], [], [(16, 26, "a", 1)]]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=3)]
+    assert minutes_of(found.epochs) == [[], [], [(0, 24, "a", 3)], [], [(24, 34, "a", 1)]]
+    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=number) for number in (3, 16)]
     assert found.remembered == 0
 
 
@@ -472,3 +473,32 @@ def equal(left, right):
     if isinstance(left, float) and isinstance(right, float):
         return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-9)
     return left == right
+
+
+@settings(max_examples=5 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    epochs=st.lists(
+        st.tuples(st.lists(st.tuples(st.integers(0, 60), st.sampled_from("ab")), max_size=6), st.integers(0, 12)),
+        min_size=1,
+        max_size=8,
+    ),
+    shards=st.integers(1, 2),
+)
+def test_sessions_never_overlap_and_are_the_batch_answer_on_the_rows_in_time(drive, epochs, shards):
+    """Whatever comes late, and however time goes on: each row in time is in one session, and no two meet."""
+    watermark, given_epochs = 0, []
+    for events, step in epochs:
+        watermark += step
+        given_epochs.append(({"t": rows(*events)}, minute(watermark)))
+    found = drive(streamed(SESSION), [*given_epochs, ({"t": rows()}, END)], shards)
+
+    sessions = sorted(row for epoch in minutes_of(found.epochs) for row in epoch)
+    for key in "ab":
+        spans = [(begin, end) for begin, end, k, _ in sessions if k == key]
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    late = Counter((row["at"], row["k"]) for row in found.late)
+    all_rows = Counter((r["at"], r["k"]) for block, _ in given_epochs for r in block["t"].to_pylist())
+    in_time = sorted((all_rows - late).elements())
+    assert sum(n for *_, n in sessions) == len(in_time)
+    batch = SqlTransform(SESSION)(t=rows(*((int((at - NEW_YEAR).total_seconds() // 60), k) for at, k in in_time)))
+    assert sessions == minutes_of([batch])[0]

@@ -30,6 +30,7 @@ def facts_of(stream: Stream, meter: Meter, status: str, now: datetime) -> Facts:
         state_rows=0 if epoch is None else state_rows(epoch),
         state_bytes=0 if epoch is None else sum(file.size_bytes for file in epoch.state),
         shards=stream.shards,
+        waits_for=stream.waits_for() if epoch is not None and state_rows(epoch) else (),
         restarts=meter.restarts,
         commits=meter.commits,
         phases_s=dict(meter.phases),
@@ -55,6 +56,7 @@ def in_short(facts: Facts) -> dict[str, Any]:
         "watermark_delay_s": facts.watermark_delay_s,
         "rows_in": facts.totals.get("rows_in", 0),
         "rows_out": facts.totals.get("rows_out", 0),
+        "waits_for": list(facts.waits_for),
         "restarts": facts.restarts,
         "error": facts.error,
     }

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.core.epochs import Epoch, StateFile
-from pipeline.kernel.engine import Limits, arrow, connect, quoted, schema_of
+from pipeline.kernel.engine import Limits, arrow, connect, one, quoted, schema_of
 from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
 from pipeline.streams.keyed import EVOLVING, Keyed
 from pipeline.streams.memory import ID, SINCE, Memory
-from pipeline.streams.operator import HASH, Operator, Progress, arrived
+from pipeline.streams.operator import BEGINNING, HASH, Operator, Progress, arrived
 from pipeline.streams.shard import Shard
 from pipeline.streams.snapshots import Restoring, restored, written
 
@@ -69,6 +69,12 @@ class Keeper:
         for table in EVOLVING & set(memory.tables):
             before = schema_of(memory.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)}")
             memory.reshape(table, operator.evolved(before))
+
+    def horizon(self) -> int:
+        """Return the watermark at which all that is held now is out; `BEGINNING` when nothing waits for one."""
+        select = self._plot.operator.horizon
+        found = None if select is None else one(self._shard.memory.con, select)[0]
+        return BEGINNING if found is None else int(found)
 
     def close(self) -> None:
         """Forget all."""

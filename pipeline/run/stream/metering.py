@@ -164,6 +164,8 @@ class Facts:
     phases_s: Mapping[str, float] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
     epochs: Histogram = field(default_factory=Histogram)
+    waits_for: Sequence[str] = ()
+    """Where something is held: the partitions, or inputs, for which event time waits."""
     error: str = ""
     """Why it was restarted last, what it waits for, or why it failed."""
 

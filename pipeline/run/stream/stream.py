@@ -32,7 +32,7 @@ from pipeline.lake import Version
 from pipeline.run.settle import follow_up, set_aside
 from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
 from pipeline.run.stream.crew import Hand, Local, Remote
-from pipeline.run.stream.intake import Ranges
+from pipeline.run.stream.intake import Intake, Ranges
 from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.metering import Meter
@@ -53,7 +53,7 @@ from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
 from pipeline.streams.operator import Progress
 from pipeline.streams.snapshots import kept
-from pipeline.streams.watermarks import Arrived, advanced
+from pipeline.streams.watermarks import Arrived, advanced, holding_back, of_all
 
 LOOK_EVERY_S = 1.0
 """How often a stream looks for new partitions, and for how far it is behind."""
@@ -157,8 +157,6 @@ class Stream:
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
         self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
-        instant = int(self._clock().timestamp() * 1e6)  # silence counts from now on: nobody listened before
-        self.inputs = {name: reached.heard(instant) for name, reached in self.inputs.items()}
         self.watermark = BEGINNING if epoch is None else epoch.watermark
         self.shards = (asked.shards or cores()) if plan.operator is not None else 1
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
@@ -281,7 +279,8 @@ class Stream:
         for each in taken:
             self._pending.note(each)
             self.meter.took(each.rows_in, each.bytes_in)
-        ended = {n: not self._is_cut and all(g[n].has_ended for g in ready if n in g) for n in self.inputs}
+        given = {name: [each[name] for each in ready if name in each] for name in self.inputs}
+        ended = {n: not self._is_cut and bool(g) and all(each.has_ended for each in g) for n, g in given.items()}
         self._advance(taken, takes, ended, instant)
         self.meter.lap("advance")
         self._moved = self._moved or any(any(parts.values()) for parts in takes)
@@ -340,7 +339,7 @@ class Stream:
                 self.inputs[intake.name] = replace(known, offsets=offsets)
                 continue
             made = intake.made_by(offsets, known)
-            has_ended = ended.get(intake.name, False) or (made is not None and made.drained)
+            has_ended = ended.get(intake.name, False) or (made is not None and made.watermark >= END)
             stands = offsets == known.offsets
             if isinstance(intake, TableIntake) and intake.follows and not has_ended and (stands or made is not None):
                 watermark = known.watermark if made is None else max(known.watermark, made.watermark - intake.slack_us)
@@ -349,8 +348,8 @@ class Stream:
             arrived = Arrived(offsets, latest, behind, has_ended, is_one=intake.log.traits.is_in_sequence)
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
-        timed = [self.inputs[i.name].watermark for i in self.plan.intakes if i.time is not None]
-        self.watermark = max(before, min(timed, default=before))
+        timed = [self.inputs[i.name] for i in self.plan.intakes if i.time is not None]
+        self.watermark = max(before, of_all(timed)) if timed else before
         self.ended = all(ended.values()) and bool(ended)
         if self.plan.operator is None:
             for each in taken:
@@ -484,17 +483,39 @@ class Stream:
         return found
 
     def drain(self) -> None:
-        """Close every window and commit what comes out of them: nothing is to come."""
-        if self.plan.operator is not None and self.watermark < END:
-            before, self.watermark = self.watermark, END
-            begun = [hand.call("advance", {}, Progress(before, END)) for hand in self._keepers]
-            for future in begun:
+        """Close what is open now and commit what comes out of it.
+
+        The watermark moves just so far as that takes: rows that come later for what was closed are late, all others in time.
+        """
+        horizons = [future.result() for future in [hand.call("horizon") for hand in self._keepers]]
+        before, self.watermark = self.watermark, max([self.watermark, *horizons])
+        if self.watermark > before:
+            progress = Progress(before, self.watermark)
+            for future in [hand.call("advance", {}, progress) for hand in self._keepers]:
                 self._pending.add(future.result())
             self._moved = True
         if self._moved or not self._pending.is_empty or not self._drained:
             self.commit(drained=True)
         self.settled()
         self._record()
+
+    def waits_for(self) -> tuple[str, ...]:
+        """Return, where something is held, the partitions for which event time waits."""
+        instant = int(self._clock().timestamp() * 1e6)
+        timed = [i for i in self.plan.intakes if i.time is not None and not self.inputs[i.name].is_idle]
+        least = min((self.inputs[i.name].watermark for i in timed), default=END)
+        slowest = [i for i in timed if self.inputs[i.name].watermark == least < END]
+        return tuple(
+            intake.name if intake.log.traits.is_in_sequence else uri
+            for intake in slowest
+            if intake.time is not None
+            for uri in holding_back(self.inputs[intake.name], self._behind(intake), intake.time, instant)
+            or [intake.name]
+        )
+
+    def _behind(self, intake: Intake) -> frozenset[str]:
+        offsets, held = self.inputs[intake.name].offsets, self._extents[intake.name]
+        return frozenset(uri for uri, offset in offsets.items() if uri in held and held[uri].end > offset)
 
     def look(self, table: str | None = None) -> dict[str, pa.Table]:
         """Return what the stream remembers now, as yet uncommitted: the tables of all shards."""

@@ -179,13 +179,14 @@ class Taker:
         time = quoted(intake.time.column)
         bound = turn.now + int(intake.time.ahead.total_seconds() * 1e6)
         ahead = f"coalesce(epoch_us({time}) > {bound}, false)"
-        late = f"coalesce({prepared.late}, false)" if prepared.late else "false"
+        late, partly = (f"coalesce({c}, false)" if c else "false" for c in (prepared.late, prepared.partly))
         bad = f"({time} is null or {ahead})"
         stats = self._con.execute(
             f"select {intake.partition}, max(epoch_us({time})) filter (not {ahead}), "
-            f"count(*) filter ({bad}), count(*) filter (not {bad} and {late}) from {_BLOCK} group by 1"
+            f"count(*) filter ({bad}), count(*) filter (not {bad} and {late}), "
+            f"count(*) filter (not {bad} and not {late} and {partly}) from {_BLOCK} group by 1"
         ).fetchall()
-        no_good, too_late = (sum(int(row[n]) for row in stats) for n in (2, 3))
+        no_good, too_late, noted = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
         latest = {str(row[0]): int(row[1]) for row in stats if row[1] is not None}
         aside = []
         if no_good or too_late:
@@ -199,10 +200,21 @@ class Taker:
                 f"select _why, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
                 f"from {_BLOCK} where _why is not null"
             )
+        if noted:
+            aside.append(self._notes(intake, prepared, has_why=bool(aside)))
         if made.rejected:
             aside.append(f"select reasons, _source, _position, row from {REJECTED}")
         rows = arrow(self._con, f"{ASIDE} where false union all {' union all '.join(aside)}") if aside else None
         return Taken(intake.name, made.rows_in, made.bytes_in, latest, made.rejected, too_late, no_good, rows)
+
+    def _notes(self, intake: Intake, prepared: Prepared, *, has_why: bool) -> str:
+        """Return the SELECT of notes of the rows that came too late for some of their windows."""
+        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
+        counts = "_why is null and " if has_why else ""
+        return (
+            f"select {literal(prepared.note)}, {SOURCE}::varchar, {POSITION}::bigint, "
+            f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly}, false)"
+        )
 
     def _ready(self, prepared: Prepared, shards: int) -> list[pa.Table]:
         if self._crop.function is not None:

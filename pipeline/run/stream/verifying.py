@@ -32,7 +32,8 @@ from pipeline.run.stream.keeping import Keeper, Plot
 from pipeline.run.stream.plan import Planner, StreamPlan
 from pipeline.run.stream.taking import AHEAD, NO_TIME, Crop, sample
 from pipeline.run.workspace import Workspace
-from pipeline.streams.operator import Progress
+from pipeline.streams.operator import BEGINNING, PARTLY, Progress
+from pipeline.streams.whole import whole_since
 
 MOST_SHOWN = 20
 _PIECE_ROWS = 1 << 18
@@ -131,9 +132,16 @@ def load_set_aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: S
     aside = workspace.lake.quarantine(plan.name).version()
     con.execute(f"create temp table _aside ({SOURCE} varchar, {POSITION} bigint)")
     con.execute("create temp table _aside_texts (text varchar, n bigint)")
+    con.execute(f"create temp table _notes ({SOURCE} varchar, {POSITION} bigint, watermark bigint)")
     if aside is not None:
+        is_note = f"starts_with(reasons, {literal(PARTLY)})"
         con.execute(
-            f"insert into _aside select {SOURCE}, {POSITION} from ({aside.scan().query()}) where {POSITION} is not null"
+            f"insert into _aside select {SOURCE}, {POSITION} from ({aside.scan().query()}) "
+            f"where {POSITION} is not null and not {is_note}"
+        )
+        con.execute(
+            f"insert into _notes select {SOURCE}, {POSITION}, epoch_us(substr(reasons, {len(PARTLY) + 1})::timestamp) "
+            f"from ({aside.scan().query()}) where {is_note}"
         )
         why = {NO_TIME, AHEAD, *(prepared.why for prepared in plan.prepared(0).values())}
         con.execute(
@@ -200,12 +208,30 @@ def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPl
     if plan.operator is None and plan.function is None:
         con.execute(f"create temp table _made as {plan.statement}")
     elif isinstance(definition, Table):
-        names = definition.transform.inputs
-        given = {name: arrow(con, f"from {quoted(name)}") for name in names}
-        rows = call(plan.function, given, definition.place) if plan.function else definition.transform(**given)
-        con.register("_batch", rows)
+        con.register("_batch", _computed(con, plan, definition))
         con.execute("create temp table _made as from _batch")
     con.execute(f"create temp view _answer as {_merged(definition, f'select * from _made where {_stays(definition)}')}")
+
+
+def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
+    """Return the rows of a function or of a statement with memory over all rows that count.
+
+    Of rows that came too late for some of their windows only the operator itself knows in which they count.
+    """
+    given = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
+    noted = [int(row[0]) for row in con.execute("select distinct watermark from _notes order by 1").fetchall()]
+    if plan.function is not None:
+        return call(plan.function, given, definition.place)
+    if plan.operator is None or not noted:
+        return definition.transform(**given)
+    (name,) = plan.operator.inputs
+    with_note = f"from {quoted(name)} left join _notes using ({SOURCE}, {POSITION})"
+    by_watermark = {
+        at: {name: arrow(con, f"select {quoted(name)}.* {with_note} where watermark is not distinct from {at}")}
+        for at in noted
+    }
+    others = {name: arrow(con, f"select {quoted(name)}.* {with_note} where watermark is null")}
+    return whole_since(plan.operator, {BEGINNING: others, **by_watermark})
 
 
 def _merged(definition: Stored, rows: str) -> str:

@@ -31,17 +31,17 @@ SECONDS = "timestamp '2026-01-01' + to_seconds(id)"
 class Topic:
     """A topic of one partition whose records have an id and a time."""
 
-    def __init__(self, cluster: Cluster, **settings: str) -> None:
+    def __init__(self, cluster: Cluster, partitions: int = 1, **settings: str) -> None:
         self.name = f"logs-{uuid.uuid4().hex[:8]}"
         self.servers = cluster.bootstrap
-        cluster.create_topic(self.name, settings=settings)
+        cluster.create_topic(self.name, partitions, settings=settings)
         self._producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
 
     def send(
         self, ids, key: str | None = None, value=lambda i: json.dumps({"id": i, "at": f"2026-01-01T00:{i:02}:00"})
     ):
         for i in ids:
-            self._producer.produce(self.name, value(i), key=key)
+            self._producer.produce(self.name, value(i), key=key, partition=0)
         assert self._producer.flush(20) == 0
 
     def forget(self, before: int) -> None:

@@ -1,0 +1,235 @@
+"""Event time of whole streams: drained every night, caught up again and again, silent inputs, folders that are empty at first."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.epochs import END
+from pipeline.run import Workspace, load
+from pipeline.run.replay import quarantined
+from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.stream import Asked, Pace
+from pipeline.run.stream.verifying import verify
+from tests.run.stream.test_stream_logs import Topic, kafka_of
+from tests.run.stream.test_stream_operations import until
+
+FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FILES = 'files("{name}/*.csv")'
+
+
+def project(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (folder / "p.py").write_text("from pipeline import deduplicate, files, kafka, source, sql\n" + text)
+    return folder
+
+
+def events(name: str, reader: str = FILES, options: str = "") -> str:
+    return (
+        f'{name} = source({reader.replace("{name}", name)}, schema={{"at": "timestamp", "k": "varchar"}}, '
+        f'event_time="at", stored=False{options})\n'
+    )
+
+
+def put(folder: Path, name: str, file: str, rows: list[tuple[str, str]]) -> None:
+    (folder / name).mkdir(exist_ok=True)
+    draft = folder / f".{file}"
+    draft.write_text("at,k\n" + "".join(f"{at},{k}\n" for at, k in rows))
+    draft.rename(folder / name / f"{file}.csv")
+
+
+def stream(folder: Path, *names: str, **wanted: object) -> Running:
+    running = Running(Workspace(load(folder)), Wanted(names, until_caught_up=True, asked=FAST, **wanted))
+    running.run()
+    return running
+
+
+def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
+    return [tuple(row.values()) for row in Workspace(load(folder)).query(query).to_pylist()]
+
+
+def conserved(folder: Path, name: str) -> None:
+    """Assert that each row that was read counts in the table, or is set aside, when nothing is held any more."""
+    workspace = Workspace(load(folder))
+    totals = workspace.require(name).manifest.epoch.totals
+    found = verify(workspace, name)
+    assert found.holds, found
+    assert found.rows_remembered == 0
+    counted = workspace.query(f"select coalesce(sum(n), 0)::bigint as n from {name}").to_pylist()[0]["n"]
+    assert found.rows_read == totals["rows_in"] == counted + totals["quarantined"]
+    assert totals["quarantined"] == quarantined(workspace, name).num_rows
+
+
+HOURS = 'hours = sql("select tumble(at, interval \'1 hour\') as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
+
+
+@pytest.mark.parametrize("window", ["tumble(at, interval '1 hour')", "session(at, interval '10 minutes')"])
+def test_a_file_a_day_drained_every_night(tmp_path, window):
+    text = f'hours = sql("select {window} as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
+    folder = project(tmp_path, events("ticks") + text)
+    for day in range(1, 4):
+        put(folder, "ticks", f"d{day}", [(f"2026-01-{day:02} {hour:02}:30:00", "a") for hour in range(0, 24, 6)])
+        stream(folder, drain=True)
+        found = rows(folder, "select count(*), sum(n) from hours")
+        assert found == [(4 * day, 4 * day)]
+        assert quarantined(Workspace(load(folder)), "hours").num_rows == 0
+        conserved(folder, "hours")
+
+
+def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_path):
+    folder = project(tmp_path, events("ticks") + HOURS)
+    put(folder, "ticks", "d1", [("2026-01-01 10:10:00", "a")])
+    stream(folder, drain=True)
+    put(folder, "ticks", "d2", [("2026-01-01 10:40:00", "a"), ("2026-01-01 11:00:00", "a")])
+    stream(folder, drain=True)
+
+    assert rows(folder, "select hour::varchar, n from hours order by 1") == [
+        ("2026-01-01 10:00:00", 1),
+        ("2026-01-01 11:00:00", 1),
+    ]
+    assert quarantined(Workspace(load(folder)), "hours").column("reasons").to_pylist() == [
+        "all its windows have closed"
+    ]
+    conserved(folder, "hours")
+
+
+def test_a_stream_below_a_drained_one_goes_on(tmp_path):
+    below = 'per_day = sql("select tumble(at, interval \'1 day\') as day, count(*) as n from kept group by all", key="day")\n'
+    folder = project(
+        tmp_path, events("ticks") + 'kept = sql("select at, k from ticks where k <> \'x\'", event_time="at")\n' + below
+    )
+    for day in (1, 2, 3):
+        put(folder, "ticks", f"d{day}", [(f"2026-01-{day:02} 12:00:00", "a"), (f"2026-01-{day:02} 13:00:00", "b")])
+        stream(folder, drain=True)
+        assert rows(folder, "select count(*), sum(n) from per_day") == [(day, 2 * day)]
+    assert Workspace(load(folder)).require("per_day").manifest.epoch.watermark < END
+
+
+def test_catching_up_again_and_again_closes_windows_although_partitions_are_idle(kafka, tmp_path):
+    topic = Topic(kafka, partitions=3)
+    minutes = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
+    folder = project(tmp_path, events("ticks", kafka_of(topic), ', idle_after="1 second"') + minutes)
+    start = datetime(2026, 1, 1)  # noqa: DTZ001 - event time without a zone
+    for run in range(4):
+        if run:
+            threading.Event().wait(1.1)  # the silence that counts as idle, by the clock of the stream
+        times = [start + timedelta(seconds=15 * (4 * run + number)) for number in range(4)]
+        topic.send(times, value=lambda at: json.dumps({"at": at.isoformat(), "k": "a"}))
+        stream(folder)
+    assert rows(folder, "select count(*) from minutes")[0][0] >= 2
+
+
+def test_what_event_time_waits_for_is_named(kafka, tmp_path):
+    topic = Topic(kafka, partitions=2)
+    minutes = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
+    folder = project(tmp_path, events("ticks", kafka_of(topic)) + minutes)
+    topic.send([0, 5], value=lambda i: json.dumps({"at": f"2026-01-01T00:{i:02}:00", "k": "a"}))
+    running = stream(folder)
+
+    assert running.facts["minutes"].waits_for == (f"kafka://{topic.name}/1",)
+    assert rows(folder, "select count(*) from minutes") == [(0,)]
+
+
+LEFT = (
+    'joined = sql("select l.k, l.at, r.at as other from lefts l left join rights r on l.k = r.k and '
+    "r.at between l.at - interval '1 minute' and l.at + interval '1 minute'\")\n"
+)
+HOUR = [(f"2026-01-01 00:{minute:02}:00", f"k{minute}") for minute in range(30)]
+
+
+def test_a_left_join_whose_right_side_is_empty_goes_on_after_idle_after(tmp_path):
+    idle = ', idle_after="1 second"'
+    folder = project(tmp_path, events("lefts", options=idle) + events("rights", options=idle) + LEFT)
+    (folder / "rights").mkdir()
+    put(folder, "lefts", "a", HOUR)
+    running = Running(Workspace(load(folder)), Wanted(asked=FAST))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    until(lambda: running.facts["joined"].totals.get("rows_in", 0) == 30, "rows in")
+    put(folder, "lefts", "b", [("2026-01-01 01:00:00", "late")])
+    until(lambda: running.facts["joined"].totals.get("rows_out", 0) >= 30, "rows out")
+    running.stop()
+    thread.join()
+
+    assert rows(folder, "select count(*), count(other) from joined") == [(30, 0)]
+    assert verify(Workspace(load(folder)), "joined").holds
+
+
+def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
+    folder = project(tmp_path, events("lefts") + events("rights") + LEFT)
+    (folder / "rights").mkdir()
+    put(folder, "lefts", "a", HOUR)
+    running = stream(folder)
+
+    assert running.facts["joined"].waits_for == ("rights",)
+    put(folder, "rights", "a", [("2026-01-01 00:05:30", "k5")])
+    stream(folder)
+    put(folder, "rights", "b", [("2026-01-01 02:00:00", "none")])
+    stream(folder)
+
+    assert rows(folder, "select count(*), count(other) from joined") == [(28, 1)]  # the last minute is still held
+    assert verify(Workspace(load(folder)), "joined").holds
+
+
+def test_a_stream_on_an_empty_folder_waits(tmp_path):
+    folder = project(tmp_path, events("ticks") + 'kept = sql("select at, k from ticks", event_time="at")\n')
+    (folder / "ticks").mkdir()
+    running = Running(Workspace(load(folder)), Wanted(asked=FAST))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    until(lambda: running.facts["kept"].status == "running", "running")
+    put(folder, "ticks", "a", [("2026-01-01 00:00:00", "a")])
+    until(lambda: running.facts["kept"].totals.get("rows_out") == 1, "the row")
+    assert thread.is_alive()
+    running.stop()
+    thread.join()
+
+
+HOPS = "hops = sql(\"select hop(at, interval '5 minutes', interval '10 minutes') as w, count(*) as n from ticks group by all\", key=\"w\")\n"
+
+
+def test_a_row_that_is_late_for_some_windows_counts_in_the_others_and_verify_knows(tmp_path):
+    #            55   0    5    10   15   20        watermark 12 when 8 comes
+    #   w(0)          |---------|                   closed
+    #   w(5)               |---------|              open: 8 counts
+    folder = project(tmp_path, events("ticks") + HOPS)
+    for number, minute in enumerate((2, 12, 8, 40)):
+        put(folder, "ticks", f"d{number}", [(f"2026-01-01 00:{minute:02}:00", "a")])
+        stream(folder)
+    workspace = Workspace(load(folder))
+
+    assert rows(folder, "select minute(w), n from hops where n > 0 and hour(w) = 0 order by 1") == [
+        (0, 1),
+        (5, 2),
+        (10, 1),
+    ]
+    reasons = quarantined(workspace, "hops").column("reasons").to_pylist()
+    assert reasons == ["late for its windows that end by 2026-01-01 00:12:00.000000"]
+    assert workspace.require("hops").manifest.epoch.totals["quarantined"] == 0
+    assert verify(workspace, "hops").holds
+    stream(folder, drain=True)
+    assert verify(workspace, "hops").holds
+    put(folder, "ticks", "d9", [("2026-01-01 00:47:00", "a")])
+    stream(folder, drain=True)
+    assert verify(workspace, "hops").holds
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(
+        st.tuples(st.lists(st.integers(0, 50), min_size=1, max_size=4), st.booleans()), min_size=1, max_size=5
+    )
+)
+def test_hops_verify_whatever_comes_late_and_whenever_they_are_drained(tmp_path_factory, batches):
+    folder = project(tmp_path_factory.mktemp("hops"), events("ticks") + HOPS)
+    for number, (minutes, drain) in enumerate(batches):
+        put(folder, "ticks", f"d{number}", [(f"2026-01-01 00:{minute:02}:00", "a") for minute in minutes])
+        stream(folder, drain=drain)
+    assert verify(Workspace(load(folder)), "hops").holds
