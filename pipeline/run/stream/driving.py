@@ -120,7 +120,7 @@ class Driver:
     def _begin_again(self, stream: Stream) -> None:
         """Let the next opening go on from the commits, or where this one began if there was none."""
         if self.meter.commits:
-            self._asked = replace(self._asked, begin="committed", anew=False)
+            self._asked = replace(self._asked, begin="committed", anew=False, state="restore")
         elif self._asked.begin != "committed":
             began: From = {uri: o for reached in stream.inputs.values() for uri, o in reached.began.items()}
             self._asked = replace(self._asked, begin=began, anew=True)
