@@ -12,6 +12,7 @@
     │   ├── ModelError        a model cannot be trained or judged
     │   ├── SinkError         a sink does not take the rows of its table; the table is as it should be
     │   └── StorageError      a lake, warehouse or catalog cannot be read or written
+    ├── OrderError            new rows belong before those that are there: make the table anew
     ├── UnavailableError      a system does not answer now: wait and try again
     │   ├── SourceUnavailableError    which is a SourceError, too
     │   └── StorageUnavailableError   which is a StorageError, too
@@ -121,6 +122,10 @@ class SinkError(StopError):
 
 class StorageError(StopError):
     """A lake, warehouse or catalog cannot be read or written."""
+
+
+class OrderError(HeadwaterError):
+    """New rows may belong before those that are there: the table has to be made anew, which a run does."""
 
 
 class UnavailableError(HeadwaterError):

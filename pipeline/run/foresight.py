@@ -10,18 +10,28 @@ from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table,
 from pipeline.core.errors import DefinitionError, HeadwaterError
 from pipeline.core.execution import Room
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import Part
+from pipeline.core.reading import PROVENANCE, SOURCE, Part
 from pipeline.core.sinks import Sink
 from pipeline.core.staging import Manifest
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.pruning import file_conditions
-from pipeline.kernel.scan import Scan
+from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import Version, files_for
 from pipeline.run.bench import RunBench
-from pipeline.run.decide import NOT_MADE, Decision, Inputs, Options, decide_reading, decide_source, decide_table
-from pipeline.run.merging import key_passed_on
-from pipeline.run.planning import Route, route, source_route
+from pipeline.run.decide import (
+    DEFAULTS,
+    NOT_MADE,
+    Decision,
+    Inputs,
+    Options,
+    again,
+    decide_reading,
+    decide_source,
+    decide_table,
+)
+from pipeline.run.merging import key_passed_on, merge_of
+from pipeline.run.planning import Route, carries_place, route, source_route, strategy
 from pipeline.run.readers import reader_of
 from pipeline.run.schedule import blocked
 from pipeline.run.streamed import STREAMED, StreamedDefinitions
@@ -99,12 +109,45 @@ def decide(
         merges=definition.merge is not None,
         removed=() if change is None else change.removed,
         rows=inputs[way.driving].rows if way.driving in inputs else 0,
+        is_later=_is_later(workspace, definition, inputs.get(way.driving), () if change is None else change.added),
     )
     if feed is None:
         return decide_table(definition.fingerprint, manifest, known, options)
     since = _since(workspace, options, feed, manifest)
     fingerprint_now = fingerprint_of(workspace, definition)
     return _planned(workspace, options, feed, decide_reading(fingerprint_now, manifest, since, known, options))
+
+
+def made_anew(
+    workspace: Workspace, definition: Source | Table, version: Version | None, decision: Decision, reason: str
+) -> Decision:
+    """Return the decision for a table whose new rows turned out to belong before those that are there.
+
+    Raises `SourceError` when its source would have to be read again and some of it is no longer there.
+    """
+    source = definition if isinstance(definition, Source) else feed_of(workspace, definition)
+    if source is None or decision.plan is None or version is None or version.manifest is None:
+        return Decision("rebuild", reason)
+    return _planned(workspace, DEFAULTS, source, again(version.manifest, decision.plan, reason))
+
+
+def _is_later(workspace: Workspace, definition: Table, driving: Version | None, added: Sequence[DataFile]) -> bool:
+    """Return whether files that came to the driving input hold rows behind all others, by their places in the source.
+
+    Where rows do not carry their places, their order is that of their values: nothing is known then.
+    """
+    if not definition.key or merge_of(definition) is not None:
+        return True
+    name = strategy(definition).driving
+    if driving is None:
+        return carries_place(definition, name, PROVENANCE)
+    if not added or not carries_place(definition, name, driving.schema.names):
+        return not added
+    bounds = workspace.table(name).bounds(driving, (SOURCE,))
+    new = {file.uri for file in added}
+    ends = list(zip(*(bounds.column(n).to_pylist() for n in ("uri", "min_0", "max_0")), strict=True))
+    lows, highs = [low for uri, low, _ in ends if uri in new], [high for uri, _, high in ends if uri not in new]
+    return None not in (*lows, *highs) and (not highs or min(lows) > max(highs))
 
 
 def _since(workspace: Workspace, options: Options, source: Source | Feed, manifest: Manifest | None) -> Plan | None:
@@ -143,6 +186,18 @@ def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
 def stored_inputs(workspace: Workspace, definition: Definition) -> tuple[str, ...]:
     """Return the inputs that are tables in the lake."""
     return tuple(name for name in definition.inputs if not isinstance(workspace.definition(name), Feed))
+
+
+def keeps_rows(workspace: Workspace, name: str) -> bool:
+    """Return whether an input still shows all that it ever showed, except for what was corrected.
+
+    So does a source, and what is made of such inputs row by row. A merged table and an aggregate forget.
+    """
+    definition = workspace.definition(name)
+    if not isinstance(definition, Table):
+        return True
+    is_by_row = strategy(definition).strategy in {"blockwise", "broadcast"}
+    return is_by_row and definition.merge is None and all(keeps_rows(workspace, above) for above in definition.inputs)
 
 
 def fingerprint_of(workspace: Workspace, definition: Definition) -> str:

@@ -16,7 +16,7 @@ from pipeline.batch.work import Outcome
 from pipeline.core.clock import Clock, now
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import Artifact, Definition, Feed, Source, Stored, Table
-from pipeline.core.errors import DefinitionError, HeadwaterError
+from pipeline.core.errors import DefinitionError, HeadwaterError, OrderError
 from pipeline.core.graph import Graph
 from pipeline.core.sinks import Sink
 from pipeline.core.staging import Flow, Manifest, Mode
@@ -32,6 +32,8 @@ from pipeline.run.foresight import (
     decide,
     feed_of,
     fingerprint_of,
+    keeps_rows,
+    made_anew,
     route_of,
     route_of_source,
     scans_of,
@@ -161,6 +163,15 @@ class Runner:
             if version is not None and version.manifest is not None:
                 self._read[definition.name] = version
             return _skipped(definition, decision, version)
+        try:
+            return self._execute(definition, decision, version, inputs)
+        except OrderError as error:
+            decision = made_anew(self.workspace, definition, version, decision, error.problem)
+            return self._execute(definition, decision, version, inputs)
+
+    def _execute(
+        self, definition: Source | Table, decision: Decision, version: Version | None, inputs: Mapping[str, Version]
+    ) -> Step:
         if isinstance(definition, Source):
             return self._commit(*self._ingest(definition, decision, version))
         return self._commit(*self._compute(definition, decision, version, inputs))
@@ -182,6 +193,7 @@ class Runner:
             reader=reader_of(self.workspace, definition),
             schema=source_contract(self.workspace, definition, version, decision, full=self.options.full),
             existing=version if decision.kind == "append" else None,
+            existing_first=decision.is_later,
         )
         return order, _basis(definition, decision, version, {})
 
@@ -195,7 +207,11 @@ class Runner:
             scans[driving] = replace(scans[driving], files=decision.added)
         step = definition
         if isinstance(definition.transform, DimensionTransform) and definition.remembers:
-            if version is None or self.options.full:
+            if (
+                version is None
+                or self.options.full
+                or all(keeps_rows(self.workspace, name) for name in definition.inputs)
+            ):
                 step = replace(definition, transform=definition.transform.first())
             else:
                 scans[definition.name] = version.scan()
@@ -210,6 +226,7 @@ class Runner:
             schema=None if feed is None else feed_contract(self.workspace, feed, decision.parts),
             feed=feed,
             existing=version if decision.kind == "append" else None,
+            existing_first=decision.is_later,
         )
         return order, _basis(definition, decision, version, inputs)
 

@@ -220,11 +220,14 @@ def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
 
 
 def test_of_a_key_in_different_splits_the_first_stays(work):
-    keyed = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
+    unranked = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
+    keyed = replace(unranked, are_splits_ranked=True)
     later = replace(keyed, maker=given(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1)), run_task(later, Split(2))]
 
+    assert put_together(unranked, outcomes) is None
     whole = put_together(keyed, outcomes)
+    assert whole is not None
 
     assert whole.flow == Flow(rows_in=10, rows_made=10, rows_out=5, quarantined=5)
     assert whole.checks == {"key_is_not_null": 0, "key_is_unique": 5}
