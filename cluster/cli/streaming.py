@@ -46,6 +46,17 @@ def stream(
     restore: Annotated[str | None, typer.Option(help="Go back to this savepoint first.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="Close all windows in the end.")] = False,
     shards: Annotated[int | None, typer.Option(help="How many shards remember; as many as cores.", min=1)] = None,
+    rebuild_state: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-state",
+            help="Recompute the state from the log up to the last commit, by today's definition; the rows of the table stay.",
+        ),
+    ] = False,
+    keep_state: Annotated[
+        bool,
+        typer.Option("--keep-state", help="Keep the state although the definition changed in what decides its rows."),
+    ] = False,
     accept_gaps: Annotated[
         bool, typer.Option("--accept-gaps", help="Go on where a log deleted something before it was read.")
     ] = False,
@@ -63,11 +74,24 @@ def stream(
     """Run streams: rows are committed exactly once, every half second, until Ctrl-C. `headwater streams` manages them."""
     if restore is not None and begin != "committed":
         raise RequestError("a stream begins at a savepoint or at --from, not at both")
+    if rebuild_state and keep_state:
+        raise RequestError("a state is kept or rebuilt, not both", do="give --keep-state or --rebuild-state")
+    if (rebuild_state or keep_state) and begin != "committed":
+        raise RequestError(
+            "a state is kept or rebuilt where a stream goes on from its last commit",
+            got=f"--from {begin}",
+            do="leave --from out",
+        )
     wanted = Wanted(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
         drain=drain,
-        asked=Asked(shards=shards, anew=anew, accept_gaps=accept_gaps),
+        asked=Asked(
+            shards=shards,
+            anew=anew,
+            accept_gaps=accept_gaps,
+            state="rebuild" if rebuild_state else "keep" if keep_state else "restore",
+        ),
         begin=begin_of(begin),
         restore=restore,
         take_over=take_over,

@@ -9,6 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.core.formats import require_known
+from pipeline.core.state_identity import StateIdentity, identity_of
+
+FORMAT_VERSION = 2
+"""The format of the epochs that are written; earlier ones can be read."""
 BEGINNING, END = -(1 << 62), 1 << 62
 """The watermarks before all time and after it, in microseconds since 1970 in UTC, as all watermarks are."""
 
@@ -76,8 +81,8 @@ class Epoch:
     number: int
     inputs: Mapping[str, Reached]
     """By the name of the streamed input."""
-    definition: str
-    """The fingerprint of all that the memory depends on."""
+    identity: StateIdentity | None = None
+    """What its state is by its definition; None for a stream without state."""
     watermark: int = BEGINNING
     shards: int = 1
     state: Sequence[StateFile] = ()
@@ -87,6 +92,9 @@ class Epoch:
     """The version of the engine whose states the memory holds."""
     drained: bool = False
     """Whether every window was closed, and nothing is to come."""
+    definition: str = ""
+    """In an epoch of format 1, in place of the identity: a hash of SQL that Headwater generated."""
+    format_version: int = FORMAT_VERSION
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -95,7 +103,13 @@ class Epoch:
 
 
 def epoch_of(parts: Mapping[str, Any]) -> Epoch:
-    """Return what `dataclasses.asdict` made of an epoch."""
+    """Return what `dataclasses.asdict` made of an epoch, in this or an earlier format.
+
+    Raises `StorageError` for a later one.
+    """
+    version = parts.get("format_version", 1)
+    advice = "upgrade Headwater, or make the table anew: headwater stream --from earliest"
+    require_known(version, FORMAT_VERSION, "the state of a stream", advice)
     inputs = {
         name: Reached(
             offsets=given["offsets"],
@@ -111,4 +125,5 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
         StateFile(**{**file, "segments": tuple(Segment(**segment) for segment in file["segments"])})
         for file in parts["state"]
     )
-    return Epoch(**{**parts, "inputs": inputs, "state": state})
+    identity = identity_of(parts.get("identity"))
+    return Epoch(**{**parts, "inputs": inputs, "state": state, "identity": identity, "format_version": version})

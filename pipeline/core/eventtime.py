@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 
 from pipeline.core.errors import DefinitionError, Place
 
@@ -91,4 +92,4 @@ def in_words(span: timedelta) -> str:
         if micros and micros % size == 0:
             count = micros // size
             return f"{count} {unit[:-1] if count == 1 else unit}"
-    return f"{micros / 1000:g} milliseconds"
+    return f"{Decimal(micros) / 1000:f} milliseconds"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from sqlglot import exp
 
@@ -76,6 +77,32 @@ def keys_of(tree: exp.Select) -> list[exp.Expr]:
 def text_in(node: exp.Expr, tree: exp.Select) -> str:
     """Return an expression of a SELECT as one text for all its spellings."""
     return _text(node, _only(tree))
+
+
+def normalised(tree: exp.Select) -> exp.Select:
+    """Return a SELECT of which all spellings have one text: layout, comments, case, quotes and aliases of tables."""
+    copy = tree.copy()
+    relations = [
+        found for found in (relation(copy), *(j.this for j in copy.args.get("joins") or ())) if found is not None
+    ]
+    names = [table.name if isinstance(table, exp.Table) else "" for table in relations]
+    owners = {table.alias_or_name.lower(): name.lower() for table, name in zip(relations, names, strict=True)}
+    if not all(names) or len({name.lower() for name in names}) < len(names):
+        owners = {}  # a table that is there twice needs its aliases
+    for table in relations if owners else ():
+        alias = table.args.get("alias")
+        if alias is not None and not alias.columns:
+            table.set("alias", None)
+
+    def plain(part: exp.Expr) -> exp.Expr:
+        if isinstance(part, exp.Identifier):
+            return exp.to_identifier(part.name.lower(), quoted=True)
+        if isinstance(part, exp.Column) and part.table.lower() in owners and not part.args.get("db"):
+            owner = owners[part.table.lower()] if len(owners) > 1 else None
+            return exp.column(part.name.lower(), table=owner, quoted=True)
+        return part
+
+    return cast("exp.Select", copy.transform(plain))
 
 
 def unclear_name(tree: exp.Select) -> str | None:

@@ -60,6 +60,15 @@ class Window:
         return self.gap_us or math.gcd(self.size_us, self.slide_us)
 
     @property
+    def in_words(self) -> str:
+        """The windows for people, for example `1 hour every 5 minutes`."""
+        if self.months:
+            return f"{self.months} months"
+        size = in_words(timedelta(microseconds=self.size_us or self.gap_us))
+        every = f" every {in_words(timedelta(microseconds=self.slide_us))}" if self.kind == "hop" else ""
+        return f"{size}{every}"
+
+    @property
     def step(self) -> str:
         """The SQL of the interval from a window's begin to the next one's."""
         return interval(self.slide_us or self.gap_us, self.months)

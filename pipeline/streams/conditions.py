@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import sqlglot
 from sqlglot import exp
@@ -10,6 +11,7 @@ from sqlglot.errors import SqlglotError
 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.kernel.calls import aggregates_of
+from pipeline.kernel.matching import normalised
 
 
 def require_condition(what: str, text: str, place: Place) -> None:
@@ -34,6 +36,12 @@ def parted(text: str, names: frozenset[str]) -> tuple[str, str]:
         apart[not first.isdisjoint(names)].append(f"({conjunct.sql('duckdb', comments=False)})")
     alone, others = (" and ".join(parts) or "true" for parts in apart)
     return alone, others
+
+
+def spelled(text: str) -> str:
+    """Return a condition in one spelling: without layout and comments, names in lower case."""
+    select = cast("exp.Select", sqlglot.parse_one(f"select ({text}\n)", dialect="duckdb"))
+    return str(normalised(select).expressions[0].this.sql("duckdb", comments=False))
 
 
 def _conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:

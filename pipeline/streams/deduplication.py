@@ -17,9 +17,10 @@ from typing import Literal
 
 from pipeline.core.definitions import Expectation, Layer, Table, caller, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.eventtime import span
+from pipeline.core.eventtime import in_words, span
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
+from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import listed, quoted
 from pipeline.kernel.sql import SqlTransform, sql_table
 from pipeline.streams.memory import Memory
@@ -27,6 +28,8 @@ from pipeline.streams.operator import HASH, Emits, Operator, Prepared, Progress,
 from pipeline.streams.whole import LATE, Streamed, before_the_watermark, micros, require_columns, required
 
 Keep = Literal["first", "last"]
+STATE_VERSION = 1
+"""Of the columns in which both operators keep their state."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -161,6 +164,14 @@ class _OfKey:
     def inputs(self) -> tuple[str, ...]:
         """The table."""
         return (self.table,)
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The key, how long it is remembered, and the columns of the table."""
+        how = self.how
+        layout = {"key": ", ".join(how.key), **columns_part(self.table, self.schema, how.event_time)}
+        within = "for ever" if how.within_us is None else in_words(timedelta(microseconds=how.within_us))
+        return StateIdentity(f"deduplicate, keep {how.keep}", STATE_VERSION, layout, {"within": within})
 
     def prepare(self, name: str, before: int) -> Prepared:
         """Rows on the watermark or after it, with `_at`."""

@@ -12,7 +12,7 @@ A row of the memory is the states of some rows that are together in every window
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import duckdb
 
@@ -22,6 +22,8 @@ from pipeline.kernel.engine import arrow, one, quoted
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Prepared, arrived
 
+STATE_VERSION = 1
+"""Of the columns above."""
 GROUPS = "states"
 """The one table that is remembered."""
 FROM, UNTIL, LEVEL = "_from", "_until", "_level"
@@ -43,6 +45,9 @@ class Grouping:
     """Those of the table that comes out."""
     windowed: bool
     """Whether `_k0` is a window."""
+    layout: Mapping[str, str] = field(default_factory=dict)
+    """The parts of the state's identity that every grouped statement has."""
+    rules: Mapping[str, str] = field(default_factory=dict)
     most_apart: int = MOST_APART
 
     @property

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
+from pipeline.core.eventtime import in_words
+from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import one, quoted
-from pipeline.streams.grouping import GROUPS, UNTIL, Grouping
+from pipeline.streams.grouping import GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import BEGINNING, END, HASH, Emits, Prepared, Progress, arrived
 
@@ -35,6 +38,13 @@ class Groups:
     def emits(self) -> Emits:
         """A group's row takes the place of its last."""
         return "upsert"
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The keys, the aggregates, what is grouped, and how long a group is kept."""
+        kept = "for ever" if self.ttl_us is None else in_words(timedelta(microseconds=self.ttl_us))
+        rules = {**self.grouping.rules, "ttl": kept}
+        return StateIdentity("group", STATE_VERSION, self.grouping.layout, rules)
 
     @property
     def memory(self) -> Mapping[str, str]:

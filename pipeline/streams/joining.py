@@ -13,25 +13,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import cast
 
 import sqlglot
 from sqlglot import exp
 
+from pipeline.core.eventtime import in_words
 from pipeline.core.schema import Schema
+from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.engine import listed, quoted
+from pipeline.kernel.matching import normalised
 from pipeline.kernel.projection import needed
 from pipeline.kernel.scope import relation
 from pipeline.kernel.terms import common_type, expression_type, family_of
 from pipeline.streams.bounds import Bounds, Side, bounds_of
+from pipeline.streams.conditions import spelled
 from pipeline.streams.memory import ID, SINCE, Memory
 from pipeline.streams.operator import HASH, Emits, Prepared, Progress, arrived
 from pipeline.streams.whole import LATE, Streamed, micros
 
 _OUTER = {"": (False, False), "LEFT": (True, False), "RIGHT": (False, True), "FULL": (True, True)}
 """By the side of a join: whether rows of the left, and of the right, come out without a match too."""
+STATE_VERSION = 1
+"""Of the columns in which both sides are kept."""
 _MEMORIES = (("lefts", "lefts_matched"), ("rights", "rights_matched"))
 _ROWS = ("_rows_of_the_left", "_rows_of_the_right")
 """What stands for the rows of each side in a template of the statement."""
@@ -236,6 +243,29 @@ class IntervalJoin:
         return "append"
 
     @property
+    def identity(self) -> StateIdentity:
+        """The kind of join, its conditions, and the columns of both sides; of an inner join WHERE is one of these."""
+        select = normalised(self.tree)
+        join: exp.Join = select.args["joins"][0]
+        where = select.args.get("where")
+        on, filters = list(_conjuncts(join.args.get("on"))), list(_conjuncts(None if where is None else where.this))
+        if not any(self.outer):
+            on, filters = [*on, *filters], []
+        layout = {
+            "join": join.side.lower() or "inner",
+            "join keys": ", ".join(f"{spelled(left)} = {spelled(right)}" for left, right in self.keys),
+        }
+        for side in self.sides:
+            layout |= columns_part(side.name, side.schema.select(tuple(sorted(side.schema.names))), side.event_time)
+        low, high = self.bounds
+        rules = {
+            "join bounds": f"{_beside(low)} to {_beside(high)}",
+            "join condition": _joined_by_and(on),
+            "filter": _joined_by_and(filters),
+        }
+        return StateIdentity("interval join", STATE_VERSION, layout, rules)
+
+    @property
     def horizon(self) -> str | None:
         """Behind the last moment at which a row of an outer side may still meet one."""
         low, high = self.bounds
@@ -358,3 +388,14 @@ class IntervalJoin:
 
 def _arriving(side: Relation) -> str:
     return f"select {listed(side.schema.names)}, _at, {HASH} from {quoted(arrived(side.name))}"
+
+
+def _beside(us: int) -> str:
+    words = in_words(timedelta(microseconds=abs(us)))
+    return f"{words} {'before' if us < 0 else 'after'}" if us else words
+
+
+def _joined_by_and(conjuncts: Sequence[exp.Expr]) -> str:
+    """Return conditions that all hold as one text, whatever their order."""
+    texts = {f"({c.sql('duckdb', comments=False)})" for c in conjuncts}
+    return " and ".join(sorted(texts)) or "none"

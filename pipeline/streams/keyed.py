@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.eventtime import in_words
+from pipeline.core.fingerprint import of_function
 from pipeline.core.schema import Column, Schema
+from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import arrow, connect, first_line, listed, quoted, schema_of
 from pipeline.kernel.frames import raised_at
 from pipeline.streams.evolving import evolve
@@ -23,6 +27,8 @@ from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Emits, Prepared, Progress, arrived
 from pipeline.streams.whole import LATE, Streamed, before_the_watermark, micros
 
+STATE_VERSION = 1
+"""Of the columns in which keys and waiting rows are kept, beside those that are declared."""
 TIMER = "_timer"
 """The column of a state that says when its key comes again without rows."""
 _OURS = Schema.of({"_seen": "bigint", "_due": "bigint"})
@@ -68,6 +74,26 @@ class Keyed:
     def emits(self) -> Emits:
         """Rows are final."""
         return "append"
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The function's code, what it remembers and for how long, the key, and the columns of the input."""
+        own, defaults = self.remembered, dict(self.remembered.defaults)
+        declared = [
+            f"{c.name} {c.type}" + (f" default {defaults[c.name]}" if c.name in defaults else "")
+            for c in own.state.columns
+        ]
+        layout = {
+            "key": ", ".join(own.key),
+            **columns_part(self.table, self.streamed.schema, self.streamed.event_time),
+        }
+        rules = {
+            "state columns": ", ".join(declared),
+            "ttl": in_words(timedelta(microseconds=own.ttl_us)),
+            "batched": str(own.batched).lower(),
+            f"code of {own.name!r}": of_function(self.function),
+        }
+        return StateIdentity("stateful", STATE_VERSION, layout, rules)
 
     @property
     def horizon(self) -> str | None:

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import duckdb
 
 from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.eventtime import in_words
 from pipeline.core.schema import Schema
+from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import connect, empty, first_line, listed, quoted
-from pipeline.streams.conditions import parted
+from pipeline.streams.conditions import parted, spelled
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
 from pipeline.streams.steps import Pattern, Step
@@ -28,6 +31,8 @@ from pipeline.streams.whole import LATE, Streamed, before_the_watermark, micros,
 if TYPE_CHECKING:
     import pyarrow as pa
 
+STATE_VERSION = 1
+"""Of the columns in which open matches and waiting rows are kept."""
 Kind = Literal["forbidden", "goes on", "takes"]
 _KINDS: tuple[Kind, ...] = ("forbidden", "goes on", "takes")
 """What a row is to a match, in the order in which they count where a row is several."""
@@ -52,6 +57,18 @@ class Matches:
     def emits(self) -> Emits:
         """Matches are final."""
         return "append"
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The steps with their conditions, the key, the time for a match, and the columns of the inputs."""
+        pattern = self.pattern
+        layout = {"key": ", ".join(pattern.by), "steps": ", ".join(map(str, pattern.steps))}
+        for name, event_time in pattern.event_times:
+            layout |= columns_part(name, self._schema(name), event_time)
+        rules = {f"condition of {step.name!r}": spelled(step.where) for step in pattern.steps}
+        rules["within"] = in_words(timedelta(microseconds=pattern.within_us))
+        rules["after_match"] = "skip to next event" if pattern.overlapping else "skip past last event"
+        return StateIdentity("pattern", STATE_VERSION, layout, rules)
 
     @property
     def horizon(self) -> str | None:

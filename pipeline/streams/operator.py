@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pipeline.core.epochs import BEGINNING, END
+from pipeline.core.state_identity import StateIdentity
 from pipeline.streams.memory import Memory
 
 __all__ = ["BEGINNING", "END", "HASH", "PARTLY", "Emits", "Operator", "Prepared", "Progress", "arrived"]
@@ -71,6 +72,10 @@ class Operator(Protocol):
     @property
     def emits(self) -> Emits:
         """`append`: a row is final; `upsert`: it takes the place of the one with its key, of the table's `key`."""
+
+    @property
+    def identity(self) -> StateIdentity:
+        """What its state is by the definition: a state may be restored where that is the same."""
 
     @property
     def memory(self) -> Mapping[str, str]:

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import quoted
 from pipeline.kernel.windows import MONDAY_US, Window
-from pipeline.streams.grouping import FROM, GROUPS, UNTIL, Grouping
+from pipeline.streams.grouping import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import BEGINNING, HASH, PARTLY, Emits, Prepared, Progress, arrived
 
@@ -38,6 +39,12 @@ class Panes:
     def inputs(self) -> tuple[str, ...]:
         """The streamed input."""
         return (self.grouping.name,)
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The window, the keys, the aggregates, and what is grouped."""
+        layout = {**self.grouping.layout, "window": self.window.in_words}
+        return StateIdentity(self.window.kind, STATE_VERSION, layout, self.grouping.rules)
 
     @property
     def memory(self) -> Mapping[str, str]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import one, quoted
 from pipeline.kernel.windows import Window
-from pipeline.streams.grouping import FROM, GROUPS, UNTIL, Grouping
+from pipeline.streams.grouping import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streams.memory import ID, Memory
 from pipeline.streams.operator import BEGINNING, HASH, Emits, Prepared, Progress
 
@@ -39,6 +40,12 @@ class Sessions:
     def emits(self) -> Emits:
         """A session's row is out when it is over."""
         return "append"
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The gap, the keys, the aggregates, and what is grouped."""
+        layout = {**self.grouping.layout, "window": self.window.in_words}
+        return StateIdentity("session", STATE_VERSION, layout, self.grouping.rules)
 
     @property
     def memory(self) -> Mapping[str, str]:

@@ -12,6 +12,14 @@ Contiguity = Literal["first", "relaxed", "strict", "absent"]
 """How a step stands to the one before: nothing before it, any rows between, none between, or it must not come."""
 
 
+_WORDS = {
+    "first": "event",
+    "relaxed": "followed by",
+    "strict": "directly followed by",
+    "absent": "not followed by",
+}
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a pattern: what its event is called, and which rows it takes."""
@@ -23,6 +31,11 @@ class Step:
     times: int
     or_more: bool
     place: Place
+
+    def __str__(self) -> str:
+        """Return it in words, without its condition: `followed by high of ticks, 2 times`."""
+        times = f" {self.times} times" if self.times > 1 else ""
+        return f"{_WORDS[self.contiguity]} {self.name} of {self.table}{times}{' or more' * self.or_more}"
 
     @property
     def is_list(self) -> bool:

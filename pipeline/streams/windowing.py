@@ -11,12 +11,14 @@ from sqlglot import exp
 
 from pipeline.core.definitions import Emit, Streaming
 from pipeline.core.schema import Schema
+from pipeline.core.state_identity import columns_part
 from pipeline.kernel.aggregates import STATES, has_groups, refusal, take_apart
 from pipeline.kernel.calls import aggregates_of, whole_of
 from pipeline.kernel.engine import arrow, connect, quoted, schema_of
-from pipeline.kernel.matching import unclear_name
+from pipeline.kernel.matching import normalised, unclear_name
 from pipeline.kernel.mergeable import state_of
 from pipeline.kernel.plan import plan
+from pipeline.kernel.projection import needed
 from pipeline.kernel.provenance import passed_on
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.scope import relation
@@ -134,7 +136,29 @@ def _grouping(wanted: _Wanted, tree: exp.Select) -> Grouping:
         states: pa.Table = arrow(con, split.partial())
         con.register(STATES, states.slice(0, 0))
         columns = schema_of(con, split.answer(types))
-    return Grouping(wanted.name, split, types, columns, windowed=wanted.window is not None)
+    is_windowed = wanted.window is not None
+    return Grouping(wanted.name, split, types, columns, is_windowed, _layout(wanted, tree), _rules(wanted))
+
+
+def _layout(wanted: _Wanted, tree: exp.Select) -> dict[str, str]:
+    """Return what decides the columns of the state: what is read, the keys and the aggregates, in their order."""
+    plain = normalised(tree)
+    keys = take_apart(plain).keys[int(wanted.window is not None) :]
+    calls = dict.fromkeys(whole_of(call).sql("duckdb", comments=False) for call in aggregates_of(plain))
+    found = {"group keys": ", ".join(keys), "aggregates": ", ".join(calls), "emit": wanted.emit}
+    for name, schema in wanted.schemas.items():
+        read = schema.select(tuple(sorted(needed(wanted.select, name, schema))))
+        found |= columns_part(name, read, wanted.event_time if name == wanted.name else None)
+    return found
+
+
+def _rules(wanted: _Wanted) -> dict[str, str]:
+    """Return what decides which rows are in the groups: everything that the statement does before it groups."""
+    rows = normalised(wanted.select)
+    for clause in ("distinct", "group", "having", "order", "limit", "offset"):
+        rows.set(clause, None)
+    rows.set("expressions", [exp.Star()])
+    return {"rows": rows.sql("duckdb", comments=False)}
 
 
 def _operator(wanted: _Wanted, grouping: Grouping) -> Operator:

@@ -22,6 +22,7 @@ from pipeline.core.eventtime import EventTime
 from pipeline.core.reading import Extent
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, mark_of
+from pipeline.core.state_identity import StateIdentity
 from pipeline.run.stream.keeping import needs_base
 from pipeline.run.stream.starting import Identity, decide_start, first_offsets
 from pipeline.streams.snapshots import kept
@@ -32,7 +33,8 @@ SIZE = 10 * S
 """Of a window."""
 TIME = EventTime("t", lateness=timedelta(seconds=4), idle_after=timedelta(seconds=5))
 SCHEMA = Schema.of({"id": "bigint"})
-ME = Identity("d", "e", has_memory=True, schema=SCHEMA, table=None)
+STATE = StateIdentity("tumble", 1, {"window": "10 seconds"}, {})
+ME = Identity("t", STATE, "e", schema=SCHEMA, table=None)
 
 
 class Conflict(Exception):  # noqa: N818 - as the real one
@@ -230,7 +232,7 @@ class Coordinator:
         self.seen = len(world.table), (world.table[-1].mark if world.table else None)
         yield "looked"
         manifest = None if self.seen[1] is None else world.manifest(self.seen[1])
-        start = decide_start("t", manifest, "committed", ME)
+        start = decide_start(manifest, "committed", ME)
         epoch = start.epoch
         if manifest is not None and mutant != "not settled at start":
             yield from self._set_aside(manifest, self.seen[1])
@@ -392,7 +394,7 @@ class Coordinator:
         self.state = kept((*before, *files))
         if mutant == "base forgotten":
             self.state = tuple({file.shard: file for file in (*before, *files)}.values())
-        epoch = Epoch(self.number, {"log": self.reached}, "d", self.watermark, self.shards, self.state, {}, "e")
+        epoch = Epoch(self.number, {"log": self.reached}, STATE, self.watermark, self.shards, self.state, {}, "e")
         aside = hashlib.sha256(repr(late).encode()).hexdigest() if late else ""
         manifest = Manifest("t", name, aside, "append", epoch=epoch)
         if mutant != "pending kept":

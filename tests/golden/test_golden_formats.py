@@ -77,8 +77,7 @@ def test_every_version_has_its_folder_and_a_form_that_changed_has_a_new_one(name
     oldest, newest, written = write.WRITERS[name]
     assert {each.name for each in (HERE / name).iterdir()} == {str(version) for version in range(oldest, newest + 1)}
     written(tmp_path / name)
-    if (name, newest) != ("epoch", 1):  # before it had a number, fields came without one
-        assert form(name, tmp_path / name) == form(name, HERE / name / str(newest))
+    assert form(name, tmp_path / name) == form(name, HERE / name / str(newest))
 
 
 def form(name: str, folder: Path) -> set[str]:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.core import staging
+from pipeline.core import epochs, staging
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import Action, Verdict
 from pipeline.core.schema import Schema
@@ -170,7 +170,7 @@ def record(kept: Catalog) -> None:
 WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "manifest": (1, staging.FORMAT_VERSION, manifest),
     "cursor": (1, 1, cursor),
-    "epoch": (1, 1, epoch),
+    "epoch": (1, epochs.FORMAT_VERSION, epoch),
     "savepoint": (1, savepoints.FORMAT_VERSION, savepoint),
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
     "catalog": (0, revisions.FORMAT_VERSION, catalog),

@@ -1,6 +1,6 @@
 """Inputs that gave wrong results in other engines, as their users reported them, with the one right answer.
 
-docs/decisions/0007-public-reports.md lists them with their addresses and outcomes.
+docs/decisions/0009-public-reports.md lists them with their addresses and outcomes.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ def test_a_changed_definition_goes_on_only_with_what_it_remembers(project):
     catch_up(workspace)
 
     changed = project("ticks = events(made(100))\n" + MINUTES.replace("1 minute", "2 minutes"))
-    with pytest.raises(StorageError, match="its definition changed in what it groups"):
+    with pytest.raises(StorageError, match="its window changed: 1 minute before, 2 minutes now"):
         catch_up(changed)
     judged = project(
         "ticks = events(made(100))\n" + MINUTES.replace('all")', 'all", expect=[quarantine("n", "n > 0")])')

@@ -17,6 +17,7 @@ from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import PROVENANCE
 from pipeline.core.schema import Schema
+from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import connect, listed, quoted, schema_of
 from pipeline.kernel.frames import call
 from pipeline.kernel.plan import plan
@@ -74,8 +75,13 @@ class StreamPlan:
         return {name: self.operator.prepare(name, at) for name in self.operator.inputs}
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of all that the memory depends on: while it stays, a changed definition goes on where it was."""
+    def identity(self) -> StateIdentity | None:
+        """What its state is by its definition; while it stays, a changed definition goes on where it was."""
+        return None if self.operator is None else self.operator.identity
+
+    @property
+    def first_fingerprint(self) -> str:
+        """What epochs of format 1 have in place of the identity: a hash of SQL that is generated, and of names."""
         if self.operator is None:
             return fingerprint("no memory")
         ready = [(name, p.select, p.by) for name, p in sorted(self.prepared().items())]

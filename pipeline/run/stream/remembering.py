@@ -56,7 +56,7 @@ def remembered(workspace: Workspace, name: str) -> Remembered:
         raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
     if plan.operator is None:
         raise RequestError(f"stream {name!r} remembers nothing: it makes its rows one by one")
-    is_as_then = (epoch.definition, epoch.engine) == (plan.fingerprint, duckdb.__version__)
+    is_as_then = _is_readable(epoch, plan)
     tables = _with_open(workspace, plan, epoch) if is_as_then else _as_kept(workspace, name, epoch)
     return Remembered(name, epoch.number, epoch.watermark, tables, sum(file.size_bytes for file in epoch.state))
 
@@ -94,6 +94,13 @@ def _shown(field: pa.Field) -> str | None:
     if name.startswith("_k") and name[2:].isdigit():
         return f"{quoted(name)} as {quoted(f'key_{int(name[2:]) + 1}')}"
     return None if name.startswith("_") else quoted(name)
+
+
+def _is_readable(epoch: Epoch, plan: StreamPlan) -> bool:
+    """Return whether the state of an epoch is that of today's definition and engine."""
+    now = plan.identity
+    is_first = epoch.format_version == 1 and epoch.definition == plan.first_fingerprint
+    return epoch.engine == duckdb.__version__ and (is_first or (now is not None and epoch.identity == now))
 
 
 def _with_open(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> dict[str, pa.Table]:

@@ -12,9 +12,14 @@ from pipeline.core.errors import Place, RequestError, SourceError, StorageError
 from pipeline.core.reading import Extent
 from pipeline.core.schema import Schema, compare
 from pipeline.core.staging import Manifest
+from pipeline.core.state_identity import StateIdentity
 
 From = Literal["committed", "earliest", "latest"] | Mapping[str, int]
 """Where a stream begins: where it was, at the beginning or end of what its logs hold, or at offsets by partition."""
+
+
+StateMode = Literal["restore", "keep", "rebuild"]
+"""How a stream comes to its state: restored where its identity is the same, kept although its rules changed, or recomputed."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,29 @@ class Start:
     """Whether the first commit takes the place of all rows that are there."""
 
 
-def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identity, *, anew: bool = False) -> Start:
+@dataclass(frozen=True)
+class Identity:
+    """What a stream is now, as far as its state and its rows depend on it."""
+
+    name: str
+    state: StateIdentity | None
+    """None for a stream without state."""
+    engine: str
+    schema: Schema
+    table: Schema | None
+    """The columns of the table that is there."""
+    place: Place | None = None
+    """Where it is defined."""
+    first_fingerprint: str = ""
+    """What epochs of format 1 have in place of the state's identity."""
+
+
+def decide_start(
+    manifest: Manifest | None, asked: From, now: Identity, *, anew: bool = False, state: StateMode = "restore"
+) -> Start:
     """Decide how a stream begins; `anew` allows the table to be made anew from offsets.
 
-    Raises `StorageError` when what was committed cannot be gone on from, with the reason and the way out, and
+    Raises `StorageError` when the stream cannot go on from what was committed, with the reason and the ways on, and
     `RequestError` for offsets given to a stream that has committed already.
     """
     if asked != "committed" and (anew or isinstance(asked, str)):
@@ -38,47 +62,60 @@ def decide_start(name: str, manifest: Manifest | None, asked: From, now: Identit
         return Start(None, anew=False)
     if not isinstance(asked, str):
         raise RequestError(
-            f"stream {name!r} has committed epochs: other offsets would lose rows or count them twice",
+            f"stream {now.name!r} has committed epochs: other offsets would lose rows or count them twice",
             do="make its table anew with --anew or --from earliest, or go back to a savepoint",
         )
     if manifest.epoch is None:
         raise StorageError(
-            f"table {name!r} was made in batch, so there is nothing to go on from",
+            f"table {now.name!r} was made in batch, so there is nothing to go on from",
             do="make it anew from its source: headwater stream --from earliest",
             place=now.place,
         )
-    reason = _obstacle(manifest.epoch, now)
-    if reason is not None:
+    obstacle = _obstacle(manifest.epoch, now, state)
+    if obstacle is not None:
+        reason, ways = obstacle
         raise StorageError(
-            f"stream {name!r} cannot go on with what it remembers: {reason}",
-            do="take the change back, or make the table anew: headwater stream --from earliest",
+            f"stream {now.name!r} cannot go on from its last commit: {reason}",
+            do=f"{ways} or make the table anew: headwater stream {now.name} --from earliest",
             place=now.place,
         )
     return Start(manifest.epoch, anew=False)
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a stream is now, as far as its memory and its rows depend on it."""
-
-    definition: str
-    engine: str
-    has_memory: bool
-    schema: Schema
-    table: Schema | None
-    """The columns of the table that is there."""
-    place: Place | None = None
-    """Where it is defined."""
+_BACK = "take the change back, define a table of another name,"
+_REBUILD = "recompute the state from the log with --rebuild-state,"
+_KEEP = "keep the state as it is with --keep-state,"
 
 
-def _obstacle(epoch: Epoch, now: Identity) -> str | None:
-    """Return why a commit cannot be gone on from, or `None` when it can."""
-    if epoch.definition != now.definition:
-        return "its definition changed in what it groups, joins or remembers by"
-    if now.has_memory and epoch.engine != now.engine:
-        return f"it was kept by engine {epoch.engine}, and this is {now.engine}"
+def _obstacle(epoch: Epoch, now: Identity, state: StateMode) -> tuple[str, str] | None:
+    """Return why a commit cannot be gone on from, and the ways on; `None` when it can."""
     change = None if now.table is None else compare(now.table, now.schema)
-    return f"its rows have other columns than its table: {change}" if change else None
+    if change:
+        return f"its rows have other columns than its table: {change}", _BACK
+    if state == "rebuild":
+        return None
+    reason = _change_of_layout(epoch, now)
+    if reason is not None:
+        return reason, f"{_BACK} {_REBUILD}"
+    if now.state is not None and epoch.engine != now.engine:
+        return f"its state was kept by engine {epoch.engine}, and this is {now.engine}", _REBUILD
+    reason = None if now.state is None or epoch.identity is None else now.state.change_of_rules(epoch.identity)
+    return None if reason is None or state == "keep" else (reason, f"{_BACK} {_REBUILD} {_KEEP}")
+
+
+def _change_of_layout(epoch: Epoch, now: Identity) -> str | None:
+    """Return why the state of an epoch cannot be read, or `None` when it can."""
+    if epoch.format_version == 1:
+        is_same = epoch.definition == now.first_fingerprint
+        return (
+            None
+            if is_same
+            else "its definition, or how its state is kept, changed since an earlier version of Headwater"
+        )
+    if epoch.identity is None or now.state is None:
+        kinds = [each.kind if each else "none" for each in (epoch.identity, now.state)]
+        return None if kinds[0] == kinds[1] else f"its operator changed: {kinds[0]} before, {kinds[1]} now"
+    return now.state.change_of_layout(epoch.identity)
 
 
 def stamps_of(extents: Mapping[str, Extent]) -> dict[str, str]:

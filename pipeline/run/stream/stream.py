@@ -38,7 +38,17 @@ from pipeline.run.stream.judging import Judge, Pending
 from pipeline.run.stream.keeping import Keeper, Plot, needs_base
 from pipeline.run.stream.metering import Meter
 from pipeline.run.stream.plan import StreamPlan
-from pipeline.run.stream.starting import From, Identity, decide_start, first_offsets, gaps_in, require_same, stamps_of
+from pipeline.run.stream.rebuilding import Rebuilding, rebuild
+from pipeline.run.stream.starting import (
+    From,
+    Identity,
+    StateMode,
+    decide_start,
+    first_offsets,
+    gaps_in,
+    require_same,
+    stamps_of,
+)
 from pipeline.run.stream.tablelog import TableIntake
 from pipeline.run.stream.taking import Crop, Taken, Taker, Turn, sample
 from pipeline.run.workspace import Workspace
@@ -76,6 +86,8 @@ class Asked:
     takers: int | None = None
     anew: bool = False
     """Whether offsets to begin at may make the table of a stream anew that has committed."""
+    state: StateMode = "restore"
+    """How it comes to its state, where it goes on from a commit."""
     accept_gaps: bool = False
     """Whether to go on behind what the log deleted before it was read."""
 
@@ -125,15 +137,16 @@ class Stream:
         begins_anew = asked.begin != "committed" and (asked.anew or isinstance(asked.begin, str))
         seen = None if head.number is None else self._table.version(head.number, lenient=begins_anew)
         me = Identity(
-            definition=plan.fingerprint,
+            name=plan.name,
+            state=plan.identity,
             engine=duckdb.__version__,
-            has_memory=plan.operator is not None,
             schema=plan.schema,
             table=None if seen is None else seen.schema,
             place=plan.definition.place,
+            first_fingerprint=plan.first_fingerprint,
         )
         manifest = None if seen is None else seen.manifest
-        start = decide_start(plan.name, manifest, asked.begin, me, anew=asked.anew)
+        start = decide_start(manifest, asked.begin, me, anew=asked.anew, state=asked.state)
         self._anew = start.anew
         epoch = start.epoch
         self.committed = epoch
@@ -149,15 +162,16 @@ class Stream:
         self.shards = (asked.shards or cores()) if plan.operator is not None else 1
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
         changed = manifest is not None and manifest.fingerprint != plan.definition.fingerprint
-        self._must_base = epoch is not None and (epoch.shards != self.shards or changed)
-        self._engine, self._definition = me.engine, me.definition
+        self._must_base = epoch is not None and (epoch.shards != self.shards or changed or asked.state == "rebuild")
+        self._engine, self._identity = me.engine, me.state
         self._drained = epoch is not None and epoch.drained
         self._extents: dict[str, Mapping[str, Extent]] = {}
         self._looked = 0.0
         self._others = {name: workspace_version(self._workspace, name) for name in plan.others}
         self._manifest = None if epoch is None else manifest
-        self._moved = epoch is None and asked.begin != "committed"
-        """Whether there is something to commit, although no rows came out: how far it is."""
+        has_other_state = epoch is not None and plan.operator is not None and asked.state != "restore"
+        self._moved = has_other_state or (epoch is None and asked.begin != "committed")
+        """Whether there is something to commit, although no rows came out: how far it is, or another state."""
         self._crew(stack, epoch)
         self._judge = Judge(self._workspace, plan, anew=self._anew)
         stack.callback(self._judge.close)
@@ -218,13 +232,21 @@ class Stream:
             return
         prepared = plan.prepared()
         samples = {i.name: sample(crop, i, prepared[i.name]) for i in plan.intakes}
-        plot = Plot(plan.operator, samples, 0, self.shards, self._table.storage, limits, epoch)
+        rebuilding = (
+            None
+            if epoch is None or self.asked.state != "rebuild"
+            else Rebuilding(epoch, extents, self.asked.accept_gaps)
+        )
+        kept_from = epoch if rebuilding is None else None
+        plot = Plot(plan.operator, samples, 0, self.shards, self._table.storage, limits, kept_from)
         for number in range(self.shards):
             hand = hire(partial(Keeper, replace(plot, number=number)), f"headwater-keep-{number}")
             stack.callback(hand.close)
             self._keepers.append(hand)
         for begun in [hand.call("rows") for hand in self._keepers]:
             begun.result()  # a memory that cannot be brought back is said now, not when rows come
+        if rebuilding is not None:
+            rebuild(self._workspace, plan, rebuilding, self._keepers)
 
     def _look(self) -> dict[str, Mapping[str, Extent]]:
         """Return what the logs hold; asked of them now and then."""
@@ -370,7 +392,7 @@ class Stream:
         epoch = Epoch(
             number=self.number,
             inputs=dict(self.inputs),
-            definition=self._definition,
+            identity=self._identity,
             watermark=self.watermark,
             shards=self.shards,
             state=state,

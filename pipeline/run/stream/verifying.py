@@ -7,7 +7,7 @@ that were read and not set aside; for a table whose rows take each other's place
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -82,7 +82,7 @@ def verify(workspace: Workspace, name: str) -> Verified:
         raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
     limits = budget_here(workspace.settings.memory_bytes).whole()
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
-        read, aside = 0, _aside(con, workspace, plan)
+        read, aside = 0, load_set_aside(con, workspace, plan)
         for intake in plan.intakes:
             read += _load(con, intake, epoch.inputs[intake.name])
         _answer(con, workspace, plan)
@@ -124,7 +124,7 @@ def _doubled(con: duckdb.DuckDBPyConnection, definition: Stored) -> int:
     return int(one(con, f"select count(*) from ({keys})")[0])
 
 
-def _aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
+def load_set_aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
     """Make `_aside` of the places of the rows that were set aside before the definition saw them, and `_aside_texts`.
 
     These are of rows that have no place: of a table of the lake that does not carry it. One is as good as its twin.
@@ -156,19 +156,26 @@ def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> i
     con.register("_none", intake.nothing(con))
     con.execute(f"create temp table {quoted(intake.name)} as from _none")
     rows = 0
+    for select, rows_in in read_again(con, intake, reached):
+        con.execute(f"insert into {quoted(intake.name)} {select}")
+        rows += rows_in
+    return rows
+
+
+def read_again(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> Iterator[tuple[str, int]]:
+    """Yield, for each stretch of an input that was read, a SELECT of its rows that were not set aside, and how many it has.
+
+    What was set aside must have been loaded; a SELECT is to be run before the next one is asked for.
+    """
     for split in _splits(intake, reached):
         maker = intake.maker(None, now().isoformat())
         if isinstance(maker, FromSource):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
         columns = ", ".join(map(quoted, intake.kept))
         with maker.make(con, split) as made:
-            con.execute(
-                f"insert into {quoted(intake.name)} select {columns} from ({made.query}) as r "
-                f"where not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
-                f"{_unless_alike(intake) if intake.is_of_lake else ''}"
-            )
-            rows += made.rows_in
-    return rows
+            kept = f"not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
+            unless_alike = _unless_alike(intake) if intake.is_of_lake else ""
+            yield f"select {columns} from ({made.query}) as r where {kept}{unless_alike}", made.rows_in
 
 
 def _unless_alike(intake: Intake) -> str:

@@ -1,0 +1,202 @@
+"""A state that is recomputed from the log is the one that a stream of that definition would have, and no row changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from pipeline.core.errors import RequestError, SourceError, StorageError
+from pipeline.run.project import load
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.remembering import remembered
+from pipeline.run.stream.running import catch_up
+from pipeline.run.stream.stream import Asked, Pace, Stream
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+SOURCES = """\
+import pyarrow as pa
+import pyarrow.compute as pc
+from pipeline import deduplicate, event, files, followed_by, generate, not_followed_by, pattern, source, sql, stateful
+
+AT = "timestamp '2026-01-01' + to_seconds(i - case when i % 40 = 39 then 30 else 0 end)"  # every fortieth is late
+COLUMNS = {"id": "i * 10 + p", "k": "(i * 7 + p) % 5", "at": AT, "v": "(i * 11 + p) % 13"}
+SCHEMA = {"id": "bigint", "k": "bigint", "at": "timestamp", "v": "bigint"}
+ticks = source(generate(COLUMNS, partitions=2, count=400), schema=SCHEMA, event_time="at", lateness="2 seconds", stored=False)
+others = source(generate(COLUMNS, count=400), schema=SCHEMA, event_time="at", lateness="2 seconds", stored=False)
+"""
+STATEFUL = """
+@stateful(key="k", event_time="at", state={"n": "bigint default 0"}, schema={"k": "bigint", "n": "bigint"}, ttl="1 hour")
+def t(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
+    both = state.join(ticks.group_by("k").aggregate([([], "count_all")]), "k")
+    made = pa.table({"k": both["k"], "n": pc.add(both["n"], pc.fill_null(both["count_all"], 0))})
+    return made, made
+"""
+JOIN = (
+    't = sql("select a.id, b.v from ticks a left join others b '
+    'on a.k = b.k and b.at between a.at and a.at + interval 5 seconds")'
+)
+PATTERN = """t = pattern(event("low", "ticks", "v < 3"), not_followed_by("no", "ticks", "v = 6"),
+followed_by("high", "ticks", "v > low.v + 5"), by="k", within="1 minute", event_time="at",
+select={"low": "low.id", "high": "high.id"})"""
+DEFINITIONS = {
+    "tumble": (
+        "t = sql(\"select tumble(at, interval '1 minute') as m, k, sum(v) as n from ticks where v > 1 group by all\")",
+        ("v > 1", "v > 5"),
+    ),
+    "hop": (
+        "t = sql(\"select hop(at, interval '20 seconds', interval '1 minute') as m, count(*) as n from ticks group by all\")",
+        ("20 seconds", "30 seconds"),
+    ),
+    "session": (
+        "t = sql(\"select session(at, interval '3 seconds') as m, id % 9 as g, max(v) as n from ticks group by all\")",
+        ("3 seconds", "4 seconds"),
+    ),
+    "join": (JOIN, ("5 seconds", "9 seconds")),
+    "deduplicate": ('t = deduplicate("ticks", key="k", event_time="at", within="20 seconds")', ("20 seconds", "50 seconds")),
+    "pattern": (PATTERN, ("v = 6", "v = 99"), ("low.v + 5", "low.v + 11")),
+    "stateful": (STATEFUL, ("pc.fill_null", "pc.add(1, pc.fill_null"), ("0))})", "0)))})")),
+}  # fmt: skip
+PACE = Pace(turn_s=0.01, commit_s=1000, save_s=1000, turn_offsets=150)
+FAST = Asked(pace=replace(PACE, commit_s=0.01), shards=2, takers=1)
+
+
+def project(folder, text, sources=SOURCES):
+    folder.mkdir(exist_ok=True)
+    (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
+    (folder / "ticks.py").write_text(sources + text)
+    return Workspace(load(folder))
+
+
+def begun(workspace, turns=2):
+    """Read a part of the log, and commit that."""
+    with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, pace=PACE))) as stream:
+        for _ in range(turns):
+            stream.turn()
+        stream.save()
+    return workspace
+
+
+def rebuilt(workspace, **how):
+    with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, state="rebuild", shards=3), **how)):
+        pass
+
+
+def rows(workspace):
+    return sorted(json.dumps(row, default=str) for row in workspace.query("from t").to_pylist())
+
+
+def to_come(workspace):
+    """What would come out if nothing more came, and what else is remembered, as text."""
+    tables = remembered(workspace, "t").tables
+    kept = {name: table for name, table in tables.items() if name != "states" or "n" in table.column_names}
+    return {n: sorted(json.dumps(row, default=str) for row in table.to_pylist()) for n, table in kept.items()}
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_it_is_the_state_of_then(tmp_path, name):
+    workspace = begun(project(tmp_path / "p", DEFINITIONS[name][0]))
+    before, remembers = rows(workspace), to_come(workspace)
+    assert any(remembers.values())
+    shutil.rmtree(f"{workspace.table('t').storage.uri}/_headwater/state")
+
+    rebuilt(workspace)
+
+    assert (rows(workspace), to_come(workspace)) == (before, remembers)
+    catch_up(workspace, ("t",), asked=FAST)
+    assert verify(workspace, "t").holds
+
+
+@pytest.mark.parametrize("name", ["tumble", "join", "deduplicate", "pattern", "stateful"])
+def test_with_another_definition_it_is_the_state_of_a_stream_that_always_had_it(tmp_path, name):
+    text, *changes = DEFINITIONS[name]
+    changed = text
+    for old, new in changes:
+        assert old in changed
+        changed = changed.replace(old, new)
+    always = to_come(begun(project(tmp_path / "always", changed)))
+    workspace = begun(project(tmp_path / "p", text))
+    before, old = rows(workspace), to_come(workspace)
+    workspace = project(tmp_path / "p", changed)
+    with pytest.raises(StorageError, match="--rebuild-state"):
+        catch_up(workspace, ("t",), asked=FAST)
+
+    rebuilt(workspace)
+
+    assert rows(workspace) == before
+    assert to_come(workspace) == always != old
+
+
+def test_a_group_for_ever_is_rebuilt_and_one_with_a_ttl_says_why_not(tmp_path):
+    text = 't = sql("select k, count(*) as n from ticks group by k", key="k")'
+    workspace = begun(project(tmp_path / "p", text))
+    rebuilt(workspace)
+    catch_up(workspace, ("t",), asked=FAST)
+    assert verify(workspace, "t").holds
+
+    workspace = project(tmp_path / "p", text[:-1] + ', ttl="1 hour")')
+    with pytest.raises(
+        RequestError, match=r"cannot be rebuilt: .* ttl= depends on when its rows came.*--from earliest"
+    ):
+        rebuilt(workspace)
+
+
+class Crash(Exception):  # noqa: N818
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("step", ["staged", "saved"])
+def test_killed_half_way_the_last_commit_stands(tmp_path, step):
+    workspace = begun(project(tmp_path / "p", DEFINITIONS["join"][0]))
+    number, remembers = workspace.require("t").number, to_come(workspace)
+
+    def reached(at):
+        if at == step:
+            raise Crash
+
+    with pytest.raises(Crash):
+        rebuilt(workspace, reached=reached)
+
+    assert (workspace.require("t").number, to_come(workspace)) == (number, remembers)
+    catch_up(workspace, ("t",), asked=FAST)
+    assert verify(workspace, "t").holds
+
+
+def test_states_of_another_engine_are_rebuilt(tmp_path):
+    workspace = begun(project(tmp_path / "p", DEFINITIONS["tumble"][0]))
+    version, remembers = workspace.require("t"), to_come(workspace)
+    other = replace(version.manifest, run_id="x", epoch=replace(version.manifest.epoch, engine="1.0.0"))
+    workspace.table("t").commit(other, (), version.schema, version)
+
+    with pytest.raises(StorageError, match=r"kept by engine 1.0.0, .*--rebuild-state,"):
+        catch_up(workspace, ("t",), asked=FAST)
+    rebuilt(workspace)
+
+    assert to_come(workspace) == remembers
+
+
+FILES = """\
+ticks = source(files("in/*.csv"), schema=SCHEMA, event_time="at", lateness="2 seconds", stored=False)
+"""
+
+
+def test_what_the_log_no_longer_has_is_said_and_can_be_done_without(tmp_path):
+    text = FILES + "t = sql(\"select tumble(at, interval '1 hour') as m, sum(v) as n from ticks group by all\")"
+    folder = tmp_path / "p" / "in"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.csv").write_text(f"id,k,at,v\n1,1,2026-01-01 00:0{number}:00,{number + 1}\n")
+    workspace = project(tmp_path / "p", text)
+    catch_up(workspace, ("t",), asked=FAST)
+    (folder / "1.csv").unlink()
+
+    with pytest.raises(SourceError, match=r"no longer has all rows that were read: got 2 of 3 rows; .*--accept-gaps"):
+        rebuilt(workspace)
+    with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, state="rebuild", accept_gaps=True))):
+        pass
+
+    assert remembered(workspace, "t").table().column("n").to_pylist() == [4]
