@@ -74,6 +74,11 @@ class SqlTransform:
         return parse(self.text)
 
     @cached_property
+    def decided(self) -> exp.Query:
+        """The same with an order that decides, its windows as they were written: what a stream computes, as a batch does."""
+        return deterministic(self.written)
+
+    @cached_property
     def window(self) -> Window | None:
         """The windows of event time that the statement groups by, if it does."""
         return window_of(self.written) if isinstance(self.written, exp.Select) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import cast
 
 import pyarrow as pa
 from sqlglot import exp
@@ -23,7 +24,7 @@ from pipeline.kernel.provenance import passed_on
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.scope import relation
 from pipeline.kernel.sql import SqlTransform
-from pipeline.kernel.windows import Window, in_panes
+from pipeline.kernel.windows import Window, in_panes, in_plain_sql
 from pipeline.streams.grouping import Grouping
 from pipeline.streams.groups import Groups
 from pipeline.streams.operator import Operator
@@ -59,7 +60,7 @@ def operator_of(
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
         return "it does not group"
-    if type(transform) is not SqlTransform or (transform.text != transform.sql and transform.window is None):
+    if type(transform) is not SqlTransform or (transform.window is None and in_plain_sql(select) is not select):
         return "it has more steps than one: make a table of what is grouped first, and stream that"
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")
@@ -67,6 +68,8 @@ def operator_of(
     why = _unordered(select) or _emitted(wanted) or _timed(wanted)
     if why is not None:
         return why
+    select = cast("exp.Select", transform.decided)
+    wanted = replace(wanted, select=select)
     tree = select if window is None else in_panes(select, window)
     why = (None if window is None else unclear_name(select)) or _mergeable(tree, name)
     return _operator(wanted, _grouping(wanted, tree)) if why is None else why

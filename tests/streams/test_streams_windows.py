@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import random
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -432,11 +433,6 @@ def test_a_table_of_the_lake_may_be_joined():
             "does not go by the event time",
         ),
         (
-            "select tumble(at, interval 1 hour) as w, first(x) as n from t group by w",
-            CLOSE,
-            "a stream does not keep: write ORDER BY in it",
-        ),
-        (
             "select tumble(at, interval 1 hour) as w, count(*) as n, reservoir_quantile(x, 0.5) as g from t group by w",
             CLOSE,
             "has no state that merges: it has no streamed form",
@@ -502,3 +498,25 @@ def test_sessions_never_overlap_and_are_the_batch_answer_on_the_rows_in_time(dri
     assert sum(n for *_, n in sessions) == len(in_time)
     batch = SqlTransform(SESSION)(t=rows(*((int((at - NEW_YEAR).total_seconds() // 60), k) for at, k in in_time)))
     assert sessions == minutes_of([batch])[0]
+
+
+TIES = (
+    "select {window}k, mode(x) as m, any_value(x) as a, arg_min(x, x % 2) as low, arg_max(x, x % 2) as high, "
+    "list(x) as all_of from t group by all"
+)
+
+
+@pytest.mark.parametrize("window", ["", "tumble(at, interval '10 minutes') as w, "])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_ties_give_one_answer_however_rows_come_and_are_dealt(drive, window, shards):
+    events = [(minute, key, x) for minute in range(10) for key in "ab" for x in (3, 1, 2, 3, 1)]
+    batch = SqlTransform(TIES.format(window=window))(t=rows(*events))
+    answers = []
+    for seed in range(4):
+        shuffled = random.Random(seed).sample(events, len(events))  # noqa: S311 - a seed that can be said again
+        blocks = [shuffled[number::3] for number in range(3)]
+        operator = streamed(TIES.format(window=window), CLOSE if window else CHANGE)
+        found = drive(operator, [*(({"t": rows(*block)}, BEGINNING) for block in blocks), ({"t": rows()}, END)], shards)
+        last = {row["k"]: row for epoch in found.epochs for row in epoch.to_pylist()}
+        answers.append([last[key] for key in sorted(last)])
+    assert answers == [sorted(batch.to_pylist(), key=lambda row: row["k"])] * 4
