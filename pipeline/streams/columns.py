@@ -5,7 +5,7 @@ Rows get these names where they are made ready, and their own again where they c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from pipeline.kernel.engine import quoted
 
@@ -41,11 +41,3 @@ def held_struct(names: Iterable[str], of: str = "") -> str:
 def struct(names: Iterable[str]) -> str:
     """Return columns of the user as one value; equal where nulls stand in the same places, as in GROUP BY."""
     return f"struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in names)})"
-
-
-def unused(name: str, taken: Collection[str]) -> str:
-    """Return a name that is none of those taken, for an expression of the user in whose scope it stands."""
-    known = {each.lower() for each in taken}
-    while name.lower() in known:
-        name += "_"
-    return name

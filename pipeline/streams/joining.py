@@ -27,10 +27,10 @@ from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.engine import quoted
 from pipeline.kernel.matching import normalised
 from pipeline.kernel.projection import needed
-from pipeline.kernel.scope import relation
+from pipeline.kernel.scope import relation, unused
 from pipeline.kernel.terms import common_type, expression_type, family_of
 from pipeline.streams.bounds import Bounds, Side, bounds_of
-from pipeline.streams.columns import given_out, held_list, taken_in, unused
+from pipeline.streams.columns import given_out, held_list, taken_in
 from pipeline.streams.conditions import spelled
 from pipeline.streams.memory import ID, SINCE, Memory
 from pipeline.streams.operator import HASH, Emits, Prepared, Progress, arrived
