@@ -36,7 +36,9 @@ def main() -> None:
         demo.show(figures)
     else:
         with tempfile.TemporaryDirectory(prefix="run-", dir=data.home()) as folder:
-            cases = importlib.import_module(f"benchmarks.{chosen.name}").cases(chosen.scale, chosen.only)
+            cases = list(importlib.import_module(f"benchmarks.{chosen.name}").cases(chosen.scale, chosen.only))
+            if cases:
+                turns.require_known(chosen.who, (who.name for case in cases for who in case.contestants))
             figures = turns.run(cases, chosen.runs, Path(folder), chosen.who)
         figures = {**about(chosen.name, chosen.scale, chosen.runs), **figures}
         turns.show(figures)

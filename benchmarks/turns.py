@@ -119,6 +119,14 @@ def run(cases: Iterable[Case], runs: int, folder: Path, who: Sequence[str] = ())
     return next(iter(found.values())) if len(found) == 1 else together(found)
 
 
+def require_known(who: Sequence[str], known: Iterable[str]) -> None:
+    """End the program with a message unless all of the names given are those of contestants."""
+    names = list(dict.fromkeys(known))
+    unknown = [name for name in who if name not in names]
+    if unknown:
+        raise SystemExit(f"no contestant is named {unknown[0]!r}; known: {', '.join(names)} (repeat --who for several)")
+
+
 def show(figures: Figures) -> None:
     """Print a case, or each of several, as a table."""
     for name, case in figures.get("cases", {"": figures}).items():

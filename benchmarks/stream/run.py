@@ -6,13 +6,14 @@ from pathlib import Path
 
 from benchmarks.peer import versions
 from benchmarks.stream import latency, nexmark, throughput
-from benchmarks.stream.jobs import HOMES
-from benchmarks.turns import Figures
+from benchmarks.stream.jobs import HEADWATER, HOMES
+from benchmarks.turns import Figures, require_known
 
 
 def run(question: str, scale: float, runs: int, folder: Path, chosen: tuple[list[str], list[str]]) -> Figures:
     """Answer a question and print it; `chosen` are the cases and the contestants, all of them without any."""
     only, who = chosen
+    require_known(who, (HEADWATER, *HOMES))
     if question == "nexmark":
         figures = nexmark.measured(scale, folder, only)
         nexmark.show(figures)

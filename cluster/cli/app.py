@@ -11,49 +11,18 @@ import sys
 
 import typer
 
-from cluster.cli import (
-    backfill,
-    deadletter,
-    doctor,
-    explore,
-    init,
-    planning,
-    quarantine,
-    running,
-    serving,
-    state,
-    streaming,
-    streams,
-)
-from cluster.cli.console import HERE, PROJECT, Folder, fail
-from pipeline.core.errors import HeadwaterError
+from cluster.cli.commands import CONTEXT, CommandGroup
+from cluster.cli.options import HERE, PROJECT, Folder
 
 app = typer.Typer(
     name="headwater",
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
 )
-app.command()(init.init)
-app.command()(running.run)
-app.command()(backfill.backfill)
-app.command()(streaming.stream)
-app.command()(streaming.verify)
-app.add_typer(streams.app, name="streams")
-app.add_typer(state.app, name="state")
-app.add_typer(deadletter.app, name="deadletter")
-app.command()(planning.explain)
-app.command()(explore.ls)
-app.command()(explore.show)
-app.command()(explore.query)
-app.command()(explore.quality)
-app.command()(explore.lineage)
-app.command()(explore.report)
-app.add_typer(quarantine.app, name="quarantine")
-app.command()(serving.serve)
-app.command()(doctor.doctor)
 
 
 @app.callback()
@@ -67,9 +36,14 @@ def run() -> None:
     """Run the command and end the process with its exit code."""
     try:
         app()
-    except HeadwaterError as error:
-        fail(error, as_json="--json" in sys.argv)
-        sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        from cluster.cli.console import fail  # noqa: PLC0415 - a command that succeeds, such as --help, may not need it
+        from pipeline.core.errors import HeadwaterError  # noqa: PLC0415 - likewise
+
+        if not isinstance(error, HeadwaterError):
+            raise
+        fail(error, as_json="--json" in sys.argv)
+        sys.exit(1)

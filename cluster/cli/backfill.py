@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, open_workspace, out, print_json, text
+from cluster.cli.console import err, open_workspace, out, print_json, text
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.running import INTERRUPTED, REFUSED
 from pipeline.core.errors import RequestError
 from pipeline.governance import Filled

@@ -6,31 +6,23 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.core import scratch
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.settings import find
 from pipeline.run.project import Project, load
 from pipeline.run.workspace import Workspace
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
-Env = Annotated[str | None, typer.Option("--env", help="The environment of headwater.toml; dev without it.")]
-PROJECT = "HEADWATER_PROJECT"
-"""The environment variable that says where the project is, for every command."""
-Folder = Annotated[
-    Path, typer.Option("--project", "-C", envvar=PROJECT, help="The project's folder.", show_default=False)
-]
-HERE = Path()
 
 _WIDE = 140
 out = Console(width=_WIDE if not sys.stdout.isatty() and "COLUMNS" not in os.environ else None, highlight=False)
@@ -38,8 +30,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def open_project(folder: Path, env: str | None) -> Project:
-    """Load the project at or above a folder."""
-    return load(find(folder).parent, env=env)
+    """Load the project at or above a folder, and remove the temporary files that killed commands left there."""
+    project = load(find(folder).parent, env=env)
+    scratch.reclaim()
+    return project
 
 
 def open_workspace(folder: Path, env: str | None) -> Workspace:
@@ -55,6 +49,14 @@ def fail(error: HeadwaterError, *, as_json: bool) -> None:
         print_json({"error": {"kind": type(error).__name__, **parts}})
         return
     err.print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+def print_failure(name: str, error: Exception) -> None:
+    """Print why a step of a run failed; of an error that is not one of Headwater's, where it was raised, too."""
+    if not isinstance(error, HeadwaterError):
+        err.print("".join(traceback.format_exception(error)).rstrip(), markup=False)
+    words = str(error) if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {error}"
+    err.print(f"[bold red]error:[/] {escape(name)}: {escape(words)}")
 
 
 def print_json(document: object) -> None:

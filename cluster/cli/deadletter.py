@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.quarantine import near
 from pipeline.run.replay import quarantined
 from pipeline.run.stream.deadletters import letters, replay_letters

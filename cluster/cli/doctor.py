@@ -14,7 +14,9 @@ from pathlib import Path
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, print_json
+from cluster.cli.console import grid, print_json
+from cluster.cli.options import HERE, Env, Folder, Json
+from pipeline.core import scratch
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import HeadwaterError
 from pipeline.run.project import load
@@ -79,8 +81,18 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
     for definition in project.graph.definitions:
         if isinstance(definition, Source | Feed) and isinstance(definition.reader, Kafka):
             yield from _topics(definition.name, definition.reader)
+    yield from _temporary()
     free = shutil.disk_usage(settings.root).free
     yield Finding("disk", "ok" if free > _LEAST_FREE_BYTES else "bad", f"{free / 1e9:,.1f} GB free at {settings.root}")
+
+
+def _temporary() -> Iterator[Finding]:
+    """Remove the temporary files of processes that are gone, and say what there is."""
+    removed = scratch.reclaim()
+    if removed:
+        detail = f"{sum(removed.values()) / 1e9:,.1f} GB of {len(removed)} processes that were killed, now removed"
+        yield Finding("temporary files", "note", detail)
+    yield Finding("temporary files", "ok", f"{scratch.in_use() / 1e9:,.1f} GB in use at {scratch.base()}")
 
 
 def _topics(name: str, kafka: Kafka) -> Iterator[Finding]:

@@ -16,7 +16,8 @@ from pipeline.run.forecast import Forecast
 from pipeline.run.foresight import Foresight
 from pipeline.run.order import Order
 from pipeline.run.planning import Route, tree_of
-from pipeline.run.stream.plan import STREAMED, Planner, StreamPlan
+from pipeline.run.stream.plan import Planner, StreamPlan
+from pipeline.run.streamed import STREAMED
 from pipeline.run.workspace import Workspace
 
 

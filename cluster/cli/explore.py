@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.tree import Tree
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows
+from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.definitions import Stored
 from pipeline.core.errors import RequestError
@@ -76,13 +77,17 @@ def show(
 def query(
     statements: Annotated[list[str], typer.Argument(help="A SELECT over the project's tables, by their names.")],
     limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 50,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="How many seconds each may take; query_seconds of headwater.toml without.", min=0),
+    ] = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
     """Ask the lake in SQL; with --json the rows as a list, of several statements a list of lists."""
     workspace = open_workspace(folder, env)
-    answers = [workspace.query(statement) for statement in statements]
+    answers = [workspace.query(statement, timeout) for statement in statements]
     if as_json:
         print_json(answers[0].to_pylist() if len(answers) == 1 else [rows.to_pylist() for rows in answers])
         return

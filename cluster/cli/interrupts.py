@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+import typer
 
 from pipeline.run.events import Event, Observer
+from pipeline.run.schedule import steps_at_work
 
 
 class Interrupts:
@@ -33,6 +39,18 @@ class Interrupts:
             observer(event)
 
         return observe
+
+
+def leave(code: int) -> NoReturn:
+    """End the command after an interrupt; at once, if a step is at work that cannot be interrupted.
+
+    What is committed is whole, and the interpreter would wait for the step's threads or be ended by them.
+    """
+    if steps_at_work():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_workspace, print_json
+from cluster.cli.console import err, grid, open_workspace, print_json
 from cluster.cli.explained import Explained, print_explained
+from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.definitions import Stored
 from pipeline.core.errors import StorageError
 from pipeline.run.decide import Options

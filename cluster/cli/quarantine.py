@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows
+from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
+from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.run.replay import quarantined, replay
 from pipeline.run.stream.deadletters import replay_letters
 from pipeline.run.stream.plan import Planner

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, open_project, out, print_json, text
-from cluster.cli.interrupts import interrupts
-from cluster.cli.planning import print_plan
+from cluster.cli.console import err, open_project, out, print_failure, print_json, text
+from cluster.cli.interrupts import interrupts, leave
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog, Run, Step
@@ -41,6 +44,9 @@ def run(
         bool, typer.Option("--accept-gaps", help="Go on where a source deleted something before it was read.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="How many tables are made at once; as many as cores without.")
+    ] = None,
     summary: Annotated[bool, typer.Option(help="Print the summary table at the end.")] = True,
     env: Env = None,
     as_json: Json = False,
@@ -48,28 +54,35 @@ def run(
 ) -> None:
     """Run the project: what is new or changed, in order, each table committed once."""
     project = open_project(folder, env)
-    options = Options(tuple(select or ()), full, accept_gaps, None if until is None else until.replace(tzinfo=UTC))
+    options = Options(
+        tuple(select or ()), full, accept_gaps, None if until is None else until.replace(tzinfo=UTC), threads
+    )
     if dry_run:
-        print_plan(foresee(Workspace(project), options), as_json=as_json)
-        return
+        from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does without the code of streams
+
+        planned = foresee(Workspace(project), options)
+        print_plan(planned, as_json=as_json)
+        raise typer.Exit(int(any(found.decision.kind == "fail" for found in planned)))
     try:
-        done = _watched(project, options, quiet=as_json)
+        done, errors = _watched(project, options, quiet=as_json)
     except KeyboardInterrupt:
         err.print("interrupted; what was committed stays, and the next run goes on from there")
-        raise typer.Exit(INTERRUPTED) from None
+        leave(INTERRUPTED)
     if as_json:
         print_json(done)
     elif summary:
         print_summary(done)
         _print_where(project)
+    for name, error in errors.items():
+        print_failure(name, error)
     if done.status == "failed":
         raise typer.Exit(1)
     if done.status == "refused":
         raise typer.Exit(REFUSED)
 
 
-def _watched(project: Project, options: Options, *, quiet: bool) -> Run:
-    """Run with a progress line on the terminal; write the report also when the run fails."""
+def _watched(project: Project, options: Options, *, quiet: bool) -> tuple[Run, Mapping[str, Exception]]:
+    """Run with a progress line on the terminal, and write the report; return the run and the errors of its steps."""
     workspace = Workspace(project)
     names = [n for n in project.graph.names if n in project.graph.select(options.select)]
     expected = {name: _last_seconds(workspace.catalog, name) for name in names}
@@ -84,12 +97,13 @@ def _watched(project: Project, options: Options, *, quiet: bool) -> Run:
         watcher = _Watcher(progress, progress.add_task("starting", total=len(names), left=""), expected)
         try:
             with interrupts() as asked:
-                done = Runner(project, options, observer=asked.before(watcher)).run()
+                runner = Runner(project, options, observer=asked.before(watcher))
+                done = runner.attempt()
         except HeadwaterError as error:
             _report_failure(project, error, quiet=quiet)
             raise
     write_report(project, workspace.catalog, project.settings.state / "report.html")
-    return done
+    return done, runner.errors
 
 
 def _report_failure(project: Project, error: HeadwaterError, *, quiet: bool) -> None:
@@ -102,47 +116,58 @@ def _report_failure(project: Project, error: HeadwaterError, *, quiet: bool) -> 
 
 
 class _Watcher:
-    """Turns a run's events into a progress line, and a line for each table done."""
+    """Turns a run's events into a progress line, and a line for each table done. Steps call it from their threads."""
 
     def __init__(self, progress: Progress, task: TaskID, expected: dict[str, float]) -> None:
         self._progress = progress
         self._task = task
         self._expected = expected
-        self._begun = time.monotonic()
+        self._working: dict[str, tuple[float, str]] = {}
+        """For each step at work when it began, and what it does."""
+        self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
-        if event.moment is Moment.DECIDED:
-            self._begun = time.monotonic()
-            self._line(f"{event.name}: {event.note}", sum(self._expected.values()))
-        elif event.moment is Moment.WORKING and event.work is not None:
-            self._working(event.name, event.work)
-        elif event.moment is Moment.RECORDED and event.step is not None:
-            self._expected.pop(event.name, None)
-            self._progress.advance(self._task)
-            self._done(event.step)
+        with self._lock:
+            if event.moment is Moment.DECIDED:
+                self._working[event.name] = (time.monotonic(), f"{event.name}: {event.note}")
+                self._show(sum(self._expected.values()))
+            elif event.moment is Moment.WORKING and event.work is not None:
+                self._measure(event.name, event.work)
+            elif event.moment is Moment.RECORDED and event.step is not None:
+                self._working.pop(event.name, None)
+                self._expected.pop(event.name, None)
+                self._progress.advance(self._task)
+                self._done(event.step)
 
-    def _working(self, name: str, work: Work) -> None:
+    def _measure(self, name: str, work: Work) -> None:
         """Show rows, speed and time left of a long step; the others left are taken to last as they last did."""
-        elapsed = time.monotonic() - self._begun
+        begun, _ = self._working[name]
+        elapsed = time.monotonic() - begun
         speed = work.share * work.size_bytes / 1e6 / elapsed if elapsed else 0
         left = elapsed * (1 - work.share) / work.share if work.share else 0
         others = sum(seconds for other, seconds in self._expected.items() if other != name)
         rows = f"{text(int(work.share * work.rows))} rows, " if work.rows else ""
-        self._line(f"{name}: {work.share:.0%}, {rows}{speed:,.0f} MB/s", left + others)
+        self._working[name] = (begun, f"{name}: {work.share:.0%}, {rows}{speed:,.0f} MB/s")
+        self._show(left + others)
 
-    def _line(self, words: str, left: float) -> None:
+    def _show(self, left: float) -> None:
+        words = "; ".join(words for _, words in self._working.values())
         self._progress.update(self._task, description=words, left=f"about {left:.0f} s left" if left >= 1 else "")
 
     def _done(self, step: Step) -> None:
         if step.decision == "skip":
+            return
+        if step.has_failed:
+            words = "failed" if step.decision == "failed" else step.reason
+            self._progress.console.print(f"[red]✗[/] {step.name}: {escape(words)}")
             return
         made = step.flow.rows_out
         rows = "" if step.verdict else f"{text(made)} row{'s' * (made != 1)}, "
         flow = step.flow
         away = [f"{text(n)} {word}" for n, word in ((flow.quarantined, "quarantined"), (flow.dropped, "dropped")) if n]
         rows += "".join(f"[yellow]{part}[/], " for part in away)
-        mark = "[red]✗[/]" if step.decision in {"refused", "failed"} else "[green]✓[/]"
-        self._progress.console.print(f"{mark} {step.name}: {rows}{step.seconds:.2f} s [dim]({step.reason})[/]")
+        mark = "[red]✗[/]" if step.decision == "refused" else "[green]✓[/]"
+        self._progress.console.print(f"{mark} {step.name}: {rows}{step.seconds:.2f} s [dim]({escape(step.reason)})[/]")
 
 
 def _last_seconds(catalog: Catalog, name: str) -> float:

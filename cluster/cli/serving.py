@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_project, out, print_json
+from cluster.cli.console import err, grid, open_project, out, print_json
+from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import StopError
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import pyarrow.parquet as pq
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
+from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
 from pipeline.core.errors import RequestError
 from pipeline.run.stream.asking import seen

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cluster.cli.console import HERE, Env, Folder, Json, err, grid, open_workspace, out, print_json, text
+from cluster.cli.console import err, grid, open_workspace, out, print_json, text
 from cluster.cli.live import EVERY_S, aside, latency, live_view
 from cluster.cli.metrics import metrics_at
+from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError
 from pipeline.run.stream.begins import begin_of

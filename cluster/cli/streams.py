@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.console import HERE, Env, Folder, Json, grid, open_workspace, out, print_json, text
+from cluster.cli.console import grid, open_workspace, out, print_json, text
 from cluster.cli.live import span
+from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
 from pipeline.run.stream.asking import Seen, Wish, ask, seen
 from pipeline.run.stream.savepoints import save

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from rich.markup import escape
+
 from cluster.cli.console import grid, out
 from pipeline.governance import Run, Step
-from pipeline.run.stream.plan import STREAMED
+from pipeline.run.streamed import STREAMED
 
-_DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date"}
+_DONE = {
+    "rebuild": "made",
+    "append": "added",
+    "merge": "merged",
+    "skip": "up to date",
+    "upstream_failed": "skipped",
+}
 _COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")
 _MERGED = ("superseded", "deletes")
 """What is shown of a run that merged."""
 
 
 def print_summary(run: Run) -> None:
-    """Print what a run did: rows in, out, set aside and late per table, seconds, MB/s."""
+    """Print what a run did: rows in, out, set aside and late per table, seconds, MB/s; and why steps were skipped."""
     counted = [*_COUNTS, *(name for name in _MERGED if any(getattr(step.flow, name) for step in run.steps))]
     numbers = (*(name.replace("_", " ") for name in counted), "seconds", "MB/s", "total rows")
     grid(
@@ -25,16 +33,30 @@ def print_summary(run: Run) -> None:
         [_row(step, counted) for step in run.steps],
         right=", ".join(numbers),
     )
-    done = [step for step in run.steps if step.decision != "skip"]
-    skipped = len(run.steps) - len(done)
+    for step in run.steps:
+        if step.decision == "upstream_failed":
+            out.print(f"[yellow]{escape(step.name)}[/] {escape(step.reason)}")
+    out.print(f"[bold]{_total(run)}[/]")
+
+
+def _total(run: Run) -> str:
+    done = [step for step in run.steps if step.is_done]
+    counts = {
+        "done": len(done),
+        "failed": sum(step.decision == "failed" for step in run.steps),
+        "skipped": sum(step.decision == "upstream_failed" for step in run.steps),
+        "up to date": sum(step.decision == "skip" for step in run.steps),
+    }
+    if counts["up to date"] == len(run.steps):
+        return f"nothing new: all {len(run.steps)} are up to date"
+    told = [f"{count} {word}" for word, count in counts.items() if count or word in {"done", "up to date"}]
     rows = sum(step.flow.rows_out for step in done)
-    words = f"{len(done)} done, {skipped} up to date, {rows:,} rows written, {_seconds(run):.1f} s"
-    out.print(f"[bold]{words if done else f'nothing new: all {skipped} are up to date'}[/]")
+    return ", ".join([*told, f"{rows:,} rows written", f"{_seconds(run):.1f} s"])
 
 
 def _row(step: Step, counted: Sequence[str]) -> tuple[object, ...]:
     did = "streamed" if step.reason == STREAMED else _DONE.get(step.decision, step.decision)
-    if step.decision == "skip":
+    if not step.is_done:
         return (step.name, did, *("" for _ in counted), f"{step.seconds:.2f}", "", step.total_rows or "")
     if step.verdict is not None:
         return (step.name, did, step.flow.rows_in, *("" for _ in counted[1:]), f"{step.seconds:.2f}", "", "")

@@ -42,14 +42,14 @@ class Model(Artifact):
         """Call the function itself."""
         return self.function(*args, **tables)
 
-    def is_current(self, bench: Bench) -> bool:
-        """Return whether the champion was made from just these inputs and this definition.
+    def verdict(self, bench: Bench) -> Verdict | None:
+        """Return what the store knows of just these rows and this definition: the champion's acceptance, or a refusal.
 
-        After a refusal it is not, so that every run tries, and says so, until something is changed.
+        A refused model is judged again once its rows or its definition change.
         """
         from ml.models import training  # noqa: PLC0415 - imports pandas' and MLflow's world
 
-        return training.is_current(self, bench)
+        return training.verdict(self, bench)
 
     def build(self, bench: Bench) -> Verdict:
         """Train on the rows before the split, judge on the others, log the model, and say what became of it.

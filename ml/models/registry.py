@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import pickle
-import tempfile
 import urllib.error
 import urllib.request
 import warnings
@@ -25,10 +24,15 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
+from pipeline.core import scratch
+from pipeline.core.definitions import Verdict
 from pipeline.core.errors import HeadwaterError, ModelError, StorageError
 
 ALIAS = "champion"
 _INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "headwater.run"
+_VERDICT = "headwater.verdict"
+REFUSED = "refused: "
+"""How the verdict on a refused model begins."""
 _FEATURES, _FOLDER = "features", "model"
 _TIMEOUT_S = 5
 
@@ -98,6 +102,17 @@ class Registry:
             found = _champion(self._client(), name)
             return None if found is None else Origin.of(found.tags)
 
+    def refusal(self, name: str, origin: Origin) -> Verdict | None:
+        """Return the newest refusal of a model of this very origin, or `None` when there is none. Writes nothing."""
+        with self._speaking():
+            runs = self._judged(name) if self._is_database else self._judged_there(name)
+            for run, tags in runs:
+                if Origin.of(tags) == origin and tags.get(_VERDICT, "").startswith(REFUSED):
+                    reason = tags[_VERDICT].removeprefix(REFUSED)
+                    uri = f"runs:/{run}/{_FOLDER}"
+                    return Verdict(accepted=False, reason=reason, metrics=self._metrics(run), uri=uri)
+        return None
+
     def log(self, trained: Trained, *, register: bool) -> tuple[str, str]:
         """Keep a model in a run of its own; with `register`, as a new version that becomes the champion.
 
@@ -105,7 +120,7 @@ class Registry:
         last step: a failure before leaves the former one in place. Raises `ModelError` when the estimator cannot be
         pickled.
         """
-        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+        with self._speaking(), scratch.folder("model") as folder:
             client = self._client()
             _save(trained, Path(folder) / _FOLDER)
             run = client.create_run(self._experiment(client, trained.name), run_name=trained.run_id).info
@@ -122,7 +137,7 @@ class Registry:
         """Return the champion, loaded, or `None` when Headwater has made none."""
         if self.origin(name) is None:
             return None
-        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+        with self._speaking(), scratch.folder("model") as folder:
             client, mlflow = self._client(), _quiet()
             number = str(client.get_model_version_by_alias(name, ALIAS).version)
             uri = client.get_model_version_download_uri(name, number)
@@ -131,18 +146,44 @@ class Registry:
 
     def _tags(self, name: str) -> dict[str, str]:
         """Return the champion's tags straight from MLflow's tables: its own client takes four seconds to start."""
+        rows = self._rows("registered_model_aliases", _CHAMPION_TAGS, {"name": name, "alias": ALIAS})
+        return {str(key): str(value) for key, value in rows}
+
+    def _rows(self, table: str, query: sa.TextClause, values: Mapping[str, str]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of MLflow's tables; none when these are not there."""
         url = sa.make_url(self._store)
         if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-            return {}
+            return []
         engine = sa.create_engine(url)
         try:
             with engine.connect() as connection:
-                if not sa.inspect(connection).has_table("registered_model_aliases"):
-                    return {}
-                rows = connection.execute(_CHAMPION_TAGS, {"name": name, "alias": ALIAS})
-                return {str(key): str(value) for key, value in rows}
+                if not sa.inspect(connection).has_table(table):
+                    return []
+                return [tuple(row) for row in connection.execute(query, values)]
         finally:
             engine.dispose()
+
+    def _judged(self, name: str) -> list[tuple[str, dict[str, str]]]:
+        """Return the finished runs of a model with their tags, newest first, straight from MLflow's tables."""
+        rows = self._rows("tags", _RUN_TAGS, {"name": name})
+        runs: dict[str, dict[str, str]] = {}
+        for run, key, value in rows:
+            runs.setdefault(run, {})[key] = value
+        return list(runs.items())
+
+    def _metrics(self, run: str) -> dict[str, float]:
+        if not self._is_database:
+            return dict(self._client().get_run(run).data.metrics)
+        return {str(key): float(value) for key, value in self._rows("latest_metrics", _RUN_METRICS, {"run": run})}
+
+    def _judged_there(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+        client = self._client()
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return
+        wanted = f"attributes.status = 'FINISHED' and tags.`{_VERDICT}` LIKE '{REFUSED}%'"
+        for run in client.search_runs([experiment.experiment_id], wanted, order_by=["attributes.start_time DESC"]):
+            yield run.info.run_id, dict(run.data.tags)
 
     def _client(self) -> Any:
         """Return MLflow's client after a quick look at the store, for MLflow itself tries again for minutes."""
@@ -194,6 +235,14 @@ _CHAMPION_TAGS = sa.text(
     "where a.name = :name and a.alias = :alias"
 )
 
+_RUN_TAGS = sa.text(
+    "select r.run_uuid, t.key, t.value from experiments e join runs r on r.experiment_id = e.experiment_id "
+    "join tags t on t.run_uuid = r.run_uuid where e.name = :name and r.status = 'FINISHED' "
+    "and r.lifecycle_stage = 'active' order by r.start_time desc, r.run_uuid"
+)
+
+_RUN_METRICS = sa.text("select key, value from latest_metrics where run_uuid = :run order by key")
+
 
 def _quiet() -> Any:
     """Import MLflow and return it, kept from chattering and from reporting its use to its makers."""
@@ -222,7 +271,7 @@ def _champion(client: Any, name: str) -> Any:
 def _describe(client: Any, run: str, trained: Trained) -> None:
     from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415 - takes two seconds
 
-    tags = {**trained.origin.tags(), _RUN: trained.run_id, "headwater.verdict": trained.verdict}
+    tags = {**trained.origin.tags(), _RUN: trained.run_id, _VERDICT: trained.verdict}
     client.log_batch(
         run,
         metrics=[Metric(name, value, 0, 0) for name, value in trained.metrics.items()],

@@ -6,12 +6,12 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ml.features.view import FeatureView
 from ml.models.evaluation import baseline_probability, gate, measure
-from ml.models.registry import Origin, Registry, Trained
+from ml.models.registry import REFUSED, Origin, Registry, Trained
 from ml.models.rows import Part, Split, split
 from pipeline.core.definitions import Bench, Verdict
 from pipeline.core.errors import DefinitionError, ModelError, Place
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
     from ml.models.definition import Model
 
 SEED = 0
+_ROWS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
+"""The metrics that together count the rows of a view."""
 
 
-def is_current(model: Model, bench: Bench) -> bool:
-    """Return whether the champion was made from just these inputs by just this definition."""
-    return Registry(bench.store).origin(model.name) == _origin(model, bench)
+def verdict(model: Model, bench: Bench) -> Verdict | None:
+    """Return the verdict on just these inputs and this definition, if there is one. See `Model.verdict`."""
+    origin, store = _origin(model, bench), Registry(bench.store)
+    if store.origin(model.name) == origin:
+        return Verdict(accepted=True, reason="up to date")
+    refusal = store.refusal(model.name, origin)
+    return None if refusal is None else replace(refusal, rows=int(sum(refusal.metrics.get(name, 0) for name in _ROWS)))
 
 
 def build(model: Model, bench: Bench) -> Verdict:
@@ -51,7 +57,7 @@ def build(model: Model, bench: Bench) -> Verdict:
         features=parts.kinds,
         params={"view": view.name, "seed": SEED, **asdict(model.evaluation)},
         metrics=figures,
-        verdict=f"{'accepted' if accepted else 'refused'}: {reason}",
+        verdict=f"{'accepted: ' if accepted else REFUSED}{reason}",
     )
     uri, version = store.log(trained, register=accepted)
     return Verdict(accepted, reason, figures, uri, version, parts.rows)

@@ -10,9 +10,9 @@ import duckdb
 
 from pipeline.batch.work import Made, Outcome, Split, Work
 from pipeline.core.definitions import Action
-from pipeline.core.errors import DefinitionError, ExpectationError
+from pipeline.core.errors import DefinitionError, ExpectationError, OrderError, few
 from pipeline.core.staging import Flow, StagedFile
-from pipeline.kernel.checks import MADE, Marked, mark, mark_duplicates
+from pipeline.kernel.checks import MADE, Marked, count_before, mark, mark_duplicates, mark_known, rank
 from pipeline.kernel.engine import arrow, listed, literal, schema_of, watched
 from pipeline.kernel.profile import last_profile
 from pipeline.kernel.types import stored
@@ -34,7 +34,7 @@ def careful(
     profile = last_profile(con)
     if work.key:
         _require_key(work, marked)
-        mark_duplicates(con, marked, work.key, work.keys_before)
+        _mark_keys(con, work, marked)
     checks = marked.violations(con)
     _refuse(con, work, marked, checks)
     outcome = _staged(con, work, split, made, marked)
@@ -93,12 +93,25 @@ def _refuse(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked, checks: 
         )
 
 
+def _mark_keys(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked) -> None:
+    hidden = tuple(name for name in marked.provenance if name not in marked.columns)
+    mark_duplicates(con, marked, work.key, rank((*marked.columns, *hidden)) if work.is_ranked else "rowid")
+    before = work.keys_before
+    if before is None:
+        return
+    rows = None if hidden or work.existing_first or work.existing is None else work.existing.query()
+    first = 0 if rows is None else count_before(con, marked, work.key, rows)
+    known = mark_known(con, marked, work.key, before)
+    if not work.existing_first and (known if rows is None else first):
+        raise OrderError(f"new rows of table {work.table!r} may belong before rows with their key", place=work.place)
+
+
 def _require_key(work: Work, marked: Marked) -> None:
     missing = [name for name in work.key if name not in marked.columns]
     if missing:
         raise DefinitionError(
             f"table {work.table!r} has no column {missing[0]!r} for its key",
-            got=", ".join(marked.columns),
+            got=few(marked.columns),
             place=work.place,
         )
 

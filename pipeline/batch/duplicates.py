@@ -22,10 +22,11 @@ from pipeline.kernel.engine import connect, listed, literal, one, quoted
 _ROW = "file_row_number"
 
 
-def put_together(work: Work, outcomes: Sequence[Outcome]) -> Outcome:
+def put_together(work: Work, outcomes: Sequence[Outcome]) -> Outcome | None:
     """Return the splits' outcomes as one, in their order, with the rows set aside whose key an earlier split has.
 
     Only files that hold such a row are written again. The rows set aside say where they came from when the table does.
+    Returns `None` where splits share a key and are not in the order that says which row is the first.
     """
     whole = reduce(add, outcomes)
     if not work.key or not _may_meet(work.key[0], outcomes):
@@ -35,6 +36,8 @@ def put_together(work: Work, outcomes: Sequence[Outcome]) -> Outcome:
         count = _find(con, work, whole.files)
         if not count:
             return whole
+        if not work.are_splits_ranked:
+            return None
         files = _written_again(con, work, whole.files, len(outcomes))
         aside = stage_aside(con, work, Split(len(outcomes)), [_those(work, whole)])
     flow = replace(whole.flow, rows_out=whole.flow.rows_out - count, quarantined=whole.flow.quarantined + count)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pipeline.batch.attempts import tried
 from pipeline.batch.work import Split
-from pipeline.kernel.engine import Stop
+from pipeline.kernel.engine import Stop, current_stop
 
 T = TypeVar("T")
 Task = Callable[[Split, Callable[[float], None], Stop], T]
@@ -26,7 +26,7 @@ def run_lanes(
 
     What could not read or write gives `Failed`; any other error stops all and is raised, and so does Ctrl-C. `tell` hears which share of all bytes is done.
     """
-    stop = Stop()
+    stop = Stop(within=current_stop())
     share = _Share(splits, tell)
     with ThreadPoolExecutor(lanes, thread_name_prefix="headwater-lane") as pool:
         futures: dict[Future[T], Split] = {

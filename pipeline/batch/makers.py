@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -12,17 +12,30 @@ import pyarrow as pa
 from pipeline.batch.careful import REJECTED
 from pipeline.batch.work import STOP, Made, Split
 from pipeline.core.definitions import Transform
-from pipeline.core.errors import DefinitionError, Place, SourceError, SplitError
+from pipeline.core.errors import DefinitionError, Place, SchemaError, SourceError, SplitError
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import INGESTED_AT, MISFIT, POSITION, SOURCE, Part, PartReader, Scannable
+from pipeline.core.reading import (
+    INGESTED_AT,
+    MISFIT,
+    POSITION,
+    SOURCE,
+    Flowing,
+    Part,
+    PartReader,
+    Scannable,
+    ScannableTogether,
+)
 from pipeline.core.schema import Schema, compare
-from pipeline.kernel.engine import arrow, empty, listed, literal, one, quoted
+from pipeline.kernel.engine import arrow, empty, expect_columns, listed, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.types import from_arrow
 
 BLOCK_BYTES = 128 << 20
 """The size of the files that a function gets at a time."""
+TOGETHER_FILES = 2000
+TOGETHER_BYTES = 64 << 20
+"""How many small files, and of which size in all, are one scan: the more, the longer the statement."""
 _ROWS = "_rows"
 _READ = "_read_rows"
 
@@ -40,6 +53,7 @@ class FromSource:
     @contextmanager
     def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
         """Read the split's parts one after the other, with those rows set aside that do not fit."""
+        expect_columns(con, len(self.schema.columns))
         con.register("_none", empty(con, self.all_columns))
         con.execute(f"create temp table {_READ} as from _none")
         for block in self.blocks(con, split):
@@ -50,45 +64,73 @@ class FromSource:
         yield Made(f"select * from {_READ}", rows_in=good + bad, bytes_in=split.size_bytes, rejected=bad)
 
     def blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
-        """Yield the rows of each part, with their provenance, and keep those that do not fit in `_rejected`."""
+        """Yield the rows of the parts, with their provenance, and keep those that do not fit in `_rejected`.
+
+        Of several parts each is scanned, small ones together; where a scan is not to be believed, the odd parts of it are
+        found by halves, and only these are read.
+        """
         con.execute(f"create temp table {REJECTED} (reasons varchar, _source varchar, _position bigint, row varchar)")
-        for part in split.parts:
-            try:
-                reading = self.reader.read(part, self.schema)
-            except SplitError:
-                raise
-            except SourceError as error:
-                if not (self.may_skip and split.is_last_try):
-                    raise _unreadable(part, error) from error
-                values = ", ".join(map(literal, (f"unreadable: {error.problem}", part.piece.uri, str(part))))
-                con.execute(f"insert into {REJECTED} select r, s, null, p from (values ({values})) as v(r, s, p)")
-                continue
-            con.register("_read", reading.rows)
-            con.register("_bad", reading.rejected)
-            con.execute(f"insert into {REJECTED} select reason, {literal(part.piece.uri)}, {POSITION}, row from _bad")
-            yield arrow(con, f"select {self._columns(part)} from _read")
-            con.unregister("_read")
-            con.unregister("_bad")
+        waiting = [list(parts) for parts in reversed(self.groups(split.parts))]
+        while waiting:
+            parts = waiting.pop()
+            rows = self._scanned(con, parts) if len(split.parts) > 1 else None
+            if rows is not None:
+                yield rows
+            elif len(parts) > 1:
+                waiting += [parts[len(parts) // 2 :], parts[: len(parts) // 2]]
+            else:
+                yield from self._read(con, parts[0], split)
+
+    def _scanned(self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> pa.Table | None:
+        """Return the rows of parts that are scanned together, or `None` when anything about them is odd."""
+        if not isinstance(self.reader, Scannable):
+            return None
+        try:
+            with self._flow_of(con, parts) as scan:
+                if scan is None:
+                    return None
+                rows = arrow(con, scan.query)
+                return None if rows.num_rows != scan.rows or one(con, scan.oddities)[0] else rows
+        except (duckdb.InterruptException, duckdb.OutOfMemoryException):
+            raise
+        except (duckdb.Error, SourceError, SchemaError):
+            return None  # reading the odd one by itself says what it is
+
+    def _read(self, con: duckdb.DuckDBPyConnection, part: Part, split: Split) -> Iterator[pa.Table]:
+        """Yield the rows of a part, and keep those that do not fit in `_rejected`."""
+        try:
+            reading = self.reader.read(part, self.schema)
+        except SplitError:
+            raise
+        except SourceError as error:
+            if not (self.may_skip and split.is_last_try):
+                raise _unreadable(part, error) from error
+            values = ", ".join(map(literal, (f"unreadable: {error.problem}", part.piece.uri, str(part))))
+            con.execute(f"insert into {REJECTED} select r, s, null, p from (values ({values})) as v(r, s, p)")
+            return
+        con.register("_read", reading.rows)
+        con.register("_bad", reading.rejected)
+        con.execute(f"insert into {REJECTED} select reason, {literal(part.piece.uri)}, {POSITION}, row from _bad")
+        yield arrow(con, f"select {self._columns(literal(part.piece.uri))} from _read")
+        con.unregister("_read")
+        con.unregister("_bad")
 
     @contextmanager
     def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
-        """Let the split's parts flow one after the other, if each of them can."""
+        """Let the split's parts flow one after the other, if each of them can; small ones together."""
         if split.is_last_try or not isinstance(self.reader, Scannable):
             yield None
             return
+        expect_columns(con, len(self.schema.columns))
         with ExitStack() as stack:
-            opened = [stack.enter_context(self.reader.flow(con, part, self.schema)) for part in split.parts]
+            opened = [stack.enter_context(self._flow_of(con, parts)) for parts in self.groups(split.parts)]
             flows = [flow for flow in opened if flow is not None]
             if len(flows) < len(opened) or not flows:
                 yield None
                 return
-            queries = (
-                f"select {self._columns(part)} from {_held(flow.query)}"
-                for part, flow in zip(split.parts, flows, strict=True)
-            )
             rows = sum(flow.rows for flow in flows)
             yield Made(
-                " union all ".join(queries),
+                " union all ".join(flow.query for flow in flows),
                 rows_in=rows,
                 bytes_in=split.size_bytes,
                 oddities=tuple(dict.fromkeys(flow.oddities for flow in flows)),
@@ -96,14 +138,47 @@ class FromSource:
                 again=False,
             )
 
+    @contextmanager
+    def _flow_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> Iterator[Flowing | None]:
+        """Yield parts as one query of all columns, which ends at a misfit."""
+        if len(parts) > 1 and isinstance(self.reader, ScannableTogether):
+            flow, source = self.reader.flow_together(con, parts, self.schema), SOURCE
+        elif isinstance(self.reader, Scannable):
+            flow, source = self.reader.flow(con, parts[0], self.schema), literal(parts[0].piece.uri)
+        else:
+            raise TypeError(type(self.reader).__name__)
+        with flow as scan:
+            if scan is None:
+                yield None
+            else:
+                yield replace(scan, query=f"select {self._columns(source)} from {_held(scan.query)}")
+
+    def groups(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
+        """Return the parts in their order, runs of small ones together up to a bound."""
+        if not isinstance(self.reader, ScannableTogether):
+            return [[part] for part in parts]
+        groups: list[list[Part]] = []
+        room_files = room_bytes = 0
+        for part in parts:
+            if not self.reader.is_small(part):
+                room_files = 0
+                groups.append([part])
+                continue
+            if room_files <= 0 or part.size_bytes > room_bytes:
+                groups.append([])
+                room_files, room_bytes = TOGETHER_FILES, TOGETHER_BYTES
+            groups[-1].append(part)
+            room_files, room_bytes = room_files - 1, room_bytes - part.size_bytes
+        return list(groups)
+
     @property
     def all_columns(self) -> Schema:
         """The contract's columns and those of the provenance."""
         return Schema((*self.schema.columns, *_PROVENANCE.columns))
 
-    def _columns(self, part: Part) -> str:
+    def _columns(self, source: str) -> str:
         return (
-            f"{listed(self.schema.names)}, {literal(part.piece.uri)} as {SOURCE}, {POSITION}, "
+            f"{listed(self.schema.names)}, {source} as {SOURCE}, {POSITION}, "
             f"{literal(self.at)}::timestamptz as {INGESTED_AT}"
         )
 

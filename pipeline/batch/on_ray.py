@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pipeline.batch.attempts import tried
 from pipeline.batch.joining import join
 from pipeline.batch.splitting import PART_BYTES
 from pipeline.batch.work import Split
+from pipeline.core import scratch
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import place_of
 from pipeline.kernel.budget import Budget
@@ -120,7 +120,7 @@ def dataset_rows(
     a dataset, or when blocks have columns that do not go together.
     """
     place = place_of(function)
-    with _cluster(), tempfile.TemporaryDirectory(prefix="headwater-dataset-") as folder:
+    with _cluster(), scratch.folder("dataset") as folder:
         datasets = {name: _dataset(name, scan, split_bytes) for name, scan in inputs.items()}
         try:
             made = function(**datasets)

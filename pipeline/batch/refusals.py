@@ -9,7 +9,7 @@ import duckdb
 
 from pipeline.batch.work import Work
 from pipeline.core.errors import DefinitionError, StorageError
-from pipeline.kernel.engine import first_line
+from pipeline.kernel.engine import beyond_bounds, first_line
 
 _FITS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
 _VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
@@ -32,12 +32,8 @@ def in_our_words(work: Work) -> Iterator[None]:
     except _VALUES as error:
         raise _of_values(work, error) from error
     except duckdb.OutOfMemoryException as error:
-        raise StorageError(
-            f"table {work.table!r} needs more memory than there is",
-            got=first_line(error),
-            do="raise memory_bytes, or let it spill: is there space for temporary files?",
-            place=work.place,
-        ) from error
+        problem, do = beyond_bounds(error)
+        raise StorageError(f"table {work.table!r} {problem}", got=first_line(error), do=do, place=work.place) from error
     except (duckdb.IOException, duckdb.HTTPException) as error:
         raise StorageError(
             f"table {work.table!r} cannot read its inputs",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipeline.batch.work import Split
+from pipeline.core.processes import cores
 from pipeline.core.reading import Divisible, Part, Reader
-from pipeline.kernel.budget import cores
 from pipeline.kernel.scan import Scan
 
 PART_BYTES = 128 << 20
@@ -21,6 +21,8 @@ MOST_BYTES = 512 << 20
 """The most input of a task: its output is a file of 128 MB or more, and little is lost when it must be done again."""
 MOST_BYTES_PARTITIONED = 768 << 20
 """The same where each task writes a file for each partition, whose rows the engine holds until the end."""
+OPENING_BYTES = 128 << 10
+"""As much as can be read in the time that it takes to open a file."""
 T = TypeVar("T")
 
 
@@ -46,9 +48,14 @@ def splits_of_scan(scan: Scan, slots: Slots) -> tuple[Split, ...]:
 
 def splits_of_parts(parts: Sequence[Part], slots: Slots) -> tuple[Split, ...]:
     """Return splits of a source's parts; always at least one."""
-    total = sum(part.size_bytes for part in parts)
-    groups = _even(parts, lambda part: part.size_bytes, slots.target(total))
+    total = sum(map(_weight, parts))
+    groups = _even(parts, _weight, slots.target(total))
     return tuple(Split(n, parts=tuple(group)) for n, group in enumerate(groups)) or (Split(0),)
+
+
+def _weight(part: Part) -> int:
+    """Return the work of a part in bytes: to open it is work, too."""
+    return part.size_bytes + OPENING_BYTES
 
 
 def divided(reader: Reader, parts: Sequence[Part], target_bytes: int) -> list[Part]:

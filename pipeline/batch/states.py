@@ -14,12 +14,11 @@ from pipeline.batch.clean import is_whole
 from pipeline.batch.refusals import in_our_words
 from pipeline.batch.work import Made, Split, Work
 from pipeline.core.staging import StagedFile
-from pipeline.kernel.engine import Stop, connect, watched
+from pipeline.kernel.engine import Stop, arrow_within, connect, watched
 from pipeline.kernel.profile import Profile, last_profile, start_profiling
 
 MOST_BYTES = 256 << 20
 """The most states that one split may give: more groups than that are better grouped where their rows meet."""
-_BATCH_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def run_states(
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
             with work.maker.make(con, split) as made:
-                rows = _bounded(con, made.query)
+                rows = arrow_within(con, made.query, MOST_BYTES)
                 profile = Profile() if rows is None else last_profile(con)
                 aside = stage_rejected(con, work, split, made)
                 return States(rows, made.rows_in, made.bytes_in, made.rejected, aside, profile)
@@ -59,7 +58,7 @@ def run_states(
 def _flowed(con: duckdb.DuckDBPyConnection, made: Made, tell: Callable[[float], None] | None) -> States | None:
     try:
         with nullcontext() if tell is None else watched(con, tell):
-            rows = _bounded(con, made.query)
+            rows = arrow_within(con, made.query, MOST_BYTES)
         if rows is None:
             return States(None, made.rows_in, made.bytes_in, 0, (), Profile())
         profile = last_profile(con)
@@ -70,15 +69,3 @@ def _flowed(con: duckdb.DuckDBPyConnection, made: Made, tell: Callable[[float], 
             raise
         return None
     return States(rows, made.rows_in, made.bytes_in, 0, (), profile)
-
-
-def _bounded(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table | None:
-    """Return a query's rows, or `None` once they are more than a split may give; the engine spills until then."""
-    reader = con.sql(query).to_arrow_reader(_BATCH_ROWS)
-    batches, room = [], MOST_BYTES
-    for batch in reader:
-        batches.append(batch)
-        room -= batch.nbytes
-        if room < 0:
-            return None
-    return pa.Table.from_batches(batches, reader.schema)

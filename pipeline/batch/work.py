@@ -96,6 +96,12 @@ class Work:
     """Rows that came before, whose keys may not come again."""
     keys_known: str | None = None
     """A SELECT of the keys that came before, where they are not to be read from `existing`."""
+    existing_first: bool = True
+    """Whether rows that came before stay; else a key that comes again is an `OrderError`."""
+    is_ranked: bool = True
+    """Whether the first row of a key is that of the least `rank`, else the first that comes."""
+    are_splits_ranked: bool = False
+    """Whether the rows of a split come before those of the next by `rank`."""
     limits: Limits = field(default_factory=Limits)
     filesystem: fsspec.AbstractFileSystem | None = None
 

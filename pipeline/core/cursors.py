@@ -89,6 +89,8 @@ class Plan:
     """What was read before and could not be read again: its rows would be lost if all were read again."""
     gaps: tuple[Gap, ...] = ()
     """What can never be read: it went before it was consumed."""
+    is_later: bool = True
+    """Whether what is new comes after all that was read, in the order in which all would be read at once."""
     has_more: bool = False
     """Whether a bound left something for the next plan."""
     notes: tuple[str, ...] = field(default=(), compare=False)

@@ -280,8 +280,8 @@ class Artifact(Definition):
     """A definition whose product is not a table, for example a model."""
 
     @abstractmethod
-    def is_current(self, bench: Bench) -> bool:
-        """Return whether the last product was judged on just these inputs and this definition."""
+    def verdict(self, bench: Bench) -> Verdict | None:
+        """Return the verdict on just these inputs and this definition, or `None` when there is none yet."""
 
     @abstractmethod
     def build(self, bench: Bench) -> Verdict:

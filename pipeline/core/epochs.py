@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.core.errors import StorageError
+from pipeline.core.formats import require_known
 from pipeline.core.state_identity import StateIdentity, identity_of
 
 FORMAT_VERSION = 2
@@ -108,12 +108,8 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
     Raises `StorageError` for a later one.
     """
     version = parts.get("format_version", 1)
-    if version > FORMAT_VERSION:
-        raise StorageError(
-            "the state of a stream was written by a later version of Headwater",
-            got=f"format {version}; this version reads formats up to {FORMAT_VERSION}",
-            do="upgrade Headwater, or make the table anew: headwater stream --from earliest",
-        )
+    advice = "upgrade Headwater, or make the table anew: headwater stream --from earliest"
+    require_known(version, FORMAT_VERSION, "the state of a stream", advice)
     inputs = {
         name: Reached(
             offsets=given["offsets"],

@@ -12,6 +12,7 @@
     │   ├── ModelError        a model cannot be trained or judged
     │   ├── SinkError         a sink does not take the rows of its table; the table is as it should be
     │   └── StorageError      a lake, warehouse or catalog cannot be read or written
+    ├── OrderError            new rows belong before those that are there: make the table anew
     ├── UnavailableError      a system does not answer now: wait and try again
     │   ├── SourceUnavailableError    which is a SourceError, too
     │   └── StorageUnavailableError   which is a StorageError, too
@@ -66,7 +67,7 @@ class HeadwaterError(Exception):
             text += f"; {self.do}"
         if self.place is not None:
             text += f" ({self.place})"
-        return text
+        return printable(text)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the parts."""
@@ -123,6 +124,10 @@ class StorageError(StopError):
     """A lake, warehouse or catalog cannot be read or written."""
 
 
+class OrderError(HeadwaterError):
+    """New rows may belong before those that are there: the table has to be made anew, which a run does."""
+
+
 class UnavailableError(HeadwaterError):
     """A system does not answer now. Wait and try again; nothing has to be changed."""
 
@@ -143,6 +148,18 @@ class OutcomeUnknownError(HeadwaterError):
     """A commit was sent and its answer was lost. Reload and compare before anything else."""
 
 
+def few(names: Iterable[str], most: int = 5) -> str:
+    """Return the first names and how many more there are, for a message that is to stay short."""
+    listed = list(names)
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what no encoding has, as half of a pair of UTF-16, so that it can be written anywhere."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the nearest of `known`, else the known names, for an error's `do`."""
     names = sorted(set(known))
@@ -151,5 +168,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"did you mean {near[0]!r}?"
     if not names:
         return "nothing is defined yet"
-    shown = ", ".join(repr(n) for n in names[:12])
-    return f"known: {shown}{', …' if len(names) > 12 else ''}"  # noqa: PLR2004 - a line of a terminal
+    return f"known: {few(map(repr, names), 12)}"

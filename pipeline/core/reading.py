@@ -147,6 +147,23 @@ class Scannable(Protocol):
 
 
 @runtime_checkable
+class ScannableTogether(Protocol):
+    """A reader that DuckDB can scan many small parts of at once: a scan for each costs more than their rows."""
+
+    def is_small(self, part: Part) -> bool:
+        """Return whether a part is scanned with others rather than by itself."""
+
+    def flow_together(
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part], schema: Schema
+    ) -> AbstractContextManager[Flowing | None]:
+        """Return small parts as one query, in their order, whose rows also have `_source`.
+
+        None when one of them can only be read by itself. Raises as `read` does for other columns and for a file that is
+        not there.
+        """
+
+
+@runtime_checkable
 class Reparsable(Protocol):
     """A reader that can read rejected rows again, which the replay of a quarantine needs."""
 

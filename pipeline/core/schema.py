@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from pipeline.core.errors import few
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,8 @@ class Column:
 
     name: str
     type: str
+    is_inferred: bool = field(default=False, compare=False)
+    """Whether its type was found in data and not declared: a text that it would write in another way is none of its."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,12 @@ class Schema:
 
     def select(self, names: tuple[str, ...]) -> Schema:
         """Return the columns of `names`, in that order."""
-        types = self.as_dict()
-        return Schema(tuple(Column(name, types[name]) for name in names))
+        columns = {column.name: column for column in self.columns}
+        return Schema(tuple(columns[name] for name in names))
+
+    def inferred(self) -> Schema:
+        """Return the same columns as ones whose types were found in data."""
+        return Schema(tuple(replace(column, is_inferred=True) for column in self.columns))
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,13 @@ class SchemaChange:
 
     def __str__(self) -> str:
         """Return the change as one clause, for example `new column 'x', 'y' is gone`."""
-        parts = [f"new column {name!r}" for name in self.added]
-        parts += [f"{name!r} is gone" for name in self.removed]
+        folded = {name.lower(): name for name in self.removed}
+        recased = {name: folded[name.lower()] for name in self.added if name.lower() in folded}
+        parts = [f"{old!r} is written {new!r}, which differs in case only" for new, old in recased.items()]
+        parts += [f"new column {name!r}" for name in self.added if name not in recased]
+        parts += [f"{name!r} is gone" for name in self.removed if name not in recased.values()]
         parts += [f"{name!r} was {before}, is {now}" for name, before, now in self.retyped]
-        return ", ".join(parts)
+        return few(parts)
 
 
 def compare(contract: Schema, found: Schema) -> SchemaChange:

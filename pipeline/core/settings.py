@@ -52,6 +52,10 @@ class Settings:
     execution: Execution = "auto"
     inline_bytes: int = 1 << 30
     memory_bytes: int | None = None
+    spill_bytes: int | None = None
+    """How much engines may spill to disk; half of what is free without it."""
+    query_seconds: int = 600
+    """How long `headwater query` works on a statement."""
     storage: Mapping[str, str] = field(default_factory=dict)
     ray_address: str = ""
     """The cluster that the environment variable `RAY_ADDRESS` names, as it does in a job."""
@@ -200,7 +204,7 @@ def _checked(given: _Value) -> Any:
         return cast("Execution", value)
     if key == "storage":
         return _storage(given, _typed(key, value, dict, "a table of text", place))
-    number = _typed(key, value, int, "a number of bytes", place)
+    number = _typed(key, value, int, f"a number of {key.rpartition('_')[2]}", place)
     if number <= 0:
         raise SettingsError(f"{key!r} must be above 0", got=repr(number), place=place)
     return number

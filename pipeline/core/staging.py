@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.epochs import Epoch, epoch_of
-from pipeline.core.errors import StorageError
+from pipeline.core.formats import require_known
 
 if TYPE_CHECKING:
     import duckdb
@@ -139,13 +139,8 @@ class Manifest:
 
 def _of_this_format(parts: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a manifest in today's format."""
-    version = parts.get("format_version", 1)
-    if version > FORMAT_VERSION:
-        raise StorageError(
-            f"the manifest of table {parts.get('table')!r} was written by a later version of Headwater",
-            got=f"format {version}; this version reads formats up to {FORMAT_VERSION}",
-            do="upgrade Headwater, or recompute the table: headwater run --full",
-        )
+    version, what = parts.get("format_version", 1), f"the manifest of table {parts.get('table')!r}"
+    require_known(version, FORMAT_VERSION, what, "upgrade Headwater, or recompute the table: headwater run --full")
     if version == 1:  # listed what was consumed in place of a cursor
         pieces = parts.pop("pieces", ())
         parts = {"backfilled": (), "tombstones": (), "epoch": None, "gaps": (), **parts, "cursor": _listed(pieces)}

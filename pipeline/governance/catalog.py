@@ -7,6 +7,7 @@ Recording the same step twice leaves one record.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,17 +16,18 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.schema import CreateTable
 
 from pipeline.core.definitions import Action, Verdict
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow
+from pipeline.governance.revisions import bring_up_to_date
 
-_META = sa.MetaData()
+METADATA = sa.MetaData()
+"""The tables, as the newest revision in `migrations` makes them."""
 _RUNS = sa.Table(
     "runs",
-    _META,
+    METADATA,
     sa.Column("run_id", sa.String, primary_key=True),
     sa.Column("project", sa.String, nullable=False),
     sa.Column("env", sa.String, nullable=False),
@@ -36,7 +38,7 @@ _RUNS = sa.Table(
 )
 _STEPS = sa.Table(
     "steps",
-    _META,
+    METADATA,
     sa.Column("run_id", sa.String, primary_key=True),
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("number", sa.Integer, nullable=False),
@@ -53,7 +55,7 @@ _STEPS = sa.Table(
 )
 _CHECKS = sa.Table(
     "checks",
-    _META,
+    METADATA,
     sa.Column("run_id", sa.String, primary_key=True),
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("expectation", sa.String, primary_key=True),
@@ -64,7 +66,7 @@ _CHECKS = sa.Table(
 )
 _VERSIONS = sa.Table(
     "versions",
-    _META,
+    METADATA,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("version", sa.BigInteger, primary_key=True),
     sa.Column("layer", sa.String, nullable=False),
@@ -76,7 +78,7 @@ _VERSIONS = sa.Table(
 )
 _LINEAGE = sa.Table(
     "lineage",
-    _META,
+    METADATA,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("version", sa.BigInteger, primary_key=True),
     sa.Column("input", sa.String, primary_key=True),
@@ -84,7 +86,7 @@ _LINEAGE = sa.Table(
 )
 _VERDICTS = sa.Table(
     "verdicts",
-    _META,
+    METADATA,
     sa.Column("run_id", sa.String, primary_key=True),
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("accepted", sa.Boolean, nullable=False),
@@ -97,7 +99,7 @@ _VERDICTS = sa.Table(
 
 _PARTITIONS = sa.Table(
     "partitions",
-    _META,
+    METADATA,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("partition_json", sa.String, primary_key=True),
     sa.Column("backfill", sa.String, nullable=False),
@@ -107,6 +109,10 @@ _PARTITIONS = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("error", sa.Text),
 )
+
+
+FAILED = ("failed", "upstream_failed")
+"""The decisions of steps that made nothing because they, or a step above them, failed."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class Step:
     kind: str
     layer: str
     decision: str
-    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent` or `failed`."""
+    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or `upstream_failed`."""
     reason: str
     strategy: str = ""
     executor: str = ""
@@ -139,6 +145,16 @@ class Step:
     flow: Flow = field(default_factory=Flow)
     checks: Sequence[Check] = ()
     verdict: Verdict | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the step failed, or was skipped because a step above it did."""
+        return self.decision in FAILED
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the step did something: it was neither up to date nor failed."""
+        return self.decision not in {"skip", *FAILED}
 
 
 @dataclass(frozen=True)
@@ -186,12 +202,20 @@ class Filled:
 
 
 class Catalog:
-    """The catalog at a SQLAlchemy URL; its tables are made on first use. Every error is a `StorageError`."""
+    """The catalog at a SQLAlchemy URL; its tables are made, or upgraded, on first use. Every error is a `StorageError`."""
 
     def __init__(self, url: str) -> None:
         """Keep the URL; nothing is opened yet."""
         self._url = url
         self._engine: sa.Engine | None = None
+        self._opening = threading.Lock()
+
+    def close(self) -> None:
+        """Close its connections; it is opened again at its next use."""
+        with self._opening:
+            if self._engine is not None:
+                self._engine.dispose()
+                self._engine = None
 
     def begin(self, run: Run) -> None:
         """Record that a run has started."""
@@ -265,10 +289,10 @@ class Catalog:
             return Run(**found, steps=_steps(connection, found["run_id"]))
 
     def last_step(self, name: str) -> Step | None:
-        """Return the newest step of a definition that was not skipped."""
+        """Return the newest step of a definition that did something."""
         with self.transaction() as connection:
             query = sa.select(_STEPS.c.run_id).join(_RUNS, _RUNS.c.run_id == _STEPS.c.run_id)
-            query = query.where(_STEPS.c.name == name, _STEPS.c.decision != "skip")
+            query = query.where(_STEPS.c.name == name, _STEPS.c.decision.not_in(["skip", *FAILED]))
             row = connection.execute(query.order_by(_RUNS.c.started_at.desc()).limit(1)).first()
             if row is None:
                 return None
@@ -287,8 +311,9 @@ class Catalog:
     def transaction(self) -> Iterator[sa.Connection]:
         """Do what is in the context in one transaction; raise `StorageError` when the catalog cannot be used."""
         try:
-            if self._engine is None:
-                self._engine = _open(self._url)
+            with self._opening:
+                if self._engine is None:
+                    self._engine = _open(self._url)
             with self._engine.begin() as connection:
                 yield connection
         except (sa.exc.SQLAlchemyError, OSError, ModuleNotFoundError) as error:
@@ -304,19 +329,12 @@ def _open(url: str) -> sa.Engine:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(parsed, connect_args={"timeout": 30} if parsed.get_backend_name() == "sqlite" else {})
-    with engine.begin() as connection:
-        for table in _META.sorted_tables:  # in one statement each: other processes may be making them too
-            connection.execute(CreateTable(table, if_not_exists=True))
-        _add_counts(connection)
+    try:
+        bring_up_to_date(engine, f"the catalog at {_shown(url)}")
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
-
-
-def _add_counts(connection: sa.Connection) -> None:
-    """Give a catalog of an older Headwater the counts it does not have yet."""
-    there = {column["name"] for column in sa.inspect(connection).get_columns(_STEPS.name)}
-    for name in asdict(Flow()):
-        if name not in there:
-            connection.execute(sa.text(f"alter table {_STEPS.name} add column {name} bigint not null default 0"))
 
 
 def _shown(url: str) -> str:

@@ -14,22 +14,20 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateTable
 
 from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.governance.catalog import Catalog
+from pipeline.core.processes import is_there, machine
+from pipeline.governance.catalog import METADATA, Catalog
 
 LASTS_S, EVERY_S = 10.0, 1.5
 """How long a lease holds after it was renewed, and how often it is."""
 
-_META = sa.MetaData()
 _LEASES = sa.Table(
     "leases",
-    _META,
+    METADATA,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("holder", sa.String, nullable=False),
     sa.Column("host", sa.String, nullable=False),
@@ -55,7 +53,7 @@ class Holder:
 
 def this_process() -> Holder:
     """Return a holder for this process; each call gives another one."""
-    return Holder(secrets.token_hex(8), platform.node(), _machine(), os.getpid())
+    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid())
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ class Lease:
 
     def is_living(self, now: float) -> bool:
         """Return whether somebody holds it: it has not run out, and its process, where that can be told, is there."""
-        is_here = bool(self.machine) and self.machine == _machine()
-        return self.until > now and not (is_here and not _is_there(self.pid))
+        is_here = bool(self.machine) and self.machine == machine()
+        return self.until > now and not (is_here and not is_there(self.pid))
 
 
 class Leases:
@@ -88,7 +86,6 @@ class Leases:
         """Keep the catalog; nothing is opened yet."""
         self._catalog = catalog
         self._clock = clock
-        self._is_made = False
 
     def get(self, name: str) -> Lease | None:
         """Return a stream's lease, held or not; `None` for a stream that nobody ever ran."""
@@ -96,7 +93,6 @@ class Leases:
 
     def all(self) -> tuple[Lease, ...]:
         """Return all leases, by name."""
-        self._make()
         with self._catalog.transaction() as connection:
             return tuple(
                 _lease(row) for row in connection.execute(_LEASES.select().order_by(_LEASES.c.name)).mappings()
@@ -123,7 +119,6 @@ class Leases:
 
     def renew(self, me: Holder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
         """Hold leases on, tell how their streams are, and return what each is asked for; `None` for one that is lost."""
-        self._make()
         now = self._clock()
         found: dict[str, str | None] = {}
         with self._catalog.transaction() as connection:
@@ -141,7 +136,6 @@ class Leases:
 
     def release(self, name: str, me: Holder, facts: Mapping[str, Any]) -> None:
         """Give a lease back, if it is still held, and leave word of how its stream ended."""
-        self._make()
         mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
         with self._catalog.transaction() as connection:
             values = {"until": 0.0, "wish": "run", "facts_json": json.dumps(facts)}
@@ -175,12 +169,6 @@ class Leases:
         with self._catalog.transaction() as connection:
             return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1
 
-    def _make(self) -> None:
-        if not self._is_made:
-            with self._catalog.transaction() as connection:
-                connection.execute(CreateTable(_LEASES, if_not_exists=True))
-            self._is_made = True
-
 
 def _row(name: str, me: Holder, now: float) -> dict[str, Any]:
     return {
@@ -199,26 +187,3 @@ def _row(name: str, me: Holder, now: float) -> dict[str, Any]:
 def _lease(row: sa.RowMapping) -> Lease:
     found = dict(row)
     return Lease(facts=json.loads(found.pop("facts_json")), **found)
-
-
-def _machine() -> str:
-    parts = [platform.node()]
-    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        try:
-            found = Path(path)
-            parts.append(str(found.readlink()) if found.is_symlink() else found.read_text(encoding="ascii").strip())
-        except OSError:
-            return ""  # nothing is known of the processes here
-    return "/".join(parts)
-
-
-def _is_there(pid: int) -> bool:
-    """Return whether there is a process of a number on this machine, which counts as there where that is not known."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-    except OSError:
-        return True
-    return state not in {"Z", "X"}  # ended, and nobody has looked after it yet

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from pipeline.core.processes import cores, read_text
 from pipeline.kernel.engine import Limits
 
 SHARE = 0.6
@@ -31,27 +35,47 @@ class Budget:
         return Limits(max(_LEAST_BYTES, self.memory_bytes // beside), 1)
 
 
+class MemoryPool:
+    """The memory of a run, which steps that work at once share: in equal shares, or one step takes all of it."""
+
+    def __init__(self, budget: Budget, steps: int) -> None:
+        """Make as many shares as steps may work at once, each large enough for an engine on every core."""
+        self.shares = max(1, min(steps, budget.memory_bytes // (_LEAST_BYTES * budget.slots)))
+        self._memory_bytes = budget.memory_bytes
+        self._free = self.shares
+        self._queue: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, needed_bytes: int | None) -> Iterator[int]:
+        """Wait for a share that holds so many bytes, else for all memory; yield the bytes that may be used.
+
+        `None` asks for all. Who asks first is served first, so that no one waits for ever.
+        """
+        share = self._memory_bytes // self.shares
+        count = 1 if needed_bytes is not None and needed_bytes <= share else self.shares
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            self._changed.wait_for(lambda: self._queue[0] is ticket and self._free >= count)
+            self._queue.popleft()
+            self._free -= count
+            self._changed.notify_all()
+        try:
+            yield share * count
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
 def budget_here(memory_bytes: int | None = None) -> Budget:
     """Return the budget of a run in this process: what is asked for, else a share of the machine or container."""
     return Budget(int(SHARE * machine_bytes()) if memory_bytes is None else memory_bytes, cores())
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    return max(1, min(allowed, int(quota) // int(period))) if quota.isdigit() and period.strip() else allowed
-
-
 def machine_bytes() -> int:
     """Return the memory of the machine, or of the container when that is less."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    limit = read_text("/sys/fs/cgroup/memory.max").strip()
     return min(whole, int(limit)) if limit.isdigit() else whole
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -6,13 +6,14 @@ Kept rows are those without a `quarantine` or `drop` bit; a `fail` bit on any ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
 
 from pipeline.core.definitions import NOT_NULL, SEQUENCED, UNIQUE, Action, Expectation, Merge
-from pipeline.core.errors import DefinitionError
-from pipeline.core.reading import POSITION, SOURCE
+from pipeline.core.errors import DefinitionError, few
+from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
 
 MADE = "_made"
@@ -22,7 +23,7 @@ MOST = 62
 
 
 def key_expectations(key: tuple[str, ...]) -> tuple[Expectation, ...]:
-    """Return what a key promises: no null in it, and one row for each value. The first row stays."""
+    """Return what a key promises: no null in it, and one row for each value. The first row by `rank` stays."""
     if not key:
         return ()
     present = " and ".join(f"{quoted(name)} is not null" for name in key)
@@ -138,32 +139,57 @@ def require_distinct(names: tuple[str, ...]) -> None:
     for name in names:
         if name.lower() in seen:
             problem = "is the engine's own" if name.lower() in {BITS, "rowid"} else "comes twice"
-            raise DefinitionError(f"the column {name!r} {problem}", got=", ".join(names), do="give it another name")
+            raise DefinitionError(f"the column {name!r} {problem}", got=few(names), do="give it another name")
         seen.add(name.lower())
 
 
-def mark_duplicates(
-    con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], existing: str | None = None
-) -> None:
-    """Set the bit of `key_is_unique` on every row but the first of a key that is not otherwise set aside.
-
-    `existing` is a SELECT of rows that came before; a row with the key of one of these is a duplicate too.
-    """
-    bit = 1 << next(i for i, e in enumerate(marked.expectations) if e.name == UNIQUE)
-    away = marked.mask(Action.QUARANTINE, Action.DROP) & ~bit
-    names = listed(key)
+def mark_duplicates(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], order: str = "rowid") -> None:
+    """Set the bit of `key_is_unique` on every row but the first in `order` of a key that is not otherwise set aside."""
+    names, bit, away = listed(key), _unique_bit(marked), _away(marked)
+    several = f"select {names} from {MADE} where {BITS} & {away} = 0 group by all having count(*) > 1"
     con.execute(
         f"update {MADE} set {BITS} = {BITS} | {bit} from ("
-        f"select {names}, min(rowid) as first_row from {MADE} where {BITS} & {away} = 0 "
-        f"group by all having count(*) > 1) as d "
-        f"where {BITS} & {away} = 0 and {MADE}.rowid > d.first_row and {_same(key, MADE, 'd')}"
+        f"select rowid as later from {MADE} semi join ({several}) using ({names}) where {BITS} & {away} = 0 "
+        f"qualify row_number() over (partition by {names} order by {order}) > 1) as d where {MADE}.rowid = d.later"
     )
-    if existing is not None:
-        con.execute(
-            f"update {MADE} set {BITS} = {BITS} | {bit} from (select distinct {names} from ({existing})) as d "
-            f"where {BITS} & {away} = 0 and {_same(key, MADE, 'd')}"
-        )
 
 
-def _same(key: tuple[str, ...], left: str, right: str) -> str:
-    return " and ".join(f"{left}.{quoted(name)} = {right}.{quoted(name)}" for name in key)
+def mark_known(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], existing: str) -> int:
+    """Set the bit of `key_is_unique` on rows with the key of a row of the SELECT `existing`; return how many there are."""
+    bit, away = _unique_bit(marked), _away(marked)
+    same = " and ".join(f"{MADE}.{quoted(name)} = d.{quoted(name)}" for name in key)
+    marked_rows = con.execute(
+        f"update {MADE} set {BITS} = {BITS} | {bit} from (select distinct {listed(key)} from ({existing})) as d "
+        f"where {BITS} & {away} = 0 and {same}"
+    ).fetchone()
+    return 0 if marked_rows is None else int(marked_rows[0])
+
+
+def count_before(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], existing: str) -> int:
+    """Return how many rows come before the row of their key in `existing`, a SELECT of rows with the same columns."""
+    names = [quoted(name) for name in _ranked(marked.columns)]
+    new, old = (", ".join(f"c{n} := {side}.{name}" for n, name in enumerate(names)) for side in (MADE, "d"))
+    query = (
+        f"select count(*) from {MADE} join ({existing}) as d using ({listed(key)}) "
+        f"where {BITS} & {_away(marked)} = 0 and struct_pack({new}) < struct_pack({old})"
+    )
+    return int(one(con, query)[0])
+
+
+def rank(names: Sequence[str]) -> str:
+    """Return the order of rows of one key: by their place in the source where they have it, then by their values."""
+    return listed(_ranked(names))
+
+
+def _ranked(names: Sequence[str]) -> tuple[str, ...]:
+    first = [name for name in (SOURCE, POSITION) if name in names]
+    rest = (name for name in names if name not in {*first, INGESTED_AT, BITS})
+    return (*first, *rest)
+
+
+def _unique_bit(marked: Marked) -> int:
+    return 1 << next(i for i, e in enumerate(marked.expectations) if e.name == UNIQUE)
+
+
+def _away(marked: Marked) -> int:
+    return marked.mask(Action.QUARANTINE, Action.DROP) & ~_unique_bit(marked)

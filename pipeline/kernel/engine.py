@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from pipeline.core import scratch
+from pipeline.core.processes import cores
 from pipeline.core.schema import Column, Schema
 
 if TYPE_CHECKING:
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
 
 
 _WATCH_EVERY_S = 0.5
+_BATCH_ROWS = 1 << 17
+SPILL_SHARE = 0.5
+"""The share of the free disk that engines may spill to, without a setting."""
+WIDE = 256
+"""A table of more columns is wide: its statements are planned with less care."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,9 @@ class Limits:
 class Stop:
     """Ends the statements of several connections from another thread, and every one that comes after."""
 
-    def __init__(self) -> None:
-        """Stop nothing yet."""
+    def __init__(self, within: Stop | None = None) -> None:
+        """Stop nothing yet; `within` is a wider one, which stops these connections too."""
+        self._within = within
         self._open: set[duckdb.DuckDBPyConnection] = set()
         self._lock = threading.Lock()
         self._is_set = False
@@ -53,23 +62,50 @@ class Stop:
                 raise KeyboardInterrupt
             self._open.add(con)
         try:
-            yield
+            with nullcontext() if self._within is None else self._within.watching(con):
+                yield
         finally:
             with self._lock:
                 self._open.discard(con)
+
+
+_STOP: ContextVar[Stop | None] = ContextVar("stop", default=None)
+
+
+@contextmanager
+def stopped_by(stop: Stop) -> Iterator[None]:
+    """Let `stop` end the statements of all connections that this thread opens inside the context."""
+    token = _STOP.set(stop)
+    try:
+        yield
+    finally:
+        _STOP.reset(token)
+
+
+def current_stop() -> Stop | None:
+    """Return what ends the statements of this thread, if anything does."""
+    return _STOP.get()
+
+
+def spill_to(con: duckdb.DuckDBPyConnection, folder: str, engines: int = 1) -> None:
+    """Let a connection spill to a folder, up to its part of what all engines that work side by side may spill."""
+    whole = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
+    # the bound belongs to the folder: it is set after it
+    con.execute(f"set temp_directory = {literal(folder)}; set max_temp_directory_size = '{whole // engines}B'")
 
 
 @contextmanager
 def connect(
     limits: Limits | None = None, *, filesystem: fsspec.AbstractFileSystem | None = None, stop: Stop | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory DuckDB in UTC that spills to a folder of its own, and close it.
+    """Open an in-memory DuckDB in UTC that spills to a folder of its own, up to a bound, and close it.
 
-    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local; `stop` ends its statements.
+    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local; `stop` ends its statements, by default
+    what ends those of the thread.
     """
     limits = Limits() if limits is None else limits
-    with tempfile.TemporaryDirectory(prefix="headwater-spill-") as spill:
-        config: dict[str, str | bool | int | float | list[str]] = {"temp_directory": spill}
+    with scratch.folder("spill") as spill:
+        config: dict[str, str | bool | int | float | list[str]] = {}
         if limits.memory_bytes is not None:
             config["memory_limit"] = f"{limits.memory_bytes}B"
         if limits.threads is not None:
@@ -77,10 +113,12 @@ def connect(
         con = duckdb.connect(config=config)
         try:
             con.execute("set TimeZone = 'UTC'; set enable_progress_bar = true; set enable_progress_bar_print = false")
+            spill_to(con, spill, cores() if limits.threads == 1 else 1)
             con.execute("set python_scan_all_frames = false; set python_enable_replacements = false")
             con.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
             if filesystem is not None:
                 con.register_filesystem(filesystem)
+            stop = current_stop() if stop is None else stop
             with nullcontext() if stop is None else stop.watching(con):
                 yield con
         except (duckdb.InterruptException, RuntimeError) as error:
@@ -89,6 +127,15 @@ def connect(
             raise KeyboardInterrupt from error  # Ctrl-C while a statement runs
         finally:
             con.close()
+
+
+def expect_columns(con: duckdb.DuckDBPyConnection, count: int) -> None:
+    """Prepare a connection for statements over so many columns.
+
+    The search for common subexpressions takes time that is quadratic in their number: of 2,000 columns, 5 s of 8.
+    """
+    if count > WIDE:
+        con.execute("set disabled_optimizers = 'common_subexpressions'")
 
 
 @contextmanager
@@ -109,6 +156,36 @@ def watched(con: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> It
     finally:
         ended.set()
         watcher.join()
+
+
+@contextmanager
+def in_time(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[threading.Event]:
+    """Interrupt a connection's statements after so many seconds; the event says whether time was up."""
+    is_up, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if ended.wait(seconds):
+            return
+        is_up.set()
+        con.interrupt()
+        while not ended.wait(_WATCH_EVERY_S):  # an interrupt between two statements is lost
+            con.interrupt()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield is_up
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def beyond_bounds(error: duckdb.OutOfMemoryException) -> tuple[str, str]:
+    """Return in words which bound a statement goes beyond, and what to raise."""
+    if "max_temp_directory_size" in str(error):
+        place = f"free space at {scratch.base()}, or name a larger disk in {scratch.VARIABLE}"
+        return "spills more to disk than it may", f"raise spill_bytes in headwater.toml, {place}"
+    return "needs more memory than it may take", "raise memory_bytes in headwater.toml"
 
 
 def first_line(error: BaseException) -> str:
@@ -134,6 +211,20 @@ def listed(names: tuple[str, ...] | list[str]) -> str:
 def arrow(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     """Return a query's rows as an Arrow table."""
     return con.sql(query).to_arrow_table()
+
+
+def arrow_within(con: duckdb.DuckDBPyConnection, query: str, most_bytes: int) -> pa.Table | None:
+    """Return a query's rows, or `None` once they are more bytes than that; the engine spills until then."""
+    import pyarrow as pa  # noqa: PLC0415 - a process that only plans needs no Arrow
+
+    reader = con.sql(query).to_arrow_reader(_BATCH_ROWS)
+    batches, room = [], most_bytes
+    for batch in reader:
+        batches.append(batch)
+        room -= batch.nbytes
+        if room < 0:
+            return None
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 def schema_of(con: duckdb.DuckDBPyConnection, query: str) -> Schema:

@@ -11,7 +11,7 @@ values (DISTINCT, counts), n of a split and group (top n), or rows (quantiles, O
 A state of approx_count_distinct takes 1 kB, which over a million groups is more than the rows.
 A list or text of a split may have 2^31 bytes or values at most, which is Arrow's limit.
 
-Where SQL lets an answer be any of several, it is one of them, and not always the one that DuckDB takes of all rows:
+Where SQL lets an answer be any of several, `determinism` has written into the statement which one it is. Without that,
 `arg_min`, `arg_max` and `any_value` prefer the first split where one thread merges, `mode` takes the smallest
 of equally frequent values, and rows that an ORDER BY inside leaves equal come in any order. Sketches
 (`approx_…`) keep their error and differ within it.
@@ -96,6 +96,8 @@ def _fits(name: str, parts: Parts) -> bool:
         return False
     if len(parts.arguments) < values and (name != "count" or parts.distinct):
         return False
+    if name == "mode" and all(_sql(key) == _sql(parts.arguments[0]) for key in parts.order):
+        return not constants and not parts.distinct  # the least of equally frequent values, which its state gives
     if any(name not in _ORDERED or isinstance(key.this, exp.Var) for key in parts.order):
         return False
     return not parts.distinct or _fits_distinct(name, parts)

@@ -27,6 +27,14 @@ def carrying(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[s
     return changed.sql("duckdb", comments=False), added
 
 
+def carries_place(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> bool:
+    """Return whether `carrying` gives every row its `_source` and `_position`, beside its columns or among them."""
+    place = (SOURCE, POSITION)
+    if not set(place) <= set(columns):
+        return False
+    return carrying(tree, driving, columns)[1] == place or passed_on(tree, driving, place) == place
+
+
 def bare(tree: exp.Query, driving: str) -> exp.Query:
     """Return the statement with stars that leave the provenance out, where a SELECT reads its driving table alone.
 

@@ -31,6 +31,7 @@ from pipeline.core.definitions import (
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.calls import aggregates_of
+from pipeline.kernel.determinism import deterministic
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.scan import register
 from pipeline.kernel.scope import tables_of
@@ -58,13 +59,13 @@ class SqlTransform:
 
     @property
     def sql(self) -> str:
-        """The statement that is run: with its windows in DuckDB's own words."""
+        """The statement that is run: with its windows in DuckDB's own words, and an order that decides."""
         return self._plain
 
     @cached_property
     def _plain(self) -> str:
         written = self.written
-        plain = in_plain_sql(written)
+        plain = deterministic(in_plain_sql(written))
         return self.text if plain is written else plain.sql("duckdb", comments=False)
 
     @cached_property
@@ -177,7 +178,7 @@ def sql(
 def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectation, ...] = (), **fields: Any) -> Table:
     """Return a table of a SQL transform, its text and expectations checked."""
     tree = parse(transform.text, place=place)
-    in_plain_sql(tree, place)
+    deterministic(in_plain_sql(tree, place), place)
     if not transform.inputs:
         raise DefinitionError("this SQL reads no table", do="name a source or a table after FROM", place=place)
     for expectation in expect:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 
 import duckdb
 import pyarrow as pa
@@ -51,7 +53,7 @@ _ARROW = {
 
 def stored(schema: Schema) -> Schema:
     """Return the schema as a lake stores it."""
-    return Schema(tuple(Column(column.name, stored_type(column.type)) for column in schema.columns))
+    return Schema(tuple(replace(column, type=stored_type(column.type)) for column in schema.columns))
 
 
 def as_stored(con: duckdb.DuckDBPyConnection, select: str) -> str:
@@ -66,24 +68,47 @@ def as_stored(con: duckdb.DuckDBPyConnection, select: str) -> str:
 
 def stored_type(kind: str) -> str:
     """Return what a DuckDB type is stored as: most as themselves, arrays as lists; names of fields in quotes."""
-    listed = re.fullmatch(r"(.*)\[\d*\]", kind, re.DOTALL)
-    if listed:
-        return f"{stored_type(listed[1])}[]"
-    nested = re.fullmatch(r"(STRUCT|MAP)\((.*)\)", kind, re.DOTALL)
-    if nested:
-        parts = [_stored_field(part) if nested[1] == "STRUCT" else stored_type(part) for part in _parts(nested[2])]
-        return f"{nested[1]}({', '.join(parts)})"
+    inner = inner_types(kind)
+    if inner is not None:
+        return nested_type(kind, {name: stored_type(part) for name, part in inner.items()})
     if kind.startswith(("ENUM(", "UNION(")):
         return "VARCHAR"
     return _STORED_AS.get(kind, kind)
 
 
-def _stored_field(field: str) -> str:
+def nested_type(kind: str, inner: Mapping[str, str]) -> str:
+    """Return a nested type with other types within."""
+    if kind.endswith("]"):
+        return f"{inner['element']}[]"
+    if kind.startswith("MAP"):
+        return f"MAP({inner['key']}, {inner['value']})"
+    return f"STRUCT({', '.join(f'{quoted(name)} {part}' for name, part in inner.items())})"
+
+
+def decimal_of(kind: str) -> tuple[int, int] | None:
+    """Return the digits of a DECIMAL and how many of them are behind the point; None for another type."""
+    found = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\((\d+)(?:, ?(\d+))?\))?", kind)
+    return (int(found[1] or 18), int(found[2] or (0 if found[1] else 3))) if found else None
+
+
+def inner_types(kind: str) -> dict[str, str] | None:
+    """Return the types within a nested type, by the names of a struct's fields; `element`, `key` and `value` else."""
+    listed = re.fullmatch(r"(.*)\[\d*\]", kind, re.DOTALL)
+    if listed:
+        return {"element": listed[1]}
+    nested = re.fullmatch(r"(STRUCT|MAP)\((.*)\)", kind, re.DOTALL)
+    if nested is None:
+        return None
+    parts = _parts(nested[2])
+    return dict(zip(("key", "value"), parts, strict=True)) if nested[1] == "MAP" else dict(map(_field_of, parts))
+
+
+def _field_of(field: str) -> tuple[str, str]:
     found = re.fullmatch(r'("(?:[^"]|"")*"|\w+) (.*)', field, re.DOTALL)
     if found is None:
         raise AssertionError(f"no field of a struct: {field!r}")
     name = found[1][1:-1].replace('""', '"') if found[1].startswith('"') else found[1]
-    return f"{quoted(name)} {stored_type(found[2])}"
+    return name, found[2]
 
 
 def _parts(text: str) -> list[str]:
@@ -108,9 +133,9 @@ def arrow_type(kind: str) -> pa.DataType:
     """Return a stored DuckDB type as an Arrow type."""
     if kind in _ARROW:
         return _ARROW[kind]
-    decimal = re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", kind)
-    if decimal:
-        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    decimal = decimal_of(kind)
+    if decimal is not None:
+        return pa.decimal128(*decimal)
     with connect() as con:  # a nested type: DuckDB knows its own grammar
         return arrow(con, f"select null::{kind} as x limit 0").schema.field("x").type
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ class LakeTable:
     name: str
     partition_by: tuple[str, ...] = ()
     description: str = ""
-    has_manifest: bool = True
-    """Whether its commits carry a manifest of their own; a quarantine follows its table's."""
+    is_quarantine: bool = False
+    """Whether its commits carry no manifest of their own: a quarantine follows its table's."""
 
     def version(self, number: int | None = None, *, lenient: bool = False) -> Version | None:
         """Return the newest version, or a given one; `None` when the table is not there.
@@ -76,17 +76,10 @@ class LakeTable:
         for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one. A version
         that is not the newest comes without one too when its manifest is no longer kept.
         """
-        if lenient:
-            return replace(self, has_manifest=False).version(number)
         found = open_table(self.place, number)
-        described = None if found is None else self._describe(found)
-        if (
-            number is None
-            and described is not None
-            and described.mark is not None
-            and self.has_manifest
-            and described.manifest is None
-        ):
+        described = None if found is None else self._describe(found, lenient=lenient)
+        has_manifest = described is None or described.mark is None or described.manifest is not None
+        if number is None and not (has_manifest or lenient or self.is_quarantine):
             return self.version()  # a stream went on meanwhile, far enough for its manifest to be gone
         return described
 
@@ -231,10 +224,11 @@ class LakeTable:
     @property
     def place(self) -> Place:
         """The table as its definition says it."""
-        return Place(self.storage, self.name, self.partition_by, self.description)
+        return Place(self.storage, self.name, self.partition_by, self.description, self.is_quarantine)
 
-    def _describe(self, table: DeltaTable) -> Version:
+    def _describe(self, table: DeltaTable, *, lenient: bool = False) -> Version:
         mark = table.transaction_version(APP)
+        has_manifest = not (lenient or self.is_quarantine)
         actions = actions_of(table)
         counts = (actions.column(name).to_pylist() for name in ("num_records", "size_bytes"))
         files = tuple(
@@ -246,7 +240,7 @@ class LakeTable:
             schema=from_arrow(pa.schema(table.schema().to_arrow())),
             files=files,
             partition_by=tuple(table.metadata().partition_columns),
-            manifest=None if mark is None or not self.has_manifest else self._manifest(table, mark),
+            manifest=self._manifest(table, mark) if mark is not None and has_manifest else None,
             mark=mark,
         )
 
@@ -330,7 +324,7 @@ class Lake:
     def quarantine(self, name: str) -> LakeTable:
         """Return the table of the rows that were set aside from a table."""
         description = f"Rows set aside from {name}"
-        return LakeTable(self.storage.at("quarantine", name), name, description=description, has_manifest=False)
+        return LakeTable(self.storage.at("quarantine", name), name, description=description, is_quarantine=True)
 
     def scratch(self, run_id: str, name: str) -> Storage:
         """Return a place for what a step of a run writes and reads again, which all workers reach."""

@@ -24,6 +24,7 @@ from pipeline.core.staging import Manifest, Mode, StagedFile
 from pipeline.kernel.types import arrow_schema
 from pipeline.lake.log import APP, entries, entry_name
 from pipeline.lake.manifests import manifest_name, read_manifest
+from pipeline.lake.quarantine import PROPERTIES, require_format
 from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
 
@@ -42,6 +43,7 @@ class Place:
     name: str
     partition_by: tuple[str, ...] = ()
     description: str = ""
+    is_quarantine: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class Head:
         """Commit on top of the version that is open, or make the table anew: the first version, or other partitions."""
         place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
         schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
+        if self.table is None and place.is_quarantine:
+            self.table = _made_empty(place, schema)
         marks = [Transaction(APP, commit.mark)]
         if commit.epoch is not None:
             marks.append(Transaction(_stream(place.name), commit.epoch))
@@ -277,7 +281,9 @@ def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
     if storage.is_local and not (Path(storage.uri) / "_delta_log").is_dir():
         return None
     try:
-        return DeltaTable(storage.uri, version=number, storage_options=dict(storage.options) or None)
+        table = DeltaTable(storage.uri, version=number, storage_options=dict(storage.options) or None)
+        if place.is_quarantine:
+            require_format(place.name, table.metadata().configuration)
     except TableNotFoundError as error:
         if number is None or open_table(place) is None:
             return None
@@ -289,6 +295,22 @@ def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
     except (DeltaError, OSError) as error:
         which = "" if number is None else f" at version {number}"
         raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"look at {storage.uri}") from error
+    return table
+
+
+def _made_empty(place: Place, schema: DeltaSchema) -> DeltaTable:
+    """Make a quarantine without rows: `create_table_with_add_actions` refuses properties that are not Delta's."""
+    table = DeltaTable.create(
+        place.storage.uri,
+        schema,
+        name=place.name,
+        description=place.description,
+        configuration={"delta.enableChangeDataFeed": "true", **PROPERTIES},
+        storage_options=dict(place.storage.options) or None,
+        raise_if_key_not_exists=False,
+    )
+    place.storage.sync([entry_name(0)])
+    return table
 
 
 def conflict(name: str) -> ConflictError:

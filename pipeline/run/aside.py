@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.core.schema import Schema
 from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import connect, listed, literal, one
-from pipeline.lake import DeltaStager
+from pipeline.lake import QUARANTINE, DeltaStager
 from pipeline.run.workspace import Workspace
-
-QUARANTINE = Schema.of(
-    {
-        "reasons": "VARCHAR",
-        "_source": "VARCHAR",
-        "_position": "BIGINT",
-        "row": "VARCHAR",
-        "_run": "VARCHAR",
-        "_quarantined_at": "TIMESTAMPTZ",
-    }
-)
-"""The columns of every quarantine table; `row` is JSON, or for a source the text as it stood in the file."""
 
 
 def in_json(column: str) -> str:

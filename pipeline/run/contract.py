@@ -26,7 +26,7 @@ def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[Part])
         raise SourceError(
             f"source {source.name!r} has nothing yet to tell its columns by", do="give schema=", place=source.place
         )
-    return stored(reader_of(workspace, source).schema(parts[0].piece))
+    return stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
 
 
 def source_contract(
@@ -40,7 +40,7 @@ def source_contract(
         return definition.schema
     if version is None or full:
         return inferred(workspace, definition, decision.parts)
-    before = version.schema.select(tuple(n for n in version.schema.names if n not in PROVENANCE))
+    before = version.schema.select(tuple(n for n in version.schema.names if n not in PROVENANCE)).inferred()
     if decision.kind == "rebuild":
         found = inferred(workspace, definition, decision.parts)
         change = compare(Schema.of(dict.fromkeys(before.names, "")), Schema.of(dict.fromkeys(found.names, "")))

@@ -13,7 +13,7 @@ from pipeline.core.reading import Part
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 
-Kind = Literal["skip", "append", "merge", "rebuild"]
+Kind = Literal["skip", "append", "merge", "rebuild", "fail"]
 NOT_MADE = "not made yet"
 _SHOWN = 3
 
@@ -30,6 +30,8 @@ class Options:
     """Whether to go on where a source lost something before it was read."""
     until: datetime | None = None
     """Sources are read only as far as they were at this time."""
+    threads: int | None = None
+    """How many definitions are done at once; `None`: as many as there are cores."""
 
 
 DEFAULTS = Options()
@@ -47,6 +49,9 @@ class Decision:
     """For a table that appends or merges: the new files of its driving input."""
     removed: tuple[DataFile, ...] = field(default=(), repr=False)
     """The files of the driving input that are gone since: rows of the keys in them are replaced."""
+
+    is_later: bool = True
+    """Whether new rows come after those that are there, in the order in which all would come at once."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -76,6 +81,8 @@ class Inputs:
     """The files of the driving input that went since it was consumed, where the table can follow that by its key."""
     rows: int = 0
     """The rows of the driving input now."""
+    is_later: bool = True
+    """Whether the new rows of the driving input come after the old ones, as far as the table can tell."""
 
 
 def decide_source(
@@ -92,7 +99,7 @@ def decide_source(
         return Decision("rebuild", NOT_MADE)
     redefined = manifest.fingerprint != fingerprint
     if redefined or since.changed:
-        return _again(manifest, since, "the definition changed" if redefined else since.changed)
+        return again(manifest, since, "the definition changed" if redefined else since.changed)
     if since.gaps and not options.accept_gaps:
         raise SourceError(
             f"the source of {manifest.table!r} no longer has what comes next: it was deleted before it was read",
@@ -100,7 +107,8 @@ def decide_source(
             do="go on with what is left: headwater run --accept-gaps",
         )
     kind: Kind = "append" if since.parts else "skip"
-    return Decision(kind, "; ".join([since.new or "nothing new", *since.notes]), since)
+    reason = "; ".join([since.new or "nothing new", *since.notes])
+    return Decision(kind, reason, since, is_later=since.is_later)
 
 
 def decide_reading(
@@ -112,13 +120,14 @@ def decide_reading(
         return read
     changed = _changed(manifest, inputs)
     if changed:
-        return _again(manifest, since, f"{', '.join(map(repr, changed))} changed")
+        return again(manifest, since, f"{', '.join(map(repr, changed))} changed")
     if read.kind == "append" and not inputs.splits_alone:
-        return _again(manifest, since, read.reason)
+        return again(manifest, since, read.reason)
+    read = replace(read, is_later=read.is_later and inputs.is_later)
     return replace(read, kind="merge") if read.kind == "append" and inputs.merges else read
 
 
-def _again(manifest: Manifest, since: Plan, reason: str) -> Decision:
+def again(manifest: Manifest, since: Plan, reason: str) -> Decision:
     """Read all again; raise `SourceError` when some of what was read is no longer there."""
     if since.lost:
         raise SourceError(
@@ -160,7 +169,7 @@ def _take_new(inputs: Inputs, added: tuple[DataFile, ...]) -> Decision:
     if not inputs.removed:
         rows = sum(file.rows for file in added)
         reason = f"{rows:,} new row{'s' * (rows != 1)} in {inputs.driving!r}"
-        return Decision("merge" if inputs.merges else "append", reason, added=added)
+        return Decision("merge" if inputs.merges else "append", reason, added=added, is_later=inputs.is_later)
     touched = max(sum(file.rows for file in added), sum(file.rows for file in inputs.removed))
     if touched > inputs.rows // 2:
         return Decision("rebuild", f"{inputs.driving!r} changed")

@@ -6,24 +6,35 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Plan
-from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table
-from pipeline.core.errors import DefinitionError
+from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table, Verdict
+from pipeline.core.errors import DefinitionError, HeadwaterError
 from pipeline.core.execution import Room
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import Part
+from pipeline.core.reading import PROVENANCE, SOURCE, Part
 from pipeline.core.sinks import Sink
 from pipeline.core.staging import Manifest
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.pruning import file_conditions
-from pipeline.kernel.scan import Scan
+from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import Version, files_for
 from pipeline.run.bench import RunBench
-from pipeline.run.decide import NOT_MADE, Decision, Inputs, Options, decide_reading, decide_source, decide_table
-from pipeline.run.merging import key_passed_on
-from pipeline.run.planning import Route, route, source_route
+from pipeline.run.decide import (
+    DEFAULTS,
+    NOT_MADE,
+    Decision,
+    Inputs,
+    Options,
+    again,
+    decide_reading,
+    decide_source,
+    decide_table,
+)
+from pipeline.run.merging import key_passed_on, merge_of
+from pipeline.run.planning import Route, carries_place, route, source_route, strategy
 from pipeline.run.readers import reader_of
-from pipeline.run.stream.plan import STREAMED, Planner
+from pipeline.run.schedule import blocked
+from pipeline.run.streamed import STREAMED, StreamedDefinitions
 from pipeline.run.workspace import Workspace
 
 
@@ -39,21 +50,32 @@ class Foresight:
 def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
     """Return what a run would do now, in order; nothing is written.
 
-    A table below one that would change is shown as rebuilt: what it needs to decide better is not there yet.
+    A table below one that would change is shown as rebuilt: what it needs to decide better is not there yet. One that
+    cannot be decided is shown to fail, with the error, and those below it as skipped.
     """
     chosen = workspace.project.graph.select(options.select)
     moving: set[str] = set()
+    failed: dict[str, str] = {}
     planned = []
-    planner = Planner(workspace)
+    streamed = StreamedDefinitions(workspace)
     for definition in workspace.project.graph.definitions:
-        if definition.name in chosen:
-            if planner.is_streamed(definition.name):
-                planned.append(Foresight(definition, Decision("skip", STREAMED)))
-                continue
-            found = _foresee(workspace, options, definition, moving)
-            if found.decision.kind != "skip":
-                moving.add(definition.name)
-            planned.append(found)
+        if definition.name not in chosen:
+            continue
+        above = blocked(definition.inputs, failed)
+        try:
+            if above is not None:
+                found = Foresight(definition, Decision("skip", str(above)))
+            elif definition.name in streamed:
+                found = Foresight(definition, Decision("skip", STREAMED))
+            else:
+                found = _foresee(workspace, options, definition, moving)
+        except HeadwaterError as error:
+            found = Foresight(definition, Decision("fail", str(error)))
+        if found.decision.kind == "fail" or above is not None:
+            failed[definition.name] = definition.name if above is None else above.failed
+        elif found.decision.kind != "skip":
+            moving.add(definition.name)
+        planned.append(found)
     return tuple(planned)
 
 
@@ -87,12 +109,45 @@ def decide(
         merges=definition.merge is not None,
         removed=() if change is None else change.removed,
         rows=inputs[way.driving].rows if way.driving in inputs else 0,
+        is_later=_is_later(workspace, definition, inputs.get(way.driving), () if change is None else change.added),
     )
     if feed is None:
         return decide_table(definition.fingerprint, manifest, known, options)
     since = _since(workspace, options, feed, manifest)
     fingerprint_now = fingerprint_of(workspace, definition)
     return _planned(workspace, options, feed, decide_reading(fingerprint_now, manifest, since, known, options))
+
+
+def made_anew(
+    workspace: Workspace, definition: Source | Table, version: Version | None, decision: Decision, reason: str
+) -> Decision:
+    """Return the decision for a table whose new rows turned out to belong before those that are there.
+
+    Raises `SourceError` when its source would have to be read again and some of it is no longer there.
+    """
+    source = definition if isinstance(definition, Source) else feed_of(workspace, definition)
+    if source is None or decision.plan is None or version is None or version.manifest is None:
+        return Decision("rebuild", reason)
+    return _planned(workspace, DEFAULTS, source, again(version.manifest, decision.plan, reason))
+
+
+def _is_later(workspace: Workspace, definition: Table, driving: Version | None, added: Sequence[DataFile]) -> bool:
+    """Return whether files that came to the driving input hold rows behind all others, by their places in the source.
+
+    Where rows do not carry their places, their order is that of their values: nothing is known then.
+    """
+    if not definition.key or merge_of(definition) is not None:
+        return True
+    name = strategy(definition).driving
+    if driving is None:
+        return carries_place(definition, name, PROVENANCE)
+    if not added or not carries_place(definition, name, driving.schema.names):
+        return not added
+    bounds = workspace.table(name).bounds(driving, (SOURCE,))
+    new = {file.uri for file in added}
+    ends = list(zip(*(bounds.column(n).to_pylist() for n in ("uri", "min_0", "max_0")), strict=True))
+    lows, highs = [low for uri, low, _ in ends if uri in new], [high for uri, _, high in ends if uri not in new]
+    return None not in (*lows, *highs) and (not highs or min(lows) > max(highs))
 
 
 def _since(workspace: Workspace, options: Options, source: Source | Feed, manifest: Manifest | None) -> Plan | None:
@@ -117,6 +172,11 @@ def _bound(source: Source | Feed, options: Options) -> Bound:
     return replace(source.bound, until=options.until)
 
 
+def still_refused(verdict: Verdict) -> str:
+    """Return why a refused artifact is not built again."""
+    return f"{verdict.reason}; refused before, and nothing changed since: change its rows or definition, or use --full"
+
+
 def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
     """Return the source that a table reads which is not stored, if it reads one."""
     found = (workspace.definition(name) for name in definition.inputs)
@@ -126,6 +186,18 @@ def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
 def stored_inputs(workspace: Workspace, definition: Definition) -> tuple[str, ...]:
     """Return the inputs that are tables in the lake."""
     return tuple(name for name in definition.inputs if not isinstance(workspace.definition(name), Feed))
+
+
+def keeps_rows(workspace: Workspace, name: str) -> bool:
+    """Return whether an input still shows all that it ever showed, except for what was corrected.
+
+    So does a source, and what is made of such inputs row by row. A merged table and an aggregate forget.
+    """
+    definition = workspace.definition(name)
+    if not isinstance(definition, Table):
+        return True
+    is_by_row = strategy(definition).strategy in {"blockwise", "broadcast"}
+    return is_by_row and definition.merge is None and all(keeps_rows(workspace, above) for above in definition.inputs)
 
 
 def fingerprint_of(workspace: Workspace, definition: Definition) -> str:
@@ -165,10 +237,7 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
     above = [repr(name) for name in definition.inputs if name in moving]
     changed = Decision("rebuild", f"{', '.join(above)} would change")
     if isinstance(definition, Artifact):
-        if above:
-            return Foresight(definition, changed)
-        current = not options.full and definition.is_current(RunBench(workspace, definition, ""))
-        return Foresight(definition, Decision("skip", "up to date") if current else Decision("rebuild", "to be judged"))
+        return Foresight(definition, changed if above else _decide_artifact(workspace, options, definition))
     if isinstance(definition, Source):
         decision = decide(workspace, options, definition, workspace.version(definition.name), {})
         return Foresight(definition, decision, route_of_source(workspace, definition, decision.parts))
@@ -185,3 +254,10 @@ def _foresee(workspace: Workspace, options: Options, definition: Definition, mov
         return Foresight(definition, changed, route_of(workspace, definition, scans))
     decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
     return Foresight(definition, decision, route_of(workspace, definition, scans, decision.parts))
+
+
+def _decide_artifact(workspace: Workspace, options: Options, definition: Artifact) -> Decision:
+    verdict = None if options.full else definition.verdict(RunBench(workspace, definition, ""))
+    if verdict is None:
+        return Decision("rebuild", "to be judged")
+    return Decision("skip", "up to date" if verdict.accepted else still_refused(verdict))

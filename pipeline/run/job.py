@@ -12,7 +12,7 @@ from pipeline.batch.duplicates import put_together
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, Work
 from pipeline.core.errors import SourceError, SplitError
-from pipeline.run.layout import Layout, Tell
+from pipeline.run.layout import Layout, Tell, together
 from pipeline.run.order import Order
 
 
@@ -42,7 +42,8 @@ class Job:
     def made(self, splits: Sequence[Split]) -> Outcome:
         """Do the work on every split, and return it as one, with one row for each key."""
         outcomes = self.each(partial(run_task, self.work), splits)
-        return put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
+        whole = put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
+        return self.alone(together(self.order, splits)) if whole is None else whole
 
     def telling(self, begin: float, end: float) -> Job:
         """Return the job with its progress from 0 to 1 told as from `begin` to `end`."""

@@ -20,7 +20,7 @@ from pipeline.kernel.provenance import bare, carrying
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import DeltaStager, Lake, Version
-from pipeline.run.planning import Route, tree_of
+from pipeline.run.planning import Route, carries_place, tree_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Order:
     """The source that the parts belong to, where it is not the definition itself."""
     existing: Version | None = None
     """For an append: the rows that are there already."""
+    existing_first: bool = True
+    """Whether new rows come after those, so that of rows of one key the one that is there stays."""
 
     @property
     def reads(self) -> Source | Feed | None:
@@ -77,6 +79,8 @@ def work_of(order: Order, lake: Lake, settings: Settings, maker: Maker | None = 
         expectations=(*definition.expect, *key_expectations(definition.key)),
         key=definition.key,
         existing=None if order.existing is None else order.existing.scan(),
+        existing_first=order.existing_first,
+        are_splits_ranked=_are_splits_ranked(order),
         limits=budget_here(settings.memory_bytes).whole(),
         filesystem=lake.storage.filesystem(),
     )
@@ -85,6 +89,16 @@ def work_of(order: Order, lake: Lake, settings: Settings, maker: Maker | None = 
 def _loose(schema: Schema, named: set[str]) -> Schema:
     """Return a contract that takes any text in the columns that a statement does not name: nobody looks at them."""
     return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
+
+
+def _are_splits_ranked(order: Order) -> bool:
+    """Return whether the step's splits are in the order of the places in the source that their rows carry."""
+    places = [(part.piece.uri, part.begin) for part in order.parts]
+    if order.reads is None or places != sorted(places):
+        return False
+    if order.reads is order.definition:
+        return True
+    return order.route.splits_alone and carries_place(order.definition, order.route.driving, order.driving_schema.names)
 
 
 def _maker(order: Order) -> Maker:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from pipeline.batch.work import Made, Maker, Split
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import RequestError, few
 from pipeline.kernel.engine import literal, one, plain_type, quoted
 from pipeline.kernel.types import stored_type
 
@@ -59,7 +59,7 @@ def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> Column:
     """Return a column of a query as a table stores it; raise `RequestError` when there is none."""
     types = {str(row[0]): plain_type(str(row[1])) for row in con.execute(f"describe {query}").fetchall()}
     if name not in types:
-        raise RequestError(f"the rows have no column {name!r} to partition by", got=", ".join(types))
+        raise RequestError(f"the rows have no column {name!r} to partition by", got=few(types))
     return Column(name, stored_type(types[name]))
 
 

@@ -12,6 +12,7 @@ from pipeline.core.definitions import Source, Stored, Table
 from pipeline.core.execution import Execution, Room
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import Part
+from pipeline.kernel import provenance
 from pipeline.kernel.exchange import Exchange, exchange
 from pipeline.kernel.plan import Plan, plan
 from pipeline.kernel.scan import Scan
@@ -122,6 +123,12 @@ def strategy(definition: Stored) -> Plan:
     if isinstance(transform, SqlTransform):
         return _planned(transform)
     return Plan("gather", transform.inputs[0], "it remembers, so it looks at all rows in their order")
+
+
+def carries_place(definition: Stored, driving: str, columns: tuple[str, ...]) -> bool:
+    """Return whether the rows of a table are judged with their place in the source, which says which is the first."""
+    transform = definition.transform if isinstance(definition, Table) else None
+    return isinstance(transform, SqlTransform) and provenance.carries_place(transform.tree, driving, columns)
 
 
 def _of_function(transform: FunctionTransform) -> Plan:

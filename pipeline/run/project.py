@@ -12,6 +12,7 @@ from types import ModuleType
 
 import cloudpickle
 
+from pipeline.core import scratch
 from pipeline.core.definitions import Definition, Feed, Source
 from pipeline.core.errors import DefinitionError, HeadwaterError, Place, SettingsError
 from pipeline.core.graph import Graph
@@ -35,6 +36,7 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     definitions do not fit together. No data moves.
     """
     settings = load_settings(find(Path(start)), env=env, environ=environ)
+    scratch.work_for(settings.state / "tmp", settings.spill_bytes)
     modules = _modules(settings.definitions)
     graph = Graph.of([_within(definition, settings.root) for definition in definitions_in(modules)])
     if not graph.definitions:

@@ -28,7 +28,7 @@ from pipeline.core.staging import Flow
 from pipeline.kernel.engine import arrow, connect, literal
 from pipeline.kernel.provenance import carrying
 from pipeline.kernel.scan import Scan, register
-from pipeline.run.aside import QUARANTINE
+from pipeline.lake import QUARANTINE
 from pipeline.run.contract import require_same
 from pipeline.run.decide import Decision
 from pipeline.run.foresight import feed_of
@@ -152,7 +152,7 @@ def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order,
     names = order.existing.schema.names if order.existing is not None else ()
     contract = definition.schema
     if contract is None and order.existing is not None:
-        contract = order.existing.schema.select(tuple(n for n in names if n not in PROVENANCE))
+        contract = order.existing.schema.select(tuple(n for n in names if n not in PROVENANCE)).inferred()
     schema = Schema(()) if contract is None else contract
     reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
     way = source_route(definition, parts)

@@ -12,8 +12,7 @@ from pipeline.core.errors import StorageError
 from pipeline.core.staging import Flow, Manifest
 from pipeline.governance import Check, Made
 from pipeline.kernel.checks import key_expectations, merge_expectations
-from pipeline.lake import Commit, LakeTable, Version
-from pipeline.run.aside import QUARANTINE
+from pipeline.lake import QUARANTINE, Commit, LakeTable, Version
 from pipeline.run.events import Moment
 from pipeline.run.merging import merge_of
 from pipeline.run.workspace import Workspace
@@ -27,7 +26,7 @@ def settle(
     manifest = version.manifest
     if manifest is None:
         return
-    set_aside(workspace, definition, manifest)
+    set_aside(workspace, definition, manifest, version.mark)
     reached(Moment.SETTLED)
     follow_up(workspace, definition, version, reached)
 
@@ -55,20 +54,24 @@ def judged(definition: Stored, violations: Mapping[str, int], flow: Flow) -> tup
     return tuple(Check(e.name, e.condition, e.action, flow.rows_made, violations.get(e.name, 0)) for e in expectations)
 
 
-def set_aside(workspace: Workspace, definition: Stored, manifest: Manifest) -> None:
+def set_aside(workspace: Workspace, definition: Stored, manifest: Manifest, mark: int | None = None) -> None:
     """Bring the quarantine to what a manifest says, if the table is still there.
+
+    `mark` is the mark of the version that the manifest was read from; without it the manifest was committed just now. One
+    of an earlier format is read into today's fields, and these have another mark.
 
     Whoever commits on top of a manifest has settled it before, so one that wakes up late must not set its rows aside again.
     """
+    mark = manifest.mark if mark is None else mark
     aside = workspace.lake.quarantine(definition.name)
     before = aside.version()
-    if manifest.aside and workspace.table(definition.name).mark() != manifest.mark:
+    if manifest.aside and workspace.table(definition.name).mark() != mark:
         return
-    if before is None or before.mark != manifest.mark:
+    if before is None or before.mark != mark:
         _require_staged(aside, definition, manifest)
     if manifest.aside or (before is not None and manifest.aside_mode == "overwrite"):
         note = {"headwater.run": manifest.run_id}
-        aside.commit_files(Commit(manifest.aside, QUARANTINE, manifest.aside_mode, manifest.mark, note), before)
+        aside.commit_files(Commit(manifest.aside, QUARANTINE, manifest.aside_mode, mark, note), before)
 
 
 def _require_staged(aside: LakeTable, definition: Stored, manifest: Manifest) -> None:

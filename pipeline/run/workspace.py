@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import duckdb
 import pyarrow as pa
 from sqlglot import exp
@@ -9,7 +14,8 @@ from sqlglot import exp
 from pipeline.core.definitions import Definition, Stored
 from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
-from pipeline.kernel.engine import Limits, arrow, connect, first_line
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.engine import arrow_within, beyond_bounds, connect, first_line, in_time
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version
@@ -67,30 +73,59 @@ class Workspace:
             )
         return version
 
-    def query(self, text: str) -> pa.Table:
+    def query(self, text: str, seconds: float | None = None) -> pa.Table:
         """Run one SELECT over the tables by their names and return its rows.
 
-        Raises `RequestError` for an unknown table and for what the engine refuses, `StorageError` for a table that
-        is not made yet or whose files cannot be read.
+        Raises `RequestError` for an unknown table, for what the engine refuses, and for a query that takes longer than
+        `seconds` (by default `query_seconds` of the settings), more memory or more disk than it may; `StorageError` for a
+        table that is not made yet or whose files cannot be read.
         """
+        seconds = self.settings.query_seconds if seconds is None else seconds
         given = {}
         for name in tables_of(_one_select(text)):
             if name not in self.table_names:
                 raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
             given[name] = self.require(name).scan()
-        limits = Limits(memory_bytes=self.settings.memory_bytes)
-        with connect(limits, filesystem=self.lake.storage.filesystem()) as con:
-            try:
-                register(con, given)
-                return arrow(con, text)
-            except duckdb.IOException as error:
-                raise StorageError(
-                    "a file of these tables cannot be read",
-                    got=first_line(error),
-                    do="recompute its table: headwater run --full --select NAME",
-                ) from error
-            except duckdb.Error as error:
-                raise RequestError("this query cannot be answered", got=first_line(error)) from error
+        budget = budget_here(self.settings.memory_bytes)
+        with (
+            connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,
+            in_time(con, seconds) as is_up,
+            _query_errors(text, seconds, is_up),
+        ):
+            register(con, given)
+            rows = arrow_within(con, text, budget.memory_bytes)
+        if rows is None:
+            raise RequestError(
+                f"the answer does not fit in memory: {_shown(text)}",
+                got=f"more than {budget.memory_bytes / 1e9:,.1f} GB",
+                do="ask for fewer rows, or raise memory_bytes in headwater.toml",
+            )
+        return rows
+
+
+@contextmanager
+def _query_errors(text: str, seconds: float, is_up: threading.Event) -> Iterator[None]:
+    """Raise what the engine raises on a query as an error that says what to do about it."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        problem, do = beyond_bounds(error)
+        raise RequestError(f"this query {problem}: {_shown(text)}", got=first_line(error), do=do) from error
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if not is_up.is_set():
+            raise
+        raise RequestError(
+            f"this query takes longer than {seconds:g} s: {_shown(text)}",
+            do="give --timeout, or raise query_seconds in headwater.toml",
+        ) from error
+    except duckdb.IOException as error:
+        raise StorageError(
+            "a file of these tables cannot be read",
+            got=first_line(error),
+            do="recompute its table: headwater run --full --select NAME",
+        ) from error
+    except duckdb.Error as error:
+        raise RequestError("this query cannot be answered", got=first_line(error)) from error
 
 
 def _one_select(text: str) -> exp.Query:
@@ -98,3 +133,8 @@ def _one_select(text: str) -> exp.Query:
         return parse(text, what="a query")
     except DefinitionError as error:
         raise RequestError(error.problem, got=error.got) from error
+
+
+def _shown(text: str) -> str:
+    """Return a statement on one line, as an error shows it."""
+    return textwrap.shorten(text, 200, placeholder=" …")

@@ -173,8 +173,11 @@ class KafkaTarget:
         self._reached = delivery.to
 
     def close(self) -> None:
-        """Leave the brokers."""
-        self._producer.close()
+        """Leave the brokers; a producer that was fenced has nothing more to say."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        with suppress(KafkaException):
+            self._producer.close()
 
     def _send(self, delivery: Delivery, sent: _Sent) -> None:
         if delivery.gone.num_rows:

@@ -12,11 +12,11 @@ from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import POSITION, Part, Piece, Reading
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import connect, listed, quoted
+from pipeline.kernel.engine import connect, listed
 from pipeline.kernel.types import from_arrow
 from pipeline.sources.delimited import Dialect
 from pipeline.sources.files import Files
-from pipeline.sources.fit import RAW, Raw, fit, hold
+from pipeline.sources.fit import RAW, fit_types, hold
 
 _ROWS_AS_JSON = Files("", "json", Dialect())
 
@@ -59,9 +59,7 @@ class ArrowReader(ABC):
             con.register("_batches", rows)
             numbered = f"row_number() over () + {part.first - 1} as {POSITION}"
             con.execute(f"create temp table {RAW} as select {numbered}, {listed(schema.names)} from _batches")
-            packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in schema.names)
-            values = {name: quoted(name) for name in schema.names}
-            return fit(con, schema, Raw(values, f"to_json(struct_pack({packed}))::varchar"))
+            return fit_types(con, schema)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again; positions are 1-based in `rows`."""

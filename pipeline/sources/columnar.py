@@ -9,9 +9,9 @@ import duckdb
 from pipeline.core.errors import Place
 from pipeline.core.reading import MISFIT, POSITION, Flowing, Part, Piece, Reading
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import listed, literal, quoted, schema_of
+from pipeline.kernel.engine import listed, literal, schema_of
 from pipeline.sources.cutting import is_small
-from pipeline.sources.fit import RAW, Raw, fit, hold
+from pipeline.sources.fit import RAW, fit_types, hold, not_in_years
 
 _ROW = "file_row_number"
 
@@ -47,18 +47,18 @@ def read(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, 
     """Return the rows that fit and those that do not, as JSON objects."""
     hold(schema, infer(con, path).names, place)
     con.execute(f"create temp table {RAW} as select {_numbered(part)}, {listed(schema.names)} from {_scan(path, part)}")
-    packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in schema.names)
-    values = {name: quoted(name) for name in schema.names}
-    return fit(con, schema, Raw(values, f"to_json(struct_pack({packed}))::varchar"))
+    return fit_types(con, schema)
 
 
 def flow(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, place: Place) -> Flowing | None:
-    """Return the rows as a query when all columns have their types already, so that none can be a misfit."""
+    """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
     own = infer(con, path)
     hold(schema, own.names, place)
     if own.select(schema.names) != schema:
         return None
-    query = f"select {listed(schema.names)}, {_numbered(part)}, false as {MISFIT} from {_scan(path, part)}"
+    query = (
+        f"select {listed(schema.names)}, {_numbered(part)}, {not_in_years(schema)} as {MISFIT} from {_scan(path, part)}"
+    )
     found = con.execute(f"select sum(num_rows)::bigint from parquet_file_metadata({literal(path)})").fetchall()
     rows = (int(found[0][0]) if part.end is None else part.end) - part.begin
     return Flowing(query, rows, "select 0")

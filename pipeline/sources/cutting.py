@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def is_small(size_bytes: int, target_bytes: int) -> bool:
 def bytes_of(path: str) -> Bytes:
     """Return the bytes of a file that is not empty, mapped into memory."""
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+
+
+def holds(path: str, byte: bytes, start: int) -> bool:
+    """Return whether a byte is anywhere in a file that is not empty, from `start` on."""
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(byte, start) >= 0
 
 
 def head_bytes(data: Bytes, delimiter: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import POSITION, Reading
-from pipeline.core.schema import Schema
+from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, quoted, schema_of
-from pipeline.sources.fit import INTEGERS, REJECTED, hold, misfits, not_of
+from pipeline.sources import values
+from pipeline.sources.fit import REJECTED, Cells, as_columns, held, hold, misfits, of_texts
+from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
+from pipeline.sources.values import Rule, Texts
 
 _HEADER_BYTES = 1 << 20
 LONGEST_BYTES = 2_000_000
@@ -31,11 +35,12 @@ class Dialect:
     delimiter: str = ","
     null_values: tuple[str, ...] = ("",)
 
-    def scan(self, path: str, options: str) -> str:
+    def scan(self, path: str | Sequence[str], options: str) -> str:
         """Return a call of `read_csv` with all options fixed, so that a strange line never changes the dialect."""
+        paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
         nulls = ", ".join(literal(value) for value in self.null_values)
         return (
-            f"read_csv({literal(path)}, delim = {literal(self.delimiter)}, header = true, quote = '\"', "
+            f"read_csv({paths}, delim = {literal(self.delimiter)}, header = true, quote = '\"', "
             f"escape = '\"', nullstr = [{nulls}], max_line_size = {LONGEST_BYTES}, {options})"
         )
 
@@ -56,20 +61,23 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     names = header(file)
     given = ", ".join(literal(name) for name in names)
     options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
-    return schema_of(con, f"select * from {file.dialect.scan(file.path, options)}")
+    found = schema_of(con, f"select * from {file.dialect.scan(file.path, options)}")
+    scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
+    return settled(con, found, cells, lambda _: scan)
 
 
-def strictly(file: Delimited, names: tuple[str, ...], schema: Schema, rejects: str = "reject_errors") -> str:
-    """Return a scan of a file whose columns are `names`, in the types of `schema`; what does not fit is put aside.
+def strict_scan(
+    path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], dates: frozenset[str], rejects: str
+) -> str:
+    """Return a scan of one file or several whose columns are `names`, as texts but for the columns of `dates`.
 
-    Integers come as text: DuckDB would round what has a fraction.
+    A record that does not have these columns, or a text like 2025-01-31 for a date, is put into the table `rejects`.
     """
-    kinds = {c.name: "VARCHAR" if c.type in INTEGERS else c.type for c in schema.columns}
-    columns = ", ".join(f"{literal(name)}: {literal(kinds[name])}" for name in names)
-    return file.dialect.scan(
-        file.path,
+    columns = ", ".join(f"{literal(name)}: '{'DATE' if name in dates else 'VARCHAR'}'" for name in names)
+    return dialect.scan(
+        path,
         f"auto_detect = false, store_rejects = true, rejects_limit = 0, rejects_table = {literal(rejects)}, "
-        f"rejects_scan = {literal(rejects + '_scans')}, columns = {{{columns}}}",
+        f"rejects_scan = {literal(rejects + '_scans')}, dateformat = '%Y-%m-%d', columns = {{{columns}}}",
     )
 
 
@@ -81,9 +89,9 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     """
     lines, names = lines_of(file.path), header(file)
     hold(schema, names, Place(file.place.file, 1))
-    wholes = Schema(tuple(c for c in schema.columns if c.type in INTEGERS))
-    rows = arrow(con, f"select {in_types(schema)}, {misfits(wholes)} from {strictly(file, names, schema)}")
-    rejects = arrow(con, _rejects(schema))
+    scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
+    rows = arrow(con, f"select {as_columns(schema, 'v')}, {misfits(schema)} from {held(schema, cells(schema), scan)}")
+    rejects = arrow(con, _rejects(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
     starts = records(lines, file.dialect.delimiter, 1 + expected, blank_counts=len(names) == 1)[1:]
@@ -128,26 +136,33 @@ def header(file: Delimited) -> tuple[str, ...]:
     return names
 
 
-def in_types(schema: Schema) -> str:
-    """Return the columns of a `strictly` scan in their types, null where an integer's text is none."""
-    return ", ".join(
-        f"try_cast({quoted(c.name)} as {c.type}) as {quoted(c.name)}" if c.type in INTEGERS else quoted(c.name)
-        for c in schema.columns
-    )
+def cells(schema: Schema) -> Cells:
+    """Return the cells of a scan of texts."""
+    return of_texts({name: quoted(name) for name in schema.names})
 
 
-def _rejects(schema: Schema) -> str:
+def scanned_cells(schema: Schema, *, underscored: bool = True) -> Cells:
+    """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
+    texts = of_texts({name: quoted(name) for name in schema.names}, Texts(underscored))
+
+    def rule(column: Column, text: str, cast: str) -> Rule:
+        return values.of_scanned_date(text) if column.type == "DATE" else texts.rule(column, text, cast)
+
+    return Cells(texts.came, rule)
+
+
+def dates_of(schema: Schema) -> frozenset[str]:
+    """Return the names of the columns that a scan can make dates of itself."""
+    return frozenset(column.name for column in schema.columns if column.type == "DATE")
+
+
+def _rejects(wanted: int) -> str:
     """Return a query of what DuckDB rejected: the byte where the record begins, and the reason in our words."""
-    kinds = " ".join(f"when {literal(c.name)} then {literal(not_of(c))}" for c in schema.columns)
-    value = "regexp_extract(error_message, 'Could not convert string \"(.*)\" to ', 1, 's')"
     found = "try_cast(regexp_extract(error_message, 'Found: (\\d+)', 1) as int)"
-    wanted = len(schema.columns)
     return (
         # DuckDB's record begins at the line ends before it, where lines end in two bytes or are blank
         "select (min(line_byte_position) - 1 + len(any_value(csv_line)) - len(ltrim(any_value(csv_line), e'\\r\\n')))"
         "::bigint as begins, concat_ws('; ', "
-        f"string_agg(case column_name {kinds} end || {value}, '; ' order by column_idx) "
-        "filter (error_type = 'CAST'), "
         f"max({found}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {wanted}', "
         f"min({found}) filter (error_type = 'MISSING COLUMNS') || ' columns in place of {wanted}', "
         "any_value('not UTF-8') filter (error_type = 'INVALID ENCODING'), "
@@ -181,10 +196,11 @@ class _Texts:
 
     def _in_order(self, text: str) -> str:
         """Return a record in the contract's order of columns, in which it will be read again."""
-        fields = (
-            dict(zip(self.names, values, strict=True)) if len(values := self._fields(text)) == len(self.names) else {}
-        )
-        return _line([fields[name] for name in self.wanted], self.delimiter) if fields else text
+        came = self._fields(text)
+        if len(came) != len(self.names):
+            return text
+        fields = dict(zip(self.names, came, strict=True))
+        return _line([fields[name] for name in self.wanted], self.delimiter)
 
     def _fields(self, text: str) -> list[str]:
         try:

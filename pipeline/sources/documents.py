@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import POSITION, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, schema_of
-from pipeline.sources.fit import RAW, Raw, fit, hold
+from pipeline.kernel.types import decimal_of
+from pipeline.sources import nested, values
+from pipeline.sources.fit import RAW, Cells, Raw, fit, hold
+from pipeline.sources.inference import settled
 from pipeline.sources.lines import lines_of
 from pipeline.sources.texts import UNKNOWN
+from pipeline.sources.values import Reprinted, Rule, Texts
 
-_SHOWN = f"coalesce(line, '{UNKNOWN}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
+_SHOWN = (
+    f"coalesce(shown, '{UNKNOWN}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
+)
+_LONG_FRACTION = r"regexp_matches(line, '\.[0-9]{7}')"
+_REPRINTED = Reprinted(short="has_long_fraction", any="regexp_matches(line, '[0-9.]{16}|[eE]-[0-9]{3}')")
+"""A number that is read as a real keeps fifteen digits: one cut to ten characters had seven and more behind its point."""
+_FRACTION = r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _LONGEST_BYTES = 256 << 20
 
 
@@ -27,7 +39,7 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
     names = _load(con, path)
     if not names:
         raise SourceError("no line holds a JSON object", do="write one object a line, without line breaks", place=place)
-    with tempfile.TemporaryDirectory(prefix="headwater-json-") as folder:
+    with scratch.folder("json") as folder:
         objects = str(Path(folder) / "objects.ndjson")
         con.execute(
             f"copy (select line from {RAW} where is_object) to {literal(objects)} "
@@ -42,29 +54,35 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
     for name, other in itertools.pairwise(folded):
         if name.lower() == other.lower():
             raise SourceError(f"the fields {name!r} and {other!r} differ only in case", place=place)
-    return found
+    return settled(con, found, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
 
 
 def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place) -> Reading:
     """Return the objects that fit and the lines that do not, each with its line; blank lines are no rows."""
     names = _load(con, path)
     hold(schema, tuple(dict.fromkeys((*schema.names, *names))), place)
-    con.execute(
-        f"alter table {RAW} add column texts varchar[]; update {RAW} set texts = {texts('line', schema)} where is_object"
-    )
+    objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
     why = literal("not a JSON object, or not UTF-8")
-    return fit(con, schema, Raw(values(schema), _SHOWN, bad="not is_object", why=why))
+    return fit(con, schema, Raw(cells(schema), _SHOWN, "not is_object", why, with_texts(schema, objects)))
 
 
-def texts(line: str, schema: Schema) -> str:
+def with_texts(schema: Schema, source: str) -> str:
+    """Return a query that adds to a source of objects, each a `line`, what `cells` need of it."""
+    is_decimal = any(decimal_of(column.type) is not None for column in schema.columns)
+    long = f", {_LONG_FRACTION} as has_long_fraction" if is_decimal else ""
+    return f"(select *, {_texts('line', schema)} as texts{long} from {source})"
+
+
+def _texts(line: str, schema: Schema) -> str:
     """Return SQL for the fields of a JSON object as a list of texts, in the order of the columns."""
-    paths = ", ".join(literal("/" + c.name.replace("~", "~0").replace("/", "~1")) for c in schema.columns)
+    paths = ", ".join(map(_pointer, schema.columns))
     return f"json_extract_string({line}, [{paths}])"
 
 
-def values(schema: Schema) -> dict[str, str]:
-    """Return SQL for each column's value, from the list `texts`."""
-    return {c.name: _value(number, c) for number, c in enumerate(schema.columns, start=1)}
+def cells(schema: Schema) -> Cells:
+    """Return the cells of JSON objects, from their text `line` and the list `texts`."""
+    came = {name: f"texts[{number}]" for number, name in enumerate(schema.names, start=1)}
+    return Cells(came, _rule)
 
 
 def is_object(line: str) -> str:
@@ -72,10 +90,34 @@ def is_object(line: str) -> str:
     return f"case when json_valid({line}) then json_type({line}) = 'OBJECT' else false end"
 
 
-def _value(number: int, column: Column) -> str:
-    text = f"texts[{number}]"
-    nested = column.type.endswith("]") or column.type.startswith(("STRUCT", "MAP"))
-    return f"try({text}::json)" if nested else text
+def _rule(column: Column, came: str, cast: str) -> Rule:
+    """Return the rule for a field; a number in its text may have been reprinted, and then the line is asked for it."""
+    exact = f"json_extract_string({nested.marked('line')}, {_pointer(column)})"
+    if values.is_nested(column.type):
+        full = f"case when regexp_matches({came}, '[0-9][.eE]') then {exact} else {came} end"
+        return Rule(nested.of_json(column, full))
+    exact = nested.unmarked(exact)
+    if column.type == "VARCHAR":
+        return Rule(came, _is_no_reprinted_number(column, came), rest=exact)
+    rule = values.of_text(column, came, cast, Texts(reprinted=_REPRINTED))
+    return replace(rule, rest=values.value_of(column, exact)) if rule.quick is not None else rule
+
+
+def _is_no_reprinted_number(column: Column, text: str) -> str:
+    """Return SQL that is true for a text of a string, and for one of a number that stands in the line just so."""
+    key = literal(json.dumps(column.name, ensure_ascii=False) + ":")
+    as_it_stands = " or ".join(
+        f"contains(line, concat({key}, '{space}', {text}, '{end}'))" for space in ("", " ") for end in ",}"
+    )
+    return (
+        f"case when ({text} >= '[' and {text} < '\\') or ({text} >= '{{' and {text} < '|') "
+        f"then not regexp_matches({text}, '[0-9][.eE]') when {text} >= ':' then true when contains({text}, '.') or contains({text}, 'e') "
+        f"then not regexp_full_match({text}, {literal(_FRACTION)}) or {as_it_stands} else true end"
+    )
+
+
+def _pointer(column: Column) -> str:
+    return literal("/" + column.name.replace("~", "~0").replace("/", "~1"))
 
 
 def _load(con: duckdb.DuckDBPyConnection, path: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ a name that matches (write it elsewhere and move it), and one that changes later
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,13 +18,14 @@ from typing import Literal
 
 import duckdb
 
+from pipeline.core import scratch
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import Place, SourceError, SplitError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import MISFIT, Extent, Flowing, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import connect
-from pipeline.sources import columnar, delimited, documents, flowing
+from pipeline.kernel.engine import connect, expect_columns
+from pipeline.sources import columnar, delimited, documents, flowing, jsonlayout, together
 from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
 from pipeline.sources.delimited import Delimited, Dialect
 from pipeline.sources.fit import moved
@@ -104,6 +105,8 @@ class Files:
             if self.format == "parquet":
                 with connect() as con:
                     return columnar.parts(con, path, piece, target_bytes)
+            if self.format == "json" and jsonlayout.layout(self.listing.path(piece.uri)) != "newline_delimited":
+                return whole
             if self.format == "json":
                 return parts_of(piece, bytes_of(path), target_bytes)
             return quoted_parts_of(piece, bytes_of(path), target_bytes, self.dialect.delimiter)
@@ -119,6 +122,7 @@ class Files:
         place, part = Place(part.piece.uri), self._unchanged(part)
         try:
             with self._told(place), self._path(part) as path, connect() as con:
+                expect_columns(con, len(schema.columns))
                 if self.format == "parquet":
                     return columnar.read(con, path, part, schema, place)
                 if self.format == "json":
@@ -152,6 +156,37 @@ class Files:
                 with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
                     con.execute(flowing.forget(path))
 
+    def is_small(self, part: Part) -> bool:
+        """Return whether a part is a whole small file, not packed, under a name that is no pattern."""
+        path = self.listing.path(part.piece.uri)
+        is_plain = Path(path).suffix.lower() not in PACKED and together.may_join(path)
+        is_whole = part.begin == 0 and part.end in {None, part.piece.size_bytes}
+        return is_whole and is_plain and part.size_bytes <= together.SMALL_BYTES
+
+    @contextmanager
+    def flow_together(
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part], schema: Schema
+    ) -> Iterator[Flowing | None]:
+        """Yield small files as one query; None where one of them has an odd header, or a Parquet column to be cast.
+
+        Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
+        """
+        uris = [self._unchanged(part).piece.uri for part in parts]
+        files = [together.SmallFile(self.listing.path(uri), uri) for uri in uris]
+        rejects = f"rejects_{secrets.token_hex(8)}"
+        with self._told(Place(f"{files[0].source} and {len(files) - 1} more")):
+            if self.format == "parquet":
+                found = together.of_parquet(con, files, schema)
+            elif self.format == "json":
+                found = together.of_documents(files, schema, rejects)
+            else:
+                found = together.of_delimited(files, self.dialect, schema, rejects)
+        try:
+            yield found
+        finally:
+            with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+                together.forget(con, rejects)
+
     def _flowing(self, con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema) -> Flowing | None:
         place = Place(part.piece.uri)
         if self.format == "parquet":
@@ -169,7 +204,7 @@ class Files:
         is_csv = self.format == "csv"
         head = delimited.headline(schema, self.dialect) if is_csv else ""
         texts = Texts.of(rows, quotes=is_csv)
-        with tempfile.TemporaryDirectory(prefix="headwater-rows-") as folder, connect() as con:
+        with scratch.folder("rows") as folder, connect() as con:
             path, place = str(Path(folder) / "rows"), Place(self.pattern)
             texts.write(path, head)
             if is_csv:
@@ -219,7 +254,14 @@ class Files:
         part = replace(part, piece=replace(part.piece, uri=self.listing.path(part.piece.uri)))
         if self.format == "parquet":
             return unpacked(part.piece.uri)
+        if self.format == "json" and part.is_whole:
+            return self._in_lines(part)
         return laid_out(part, self.dialect.delimiter if self.format == "csv" else None)
+
+    @contextmanager
+    def _in_lines(self, part: Part) -> Iterator[str]:
+        with laid_out(part) as path, jsonlayout.in_lines(path, Place(part.piece.uri)) as lines:
+            yield lines
 
     def _before(self, part: Part) -> int:
         """Return how many more lines are before the part's first in the file than in what `_path` gives."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -11,23 +12,35 @@ import pyarrow.compute as pc
 from pipeline.core.errors import Place, SchemaError
 from pipeline.core.reading import POSITION, PROVENANCE, Reading
 from pipeline.core.schema import Column, Schema, compare
-from pipeline.kernel.engine import arrow, literal, quoted
+from pipeline.kernel.engine import arrow, quoted, schema_of
+from pipeline.sources import nested, values
+from pipeline.sources.values import Rule, Texts
 
 RAW = "raw"
 """The temporary table that `fit` reads: `_position` and the values as they came."""
 REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", pa.string())])
-INTEGERS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"})
+_HELD = "held"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """SQL for what came for each column, and the rule for it, given the names of that and of its cast."""
+
+    came: Mapping[str, str]
+    rule: Callable[[Column, str, str], Rule]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """How to find things in the table `raw`: SQL for each column's value, for a whole row as text, and for no row."""
+    """How to find things in the table `raw`: the cells, SQL for a whole row as text, and for no row."""
 
-    values: dict[str, str]
+    cells: Cells
     row: str
     bad: str = "false"
     why: str = "''"
     """SQL for the reason given for a row for which `bad` is true."""
+    source: str = RAW
+    """The table, or a query of it with what the cells need."""
 
 
 def hold(schema: Schema, names: tuple[str, ...], place: Place) -> None:
@@ -50,41 +63,109 @@ def hold(schema: Schema, names: tuple[str, ...], place: Place) -> None:
         )
 
 
-def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
-    """Cast the rows of `raw` to the contract; one with a value that cannot be cast is rejected.
+def of_texts(came: Mapping[str, str], texts: Texts | None = None) -> Cells:
+    """Return cells of texts as they stand in a file, nested ones as DuckDB writes them."""
 
-    A number with a fraction is no integer, and a list with a misfit in it is none of its type: nothing is rounded
-    or lost within a row that stays.
+    def rule(column: Column, text: str, cast: str) -> Rule:
+        if values.is_nested(column.type):
+            return Rule(nested.of_text(column, text))
+        return values.of_text(column, text, cast, texts)
+
+    return Cells(came, rule)
+
+
+def of_types(came: Mapping[str, str], kinds: Mapping[str, str]) -> Cells:
+    """Return cells of values that have a type already, by the column's name."""
+
+    def rule(column: Column, value: str, cast: str) -> Rule:
+        del cast
+        kind = kinds[column.name]
+        if kind == "VARCHAR" and values.is_nested(column.type):
+            return Rule(nested.of_text(column, value))
+        return values.of_type(column, value, kind)
+
+    return Cells(came, rule)
+
+
+def cast_cells(schema: Schema, cells: Cells, source: str) -> str:
+    """Return a query of `source` to which what came for each column is added as `t0`, `t1`, ..., its cast as `r0`, ..."""
+    came = "".join(f", {cells.came[column.name]} as t{i}" for i, column in enumerate(schema.columns))
+    cast = "".join(f", {rule.cast} as r{i}" for i, rule in enumerate(_rules(schema, cells)))
+    return f"(select *{cast} from (select *{came} from {source}))"
+
+
+def as_columns(schema: Schema, prefix: str = "r") -> str:
+    """Return the casts, or the values, under the names of the columns."""
+    return ", ".join(f"{prefix}{i} as {quoted(column.name)}" for i, column in enumerate(schema.columns))
+
+
+def any_misfit(schema: Schema, cells: Cells) -> str:
+    """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `fit`.
+
+    Most rows pass all quick tests at once; only for another is each column looked at.
     """
-    columns = casts(schema, raw.values)
-    reason = f"case when {raw.bad} then {raw.why} else {misfits(schema, raw.values)} end"
-    rows = arrow(con, f"select {columns}, {POSITION} from {RAW} where ({reason}) is null order by {POSITION}")
+    rules = tuple(enumerate(_rules(schema, cells)))
+    lost = [f"(r{i} is null and t{i} is not null)" for i, rule in rules if rule.quick is None and rule.cast != f"t{i}"]
+    tested = [(f"t{i}", rule) for i, rule in rules if rule.quick is not None]
+    if tested:
+        quick = " and ".join(f"({rule.quick})" for _, rule in tested)
+        each = " and ".join(
+            f"case when {rule.quick} then true when {text} is null then true else coalesce({rule.sure}, false) end"
+            for text, rule in tested
+        )
+        lost.append(f"case when {quick} then false else not ({each}) end")
+    return " or ".join(lost) or "false"
+
+
+def _rules(schema: Schema, cells: Cells) -> list[Rule]:
+    return [cells.rule(column, f"t{i}", f"r{i}") for i, column in enumerate(schema.columns)]
+
+
+def held(schema: Schema, cells: Cells, source: str) -> str:
+    """Return a query that adds to `cast_cells` the value of each cell as `v0`, `v1`, ..., null where it does not fit."""
+    kept = "".join(f", {rule.value(f'r{i}')} as v{i}" for i, rule in enumerate(_rules(schema, cells)))
+    return f"(select *{kept} from {cast_cells(schema, cells, source)})"
+
+
+def misfits(schema: Schema) -> str:
+    """Return SQL over `held` for the reasons why a row does not fit, or null."""
+    parts = (
+        f"case when v{i} is null and t{i} is not null then {values.reason(column, f't{i}')} end"
+        for i, column in enumerate(schema.columns)
+    )
+    listed = ", ".join(parts)
+    return f"nullif(concat_ws('; ', {listed}), '')" if listed else "null::varchar"
+
+
+def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
+    """Hold the rows of `raw` to the contract; one with a value of which something would be lost is rejected."""
+    con.execute(
+        f"create or replace temp table {_HELD} as select *, case when {raw.bad} then {raw.why} "
+        f"else {misfits(schema)} end as reason from {held(schema, raw.cells, raw.source)}"
+    )
+    rows = arrow(
+        con, f"select {as_columns(schema, 'v')}, {POSITION} from {_HELD} where reason is null order by {POSITION}"
+    )
     rejected = arrow(
-        con,
-        f"select * from (select {POSITION}, {reason} as reason, {raw.row} as row from {RAW}) "
-        f"where reason is not null order by {POSITION}",
+        con, f"select {POSITION}, reason, {raw.row} as row from {_HELD} where reason is not null order by {POSITION}"
     )
     return Reading(rows, rejected.cast(REJECTED))
 
 
-def casts(schema: Schema, values: dict[str, str]) -> str:
-    """Return SQL for the columns in their types, null where a value does not fit."""
-    return ", ".join(f"{_cast(values[c.name], c)} as {quoted(c.name)}" for c in schema.columns)
+def not_in_years(schema: Schema) -> str:
+    """Return SQL that is true where one of a row's dates or times is before the year 1 or after 9999."""
+    parts = (
+        f"not ({' and '.join(values.in_years(c, quoted(c.name)))})" for c in schema.columns if values.in_years(c, "")
+    )
+    return f"coalesce({' or '.join(parts) or 'false'}, false)"
 
 
-def any_misfit(schema: Schema, values: dict[str, str]) -> str:
-    """Return SQL that is true where one of a row's values does not fit."""
-    return " or ".join(_misfit(values[c.name], _cast(values[c.name], c), c) for c in schema.columns) or "false"
-
-
-def misfits(schema: Schema, values: dict[str, str] | None = None) -> str:
-    """Return SQL for the reason why a row does not fit, or null; `values` are the columns themselves by default."""
-    parts = []
-    for column in schema.columns:
-        value = quoted(column.name) if values is None else values[column.name]
-        wrong = _misfit(value, _cast(value, column), column)
-        parts.append(f"case when {wrong} then {literal(not_of(column))} || ({value})::varchar end")
-    return f"nullif(concat_ws('; ', {', '.join(parts)}), '')" if parts else "null::varchar"
+def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema) -> Reading:
+    """Hold the rows of `raw`, whose values have types already, to the contract; rejected ones are kept as JSON."""
+    kinds = schema_of(con, f"from {RAW}").as_dict()
+    came = {name: quoted(name) for name in schema.names}
+    packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in schema.names)
+    return fit(con, schema, Raw(of_types(came, kinds), f"to_json(struct_pack({packed}))::varchar"))
 
 
 def moved(reading: Reading, by: int) -> Reading:
@@ -95,22 +176,3 @@ def moved(reading: Reading, by: int) -> Reading:
 def _moved(rows: pa.Table, by: int) -> pa.Table:
     at = rows.schema.get_field_index(POSITION)
     return rows.set_column(at, POSITION, pc.add(rows.column(at), by))
-
-
-def not_of(column: Column) -> str:
-    """Return the words before a value that is not of its column's type."""
-    return f"column {column.name!r} is not {column.type}: "
-
-
-def _cast(value: str, column: Column) -> str:
-    if column.type.endswith("]") or column.type.startswith(("STRUCT", "MAP")):
-        # try_cast of a nested value makes a misfit inside it null; try(cast) makes the whole value null
-        return f"try(cast({value} as {column.type}))"
-    return f"try_cast({value} as {column.type})"
-
-
-def _misfit(value: str, cast: str, column: Column) -> str:
-    wrong = f"{cast} is null"
-    if column.type in INTEGERS:
-        wrong += f" or try_cast({value} as double) is distinct from ({cast})::double"
-    return f"(({value}) is not null and ({wrong}))"

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import Place
 from pipeline.core.reading import MISFIT, POSITION, Flowing
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import literal, quoted
-from pipeline.sources import delimited, documents
-from pipeline.sources.cutting import bytes_of, head_bytes
-from pipeline.sources.delimited import Delimited
-from pipeline.sources.fit import INTEGERS, any_misfit, casts, hold
+from pipeline.kernel.engine import literal
+from pipeline.sources import delimited, documents, nested
+from pipeline.sources.cutting import bytes_of, head_bytes, holds
+from pipeline.sources.delimited import Delimited, Dialect
+from pipeline.sources.fit import Cells, any_misfit, as_columns, cast_cells, hold
 
 _LINE = "'line': 'VARCHAR'"
 _NO_BYTE = "\x01"
 """Valid JSON never holds this byte as such."""
+
+
+@dataclass(frozen=True)
+class TextScan:
+    """A scan in parts: SQL for the columns in their types, for whether a row is a misfit, and for where rows are from."""
+
+    columns: str
+    misfit: str
+    source: str
 
 
 def of_delimited(file: Delimited, schema: Schema, lines: int, moved: int) -> Flowing | None:
@@ -27,14 +38,29 @@ def of_delimited(file: Delimited, schema: Schema, lines: int, moved: int) -> Flo
     hold(schema, names, Place(file.place.file, 1))
     if head_bytes(bytes_of(file.path), file.dialect.delimiter) is None:
         return None
-    wholes = Schema(tuple(c for c in schema.columns if c.type in INTEGERS))
     rejects = rejects_for(file.path)
-    wrong = _not_whole(wholes)
-    query = (
-        f"select {delimited.in_types(schema)}, {_numbered(moved + 1)}, ({wrong}) as {MISFIT} "
-        f"from {delimited.strictly(file, names, schema, rejects)}"
-    )
-    return Flowing(query, lines - 1, _counted(rejects))
+    scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
+    return _flowing(scan, lines - 1, moved + 1, rejects)
+
+
+def delimited_scan(
+    path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], schema: Schema, rejects: str
+) -> TextScan:
+    """Return the scan of one or several delimited files whose header has these names."""
+    head = head_bytes(bytes_of(path), dialect.delimiter) if isinstance(path, str) else None
+    underscored = not isinstance(path, str) or holds(path, b"_", head or 0)
+    source = delimited.strict_scan(path, dialect, names, delimited.dates_of(schema), rejects)
+    return _text_scan(schema, delimited.scanned_cells(schema, underscored=underscored), _with_file(path, source))
+
+
+def _with_file(path: str | Sequence[str], scan: str) -> str:
+    """Return a scan that tells of each row which of several files it is from."""
+    return scan if isinstance(path, str) else f"(select *, file_index from {scan})"
+
+
+def _text_scan(schema: Schema, cells: Cells, source: str, other: str = "false") -> TextScan:
+    """Return a scan of cells; a row for which `other` is true is a misfit too."""
+    return TextScan(as_columns(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
 
 
 def of_documents(path: str, schema: Schema, lines: int, moved: int) -> Flowing:
@@ -45,38 +71,32 @@ def of_documents(path: str, schema: Schema, lines: int, moved: int) -> Flowing:
     A line that is blank, no object, or has a field of another name is a misfit; one that is no JSON is an error.
     """
     rejects = rejects_for(path)
-    names = "[" + ", ".join(literal(name) for name in schema.names) + "]"
-    values = documents.values(schema)
-    # `case`, since DuckDB weighs both sides of an `and`: most lines have just the fields of the contract, in its order
+    return _flowing(documents_scan(path, schema, rejects), lines, moved, rejects)
+
+
+def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> TextScan:
+    """Return the scan of one or several files of JSON lines."""
+    paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
+    # `case`, since DuckDB weighs both sides of an `and`: most lines have just the fields of the contract, each once
+    count = len(schema.columns)
     other = (
-        f"case when json_keys(line) = {names} then false "
-        f"else coalesce(json_type(line) <> 'OBJECT' or not list_has_all({names}, json_keys(line)), true) end"
+        f"case when len(json_keys(line)) = {count} and list_count(texts) = {count} then false "
+        f"else coalesce(json_type(line) <> 'OBJECT' or not {nested.only_keys('json_keys(line)', schema.names)}, true) end"
     )
     scan = (
-        f"read_csv({literal(path)}, auto_detect = false, header = false, delim = {literal(_NO_BYTE)}, quote = '', "
+        f"read_csv({paths}, auto_detect = false, header = false, delim = {literal(_NO_BYTE)}, quote = '', "
         f"escape = '', max_line_size = {delimited.LONGEST_BYTES}, store_rejects = true, rejects_limit = 0, "
         f"rejects_table = {literal(rejects)}, rejects_scan = {literal(rejects + '_scans')}, columns = {{{_LINE}}})"
     )
     # no guard around what is parsed: DuckDB then parses once for all columns; what is no JSON stops the query
-    parsed = f"select line, {documents.texts('line', schema)} as texts from {scan}"
-    query = (
-        f"select {casts(schema, values)}, {_numbered(moved)}, ({other} or {any_misfit(schema, values)}) as {MISFIT} "
-        f"from ({parsed})"
-    )
-    return Flowing(query, lines, _counted(rejects))
+    source = documents.with_texts(schema, _with_file(path, scan))
+    return _text_scan(schema, documents.cells(schema), source, other)
 
 
-def _not_whole(schema: Schema) -> str:
-    """Return SQL that is true where a text is no integer of its column's type.
-
-    It asks of each row first whether all its integers differ by nothing from what they are as reals: of all ways to
-    say no this was the cheapest by far. Only where there is a difference, or a null, is each column looked at.
-    """
-    values = {name: quoted(name) for name in schema.names}
-    apart = " + ".join(
-        f"abs(try_cast({values[c.name]} as double) - try_cast({values[c.name]} as {c.type}))" for c in schema.columns
-    )
-    return f"case when {apart} = 0 then false else {any_misfit(schema, values)} end" if schema.columns else "false"
+def _flowing(scan: TextScan, rows: int, moved: int, rejects: str) -> Flowing:
+    numbered = f"row_number() over () + {moved} as {POSITION}"
+    query = f"select {scan.columns}, {numbered}, ({scan.misfit}) as {MISFIT} from {scan.source}"
+    return Flowing(query, rows, f"select count(*) from {rejects}")
 
 
 def rejects_for(path: str) -> str:
@@ -87,11 +107,3 @@ def rejects_for(path: str) -> str:
 def forget(path: str) -> str:
     """Return statements that drop what DuckDB noted of a file."""
     return f"drop table if exists {rejects_for(path)}; drop table if exists {rejects_for(path)}_scans"
-
-
-def _numbered(moved: int) -> str:
-    return f"row_number() over () + {moved} as {POSITION}"
-
-
-def _counted(rejects: str) -> str:
-    return f"select count(*) from {rejects}"

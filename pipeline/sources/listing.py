@@ -124,6 +124,7 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> Plan:
         new=f"{len(taken)} new file{'s' * (len(taken) != 1)}{', more are left' * has_more}" if taken else "",
         changed=f"{changed[0].rpartition(os.sep)[2]} changed" if changed else "",
         lost=tuple(location for location in gone if location not in renamed.values()),
+        is_later=not known or not taken or min(taken) > max(known),
         has_more=has_more,
         notes=(
             *(f"{new} is {old}, renamed" for new, old in renamed.items()),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
-from pipeline.core.errors import DefinitionError
+from pipeline.core.errors import DefinitionError, few
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import (
     MISFIT,
@@ -62,7 +62,7 @@ class Replay:
         found = rows_of(self.table)
         if self.column not in found.schema.names:
             raise DefinitionError(
-                f"{self.table!r} has no column {self.column!r} to be replayed by", got=", ".join(found.schema.names)
+                f"{self.table!r} has no column {self.column!r} to be replayed by", got=few(found.schema.names)
             )
         names = [name for name in found.schema.names if name not in PROVENANCE]
         by, condition = quoted(self.column), "" if self.where is None else f" and ({self.where}\n)"

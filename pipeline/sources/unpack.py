@@ -6,7 +6,6 @@ import gzip
 import io
 import itertools
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import IO, cast
 
 import pyarrow as pa
 
+from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import Part
 from pipeline.sources.cutting import bytes_of, head_bytes, stretch
@@ -32,7 +32,7 @@ def unpacked(uri: str) -> Iterator[str]:
     Raises `SourceError` for a file that is empty, cannot be unpacked whole, or is a zip of more than one file.
     """
     suffix = Path(uri).suffix.lower()
-    with tempfile.TemporaryDirectory(prefix="headwater-piece-") as folder:
+    with scratch.folder("piece") as folder:
         plain = Path(folder) / _NAME
         if suffix in PACKED:
             _unpack(uri, suffix, plain)
@@ -55,7 +55,7 @@ def laid_out(part: Part, delimiter: str | None = None) -> Iterator[str]:
         return
     uri = part.piece.uri
     head = head_bytes(bytes_of(uri), delimiter) if delimiter and part.begin else 0
-    with tempfile.TemporaryDirectory(prefix="headwater-piece-") as folder:
+    with scratch.folder("piece") as folder:
         plain = Path(folder) / _NAME
         with plain.open("wb", buffering=0) as file:
             for some in itertools.chain(stretch(uri, 0, head), stretch(uri, part.begin, part.end)):

@@ -5,16 +5,18 @@ Delivery: each version of a table is loaded once, in one transaction with the no
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import fsspec
 
+from pipeline.core import scratch
 from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import first_line, listed, literal, quoted
+from pipeline.kernel.engine import first_line, listed, literal, quoted, spill_to
 from pipeline.kernel.scan import DataFile, Scan
 
 _LOADS = "headwater_loads"
@@ -39,6 +41,8 @@ class DuckDBWarehouse:
     """A DuckDB database file. `read` never changes it."""
 
     path: str
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    """One connection of this process at a time: the engine refuses to open a file for reading that it writes to."""
 
     def loaded(self) -> dict[str, tuple[int, int]]:
         """Return the version and the mark of each table that is in the warehouse."""
@@ -74,18 +78,20 @@ class DuckDBWarehouse:
 
     @contextmanager
     def _open(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        try:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            con = duckdb.connect(self.path, read_only=read_only)
-        except (duckdb.Error, OSError) as error:
-            raise self._unusable(error) from error
-        try:
-            con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
-            yield con
-        except (duckdb.IOException, duckdb.TransactionException) as error:
-            raise self._unusable(error) from error
-        finally:
-            con.close()
+        with self._lock, scratch.folder("spill") as spill:
+            try:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                con = duckdb.connect(self.path, read_only=read_only)
+            except (duckdb.Error, OSError) as error:
+                raise self._unusable(error) from error
+            try:
+                con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+                spill_to(con, spill)
+                yield con
+            except (duckdb.IOException, duckdb.TransactionException) as error:
+                raise self._unusable(error) from error
+            finally:
+                con.close()
 
     def _unusable(self, error: Exception) -> StorageError:
         return StorageError(

@@ -205,7 +205,7 @@ def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
     maker = FromSql("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
     small = Limits(memory_bytes=30_000_000, threads=1)
 
-    with pytest.raises(StorageError, match=r"'t' needs more memory than there is: got .*; raise memory_bytes"):
+    with pytest.raises(StorageError, match=r"'t' needs more memory than it may take: got .*; raise memory_bytes"):
         run_task(work(maker, limits=small), Split(0, scan(NUMBERS)))
 
 
@@ -220,11 +220,14 @@ def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
 
 
 def test_of_a_key_in_different_splits_the_first_stays(work):
-    keyed = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
+    unranked = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
+    keyed = replace(unranked, are_splits_ranked=True)
     later = replace(keyed, maker=given(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1)), run_task(later, Split(2))]
 
+    assert put_together(unranked, outcomes) is None
     whole = put_together(keyed, outcomes)
+    assert whole is not None
 
     assert whole.flow == Flow(rows_in=10, rows_made=10, rows_out=5, quarantined=5)
     assert whole.checks == {"key_is_not_null": 0, "key_is_unique": 5}

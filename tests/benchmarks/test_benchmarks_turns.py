@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.turns import Case, Contestant, Ran, UnableError, failures, in_turn, is_equal, run, show
+from benchmarks.turns import Case, Contestant, Ran, UnableError, failures, in_turn, is_equal, require_known, run, show
 
 RIGHT = [("a", 1, 0.5)]
 
@@ -84,6 +84,12 @@ def test_only_those_who_are_named_run(tmp_path):
     assert log == ["peer"]
     with pytest.raises(SystemExit, match="no such case"):
         run([], 1, tmp_path)
+
+
+def test_a_name_that_no_contestant_has_is_an_error_that_lists_the_known_ones():
+    require_known(["peer"], iter(["ours", "peer", "ours"]))
+    with pytest.raises(SystemExit, match="no contestant is named 'auto,duckdb'; known: ours, peer"):
+        require_known(["ours", "auto,duckdb"], iter(["ours", "peer", "ours"]))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Model(Artifact):
     def fingerprint(self):
         return "f"
 
-    def is_current(self, bench):
+    def verdict(self, bench):
         return bench is None
 
     def build(self, bench):

@@ -122,7 +122,7 @@ ROWS = (
         "an upgrade from every state format",
         "golden folders",
         "the same result or a clear refusal",
-        "`tests/run/stream/test_stream_looking.py`",
+        "`tests/golden/test_golden_formats.py`",
     ),
     Row(26, "N shards to M between epochs", "restart", "the same result"),
     Row(27, "10 million keys; one key with 90 %", "a computed log", "memory bounded by ttl and spill"),

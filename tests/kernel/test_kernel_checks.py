@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.definitions import Action, Expectation
 from pipeline.core.errors import DefinitionError
-from pipeline.kernel.checks import Marked, key_expectations, mark, mark_duplicates
+from pipeline.kernel.checks import Marked, key_expectations, mark, mark_duplicates, mark_known, rank
 from pipeline.kernel.engine import connect
 
 FLIGHTS = """
@@ -105,7 +105,9 @@ DOUBLES = """
 
 def judged(con, key, *more, existing=None):
     marked = mark(con, DOUBLES, (*more, *key_expectations(key)))
-    mark_duplicates(con, marked, key, existing)
+    mark_duplicates(con, marked, key)
+    if existing is not None:
+        mark_known(con, marked, key, existing)
     kept = [row[2] for row in con.execute(marked.kept()).fetchall()]
     return kept, {row["n"]: reasons for reasons, row in aside(con, marked)}
 
@@ -131,6 +133,14 @@ def test_rows_set_aside_for_something_else_take_no_key(con):
 def test_rows_that_are_dropped_take_no_key_and_rows_that_warn_do(con):
     assert judged(con, ("a", "b"), *expect("drop", positive="n > 0"))[0] == [10, 30, 40]
     assert judged(con, ("a", "b"), *expect("warn", positive="n > 0"))[0] == [10, 30, -1]
+
+
+def test_the_first_row_by_rank_stays(con):
+    rows = "(1, 'b.csv', 1, 5), (1, 'a.csv', 2, 6), (1, 'a.csv', 9, 4), (2, 'a.csv', 3, 8), (2, 'a.csv', 3, 7)"
+    query = f"select * from (values {rows}) as v(id, _source, _position, n)"
+    marked = mark(con, query, key_expectations(("id",)), hidden=("_source", "_position"))
+    mark_duplicates(con, marked, ("id",), rank(("id", "n", "_source", "_position")))
+    assert con.execute(f"select * from ({marked.kept()}) order by id").fetchall() == [(1, 6), (2, 7)]
 
 
 def test_keys_that_were_there_before_are_not_taken_again(con):

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
+from deltalake import Schema as DeltaSchema
 
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
+from pipeline.kernel.engine import connect
+from pipeline.kernel.types import arrow_schema
 from pipeline.lake import Commit, Head, Lake, Storage
 
 ONE, TWO = "select 1 as a, 'x' as b", "select 2 as a, 'y' as b"
@@ -152,10 +155,48 @@ def test_a_reply_that_was_lost_is_found_in_the_log(writer):
     assert len(DeltaTable(w.table.storage.uri).history()) == 3
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_quarantine_says_its_format_and_a_kill_before_its_first_rows_changes_nothing(lake, monkeypatch, killed):
+    """It is made without rows, because Delta refuses properties of others beside rows, and then the rows come."""
+    table, schema = lake.quarantine("t"), Schema.of({"a": "INTEGER"})
+    with connect() as con:
+        files = table.stager("r1").stage(con, "select 1::int as a", 0)
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if killed:
+        with monkeypatch.context() as patch:
+            patch.setattr(DeltaTable, "create_write_transaction", kill)
+            with pytest.raises(KeyboardInterrupt):
+                table.commit_files(Commit(files, schema, "append", 111), None)
+        assert (table.version().rows, table.mark()) == (0, None)
+    assert table.commit_files(Commit(files, schema, "append", 111), table.version()).rows == 1
+    assert table.commit_files(Commit(files, schema, "append", 111), table.version()).rows == 1
+    assert DeltaTable(table.storage.uri).metadata().configuration["headwater.formatVersion"] == "2"
+
+
+def test_of_two_who_make_a_quarantine_one_commits_first_and_the_other_meets_a_conflict(lake):
+    schema = Schema.of({"a": "INTEGER"})
+    first, second = lake.quarantine("t"), lake.quarantine("t")
+    heads = first.head(), second.head()
+    with connect() as con:
+        files = [first.stager(f"r{n}").stage(con, f"select {n}::int as a", 0) for n in range(2)]
+    DeltaTable.create(
+        first.storage.uri,
+        DeltaSchema.from_arrow(arrow_schema(schema)),
+        configuration={"headwater.formatVersion": "2"},
+        raise_if_key_not_exists=False,
+    )
+    assert heads[0].commit_files(Commit(files[0], schema, "append", 111)) == 1
+    with pytest.raises(ConflictError):
+        heads[1].commit_files(Commit(files[1], schema, "append", 222))
+
+
 def test_a_reply_that_was_lost_is_found_below_another_commit(lake, writer):
     """Somebody has committed on top: ours is there, and the next one meets a conflict."""
     w = writer()
-    w.table = replace(w.table, has_manifest=False)
+    w.table = replace(w.table, is_quarantine=True)
     schema = Schema.of({"a": "INTEGER", "b": "VARCHAR"})
     w.table.commit_files(Commit(w.stage(ONE), schema, "append", 111), None)
 
@@ -165,7 +206,7 @@ def test_a_reply_that_was_lost_is_found_below_another_commit(lake, writer):
 
     head = Unlucky(w.table.place, overtaken)
 
-    assert head.commit_files(Commit(w.stage(TWO, "r2"), schema, "append", 222)) == 1
+    assert head.commit_files(Commit(w.stage(TWO, "r2"), schema, "append", 222)) == 2  # 0 has the properties alone
     with pytest.raises(ConflictError):
         head.commit_files(Commit(w.stage(TWO, "r3"), schema, "append", 333))
     assert lake.rows(w.table).num_rows == 3

@@ -117,7 +117,35 @@ def test_a_refused_model_is_logged_and_the_former_champion_stays(project):
     assert verdict.uri.startswith("runs:/")
     assert len(logged(project)) == 2
     assert champion(project).version == 1
-    assert project.run().decision == "refused"  # it is said again until something is changed
+
+
+def test_a_refused_model_is_trained_again_only_once_something_changed(project):
+    project.define(**REFUSED)
+    first = project.run()
+    again = project.runner().run()
+
+    assert (again.status, again.steps[-1].decision) == ("refused", "refused")  # it is said again
+    assert again.steps[-1].reason.endswith("change its rows or definition, or use --full")
+    assert again.steps[-1].verdict == first.verdict
+    assert len(logged(project)) == 1  # and not trained again
+
+    assert project.run(full=True).decision == "refused"
+    assert len(logged(project)) == 2
+    project.define(**{"at_least=0.6": "at_least=0.98"})
+    project.run()
+    assert len(logged(project)) == 3
+    project.add("february", first=1400)
+    project.run()
+    project.run()
+    assert len(logged(project)) == 4
+
+
+def test_a_model_that_a_refused_one_follows_is_accepted_again_once_it_is_good(project):
+    project.define(**REFUSED)
+    project.run()
+    project.define()
+    assert project.run().decision == "accepted"
+    assert project.run().decision == "skip"
 
 
 def test_a_model_that_does_not_beat_the_baseline_is_refused(project):

@@ -271,7 +271,8 @@ def test_changes_of_a_merged_table_are_followed_by_key(following, rows):
         steps = run(following)
         decisions = {name: step.decision for name, step in steps.items()}
         only_new = number == 4  # a row that is late, and one of a new key
-        assert decisions["unkeyed"] == decisions["otherwise"] == ("append" if only_new else "rebuild")
+        assert decisions["unkeyed"] == ("append" if only_new else "rebuild")
+        assert decisions["otherwise"] == "rebuild"  # a customer of a lower number comes before those that are there
         assert decisions["near"] == decisions["joined"] == ("append" if only_new else "merge")
         assert decisions["second"] != "rebuild"
         assert all(step.flow.uncounted == 0 for step in steps.values())

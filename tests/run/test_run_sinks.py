@@ -117,7 +117,7 @@ def test_a_sink_that_fails_harms_nothing_and_is_made_good(project, tmp_path):
     (tmp_path / "down").touch()
     workspace = project(BATCH + 'out = sink("raw", to=to_callback(note))\nafter = sql("select k from raw")\n')
 
-    failed = run(workspace)
+    failed = Runner(workspace.project).attempt()
 
     assert failed.status == "failed"
     assert "OSError: down" in str(failed.error)
@@ -153,7 +153,7 @@ def test_rows_that_went_are_refused_by_a_sink_that_cannot_say_so(project, tmp_pa
     run(project(text("z")))
 
     workspace = project(text("0"))
-    failed = run(workspace)
+    failed = Runner(workspace.project).attempt()
 
     assert "rows went from the table" in str(failed.error)
     assert workspace.require("some").rows == 0

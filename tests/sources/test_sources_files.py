@@ -74,7 +74,7 @@ def test_the_fingerprint_follows_the_options_and_not_the_place():
 
 def test_parquet_keeps_positions_types_and_a_column_called_rowid(tmp_path):
     table = pa.table(
-        {"rowid": [10, 20, 30], "x": [1.0, float("nan"), None], "t": pa.array([0, 1, 2], pa.timestamp("ns"))}
+        {"rowid": [10, 20, 30], "x": [1.0, float("nan"), None], "t": pa.array([0, 1000, 2000], pa.timestamp("ns"))}
     )
     pq.write_table(table, tmp_path / "a.parquet")
 

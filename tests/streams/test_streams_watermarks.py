@@ -180,7 +180,7 @@ def test_silence_counts_from_one_run_to_the_next():
     #   partition b       ●40  |  ·
     #   watermark         40   |  90
     first = advanced(Reached(), Arrived({"a": 1, "b": 1}, {"a": 50 * S, "b": 40 * S}), how, 100 * S)
-    again = epoch_of(asdict(Epoch(1, {"x": first}, ""))).inputs["x"]
+    again = epoch_of(asdict(Epoch(1, {"x": first}))).inputs["x"]
     second = advanced(again, Arrived({"a": 2, "b": 1}, {"a": 90 * S}), how, 200 * S)
     assert (first.watermark, second.watermark) == (40 * S, 90 * S)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.core.errors import StorageError
+from pipeline.core.errors import StorageError, printable
 from pipeline.governance import Catalog
 from pipeline.run.project import Project
 from pipeline.run.report.facts import read
@@ -24,7 +24,7 @@ def write_report(project: Project, catalog: Catalog, path: Path) -> Path:
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(printable(text), encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
         raise StorageError(

@@ -1,6 +1,6 @@
 """What a report tells, read from the catalog and the lake. Nothing is drawn or worded here.
 
-What the newest run skipped is told by the newest step that made it, so that a report is complete after a run that
+What the newest run did not make is told by the newest step that made it, so that a report is complete after a run that
 had nothing to do.
 """
 
@@ -39,7 +39,7 @@ class Told:
         """The rows of the table as it stands; `None` when it is not made, or is not a table."""
         if not isinstance(self.definition, Stored):
             return None
-        known = self.now or self.made
+        known = self.made if self.now is None or self.now.has_failed else self.now
         return None if known is None else known.total_rows
 
 
@@ -94,7 +94,7 @@ def read(project: Project, catalog: Catalog) -> Facts:
 
 
 def _told(definition: Definition, now: Step | None, run: Run, catalog: Catalog) -> Told:
-    if now is not None and now.decision != "skip":
+    if now is not None and now.is_done:
         return Told(definition, now, now, run.ended_at or run.started_at)
     versions = catalog.versions(definition.name)
     return Told(definition, now, catalog.last_step(definition.name), versions[0].at if versions else None)

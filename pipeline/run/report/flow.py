@@ -25,6 +25,7 @@ CAPTION = 40
 ROOM = 1184
 """The width of the page, which a picture fills as long as its columns do not drift apart."""
 WIDEST = 84
+WORDS = {"failed": "failed", "upstream_failed": "skipped"}
 PAD = 12
 
 
@@ -76,10 +77,12 @@ def losses(told: Told) -> str:
 
 
 def state(told: Told) -> str:
-    """Return how a definition stands: `absent`, `refused` (a sink: failed), `same` (nothing was to do) or `fresh`."""
+    """Return how a definition stands: `absent`, `refused`, `failed`, `same` (nothing was to do) or `fresh`."""
     if told.now is None and told.made is None:
         return "absent"
-    if told.made is not None and told.made.decision in {"refused", "failed"}:
+    if told.now is not None and told.now.has_failed:
+        return "failed"
+    if told.made is not None and told.made.decision == "refused":
         return "refused"
     return "fresh" if told.now is not None and told.now.decision != "skip" else "same"
 
@@ -88,6 +91,8 @@ def summary(told: Told) -> str:
     """Return the second line of a box: its rows, or what became of it."""
     if state(told) == "absent":
         return "not made yet"
+    if told.now is not None and told.now.has_failed:
+        return WORDS[told.now.decision]
     if isinstance(told.definition, Stored):
         return quantity(told.rows or 0, "row")
     return told.made.decision if told.made is not None else "up to date"

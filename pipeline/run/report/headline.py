@@ -55,12 +55,14 @@ def scored(value: float | None) -> str:
 
 def _tables(facts: Facts) -> Figure:
     stored = [t for t in facts.told if isinstance(t.definition, Stored)]
-    made = sum(t.now is not None and t.now.decision != "skip" for t in stored)
+    made = sum(t.now is not None and t.now.is_done for t in stored)
+    failed = sum(t.now is not None and t.now.decision == "failed" for t in stored)
+    skipped = sum(t.now is not None and t.now.decision == "upstream_failed" for t in stored)
     same = sum(t.now is not None and t.now.decision == "skip" for t in stored)
-    left = len(stored) - made - same
-    parts = ((made, "made"), (same, "up to date"), (left, "not in this run"))
+    left = len(stored) - made - failed - skipped - same
+    parts = ((made, "made"), (failed, "failed"), (skipped, "skipped"), (same, "up to date"), (left, "not in this run"))
     note = ", ".join(f"{words.count(n)} {what}" for n, what in parts if n)
-    return Figure("Tables", words.count(len(stored)), note)
+    return Figure("Tables", words.count(len(stored)), note, alarm=failed > 0)
 
 
 def _rows_read(facts: Facts) -> Figure:

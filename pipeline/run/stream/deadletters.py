@@ -93,7 +93,7 @@ def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> Flow:
     manifest = version.manifest
     if manifest is None or manifest.epoch is None:
         return replay(workspace, plan.name, clock=clock)
-    set_aside(workspace, plan.definition, manifest)
+    set_aside(workspace, plan.definition, manifest, version.mark)
     rows = quarantined(workspace, plan.name)
     if not rows.num_rows:
         raise RequestError(f"stream {plan.name!r} has set nothing aside", do="see `headwater deadletter ls`")

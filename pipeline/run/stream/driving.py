@@ -199,14 +199,21 @@ class Driver:
         )
 
     def _wait_for_inputs(self) -> None:
-        """A stream below another begins when that one has made its table."""
+        """A stream below another begins when that one has made its table, anew where all are made anew."""
         together = self._together
         workspace = together.planner.workspace
         above = set(workspace.project.graph.upstream(self.name)) & set(together.names)
         while not together.stop.is_set():
-            if all(workspace.table(other).number() is not None or other in together.done for other in above):
+            if all(other in together.done or self._has_begun(other) for other in above):
                 return
             together.stop.wait(0.02)
+
+    def _has_begun(self, other: str) -> bool:
+        together = self._together
+        if together.wanted.begin in {"earliest", "latest"} and other in together.names:
+            stream = together.streams.get(other)  # what was there before it is on its way out
+            return stream is not None and stream.meter.commits > 0
+        return together.planner.workspace.table(other).number() is not None
 
     def _has_caught_up(self, stream: Stream, target: Mapping[str, int]) -> bool:
         offsets = {uri: o for reached in stream.inputs.values() for uri, o in reached.offsets.items()}

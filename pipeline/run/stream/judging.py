@@ -94,6 +94,7 @@ class Judge:
             expectations=(*definition.expect, *key_expectations(definition.key)),
             key=definition.key,
             keys_known=f"from {_KEYS}" if self._remembers_keys else None,
+            is_ranked=False,
             limits=limits,
             filesystem=filesystem,
         )

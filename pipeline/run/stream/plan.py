@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
-from pipeline.core.errors import DefinitionError, RequestError
+from pipeline.core.errors import DefinitionError, RequestError, few
 from pipeline.core.eventtime import EventTime, require_time
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
@@ -37,9 +37,6 @@ from pipeline.streams.keyed import EVOLVING, Keyed
 from pipeline.streams.operator import BEGINNING, Emits, Operator, Prepared, Progress
 from pipeline.streams.shapes import operator_of
 from pipeline.streams.whole import Streamed
-
-STREAMED = "streamed: headwater stream"
-"""Why a run leaves a table as it is that a stream makes."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +236,7 @@ def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
     if definition.event_time.column not in schema.names:
         raise DefinitionError(
             f"source {definition.name!r} has no column {definition.event_time.column!r}, its event time",
-            got=", ".join(schema.names),
+            got=few(schema.names),
             place=definition.place,
         )
     require_time(definition.event_time.column, schema.as_dict()[definition.event_time.column], definition.place)

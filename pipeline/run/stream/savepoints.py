@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import StateFile
 from pipeline.core.errors import ConflictError, RequestError, StorageError, did_you_mean
+from pipeline.core.formats import require_known
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect, literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
@@ -25,6 +26,8 @@ from pipeline.run.stream.plan import StreamPlan
 from pipeline.run.workspace import Workspace
 from pipeline.streams.snapshots import checked
 
+FORMAT_VERSION = 2
+"""The format of the savepoints that are made. Format 1 has the same fields but this one."""
 FOLDER = "_headwater/savepoints"
 """Where savepoints are, below the table."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -48,6 +51,7 @@ class Savepoint:
     aside: Sequence[StagedFile]
     """Those of its quarantine."""
     columns: Sequence[tuple[str, str]]
+    format_version: int = FORMAT_VERSION
 
     @property
     def epoch(self) -> int:
@@ -66,11 +70,15 @@ class Savepoint:
 
     @classmethod
     def from_json(cls, text: str) -> Savepoint:
-        """Return what `to_json` wrote."""
+        """Return what `to_json` wrote, in this or an earlier format; raise `StorageError` for a later one."""
         parts = json.loads(text)
+        what = f"savepoint {parts.get('label')!r} of stream {parts.get('stream')!r}"
+        do = "upgrade Headwater, or go back to another savepoint"
+        require_known(parts.get("format_version", 1), FORMAT_VERSION, what, do)
         for name in ("files", "aside"):
             parts[name] = tuple(StagedFile(**file) for file in parts[name])
-        return cls(**{**parts, "columns": tuple((n, t) for n, t in parts["columns"])})
+        parts["columns"] = tuple((name, kind) for name, kind in parts["columns"])
+        return cls(**{**parts, "format_version": FORMAT_VERSION})
 
 
 def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Clock = now) -> Savepoint:
@@ -116,12 +124,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
 def savepoints(workspace: Workspace, name: str) -> tuple[Savepoint, ...]:
     """Return a stream's savepoints, the oldest first."""
     storage = workspace.table(name).storage
-    found = [
-        Savepoint.from_json(storage.read_text(f"{FOLDER}/{label}/savepoint.json"))
-        for label in storage.inside(FOLDER)
-        if storage.has(f"{FOLDER}/{label}/savepoint.json")
-    ]
-    return tuple(sorted(found, key=lambda each: each.at))
+    return tuple(sorted((_read(storage, label) for label in _labels(storage)), key=lambda each: each.at))
 
 
 def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -143,10 +146,11 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
     label that is not there, `StorageError` when a file of then is gone or the columns are others now, and
     `ConflictError` when somebody committed in between; nothing is changed then.
     """
-    found = {each.label: each for each in savepoints(workspace, plan.name)}
-    if label not in found:
-        raise RequestError(f"stream {plan.name!r} has no savepoint {label!r}", do=did_you_mean(label, found))
-    savepoint, table = found[label], workspace.table(plan.name)
+    table = workspace.table(plan.name)
+    labels = _labels(table.storage)
+    if label not in labels:
+        raise RequestError(f"stream {plan.name!r} has no savepoint {label!r}", do=did_you_mean(label, labels))
+    savepoint = _read(table.storage, label)
     seen = table.version(lenient=True)
     if seen is None:
         raise StorageError(f"table {plan.name!r} is gone", do="make it anew: headwater stream --from earliest")
@@ -177,6 +181,14 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
     )
     set_aside(workspace, plan.definition, manifest)
     return committed
+
+
+def _labels(storage: Storage) -> tuple[str, ...]:
+    return tuple(label for label in storage.inside(FOLDER) if storage.has(f"{FOLDER}/{label}/savepoint.json"))
+
+
+def _read(storage: Storage, label: str) -> Savepoint:
+    return Savepoint.from_json(storage.read_text(f"{FOLDER}/{label}/savepoint.json"))
 
 
 def _require_free(storage: Storage, name: str, label: str) -> None:

@@ -25,9 +25,10 @@ from pipeline.core.clock import Clock, now
 from pipeline.core.cursors import Gap
 from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, StateFile
 from pipeline.core.errors import StorageError
+from pipeline.core.processes import cores
 from pipeline.core.reading import Extent, Part, Ready
 from pipeline.core.staging import Flow, Manifest, Mode
-from pipeline.kernel.budget import budget_here, cores
+from pipeline.kernel.budget import budget_here
 from pipeline.lake import Version
 from pipeline.run.settle import follow_up, set_aside
 from pipeline.run.stream.committing import TIDY_EVERY, Made, land_epoch
@@ -150,9 +151,9 @@ class Stream:
         epoch = start.epoch
         self.committed = epoch
         """The last epoch that is known to be committed."""
-        if manifest is not None and epoch is not None:
+        if seen is not None and manifest is not None and epoch is not None:
             # whoever committed it may have been killed before that
-            set_aside(self._workspace, plan.definition, manifest)
+            set_aside(self._workspace, plan.definition, manifest, seen.mark)
         self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,16 +18,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import scratch
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.reading import MISFIT, POSITION, Flowing, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import connect, literal, quoted
-from pipeline.sources import documents
-from pipeline.sources.fit import RAW, Raw, any_misfit, casts, fit, hold
+from pipeline.sources import documents, values
+from pipeline.sources.fit import RAW, Cells, Raw, any_misfit, as_columns, cast_cells, fit, hold, of_texts, of_types
 from pipeline.sources.kafka.fetching import FETCHED, VALUE
 from pipeline.sources.kafka.formats import TYPES, Avro, Format, Metadata, Protobuf
 from pipeline.sources.kafka.partition import Partition
 from pipeline.sources.kafka.records import WHY, Codec, codec_of, columns_of
+from pipeline.sources.values import Rule
 
 BASE64 = "base64:"
 """What stands before the bytes of a value that is no text, where it is kept as one."""
@@ -99,21 +100,18 @@ class Decoder:
             if self._codec is not None:
                 con.register("_columns", self._decoded(records, schema, con))
                 con.execute(f"create temp table {RAW} as select r.*, c.* from _records r positional join _columns c")
-                own = {c.name: quoted(_OWN + c.name) for c in self._own(schema)}
-                return _fit(con, schema, self._values(schema, partition, own), WHY, in_text=False)
+                return _fit(con, schema, Raw(self._cells(schema, partition), "", why=WHY), in_text=False)
             is_object = documents.is_object("line") if self.format == "json" else "true"
             con.execute(
                 f"create temp table {RAW} as select *, {is_object} as is_object from "
                 f"(select *, try(decode({VALUE})) as line from _records)"
             )
-            own = self._own_values(schema)
-            if self.format == "json" and own:
-                texts = documents.texts("line", Schema(self._own(schema)))
-                con.execute(
-                    f"alter table {RAW} add column texts varchar[]; update {RAW} set texts = {texts} where is_object"
-                )
-            why = self._why()
-            return _fit(con, schema, self._values(schema, partition, own), f"({why})", in_text=True)
+            source = f"(select *, line as shown from {RAW})"
+            if self.format == "json":
+                objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
+                source = documents.with_texts(Schema(self._own(schema)), objects)
+            raw = Raw(self._cells(schema, partition), "", why=f"({self._why()})", source=source)
+            return _fit(con, schema, raw, in_text=True)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again; what is not in a value, as its key, is null."""
@@ -136,14 +134,40 @@ class Decoder:
         """Return the columns that come from the value."""
         return tuple(c for c in schema.columns if c.name not in TYPES)
 
-    def _own_values(self, schema: Schema) -> dict[str, str]:
-        own = Schema(self._own(schema))
-        if self.format == "json":
-            return documents.values(own)
-        return dict.fromkeys(own.names, VALUE if self.format == "raw" else "line")
+    def _cells(self, schema: Schema, partition: Partition) -> Cells:
+        """Return the cells of a value, and of the message itself."""
+        value = self._value_cells(Schema(self._own(schema)))
+        message = self._message(schema, partition)
+        came = {c.name: value.came.get(c.name) or message[c.name] for c in schema.columns}
+        if self.event_time is not None and self.event_time in value.came:
+            came[self.event_time] = self._own_time(schema.as_dict()[self.event_time], came[self.event_time])
 
-    def _values(self, schema: Schema, partition: Partition, own: dict[str, str]) -> dict[str, str]:
-        """Return SQL for the columns of a value, and for those of the message itself."""
+        def rule(column: Column, came: str, cast: str) -> Rule:
+            if column.name == self.event_time and column.name in value.came:
+                return values.of_text(column, came, cast)
+            if column.name in value.came:
+                return value.rule(column, came, cast)
+            kind = "VARCHAR" if (column.name, column.type) == ("_key", "VARCHAR") else TYPES[column.name]
+            return values.of_type(column, came, kind)
+
+        return Cells(came, rule)
+
+    def _own_time(self, kind: str, came: str) -> str:
+        """Return SQL for the text of an event time: the message's own time where there is no value."""
+        time = f"strftime(_timestamp at time zone 'UTC', {literal(_TIMES.get(kind, '%Y-%m-%d %H:%M:%S.%f+00'))})"
+        return f"case when {VALUE} is null then {time} else ({came})::varchar end"
+
+    def _value_cells(self, own: Schema) -> Cells:
+        if self._codec is not None:
+            return of_types({c.name: quoted(_OWN + c.name) for c in own.columns}, own.as_dict())
+        if self.format == "json":
+            return documents.cells(own)
+        if self.format == "raw":
+            return of_types(dict.fromkeys(own.names, VALUE), dict.fromkeys(own.names, "BLOB"))
+        return of_texts(dict.fromkeys(own.names, "line"))
+
+    def _message(self, schema: Schema, partition: Partition) -> dict[str, str]:
+        """Return SQL for the columns of the message itself."""
         message = {
             "_topic": literal(partition.topic),
             "_partition": f"{partition.number}::integer",
@@ -152,19 +176,14 @@ class Decoder:
         }
         if schema.as_dict().get("_key") == "VARCHAR":
             message["_key"] = "decode(_key, 'replace')"
-        values = {c.name: own.get(c.name) or message[c.name] for c in schema.columns}
-        if self.event_time in own:
-            form = _TIMES.get(schema.as_dict()[self.event_time], "%Y-%m-%d %H:%M:%S.%f+00")
-            time = f"strftime(_timestamp at time zone 'UTC', {literal(form)})"
-            values[self.event_time] = f"case when {VALUE} is null then {time} else {own[self.event_time]} end"
-        return values
+        return message
 
     def _why(self) -> str:
         """Return SQL for the reason why a value is no row at all, or null."""
         tombstone = f"when {VALUE} is null then {'null' if self.keeps_tombstones else literal('no value')}"
         if self.format == "raw":
             return f"case {tombstone} end"
-        text = f"when line is null then {literal('not UTF-8')}"
+        text = f"when shown is null then {literal('not UTF-8')}"
         json = f"when not is_object then {literal('not a JSON object')}" if self.format == "json" else ""
         return f"case {tombstone} {text} {json} end"
 
@@ -190,21 +209,16 @@ class Decoder:
 
     def _query(self, name: str, schema: Schema, partition: Partition) -> str:
         source, other = quoted(name), "false"
-        if self._codec is not None:
-            own = {c.name: quoted(_OWN + c.name) for c in self._own(schema)}
-        else:
-            own = self._own_values(schema)
-        if self.format == "json" and not own:
+        if self.format == "json" and not self._own(schema):
             other = f"(line is not null and not {documents.is_object('line')})"
         elif self.format == "json":
             # what is no JSON stops the query; what begins with a brace and is JSON is an object
-            texts = documents.texts("line", Schema(self._own(schema)))
-            source = f"(select *, {texts} as texts from {source})"
+            source = documents.with_texts(Schema(self._own(schema)), source)
             other = "not coalesce(starts_with(line, '{'), true)"
-        values = self._values(schema, partition, own)
+        cells = self._cells(schema, partition)
         return (
-            f"select {casts(schema, values)}, {POSITION}, ({other} or {any_misfit(schema, values)}) as {MISFIT} "
-            f"from {source}"
+            f"select {as_columns(schema)}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
+            f"from {cast_cells(schema, cells, source)}"
         )
 
     def _decoded(self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection) -> pa.Table:
@@ -216,17 +230,19 @@ class Decoder:
         return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
 
 
-def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, values: dict[str, str], why: str, *, in_text: bool) -> Reading:
+def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw, *, in_text: bool) -> Reading:
+    """Return what fits; `raw.why` is SQL for why a record is no row at all, or null."""
+    why = raw.why
     encoded = f"'{BASE64}' || base64({VALUE})"
     # a text is kept as it is, unless it would be taken for something else
-    text = f"when line <> '' and not starts_with(line, '{BASE64}') then line" if in_text else ""
+    text = f"when shown <> '' and not starts_with(shown, '{BASE64}') then shown" if in_text else ""
     row = f"case when {VALUE} is null then '' {text} else {encoded} end"
     key = schema.as_dict().get("_key")
     if key == "VARCHAR":
         why = (
             f"coalesce({why}, case when _key is not null and try(decode(_key)) is null then 'the key is not UTF-8' end)"
         )
-    return fit(con, schema, Raw(values, row, bad=f"({why}) is not null", why=why))
+    return fit(con, schema, replace(raw, row=row, bad=f"({why}) is not null", why=why))
 
 
 def _bytes(row: str) -> bytes | None:
@@ -240,7 +256,7 @@ def _bytes(row: str) -> bytes | None:
 
 def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
     """Return the fields of JSON objects: each is written on a line of its own, without breaks, and read as a file."""
-    with tempfile.TemporaryDirectory(prefix="headwater-json-") as folder, connect() as con:
+    with scratch.folder("json") as folder, connect() as con:
         path = str(Path(folder) / "values.ndjson")
         con.register("_values", pa.table({VALUE: values}))
         con.execute(

@@ -11,8 +11,8 @@ import pyarrow as pa
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import empty, schema_of
-from pipeline.sources.fit import not_of
 from pipeline.sources.kafka.formats import Avro, Protobuf
+from pipeline.sources.values import not_of
 
 Record = Mapping[str, object]
 WHY = "_why"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipeline.core.epochs import END
-from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.core.staging import Manifest
+from pipeline.core.errors import ConflictError, RequestError
 from pipeline.governance import Leases, this_process
 from pipeline.run.stream.deadletters import letters, replay_letters
 from pipeline.run.stream.plan import Planner
@@ -163,40 +160,3 @@ def test_letters_that_cannot_come_back(plant, streams):
     Leases(workspace.catalog).acquire("readings", this_process())
     with pytest.raises(ConflictError, match="is being run"):
         replay_letters(workspace, "readings")
-
-
-# -- formats of memory
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def golden(plant) -> tuple[Path, Manifest]:
-    """A project whose stream stopped in the middle, as it was written when the format was new."""
-    folder = plant(count=300)
-    for kept in ("bronze", "silver"):
-        shutil.copytree(GOLDEN / "lake" / kept, folder / ".headwater" / "lake" / kept)
-    return folder, Manifest.from_json((GOLDEN / "manifest.json").read_text())
-
-
-def test_a_stream_goes_on_from_the_format_of_its_first_day(plant, streams):
-    folder, manifest = golden(plant)
-    assert manifest.epoch.state
-    assert manifest == streams.opened(folder).require("by_minute").manifest
-    found = remembered(streams.opened(folder), "by_minute")
-    assert found.tables["states"].num_rows > 0
-    streams.start(folder, "readings", "by_minute", until_caught_up=True, drain=True).run()
-    assert verify(streams.opened(folder), "by_minute").holds
-    assert sum(row[2] for row in streams.rows(folder, "by_minute")) == 600
-
-
-def test_states_of_another_engine_are_refused_with_the_way_out(plant, streams):
-    folder, manifest = golden(plant)
-    workspace = streams.opened(folder)
-    version = workspace.require("by_minute")
-    other = replace(manifest, run_id="x", epoch=replace(manifest.epoch, engine="1.0.0"))
-    workspace.table("by_minute").commit(other, (), version.schema, version)
-    with pytest.raises(StorageError, match=r"its state was kept by engine 1.0.0, and this is .*--from earliest"):
-        streams.start(folder, "by_minute", until_caught_up=True).run()
-    assert list(remembered(workspace, "by_minute").tables) == ["states"], "it can be looked at"
-    streams.start(folder, "readings", "by_minute", until_caught_up=True, begin="earliest", drain=True).run()
-    assert verify(streams.opened(folder), "by_minute").holds

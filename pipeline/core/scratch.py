@@ -1,0 +1,156 @@
+"""Temporary files: all of a process are below one folder whose name says whose it is.
+
+The folder is below `HEADWATER_TMP`, else below the state folder of the project that the process works for, else below
+the system's folder for temporary files. It goes when the process ends. Of a process that was killed it stays until
+another one comes: `reclaim` removes the folders of processes that are not there any more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import getpass
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.processes import is_there, machine, started
+
+VARIABLE = "HEADWATER_TMP"
+_NAME = re.compile(r"run-(?P<machine>[0-9a-f]*)-(?P<pid>\d+)-(?P<started>\d*)")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a folder is: a process, by its number, its start, and the machine where that number is its own."""
+
+    machine: str
+    pid: int
+    started: str
+
+    @classmethod
+    def of_process(cls, pid: int) -> Owner:
+        """Return the owner for a process of this machine."""
+        return cls(_digest(machine()), pid, started(pid))
+
+    @classmethod
+    def of_folder(cls, name: str) -> Owner | None:
+        """Return whose a folder is by its name, or `None` for a folder that is not one of ours."""
+        found = _NAME.fullmatch(name)
+        return None if found is None else cls(found["machine"], int(found["pid"]), found["started"])
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"run-{self.machine}-{self.pid}-{self.started}"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether its process is known to be gone; a process of another machine may be alive."""
+        if self.machine != _digest(machine()):
+            return False
+        return not is_there(self.pid) or (bool(self.started) and started(self.pid) != self.started)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where this process keeps its temporary files, and how much an engine may spill there."""
+
+    project: Path | None = None
+    spill_bytes: int | None = None
+
+
+_place = _Place()
+_made: set[tuple[int, Path]] = set()
+
+
+def work_for(project: Path, spill_bytes: int | None = None) -> None:
+    """Keep the temporary files of this process below a project's folder from now on."""
+    global _place  # noqa: PLW0603 - a process has one place for its files, wherever in it they are made
+    _place = _Place(project, spill_bytes)
+
+
+def base() -> Path:
+    """Return the folder that holds those of all processes."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).absolute()
+    return _system() if _place.project is None else _place.project
+
+
+def spill_bytes() -> int | None:
+    """Return how much all engines together may spill, where a setting says so."""
+    return _place.spill_bytes
+
+
+@contextmanager
+def folder(prefix: str) -> Iterator[str]:
+    """Make a temporary folder, and remove it at the end of the context."""
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=_own(), ignore_cleanup_errors=True) as found:
+        yield found
+
+
+def reclaim() -> dict[Path, int]:
+    """Remove the folders of processes that are not there any more; return these with their bytes."""
+    found = {}
+    for path, owner in _folders():
+        if owner.is_dead:
+            found[path] = _size(path)
+            shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def in_use() -> int:
+    """Return how many bytes the temporary files of all processes take."""
+    return sum(_size(path) for path, _ in _folders())
+
+
+def _folders() -> Iterator[tuple[Path, Owner]]:
+    with contextlib.suppress(OSError):
+        for path in sorted(base().iterdir()):
+            owner = Owner.of_folder(path.name)
+            if owner is not None:
+                yield path, owner
+
+
+def _own() -> Path:
+    """Return the folder of this process, which is made when it is first needed."""
+    for place in (base(), _system()):  # a project may be on a disk that cannot be written to
+        path = place / Owner.of_process(os.getpid()).folder
+        if (os.getpid(), path) in _made and path.is_dir():
+            return path
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+            if (os.getpid(), path) not in _made:
+                _made.add((os.getpid(), path))
+                atexit.register(_remove, os.getpid(), path)
+                reclaim()
+            return path
+    return Path(tempfile.gettempdir())
+
+
+def _remove(pid: int, path: Path) -> None:
+    if os.getpid() == pid:  # a child that forked from this process has a folder of its own
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _system() -> Path:
+    return Path(tempfile.gettempdir()) / f"headwater-{getpass.getuser()}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8] if text else ""
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(parent) / name).lstat().st_size
+    return total

@@ -1,0 +1,48 @@
+"""The revision of a catalog: compared with the newest one at each opening, brought to it where it is an earlier one."""
+
+from __future__ import annotations
+
+import threading
+
+import sqlalchemy as sa
+
+from pipeline.core.formats import require_known
+
+FORMAT_VERSION = 1
+"""The newest revision in `migrations/versions`. A catalog that was made before there were revisions has none: 0."""
+VERSION_TABLE = "headwater_alembic_version"
+"""Alembic's table, under a name of our own: other programs keep theirs in the same database."""
+_LOCKS = {"sqlite": "begin immediate", "postgresql": "select pg_advisory_xact_lock(7455143906141824)"}
+"""By database, what holds other processes back until the transaction has ended."""
+_UPGRADING = threading.Lock()
+
+
+def bring_up_to_date(engine: sa.Engine, what: str) -> None:
+    """Upgrade a catalog of an earlier revision, or a new one; raise `StorageError` for one of a later revision.
+
+    Processes that open a catalog at once upgrade it once.
+    """
+    with engine.connect() as connection:
+        version = _version(connection)
+    if version in range(FORMAT_VERSION):
+        with _UPGRADING, engine.begin() as connection:
+            if engine.dialect.name in _LOCKS:
+                connection.exec_driver_sql(_LOCKS[engine.dialect.name])
+            version = _version(connection)  # another process may have upgraded it meanwhile
+            if version in range(FORMAT_VERSION):
+                version = _upgraded(connection)
+    require_known(version, FORMAT_VERSION, what, "upgrade Headwater, or give the project another catalog")
+
+
+def _version(connection: sa.Connection) -> int | str:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return 0
+    text = connection.exec_driver_sql(f"select version_num from {VERSION_TABLE}").scalar()
+    return int(text) if text and text.isdecimal() else text or 0
+
+
+def _upgraded(connection: sa.Connection) -> int:
+    from pipeline.governance.migrations import upgrade  # noqa: PLC0415 - Alembic, which most openings do not need
+
+    upgrade(connection, VERSION_TABLE)
+    return FORMAT_VERSION

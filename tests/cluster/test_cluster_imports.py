@@ -1,0 +1,46 @@
+"""What a command imports: time is counted in modules, for these do not depend on the machine."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cluster.cli.commands import COMMANDS, load
+
+SLOW = {"confluent_kafka", "fastapi", "mlflow", "pandas", "polars", "ray", "s3fs", "scipy", "sklearn"}
+HEAVY = {*SLOW, "deltalake", "duckdb", "jinja2", "numpy", "pyarrow", "sqlalchemy", "sqlglot"}
+
+
+def modules(*words, cwd=None):
+    """Return the modules that a command has imported at its end."""
+    code = (
+        "import json, sys\nfrom cluster.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\nprint('\\n' + json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"]])
+def test_help_loads_no_engine(words, tmp_path):
+    loaded = modules(*words, cwd=tmp_path)
+    assert not loaded & HEAVY
+    assert not {name for name in loaded if name.startswith(("pipeline", "ml", "serve"))}
+    assert len(loaded) < 600
+
+
+def test_a_run_with_nothing_to_do_loads_no_library_that_it_does_not_use(headwater, teashop):
+    headwater("run", cwd=teashop, check=0)
+    loaded = modules("run", cwd=teashop)
+    assert not loaded & SLOW
+    assert not {name for name in loaded if name.startswith(("pipeline.streams.", "pipeline.run.stream.plan", "serve"))}
+    assert len(loaded) < 1400
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_that_is_listed_is_that_of_the_command(name):
+    assert inspect.cleandoc(load(name).help).split("\n\n")[0].replace("\n", " ") == COMMANDS[name][1]

@@ -1,0 +1,207 @@
+"""Many small files at once are each file by itself: rows, positions, sources, rejects and errors, in their order."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.batch import makers
+from pipeline.batch.careful import REJECTED
+from pipeline.batch.makers import FromSource
+from pipeline.batch.work import Split
+from pipeline.core.errors import SchemaError, SourceError
+from pipeline.core.reading import POSITION, SOURCE, Part
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import Limits, connect
+from pipeline.sources import Files, files
+
+SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
+AT = "2026-01-01T00:00:00+00:00"
+EXAMPLES = 400 if os.environ.get("HEADWATER_FAULTS") == "all" else 12
+CSV = st.tuples(
+    st.sampled_from(["a,b", "b,a", '"a",b', "\ufeffa,b"]),
+    st.lists(
+        st.sampled_from(
+            ["1,x", "2,3", "x,1", "3,", ",", "", '4,"q"', '5,"two\nlines"', '6,"open', "7,a\rb", "8", "9,x,y"]
+        ),
+        max_size=4,
+    ),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+)
+JSON_LINE = st.sampled_from(
+    [
+        '{"a":1,"b":"x"}',
+        '{"b":"y","a":2}',
+        '{"a":"z"}',
+        "",
+        "[1]",
+        "{",
+        '{"a":3.5}',
+        '{"a":4,"b":"\ufffd"}',
+        '{"a":5,"b":null}',
+    ]
+)
+JSON = st.tuples(st.lists(JSON_LINE, min_size=1, max_size=4), st.booleans())
+PARQUET = st.sampled_from(
+    [
+        {"a": pa.array([1, 2]), "b": pa.array(["x", None])},
+        {"b": pa.array(["x"]), "a": pa.array([7])},
+        {"a": pa.array(["4", "x"]), "b": pa.array(["y", "z"])},
+        {"a": pa.array([], pa.int64()), "b": pa.array([], pa.string())},
+    ]
+)
+
+
+def one_by_one(reader: Files, parts: list[Part]):
+    """What the files give when each is read by itself."""
+    rows, rejected = [], []
+    for part in parts:
+        reading = reader.read(part, SCHEMA)
+        rows += [(part.piece.uri, r[POSITION], r["a"], r["b"]) for r in reading.rows.to_pylist()]
+        rejected += [(part.piece.uri, r[POSITION], r["reason"], r["row"]) for r in reading.rejected.to_pylist()]
+    return rows, rejected
+
+
+def by_blocks(reader: Files, parts: list[Part]):
+    """What the validating pass makes of them."""
+    with connect(Limits(threads=1)) as con:
+        blocks = list(FromSource(reader, SCHEMA, AT).blocks(con, Split(0, parts=tuple(parts))))
+        rows = [(r[SOURCE], r[POSITION], r["a"], r["b"]) for block in blocks for r in block.to_pylist()]
+        return rows, con.sql(f"select _source, _position, reasons, row from {REJECTED}").fetchall()
+
+
+def by_scan(reader: Files, parts: list[Part]):
+    """What the fast path makes of them; `None` where it is not to be believed."""
+    with (
+        connect(Limits(threads=1)) as con,
+        FromSource(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
+    ):
+        if made is None:
+            return None
+        try:
+            rows = con.sql(made.query).fetchall()
+        except duckdb.Error:
+            return None
+        if len(rows) != made.rows_in or any(con.execute(odd).fetchall()[0][0] for odd in made.oddities):
+            return None
+        return [(source, position, a, b) for a, b, source, position, _ in rows]
+
+
+def outcome(call, *given):
+    try:
+        return call(*given)
+    except (SourceError, SchemaError) as error:
+        return type(error)
+
+
+def check(reader: Files) -> None:
+    parts = [Part(piece) for piece in reader.pieces()]
+    expected = outcome(one_by_one, reader, parts)
+    assert outcome(by_blocks, reader, parts) == expected
+    scanned = outcome(by_scan, reader, parts)
+    if isinstance(scanned, type):
+        assert scanned == expected
+    elif scanned is not None:
+        assert (scanned, []) == expected
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(CSV, min_size=1, max_size=6))
+def test_delimited_files(tmp_path_factory, contents):
+    folder = tmp_path_factory.mktemp("many")
+    for number, (head, lines, end, is_ended) in enumerate(contents):
+        text = end.join([head, *lines]) + end * is_ended
+        (folder / f"{number}.csv").write_bytes(text.encode())
+    check(files(folder / "*.csv"))
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(JSON, min_size=1, max_size=6))
+def test_json_files(tmp_path_factory, contents):
+    folder = tmp_path_factory.mktemp("many")
+    for number, (lines, is_ended) in enumerate(contents):
+        (folder / f"{number}.ndjson").write_bytes(("\n".join(lines) + "\n" * is_ended or "\n").encode() or b"\n")
+    check(files(folder / "*.ndjson"))
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(PARQUET, min_size=1, max_size=6))
+def test_parquet_files(tmp_path_factory, contents):
+    folder = tmp_path_factory.mktemp("many")
+    for number, columns in enumerate(contents):
+        pq.write_table(pa.table(columns), folder / f"{number}.parquet")
+    check(files(folder / "*.parquet"))
+
+
+def write(folder: Path, kind: str, count: int) -> Files:
+    folder.mkdir(exist_ok=True)
+    for n in range(count):
+        path = folder / f"{n:04d}.{kind}"
+        if kind == "csv":
+            path.write_text(f"a,b\n{n},x\n" if n % 2 else f"b,a\nx,{n}\n")
+        elif kind == "ndjson":
+            path.write_text(json.dumps({"a": n, "b": "x"}) + "\n")
+        else:
+            columns = {"a": [n], "b": ["x"]}
+            pq.write_table(pa.table(columns if n % 2 else dict(reversed(columns.items()))), path)
+    return files(folder / f"*.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
+def test_small_files_are_one_scan_for_each_order_of_columns(kind, tmp_path):
+    reader = write(tmp_path, kind, 60)
+    parts = [Part(piece) for piece in reader.pieces()]
+
+    with (
+        connect(Limits(threads=1)) as con,
+        FromSource(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
+    ):
+        assert made.query.count("read_csv(") + made.query.count("read_parquet(") == (1 if kind == "ndjson" else 2)
+        rows = con.sql(f"select a, {SOURCE}, {POSITION} from ({made.query})").fetchall()
+        assert con.execute("select count(*) from duckdb_tables()").fetchall()[0][0] in {0, 2, 4}
+    assert rows == [(n, part.piece.uri, 2 if kind == "csv" else 1) for n, part in enumerate(parts)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "ndjson"])
+def test_only_the_odd_file_of_many_is_read_by_itself(kind, tmp_path, monkeypatch):
+    reader = write(tmp_path, kind, 64)
+    odd = tmp_path / f"0041.{kind}"
+    odd.write_text(odd.read_text().replace("41", '"x"'))
+    read = []
+    monkeypatch.setattr(
+        Files, "read", lambda self, part, schema, was=Files.read: read.append(part) or was(self, part, schema)
+    )
+    parts = [Part(piece) for piece in reader.pieces()]
+
+    rows, rejected = by_blocks(reader, parts)
+
+    assert [part.piece.uri for part in read] == [str(odd)]
+    assert (len(rows), len(rejected)) == (63, 1)
+    assert [source for source, *_ in rows] == [part.piece.uri for part in parts if part.piece.uri != str(odd)]
+
+
+def test_a_scan_takes_so_many_files_and_bytes_and_large_ones_by_themselves(tmp_path, monkeypatch):
+    reader = write(tmp_path, "csv", 10)
+    (tmp_path / "0004.csv").write_text("a,b\n" + "1,x\n" * 400_000)
+    monkeypatch.setattr(makers, "TOGETHER_FILES", 3)
+    parts = [Part(piece) for piece in reader.pieces()]
+
+    groups = FromSource(reader, SCHEMA, AT).groups(parts)
+
+    assert [len(group) for group in groups] == [3, 1, 1, 3, 2]
+    assert [part for group in groups for part in group] == parts
+
+
+def test_a_file_whose_name_is_a_pattern_is_itself(tmp_path):
+    for name in ("a.csv", "[ab].csv", "b.csv"):
+        (tmp_path / name).write_text(f"a,b\n1,{name}\n")
+    check(files(tmp_path / "*.csv"))

@@ -1,0 +1,73 @@
+"""Temporary files: below one folder of their process, and gone when it is, at the latest when another process comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.core import scratch
+from pipeline.core.scratch import Owner
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "tmp"))
+    return tmp_path / "tmp"
+
+
+def test_folders_are_below_that_of_the_process_and_go_with_their_context(base):
+    with scratch.folder("a") as one, scratch.folder("a") as other:
+        assert one != other
+        assert Path(one).parent == Path(other).parent == base / Owner.of_process(os.getpid()).folder
+        (Path(one) / "file").write_text("x")
+        assert scratch.in_use() == 1
+    assert not Path(one).exists()
+
+
+def test_what_a_killed_process_left_goes_when_another_one_comes(base):
+    code = "import os, signal\nfrom pipeline.core import scratch\nwith scratch.folder('spill') as f:\n    open(f + '/x', 'w').write('12345')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    (left,) = base.iterdir()
+
+    assert scratch.reclaim() == {left: 5}
+
+    assert list(base.iterdir()) == []
+
+
+def test_a_process_that_ends_leaves_nothing(base):
+    code = "from pipeline.core import scratch\nscratch.folder('spill').__enter__()\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert list(base.iterdir()) == []
+
+
+def test_a_new_process_removes_what_dead_ones_left_with_its_first_folder(base):
+    dead = base / Owner(Owner.of_process(os.getpid()).machine, 2**22 - 1, "1").folder
+    dead.mkdir(parents=True)
+    code = "from pipeline.core import scratch\nwith scratch.folder('a'):\n    pass\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not dead.exists()
+
+
+def test_only_folders_of_the_dead_are_removed(base):
+    me = Owner.of_process(os.getpid())
+    kept = [me, Owner("0" * 8, 1, "1"), Owner(me.machine, os.getppid(), scratch.started(os.getppid()))]
+    gone = [Owner(me.machine, me.pid, "1"), Owner(me.machine, 2**22 - 1, me.started)]  # another one has the number now
+    for owner in (*kept, *gone):
+        (base / owner.folder).mkdir(parents=True)
+    (base / "notes").mkdir()
+
+    scratch.reclaim()
+
+    assert {path.name for path in base.iterdir()} == {"notes", *(owner.folder for owner in kept)}
+
+
+def test_a_base_that_cannot_be_made_is_no_hindrance(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "file" / "tmp"))
+    with scratch.folder("a") as found:
+        assert Path(found).is_dir()

@@ -1,0 +1,243 @@
+"""Every format that was ever written is read, or refused by name: the folders here stay as they were written."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipeline.core.cursors import Cursor
+from pipeline.core.errors import StorageError
+from pipeline.core.staging import Manifest
+from pipeline.governance import Catalog, Leases
+from pipeline.run.project import load
+from pipeline.run.replay import quarantined
+from pipeline.run.stream.remembering import remembered
+from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.savepoints import savepoints
+from pipeline.run.stream.stream import Asked, Pace
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+HERE = Path(__file__).parent
+ASKED = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=3)
+"""As many shards as no golden stream has: its state is dealt anew."""
+
+_spec = importlib.util.spec_from_file_location("write", HERE / "write.py")
+assert _spec is not None
+assert _spec.loader is not None
+write = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(write)
+
+
+def every(name: str):
+    """Run a test with each version of a format."""
+    oldest, newest, _ = write.WRITERS[name]
+    return pytest.mark.parametrize("version", range(oldest, newest + 1))
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A function that copies the project of a golden folder and returns where it is."""
+
+    def copied(name: str, version: int) -> Path:
+        return Path(shutil.copytree(HERE / name / str(version), tmp_path / name))
+
+    return copied
+
+
+def opened(folder: Path) -> Workspace:
+    return Workspace(load(folder))
+
+
+def go_on(folder: Path, name: str, **wanted: object) -> None:
+    """Run a stream to the end of its log."""
+    Running(opened(folder), Wanted((), asked=ASKED, until_caught_up=True, drain=True, **wanted)).run()
+    assert verify(opened(folder), name).holds
+
+
+def changed(path: Path, text: str, new: str) -> None:
+    before = path.read_text()
+    assert text in before
+    path.write_text(before.replace(text, new))
+
+
+@pytest.mark.parametrize("name", write.WRITERS)
+def test_every_version_has_its_folder_and_a_form_that_changed_has_a_new_one(name, tmp_path):
+    """A version that lacks a field, or does not know one, cannot read it: each change of the fields is a new version."""
+    oldest, newest, written = write.WRITERS[name]
+    assert {each.name for each in (HERE / name).iterdir()} == {str(version) for version in range(oldest, newest + 1)}
+    written(tmp_path / name)
+    assert form(name, tmp_path / name) == form(name, HERE / name / str(newest))
+
+
+def form(name: str, folder: Path) -> set[str]:
+    """Return the names of what a format has: fields at any depth, columns, or the SQL of its tables."""
+    if name == "catalog":
+        lines = (folder / "catalog.sql").read_text().splitlines()
+        return {line for line in lines if not line.startswith("INSERT")}
+    if name == "quarantine":
+        return {
+            f"{column.name} {column.type}" for column in opened(folder).lake.quarantine("hot").version().schema.columns
+        }
+    if name == "epoch":
+        manifests = folder.glob("lake/silver/by_minute/_headwater/*.json")
+        return {field for file in manifests for field in fields(json.loads(file.read_text())["epoch"])}
+    files = folder.rglob("savepoint.json") if name == "savepoint" else folder.glob("*.json")
+    return {field for file in files for field in fields(json.loads(file.read_text()))}
+
+
+def fields(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        yield from itertools.chain.from_iterable(map(fields, value.values() if isinstance(value, dict) else value))
+
+
+# -- manifests and cursors
+
+
+@every("manifest")
+def test_manifests(version):
+    text = (HERE / "manifest" / str(version) / "manifest.json").read_text()
+    found = Manifest.from_json(text)
+    assert json.loads(text).get("format_version", 1) == version
+    assert (found.format_version, found.table, found.mode) == (2, "orders", "merge")
+    assert found.cursor == Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}})
+    assert (found.flow.rows_out, found.backfilled, found.aside) == (7, ("2024-01-01", None), found.tombstones)
+
+
+@every("cursor")
+def test_cursors(version):
+    for kind, inside in (("files", "files"), ("offsets", "partitions")):
+        found = Cursor(**json.loads((HERE / "cursor" / str(version) / f"{kind}.json").read_text()))
+        assert found.format_version == version
+        assert list(found.of_kind(kind)) == [inside]
+
+
+# -- streams
+
+
+@every("epoch")
+def test_epochs_and_their_state(project, version):
+    folder = project("epoch", version)
+    manifest = opened(folder).require("by_minute").manifest
+    assert manifest.epoch.state
+    assert remembered(opened(folder), "by_minute").tables["states"].num_rows > 0
+    if manifest.epoch.engine == duckdb.__version__:
+        go_on(folder, "by_minute")
+        rows_in = opened(folder).require("by_minute").manifest.epoch.totals["rows_in"]
+        assert opened(folder).query("select sum(readings)::int as n from by_minute").to_pylist() == [{"n": rows_in}]
+
+
+@every("epoch")
+def test_states_of_another_engine_are_refused_with_the_way_out(project, version):
+    folder = project("epoch", version)
+    workspace = opened(folder)
+    seen = workspace.require("by_minute")
+    other = replace(seen.manifest, run_id="x", epoch=replace(seen.manifest.epoch, engine="1.0.0"))
+    workspace.table("by_minute").commit(other, (), seen.schema, seen)
+    with pytest.raises(StorageError, match=r"kept by engine 1.0.0, and this is .*--from earliest"):
+        go_on(folder, "by_minute")
+    assert list(remembered(workspace, "by_minute").tables) == ["states"], "it can be looked at"
+    go_on(folder, "by_minute", begin="earliest")
+
+
+@every("savepoint")
+def test_savepoints(project, version):
+    folder = project("savepoint", version)
+    go_on(folder, "by_minute")
+    assert [(each.label, each.epoch) for each in savepoints(opened(folder), "by_minute")] == [("kept", 1)]
+    rows = opened(folder).query("from by_minute order by all")
+    go_on(folder, "by_minute", restore="kept")
+    assert opened(folder).query("from by_minute order by all") == rows
+
+
+# -- quarantines
+
+
+@every("quarantine")
+@pytest.mark.parametrize("is_settled", [True, False])
+def test_quarantines(project, version, is_settled):
+    """Rows are set aside beside those of an earlier format; so are those that a killed process had yet to set aside."""
+    folder = project("quarantine", version)
+    if is_settled:
+        assert quarantined(opened(folder), "hot").num_rows == 2
+    else:
+        shutil.rmtree(folder / "lake" / "quarantine" / "hot" / "_delta_log")
+    go_on(folder, "hot")
+    found = quarantined(opened(folder), "hot").to_pylist()
+    assert [row["_position"] for row in found] == [23, 123, 223]
+    assert {row["reasons"] for row in found} == {"is_possible"}
+
+
+# -- the catalog
+
+
+@every("catalog")
+def test_catalogs(tmp_path, version):
+    with closing(sqlite3.connect(tmp_path / "catalog.db")) as connection:
+        connection.executescript((HERE / "catalog" / str(version) / "catalog.sql").read_text())
+    found, today = Catalog(f"sqlite:///{tmp_path}/catalog.db"), Catalog(f"sqlite:///{tmp_path}/today.db")
+    write.record(today)
+    assert found.run("r1") == today.run("r1")
+    assert found.versions("orders") == today.versions("orders")
+    assert found.filled("orders") == today.filled("orders")
+    assert Leases(found).all() == Leases(today).all()
+
+
+# -- what a later version of Headwater wrote; for the catalog see tests/governance
+
+LATER = r"{} was written by a later version of Headwater: got format 9; this version reads formats up to \d+; upgrade"
+
+
+def test_a_later_manifest_is_refused():
+    text = (HERE / "manifest" / "2" / "manifest.json").read_text()
+    with pytest.raises(StorageError, match=LATER.format("the manifest of table 'orders'")):
+        Manifest.from_json(json.dumps({**json.loads(text), "format_version": 9}))
+
+
+def test_a_later_cursor_is_refused():
+    with pytest.raises(StorageError, match=r"cannot read the cursor of a source: got kind 'files', version 9"):
+        Cursor("files", {}, 9).of_kind("files")
+
+
+def test_a_later_savepoint_is_refused_and_the_others_are_not(project):
+    folder = project("savepoint", write.savepoints.FORMAT_VERSION)
+    workspace = opened(folder)
+    write.save(workspace, "by_minute", "later")
+    path = folder / "lake/silver/by_minute/_headwater/savepoints/later/savepoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 9, "layout": "unknown"}))
+    with pytest.raises(StorageError, match=LATER.format("savepoint 'later' of stream 'by_minute'")):
+        go_on(folder, "by_minute", restore="later")
+    with pytest.raises(StorageError, match=r"upgrade Headwater, or go back to another savepoint"):
+        savepoints(workspace, "by_minute")
+    go_on(folder, "by_minute", restore="kept")
+
+
+def test_a_later_quarantine_is_refused_before_anything_is_committed(project):
+    folder = project("quarantine", write.quarantine_format.FORMAT_VERSION)
+    log = folder / "lake/quarantine/hot/_delta_log/00000000000000000000.json"
+    changed(log, '"headwater.formatVersion":"2"', '"headwater.formatVersion":"9"')
+    version = opened(folder).require("hot").number
+    with pytest.raises(StorageError, match=LATER.format("the quarantine of table 'hot'")):
+        go_on(folder, "hot")
+    with pytest.raises(StorageError, match=LATER.format("the quarantine of table 'hot'")):
+        quarantined(opened(folder), "hot")
+    assert opened(folder).require("hot").number == version
+
+
+@pytest.mark.parametrize("version", [0, -1, "2", 1.5, None, [2]])
+def test_what_is_no_version_is_refused(version):
+    text = (HERE / "manifest" / "2" / "manifest.json").read_text()
+    with pytest.raises(StorageError, match=r"the manifest of table 'orders' was written by a later version"):
+        Manifest.from_json(json.dumps({**json.loads(text), "format_version": version}))

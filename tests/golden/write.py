@@ -1,0 +1,190 @@
+"""Writes the golden folders of today's formats: python tests/golden/write.py. A folder that is there is never changed.
+
+`<thing>/<version>` is what a Headwater that wrote that version left behind: a project, or one file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.core import epochs, staging
+from pipeline.core.cursors import Cursor, Gap
+from pipeline.core.definitions import Action, Verdict
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow, Manifest, StagedFile
+from pipeline.governance import Catalog, Check, Filled, Holder, Leases, Made, Run, Step, revisions
+from pipeline.lake import quarantine as quarantine_format
+from pipeline.run.project import load
+from pipeline.run.stream import savepoints
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.savepoints import save
+from pipeline.run.stream.stream import Asked, Pace, Stream
+from pipeline.run.workspace import Workspace
+
+HERE = Path(__file__).parent
+TOML = """\
+[project]
+name = "plant"
+definitions = "plant.py"
+
+[env.dev]
+lake = "lake"
+"""
+PLANT = """\
+from pipeline import generate, quarantine, source, sql
+
+readings = source(
+    generate(
+        {"at": "timestamp '2024-01-01' + to_seconds(i)", "sensor": "'s' || (i % 3)", "degrees": "(i * 13) % 100"},
+        count=300,
+    ),
+    schema={"at": "timestamp", "sensor": "varchar", "degrees": "integer"},
+    event_time="at",
+    lateness="5 seconds",
+    stored=False,
+)
+"""
+BY_MINUTE = '''\
+by_minute = sql(
+    """
+    select tumble(at, interval '1 minute') as minute, sensor, count(*) as readings, avg(degrees) as mean
+    from readings group by all
+    """,
+    key=("minute", "sensor"),
+)
+'''
+HOT = """\
+hot = sql(
+    "select at, sensor, degrees from readings where degrees > 80",
+    expect=[quarantine("is_possible", "degrees < 99")],
+)
+"""
+TURN = 130
+"""The rows that a stream takes at once: it stops after the first."""
+AT = datetime(2024, 1, 1, tzinfo=UTC).isoformat()
+
+
+def stopped(folder: Path, definition: str, done: Callable[[Workspace, str], object] = lambda _, __: None) -> None:
+    """Write a project whose stream stopped in the middle, and what is `done` with it then."""
+    folder.mkdir(parents=True)
+    (folder / "headwater.toml").write_text(TOML)
+    (folder / "plant.py").write_text(PLANT + definition)
+    workspace, name = Workspace(load(folder)), definition.partition(" ")[0]
+    asked = Asked(pace=Pace(turn_s=0.02, turn_offsets=TURN), shards=2)
+    stream = Stream(workspace, Planner(workspace).plan(name), asked)
+    while not stream.turn():
+        pass
+    stream.save()
+    stream.close()
+    done(workspace, name)
+    shutil.rmtree(folder / ".headwater", ignore_errors=True)
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    for log in folder.rglob("_delta_log/*.json"):
+        log.write_text(re.sub(r"file://[^\"]*/lake/", "file:///lake/", log.read_text()))
+
+
+def epoch(folder: Path) -> None:
+    """Write a stream with state."""
+    stopped(folder, BY_MINUTE)
+
+
+def savepoint(folder: Path) -> None:
+    """Write a stream with state that has a savepoint."""
+    stopped(folder, BY_MINUTE, lambda workspace, name: save(workspace, name, "kept"))
+
+
+def quarantine(folder: Path) -> None:
+    """Write a stream that set rows aside."""
+    stopped(folder, HOT)
+
+
+def manifest(folder: Path) -> None:
+    """Write a manifest that uses every field but the epoch."""
+    folder.mkdir(parents=True)
+    staged = StagedFile("part-0.parquet", 812, 3, {"day": "2024-01-01", "shop": None}, '{"numRecords": 3}')
+    kept = Manifest(
+        table="orders",
+        run_id="r1",
+        fingerprint="f1",
+        mode="merge",
+        inputs={"raw_orders": 7},
+        marks={"raw_orders": 1 << 62, "shops": None},
+        cursor=Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}}),
+        gaps=(Gap("kafka://b/orders/0", 5, 9),),
+        flow=Flow(10, 10, 7, 2, 1, 0, 120, 0, 0),
+        checks={"has_time": 2},
+        aside=(staged,),
+        aside_mode="overwrite",
+        tombstones=(staged,),
+        backfill="b1",
+        backfilled=("2024-01-01", None),
+        seconds=0.5,
+        at=AT,
+    )
+    (folder / "manifest.json").write_text(kept.to_json())
+
+
+def cursor(folder: Path) -> None:
+    """Write the cursors of files and of logs."""
+    folder.mkdir(parents=True)
+    kept = (
+        Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, "0f"]}}),
+        Cursor("offsets", {"partitions": {"kafka://b/orders/0": [0, 1200, "topic-id"]}}),
+    )
+    for each in kept:
+        (folder / f"{each.kind}.json").write_text(json.dumps(asdict(each), sort_keys=True))
+
+
+def catalog(folder: Path) -> None:
+    """Write the SQL text of a catalog that has a row of everything."""
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as place:
+        record(Catalog(f"sqlite:///{place}/catalog.db"))
+        connection = sqlite3.connect(f"{place}/catalog.db")
+        (folder / "catalog.sql").write_text("\n".join(connection.iterdump()) + "\n")
+        connection.close()
+
+
+def record(kept: Catalog) -> None:
+    """Record a run with a step, a version, a partition of a backfill and a lease."""
+    kept.begin(Run("r1", "plant", "dev", AT, None, "running", None))
+    check = Check("is_possible", "degrees < 99", Action.QUARANTINE, 10, 3)
+    verdict = Verdict(accepted=True, reason="better", metrics={"auc": 0.7}, uri="models:/m/1", version="1", rows=7)
+    flow = Flow(10, 10, 7, 3, 0, 0, 120)
+    step = Step("orders", 0, "table", "silver", "append", "2 new files", "blockwise", "inline", 3, 1.5, 99, flow)
+    kept.record("r1", Step(**{**vars(step), "checks": (check,), "verdict": verdict}))
+    kept.keep(Made("orders", 3, "silver", "r1", AT, 99, 120, Schema.of({"id": "BIGINT"}), {"raw_orders": 7}))
+    kept.fill(Filled("orders", "2024-01-01", "b1", "r1", AT, 4, 0.5))
+    Leases(kept, clock=lambda: 0.0).acquire("by_minute", Holder("holder", "host", "", 1))
+
+
+WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
+    "manifest": (1, staging.FORMAT_VERSION, manifest),
+    "cursor": (1, 1, cursor),
+    "epoch": (1, epochs.FORMAT_VERSION, epoch),
+    "savepoint": (1, savepoints.FORMAT_VERSION, savepoint),
+    "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
+    "catalog": (0, revisions.FORMAT_VERSION, catalog),
+}
+"""By format: the oldest version that is read, the newest, which is written, and what writes it."""
+
+
+def main() -> None:
+    """Write the folder of each format's newest version that is not there yet."""
+    for name, (_, newest, write) in WRITERS.items():
+        folder = HERE / name / str(newest)
+        if not folder.exists():
+            write(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Tables of very many columns: the engine plans their statements without what is quadratic in columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.reading import Part
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import WIDE, connect, expect_columns
+from pipeline.sources import files
+
+
+@pytest.mark.parametrize(("columns", "disabled"), [(WIDE, ""), (WIDE + 1, "common_subexpressions")])
+def test_only_wide_tables_do_without_the_search_for_common_subexpressions(columns, disabled):
+    with connect() as con:
+        expect_columns(con, columns)
+        assert con.execute("select coalesce(current_setting('disabled_optimizers'), '')").fetchone() == (disabled,)
+
+
+def test_a_wide_file_with_a_bad_value_is_read_like_a_narrow_one(tmp_path):
+    names = [f"c{n}" for n in range(WIDE + 50)]
+    good, bad = [str(n) for n in range(len(names))], ["x" if n == WIDE else str(n) for n in range(len(names))]
+    (tmp_path / "a.csv").write_text("\n".join(",".join(line) for line in (names, good, bad)) + "\n")
+    reader = files(tmp_path / "a.csv")
+
+    reading = reader.read(Part(reader.pieces()[0]), Schema.of(dict.fromkeys(names, "BIGINT")))
+
+    assert reading.rows.select(names).to_pylist() == [dict(zip(names, range(len(names)), strict=True))]
+    assert reading.rejected.column("reason").to_pylist() == [f"column 'c{WIDE}' is not BIGINT: x"]

@@ -1,0 +1,261 @@
+"""Steps side by side: after what they read, within the memory, and a failure ends only what reads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.errors import DefinitionError, HeadwaterError, SourceError
+from pipeline.kernel.budget import Budget, MemoryPool
+from pipeline.kernel.engine import connect
+from pipeline.run.decide import Options
+from pipeline.run.foresight import foresee
+from pipeline.run.project import load
+from pipeline.run.report import write_report
+from pipeline.run.runner import Runner
+from pipeline.run.schedule import Blocked, Schedule
+from pipeline.run.workspace import Workspace
+from tests.cluster.conftest import BIN
+from tests.run.conftest import MORE, rows_of
+
+GRAPHS = st.integers(1, 9).flatmap(
+    lambda count: st.tuples(
+        st.lists(st.sets(st.integers(0, 8)), min_size=count, max_size=count),
+        st.sets(st.integers(0, 8)),
+        st.integers(1, 4),
+    )
+)
+
+
+@given(GRAPHS)
+def test_every_step_ends_once_after_what_it_reads_and_below_a_failure_none_is_done(graph):
+    reads_of, failing, threads = graph
+    reads = {f"t{n}": [f"t{r}" for r in sorted(some) if r < n] for n, some in enumerate(reads_of)}
+    started, ended, at_once = [], {}, []
+
+    def do(name):
+        started.append((name, frozenset(ended)))
+        at_once.append(threading.active_count())
+        if int(name[1:]) in failing:
+            raise SourceError(name)
+        return name
+
+    def note(name, outcome):
+        assert name not in ended
+        ended[name] = outcome
+
+    before = threading.active_count()
+    Schedule(reads, do, note).run(threads)
+
+    assert set(ended) == set(reads)
+    assert max(at_once, default=0) - before <= threads
+    assert all(set(reads[name]) <= done for name, done in started)
+    for name, outcome in ended.items():
+        bad = [read for read in reads[name] if not isinstance(ended[read], str)]
+        assert isinstance(outcome, Blocked) == bool(bad)
+        assert isinstance(outcome, SourceError) == (not bad and int(name[1:]) in failing)
+        if isinstance(outcome, Blocked):
+            assert outcome.reads == bad[0]
+            assert isinstance(ended[outcome.failed], SourceError)
+
+
+def test_steps_that_do_not_read_each_other_are_at_work_at_once():
+    meet = threading.Barrier(2, timeout=20)
+    Schedule({"a": [], "b": []}, lambda _: meet.wait(), lambda *_: None).run(2)
+
+
+def test_one_thread_keeps_the_order_of_the_definitions():
+    done = []
+    Schedule({name: [] for name in "cab"}, done.append, lambda *_: None).run(1)
+    assert done == ["c", "a", "b"]
+
+
+def test_an_interrupt_ends_the_statements_of_the_other_steps():
+    begun, seconds = threading.Event(), []
+
+    def do(name):
+        if name == "stops":
+            begun.wait(20)
+            raise KeyboardInterrupt
+        since = time.monotonic()
+        try:
+            with connect() as con:
+                begun.set()
+                con.execute("select count(*) from range(1000000000) a, range(1000000) b")
+        finally:
+            seconds.append(time.monotonic() - since)
+
+    with pytest.raises(KeyboardInterrupt):
+        Schedule({"long": [], "stops": []}, do, lambda *_: None).run(2)
+    assert len(seconds) == 1
+
+
+@given(st.lists(st.integers(0, 2000), min_size=1, max_size=12), st.integers(1, 4))
+def test_steps_never_take_more_than_the_memory_of_the_run(needs, steps):
+    pool = MemoryPool(Budget(1 << 30, 1), steps)
+    taken, most, lock = [0], [0], threading.Lock()
+
+    def work(megabytes):
+        with pool.reserve(megabytes << 20) as granted:
+            with lock:
+                taken[0] += granted
+                most[0] = max(most[0], taken[0])
+            with lock:
+                taken[0] -= granted
+
+    threads = [threading.Thread(target=work, args=(need,)) for need in needs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert most[0] <= 1 << 30
+
+
+BROKEN = """\
+from pathlib import Path
+
+from pipeline import files, mart, source, sql
+
+DATA = Path(__file__).parent / "data"
+
+raw = source(files(DATA / "raw.csv"), schema={"k": "bigint", "v": "varchar"})
+gone = source(files(DATA / "gone*.csv"), schema={"k": "bigint"})
+a = sql("select k, v::integer as v from raw")
+b = sql("select k from raw where k > 1")
+c = sql("select sum(v) as v from a")
+d = mart("select v from c", key="v")
+e = sql("select k from gone")
+"""
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A table with a cast that fails, a source without files, and tables that read these and others."""
+    folder = tmp_path / "broken"
+    (folder / "data").mkdir(parents=True)
+    (folder / "headwater.toml").write_text('[project]\nname = "broken"\ndefinitions = "broken.py"\n')
+    (folder / "broken.py").write_text(BROKEN)
+    (folder / "data" / "raw.csv").write_text("k,v\n1,10\n2,twenty\n")
+    return folder
+
+
+def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
+    planned = {found.definition.name: found.decision for found in foresee(Workspace(load(broken)), Options())}
+
+    assert {name: decision.kind for name, decision in planned.items()} == {
+        "raw": "rebuild",
+        "gone": "fail",
+        "a": "rebuild",
+        "b": "rebuild",
+        "c": "rebuild",
+        "d": "rebuild",
+        "e": "skip",
+    }
+    assert planned["gone"].reason.startswith("no file matches")
+    assert planned["e"].reason == "skipped: reads 'gone', which failed"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_failing_table_or_source_stops_only_what_reads_it(broken, threads):
+    runner = Runner(load(broken), Options(threads=threads))
+    run = runner.attempt()
+
+    did = {step.name: step.decision for step in run.steps}
+    assert did == {
+        "raw": "rebuild",
+        "gone": "failed",
+        "a": "failed",
+        "b": "rebuild",
+        "c": "upstream_failed",
+        "d": "upstream_failed",
+        "e": "upstream_failed",
+    }
+    reasons = {step.name: step.reason for step in run.steps}
+    assert reasons["c"] == "skipped: reads 'a', which failed"
+    assert reasons["d"] == "skipped: reads 'c', which was skipped because 'a' failed"
+    assert list(runner.errors) == ["gone", "a"]
+    assert isinstance(runner.errors["gone"], SourceError)
+    assert (run.status, [step.number for step in run.steps]) == ("failed", list(range(7)))
+    assert str(run.error).startswith("gone: no file matches")
+    assert Workspace(load(broken)).catalog.run(run.run_id) == run
+    assert rows_of(broken)["b"] == ["{'k': 2}"]
+
+
+def test_mended_only_what_was_missing_is_made(broken):
+    with pytest.raises(HeadwaterError, match="no file matches"):
+        Runner(load(broken)).run()
+    (broken / "data" / "gone.csv").write_text("k\n1\n")
+    (broken / "broken.py").write_text(BROKEN.replace("v::integer", "try_cast(v as integer)"))
+
+    run = Runner(load(broken)).run()
+
+    assert {step.name: step.decision for step in run.steps if step.decision == "skip"} == {"raw": "skip", "b": "skip"}
+    assert run.status == "done"
+
+
+def test_a_failed_table_keeps_the_rows_it_had_and_the_report_says_so(broken):
+    (broken / "data" / "gone.csv").write_text("k\n1\n")
+    (broken / "data" / "raw.csv").write_text("k,v\n1,10\n")
+    Runner(load(broken)).run()
+    (broken / "data" / "raw.csv").write_text("k,v\n1,10\n2,twenty\n")
+    with pytest.raises(DefinitionError, match="twenty"):
+        Runner(load(broken)).run()
+
+    workspace = Workspace(load(broken))
+    assert rows_of(broken)["c"] == ["{'v': Decimal('10')}"] or rows_of(broken)["c"] == ["{'v': 10}"]
+    assert workspace.catalog.last_step("a").decision == "rebuild"
+    page = broken / "report.html"
+    write_report(workspace.project, workspace.catalog, page)
+    assert "skipped: reads &#39;a&#39;, which failed" in page.read_text()
+
+
+def test_the_command_says_what_failed_what_was_skipped_and_ends_with_1(broken):
+    def headwater(*words):
+        return subprocess.run([str(BIN / "headwater"), *words], cwd=broken, capture_output=True, text=True, check=False)
+
+    done = headwater("run")
+    assert done.returncode == 1
+    assert "2 done, 2 failed, 3 skipped, 0 up to date" in done.stdout
+    assert "c skipped: reads 'a', which failed" in done.stdout
+    assert "error: gone: no file matches" in done.stderr
+    assert "error: a: " in done.stderr
+    assert "twenty" in done.stderr
+    assert "Traceback" not in done.stderr
+    told = json.loads(headwater("run", "--json").stdout)
+    assert {step["name"]: step["decision"] for step in told["steps"]}["b"] == "skip"
+    assert told["status"] == "failed"
+
+
+def test_side_by_side_gives_what_one_by_one_gives(shop):
+    for threads in (1, 4):
+        Runner(load(shop), Options(full=True, threads=threads)).run()
+        (shop / "data" / "orders2.csv").write_text(MORE)
+        Runner(load(shop), Options(threads=threads)).run()
+        rows, manifests = rows_of(shop), _manifests(shop)
+        if threads == 1:
+            expected = rows, manifests
+        (shop / "data" / "orders2.csv").unlink()
+    assert (rows, manifests) == expected
+
+
+def _manifests(folder):
+    """Return what the manifests say, apart from times, names of runs and versions."""
+    workspace = Workspace(load(folder))
+    found = {}
+    for name in workspace.table_names:
+        manifest = workspace.version(name).manifest
+        found[name] = (
+            manifest.mode,
+            manifest.fingerprint,
+            manifest.flow,
+            manifest.checks,
+            None if manifest.cursor is None else sorted(manifest.cursor.value["files"]),
+        )
+    return found

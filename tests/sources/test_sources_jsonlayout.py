@@ -1,0 +1,100 @@
+"""JSON that is one array, or pretty-printed: read as objects, whose positions are their numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.core.errors import SourceError
+from pipeline.core.reading import POSITION, Part
+from pipeline.core.schema import Schema
+from pipeline.sources import files
+
+SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
+ROWS = [{"a": 1, "b": "x\n[{,"}, {"a": 2, "b": None}, {"a": "three", "b": ""}, {"a": 4, "b": "\u00e9"}]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    def call(text):
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        reader = files(tmp_path / "a.json")
+        return reader, reader.pieces()[0]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=2),
+        "\ufeff \n" + json.dumps(ROWS, indent=1),
+        "".join(json.dumps(row, indent=2) + "\n" for row in ROWS),
+        "".join(json.dumps(row) + "\n" for row in ROWS),
+    ],
+    ids=["array", "pretty array", "after a mark", "pretty objects", "lines"],
+)
+def test_objects_are_read_in_whatever_layout(opened, text):
+    reader, piece = opened(text)
+
+    (part,) = reader.parts(piece, 10)[:1] if "\n{" not in text else (Part(piece),)
+    reading = reader.read(part, SCHEMA)
+
+    assert [(row[POSITION], row["a"], row["b"]) for row in reading.rows.to_pylist()] == [
+        (1, 1, "x\n[{,"),
+        (2, 2, None),
+        (4, 4, "\u00e9"),
+    ]
+    assert reading.rejected[POSITION].to_pylist() == [3]
+
+
+@pytest.mark.parametrize("text", ["[]", "[ ]\n"])
+def test_an_array_without_elements_has_no_rows(opened, text):
+    reader, piece = opened(text)
+
+    assert reader.read(Part(piece), SCHEMA).rows.num_rows == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"a":1},\n{"a":2}]\n{"a":3}\n',
+        '[{"a":1}]\n[{"a":2}]\n',
+        '[{"a":1},',
+        '[{"a":1}',
+        '{\n"a":1}\n{"a":',
+    ],
+    ids=["lines after", "two arrays", "cut after a comma", "cut", "cut object"],
+)
+def test_a_file_that_mixes_layouts_is_refused_by_name(opened, text):
+    reader, piece = opened(text)
+
+    with pytest.raises(SourceError, match=r"begins as .* of JSON and does not go on so.*a\.json"):
+        reader.read(Part(piece), SCHEMA)
+
+
+def test_a_large_array_does_not_need_its_size_in_memory(tmp_path):
+    row = json.dumps({"a": 1, "b": "x" * 1000})
+    with (tmp_path / "a.json").open("w") as file:
+        file.write("[" + row)
+        for _ in range(300_000):
+            file.write("," + row)
+        file.write("]")
+    script = (
+        "import resource, sys; from pipeline.core.errors import Place; from pipeline.sources import jsonlayout\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "with jsonlayout.in_lines(sys.argv[1], Place('a')) as path: print(sum(1 for _ in open(path)))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+
+    said = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a.json")], capture_output=True, text=True, check=True
+    )
+
+    lines, grown_kb = map(int, said.stdout.split())
+    assert lines == 300_001
+    assert grown_kb < 200_000  # of a file of 300 MB
