@@ -23,7 +23,7 @@ from pipeline.kernel.provenance import passed_on
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.scope import relation
 from pipeline.kernel.sql import SqlTransform
-from pipeline.kernel.windows import Window, in_panes
+from pipeline.kernel.windows import Window, in_panes, in_plain_sql
 from pipeline.streams.grouping import Grouping
 from pipeline.streams.groups import Groups
 from pipeline.streams.operator import Operator
@@ -59,7 +59,8 @@ def operator_of(
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
         return "it does not group"
-    if type(transform) is not SqlTransform or (transform.text != transform.sql and transform.window is None):
+    has_windows_below = transform.window is None and in_plain_sql(select) is not select
+    if type(transform) is not SqlTransform or has_windows_below:
         return "it has more steps than one: make a table of what is grouped first, and stream that"
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")
