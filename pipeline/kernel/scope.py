@@ -6,7 +6,7 @@ defined on, in the rest of its WITH, in the query that follows and in all that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -131,3 +131,11 @@ def _above(node: exp.Expr) -> Iterator[exp.Expr]:
     while parent is not None:
         yield parent
         parent = parent.parent
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """Return a name that is none of those taken, whatever their case, for what is put beside a user's own expressions."""
+    known = {each.lower() for each in taken}
+    while name.lower() in known:
+        name += "_"
+    return name

@@ -29,6 +29,7 @@ from pipeline.core.eventtime import in_words
 from pipeline.kernel.calls import is_aggregate, own
 from pipeline.kernel.engine import arrow, first_line
 from pipeline.kernel.matching import keys_of, text_in, unclear_name
+from pipeline.kernel.scope import unused
 
 Kind = Literal["tumble", "hop", "session"]
 _INTERVALS: dict[Kind, tuple[str, ...]] = {"tumble": ("size",), "hop": ("slide", "size"), "session": ("gap",)}
@@ -277,11 +278,12 @@ def _tumbled(select: exp.Select, window: Window, _place: Place | None) -> None:
 def _hopped(select: exp.Select, window: Window, _place: Place | None) -> None:
     """Each row is joined to the numbers of the windows that it is in, counted back from the last."""
     time = window.time.sql("duckdb")
-    begin = f"time_bucket({window.step}, {time}) - _hops._back * {window.step}"
+    hops, back = (unused(name, _identifiers(select)) for name in ("_hops", "_back"))
+    begin = f"time_bucket({window.step}, {time}) - {hops}.{back} * {window.step}"
     count = -(-window.size_us // window.slide_us)
     _replace(select, begin, f"{begin} + {window.length}")
-    hops = parse_one(f"select 1 cross join (select unnest(range({count})) as _back) as _hops", dialect="duckdb")
-    select.append("joins", hops.args["joins"][0])
+    joined = f"select 1 cross join (select unnest(range({count})) as {back}) as {hops}"
+    select.append("joins", parse_one(joined, dialect="duckdb").args["joins"][0])
     select.where(f"isfinite({time})", dialect="duckdb", copy=False)
     if window.size_us % window.slide_us:
         select.where(f"{time} < {begin} + {window.length}", dialect="duckdb", copy=False)
@@ -291,10 +293,11 @@ def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> Non
     """Rows are numbered by session, where all that is done before grouping is in a subquery."""
     _check_session(select, place)
     keys = [key for key in keys_of(select) if not _is_word(key) and not isinstance(key, exp.Literal)]
-    columns: dict[str, exp.Expr] = {}
+    columns = _Columns(_identifiers(select), {})
     time = _column(window.time, columns)
     by = [key.sql("duckdb") for key in keys]
-    group = [exp.column("_session"), *(_over(key, columns) for key in keys)]
+    session = unused("_session", columns.taken)
+    group = [exp.column(session), *(_over(key, columns) for key in keys)]
     aliases = {e.alias.lower() for e in select.expressions if isinstance(e, exp.Alias)}
     _replace(select, f"min({time})", f"max({time}) + {window.length}")
     outputs = [exp.alias_(_over(e.unalias(), columns), e.alias_or_name, quoted=True) for e in select.expressions]
@@ -304,14 +307,16 @@ def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> Non
     is_new = f"coalesce({at} - lag({at}) over ({partition}order by {at}) >= {window.gap_us}, true)::int as _new"
     keyed = [f"{key} as _b{number}" for number, key in enumerate(by)]
     rows = exp.select(
-        *(exp.alias_(column, name) for name, column in columns.items()), *map(_parsed, [*keyed, is_new]), copy=False
+        *(exp.alias_(column, name) for name, column in columns.found.items()),
+        *map(_parsed, [*keyed, is_new]),
+        copy=False,
     )
     for clause in _BEFORE:
         rows.set(clause, select.args.get(clause))
         select.set(clause, None)
     rows.where(f"isfinite({window.time.sql('duckdb')})", dialect="duckdb", copy=False)
     partition = f"partition by {', '.join(f'_b{number}' for number in range(len(by)))} " if by else ""
-    numbered = f"sum(_new) over ({partition}order by {time}) as _session"
+    numbered = f"sum(_new) over ({partition}order by {time}) as {session}"
     of_rows = exp.select("*", _parsed(numbered), copy=False).from_(rows.subquery("_rows", copy=False), copy=False)
     select.set("expressions", outputs)
     select.set("from_", exp.From(this=of_rows.subquery("_sessions", copy=False)))
@@ -346,19 +351,31 @@ def _counts(part: exp.Expr) -> bool:
     return part.find(exp.Query) is None and all(isinstance(star.parent, exp.Count) for star in part.find_all(exp.Star))
 
 
-def _column(node: exp.Expr, columns: dict[str, exp.Expr]) -> str:
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a subquery: its expressions by their names, which are none of those the statement has."""
+
+    taken: frozenset[str]
+    found: dict[str, exp.Expr]
+
+
+def _identifiers(select: exp.Select) -> frozenset[str]:
+    return frozenset(node.name for node in select.find_all(exp.Identifier))
+
+
+def _column(node: exp.Expr, columns: _Columns) -> str:
     """Return the name under which the subquery gives an expression."""
-    known = next((name for name, column in columns.items() if column == node), None)
-    name = f"_in{len(columns)}" if known is None else known
-    columns.setdefault(name, node.copy())
+    known = next((name for name, column in columns.found.items() if column == node), None)
+    name = unused(f"_in{len(columns.found)}", columns.taken) if known is None else known
+    columns.found.setdefault(name, node.copy())
     return name
 
 
-def _over(node: exp.Expr, columns: dict[str, exp.Expr], aliases: frozenset[str] | set[str] = frozenset()) -> exp.Expr:
+def _over(node: exp.Expr, columns: _Columns, aliases: frozenset[str] | set[str] = frozenset()) -> exp.Expr:
     """Return an expression over the subquery's columns."""
 
     def replaced(part: exp.Expr) -> exp.Expr:
-        if not isinstance(part, exp.Column) or part.name in columns:
+        if not isinstance(part, exp.Column) or part.name in columns.found:
             return part
         if not part.table and part.name.lower() in aliases:
             return part

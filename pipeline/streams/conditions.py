@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import cast
 
 import sqlglot
@@ -12,6 +12,7 @@ from sqlglot.errors import SqlglotError
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.kernel.calls import aggregates_of
 from pipeline.kernel.matching import normalised
+from pipeline.streams.columns import PREFIX
 
 
 def require_condition(what: str, text: str, place: Place) -> None:
@@ -36,6 +37,29 @@ def parted(text: str, names: frozenset[str]) -> tuple[str, str]:
         apart[not first.isdisjoint(names)].append(f"({conjunct.sql('duckdb', comments=False)})")
     alone, others = (" and ".join(parts) or "true" for parts in apart)
     return alone, others
+
+
+def over_row(text: str, row: str, columns: Sequence[str], others: Collection[str]) -> str:
+    """Return a condition with the columns of its row as they are called in a shard, qualified by the row's name.
+
+    A name of `others`, which are in lower case, is theirs although the row has such a column: that is `row.column`.
+    """
+    own = {column.lower(): f"{PREFIX}{column}" for column in columns}
+
+    def renamed(node: exp.Expr) -> exp.Expr:
+        if not isinstance(node, exp.Column):
+            return node
+        parts = node.parts
+        names = [part.name.lower() for part in parts]
+        if names[0] == row.lower() and names[1:2] and names[1] in own:
+            parts = parts[1:]
+        elif names[0] in others or names[0] not in own:
+            return node
+        column = exp.column(own[parts[0].name.lower()], table=row, quoted=True)
+        return exp.Dot.build([column, *(part.copy() for part in parts[1:])]) if parts[1:] else column
+
+    tree = sqlglot.parse_one(f"({text}\n)", dialect="duckdb")
+    return str(tree.transform(renamed).sql("duckdb", comments=False))
 
 
 def spelled(text: str) -> str:

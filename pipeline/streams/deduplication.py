@@ -23,6 +23,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import listed, quoted
 from pipeline.kernel.sql import SqlTransform, sql_table
+from pipeline.streams.columns import PREFIX, given_out, held_list, held_struct, taken_in
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Emits, Operator, Prepared, Progress, arrived
 from pipeline.streams.whole import LATE, Streamed, before_the_watermark, micros, require_columns, required
@@ -121,19 +122,23 @@ class DeduplicateTransform(SqlTransform):
         """The statement over all rows."""
         how, time = self.how, micros(self.how.event_time)
         key = listed(how.key)
-        source = f"from {quoted(self.table)} as _row where {time} is not null"
+        row, at, n = (
+            f"_{name}_{self.fingerprint}" for name in ("row", "at", "n")
+        )  # beside columns that are not known here
+        source = f"from {quoted(self.table)} as {row} where {time} is not null"
         if how.keep == "last":
-            order = f"partition by {key} order by {time} desc, _row desc"
+            order = f"partition by {key} order by {time} desc, {row} desc"
             return f"select * {source} qualify row_number() over ({order}) = 1"
         if how.within_us is None:
-            return f"select * {source} qualify row_number() over (partition by {key} order by {time}, _row) = 1"
+            return f"select * {source} qualify row_number() over (partition by {key} order by {time}, {row}) = 1"
         return (
-            f"with recursive _ordered as (select *, {time} as _at, row_number() over (order by {key}, {time}, _row) as _n "
+            f"with recursive _ordered as (select *, {time} as {at}, row_number() over (order by {key}, {time}, {row}) as {n} "
             f"{source}), "
-            f"_linked as (select _n, {_next(how)} as _next from _ordered), "
-            f"_kept as (select min(_n) as _n from _ordered group by {key} "
-            "union all select _next from _kept join _linked using (_n) where _next is not null) "
-            "select * exclude (_at, _n) from _ordered where _n in (select _n from _kept)"
+            f"_linked as (select {n}, min({n}) over (partition by {key} order by {at} {_after(how.within_us)}) as _next "
+            "from _ordered), "
+            f"_kept as (select min({n}) as {n} from _ordered group by {key} "
+            f"union all select _next from _kept join _linked using ({n}) where _next is not null) "
+            f"select * exclude ({at}, {n}) from _ordered where {n} in (select {n} from _kept)"
         )
 
     def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
@@ -144,12 +149,9 @@ class DeduplicateTransform(SqlTransform):
         return made(self.table, found.schema, self.how)
 
 
-def _next(how: Deduplication) -> str:
-    """Return SQL for the number of the row of the key that comes out next after one that did."""
-    if how.within_us is None:
-        return "null::bigint"
-    after = f"range between {how.within_us + 1} following and unbounded following"
-    return f"min(_n) over (partition by {listed(how.key)} order by _at {after})"
+def _after(within_us: int) -> str:
+    """Return the frame of the rows that are no duplicates of a row any more."""
+    return f"range between {within_us + 1} following and unbounded following"
 
 
 @dataclass(frozen=True)
@@ -177,29 +179,29 @@ class _OfKey:
         """Rows on the watermark or after it, with `_at`."""
         time = self.how.event_time
         return Prepared(
-            f"select *, {micros(time)} as _at from {quoted(name)}",
-            self.how.key,
+            f"select {taken_in(self.schema.names)}, {micros(time)} as _at from {quoted(name)}",
+            tuple(f"{PREFIX}{column}" for column in self.how.key),
             before_the_watermark(time, before),
             LATE,
         )
 
     @property
     def _columns(self) -> str:
-        return listed(self.schema.names)
+        return held_list(self.schema.names)
+
+    @property
+    def _out(self) -> str:
+        return given_out(self.schema.names)
 
     @property
     def _row(self) -> str:
         """All columns as one value, by which rows of one time are ordered."""
-        return _struct(self.schema.names)
+        return held_struct(self.schema.names)
 
     @property
     def _key(self) -> str:
         """The key as one value; equal where both are null, as in GROUP BY."""
-        return _struct(self.how.key)
-
-
-def _struct(columns: tuple[str, ...]) -> str:
-    return f"struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in columns)})"
+        return held_struct(self.how.key)
 
 
 @dataclass(frozen=True)
@@ -225,12 +227,12 @@ class FirstOfKey(_OfKey):
         rows = arrived(self.table)
         return {
             "waiting": f"select * from {quoted(rows)}",
-            "kept": f"select {listed(self.how.key)}, _at, {HASH} from {quoted(rows)}",
+            "kept": f"select {held_list(self.how.key)}, _at, {HASH} from {quoted(rows)}",
         }
 
     def advance(self, memory: Memory, progress: Progress) -> str:
         """Take the rows that the watermark has passed in their order, and walk from kept row to kept row."""
-        con, key = memory.con, listed(self.how.key)
+        con, key = memory.con, held_list(self.how.key)
         memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             f"create or replace temp table _due as select {self._columns}, _at, {HASH}, {self._key} as _key, "
@@ -238,7 +240,7 @@ class FirstOfKey(_OfKey):
         )
         con.execute(
             "create or replace temp table _out as "
-            f"with recursive _linked as materialized (select _n, {_next(self.how)} as _next from _due), "
+            f"with recursive _linked as materialized (select _n, {self._next} as _next from _due), "
             f"_walk as (select min(_n) as _n from _due left join (select _at as _last, {self._key} as _key from kept) "
             f"using (_key) where {self._is_anew('_due._at', '_last')} group by _key "
             "union all select _next from _walk join _linked using (_n) where _next is not null) "
@@ -252,7 +254,14 @@ class FirstOfKey(_OfKey):
             f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_over(progress)}) "
             "group by all",
         )
-        return f"select {self._columns} from _out"
+        return f"select {self._out} from _out"
+
+    @property
+    def _next(self) -> str:
+        """SQL for the number of the row of the key that comes out next after one that did."""
+        if self.how.within_us is None:
+            return "null::bigint"
+        return f"min(_n) over (partition by {held_list(self.how.key)} order by _at {_after(self.how.within_us)})"
 
     def _is_anew(self, at: str, last: str) -> str:
         later = "" if self.how.within_us is None else f" or {at} > {last} + {self.how.within_us}"
@@ -298,4 +307,4 @@ class LastOfKey(_OfKey):
             "latest",
             f"select {self._columns}, _at, {HASH} from _out where _is_new and _at >= {progress.watermark}",
         )
-        return f"select {self._columns} from _out where _is_new"
+        return f"select {self._out} from _out where _is_new"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import quoted
+from pipeline.streams.columns import PREFIX
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _WIDER: Mapping[str, tuple[str, ...]] = {
@@ -35,7 +36,7 @@ def evolve(before: Schema, now: Schema, defaults: Mapping[str, str], place: Plac
             found.append(f"{name}::{column.type} as {name}")
         else:
             raise DefinitionError(
-                f"the state's column {column.name!r} cannot go on as it was remembered",
+                f"the state's column {column.name.removeprefix(PREFIX)!r} cannot go on as it was remembered",
                 got=f"{kind} before, {column.type} now",
                 do="give the new column another name, keep its type, or stream the table anew",
                 place=place,

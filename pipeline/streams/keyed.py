@@ -22,6 +22,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import arrow, connect, first_line, listed, quoted, schema_of
 from pipeline.kernel.frames import raised_at
+from pipeline.streams.columns import PREFIX, given_out, held, held_list, held_struct, struct, taken_in
 from pipeline.streams.evolving import evolve
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Emits, Prepared, Progress, arrived
@@ -106,7 +107,7 @@ class Keyed:
     def memory(self) -> Mapping[str, str]:
         """The tables `waiting` and `states`."""
         rows = quoted(arrived(self.table))
-        columns = [*_OURS.columns, *self.remembered.state.columns]
+        columns = [*_OURS.columns, *self._held_state.columns]
         state = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in columns)
         return {"waiting": f"select * from {rows}", "states": f"select _key, {HASH}, {state} from {rows}"}
 
@@ -114,7 +115,8 @@ class Keyed:
         """Rows with `_at` and their key as one value, nulls being equal."""
         time = self.streamed.event_time
         return Prepared(
-            f"select {self._columns}, {micros(time)} as _at, {_struct(self.remembered.key)} as _key from {quoted(name)}",
+            f"select {taken_in(self.streamed.schema.names)}, {micros(time)} as _at, {struct(self.remembered.key)} as _key "
+            f"from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
             LATE,
@@ -154,8 +156,8 @@ class Keyed:
         key = f"struct({', '.join(f'{quoted(name)} {types[name]}' for name in self.remembered.key)})"
         with connect() as con:
             keys = schema_of(con, f"select null::{key} as _key, 0::ubigint as {HASH}").columns
-        now = Schema((*keys, *_OURS.columns, *self.remembered.state.columns))
-        defaults = dict(self.remembered.defaults)
+        now = Schema((*keys, *_OURS.columns, *self._held_state.columns))
+        defaults = {f"{PREFIX}{name}": default for name, default in self.remembered.defaults}
         return f"select {', '.join(evolve(before, now, defaults, self.place))} from states"
 
     def _has_turn(self, con: duckdb.DuckDBPyConnection, watermark: int) -> bool:
@@ -178,7 +180,7 @@ class Keyed:
         """Call the function once, keep the states that it returns and return its rows."""
         defaults = dict(self.remembered.defaults)
         columns = "".join(
-            f", if(t._is_new, ({defaults.get(c.name, 'null')})::{c.type}, s.{quoted(c.name)}) as {quoted(c.name)}"
+            f", if(t._is_new, ({defaults.get(c.name, 'null')})::{c.type}, s.{held(c.name)}) as {quoted(c.name)}"
             for c in self.remembered.state.columns
         )
         keys = ", ".join(f"t._key.{quoted(name)} as {quoted(name)}" for name in self.remembered.key)
@@ -188,7 +190,8 @@ class Keyed:
             "from _turn as t left join _states as s using (_key) order by t._key",
         )
         given = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
-        rows = arrow(con, f"select {self._columns} from {given} order by _at, {_struct(self.streamed.schema.names)}")
+        names = self.streamed.schema.names
+        rows = arrow(con, f"select {given_out(names)} from (from {given}) order by _at, {held_struct(names)}")
         con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {given} group by _key")
         con.execute(
             "delete from _todo using _turn as t where _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
@@ -221,7 +224,7 @@ class Keyed:
             states = states.append_column(TIMER, pa.nulls(states.num_rows, pa.timestamp("us", "UTC")))
         wanted = Schema((*keys, *self.remembered.state.columns, Column(TIMER, "TIMESTAMPTZ")))
         con.register("_new_states", self._fitted(con, states, wanted, "states"))
-        key = _struct(self.remembered.key)
+        key = struct(self.remembered.key)
         found = con.execute(
             f"select count(*), count(distinct {key}), count(*) filter (where {key} not in (select _key from _turn)) from _new_states"
         ).fetchall()
@@ -235,10 +238,12 @@ class Keyed:
             )
         con.execute("delete from _states where _key in (select _key from _turn)")
         due = f"epoch_us(n.{TIMER})"
-        columns = "".join(f", n.{quoted(name)}" for name in self.remembered.state.names)
+        columns = "".join(f", n.{held(name)}" for name in self.remembered.state.names)
+        taken = "".join(f", {quoted(name)} as {held(name)}" for name in self.remembered.state.names)
         con.execute(
             f"insert into _states select t._key, t.{HASH}, coalesce(l._at, t._seen), "
-            f"if(t._fires and {due} <= t._due, null, {due}){columns} from (select *, {key} as _key from _new_states) as n "
+            f"if(t._fires and {due} <= t._due, null, {due}){columns} "
+            f"from (select {TIMER}, {key} as _key{taken} from _new_states) as n "
             "join _turn as t using (_key) left join _last as l using (_key)"
         )
         con.unregister("_new_states")
@@ -273,12 +278,12 @@ class Keyed:
 
     @property
     def _columns(self) -> str:
-        return listed(self.streamed.schema.names)
+        return held_list(self.streamed.schema.names)
+
+    @property
+    def _held_state(self) -> Schema:
+        return Schema(tuple(Column(f"{PREFIX}{c.name}", c.type) for c in self.remembered.state.columns))
 
     @property
     def _state_columns(self) -> str:
-        return listed(("_key", HASH, *_OURS.names, *self.remembered.state.names))
-
-
-def _struct(columns: tuple[str, ...]) -> str:
-    return f"struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in columns)})"
+        return listed(("_key", HASH, *_OURS.names, *self._held_state.names))

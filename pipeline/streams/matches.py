@@ -22,7 +22,8 @@ from pipeline.core.eventtime import in_words
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import connect, empty, first_line, listed, quoted
-from pipeline.streams.conditions import parted, spelled
+from pipeline.streams.columns import held_list, held_struct, struct, taken_in
+from pipeline.streams.conditions import over_row, parted, spelled
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
 from pipeline.streams.steps import Pattern, Step
@@ -91,7 +92,7 @@ class Matches:
         """Rows with `_at` and their key as one value, nulls being equal."""
         time = dict(self.pattern.event_times)[name]
         return Prepared(
-            f"select {listed(self._schema(name).names)}, {micros(time)} as _at, {_struct(self.pattern.by)} as _key "
+            f"select {taken_in(self._schema(name).names)}, {micros(time)} as _at, {struct(self.pattern.by)} as _key "
             f"from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
@@ -143,8 +144,8 @@ class Matches:
             memory.add(f"waiting_{number}", f"select * from {quoted(arrived(name))}")
             columns = self._schema(name).names
             con.execute(
-                f"create or replace temp table _due_{number} as select {listed(columns)}, _at, {HASH}, _key, "
-                f"row_number() over (order by _at, {_struct(columns)}) as _w from waiting_{number} where _at < {watermark}"
+                f"create or replace temp table _due_{number} as select {held_list(columns)}, _at, {HASH}, _key, "
+                f"row_number() over (order by _at, {held_struct(columns)}) as _w from waiting_{number} where _at < {watermark}"
             )
             memory.forget(f"waiting_{number}", f"_at < {watermark}")
         due = " union all ".join(
@@ -172,7 +173,7 @@ class Matches:
         con.execute(
             f"insert into _await_{int(is_done)} by name select {name}._key, {name}.{HASH}, {int(not is_done)} as _taken, "
             f"{name}._at as _began, {name}._i as _began_i, {name}._at as _last, {name}._i as _last_i, true as _direct, "
-            f"{name}._n as _n, {own} as {name}{others} from {self._rows(step)} as {name}{previous} where ({step.where}\n)"
+            f"{name}._n as _n, {own} as {name}{others} from {self._rows(step)} as {name}{previous} where {self._condition(step)}"
         )
 
     def _round(self, con: duckdb.DuckDBPyConnection, number: int) -> None:
@@ -209,8 +210,7 @@ class Matches:
 
     def _hit(self, step: Step, kind: Kind, matters: str) -> str:
         name = quoted(step.name)
-        earlier = frozenset({"previous", *(other.name.lower() for other in self.pattern.events)} - {step.name.lower()})
-        alone, others = parted(step.where, earlier)
+        alone, others = parted(self._condition(step), self._earlier(step))
         rows = f"(select * from {self._rows(step)} as {name} where {alone})"
         previous = f"{name}[-1]" if step.is_list and kind != "forbidden" else "null"
         state = f"(select *, {previous} as previous from _now where {matters}) as _m"
@@ -303,7 +303,16 @@ class Matches:
         return f"_rows_{self.inputs.index(step.table)}"
 
     def _row(self, step: Step) -> str:
-        return _struct(self._schema(step.table).names, f"{quoted(step.name)}.")
+        return held_struct(self._schema(step.table).names, quoted(step.name))
+
+    def _earlier(self, step: Step) -> frozenset[str]:
+        """Return what a step's condition may name besides its row: the other events, and for a list its last row."""
+        own = {"previous"} if step.is_list else set()
+        return frozenset({*own, *(other.name.lower() for other in self.pattern.events)} - {step.name.lower()})
+
+    def _condition(self, step: Step) -> str:
+        """Return the condition of a step over its row as it is called here."""
+        return over_row(step.where, step.name, self._schema(step.table).names, self._earlier(step))
 
     def _row_type(self, step: Step) -> str:
         columns = self._schema(step.table).columns
@@ -343,10 +352,6 @@ def answered(matches: Matches, tables: Mapping[str, pa.Table], place: Place) -> 
         raise DefinitionError(
             "the pattern's SQL does not fit its tables", got=first_line(error), place=place
         ) from error
-
-
-def _struct(columns: tuple[str, ...], of: str = "") -> str:
-    return f"struct_pack({', '.join(f'{quoted(name)} := {of}{quoted(name)}' for name in columns)})"
 
 
 def _position(at: str, i: str) -> str:

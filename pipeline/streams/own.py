@@ -72,7 +72,7 @@ def stateful(  # noqa: PLR0913 - options of a definition
             )
         columns, defaults = _declared(state)
         keys = names(key)
-        clash = next((c for c in columns.names if c in keys or c == TIMER), None)
+        clash = TIMER if TIMER in keys else next((c for c in columns.names if c in keys or c == TIMER), None)
         if not keys or clash is not None or not schema:
             problem = (
                 "needs key= and schema= with at least one column" if clash is None else f"cannot remember {clash!r}"

@@ -60,7 +60,8 @@ def operator_of(
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
         return "it does not group"
-    if type(transform) is not SqlTransform or (transform.window is None and in_plain_sql(select) is not select):
+    has_windows_below = transform.window is None and in_plain_sql(select) is not select
+    if type(transform) is not SqlTransform or has_windows_below:
         return "it has more steps than one: make a table of what is grouped first, and stream that"
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")

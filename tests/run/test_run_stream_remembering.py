@@ -96,7 +96,7 @@ def test_a_state_that_is_declared_otherwise_goes_on(tmp_path, shards):
     (tmp_path / "ticks.py").write_text(after)
     workspace = Workspace(load(tmp_path))
     stream = Stream(workspace, Planner(workspace).plan("counts"), replace(few, shards=shards, state="keep"))
-    assert set(stream.look("states")["states"].column("new").to_pylist()) == {7}
+    assert set(stream.look("states")["states"].column("c_new").to_pylist()) == {7}
     stream.turn()
     stream.save()
     stream.close()

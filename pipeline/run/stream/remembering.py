@@ -17,6 +17,7 @@ from pipeline.run.stream.plan import Planner, StreamPlan
 from pipeline.run.stream.stream import Stream
 from pipeline.run.stream.taking import Crop, sample
 from pipeline.run.workspace import Workspace
+from pipeline.streams.columns import PREFIX
 from pipeline.streams.operator import Progress
 from pipeline.streams.snapshots import tables_in
 
@@ -93,7 +94,7 @@ def _shown(field: pa.Field) -> str | None:
         return f"{bounded} as {quoted(name.removeprefix('_'))}"
     if name.startswith("_k") and name[2:].isdigit():
         return f"{quoted(name)} as {quoted(f'key_{int(name[2:]) + 1}')}"
-    return None if name.startswith("_") else quoted(name)
+    return None if name.startswith("_") else f"{quoted(name)} as {quoted(name.removeprefix(PREFIX))}"
 
 
 def _is_readable(epoch: Epoch, plan: StreamPlan) -> bool:

@@ -19,6 +19,7 @@ from pipeline.core.reading import POSITION, SOURCE, Part, Ready, Tail
 from pipeline.kernel.engine import Limits, arrow, connect, first_line, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.scope import unused
 from pipeline.kernel.types import as_stored
 from pipeline.run.stream.intake import Intake
 from pipeline.streams.operator import Prepared
@@ -144,7 +145,8 @@ class Taker:
         prepared = turn.prepared[intake.name]
         taken = self._sorted(intake, prepared, turn, made)
         has_away = taken.late or taken.ahead
-        rows = f"select * exclude (_why) from {_BLOCK} where _why is null" if has_away else f"from {_BLOCK}"
+        why = _why(intake)
+        rows = f"select * exclude ({why}) from {_BLOCK} where {why} is null" if has_away else f"from {_BLOCK}"
         self._con.execute(f"create or replace temp view {quoted(intake.name)} as {rows}")
         return replace(taken, ready=self._ready(prepared, turn.shards))
 
@@ -188,17 +190,17 @@ class Taker:
         ).fetchall()
         no_good, too_late, noted = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
         latest = {str(row[0]): int(row[1]) for row in stats if row[1] is not None}
-        aside = []
+        aside, why = [], _why(intake)
         if no_good or too_late:
             cases = [f"when {time} is null then {literal(NO_TIME)}", f"when {ahead} then {literal(AHEAD)}"]
             cases += [f"when {late} then {literal(prepared.why or 'late')}"] if prepared.late else []
             self._con.execute(
-                f"create or replace temp table {_BLOCK} as select *, case {' '.join(cases)} end as _why from {_BLOCK}"
+                f"create or replace temp table {_BLOCK} as select *, case {' '.join(cases)} end as {why} from {_BLOCK}"
             )
             shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
             aside.append(
-                f"select _why, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
-                f"from {_BLOCK} where _why is not null"
+                f"select {why}, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
+                f"from {_BLOCK} where {why} is not null"
             )
         if noted:
             aside.append(self._notes(intake, prepared, has_why=bool(aside)))
@@ -210,7 +212,7 @@ class Taker:
     def _notes(self, intake: Intake, prepared: Prepared, *, has_why: bool) -> str:
         """Return the SELECT of notes of the rows that came too late for some of their windows."""
         shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
-        counts = "_why is null and " if has_why else ""
+        counts = f"{_why(intake)} is null and " if has_why else ""
         return (
             f"select {literal(prepared.note)}, {SOURCE}::varchar, {POSITION}::bigint, "
             f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly}, false)"
@@ -223,6 +225,11 @@ class Taker:
         if not self._crop.has_memory:
             return [arrow(self._con, as_stored(self._con, prepared.select))]
         return dealt(self._con, prepared, shards)
+
+
+def _why(intake: Intake) -> str:
+    """Return the name of the column with the reason for which a row does not count, beside those of the input."""
+    return unused("_why", intake.kept)
 
 
 def sample(crop: Crop, intake: Intake, prepared: Prepared) -> pa.Table:

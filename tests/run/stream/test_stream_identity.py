@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.run.project import load
 from pipeline.run.stream.plan import Planner
 from pipeline.run.stream.running import catch_up
 from pipeline.run.stream.starting import Identity, decide_start
-from pipeline.run.stream.stream import Asked, Pace
+from pipeline.run.stream.stream import Asked, Pace, Stream
 from pipeline.run.stream.verifying import verify
 from pipeline.run.workspace import Workspace
 
@@ -217,3 +218,23 @@ def test_an_identity_survives_the_manifest():
     before = manifest(identity={"kind": "tumble", "version": 1, "layout": {"a": "b"}, "rules": {}}, format_version=2)
     assert Manifest.from_json(before.to_json()) == before
     assert before.epoch.identity.change(STATE) == "its a changed: none before, b now"
+
+
+def test_a_stream_of_columns_with_names_of_ours_goes_on_and_is_what_batch_gives(project):
+    late = "case when i % 40 = 39 then 30 else 0 end"
+    sources = SOURCES.replace('"at": ', '"_at": ').replace("to_seconds(i)", f"to_seconds(i - {late})")
+    sources = sources.replace('"k": ', '"_key": ').replace('"v": ', '"_why": ').replace('"id": ', '"_id": ')
+    workspace = project(
+        't = deduplicate("ticks", key="_key", event_time="_at", within="20 seconds")', sources.replace('"at"', '"_at"')
+    )
+    few = replace(FAST, pace=replace(FAST.pace, turn_offsets=60), shards=2)
+    with closing(Stream(workspace, Planner(workspace).plan("t"), few)) as stream:
+        for _ in range(2):
+            stream.turn()
+        stream.save()
+    catch_up(workspace, ("t",), asked=replace(FAST, shards=3))
+
+    found = verify(workspace, "t")
+    assert found.holds, found
+    assert found.rows_aside > 0
+    assert found.rows_there > 10
