@@ -28,7 +28,11 @@ _SHOWN = (
     f"coalesce(shown, '{UNKNOWN}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
 )
 _LONG_FRACTION = r"regexp_matches(line, '\.[0-9]{7}')"
-_REPRINTED = Reprinted(short="has_long_fraction", any="regexp_matches(line, '[0-9.]{16}|[eE]-[0-9]{3}')")
+_REPRINTED = Reprinted(
+    short="has_long_fraction",
+    tiny="contains(line, 'e-') or contains(line, 'E-')",
+    any="regexp_matches(line, '[0-9.]{16}|[eE]-[0-9]{3}')",
+)
 """A number that is read as a real keeps fifteen digits: one cut to ten characters had seven and more behind its point."""
 _FRACTION = r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _LONGEST_BYTES = 256 << 20
@@ -97,8 +101,9 @@ def _rule(column: Column, came: str, cast: str) -> Rule:
         full = f"case when regexp_matches({came}, '[0-9][.eE]') then {exact} else {came} end"
         return Rule(nested.of_json(column, full))
     exact = nested.unmarked(exact)
-    if column.type == "VARCHAR":
-        return Rule(came, _is_no_reprinted_number(column, came), rest=exact)
+    if column.type in {"VARCHAR", "JSON"}:
+        kept, rest = (came, exact) if column.type == "VARCHAR" else (f"try_cast({x} as json)" for x in (came, exact))
+        return Rule(kept, _is_no_reprinted_number(column, came), rest=rest)
     rule = values.of_text(column, came, cast, Texts(reprinted=_REPRINTED))
     return replace(rule, rest=values.value_of(column, exact)) if rule.quick is not None else rule
 

@@ -53,6 +53,8 @@ class Reprinted:
 
     short: str
     """Of one that is now at most ten characters long."""
+    tiny: str
+    """Of one that is now zero."""
     any: str
 
 
@@ -195,8 +197,9 @@ def _quick_exact(column: Column, text: str, came: str, texts: Texts) -> str:
 
 def _no_tiny(text: str, came: str, texts: Texts) -> str:
     """Return the test that a number is zero only if it was written so, and not with an exponent that made it vanish."""
-    zero = f"strlen({text}) <= {_NEVER_TINY}" if texts.reprinted is None else f"{text} = '0'"
-    return f"({came} <> 0 or {zero})"
+    if texts.reprinted is None:
+        return f"({came} <> 0 or strlen({text}) <= {_NEVER_TINY})"
+    return f"case when {came} <> 0 then true when {text} = '0' then true else not ({texts.reprinted.tiny}) end"
 
 
 def _sure(column: Column, text: str, came: str) -> str:

@@ -8,7 +8,8 @@ import pickle
 import pytest
 
 from pipeline.core import errors
-from pipeline.core.errors import HeadwaterError, Place, did_you_mean
+from pipeline.core.errors import HeadwaterError, Place, did_you_mean, few
+from pipeline.core.schema import Schema, compare
 
 EVERY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HeadwaterError)]
 
@@ -59,3 +60,22 @@ def test_the_parts_make_one_sentence(parts, text):
 )
 def test_a_near_name_is_offered(name, known, text):
     assert did_you_mean(name, known) == text
+
+
+def test_a_message_can_be_written_in_any_encoding():
+    error = HeadwaterError("no file", got="\ud800", do="rename it", place=Place("caf\udce9.csv"))
+
+    assert str(error).encode() == b"no file: got \\ud800; rename it (caf\\udce9.csv)"
+
+
+def test_a_list_of_names_stays_short():
+    assert few(["a", "b"]) == "a, b"
+    assert few([str(n) for n in range(3000)]) == "0, 1, 2, 3, 4 and 2,995 more"
+
+
+def test_a_change_of_many_columns_stays_short_and_tells_case():
+    before = Schema.of({"a": "", "gone": ""})
+    wide = Schema.of(dict.fromkeys(["a", *(f"new{n}" for n in range(3000))], ""))
+
+    assert str(compare(before, Schema.of({"A": "", "gone": ""}))) == "'a' is written 'A', which differs in case only"
+    assert str(compare(before, wide)).endswith("new column 'new4' and 2,996 more")

@@ -227,6 +227,7 @@ JSON_CASES = [
     ("1.50", "VARCHAR", "1.50"),
     ("0.12345678901234567890123", "VARCHAR", "0.12345678901234567890123"),
     ('{"a":1.50,"b":"1.50"}', "VARCHAR", '{"a":1.50,"b":"1.50"}'),
+    ('{"a":1.50,"b":["1.50"]}', "JSON", '{"a":1.50,"b":["1.50"]}'),
     # a missing key is null; one that the type does not have, or that is there twice, is set aside
     ('{"x":1,"y":2}', "STRUCT(x BIGINT, y BIGINT, z BIGINT)", {"x": 1, "y": 2, "z": None}),
     ('{"z":3,"x":1}', "STRUCT(x BIGINT, y BIGINT, z BIGINT)", {"x": 1, "y": None, "z": 3}),

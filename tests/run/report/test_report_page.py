@@ -114,6 +114,17 @@ def test_html_in_rows_conditions_and_names_is_text(corner, report):
     assert "Sales by day & <product>" in page.text
 
 
+def test_a_row_with_half_a_pair_of_utf16_is_told_and_ends_nothing(corner, report):
+    (corner / "corner.py").write_text(
+        'from pipeline import files, source\n\nnotes = source(files("data/notes*.json"))\n'
+    )
+    (corner / "data" / "notes.json").write_text('{"id":1,"v":"a"}\n{"id":1,"v":"\\ud800"}\n')
+
+    Runner(load(corner)).run()
+
+    assert r"\ud800" in report(corner)
+
+
 def test_the_report_is_accessible(corner, report):
     Runner(load(corner)).run()
     text = report(corner)
