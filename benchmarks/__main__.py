@@ -13,6 +13,8 @@ from benchmarks.measure import machine, versions
 from benchmarks.stream import QUESTIONS
 
 NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "scale", "stream")
+CONTESTANTS = ("auto", "ray", "call", *peer.NAMES)
+"""Headwater's ways to do a job, and its peers."""
 
 
 def main() -> None:
@@ -35,10 +37,9 @@ def main() -> None:
         figures = demo.run(chosen.runs)
         demo.show(figures)
     else:
+        turns.require_known(chosen.who, CONTESTANTS)
         with tempfile.TemporaryDirectory(prefix="run-", dir=data.home()) as folder:
-            cases = list(importlib.import_module(f"benchmarks.{chosen.name}").cases(chosen.scale, chosen.only))
-            if cases:
-                turns.require_known(chosen.who, (who.name for case in cases for who in case.contestants))
+            cases = importlib.import_module(f"benchmarks.{chosen.name}").cases(chosen.scale, chosen.only)
             figures = turns.run(cases, chosen.runs, Path(folder), chosen.who)
         figures = {**about(chosen.name, chosen.scale, chosen.runs), **figures}
         turns.show(figures)

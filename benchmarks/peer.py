@@ -15,6 +15,7 @@ from benchmarks.measure import measure
 from benchmarks.turns import RELATIVE, Answer, Contestant, Ran, UnableError
 
 ROOT = Path(__file__).parents[1]
+NAMES = sorted(file.stem.removeprefix("in_") for file in Path(__file__).with_name("peers").glob("in_*.py"))
 JAVA = {"spark", "spark_streams", "flink"}
 Compared = Literal["wall", "parts"]
 """What is compared: the process from start to end less what it says its engine took to start, or the sum of its parts."""

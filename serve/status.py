@@ -26,7 +26,9 @@ def describe(definition: Stored, tables: Tables) -> dict[str, Any]:
         "key": definition.key,
         "version": None if version is None else version.number,
         "rows": None if version is None else version.rows,
-        "columns": [] if version is None else [vars(column) for column in version.schema.columns],
+        "columns": []
+        if version is None
+        else [{"name": column.name, "type": column.type} for column in version.schema.columns],
     }
 
 

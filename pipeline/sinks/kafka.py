@@ -147,7 +147,7 @@ class KafkaTarget:
 
     def write(self, delivery: Delivery) -> None:
         """Send rows and version in one transaction."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
 
         if is_there(delivery, self._reached):
             return
@@ -164,9 +164,14 @@ class KafkaTarget:
             try:
                 self._send(delivery, sent)
                 self._commit()
-            except BaseException:
-                with suppress(KafkaException):
-                    self._producer.abort_transaction(_PATIENCE_S)
+            except BaseException as error:
+                cause = self._abort()
+                if (
+                    cause is not None
+                    and isinstance(error, KafkaException)
+                    and error.args[0].code() == KafkaError._FATAL  # noqa: SLF001 - so the client names it
+                ):
+                    raise cause from error  # `produce` says only that the producer ended, this says why
                 raise
         except KafkaException as error:
             raise self._words(error, sent.error) from error
@@ -216,6 +221,16 @@ class KafkaTarget:
                     ) from error
             else:
                 return
+
+    def _abort(self) -> KafkaException | None:
+        """Abort the transaction; return why that cannot be done."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        try:
+            self._producer.abort_transaction(_PATIENCE_S)
+        except KafkaException as error:
+            return error
+        return None
 
     def _require_topics(self) -> None:
         """Make the topic of numbers, and see that the other one is there."""

@@ -295,9 +295,10 @@ def test_negative_zero_nan_and_infinity_group_as_one_value_each(project):
     run(folder)
     assert sorted(n for _, n in ask(folder, "select x::varchar, n from groups")) == [2, 3, 3]
     assert ask(folder, "select count(*) from firsts") == [(3,)]
-    before = ask(folder, "select x::varchar, n from groups order by all")
+    equal = "select (x + 0)::varchar, n from groups order by all"  # which of the two zeros a group shows is left open
+    before = ask(folder, equal)
     run(folder, full=True)
-    assert ask(folder, "select x::varchar, n from groups order by all") == before
+    assert ask(folder, equal) == before
 
 
 # --- event time (the streams of these are in tests/run/stream and tests/streams)
