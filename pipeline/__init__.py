@@ -52,48 +52,29 @@ __all__ = [
     "window",
 ]
 
-_MODULES = {
-    "Chart": "pipeline.core.definitions",
-    "connector": "pipeline.sources",
-    "deduplicate": "pipeline.streams.deduplication",
-    "dimension": "pipeline.warehouse",
-    "directly_followed_by": "pipeline.streams.pattern",
-    "drop": "pipeline.quality",
-    "event": "pipeline.streams.pattern",
-    "fact": "pipeline.warehouse",
-    "fail": "pipeline.quality",
-    "files": "pipeline.sources",
-    "followed_by": "pipeline.streams.pattern",
-    "generate": "pipeline.sources",
-    "hop": "pipeline.kernel.windowed",
-    "kafka": "pipeline.sources",
-    "lookup": "pipeline.warehouse",
-    "mart": "pipeline.warehouse",
-    "not_followed_by": "pipeline.streams.pattern",
-    "pattern": "pipeline.streams.pattern",
-    "quarantine": "pipeline.quality",
-    "replay": "pipeline.sources",
-    "session": "pipeline.kernel.windowed",
-    "sink": "pipeline.core.sinks",
-    "source": "pipeline.core.definitions",
-    "sql": "pipeline.kernel.sql",
-    "stateful": "pipeline.streams.own",
-    "table": "pipeline.core.functions",
-    "to_callback": "pipeline.sinks",
-    "to_kafka": "pipeline.sinks",
-    "to_online": "pipeline.sinks",
-    "tumble": "pipeline.kernel.windowed",
-    "warn": "pipeline.quality",
-    "window": "pipeline.kernel.windowed",
+_NAMES = {
+    "pipeline.core.definitions": ("Chart", "source"),
+    "pipeline.core.functions": ("table",),
+    "pipeline.core.sinks": ("sink",),
+    "pipeline.kernel.sql": ("sql",),
+    "pipeline.kernel.windowed": ("hop", "session", "tumble", "window"),
+    "pipeline.quality": ("drop", "fail", "quarantine", "warn"),
+    "pipeline.sinks": ("to_callback", "to_kafka", "to_online"),
+    "pipeline.sources": ("connector", "files", "generate", "kafka", "replay"),
+    "pipeline.streams.deduplication": ("deduplicate",),
+    "pipeline.streams.own": ("stateful",),
+    "pipeline.streams.pattern": ("directly_followed_by", "event", "followed_by", "not_followed_by", "pattern"),
+    "pipeline.warehouse": ("dimension", "fact", "lookup", "mart"),
 }
-"""Where each name is defined. It is imported when it is first asked for: a project pays only for what it uses."""
+"""The names by the module that defines them, which is imported when one is first used: a project pays for no other."""
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Import a name of the package from its module."""
-    if name not in _MODULES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_MODULES[name]), name)
+    found = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = found
     return found
 

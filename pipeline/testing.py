@@ -3,9 +3,9 @@
 from pipeline.testing import ReaderContract, World
 
 class TestTickets(ReaderContract):
-@pytest.fixture
-def world(self, tmp_path) -> World:
-return TicketsWorld(tmp_path)   # has a reader, and can put more rows where it finds them
+    @pytest.fixture
+    def world(self, tmp_path) -> World:
+        return TicketsWorld(tmp_path)  # has a reader, and can put more rows where the reader finds them
 """
 
 from __future__ import annotations
@@ -48,12 +48,7 @@ class World(Protocol):
 
 
 class ReaderContract:
-    """What every reader promises. Inherit it, and give the fixture `world`."""
-
-    @pytest.fixture
-    def world(self) -> World:
-        """Return the connector under test."""
-        raise NotImplementedError("give a fixture `world`")
+    """What every reader promises. Inherit it, and define the fixture `world`, which returns the connector under test."""
 
     def test_each_row_is_read_once(self, world: World) -> None:
         """Every row is in one part of the plan, at a position of its own."""

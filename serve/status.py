@@ -18,6 +18,7 @@ def describe(definition: Stored, tables: Tables) -> dict[str, Any]:
     Raises `StorageError` when it cannot be read.
     """
     version = tables.newest(definition.name)
+    columns = {} if version is None else version.schema.as_dict()
     return {
         "name": definition.name,
         "kind": definition.kind,
@@ -26,9 +27,7 @@ def describe(definition: Stored, tables: Tables) -> dict[str, Any]:
         "key": definition.key,
         "version": None if version is None else version.number,
         "rows": None if version is None else version.rows,
-        "columns": []
-        if version is None
-        else [{"name": column.name, "type": column.type} for column in version.schema.columns],
+        "columns": [{"name": name, "type": kind} for name, kind in columns.items()],
     }
 
 

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.cli.console import text
-from pipeline.run.stream.metering import PHASES, Facts
+from pipeline.core.errors import few
+from pipeline.run.stream.metering import PHASES, TROUBLED, Facts
 from pipeline.run.stream.running import Running
 
 EVERY_S = 0.25
@@ -134,10 +135,10 @@ def table_of(
     notes: list[Text] = []
     for facts in streams:
         table.add_row(*(column.cell(facts, rates.get(facts.name, ())) for column in columns))
-        if facts.error and facts.status in {"failed", "restarting", "waiting"}:
+        if facts.error and facts.status in TROUBLED:
             notes.append(Text(f"{facts.name}: {facts.error}", "red" if facts.status == "failed" else "yellow"))
         if facts.waits_for:
-            notes.append(Text(f"{facts.name}: event time waits for {', '.join(facts.waits_for[:3])}", "dim"))
+            notes.append(Text(f"{facts.name}: event time waits for {few(facts.waits_for, 3)}", "dim"))
     if trouble:
         notes.append(Text(f"the catalog does not answer; streams go on: {trouble}", "yellow"))
     foot = [Text.assemble(("▇ ", _SHADES[phase]), (f"{phase}  ", "dim")) for phase in PHASES]
@@ -155,9 +156,7 @@ def line_of(facts: Facts) -> str:
         f"latency {latency(facts)}",
         f"event time {delay(facts.watermark_delay_s)} behind",
     ]
-    return ", ".join(
-        parts + ([facts.error] if facts.error and facts.status in {"failed", "restarting", "waiting"} else [])
-    )
+    return ", ".join(parts + ([facts.error] if facts.error and facts.status in TROUBLED else []))
 
 
 def behind(facts: Facts) -> str:

@@ -14,9 +14,10 @@ from pipeline.core.errors import RequestError
 def metrics_at(
     port: int | None, text: Callable[[], str], is_ready: Callable[[], bool] = lambda: True
 ) -> Iterator[int | None]:
-    """Serve a text at `http://127.0.0.1:PORT/metrics` for the time of the context, and return the port; 0 takes a free one.
+    """Serve a text at `http://127.0.0.1:PORT/metrics` for the time of the context, and yield the port; 0 takes a free one.
 
-    `/ready` answers 200, or 503 while it is not ready. Without a port nothing is served. Raises `RequestError` when the port is taken.
+    `/ready` answers 200, or 503 while it is not ready. Without a port nothing is served. Raises `RequestError` when the
+    port is taken.
     """
     if port is None:
         yield None

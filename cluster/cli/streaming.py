@@ -14,16 +14,17 @@ from cluster.cli.live import EVERY_S, aside, latency, live_view
 from cluster.cli.metrics import metrics_at
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.stopping import stoppable
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import RequestError, few
 from pipeline.run.stream.begins import begin_of
 from pipeline.run.stream.exposition import exposition
 from pipeline.run.stream.facts import in_short
 from pipeline.run.stream.metering import Facts
 from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.starting import StateMode
 from pipeline.run.stream.stream import Asked
 from pipeline.run.stream.verifying import verify as verify_stream
+from pipeline.run.workspace import Workspace
 
-_SHOWN = 3
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
 
 
@@ -74,14 +75,6 @@ def stream(
     """Run streams: rows are committed exactly once, every half second, until Ctrl-C. `headwater streams` manages them."""
     if restore is not None and begin != "committed":
         raise RequestError("a stream begins at a savepoint or at --from, not at both")
-    if rebuild_state and keep_state:
-        raise RequestError("a state is kept or rebuilt, not both", do="give --keep-state or --rebuild-state")
-    if (rebuild_state or keep_state) and begin != "committed":
-        raise RequestError(
-            "a state is kept or rebuilt where a stream goes on from its last commit",
-            got=f"--from {begin}",
-            do="leave --from out",
-        )
     wanted = Wanted(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
@@ -90,14 +83,32 @@ def stream(
             shards=shards,
             anew=anew,
             accept_gaps=accept_gaps,
-            state="rebuild" if rebuild_state else "keep" if keep_state else "restore",
+            state=_state_mode(begin, rebuild=rebuild_state, keep=keep_state),
         ),
         begin=begin_of(begin),
         restore=restore,
         take_over=take_over,
         fail_fast=fail_fast,
     )
-    workspace = open_workspace(folder, env)
+    code = _run(open_workspace(folder, env), wanted, metrics_port, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+def _state_mode(begin: str, *, rebuild: bool, keep: bool) -> StateMode:
+    if rebuild and keep:
+        raise RequestError("a state is kept or rebuilt, not both", do="give --keep-state or --rebuild-state")
+    if (rebuild or keep) and begin != "committed":
+        raise RequestError(
+            "a state is kept or rebuilt where a stream goes on from its last commit",
+            got=f"--from {begin}",
+            do="leave --from out",
+        )
+    return "rebuild" if rebuild else "keep" if keep else "restore"
+
+
+def _run(workspace: Workspace, wanted: Wanted, metrics_port: int | None, *, as_json: bool) -> int:
+    """Run streams until they end, show how they are, and return the exit code."""
     with ExitStack() as stack:
         view = stack.enter_context(live_view(err, quiet=as_json))
         running = Running(workspace, wanted, tell=view.say)
@@ -115,8 +126,7 @@ def stream(
         finally:
             stack.close()
             _sum_up(running, as_json=as_json)
-    if stopped.code:
-        raise typer.Exit(stopped.code)
+    return stopped.code
 
 
 def _metrics(running: Running) -> str:
@@ -170,7 +180,7 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
         if facts.waits_for and facts.status in {"ended", "stopped"}:
             out.print(
-                f"  {text(facts.state_rows)} rows are held: event time waits for {', '.join(facts.waits_for[:_SHOWN])}; "
+                f"  {text(facts.state_rows)} rows are held: event time waits for {few(facts.waits_for, 3)}; "
                 "idle_after= on the source goes on without partitions that are silent, --drain closes what is open"
             )
         if facts.status == "failed" and len(running.errors) > 1:

@@ -12,6 +12,7 @@ from cluster.cli.live import span
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
 from pipeline.run.stream.asking import Seen, Wish, ask, seen
+from pipeline.run.stream.metering import TROUBLED
 from pipeline.run.stream.savepoints import save
 from pipeline.run.stream.savepoints import savepoints as savepoints_of
 
@@ -55,11 +56,7 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
         right="epoch,rows/s,behind,event time",
     )
     for each in found:
-        if (
-            each.lease is not None
-            and each.lease.facts.get("error")
-            and each.status in {"failed", "restarting", "waiting"}
-        ):
+        if each.lease is not None and each.lease.facts.get("error") and each.status in TROUBLED:
             out.print(f"[red]{each.name}[/]: {each.lease.facts['error']}", soft_wrap=True)
         for name, sink in ({} if each.lease is None else each.lease.facts.get("sinks", {})).items():
             how = f"[red]{sink['status']}[/]: {sink['error']}" if sink["error"] else sink["status"]

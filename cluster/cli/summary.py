@@ -11,13 +11,7 @@ from cluster.cli.console import grid, out
 from pipeline.governance import Run, Step
 from pipeline.run.streamed import STREAMED
 
-_DONE = {
-    "rebuild": "made",
-    "append": "added",
-    "merge": "merged",
-    "skip": "up to date",
-    "upstream_failed": "skipped",
-}
+_DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date"}
 _COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")
 _MERGED = ("superseded", "deletes")
 """What is shown of a run that merged."""
@@ -55,7 +49,7 @@ def _total(run: Run) -> str:
 
 
 def _row(step: Step, counted: Sequence[str]) -> tuple[object, ...]:
-    did = "streamed" if step.reason == STREAMED else _DONE.get(step.decision, step.decision)
+    did = "streamed" if step.reason == STREAMED else _DONE.get(step.decision, step.outcome)
     if not step.is_done:
         return (step.name, did, *("" for _ in counted), f"{step.seconds:.2f}", "", step.total_rows or "")
     if step.verdict is not None:

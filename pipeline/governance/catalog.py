@@ -147,6 +147,11 @@ class Step:
     verdict: Verdict | None = None
 
     @property
+    def outcome(self) -> str:
+        """The decision as people read it: a step below a failed one was skipped."""
+        return "skipped" if self.decision == "upstream_failed" else self.decision
+
+    @property
     def has_failed(self) -> bool:
         """Whether the step failed, or was skipped because a step above it did."""
         return self.decision in FAILED

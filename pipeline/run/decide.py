@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Literal
 
 from pipeline.core.cursors import Plan
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import SourceError, few
 from pipeline.core.reading import Part
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 
 Kind = Literal["skip", "append", "merge", "rebuild", "fail"]
-NOT_MADE = "not made yet"
+_NOT_MADE = "not made yet"
 _SHOWN = 3
 
 
@@ -96,14 +96,14 @@ def decide_source(
     if options.full:
         return Decision("rebuild", "--full")
     if manifest is None or since is None:
-        return Decision("rebuild", NOT_MADE)
+        return Decision("rebuild", _NOT_MADE)
     redefined = manifest.fingerprint != fingerprint
     if redefined or since.changed:
         return again(manifest, since, "the definition changed" if redefined else since.changed)
     if since.gaps and not options.accept_gaps:
         raise SourceError(
             f"the source of {manifest.table!r} no longer has what comes next: it was deleted before it was read",
-            got=", ".join(map(str, since.gaps[:_SHOWN])),
+            got=few(map(str, since.gaps), _SHOWN),
             do="go on with what is left: headwater run --accept-gaps",
         )
     kind: Kind = "append" if since.parts else "skip"
@@ -143,7 +143,7 @@ def decide_table(fingerprint: str, manifest: Manifest | None, inputs: Inputs, op
     if options.full:
         return Decision("rebuild", "--full")
     if manifest is None:
-        return Decision("rebuild", NOT_MADE)
+        return Decision("rebuild", _NOT_MADE)
     if manifest.fingerprint != fingerprint:
         return Decision("rebuild", "the definition changed")
     changed = _changed(manifest, inputs)

@@ -20,8 +20,6 @@ from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import Version, files_for
 from pipeline.run.bench import RunBench
 from pipeline.run.decide import (
-    DEFAULTS,
-    NOT_MADE,
     Decision,
     Inputs,
     Options,
@@ -90,7 +88,8 @@ def decide(
     manifest = None if version is None else version.manifest
     if isinstance(definition, Source):
         since = _since(workspace, options, definition, manifest)
-        return _planned(workspace, options, definition, decide_source(definition.fingerprint, manifest, since, options))
+        decision = decide_source(definition.fingerprint, manifest, since, options)
+        return _planned(workspace, definition, decision, _first_bound(definition, options, since))
     way = route_of(workspace, definition, {})
     feed = feed_of(workspace, definition)
     change = None
@@ -115,7 +114,8 @@ def decide(
         return decide_table(definition.fingerprint, manifest, known, options)
     since = _since(workspace, options, feed, manifest)
     fingerprint_now = fingerprint_of(workspace, definition)
-    return _planned(workspace, options, feed, decide_reading(fingerprint_now, manifest, since, known, options))
+    decision = decide_reading(fingerprint_now, manifest, since, known, options)
+    return _planned(workspace, feed, decision, _first_bound(feed, options, since))
 
 
 def made_anew(
@@ -128,7 +128,7 @@ def made_anew(
     source = definition if isinstance(definition, Source) else feed_of(workspace, definition)
     if source is None or decision.plan is None or version is None or version.manifest is None:
         return Decision("rebuild", reason)
-    return _planned(workspace, DEFAULTS, source, again(version.manifest, decision.plan, reason))
+    return _planned(workspace, source, again(version.manifest, decision.plan, reason), UNBOUNDED)
 
 
 def _is_later(workspace: Workspace, definition: Table, driving: Version | None, added: Sequence[DataFile]) -> bool:
@@ -157,15 +157,19 @@ def _since(workspace: Workspace, options: Options, source: Source | Feed, manife
     return reader_of(workspace, source).plan(manifest.cursor, _bound(source, options))
 
 
-def _planned(workspace: Workspace, options: Options, source: Source | Feed, decision: Decision) -> Decision:
-    """Return a decision with what is to be read: for a rebuild, all that is there.
-
-    Only the first reading of a source is bounded: what was there must not go for a while because it is read again.
-    """
+def _planned(workspace: Workspace, source: Source | Feed, decision: Decision, bound: Bound) -> Decision:
+    """Return a decision with what is to be read: for a rebuild, all that is there, up to a bound."""
     if decision.kind != "rebuild":
         return decision
-    bound = _bound(source, options) if decision.reason == NOT_MADE else UNBOUNDED
     return replace(decision, plan=reader_of(workspace, source).plan(None, bound))
+
+
+def _first_bound(source: Source | Feed, options: Options, since: Plan | None) -> Bound:
+    """Return the bound of reading a source from its beginning.
+
+    Only the first time has one: rows that the table has must not be missing for a while because they are read again.
+    """
+    return _bound(source, options) if since is None and not options.full else UNBOUNDED
 
 
 def _bound(source: Source | Feed, options: Options) -> Bound:

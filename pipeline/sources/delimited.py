@@ -18,7 +18,7 @@ from pipeline.core.reading import POSITION, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, quoted, schema_of
 from pipeline.sources import values
-from pipeline.sources.fit import REJECTED, Cells, as_columns, held, hold, misfits, of_texts
+from pipeline.sources.fit import REJECTED, Cells, as_columns, checked, hold, misfits, of_texts
 from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
 from pipeline.sources.values import Rule, Texts
@@ -90,7 +90,9 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     lines, names = lines_of(file.path), header(file)
     hold(schema, names, Place(file.place.file, 1))
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    rows = arrow(con, f"select {as_columns(schema, 'v')}, {misfits(schema)} from {held(schema, cells(schema), scan)}")
+    rows = arrow(
+        con, f"select {as_columns(schema, 'v')}, {misfits(schema)} from {checked(schema, cells(schema), scan)}"
+    )
     rejects = arrow(con, _rejects(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows

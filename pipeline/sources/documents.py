@@ -103,9 +103,9 @@ def _rule(column: Column, came: str, cast: str) -> Rule:
     exact = nested.unmarked(exact)
     if column.type in {"VARCHAR", "JSON"}:
         kept, rest = (came, exact) if column.type == "VARCHAR" else (f"try_cast({x} as json)" for x in (came, exact))
-        return Rule(kept, _is_no_reprinted_number(column, came), rest=rest)
+        return Rule(kept, _is_no_reprinted_number(column, came), fallback=rest)
     rule = values.of_text(column, came, cast, Texts(reprinted=_REPRINTED))
-    return replace(rule, rest=values.value_of(column, exact)) if rule.quick is not None else rule
+    return replace(rule, fallback=values.value_of(column, exact)) if rule.fast is not None else rule
 
 
 def _is_no_reprinted_number(column: Column, text: str) -> str:

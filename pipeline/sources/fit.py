@@ -19,12 +19,12 @@ from pipeline.sources.values import Rule, Texts
 RAW = "raw"
 """The temporary table that `fit` reads: `_position` and the values as they came."""
 REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", pa.string())])
-_HELD = "held"
+_CHECKED = "checked_rows"
 
 
 @dataclass(frozen=True)
 class Cells:
-    """SQL for what came for each column, and the rule for it, given the names of that and of its cast."""
+    """SQL for the raw value of each column, and the rule that converts it, given the names of that and of its cast."""
 
     came: Mapping[str, str]
     rule: Callable[[Column, str, str], Rule]
@@ -102,18 +102,18 @@ def as_columns(schema: Schema, prefix: str = "r") -> str:
 def any_misfit(schema: Schema, cells: Cells) -> str:
     """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `fit`.
 
-    Most rows pass all quick tests at once; only for another is each column looked at.
+    Most rows pass all fast tests at once; only for another is each column looked at.
     """
     rules = tuple(enumerate(_rules(schema, cells)))
-    lost = [f"(r{i} is null and t{i} is not null)" for i, rule in rules if rule.quick is None and rule.cast != f"t{i}"]
-    tested = [(f"t{i}", rule) for i, rule in rules if rule.quick is not None]
+    lost = [f"(r{i} is null and t{i} is not null)" for i, rule in rules if rule.fast is None and rule.cast != f"t{i}"]
+    tested = [(f"t{i}", rule) for i, rule in rules if rule.fast is not None]
     if tested:
-        quick = " and ".join(f"({rule.quick})" for _, rule in tested)
+        fast = " and ".join(f"({rule.fast})" for _, rule in tested)
         each = " and ".join(
-            f"case when {rule.quick} then true when {text} is null then true else coalesce({rule.sure}, false) end"
+            f"case when {rule.fast} then true when {text} is null then true else coalesce({rule.strict}, false) end"
             for text, rule in tested
         )
-        lost.append(f"case when {quick} then false else not ({each}) end")
+        lost.append(f"case when {fast} then false else not ({each}) end")
     return " or ".join(lost) or "false"
 
 
@@ -121,14 +121,14 @@ def _rules(schema: Schema, cells: Cells) -> list[Rule]:
     return [cells.rule(column, f"t{i}", f"r{i}") for i, column in enumerate(schema.columns)]
 
 
-def held(schema: Schema, cells: Cells, source: str) -> str:
+def checked(schema: Schema, cells: Cells, source: str) -> str:
     """Return a query that adds to `cast_cells` the value of each cell as `v0`, `v1`, ..., null where it does not fit."""
     kept = "".join(f", {rule.value(f'r{i}')} as v{i}" for i, rule in enumerate(_rules(schema, cells)))
     return f"(select *{kept} from {cast_cells(schema, cells, source)})"
 
 
 def misfits(schema: Schema) -> str:
-    """Return SQL over `held` for the reasons why a row does not fit, or null."""
+    """Return SQL over `checked` for the reasons why a row does not fit, or null."""
     parts = (
         f"case when v{i} is null and t{i} is not null then {values.reason(column, f't{i}')} end"
         for i, column in enumerate(schema.columns)
@@ -140,14 +140,14 @@ def misfits(schema: Schema) -> str:
 def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
     """Hold the rows of `raw` to the contract; one with a value of which something would be lost is rejected."""
     con.execute(
-        f"create or replace temp table {_HELD} as select *, case when {raw.bad} then {raw.why} "
-        f"else {misfits(schema)} end as reason from {held(schema, raw.cells, raw.source)}"
+        f"create or replace temp table {_CHECKED} as select *, case when {raw.bad} then {raw.why} "
+        f"else {misfits(schema)} end as reason from {checked(schema, raw.cells, raw.source)}"
     )
     rows = arrow(
-        con, f"select {as_columns(schema, 'v')}, {POSITION} from {_HELD} where reason is null order by {POSITION}"
+        con, f"select {as_columns(schema, 'v')}, {POSITION} from {_CHECKED} where reason is null order by {POSITION}"
     )
     rejected = arrow(
-        con, f"select {POSITION}, reason, {raw.row} as row from {_HELD} where reason is not null order by {POSITION}"
+        con, f"select {POSITION}, reason, {raw.row} as row from {_CHECKED} where reason is not null order by {POSITION}"
     )
     return Reading(rows, rejected.cast(REJECTED))
 

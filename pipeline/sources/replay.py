@@ -149,8 +149,8 @@ class ReplayLog:
         end = self.rows.num_rows
         if self.replay.speed is not None and end:
             times = pc.cast(pc.cast(self.rows.column(self.replay.column), pa.timestamp("us")), pa.int64())
-            told = times[0].as_py() + int((time.monotonic() - self.began) * 1e6 * self.replay.speed)
-            end = int(pc.sum(pc.less_equal(times, told)).as_py() or 0)
+            reached = times[0].as_py() + int((time.monotonic() - self.began) * 1e6 * self.replay.speed)
+            end = int(pc.sum(pc.less_equal(times, reached)).as_py() or 0)
         return {self.uri: Extent(0, end, f"{self.mark}")}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
@@ -161,5 +161,5 @@ class ReplayLog:
 
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
-        """Tell on from an offset."""
+        """Read on from an offset."""
         yield DirectTail(self, dict(offsets), ends_at={self.uri: self.rows.num_rows})

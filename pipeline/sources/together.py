@@ -7,7 +7,7 @@ if another file has one too few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -186,5 +186,5 @@ def _in_order(scans: Sequence[str], schema: Schema) -> str:
     return f"select {kept} from ({' union all '.join(scans)}){order}"
 
 
-def _list(items: object) -> str:
-    return f"[{', '.join(map(str, items))}]"  # type: ignore[call-overload]
+def _list(items: Iterable[object]) -> str:
+    return f"[{', '.join(map(str, items))}]"

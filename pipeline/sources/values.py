@@ -1,7 +1,7 @@
 r"""How a value enters a typed column: whole, or not at all.
 
-A `Rule` is SQL that makes a value of what came, null where the type would keep less than came: not a fraction, not some
-digits, not a zone. It is the one rule for CSV, JSON, messages, Parquet and rows that are replayed; the page
+A `Rule` is SQL that converts a raw value, to null where the type would keep less of it: not a fraction, not some digits,
+not a zone. It is the one rule for CSV, JSON, messages, Parquet and rows that are replayed; the page
 docs/values.md has it type by type.
 
 DuckDB's casts round, cut and guess, so a cast is believed only after a test of the text. There are two tests for each
@@ -69,40 +69,40 @@ class Texts:
 
 @dataclass(frozen=True)
 class Rule:
-    """SQL that makes a value of what came. The cast is the value where one of the tests is true.
+    """SQL that converts a raw value. The cast is the value where one of the tests is true.
 
     Without tests it always is, and null for a misfit.
     """
 
     cast: str
-    quick: str | None = None
+    fast: str | None = None
     """A cheap test, which nearly all values pass."""
-    sure: str = "false"
-    """A test for the others; it may leave some unsettled."""
-    rest: str = "null"
-    """The value of those, null for a misfit."""
+    strict: str = "false"
+    """A test for the others, by a pattern."""
+    fallback: str = "null"
+    """The value where both tests are false, null for a misfit."""
 
     def value(self, cast: str) -> str:
         """Return SQL for the value, with the name of the cast."""
-        if self.quick is None:
+        if self.fast is None:
             return cast
-        return f"case when {self.quick} then {cast} when {self.sure} then {cast} else {self.rest} end"
+        return f"case when {self.fast} then {cast} when {self.strict} then {cast} else {self.fallback} end"
 
 
-def of_text(column: Column, text: str, came: str, texts: Texts | None = None) -> Rule:
-    """Return the rule for a text; `came` is SQL for its cast."""
-    texts, cast = texts or Texts(), _cast(text, column)
-    quick = _quick(column, text, came, texts)
-    if quick is None:
-        return Rule(cast)
-    sure, is_exact = _sure(column, text, came), _is_exact(column.type)
+def of_text(column: Column, text: str, cast: str, texts: Texts | None = None) -> Rule:
+    """Return the rule for a text; `cast` is the name of its cast."""
+    texts, casting = texts or Texts(), _cast(text, column)
+    fast = _fast(column, text, cast, texts)
+    if fast is None:
+        return Rule(casting)
+    strict, is_exact = _strict(column, text, cast), _is_exact(column.type)
     if texts.reprinted is not None and (is_exact or column.type in _REALS):
-        cut = texts.reprinted.any if is_exact else f"({came} = 0 and {texts.reprinted.any})"
-        return Rule(cast, quick, f"({sure}) and not {cut}")
+        cut = texts.reprinted.any if is_exact else f"({cast} = 0 and {texts.reprinted.any})"
+        return Rule(casting, fast, f"({strict}) and not {cut}")
     if not is_exact or column.is_inferred:
-        return Rule(cast, quick, sure)
-    written = f"case when {_sure(column, 'y', _cast('y', column))} then {_cast('y', column)} end"
-    return Rule(cast, quick, sure, f"list_transform([{_written_out(text)}], lambda y: {written})[1]")
+        return Rule(casting, fast, strict)
+    written = f"case when {_strict(column, 'y', _cast('y', column))} then {_cast('y', column)} end"
+    return Rule(casting, fast, strict, f"list_transform([{_written_out(text)}], lambda y: {written})[1]")
 
 
 def value_of(column: Column, text: str) -> str:
@@ -112,23 +112,23 @@ def value_of(column: Column, text: str) -> str:
     )
 
 
-def of_scanned_date(came: str) -> Rule:
-    """Return the rule for a date that DuckDB's CSV reader made of a text by `dateformat`: strictly, but for two cases.
+def of_scanned_date(date: str) -> Rule:
+    """Return the rule for a date that DuckDB's CSV reader parsed with `dateformat`, which is strict but for two cases.
 
     It takes two digits for a year, and words such as `infinity` for the first day of 1900.
     """
-    return Rule(came, f"{came} between '1000-01-01' and '9999-12-31' and {came} <> '1900-01-01'")
+    return Rule(date, f"{date} between '1000-01-01' and '9999-12-31' and {date} <> '1900-01-01'")
 
 
-def of_type(column: Column, came: str, kind: str) -> Rule:
+def of_type(column: Column, value: str, kind: str) -> Rule:
     """Return the rule for a value of the DuckDB type `kind`: it would come back from the column as it was."""
     if kind == "VARCHAR":
-        return Rule(value_of(column, came))
+        return Rule(value_of(column, value))
     if kind == "TIMESTAMPTZ" and column.type.startswith(("TIMESTAMP", "DATE", "TIME")) and column.type != kind:
         return Rule(f"null::{column.type}")  # its zone would be lost
-    there = _cast(came, column)
-    same = f"{came} is not distinct from try_cast({there} as {kind})"
-    return Rule(f"case when {' and '.join([same, *in_years(column, there)])} then {there} end")
+    cast = _cast(value, column)
+    same = f"{value} is not distinct from try_cast({cast} as {kind})"
+    return Rule(f"case when {' and '.join([same, *in_years(column, cast)])} then {cast} end")
 
 
 def _cast(text: str, column: Column) -> str:
@@ -158,61 +158,61 @@ def not_of(column: Column) -> str:
     return f"column {column.name!r} is not {column.type}: "
 
 
-def _quick(column: Column, text: str, came: str, texts: Texts) -> str | None:
+def _fast(column: Column, text: str, cast: str, texts: Texts) -> str | None:
     """Return SQL that is true only where the cast lost nothing; None where a cast never does."""
     kind = column.type
     if _is_exact(kind):
-        return _quick_exact(column, text, came, texts)
+        return _fast_number(column, text, cast, texts)
     if kind in _REALS:
         grouped = f" and not contains({text}, '_')" if texts.underscored else ""
-        first = f"{text} >= '1' and {came} < 1e15" if column.is_inferred else f"{text} >= '-'"
-        return f"isfinite({came}) and {_no_tiny(text, came, texts)} and {first}{grouped}"
+        first = f"{text} >= '1' and {cast} < 1e15" if column.is_inferred else f"{text} >= '-'"
+        return f"isfinite({cast}) and {_no_tiny(text, cast, texts)} and {first}{grouped}"
     if kind == "DATE":
-        return f"strlen({text}) = 10 and {came} between '1000-01-01' and '9999-12-31'"
+        return f"strlen({text}) = 10 and {cast} between '1000-01-01' and '9999-12-31'"
     if kind.startswith("TIMESTAMP"):
         zone = f" or {text} glob '????-??-??[ T]??:??:?[0-9]Z'" if kind == "TIMESTAMPTZ" else ""
-        years = f"{came} >= '1000-01-01' and {came} < '9999-12-31 23:59:59'"
+        years = f"{cast} >= '1000-01-01' and {cast} < '9999-12-31 23:59:59'"
         return f"({text} glob '????-??-??[ T]??:??:?[0-9]'{zone}) and {years}"
     return "false" if kind in _TIMES or kind == "INTERVAL" else None
 
 
-def _quick_exact(column: Column, text: str, came: str, texts: Texts) -> str:
+def _fast_number(column: Column, text: str, cast: str, texts: Texts) -> str:
     """Return the test for integers and decimals: written again it is the text, or it has just its places, or is short."""
-    decimal, again = decimal_of(column.type), f"{came}::varchar = {text}"
+    decimal, again = decimal_of(column.type), f"{cast}::varchar = {text}"
     if decimal is None:
-        return f"{again} and try_cast({came} as bigint) is not null" if "HUGE" in column.type else again
+        return f"{again} and try_cast({cast} as bigint) is not null" if "HUGE" in column.type else again
     digits, places = decimal
     if texts.reprinted is None:
         if texts.underscored or not 0 < places <= _TWO or column.is_inferred:
             return again
-        return f"{text} like {literal('%.' + '_' * places)} and {came} is not null"
+        return f"{text} like {literal('%.' + '_' * places)} and {cast} is not null"
     # of so few characters, two numbers that differ as decimals differ as reals
-    same = f"{came}::double = try_cast({text} as double) and abs({came}::double) < 1e{digits - places}"
+    same = f"{cast}::double = try_cast({text} as double) and abs({cast}::double) < 1e{digits - places}"
     first = "1" if column.is_inferred else "-"
     return (
-        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and {_no_tiny(text, came, texts)} "
+        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and {_no_tiny(text, cast, texts)} "
         f"and {same} and not contains({text}, '_') and not {texts.reprinted.short}"
     )
 
 
-def _no_tiny(text: str, came: str, texts: Texts) -> str:
+def _no_tiny(text: str, cast: str, texts: Texts) -> str:
     """Return the test that a number is zero only if it was written so, and not with an exponent that made it vanish."""
     if texts.reprinted is None:
-        return f"({came} <> 0 or strlen({text}) <= {_NEVER_TINY})"
-    return f"case when {came} <> 0 then true when {text} = '0' then true else not ({texts.reprinted.tiny}) end"
+        return f"({cast} <> 0 or strlen({text}) <= {_NEVER_TINY})"
+    return f"case when {cast} <> 0 then true when {text} = '0' then true else not ({texts.reprinted.tiny}) end"
 
 
-def _sure(column: Column, text: str, came: str) -> str:
+def _strict(column: Column, text: str, cast: str) -> str:
     """Return a test that a text passes only if its cast lost nothing, and if it has no exponent, always then."""
     kind, shape = column.type, _shape(column)
-    tests = [f"regexp_full_match({text}, {literal(shape)})", *in_years(column, came)]
+    tests = [f"regexp_full_match({text}, {literal(shape)})", *in_years(column, cast)]
     if kind in _REALS:
         is_word = f"regexp_full_match({text}, {literal(_NO_NUMBER)})"
         nothing = f"regexp_full_match({text}, {literal(_ZERO)})"
-        return f"{is_word} or ({tests[0]} and isfinite({came}) and ({came} <> 0 or {nothing}))"
+        return f"{is_word} or ({tests[0]} and isfinite({cast}) and ({cast} <> 0 or {nothing}))"
     if "HUGE" in kind:
-        tests.append(f"try_cast({came} as bigint) is not null")
-    return f"{' and '.join(tests)} and {came} is not null"
+        tests.append(f"try_cast({cast} as bigint) is not null")
+    return f"{' and '.join(tests)} and {cast} is not null"
 
 
 def _shape(column: Column) -> str:
@@ -248,10 +248,6 @@ def _is_exact(kind: str) -> bool:
     return kind in _INTEGERS or decimal_of(kind) is not None
 
 
-def _is_number(kind: str) -> bool:
-    return _is_exact(kind) or kind in _REALS
-
-
 def _written_out(text: str) -> str:
     """Return SQL for a number with an exponent without it; null for what is none. DuckDB's decimals lose digits of one."""
     point, digits = "(len(m.i) + m.e::int)", "(m.i || m.f)"
@@ -268,10 +264,10 @@ def _written_out(text: str) -> str:
     )
 
 
-def in_years(column: Column, came: str) -> list[str]:
+def in_years(column: Column, time: str) -> list[str]:
     """Return what a time has to be: of the years 1 to 9999, and within a day."""
     if column.type == "DATE":
-        return [f"{came} between '0001-01-01' and '9999-12-31'"]
+        return [f"{time} between '0001-01-01' and '9999-12-31'"]
     if column.type.startswith("TIMESTAMP"):
-        return [f"{came} >= '0001-01-01'", f"{came} <= '9999-12-31 23:59:59.999999'"]
-    return [f"{came} < '24:00:00'"] if column.type in {"TIME", "TIME_NS"} else []
+        return [f"{time} >= '0001-01-01'", f"{time} <= '9999-12-31 23:59:59.999999'"]
+    return [f"{time} < '24:00:00'"] if column.type in {"TIME", "TIME_NS"} else []

@@ -1,6 +1,6 @@
-"""Names inside a shard: a column of the user is `c_` and its name there, ours begin with `_`, so none can be another.
+"""Internal names of columns in a shard: a column of the user has the prefix `c_`, and ours begin with `_`.
 
-Rows get these names where they are made ready, and their own again where they come out.
+So no name of a user can collide with one of ours. Rows are renamed where they are prepared, and back in the output.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from pipeline.kernel.engine import quoted
 PREFIX = "c_"
 
 
-def held(name: str) -> str:
-    """Return what a column is called in a shard, as SQL."""
+def internal(name: str) -> str:
+    """Return the internal name of a column, as SQL."""
     return quoted(f"{PREFIX}{name}")
 
 
-def held_list(names: Iterable[str]) -> str:
-    """Return a SELECT list of columns as they are called in a shard."""
-    return ", ".join(map(held, names))
+def internal_list(names: Iterable[str]) -> str:
+    """Return a SELECT list of internal names."""
+    return ", ".join(map(internal, names))
 
 
-def taken_in(names: Iterable[str]) -> str:
-    """Return a SELECT list that gives columns of the user the names that they have in a shard."""
-    return ", ".join(f"{quoted(name)} as {held(name)}" for name in names)
+def to_internal(names: Iterable[str]) -> str:
+    """Return a SELECT list that renames columns of the user to their internal names."""
+    return ", ".join(f"{quoted(name)} as {internal(name)}" for name in names)
 
 
-def given_out(names: Iterable[str]) -> str:
-    """Return a SELECT list that gives columns in a shard their own names again."""
-    return ", ".join(f"{held(name)} as {quoted(name)}" for name in names)
+def from_internal(names: Iterable[str]) -> str:
+    """Return a SELECT list that renames columns from their internal names to their own."""
+    return ", ".join(f"{internal(name)} as {quoted(name)}" for name in names)
 
 
-def held_struct(names: Iterable[str], of: str = "") -> str:
-    """Return columns in a shard, of a relation, as one value with their own names; it orders by the first, then the next."""
+def internal_struct(names: Iterable[str], of: str = "") -> str:
+    """Return the internal columns of a relation as one struct with the columns' own names."""
     qualifier = f"{of}." if of else ""
-    return f"struct_pack({', '.join(f'{quoted(name)} := {qualifier}{held(name)}' for name in names)})"
+    return f"struct_pack({', '.join(f'{quoted(name)} := {qualifier}{internal(name)}' for name in names)})"
 
 
 def struct(names: Iterable[str]) -> str:
-    """Return columns of the user as one value; equal where nulls stand in the same places, as in GROUP BY."""
+    """Return columns of the user as one struct; two are equal where GROUP BY puts their rows into one group."""
     return f"struct_pack({', '.join(f'{quoted(name)} := {quoted(name)}' for name in names)})"

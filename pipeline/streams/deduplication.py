@@ -23,7 +23,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import listed, quoted
 from pipeline.kernel.sql import SqlTransform, sql_table
-from pipeline.streams.columns import PREFIX, given_out, held_list, held_struct, taken_in
+from pipeline.streams.columns import PREFIX, from_internal, internal_list, internal_struct, to_internal
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Emits, Operator, Prepared, Progress, arrived
 from pipeline.streams.whole import LATE, Streamed, before_the_watermark, micros, require_columns, required
@@ -179,7 +179,7 @@ class _OfKey:
         """Rows on the watermark or after it, with `_at`."""
         time = self.how.event_time
         return Prepared(
-            f"select {taken_in(self.schema.names)}, {micros(time)} as _at from {quoted(name)}",
+            f"select {to_internal(self.schema.names)}, {micros(time)} as _at from {quoted(name)}",
             tuple(f"{PREFIX}{column}" for column in self.how.key),
             before_the_watermark(time, before),
             LATE,
@@ -187,21 +187,21 @@ class _OfKey:
 
     @property
     def _columns(self) -> str:
-        return held_list(self.schema.names)
+        return internal_list(self.schema.names)
 
     @property
     def _out(self) -> str:
-        return given_out(self.schema.names)
+        return from_internal(self.schema.names)
 
     @property
     def _row(self) -> str:
         """All columns as one value, by which rows of one time are ordered."""
-        return held_struct(self.schema.names)
+        return internal_struct(self.schema.names)
 
     @property
     def _key(self) -> str:
         """The key as one value; equal where both are null, as in GROUP BY."""
-        return held_struct(self.how.key)
+        return internal_struct(self.how.key)
 
 
 @dataclass(frozen=True)
@@ -227,12 +227,12 @@ class FirstOfKey(_OfKey):
         rows = arrived(self.table)
         return {
             "waiting": f"select * from {quoted(rows)}",
-            "kept": f"select {held_list(self.how.key)}, _at, {HASH} from {quoted(rows)}",
+            "kept": f"select {internal_list(self.how.key)}, _at, {HASH} from {quoted(rows)}",
         }
 
     def advance(self, memory: Memory, progress: Progress) -> str:
         """Take the rows that the watermark has passed in their order, and walk from kept row to kept row."""
-        con, key = memory.con, held_list(self.how.key)
+        con, key = memory.con, internal_list(self.how.key)
         memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             f"create or replace temp table _due as select {self._columns}, _at, {HASH}, {self._key} as _key, "
@@ -261,7 +261,7 @@ class FirstOfKey(_OfKey):
         """SQL for the number of the row of the key that comes out next after one that did."""
         if self.how.within_us is None:
             return "null::bigint"
-        return f"min(_n) over (partition by {held_list(self.how.key)} order by _at {_after(self.how.within_us)})"
+        return f"min(_n) over (partition by {internal_list(self.how.key)} order by _at {_after(self.how.within_us)})"
 
     def _is_anew(self, at: str, last: str) -> str:
         later = "" if self.how.within_us is None else f" or {at} > {last} + {self.how.within_us}"

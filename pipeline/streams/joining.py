@@ -30,7 +30,7 @@ from pipeline.kernel.projection import needed
 from pipeline.kernel.scope import relation, unused
 from pipeline.kernel.terms import common_type, expression_type, family_of
 from pipeline.streams.bounds import Bounds, Side, bounds_of
-from pipeline.streams.columns import given_out, held_list, taken_in
+from pipeline.streams.columns import from_internal, internal_list, to_internal
 from pipeline.streams.conditions import spelled
 from pipeline.streams.memory import ID, SINCE, Memory
 from pipeline.streams.operator import HASH, Emits, Prepared, Progress, arrived
@@ -293,7 +293,7 @@ class IntervalJoin:
         keys = [f"({pair[number]}) as _k{index}" for index, pair in enumerate(self.keys)]
         time = micros(side.event_time)
         return Prepared(
-            f"select {', '.join([taken_in(side.schema.names), f'{time} as _at', *keys])} from {quoted(name)}",
+            f"select {', '.join([to_internal(side.schema.names), f'{time} as _at', *keys])} from {quoted(name)}",
             tuple(f"_k{index}" for index in range(len(keys))),
             f"{time} < {before}",
             LATE,
@@ -327,7 +327,7 @@ class IntervalJoin:
     def _matched(self, number: Side, begins: Sequence[int]) -> str:
         """Return a SELECT of the numbers of rows of a side that met their first one now."""
         own = unused(ID, [name for side in self.sides for name in side.schema.names])  # where the statement's names are
-        mine = f"select {given_out(self.sides[number].schema.names)}, {ID} as {own} from {_MEMORIES[number][0]}"
+        mine = f"select {from_internal(self.sides[number].schema.names)}, {ID} as {own} from {_MEMORIES[number][0]}"
         select = f"{quoted(self.sides[number].alias)}.{own}"
         found = []
         for is_new in (True, False):
@@ -343,7 +343,7 @@ class IntervalJoin:
         is_over = f"(_at is null or _at < {progress.watermark - reach})"
         mine, matched = _MEMORIES[number]
         if self.outer[number]:
-            alone = f"select {given_out(self.sides[number].schema.names)} from {mine} where {is_over}"
+            alone = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
             nothing = f"{self._rows(1 - number, (0, 0))} where false"
             pair = (alone, nothing) if number == 0 else (nothing, alone)
             memory.con.execute(f"insert into _out {self._joined(*pair, side='LEFT' if number == 0 else 'RIGHT')}")
@@ -352,7 +352,7 @@ class IntervalJoin:
 
     def _rows(self, number: Side, begins: Sequence[int], *, new: bool | None = None) -> str:
         """Return a SELECT of the remembered rows of a side: those that came now, those from before, or all."""
-        names = given_out(self.sides[number].schema.names)
+        names = from_internal(self.sides[number].schema.names)
         mine, matched = _MEMORIES[number]
         fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {begins[number]}"
         found = f"select {names} from {mine}{fresh}"
@@ -389,7 +389,7 @@ class IntervalJoin:
 
 
 def _arriving(side: Relation) -> str:
-    return f"select {held_list(side.schema.names)}, _at, {HASH} from {quoted(arrived(side.name))}"
+    return f"select {internal_list(side.schema.names)}, _at, {HASH} from {quoted(arrived(side.name))}"
 
 
 def _beside(us: int) -> str:

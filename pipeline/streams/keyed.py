@@ -22,7 +22,15 @@ from pipeline.core.schema import Column, Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import arrow, connect, first_line, listed, quoted, schema_of
 from pipeline.kernel.frames import raised_at
-from pipeline.streams.columns import PREFIX, given_out, held, held_list, held_struct, struct, taken_in
+from pipeline.streams.columns import (
+    PREFIX,
+    from_internal,
+    internal,
+    internal_list,
+    internal_struct,
+    struct,
+    to_internal,
+)
 from pipeline.streams.evolving import evolve
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Emits, Prepared, Progress, arrived
@@ -47,10 +55,6 @@ class Remembered:
     gives: Schema
     ttl_us: int
     batched: bool
-
-
-EVOLVING = frozenset({"states"})
-"""The tables of its memory whose columns may change between two starts, by the rules of `evolve`."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Keyed:
         """Rows with `_at` and their key as one value, nulls being equal."""
         time = self.streamed.event_time
         return Prepared(
-            f"select {taken_in(self.streamed.schema.names)}, {micros(time)} as _at, {struct(self.remembered.key)} as _key "
+            f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {struct(self.remembered.key)} as _key "
             f"from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
@@ -147,10 +151,15 @@ class Keyed:
         con.register("_out_of_turns", pa.concat_tables(out))
         return "select * from _out_of_turns"
 
-    def evolved(self, before: Schema) -> str:
-        """Return a SELECT of the `states` that were remembered with the columns `before`, as they are remembered now.
+    @property
+    def evolving(self) -> frozenset[str]:
+        """The table `states`."""
+        return frozenset({"states"})
 
-        Raises `DefinitionError` for a key or a column that cannot go on.
+    def evolved(self, before: Schema) -> tuple[str, ...]:
+        """Return SQL over `states` with the columns `before`, one expression for each column of today.
+
+        Raises `DefinitionError` for a key or a column that cannot be kept.
         """
         types = self.streamed.schema.as_dict()
         key = f"struct({', '.join(f'{quoted(name)} {types[name]}' for name in self.remembered.key)})"
@@ -158,7 +167,7 @@ class Keyed:
             keys = schema_of(con, f"select null::{key} as _key, 0::ubigint as {HASH}").columns
         now = Schema((*keys, *_OURS.columns, *self._held_state.columns))
         defaults = {f"{PREFIX}{name}": default for name, default in self.remembered.defaults}
-        return f"select {', '.join(evolve(before, now, defaults, self.place))} from states"
+        return evolve(before, now, defaults, self.place)
 
     def _has_turn(self, con: duckdb.DuckDBPyConnection, watermark: int) -> bool:
         """Make `_turn` of the keys that are next: of each whether its timer has come, else up to when its rows are given."""
@@ -180,7 +189,7 @@ class Keyed:
         """Call the function once, keep the states that it returns and return its rows."""
         defaults = dict(self.remembered.defaults)
         columns = "".join(
-            f", if(t._is_new, ({defaults.get(c.name, 'null')})::{c.type}, s.{held(c.name)}) as {quoted(c.name)}"
+            f", if(t._is_new, ({defaults.get(c.name, 'null')})::{c.type}, s.{internal(c.name)}) as {quoted(c.name)}"
             for c in self.remembered.state.columns
         )
         keys = ", ".join(f"t._key.{quoted(name)} as {quoted(name)}" for name in self.remembered.key)
@@ -191,7 +200,7 @@ class Keyed:
         )
         given = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         names = self.streamed.schema.names
-        rows = arrow(con, f"select {given_out(names)} from (from {given}) order by _at, {held_struct(names)}")
+        rows = arrow(con, f"select {from_internal(names)} from (from {given}) order by _at, {internal_struct(names)}")
         con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {given} group by _key")
         con.execute(
             "delete from _todo using _turn as t where _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
@@ -238,8 +247,8 @@ class Keyed:
             )
         con.execute("delete from _states where _key in (select _key from _turn)")
         due = f"epoch_us(n.{TIMER})"
-        columns = "".join(f", n.{held(name)}" for name in self.remembered.state.names)
-        taken = "".join(f", {quoted(name)} as {held(name)}" for name in self.remembered.state.names)
+        columns = "".join(f", n.{internal(name)}" for name in self.remembered.state.names)
+        taken = "".join(f", {quoted(name)} as {internal(name)}" for name in self.remembered.state.names)
         con.execute(
             f"insert into _states select t._key, t.{HASH}, coalesce(l._at, t._seen), "
             f"if(t._fires and {due} <= t._due, null, {due}){columns} "
@@ -278,7 +287,7 @@ class Keyed:
 
     @property
     def _columns(self) -> str:
-        return held_list(self.streamed.schema.names)
+        return internal_list(self.streamed.schema.names)
 
     @property
     def _held_state(self) -> Schema:

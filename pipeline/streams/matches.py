@@ -22,7 +22,7 @@ from pipeline.core.eventtime import in_words
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import connect, empty, first_line, listed, quoted
-from pipeline.streams.columns import held_list, held_struct, struct, taken_in
+from pipeline.streams.columns import internal_list, internal_struct, struct, to_internal
 from pipeline.streams.conditions import over_row, parted, spelled
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
@@ -92,7 +92,7 @@ class Matches:
         """Rows with `_at` and their key as one value, nulls being equal."""
         time = dict(self.pattern.event_times)[name]
         return Prepared(
-            f"select {taken_in(self._schema(name).names)}, {micros(time)} as _at, {struct(self.pattern.by)} as _key "
+            f"select {to_internal(self._schema(name).names)}, {micros(time)} as _at, {struct(self.pattern.by)} as _key "
             f"from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
@@ -144,8 +144,8 @@ class Matches:
             memory.add(f"waiting_{number}", f"select * from {quoted(arrived(name))}")
             columns = self._schema(name).names
             con.execute(
-                f"create or replace temp table _due_{number} as select {held_list(columns)}, _at, {HASH}, _key, "
-                f"row_number() over (order by _at, {held_struct(columns)}) as _w from waiting_{number} where _at < {watermark}"
+                f"create or replace temp table _due_{number} as select {internal_list(columns)}, _at, {HASH}, _key, "
+                f"row_number() over (order by _at, {internal_struct(columns)}) as _w from waiting_{number} where _at < {watermark}"
             )
             memory.forget(f"waiting_{number}", f"_at < {watermark}")
         due = " union all ".join(
@@ -303,7 +303,7 @@ class Matches:
         return f"_rows_{self.inputs.index(step.table)}"
 
     def _row(self, step: Step) -> str:
-        return held_struct(self._schema(step.table).names, quoted(step.name))
+        return internal_struct(self._schema(step.table).names, quoted(step.name))
 
     def _earlier(self, step: Step) -> frozenset[str]:
         """Return what a step's condition may name besides its row: the other events, and for a list its last row."""

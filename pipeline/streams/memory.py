@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -78,12 +78,11 @@ class Memory:
         self.con.unregister("_loaded")
         self._next[table] = 1 + int(one(self.con, f"select coalesce(max({ID}), 0) from {name}")[0])
 
-    def reshape(self, table: str, select: str) -> None:
-        """Let a table have the columns of a SELECT over it, which gives its rows one for one."""
-        name, before = quoted(table), quoted(f"{table}_before")
-        self.con.execute(f"alter table {name} rename to {before}")
-        chosen = select.removeprefix("select ").replace(f" from {table}", f" from {before}")
-        self.con.execute(f"create table {name} as select {ID}, {SINCE}, {chosen}; drop table {before}")
+    def reshape(self, table: str, columns: Sequence[str]) -> None:
+        """Give a table other columns: SQL expressions over those that it has."""
+        self.con.execute(
+            f"create or replace table {quoted(table)} as select {', '.join([ID, SINCE, *columns])} from {quoted(table)}"
+        )
 
     def lose(self, table: str, numbers: pa.Table) -> None:
         """Forget rows of a snapshot by their numbers."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pipeline.core.epochs import BEGINNING, END
+from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity
 from pipeline.streams.memory import Memory
 
-__all__ = ["BEGINNING", "END", "HASH", "PARTLY", "Emits", "Operator", "Prepared", "Progress", "arrived"]
+__all__ = ["BEGINNING", "END", "HASH", "PARTLY", "Emits", "Evolving", "Operator", "Prepared", "Progress", "arrived"]
 
 HASH = "_hash"
 """The column by which rows are dealt to shards: every row that arrives has it, and every row of a memory must."""
@@ -92,4 +93,19 @@ class Operator(Protocol):
         """Take the rows that arrived into the memory and return a SELECT of those that are out now.
 
         It runs in `memory.con`, once for each epoch, in order; what it returns is read before the next call.
+        """
+
+
+@runtime_checkable
+class Evolving(Protocol):
+    """An operator with tables whose columns the user declares; state is kept when these change in a way that loses nothing."""
+
+    @property
+    def evolving(self) -> frozenset[str]:
+        """The names of these tables."""
+
+    def evolved(self, before: Schema) -> tuple[str, ...]:
+        """Return SQL over the columns that such a table had, one expression for each column that it has now.
+
+        Raises `DefinitionError` for a column that cannot be kept.
         """

@@ -183,9 +183,9 @@ def dimension(
 
     The table has a surrogate key, `<name without dim_>_key`, and a member with key 0 for the unknown. With
     `stored_as_scd_type=2` the SELECT gives observations in the order of the column `sequence_by`; the dimension
-    keeps a version for every change of an attribute, valid in `[valid_from, valid_to)`, and remembers versions
-    that inputs which forget (merged tables, aggregates) no longer show. Of observations of one key at one time, one counts. A member without its natural
-    key, and an observation without its time, are set aside.
+    keeps a version for every change of an attribute, valid in `[valid_from, valid_to)`, and remembers versions that its
+    inputs no longer show, where these are merged tables or aggregates. Of observations of one key at one time, one
+    counts. A member without its natural key, and an observation without its time, are quarantined.
 
     Raises `DefinitionError` for type 2 without `sequence_by`, a star, columns without a name or named twice, or a
     key that the SELECT does not have.

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import pipeline
 from cluster.cli.commands import COMMANDS, load
 
 SLOW = {"confluent_kafka", "fastapi", "mlflow", "pandas", "polars", "ray", "s3fs", "scipy", "sklearn"}
@@ -44,3 +45,10 @@ def test_a_run_with_nothing_to_do_loads_no_library_that_it_does_not_use(headwate
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_that_is_listed_is_that_of_the_command(name):
     assert inspect.cleandoc(load(name).help).split("\n\n")[0].replace("\n", " ") == COMMANDS[name][1]
+
+
+def test_every_name_of_the_package_can_be_imported():
+    assert {name for name in pipeline.__all__ if not callable(getattr(pipeline, name))} == set()
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+    with pytest.raises(AttributeError, match="has no attribute 'sauce'"):
+        _ = pipeline.sauce

@@ -233,7 +233,7 @@ def test_all_that_is_remembered_of_a_key_goes_on_but_not_under_another_key():
         con.execute('create table _arrived_clicks as select null::struct("user" varchar) as _key, 0::ubigint as _hash')
         con.execute(f"create table states as {streamed.memory['states']}")
         before = schema_of(con, "from states")
-        assert schema_of(con, streamed.evolved(before)) == before
+        assert schema_of(con, f"select {', '.join(streamed.evolved(before))} from states") == before
     other = Schema((type(before.columns[0])("_key", "STRUCT(id BIGINT)"), *before.columns[1:]))
     with pytest.raises(DefinitionError, match="'_key' cannot go on"):
         streamed.evolved(other)

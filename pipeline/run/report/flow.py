@@ -25,7 +25,6 @@ CAPTION = 40
 ROOM = 1184
 """The width of the page, which a picture fills as long as its columns do not drift apart."""
 WIDEST = 84
-WORDS = {"failed": "failed", "upstream_failed": "skipped"}
 PAD = 12
 
 
@@ -92,7 +91,7 @@ def summary(told: Told) -> str:
     if state(told) == "absent":
         return "not made yet"
     if told.now is not None and told.now.has_failed:
-        return WORDS[told.now.decision]
+        return told.now.outcome
     if isinstance(told.definition, Stored):
         return quantity(told.rows or 0, "row")
     return told.made.decision if told.made is not None else "up to date"

@@ -12,9 +12,8 @@ from pipeline.core.epochs import Epoch, StateFile
 from pipeline.kernel.engine import Limits, arrow, connect, one, quoted, schema_of
 from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
-from pipeline.streams.keyed import EVOLVING, Keyed
 from pipeline.streams.memory import ID, SINCE, Memory
-from pipeline.streams.operator import BEGINNING, HASH, Operator, Progress, arrived
+from pipeline.streams.operator import BEGINNING, HASH, Evolving, Operator, Progress, arrived
 from pipeline.streams.shard import Shard
 from pipeline.streams.snapshots import Restoring, restored, written
 
@@ -52,7 +51,7 @@ class Keeper:
                 con.register(arrived(name), plot.samples[name])
             memory = Memory(con)
             same = plot.epoch is not None and plot.epoch.shards == plot.shards
-            as_then = EVOLVING if same and isinstance(plot.operator, Keyed) else frozenset()
+            as_then = plot.operator.evolving if same and isinstance(plot.operator, Evolving) else frozenset()
             memory.make({n: select for n, select in plot.operator.memory.items() if n not in as_then})
             if plot.epoch is not None:
                 plan = Restoring(plot.epoch, plot.storage.read_bytes, self._evolve)
@@ -64,9 +63,9 @@ class Keeper:
     def _evolve(self, memory: Memory) -> None:
         """Bring a state that was declared otherwise to its columns of today."""
         operator = self._plot.operator
-        if not isinstance(operator, Keyed):
+        if not isinstance(operator, Evolving):
             return
-        for table in EVOLVING & set(memory.tables):
+        for table in operator.evolving & set(memory.tables):
             before = schema_of(memory.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)}")
             memory.reshape(table, operator.evolved(before))
 

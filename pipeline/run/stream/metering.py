@@ -139,6 +139,10 @@ class Meter:
         return sum(rows for _, rows, _ in lately) / over, sum(size for *_, size in lately) / over
 
 
+TROUBLED = frozenset({"failed", "restarting", "waiting"})
+"""The statuses whose reason is in `Facts.error`."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """A stream as it is at a moment, for people and machines."""

@@ -33,8 +33,7 @@ from pipeline.run.stream.keeping import Keeper, Plot
 from pipeline.run.stream.tablelog import TableIntake, TableLog
 from pipeline.run.stream.taking import Crop, sample
 from pipeline.run.workspace import Workspace
-from pipeline.streams.keyed import EVOLVING, Keyed
-from pipeline.streams.operator import BEGINNING, Emits, Operator, Prepared, Progress
+from pipeline.streams.operator import BEGINNING, Emits, Evolving, Operator, Prepared, Progress
 from pipeline.streams.shapes import operator_of
 from pipeline.streams.whole import Streamed
 
@@ -86,7 +85,7 @@ class StreamPlan:
             return fingerprint("no memory")
         ready = [(name, p.select, p.by) for name, p in sorted(self.prepared().items())]
         kinds = [(i.name, tuple(i.schema.select(i.schema.names).as_dict().items())) for i in self.intakes]
-        free = EVOLVING if isinstance(self.operator, Keyed) else frozenset()
+        free = self.operator.evolving if isinstance(self.operator, Evolving) else frozenset()
         memory = sorted((name, select) for name, select in self.operator.memory.items() if name not in free)
         return fingerprint(type(self.operator).__name__, ready, memory, kinds)
 

@@ -106,12 +106,9 @@ def _obstacle(epoch: Epoch, now: Identity, state: StateMode) -> tuple[str, str] 
 def _change_of_layout(epoch: Epoch, now: Identity) -> str | None:
     """Return why the state of an epoch cannot be read, or `None` when it can."""
     if epoch.format_version == 1:
-        is_same = epoch.definition == now.first_fingerprint
-        return (
-            None
-            if is_same
-            else "its definition, or how its state is kept, changed since an earlier version of Headwater"
-        )
+        if epoch.definition == now.first_fingerprint:
+            return None
+        return "its definition, or how its state is kept, changed since an earlier version of Headwater"
     if epoch.identity is None or now.state is None:
         kinds = [each.kind if each else "none" for each in (epoch.identity, now.state)]
         return None if kinds[0] == kinds[1] else f"its operator changed: {kinds[0]} before, {kinds[1]} now"
