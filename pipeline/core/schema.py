@@ -17,6 +17,15 @@ class Column:
     type: str
     is_inferred: bool = field(default=False, compare=False)
     """Whether its type was found in data and not declared: a text that it would write in another way is none of its."""
+    key: str = field(default="", compare=False)
+    """Its name in the data, where that is another."""
+    note: str = field(default="", compare=False)
+    """What the user should know of how it was inferred."""
+
+    @property
+    def data_name(self) -> str:
+        """The name in the data."""
+        return self.key or self.name
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,30 @@ from __future__ import annotations
 import itertools
 
 import duckdb
+import pyarrow.parquet as pq
 
 from pipeline.core.errors import Place
 from pipeline.core.reading import MISFIT, POSITION, Flowing, Part, Piece, Reading
-from pipeline.core.schema import Schema
-from pipeline.kernel.engine import listed, literal, schema_of
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.engine import literal, quoted, schema_of
 from pipeline.sources.cutting import is_small
 from pipeline.sources.fit import RAW, fit_types, hold, not_in_years
+from pipeline.sources.naming import Naming
 
 _ROW = "file_row_number"
 
 
-def infer(con: duckdb.DuckDBPyConnection, path: str) -> Schema:
-    """Return the file's own columns and types."""
-    return schema_of(con, f"select * from read_parquet({literal(path)})")
+def infer(con: duckdb.DuckDBPyConnection, path: str, naming: Naming, place: Place) -> Schema:
+    """Return the file's own columns and types; raise `SourceError` for names that SQL cannot tell apart."""
+    found = schema_of(con, f"select * from read_parquet({literal(path)})")
+    own = pq.read_metadata(path).schema.to_arrow_schema().names  # where two differ in case only DuckDB names one anew
+    named = zip(found.columns, naming.named(own, place), strict=True)
+    return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
+
+
+def selected(columns: Schema) -> str:
+    """Return SQL for a file's own columns under their names in the table."""
+    return ", ".join(f"{quoted(c.key)} as {quoted(c.name)}" if c.key else quoted(c.name) for c in columns.columns)
 
 
 def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes: int) -> tuple[Part, ...]:
@@ -27,7 +37,7 @@ def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes:
         "select any_value(row_group_num_rows), sum(total_uncompressed_size)::bigint "
         f"from parquet_metadata({literal(path)}) group by row_group_id order by row_group_id"
     ).fetchall()
-    if is_small(sum(size for _, size in groups), target_bytes) or _ROW in infer(con, path).names:
+    if is_small(sum(size for _, size in groups), target_bytes) or _has_row_numbers(con, path):
         return (Part(piece),)
     sizes, begins, room = [0], [0], target_bytes
     for row, (_, size) in zip(itertools.accumulate((rows for rows, _ in groups), initial=0), groups, strict=False):
@@ -43,25 +53,30 @@ def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes:
     return tuple(Part(piece, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
 
 
-def read(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, place: Place) -> Reading:
-    """Return the rows that fit and those that do not, as JSON objects."""
-    hold(schema, infer(con, path).names, place)
-    con.execute(f"create temp table {RAW} as select {_numbered(part)}, {listed(schema.names)} from {_scan(path, part)}")
+def read(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, own: Schema) -> Reading:
+    """Return the rows that fit and those that do not, as JSON objects; `own` are the columns of the file."""
+    hold(schema, own.names, Place(part.piece.uri))
+    columns = selected(own.select(schema.names))
+    con.execute(f"create temp table {RAW} as select {_numbered(part)}, {columns} from {_scan(path, part)}")
     return fit_types(con, schema)
 
 
-def flow(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, place: Place) -> Flowing | None:
+def flow(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, own: Schema) -> Flowing | None:
     """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
-    own = infer(con, path)
-    hold(schema, own.names, place)
-    if own.select(schema.names) != schema:
+    hold(schema, own.names, Place(part.piece.uri))
+    chosen = own.select(schema.names)
+    if chosen != schema:
         return None
-    query = (
-        f"select {listed(schema.names)}, {_numbered(part)}, {not_in_years(schema)} as {MISFIT} from {_scan(path, part)}"
-    )
+    rows_of = f"(select {selected(chosen)}, {_numbered(part)} from {_scan(path, part)})"
+    query = f"select *, {not_in_years(schema)} as {MISFIT} from {rows_of}"
     found = con.execute(f"select sum(num_rows)::bigint from parquet_file_metadata({literal(path)})").fetchall()
     rows = (int(found[0][0]) if part.end is None else part.end) - part.begin
     return Flowing(query, rows, "select 0")
+
+
+def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
+    """Return whether a file has a column of the name under which DuckDB gives the numbers of rows."""
+    return _ROW in schema_of(con, f"select * from read_parquet({literal(path)})").names
 
 
 def _numbered(part: Part) -> str:

@@ -47,7 +47,7 @@ def head_bytes(data: Bytes, delimiter: str) -> int | None:
         names = next(csv.reader([line.decode("utf-8-sig").removesuffix("\r")], delimiter=delimiter, strict=True), [])
     except (csv.Error, UnicodeDecodeError):
         return None
-    return len(line) + 1 if end and names and all(names) else None
+    return len(line) + 1 if end and names else None
 
 
 def parts_of(piece: Piece, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False) -> tuple[Part, ...]:
@@ -68,9 +68,8 @@ def parts_of(piece: Piece, data: Bytes, target_bytes: int, *, head: int = 0, quo
     )
 
 
-def quoted_parts_of(piece: Piece, data: Bytes, target_bytes: int, delimiter: str) -> tuple[Part, ...]:
-    """Cut a delimited file with a header into parts; one, when its header is not its first line."""
-    head = head_bytes(data, delimiter)
+def quoted_parts_of(piece: Piece, data: Bytes, target_bytes: int, head: int | None) -> tuple[Part, ...]:
+    """Cut a delimited file with a header of so many bytes into parts; one, when its header is not its first line."""
     return (Part(piece),) if head is None else parts_of(piece, data, target_bytes, head=head, quotes=True)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -18,31 +19,53 @@ from pipeline.core.reading import POSITION, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, quoted, schema_of
 from pipeline.sources import values
+from pipeline.sources.cutting import Bytes, head_bytes
+from pipeline.sources.encoding import not_decodable
 from pipeline.sources.fit import REJECTED, Cells, as_columns, checked, hold, misfits, of_texts
 from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
+from pipeline.sources.naming import Naming, numbered
 from pipeline.sources.values import Rule, Texts
 
 _HEADER_BYTES = 1 << 20
+_SAMPLED, _LEAST_SAMPLED = 20, 2
+"""How many records are looked at to see whether a header lacks a name."""
+_BYTES = "not UTF-8"
 LONGEST_BYTES = 2_000_000
 """The longest line that is read; a longer one is rejected."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a delimited file is written. Text in `null_values` is null, in quotes or not."""
+    """How a file is written. Text in `null_values` of a delimited file is null, in quotes or not."""
 
     delimiter: str = ","
     null_values: tuple[str, ...] = ("",)
+    has_header: bool = True
+    naming: Naming = field(default_factory=Naming)
+    encoding: str | None = None
+    """None for UTF-8."""
+
+    @property
+    def header_lines(self) -> int:
+        """How many lines are before the first record."""
+        return int(self.has_header)
+
+    def head_bytes(self, data: Bytes) -> int | None:
+        """Return where a file's header ends; None when that is not its first line and nothing but it."""
+        return head_bytes(data, self.delimiter) if self.has_header else 0
 
     def scan(self, path: str | Sequence[str], options: str) -> str:
         """Return a call of `read_csv` with all options fixed, so that a strange line never changes the dialect."""
         paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
         nulls = ", ".join(literal(value) for value in self.null_values)
         return (
-            f"read_csv({paths}, delim = {literal(self.delimiter)}, header = true, quote = '\"', "
+            f"read_csv({paths}, delim = {literal(self.delimiter)}, header = {self.has_header}, quote = '\"', "
             f"escape = '\"', nullstr = [{nulls}], max_line_size = {LONGEST_BYTES}, {options})"
         )
+
+
+PLAIN = Dialect()
 
 
 @dataclass(frozen=True)
@@ -58,12 +81,16 @@ class Delimited:
 
 def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
-    names = header(file)
+    head = head_of(file)
+    names = head.names
     given = ", ".join(literal(name) for name in names)
     options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
-    found = schema_of(con, f"select * from {file.dialect.scan(file.path, options)}")
+    # DuckDB has as many columns as a header that it sees
+    seen, skipped = (replace(file.dialect, has_header=False), ", skip = 1") if head.is_short else (file.dialect, "")
+    found = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    return settled(con, found, cells, lambda _: scan)
+    inferred = settled(con, found, cells, lambda _: scan)
+    return Schema(tuple(replace(c, note=head.notes.get(c.name, c.note)) for c in inferred.columns))
 
 
 def strict_scan(
@@ -87,7 +114,7 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed, and, for a file that
     `goes_on` elsewhere, when the last record is broken off.
     """
-    lines, names = lines_of(file.path), header(file)
+    lines, names, head = lines_of(file.path), header(file), file.dialect.header_lines
     hold(schema, names, Place(file.place.file, 1))
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
     rows = arrow(
@@ -96,7 +123,7 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     rejects = arrow(con, _rejects(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
-    starts = records(lines, file.dialect.delimiter, 1 + expected, blank_counts=len(names) == 1)[1:]
+    starts = records(lines, file.dialect.delimiter, head + expected, blank_counts=len(names) == 1)[head:]
     came = starts[~np.isin(starts, away)]
     if len(starts) != expected or len(came) != rows.num_rows:
         raise _unaccounted(starts, expected, file.place)
@@ -108,34 +135,73 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
     found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])
     good = rows if found.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
-    texts = _Texts(lines, starts, names, schema.names, file.dialect.delimiter)
+    texts = _Texts(lines, starts, names, schema.names, file.dialect)
     return Reading(good, texts.add_to(found))
 
 
+@dataclass(frozen=True)
+class Head:
+    """The columns of a delimited file, by position."""
+
+    names: tuple[str, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """By name, why a column has a name that the file does not give it."""
+    is_short: bool = False
+    """Whether the header has one name less than the records have fields."""
+
+
 def header(file: Delimited) -> tuple[str, ...]:
-    """Return the names in the first line; raise `SourceError` when it does not name each column once."""
+    """Return the names of the columns; see `head_of`."""
+    return head_of(file).names
+
+
+def head_of(file: Delimited) -> Head:
+    """Return the columns of a file by its first line; raise `SourceError` when that does not tell them."""
     with Path(file.path).open("rb") as stream:
-        head = stream.read(_HEADER_BYTES).removeprefix(BOM)
-    first = Place(file.place.file, 1)
-    if b"\r" in head and b"\n" not in head:
+        data = stream.read(_HEADER_BYTES).removeprefix(BOM)
+    dialect, first = file.dialect, Place(file.place.file, 1)
+    if b"\r" in data and b"\n" not in data:
         raise SourceError("the lines end in carriage returns alone", do="end them in line feeds", place=first)
+    reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""), delimiter=dialect.delimiter)
     try:
-        reader = csv.reader(io.StringIO(head.decode(errors="replace"), newline=""), delimiter=file.dialect.delimiter)
-        names = tuple(next(reader, ()))
+        fields = next(reader, [])
     except csv.Error as error:
         raise SourceError("the first line cannot be read", got=str(error), place=first) from error
-    if not names or not all(names):
-        raise SourceError("the first line has a column without a name", place=first)
-    if any("\ufffd" in name or "\0" in name for name in names):
-        raise SourceError("the first line is not UTF-8", do="convert the file", place=first)
-    seen: dict[str, str] = {}
-    for name in names:
-        before = seen.setdefault(name.lower(), name)
-        if before == name and names.count(name) > 1:
-            raise SourceError(f"the first line names {name!r} twice", place=first)
-        if before != name:
-            raise SourceError(f"the first line names {before!r} and {name!r}, which differ only in case", place=first)
-    return names
+    if not fields and (dialect.has_header or not dialect.naming.names):
+        raise SourceError("the first line is blank", do="remove it: it has to name the columns", place=first)
+    if any("\ufffd" in name or "\0" in name for name in fields) and dialect.has_header:
+        line = data if b"\0" in data else data.partition(b"\n")[0]
+        raise SourceError(f"the first line is {not_decodable(line, dialect.encoding)}", place=first)
+    is_short = dialect.has_header and not dialect.naming.names and _is_short(len(fields), reader)
+    return _named(dialect, ["", *fields] if is_short else fields, is_short, first)
+
+
+def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) -> Head:  # noqa: FBT001 - private
+    """Return the columns whose names in the file, where it has any, are these."""
+    given = dialect.naming.names
+    if given and dialect.has_header and len(given) != len(fields):
+        got = f"{len(given)}, and {len(fields)} columns in the first line"
+        raise SourceError("names= has to name every column", got=got, do="give one name for each", place=place)
+    names = given or numbered(fields if dialect.has_header else [""] * len(fields))
+    named = dialect.naming.named(names, place)
+    unnamed = [] if given else [name for name, f in zip(named, fields, strict=True) if not (f and dialect.has_header)]
+    notes = {name: f"a column of {place.file} has no name and is called {name!r}" for name in unnamed}
+    return Head(named, notes if dialect.has_header else {}, is_short)
+
+
+def _is_short(names: int, reader: Iterator[list[str]]) -> bool:
+    """Return whether all first records have one field more than the header, which is the name of the row.
+
+    A name of a row is there and unlike others. A last field that is always empty comes from a delimiter at the lines' ends.
+    """
+    try:
+        rows = [row for row in itertools.islice(reader, _SAMPLED) if row]
+    except csv.Error:
+        return False
+    if len(rows) < _LEAST_SAMPLED or any(len(row) != names + 1 for row in rows):
+        return False
+    firsts = {row[0] for row in rows}
+    return len(firsts) == len(rows) and "" not in firsts and any(row[-1] for row in rows)
 
 
 def cells(schema: Schema) -> Cells:
@@ -167,7 +233,7 @@ def _rejects(wanted: int) -> str:
         "::bigint as begins, concat_ws('; ', "
         f"max({found}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {wanted}', "
         f"min({found}) filter (error_type = 'MISSING COLUMNS') || ' columns in place of {wanted}', "
-        "any_value('not UTF-8') filter (error_type = 'INVALID ENCODING'), "
+        f"any_value({literal(_BYTES)}) filter (error_type = 'INVALID ENCODING'), "
         "any_value('a quote is not closed, or text follows it') filter (error_type = 'UNQUOTED VALUE'), "
         f"any_value('longer than {LONGEST_BYTES:,} bytes') filter (error_type = 'LINE SIZE OVER MAXIMUM')"
         ") as reason, bool_or(error_type in ('UNQUOTED VALUE', 'LINE SIZE OVER MAXIMUM')) as broken "
@@ -184,7 +250,7 @@ class _Texts:
     starts: Numbers
     names: tuple[str, ...]
     wanted: tuple[str, ...]
-    delimiter: str
+    dialect: Dialect
 
     def add_to(self, found: pa.Table) -> pa.Table:
         """Return what was rejected in the file's order, with the text of each record."""
@@ -194,6 +260,10 @@ class _Texts:
         texts = [text.decode(errors="replace").rstrip("\r\n") for text in cut]
         if self.names != self.wanted:
             texts = [self._in_order(text) for text in texts]
+        bad = b"".join(text for text, why in zip(cut, found.column("reason").to_pylist(), strict=True) if why == _BYTES)
+        if bad:
+            why = pc.replace_substring(found.column("reason"), _BYTES, not_decodable(bad, self.dialect.encoding))
+            found = found.set_column(found.schema.get_field_index("reason"), "reason", why)
         return found.append_column("row", pa.array(texts, pa.string())).cast(REJECTED)
 
     def _in_order(self, text: str) -> str:
@@ -202,11 +272,11 @@ class _Texts:
         if len(came) != len(self.names):
             return text
         fields = dict(zip(self.names, came, strict=True))
-        return _line([fields[name] for name in self.wanted], self.delimiter)
+        return _line([fields[name] for name in self.wanted], self.dialect.delimiter)
 
     def _fields(self, text: str) -> list[str]:
         try:
-            return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+            return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.dialect.delimiter), [])
         except csv.Error:
             return []
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, schema_of
 from pipeline.kernel.types import decimal_of
 from pipeline.sources import nested, values
+from pipeline.sources.delimited import PLAIN, Dialect
+from pipeline.sources.encoding import not_decodable
 from pipeline.sources.fit import RAW, Cells, Raw, fit, hold
 from pipeline.sources.inference import settled
 from pipeline.sources.lines import lines_of
@@ -36,17 +38,21 @@ _REPRINTED = Reprinted(
 """A number that is read as a real keeps fifteen digits: one cut to ten characters had seven and more behind its point."""
 _FRACTION = r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _LONGEST_BYTES = 256 << 20
+_LINES = 1000
+"""How many lines that are no text are looked at to tell their encoding."""
 
 
-def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
+def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dialect = PLAIN) -> Schema:
     """Return the fields of all objects with their types; raise `SourceError` when no line holds an object."""
-    names = _load(con, path)
-    if not names:
-        raise SourceError("no line holds a JSON object", do="write one object a line, without line breaks", place=place)
+    keys = _load(con, path)
+    if not keys:
+        got, do = _undecodable(con, dialect), "write one object a line, or one array of objects"
+        raise SourceError("no line holds a JSON object", got=got, do=do, place=place)
+    key_of = dict(zip(dialect.naming.named(keys, place), keys, strict=True))
     with scratch.folder("json") as folder:
         objects = str(Path(folder) / "objects.ndjson")
         con.execute(
-            f"copy (select line from {RAW} where is_object) to {literal(objects)} "
+            f"copy (select {_renamed(key_of)} from {RAW} where is_object) to {literal(objects)} "
             "(format csv, header false, quote '', escape '', delimiter '\x01')"
         )
         found = schema_of(
@@ -54,19 +60,36 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
             f"select * from read_json({literal(objects)}, format = 'newline_delimited', sample_size = -1, "
             f"maximum_object_size = {_LONGEST_BYTES})",
         )
-    folded = sorted(names, key=str.lower)
-    for name, other in itertools.pairwise(folded):
-        if name.lower() == other.lower():
-            raise SourceError(f"the fields {name!r} and {other!r} differ only in case", place=place)
+    found = Schema(tuple(replace(c, key=key_of[c.name] if key_of[c.name] != c.name else "") for c in found.columns))
     return settled(con, found, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
 
 
-def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place) -> Reading:
+def _renamed(key_of: Mapping[str, str]) -> str:
+    """Return SQL for `line` with the names of the table in place of its keys."""
+    if all(name == key for name, key in key_of.items()):
+        return "line"
+    pairs = ", ".join(f"{literal(name)}, json_extract(line, {_pointer(key)})" for name, key in key_of.items())
+    return f"json_object({pairs})"
+
+
+def _undecodable(con: duckdb.DuckDBPyConnection, dialect: Dialect) -> str | None:
+    """Return why some of the first lines are no text, or `None` when all are."""
+    bad = con.execute(f"select bytes from {RAW} where line is null limit {_LINES}").fetchall()
+    return not_decodable(b"".join(row[0] for row in bad), dialect.encoding) if bad else None
+
+
+def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place, dialect: Dialect = PLAIN) -> Reading:
     """Return the objects that fit and the lines that do not, each with its line; blank lines are no rows."""
-    names = _load(con, path)
+    name_of = {column.data_name: column.name for column in schema.columns}
+    names = [name_of.get(key, key) for key in _load(con, path)]
     hold(schema, tuple(dict.fromkeys((*schema.names, *names))), place)
     objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
-    why = literal("not a JSON object, or not UTF-8")
+    no_text = _undecodable(con, dialect)
+    why = (
+        literal("not a JSON object")
+        if no_text is None
+        else f"case when shown is null then {literal(no_text)} else 'not a JSON object' end"
+    )
     return fit(con, schema, Raw(cells(schema), _SHOWN, "not is_object", why, with_texts(schema, objects)))
 
 
@@ -79,7 +102,7 @@ def with_texts(schema: Schema, source: str) -> str:
 
 def _texts(line: str, schema: Schema) -> str:
     """Return SQL for the fields of a JSON object as a list of texts, in the order of the columns."""
-    paths = ", ".join(map(_pointer, schema.columns))
+    paths = ", ".join(_pointer(column.data_name) for column in schema.columns)
     return f"json_extract_string({line}, [{paths}])"
 
 
@@ -96,7 +119,7 @@ def is_object(line: str) -> str:
 
 def _rule(column: Column, came: str, cast: str) -> Rule:
     """Return the rule for a field; a number in its text may have been reprinted, and then the line is asked for it."""
-    exact = f"json_extract_string({nested.marked('line')}, {_pointer(column)})"
+    exact = f"json_extract_string({nested.marked('line')}, {_pointer(column.data_name)})"
     if values.is_nested(column.type):
         full = f"case when regexp_matches({came}, '[0-9][.eE]') then {exact} else {came} end"
         return Rule(nested.of_json(column, full))
@@ -110,7 +133,7 @@ def _rule(column: Column, came: str, cast: str) -> Rule:
 
 def _is_no_reprinted_number(column: Column, text: str) -> str:
     """Return SQL that is true for a text of a string, and for one of a number that stands in the line just so."""
-    key = literal(json.dumps(column.name, ensure_ascii=False) + ":")
+    key = literal(json.dumps(column.data_name, ensure_ascii=False) + ":")
     as_it_stands = " or ".join(
         f"contains(line, concat({key}, '{space}', {text}, '{end}'))" for space in ("", " ") for end in ",}"
     )
@@ -121,8 +144,8 @@ def _is_no_reprinted_number(column: Column, text: str) -> str:
     )
 
 
-def _pointer(column: Column) -> str:
-    return literal("/" + column.name.replace("~", "~0").replace("/", "~1"))
+def _pointer(key: str) -> str:
+    return literal("/" + key.replace("~", "~0").replace("/", "~1"))
 
 
 def _load(con: duckdb.DuckDBPyConnection, path: str) -> tuple[str, ...]:

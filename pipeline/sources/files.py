@@ -28,8 +28,10 @@ from pipeline.kernel.engine import connect, expect_columns
 from pipeline.sources import columnar, delimited, documents, flowing, jsonlayout, together
 from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
 from pipeline.sources.delimited import Delimited, Dialect
+from pipeline.sources.encoding import encoding_of
 from pipeline.sources.fit import moved
 from pipeline.sources.listing import Listing, plan_files
+from pipeline.sources.naming import Naming
 from pipeline.sources.tailing import DirectTail
 from pipeline.sources.texts import Texts
 from pipeline.sources.unpack import PACKED, laid_out, unpacked
@@ -73,7 +75,10 @@ class Files:
     @property
     def fingerprint(self) -> str:
         """A hash of the format's options; where the files are does not count."""
-        return fingerprint("files", self.format, self.dialect.delimiter, self.dialect.null_values)
+        dialect, naming = self.dialect, self.dialect.naming
+        options = (dialect.encoding, dialect.has_header, naming.names, naming.rename)
+        more = () if options == (None, True, (), ()) else options
+        return fingerprint("files", self.format, dialect.delimiter, dialect.null_values, *more)
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
         """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
@@ -90,8 +95,8 @@ class Files:
             if self.format == "csv":
                 return delimited.infer(con, Delimited(path, self.dialect, place))
             if self.format == "json":
-                return documents.infer(con, path, place)
-            return columnar.infer(con, path)
+                return documents.infer(con, path, place, self.dialect)
+            return columnar.infer(con, path, self.dialect.naming, place)
 
     def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
         """Return stretches of a file of about `target_bytes`; one for a packed file, and for one no larger.
@@ -99,18 +104,23 @@ class Files:
         A file that cannot be read is one part: reading it says why.
         """
         whole = (Part(piece),)
-        if target_bytes >= piece.size_bytes or Path(piece.uri).suffix.lower() in PACKED:
+        if target_bytes >= piece.size_bytes or not self._is_plain(piece.uri):
             return whole
         with contextlib.suppress(SourceError), self._told(Place(piece.uri)), self._path(Part(piece)) as path:
-            if self.format == "parquet":
-                with connect() as con:
-                    return columnar.parts(con, path, piece, target_bytes)
-            if self.format == "json" and jsonlayout.layout(self.listing.path(piece.uri)) != "newline_delimited":
-                return whole
-            if self.format == "json":
-                return parts_of(piece, bytes_of(path), target_bytes)
-            return quoted_parts_of(piece, bytes_of(path), target_bytes, self.dialect.delimiter)
+            return self._cut(piece, path, target_bytes)
         return whole
+
+    def _cut(self, piece: Piece, path: str, target_bytes: int) -> Sequence[Part]:
+        if self.format == "parquet":
+            with connect() as con:
+                return columnar.parts(con, path, piece, target_bytes)
+        if self.format == "json":
+            is_cut = jsonlayout.layout(path) == "newline_delimited"
+            return parts_of(piece, bytes_of(path), target_bytes) if is_cut else (Part(piece),)
+        if delimited.head_of(Delimited(path, self.dialect, Place(piece.uri))).is_short:
+            return (Part(piece),)  # only the beginning of the file tells that
+        data = bytes_of(path)
+        return quoted_parts_of(piece, data, target_bytes, self.dialect.head_bytes(data))
 
     def read(self, part: Part, schema: Schema) -> Reading:
         """Return the rows that fit and those that do not, in the file's order.
@@ -119,14 +129,14 @@ class Files:
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read, and of these
         `SplitError` for a part that, it turns out, does not end where a record does.
         """
-        place, part = Place(part.piece.uri), self._unchanged(part)
+        place, part, schema = Place(part.piece.uri), self._unchanged(part), self._keyed(schema)
         try:
             with self._told(place), self._path(part) as path, connect() as con:
                 expect_columns(con, len(schema.columns))
                 if self.format == "parquet":
-                    return columnar.read(con, path, part, schema, place)
+                    return columnar.read(con, path, part, schema, self._own(con, path, place))
                 if self.format == "json":
-                    return moved(documents.read(con, path, schema, place), self._before(part))
+                    return moved(documents.read(con, path, schema, place, self.dialect), self._before(part))
                 file = Delimited(path, self.dialect, place, goes_on=part.end is not None)
                 return moved(delimited.read(con, file, schema), self._before(part))
         except SourceError as error:
@@ -145,7 +155,7 @@ class Files:
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        part = self._unchanged(part)
+        part, schema = self._unchanged(part), self._keyed(schema)
         with contextlib.ExitStack() as until:
             with self._told(Place(part.piece.uri)):
                 path = until.enter_context(self._path(part))
@@ -159,7 +169,7 @@ class Files:
     def is_small(self, part: Part) -> bool:
         """Return whether a part is a whole small file, not packed, under a name that is no pattern."""
         path = self.listing.path(part.piece.uri)
-        is_plain = Path(path).suffix.lower() not in PACKED and together.may_join(path)
+        is_plain = self._is_plain(path) and together.may_join(path)
         is_whole = part.begin == 0 and part.end in {None, part.piece.size_bytes}
         return is_whole and is_plain and part.size_bytes <= together.SMALL_BYTES
 
@@ -171,12 +181,12 @@ class Files:
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        uris = [self._unchanged(part).piece.uri for part in parts]
+        uris, schema = [self._unchanged(part).piece.uri for part in parts], self._keyed(schema)
         files = [together.SmallFile(self.listing.path(uri), uri) for uri in uris]
         rejects = f"rejects_{secrets.token_hex(8)}"
         with self._told(Place(f"{files[0].source} and {len(files) - 1} more")):
             if self.format == "parquet":
-                found = together.of_parquet(con, files, schema)
+                found = together.of_parquet(con, files, self.dialect.naming, schema)
             elif self.format == "json":
                 found = together.of_documents(files, schema, rejects)
             else:
@@ -190,7 +200,7 @@ class Files:
     def _flowing(self, con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema) -> Flowing | None:
         place = Place(part.piece.uri)
         if self.format == "parquet":
-            return columnar.flow(con, path, part, schema, place)
+            return columnar.flow(con, path, part, schema, self._own(con, path, place))
         lines, before = self._lines(part, path), self._before(part)
         if self.format == "json":
             return flowing.of_documents(path, schema, lines, before)
@@ -202,13 +212,16 @@ class Files:
         A text that was not UTF-8 is rejected again: what it held is not known. So is one with an open quote.
         """
         is_csv = self.format == "csv"
-        head = delimited.headline(schema, self.dialect) if is_csv else ""
+        # rejected rows are kept under the names of the table and in its order, as UTF-8
+        dialect = replace(self.dialect, has_header=True, naming=Naming(schema.names), encoding=None)
+        schema = self._keyed(schema) if self.format == "json" else schema
+        head = delimited.headline(schema, dialect) if is_csv else ""
         texts = Texts.of(rows, quotes=is_csv)
         with scratch.folder("rows") as folder, connect() as con:
             path, place = str(Path(folder) / "rows"), Place(self.pattern)
             texts.write(path, head)
             if is_csv:
-                reading = delimited.read(con, Delimited(path, self.dialect, place), schema)
+                reading = delimited.read(con, Delimited(path, dialect, place), schema)
             else:
                 reading = documents.read(con, path, schema, place)
         return texts.renumbered(reading, head)
@@ -256,11 +269,15 @@ class Files:
             return unpacked(part.piece.uri)
         if self.format == "json" and part.is_whole:
             return self._in_lines(part)
-        return laid_out(part, self.dialect.delimiter if self.format == "csv" else None)
+        has_header = self.format == "csv" and self.dialect.has_header
+        return laid_out(part, self.dialect.delimiter if has_header else None, self.dialect.encoding)
 
     @contextmanager
     def _in_lines(self, part: Part) -> Iterator[str]:
-        with laid_out(part) as path, jsonlayout.in_lines(path, Place(part.piece.uri)) as lines:
+        with (
+            laid_out(part, None, self.dialect.encoding) as path,
+            jsonlayout.in_lines(path, Place(part.piece.uri)) as lines,
+        ):
             yield lines
 
     def _before(self, part: Part) -> int:
@@ -271,7 +288,23 @@ class Files:
         return lines_in(path) if part.lines is None else part.lines + self._has_copied_header(part)
 
     def _has_copied_header(self, part: Part) -> bool:
-        return self.format == "csv" and part.begin > 0
+        return self.format == "csv" and self.dialect.has_header and part.begin > 0
+
+    def _is_plain(self, uri: str) -> bool:
+        """Return whether a file is read as it is: neither packed, nor in another encoding."""
+        return Path(uri).suffix.lower() not in PACKED and self.dialect.encoding is None
+
+    def _keyed(self, schema: Schema) -> Schema:
+        """Return the columns with their names in the files, where these are others."""
+        naming = self.dialect.naming
+        if not naming.rename:
+            return schema
+        keys = {new: old for old, new in naming.rename}
+        return Schema(tuple(replace(column, key=keys.get(column.name, "")) for column in schema.columns))
+
+    def _own(self, con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
+        """Return the columns of a Parquet file."""
+        return columnar.infer(con, path, self.dialect.naming, place)
 
     @contextmanager
     def _told(self, place: Place) -> Iterator[None]:
@@ -291,12 +324,21 @@ def files(
     format: Format | None = None,  # noqa: A002 - the field's word
     delimiter: str | None = None,
     null_values: Sequence[str] = ("",),
+    encoding: str | None = None,
+    header: bool | None = None,
+    names: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
 ) -> Files:
     """Read every file that matches a path or a glob pattern.
 
     `format` is found from the name when it is not given. For CSV, `delimiter` is a comma, or a tab for `.tsv`,
-    and the texts in `null_values` are read as null. Raises `SourceError` for a name that does not tell its format,
-    and for a delimiter that is not one byte.
+    and the texts in `null_values` are read as null. CSV and JSON are UTF-8 unless `encoding` says otherwise.
+
+    The first line of CSV is a header unless `header=False`. `names` are the columns by position; they need `header`: True
+    where they replace the header's. `rename` maps names in the data, or in `names`, to names of the table, in all formats.
+
+    Raises `SourceError` for a name that does not tell its format, a delimiter that is not one byte, an unknown encoding,
+    and options that do not go together.
     """
     name = str(pattern)
     suffixes = [s.lower() for s in Path(name).suffixes if s.lower() not in PACKED]
@@ -308,7 +350,20 @@ def files(
     chosen = delimiter or ("\t" if suffix == ".tsv" else ",")
     if len(chosen.encode()) != 1 or chosen in {'"', "\n", "\r"}:
         raise SourceError("a delimiter is one character of ASCII, and no quote", got=repr(chosen))
-    return Files(name, kind, Dialect(chosen, tuple(null_values)))
+    given = {"encoding=": encoding is not None, "header=": header is not None, "names=": bool(names)}
+    for option, formats in (("encoding=", ("csv", "json")), ("header=", ("csv",)), ("names=", ("csv",))):
+        if given[option] and kind not in formats:
+            raise SourceError(
+                f"{option} is for {' and '.join(each.upper() for each in formats)}", got=kind, do=f"remove {option}"
+            )
+    if names and header is None:
+        raise SourceError(
+            "names= needs header=: a first line that is taken for a header by mistake would be lost",
+            do="give header=False if the first line is a row, header=True if the names replace it",
+        )
+    naming = Naming.of(names, tuple((rename or {}).items()))
+    dialect = Dialect(chosen, tuple(null_values), header is not False, naming, encoding_of(encoding))
+    return Files(name, kind, dialect)
 
 
 def _in_words(error: duckdb.Error) -> str:

@@ -11,7 +11,7 @@ from pipeline.core.reading import MISFIT, POSITION, Flowing
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
 from pipeline.sources import delimited, documents, nested
-from pipeline.sources.cutting import bytes_of, head_bytes, holds
+from pipeline.sources.cutting import bytes_of, holds
 from pipeline.sources.delimited import Delimited, Dialect
 from pipeline.sources.fit import Cells, any_misfit, as_columns, cast_cells, hold
 
@@ -36,18 +36,19 @@ def of_delimited(file: Delimited, schema: Schema, lines: int, moved: int) -> Flo
     """
     names = delimited.header(file)
     hold(schema, names, Place(file.place.file, 1))
-    if head_bytes(bytes_of(file.path), file.dialect.delimiter) is None:
+    if file.dialect.head_bytes(bytes_of(file.path)) is None:
         return None
+    head = file.dialect.header_lines
     rejects = rejects_for(file.path)
     scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
-    return _flowing(scan, lines - 1, moved + 1, rejects)
+    return _flowing(scan, lines - head, moved + head, rejects)
 
 
 def delimited_scan(
     path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], schema: Schema, rejects: str
 ) -> TextScan:
     """Return the scan of one or several delimited files whose header has these names."""
-    head = head_bytes(bytes_of(path), dialect.delimiter) if isinstance(path, str) else None
+    head = dialect.head_bytes(bytes_of(path)) if isinstance(path, str) else None
     underscored = not isinstance(path, str) or holds(path, b"_", head or 0)
     source = delimited.strict_scan(path, dialect, names, delimited.dates_of(schema), rejects)
     return _text_scan(schema, delimited.scanned_cells(schema, underscored=underscored), _with_file(path, source))
@@ -78,10 +79,11 @@ def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> T
     """Return the scan of one or several files of JSON lines."""
     paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
     # `case`, since DuckDB weighs both sides of an `and`: most lines have just the fields of the contract, each once
-    count = len(schema.columns)
+    keys = tuple(column.data_name for column in schema.columns)
+    count = len(keys)
     other = (
         f"case when len(json_keys(line)) = {count} and list_count(texts) = {count} then false "
-        f"else coalesce(json_type(line) <> 'OBJECT' or not {nested.only_keys('json_keys(line)', schema.names)}, true) end"
+        f"else coalesce(json_type(line) <> 'OBJECT' or not {nested.only_keys('json_keys(line)', keys)}, true) end"
     )
     scan = (
         f"read_csv({paths}, auto_detect = false, header = false, delim = {literal(_NO_BYTE)}, quote = '', "

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import duckdb
 
-from pipeline.core.schema import Column, Schema
+from pipeline.core.schema import Schema
 from pipeline.kernel.types import inner_types, nested_type, stored_type
 from pipeline.sources.fit import Cells, checked
 
@@ -27,15 +27,16 @@ def settled(
     con: duckdb.DuckDBPyConnection, found: Schema, cells_of: Callable[[Schema], Cells], source: Callable[[Schema], str]
 ) -> Schema:
     """Return the columns with types that hold all values of a query, of those that come next to the ones that were found."""
-    waiting = {column.name: choices(column.type) for column in found.columns}
+    columns = {column.name: replace(column, is_inferred=True) for column in found.columns}
+    waiting = {name: choices(column.type) for name, column in columns.items()}
     chosen: dict[str, str] = {}
     while waiting:
         chosen |= {name: kinds[0] for name, kinds in waiting.items()}
-        tried = Schema(tuple(Column(name, chosen[name], is_inferred=True) for name in waiting))
+        tried = Schema(tuple(replace(columns[name], type=chosen[name]) for name in waiting))
         lost = ", ".join(f"count(*) filter (v{i} is null and t{i} is not null)" for i in range(len(waiting)))
         counts = con.execute(f"select {lost} from {checked(tried, cells_of(tried), source(tried))}").fetchall()[0]
         waiting = {name: kinds[1:] for (name, kinds), count in zip(waiting.items(), counts, strict=True) if count}
-    return Schema(tuple(replace(column, type=chosen[column.name], is_inferred=True) for column in found.columns))
+    return Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))
 
 
 def choices(kind: str) -> tuple[str, ...]:

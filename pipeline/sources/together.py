@@ -22,9 +22,10 @@ from pipeline.core.reading import MISFIT, POSITION, SOURCE, Flowing
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import listed, literal, quoted
 from pipeline.sources import columnar, flowing
-from pipeline.sources.cutting import bytes_of, head_bytes
+from pipeline.sources.cutting import bytes_of
 from pipeline.sources.delimited import Delimited, Dialect, header
 from pipeline.sources.fit import hold
+from pipeline.sources.naming import Naming
 
 SMALL_BYTES = 1 << 20
 """A file of more than this is scanned by itself."""
@@ -67,16 +68,16 @@ def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, r
     def names_of(file: SmallFile) -> tuple[str, ...] | None:
         names = header(Delimited(file.path, dialect, Place(file.source)))
         hold(schema, names, Place(file.source, 1))
-        return None if head_bytes(bytes_of(file.path), dialect.delimiter) is None else names
+        return None if dialect.head_bytes(bytes_of(file.path)) is None else names
 
-    groups = _by_first_line(files, names_of)
+    groups = _by_first_line(files, dialect, names_of)
     if groups is None:
         return None
     scans = []
     for number, group in enumerate(groups):
         paths = [file.path for _, file in group.files]
         scan = flowing.delimited_scan(paths, dialect, group.form, schema, f"{rejects}_{number}")
-        scans.append(_numbered(scan, schema, group, first_line=2))
+        scans.append(_numbered(scan, schema, group, first_line=1 + dialect.header_lines))
     return _together(scans, schema, rejects, sum(sum(group.counts) for group in groups))
 
 
@@ -90,7 +91,9 @@ def of_documents(files: Sequence[SmallFile], schema: Schema, rejects: str) -> Fl
     return _together([_numbered(scan, schema, group, first_line=1)], schema, rejects, sum(counts))
 
 
-def of_parquet(con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], schema: Schema) -> Flowing | None:
+def of_parquet(
+    con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], naming: Naming, schema: Schema
+) -> Flowing | None:
     """Return the rows of Parquet files as one query, or `None` when a column of one of them has to be cast."""
     if _TAKEN.intersection(schema.names):
         return None
@@ -104,14 +107,16 @@ def of_parquet(con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], schem
         groups.setdefault(own, []).append((number, file, found.num_rows))
     scans = []
     for group in groups.values():
-        own = columnar.infer(con, group[0][1].path)
-        hold(schema, own.names, Place(group[0][1].source))
-        if own.select(schema.names) != schema or _TAKEN.intersection(own.names):
+        place = Place(group[0][1].source)
+        own = columnar.infer(con, group[0][1].path, naming, place)
+        hold(schema, own.names, place)
+        chosen = own.select(schema.names)
+        if chosen != schema or _TAKEN.intersection(own.names):
             return None
         numbers, sources = _list(n for n, _, _ in group), _list(literal(file.source) for _, file, _ in group)
         paths = _list(literal(file.path) for _, file, _ in group)
         scans.append(
-            f"select {listed(schema.names)}, {sources}[file_index::integer + 1] as {SOURCE}, "
+            f"select {columnar.selected(chosen)}, {sources}[file_index::integer + 1] as {SOURCE}, "
             f"file_row_number + 1 as {POSITION}, false as {MISFIT}, {numbers}[file_index::integer + 1] as {_FILE} "
             f"from read_parquet({paths}, file_row_number = true, hive_partitioning = false)"
         )
@@ -127,14 +132,15 @@ def forget(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
 
 
 def _by_first_line(
-    files: Sequence[SmallFile], form_of: Callable[[SmallFile], Form | None]
+    files: Sequence[SmallFile], dialect: Dialect, form_of: Callable[[SmallFile], Form | None]
 ) -> list[_Alike[Form]] | None:
     """Return files by the columns in their first line, which is taken apart once for all files that share it."""
+    has_names = bool(dialect.naming.names)
     forms: dict[bytes, Form] = {}
     groups: dict[Form, tuple[list[tuple[int, SmallFile]], list[int]]] = {}
     for number, file in enumerate(files):
         content = _content(file)
-        first = content.partition(b"\n")[0]
+        first = b"" if has_names and not dialect.has_header else content.partition(b"\n")[0]
         if first not in forms:
             form = form_of(file)
             if form is None:
@@ -142,7 +148,7 @@ def _by_first_line(
             forms[first] = form
         members, counts = groups.setdefault(forms[first], ([], []))
         members.append((number, file))
-        counts.append(_lines(content) - 1)
+        counts.append(_lines(content) - dialect.header_lines)
     return [_Alike(form, members, counts) for form, (members, counts) in groups.items()]
 
 

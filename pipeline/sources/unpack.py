@@ -19,6 +19,7 @@ from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import Part
 from pipeline.sources.cutting import bytes_of, head_bytes, stretch
+from pipeline.sources.encoding import recoded
 
 _NAME = "piece"
 PACKED = (".gz", ".zst", ".zip")
@@ -26,8 +27,8 @@ _BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedErro
 
 
 @contextmanager
-def unpacked(uri: str) -> Iterator[str]:
-    """Yield a path with the file's plain content, in a temporary folder: a link, or what was packed in it.
+def unpacked(uri: str, encoding: str | None = None) -> Iterator[str]:
+    """Yield a path with the file's plain content, in a temporary folder: a link, or what was packed or encoded in it.
 
     Raises `SourceError` for a file that is empty, cannot be unpacked whole, or is a zip of more than one file.
     """
@@ -35,7 +36,10 @@ def unpacked(uri: str) -> Iterator[str]:
     with scratch.folder("piece") as folder:
         plain = Path(folder) / _NAME
         if suffix in PACKED:
-            _unpack(uri, suffix, plain)
+            _unpack(uri, suffix, plain, encoding)
+        elif encoding is not None:
+            with Path(uri).open("rb") as stream:
+                _copy(stream, plain, encoding)
         else:
             plain.symlink_to(Path(uri).absolute())
         if not plain.stat().st_size:
@@ -44,13 +48,13 @@ def unpacked(uri: str) -> Iterator[str]:
 
 
 @contextmanager
-def laid_out(part: Part, delimiter: str | None = None) -> Iterator[str]:
-    """Yield a path with the text of a part; of a delimited file, behind its header.
+def laid_out(part: Part, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
+    """Yield a path with the text of a part; of a delimited file with a header, behind that.
 
     A part that is not whole is copied to a file in a temporary folder.
     """
     if part.is_whole:
-        with unpacked(part.piece.uri) as path:
+        with unpacked(part.piece.uri, encoding) as path:
             yield path
         return
     uri = part.piece.uri
@@ -68,10 +72,18 @@ def _write(file: io.FileIO, some: memoryview) -> None:
         some = some[file.write(some) :]
 
 
-def _unpack(uri: str, suffix: str, plain: Path) -> None:
+def _copy(stream: IO[bytes], plain: Path, encoding: str | None) -> None:
+    with plain.open("wb") as file:
+        if encoding is None:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        else:
+            file.writelines(recoded(stream, encoding))
+
+
+def _unpack(uri: str, suffix: str, plain: Path, encoding: str | None) -> None:
     try:
-        with _opened(uri, suffix) as packed, plain.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
+        with _opened(uri, suffix) as packed:
+            _copy(packed, plain, encoding)
     except _BROKEN as error:
         raise SourceError(
             "the file cannot be unpacked",

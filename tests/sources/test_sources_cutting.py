@@ -66,7 +66,7 @@ def test_cuts_far_apart_and_far_from_their_targets_are_found():
         (b'a,"b\n', None),
         (b'a,"b"c\n', None),
         (b"a,\xff\n", None),
-        (b"a,\n", None),
+        (b"a,\n", 3),
         (b"\n", None),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_misfit_says_why_and_keeps_its_text(read, line, reason):
 def test_a_line_that_is_not_utf8_is_rejected_and_shown_with_marks(read):
     reading = read(HEAD.encode() + b"1,a,1\n2,caf\xe9,2\n3,c,3\n")
 
-    assert places(reading) == ([2, 4], {3: "not UTF-8"})
+    assert places(reading) == ([2, 4], {3: 'not UTF-8 (maybe latin-1: files(…, encoding="latin-1"))'})
     assert reading.rejected.column("row").to_pylist() == ["2,caf\ufffd,2"]
 
 
@@ -147,16 +147,15 @@ def test_odd_column_names_are_kept(read):
     ("text", "problem"),
     [
         ("", "the file is empty"),
-        ("\n", "a column without a name"),
-        ("\n1,2,3\n", "a column without a name"),
-        ("id,,x\n1,2,3\n", "a column without a name"),
+        ("\n", "the first line is blank"),
+        ("\n1,2,3\n", "the first line is blank"),
         ("id,id,x\n1,2,3\n", "names 'id' twice"),
-        ("id,ID,x\n1,2,3\n", "'id' and 'ID', which differ only in case"),
+        ("id,ID,x\n1,2,3\n", "'id' and 'ID', which differ in case only"),
         ("id,name,x\r1,a,1\r", "carriage returns alone"),
         ("id,name,x\n1,a,1\r\n2,b,2\n", "lines that end in different ways"),
         (f"id,{'n' * 200_000}\n1,2\n", "the first line cannot be read"),
-        (b"id,caf\xe9\n1,2\n", "not UTF-8"),
-        ("id,name\n".encode("utf-16"), "not UTF-8"),
+        (b"id,caf\xe9\n1,2\n", r'not UTF-8 \(maybe latin-1: files\(…, encoding="latin-1"\)'),
+        ("id,name\n".encode("utf-16"), "not UTF-8 .maybe utf-16:"),
         (f"{HEAD}1,{'a' * 40_000_000},1\n2,b,2\n", "do not add up"),
     ],
 )

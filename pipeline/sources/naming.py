@@ -1,0 +1,73 @@
+"""Under which names the columns of a file come to its table: its own, those that are given, or others in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import Place, SourceError
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names that a definition gives to the columns of its files."""
+
+    names: tuple[str, ...] = ()
+    """By position; empty: as the file says."""
+    rename: tuple[tuple[str, str], ...] = ()
+    """Pairs of a name in the file, which may be one of `names`, and the name in the table."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], rename: Sequence[tuple[str, str]]) -> Naming:
+        """Return a naming; raise `SourceError` for names that SQL cannot tell apart."""
+        for option, given in (("names=", names), ("rename=", [new for _, new in rename])):
+            twice = same_name(given)
+            if twice is not None:
+                problem = f"{option} gives {twice[0]!r} and {twice[1]!r} to two columns"
+                raise SourceError(problem, do="give each column its own name; case does not tell names apart")
+            if not all(given):
+                raise SourceError(f"{option} gives an empty name", do="give each column a name")
+        return cls(tuple(names), tuple(rename))
+
+    def named(self, found: Sequence[str], place: Place) -> tuple[str, ...]:
+        """Return the table's names of the columns in a file; raise `SourceError` for two that SQL cannot tell apart."""
+        renamed = dict(self.rename)
+        names = tuple(renamed.get(name, name) for name in found)
+        twice = same_name(names)
+        if twice is None:
+            return names
+        before, name = twice
+        if before == name:
+            problem = f"the file names {name!r} twice"
+            raise SourceError(problem, do="name all columns by position: files(…, header=True, names=[…])", place=place)
+        raise SourceError(
+            f"the file names {before!r} and {name!r}, which differ in case only",
+            do=f"give one another name: files(…, rename={{{name!r}: '…'}})",
+            place=place,
+        )
+
+    def key_of(self, name: str) -> str:
+        """Return the name in the file of a column of the table."""
+        return next((old for old, new in self.rename if new == name), name)
+
+
+def numbered(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names with `column0`, `column1`, ... by position in place of empty ones, as DuckDB does."""
+    taken = {name.lower() for name in names if name}
+    found = []
+    for number, name in enumerate(names):
+        chosen = name or f"column{number}"
+        while not name and chosen in taken:
+            chosen += "_1"
+        found.append(chosen)
+    return tuple(found)
+
+
+def same_name(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first two names that are equal but for case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.lower() in seen:
+            return seen[name.lower()], name
+        seen[name.lower()] = name
+    return None

@@ -1,0 +1,234 @@
+"""Names of columns: what headers leave out, names that are given, and names in the place of others."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import SourceError
+from pipeline.core.reading import POSITION, Part
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import arrow, connect
+from pipeline.sources import files
+
+
+def inferred(reader):
+    piece = reader.pieces()[0]
+    schema = reader.schema(piece)
+    return schema, reader.read(Part(piece), schema)
+
+
+def flowing(reader, schema):
+    """The rows of the fast path, or `None` where it is not to be believed."""
+    part = Part(reader.pieces()[0])
+    with connect() as con, reader.flow(con, part, schema) as flow:
+        if flow is None:
+            return None
+        rows = arrow(con, flow.query)
+        is_whole = rows.num_rows == flow.rows and not con.execute(flow.oddities).fetchall()[0][0]
+        return rows.drop_columns(["_misfit"]).to_pylist() if is_whole else None
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "unnamed"),
+    [
+        ('"","a","b"\n"1",x,2\n"2",y,3\n', ("column0", "a", "b"), {"column0"}),  # pandas, R's write.csv
+        ('"a","b"\n"r1",x,2\n"r2",y,3\n', ("column0", "a", "b"), {"column0"}),  # R's write.table
+        ("a,,b\n1,2,3\n", ("a", "column1", "b"), {"column1"}),
+        (",,\n1,2,3\n", ("column0", "column1", "column2"), {"column0", "column1", "column2"}),
+        (",column0,\n1,2,3\n", ("column0_1", "column0", "column2"), {"column0_1", "column2"}),
+        ("COLUMN1,\n1,2\n", ("COLUMN1", "column1_1"), {"column1_1"}),
+        ("a,b\n1,2\n", ("a", "b"), set()),
+    ],
+)
+def test_a_column_without_a_name_has_one_by_its_position_and_a_note(tmp_path, text, names, unnamed):
+    (tmp_path / "a.csv").write_text(text)
+    reader = files(tmp_path / "a.csv")
+
+    schema, reading = inferred(reader)
+
+    assert schema.names == names
+    assert {c.name for c in schema.columns if c.note} == unnamed
+    assert all(f"is called {c.name!r}" in c.note for c in schema.columns if c.note)
+    assert reading.rejected.num_rows == 0
+    assert reading.rows.num_rows == text.count("\n") - 1
+    assert flowing(reader, schema) == reading.rows.to_pylist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1,2,3\n",  # one row tells nothing
+        "a,b\n1,2,3\n1,3,4\n",  # names of rows are unlike each other
+        "a,b\n1,2,3\n2,3\n",
+    ],
+)
+def test_a_header_is_short_only_where_the_rows_have_names(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+
+    schema, reading = inferred(files(tmp_path / "a.csv"))
+
+    assert schema.names == ("a", "b")
+    assert set(reading.rejected["reason"].to_pylist()) == {"3 columns in place of 2"}
+
+
+def test_delimiters_at_the_ends_of_lines_make_no_column(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2,\n2,3,\n")
+
+    schema, reading = inferred(files(tmp_path / "a.csv"))
+
+    assert schema.names == ("a", "b")
+    assert reading.rows["a"].to_pylist() == [1, 2]
+
+
+def test_a_short_header_is_not_divided_into_parts(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"r{i},{i},{i}\n" for i in range(5000)))
+    reader = files(tmp_path / "a.csv")
+
+    assert len(reader.parts(reader.pieces()[0], 1000)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "rows"),
+    [
+        ({"header": False}, ("column0", "column1"), ["1", "2", "3"]),
+        ({"header": False, "names": ["x", "y"]}, ("x", "y"), ["1", "2", "3"]),
+        ({"header": True, "names": ["x", "y"]}, ("x", "y"), ["2", "3"]),
+        ({"header": False, "names": ["x", "y"], "rename": {"x": "z"}}, ("z", "y"), ["1", "2", "3"]),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_files_without_a_header_and_names_in_its_place(tmp_path, options, names, rows, mark):
+    (tmp_path / "a.csv").write_text(mark + '1,"a\nb"\n2,c\n3,d\n')
+    reader = files(tmp_path / "a.csv", **options)
+
+    schema, reading = inferred(reader)
+
+    assert schema.names == names
+    assert [str(x) for x in reading.rows[names[0]].to_pylist()] == rows
+    assert reading.rows[POSITION].to_pylist() == ([1, 3, 4] if len(rows) == 3 else [3, 4])
+    assert not [c for c in schema.columns if c.note]  # nothing to warn of
+
+
+def test_a_part_of_a_file_without_a_header_has_its_positions(tmp_path):
+    lines = [f"{i},{'x' if i == 4000 else i}" for i in range(1, 5001)]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    reader = files(tmp_path / "a.csv", header=False, names=["id", "v"])
+    schema = Schema.of({"id": "bigint", "v": "bigint"})
+
+    parts = reader.parts(reader.pieces()[0], 5000)
+    readings = [reader.read(part, schema) for part in parts]
+
+    assert len(parts) > 3
+    assert all(r.rows["id"].to_pylist() == r.rows[POSITION].to_pylist() for r in readings)
+    assert sum(r.rows.num_rows for r in readings) == 4999
+    assert [p for r in readings for p in r.rejected[POSITION].to_pylist()] == [4000]
+
+
+def test_small_files_without_a_header_are_scanned_together(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.csv").write_text(f"{number},a\n{number},b\n")
+    for options in ({"names": ["id", "v"]}, {"rename": {"column0": "id", "column1": "v"}}):
+        reader = files(tmp_path / "*.csv", header=False, **options)
+        parts = [Part(piece) for piece in reader.pieces()]
+        with connect() as con, reader.flow_together(con, parts, Schema.of({"id": "bigint", "v": "varchar"})) as flow:
+            rows = arrow(con, flow.query).to_pylist()
+        assert [(r["id"], r["v"], r[POSITION]) for r in rows] == [
+            (n, v, p) for n in range(3) for v, p in (("a", 1), ("b", 2))
+        ]
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_columns_are_renamed_in_every_format(tmp_path, format):  # noqa: A002 - the field's word
+    path = tmp_path / f"a.{format}"
+    if format == "csv":
+        path.write_text("p95,P95,Größe\n1,2.5,a\nq,3.5,b\n")
+    elif format == "json":
+        lines = [{"p95": 1, "P95": 2.5, "Größe": "a"}, {"p95": "q", "P95": 3.5, "Größe": "b"}]
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    else:
+        pq.write_table(pa.table([["1", "q"], [2.5, 3.5], ["a", "b"]], names=["p95", "P95", "Größe"]), path)
+    reader = files(path, rename={"P95": "p95_upper", "Größe": "size"})
+    schema = Schema.of({"p95": "bigint", "size": "varchar", "p95_upper": "double"})
+
+    reading = reader.read(Part(reader.pieces()[0]), schema)
+
+    row = {"p95": 1, "size": "a", "p95_upper": 2.5}
+    assert [{k: v for k, v in r.items() if k != POSITION} for r in reading.rows.to_pylist()] == [row]
+    assert reading.rejected["reason"].to_pylist() == ["column 'p95' is not BIGINT: q"]
+    found, whole = inferred(reader)
+    assert found.as_dict() == {"p95": "VARCHAR", "p95_upper": "DOUBLE", "size": "VARCHAR"}
+    assert (whole.rows.num_rows, whole.rejected.num_rows) == (2, 0)
+    assert flowing(reader, found) == whole.rows.to_pylist()
+    texts = Schema.of({"p95": "varchar", "size": "varchar", "p95_upper": "double"})
+    again = reader.parse(reading.rejected["row"].to_pylist(), texts)
+    assert [(r["p95"], r["size"], r["p95_upper"]) for r in again.rows.to_pylist()] == [("q", "b", 3.5)]
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_names_that_sql_cannot_tell_apart_name_the_option_that_helps(tmp_path, format):  # noqa: A002 - the field's word
+    path = tmp_path / f"a.{format}"
+    if format == "csv":
+        path.write_text("p95,P95\n1,2\n")
+    elif format == "json":
+        path.write_text('{"p95": 1, "P95": 2}\n')
+    else:
+        pq.write_table(pa.table([[1], [2]], names=["p95", "P95"]), path)
+    reader = files(path)
+
+    with pytest.raises(SourceError, match=r"differ in case only; .*files\(…, rename=\{'(P|p)95': '…'\}\)"):
+        reader.schema(reader.pieces()[0])
+
+    assert set(inferred(files(path, rename={"P95": "upper"}))[0].names) == {"p95", "upper"}
+
+
+def test_a_name_that_is_there_twice_is_replaced_by_position(tmp_path):
+    (tmp_path / "a.csv").write_text("v,v\n1,2\n")
+    reader = files(tmp_path / "a.csv")
+
+    with pytest.raises(SourceError, match=r"names 'v' twice; .*header=True, names="):
+        reader.schema(reader.pieces()[0])
+
+    assert inferred(files(tmp_path / "a.csv", header=True, names=["v", "w"]))[1].rows.to_pylist() == [
+        {"v": 1, "w": 2, POSITION: 2}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("a.csv", {"names": ["a"]}, "names= needs header=.*give header=False if the first line is a row"),
+        ("a.csv", {"header": False, "names": ["a", "A"]}, "gives 'a' and 'A' to two columns"),
+        ("a.csv", {"header": False, "names": ["a", ""]}, "names= gives an empty name"),
+        ("a.csv", {"rename": {"a": "x", "b": "X"}}, "rename= gives 'x' and 'X' to two columns"),
+        ("a.json", {"header": False}, "header= is for CSV: got json; remove header="),
+        ("a.parquet", {"header": True, "names": ["a"]}, "header= is for CSV"),
+        ("a.parquet", {"encoding": "latin-1"}, "encoding= is for CSV and JSON: got parquet"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(name, options, problem):
+    with pytest.raises(SourceError, match=problem):
+        files(name, **options)
+
+
+def test_names_have_to_name_every_column_of_a_header(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n")
+    reader = files(tmp_path / "a.csv", header=True, names=["x"])
+
+    with pytest.raises(SourceError, match="got 1, and 3 columns in the first line; give one name for each"):
+        reader.schema(reader.pieces()[0])
+
+
+def test_the_fingerprint_follows_the_names_and_is_as_before_without_them():
+    options = (
+        {},
+        {"header": False},
+        {"header": False, "names": ["a"]},
+        {"rename": {"a": "b"}},
+        {"encoding": "latin-1"},
+    )
+    assert len({files("a.csv", **o).fingerprint for o in options}) == len(options)
+    assert files("a.csv").fingerprint == files("a.csv", header=True, encoding="utf-8").fingerprint
