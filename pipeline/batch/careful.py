@@ -99,7 +99,9 @@ def _mark_keys(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked) -> No
     before = work.keys_before
     if before is None:
         return
-    rows = None if hidden or work.existing_first or work.existing is None else work.existing.query()
+    rows = None
+    if not hidden and not work.existing_first and work.existing is not None:
+        rows = work.existing.widened(schema_of(con, f"select {listed(marked.columns)} from {MADE}")).query()
     first = 0 if rows is None else count_before(con, marked, work.key, rows)
     known = mark_known(con, marked, work.key, before)
     if not work.existing_first and (known if rows is None else first):

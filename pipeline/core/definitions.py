@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, overload
 
 from pipeline.core.cursors import UNBOUNDED, Bound
-from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.eventtime import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import OverTables, Reader, Timed
+from pipeline.core.reading import Evolvable, NewColumns, OverTables, Reader, Timed
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class Source(Stored):
 
     reader: Reader | OverTables
     schema: Schema | None = None
+    new_columns: NewColumns | None = None
+    """What happens to columns that the contract does not have; `None`: what the reader does by itself."""
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
     bound: Bound = UNBOUNDED
@@ -177,7 +179,12 @@ class Source(Stored):
     def fingerprint(self) -> str:
         """Changes with the reader's options, the contract and the expectations."""
         columns = () if self.schema is None else tuple(self.schema.as_dict().items())
-        return fingerprint("source", self.reader.fingerprint, columns, *self._parts())
+        return fingerprint("source", self.reader.fingerprint, columns, *self._parts(), *_policy(self.new_columns))
+
+
+def _policy(new_columns: NewColumns | None) -> tuple[NewColumns, ...]:
+    """Return what of a policy changes rows that were read: without one of them a run would have failed."""
+    return ("set aside",) if new_columns == "set aside" else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +194,8 @@ class Feed(Definition):
     reader: Reader | OverTables
     schema: Schema
     """Empty where it is that of the tables that are read."""
+    new_columns: NewColumns | None = None
+    """What happens to columns that the contract does not have; `None`: what the reader does by itself."""
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
     bound: Bound = UNBOUNDED
@@ -205,7 +214,8 @@ class Feed(Definition):
     @property
     def fingerprint(self) -> str:
         """Changes with the reader's options and the contract."""
-        return fingerprint("feed", self.reader.fingerprint, tuple(self.schema.as_dict().items()))
+        columns = tuple(self.schema.as_dict().items())
+        return fingerprint("feed", self.reader.fingerprint, columns, *_policy(self.new_columns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,6 +383,29 @@ def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound
         raise DefinitionError("the bound of a source must be at least 1", got=given, place=place) from error
 
 
+def _evolving(
+    reader: Reader | OverTables, new_columns: NewColumns | None, *, stored: bool, place: Place
+) -> Reader | OverTables:
+    if new_columns is None:
+        return reader
+    if new_columns not in get_args(NewColumns):
+        known = did_you_mean(new_columns, get_args(NewColumns))
+        raise DefinitionError("new_columns= has no such value", got=repr(new_columns), do=known, place=place)
+    if new_columns == "add" and not stored:
+        raise DefinitionError(
+            "new_columns='add' needs a table that can get the columns, and this source is not stored",
+            do="remove stored=False, or give new_columns='set aside'",
+            place=place,
+        )
+    if not isinstance(reader, Evolvable):
+        raise DefinitionError(
+            "new_columns= is for sources whose columns may change, and this one has those that it is given",
+            do="remove new_columns=",
+            place=place,
+        )
+    return reader.evolving(new_columns)
+
+
 @overload
 def source(
     reader: Reader | OverTables,
@@ -382,6 +415,7 @@ def source(
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     description: str = "",
+    new_columns: NewColumns | None = None,
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
@@ -399,6 +433,7 @@ def source(
     *,
     schema: Mapping[str, str] | None = None,
     description: str = "",
+    new_columns: NewColumns | None = None,
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
@@ -418,6 +453,7 @@ def source(
     partition_by: str | Sequence[str] | None = None,
     expect: Sequence[Expectation] = (),
     description: str = "",
+    new_columns: NewColumns | None = None,
     unreadable: Unreadable = "fail",
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
@@ -441,6 +477,10 @@ def source(
     then, but for a replay, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
     the table that reads it, else this raises `DefinitionError`.
 
+    `new_columns` says what happens to a column that the data has and the contract has not: `"refuse"` (the default for
+    files) fails the run, `"set aside"` quarantines rows with a value in it, `"add"` gives it to the table. With `"add"`,
+    `schema` may leave columns out, and those that data does not have are null.
+
     A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
     `lateness` after the latest of their partition (`'10 minutes'`; none by default). Every partition holds event time back
     until it delivers, unless `idle_after` is given: one that is silent for so long then does not, and what it delivers
@@ -452,6 +492,7 @@ def source(
     bound = _bound(most_rows, most_bytes, place)
     if time is not None and isinstance(reader, Timed):
         reader = reader.timed(time.column)
+    reader = _evolving(reader, new_columns, stored=stored, place=place)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
             contract = Schema(())  # that of the tables
@@ -463,6 +504,7 @@ def source(
             description=description,
             reader=reader,
             schema=contract,
+            new_columns=new_columns,
             unreadable=unreadable,
             event_time=time,
             bound=bound,
@@ -476,6 +518,7 @@ def source(
         expect=checks(expect, place),
         reader=reader,
         schema=contract,
+        new_columns=new_columns,
         unreadable=unreadable,
         event_time=time,
         bound=bound,

@@ -8,11 +8,12 @@
     │   ├── SourceError       a source cannot be read as it was declared
     │   │   └── SplitError    a part of a file cannot be read by itself: read the file whole
     │   ├── SchemaError       data has another shape than its contract
+    │   │   └── NewColumnsError   data has columns that its contract will have once it is read from what there is now
     │   ├── ExpectationError  a `fail` expectation was violated
     │   ├── ModelError        a model cannot be trained or judged
     │   ├── SinkError         a sink does not take the rows of its table; the table is as it should be
     │   └── StorageError      a lake, warehouse or catalog cannot be read or written
-    ├── OrderError            new rows belong before those that are there: make the table anew
+    ├── OrderError            new rows cannot just join those that are there: make the table anew
     ├── UnavailableError      a system does not answer now: wait and try again
     │   ├── SourceUnavailableError    which is a SourceError, too
     │   └── StorageUnavailableError   which is a StorageError, too
@@ -108,6 +109,10 @@ class SchemaError(StopError):
     """Data has another shape than its contract allows."""
 
 
+class NewColumnsError(SchemaError):
+    """Data has columns that a contract does not have yet: decide on it anew, which a run and a start of a stream do."""
+
+
 class ExpectationError(StopError):
     """A `fail` expectation was violated; nothing of the table was committed."""
 
@@ -125,7 +130,7 @@ class StorageError(StopError):
 
 
 class OrderError(HeadwaterError):
-    """New rows may belong before those that are there: the table has to be made anew, which a run does."""
+    """New rows may belong before those that are there, or have more columns: a run makes the table anew then."""
 
 
 class UnavailableError(HeadwaterError):

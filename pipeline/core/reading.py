@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.schema import Schema
@@ -108,7 +108,7 @@ class Reader(PartReader, Protocol):
 
     These four members are all that a connector must have; `pipeline.sources.ArrowReader` gives two of them to one that
     yields Arrow batches. What a reader can do beside that it says by having the members of `Divisible`, `Scannable`,
-    `Reparsable`, `Log`, `InProject` or `OverTables`.
+    `Reparsable`, `Evolvable`, `Log`, `InProject` or `OverTables`.
     """
 
     @property
@@ -169,6 +169,22 @@ class Reparsable(Protocol):
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`."""
+
+
+NewColumns = Literal["add", "set aside", "refuse"]
+"""What happens to a column that a contract does not have: the table gets it, rows with a value in it are set aside, or
+the run fails."""
+
+
+@runtime_checkable
+class Evolvable(Protocol):
+    """A reader that can do any of `NewColumns`. With `add`, what a contract has and the data has not is null."""
+
+    def evolving(self, new_columns: NewColumns) -> Reader:
+        """Return the reader for a source that does this."""
+
+    def beyond(self, part: Part, schema: Schema) -> Schema:
+        """Return the columns of a part that a contract does not have, with types inferred from the part."""
 
 
 @runtime_checkable

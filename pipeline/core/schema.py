@@ -21,6 +21,8 @@ class Column:
     """Its name in the data, where that is another."""
     note: str = field(default="", compare=False)
     """What the user should know of how it was inferred."""
+    is_added: bool = field(default=False, compare=False)
+    """Whether it came to its table later than some of the files, which do not have it."""
 
     @property
     def data_name(self) -> str:

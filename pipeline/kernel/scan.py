@@ -43,10 +43,17 @@ class Scan:
     def query(self) -> str:
         """Return a SELECT of the rows, in the order of the files."""
         if not self.files:
-            columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in self.schema.columns)
-            return f"select {columns} limit 0"
+            return no_rows(self.schema)
         files = ", ".join(literal(file.uri) for file in self.files)
-        return f"select {listed(self.schema.names)} from read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+        rows = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+        if any(column.is_added for column in self.schema.columns):
+            rows = f"({no_rows(self.schema)} union all by name from {rows})"  # which DuckDB takes out of its plan
+        return f"select {listed(self.schema.names)} from {rows}"
+
+    def widened(self, schema: Schema) -> Scan:
+        """Return the same rows with the columns of a schema that they do not have: null."""
+        new = (replace(c, is_added=True) for c in schema.columns if c.name not in set(self.schema.names))
+        return replace(self, schema=Schema((*self.schema.columns, *new)))
 
     def splits(self, target_bytes: int) -> tuple[Scan, ...]:
         """Return scans of whole files, each of about `target_bytes`; together they are this scan, in its order."""
@@ -59,6 +66,11 @@ class Scan:
             groups[-1].append(file)
             room -= file.size_bytes
         return tuple(replace(self, files=tuple(group)) for group in groups) or (self,)
+
+
+def no_rows(schema: Schema) -> str:
+    """Return a SELECT of a schema's columns, and no rows."""
+    return f"select {', '.join(f'null::{c.type} as {quoted(c.name)}' for c in schema.columns)} where false"
 
 
 def register(con: duckdb.DuckDBPyConnection, inputs: Mapping[str, Scan | pa.Table]) -> None:

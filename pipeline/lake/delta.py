@@ -25,9 +25,8 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.kernel.types import from_arrow
 from pipeline.lake.changes import Change, Net, net
-from pipeline.lake.head import Commit, Head, Place, actions_of, conflict, open_table, uris
+from pipeline.lake.head import Commit, Head, Place, actions_of, conflict, open_table, schema_of_table, uris
 from pipeline.lake.log import APP, entries
 from pipeline.lake.manifests import manifest_name, read_manifest
 from pipeline.lake.stats import delta_stats, logged, partition_value
@@ -237,7 +236,7 @@ class LakeTable:
         )
         return Version(
             number=table.version(),
-            schema=from_arrow(pa.schema(table.schema().to_arrow())),
+            schema=schema_of_table(table),
             files=files,
             partition_by=tuple(table.metadata().partition_columns),
             manifest=self._manifest(table, mark) if mark is not None and has_manifest else None,

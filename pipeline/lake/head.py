@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Transaction
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
+from pipeline.core.reading import PROVENANCE
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, Mode, StagedFile
-from pipeline.kernel.types import arrow_schema
+from pipeline.kernel.types import arrow_schema, from_arrow
 from pipeline.lake.log import APP, entries, entry_name
 from pipeline.lake.manifests import manifest_name, read_manifest
 from pipeline.lake.quarantine import PROPERTIES, require_format
@@ -32,6 +33,8 @@ TRIES = 5
 """How often a commit is tried while nobody else's comes between."""
 REOPEN = 50
 """After how many of its own versions the table is opened anew."""
+ADDED = "headwater.added"
+"""The mark of a column that came later than some of its table's files."""
 BARE = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
@@ -146,7 +149,7 @@ class Head:
         raise AssertionError("the last try has returned or raised")
 
     def _write(self, commit: Commit) -> None:
-        """Commit on top of the version that is open, or make the table anew: the first version, or other partitions."""
+        """Commit on top of the version that is open, or make the table anew: the first version, other partitions or order."""
         place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
         schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
         if self.table is None and place.is_quarantine:
@@ -155,7 +158,7 @@ class Head:
         if commit.epoch is not None:
             marks.append(Transaction(_stream(place.name), commit.epoch))
         properties = CommitProperties(custom_metadata=dict(commit.note), app_transactions=marks, max_commit_retries=0)
-        if self.table is None or self._is_partitioned_otherwise():
+        if self.table is None or self._is_partitioned_otherwise() or self._is_ordered_otherwise(commit):
             create_table_with_add_actions(
                 place.storage.uri,
                 schema,
@@ -170,6 +173,8 @@ class Head:
             )
             return
         mode = "overwrite" if commit.mode == "overwrite" else "append"
+        if mode == "append":
+            self._add_columns(self.table, schema)
         actions: list[AddAction | RemoveAction] = [*adds, *self._removals(self.table, commit)]
         self.table.create_write_transaction(
             actions,
@@ -179,6 +184,21 @@ class Head:
             commit_properties=properties,
             post_commithook_properties=BARE,
         )
+
+    def _add_columns(self, table: DeltaTable, schema: DeltaSchema) -> None:
+        """Give the table the columns that only the new rows have. A commit of its own, under the same mark: no row changes.
+
+        They are marked, since the files that are there do not have them: `Column.is_added`.
+        """
+        known = {field.name for field in table.schema().fields}
+        new = [
+            Field(f.name, f.type, nullable=True, metadata={ADDED: "true"}) for f in schema.fields if f.name not in known
+        ]
+        if new:
+            marks = [] if self.mark is None else [Transaction(APP, self.mark)]
+            table.alter.add_columns(
+                new, commit_properties=CommitProperties(app_transactions=marks, max_commit_retries=0)
+            )
 
     def _removals(self, table: DeltaTable, commit: Commit) -> list[RemoveAction]:
         """Return the actions that take files away; raise `StorageError` when one is not there to be taken."""
@@ -266,6 +286,16 @@ class Head:
     def _is_partitioned_otherwise(self) -> bool:
         return self.table is not None and tuple(self.table.metadata().partition_columns) != self.place.partition_by
 
+    def _is_ordered_otherwise(self, commit: Commit) -> bool:
+        """Return whether rows that take the place of all others have the same columns in another order.
+
+        An overwrite keeps the schema that the log has while it differs in order alone.
+        """
+        if self.table is None or commit.mode != "overwrite":
+            return False
+        known = [field.name for field in self.table.schema().fields]
+        return known != list(commit.schema.names) and sorted(known) == sorted(commit.schema.names)
+
     def _require_partitions(self, commit: Commit) -> None:
         if commit.mode != "overwrite" and self._is_partitioned_otherwise():
             raise StorageError(
@@ -296,6 +326,16 @@ def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
         which = "" if number is None else f" at version {number}"
         raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"look at {storage.uri}") from error
     return table
+
+
+def schema_of_table(table: DeltaTable) -> Schema:
+    """Return the columns of a table, in DuckDB's type names; those that were added before those of the provenance."""
+    added = {field.name for field in table.schema().fields if field.metadata.get(ADDED)}
+    found = from_arrow(pa.schema(table.schema().to_arrow()))
+    if not added:
+        return found
+    columns = sorted(found.columns, key=lambda column: column.name in PROVENANCE)
+    return Schema(tuple(replace(column, is_added=column.name in added) for column in columns))
 
 
 def _made_empty(place: Place, schema: DeltaSchema) -> DeltaTable:

@@ -18,7 +18,7 @@ from pipeline.core.errors import DefinitionError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import Limits, arrow, connect, first_line, listed, literal, one, quoted
-from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.scan import DataFile, Scan, no_rows
 from pipeline.lake.delta import DeltaStager, LakeTable, Version
 
 RANGES = 4096
@@ -269,8 +269,9 @@ def _settle_ties(con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence
     con.execute(
         f"insert into _away select t.file, t.row, false from _tied as t "
         f"join (values {local}) as f(i, file) on f.file = t.file "
-        f"join (select file_index as i, file_row_number as row, {content} as content "
-        f"from {_parquet([uris[n] for n in numbers])}) as p on p.i = f.i and p.row = t.row "
+        f"join (select file_index as i, file_row_number as row, {content} as content from ("
+        f"{no_rows(work.schema)} union all by name select *, file_index, file_row_number "
+        f"from {_parquet([uris[n] for n in numbers])})) as p on p.i = f.i and p.row = t.row "
         f"qualify row_number() over (partition by {keys} order by content desc, t.file, t.row) > 1"
     )
 
@@ -304,9 +305,10 @@ def _groups(work: MergeWork, uris: Sequence[str], losing: set[int]) -> list[list
 
 def _without(work: MergeWork, uris: Sequence[str], group: Sequence[int]) -> str:
     local = ", ".join(f"({index}, {number})" for index, number in enumerate(group))
+    files = f"select *, file_index as _i, file_row_number as _row from {_parquet([uris[n] for n in group])}"
     return (
         f"select {listed(work.schema.names)} from "
-        f"(select *, file_index as _i, file_row_number as _row from {_parquet([uris[n] for n in group])}) as kept "
+        f"({no_rows(work.schema)} union all by name {files}) as kept "  # a file may lack columns that came later
         f"anti join (select f.i as _i, a.row as _row from _away as a join (values {local}) as f(i, file) using (file)) "
         f"using (_i, _row)"
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.core.definitions import Feed, Source, Stored
-from pipeline.core.errors import SchemaError, SourceError
-from pipeline.core.reading import PROVENANCE, Part
+from pipeline.core.errors import OrderError, SchemaError, SourceError, SourceUnavailableError
+from pipeline.core.reading import PROVENANCE, Evolvable, Part, Reader
 from pipeline.core.schema import Schema, compare
 from pipeline.kernel.types import stored
 from pipeline.lake import Version
@@ -32,33 +32,101 @@ def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[Part])
 def source_contract(
     workspace: Workspace, definition: Source, version: Version | None, decision: Decision, *, full: bool
 ) -> Schema:
-    """Return the columns of a source: those declared, else those inferred from its first data.
+    """Return the columns of a source: those declared, else those inferred from its first data, and those that are added.
 
-    Raises `SchemaError` when a rebuild would infer other columns than before, unless `full` accepts them.
+    A column that is not declared has the type that the first part with it tells. Raises `SchemaError` when a rebuild
+    would infer other columns than before, unless `full` accepts them, and `OrderError` when parts that come before
+    others tell another type or order of columns.
     """
-    if definition.schema is not None:
-        return definition.schema
-    if version is None or full:
-        return inferred(workspace, definition, decision.parts)
-    before = version.schema.select(tuple(n for n in version.schema.names if n not in PROVENANCE)).inferred()
-    if decision.kind == "rebuild":
-        found = inferred(workspace, definition, decision.parts)
-        change = compare(Schema.of(dict.fromkeys(before.names, "")), Schema.of(dict.fromkeys(found.names, "")))
+    before = None if version is None else own_columns(version.schema).inferred()
+    if before is not None and decision.takes_new:
+        contract = grown(workspace, definition, with_declared(definition, before), decision.parts)
+        if not decision.is_later:
+            _require_first(contract, fresh_contract(workspace, definition, decision.parts))
+        return contract
+    contract = fresh_contract(workspace, definition, decision.parts)
+    if before is not None and not full and definition.schema is None and definition.new_columns != "add":
+        change = compare(_untyped(before), _untyped(contract))
         if change:
             raise SchemaError(
                 f"source {definition.name!r} has other columns than before",
                 got=str(change),
-                do="accept them with --full, or declare schema=",
+                do="accept them with --full",
                 place=definition.place,
             )
-    return before
+    return contract
+
+
+def with_declared(definition: Source, found: Schema) -> Schema:
+    """Return columns that were found, with those that are declared in their place and before them."""
+    declared = Schema(()) if definition.schema is None else definition.schema
+    if declared.columns and definition.new_columns != "add":
+        return declared
+    return Schema((*declared.columns, *(c for c in found.columns if c.name not in set(declared.names))))
+
+
+def own_columns(schema: Schema) -> Schema:
+    """Return the columns of a source's table without those of the provenance."""
+    return schema.select(tuple(name for name in schema.names if name not in PROVENANCE))
+
+
+def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequence[Part]) -> Schema:
+    """Return a contract with the columns that parts add, where the source is to have them.
+
+    Each has the type that the first part with it tells.
+    """
+    if source.new_columns != "add":
+        return contract
+    reader = reader_of(workspace, source)
+    for part in parts:
+        contract = Schema((*contract.columns, *_beyond(reader, part, contract).columns))
+    return contract
+
+
+def _beyond(reader: Reader, part: Part, contract: Schema) -> Schema:
+    try:
+        found = reader.beyond(part, contract) if isinstance(reader, Evolvable) else Schema(())
+    except SourceUnavailableError:
+        raise
+    except SourceError:
+        return Schema(())  # reading the part says what it is
+    return stored(found).inferred()
+
+
+def fresh_contract(workspace: Workspace, source: Source, parts: Sequence[Part]) -> Schema:
+    """Return the columns that are declared, else those that the first part tells, and those that all parts add."""
+    base = inferred(workspace, source, parts) if source.schema is None else source.schema
+    return grown(workspace, source, base, parts)
+
+
+def _require_first(contract: Schema, told: Schema) -> None:
+    """Raise `OrderError` when parts that come before others tell another type or order of the columns: theirs counts."""
+    known, theirs = contract.as_dict(), told.as_dict()
+    for name, kind in theirs.items():
+        if known.get(name, kind) != kind:
+            raise OrderError(f"{name!r} is {kind} by data that comes before, not {known[name]}")
+    if list({**theirs, **known}) != list(known):
+        raise OrderError("the columns have another order by data that comes before")
+
+
+def _untyped(schema: Schema) -> Schema:
+    return Schema.of(dict.fromkeys(schema.names, ""))
 
 
 def require_same(definition: Stored, decision: Decision, version: Version | None, schema: Schema) -> None:
-    """Raise `SchemaError` when rows to append or merge have other columns or types than those already there."""
+    """Raise an error when rows to append or merge have other columns or types than those already there.
+
+    A source may get columns. Any other table with more columns is made anew, for what they are in its old rows only its
+    definition tells: this raises `OrderError` then, else `SchemaError`.
+    """
     if not decision.takes_new or version is None:
         return
     change = compare(version.schema, schema)
+    only_more = bool(change.added) and not (change.removed or change.retyped)
+    if only_more and isinstance(definition, Source):
+        return
+    if only_more:
+        raise OrderError(f"new columns: {', '.join(map(repr, change.added))}")
     if change:
         raise SchemaError(
             f"table {definition.name!r} gives other columns for the new rows than for the old ones",

@@ -16,7 +16,7 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import SqlTransform
 from pipeline.run.buckets import buckets_for
-from pipeline.run.contract import feed_contract, inferred
+from pipeline.run.contract import feed_contract, fresh_contract
 from pipeline.run.execute import execute
 from pipeline.run.foresight import feed_of, route_of, route_of_source, scans_of, stored_inputs
 from pipeline.run.layout import Layout, Tell, layout_of, splits_of
@@ -66,7 +66,7 @@ def order_of_all(workspace: Workspace, definition: Stored) -> Order:
 def _of_source(workspace: Workspace, definition: Source, run_id: str) -> Order:
     reader = reader_of(workspace, definition)
     parts = reader.plan(None).parts
-    contract = inferred(workspace, definition, parts) if definition.schema is None else definition.schema
+    contract = fresh_contract(workspace, definition, parts)
     way = route_of_source(workspace, definition, parts)
     return Order(definition, way, {}, run_id, _AT, parts=parts, reader=reader, schema=contract)
 

@@ -22,14 +22,14 @@ from pipeline.core.definitions import Source, Stored, Table
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import RequestError
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.reading import POSITION, PROVENANCE, SOURCE, Part, Piece, Reading, Reparsable
+from pipeline.core.reading import POSITION, SOURCE, Part, Piece, Reading, Reparsable
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow
 from pipeline.kernel.engine import arrow, connect, literal
 from pipeline.kernel.provenance import carrying
 from pipeline.kernel.scan import Scan, register
 from pipeline.lake import QUARANTINE
-from pipeline.run.contract import require_same
+from pipeline.run.contract import own_columns, require_same, with_declared
 from pipeline.run.decide import Decision
 from pipeline.run.foresight import feed_of
 from pipeline.run.merging import Arrival, land, merge_of, to_judge
@@ -149,11 +149,8 @@ def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order,
     for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
         by_source.setdefault(uri, []).append((position, text))
     parts = tuple(Part(Piece(uri, 0, "")) for uri in by_source)
-    names = order.existing.schema.names if order.existing is not None else ()
-    contract = definition.schema
-    if contract is None and order.existing is not None:
-        contract = order.existing.schema.select(tuple(n for n in names if n not in PROVENANCE)).inferred()
-    schema = Schema(()) if contract is None else contract
+    before = Schema(()) if order.existing is None else own_columns(order.existing.schema).inferred()
+    schema = with_declared(definition, before)
     reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
     way = source_route(definition, parts)
     return replace(order, route=way, parts=parts, schema=schema), FromSource(reader, schema, order.at)

@@ -183,6 +183,9 @@ class Runner:
             return self._read[name]
 
     def _ingest(self, definition: Source, decision: Decision, version: Version | None) -> tuple[Order, _Basis]:
+        contract = source_contract(self.workspace, definition, version, decision, full=self.options.full)
+        notes = (column.note for column in contract.columns if column.note)
+        decision = replace(decision, reason="; ".join([decision.reason, *notes]))
         order = Order(
             definition=definition,
             route=route_of_source(self.workspace, definition, decision.parts),
@@ -191,7 +194,7 @@ class Runner:
             at=self._at(),
             parts=decision.parts,
             reader=reader_of(self.workspace, definition),
-            schema=source_contract(self.workspace, definition, version, decision, full=self.options.full),
+            schema=contract,
             existing=version if decision.kind == "append" else None,
             existing_first=decision.is_later,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,13 @@ import pyarrow as pa
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import Place, SourceError
-from pipeline.core.reading import POSITION, Part, Piece, Reading
+from pipeline.core.reading import POSITION, NewColumns, Part, Piece, Reading
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import connect, listed
+from pipeline.kernel.engine import connect, quoted
 from pipeline.kernel.types import from_arrow
 from pipeline.sources.delimited import Dialect
 from pipeline.sources.files import Files
-from pipeline.sources.fit import RAW, fit_types, hold
+from pipeline.sources.fit import RAW, fit_types, hold, unknown
 
 _ROWS_AS_JSON = Files("", "json", Dialect())
 
@@ -41,6 +42,21 @@ class ArrowReader(ABC):
     def batches(self, part: Part) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a part; a part that is read again gives the same rows in the same order."""
 
+    new_columns: NewColumns = "refuse"
+    """What happens to columns that the contract does not have."""
+
+    def evolving(self, new_columns: NewColumns) -> ArrowReader:
+        """Return the reader for a source that does this with columns that its contract does not have."""
+        found = copy.copy(self)
+        object.__setattr__(found, "new_columns", new_columns)  # its dataclass is frozen, and not ours to add a field to
+        return found
+
+    def beyond(self, part: Part, schema: Schema) -> Schema:
+        """Return the columns of a part's first batch that a contract does not have."""
+        first = next(self.batches(part), None)
+        found = Schema(()) if first is None else from_arrow(first.schema)
+        return found.select(unknown(schema, found.names))
+
     def schema(self, piece: Piece) -> Schema:
         """Return the columns of a piece's first batch; raise `SourceError` when there is none."""
         first = next(self.batches(Part(piece)), None)
@@ -54,12 +70,13 @@ class ArrowReader(ABC):
         first = next(batches, None)
         with connect() as con:
             names = schema.names if first is None else tuple(first.schema.names)
-            hold(schema, names, Place(part.piece.uri))
+            undeclared = hold(schema, names, Place(part.piece.uri), self.new_columns)
             rows = _nothing(schema) if first is None else pa.Table.from_batches(itertools.chain([first], batches))
             con.register("_batches", rows)
+            nothing = "".join(f", null::varchar as {quoted(name)}" for name in schema.names if name not in names)
             numbered = f"row_number() over () + {part.first - 1} as {POSITION}"
-            con.execute(f"create temp table {RAW} as select {numbered}, {listed(schema.names)} from _batches")
-            return fit_types(con, schema)
+            con.execute(f"create temp table {RAW} as select {numbered}, *{nothing} from _batches")
+            return fit_types(con, schema, undeclared)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again; positions are 1-based in `rows`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import Place
-from pipeline.core.reading import MISFIT, POSITION, Flowing, Part, Piece, Reading
+from pipeline.core.reading import MISFIT, POSITION, Flowing, NewColumns, Part, Piece, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import literal, quoted, schema_of
 from pipeline.sources.cutting import is_small
@@ -26,9 +28,27 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, naming: Naming, place: Plac
     return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
 
 
-def selected(columns: Schema) -> str:
-    """Return SQL for a file's own columns under their names in the table."""
-    return ", ".join(f"{quoted(c.key)} as {quoted(c.name)}" if c.key else quoted(c.name) for c in columns.columns)
+@dataclass(frozen=True)
+class ParquetPart:
+    """A part of a Parquet file to be read: the path, the file's own columns, and what happens to those that are new."""
+
+    path: str
+    part: Part
+    own: Schema
+    new_columns: NewColumns
+
+
+def as_they_are(own: Schema, schema: Schema) -> str | None:
+    """Return SQL for a contract's columns, null where a file has none; `None` when one has to be cast."""
+    known, wanted = own.as_dict(), schema.as_dict()
+    if any(known.get(name, kind) != kind for name, kind in wanted.items()):
+        return None
+    return _selected(own, schema.names, {name: f"null::{kind}" for name, kind in wanted.items()})
+
+
+def _selected(own: Schema, names: Sequence[str], nothing: Mapping[str, str]) -> str:
+    columns = {column.name: quoted(column.data_name) for column in own.columns}
+    return ", ".join(f"{columns.get(name) or nothing[name]} as {quoted(name)}" for name in names)
 
 
 def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes: int) -> tuple[Part, ...]:
@@ -53,21 +73,24 @@ def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes:
     return tuple(Part(piece, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
 
 
-def read(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, own: Schema) -> Reading:
-    """Return the rows that fit and those that do not, as JSON objects; `own` are the columns of the file."""
-    hold(schema, own.names, Place(part.piece.uri))
-    columns = selected(own.select(schema.names))
-    con.execute(f"create temp table {RAW} as select {_numbered(part)}, {columns} from {_scan(path, part)}")
-    return fit_types(con, schema)
+def read(con: duckdb.DuckDBPyConnection, file: ParquetPart, schema: Schema) -> Reading:
+    """Return the rows that fit and those that do not, as JSON objects."""
+    undeclared = hold(schema, file.own.names, Place(file.part.piece.uri), file.new_columns)
+    names = (*schema.names, *undeclared)
+    columns = _selected(file.own, names, dict.fromkeys(names, "null::varchar"))
+    rows = f"select {_numbered(file.part)}, {columns} from {_scan(file.path, file.part)}"
+    con.execute(f"create temp table {RAW} as {rows}")
+    return fit_types(con, schema, undeclared)
 
 
-def flow(con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema, own: Schema) -> Flowing | None:
+def flow(con: duckdb.DuckDBPyConnection, file: ParquetPart, schema: Schema) -> Flowing | None:
     """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
-    hold(schema, own.names, Place(part.piece.uri))
-    chosen = own.select(schema.names)
-    if chosen != schema:
+    path, part = file.path, file.part
+    undeclared = hold(schema, file.own.names, Place(part.piece.uri), file.new_columns)
+    columns = as_they_are(file.own, schema)
+    if undeclared or columns is None:
         return None
-    rows_of = f"(select {selected(chosen)}, {_numbered(part)} from {_scan(path, part)})"
+    rows_of = f"(select {columns}, {_numbered(part)} from {_scan(path, part)})"
     query = f"select *, {not_in_years(schema)} as {MISFIT} from {rows_of}"
     found = con.execute(f"select sum(num_rows)::bigint from parquet_file_metadata({literal(path)})").fetchall()
     rows = (int(found[0][0]) if part.end is None else part.end) - part.begin

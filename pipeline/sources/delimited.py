@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import Place, SourceError
-from pipeline.core.reading import POSITION, Reading
+from pipeline.core.reading import POSITION, NewColumns, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, literal, quoted, schema_of
 from pipeline.sources import values
@@ -45,6 +45,8 @@ class Dialect:
     naming: Naming = field(default_factory=Naming)
     encoding: str | None = None
     """None for UTF-8."""
+    new_columns: NewColumns = "refuse"
+    """What happens to columns that the contract does not have, in any format."""
 
     @property
     def header_lines(self) -> int:
@@ -115,11 +117,10 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     `goes_on` elsewhere, when the last record is broken off.
     """
     lines, names, head = lines_of(file.path), header(file), file.dialect.header_lines
-    hold(schema, names, Place(file.place.file, 1))
+    undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    rows = arrow(
-        con, f"select {as_columns(schema, 'v')}, {misfits(schema)} from {checked(schema, cells(schema), scan)}"
-    )
+    why = misfits(schema, {name: quoted(name) for name in undeclared})
+    rows = arrow(con, f"select {as_columns(schema, 'v')}, {why} from {checked(schema, cells(schema, names), scan)}")
     rejects = arrow(con, _rejects(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
@@ -204,14 +205,16 @@ def _is_short(names: int, reader: Iterator[list[str]]) -> bool:
     return len(firsts) == len(rows) and "" not in firsts and any(row[-1] for row in rows)
 
 
-def cells(schema: Schema) -> Cells:
-    """Return the cells of a scan of texts."""
-    return of_texts({name: quoted(name) for name in schema.names})
+def cells(schema: Schema, names: Sequence[str] | None = None) -> Cells:
+    """Return the cells of a scan of texts; null for a column that is not among the `names` of the scan's."""
+    known = set(schema.names if names is None else names)
+    return of_texts({name: quoted(name) if name in known else "null::varchar" for name in schema.names})
 
 
-def scanned_cells(schema: Schema, *, underscored: bool = True) -> Cells:
+def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> Cells:
     """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
-    texts = of_texts({name: quoted(name) for name in schema.names}, Texts(underscored))
+    nothing = {c.name: "null::date" if c.type == "DATE" else "null::varchar" for c in schema.columns}
+    texts = of_texts({n: quoted(n) if n in names else nothing[n] for n in schema.names}, Texts(underscored))
 
     def rule(column: Column, text: str, cast: str) -> Rule:
         return values.of_scanned_date(text) if column.type == "DATE" else texts.rule(column, text, cast)
@@ -271,8 +274,9 @@ class _Texts:
         came = self._fields(text)
         if len(came) != len(self.names):
             return text
-        fields = dict(zip(self.names, came, strict=True))
-        return _line([fields[name] for name in self.wanted], self.dialect.delimiter)
+        null = next(iter(self.dialect.null_values), "")
+        fields = dict.fromkeys(self.wanted, null) | dict(zip(self.names, came, strict=True))
+        return _line(list(fields.values()), self.dialect.delimiter)  # what no contract has comes last
 
     def _fields(self, text: str) -> list[str]:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +64,11 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dial
     return settled(con, found, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
 
 
+def names(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dialect) -> tuple[str, ...]:
+    """Return the names of the fields of all objects."""
+    return dialect.naming.named(_load(con, path), place)
+
+
 def _renamed(key_of: Mapping[str, str]) -> str:
     """Return SQL for `line` with the names of the table in place of its keys."""
     if all(name == key for name, key in key_of.items()):
@@ -82,7 +87,7 @@ def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place
     """Return the objects that fit and the lines that do not, each with its line; blank lines are no rows."""
     name_of = {column.data_name: column.name for column in schema.columns}
     names = [name_of.get(key, key) for key in _load(con, path)]
-    hold(schema, tuple(dict.fromkeys((*schema.names, *names))), place)
+    undeclared = hold(schema, tuple(dict.fromkeys((*schema.names, *names))), place, dialect.new_columns)
     objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
     no_text = _undecodable(con, dialect)
     why = (
@@ -90,7 +95,13 @@ def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place
         if no_text is None
         else f"case when shown is null then {literal(no_text)} else 'not a JSON object' end"
     )
-    return fit(con, schema, Raw(cells(schema), _SHOWN, "not is_object", why, with_texts(schema, objects)))
+    beyond = values_of(undeclared)
+    return fit(con, schema, Raw(cells(schema), _SHOWN, "not is_object", why, with_texts(schema, objects), beyond))
+
+
+def values_of(names: Iterable[str]) -> dict[str, str]:
+    """Return SQL for the fields of JSON objects that no contract has, as texts."""
+    return {name: f"json_extract_string(line, {_pointer(name)})" for name in names}
 
 
 def with_texts(schema: Schema, source: str) -> str:

@@ -22,14 +22,14 @@ from pipeline.core import scratch
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import Place, SourceError, SplitError
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import MISFIT, Extent, Flowing, Part, Piece, Reading, Tail, Traits
+from pipeline.core.reading import MISFIT, Extent, Flowing, NewColumns, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect, expect_columns
 from pipeline.sources import columnar, delimited, documents, flowing, jsonlayout, together
 from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
 from pipeline.sources.delimited import Delimited, Dialect
 from pipeline.sources.encoding import encoding_of
-from pipeline.sources.fit import moved
+from pipeline.sources.fit import moved, unknown
 from pipeline.sources.listing import Listing, plan_files
 from pipeline.sources.naming import Naming
 from pipeline.sources.tailing import DirectTail
@@ -80,6 +80,24 @@ class Files:
         more = () if options == (None, True, (), ()) else options
         return fingerprint("files", self.format, dialect.delimiter, dialect.null_values, *more)
 
+    def evolving(self, new_columns: NewColumns) -> Files:
+        """Return the files for a source that does this with columns that its contract does not have."""
+        return replace(self, dialect=replace(self.dialect, new_columns=new_columns))
+
+    def beyond(self, part: Part, schema: Schema) -> Schema:
+        """Return the columns of a file that a contract does not have, typed by all rows of the file."""
+        new = unknown(schema, self._names(part.piece))
+        return self.schema(part.piece).select(new) if new else Schema(())
+
+    def _names(self, piece: Piece) -> tuple[str, ...]:
+        place = Place(piece.uri)
+        with self._told(place), self._path(Part(piece)) as path, connect() as con:
+            if self.format == "csv":
+                return delimited.header(Delimited(path, self.dialect, place))
+            if self.format == "json":
+                return documents.names(con, path, place, self.dialect)
+            return self._own(con, path, place).names
+
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
         """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
         return plan_files(self.listing, cursor, bound)
@@ -115,7 +133,7 @@ class Files:
             with connect() as con:
                 return columnar.parts(con, path, piece, target_bytes)
         if self.format == "json":
-            is_cut = jsonlayout.layout(path) == "newline_delimited"
+            is_cut = jsonlayout.layout(self.listing.path(piece.uri)) == "newline_delimited"
             return parts_of(piece, bytes_of(path), target_bytes) if is_cut else (Part(piece),)
         if delimited.head_of(Delimited(path, self.dialect, Place(piece.uri))).is_short:
             return (Part(piece),)  # only the beginning of the file tells that
@@ -134,7 +152,8 @@ class Files:
             with self._told(place), self._path(part) as path, connect() as con:
                 expect_columns(con, len(schema.columns))
                 if self.format == "parquet":
-                    return columnar.read(con, path, part, schema, self._own(con, path, place))
+                    own = self._own(con, path, place)
+                    return columnar.read(con, columnar.ParquetPart(path, part, own, self.dialect.new_columns), schema)
                 if self.format == "json":
                     return moved(documents.read(con, path, schema, place, self.dialect), self._before(part))
                 file = Delimited(path, self.dialect, place, goes_on=part.end is not None)
@@ -186,7 +205,7 @@ class Files:
         rejects = f"rejects_{secrets.token_hex(8)}"
         with self._told(Place(f"{files[0].source} and {len(files) - 1} more")):
             if self.format == "parquet":
-                found = together.of_parquet(con, files, self.dialect.naming, schema)
+                found = together.of_parquet(con, files, self.dialect, schema)
             elif self.format == "json":
                 found = together.of_documents(files, schema, rejects)
             else:
@@ -200,7 +219,8 @@ class Files:
     def _flowing(self, con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema) -> Flowing | None:
         place = Place(part.piece.uri)
         if self.format == "parquet":
-            return columnar.flow(con, path, part, schema, self._own(con, path, place))
+            own = self._own(con, path, place)
+            return columnar.flow(con, columnar.ParquetPart(path, part, own, self.dialect.new_columns), schema)
         lines, before = self._lines(part, path), self._before(part)
         if self.format == "json":
             return flowing.of_documents(path, schema, lines, before)

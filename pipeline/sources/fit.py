@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import Place, SchemaError
-from pipeline.core.reading import POSITION, PROVENANCE, Reading
-from pipeline.core.schema import Column, Schema, compare
-from pipeline.kernel.engine import arrow, quoted, schema_of
+from pipeline.core.errors import NewColumnsError, Place, SchemaError, few
+from pipeline.core.reading import POSITION, PROVENANCE, NewColumns, Reading
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.engine import arrow, literal, quoted, schema_of
 from pipeline.sources import nested, values
 from pipeline.sources.values import Rule, Texts
 
@@ -41,10 +41,15 @@ class Raw:
     """SQL for the reason given for a row for which `bad` is true."""
     source: str = RAW
     """The table, or a query of it with what the cells need."""
+    undeclared: Mapping[str, str] = field(default_factory=dict)
+    """SQL for the values of columns that the contract does not have: a row with one is rejected."""
 
 
-def hold(schema: Schema, names: tuple[str, ...], place: Place) -> None:
-    """Raise `SchemaError` when a file has other columns than its contract, in whatever order."""
+def hold(schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewColumns = "refuse") -> tuple[str, ...]:
+    """Return the columns of a file that its contract does not have, where rows with a value in one are set aside.
+
+    Raises `SchemaError` for other columns than the contract's, in whatever order, unless `new_columns` allows them.
+    """
     ours = next((name for name in names if name in PROVENANCE), None)
     if ours is not None:
         raise SchemaError(
@@ -52,15 +57,42 @@ def hold(schema: Schema, names: tuple[str, ...], place: Place) -> None:
             do="rename the column in the file",
             place=place,
         )
-    contract, found = (Schema.of(dict.fromkeys(n, "")) for n in (schema.names, names))
-    change = compare(contract, found)
-    if change:
+    folded = {name.lower(): name for name in schema.names}
+    added = [name for name in names if name not in set(schema.names)]
+    missing = [name for name in schema.names if name not in set(names)]
+    recased = [name for name in added if name.lower() in folded]
+    if recased:
         raise SchemaError(
             "the columns are not those of the contract",
-            got=str(change),
-            do="change schema= or the file; `headwater run --full` then takes the new columns",
+            got=few(f"{name!r}, which differs in case only from {folded[name.lower()]!r}" for name in recased),
+            do=f"rename it: files(…, rename={{{recased[0]!r}: {folded[recased[0].lower()]!r}}})",
             place=place,
         )
+    if missing and new_columns != "add":
+        raise SchemaError(
+            "the data does not have all columns of the contract",
+            got=f"no {few(map(repr, missing))}",
+            do='take it out of schema=, or make it null: source(…, new_columns="add")',
+            place=place,
+        )
+    if added and new_columns == "refuse":
+        raise SchemaError(
+            "the data has columns that the contract does not have",
+            got=few(map(repr, added)),
+            do='take them: source(…, new_columns="add"); or quarantine rows with a value in one: new_columns="set aside"',
+            place=place,
+        )
+    if added and new_columns == "add":
+        raise NewColumnsError(
+            "columns came that the contract does not have yet", got=few(map(repr, added)), place=place
+        )
+    return tuple(added)
+
+
+def unknown(schema: Schema, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that no column of a contract has, in whatever case."""
+    known = {name.lower() for name in (*schema.names, *PROVENANCE)}
+    return tuple(name for name in names if name.lower() not in known)
 
 
 def of_texts(came: Mapping[str, str], texts: Texts | None = None) -> Cells:
@@ -127,12 +159,19 @@ def checked(schema: Schema, cells: Cells, source: str) -> str:
     return f"(select *{kept} from {cast_cells(schema, cells, source)})"
 
 
-def misfits(schema: Schema) -> str:
-    """Return SQL over `checked` for the reasons why a row does not fit, or null."""
-    parts = (
+def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
+    """Return SQL over `checked` for the reasons why a row does not fit, or null.
+
+    `undeclared` is SQL for the values of columns that the contract does not have.
+    """
+    parts = [
         f"case when v{i} is null and t{i} is not null then {values.reason(column, f't{i}')} end"
         for i, column in enumerate(schema.columns)
-    )
+    ]
+    parts += [
+        f"case when {value} is not null then {literal(f'column {name!r} is not in the contract: ')} || {value} end"
+        for name, value in (undeclared or {}).items()
+    ]
     listed = ", ".join(parts)
     return f"nullif(concat_ws('; ', {listed}), '')" if listed else "null::varchar"
 
@@ -141,7 +180,7 @@ def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
     """Hold the rows of `raw` to the contract; one with a value of which something would be lost is rejected."""
     con.execute(
         f"create or replace temp table {_CHECKED} as select *, case when {raw.bad} then {raw.why} "
-        f"else {misfits(schema)} end as reason from {checked(schema, raw.cells, raw.source)}"
+        f"else {misfits(schema, raw.undeclared)} end as reason from {checked(schema, raw.cells, raw.source)}"
     )
     rows = arrow(
         con, f"select {as_columns(schema, 'v')}, {POSITION} from {_CHECKED} where reason is null order by {POSITION}"
@@ -160,12 +199,14 @@ def not_in_years(schema: Schema) -> str:
     return f"coalesce({' or '.join(parts) or 'false'}, false)"
 
 
-def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema) -> Reading:
+def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()) -> Reading:
     """Hold the rows of `raw`, whose values have types already, to the contract; rejected ones are kept as JSON."""
     kinds = schema_of(con, f"from {RAW}").as_dict()
     came = {name: quoted(name) for name in schema.names}
-    packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in schema.names)
-    return fit(con, schema, Raw(of_types(came, kinds), f"to_json(struct_pack({packed}))::varchar"))
+    packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in (*schema.names, *undeclared))
+    row = f"to_json(struct_pack({packed}))::varchar"
+    beyond = {name: f"{quoted(name)}::varchar" for name in undeclared}
+    return fit(con, schema, Raw(of_types(came, kinds), row, undeclared=beyond))
 
 
 def moved(reading: Reading, by: int) -> Reading:

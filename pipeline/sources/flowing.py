@@ -35,8 +35,8 @@ def of_delimited(file: Delimited, schema: Schema, lines: int, moved: int) -> Flo
     The count tells of a field with a line break and of a blank line, `oddities` of all else that DuckDB cannot read.
     """
     names = delimited.header(file)
-    hold(schema, names, Place(file.place.file, 1))
-    if file.dialect.head_bytes(bytes_of(file.path)) is None:
+    undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
+    if undeclared or file.dialect.head_bytes(bytes_of(file.path)) is None:
         return None
     head = file.dialect.header_lines
     rejects = rejects_for(file.path)
@@ -51,7 +51,7 @@ def delimited_scan(
     head = dialect.head_bytes(bytes_of(path)) if isinstance(path, str) else None
     underscored = not isinstance(path, str) or holds(path, b"_", head or 0)
     source = delimited.strict_scan(path, dialect, names, delimited.dates_of(schema), rejects)
-    return _text_scan(schema, delimited.scanned_cells(schema, underscored=underscored), _with_file(path, source))
+    return _text_scan(schema, delimited.scanned_cells(schema, names, underscored=underscored), _with_file(path, source))
 
 
 def _with_file(path: str | Sequence[str], scan: str) -> str:

@@ -25,7 +25,6 @@ from pipeline.sources import columnar, flowing
 from pipeline.sources.cutting import bytes_of
 from pipeline.sources.delimited import Delimited, Dialect, header
 from pipeline.sources.fit import hold
-from pipeline.sources.naming import Naming
 
 SMALL_BYTES = 1 << 20
 """A file of more than this is scanned by itself."""
@@ -67,8 +66,8 @@ def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, r
 
     def names_of(file: SmallFile) -> tuple[str, ...] | None:
         names = header(Delimited(file.path, dialect, Place(file.source)))
-        hold(schema, names, Place(file.source, 1))
-        return None if dialect.head_bytes(bytes_of(file.path)) is None else names
+        undeclared = hold(schema, names, Place(file.source, 1), dialect.new_columns)
+        return None if undeclared or dialect.head_bytes(bytes_of(file.path)) is None else names
 
     groups = _by_first_line(files, dialect, names_of)
     if groups is None:
@@ -92,7 +91,7 @@ def of_documents(files: Sequence[SmallFile], schema: Schema, rejects: str) -> Fl
 
 
 def of_parquet(
-    con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], naming: Naming, schema: Schema
+    con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], dialect: Dialect, schema: Schema
 ) -> Flowing | None:
     """Return the rows of Parquet files as one query, or `None` when a column of one of them has to be cast."""
     if _TAKEN.intersection(schema.names):
@@ -108,15 +107,15 @@ def of_parquet(
     scans = []
     for group in groups.values():
         place = Place(group[0][1].source)
-        own = columnar.infer(con, group[0][1].path, naming, place)
-        hold(schema, own.names, place)
-        chosen = own.select(schema.names)
-        if chosen != schema or _TAKEN.intersection(own.names):
+        own = columnar.infer(con, group[0][1].path, dialect.naming, place)
+        undeclared = hold(schema, own.names, place, dialect.new_columns)
+        columns = columnar.as_they_are(own, schema)
+        if undeclared or columns is None or _TAKEN.intersection(own.names):
             return None
         numbers, sources = _list(n for n, _, _ in group), _list(literal(file.source) for _, file, _ in group)
         paths = _list(literal(file.path) for _, file, _ in group)
         scans.append(
-            f"select {columnar.selected(chosen)}, {sources}[file_index::integer + 1] as {SOURCE}, "
+            f"select {columns}, {sources}[file_index::integer + 1] as {SOURCE}, "
             f"file_row_number + 1 as {POSITION}, false as {MISFIT}, {numbers}[file_index::integer + 1] as {_FILE} "
             f"from read_parquet({paths}, file_row_number = true, hive_partitioning = false)"
         )
