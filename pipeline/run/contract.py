@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source, Stored
 from pipeline.core.errors import OrderError, SchemaError, SourceError, SourceUnavailableError
-from pipeline.core.reading import PROVENANCE, Evolvable, Part, Reader
+from pipeline.core.reading import PROVENANCE, Evolvable, Part, Piece, Reader
 from pipeline.core.schema import Schema, compare
 from pipeline.kernel.types import stored
 from pipeline.lake import Version
 from pipeline.run.decide import Decision
-from pipeline.run.readers import reader_of
+from pipeline.run.readers import LogReader, reader_of
 from pipeline.run.workspace import Workspace
+
+_LOOKED_AT = 1 << 18
+"""How many records of a partition a start of a stream looks at for columns: as many as it takes at once."""
 
 
 def feed_contract(workspace: Workspace, feed: Feed, parts: Sequence[Part]) -> Schema:
@@ -55,6 +59,36 @@ def source_contract(
                 place=definition.place,
             )
     return contract
+
+
+def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogReader) -> Schema:
+    """Return the columns of a source that is streamed: those declared, else inferred, and those that are added.
+
+    These are the columns of its table, and of what its log holds and the table does not have yet, up to a bound.
+    """
+    is_declared = definition.schema is not None and bool(definition.schema.columns)
+    if not isinstance(definition, Source) or definition.new_columns != "add":
+        if definition.schema is not None and is_declared:
+            return definition.schema
+        return inferred(workspace, definition, log.plan(None, Bound(rows=1)).parts)
+    version = workspace.version(definition.name, lenient=True)
+    epoch = None if version is None or version.manifest is None else version.manifest.epoch
+    read = {} if epoch is None else epoch.inputs[definition.name].offsets
+    parts = _held(log, read)
+    if version is not None:
+        return grown(workspace, definition, with_declared(definition, own_columns(version.schema).inferred()), parts)
+    return fresh_contract(workspace, definition, parts)
+
+
+def _held(log: LogReader, read: Mapping[str, int]) -> tuple[Part, ...]:
+    """Return what a log holds beyond offsets that were read: a partition that is taken whole, else its next records."""
+    found = []
+    for uri, extent in sorted(log.extents().items()):
+        begin, whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
+        if begin < extent.end:
+            end = None if whole else min(extent.end, begin + _LOOKED_AT)
+            found.append(Part(Piece(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
+    return tuple(found)
 
 
 def with_declared(definition: Source, found: Schema) -> Schema:

@@ -68,18 +68,15 @@ def hold(schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewC
             do=f"rename it: files(…, rename={{{recased[0]!r}: {folded[recased[0].lower()]!r}}})",
             place=place,
         )
-    if missing and new_columns != "add":
+    gone = [] if new_columns == "add" else missing
+    refused = added if new_columns == "refuse" else []
+    if gone or refused:
+        take = 'source(…, new_columns="add") takes new columns and makes missing ones null'
+        other = "take missing ones out of schema=" if gone else '"set aside" quarantines rows with a value in one'
         raise SchemaError(
-            "the data does not have all columns of the contract",
-            got=f"no {few(map(repr, missing))}",
-            do='take it out of schema=, or make it null: source(…, new_columns="add")',
-            place=place,
-        )
-    if added and new_columns == "refuse":
-        raise SchemaError(
-            "the data has columns that the contract does not have",
-            got=few(map(repr, added)),
-            do='take them: source(…, new_columns="add"); or quarantine rows with a value in one: new_columns="set aside"',
+            "the columns are not those of the contract",
+            got=few([*(f"no {name!r}" for name in gone), *(f"new column {name!r}" for name in refused)]),
+            do=f"{take}; {other}",
             place=place,
         )
     if added and new_columns == "add":

@@ -237,7 +237,7 @@ def test_a_row_that_was_set_aside_comes_in_once_its_column_is_declared(tmp_path)
     ("columns", "problem"),
     [
         (("V", "id"), r"got 'V', which differs in case only from 'v'; rename it: files\(…, rename=\{'V': 'v'\}\)"),
-        (("id",), "does not have all columns of the contract: got no 'v'"),
+        (("id",), "the columns are not those of the contract: got no 'v'"),
         (("v", "id"), None),
     ],
 )

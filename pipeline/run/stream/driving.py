@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
-from pipeline.core.errors import UnavailableError
+from pipeline.core.errors import NewColumnsError, UnavailableError
 from pipeline.core.reading import Extent
 from pipeline.run.stream.begins import Begin, resolved
 from pipeline.run.stream.facts import facts_of
@@ -127,8 +127,10 @@ class Driver:
 
     def _goes_on_after(self, error: Exception) -> bool:
         together = self._together
-        is_away = isinstance(error, UnavailableError)
-        if together.stop.is_set() or not may_pass(error) or not (self._was_opened or is_away):
+        is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
+        if has_grown:
+            together.planner.forget(self.name)
+        if together.stop.is_set() or not (may_pass(error) or has_grown) or not (self._was_opened or is_away):
             return False
         wait_s = together.wanted.patience.wait_s(self._restarts, time.monotonic(), error)
         if wait_s is None:

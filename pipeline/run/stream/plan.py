@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
+from sqlglot import exp
 
-from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError, few
 from pipeline.core.eventtime import EventTime, require_time
@@ -26,7 +26,7 @@ from pipeline.kernel.provenance import bare, carrying
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.types import stored
-from pipeline.run.contract import inferred
+from pipeline.run.contract import stream_contract
 from pipeline.run.readers import log_of
 from pipeline.run.stream.intake import Intake
 from pipeline.run.stream.keeping import Keeper, Plot
@@ -72,6 +72,19 @@ class StreamPlan:
             return {intake.name: Prepared(self.statement) for intake in self.intakes}
         at = before if isinstance(before, int) else min(before.values(), default=BEGINNING)
         return {name: self.operator.prepare(name, at) for name in self.operator.inputs}
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether new columns of its rows are null for rows of before: a source's are, and those that a star brings.
+
+        Not so where the statement computes something of all columns, nor what a function makes of them.
+        """
+        if isinstance(self.definition, Source):
+            return self.definition.new_columns == "add"
+        transform = self.definition.transform if isinstance(self.definition, Table) else None
+        if self.operator is not None or not isinstance(transform, SqlTransform):
+            return False
+        return transform.tree.is_star and transform.tree.find(exp.Columns) is None
 
     @property
     def identity(self) -> StateIdentity | None:
@@ -120,6 +133,10 @@ class Planner:
         if not isinstance(definition, Table) or not self.is_streamed(name):
             return False
         return definition.merge is not None or self.plan(name).emits == "upsert"
+
+    def forget(self, name: str) -> None:
+        """Let a stream be planned anew when it is asked for, since its inputs have other columns now."""
+        self._plans.pop(name, None)
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -206,7 +223,8 @@ def lake_intake(planner: Planner, name: str) -> Intake:
     """Return a streamed input that is in the lake, as its readers follow it: what a stream wrote, another reads."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
-        schema = planner.plan(name).schema
+        version = planner.workspace.version(name, lenient=True) if definition.new_columns == "add" else None
+        schema = planner.plan(name).schema if version is None else version.schema
         return TableIntake(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
     return intake_of(planner, name)
 
@@ -229,9 +247,7 @@ def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
     if definition.event_time is None:
         raise AssertionError(f"{definition.name!r} is not streamed")
     log = log_of(planner.workspace, definition)
-    schema = definition.schema
-    if schema is None or not schema.columns:
-        schema = inferred(planner.workspace, definition, log.plan(None, Bound(rows=1)).parts)
+    schema = stream_contract(planner.workspace, definition, log)
     if definition.event_time.column not in schema.names:
         raise DefinitionError(
             f"source {definition.name!r} has no column {definition.event_time.column!r}, its event time",

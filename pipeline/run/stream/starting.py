@@ -44,6 +44,8 @@ class Identity:
     """The columns of the table that is there."""
     place: Place | None = None
     """Where it is defined."""
+    may_grow: bool = False
+    """Whether new columns of its rows are null in the rows of its table."""
     first_fingerprint: str = ""
     """What epochs of format 1 have in place of the state's identity."""
 
@@ -90,7 +92,7 @@ _KEEP = "keep the state as it is with --keep-state,"
 def _obstacle(epoch: Epoch, now: Identity, state: StateMode) -> tuple[str, str] | None:
     """Return why a commit cannot be gone on from, and the ways on; `None` when it can."""
     change = None if now.table is None else compare(now.table, now.schema)
-    if change:
+    if change and not (now.may_grow and not change.removed and not change.retyped):
         return f"its rows have other columns than its table: {change}", _BACK
     if state == "rebuild":
         return None

@@ -143,6 +143,7 @@ class Stream:
             schema=plan.schema,
             table=None if seen is None else seen.schema,
             place=plan.definition.place,
+            may_grow=plan.may_grow,
             first_fingerprint=plan.first_fingerprint,
         )
         manifest = None if seen is None else seen.manifest

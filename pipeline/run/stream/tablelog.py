@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from pipeline.batch.work import Made, Maker, Split
 from pipeline.core.epochs import Epoch, Reached
-from pipeline.core.errors import RequestError, SourceError, StorageError
-from pipeline.core.reading import POSITION, SOURCE, Extent, PartReader, Tail, Traits
+from pipeline.core.errors import NewColumnsError, RequestError, SourceError, StorageError
+from pipeline.core.reading import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, PartReader, Tail, Traits
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import empty, literal
 from pipeline.kernel.scan import DataFile, Scan
@@ -68,8 +68,8 @@ class TableLog:
             return None
         return None if version is None or version.manifest is None else version.manifest.epoch
 
-    def files(self, begin: int, end: int) -> tuple[DataFile, ...]:
-        """Return the files that came with the versions from one on, the second not included.
+    def came(self, begin: int, end: int) -> tuple[Schema, tuple[DataFile, ...]]:
+        """Return the columns, and the files that came with the versions from one on, the second not included.
 
         Raises `SourceError` when rows went in them: what was made of these cannot be taken back by a stream.
         """
@@ -77,7 +77,7 @@ class TableLog:
         if now is None:
             raise SourceError(f"table {self.table.name!r} is gone", do="make it again, and start the stream anew")
         if begin == 0:
-            return now.files
+            return now.schema, now.files
         then = self.table.version(begin - 1, lenient=True)
         change = None if then is None else self.table.change_since(begin - 1, then.mark, now)
         if change is None or change.removed:
@@ -86,7 +86,7 @@ class TableLog:
                 got=f"rows that went between version {begin - 1} and {end - 1}",
                 do="start the stream anew with --from earliest, or compute its table in batch",
             )
-        return change.added
+        return now.schema, change.added
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,20 @@ class _FromVersions:
     def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
         del con
         (part,) = split.parts
-        scan = Scan(self.intake.schema, self.intake.table.files(part.begin, part.end or 0))
+        schema, files = self.intake.table.came(part.begin, part.end or 0)
+        self._require_columns(schema)
+        scan = Scan(self.intake.schema, files)
         names = {name.lower() for name in self.intake.schema.names}
         own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
         own += [f"null::bigint as {POSITION}"] if POSITION not in names else []
         query = f"select *{''.join(f', {c}' for c in own)} from ({scan.query()})"
         yield Made(query, rows_in=scan.rows, bytes_in=scan.size_bytes)
+
+    def _require_columns(self, schema: Schema) -> None:
+        """Raise `NewColumnsError` when a stream that looks at all columns of a table was planned without some of them."""
+        intake = self.intake
+        names = intake.schema.names
+        looks_at_all = intake.columns is None or set(names) <= {*intake.columns, SOURCE, POSITION, INGESTED_AT}
+        new = [name for name in schema.names if name not in {*names, *PROVENANCE}]
+        if new and looks_at_all:
+            raise NewColumnsError(f"table {intake.name!r} has new columns", got=", ".join(new))

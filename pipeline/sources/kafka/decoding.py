@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SchemaError, SourceError
-from pipeline.core.reading import MISFIT, POSITION, Flowing, Reading
+from pipeline.core.reading import MISFIT, POSITION, Flowing, NewColumns, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import connect, literal, quoted
 from pipeline.sources import documents, values
@@ -28,7 +28,8 @@ from pipeline.sources.fit import RAW, Cells, Raw, any_misfit, as_columns, cast_c
 from pipeline.sources.kafka.fetching import FETCHED, VALUE
 from pipeline.sources.kafka.formats import TYPES, Avro, Format, Metadata, Protobuf
 from pipeline.sources.kafka.partition import Partition
-from pipeline.sources.kafka.records import WHY, Codec, codec_of, columns_of
+from pipeline.sources.kafka.records import WHY, Codec, codec_of, columns_of, decode
+from pipeline.sources.nested import only_keys
 from pipeline.sources.values import Rule
 
 BASE64 = "base64:"
@@ -49,6 +50,8 @@ class Decoder:
     keeps_tombstones: bool = False
     event_time: str | None = None
     """The column in which a message without a value has its own time."""
+    new_columns: NewColumns | None = None
+    """What happens to fields that the contract does not name; `None`: they are passed over."""
 
     def infer(self, records: pa.Table, place: Place) -> Schema:
         """Return the columns of some records; raise `SourceError` when none tells any."""
@@ -81,7 +84,7 @@ class Decoder:
         self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
     ) -> Iterator[Flowing | None]:
         """Yield records as a query; None when they have to be read with care."""
-        table = None if MISFIT in schema.names else self._clean(records, schema)
+        table = None if MISFIT in schema.names else self._clean(records, schema, partition)
         if table is None:
             yield None
             return
@@ -98,7 +101,7 @@ class Decoder:
         with connect() as con:
             con.register("_records", records)
             if self._codec is not None:
-                con.register("_columns", self._decoded(records, schema, con))
+                con.register("_columns", self._decoded(records, schema, con, partition))
                 con.execute(f"create temp table {RAW} as select r.*, c.* from _records r positional join _columns c")
                 return _fit(con, schema, Raw(self._cells(schema, partition), "", why=WHY), in_text=False)
             is_object = documents.is_object("line") if self.format == "json" else "true"
@@ -110,7 +113,8 @@ class Decoder:
             if self.format == "json":
                 objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
                 source = documents.with_texts(Schema(self._own(schema)), objects)
-            raw = Raw(self._cells(schema, partition), "", why=f"({self._why()})", source=source)
+            beyond = documents.values_of(self._undeclared(schema, self._keys(con), partition))
+            raw = Raw(self._cells(schema, partition), "", why=f"({self._why()})", source=source, undeclared=beyond)
             return _fit(con, schema, raw, in_text=True)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
@@ -187,13 +191,26 @@ class Decoder:
         json = f"when not is_object then {literal('not a JSON object')}" if self.format == "json" else ""
         return f"case {tombstone} {text} {json} end"
 
-    def _clean(self, records: pa.Table, schema: Schema) -> pa.Table | None:
+    def _keys(self, con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+        """Return the keys of the JSON objects in `raw`, where they matter."""
+        if self.new_columns is None or self.format != "json":
+            return ()
+        found = con.execute(f"select distinct unnest(json_keys(line)) as key from {RAW} where is_object order by key")
+        return tuple(str(row[0]) for row in found.fetchall())
+
+    def _undeclared(self, schema: Schema, names: Iterable[str], partition: Partition) -> tuple[str, ...]:
+        """Return the fields with which a record is set aside; raise `SchemaError` for those that are refused."""
+        if self.new_columns is None:
+            return ()
+        return hold(schema, tuple(dict.fromkeys((*schema.names, *names))), Place(partition.uri), self.new_columns)
+
+    def _clean(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
         """Return what a query can be run over, or None when a row is no row at all."""
         if not self.keeps_tombstones and records.column(VALUE).null_count:
             return None
         if self._codec is not None:
             with connect() as con:
-                decoded = self._decoded(records, schema, con)
+                decoded = self._decoded(records, schema, con, partition)
             if decoded.column(WHY).null_count < decoded.num_rows:
                 return None
             for name in decoded.column_names:
@@ -215,18 +232,25 @@ class Decoder:
             # what is no JSON stops the query; what begins with a brace and is JSON is an object
             source = documents.with_texts(Schema(self._own(schema)), source)
             other = "not coalesce(starts_with(line, '{'), true)"
+            if self.new_columns is not None:
+                names = tuple(column.name for column in self._own(schema))
+                other += f" or not coalesce({only_keys('json_keys(line)', names)}, true)"
         cells = self._cells(schema, partition)
         return (
             f"select {as_columns(schema)}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
             f"from {cast_cells(schema, cells, source)}"
         )
 
-    def _decoded(self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection) -> pa.Table:
+    def _decoded(
+        self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection, partition: Partition
+    ) -> pa.Table:
         """Return the columns of the values, and `_why` for those that cannot be decoded."""
         assert self._codec is not None  # noqa: S101 - asked before
         values = records.column(VALUE).to_pylist()
         own = Schema(self._own(schema))
-        found = columns_of(self._codec, values, own, con, keeps_tombstones=self.keeps_tombstones)
+        decoded = decode(self._codec, values, keeps_tombstones=self.keeps_tombstones)
+        undeclared = self._undeclared(schema, decoded.names, partition)
+        found = columns_of(decoded, own, undeclared, con)
         return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
 
 

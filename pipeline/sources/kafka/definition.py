@@ -22,8 +22,9 @@ import pyarrow as pa
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import Extent, Flowing, Part, Piece, Reading, Tail, Traits
+from pipeline.core.reading import Extent, Flowing, NewColumns, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
+from pipeline.sources.fit import unknown
 from pipeline.sources.kafka.formats import Avro, Field, Format, Metadata, Protobuf, metadata_of
 from pipeline.sources.kafka.partition import Partition, Topic
 from pipeline.sources.kafka.security import Sasl, Tls
@@ -54,6 +55,8 @@ class Kafka:
     ahead_bytes: int = field(default=AHEAD_BYTES, compare=False)
     event_time: str | None = None
     """The column that a message without a value has its own time in, where such messages are kept."""
+    new_columns: NewColumns | None = None
+    """What happens to fields that the contract does not name; `None`: they are passed over."""
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle the options alone: connections are made anew."""
@@ -64,7 +67,17 @@ class Kafka:
         """A hash of the format and of what is fetched; which topics, and where they are, does not count."""
         kind = self.format if isinstance(self.format, str) else type(self.format).__name__
         kept = ("message", self.format.message) if isinstance(self.format, Protobuf) else ()
-        return fingerprint("kafka", kind, kept, self.metadata.columns, self.keeps_tombstones)
+        policy = () if self.new_columns in {None, "refuse"} else (self.new_columns,)
+        return fingerprint("kafka", kind, kept, self.metadata.columns, self.keeps_tombstones, *policy)
+
+    def evolving(self, new_columns: NewColumns) -> Kafka:
+        """Return the topics for a source that does this with fields that its contract does not have."""
+        return replace(self, new_columns=new_columns)
+
+    def beyond(self, part: Part, schema: Schema) -> Schema:
+        """Return the fields of a range's records that a contract does not have, with the types that these tell."""
+        found = self.decoder.infer(self._fetched(part), Place(part.piece.uri))
+        return found.select(unknown(schema, found.names))
 
     def timed(self, column: str) -> Kafka:
         """Return the topics for a source whose event time is in this column: a tombstone then has its message's time."""
@@ -148,7 +161,7 @@ class Kafka:
         """What makes rows of values."""
         from pipeline.sources.kafka.decoding import Decoder  # noqa: PLC0415 - Kafka's client is an extra
 
-        return Decoder(self.format, self.metadata, self.keeps_tombstones, self.event_time)
+        return Decoder(self.format, self.metadata, self.keeps_tombstones, self.event_time, self.new_columns)
 
     @property
     def place(self) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import duckdb
@@ -51,15 +52,23 @@ def codec_of(format: Avro | Protobuf) -> Codec:  # noqa: A002 - the field's word
         ) from error
 
 
-def columns_of(
-    codec: Codec,
-    values: Sequence[bytes | None],
-    schema: Schema,
-    con: duckdb.DuckDBPyConnection,
-    *,
-    keeps_tombstones: bool,
-) -> pa.Table:
-    """Return the values' fields as columns of the contract's types, and `_why` where one does not fit, else null."""
+@dataclass(frozen=True)
+class Decoded:
+    """Records, and for each the reason why its value is none, else null."""
+
+    records: list[Record]
+    why: list[str | None]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields that have a value in some record, in the order in which they come."""
+        return tuple(
+            dict.fromkeys(name for record in self.records for name, value in record.items() if value is not None)
+        )
+
+
+def decode(codec: Codec, values: Sequence[bytes | None], *, keeps_tombstones: bool) -> Decoded:
+    """Decode values one by one."""
     why: list[str | None] = [None] * len(values)
     records: list[Record] = [{}] * len(values)
     for at, value in enumerate(values):
@@ -70,13 +79,30 @@ def columns_of(
             records[at] = codec.decode(value)
         except UndecodableError as error:
             why[at] = str(error)
+    return Decoded(records, why)
+
+
+def columns_of(decoded: Decoded, schema: Schema, undeclared: Sequence[str], con: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Return the records' fields as columns of the contract's types, and `_why` where one does not fit, else null.
+
+    Nor does a record that has a value in a field that is `undeclared`.
+    """
+    why = list(decoded.why)
+    for name in undeclared:
+        for at, record in enumerate(decoded.records):
+            if record.get(name) is not None:
+                why[at] = _and(why[at], f"column {name!r} is not in the contract: {record[name]}")
     wanted = empty(con, schema).schema if schema.columns else pa.schema([])
     columns = {}
     for column in schema.columns:
-        cells = [_plain(record.get(column.name)) for record in records]
+        cells = [_plain(record.get(column.name)) for record in decoded.records]
         kind = wanted.field(column.name).type
         columns[column.name] = _column(cells, kind, why, lambda value, c=column: f"{not_of(c)}{value}")  # type: ignore[misc]
     return pa.table({**columns, WHY: pa.array(why, pa.string())})
+
+
+def _and(why: str | None, more: str) -> str:
+    return more if why is None else f"{why}; {more}"
 
 
 def inferred(records: Sequence[Record], con: duckdb.DuckDBPyConnection, place: Place) -> Schema:
@@ -97,8 +123,7 @@ def _column(cells: list[object], kind: pa.DataType, why: list[str | None], reaso
             try:
                 pa.array([cell], kind)
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-                said = reason(cell)
-                why[at] = said if why[at] is None else f"{why[at]}; {said}"
+                why[at] = _and(why[at], reason(cell))
                 cells[at] = None
         return pa.array(cells, kind)
 

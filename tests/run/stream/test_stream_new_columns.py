@@ -1,0 +1,126 @@
+"""Columns that come to a stream: at its start, while it runs, and to the streams that read its table."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipeline.core.errors import SchemaError, StorageError
+from pipeline.run.stream.verifying import verify
+
+TEXT = """
+from pipeline import files, source, sql
+
+raw = source(files("data/*.csv"), event_time="at", NEW)
+rows = sql("select * exclude (_source, _position, _ingested_at) from raw")
+named = sql("select id, v from raw where v > 0")
+by_minute = sql("select tumble(at, interval '1 minute') as minute, sum(v) as v from raw group by all", key="minute")
+"""
+OLD = "at,id,v\n2024-01-01 00:00:00,1,1\n"
+NEW = "id,b,v,at\n2,x,2,2024-01-01 00:10:00\n"
+LAST = "at,id,v\n2024-01-01 00:20:00,3,3\n"
+
+
+@pytest.fixture
+def grown(plant):
+    """A folder of a project, and a function that puts a file into it."""
+
+    def project(new='new_columns="add"', text=TEXT):
+        folder = plant(text=text.replace("NEW", new))
+        (folder / "data").mkdir(exist_ok=True)
+        return folder
+
+    return project
+
+
+def put(folder, name, text):
+    (folder / "data" / f".{name}").write_text(text)
+    (folder / "data" / f".{name}").rename(folder / "data" / name)
+
+
+def holds(folder, streams):
+    for name in ("raw", "rows", "named", "by_minute"):
+        found = verify(streams.opened(folder), name)
+        assert found.holds, (name, found)
+
+
+def test_a_column_is_taken_at_the_next_start(grown, streams):
+    folder = grown()
+    put(folder, "f1.csv", OLD)
+    streams.start(folder, until_caught_up=True).run()
+    put(folder, "f2.csv", NEW)
+    put(folder, "f3.csv", LAST)
+    streams.start(folder, until_caught_up=True).run()
+
+    assert streams.rows(folder, "raw", "id, b") == [(1, None), (2, "x"), (3, None)]
+    assert streams.rows(folder, "rows", "id, b") == [(1, None), (2, "x"), (3, None)]
+    assert streams.rows(folder, "named", "id, v") == [(1, 1), (2, 2), (3, 3)]
+    holds(folder, streams)
+
+
+def test_a_column_is_taken_while_the_stream_runs(grown, streams):
+    folder = grown()
+    put(folder, "f1.csv", OLD)
+    told = []
+    with streams.alive(streams.start(folder, tell=lambda name, words: told.append((name, words)))):
+        wait_for(lambda: count(streams, folder, "rows") == 1)
+        put(folder, "f2.csv", NEW)
+        wait_for(lambda: count(streams, folder, "rows") == 2)
+        put(folder, "f3.csv", LAST)
+        wait_for(lambda: count(streams, folder, "rows") == 3)
+
+    assert streams.rows(folder, "rows", "id, b") == [(1, None), (2, "x"), (3, None)]
+    assert {name for name, words in told if "'b'" in words or "new columns" in words} == {"raw", "rows"}
+    holds(folder, streams)
+
+
+def test_rows_with_a_value_are_set_aside_in_a_stream_as_in_batch(grown, streams):
+    folder = grown('new_columns="set aside"')
+    put(folder, "f1.csv", OLD)
+    put(folder, "f2.csv", NEW + "4,,2,2024-01-01 00:10:01\n")
+    streams.start(folder, until_caught_up=True).run()
+
+    assert streams.rows(folder, "raw", "id") == [(1,), (4,)]
+    holds(folder, streams)
+
+
+def test_a_refused_column_ends_the_stream_with_the_advice(grown, streams):
+    folder = grown('new_columns="refuse"')
+    put(folder, "f1.csv", OLD)
+    put(folder, "f2.csv", NEW)
+
+    with pytest.raises(SchemaError, match=r"new column 'b'; source\(…, new_columns=\"add\"\) takes"):
+        streams.start(folder, "raw", until_caught_up=True).run()
+
+    grown('new_columns="add"')
+    streams.start(folder, until_caught_up=True).run()
+    assert streams.rows(folder, "raw", "id, b") == [(1, None), (2, "x")]
+
+
+def test_a_state_that_keeps_a_star_is_refused_and_can_be_made_anew(grown, streams):
+    text = TEXT.replace("import files", "import deduplicate, files")
+    text += 'once = deduplicate("raw", key="id", event_time="at", within="1 hour")\n'
+    folder = grown(text=text)
+    put(folder, "f1.csv", OLD)
+    streams.start(folder, until_caught_up=True).run()
+    put(folder, "f2.csv", NEW)
+    put(folder, "f3.csv", LAST)  # whose time lets the rows before it out
+
+    with pytest.raises(StorageError, match=r"once' cannot go on.*headwater stream once --from earliest"):
+        streams.start(folder, until_caught_up=True).run()
+
+    streams.start(folder, "once", until_caught_up=True, begin="earliest").run()
+    assert streams.rows(folder, "once", "id, b") == [(1, None), (2, "x")]
+
+
+def count(streams, folder, name):
+    version = streams.opened(folder).version(name)
+    return 0 if version is None else version.rows
+
+
+def wait_for(what):
+    until = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -1,0 +1,66 @@
+"""Fields of messages that the contract does not name: passed over, set aside, refused, or known before they are read."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import fastavro
+import pytest
+
+from pipeline.core.errors import NewColumnsError, SchemaError
+from pipeline.core.schema import Schema
+from pipeline.sources.kafka import Avro, kafka
+from tests.sources.test_sources_kafka_formats import flowed, read, reasons
+
+SCHEMA = Schema.of({"id": "BIGINT"})
+ROWS = [{"id": 1}, {"id": 2, "b": "x"}, {"id": 3, "b": None}]
+WHY = "column 'b' is not in the contract: x"
+
+
+@pytest.fixture(params=["json", "avro"])
+def topic(request, tmp_path):
+    """Values of a format, and the format."""
+    if request.param == "json":
+        return [json.dumps(row).encode() for row in ROWS], "json"
+    fields = [{"name": "id", "type": "long"}, {"name": "b", "type": ["null", "string"], "default": None}]
+    written = {"type": "record", "name": "r", "fields": fields}
+    (tmp_path / "1.avsc").write_text(json.dumps(written))
+    values = []
+    for row in ROWS:
+        stream = io.BytesIO()
+        fastavro.schemaless_writer(stream, fastavro.parse_schema(written), row)
+        values.append(b"\0" + (1).to_bytes(4, "big") + stream.getvalue())
+    return values, Avro(tmp_path.as_uri())
+
+
+def test_without_the_option_they_are_passed_over(topic):
+    values, kind = topic
+    assert read(values, SCHEMA, kind).rows["id"].to_pylist() == [1, 2, 3]
+    assert flowed(values, SCHEMA, kind).num_rows == 3
+
+
+def test_a_record_with_a_value_in_one_is_set_aside(topic):
+    values, kind = topic
+    reading = read(values, SCHEMA, kind, new_columns="set aside")
+
+    assert reading.rows["id"].to_pylist() == [1, 3]
+    assert reasons(reading) == {1: WHY}
+    assert flowed(values, SCHEMA, kind, new_columns="set aside") is None
+    assert flowed(values[:1], SCHEMA, kind, new_columns="set aside").num_rows == 1
+
+
+@pytest.mark.parametrize(("policy", "error"), [("refuse", SchemaError), ("add", NewColumnsError)])
+def test_a_record_with_one_is_refused(topic, policy, error):
+    values, kind = topic
+    with pytest.raises(error, match="'b'"):
+        read(values, SCHEMA, kind, new_columns=policy)
+
+    known = Schema.of({"id": "BIGINT", "b": "VARCHAR", "c": "DATE"})
+    assert read(values, Schema(known.columns[:2]), kind, new_columns=policy).rows["b"].to_pylist() == [None, "x", None]
+
+
+def test_the_fingerprint_follows_what_changes_rows_that_were_read():
+    plain = kafka("t", servers="x")
+    assert plain.fingerprint == plain.evolving("refuse").fingerprint
+    assert len({plain.fingerprint, plain.evolving("add").fingerprint, plain.evolving("set aside").fingerprint}) == 3
