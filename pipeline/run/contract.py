@@ -55,7 +55,7 @@ def source_contract(
             raise SchemaError(
                 f"source {definition.name!r} has other columns than before",
                 got=str(change),
-                do="accept them with --full",
+                do='accept them with --full where all data has them, else give the source new_columns="add"',
                 place=definition.place,
             )
     return contract

@@ -184,7 +184,7 @@ class Runner:
 
     def _ingest(self, definition: Source, decision: Decision, version: Version | None) -> tuple[Order, _Basis]:
         contract = source_contract(self.workspace, definition, version, decision, full=self.options.full)
-        notes = (column.note for column in contract.columns if column.note)
+        notes = dict.fromkeys(column.note for column in contract.columns if column.note)
         decision = replace(decision, reason="; ".join([decision.reason, *notes]))
         order = Order(
             definition=definition,

@@ -54,7 +54,7 @@ def hold(schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewC
     if ours is not None:
         raise SchemaError(
             f"the column name {ours!r} is taken: every row carries where it came from under it",
-            do="rename the column in the file",
+            do=f"rename it in the data, or by files(…, rename={{{ours!r}: '…'}})",
             place=place,
         )
     folded = {name.lower(): name for name in schema.names}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import duckdb
 
 from pipeline.core.schema import Schema
+from pipeline.kernel.engine import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
 from pipeline.sources.fit import Cells, checked
 
@@ -21,6 +22,9 @@ _NEXT: Mapping[str, tuple[str, ...]] = {
 }
 """What is tried for a type that DuckDB found; after all of these, text."""
 _TEXT = "VARCHAR"
+_EITHER = r"(0?[1-9]|1[0-2])([-/.])(0?[1-9]|1[0-2])[-/.][0-9]{4}"
+_SAMPLED = 10_000
+"""How many rows are looked at for dates that can be read in two ways."""
 
 
 def settled(
@@ -36,7 +40,35 @@ def settled(
         lost = ", ".join(f"count(*) filter (v{i} is null and t{i} is not null)" for i in range(len(waiting)))
         counts = con.execute(f"select {lost} from {checked(tried, cells_of(tried), source(tried))}").fetchall()[0]
         waiting = {name: kinds[1:] for (name, kinds), count in zip(waiting.items(), counts, strict=True) if count}
-    return Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))
+    settled_on = Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))
+    notes = _ambiguous(con, settled_on, cells_of, source)
+    return Schema(tuple(replace(column, note=notes.get(column.name, "")) for column in settled_on.columns))
+
+
+def _ambiguous(
+    con: duckdb.DuckDBPyConnection, schema: Schema, cells_of: Callable[[Schema], Cells], source: Callable[[Schema], str]
+) -> dict[str, str]:
+    """Return notes on the text columns of which every value is a date that can be read day first and month first."""
+    texts = Schema(tuple(column for column in schema.columns if column.type == _TEXT))
+    if not texts.columns:
+        return {}
+    tests = ", ".join(
+        f"case when bool_and(regexp_full_match(t{i}, {literal(_EITHER)})) then any_value(t{i}) end"
+        for i in range(len(texts.columns))
+    )
+    rows = f"select * from {checked(texts, cells_of(texts), source(texts))} limit {_SAMPLED}"
+    examples = con.execute(f"select {tests} from ({rows})").fetchall()[0]
+    return {
+        name: f"{name!r} is VARCHAR: dates such as {example} can be read day first and month first; declare it as varchar, "
+        f"and read it by strptime({name}, '{_format(example, 'dm')}') or '{_format(example, 'md')}'"
+        for name, example in zip(texts.names, examples, strict=True)
+        if example is not None
+    }
+
+
+def _format(date: str, order: str) -> str:
+    mark = next(character for character in date if not character.isdigit())
+    return mark.join((*(f"%{part}" for part in order), "%Y"))
 
 
 def choices(kind: str) -> tuple[str, ...]:

@@ -232,3 +232,29 @@ def test_the_fingerprint_follows_the_names_and_is_as_before_without_them():
     )
     assert len({files("a.csv", **o).fingerprint for o in options}) == len(options)
     assert files("a.csv").fingerprint == files("a.csv", header=True, encoding="utf-8").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (["01/02/2024", "03/04/2024"], "strptime(d, '%d/%m/%Y') or '%m/%d/%Y'"),
+        (["1.2.2024", "", "11.12.2024"], "strptime(d, '%d.%m.%Y') or '%m.%d.%Y'"),
+        (["01-02-2024"], "strptime(d, '%d-%m-%Y') or '%m-%d-%Y'"),
+        (["31/12/2024", "01/02/2024"], None),  # only day first
+        (["01/31/2024"], None),
+        (["2024-01-02"], None),
+        (["01/02/2024", "x"], None),
+        (["", ""], None),
+    ],
+)
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_dates_that_can_be_read_in_two_ways_are_text_with_a_note(tmp_path, values, advice, format):  # noqa: A002
+    lines = [json.dumps({"id": i, "d": v or None}) if format == "json" else f"{i},{v}" for i, v in enumerate(values)]
+    head = [] if format == "json" else ["id,d"]
+    (tmp_path / f"a.{format}").write_text("\n".join([*head, *lines]) + "\n")
+    reader = files(tmp_path / f"a.{format}")
+
+    (column,) = reader.schema(reader.pieces()[0]).select(("d",)).columns
+
+    assert advice is None or column.type == "VARCHAR"
+    assert column.note == "" if advice is None else advice in column.note

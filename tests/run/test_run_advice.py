@@ -1,0 +1,190 @@
+"""What errors of sources and definitions advise works: each piece of advice is followed, and the run is green."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import HeadwaterError
+from pipeline.run.foresight import Options
+from pipeline.run.project import load
+from pipeline.run.runner import Runner
+from tests.run.conftest import TOML
+
+ROOT = Path(__file__).parents[2] / "pipeline"
+MODULES = [
+    *sorted((ROOT / "sources").glob("*.py")),
+    *(ROOT / name for name in ("core/definitions.py", "core/eventtime.py", "run/contract.py", "run/decide.py")),
+]
+HEAD = "import pyarrow as pa\nfrom pipeline import fail, files, generate, quarantine, source, sql, table, warn\n"
+RAW = 'raw = source(files("data/*.csv"))'
+Content = dict[str, str | bytes | None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run that fails, what its error advises, and what is done then."""
+
+    advice: str
+    """A part of the error's text, which is in the code too."""
+    text: str = RAW
+    files: Content = field(default_factory=lambda: {"f1.csv": "id\n1\n"})
+    fix: str | None = None
+    """The definitions that follow the advice; None: as they were."""
+    put: Content = field(default_factory=dict)
+    """The files that follow the advice; None removes one."""
+    full: bool = False
+    before: tuple[str, Content] | None = None
+    """Definitions and files of a run that went well before."""
+
+
+def raw(*options: str, pattern: str = "data/*.csv", reader: str = "") -> str:
+    return f"raw = source({', '.join([f'files({pattern!r}{reader})', *options])})"
+
+
+ONE, WIDER = {"f1.csv": "id\n1\n"}, {"f2.csv": "id,b\n1,x\n"}
+BOTH = {**ONE, **WIDER}
+ADD, ASIDE = 'new_columns="add"', 'new_columns="set aside"'
+ID = 'schema={"id": "bigint"}'
+ID_Z = 'schema={"id": "bigint", "z": "bigint"}'
+KEPT = "\nkept = sql('select id from raw')"
+TIME = 'schema={"id": "bigint", "at": "timestamp"}, event_time="at"'
+AT = {"f1.csv": "id,at\n1,2024-01-01\n"}
+FUNCTION = """
+@table()
+def kept(raw: pa.Table) -> pa.Table:
+    return pa.table({"x": [CAST] * raw.num_rows})
+"""
+ROWS_DECIDE = FUNCTION.replace("CAST", "1 if 1 in raw['id'].to_pylist() else 'x'")
+
+CASES = [
+    Case("name all columns by position: files(…, header=True, names=[…])", files={"a.csv": "v,v\n1,2\n"}, fix=raw(reader=', header=True, names=["v", "w"]')),
+    Case("give one another name: files(…, rename={", files={"a.csv": "p,P\n1,2\n"}, fix=raw(reader=', rename={"P": "upper"}')),
+    Case("rename it: files(…, rename={", raw(ID), {"a.csv": "ID\n1\n"}, raw(ID, reader=', rename={"ID": "id"}')),
+    Case("rename it in the data, or by files(…, rename={", files={"a.csv": "id,_source\n1,2\n"}, fix=raw(reader=', rename={"_source": "origin"}')),
+    Case('new_columns="add") takes new columns', files=BOTH, fix=raw(ADD)),
+    Case('new_columns="add") takes new columns', raw(ID), BOTH, raw(ID, ADD)),
+    Case('new_columns="add") takes new columns', files={**WIDER, "f3.csv": "id\n1\n"}, fix=raw(ADD)),
+    Case('new_columns="add") takes new columns', fix=raw(ADD), before=(RAW, ONE), put={}, files=BOTH),
+    Case('"set aside" quarantines rows with a value in one', files=BOTH, fix=raw(ASIDE)),
+    Case('"set aside" quarantines rows with a value in one', raw(ID, "stored=False") + KEPT, WIDER, raw(ID, "stored=False", ASIDE) + KEPT),
+    Case("take missing ones out of schema=", raw(ID_Z), ONE, raw(ID)),
+    Case("take missing ones out of schema=", raw(ID_Z, "stored=False") + KEPT, ONE, raw(ID, "stored=False") + KEPT),
+    Case("makes missing ones null", raw(ID_Z), ONE, raw(ID_Z, ADD)),
+    Case("end them in line feeds", files={"a.csv": "id\r1\r"}, put={"a.csv": "id\n1\n"}),
+    Case("remove it: it has to name the columns", files={"a.csv": "\nid\n1\n"}, put={"a.csv": "id\n1\n"}),
+    Case("give one name for each", raw(reader=', header=True, names=["a"]'), {"a.csv": "a,b\n1,2\n"}, raw(reader=', header=True, names=["a", "b"]')),
+    Case("mend the file; nothing of it was taken", files={"a.csv": f"id,n\n1,{'a' * 40_000_000}\n2,b\n"}, put={"a.csv": "id,n\n1,a\n"}),
+    Case("write one object a line, or one array of objects", raw(pattern="data/*.json"), {"a.json": "5\n"}, put={"a.json": '[{"id": 1}]'}),
+    Case("write one array, or one object a line", raw(pattern="data/*.json"), {"a.json": '[{"id": 1}\n{"id": 2}'}, put={"a.json": '{"id": 1}\n{"id": 2}'}),
+    Case('encoding="windows-1252")', files={"a.csv": "„id“\n1\n".encode("windows-1252")}, fix=raw(reader=', encoding="windows-1252"')),
+    Case('encoding="utf-16")', files={"a.csv": "id\n1\n".encode("utf-16")}, fix=raw(reader=', encoding="utf-16"')),
+    Case("give one such as 'latin-1', 'windows-1252' or 'utf-16'", raw(reader=', encoding="ansi"'), fix=raw(reader=', encoding="windows-1252"')),
+    Case("give format= one of ", raw(pattern="data/*"), {"a.xyz": "id\n1\n"}, raw(pattern="data/*", reader=', format="csv"')),
+    Case("remove encoding=", raw(reader=', format="parquet", encoding="latin-1"'), fix=RAW),
+    Case("give header=False if the first line is a row", raw(reader=', names=["id"]'), fix=raw(reader=', names=["id"], header=False')),
+    Case("header=True if the names replace it", raw(reader=', names=["id"]'), fix=raw(reader=', names=["id"], header=True')),
+    Case("check the path", files={}, put=ONE),
+    Case("give each column its own name; case does not tell names apart", raw(reader=', names=["a", "A"], header=False'), {"a.csv": "1,2\n"}, raw(reader=', names=["a", "b"], header=False')),
+    Case("give each column a name", raw(reader=', names=["a", ""], header=False'), {"a.csv": "1,2\n"}, raw(reader=', names=["a", "b"], header=False')),
+    Case("remove it or wait for it", files={**ONE, "e.csv": ""}, put={"e.csv": None}),
+    Case("remove it or wait for it", files={**ONE, "e.csv": ""}, put={"e.csv": "id\n2\n"}),
+    Case("is it whole, and packed as its name says?", raw(pattern="data/*.csv.gz"), {"a.csv.gz": "id\n1\n"}, put={"a.csv.gz": gzip.compress(b"id\n1\n")}),
+    Case("write SQL over `i` and `p`", 'raw = source(generate({"id": "nope"}, count=3), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i * p"}, count=3), schema={"id": "bigint"})'),
+    Case("give it an end (count=), bound the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}, count=3), schema={"id": "bigint"})'),
+    Case("bound the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}), schema={"id": "bigint"}, most_rows=3)'),
+    Case("join some with `and`", raw("expect=[warn(f'w{i}', 'id > 0') for i in range(61)]"), fix=raw("expect=[warn('w', ' and '.join(['id > 0'] * 61))]")),
+    Case("give each its own name", raw("expect=[warn('w', 'id > 0'), warn('w', 'id > 1')]"), fix=raw("expect=[warn('w', 'id > 0'), warn('x', 'id > 1')]")),
+    Case("give sequence_by= with the column that says which row of a key comes last", RAW + "\nkept = sql('select id from raw', key='id', apply_as_deletes='id > 3')", fix=RAW + "\nkept = sql('select id, id as s from raw', key='id', apply_as_deletes='id > 3', sequence_by='s')"),
+    Case("give key=", RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s')", fix=RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s', key='id')"),
+    Case("take it out of key=, or give another sequence_by=", RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s', key=('id', 's'))", fix=RAW + "\nkept = sql('select id, id as s from raw', sequence_by='s', key='id')"),
+    Case("remove stored=False, or give new_columns='set aside'", raw(ID, ADD, "stored=False") + KEPT, fix=raw(ID, ADD) + KEPT),
+    Case("or give new_columns='set aside'", raw(ID, ADD, "stored=False") + KEPT, fix=raw(ID, ASIDE, "stored=False") + KEPT),
+    Case("remove new_columns=", f'raw = source(generate({{"id": "i"}}, count=3), {ID}, {ADD})', fix=f'raw = source(generate({{"id": "i"}}, count=3), {ID})'),
+    Case("give those to the table that reads it", raw(ID, "stored=False", 'key="id"') + KEPT, fix=raw(ID, "stored=False") + "\nkept = sql('select id from raw', key='id')"),
+    Case("give event_time= with a column", raw(ID, 'lateness="1 minute"'), AT, raw(TIME, 'lateness="1 minute"')),
+    Case("write for example '10 minutes'", raw(TIME, 'lateness="soon"'), AT, raw(TIME, 'lateness="10 minutes"')),
+    Case("accept them with --full where all data has them", files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, ONE), full=True),
+    Case('else give the source new_columns="add"', files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, {**ONE, "f3.csv": "id\n3\n"}), fix=raw(ADD)),
+    Case("bring it back, or accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), put=ONE),
+    Case("accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), full=True),
+    Case("cast them in the definition, or recompute it with --full", RAW + ROWS_DECIDE, {"f2.csv": "id\n2\n"}, RAW + FUNCTION.replace("CAST", "'x'"), before=(RAW + ROWS_DECIDE, ONE)),
+    Case("or recompute it with --full", RAW + ROWS_DECIDE, {"f2.csv": "id\n2\n"}, before=(RAW + ROWS_DECIDE, ONE), full=True),
+]  # fmt: skip
+ELSEWHERE = {
+    "give schema=": "an ArrowReader or a topic without rows: tests/contracts",
+    "read the file whole": "a run does that by itself: a SplitError",
+    "move files into the folder when they are complete": "a file that changes while it is read: tests/faults",
+    "give offsets": "headwater stream --from a time: tests/run/stream",
+    "see ": "a connector of a third party: tests/contracts",
+    "start again with --from earliest": "streams: tests/run/stream",
+    "raise the retention; go on with what is left": "streams: tests/faults",
+    "declare the column as a time in schema=": "streams: tests/run/stream",
+    "go on with what is left: headwater run --accept-gaps": "Kafka: tests/sources/test_sources_kafka.py",
+}
+"""Advice that no run over files can follow, and where it is tried."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{n}-{case.advice[:30]}" for n, case in enumerate(CASES)])
+def test_the_advice_of_an_error_works(tmp_path, case):
+    folder = tmp_path / "p"
+    if case.before is not None:
+        run(folder, *case.before)
+
+    with pytest.raises(HeadwaterError) as raised:
+        run(folder, case.text, case.files)
+    assert case.advice in str(raised.value)
+
+    assert run(folder, case.text if case.fix is None else case.fix, case.put, full=case.full).status == "done"
+
+
+def test_every_piece_of_advice_is_tried():
+    tried = [case.advice for case in CASES]
+    missing = [
+        f"{path.name}: {text}"
+        for path in MODULES
+        for text in advice_in(path)
+        if not any(part in text or text in part for part in (*tried, *ELSEWHERE))
+        and not any(matches(text, part) for part in tried)
+    ]
+    assert missing == []
+
+
+def advice_in(path: Path) -> list[str]:
+    """Return the texts of all `do=` in a module, with `…` for what is put into them."""
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    given = (keyword.value for call in calls for keyword in call.keywords if keyword.arg == "do")
+    return [text for value in given if (text := worded(value))]
+
+
+def worded(value: ast.expr) -> str:
+    if isinstance(value, ast.Constant):
+        return str(value.value)
+    if isinstance(value, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in value.values).strip(
+            "\0; "
+        )
+    return ""
+
+
+def matches(text: str, part: str) -> bool:
+    """Return whether a piece of advice may be what a text with gaps is filled to."""
+    pieces = [piece for piece in text.split("\0") if piece]
+    return bool(pieces) and all(piece in part or part in piece for piece in pieces)
+
+
+def run(folder: Path, text: str, content: Content, *, full: bool = False):
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "headwater.toml").write_text(TOML)
+    (folder / "shop.py").write_text(f"{HEAD}{text}\n")
+    for name, given in content.items():
+        path = folder / "data" / name
+        if given is None:
+            path.unlink()
+        else:
+            path.write_bytes(given if isinstance(given, bytes) else given.encode())
+    return Runner(load(folder), Options(full=full)).run()
