@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import POSITION, NewColumns, Reading
 from pipeline.core.schema import Column, Schema
-from pipeline.kernel.engine import arrow, literal, quoted, schema_of
+from pipeline.kernel.engine import arrow, listed, literal, quoted, schema_of
 from pipeline.sources import values
 from pipeline.sources.cutting import Bytes, head_bytes
 from pipeline.sources.encoding import not_decodable
-from pipeline.sources.fit import REJECTED, Cells, as_columns, checked, hold, misfits, of_texts
+from pipeline.sources.fit import REJECTED, Cells, checked, hold, misfits, of_texts, values_of
 from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
 from pipeline.sources.naming import Naming, numbered
@@ -91,7 +91,7 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     seen, skipped = (replace(file.dialect, has_header=False), ", skip = 1") if head.is_short else (file.dialect, "")
     found = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    inferred = settled(con, found, cells, lambda _: scan)
+    inferred = settled(con, found, cells, lambda tried: f"(select {listed(tried.names)} from {scan})")
     return Schema(tuple(replace(c, note=head.notes.get(c.name, c.note)) for c in inferred.columns))
 
 
@@ -120,7 +120,7 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
     why = misfits(schema, {name: quoted(name) for name in undeclared})
-    rows = arrow(con, f"select {as_columns(schema, 'v')}, {why} from {checked(schema, cells(schema, names), scan)}")
+    rows = arrow(con, f"select {values_of(schema)}, {why} from {checked(schema, cells(schema, names), scan)}")
     rejects = arrow(con, _rejects(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
@@ -205,10 +205,10 @@ def _is_short(names: int, reader: Iterator[list[str]]) -> bool:
     return len(firsts) == len(rows) and "" not in firsts and any(row[-1] for row in rows)
 
 
-def cells(schema: Schema, names: Sequence[str] | None = None) -> Cells:
+def cells(schema: Schema, names: Sequence[str] | None = None, texts: Texts | None = None) -> Cells:
     """Return the cells of a scan of texts; null for a column that is not among the `names` of the scan's."""
     known = set(schema.names if names is None else names)
-    return of_texts({name: quoted(name) if name in known else "null::varchar" for name in schema.names})
+    return of_texts({name: quoted(name) if name in known else "null::varchar" for name in schema.names}, texts)
 
 
 def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> Cells:

@@ -10,7 +10,7 @@ import duckdb
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
-from pipeline.sources.fit import Cells, checked
+from pipeline.sources.fit import Cells, Names, checked, unfit
 
 _NEXT: Mapping[str, tuple[str, ...]] = {
     "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # what an integer was taken for that is too long for a BIGINT
@@ -37,7 +37,7 @@ def settled(
     while waiting:
         chosen |= {name: kinds[0] for name, kinds in waiting.items()}
         tried = Schema(tuple(replace(columns[name], type=chosen[name]) for name in waiting))
-        lost = ", ".join(f"count(*) filter (v{i} is null and t{i} is not null)" for i in range(len(waiting)))
+        lost = ", ".join(f"count(*) filter ({test})" for test in unfit(tried))
         counts = con.execute(f"select {lost} from {checked(tried, cells_of(tried), source(tried))}").fetchall()[0]
         waiting = {name: kinds[1:] for (name, kinds), count in zip(waiting.items(), counts, strict=True) if count}
     settled_on = Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))
@@ -53,8 +53,8 @@ def _ambiguous(
     if not texts.columns:
         return {}
     tests = ", ".join(
-        f"case when bool_and(regexp_full_match(t{i}, {literal(_EITHER)})) then any_value(t{i}) end"
-        for i in range(len(texts.columns))
+        f"case when bool_and(regexp_full_match({came}, {literal(_EITHER)})) then any_value({came}) end"
+        for came in Names.of(texts).came
     )
     rows = f"select * from {checked(texts, cells_of(texts), source(texts))} limit {_SAMPLED}"
     examples = con.execute(f"select {tests} from ({rows})").fetchall()[0]

@@ -111,6 +111,11 @@ def test_files_without_a_header_and_names_in_its_place(tmp_path, options, names,
     assert [str(x) for x in reading.rows[names[0]].to_pylist()] == rows
     assert reading.rows[POSITION].to_pylist() == ([1, 3, 4] if len(rows) == 3 else [3, 4])
     assert not [c for c in schema.columns if c.note]  # nothing to warn of
+    assert flowing(reader, schema) is None  # for the line break
+    (tmp_path / "a.csv").write_text(mark + "1,a\n2,b\n3,c\n")
+    assert [str(row[names[0]]) for row in flowing(reader, Schema.of(dict.fromkeys(names, "varchar")))] == rows
+    typed = Schema.of({names[0]: "bigint", names[1]: "varchar"})
+    assert [str(row[names[0]]) for row in flowing(reader, typed)] == rows
 
 
 def test_a_part_of_a_file_without_a_header_has_its_positions(tmp_path):
