@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka import Producer
 from deltalake import CommitProperties, DeltaTable, Field, Transaction
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ from pipeline.run.runner import Runner
 from pipeline.run.workspace import Workspace
 from tests.run.conftest import TOML
 
-EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "2"))
 OPTIONS: Any = {"phases": [Phase.generate]} if os.environ.get("HEADWATER_NO_SHRINK") else {}
 HEAD = "import pyarrow as pa\nfrom pipeline import dimension, files, mart, quarantine, source, sql, table\n"
 READERS = """
@@ -60,7 +62,7 @@ def write(folder: Path, name: str, rows: list[Row], columns: tuple[str, ...]) ->
     elif name.endswith("json"):
         path.write_text("".join(json.dumps({c: r.get(c) for c in columns}) + "\n" for r in rows))
     else:
-        kinds = {"id": pa.int64(), "v": pa.int64(), "b": pa.string(), "c": pa.date32()}
+        kinds = {"id": pa.int64(), "v": pa.int64(), "b": pa.string(), "c": pa.string()}
         pq.write_table(pa.table({c: pa.array([r.get(c) for r in rows], kinds.get(c)) for c in columns}), path)
 
 
@@ -108,7 +110,7 @@ FILES = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_a_table_that_grew_step_by_step_is_the_one_that_is_made_at_once(
     kind: str, tmp_path_factory: pytest.TempPathFactory
 ):
@@ -282,3 +284,31 @@ def test_a_run_that_is_killed_once_the_table_has_the_column_is_made_good_by_the_
 def test_a_policy_that_cannot_be_is_refused(tmp_path, options, problem):
     with pytest.raises(HeadwaterError, match=problem):
         load(project(tmp_path / "p", options=options, below="rows = sql('select id from raw')"))
+
+
+def test_messages_with_new_fields_widen_a_table_from_run_to_run(tmp_path, kafka):
+    topic = f"columns-{uuid.uuid4().hex[:8]}"
+    kafka.create_topic(topic)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+
+    def grown(name: str) -> Path:
+        folder = project(tmp_path / name)
+        text = (folder / "shop.py").read_text().replace("import dimension", "import kafka, dimension")
+        reader = f"kafka({topic!r}, servers={kafka.bootstrap!r})"
+        (folder / "shop.py").write_text(text.replace('files("data/*.csv")', reader))
+        return folder
+
+    ours = grown("ours")
+    for row in ({"id": 1, "v": 1}, {"id": 2, "v": 2, "b": "x"}, {"id": 3, "v": 3}):
+        producer.produce(topic, json.dumps(row))
+        producer.flush()
+        run(ours)
+
+    assert Workspace(load(ours)).query("select id, b from rows order by id").to_pylist() == [
+        {"id": 1, "b": None},
+        {"id": 2, "b": "x"},
+        {"id": 3, "b": None},
+    ]
+    other = grown("other")
+    run(other)
+    assert everything(ours) == everything(other)
