@@ -52,7 +52,8 @@ class Scan:
 
     def widened(self, schema: Schema) -> Scan:
         """Return the same rows with the columns of a schema that they do not have: null."""
-        new = (replace(c, is_added=True) for c in schema.columns if c.name not in set(self.schema.names))
+        known = set(self.schema.names)
+        new = (replace(c, is_added=True) for c in schema.columns if c.name not in known)
         return replace(self, schema=Schema((*self.schema.columns, *new)))
 
     def splits(self, target_bytes: int) -> tuple[Scan, ...]:

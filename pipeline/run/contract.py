@@ -96,7 +96,8 @@ def with_declared(definition: Source, found: Schema) -> Schema:
     declared = Schema(()) if definition.schema is None else definition.schema
     if declared.columns and definition.new_columns != "add":
         return declared
-    return Schema((*declared.columns, *(c for c in found.columns if c.name not in set(declared.names))))
+    known = set(declared.names)
+    return Schema((*declared.columns, *(c for c in found.columns if c.name not in known)))
 
 
 def own_columns(schema: Schema) -> Schema:

@@ -214,7 +214,8 @@ def cells(schema: Schema, names: Sequence[str] | None = None, texts: Texts | Non
 def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> Cells:
     """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
     nothing = {c.name: "null::date" if c.type == "DATE" else "null::varchar" for c in schema.columns}
-    texts = of_texts({n: quoted(n) if n in names else nothing[n] for n in schema.names}, Texts(underscored))
+    known = set(names)
+    texts = of_texts({n: quoted(n) if n in known else nothing[n] for n in schema.names}, Texts(underscored))
 
     def rule(column: Column, text: str, cast: str) -> Rule:
         return values.of_scanned_date(text) if column.type == "DATE" else texts.rule(column, text, cast)

@@ -58,8 +58,9 @@ def hold(schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewC
             place=place,
         )
     folded = {name.lower(): name for name in schema.names}
-    added = [name for name in names if name not in set(schema.names)]
-    missing = [name for name in schema.names if name not in set(names)]
+    known, there = set(schema.names), set(names)
+    added = [name for name in names if name not in known]
+    missing = [name for name in schema.names if name not in there]
     recased = [name for name in added if name.lower() in folded]
     if recased:
         raise SchemaError(
@@ -81,7 +82,10 @@ def hold(schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewC
         )
     if added and new_columns == "add":
         raise NewColumnsError(
-            "columns came that the contract does not have yet", got=few(map(repr, added)), place=place
+            "columns came that the contract does not have yet",
+            got=few(map(repr, added)),
+            do="run again: a run, and a start of a stream, look for new columns before they read",
+            place=place,
         )
     return tuple(added)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import duckdb
 
@@ -25,43 +26,62 @@ _TEXT = "VARCHAR"
 _EITHER = r"(0?[1-9]|1[0-2])([-/.])(0?[1-9]|1[0-2])[-/.][0-9]{4}"
 _SAMPLED = 10_000
 """How many rows are looked at for dates that can be read in two ways."""
+_AT_ONCE = 250
+"""How many columns a statement tests: DuckDB compares each with every other."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The rows that types have to hold: the cells and the source for some of their columns."""
+
+    con: duckdb.DuckDBPyConnection
+    cells_of: Callable[[Schema], Cells]
+    source: Callable[[Schema], str]
+
+    def asked(self, schema: Schema, questions_of: Callable[[Schema], list[str]], rows: int | None = None) -> list[Any]:
+        """Return the answer to an aggregate for each column, over all rows or the first ones."""
+        answers: list[Any] = []
+        most = "" if rows is None else f" limit {rows}"
+        for begin in range(0, len(schema.columns), _AT_ONCE):
+            tried = Schema(schema.columns[begin : begin + _AT_ONCE])
+            sample = f"select * from {checked(tried, self.cells_of(tried), self.source(tried))}{most}"
+            answers += self.con.execute(f"select {', '.join(questions_of(tried))} from ({sample})").fetchall()[0]
+        return answers
 
 
 def settled(
     con: duckdb.DuckDBPyConnection, found: Schema, cells_of: Callable[[Schema], Cells], source: Callable[[Schema], str]
 ) -> Schema:
     """Return the columns with types that hold all values of a query, of those that come next to the ones that were found."""
+    sample = _Sample(con, cells_of, source)
     columns = {column.name: replace(column, is_inferred=True) for column in found.columns}
     waiting = {name: choices(column.type) for name, column in columns.items()}
     chosen: dict[str, str] = {}
     while waiting:
         chosen |= {name: kinds[0] for name, kinds in waiting.items()}
         tried = Schema(tuple(replace(columns[name], type=chosen[name]) for name in waiting))
-        lost = ", ".join(f"count(*) filter ({test})" for test in unfit(tried))
-        counts = con.execute(f"select {lost} from {checked(tried, cells_of(tried), source(tried))}").fetchall()[0]
+        counts = sample.asked(tried, lambda some: [f"count(*) filter ({test})" for test in unfit(some)])
         waiting = {name: kinds[1:] for (name, kinds), count in zip(waiting.items(), counts, strict=True) if count}
     settled_on = Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))
-    notes = _ambiguous(con, settled_on, cells_of, source)
+    notes = _ambiguous(sample, settled_on)
     return Schema(tuple(replace(column, note=notes.get(column.name, "")) for column in settled_on.columns))
 
 
-def _ambiguous(
-    con: duckdb.DuckDBPyConnection, schema: Schema, cells_of: Callable[[Schema], Cells], source: Callable[[Schema], str]
-) -> dict[str, str]:
+def _ambiguous(sample: _Sample, schema: Schema) -> dict[str, str]:
     """Return notes on the text columns of which every value is a date that can be read day first and month first."""
     texts = Schema(tuple(column for column in schema.columns if column.type == _TEXT))
-    if not texts.columns:
-        return {}
-    tests = ", ".join(
-        f"case when bool_and(regexp_full_match({came}, {literal(_EITHER)})) then any_value({came}) end"
-        for came in Names.of(texts).came
-    )
-    rows = f"select * from {checked(texts, cells_of(texts), source(texts))} limit {_SAMPLED}"
-    examples = con.execute(f"select {tests} from ({rows})").fetchall()[0]
+
+    def is_either(some: Schema) -> list[str]:
+        pattern = literal(_EITHER)
+        return [
+            f"case when bool_and(regexp_full_match({came}, {pattern})) then any_value({came}) end"
+            for came in Names.of(some).came
+        ]
+
     return {
         name: f"{name!r} is VARCHAR: dates such as {example} can be read day first and month first; declare it as varchar, "
         f"and read it by strptime({name}, '{_format(example, 'dm')}') or '{_format(example, 'md')}'"
-        for name, example in zip(texts.names, examples, strict=True)
+        for name, example in zip(texts.names, sample.asked(texts, is_either, _SAMPLED), strict=True)
         if example is not None
     }
 

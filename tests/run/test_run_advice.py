@@ -119,6 +119,7 @@ ELSEWHERE = {
     "give schema=": "an ArrowReader or a topic without rows: tests/contracts",
     "read the file whole": "a run does that by itself: a SplitError",
     "move files into the folder when they are complete": "a file that changes while it is read: tests/faults",
+    "run again: a run, and a start of a stream, look for new columns": "streams: tests/run/stream/test_stream_new_columns.py",
     "give offsets": "headwater stream --from a time: tests/run/stream",
     "see ": "a connector of a third party: tests/contracts",
     "start again with --from earliest": "streams: tests/run/stream",
