@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import Place
+from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import MISFIT, POSITION, Flowing, NewColumns, Part, Piece, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import literal, quoted, schema_of
@@ -23,9 +24,17 @@ _ROW = "file_row_number"
 def infer(con: duckdb.DuckDBPyConnection, path: str, naming: Naming, place: Place) -> Schema:
     """Return the file's own columns and types; raise `SourceError` for names that SQL cannot tell apart."""
     found = schema_of(con, f"select * from read_parquet({literal(path)})")
-    own = pq.read_metadata(path).schema.to_arrow_schema().names  # where two differ in case only DuckDB names one anew
-    named = zip(found.columns, naming.named(own, place), strict=True)
+    named = zip(found.columns, names(path, naming, place), strict=True)
     return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
+
+
+def names(path: str, naming: Naming, place: Place) -> tuple[str, ...]:
+    """Return the names of a file's columns; where two differ in case only DuckDB would give one another name."""
+    try:
+        own = pq.read_metadata(path).schema.to_arrow_schema().names
+    except pa.ArrowException as error:
+        raise SourceError("the file cannot be read as PARQUET", got=str(error), place=place) from error
+    return naming.named(own, place)
 
 
 @dataclass(frozen=True)

@@ -90,13 +90,16 @@ class Files:
         return self.schema(part.piece).select(new) if new else Schema(())
 
     def _names(self, piece: Piece) -> tuple[str, ...]:
-        place = Place(piece.uri)
-        with self._told(place), self._path(Part(piece)) as path, connect() as con:
+        """Return the names of a file's columns, without their types; of many files that are as they stand, quickly."""
+        place, path = Place(piece.uri), self.listing.path(piece.uri)
+        with self._told(place), contextlib.ExitStack() as stack:
+            if self.format == "json" or not self._is_plain(path):
+                path = stack.enter_context(self._path(Part(piece)))
             if self.format == "csv":
                 return delimited.header(Delimited(path, self.dialect, place))
             if self.format == "json":
-                return documents.names(con, path, place, self.dialect)
-            return self._own(con, path, place).names
+                return documents.names(stack.enter_context(connect()), path, place, self.dialect)
+            return columnar.names(path, self.dialect.naming, place)
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
         """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
