@@ -353,7 +353,15 @@ def streaming_of(
     if emit not in {None, "close", "change"}:
         raise DefinitionError("emit= is 'close' or 'change'", got=repr(emit), place=place)
     kept = None if ttl is None else span(ttl, "ttl", place)
-    return Streaming(emit, kept, event_time_of(event_time, lateness, None, None, place))
+    time = event_time_of(event_time, lateness, None, None, place)
+    if time is not None and time.made_by is not None:
+        raise DefinitionError(
+            "event_time= of a table is one of its columns",
+            got=repr(event_time),
+            do=f"write {time} as {time.column} where the table is made, and event_time={time.column!r}",
+            place=place,
+        )
+    return Streaming(emit, kept, time)
 
 
 def caller() -> Place:
@@ -441,7 +449,9 @@ def source(
     then, but for a replay, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
     the table that reads it, else this raises `DefinitionError`.
 
-    A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
+    A source that is streamed needs an `event_time`: the column that says when a row happened. Where it is a number since
+    1970, write `'epoch_ms(at)'` (milliseconds), `'to_timestamp(at)'` (seconds) or `'make_timestamp(at)'` (microseconds); in
+    the source's rows the column is that time. Rows may come up to
     `lateness` after the latest of their partition (`'10 minutes'`; none by default). Every partition holds event time back
     until it delivers, unless `idle_after` is given: one that is silent for so long then does not, and what it delivers
     after that may be late. A row from more than `ahead` (1 hour) after now is set aside.
@@ -449,9 +459,11 @@ def source(
     place = caller()
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
+    if contract is not None and time is not None:
+        contract = time.in_rows(contract, place)
     bound = _bound(most_rows, most_bytes, place)
     if time is not None and isinstance(reader, Timed):
-        reader = reader.timed(time.column)
+        reader = reader.timed(time)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
             contract = Schema(())  # that of the tables

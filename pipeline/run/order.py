@@ -107,7 +107,9 @@ def _maker(order: Order) -> Maker:
     source = None
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
-        source = FromSource(cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip)
+        source = FromSource(
+            cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip, reads.event_time
+        )
     if source is not None and reads is definition:
         return source
     transform = cast("Table", definition).transform

@@ -156,7 +156,9 @@ def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order,
     schema = Schema(()) if contract is None else contract
     reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
     way = source_route(definition, parts)
-    return replace(order, route=way, parts=parts, schema=schema), FromSource(reader, schema, order.at)
+    return replace(order, route=way, parts=parts, schema=schema), FromSource(
+        reader, schema, order.at, event_time=definition.event_time
+    )
 
 
 def _reparsable(definition: Source) -> Reparsable:

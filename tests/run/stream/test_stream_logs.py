@@ -288,7 +288,10 @@ def test_what_is_away_has_as_many_restarts_as_it_takes():
 def test_an_event_time_that_is_a_number_is_named(tmp_path):
     folder = project(tmp_path, 'files("data/*.csv")', ROWS, '"id": "bigint", "at": "bigint"')
 
-    with pytest.raises(DefinitionError, match=r"event_time= names 'at', which is BIGINT; it must be a TIMESTAMP"):
+    with pytest.raises(
+        DefinitionError,
+        match=r"source 'events' has the event time 'at', which is BIGINT.*event_time='epoch_ms\(at\)' in a source",
+    ):
         stream(folder)
 
 
