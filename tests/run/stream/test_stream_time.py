@@ -17,6 +17,7 @@ from pipeline.run.replay import quarantined
 from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked, Pace
 from pipeline.run.stream.verifying import verify
+from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 from tests.run.stream.test_stream_operations import until
 
@@ -55,18 +56,6 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for row in Workspace(load(folder)).query(query).to_pylist()]
 
 
-def conserved(folder: Path, name: str) -> None:
-    """Assert that each row that was read counts in the table, or is set aside, when nothing is held any more."""
-    workspace = Workspace(load(folder))
-    totals = workspace.require(name).manifest.epoch.totals
-    found = verify(workspace, name)
-    assert found.holds, found
-    assert found.rows_remembered == 0
-    counted = workspace.query(f"select coalesce(sum(n), 0)::bigint as n from {name}").to_pylist()[0]["n"]
-    assert found.rows_read == totals["rows_in"] == counted + totals["quarantined"]
-    assert totals["quarantined"] == quarantined(workspace, name).num_rows
-
-
 HOURS = 'hours = sql("select tumble(at, interval \'1 hour\') as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
 
 
@@ -80,7 +69,7 @@ def test_a_file_a_day_drained_every_night(tmp_path, window):
         found = rows(folder, "select count(*), sum(n) from hours")
         assert found == [(4 * day, 4 * day)]
         assert quarantined(Workspace(load(folder)), "hours").num_rows == 0
-        conserved(folder, "hours")
+        assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
 
 
 def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_path):
@@ -97,7 +86,33 @@ def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_pat
     assert quarantined(Workspace(load(folder)), "hours").column("reasons").to_pylist() == [
         "all its windows have closed"
     ]
-    conserved(folder, "hours")
+    assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
+
+
+@pytest.mark.parametrize(("minute", "is_late"), [(39, True), (40, False), (41, False)])
+def test_a_row_within_the_gap_of_a_drained_session_is_late_and_no_sessions_meet(tmp_path, minute, is_late):
+    #   a    20    30 |--- gap 10 ---| 40        drained: the session ends at 40, and so does the watermark
+    #   next                       39 | 40 41    before it: late; from it on: a session of its own
+    text = (
+        "visits = sql(\"select session(at, interval '10 minutes') as began, session_end(at, interval '10 minutes') as over, k, "
+        'count(*) as n from ticks group by all", key=["began", "k"])\n'
+    )
+    folder = project(tmp_path, events("ticks") + text)
+    put(
+        folder,
+        "ticks",
+        "d1",
+        [("2026-01-01 10:25:00", "a"), ("2026-01-01 10:30:00", "a"), ("2026-01-01 10:05:00", "b")],
+    )
+    stream(folder, drain=True)
+    put(folder, "ticks", "d2", [(f"2026-01-01 10:{minute}:00", "a"), (f"2026-01-01 10:{minute}:00", "b")])
+    stream(folder, drain=True)
+
+    found = rows(folder, "select minute(began), minute(over), n from visits where k = 'a' order by began")
+    assert found == [(25, 40, 2), *([] if is_late else [(minute, minute + 10, 1)])]
+    reasons = quarantined(Workspace(load(folder)), "visits").column("reasons").to_pylist()
+    assert reasons == ["its session may have closed"] * (2 * is_late)
+    conserved(Workspace(load(folder)), "visits", "n")
 
 
 def test_a_stream_below_a_drained_one_goes_on(tmp_path):
