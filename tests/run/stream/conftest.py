@@ -14,7 +14,6 @@ from pipeline.run.project import load
 from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked, Pace
 from pipeline.run.workspace import Workspace
-from tests.run.stream.conservation import of_every_stream
 
 TOML = """\
 [project]
@@ -60,13 +59,6 @@ def write(folder: Path, *, count: int | None = 4000, speed: float | None = None,
     (folder / "headwater.toml").write_text(TOML)
     (folder / "plant.py").write_text(text.replace("COUNT", str(count)).replace("SPEED", str(speed)))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Rows are conserved in every test that runs streams to a stop."""
-    with of_every_stream(monkeypatch):
-        yield
 
 
 @pytest.fixture

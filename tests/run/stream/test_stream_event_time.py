@@ -14,7 +14,7 @@ from pipeline.run import Runner, Workspace, load
 from pipeline.run.replay import quarantined
 from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
+from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 
 SECONDS = 1_767_225_600
@@ -72,7 +72,7 @@ def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, funct
     assert sorted(aside["reasons"].to_pylist()) == ["no event time", f"not a time: {function}(at)"]
     assert any(str(BEYOND) in row for row in aside["row"].to_pylist())
     for name in ("events", "minutes") if stored else ("minutes",):
-        assert verify(workspace, name).holds
+        conserved(workspace, name)
 
 
 def test_a_table_that_is_computed_in_batch_sees_the_same_times(tmp_path):
@@ -105,7 +105,7 @@ def test_a_tombstone_has_the_number_of_its_message(kafka, tmp_path, function):
 
     assert workspace.query("select id from accounts order by id").column("id").to_pylist() == [1, 3]
     assert quarantined(workspace, "accounts").num_rows == 0
-    assert verify(workspace, "accounts").holds
+    conserved(workspace, "accounts")
 
 
 def test_what_is_no_event_time_is_named_with_a_way_that_works(tmp_path):

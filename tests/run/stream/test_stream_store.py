@@ -11,9 +11,9 @@ from pipeline.run import Workspace, load
 from pipeline.run.stream.restarting import Patience
 from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
 from tests.rigs.gate import gated
 from tests.rigs.weed import BUCKET, SECRET, credentials
+from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_operations import until
 
 FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
@@ -80,5 +80,5 @@ def test_a_store_that_is_away_is_waited_for(s3, tmp_path):
             10 * file + minute for file in range(3) for minute in range(10)
         ]
         for name in ("rows", "minutes"):
-            assert verify(workspace, name).holds
+            conserved(workspace, name)
         assert any("Could not connect to the endpoint" in words and "Traceback" not in words for words in heard), heard

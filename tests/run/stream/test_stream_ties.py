@@ -11,7 +11,7 @@ import pytest
 from pipeline.run import Runner, Workspace, load
 from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
+from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 
 NAMES = ("firsts", "lasts", "steps", "numbered")
@@ -101,7 +101,7 @@ def test_files_of_one_instant_over_restarts_and_other_shards(tmp_path, stored, b
     stream(folder, 2, drain=True)
     assert rows(folder) == RIGHT
     for name in NAMES:
-        assert verify(Workspace(load(folder)), name).holds
+        conserved(Workspace(load(folder)), name)
 
     batch = project(tmp_path / "batch", 'files("in-*.csv")', stored=stored, between=between, streamed=False)
     put(batch, "in-1", VALUES[:7])
@@ -123,7 +123,7 @@ def test_offsets_of_a_topic_order_rows_of_one_instant(kafka, tmp_path):
     stream(folder, 1, drain=True)
     assert rows(folder) == RIGHT
     for name in NAMES:
-        assert verify(Workspace(load(folder)), name).holds
+        conserved(Workspace(load(folder)), name)
 
     batch = project(tmp_path / "batch", kafka_of(topic), stored=False, streamed=False)
     Runner(load(batch)).run()
