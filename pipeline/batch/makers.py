@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.batch.careful import REJECTED
 from pipeline.batch.work import STOP, Made, Split
-from pipeline.core.definitions import Transform
+from pipeline.core.definitions import LogTransform, Transform
 from pipeline.core.errors import DefinitionError, Place, SchemaError, SourceError, SplitError
 from pipeline.core.eventtime import EventTime
 from pipeline.core.functions import FunctionTransform
@@ -338,8 +338,14 @@ class FromWhole:
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         with self._driving(con, split) as read:
             rows = arrow(con, read.query)
-            con.register("_given", self.transform(**{self.transform.inputs[0]: rows, **others}))
+            con.register("_given", self._made({self.transform.inputs[0]: rows, **others}))
             yield replace(read, query="select * from _given", rows_in=rows.num_rows + read.rejected)
+
+    def _made(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """Return what the transform makes; a source that is not stored has its contract's columns, as in a stream."""
+        if self.source is None or not isinstance(self.transform, LogTransform):
+            return self.transform(**tables)
+        return self.transform.over_log(tables, {self.transform.inputs[0]: self.source.schema.names})
 
     def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
         """Do the same: what is returned is kept either way."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload, runtime_checkable
 
 from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place
@@ -108,6 +108,14 @@ class Transform(Protocol):
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Run it on in-memory tables, as a unit test does."""
+
+
+@runtime_checkable
+class LogTransform(Protocol):
+    """A transform that takes rows in the order of a log, whose place is beside the columns of the contract."""
+
+    def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Return the table for all rows of its inputs; of those with a contract it looks at these columns alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

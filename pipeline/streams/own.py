@@ -138,8 +138,12 @@ class StatefulTransform:
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Return the table for all rows of an in-memory input, which ends there."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        return whole(self.operator(schemas_of(given, {self.table: self.event_time}), self.place), given)
+        return self.over_log({**dict(zip(self.inputs, args, strict=False)), **tables}, {})
+
+    def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
+        streamed = schemas_of(tables, {self.table: self.event_time}, contracts)
+        return whole(self.operator(streamed, self.place), tables)
 
     def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
         """Return what streams it."""

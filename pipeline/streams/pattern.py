@@ -190,8 +190,12 @@ class PatternTransform:
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Return the matches in in-memory tables."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        return answered(Matches(self.pattern, schemas_of(given, dict(self.pattern.event_times))), given, self.place)
+        return self.over_log({**dict(zip(self.inputs, args, strict=False)), **tables}, {})
+
+    def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
+        streamed = schemas_of(tables, dict(self.pattern.event_times), contracts)
+        return answered(Matches(self.pattern, streamed), tables, self.place)
 
     def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
         """Return what streams it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -95,6 +95,12 @@ def require_columns(name: str, schema: Schema, columns: tuple[str, ...], place: 
         )
 
 
-def schemas_of(tables: Mapping[str, pa.Table], event_times: Mapping[str, str]) -> dict[str, Streamed]:
-    """Return tables in memory as streamed inputs."""
-    return {name: Streamed(from_arrow(table.schema), event_times[name]) for name, table in tables.items()}
+def schemas_of(
+    tables: Mapping[str, pa.Table], event_times: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
+) -> dict[str, Streamed]:
+    """Return tables in memory as streamed inputs, of those with a contract its columns alone."""
+    schemas = {name: from_arrow(table.schema) for name, table in tables.items()}
+    return {
+        name: Streamed(schema.select(tuple(contracts.get(name, schema.names))), event_times[name])
+        for name, schema in schemas.items()
+    }

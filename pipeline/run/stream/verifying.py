@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.batch.makers import FromSource
 from pipeline.batch.work import Split
 from pipeline.core.clock import now
-from pipeline.core.definitions import Action, Stored, Table
+from pipeline.core.definitions import Action, LogTransform, Stored, Table
 from pipeline.core.epochs import END, Epoch, Reached
 from pipeline.core.errors import RequestError
 from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
@@ -223,7 +223,9 @@ def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Tabl
     if plan.function is not None:
         return call(plan.function, given, definition.place)
     if plan.operator is None or not noted:
-        return definition.transform(**given)
+        contracts = {i.name: i.schema.names for i in plan.intakes}
+        transform = definition.transform
+        return transform.over_log(given, contracts) if isinstance(transform, LogTransform) else transform(**given)
     (name,) = plan.operator.inputs
     with_note = f"from {quoted(name)} left join _notes using ({SOURCE}, {POSITION})"
     by_watermark = {

@@ -77,6 +77,27 @@ RIGHT = {
 }
 
 
+def test_a_stateful_function_sees_the_columns_of_the_contract_alone(tmp_path):
+    """In a stream, in batch and in verify: the place of a row orders it and is no column of a source that is not stored."""
+    function = (
+        '@stateful(key="k", event_time="at", ttl="1 day", state={"n": "bigint"}, '
+        'schema={"at": "timestamp", "k": "varchar", "v": "bigint"})\n'
+        "def same(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:\n    return state, ticks\n"
+    )
+    for clock in ("stream", "batch"):
+        folder = project(tmp_path / clock, 'files("in-*.csv")', stored=False, streamed=clock == "stream")
+        page = (folder / "p.py").read_text().partition("\nfirsts")[0]
+        (folder / "p.py").write_text(f"{page}\n{function}")
+        put(folder, "in-1", VALUES)
+        if clock == "stream":
+            stream(folder, 1, drain=True)
+            conserved(Workspace(load(folder)), "same")
+        else:
+            Runner(load(folder)).run()
+        found = Workspace(load(folder)).query("select v from same order by v").column("v").to_pylist()
+        assert found == sorted(VALUES)
+
+
 def put(folder: Path, file: str, values: tuple[int, ...], *, at: str = "2026-01-01 00:00:00") -> None:
     draft = folder / f".{file}"
     draft.write_text("at,k,v\n" + "".join(f"{at},a,{v}\n" for v in values))
