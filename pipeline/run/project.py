@@ -71,6 +71,23 @@ def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
     return list(found.values())
 
 
+def _require_no_hiding(folder: Path, name: str) -> None:
+    """Raise `SettingsError` where a module of the project would be imported in place of one of Headwater's or Python's."""
+    if folder.resolve() == Path(__file__).resolve().parents[2]:
+        return
+    whose = dict.fromkeys(("pipeline", "ml", "serve", "cluster"), "Headwater")
+    if name in sys.stdlib_module_names:
+        whose[name] = "Python"
+    for module, owner in whose.items():
+        for file in (folder / f"{module}.py", folder / module / "__init__.py"):
+            if file.is_file():
+                raise SettingsError(
+                    f"a project cannot have a module named {module!r}: {owner} has one",
+                    got=str(file),
+                    do="give it another name, also in `definitions` of headwater.toml",
+                )
+
+
 def _modules(path: Path) -> list[ModuleType]:
     package = path.is_dir()
     file = path / "__init__.py" if package else path
@@ -78,6 +95,7 @@ def _modules(path: Path) -> list[ModuleType]:
         raise SettingsError("the definitions are not there", got=str(file), do="check `definitions` in headwater.toml")
     name = path.name if package else path.stem
     folder = path.parent
+    _require_no_hiding(folder, name)
     for known in [*_own_modules(folder), *(n for n in sys.modules if n == name or n.startswith(f"{name}."))]:
         sys.modules.pop(known, None)
     spec = importlib.util.spec_from_file_location(

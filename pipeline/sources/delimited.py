@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import POSITION, Reading
 from pipeline.core.schema import Column, Schema
-from pipeline.kernel.engine import arrow, literal, quoted, schema_of
+from pipeline.kernel.engine import arrow, listed, literal, quoted, schema_of
 from pipeline.sources import values
-from pipeline.sources.fit import REJECTED, Cells, as_columns, checked, hold, misfits, of_texts
+from pipeline.sources.fit import REJECTED, Cells, checked, hold, misfits, of_texts, values_of
 from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
 from pipeline.sources.values import Rule, Texts
@@ -63,7 +63,7 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
     found = schema_of(con, f"select * from {file.dialect.scan(file.path, options)}")
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    return settled(con, found, cells, lambda _: scan)
+    return settled(con, found, cells, lambda tried: f"(select {listed(tried.names)} from {scan})")
 
 
 def strict_scan(
@@ -90,9 +90,7 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     lines, names = lines_of(file.path), header(file)
     hold(schema, names, Place(file.place.file, 1))
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    rows = arrow(
-        con, f"select {as_columns(schema, 'v')}, {misfits(schema)} from {checked(schema, cells(schema), scan)}"
-    )
+    rows = arrow(con, f"select {values_of(schema)}, {misfits(schema)} from {checked(schema, cells(schema), scan)}")
     rejects = arrow(con, _rejects(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
@@ -138,14 +136,14 @@ def header(file: Delimited) -> tuple[str, ...]:
     return names
 
 
-def cells(schema: Schema) -> Cells:
+def cells(schema: Schema, texts: Texts | None = None) -> Cells:
     """Return the cells of a scan of texts."""
-    return of_texts({name: quoted(name) for name in schema.names})
+    return of_texts({name: quoted(name) for name in schema.names}, texts)
 
 
 def scanned_cells(schema: Schema, *, underscored: bool = True) -> Cells:
     """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
-    texts = of_texts({name: quoted(name) for name in schema.names}, Texts(underscored))
+    texts = cells(schema, Texts(underscored))
 
     def rule(column: Column, text: str, cast: str) -> Rule:
         return values.of_scanned_date(text) if column.type == "DATE" else texts.rule(column, text, cast)

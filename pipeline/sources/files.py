@@ -154,7 +154,7 @@ class Files:
                 yield found
             finally:
                 with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
-                    con.execute(flowing.forget(path))
+                    flowing.forget(con, path)
 
     def is_small(self, part: Part) -> bool:
         """Return whether a part is a whole small file, not packed, under a name that is no pattern."""
@@ -194,7 +194,7 @@ class Files:
         lines, before = self._lines(part, path), self._before(part)
         if self.format == "json":
             return flowing.of_documents(path, schema, lines, before)
-        return flowing.of_delimited(Delimited(path, self.dialect, place), schema, lines, before)
+        return flowing.of_delimited(con, Delimited(path, self.dialect, place), schema, lines, before)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`.

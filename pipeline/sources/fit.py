@@ -87,16 +87,42 @@ def of_types(came: Mapping[str, str], kinds: Mapping[str, str]) -> Cells:
     return Cells(came, rule)
 
 
+@dataclass(frozen=True)
+class Names:
+    """The internal names for each column of a schema: they begin with more underscores than any column's name does."""
+
+    came: tuple[str, ...]
+    cast: tuple[str, ...]
+    value: tuple[str, ...]
+
+    @classmethod
+    def of(cls, schema: Schema) -> Names:
+        """Return the names for a schema's columns."""
+        before = "_" * (2 + max((len(name) - len(name.lstrip("_")) for name in schema.names), default=0))
+        numbers = range(len(schema.columns))
+        return cls(*(tuple(f"{before}{kind}{i}" for i in numbers) for kind in ("t", "r", "v")))
+
+
 def cast_cells(schema: Schema, cells: Cells, source: str) -> str:
-    """Return a query of `source` to which what came for each column is added as `t0`, `t1`, ..., its cast as `r0`, ..."""
-    came = "".join(f", {cells.came[column.name]} as t{i}" for i, column in enumerate(schema.columns))
-    cast = "".join(f", {rule.cast} as r{i}" for i, rule in enumerate(_rules(schema, cells)))
+    """Return a query of `source` to which what came for each column is added, and its cast."""
+    names = Names.of(schema)
+    came = "".join(f", {cells.came[c.name]} as {name}" for c, name in zip(schema.columns, names.came, strict=True))
+    cast = "".join(f", {rule.cast} as {name}" for rule, name in zip(_rules(schema, cells), names.cast, strict=True))
     return f"(select *{cast} from (select *{came} from {source}))"
 
 
-def as_columns(schema: Schema, prefix: str = "r") -> str:
-    """Return the casts, or the values, under the names of the columns."""
-    return ", ".join(f"{prefix}{i} as {quoted(column.name)}" for i, column in enumerate(schema.columns))
+def casts(schema: Schema) -> str:
+    """Return the casts of `cast_cells` under the names of the columns."""
+    return _named(Names.of(schema).cast, schema)
+
+
+def values_of(schema: Schema) -> str:
+    """Return the values of `checked` under the names of the columns."""
+    return _named(Names.of(schema).value, schema)
+
+
+def _named(internal: tuple[str, ...], schema: Schema) -> str:
+    return ", ".join(f"{name} as {quoted(own)}" for name, own in zip(internal, schema.names, strict=True))
 
 
 def any_misfit(schema: Schema, cells: Cells) -> str:
@@ -104,9 +130,14 @@ def any_misfit(schema: Schema, cells: Cells) -> str:
 
     Most rows pass all fast tests at once; only for another is each column looked at.
     """
-    rules = tuple(enumerate(_rules(schema, cells)))
-    lost = [f"(r{i} is null and t{i} is not null)" for i, rule in rules if rule.fast is None and rule.cast != f"t{i}"]
-    tested = [(f"t{i}", rule) for i, rule in rules if rule.fast is not None]
+    names = Names.of(schema)
+    rules = tuple(zip(names.came, names.cast, _rules(schema, cells), strict=True))
+    lost = [
+        f"({cast} is null and {came} is not null)"
+        for came, cast, rule in rules
+        if rule.fast is None and rule.cast != came
+    ]
+    tested = [(came, rule) for came, _, rule in rules if rule.fast is not None]
     if tested:
         fast = " and ".join(f"({rule.fast})" for _, rule in tested)
         each = " and ".join(
@@ -118,20 +149,29 @@ def any_misfit(schema: Schema, cells: Cells) -> str:
 
 
 def _rules(schema: Schema, cells: Cells) -> list[Rule]:
-    return [cells.rule(column, f"t{i}", f"r{i}") for i, column in enumerate(schema.columns)]
+    names = Names.of(schema)
+    return [cells.rule(*given) for given in zip(schema.columns, names.came, names.cast, strict=True)]
 
 
 def checked(schema: Schema, cells: Cells, source: str) -> str:
-    """Return a query that adds to `cast_cells` the value of each cell as `v0`, `v1`, ..., null where it does not fit."""
-    kept = "".join(f", {rule.value(f'r{i}')} as v{i}" for i, rule in enumerate(_rules(schema, cells)))
+    """Return a query that adds to `cast_cells` the value of each cell, null where it does not fit."""
+    names = Names.of(schema)
+    rules = zip(_rules(schema, cells), names.cast, names.value, strict=True)
+    kept = "".join(f", {rule.value(cast)} as {value}" for rule, cast, value in rules)
     return f"(select *{kept} from {cast_cells(schema, cells, source)})"
+
+
+def unfit(schema: Schema) -> list[str]:
+    """Return for each column SQL over `checked`, true where its value does not fit."""
+    names = Names.of(schema)
+    return [f"{value} is null and {came} is not null" for value, came in zip(names.value, names.came, strict=True)]
 
 
 def misfits(schema: Schema) -> str:
     """Return SQL over `checked` for the reasons why a row does not fit, or null."""
     parts = (
-        f"case when v{i} is null and t{i} is not null then {values.reason(column, f't{i}')} end"
-        for i, column in enumerate(schema.columns)
+        f"case when {test} then {values.reason(column, came)} end"
+        for column, test, came in zip(schema.columns, unfit(schema), Names.of(schema).came, strict=True)
     )
     listed = ", ".join(parts)
     return f"nullif(concat_ws('; ', {listed}), '')" if listed else "null::varchar"
@@ -144,7 +184,7 @@ def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
         f"else {misfits(schema)} end as reason from {checked(schema, raw.cells, raw.source)}"
     )
     rows = arrow(
-        con, f"select {as_columns(schema, 'v')}, {POSITION} from {_CHECKED} where reason is null order by {POSITION}"
+        con, f"select {values_of(schema)}, {POSITION} from {_CHECKED} where reason is null order by {POSITION}"
     )
     rejected = arrow(
         con, f"select {POSITION}, reason, {raw.row} as row from {_CHECKED} where reason is not null order by {POSITION}"

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
+
 from pipeline.core.errors import Place
 from pipeline.core.reading import MISFIT, POSITION, Flowing
-from pipeline.core.schema import Schema
+from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import literal
-from pipeline.sources import delimited, documents, nested
+from pipeline.sources import converted, delimited, documents, nested
+from pipeline.sources.converted import Converted, Faults, Form
 from pipeline.sources.cutting import bytes_of, head_bytes, holds
 from pipeline.sources.delimited import Delimited, Dialect
-from pipeline.sources.fit import Cells, any_misfit, as_columns, cast_cells, hold
+from pipeline.sources.fit import Cells, any_misfit, cast_cells, casts, hold
+from pipeline.sources.values import Rule, Texts
 
+_CONVERTED = ("converted", "faults")
 _LINE = "'line': 'VARCHAR'"
 _NO_BYTE = "\x01"
 """Valid JSON never holds this byte as such."""
@@ -29,18 +35,39 @@ class TextScan:
     source: str
 
 
-def of_delimited(file: Delimited, schema: Schema, lines: int, moved: int) -> Flowing | None:
+def of_delimited(
+    con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema, lines: int, moved: int
+) -> Flowing | None:
     """Return the rows of a delimited file of so many lines, their positions moved; None when the header is an odd one.
 
-    The count tells of a field with a line break and of a blank line, `oddities` of all else that DuckDB cannot read.
+    The count tells of a field with a line break and of a blank line, `oddities` of all else that cannot be read.
     """
     names = delimited.header(file)
     hold(schema, names, Place(file.place.file, 1))
-    if head_bytes(bytes_of(file.path), file.dialect.delimiter) is None:
+    head = head_bytes(bytes_of(file.path), file.dialect.delimiter)
+    if head is None:
         return None
-    rejects = rejects_for(file.path)
-    scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
-    return _flowing(scan, lines - 1, moved + 1, rejects)
+    form = converted.form_of(file.path, file.dialect, names, schema)
+    if form is None:
+        rejects = _name(file.path, "rejects")
+        scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
+        return _flowing(scan, lines - 1, moved + 1, f"select count(*) from {rejects}")
+    rows, faults = (_name(file.path, kind) for kind in _CONVERTED)
+    stream = Converted(file.path, form)
+    con.register(rows, stream)
+    con.register(faults, Faults(stream, lines - 1))
+    scan = _text_scan(schema, _converted_cells(schema, form, Texts(holds(file.path, b"_", head))), rows)
+    return _flowing(scan, lines - 1, moved + 1, f"select faults from {faults}")
+
+
+def _converted_cells(schema: Schema, form: Form, texts: Texts) -> Cells:
+    """Return the cells of a file that Arrow converted: only columns that came as text are cast and tested."""
+    came = delimited.cells(schema, texts)
+
+    def rule(column: Column, value: str, cast: str) -> Rule:
+        return came.rule(column, value, cast) if form.types[column.name] == pa.string() else Rule(value)
+
+    return Cells(came.came, rule)
 
 
 def delimited_scan(
@@ -60,7 +87,7 @@ def _with_file(path: str | Sequence[str], scan: str) -> str:
 
 def _text_scan(schema: Schema, cells: Cells, source: str, other: str = "false") -> TextScan:
     """Return a scan of cells; a row for which `other` is true is a misfit too."""
-    return TextScan(as_columns(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
+    return TextScan(casts(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
 
 
 def of_documents(path: str, schema: Schema, lines: int, moved: int) -> Flowing:
@@ -70,8 +97,8 @@ def of_documents(path: str, schema: Schema, lines: int, moved: int) -> Flowing:
 
     A line that is blank, no object, or has a field of another name is a misfit; one that is no JSON is an error.
     """
-    rejects = rejects_for(path)
-    return _flowing(documents_scan(path, schema, rejects), lines, moved, rejects)
+    rejects = _name(path, "rejects")
+    return _flowing(documents_scan(path, schema, rejects), lines, moved, f"select count(*) from {rejects}")
 
 
 def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> TextScan:
@@ -93,17 +120,20 @@ def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> T
     return _text_scan(schema, documents.cells(schema), source, other)
 
 
-def _flowing(scan: TextScan, rows: int, moved: int, rejects: str) -> Flowing:
+def _flowing(scan: TextScan, rows: int, moved: int, oddities: str) -> Flowing:
     numbered = f"row_number() over () + {moved} as {POSITION}"
     query = f"select {scan.columns}, {numbered}, ({scan.misfit}) as {MISFIT} from {scan.source}"
-    return Flowing(query, rows, f"select count(*) from {rejects}")
+    return Flowing(query, rows, oddities)
 
 
-def rejects_for(path: str) -> str:
-    """Return the name of the temporary table in which DuckDB notes what it cannot read of a file."""
-    return "rejects_" + Path(path).parent.name.rpartition("-")[2]
+def forget(con: duckdb.DuckDBPyConnection, path: str) -> None:
+    """Drop what a connection holds of a file."""
+    for kind in _CONVERTED:
+        con.unregister(_name(path, kind))
+    rejects = _name(path, "rejects")
+    con.execute(f"drop table if exists {rejects}; drop table if exists {rejects}_scans")
 
 
-def forget(path: str) -> str:
-    """Return statements that drop what DuckDB noted of a file."""
-    return f"drop table if exists {rejects_for(path)}; drop table if exists {rejects_for(path)}_scans"
+def _name(path: str, kind: str) -> str:
+    """Return the name of what a connection holds of a file; the folder of each has a name of its own."""
+    return f"{kind}_{Path(path).parent.name.rpartition('-')[2]}"

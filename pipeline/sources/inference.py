@@ -9,7 +9,7 @@ import duckdb
 
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.types import inner_types, nested_type, stored_type
-from pipeline.sources.fit import Cells, checked
+from pipeline.sources.fit import Cells, checked, unfit
 
 _NEXT: Mapping[str, tuple[str, ...]] = {
     "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # what an integer was taken for that is too long for a BIGINT
@@ -21,6 +21,8 @@ _NEXT: Mapping[str, tuple[str, ...]] = {
 }
 """What is tried for a type that DuckDB found; after all of these, text."""
 _TEXT = "VARCHAR"
+_AT_ONCE = 250
+"""How many columns a statement tests: DuckDB compares each with every other."""
 
 
 def settled(
@@ -31,9 +33,12 @@ def settled(
     chosen: dict[str, str] = {}
     while waiting:
         chosen |= {name: kinds[0] for name, kinds in waiting.items()}
-        tried = Schema(tuple(Column(name, chosen[name], is_inferred=True) for name in waiting))
-        lost = ", ".join(f"count(*) filter (v{i} is null and t{i} is not null)" for i in range(len(waiting)))
-        counts = con.execute(f"select {lost} from {checked(tried, cells_of(tried), source(tried))}").fetchall()[0]
+        counts: list[int] = []
+        columns = [Column(name, chosen[name], is_inferred=True) for name in waiting]
+        for begin in range(0, len(columns), _AT_ONCE):
+            tried = Schema(tuple(columns[begin : begin + _AT_ONCE]))
+            lost = ", ".join(f"count(*) filter ({test})" for test in unfit(tried))
+            counts += con.execute(f"select {lost} from {checked(tried, cells_of(tried), source(tried))}").fetchall()[0]
         waiting = {name: kinds[1:] for (name, kinds), count in zip(waiting.items(), counts, strict=True) if count}
     return Schema(tuple(replace(column, type=chosen[column.name], is_inferred=True) for column in found.columns))
 

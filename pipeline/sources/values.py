@@ -96,6 +96,8 @@ def of_text(column: Column, text: str, cast: str, texts: Texts | None = None) ->
     if fast is None:
         return Rule(casting)
     strict, is_exact = _strict(column, text, cast), _is_exact(column.type)
+    if column.type.startswith("TIMESTAMP"):
+        return Rule(casting, fast, strict, _on_the_hour(column, text))
     if texts.reprinted is not None and (is_exact or column.type in _REALS):
         cut = texts.reprinted.any if is_exact else f"({cast} = 0 and {texts.reprinted.any})"
         return Rule(casting, fast, f"({strict}) and not {cut}")
@@ -244,13 +246,22 @@ def _exact_shape(column: Column) -> str:
     return rf"\s*[+-]?([0-9]+\.?[0-9]{{0,{places}}}0*|\.{alone})\s*"
 
 
+def _on_the_hour(column: Column, text: str) -> str:
+    """Return SQL for a time without minutes, which DuckDB does not read; null for what is none."""
+    zone = f"({_ZONE})?" if column.type == "TIMESTAMPTZ" else "()"
+    shape = literal(rf"^\s*({_DAY}[ T][0-9]{{2}}){zone}\s*$")
+    full = _cast(f"regexp_replace({text}, {shape}, '\\1:00\\2')", column)
+    is_one = " and ".join([f"regexp_full_match({text}, {shape})", *in_years(column, full)])
+    return f"case when {is_one} then {full} end"
+
+
 def _is_exact(kind: str) -> bool:
     return kind in _INTEGERS or decimal_of(kind) is not None
 
 
 def _written_out(text: str) -> str:
     """Return SQL for a number with an exponent without it; null for what is none. DuckDB's decimals lose digits of one."""
-    point, digits = "(len(m.i) + m.e::int)", "(m.i || m.f)"
+    point, digits = "(len(m['i']) + m['e']::int)", "(m['i'] || m['f'])"
     shifted = (
         f"case when {point} <= 0 then '0.' || repeat('0', -{point}) || {digits} "
         f"when {point} >= len({digits}) then {digits} || repeat('0', {point} - len({digits})) "
@@ -260,7 +271,7 @@ def _written_out(text: str) -> str:
         f"case when not regexp_full_match({text}, {literal(_REAL)}) then null "
         f"when regexp_full_match({text}, {literal(_ZERO)}) then '0' "
         f"else list_transform([regexp_extract({text}, {literal(_PARTS)}, ['s', 'i', 'f', 'e'])], "
-        f"lambda m: case when abs(try_cast(m.e as int)) <= {_LONGEST_SHIFT} then m.s || {shifted} end)[1] end"
+        f"lambda m: case when abs(try_cast(m['e'] as int)) <= {_LONGEST_SHIFT} then m['s'] || {shifted} end)[1] end"
     )
 
 

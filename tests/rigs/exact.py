@@ -27,6 +27,7 @@ _DAY = r" *0?(\d{4})([-/ \\])(\d{1,2})\2(\d{1,2})"
 _CLOCK = r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\d*))?)?"
 _DATE = re.compile(rf"{_DAY}((?: +|T)0?0:0?0(:0?0(\.0*)?)?)? *", re.ASCII)
 _TIMESTAMP = re.compile(rf"{_DAY}(?:(?: +|T){_CLOCK}( ?Z|[+-]\d\d(?::?\d\d)?)?)? *", re.ASCII)
+_HOUR = re.compile(rf"{_DAY}[ T]\d\d(?!\d|:)", re.ASCII)
 _TIME = re.compile(rf" *{_CLOCK} *", re.ASCII)
 _LONGEST_EXPONENT = 400
 
@@ -92,7 +93,7 @@ def _time_of(text, kind):
     if kind == "TIME":
         found = _TIME.fullmatch(text)
         return MISFIT if found is None or _micros(found[4]) is None else dt.time(*_clock(found.groups()))
-    found = _TIMESTAMP.fullmatch(text)
+    found = _TIMESTAMP.fullmatch(_HOUR.sub(r"\g<0>:00", text, count=1))
     if found is None or _micros(found[8]) is None or (found[9] and kind == "TIMESTAMP"):
         return MISFIT
     clock = _clock(found.groups()[4:8])
@@ -155,7 +156,8 @@ def _text(rnd, kind):
         tail = rnd.choice(["", "", "", "", f" {_clock_text(rnd)}", "T00:00:00", " 00:00", " (BC)", "x"])
         return _changed(rnd, _day_text(rnd) + tail, rarely=True)
     zones = ["", "", "", "Z", "+02", " +02:00", "-0530", " PM", "+17", " (BC)"]
-    return _changed(rnd, _day_text(rnd) + rnd.choice(" T ") + _clock_text(rnd) + rnd.choice(zones), rarely=True)
+    clock = rnd.choice([*(_clock_text(rnd) for _ in range(9)), f"{rnd.randint(0, 25):02d}"])
+    return _changed(rnd, _day_text(rnd) + rnd.choice(" T ") + clock + rnd.choice(zones), rarely=True)
 
 
 def _number(rnd, kind):

@@ -65,3 +65,14 @@ def test_wrong_definitions_name_the_place(tmp_path, code, message):
 def test_missing_definitions(tmp_path):
     with pytest.raises(SettingsError, match=r"the definitions are not there: got .*work.py; check `definitions`"):
         load(write(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pipeline.py", "serve.py", "json.py", "ml"])
+def test_a_module_that_hides_one_of_headwater_or_python_is_refused(tmp_path, name):
+    (tmp_path / "headwater.toml").write_text(f'[project]\nname = "p"\ndefinitions = "{name}"\n')
+    file = tmp_path / name if name.endswith(".py") else tmp_path / name / "__init__.py"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("from pipeline import sql\n")
+
+    with pytest.raises(SettingsError, match=rf"cannot have a module named '{file.stem if name != 'ml' else 'ml'}'"):
+        load(tmp_path)

@@ -350,3 +350,17 @@ def test_parquet_that_is_narrowed_loses_nothing(tmp_path, column, kind, right):
 
     assert reading.rows.num_rows == right if isinstance(right, int) else reading.rows["x"].to_pylist() == right
     assert reading.rows.num_rows + reading.rejected.num_rows == len(column)
+
+
+@pytest.mark.parametrize(
+    "name", ["i", "j", "m", "s", "x", "y", "z", "line", "texts", "r0", "t0", "v0", "__t0", "___v0", "file_index"]
+)
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_column_may_have_any_name(reads, name, form):
+    schema = Schema.of({name: "decimal(6,2)"})
+    text = f"{name}\n1.5e1\n1.234\n" if form == "csv" else f'{{"{name}": "1.5e1"}}\n{{"{name}": "1.234"}}\n'
+
+    reading, _ = reads(f"a.{form}", text, schema)
+
+    assert [float(value) for value in reading.rows[name].to_pylist()] == [15.0]
+    assert reading.rejected.num_rows == 1

@@ -25,7 +25,7 @@ from pipeline.core.reading import MISFIT, POSITION, Flowing, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import connect, literal, quoted
 from pipeline.sources import documents, values
-from pipeline.sources.fit import RAW, Cells, Raw, any_misfit, as_columns, cast_cells, fit, hold, of_texts, of_types
+from pipeline.sources.fit import RAW, Cells, Raw, any_misfit, cast_cells, casts, fit, hold, of_texts, of_types
 from pipeline.sources.kafka.fetching import FETCHED, VALUE
 from pipeline.sources.kafka.formats import TYPES, Avro, Format, Metadata, Protobuf
 from pipeline.sources.kafka.partition import Partition
@@ -224,7 +224,7 @@ class Decoder:
             other = "not coalesce(starts_with(line, '{'), true)"
         cells = self._cells(schema, partition)
         return (
-            f"select {as_columns(schema)}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
+            f"select {casts(schema)}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
             f"from {cast_cells(schema, cells, source)}"
         )
 

@@ -1,0 +1,169 @@
+"""What Arrow converts of a delimited file is what the one rule for values gives, or it is not believed."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import SourceError
+from pipeline.core.reading import MISFIT as IS_MISFIT
+from pipeline.core.reading import Part
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import Limits, connect
+from pipeline.sources import converted, files
+from pipeline.sources.delimited import Dialect
+from tests.rigs.exact import MISFIT, expected, texts
+from tests.sources.test_sources_values import EACH, SEED, same
+
+KINDS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+KINDS += ("DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP")
+ODD = [
+    "0x1F",
+    "0XFFFF",
+    "0xff",
+    " 0x7f ",
+    "1e-400",
+    "-1e-324",
+    f"0.{'0' * 330}1",
+    f"0.{'0' * 250}1e-99",
+    "1e400",
+    "inf",
+]
+ODD += [
+    "2024-01-01T10",
+    "2024-01-01 10Z",
+    "2024-02-30",
+    "24:00",
+    "2024-01-01T10+02",
+    "9" * 400,
+    "-0",
+    "+5",
+    "007",
+    ".5",
+]
+SCHEMA = Schema.of(
+    {"i": "bigint", "d": "double", "t": "varchar", "at": "timestamp", "m": "decimal(6,2)", "b": "boolean"}
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
+    path, wrong, believed = tmp_path / "a.csv", [], 0
+    for text in (*ODD, *texts(kind, EACH, SEED)):
+        if not text or set(text) & set(',"\r\n'):
+            continue
+        path.write_text(f"x\n{text}\n", encoding="utf-8")
+        form = converted.form_of(str(path), Dialect(), ["x"], Schema.of({"x": kind}))
+        if form is None:
+            continue
+        stream = converted.Converted(str(path), form)
+        (value,) = pa.RecordBatchReader.from_stream(stream).read_all()["x"].to_pylist()
+        believed += stream.faults(1) == 0
+        if stream.faults(1) == 0 and not same(value, expected(text, kind)):
+            wrong.append((text, value))
+
+    assert wrong == []
+    assert believed > 0
+
+
+def flowed(path, schema, head_bytes, monkeypatch):
+    """The rows of the fast way, `None` where they are not believed, and of the careful one."""
+    monkeypatch.setattr(converted, "_HEAD_BYTES", head_bytes)
+    reader = files(path)
+    part = Part(reader.pieces()[0])
+    try:
+        reading = reader.read(part, schema)
+    except SourceError:
+        reading = None
+    with connect(Limits(threads=1)) as con:
+        try:
+            with reader.flow(con, part, schema) as flowing:
+                if flowing is None:
+                    return None, reading
+                rows = con.sql(flowing.query).to_arrow_table()
+                believed = rows.num_rows == flowing.rows and not con.execute(flowing.oddities).fetchall()[0][0]
+        except (duckdb.Error, SourceError):
+            return None, reading
+    return rows if believed and not pc.any(rows[IS_MISFIT]).as_py() else None, reading
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "value"),
+    [
+        ("TINYINT", ("1", "0xff"), MISFIT),
+        ("BIGINT", ("1", "0x1F"), MISFIT),
+        ("BIGINT", ("1", "5.0"), 5),
+        ("DOUBLE", ("1.5", "1e-400"), MISFIT),
+        ("DOUBLE", ("1.5", f"0.{'0' * 330}1"), MISFIT),
+        ("DOUBLE", ("1.5", f"0.{'0' * 230}1e-99"), MISFIT),
+        ("DOUBLE", ("1.5", "1e400"), MISFIT),
+        ("DOUBLE", ("1.5", "inf"), float("inf")),
+        ("DOUBLE", ("1.5", "0"), 0.0),
+        ("TIMESTAMP", ("2024-01-01", "2024-01-01 10:00:00+02"), MISFIT),
+        ("TIMESTAMP", ("2024-01-01", "2024-01-01 10:00:00.1234567"), MISFIT),
+        ("BOOLEAN", ("true", "maybe"), MISFIT),
+    ],
+)
+def test_a_text_behind_the_first_lines_is_not_taken_for_another(tmp_path, monkeypatch, kind, values, value):
+    path, (first, odd) = tmp_path / "a.csv", values
+    path.write_text("x,y\n" + f"{first},a\n" * 50 + f"{odd},a\n" + f"{first},a\n")
+
+    rows, reading = flowed(path, Schema.of({"x": kind, "y": "varchar"}), 64, monkeypatch)
+
+    careful = reading.rows["x"].to_pylist()
+    assert (careful[50] if len(careful) == 52 else MISFIT) == value
+    assert rows is None or rows["x"].to_pylist() == careful
+    assert rows is not None or value is MISFIT or odd in {"5.0", "inf"}
+
+
+FIELD = st.one_of(
+    st.sampled_from(["", "1", "-7", "0", "1.5", "2.50", "true", "x", "é", "a b", "2024-01-01", "2024-01-01 10:00:00"]),
+    st.sampled_from(['"1"', '"a,b"', '"a""b"', '""', '"a"b', 'a"b', '"', '"a\nb"', 'a""', '""b', "0x1", "1_0", "1e3"]),
+    st.sampled_from(["\t1", " ", "\x00", "\ufeff", "NULL", "\u0663", "\xa0"]),
+)
+ROW = st.lists(FIELD, min_size=6, max_size=6).map(",".join)
+FITS = st.sampled_from(["1,1.5,x,2024-01-01,2.50,true", "2,2.5,,2024-01-01 10:00:00,-1.00,no", '3,,"a,b",,,t'])
+LINE = st.one_of(FITS, FITS, FITS, ROW, st.sampled_from(["", "1,2", "1,2,3,4,5,6,7", " "]))
+ENDS = st.sampled_from(["\n", "\n", "\n", "\n", "\r\n", "\r", "\n\n"])
+
+
+@settings(max_examples=EACH // 3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(LINE, ENDS), min_size=1, max_size=8), st.sampled_from(["\n", "\n", "\r\n"]), st.booleans())
+@example([('3,,"a"b,,,t', "\n"), ('3,,"c"d,,,t', "\n")], "\n", True)  # noqa: FBT003 - as drawn
+def test_a_file_that_flows_has_the_rows_that_are_read_with_care(tmp_path, monkeypatch, lines, first_end, ends):
+    text = ",".join(SCHEMA.names) + first_end + "".join(line + end for line, end in lines)
+    path = tmp_path / "a.csv"
+    path.write_bytes((text if ends else text.rstrip("\r\n")).encode())
+
+    rows, reading = flowed(path, SCHEMA, 60, monkeypatch)
+
+    if rows is not None:
+        assert reading is not None
+        assert reading.rejected.num_rows == 0
+        names = [*SCHEMA.names, "_position"]
+        assert rows.select(names).to_pylist() == reading.rows.select(names).to_pylist()
+
+
+def test_a_file_with_quotes_and_windows_line_ends_is_converted(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'x,y\r\n"1","a, ""b"""\r\n2,"c"\r\n')
+    form = converted.form_of(str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"}))
+
+    rows = pa.RecordBatchReader.from_stream(converted.Converted(str(path), form)).read_all()
+
+    assert form.types == {"x": pa.int64(), "y": pa.string()}
+    assert rows.to_pydict() == {"x": [1, 2], "y": ['a, "b"', "c"]}
+
+
+def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,c,d\n1.0,1,0,x\n2.0,2,1.5,y\n")
+    schema = Schema.of({"a": "bigint", "b": "bigint", "c": "double", "d": "varchar"})
+
+    form = converted.form_of(str(path), Dialect(), schema.names, schema)
+
+    assert form.types == {"a": pa.string(), "b": pa.int64(), "c": pa.string(), "d": pa.string()}
