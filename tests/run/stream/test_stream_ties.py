@@ -14,7 +14,7 @@ from pipeline.run.stream.stream import Asked, Pace
 from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 
-NAMES = ("firsts", "lasts", "steps", "numbered")
+NAMES = ("firsts", "lasts", "steps", "numbered", "tied")
 DEFINITIONS = '''
 firsts = deduplicate("{events}", key="k", event_time="at")
 lasts = deduplicate("{events}", key="k", event_time="at", keep="last")
@@ -22,6 +22,12 @@ steps = pattern(
     event("one", "{events}"), directly_followed_by("two", "{events}"), by="k", within="1 hour", event_time="at",
     select={{"v": "one.v", "w": "two.v"}}, after_match="skip to next event",
 )
+
+tied = sql("""
+    select tumble(at, interval '1 hour') as hour, mode(v) as often, arg_min(v, at) as low, arg_max(v, at) as high,
+           first(v order by at) as one, any_value(v) as least
+    from {events} group by all
+""")
 
 
 @stateful(key="k", event_time="at", state={{"n": "bigint default 0"}}, schema={{"v": "bigint", "n": "bigint"}}, ttl="1 day")
@@ -58,7 +64,7 @@ def stream(folder: Path, shards: int, *, drain: bool = False) -> None:
 
 
 def rows(folder: Path) -> dict[str, list[tuple[object, ...]]]:
-    columns = {"firsts": "v", "lasts": "v", "steps": "v, w", "numbered": "v, n"}
+    columns = {"firsts": "v", "lasts": "v", "steps": "v, w", "numbered": "v, n", "tied": "often, low, high, one, least"}
     workspace = Workspace(load(folder))
     return {
         name: [
@@ -74,6 +80,7 @@ RIGHT = {
     "lasts": [(11,)],
     "steps": sorted(itertools.pairwise(VALUES)),
     "numbered": sorted((v, n) for n, v in enumerate(VALUES, 1)),
+    "tied": [(0, 0, 13, 0, 0)],  # the ties of aggregates are decided by value: a state that merges has no order
 }
 
 
