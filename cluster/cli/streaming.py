@@ -174,11 +174,7 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         mark = "[red]✗[/]" if facts.status == "failed" else "[green]✓[/]"
         counts = f"{text(facts.totals.get('rows_in', 0))} rows in, {text(facts.totals.get('rows_out', 0))} out"
         away = [f"{aside(facts)} set aside"] if facts.totals.get("quarantined") else []
-        away += [
-            f"{text(facts.totals[fate])} {word}"
-            for fate, word in (("dropped", "dropped"), ("superseded", "superseded"), ("deletes", "deletes"))
-            if facts.totals.get(fate)
-        ]
+        away += [f"{text(facts.totals['dropped'])} dropped"] if facts.totals.get("dropped") else []
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")

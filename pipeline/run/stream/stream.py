@@ -58,8 +58,6 @@ from pipeline.streams.watermarks import Arrived, advanced, holding_back, of_all
 
 LOOK_EVERY_S = 1.0
 """How often a stream looks for new partitions, and for how far it is behind."""
-COUNTED = ("rows_in", "rows_out", "late", "quarantined", "dropped", "superseded", "deletes")
-"""What the totals of a stream count, as its row flow names them."""
 RECORD_EVERY_S = 20.0
 """How often the catalog and, for a gold table, the warehouse are brought to the last commit."""
 
@@ -157,7 +155,7 @@ class Stream:
             # whoever committed it may have been killed before that
             set_aside(self._workspace, plan.definition, manifest, seen.mark)
         self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
-        self.totals = dict.fromkeys(COUNTED, 0)
+        self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
         self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
         self.watermark = BEGINNING if epoch is None else epoch.watermark
