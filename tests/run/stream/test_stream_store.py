@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from pipeline.run import Workspace, load
 from pipeline.run.stream.restarting import Patience
 from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked, Pace
-from tests.rigs.gate import gated
+from tests.rigs.gate import Gate, gated
 from tests.rigs.weed import BUCKET, SECRET, credentials
 from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_operations import until
@@ -46,39 +49,45 @@ def put(folder: Path, number: int) -> None:
     draft.rename(folder / "data" / f"{number}.csv")
 
 
-def test_a_store_that_is_away_is_waited_for(s3, tmp_path):
-    with gated(s3.port) as gate:
-        folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
-        put(folder, 0)
-        heard: list[str] = []
-        running = Running(
-            Workspace(load(folder)),
-            Wanted(asked=FAST, patience=Patience(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
-            tell=lambda name, words: heard.append(f"{name}: {words}"),
-        )
-        thread = threading.Thread(target=running.run)
-        thread.start()
-        until(lambda: running.facts["rows"].totals.get("rows_out") == 10, "rows")
-        until(lambda: running.facts["minutes"].totals.get("rows_out") == 9, "minutes")
-        gate.close()
-        put(folder, 1)
-        for name in ("rows", "minutes"):
-            until(lambda name=name: running.facts[name].status == "waiting", f"{name} to wait")
-            until(lambda name=name: running.facts[name].restarts > 2, f"more tries of {name} than there are restarts")
-            assert not running.is_ready
-            assert re.match(r"since ..:..:.. UTC: .*S3 error", running.facts[name].error), running.facts[name].error
-        put(folder, 2)
-        gate.open()
-        until(lambda: running.facts["rows"].totals.get("rows_out") == 30, "all rows")
-        until(lambda: running.facts["minutes"].totals.get("rows_out") == 29, "all minutes")
-        until(lambda: running.is_ready, "readiness")
-        running.stop()
-        thread.join()
-        assert not running.errors
-        workspace = Workspace(load(folder))
-        assert workspace.query("select k from rows order by k").column("k").to_pylist() == [
-            10 * file + minute for file in range(3) for minute in range(10)
-        ]
-        for name in ("rows", "minutes"):
-            conserved(workspace, name)
-        assert any("Could not connect to the endpoint" in words and "Traceback" not in words for words in heard), heard
+@pytest.fixture(scope="module")
+def gate(s3) -> Iterator[Gate]:
+    """Open again before the counters are read when the test is over."""
+    with gated(s3.port) as found:
+        yield found
+
+
+def test_a_store_that_is_away_is_waited_for(gate, tmp_path):
+    folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
+    put(folder, 0)
+    heard: list[str] = []
+    running = Running(
+        Workspace(load(folder)),
+        Wanted(asked=FAST, patience=Patience(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
+        tell=lambda name, words: heard.append(f"{name}: {words}"),
+    )
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    until(lambda: running.facts["rows"].totals.get("rows_out") == 10, "rows")
+    until(lambda: running.facts["minutes"].totals.get("rows_out") == 9, "minutes")
+    gate.close()
+    put(folder, 1)
+    for name in ("rows", "minutes"):
+        until(lambda name=name: running.facts[name].status == "waiting", f"{name} to wait")
+        until(lambda name=name: running.facts[name].restarts > 2, f"more tries of {name} than there are restarts")
+        assert not running.is_ready
+        assert re.match(r"since ..:..:.. UTC: .*S3 error", running.facts[name].error), running.facts[name].error
+    put(folder, 2)
+    gate.open()
+    until(lambda: running.facts["rows"].totals.get("rows_out") == 30, "all rows")
+    until(lambda: running.facts["minutes"].totals.get("rows_out") == 29, "all minutes")
+    until(lambda: running.is_ready, "readiness")
+    running.stop()
+    thread.join()
+    assert not running.errors
+    workspace = Workspace(load(folder))
+    assert workspace.query("select k from rows order by k").column("k").to_pylist() == [
+        10 * file + minute for file in range(3) for minute in range(10)
+    ]
+    for name in ("rows", "minutes"):
+        conserved(workspace, name)
+    assert any("Could not connect to the endpoint" in words and "Traceback" not in words for words in heard), heard
