@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from pipeline.batch.careful import REJECTED
 from pipeline.batch.work import STOP, Made, Split
-from pipeline.core.definitions import Transform
+from pipeline.core.definitions import LogTransform, Transform
 from pipeline.core.errors import DefinitionError, Place, SchemaError, SourceError, SplitError
+from pipeline.core.eventtime import EventTime
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import (
     INGESTED_AT,
@@ -49,6 +50,8 @@ class FromSource:
     at: str
     may_skip: bool = False
     """Whether a part that cannot be read, twice, is set aside."""
+    event_time: EventTime | None = None
+    """The source's, which may have to be made of a number."""
 
     @contextmanager
     def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
@@ -99,7 +102,7 @@ class FromSource:
     def _read(self, con: duckdb.DuckDBPyConnection, part: Part, split: Split) -> Iterator[pa.Table]:
         """Yield the rows of a part, and keep those that do not fit in `_rejected`."""
         try:
-            reading = self.reader.read(part, self.schema)
+            reading = self.reader.read(part, self._contract)
         except SplitError:
             raise
         except SourceError as error:
@@ -110,8 +113,15 @@ class FromSource:
             return
         con.register("_read", reading.rows)
         con.register("_bad", reading.rejected)
-        con.execute(f"insert into {REJECTED} select reason, {literal(part.piece.uri)}, {POSITION}, row from _bad")
-        yield arrow(con, f"select {self._columns(literal(part.piece.uri))} from _read")
+        source = literal(part.piece.uri)
+        con.execute(f"insert into {REJECTED} select reason, {source}, {POSITION}, row from _bad")
+        if self._has_no_time is not None:
+            con.execute(
+                f"insert into {REJECTED} select {literal(f'not a time: {self.event_time}')}, {source}, {POSITION}, "
+                f"to_json(struct_pack({listed(self.schema.names)}))::varchar from _read where {self._has_no_time}"
+            )
+        where = "" if self._has_no_time is None else f" where not {self._has_no_time}"
+        yield arrow(con, f"select {self._columns(source)} from _read{where}")
         con.unregister("_read")
         con.unregister("_bad")
 
@@ -142,16 +152,22 @@ class FromSource:
     def _flow_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> Iterator[Flowing | None]:
         """Yield parts as one query of all columns, which ends at a misfit."""
         if len(parts) > 1 and isinstance(self.reader, ScannableTogether):
-            flow, source = self.reader.flow_together(con, parts, self.schema), SOURCE
+            flow, source = self.reader.flow_together(con, parts, self._contract), SOURCE
         elif isinstance(self.reader, Scannable):
-            flow, source = self.reader.flow(con, parts[0], self.schema), literal(parts[0].piece.uri)
+            flow, source = self.reader.flow(con, parts[0], self._contract), literal(parts[0].piece.uri)
         else:
             raise TypeError(type(self.reader).__name__)
         with flow as scan:
             if scan is None:
                 yield None
             else:
-                yield replace(scan, query=f"select {self._columns(source)} from {_held(scan.query)}")
+                odd = self._has_no_time
+                query = (
+                    scan.query
+                    if odd is None
+                    else f"select * replace ({MISFIT} or {odd} as {MISFIT}) from ({scan.query})"
+                )
+                yield replace(scan, query=f"select {self._columns(source)} from {_held(query)}")
 
     def groups(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
         """Return the parts in their order, runs of small ones together up to a bound."""
@@ -176,11 +192,25 @@ class FromSource:
         """The contract's columns and those of the provenance."""
         return Schema((*self.schema.columns, *_PROVENANCE.columns))
 
+    @property
+    def _contract(self) -> Schema:
+        """What the parts are read by."""
+        return self.schema if self.event_time is None else self.event_time.in_source(self.schema)
+
+    @property
+    def _has_no_time(self) -> str | None:
+        """SQL for whether a number of a row that was read is too large for a time; `None` where no time is made."""
+        if self.event_time is None or not self.event_time.is_made(self.schema):
+            return None
+        number = quoted(self.event_time.column)
+        return f"({number} is not null and try({self.event_time.made_by}({number})) is null)"
+
     def _columns(self, source: str) -> str:
-        return (
-            f"{listed(self.schema.names)}, {source} as {SOURCE}, {POSITION}, "
-            f"{literal(self.at)}::timestamptz as {INGESTED_AT}"
-        )
+        names = [quoted(name) for name in self.schema.names]
+        if self._has_no_time is not None and self.event_time is not None:
+            number = quoted(self.event_time.column)
+            names[names.index(number)] = f"{self.event_time.made_by}({number}) as {number}"
+        return f"{', '.join(names)}, {source} as {SOURCE}, {POSITION}, {literal(self.at)}::timestamptz as {INGESTED_AT}"
 
 
 def _unreadable(part: Part, error: SourceError) -> SourceError:
@@ -308,8 +338,14 @@ class FromWhole:
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         with self._driving(con, split) as read:
             rows = arrow(con, read.query)
-            con.register("_given", self.transform(**{self.transform.inputs[0]: rows, **others}))
+            con.register("_given", self._made({self.transform.inputs[0]: rows, **others}))
             yield replace(read, query="select * from _given", rows_in=rows.num_rows + read.rejected)
+
+    def _made(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """Return what the transform makes; a source that is not stored has its contract's columns, as in a stream."""
+        if self.source is None or not isinstance(self.transform, LogTransform):
+            return self.transform(**tables)
+        return self.transform.over_log(tables, {self.transform.inputs[0]: self.source.schema.names})
 
     def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
         """Do the same: what is returned is kept either way."""

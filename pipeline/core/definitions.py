@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, overload, runtime_checkable
 
 from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
@@ -108,6 +108,14 @@ class Transform(Protocol):
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Run it on in-memory tables, as a unit test does."""
+
+
+@runtime_checkable
+class LogTransform(Protocol):
+    """A transform that takes rows in the order of a log, whose place is beside the columns of the contract."""
+
+    def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Return the table for all rows of its inputs; of those with a contract it looks at these columns alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +371,15 @@ def streaming_of(
     if emit not in {None, "close", "change"}:
         raise DefinitionError("emit= is 'close' or 'change'", got=repr(emit), place=place)
     kept = None if ttl is None else span(ttl, "ttl", place)
-    return Streaming(emit, kept, event_time_of(event_time, lateness, None, None, place))
+    time = event_time_of(event_time, lateness, None, None, place)
+    if time is not None and time.made_by is not None:
+        raise DefinitionError(
+            "event_time= of a table is one of its columns",
+            got=repr(event_time),
+            do=f"write {time} as {time.column} where the table is made, and event_time={time.column!r}",
+            place=place,
+        )
+    return Streaming(emit, kept, time)
 
 
 def caller() -> Place:
@@ -481,7 +497,9 @@ def source(
     files) fails the run, `"set aside"` quarantines rows with a value in it, `"add"` gives it to the table. With `"add"`,
     `schema` may leave columns out, and those that data does not have are null.
 
-    A source that is streamed needs an `event_time`: the column that says when a row happened. Rows may come up to
+    A source that is streamed needs an `event_time`: the column that says when a row happened. Where it is a number since
+    1970, write `'epoch_ms(at)'` (milliseconds), `'to_timestamp(at)'` (seconds) or `'make_timestamp(at)'` (microseconds); in
+    the source's rows the column is that time. Rows may come up to
     `lateness` after the latest of their partition (`'10 minutes'`; none by default). Every partition holds event time back
     until it delivers, unless `idle_after` is given: one that is silent for so long then does not, and what it delivers
     after that may be late. A row from more than `ahead` (1 hour) after now is set aside.
@@ -489,9 +507,11 @@ def source(
     place = caller()
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
+    if contract is not None and time is not None:
+        contract = time.in_rows(contract, place)
     bound = _bound(most_rows, most_bytes, place)
     if time is not None and isinstance(reader, Timed):
-        reader = reader.timed(time.column)
+        reader = reader.timed(time)
     reader = _evolving(reader, new_columns, stored=stored, place=place)
     if not stored:
         if contract is None and isinstance(reader, OverTables):

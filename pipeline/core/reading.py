@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.eventtime import EventTime
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -199,8 +200,8 @@ class InProject(Protocol):
 class Timed(Protocol):
     """A reader whose records have a time of their own, which stands in where a record has no value."""
 
-    def timed(self, column: str) -> Reader:
-        """Return the reader for a source whose event time is in this column."""
+    def timed(self, time: EventTime) -> Reader:
+        """Return the reader for a source with this event time."""
 
 
 @dataclass(frozen=True)

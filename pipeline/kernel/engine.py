@@ -193,6 +193,13 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def is_of_files(error: BaseException) -> bool:
+    """Return whether an error of DuckDB is one of its file systems; those in Python raise a plain `duckdb.Error`."""
+    return isinstance(error, duckdb.IOException) or (
+        isinstance(error, duckdb.Error) and not isinstance(error, duckdb.DatabaseError)
+    )
+
+
 def quoted(name: str) -> str:
     """Return an identifier in double quotes."""
     return '"' + name.replace('"', '""') + '"'

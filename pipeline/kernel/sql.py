@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -88,6 +88,11 @@ class SqlTransform:
         """The parsed statement that is run."""
         return parse(self.sql)
 
+    def tree_over(self, columns: Mapping[str, Collection[str]]) -> exp.Query:
+        """Return the statement that is run over inputs with these columns; most are the same over all."""
+        del columns
+        return self.tree
+
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The tables it reads: not its own CTEs, each once, the driving one first."""
@@ -106,9 +111,10 @@ class SqlTransform:
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Run the statement on in-memory tables, by position or by name, and return an Arrow table."""
         given = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        tree = self.tree_over({name: table.column_names for name, table in given.items()})
         with connect() as con:
             register(con, given)
-            return arrow(con, self.tree.sql("duckdb", comments=False))
+            return arrow(con, tree.sql("duckdb", comments=False))
 
 
 def parse(text: str, *, place: Place | None = None, what: str = "a definition") -> exp.Query:

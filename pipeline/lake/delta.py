@@ -23,7 +23,7 @@ from deltalake.exceptions import DeltaError
 from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect, listed, literal
+from pipeline.kernel.engine import connect, is_of_files, listed, literal
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake.changes import Change, Net, net
 from pipeline.lake.head import Commit, Head, Place, actions_of, conflict, open_table, schema_of_table, uris
@@ -279,7 +279,9 @@ class DeltaStager:
             target = f"{self.storage.uri}/{name}.parquet"
         try:
             cursor = con.execute(f"copy ({select}) to {literal(target)} ({options})")
-        except (duckdb.IOException, OSError) as error:
+        except (duckdb.Error, OSError) as error:
+            if not (is_of_files(error) or isinstance(error, OSError)):
+                raise
             advice = "check its space and permissions; nothing was committed"
             raise self.storage.failed(f"cannot write below {self.storage.uri}", error, advice) from error
         columns = [column[0] for column in cursor.description or ()]

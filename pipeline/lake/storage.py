@@ -21,6 +21,11 @@ _AWAY = re.compile(
     r"connect|time.?out|timed out|unreachable|error sending request|dns error|slow ?down|internal ?error|unavailable|\b50[0234]\b",
     re.IGNORECASE,
 )
+_RAISED = re.compile(r"^[\w.]+: .*$", re.MULTILINE)
+"""The line of a traceback that says what was raised."""
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+_RETRIES = 3
+"""How often fsspec's client tries a request again, within seconds; a stream then says that it waits, and goes on trying."""
 DRAFT = ".draft-"
 """How the names of local files begin that are not yet what they are to become."""
 
@@ -58,9 +63,8 @@ class Storage:
             else:
                 self._filesystem().pipe_file(self._path(name), content)
         except Exception as error:  # an object store's client has errors of its own
-            raise StorageError(
-                f"cannot write {name!r} below {self.uri}", got=_reason(error), do="check its space and permissions"
-            ) from error
+            problem = f"cannot write {name!r} below {self.uri}"
+            raise self.failed(problem, error, "check its space and permissions") from error
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless one of that name is there; return whether it holds this content now.
@@ -158,8 +162,11 @@ class Storage:
         return found
 
     def has(self, name: str) -> bool:
-        """Return whether a file is there."""
-        return bool(self._filesystem().exists(self._path(name)))
+        """Return whether a file is there; raise `StorageError` when the store does not say."""
+        try:
+            return bool(self._filesystem().exists(self._path(name)))
+        except Exception as error:  # likewise
+            raise self.failed(f"cannot look for {name!r} below {self.uri}", error) from error
 
     def inside(self, folder: str) -> tuple[str, ...]:
         """Return the names of what is in a folder below the place, in order; none where there is no such folder."""
@@ -188,8 +195,11 @@ class Storage:
     def clear(self) -> None:
         """Remove the place and all below it, if it is there."""
         found = self._filesystem()
-        if found.exists(self.uri):
-            found.rm(self.uri, recursive=True)
+        try:
+            if found.exists(self.uri):
+                found.rm(self.uri, recursive=True)
+        except Exception as error:  # likewise
+            raise self.failed(f"cannot remove {self.uri}", error) from error
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files that nothing refers to; raise `StorageError` when the store refuses."""
@@ -255,12 +265,14 @@ def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]
     if protocol not in {"s3", "s3a"}:
         return {}
     client = {"region_name": options["AWS_REGION"]} if "AWS_REGION" in options else {}
+    tries = 1 + int(options.get("max_retries", _RETRIES))
     return {
         "key": options.get("AWS_ACCESS_KEY_ID"),
         "secret": options.get("AWS_SECRET_ACCESS_KEY"),
         "token": options.get("AWS_SESSION_TOKEN"),
         "endpoint_url": options.get("AWS_ENDPOINT_URL"),
         "client_kwargs": client,
+        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": tries}},
         "use_listings_cache": False,  # others write too
     }
 
@@ -275,4 +287,7 @@ def _is_away(error: BaseException) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    """Return what an error says in one line; of a traceback that DuckDB gives for an error in Python, the first error."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    inner = _RAISED.search(text) if "Traceback (most recent call last)" in text else None
+    return " ".join(_COLOURS.sub("", text if inner is None else inner[0]).split())

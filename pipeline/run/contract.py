@@ -30,7 +30,8 @@ def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[Part])
         raise SourceError(
             f"source {source.name!r} has nothing yet to tell its columns by", do="give schema=", place=source.place
         )
-    return stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
+    found = stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
+    return found if source.event_time is None else source.event_time.in_rows(found, source.place)
 
 
 def source_contract(

@@ -20,7 +20,7 @@ from pipeline.kernel.provenance import bare, carrying
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import DeltaStager, Lake, Version
-from pipeline.run.planning import Route, carries_place, tree_of
+from pipeline.run.planning import Route, carries_place
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ def _maker(order: Order) -> Maker:
     source = None
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
-        source = FromSource(cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip)
+        source = FromSource(
+            cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip, reads.event_time
+        )
     if source is not None and reads is definition:
         return source
     transform = cast("Table", definition).transform
@@ -119,7 +121,9 @@ def _maker(order: Order) -> Maker:
         return FromFunction(transform, others, definition.place, source)
     if not isinstance(transform, SqlTransform):
         return FromWhole(transform, others, source)
-    tree = tree_of(transform) if order.feed is None else bare(tree_of(transform), order.route.driving)
+    columns = {name: scan.schema.names for name, scan in order.scans.items()}
+    tree = transform.tree_over({**columns, order.route.driving: order.driving_schema.names})
+    tree = tree if order.feed is None else bare(tree, order.route.driving)
     text = tree.sql("duckdb", comments=False)
     hidden: tuple[str, ...] = ()
     if order.route.splits_alone:

@@ -86,8 +86,9 @@ def exchanged(definition: Stored, scans: Mapping[str, Scan]) -> Exchange | str:
     if not isinstance(transform, SqlTransform):
         return "it is no statement"
     schemas = {name: scan.schema for name, scan in scans.items()}
+    tree = transform.tree_over({name: schema.names for name, schema in schemas.items()})
     sizes = {name: scan.size_bytes for name, scan in scans.items()}
-    return exchange(tree_of(transform), schemas, sizes, BROADCAST_BYTES)
+    return exchange(tree, schemas, sizes, BROADCAST_BYTES)
 
 
 def _in_buckets(definition: Stored, found: Route, scans: Mapping[str, Scan], why: str) -> Route:

@@ -153,7 +153,9 @@ def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order,
     schema = with_declared(definition, before)
     reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
     way = source_route(definition, parts)
-    return replace(order, route=way, parts=parts, schema=schema), FromSource(reader, schema, order.at)
+    return replace(order, route=way, parts=parts, schema=schema), FromSource(
+        reader, schema, order.at, event_time=definition.event_time
+    )
 
 
 def _reparsable(definition: Source) -> Reparsable:

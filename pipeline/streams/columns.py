@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.kernel.engine import quoted
+from pipeline.core.reading import POSITION, SOURCE
+from pipeline.kernel.engine import listed, quoted
 
 PREFIX = "c_"
+PLACE = listed((SOURCE, POSITION))
+"""The columns of prepared rows that say where a row stands in the log; null for a table that does not have them."""
 
 
 def internal(name: str) -> str:
@@ -36,6 +39,12 @@ def internal_struct(names: Iterable[str], of: str = "") -> str:
     """Return the internal columns of a relation as one struct with the columns' own names."""
     qualifier = f"{of}." if of else ""
     return f"struct_pack({', '.join(f'{quoted(name)} := {qualifier}{internal(name)}' for name in names)})"
+
+
+def in_log_order(names: Iterable[str], *, descending: bool = False) -> str:
+    """Return the keys of ORDER BY for prepared rows: by event time, then by their place in the log, then by value."""
+    how = "desc nulls last" if descending else "nulls first"
+    return ", ".join(f"{key} {how}" for key in ("_at", quoted(SOURCE), quoted(POSITION), internal_struct(names)))
 
 
 def struct(names: Iterable[str]) -> str:

@@ -9,21 +9,32 @@ key=id, within="1 hour", keep="first"
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from typing import Literal
 
+from sqlglot import exp
+
 from pipeline.core.definitions import Expectation, Layer, Table, caller, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.eventtime import in_words, span
 from pipeline.core.fingerprint import fingerprint
+from pipeline.core.reading import POSITION, SOURCE
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import listed, quoted
-from pipeline.kernel.sql import SqlTransform, sql_table
-from pipeline.streams.columns import PREFIX, from_internal, internal_list, internal_struct, to_internal
+from pipeline.kernel.sql import SqlTransform, parse, sql_table
+from pipeline.streams.columns import (
+    PLACE,
+    PREFIX,
+    from_internal,
+    in_log_order,
+    internal_list,
+    internal_struct,
+    to_internal,
+)
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import HASH, Emits, Operator, Prepared, Progress, arrived
 from pipeline.streams.whole import LATE, Streamed, before_the_watermark, micros, require_columns, required
@@ -59,8 +70,9 @@ def deduplicate(  # noqa: PLR0913 - options of a definition
 ) -> Table:
     """Define a table of the rows of another one without duplicates: rows of one `key`, nulls being equal.
 
-    The order of rows is that of the column `event_time`, then of all columns from the first to the last, so that it
-    does not matter in which order rows arrive. Rows without an event time are left out.
+    The order of rows is that of the column `event_time`; of equal times, that of the log: by `_source`, then by
+    `_position`, where the table has them; then by all columns from the first to the last. So it does not matter in
+    which order rows arrive. Rows without an event time are left out.
 
     `keep="first"`: the first row of a key comes out, once the watermark has passed it. With `within`, other rows of the
     key up to that long after it, ends included, are duplicates of it; the next one comes out again, and so on.
@@ -119,20 +131,31 @@ class DeduplicateTransform(SqlTransform):
 
     @property
     def sql(self) -> str:
-        """The statement over all rows."""
+        """The statement over all rows of a table that does not say where they stand in a log."""
+        return self._sql(())
+
+    def tree_over(self, columns: Mapping[str, Collection[str]]) -> exp.Query:
+        """Return the statement; the place in the log decides between rows of equal time where the table has it."""
+        known = {name.lower() for name in columns.get(self.table, ())}
+        place = tuple(name for name in (SOURCE, POSITION) if name in known)
+        return parse(self._sql(place)) if place else self.tree
+
+    def _sql(self, place: Sequence[str]) -> str:
         how, time = self.how, micros(self.how.event_time)
         key = listed(how.key)
         row, at, n = (
             f"_{name}_{self.fingerprint}" for name in ("row", "at", "n")
         )  # beside columns that are not known here
         source = f"from {quoted(self.table)} as {row} where {time} is not null"
+        ranks = [time, *(f"{row}.{quoted(name)}" for name in place), row]
         if how.keep == "last":
-            order = f"partition by {key} order by {time} desc, {row} desc"
-            return f"select * {source} qualify row_number() over ({order}) = 1"
+            order = ", ".join(f"{rank} desc" for rank in ranks)
+            return f"select * {source} qualify row_number() over (partition by {key} order by {order}) = 1"
+        order = ", ".join(ranks)
         if how.within_us is None:
-            return f"select * {source} qualify row_number() over (partition by {key} order by {time}, {row}) = 1"
+            return f"select * {source} qualify row_number() over (partition by {key} order by {order}) = 1"
         return (
-            f"with recursive _ordered as (select *, {time} as {at}, row_number() over (order by {key}, {time}, {row}) as {n} "
+            f"with recursive _ordered as (select *, {time} as {at}, row_number() over (order by {key}, {order}) as {n} "
             f"{source}), "
             f"_linked as (select {n}, min({n}) over (partition by {key} order by {at} {_after(how.within_us)}) as _next "
             "from _ordered), "
@@ -176,10 +199,10 @@ class _OfKey:
         return StateIdentity(f"deduplicate, keep {how.keep}", STATE_VERSION, layout, {"within": within})
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows on the watermark or after it, with `_at`."""
+        """Rows on the watermark or after it, with `_at` and their place in the log."""
         time = self.how.event_time
         return Prepared(
-            f"select {to_internal(self.schema.names)}, {micros(time)} as _at from {quoted(name)}",
+            f"select {to_internal(self.schema.names)}, {micros(time)} as _at, {PLACE} from {quoted(name)}",
             tuple(f"{PREFIX}{column}" for column in self.how.key),
             before_the_watermark(time, before),
             LATE,
@@ -192,11 +215,6 @@ class _OfKey:
     @property
     def _out(self) -> str:
         return from_internal(self.schema.names)
-
-    @property
-    def _row(self) -> str:
-        """All columns as one value, by which rows of one time are ordered."""
-        return internal_struct(self.schema.names)
 
     @property
     def _key(self) -> str:
@@ -236,7 +254,8 @@ class FirstOfKey(_OfKey):
         memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             f"create or replace temp table _due as select {self._columns}, _at, {HASH}, {self._key} as _key, "
-            f"row_number() over (order by {key}, _at, {self._row}) as _n from waiting where _at < {progress.watermark}"
+            f"row_number() over (order by {key}, {in_log_order(self.schema.names)}) as _n "
+            f"from waiting where _at < {progress.watermark}"
         )
         con.execute(
             "create or replace temp table _out as "
@@ -296,15 +315,16 @@ class LastOfKey(_OfKey):
 
     def advance(self, memory: Memory, progress: Progress) -> str:
         """Find the last of the rows that came and the one remembered."""
-        columns = f"{self._columns}, _at, {HASH}, {self._key} as _key"
+        columns = f"{self._columns}, _at, {PLACE}, {HASH}"
+        last = f"{in_log_order(self.schema.names, descending=True)}, _is_new"
         memory.con.execute(
-            f"create or replace temp table _out as select * from (select {columns}, true as _is_new "
+            f"create or replace temp table _out as select *, {self._key} as _key from (select {columns}, true as _is_new "
             f"from {quoted(arrived(self.table))} union all select {columns}, false from latest) "
-            f"qualify row_number() over (partition by _key order by _at desc, {self._row} desc, _is_new) = 1"
+            f"qualify row_number() over (partition by _key order by {last}) = 1"
         )
         memory.forget("latest", f"_at < {progress.watermark} or {self._key} in (select _key from _out where _is_new)")
         memory.add(
             "latest",
-            f"select {self._columns}, _at, {HASH} from _out where _is_new and _at >= {progress.watermark}",
+            f"select {columns} from _out where _is_new and _at >= {progress.watermark}",
         )
         return f"select {self._out} from _out where _is_new"

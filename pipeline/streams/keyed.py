@@ -23,11 +23,12 @@ from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import arrow, connect, first_line, listed, quoted, schema_of
 from pipeline.kernel.frames import raised_at
 from pipeline.streams.columns import (
+    PLACE,
     PREFIX,
     from_internal,
+    in_log_order,
     internal,
     internal_list,
-    internal_struct,
     struct,
     to_internal,
 )
@@ -116,11 +117,11 @@ class Keyed:
         return {"waiting": f"select * from {rows}", "states": f"select _key, {HASH}, {state} from {rows}"}
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows with `_at` and their key as one value, nulls being equal."""
+        """Rows with `_at`, their place in the log, and their key as one value, nulls being equal."""
         time = self.streamed.event_time
         return Prepared(
-            f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {struct(self.remembered.key)} as _key "
-            f"from {quoted(name)}",
+            f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {PLACE}, "
+            f"{struct(self.remembered.key)} as _key from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
             LATE,
@@ -132,7 +133,7 @@ class Keyed:
         memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             "create or replace temp table _todo as select * exclude (_gap), sum(_gap) over (partition by _key order by _at) "
-            f"as _run from (select {self._columns}, _at, {HASH}, _key, (_at - lag(_at, 1, _at) over (partition by _key "
+            f"as _run from (select {self._columns}, _at, {PLACE}, {HASH}, _key, (_at - lag(_at, 1, _at) over (partition by _key "
             f"order by _at) > {ttl})::bigint as _gap from waiting where _at < {progress.watermark})"
         )
         memory.forget("waiting", f"_at < {progress.watermark}")
@@ -200,7 +201,7 @@ class Keyed:
         )
         given = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         names = self.streamed.schema.names
-        rows = arrow(con, f"select {from_internal(names)} from (from {given}) order by _at, {internal_struct(names)}")
+        rows = arrow(con, f"select {from_internal(names)} from (from {given}) order by {in_log_order(names)}")
         con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {given} group by _key")
         con.execute(
             "delete from _todo using _turn as t where _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"

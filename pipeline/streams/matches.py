@@ -22,7 +22,7 @@ from pipeline.core.eventtime import in_words
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import connect, empty, first_line, listed, quoted
-from pipeline.streams.columns import internal_list, internal_struct, struct, to_internal
+from pipeline.streams.columns import PLACE, in_log_order, internal_list, internal_struct, struct, to_internal
 from pipeline.streams.conditions import over_row, parted, spelled
 from pipeline.streams.memory import Memory
 from pipeline.streams.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
@@ -89,10 +89,10 @@ class Matches:
         return {**waiting, "open": f"select _key, {HASH}, {state}{events} from {first}"}
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows with `_at` and their key as one value, nulls being equal."""
+        """Rows with `_at`, their place in the log, and their key as one value, nulls being equal."""
         time = dict(self.pattern.event_times)[name]
         return Prepared(
-            f"select {to_internal(self._schema(name).names)}, {micros(time)} as _at, {struct(self.pattern.by)} as _key "
+            f"select {to_internal(self._schema(name).names)}, {micros(time)} as _at, {PLACE}, {struct(self.pattern.by)} as _key "
             f"from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
@@ -145,7 +145,7 @@ class Matches:
             columns = self._schema(name).names
             con.execute(
                 f"create or replace temp table _due_{number} as select {internal_list(columns)}, _at, {HASH}, _key, "
-                f"row_number() over (order by _at, {internal_struct(columns)}) as _w from waiting_{number} where _at < {watermark}"
+                f"row_number() over (order by {in_log_order(columns)}) as _w from waiting_{number} where _at < {watermark}"
             )
             memory.forget(f"waiting_{number}", f"_at < {watermark}")
         due = " union all ".join(

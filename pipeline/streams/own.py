@@ -41,8 +41,8 @@ def stateful(  # noqa: PLR0913 - options of a definition
     """Define a table by a function `(state, rows) -> (state, rows)` of Arrow tables; the second parameter names the input.
 
     `state` has one row for each key of the call: the columns of `key`, those declared in `state=` (DuckDB types, as in
-    `"bigint default 0"`; else null at first) and `_timer`, a time or null. `rows` are the input's, in the order of `event_time`,
-    then of all columns. The function returns the states to remember, of these keys only (a key without one is forgotten), and
+    `"bigint default 0"`; else null at first) and `_timer`, a time or null. `rows` are the input's, in the order of `event_time`;
+    of equal times, in that of the log: by `_source`, then by `_position`, where the input has them; then of all columns. The function returns the states to remember, of these keys only (a key without one is forgotten), and
     the rows of the table, which have the columns of `schema=`.
 
     A call brings rows of many keys, and of each the rows of one instant, the earliest that wait, so that what it returns
@@ -138,8 +138,12 @@ class StatefulTransform:
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Return the table for all rows of an in-memory input, which ends there."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        return whole(self.operator(schemas_of(given, {self.table: self.event_time}), self.place), given)
+        return self.over_log({**dict(zip(self.inputs, args, strict=False)), **tables}, {})
+
+    def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
+        streamed = schemas_of(tables, {self.table: self.event_time}, contracts)
+        return whole(self.operator(streamed, self.place), tables)
 
     def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
         """Return what streams it."""

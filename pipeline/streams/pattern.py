@@ -81,8 +81,8 @@ def pattern(  # noqa: PLR0913 - options of a definition
     """Define a table of the matches of a pattern, each one row: the columns of `by`, then those of `select`.
 
     Rows of one value of `by` (nulls are equal) are looked at in the order of their event time, then of the tables as
-    the steps first name them, then of all their columns; `event_time` is the column of it, for each table if they differ.
-    So it does not matter in which order rows arrive: a stream looks at them when the watermark has passed them.
+    the steps first name them, then of the log: by `_source`, then by `_position`, where the table has them; then of all
+    their columns. `event_time` is the column of it, for each table if they differ. So it does not matter in which order rows arrive: a stream looks at them when the watermark has passed them.
 
     A match begins at each row that the first step takes and goes on with the first later row that the next step takes,
     without a second try: it ends without a result when a row comes that it forbids, or when its last event would be
@@ -190,8 +190,12 @@ class PatternTransform:
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Return the matches in in-memory tables."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        return answered(Matches(self.pattern, schemas_of(given, dict(self.pattern.event_times))), given, self.place)
+        return self.over_log({**dict(zip(self.inputs, args, strict=False)), **tables}, {})
+
+    def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
+        """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
+        streamed = schemas_of(tables, dict(self.pattern.event_times), contracts)
+        return answered(Matches(self.pattern, streamed), tables, self.place)
 
     def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
         """Return what streams it."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
+from pipeline.core.reading import POSITION, SOURCE
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import Limits, arrow, connect, quoted
 from pipeline.kernel.types import from_arrow
 from pipeline.streams.operator import BEGINNING, END, Operator, Progress
 from pipeline.streams.shard import dealt, opened
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,20 @@ def whole_since(
         for watermark, tables in given.items():
             for name in operator.inputs:
                 prepared = operator.prepare(name, watermark)
-                con.register("_whole", tables[name])
+                con.register("_whole", with_place(tables[name]))
                 in_time = f"select * from _whole where not coalesce({prepared.late or 'false'}, false)"
                 con.register(name, arrow(con, in_time))
                 rows.setdefault(name, []).extend(dealt(con, prepared, 1))
         with opened(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
             return arrow(shard.memory.con, shard.advance(rows, Progress(BEGINNING, END)))
+
+
+def with_place(rows: pa.Table) -> pa.Table:
+    """Return rows with `_source` and `_position`, null where a table does not say where its rows stand in a log."""
+    known = {name.lower() for name in rows.column_names}
+    for name, kind in ((SOURCE, pa.string()), (POSITION, pa.int64())):
+        rows = rows if name in known else rows.append_column(name, pa.nulls(rows.num_rows, kind))
+    return rows
 
 
 def micros(column: str) -> str:
@@ -88,6 +95,12 @@ def require_columns(name: str, schema: Schema, columns: tuple[str, ...], place: 
         )
 
 
-def schemas_of(tables: Mapping[str, pa.Table], event_times: Mapping[str, str]) -> dict[str, Streamed]:
-    """Return tables in memory as streamed inputs."""
-    return {name: Streamed(from_arrow(table.schema), event_times[name]) for name, table in tables.items()}
+def schemas_of(
+    tables: Mapping[str, pa.Table], event_times: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
+) -> dict[str, Streamed]:
+    """Return tables in memory as streamed inputs, of those with a contract its columns alone."""
+    schemas = {name: from_arrow(table.schema) for name, table in tables.items()}
+    return {
+        name: Streamed(schema.select(tuple(contracts.get(name, schema.names))), event_times[name])
+        for name, schema in schemas.items()
+    }

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.run.project import load
 from pipeline.run.workspace import Workspace
+from tests.run.stream.conservation import of_every_stream
+
+
+@pytest.fixture(autouse=True)
+def _conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Rows are conserved in every test that runs streams to a stop."""
+    with of_every_stream(monkeypatch):
+        yield
+
 
 TOML = """\
 [project]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.kernel.engine import arrow, connect
 from pipeline.streams.operator import BEGINNING, END, HASH, Operator, Progress
 from pipeline.streams.shard import dealt, opened
+from pipeline.streams.whole import with_place
 
 
 @dataclass
@@ -40,14 +41,14 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
         first = epochs[0][0]
         samples = {}
         for name in operator.inputs:
-            con.register(name, first[name].slice(0, 0))
+            con.register(name, with_place(first[name].slice(0, 0)))
             samples[name] = dealt(con, operator.prepare(name, BEGINNING), 1)[0]
         parts = [stack.enter_context(opened(operator, samples)) for _ in range(shards)]
         for blocks, watermark in epochs:
             arriving: list[dict[str, list[pa.Table]]] = [{} for _ in range(shards)]
             for name in operator.inputs:
                 prepared = operator.prepare(name, before)
-                con.register("_all", blocks[name])
+                con.register("_all", with_place(blocks[name]))
                 late = prepared.late or "false"
                 driven.late += arrow(con, f"select * from _all where {late}").to_pylist()
                 con.register(name, arrow(con, f"select * from _all where not coalesce({late}, false)"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.core.clock import now
 from pipeline.core.errors import NewColumnsError, UnavailableError
 from pipeline.core.reading import Extent
+from pipeline.kernel.engine import is_of_files
 from pipeline.run.stream.begins import Begin, resolved
 from pipeline.run.stream.facts import facts_of
 from pipeline.run.stream.holding import Holding
@@ -127,6 +128,9 @@ class Driver:
 
     def _goes_on_after(self, error: Exception) -> bool:
         together = self._together
+        lake = together.planner.workspace.lake.storage
+        if is_of_files(error) and not lake.is_local:
+            error = lake.failed("the lake does not answer a query", error)
         is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
         if has_grown:
             together.planner.forget(self.name)
@@ -137,7 +141,10 @@ class Driver:
             return False
         self._restarts.append(time.monotonic())
         self.meter.restarted()
-        self._say("waiting" if is_away else "restarting", str(error))
+        if is_away and together.facts[self.name].status != "waiting":
+            self._waits_since = now()
+        since = f"since {self._waits_since:%H:%M:%S} UTC: " if is_away else ""
+        self._say("waiting" if is_away else "restarting", f"{since}{error}")
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
         together.tell(self.name, f"{error} — goes on from its last commit: {lately}")
         together.stop.wait(wait_s)

@@ -62,7 +62,7 @@ class Intake:
         """Return what makes rows of ranges that the reader gives, or the log itself; `at` is when they are ingested."""
         kept = set(self.kept)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
-        return FromSource(cast("PartReader", self.log) if reader is None else reader, loose, at)
+        return FromSource(cast("PartReader", self.log) if reader is None else reader, loose, at, event_time=self.time)
 
     def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
         """Return the rows that the stream looks at, none of them."""

@@ -11,8 +11,8 @@ import pyarrow as pa
 from sqlglot import exp
 
 from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
-from pipeline.core.errors import DefinitionError, RequestError, few
-from pipeline.core.eventtime import EventTime, require_time
+from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
+from pipeline.core.eventtime import EventTime, require_event_time
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.reading import PROVENANCE
@@ -153,6 +153,17 @@ class Planner:
             if isinstance(found, str) and self.is_streamed(self._driving(name))
         }
 
+    @property
+    def untimed(self) -> dict[str, str]:
+        """The tables that have an event time of their own, while the source that they read has none, with the reason."""
+        graph = self.workspace.project.graph
+        tables = [d for d in graph.definitions if isinstance(d, Table) and d.streaming.event_time is not None]
+        return {
+            table.name: f"{table.transform.inputs[0]!r}, which it reads first, has no event time"
+            for table in tables
+            if not self.is_streamed(table.transform.inputs[0])
+        }
+
     def _driving(self, name: str) -> str:
         definition = self.workspace.definition(name)
         return definition.transform.inputs[0] if isinstance(definition, Table) else name
@@ -207,6 +218,8 @@ def intake_of(planner: Planner, name: str) -> Intake:
     if not isinstance(definition, Table):
         raise RequestError(f"{name!r} cannot be streamed")
     plan, declared = planner.plan(name), definition.streaming.event_time
+    if declared is not None:
+        require_event_time(declared, plan.schema, f"table {name!r}", definition.place)
     times = {intake.time.column for intake in plan.intakes if intake.time is not None}
     slack = timedelta() if declared is None else declared.lateness
     return TableIntake(
@@ -248,13 +261,7 @@ def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
         raise AssertionError(f"{definition.name!r} is not streamed")
     log = log_of(planner.workspace, definition)
     schema = stream_contract(planner.workspace, definition, log)
-    if definition.event_time.column not in schema.names:
-        raise DefinitionError(
-            f"source {definition.name!r} has no column {definition.event_time.column!r}, its event time",
-            got=few(schema.names),
-            place=definition.place,
-        )
-    require_time(definition.event_time.column, schema.as_dict()[definition.event_time.column], definition.place)
+    require_event_time(definition.event_time, schema, f"source {definition.name!r}", definition.place)
     return Intake(definition.name, log, schema, definition.event_time)
 
 
@@ -367,7 +374,21 @@ def _with_schema(planner: Planner, found: StreamPlan) -> StreamPlan:
     with connect() as con:
         con.register("_rows_made", rows)
         kept = [c for c in rows.column_names if c not in found.hidden]
-        return replace(found, schema=stored(schema_of(con, f"select {listed(kept)} from _rows_made")))
+        schema = stored(schema_of(con, f"select {listed(kept)} from _rows_made"))
+    _require_key(found.definition, schema)
+    return replace(found, schema=schema)
+
+
+def _require_key(definition: Stored, schema: Schema) -> None:
+    """Raise `DefinitionError` where the key of a table names a column that its rows do not have."""
+    names = {name.lower() for name in schema.names}
+    missing = next((name for name in definition.key if name.lower() not in names), None)
+    if missing is not None:
+        raise DefinitionError(
+            f"table {definition.name!r} has no column {missing!r}, which key= names",
+            do=did_you_mean(missing, schema.names),
+            place=definition.place,
+        )
 
 
 def _columns_of(found: StreamPlan, given: dict[str, pa.Table]) -> pa.Table:

@@ -49,7 +49,8 @@ class Running:
         self.left_out: Mapping[str, str] = {} if wanted.names else self._planner.left_out
         """Tables below streams that are computed in batch, and why."""
         if not names:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
+            left_out = {**self._planner.untimed, **self.left_out}
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise RequestError(
                 "no table of this project can be streamed" if reasons else "this project has no streams",
                 got=reasons or None,

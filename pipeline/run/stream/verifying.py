@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.batch.makers import FromSource
 from pipeline.batch.work import Split
 from pipeline.core.clock import now
-from pipeline.core.definitions import Action, Stored, Table
+from pipeline.core.definitions import Action, LogTransform, Stored, Table
 from pipeline.core.epochs import END, Epoch, Reached
 from pipeline.core.errors import RequestError
 from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
@@ -87,7 +87,7 @@ def verify(workspace: Workspace, name: str) -> Verified:
             read += _load(con, intake, epoch.inputs[intake.name])
         _answer(con, workspace, plan)
         there = f"select * from ({version.scan().query()})"
-        con.register("_to_come", _remembered(workspace, plan, epoch))
+        con.register("_to_come", to_come(workspace, name))
         still = arrow(con, f"select * from _to_come where {_stays(plan.definition)}")
         con.register("_still", still)
         columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
@@ -223,7 +223,9 @@ def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Tabl
     if plan.function is not None:
         return call(plan.function, given, definition.place)
     if plan.operator is None or not noted:
-        return definition.transform(**given)
+        contracts = {i.name: i.schema.names for i in plan.intakes}
+        transform = definition.transform
+        return transform.over_log(given, contracts) if isinstance(transform, LogTransform) else transform(**given)
     (name,) = plan.operator.inputs
     with_note = f"from {quoted(name)} left join _notes using ({SOURCE}, {POSITION})"
     by_watermark = {
@@ -253,8 +255,11 @@ def _stays(definition: Stored) -> str:
     return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
 
 
-def _remembered(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
-    """Return the rows that the stream would still give of what it remembers, if nothing more came."""
+def to_come(workspace: Workspace, name: str) -> pa.Table:
+    """Return the rows that a stream would still give of what it remembers at its last commit, if nothing more came."""
+    plan = Planner(workspace).plan(name)
+    manifest = workspace.require(name).manifest
+    epoch = Epoch(0, {}) if manifest is None or manifest.epoch is None else manifest.epoch
     if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
         return _empty(plan.schema)
     prepared = plan.prepared()

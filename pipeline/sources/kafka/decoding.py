@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SchemaError, SourceError
+from pipeline.core.eventtime import EventTime
 from pipeline.core.reading import MISFIT, POSITION, Flowing, NewColumns, Reading
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import connect, literal, quoted
@@ -48,8 +49,8 @@ class Decoder:
     format: Format
     metadata: Metadata
     keeps_tombstones: bool = False
-    event_time: str | None = None
-    """The column in which a message without a value has its own time."""
+    event_time: EventTime | None = None
+    """The event time, whose column a message without a value has its own time."""
     new_columns: NewColumns | None = None
     """What happens to fields that the contract does not name; `None`: they are passed over."""
 
@@ -143,11 +144,12 @@ class Decoder:
         value = self._value_cells(Schema(self._own(schema)))
         message = self._message(schema, partition)
         came = {c.name: value.came.get(c.name) or message[c.name] for c in schema.columns}
-        if self.event_time is not None and self.event_time in value.came:
-            came[self.event_time] = self._own_time(schema.as_dict()[self.event_time], came[self.event_time])
+        time = "" if self.event_time is None else self.event_time.column
+        if self.event_time is not None and time in value.came:
+            came[time] = self._own_time(self.event_time, schema.as_dict()[time], came[time])
 
         def rule(column: Column, came: str, cast: str) -> Rule:
-            if column.name == self.event_time and column.name in value.came:
+            if column.name == time and column.name in value.came:
                 return values.of_text(column, came, cast)
             if column.name in value.came:
                 return value.rule(column, came, cast)
@@ -156,9 +158,14 @@ class Decoder:
 
         return Cells(came, rule)
 
-    def _own_time(self, kind: str, came: str) -> str:
+    def _own_time(self, event_time: EventTime, kind: str, came: str) -> str:
         """Return SQL for the text of an event time: the message's own time where there is no value."""
-        time = f"strftime(_timestamp at time zone 'UTC', {literal(_TIMES.get(kind, '%Y-%m-%d %H:%M:%S.%f+00'))})"
+        number = event_time.number_of("_timestamp")
+        time = (
+            f"({number})::varchar"
+            if number
+            else f"strftime(_timestamp at time zone 'UTC', {literal(_TIMES.get(kind, '%Y-%m-%d %H:%M:%S.%f+00'))})"
+        )
         return f"case when {VALUE} is null then {time} else ({came})::varchar end"
 
     def _value_cells(self, own: Schema) -> Cells:

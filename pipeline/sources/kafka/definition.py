@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
+from pipeline.core.eventtime import EventTime
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.reading import Extent, Flowing, NewColumns, Part, Piece, Reading, Tail, Traits
 from pipeline.core.schema import Schema
@@ -53,8 +54,8 @@ class Kafka:
     security: Tls | Sasl | None = None
     keeps_tombstones: bool = False
     ahead_bytes: int = field(default=AHEAD_BYTES, compare=False)
-    event_time: str | None = None
-    """The column that a message without a value has its own time in, where such messages are kept."""
+    event_time: EventTime | None = None
+    """The event time, whose column a message without a value has its own time in, where such messages are kept."""
     new_columns: NewColumns | None = None
     """What happens to fields that the contract does not name; `None`: they are passed over."""
 
@@ -79,11 +80,11 @@ class Kafka:
         found = self.decoder.infer(self._fetched(part), Place(part.piece.uri))
         return found.select(unknown(schema, found.names))
 
-    def timed(self, column: str) -> Kafka:
-        """Return the topics for a source whose event time is in this column: a tombstone then has its message's time."""
+    def timed(self, time: EventTime) -> Kafka:
+        """Return the topics for a source with this event time: a tombstone then has its message's time."""
         if not self.keeps_tombstones:
             return self
-        return replace(self, event_time=column, metadata=replace(self.metadata, timestamp=True))
+        return replace(self, event_time=time, metadata=replace(self.metadata, timestamp=True))
 
     @property
     def traits(self) -> Traits:

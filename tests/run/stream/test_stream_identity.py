@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.epochs import epoch_of
-from pipeline.core.errors import StorageError
+from pipeline.core.errors import SourceError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
 from pipeline.core.state_identity import StateIdentity
@@ -238,3 +238,46 @@ def test_a_stream_of_columns_with_names_of_ours_goes_on_and_is_what_batch_gives(
     assert found.holds, found
     assert found.rows_aside > 0
     assert found.rows_there > 10
+
+
+ABOVE = 'a = sql("select id, k, at, v from ticks")\n'
+BELOW = "t = sql(\"select tumble(at, interval '1 minute') as m, k, sum(v) as total from a group by all\")\n"
+
+
+def begun(workspace):
+    """Let both streams read a part of what there is."""
+    few = replace(FAST, pace=replace(FAST.pace, turn_offsets=30))
+    for name in ("a", "t"):
+        with closing(Stream(workspace, Planner(workspace).plan(name), few)) as stream:
+            stream.turn()
+            stream.save()
+
+
+def test_rows_that_were_read_of_a_table_above_stay_as_they_were_read_when_it_changes(project):
+    first = project(ABOVE + BELOW)
+    begun(first)
+    old = first.require("a").rows
+    changed = project(ABOVE.replace("v from", "v + 100 as v from") + BELOW)
+    catch_up(changed, ("a", "t"), asked=FAST)
+
+    assert verify(changed, "t").holds  # of the rows that table `a` has, whichever definition made them
+    assert changed.query("select sum(total) as total from t") == changed.query("select sum(v) as total from a")
+    found = verify(changed, "a")
+    assert (found.missing, found.unexpected) == (old, old)
+    assert 0 < old < found.rows_there
+    catch_up(changed, ("a",), asked=replace(FAST, begin="earliest"))
+    assert verify(changed, "a").holds
+    with pytest.raises(SourceError, match=r"table 'a' was changed in another way than by adding rows.*--from earliest"):
+        catch_up(changed, ("t",), asked=FAST)
+
+
+def test_a_table_above_that_has_other_types_is_refused_with_what_changed(project):
+    begun(project(ABOVE + BELOW))
+    changed = project(ABOVE.replace("v from", "v::integer as v from") + BELOW)
+
+    with pytest.raises(
+        StorageError, match=r"columns of 'a' changed: .*v BIGINT before, .*v INTEGER now; take the change back"
+    ):
+        catch_up(changed, ("t",), asked=FAST)
+    with pytest.raises(StorageError, match=r"stream 'a' cannot go on .* 'v' was BIGINT, is INTEGER"):
+        catch_up(changed, ("a",), asked=FAST)

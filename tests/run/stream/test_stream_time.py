@@ -16,7 +16,7 @@ from pipeline.run import Workspace, load
 from pipeline.run.replay import quarantined
 from pipeline.run.stream.running import Running, Wanted
 from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
+from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 from tests.run.stream.test_stream_operations import until
 
@@ -55,18 +55,6 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for row in Workspace(load(folder)).query(query).to_pylist()]
 
 
-def conserved(folder: Path, name: str) -> None:
-    """Assert that each row that was read counts in the table, or is set aside, when nothing is held any more."""
-    workspace = Workspace(load(folder))
-    totals = workspace.require(name).manifest.epoch.totals
-    found = verify(workspace, name)
-    assert found.holds, found
-    assert found.rows_remembered == 0
-    counted = workspace.query(f"select coalesce(sum(n), 0)::bigint as n from {name}").to_pylist()[0]["n"]
-    assert found.rows_read == totals["rows_in"] == counted + totals["quarantined"]
-    assert totals["quarantined"] == quarantined(workspace, name).num_rows
-
-
 HOURS = 'hours = sql("select tumble(at, interval \'1 hour\') as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
 
 
@@ -80,7 +68,7 @@ def test_a_file_a_day_drained_every_night(tmp_path, window):
         found = rows(folder, "select count(*), sum(n) from hours")
         assert found == [(4 * day, 4 * day)]
         assert quarantined(Workspace(load(folder)), "hours").num_rows == 0
-        conserved(folder, "hours")
+        assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
 
 
 def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_path):
@@ -97,7 +85,62 @@ def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_pat
     assert quarantined(Workspace(load(folder)), "hours").column("reasons").to_pylist() == [
         "all its windows have closed"
     ]
-    conserved(folder, "hours")
+    assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
+
+
+@pytest.mark.parametrize(("minute", "is_late"), [(39, True), (40, False), (41, False)])
+def test_a_row_within_the_gap_of_a_drained_session_is_late_and_no_sessions_meet(tmp_path, minute, is_late):
+    #   a    20    30 |--- gap 10 ---| 40        drained: the session ends at 40, and so does the watermark
+    #   next                       39 | 40 41    before it: late; from it on: a session of its own
+    text = (
+        "visits = sql(\"select session(at, interval '10 minutes') as began, session_end(at, interval '10 minutes') as over, k, "
+        'count(*) as n from ticks group by all", key=["began", "k"])\n'
+    )
+    folder = project(tmp_path, events("ticks") + text)
+    put(
+        folder,
+        "ticks",
+        "d1",
+        [("2026-01-01 10:25:00", "a"), ("2026-01-01 10:30:00", "a"), ("2026-01-01 10:05:00", "b")],
+    )
+    stream(folder, drain=True)
+    put(folder, "ticks", "d2", [(f"2026-01-01 10:{minute}:00", "a"), (f"2026-01-01 10:{minute}:00", "b")])
+    stream(folder, drain=True)
+
+    found = rows(folder, "select minute(began), minute(over), n from visits where k = 'a' order by began")
+    assert found == [(25, 40, 2), *([] if is_late else [(minute, minute + 10, 1)])]
+    reasons = quarantined(Workspace(load(folder)), "visits").column("reasons").to_pylist()
+    assert reasons == ["its session may have closed"] * (2 * is_late)
+    conserved(Workspace(load(folder)), "visits", "n")
+
+
+VISITS = (
+    "visits = sql(\"select session(at, interval '5 seconds') as began, session_end(at, interval '5 seconds') as over, k, "
+    'count(*) as n from ticks group by all", key=["began", "k"])\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "sessions"),
+    [
+        #    watermark 8, 13, 15, 8 when the row of `then` comes: one before it is late, whatever session it belongs to
+        pytest.param((0, 3), 4, [(0, 8, 2)], id="of a session that is out"),
+        pytest.param((0, 8), 4, [(0, 5, 1), (8, 13, 1)], id="between two that are out"),
+        pytest.param((10,), 2, [(10, 15, 1)], id="before the first"),
+        pytest.param((0, 3), 8, [(0, 8, 2), (8, 13, 1)], id="equal to the bound"),
+    ],
+)
+def test_a_late_row_of_a_session_is_set_aside_and_sessions_never_overlap(tmp_path, first, then, sessions):
+    folder = project(tmp_path, events("ticks") + VISITS)
+    batches = ([*((at, "a") for at in first), (first[-1] + 5, "other")], [(then, "a")], [(60, "other")])
+    for number, batch in enumerate(batches):
+        put(folder, "ticks", f"d{number}", [(f"2026-01-01 00:{at // 60:02}:{at % 60:02}", k) for at, k in batch])
+        stream(folder)
+    workspace = Workspace(load(folder))
+
+    assert rows(folder, "select second(began), second(over), n from visits where k = 'a' order by 1") == sessions
+    assert conserved(workspace, "visits", "n").rows_remembered == 1
+    assert workspace.require("visits").manifest.epoch.totals["late"] == len(first) + 1 - sum(n for *_, n in sessions)
 
 
 def test_a_stream_below_a_drained_one_goes_on(tmp_path):
@@ -159,7 +202,7 @@ def test_a_left_join_whose_right_side_is_empty_goes_on_after_idle_after(tmp_path
     thread.join()
 
     assert rows(folder, "select count(*), count(other) from joined") == [(30, 0)]
-    assert verify(Workspace(load(folder)), "joined").holds
+    conserved(Workspace(load(folder)), "joined")
 
 
 def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
@@ -175,7 +218,7 @@ def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
     stream(folder)
 
     assert rows(folder, "select count(*), count(other) from joined") == [(28, 1)]  # the last minute is still held
-    assert verify(Workspace(load(folder)), "joined").holds
+    conserved(Workspace(load(folder)), "joined")
 
 
 def test_a_stream_on_an_empty_folder_waits(tmp_path):
@@ -213,12 +256,12 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others_and_verify_kno
     reasons = quarantined(workspace, "hops").column("reasons").to_pylist()
     assert reasons == ["late for its windows that end by 2026-01-01 00:12:00.000000"]
     assert workspace.require("hops").manifest.epoch.totals["quarantined"] == 0
-    assert verify(workspace, "hops").holds
+    conserved(workspace, "hops")
     stream(folder, drain=True)
-    assert verify(workspace, "hops").holds
+    conserved(workspace, "hops")
     put(folder, "ticks", "d9", [("2026-01-01 00:47:00", "a")])
     stream(folder, drain=True)
-    assert verify(workspace, "hops").holds
+    conserved(workspace, "hops")
 
 
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -232,4 +275,4 @@ def test_hops_verify_whatever_comes_late_and_whenever_they_are_drained(tmp_path_
     for number, (minutes, drain) in enumerate(batches):
         put(folder, "ticks", f"d{number}", [(f"2026-01-01 00:{minute:02}:00", "a") for minute in minutes])
         stream(folder, drain=drain)
-    assert verify(Workspace(load(folder)), "hops").holds
+    conserved(Workspace(load(folder)), "hops")

@@ -1,0 +1,68 @@
+"""Rows are conserved: each one that a stream read is in its table, set aside, or still held; by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pipeline.run.replay import quarantined
+from pipeline.run.stream.plan import Planner
+from pipeline.run.stream.running import Running
+from pipeline.run.stream.verifying import Verified, to_come, verify
+from pipeline.run.workspace import Workspace
+from pipeline.streams.operator import PARTLY
+
+
+def conserved(workspace: Workspace, name: str, count: str | None = None) -> Verified:
+    """Assert it of a stream at its last commit, and that its table is the batch answer on the rows that are not set aside.
+
+    `count` is the column of a table of groups that counts the rows of each: rows in = counted + still held + set aside.
+    """
+    counters_agree(workspace, name)
+    totals = workspace.require(name).manifest.epoch.totals
+    found = verify(workspace, name)
+    assert found.holds, found
+    assert found.rows_read + found.lost == totals["rows_in"]
+    if not Planner(workspace).changes(name):
+        assert found.rows_there + found.rows_remembered == found.rows_expected
+    if count is not None:
+        counted = sum(workspace.query(f'select "{count}" as n from "{name}"').column("n").to_pylist())
+        held = sum(to_come(workspace, name).column(count).to_pylist())
+        assert totals["rows_in"] == counted + held + totals["quarantined"], (totals, counted, held)
+    return found
+
+
+def counters_agree(workspace: Workspace, name: str) -> None:
+    """Assert that what a stream counted is what is there: the rows of its table and of its quarantine."""
+    version = workspace.require(name)
+    totals = version.manifest.epoch.totals
+    aside = [r for r in quarantined(workspace, name).column("reasons").to_pylist() if not r.startswith(PARTLY)]
+    assert totals["quarantined"] == len(aside), f"{name}: {totals}, {len(aside)} rows set aside"
+    assert totals["late"] <= totals["quarantined"]
+    if Planner(workspace).changes(name):
+        assert version.rows <= totals["rows_out"]
+    else:
+        assert version.rows == totals["rows_out"], f"{name}: {totals}, {version.rows} rows"
+
+
+@contextmanager
+def of_every_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hold the counters of all streams that are run to a stop, when the last one of a project has stopped."""
+    stopped: dict[str, Running] = {}
+    run = Running.run
+
+    def watched(running: Running, *args: object, **options: object) -> None:
+        try:
+            run(running, *args, **options)
+        finally:
+            stopped[str(running.workspace.project.settings.root)] = running
+
+    monkeypatch.setattr(Running, "run", watched)
+    yield
+    for running in stopped.values():
+        for name in running.names:
+            version = running.workspace.version(name)
+            if version is not None and version.manifest is not None and version.manifest.epoch is not None:
+                counters_agree(running.workspace, name)

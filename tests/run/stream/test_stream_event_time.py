@@ -1,0 +1,153 @@
+"""Event times that are numbers in the source: a time is made of them, and a number that is none is set aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipeline import files, source, sql
+from pipeline.core.errors import DefinitionError, RequestError
+from pipeline.run import Runner, Workspace, load
+from pipeline.run.replay import quarantined
+from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.stream import Asked, Pace
+from tests.run.stream.conservation import conserved
+from tests.run.stream.test_stream_logs import Topic, kafka_of
+
+SECONDS = 1_767_225_600
+"""The first second of 2026, in UTC."""
+BEYOND = 9_223_372_036_854_775_807
+FACTORS = {"to_timestamp": 1, "epoch_ms": 1000, "make_timestamp": 1_000_000}
+MINUTES = (
+    "minutes = sql(\"select tumble(at, interval '1 minute') as minute, count(*) as n from events group by all\", "
+    'key="minute")\n'
+)
+
+
+def project(folder: Path, reader: str, time: str, text: str = MINUTES, *, stored: bool = False) -> Path:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    schema = (
+        'schema={"id": "bigint", "at": "bigint", "_key": "varchar"}'
+        if "metadata" in reader
+        else ('schema={"id": "bigint", "at": "bigint"}')
+    )
+    (folder / "p.py").write_text(
+        "from pipeline import deduplicate, files, kafka, mart, source, sql\n"
+        f'events = source({reader}, {schema}, event_time="{time}", stored={stored})\n{text}'
+    )
+    return folder
+
+
+def stream(folder: Path) -> Workspace:
+    asked = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+    Running(Workspace(load(folder)), Wanted((), until_caught_up=True, drain=True, asked=asked)).run()
+    return Workspace(load(folder))
+
+
+def write(path: Path, factor: int) -> None:
+    """Three rows, of which two are in one minute; one without a time, and one whose number is beyond all times."""
+    rows = [(1, SECONDS * factor), (2, (SECONDS + 59) * factor), (3, (SECONDS + 60) * factor), (4, None), (5, BEYOND)]
+    con = duckdb.connect()
+    values = ", ".join(f"({i}, {'null' if at is None else at}::bigint)" for i, at in rows)
+    con.execute(
+        f"copy (from (values {values}) as t(id, \"at\")) to '{path}' {'(format json)' if path.suffix == '.ndjson' else ''}"
+    )
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
+@pytest.mark.parametrize("function", FACTORS)
+def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, function, kind, stored):
+    folder = project(tmp_path, f'files("data/*.{kind}")', f"{function}(at)", stored=stored)
+    write(tmp_path / "data" / f"a.{kind}", FACTORS[function])
+    workspace = stream(folder)
+
+    found = workspace.query("select epoch(minute)::bigint as minute, n from minutes order by 1").to_pylist()
+    assert [tuple(row.values()) for row in found] == [(SECONDS, 2), (SECONDS + 60, 1)]
+    aside = quarantined(workspace, "events" if stored else "minutes")
+    assert sorted(aside["reasons"].to_pylist()) == ["no event time", f"not a time: {function}(at)"]
+    assert any(str(BEYOND) in row for row in aside["row"].to_pylist())
+    for name in ("events", "minutes") if stored else ("minutes",):
+        conserved(workspace, name)
+
+
+def test_a_table_that_is_computed_in_batch_sees_the_same_times(tmp_path):
+    folder = project(
+        tmp_path, 'files("data/*.csv")', "epoch_ms(at)", 'last = sql("select max(at) as at from events")\n'
+    )
+    write(tmp_path / "data" / "a.csv", 1000)
+    Runner(load(folder)).run()
+    workspace = Workspace(load(folder))
+    assert workspace.query('select epoch("at")::bigint as second from last').column("second").to_pylist() == [
+        SECONDS + 60
+    ]
+    assert quarantined(workspace, "last")["reasons"].to_pylist() == ["not a time: epoch_ms(at)"]
+
+
+@pytest.mark.parametrize("function", FACTORS)
+def test_a_tombstone_has_the_number_of_its_message(kafka, tmp_path, function):
+    topic = Topic(kafka)
+    text = (
+        'accounts = sql("select coalesce(id, try_cast(_key as bigint)) as id, at, id is null as gone from events", '
+        'key="id", sequence_by="at", apply_as_deletes="gone")\n'
+    )
+    reader = kafka_of(topic, ', metadata=["key"], tombstones="keep"')
+    folder = project(tmp_path, reader, f"{function}(at)", text)
+    for number in (1, 2, 3):
+        at = SECONDS * FACTORS[function]
+        topic.send([number], key=str(number), value=lambda i, at=at: json.dumps({"id": i, "at": at}))
+    topic.send([2], key="2", value=lambda _: None)
+    workspace = stream(folder)
+
+    assert workspace.query("select id from accounts order by id").column("id").to_pylist() == [1, 3]
+    assert quarantined(workspace, "accounts").num_rows == 0
+    conserved(workspace, "accounts")
+
+
+def test_what_is_no_event_time_is_named_with_a_way_that_works(tmp_path):
+    schema = {"id": "bigint", "at": "varchar"}
+    with pytest.raises(
+        DefinitionError, match=r"event_time='epoch_ms\(at\)' makes a time of an integer, and 'at' is VARCHAR"
+    ):
+        source(files("*.csv"), schema=schema, event_time="epoch_ms(at)")
+    with pytest.raises(DefinitionError, match=r"one of its columns: got 'epoch_ms\(ms\)'; write epoch_ms\(ms\) as ms"):
+        sql("select ms from events", event_time="epoch_ms(ms)")
+
+    below = (
+        'ticks = sql("select id, epoch_ms(at) as ms from events", event_time="{}")\n'
+        "minutes = sql(\"select ms, count(*) as n from ticks group by all\", key='ms')\n"
+    )
+    write(tmp_path / "a.csv", 1000)
+    folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", below.format("ms"))
+    with pytest.raises(DefinitionError, match=r"table 'ticks' has the event time 'ms', which is BIGINT.* in a SELECT"):
+        stream(folder)
+    folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", below.format("mss"))
+    with pytest.raises(
+        DefinitionError, match=r"table 'ticks' has no column 'mss', its event time; did you mean 'ms'\?"
+    ):
+        stream(folder)
+
+
+def test_a_project_whose_source_has_no_event_time_is_told_which(tmp_path):
+    text = 'ticks = sql("select id, epoch_ms(at) as t from events", event_time="t")\n'
+    folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", text)
+    page = (folder / "p.py").read_text().replace('event_time="epoch_ms(at)", ', "")
+    (folder / "p.py").write_text(page)
+    with pytest.raises(
+        RequestError, match=r"got ticks: 'events', which it reads first, has no event time; give a source"
+    ):
+        stream(folder)
+
+
+@pytest.mark.parametrize("statement", ["select id, at from events", "select id, count(*) as n from events group by id"])
+def test_a_key_that_is_no_column_is_named(tmp_path, statement):
+    folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", f'rows = sql("{statement}", key="idd")\n')
+    write(tmp_path / "a.csv", 1000)
+    with pytest.raises(
+        DefinitionError, match=r"table 'rows' has no column 'idd', which key= names; did you mean 'id'\?"
+    ):
+        stream(folder)

@@ -1,0 +1,93 @@
+"""A lake on an object store that goes away and comes back: the stream waits, says so, and each row counts once."""
+
+from __future__ import annotations
+
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import Workspace, load
+from pipeline.run.stream.restarting import Patience
+from pipeline.run.stream.running import Running, Wanted
+from pipeline.run.stream.stream import Asked, Pace
+from tests.rigs.gate import Gate, gated
+from tests.rigs.weed import BUCKET, SECRET, credentials
+from tests.run.stream.conservation import conserved
+from tests.run.stream.test_stream_operations import until
+
+FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+QUICK = {"timeout": "1s", "max_retries": "1", "retry_timeout": "1s", "backoff_config.max_backoff": "100ms"}
+"""The client's patience; without these it tries for three minutes."""
+MINUTES = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
+
+
+def project(folder: Path, endpoint: str) -> Path:
+    options = "".join(f'"{name}" = "{value}"\n' for name, value in {**credentials(endpoint), **QUICK}.items())
+    (folder / "data").mkdir(parents=True)
+    (folder / "secret").write_text(SECRET)
+    options = options.replace(f'"{SECRET}"', f'"${{file:{folder / "secret"}}}"')
+    (folder / "headwater.toml").write_text(
+        '[project]\nname = "p"\ndefinitions = "p.py"\n'
+        f'[env.dev]\nlake = "s3://{BUCKET}/{uuid.uuid4().hex}"\n[env.dev.storage]\n{options}'
+    )
+    (folder / "p.py").write_text(
+        "from pipeline import files, source, sql\n"
+        'ticks = source(files("data/*.csv"), schema={"at": "timestamp", "k": "bigint"}, event_time="at", stored=False)\n'
+        f'rows = sql("select k, at from ticks")\n{MINUTES}'
+    )
+    return folder
+
+
+def put(folder: Path, number: int) -> None:
+    """Ten rows, one each minute."""
+    draft = folder / "data" / f".{number}"
+    draft.write_text("at,k\n" + "".join(f"2026-01-01 {number:02}:{m:02}:00,{10 * number + m}\n" for m in range(10)))
+    draft.rename(folder / "data" / f"{number}.csv")
+
+
+@pytest.fixture(scope="module")
+def gate(s3) -> Iterator[Gate]:
+    """Open again before the counters are read when the test is over."""
+    with gated(s3.port) as found:
+        yield found
+
+
+def test_a_store_that_is_away_is_waited_for(gate, tmp_path):
+    folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
+    put(folder, 0)
+    heard: list[str] = []
+    running = Running(
+        Workspace(load(folder)),
+        Wanted(asked=FAST, patience=Patience(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
+        tell=lambda name, words: heard.append(f"{name}: {words}"),
+    )
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    until(lambda: running.facts["rows"].totals.get("rows_out") == 10, "rows")
+    until(lambda: running.facts["minutes"].totals.get("rows_out") == 9, "minutes")
+    gate.close()
+    put(folder, 1)
+    for name in ("rows", "minutes"):
+        until(lambda name=name: running.facts[name].status == "waiting", f"{name} to wait")
+        until(lambda name=name: running.facts[name].restarts > 2, f"more tries of {name} than there are restarts")
+        assert not running.is_ready
+        assert re.match(r"since ..:..:.. UTC: .*S3 error", running.facts[name].error), running.facts[name].error
+    put(folder, 2)
+    gate.open()
+    until(lambda: running.facts["rows"].totals.get("rows_out") == 30, "all rows")
+    until(lambda: running.facts["minutes"].totals.get("rows_out") == 29, "all minutes")
+    until(lambda: running.is_ready, "readiness")
+    running.stop()
+    thread.join()
+    assert not running.errors
+    workspace = Workspace(load(folder))
+    assert workspace.query("select k from rows order by k").column("k").to_pylist() == [
+        10 * file + minute for file in range(3) for minute in range(10)
+    ]
+    for name in ("rows", "minutes"):
+        conserved(workspace, name)
+    assert any("Could not connect to the endpoint" in words and "Traceback" not in words for words in heard), heard

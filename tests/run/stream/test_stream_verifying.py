@@ -1,0 +1,102 @@
+"""What `headwater verify` finds: a table that is not the batch answer is never said to be it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from pipeline.run.project import load
+from pipeline.run.stream.running import catch_up
+from pipeline.run.stream.stream import Asked, Pace
+from pipeline.run.stream.verifying import verify
+from pipeline.run.workspace import Workspace
+
+TICKS = """\
+from pipeline import generate, source, sql
+
+COLUMNS = {"id": "i", "k": "i % 3", "at": "timestamp '2026-01-01' + to_seconds(i)", "x": "i / 7.0"}
+SCHEMA = {"id": "bigint", "k": "bigint", "at": "timestamp", "x": "double"}
+ticks = source(generate(COLUMNS, count=40), schema=SCHEMA, event_time="at", stored=False)
+rows = sql("select id, k, x from ticks")
+twins = sql("select k, k * 1.5 as x from ticks")
+sums = sql("select tumble(at, interval '10 seconds') as at, k, sum(x) as x, count(*) as id from ticks group by all")
+"""
+FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01))
+
+
+def removed(table: DeltaTable) -> None:
+    table.delete("k = 1")
+
+
+def doubled(table: DeltaTable) -> None:
+    rows = table.to_pyarrow_table()
+    write_deltalake(table, rows.slice(0, 1), mode="append")
+
+
+def swapped(table: DeltaTable) -> None:
+    """As many rows as before: one is there twice, in place of another."""
+    rows = table.to_pyarrow_table().sort_by([("k", "ascending"), ("x", "ascending")])
+    table.delete(f"k = 0 and x = {rows['x'][0].as_py()!r}")
+    write_deltalake(table, rows.slice(1, 1), mode="append")
+
+
+def changed(table: DeltaTable) -> None:
+    table.update({"x": "x * 1.00001"}, predicate="k = 2")
+
+
+def rounded(table: DeltaTable) -> None:
+    table.update({"x": "x * 1.000000000001"}, predicate="k = 2")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ticks")
+    (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
+    (folder / "ticks.py").write_text(TICKS)
+    catch_up(Workspace(load(folder)), ("rows", "twins", "sums"), asked=FAST)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["rows", "sums"])
+@pytest.mark.parametrize(
+    ("damage", "missing", "unexpected"),
+    [
+        (removed, {"rows": 13, "sums": 4}, 0),
+        (doubled, 0, 1),
+        (swapped, 1, 1),
+        (changed, {"rows": 13, "sums": 4}, {"rows": 13, "sums": 4}),
+        (rounded, 0, 0),
+    ],
+)
+def test_what_is_not_the_batch_answer_is_found(made, name, damage, missing, unexpected):
+    workspace = Workspace(load(made))
+    assert verify(workspace, name).holds
+    table = DeltaTable(workspace.table(name).storage.uri)
+    before = table.version()
+    damage(table)
+    try:
+        found = verify(Workspace(load(made)), name)
+    finally:
+        DeltaTable(workspace.table(name).storage.uri).restore(before)
+    expected = tuple(each[name] if isinstance(each, dict) else each for each in (missing, unexpected))
+    assert (found.missing, found.unexpected) == expected
+    assert found.holds == (expected == (0, 0))
+    assert {row["_difference"] for row in found.differences} == {
+        what for what, n in zip(("missing", "unexpected"), expected, strict=True) if n
+    }
+
+
+def test_one_of_equal_rows_that_is_gone_is_missing(made):
+    workspace = Workspace(load(made))
+    table = DeltaTable(workspace.table("twins").storage.uri)
+    before = table.version()
+    rows = table.to_pyarrow_table().sort_by("k")
+    table.delete("k = 0")
+    write_deltalake(table, rows.slice(1, 13), mode="append")  # of 14
+    try:
+        found = verify(Workspace(load(made)), "twins")
+    finally:
+        DeltaTable(workspace.table("twins").storage.uri).restore(before)
+    assert (found.missing, found.unexpected) == (1, 0)
