@@ -54,6 +54,8 @@ ID_Z = 'schema={"id": "bigint", "z": "bigint"}'
 KEPT = "\nkept = sql('select id from raw')"
 TIME = 'schema={"id": "bigint", "at": "timestamp"}, event_time="at"'
 AT = {"f1.csv": "id,at\n1,2024-01-01\n"}
+MS, NUMBERS = 'schema={"id": "bigint", "at": "bigint"}', {"a.csv": "id,at\n1,1704067200000\n"}
+TICKS = "\nticks = sql('select id, at from raw', key='id', event_time='T')"
 FUNCTION = """
 @table()
 def kept(raw: pa.Table) -> pa.Table:
@@ -108,6 +110,9 @@ CASES = [
     Case("give those to the table that reads it", raw(ID, "stored=False", 'key="id"') + KEPT, fix=raw(ID, "stored=False") + "\nkept = sql('select id from raw', key='id')"),
     Case("give event_time= with a column", raw(ID, 'lateness="1 minute"'), AT, raw(TIME, 'lateness="1 minute"')),
     Case("write for example '10 minutes'", raw(TIME, 'lateness="soon"'), AT, raw(TIME, 'lateness="10 minutes"')),
+    Case("as BIGINT in schema=", raw('schema={"id": "bigint", "at": "varchar"}, event_time="epoch_ms(at)"'), {"a.csv": "id,at\n1,1704067200000\n"}, raw('schema={"id": "bigint", "at": "bigint"}, event_time="epoch_ms(at)"')),
+    Case("or name the column itself if it is a time", raw(TIME.replace('"at"', '"epoch_ms(at)"').replace('"epoch_ms(at)"', '"at"', 1)), AT, raw(TIME)),
+    Case("where the table is made, and event_time=", raw(MS) + TICKS.replace("at", "epoch_ms(at)", 1).replace("T", "epoch_ms(at)"), NUMBERS, raw(MS) + TICKS.replace("at", "epoch_ms(at) as at", 1).replace("T", "at")),
     Case("accept them with --full where all data has them", files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, ONE), full=True),
     Case('else give the source new_columns="add"', files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, {**ONE, "f3.csv": "id\n3\n"}), fix=raw(ADD)),
     Case("bring it back, or accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), put=ONE),
