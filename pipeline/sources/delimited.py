@@ -21,7 +21,7 @@ from pipeline.kernel.engine import arrow, listed, literal, quoted, schema_of
 from pipeline.sources import values
 from pipeline.sources.cutting import Bytes, head_bytes
 from pipeline.sources.encoding import not_decodable
-from pipeline.sources.fit import REJECTED, Cells, checked, hold, misfits, of_texts, values_of
+from pipeline.sources.fit import REJECTED, Cells, hold, judged, of_texts
 from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
 from pipeline.sources.naming import Naming, numbered
@@ -119,8 +119,7 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     lines, names, head = lines_of(file.path), header(file), file.dialect.header_lines
     undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    why = misfits(schema, {name: quoted(name) for name in undeclared})
-    rows = arrow(con, f"select {values_of(schema)}, {why} from {checked(schema, cells(schema, names), scan)}")
+    rows, reasons = judged(con, schema, cells(schema, names), scan, {name: quoted(name) for name in undeclared})
     rejects = arrow(con, _rejects(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
@@ -130,8 +129,7 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
         raise _unaccounted(starts, expected, file.place)
     if file.goes_on and rejects.num_rows and away[-1] == starts[-1] and rejects.column("broken")[-1].as_py():
         raise SourceError("the last record is broken off", place=file.place)
-    reasons = rows.column(rows.num_columns - 1)
-    rows = rows.remove_column(rows.num_columns - 1).append_column(POSITION, pa.array(came))
+    rows = rows.append_column(POSITION, pa.array(came))
     bad = pc.is_valid(reasons)
     found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
     found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])

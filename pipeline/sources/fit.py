@@ -19,7 +19,9 @@ from pipeline.sources.values import Rule, Texts
 RAW = "raw"
 """The temporary table that `fit` reads: `_position` and the values as they came."""
 REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", pa.string())])
-_CHECKED = "checked_rows"
+_CHECKED, _SCANNED = "checked_rows", "scanned_rows"
+AT_ONCE = 250
+"""How many columns a statement looks at that need not look at all: DuckDB compares each expression with every other."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,43 @@ def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
     ]
     listed = ", ".join(parts)
     return f"nullif(concat_ws('; ', {listed}), '')" if listed else "null::varchar"
+
+
+def judged(
+    con: duckdb.DuckDBPyConnection, schema: Schema, cells: Cells, source: str, undeclared: Mapping[str, str]
+) -> tuple[pa.Table, pa.ChunkedArray]:
+    """Return the values of a scan's rows in their order, and for each the reasons why it does not fit, or null.
+
+    Of a very wide scan some columns are looked at at a time, and for reasons only where there is one.
+    """
+    if len(schema.columns) <= AT_ONCE:
+        why = misfits(schema, undeclared)
+        found = arrow(con, f"select {values_of(schema)}, {why} as why from {checked(schema, cells, source)}")
+        return pa.table(found.columns[:-1], schema.names), found.columns[-1]
+    con.execute(f"create or replace temp table {_SCANNED} as from {source}")
+    columns: list[pa.ChunkedArray] = []
+    reasons: list[pa.ChunkedArray] = []
+    for begin in range(0, len(schema.columns), AT_ONCE):
+        some = Schema(schema.columns[begin : begin + AT_ONCE])
+        values_and_test = f"{values_of(some)}, coalesce({' or '.join(unfit(some))}, false) as bad"
+        found = arrow(con, f"select {values_and_test} from {checked(some, cells, _SCANNED)}")
+        columns += found.columns[:-1]
+        if pc.any(found.columns[-1]).as_py():
+            reasons += arrow(con, f"select {misfits(some)} as why from {checked(some, cells, _SCANNED)}").columns
+    if undeclared:
+        reasons += arrow(con, f"select {misfits(Schema(()), undeclared)} as why from {_SCANNED}").columns
+    return pa.table(columns, schema.names), _joined(con, reasons, len(columns[0]))
+
+
+def _joined(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedArray], rows: int) -> pa.ChunkedArray:
+    """Return texts of several columns as one, null where all are."""
+    if not reasons:
+        return pa.chunked_array([pa.nulls(rows, pa.string())])
+    names = [f"w{number}" for number in range(len(reasons))]
+    con.register("_reasons", pa.table(list(reasons), names))
+    found = arrow(con, f"select nullif(concat_ws('; ', {', '.join(names)}), '') as why from _reasons")
+    con.unregister("_reasons")
+    return found.column("why")
 
 
 def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:

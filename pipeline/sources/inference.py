@@ -11,7 +11,7 @@ import duckdb
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
-from pipeline.sources.fit import Cells, Names, checked, unfit
+from pipeline.sources.fit import AT_ONCE, Cells, Names, checked, unfit
 
 _NEXT: Mapping[str, tuple[str, ...]] = {
     "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # what an integer was taken for that is too long for a BIGINT
@@ -26,8 +26,6 @@ _TEXT = "VARCHAR"
 _EITHER = r"(0?[1-9]|1[0-2])([-/.])(0?[1-9]|1[0-2])[-/.][0-9]{4}"
 _SAMPLED = 10_000
 """How many rows are looked at for dates that can be read in two ways."""
-_AT_ONCE = 250
-"""How many columns a statement tests: DuckDB compares each with every other."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class _Sample:
         """Return the answer to an aggregate for each column, over all rows or the first ones."""
         answers: list[Any] = []
         most = "" if rows is None else f" limit {rows}"
-        for begin in range(0, len(schema.columns), _AT_ONCE):
-            tried = Schema(schema.columns[begin : begin + _AT_ONCE])
+        for begin in range(0, len(schema.columns), AT_ONCE):
+            tried = Schema(schema.columns[begin : begin + AT_ONCE])
             sample = f"select * from {checked(tried, self.cells_of(tried), self.source(tried))}{most}"
             answers += self.con.execute(f"select {', '.join(questions_of(tried))} from ({sample})").fetchall()[0]
         return answers

@@ -6,7 +6,7 @@ import pytest
 from pipeline.core.errors import SourceError
 from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
-from pipeline.sources import files
+from pipeline.sources import files, fit
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
 HEAD = "id,name,x\n"
@@ -215,3 +215,21 @@ def test_a_header_alone_gives_text_columns(infer):
 def test_types_cannot_be_inferred_past_an_open_quote(infer):
     with pytest.raises(SourceError, match="quotes that do not match"):
         infer(HEAD + '1,"a,1\n2,b,2\n')
+
+
+def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("a,b,c,d,e,f\n1,x,2.5,2024-01-01,7,\nx,,y,,8,new\n3,z,1,2024-13-01,9,\n4,w,5,,1,\n")
+    reader = files(tmp_path / "a.csv").evolving("set aside")
+    part, schema = (
+        Part(reader.pieces()[0]),
+        Schema.of({"a": "bigint", "b": "varchar", "c": "double", "d": "date", "e": "tinyint"}),
+    )
+    at_once = reader.read(part, schema)
+
+    for number in (1, 2, 4):
+        monkeypatch.setattr(fit, "AT_ONCE", number)
+        some = reader.read(part, schema)
+        assert some.rows.equals(at_once.rows)
+        assert some.rejected.equals(at_once.rejected)
+
+    assert at_once.rejected["reason"].to_pylist()[0].count("; ") == 2
