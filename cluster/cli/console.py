@@ -25,8 +25,10 @@ from pipeline.run.project import Project, load
 from pipeline.run.workspace import Workspace
 
 _WIDE = 140
-out = Console(width=_WIDE if not sys.stdout.isatty() and "COLUMNS" not in os.environ else None, highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(
+    width=_WIDE if not sys.stdout.isatty() and "COLUMNS" not in os.environ else None, highlight=False, emoji=False
+)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def open_project(folder: Path, env: str | None) -> Project:

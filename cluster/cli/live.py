@@ -55,7 +55,7 @@ def live_view(console: Console, *, quiet: bool) -> Iterator[View]:
     elif not console.is_terminal:
         yield _Lines(console, every_s=_LINE_EVERY_S)
     else:
-        wrapping = Console(stderr=True, highlight=False)
+        wrapping = Console(stderr=True, highlight=False, emoji=False)
         with Live(console=wrapping, auto_refresh=False, transient=True) as live:
             yield _Table(live)
 

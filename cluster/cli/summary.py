@@ -39,7 +39,8 @@ def _total(run: Run) -> str:
         "done": len(done),
         "failed": sum(step.decision == "failed" for step in run.steps),
         "skipped": sum(step.decision == "upstream_failed" for step in run.steps),
-        "up to date": sum(step.decision == "skip" for step in run.steps),
+        "up to date": sum(step.decision == "skip" and step.reason != STREAMED for step in run.steps),
+        "made by headwater stream": sum(step.reason == STREAMED for step in run.steps),
     }
     if counts["up to date"] == len(run.steps):
         return f"nothing new: all {len(run.steps)} are up to date"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from pipeline.core.definitions import Definition, Stored
-from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
+from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow_within, beyond_bounds, connect, first_line, in_time
@@ -68,10 +69,19 @@ class Workspace:
                 f"table {name!r} is not made yet"
                 if reader is None
                 else f"{reader!r} reads {name!r}, which is not made yet",
-                do=f"run `headwater run --select +{reader or name}`",
+                do=self._way_to_make(name, reader or name),
                 place=self.definition(reader or name).place,
             )
         return version
+
+    def _way_to_make(self, name: str, asked: str) -> str:
+        """Return the command that makes a table which is missing, and then the one that was asked for."""
+        from pipeline.run.streamed import StreamedDefinitions  # noqa: PLC0415 - it asks this module
+
+        with contextlib.suppress(HeadwaterError):
+            if name in StreamedDefinitions(self):
+                return f"run `headwater stream {name}`, which makes it"
+        return f"run `headwater run --select +{asked}`"
 
     def query(self, text: str, seconds: float | None = None) -> pa.Table:
         """Run one SELECT over the tables by their names and return its rows.

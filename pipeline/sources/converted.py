@@ -1,14 +1,15 @@
 """Delimited files whose texts Arrow converts to types, faster than texts can be cast and tested one by one.
 
-Arrow converts a text whole or raises, so what it gives is what `values` gives, but for three kinds of text:
+Arrow converts a text whole or raises, so what it gives is what `values` gives, but for four kinds of text:
 
 | text | comes as | so |
 | --- | --- | --- |
 | `0x1F` for an integer | 31 | integers of a file with `0x` in it come as texts |
 | `1e-400` for a `DOUBLE` | 0 | a file that gave zero is searched for such exponents, and for long runs of zeros |
-| `1e400`, and `inf`, for a `DOUBLE` | infinite | a file that gave one is read otherwise |
+| `1e400` and `nan(1)` for a `DOUBLE` | infinite, and no number | a file that gave one is read otherwise, for `inf` and `nan` too |
+| `0000-01-01` for a `DATE` | a day of the year 0 | the same |
 
-A column whose first values hold a zero, an infinite number or a text that Arrow does not convert comes as texts.
+A column whose first values hold one of these, or a text that Arrow does not convert, comes as texts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import mmap
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,11 @@ _TYPES = {
 }
 _AS_WRITTEN = frozenset({"DATE", "TIMESTAMP", "BOOLEAN"})
 """The types that take the same texts where they were inferred."""
+_FIRST = {
+    pa.date32(): pa.scalar(date.min, pa.date32()),
+    pa.timestamp("us"): pa.scalar(datetime.min, pa.timestamp("us")),  # noqa: DTZ901 - without a zone, as the type
+}
+"""The first time of the year 1."""
 _TRUE, _FALSE = (
     [form for word in words for form in dict.fromkeys((word, word.upper(), word.title()))]
     for words in (("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0"))
@@ -105,7 +112,8 @@ class Converted:
     rows: int = 0
     """How many came so far."""
     has_zero: bool = False
-    has_infinite: bool = False
+    has_odd: bool = False
+    """Whether a number or a time came that may not be what was written."""
 
     def __arrow_c_schema__(self) -> object:
         """Return the columns."""
@@ -119,14 +127,13 @@ class Converted:
         with self.form.open(self.path) as reader:
             for batch in reader:
                 self.rows += batch.num_rows
-                for column in filter(_is_real, batch.columns):
-                    self.has_zero |= _any(pc.equal(column, 0))
-                    self.has_infinite |= _any(pc.is_inf(column))
+                self.has_zero |= any(map(_has_zero, batch.columns))
+                self.has_odd |= any(map(_has_odd, batch.columns))
                 yield batch
 
     def faults(self, rows: int) -> int:
         """Return how far what came is from so many rows, each as it was written."""
-        return abs(self.rows - rows) + self.has_infinite + (self.has_zero and self._has_tiny())
+        return abs(self.rows - rows) + self.has_odd + (self.has_zero and self._has_tiny())
 
     def _has_tiny(self) -> bool:
         with Path(self.path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -199,7 +206,7 @@ def _converted(head: bytes, form: Form, names: tuple[str, ...]) -> tuple[str, ..
     except pa.ArrowInvalid:
         half = len(names) // 2
         return _converted(head, form, names[:half]) + _converted(head, form, names[half:]) if half else ()
-    return tuple(name for name in names if not _has_odd_real(found.column(name)))
+    return tuple(name for name in names if not (_has_zero(found.column(name)) or _has_odd(found.column(name))))
 
 
 def _has_hexadecimal(data: Bytes) -> bool:
@@ -211,13 +218,13 @@ def _has_hexadecimal(data: Bytes) -> bool:
     return False
 
 
-def _has_odd_real(column: pa.ChunkedArray) -> bool:
-    return _is_real(column) and (_any(pc.equal(column, 0)) or _any(pc.is_inf(column)))
+def _has_zero(column: pa.Array | pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_floating(column.type) and pc.any(pc.equal(column, 0)).as_py())
 
 
-def _is_real(column: pa.Array | pa.ChunkedArray) -> bool:
-    return bool(pa.types.is_floating(column.type))
-
-
-def _any(test: pa.Array | pa.ChunkedArray) -> bool:
-    return bool(pc.any(test).as_py())
+def _has_odd(column: pa.Array | pa.ChunkedArray) -> bool:
+    """Return whether a number is none or infinite, or a time is before the year 1."""
+    if pa.types.is_floating(column.type):
+        return bool(pc.any(pc.invert(pc.is_finite(column))).as_py())
+    first = _FIRST.get(column.type)
+    return first is not None and bool(pc.any(pc.less(column, first)).as_py())

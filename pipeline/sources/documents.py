@@ -90,13 +90,11 @@ def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place
     undeclared = hold(schema, tuple(dict.fromkeys((*schema.names, *names))), place, dialect.new_columns)
     objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
     no_text = _undecodable(con, dialect)
-    why = (
-        literal("not a JSON object")
-        if no_text is None
-        else f"case when shown is null then {literal(no_text)} else 'not a JSON object' end"
-    )
+    not_text = "" if no_text is None else f"when shown is null then {literal(no_text)} "
+    why = f"case {not_text}when is_object then 'a key is there twice' else 'not a JSON object' end"
+    bad = "not is_object or coalesce(len(list_distinct(json_keys(line))) < len(json_keys(line)), false)"
     beyond = values_of(undeclared)
-    return fit(con, schema, Raw(cells(schema), _SHOWN, "not is_object", why, with_texts(schema, objects), beyond))
+    return fit(con, schema, Raw(cells(schema), _SHOWN, bad, why, with_texts(schema, objects), beyond))
 
 
 def values_of(names: Iterable[str]) -> dict[str, str]:

@@ -384,6 +384,9 @@ def files(
             "names= needs header=: a first line that is taken for a header by mistake would be lost",
             do="give header=False if the first line is a row, header=True if the names replace it",
         )
+    for option, texts in (("null_values=", null_values), ("names=", names)):
+        if isinstance(texts, str):
+            raise SourceError(f"{option} is a list of texts", got=repr(texts), do=f"write {option}[{texts!r}]")
     naming = Naming.of(names, tuple((rename or {}).items()))
     dialect = Dialect(chosen, tuple(null_values), header is not False, naming, encoding_of(encoding))
     return Files(name, kind, dialect)

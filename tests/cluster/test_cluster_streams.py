@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from cluster.cli.live import line_of, span, table_of
-from pipeline.core.errors import ConflictError, RequestError
+from pipeline.core.errors import ConflictError, RequestError, StorageError
 from pipeline.run.stream.metering import Facts, Histogram
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
@@ -250,3 +250,14 @@ def test_how_a_table_is_streamed_is_explained(here, plant):
     assert "skip: streamed: headwater stream" in shown
     assert "streams   readings by at, up to 0 seconds late; the watermark of the stream that makes it" in shown
     assert "memory    panes: states" in shown
+
+
+def test_a_run_says_which_tables_are_left_to_streams_and_a_query_how_to_make_them(here, plant):
+    plant("count=10")
+
+    assert "0 done, 0 up to date, 2 made by headwater stream" in here("run")
+    with pytest.raises(StorageError, match="'by_minute' is not made yet; run `headwater stream by_minute`"):
+        here("query", "from by_minute")
+    here("stream", "--until-caught-up")
+    assert "10" in here("query", "select sum(n)::int as n from by_minute union all select 10")
+    assert ":x:" in here("query", "select ':x:' as emoji")

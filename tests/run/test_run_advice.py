@@ -91,6 +91,8 @@ CASES = [
     Case("give header=False if the first line is a row", raw(reader=', names=["id"]'), fix=raw(reader=', names=["id"], header=False')),
     Case("header=True if the names replace it", raw(reader=', names=["id"]'), fix=raw(reader=', names=["id"], header=True')),
     Case("check the path", files={}, put=ONE),
+    Case("write null_values=['NA']", raw(reader=", null_values='NA'"), fix=raw(reader=", null_values=['NA']")),
+    Case("write names=['id']", raw(reader=", names='id', header=False"), {"a.csv": "1\n"}, raw(reader=", names=['id'], header=False")),
     Case("give each column its own name; case does not tell names apart", raw(reader=', names=["a", "A"], header=False'), {"a.csv": "1,2\n"}, raw(reader=', names=["a", "b"], header=False')),
     Case("give each column a name", raw(reader=', names=["a", ""], header=False'), {"a.csv": "1,2\n"}, raw(reader=', names=["a", "b"], header=False')),
     Case("remove it or wait for it", files={**ONE, "e.csv": ""}, put={"e.csv": None}),

@@ -233,3 +233,13 @@ def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monke
         assert some.rejected.equals(at_once.rejected)
 
     assert at_once.rejected["reason"].to_pylist()[0].count("; ") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "has_zone"),
+    [("2024-13-01", False), ("0000-01-01", False), ("2024-01-01 10:00:00+02", True), ("2024-01-01T10:00Z", True)],
+)
+def test_a_zone_is_told_only_where_there_is_one(read, text, has_zone):
+    reading = read(f"at,b\n{text},1\n", Schema.of({"at": "timestamp", "b": "bigint"}))
+
+    assert ("declare TIMESTAMPTZ" in reading.rejected["reason"][0].as_py()) is has_zone

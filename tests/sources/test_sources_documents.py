@@ -5,6 +5,7 @@ import pytest
 from pipeline.core.errors import SourceError
 from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
+from pipeline.kernel.engine import connect
 from pipeline.sources import files
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
@@ -45,6 +46,20 @@ def test_a_line_that_is_no_object_is_rejected(read, line):
 
     assert reading.rows.column(POSITION).to_pylist() == [1, 3]
     assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "not a JSON object", "row": line}]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"id": 1, "id": 2}', '{"id": 1, "name": "b", "name": "b"}', '{"name": "", "id": null, "id": 3}']
+)
+def test_an_object_with_a_key_twice_is_rejected(read, piece, line):
+    text = f'{{"id":1}}\n{line}\n{{"id":3}}\n'
+    reading = read(text)
+    reader, found = piece(text)
+    with connect() as con, reader.flow(con, Part(found), SCHEMA) as flowing:
+        flags = con.sql(f"select _misfit from ({flowing.query})").fetchall()
+
+    assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "a key is there twice", "row": line}]
+    assert [flag for (flag,) in flags] == [False, True, False]
 
 
 def test_a_line_that_is_not_utf8_is_rejected(read):
