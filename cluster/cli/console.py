@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -103,15 +103,48 @@ def text(cell: object) -> str:
 
 
 def print_rows(rows: pa.Table, *, as_json: bool, most: int = 50) -> None:
-    """Print the rows of an Arrow table."""
+    """Print the rows of an Arrow table, whose columns may have the same names."""
     if as_json:
-        print_json(rows.to_pylist())
+        print_json(as_objects(rows))
         return
     numbers = [f.name for f in rows.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
-    shown = rows.slice(0, most).to_pylist()
-    grid(None, rows.column_names, ([_number(v) for v in row.values()] for row in shown), right=",".join(numbers))
+    grid(
+        None,
+        _apart(rows.column_names),
+        ([_number(value) for value in row] for row in _values(rows.slice(0, most))),
+        right=",".join(numbers),
+    )
     if rows.num_rows > most:
         out.print(f"[dim]… {rows.num_rows - most:,} more rows; --limit {rows.num_rows} shows all[/]")
+
+
+def as_objects(rows: pa.Table) -> list[dict[str, Any]]:
+    """Return rows as objects for JSON; a name that comes again has a number behind it."""
+    names = _apart(rows.column_names)
+    return [dict(zip(names, row, strict=True)) for row in _values(rows)]
+
+
+def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """Return the values row by row; days that Python does not have, as `infinity`, as texts."""
+    columns = []
+    for column in rows.columns:
+        try:
+            columns.append(column.to_pylist())
+        except (OverflowError, ValueError):
+            columns.append(column.cast(pa.string()).to_pylist())
+    return zip(*columns, strict=True)
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Return names with `_1`, `_2`, ... behind those that came before, as DuckDB does."""
+    found: list[str] = []
+    for name in names:
+        chosen, number = name, 0
+        while chosen in found:
+            number += 1
+            chosen = f"{name}_{number}"
+        found.append(chosen)
+    return found
 
 
 def _number(value: Any) -> object:

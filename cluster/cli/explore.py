@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.tree import Tree
 
-from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
+from cluster.cli.console import as_objects, grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.definitions import Stored
@@ -61,7 +61,7 @@ def show(
     made = workspace.catalog.versions(name)
     if as_json:
         facts = {"name": name, "kind": definition.kind, "layer": definition.layer, "version": version.number}
-        print_json({**facts, "columns": version.schema.as_dict(), "versions": made, "rows": rows.to_pylist()})
+        print_json({**facts, "columns": version.schema.as_dict(), "versions": made, "rows": as_objects(rows)})
         return
     out.print(f"[bold]{name}[/]  {definition.description}")
     out.print(
@@ -89,7 +89,7 @@ def query(
     workspace = open_workspace(folder, env)
     answers = [workspace.query(statement, timeout) for statement in statements]
     if as_json:
-        print_json(answers[0].to_pylist() if len(answers) == 1 else [rows.to_pylist() for rows in answers])
+        print_json(as_objects(answers[0]) if len(answers) == 1 else [as_objects(rows) for rows in answers])
         return
     for number, rows in enumerate(answers):
         if number:

@@ -149,11 +149,13 @@ def _untyped(schema: Schema) -> Schema:
     return Schema.of(dict.fromkeys(schema.names, ""))
 
 
-def require_same(definition: Stored, decision: Decision, version: Version | None, schema: Schema) -> None:
-    """Raise an error when rows to append or merge have other columns or types than those already there.
+def require_same(
+    definition: Stored, decision: Decision, version: Version | None, schema: Schema, *, may_be_made_anew: bool = False
+) -> None:
+    """Raise `SchemaError` when rows to append or merge have other columns or types than those already there.
 
-    A source may get columns. Any other table with more columns is made anew, for what they are in its old rows only its
-    definition tells: this raises `OrderError` then, else `SchemaError`.
+    A source may get columns. Any other table with more columns has to be made anew, for what they are in its old rows only
+    its definition tells: where it may be, this raises `OrderError`.
     """
     if not decision.takes_new or version is None:
         return
@@ -161,7 +163,7 @@ def require_same(definition: Stored, decision: Decision, version: Version | None
     only_more = bool(change.added) and not (change.removed or change.retyped)
     if only_more and isinstance(definition, Source):
         return
-    if only_more:
+    if only_more and may_be_made_anew:
         raise OrderError(f"new columns: {', '.join(map(repr, change.added))}")
     if change:
         raise SchemaError(

@@ -279,7 +279,7 @@ class Runner:
     def _staged(self, order: Order, basis: _Basis, memory_bytes: int) -> tuple[Outcome, Landing]:
         settings = replace(self.workspace.settings, memory_bytes=memory_bytes)
         outcome = execute(order, self.workspace.lake, settings, lambda share: self._work(order, share))
-        require_same(basis.definition, basis.decision, basis.version, outcome.schema)
+        require_same(basis.definition, basis.decision, basis.version, outcome.schema, may_be_made_anew=True)
         arrival = Arrival(basis.definition, outcome, self.run_id, basis.version if basis.decision.takes_new else None)
         if not basis.decision.removed:
             return outcome, land(self.workspace, arrival)
