@@ -56,6 +56,8 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
         right="epoch,rows/s,behind,event time",
     )
     for each in found:
+        if each.obstacle:
+            out.print(f"[yellow]{each.name}[/]: {text(each.obstacle)}", soft_wrap=True)
         if each.lease is not None and each.lease.facts.get("error") and each.status in TROUBLED:
             out.print(f"[red]{each.name}[/]: {each.lease.facts['error']}", soft_wrap=True)
         for name, sink in ({} if each.lease is None else each.lease.facts.get("sinks", {})).items():

@@ -490,8 +490,8 @@ def source(
 
     With `stored=False` there is no bronze table: a table whose first input it is reads the files themselves, each
     once, in the pass that makes its rows, and rows that do not fit go to that table's quarantine. `schema` is needed
-    then, but for a replay, of which only the columns are looked at that the table names; a key, partitions and expectations belong to
-    the table that reads it, else this raises `DefinitionError`.
+    then, but for a replay, of which only the columns are looked at that the table names; a key, partitions and
+    expectations belong to the table that reads it, else this raises `DefinitionError`.
 
     `new_columns` says what happens to a column that the data has and the contract has not: `"refuse"` (the default for
     files) fails the run, `"set aside"` quarantines rows with a value in it, `"add"` gives it to the table. With `"add"`,
@@ -499,12 +499,14 @@ def source(
 
     A source that is streamed needs an `event_time`: the column that says when a row happened. Where it is a number since
     1970, write `'epoch_ms(at)'` (milliseconds), `'to_timestamp(at)'` (seconds) or `'make_timestamp(at)'` (microseconds); in
-    the source's rows the column is that time. Rows may come up to
-    `lateness` after the latest of their partition (`'10 minutes'`; none by default). Every partition holds event time back
-    until it delivers, unless `idle_after` is given: one that is silent for so long then does not, and what it delivers
-    after that may be late. A row from more than `ahead` (1 hour) after now is set aside.
+    the source's rows the column is that time. Rows may come up to `lateness` after the latest of their partition
+    (`'10 minutes'`; none by default). Every partition holds event time back until it delivers, unless `idle_after` is
+    given: one that is silent for so long then does not, and what it delivers after that may be late. A row from more than
+    `ahead` (1 hour) after now is set aside.
     """
     place = caller()
+    if not isinstance(stored, bool):
+        raise DefinitionError("stored= is True or False", got=repr(stored), place=place)
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
     if contract is not None and time is not None:

@@ -13,6 +13,7 @@
     │   ├── ModelError        a model cannot be trained or judged
     │   ├── SinkError         a sink does not take the rows of its table; the table is as it should be
     │   └── StorageError      a lake, warehouse or catalog cannot be read or written
+    │       └── IncompatibleStateError   a stream cannot go on from its last commit with its definition of today
     ├── OrderError            new rows cannot just join those that are there: make the table anew
     ├── UnavailableError      a system does not answer now: wait and try again
     │   ├── SourceUnavailableError    which is a SourceError, too
@@ -127,6 +128,10 @@ class SinkError(StopError):
 
 class StorageError(StopError):
     """A lake, warehouse or catalog cannot be read or written."""
+
+
+class IncompatibleStateError(StorageError):
+    """A stream cannot go on from its last commit: its definition, or the columns of its inputs, changed since."""
 
 
 class OrderError(HeadwaterError):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import duckdb
 import pyarrow as pa
 
+from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, connect, quoted, schema_of
 
@@ -49,6 +50,17 @@ _ARROW = {
     "TIMESTAMP": pa.timestamp("us"),
     "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
 }
+
+
+def require_types(schema: Schema, place: Place | None) -> None:
+    """Raise `DefinitionError` for a column whose type DuckDB does not have."""
+    for column in schema.columns:
+        try:
+            duckdb.sqltype(column.type)
+        except duckdb.Error as error:
+            known = did_you_mean(column.type, (*_ARROW, *_STORED_AS))
+            problem = f"column {column.name!r} has a type that DuckDB does not have"
+            raise DefinitionError(problem, got=column.type, do=known, place=place) from error
 
 
 def stored(schema: Schema) -> Schema:

@@ -17,8 +17,10 @@ from pipeline.core.definitions import Definition, Feed, Source
 from pipeline.core.errors import DefinitionError, HeadwaterError, Place, SettingsError
 from pipeline.core.graph import Graph
 from pipeline.core.reading import InProject
+from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings, find
 from pipeline.core.settings import load as load_settings
+from pipeline.kernel.types import require_types
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
 
 
 def _within(definition: Definition, folder: Path) -> Definition:
-    """Return a source with its relative locations in the project's folder; any other definition as it is."""
-    if isinstance(definition, Source | Feed) and isinstance(definition.reader, InProject):
-        return replace(definition, reader=definition.reader.within(folder))
-    return definition
+    """Return a source, its types known, with its relative locations in the project's folder; another definition as it is."""
+    if not isinstance(definition, Source | Feed):
+        return definition
+    require_types(definition.schema or Schema(()), definition.place)
+    reader = definition.reader
+    return replace(definition, reader=reader.within(folder)) if isinstance(reader, InProject) else definition
 
 
 def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:

@@ -21,30 +21,32 @@ from pipeline.sources.naming import Naming
 _ROW = "file_row_number"
 
 
-def infer(con: duckdb.DuckDBPyConnection, path: str, naming: Naming, place: Place) -> Schema:
-    """Return the file's own columns and types; raise `SourceError` for names that SQL cannot tell apart."""
-    found = schema_of(con, f"select * from read_parquet({literal(path)})")
-    named = zip(found.columns, names(path, naming, place), strict=True)
-    return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
-
-
-def names(path: str, naming: Naming, place: Place) -> tuple[str, ...]:
-    """Return the names of a file's columns; where two differ in case only DuckDB would give one another name."""
-    try:
-        own = pq.read_metadata(path).schema.to_arrow_schema().names
-    except pa.ArrowException as error:
-        raise SourceError("the file cannot be read as PARQUET", got=str(error), place=place) from error
-    return naming.named(own, place)
-
-
 @dataclass(frozen=True)
-class ParquetPart:
-    """A part of a Parquet file to be read: the path, the file's own columns, and what happens to those that are new."""
+class ParquetFile:
+    """A Parquet file by its footer: where it is, how many rows it has, and its columns under the names of the table."""
 
     path: str
-    part: Part
-    own: Schema
-    new_columns: NewColumns
+    rows: int
+    names: tuple[str, ...]
+    place: Place
+
+    @classmethod
+    def of(cls, path: str, naming: Naming, place: Place) -> ParquetFile:
+        """Return a file.
+
+        Raises `SourceError` for names that SQL cannot tell apart: where two differ in case only, DuckDB would change one.
+        """
+        try:
+            footer = pq.read_metadata(path)
+        except pa.ArrowException as error:
+            raise SourceError("the file cannot be read as PARQUET", got=str(error), place=place) from error
+        return cls(path, footer.num_rows, naming.named(footer.schema.to_arrow_schema().names, place), place)
+
+    def schema(self, con: duckdb.DuckDBPyConnection) -> Schema:
+        """Return the columns and types."""
+        found = schema_of(con, f"select * from read_parquet({literal(self.path)})")
+        named = zip(found.columns, self.names, strict=True)
+        return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
 
 
 def as_they_are(own: Schema, schema: Schema) -> str | None:
@@ -82,28 +84,28 @@ def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes:
     return tuple(Part(piece, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
 
 
-def read(con: duckdb.DuckDBPyConnection, file: ParquetPart, schema: Schema) -> Reading:
-    """Return the rows that fit and those that do not, as JSON objects."""
-    undeclared = hold(schema, file.own.names, Place(file.part.piece.uri), file.new_columns)
+def read(
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: Part, schema: Schema, new_columns: NewColumns
+) -> Reading:
+    """Return the rows of a part that fit and those that do not, as JSON objects."""
+    undeclared = hold(schema, file.names, file.place, new_columns)
     names = (*schema.names, *undeclared)
-    columns = _selected(file.own, names, dict.fromkeys(names, "null::varchar"))
-    rows = f"select {_numbered(file.part)}, {columns} from {_scan(file.path, file.part)}"
-    con.execute(f"create temp table {RAW} as {rows}")
+    columns = _selected(file.schema(con), names, dict.fromkeys(names, "null::varchar"))
+    con.execute(f"create temp table {RAW} as select {_numbered(part)}, {columns} from {_scan(file.path, part)}")
     return fit_types(con, schema, undeclared)
 
 
-def flow(con: duckdb.DuckDBPyConnection, file: ParquetPart, schema: Schema) -> Flowing | None:
+def flow(
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: Part, schema: Schema, new_columns: NewColumns
+) -> Flowing | None:
     """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
-    path, part = file.path, file.part
-    undeclared = hold(schema, file.own.names, Place(part.piece.uri), file.new_columns)
-    columns = as_they_are(file.own, schema)
+    undeclared = hold(schema, file.names, file.place, new_columns)
+    columns = as_they_are(file.schema(con), schema)
     if undeclared or columns is None:
         return None
-    rows_of = f"(select {columns}, {_numbered(part)} from {_scan(path, part)})"
+    rows_of = f"(select {columns}, {_numbered(part)} from {_scan(file.path, part)})"
     query = f"select *, {not_in_years(schema)} as {MISFIT} from {rows_of}"
-    found = con.execute(f"select sum(num_rows)::bigint from parquet_file_metadata({literal(path)})").fetchall()
-    rows = (int(found[0][0]) if part.end is None else part.end) - part.begin
-    return Flowing(query, rows, "select 0")
+    return Flowing(query, (file.rows if part.end is None else part.end) - part.begin, "select 0")
 
 
 def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:

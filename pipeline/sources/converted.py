@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from pipeline.core.schema import Column, Schema
+from pipeline.kernel.types import arrow_type
 from pipeline.sources.cutting import Bytes, bytes_of, holds
 from pipeline.sources.delimited import Dialect
 
@@ -37,27 +38,13 @@ _LOWER = 32
 _HEAD_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 """How much is converted at a time; a longer line raises."""
-_TYPES = {
-    "TINYINT": pa.int8(),
-    "SMALLINT": pa.int16(),
-    "INTEGER": pa.int32(),
-    "BIGINT": pa.int64(),
-    "UTINYINT": pa.uint8(),
-    "USMALLINT": pa.uint16(),
-    "UINTEGER": pa.uint32(),
-    "UBIGINT": pa.uint64(),
-    "DOUBLE": pa.float64(),
-    "BOOLEAN": pa.bool_(),
-    "DATE": pa.date32(),
-    "TIMESTAMP": pa.timestamp("us"),
-}
+_NUMBERS = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE"}
+)
 _AS_WRITTEN = frozenset({"DATE", "TIMESTAMP", "BOOLEAN"})
 """The types that take the same texts where they were inferred."""
-_FIRST = {
-    pa.date32(): pa.scalar(date.min, pa.date32()),
-    pa.timestamp("us"): pa.scalar(datetime.min, pa.timestamp("us")),  # noqa: DTZ901 - without a zone, as the type
-}
-"""The first time of the year 1."""
+_FIRST = {pa.date32(): date.min, pa.timestamp("us"): datetime.min}  # noqa: DTZ901 - without a zone, as the type
+"""The first time of the year 1; not as Arrow's, for the first one that Arrow makes imports pandas."""
 _TRUE, _FALSE = (
     [form for word in words for form in dict.fromkeys((word, word.upper(), word.title()))]
     for words in (("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0"))
@@ -158,11 +145,10 @@ class Faults:
 
 def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> Form | None:
     """Return how a file is converted, or `None` where no column can be, or the file is an odd one."""
-    if not _is_regular(path, dialect.delimiter):
+    known = set(names)
+    wanted = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
+    if not wanted or not _is_regular(path, dialect.delimiter):
         return None
-    wanted = {
-        column.name: _TYPES[column.type] for column in schema.columns if column.name in names and _may_convert(column)
-    }
     if any(map(pa.types.is_integer, wanted.values())) and _has_hexadecimal(bytes_of(path)):
         wanted = {name: kind for name, kind in wanted.items() if not pa.types.is_integer(kind)}
     with Path(path).open("rb") as file:
@@ -193,7 +179,7 @@ def _is_regular(path: str, delimiter: str) -> bool:
 
 
 def _may_convert(column: Column) -> bool:
-    return column.type in _TYPES and (column.type in _AS_WRITTEN or not column.is_inferred)
+    return column.type in _AS_WRITTEN or (column.type in _NUMBERS and not column.is_inferred)
 
 
 def _converted(head: bytes, form: Form, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -227,4 +213,4 @@ def _has_odd(column: pa.Array | pa.ChunkedArray) -> bool:
     if pa.types.is_floating(column.type):
         return bool(pc.any(pc.invert(pc.is_finite(column))).as_py())
     first = _FIRST.get(column.type)
-    return first is not None and bool(pc.any(pc.less(column, first)).as_py())
+    return first is not None and bool(pc.any(pc.less(column, pa.scalar(first, column.type))).as_py())

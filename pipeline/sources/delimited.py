@@ -90,6 +90,8 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     # DuckDB has as many columns as a header that it sees
     seen, skipped = (replace(file.dialect, has_header=False), ", skip = 1") if head.is_short else (file.dialect, "")
     found = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
+    if len(found.columns) != len(names):
+        raise _not_all_named(len(names), len(found.columns), Place(file.place.file, 1))
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
     inferred = settled(con, found, cells, lambda tried: f"(select {listed(tried.names)} from {scan})")
     return Schema(tuple(replace(c, note=head.notes.get(c.name, c.note)) for c in inferred.columns))
@@ -179,13 +181,17 @@ def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) ->
     """Return the columns whose names in the file, where it has any, are these."""
     given = dialect.naming.names
     if given and dialect.has_header and len(given) != len(fields):
-        got = f"{len(given)}, and {len(fields)} columns in the first line"
-        raise SourceError("names= has to name every column", got=got, do="give one name for each", place=place)
+        raise _not_all_named(len(given), len(fields), place)
     names = given or numbered(fields if dialect.has_header else [""] * len(fields))
     named = dialect.naming.named(names, place)
     unnamed = [] if given else [name for name, f in zip(named, fields, strict=True) if not (f and dialect.has_header)]
     notes = {name: f"a column of {place.file} has no name and is called {name!r}" for name in unnamed}
     return Head(named, notes if dialect.has_header else {}, is_short)
+
+
+def _not_all_named(names: int, columns: int, place: Place) -> SourceError:
+    got = f"{names}, and {columns} columns in the first line"
+    return SourceError("names= has to name every column", got=got, do="give one name for each", place=place)
 
 
 def _is_short(names: int, reader: Iterator[list[str]]) -> bool:

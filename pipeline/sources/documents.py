@@ -92,7 +92,7 @@ def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place
     no_text = _undecodable(con, dialect)
     not_text = "" if no_text is None else f"when shown is null then {literal(no_text)} "
     why = f"case {not_text}when is_object then 'a key is there twice' else 'not a JSON object' end"
-    bad = "not is_object or coalesce(len(list_distinct(json_keys(line))) < len(json_keys(line)), false)"
+    bad = f"not is_object or coalesce({nested.any_twice('json_keys(line)')}, false)"
     beyond = values_of(undeclared)
     return fit(con, schema, Raw(cells(schema), _SHOWN, bad, why, with_texts(schema, objects), beyond))
 

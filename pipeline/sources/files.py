@@ -26,6 +26,7 @@ from pipeline.core.reading import MISFIT, Extent, Flowing, NewColumns, Part, Pie
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect, expect_columns
 from pipeline.sources import columnar, delimited, documents, flowing, jsonlayout, together
+from pipeline.sources.columnar import ParquetFile
 from pipeline.sources.cutting import bytes_of, lines_in, parts_of, quoted_parts_of
 from pipeline.sources.delimited import Delimited, Dialect
 from pipeline.sources.encoding import encoding_of
@@ -99,7 +100,7 @@ class Files:
                 return delimited.header(Delimited(path, self.dialect, place))
             if self.format == "json":
                 return documents.names(stack.enter_context(connect()), path, place, self.dialect)
-            return columnar.names(path, self.dialect.naming, place)
+            return ParquetFile.of(path, self.dialect.naming, place).names
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
         """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
@@ -117,7 +118,7 @@ class Files:
                 return delimited.infer(con, Delimited(path, self.dialect, place))
             if self.format == "json":
                 return documents.infer(con, path, place, self.dialect)
-            return columnar.infer(con, path, self.dialect.naming, place)
+            return ParquetFile.of(path, self.dialect.naming, place).schema(con)
 
     def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
         """Return stretches of a file of about `target_bytes`; one for a packed file, and for one no larger.
@@ -155,8 +156,8 @@ class Files:
             with self._told(place), self._path(part) as path, connect() as con:
                 expect_columns(con, len(schema.columns))
                 if self.format == "parquet":
-                    own = self._own(con, path, place)
-                    return columnar.read(con, columnar.ParquetPart(path, part, own, self.dialect.new_columns), schema)
+                    found = ParquetFile.of(path, self.dialect.naming, place)
+                    return columnar.read(con, found, part, schema, self.dialect.new_columns)
                 if self.format == "json":
                     return moved(documents.read(con, path, schema, place, self.dialect), self._before(part))
                 file = Delimited(path, self.dialect, place, goes_on=part.end is not None)
@@ -222,8 +223,8 @@ class Files:
     def _flowing(self, con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema) -> Flowing | None:
         place = Place(part.piece.uri)
         if self.format == "parquet":
-            own = self._own(con, path, place)
-            return columnar.flow(con, columnar.ParquetPart(path, part, own, self.dialect.new_columns), schema)
+            found = ParquetFile.of(path, self.dialect.naming, place)
+            return columnar.flow(con, found, part, schema, self.dialect.new_columns)
         lines, before = self._lines(part, path), self._before(part)
         if self.format == "json":
             return flowing.of_documents(path, schema, lines, before)
@@ -319,15 +320,12 @@ class Files:
 
     def _keyed(self, schema: Schema) -> Schema:
         """Return the columns with their names in the files, where these are others."""
-        naming = self.dialect.naming
-        if not naming.rename:
-            return schema
-        keys = {new: old for old, new in naming.rename}
-        return Schema(tuple(replace(column, key=keys.get(column.name, "")) for column in schema.columns))
-
-    def _own(self, con: duckdb.DuckDBPyConnection, path: str, place: Place) -> Schema:
-        """Return the columns of a Parquet file."""
-        return columnar.infer(con, path, self.dialect.naming, place)
+        keys = {new: old for old, new in self.dialect.naming.rename}
+        return (
+            Schema(tuple(replace(column, key=keys.get(column.name, "")) for column in schema.columns))
+            if keys
+            else schema
+        )
 
     @contextmanager
     def _told(self, place: Place) -> Iterator[None]:
@@ -387,6 +385,12 @@ def files(
     for option, texts in (("null_values=", null_values), ("names=", names)):
         if isinstance(texts, str):
             raise SourceError(f"{option} is a list of texts", got=repr(texts), do=f"write {option}[{texts!r}]")
+    if not null_values or any(chosen in text or '"' in text for text in null_values):
+        raise SourceError(
+            "null_values= are one text or more, without delimiters and quotes",
+            got=repr(list(null_values)),
+            do="give [''] where nothing but empty fields is null",
+        )
     naming = Naming.of(names, tuple((rename or {}).items()))
     dialect = Dialect(chosen, tuple(null_values), header is not False, naming, encoding_of(encoding))
     return Files(name, kind, dialect)

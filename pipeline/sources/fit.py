@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -219,6 +219,12 @@ def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
     return f"nullif(concat_ws('; ', {listed}), '')" if listed else "null::varchar"
 
 
+def some_at_once(schema: Schema) -> Iterator[Schema]:
+    """Yield the columns that a statement looks at, and then the next ones."""
+    for begin in range(0, len(schema.columns), AT_ONCE):
+        yield Schema(schema.columns[begin : begin + AT_ONCE])
+
+
 def judged(
     con: duckdb.DuckDBPyConnection, schema: Schema, cells: Cells, source: str, undeclared: Mapping[str, str]
 ) -> tuple[pa.Table, pa.ChunkedArray]:
@@ -233,8 +239,7 @@ def judged(
     con.execute(f"create or replace temp table {_SCANNED} as from {source}")
     columns: list[pa.ChunkedArray] = []
     reasons: list[pa.ChunkedArray] = []
-    for begin in range(0, len(schema.columns), AT_ONCE):
-        some = Schema(schema.columns[begin : begin + AT_ONCE])
+    for some in some_at_once(schema):
         values_and_test = f"{values_of(some)}, coalesce({' or '.join(unfit(some))}, false) as bad"
         found = arrow(con, f"select {values_and_test} from {checked(some, cells, _SCANNED)}")
         columns += found.columns[:-1]

@@ -11,7 +11,7 @@ import duckdb
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
-from pipeline.sources.fit import AT_ONCE, Cells, Names, checked, unfit
+from pipeline.sources.fit import Cells, Names, checked, some_at_once, unfit
 
 _NEXT: Mapping[str, tuple[str, ...]] = {
     "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # what an integer was taken for that is too long for a BIGINT
@@ -40,8 +40,7 @@ class _Sample:
         """Return the answer to an aggregate for each column, over all rows or the first ones."""
         answers: list[Any] = []
         most = "" if rows is None else f" limit {rows}"
-        for begin in range(0, len(schema.columns), AT_ONCE):
-            tried = Schema(schema.columns[begin : begin + AT_ONCE])
+        for tried in some_at_once(schema):
             sample = f"select * from {checked(tried, self.cells_of(tried), self.source(tried))}{most}"
             answers += self.con.execute(f"select {', '.join(questions_of(tried))} from ({sample})").fetchall()[0]
         return answers

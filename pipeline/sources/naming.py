@@ -37,6 +37,9 @@ class Naming:
         if twice is None:
             return names
         before, name = twice
+        if name in renamed.values() and name in found:
+            problem = f"rename= gives a column the name {name!r}, which the file has too"
+            raise SourceError(problem, do="give it a name that the file does not have", place=place)
         if before == name:
             problem = f"the file names {name!r} twice"
             raise SourceError(problem, do="name all columns by position: files(…, header=True, names=[…])", place=place)
@@ -45,10 +48,6 @@ class Naming:
             do=f"give one another name: files(…, rename={{{name!r}: '…'}})",
             place=place,
         )
-
-    def key_of(self, name: str) -> str:
-        """Return the name in the file of a column of the table."""
-        return next((old for old, new in self.rename if new == name), name)
 
 
 def numbered(names: Sequence[str]) -> tuple[str, ...]:

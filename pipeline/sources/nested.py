@@ -92,7 +92,12 @@ def _of_text(column: Column, node: str, depth: int) -> str:
 def only_keys(keys: str, names: tuple[str, ...]) -> str:
     """Return SQL that is true where a list of keys has no other than these, and none twice."""
     listed = ", ".join(literal(name) for name in names)
-    return f"(list_has_all([{listed}]::varchar[], {keys}) and len(list_distinct({keys})) = len({keys}))"
+    return f"(list_has_all([{listed}]::varchar[], {keys}) and not {any_twice(keys)})"
+
+
+def any_twice(keys: str) -> str:
+    """Return SQL that is true where a list of keys has one twice."""
+    return f"(len(list_distinct({keys})) < len({keys}))"
 
 
 def _within(column: Column) -> dict[str, Column] | None:

@@ -107,7 +107,7 @@ def of_parquet(
     scans = []
     for group in groups.values():
         place = Place(group[0][1].source)
-        own = columnar.infer(con, group[0][1].path, dialect.naming, place)
+        own = columnar.ParquetFile.of(group[0][1].path, dialect.naming, place).schema(con)
         undeclared = hold(schema, own.names, place, dialect.new_columns)
         columns = columnar.as_they_are(own, schema)
         if undeclared or columns is None or _TAKEN.intersection(own.names):

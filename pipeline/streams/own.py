@@ -42,8 +42,9 @@ def stateful(  # noqa: PLR0913 - options of a definition
 
     `state` has one row for each key of the call: the columns of `key`, those declared in `state=` (DuckDB types, as in
     `"bigint default 0"`; else null at first) and `_timer`, a time or null. `rows` are the input's, in the order of `event_time`;
-    of equal times, in that of the log: by `_source`, then by `_position`, where the input has them; then of all columns. The function returns the states to remember, of these keys only (a key without one is forgotten), and
-    the rows of the table, which have the columns of `schema=`.
+    of equal times, in that of the log: by `_source`, then by `_position`, where the input has them; then of all columns.
+    The function returns the states to remember, of these keys only (a key without one is forgotten), and the rows of the
+    table, which have the columns of `schema=`.
 
     A call brings rows of many keys, and of each the rows of one instant, the earliest that wait, so that what it returns
     cannot depend on how a stream is cut. With `batched` it brings all rows of a key that are due, up to its timer: fewer

@@ -82,7 +82,8 @@ def pattern(  # noqa: PLR0913 - options of a definition
 
     Rows of one value of `by` (nulls are equal) are looked at in the order of their event time, then of the tables as
     the steps first name them, then of the log: by `_source`, then by `_position`, where the table has them; then of all
-    their columns. `event_time` is the column of it, for each table if they differ. So it does not matter in which order rows arrive: a stream looks at them when the watermark has passed them.
+    their columns. `event_time` is the column of it, for each table if they differ. So it does not matter in which order
+    rows arrive: a stream looks at them when the watermark has passed them.
 
     A match begins at each row that the first step takes and goes on with the first later row that the next step takes,
     without a second try: it ends without a result when a row comes that it forbids, or when its last event would be

@@ -261,3 +261,18 @@ def test_a_run_says_which_tables_are_left_to_streams_and_a_query_how_to_make_the
     here("stream", "--until-caught-up")
     assert "10" in here("query", "select sum(n)::int as n from by_minute union all select 10")
     assert ":x:" in here("query", "select ':x:' as emoji")
+
+
+def test_streams_are_listed_while_one_reads_a_table_again_that_is_not_made_yet(here, plant):
+    folder = plant("count=10")
+    with (folder / "plant.py").open("a") as file:
+        file.write("from pipeline import replay\n")
+        file.write('again = source(replay("by_minute", by="minute"), event_time="minute", stored=False)\n')
+        file.write('late = sql("select minute, n from again")\n')
+
+    assert {name: each["status"] for name, each in epoch_of(here).items()} == {
+        "readings": "never run",
+        "by_minute": "never run",
+        "late": "not ready",
+    }
+    assert "run `headwater stream by_minute`, which makes it" in " ".join(here("streams").split())

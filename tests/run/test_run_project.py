@@ -76,3 +76,22 @@ def test_a_module_that_hides_one_of_headwater_or_python_is_refused(tmp_path, nam
 
     with pytest.raises(SettingsError, match=rf"cannot have a module named '{file.stem if name != 'ml' else 'ml'}'"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (
+            "schema={'id': 'bigintt'}",
+            "column 'id' has a type that DuckDB does not have: got BIGINTT; did you mean 'BIGINT'",
+        ),
+        ("schema={'id': 'decimal(50,2)'}", "column 'id' has a type that DuckDB does not have: got DECIMAL"),
+        ("schema={'id': 'bigint'}, stored='no'", "stored= is True or False: got 'no'"),
+    ],
+)
+def test_options_of_a_source_are_checked_when_the_project_is_loaded(tmp_path, options, error):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (tmp_path / "p.py").write_text(f"from pipeline import files, source\nraw = source(files('*.csv'), {options})\n")
+
+    with pytest.raises(DefinitionError, match=error):
+        load(tmp_path)

@@ -7,10 +7,11 @@ import json
 
 import fastavro
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from pipeline.core.errors import NewColumnsError, SchemaError
 from pipeline.core.schema import Schema
-from pipeline.sources.kafka import Avro, kafka
+from pipeline.sources.kafka import Avro, Protobuf, kafka
 from tests.sources.test_sources_kafka_formats import flowed, read, reasons
 
 SCHEMA = Schema.of({"id": "BIGINT"})
@@ -18,11 +19,16 @@ ROWS = [{"id": 1}, {"id": 2, "b": "x"}, {"id": 3, "b": None}]
 WHY = "column 'b' is not in the contract: x"
 
 
-@pytest.fixture(params=["json", "avro"])
+T = descriptor_pb2.FieldDescriptorProto
+
+
+@pytest.fixture(params=["json", "avro", "protobuf"])
 def topic(request, tmp_path):
     """Values of a format, and the format."""
     if request.param == "json":
         return [json.dumps(row).encode() for row in ROWS], "json"
+    if request.param == "protobuf":
+        return in_protobuf(tmp_path / "r.desc")
     fields = [{"name": "id", "type": "long"}, {"name": "b", "type": ["null", "string"], "default": None}]
     written = {"type": "record", "name": "r", "fields": fields}
     (tmp_path / "1.avsc").write_text(json.dumps(written))
@@ -32,6 +38,19 @@ def topic(request, tmp_path):
         fastavro.schemaless_writer(stream, fastavro.parse_schema(written), row)
         values.append(b"\0" + (1).to_bytes(4, "big") + stream.getvalue())
     return values, Avro(tmp_path.as_uri())
+
+
+def in_protobuf(path):
+    file = descriptor_pb2.FileDescriptorProto(name="r.proto", package="r", syntax="proto3")
+    row = file.message_type.add(name="Row")
+    row.field.add(name="id", number=1, type=T.TYPE_INT64, label=T.LABEL_OPTIONAL)
+    row.field.add(name="b", number=2, type=T.TYPE_STRING, label=T.LABEL_OPTIONAL, proto3_optional=True, oneof_index=0)
+    row.oneof_decl.add(name="_b")
+    path.write_bytes(descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString())
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    message = message_factory.GetMessageClass(pool.FindMessageTypeByName("r.Row"))
+    return [message(**each).SerializeToString() for each in ROWS], Protobuf(str(path), "r.Row")
 
 
 def test_without_the_option_they_are_passed_over(topic):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.core.definitions import Stored
 from pipeline.core.epochs import Epoch
-from pipeline.core.errors import ConflictError
+from pipeline.core.errors import ConflictError, StorageError
 from pipeline.governance import Lease, Leases
 from pipeline.run.stream.plan import Planner
 from pipeline.run.workspace import Workspace
@@ -27,10 +28,14 @@ class Seen:
     """Its last commit."""
     lease: Lease | None
     is_running: bool
+    obstacle: str = ""
+    """Why it cannot be planned: a table that it reads again is not made yet."""
 
     @property
     def status(self) -> str:
         """What it does, or last did; a stream whose process went without a word was `lost`."""
+        if self.obstacle:
+            return "not ready"
         if self.lease is None:
             return "never run" if self.epoch is None else "stopped"
         told = str(self.lease.facts.get("status", "starting"))
@@ -40,8 +45,14 @@ class Seen:
 def seen(workspace: Workspace) -> tuple[Seen, ...]:
     """Return the streams of a project, inputs before what reads them."""
     leases = {lease.name: lease for lease in Leases(workspace.catalog).all()}
-    found = []
-    for name in Planner(workspace).streams:
+    planner, found = Planner(workspace), []
+    for name in (d.name for d in workspace.project.graph.definitions if isinstance(d, Stored)):
+        try:
+            if not planner.is_streamed(name):
+                continue
+        except StorageError as error:
+            found.append(Seen(name, None, leases.get(name), is_running=False, obstacle=str(error)))
+            continue
         version, lease = workspace.version(name), leases.get(name)
         manifest = None if version is None else version.manifest
         is_running = lease is not None and lease.is_living(time.time())

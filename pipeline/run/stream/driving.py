@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
-from pipeline.core.errors import NewColumnsError, UnavailableError
+from pipeline.core.errors import HeadwaterError, NewColumnsError, UnavailableError
 from pipeline.core.reading import Extent
 from pipeline.kernel.engine import is_of_files
 from pipeline.run.stream.begins import Begin, resolved
@@ -132,8 +132,9 @@ class Driver:
         if is_of_files(error) and not lake.is_local:
             error = lake.failed("the lake does not answer a query", error)
         is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
-        if has_grown:
-            together.planner.forget(self.name)
+        if has_grown and self._has_new_plan():
+            together.tell(self.name, f"{error} — goes on from its last commit with these")
+            return not together.stop.is_set()
         if together.stop.is_set() or not (may_pass(error) or has_grown) or not (self._was_opened or is_away):
             return False
         wait_s = together.wanted.patience.wait_s(self._restarts, time.monotonic(), error)
@@ -149,6 +150,16 @@ class Driver:
         together.tell(self.name, f"{error} — goes on from its last commit: {lately}")
         together.stop.wait(wait_s)
         return True
+
+    def _has_new_plan(self) -> bool:
+        """Plan the stream anew, since columns came; return whether it has other columns now."""
+        planner = self._together.planner
+        before = planner.plan(self.name).schema
+        planner.forget(self.name)
+        try:
+            return planner.plan(self.name).schema != before
+        except HeadwaterError:
+            return False  # the next try to open it says what it is
 
     def _heard(self, step: str) -> None:
         if step in {"staged", "saved"}:

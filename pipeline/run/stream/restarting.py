@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipeline.core.errors import OutcomeUnknownError, StorageError, UnavailableError
+from pipeline.core.errors import IncompatibleStateError, OutcomeUnknownError, StorageError, UnavailableError
 
 _PASSING: tuple[type[BaseException], ...] = (
     UnavailableError,
@@ -49,9 +49,9 @@ def may_pass(error: BaseException) -> bool:
     """Return whether a stream that met an error may go on from its last commit: its store or a worker failed.
 
     Not so a conflict, which says that somebody else runs the stream, and not what a definition, an expectation, a
-    setting or the log itself is the reason for: that would be met again.
+    setting, the state or the log itself is the reason for: that would be met again.
     """
-    return isinstance(error, _PASSING) or _is_loss(error)
+    return (isinstance(error, _PASSING) and not isinstance(error, IncompatibleStateError)) or _is_loss(error)
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.core.cursors import Gap
 from pipeline.core.epochs import Epoch, Reached
-from pipeline.core.errors import Place, RequestError, SourceError, StorageError
+from pipeline.core.errors import IncompatibleStateError, Place, RequestError, SourceError, StorageError
 from pipeline.core.reading import Extent
 from pipeline.core.schema import Schema, compare
 from pipeline.core.staging import Manifest
@@ -76,7 +76,7 @@ def decide_start(
     obstacle = _obstacle(manifest.epoch, now, state)
     if obstacle is not None:
         reason, ways = obstacle
-        raise StorageError(
+        raise IncompatibleStateError(
             f"stream {now.name!r} cannot go on from its last commit: {reason}",
             do=f"{ways} or make the table anew: headwater stream {now.name} --from earliest",
             place=now.place,

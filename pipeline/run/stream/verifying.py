@@ -87,7 +87,7 @@ def verify(workspace: Workspace, name: str) -> Verified:
             read += _load(con, intake, epoch.inputs[intake.name])
         _answer(con, workspace, plan)
         there = f"select * from ({version.scan().query()})"
-        con.register("_to_come", to_come(workspace, name))
+        con.register("_to_come", to_come(workspace, plan, epoch))
         still = arrow(con, f"select * from _to_come where {_stays(plan.definition)}")
         con.register("_still", still)
         columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
@@ -255,11 +255,8 @@ def _stays(definition: Stored) -> str:
     return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
 
 
-def to_come(workspace: Workspace, name: str) -> pa.Table:
-    """Return the rows that a stream would still give of what it remembers at its last commit, if nothing more came."""
-    plan = Planner(workspace).plan(name)
-    manifest = workspace.require(name).manifest
-    epoch = Epoch(0, {}) if manifest is None or manifest.epoch is None else manifest.epoch
+def to_come(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
+    """Return the rows that a stream would still give of what it remembers at an epoch, if nothing more came."""
     if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
         return _empty(plan.schema)
     prepared = plan.prepared()

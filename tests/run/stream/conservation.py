@@ -21,7 +21,8 @@ def conserved(workspace: Workspace, name: str, count: str | None = None) -> Veri
     `count` is the column of a table of groups that counts the rows of each: rows in = counted + still held + set aside.
     """
     counters_agree(workspace, name)
-    totals = workspace.require(name).manifest.epoch.totals
+    epoch = workspace.require(name).manifest.epoch
+    totals = epoch.totals
     found = verify(workspace, name)
     assert found.holds, found
     assert found.rows_read + found.lost == totals["rows_in"]
@@ -29,7 +30,7 @@ def conserved(workspace: Workspace, name: str, count: str | None = None) -> Veri
         assert found.rows_there + found.rows_remembered == found.rows_expected
     if count is not None:
         counted = sum(workspace.query(f'select "{count}" as n from "{name}"').column("n").to_pylist())
-        held = sum(to_come(workspace, name).column(count).to_pylist())
+        held = sum(to_come(workspace, Planner(workspace).plan(name), epoch).column(count).to_pylist())
         assert totals["rows_in"] == counted + held + totals["quarantined"], (totals, counted, held)
     return found
 

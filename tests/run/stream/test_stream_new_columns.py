@@ -75,6 +75,17 @@ def test_a_column_is_taken_while_the_stream_runs(grown, streams):
     holds(folder, streams)
 
 
+def test_any_number_of_columns_may_come_while_a_stream_runs(grown, streams):
+    folder = grown()
+    put(folder, "f00.csv", OLD)
+    with streams.alive(streams.start(folder, "raw")):
+        for number in range(8):
+            put(folder, f"f1{number}.csv", f"at,id,v,c{number}\n2024-01-01 00:00:0{number},1,1,x\n")
+            wait_for(lambda rows=number + 2: count(streams, folder, "raw") == rows)
+
+    assert streams.rows(folder, "raw", ", ".join(f"count(c{n})" for n in range(8))) == [(1,) * 8]
+
+
 def test_rows_with_a_value_are_set_aside_in_a_stream_as_in_batch(grown, streams):
     folder = grown('new_columns="set aside"')
     put(folder, "f1.csv", OLD)
@@ -107,8 +118,10 @@ def test_a_state_that_keeps_a_star_is_refused_and_can_be_made_anew(grown, stream
     put(folder, "f2.csv", NEW)
     put(folder, "f3.csv", LAST)  # whose time lets the rows before it out
 
+    told = []
     with pytest.raises(StorageError, match=r"once' cannot go on.*headwater stream once --from earliest"):
-        streams.start(folder, until_caught_up=True).run()
+        streams.start(folder, until_caught_up=True, tell=lambda name, words: told.append((name, words))).run()
+    assert sum(name == "once" and "goes on" in words for name, words in told) <= 1
 
     streams.start(folder, "once", until_caught_up=True, begin="earliest").run()
     assert streams.rows(folder, "once", "id, b") == [(1, None), (2, "x")]
