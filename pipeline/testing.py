@@ -22,10 +22,11 @@ import pytest
 from pipeline.core.cursors import Bound, Cursor, Plan
 from pipeline.core.definitions import source
 from pipeline.core.graph import Graph
-from pipeline.core.reading import POSITION, SOURCE, Reader, Reading
+from pipeline.core.reading import MISFIT, POSITION, SOURCE, Reader, Reading, Scannable
 from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
 from pipeline.governance import Run
+from pipeline.kernel.engine import Limits, arrow, connect, listed, no_rows, schema_of
 from pipeline.run import Options, Project, Runner, Workspace
 from pipeline.run.events import Event, Moment
 
@@ -71,6 +72,23 @@ class ReaderContract:
         world.produce()
         for _, reading in _read(world, world.reader.plan(None)):
             assert reading.rows.column_names == [*world.schema, POSITION]
+
+    def test_a_scan_gives_what_reading_gives(self, world: World) -> None:
+        """A reader whose parts can be scanned gives the same rows so, in the types of the contract."""
+        world.produce()
+        reader, schema = world.reader, Schema.of(world.schema)
+        if not isinstance(reader, Scannable):
+            return
+        for part in reader.plan(None).parts:
+            reading = reader.read(part, schema)
+            with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as scan:
+                if scan is None:
+                    continue
+                kinds = schema_of(con, f"select {listed(schema.names)} from ({scan.query})")
+                assert kinds == schema_of(con, no_rows(schema))
+                if reading.rejected.num_rows == 0:
+                    query = f"select {listed((*schema.names, POSITION))} from ({scan.query}) where not {MISFIT}"
+                    assert arrow(con, query).to_pylist() == reading.rows.to_pylist()
 
     def test_a_cursor_is_small_json(self, world: World) -> None:
         """A cursor comes back from JSON as it was, and says its kind and the version of its form."""

@@ -46,7 +46,7 @@ def _staged(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made
     found = schema_of(con, f"select {listed(marked.columns)} from {MADE}")
     schema = stored(found)
     casts = {c.name: c.type for c, before in zip(schema.columns, found.columns, strict=True) if c != before}
-    files = work.stager.stage(con, marked.kept(casts), split.index)
+    files = work.stager.stage(con, marked.kept(casts), split.index, schema)
     queries = ([marked.aside()] if quarantined else []) + _rejected(made)
     flow = Flow(
         rows_in=made.rows_in,

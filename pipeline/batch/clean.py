@@ -9,7 +9,7 @@ from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow, StagedFile
 from pipeline.kernel.checks import require_distinct
-from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
+from pipeline.kernel.engine import listed, literal, no_rows, one, quoted, schema_of
 from pipeline.kernel.profile import Profile, last_profile
 from pipeline.kernel.types import stored
 
@@ -28,7 +28,7 @@ def clean(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) 
 
 
 def _pass(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) -> Outcome | None:
-    found = schema_of(con, made.query)
+    found = schema_of(con, made.query if made.schema is None else no_rows(made.schema))
     require_distinct(found.names)
     schema = stored(Schema(tuple(c for c in found.columns if c.name not in made.hidden)))
     if not set(work.key) <= set(schema.names):
@@ -39,7 +39,7 @@ def _pass(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) 
         for c in schema.columns
     )
     select = f"select {columns} from ({made.query}\n) as _headwater_made{_guard(work)}"
-    files = work.stager.stage(con, select, split.index)
+    files = work.stager.stage(con, select, split.index, schema)
     profile = last_profile(con)
     if not is_whole(con, made, profile) or has_duplicates(con, work, files):
         return None

@@ -145,6 +145,7 @@ class FromSource:
                 bytes_in=split.size_bytes,
                 oddities=tuple(dict.fromkeys(flow.oddities for flow in flows)),
                 scanned=rows,
+                schema=self.all_columns,
                 again=False,
             )
 
@@ -268,7 +269,7 @@ class FromSql:
     def _over_read(self, con: duckdb.DuckDBPyConnection, read: Made) -> Made:
         register(con, self.others)
         con.execute(f"create temp view {quoted(self.driving)} as {read.query}")
-        return replace(read, query=self.text, hidden=self.hidden)
+        return replace(read, query=self.text, schema=None, hidden=self.hidden)
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,7 @@ class FromWhole:
         with self._driving(con, split) as read:
             rows = arrow(con, read.query)
             con.register("_given", self._made({self.transform.inputs[0]: rows, **others}))
-            yield replace(read, query="select * from _given", rows_in=rows.num_rows + read.rejected)
+            yield replace(read, query="select * from _given", schema=None, rows_in=rows.num_rows + read.rejected)
 
     def _made(self, tables: Mapping[str, pa.Table]) -> pa.Table:
         """Return what the transform makes; a source that is not stored has its contract's columns, as in a stream."""

@@ -65,6 +65,8 @@ class Made:
     """Queries that give 0 after the pass, unless the split must be looked at carefully."""
     scanned: int | None = None
     """The rows that the source's scans give in the pass, unless the split must be looked at carefully."""
+    schema: Schema | None = None
+    """The columns of the query where they are known, for a very long query takes a while to ask."""
     again: bool = True
     """Whether the query may run more than once, and the careful way too."""
 

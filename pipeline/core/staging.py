@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.epochs import Epoch, epoch_of
 from pipeline.core.formats import require_known
+from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:
     import duckdb
@@ -42,8 +43,13 @@ class StagedFile:
 class Stager(Protocol):
     """Writes rows as files under names that a retry of the same split writes again."""
 
-    def stage(self, con: duckdb.DuckDBPyConnection, select: str, split: int) -> tuple[StagedFile, ...]:
-        """Write the rows of a SELECT; no files for no rows. Invisible to readers until they are committed."""
+    def stage(
+        self, con: duckdb.DuckDBPyConnection, select: str, split: int, schema: Schema | None = None
+    ) -> tuple[StagedFile, ...]:
+        """Write the rows of a SELECT; no files for no rows. Invisible to readers until they are committed.
+
+        `schema` is what the SELECT gives, where that is known.
+        """
 
     def scan(self, files: Sequence[StagedFile]) -> str:
         """Return SQL for what stands after FROM to read staged files again."""

@@ -247,8 +247,13 @@ def plain_type(name: str) -> str:
 
 def empty(con: duckdb.DuckDBPyConnection, schema: Schema) -> pa.Table:
     """Return a table of a schema without rows."""
+    return arrow(con, no_rows(schema))
+
+
+def no_rows(schema: Schema) -> str:
+    """Return a query of a schema's columns that gives no row."""
     columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in schema.columns)
-    return arrow(con, f"select {columns} limit 0")
+    return f"select {columns} limit 0"
 
 
 def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

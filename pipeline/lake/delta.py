@@ -23,7 +23,7 @@ from deltalake.exceptions import DeltaError
 from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect, is_of_files, listed, literal
+from pipeline.kernel.engine import connect, is_of_files, listed, literal, schema_of
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake.changes import Change, Net, net
 from pipeline.lake.head import Commit, Head, Place, actions_of, conflict, open_table, schema_of_table, uris
@@ -262,10 +262,12 @@ class DeltaStager:
     run_id: str
     partition_by: tuple[str, ...] = ()
 
-    def stage(self, con: duckdb.DuckDBPyConnection, select: str, split: int) -> tuple[StagedFile, ...]:
+    def stage(
+        self, con: duckdb.DuckDBPyConnection, select: str, split: int, schema: Schema | None = None
+    ) -> tuple[StagedFile, ...]:
         """Write a SELECT's rows below the table; raise `StorageError` when the store refuses."""
         self.storage.make()
-        types = {c[0]: str(c[1]) for c in con.execute(f"describe {select}").fetchall()}
+        kinds = (schema_of(con, select) if schema is None else schema).as_dict()
         name = f"part-{self.run_id}-{split:05d}"
         options = "format parquet, compression zstd, return_stats true"
         if self.partition_by:
@@ -286,15 +288,14 @@ class DeltaStager:
             raise self.storage.failed(f"cannot write below {self.storage.uri}", error, advice) from error
         columns = [column[0] for column in cursor.description or ()]
         written = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
-        return tuple(self._staged(file, types) for file in written if file["count"])
+        return tuple(self._staged(file, kinds) for file in written if file["count"])
 
     def scan(self, files: Sequence[StagedFile]) -> str:
         """Return a call of `read_parquet` on staged files."""
         uris = ", ".join(literal(f"{self.storage.uri}/{file.path}") for file in files)
         return f"read_parquet([{uris}], hive_partitioning = false)"
 
-    def _staged(self, file: Mapping[str, Any], types: Mapping[str, str]) -> StagedFile:
-        kinds = {k: "TIMESTAMPTZ" if v == "TIMESTAMP WITH TIME ZONE" else v for k, v in types.items()}
+    def _staged(self, file: Mapping[str, Any], kinds: Mapping[str, str]) -> StagedFile:
         partition = {k: partition_value(v, kinds[k]) for k, v in (file["partition_keys"] or {}).items()}
         if "" in partition.values():
             raise StorageError(

@@ -21,7 +21,7 @@ from pipeline.kernel.engine import arrow, listed, literal, quoted, schema_of
 from pipeline.sources import values
 from pipeline.sources.cutting import Bytes, head_bytes
 from pipeline.sources.encoding import not_decodable
-from pipeline.sources.fit import REJECTED, Cells, hold, judged, of_texts
+from pipeline.sources.fit import REJECTED, Cells, hold, judged, of_texts, read_once
 from pipeline.sources.inference import settled
 from pipeline.sources.lines import BOM, Lines, Numbers, lines_of, records
 from pipeline.sources.naming import Naming, numbered
@@ -92,7 +92,7 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     found = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
     if len(found.columns) != len(names):
         raise _not_all_named(len(names), len(found.columns), Place(file.place.file, 1))
-    scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
+    scan = read_once(con, strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors"), len(names))
     inferred = settled(con, found, cells, lambda tried: f"(select {listed(tried.names)} from {scan})")
     return Schema(tuple(replace(c, note=head.notes.get(c.name, c.note)) for c in inferred.columns))
 

@@ -20,7 +20,7 @@ RAW = "raw"
 """The temporary table that `fit` reads: `_position` and the values as they came."""
 REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", pa.string())])
 _CHECKED, _SCANNED = "checked_rows", "scanned_rows"
-AT_ONCE = 250
+AT_ONCE = 128
 """How many columns a statement looks at that need not look at all: DuckDB compares each expression with every other."""
 
 
@@ -225,6 +225,14 @@ def some_at_once(schema: Schema) -> Iterator[Schema]:
         yield Schema(schema.columns[begin : begin + AT_ONCE])
 
 
+def read_once(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
+    """Return the scan of so many columns, or for a very wide one a table of its rows, made now."""
+    if columns <= AT_ONCE:
+        return source
+    con.execute(f"create or replace temp table {_SCANNED} as from {source}")
+    return _SCANNED
+
+
 def judged(
     con: duckdb.DuckDBPyConnection, schema: Schema, cells: Cells, source: str, undeclared: Mapping[str, str]
 ) -> tuple[pa.Table, pa.ChunkedArray]:
@@ -236,18 +244,25 @@ def judged(
         why = misfits(schema, undeclared)
         found = arrow(con, f"select {values_of(schema)}, {why} as why from {checked(schema, cells, source)}")
         return pa.table(found.columns[:-1], schema.names), found.columns[-1]
-    con.execute(f"create or replace temp table {_SCANNED} as from {source}")
+    scanned = read_once(con, source, len(schema.columns))
     columns: list[pa.ChunkedArray] = []
     reasons: list[pa.ChunkedArray] = []
     for some in some_at_once(schema):
+        came = ", ".join(f"{cells.came[name]} as {quoted(name)}" for name in some.names)
+        looked_at = checked(some, Cells(_by_name(some.names), cells.rule), f"(select {came} from {scanned})")
         values_and_test = f"{values_of(some)}, coalesce({' or '.join(unfit(some))}, false) as bad"
-        found = arrow(con, f"select {values_and_test} from {checked(some, cells, _SCANNED)}")
+        found = arrow(con, f"select {values_and_test} from {looked_at}")
         columns += found.columns[:-1]
         if pc.any(found.columns[-1]).as_py():
-            reasons += arrow(con, f"select {misfits(some)} as why from {checked(some, cells, _SCANNED)}").columns
+            reasons += arrow(con, f"select {misfits(some)} as why from {looked_at}").columns
     if undeclared:
-        reasons += arrow(con, f"select {misfits(Schema(()), undeclared)} as why from {_SCANNED}").columns
+        reasons += arrow(con, f"select {misfits(Schema(()), undeclared)} as why from {scanned}").columns
     return pa.table(columns, schema.names), _joined(con, reasons, len(columns[0]))
+
+
+def _by_name(names: Iterable[str]) -> dict[str, str]:
+    """Return SQL for what came for columns that their source has under their names."""
+    return {name: quoted(name) for name in names}
 
 
 def _joined(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedArray], rows: int) -> pa.ChunkedArray:
@@ -287,7 +302,7 @@ def not_in_years(schema: Schema) -> str:
 def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()) -> Reading:
     """Hold the rows of `raw`, whose values have types already, to the contract; rejected ones are kept as JSON."""
     kinds = schema_of(con, f"from {RAW}").as_dict()
-    came = {name: quoted(name) for name in schema.names}
+    came = _by_name(schema.names)
     packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in (*schema.names, *undeclared))
     row = f"to_json(struct_pack({packed}))::varchar"
     beyond = {name: f"{quoted(name)}::varchar" for name in undeclared}

@@ -57,8 +57,8 @@ def settled(
     while waiting:
         chosen |= {name: kinds[0] for name, kinds in waiting.items()}
         tried = Schema(tuple(replace(columns[name], type=chosen[name]) for name in waiting))
-        counts = sample.asked(tried, lambda some: [f"count(*) filter ({test})" for test in unfit(some)])
-        waiting = {name: kinds[1:] for (name, kinds), count in zip(waiting.items(), counts, strict=True) if count}
+        unfitting = sample.asked(tried, lambda some: [f"bool_or({test})" for test in unfit(some)])
+        waiting = {name: kinds[1:] for (name, kinds), bad in zip(waiting.items(), unfitting, strict=True) if bad}
     settled_on = Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))
     notes = _ambiguous(sample, settled_on)
     return Schema(tuple(replace(column, note=notes.get(column.name, "")) for column in settled_on.columns))
