@@ -5,24 +5,26 @@ Arrow converts a text whole or raises, so what it gives is what `values` gives, 
 | text | comes as | so |
 | --- | --- | --- |
 | `0x1F` for an integer | 31 | integers of a file with `0x` in it come as texts |
-| `1e-400` for a `DOUBLE` | 0 | a file that gave zero is searched for such exponents, and for long runs of zeros |
-| `1e400` and `nan(1)` for a `DOUBLE` | infinite, and no number | a file that gave one is read otherwise, for `inf` and `nan` too |
+| `1e-400` for a `DOUBLE` | 0 | doubles of a file with such an exponent, or a long run of zeros, come as texts |
+| `1e400` and `nan(1)` for a `DOUBLE` | infinite, and no number | a row with one is a misfit; with `inf` and `nan` too |
 | `0000-01-01` for a `DATE` | a day of the year 0 | the same |
 
 A column whose first values hold one of these, or a text that Arrow does not convert, comes as texts.
+
+No Python value is made Arrow's here: with the first one, Arrow imports pandas, which takes longer than small files do.
 """
 
 from __future__ import annotations
 
 import io
-import mmap
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
@@ -31,28 +33,29 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.types import arrow_type
 from pipeline.sources.cutting import Bytes, bytes_of, holds
 from pipeline.sources.delimited import Dialect
+from pipeline.sources.values import in_years
 
-_FEED, _RETURN, _QUOTE, _NOUGHT, _X = b'\n\r"0x'
+Places = npt.NDArray[np.intp]
+
+_FEED, _RETURN, _QUOTE = b'\n\r"'
 _LOWER = 32
-"""The bit that makes a letter a small one."""
+"""The bit that makes a letter a small one, and that digits and signs have."""
 _HEAD_BYTES = 1 << 16
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 """How much is converted at a time; a longer line raises."""
 _NUMBERS = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE"}
 )
 _AS_WRITTEN = frozenset({"DATE", "TIMESTAMP", "BOOLEAN"})
 """The types that take the same texts where they were inferred."""
-_FIRST = {pa.date32(): date.min, pa.timestamp("us"): datetime.min}  # noqa: DTZ901 - without a zone, as the type
-"""The first time of the year 1; not as Arrow's, for the first one that Arrow makes imports pandas."""
 _TRUE, _FALSE = (
     [form for word in words for form in dict.fromkeys((word, word.upper(), word.title()))]
     for words in (("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0"))
 )
-_CHUNK_BYTES = 1 << 18
-"""What a core keeps at hand."""
-_TINY = (rb"e-[0-9]{3,}(?![0-9A-Za-z-])", rb"E-[0-9]{3,}(?![0-9A-Za-z-])", b"0" * 200)
-"""Patterns, of which a number that is less than the least `DOUBLE` has one."""
+_CHUNK_BYTES = 1 << 20
+_LONG = 200
+_TINY, _ZEROS = re.compile(rb"[eE]-[0-9]{3,}(?![0-9A-Za-z-])"), b"0" * _LONG
+"""A number that is not 0, but less than the least `DOUBLE`, has one of these."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Form:
         """Return batches of a file, or of some of its columns; raise `pa.ArrowInvalid` for what cannot be converted."""
         nulls = list(self.dialect.null_values)
         return csv.open_csv(
-            file,
+            pa.memory_map(file) if isinstance(file, str) else file,
             csv.ReadOptions(
                 use_threads=False,
                 block_size=_BLOCK_BYTES,
@@ -98,9 +101,6 @@ class Converted:
     form: Form
     rows: int = 0
     """How many came so far."""
-    has_zero: bool = False
-    has_odd: bool = False
-    """Whether a number or a time came that may not be what was written."""
 
     def __arrow_c_schema__(self) -> object:
         """Return the columns."""
@@ -114,17 +114,11 @@ class Converted:
         with self.form.open(self.path) as reader:
             for batch in reader:
                 self.rows += batch.num_rows
-                self.has_zero |= any(map(_has_zero, batch.columns))
-                self.has_odd |= any(map(_has_odd, batch.columns))
                 yield batch
 
     def faults(self, rows: int) -> int:
-        """Return how far what came is from so many rows, each as it was written."""
-        return abs(self.rows - rows) + self.has_odd + (self.has_zero and self._has_tiny())
-
-    def _has_tiny(self) -> bool:
-        with Path(self.path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return any(re.search(pattern, data) for pattern in _TINY)
+        """Return how far what came is from so many rows."""
+        return abs(self.rows - rows)
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,9 @@ class Faults:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Return the number."""
-        return pa.table({"faults": [self.of.faults(self.rows)]}).__arrow_c_stream__(requested_schema)
+        number = pa.py_buffer(struct.pack("=q", self.of.faults(self.rows)))
+        faults = pa.Array.from_buffers(pa.int64(), 1, [None, number])
+        return pa.table([faults], ["faults"]).__arrow_c_stream__(requested_schema)
 
 
 def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> Form | None:
@@ -149,8 +145,9 @@ def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -
     wanted = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
     if not wanted or not _is_regular(path, dialect.delimiter):
         return None
-    if any(map(pa.types.is_integer, wanted.values())) and _has_hexadecimal(bytes_of(path)):
-        wanted = {name: kind for name, kind in wanted.items() if not pa.types.is_integer(kind)}
+    for is_one, has_other in ((pa.types.is_integer, _has_hexadecimal), (pa.types.is_floating, _has_tiny)):
+        if any(map(is_one, wanted.values())) and has_other(bytes_of(path)):
+            wanted = {name: kind for name, kind in wanted.items() if not is_one(kind)}
     with Path(path).open("rb") as file:
         head = file.read(_HEAD_BYTES)
     head = head[: head.rfind(b"\n") + 1]
@@ -159,23 +156,56 @@ def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -
     return Form(dialect, as_text | {name: wanted[name] for name in kept}) if kept else None
 
 
+def is_as_written(column: Column, value: str) -> str | None:
+    """Return SQL that is true for a value of a column that was converted, unless it may be another than was written."""
+    tests = [f"isfinite({value})"] if column.type == "DOUBLE" else in_years(column, value)
+    return f"coalesce({' and '.join(tests)}, true)" if tests else None
+
+
 def _is_regular(path: str, delimiter: str) -> bool:
     """Return whether quotes stand only around fields, or doubled in them, and all lines end in the same way."""
     data = bytes_of(path)
-    if holds(path, b"\r", 0):
-        returns, feeds = (np.flatnonzero(data == byte) for byte in (_RETURN, _FEED))
-        if len(returns) != len(feeds) or (returns + 1 != feeds).any():
-            return False
+    if holds(path, b"\r", 0) and (
+        data[0] == _FEED
+        or not all(
+            np.array_equal(returns + 1, feeds)
+            for returns, feeds in zip(_found(data, _RETURN, 0), _found(data, _FEED, 1), strict=True)
+        )
+    ):
+        return False
     if not holds(path, b'"', 0):
         return True
-    quotes = np.flatnonzero(data == _QUOTE)
-    if len(quotes) % 2:
-        return False
     may_stand = np.zeros(256, dtype=bool)
     may_stand[[_QUOTE, _FEED, _RETURN, ord(delimiter)]] = True
-    before, behind = quotes[0::2] - 1, quotes[1::2] + 1
-    before, behind = before[before >= 0], behind[behind < len(data)]
-    return bool(may_stand[data[before]].all() and may_stand[data[behind]].all())
+    is_open = 0
+    for quotes in _found(data, _QUOTE, 0):
+        opening, closing = quotes[is_open::2], quotes[1 - is_open :: 2]
+        is_open = (is_open + len(quotes)) % 2
+        before, behind = data[opening[opening > 0] - 1], data[closing[closing < len(data) - 1] + 1]
+        if not (may_stand[before].all() and may_stand[behind].all()):
+            return False
+    return not is_open
+
+
+def _found(data: Bytes, byte: int, begin: int) -> Iterator[Places]:
+    """Yield the places of a byte from one on, for one stretch after the other."""
+    is_one = np.empty(_CHUNK_BYTES, np.bool_)
+    for start in range(begin, len(data) + begin, _CHUNK_BYTES):
+        some = data[start : start + _CHUNK_BYTES]
+        yield np.flatnonzero(np.equal(some, byte, out=is_one[: len(some)])) + start
+
+
+def _pairs(data: Bytes, pair: bytes) -> Iterator[Places]:
+    """Yield the places of two bytes in small or large letters, for one stretch after the other."""
+    lower, is_first = np.empty(_CHUNK_BYTES + 1, np.uint8), np.empty(_CHUNK_BYTES, np.bool_)
+    is_second = np.empty_like(is_first)
+    for start in range(0, len(data) - 1, _CHUNK_BYTES):
+        some = data[start : start + _CHUNK_BYTES + 1]
+        count = len(some) - 1
+        np.bitwise_or(some, _LOWER, out=lower[: count + 1])
+        np.equal(lower[:count], pair[0], out=is_first[:count])
+        np.equal(lower[1 : count + 1], pair[1], out=is_second[:count])
+        yield np.flatnonzero(np.logical_and(is_first, is_second, out=is_first)[:count]) + start
 
 
 def _may_convert(column: Column) -> bool:
@@ -192,25 +222,22 @@ def _converted(head: bytes, form: Form, names: tuple[str, ...]) -> tuple[str, ..
     except pa.ArrowInvalid:
         half = len(names) // 2
         return _converted(head, form, names[:half]) + _converted(head, form, names[half:]) if half else ()
-    return tuple(name for name in names if not (_has_zero(found.column(name)) or _has_odd(found.column(name))))
+    return tuple(name for name in names if _is_finite(found.column(name)))
+
+
+def _is_finite(column: pa.ChunkedArray) -> bool:
+    return not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column)).as_py() is not False
 
 
 def _has_hexadecimal(data: Bytes) -> bool:
     """Return whether `0x` or `0X` is anywhere in a file."""
-    for begin in range(0, len(data), _CHUNK_BYTES):
-        chunk = data[begin : begin + _CHUNK_BYTES + 1]
-        if (((chunk[1:] | _LOWER) == _X) & (chunk[:-1] == _NOUGHT)).any():
-            return True
-    return False
+    return any(len(places) > 0 for places in _pairs(data, b"0x"))
 
 
-def _has_zero(column: pa.Array | pa.ChunkedArray) -> bool:
-    return bool(pa.types.is_floating(column.type) and pc.any(pc.equal(column, 0)).as_py())
-
-
-def _has_odd(column: pa.Array | pa.ChunkedArray) -> bool:
-    """Return whether a number is none or infinite, or a time is before the year 1."""
-    if pa.types.is_floating(column.type):
-        return bool(pc.any(pc.invert(pc.is_finite(column))).as_py())
-    first = _FIRST.get(column.type)
-    return first is not None and bool(pc.any(pc.less(column, pa.scalar(first, column.type))).as_py())
+def _has_tiny(data: Bytes) -> bool:
+    """Return whether a file may have a number that is not 0, but less than the least `DOUBLE`."""
+    for places in _pairs(data, b"e-"):
+        for at in places:
+            if _TINY.match(data[at : at + _LONG].tobytes()):
+                return True
+    return any(_ZEROS in data[at : at + _CHUNK_BYTES + _LONG].tobytes() for at in range(0, len(data), _CHUNK_BYTES))

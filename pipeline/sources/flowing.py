@@ -61,12 +61,13 @@ def of_delimited(
 
 
 def _converted_cells(schema: Schema, form: Form, texts: Texts) -> Cells:
-    """Return the cells of a file that Arrow converted: only columns that came as text are cast and tested."""
+    """Return the cells of a file that Arrow converted: only columns that came as text are cast and tested for more."""
     came = delimited.cells(schema, tuple(form.types), texts)
 
     def rule(column: Column, value: str, cast: str) -> Rule:
-        is_text = form.types.get(column.name, pa.string()) == pa.string()
-        return came.rule(column, value, cast) if is_text else Rule(value)
+        if form.types.get(column.name, pa.string()) == pa.string():
+            return came.rule(column, value, cast)
+        return Rule(value, fast=converted.is_as_written(column, value))
 
     return Cells(came.came, rule)
 

@@ -52,19 +52,22 @@ SCHEMA = Schema.of(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
-    path, wrong, believed = tmp_path / "a.csv", [], 0
+    path, wrong, believed, schema, con = tmp_path / "a.csv", [], 0, Schema.of({"x": kind}), duckdb.connect()
     for text in (*ODD, *texts(kind, EACH, SEED)):
         if not text or set(text) & set(',"\r\n'):
             continue
         path.write_text(f"x\n{text}\n", encoding="utf-8")
-        form = converted.form_of(str(path), Dialect(), ["x"], Schema.of({"x": kind}))
+        form = converted.form_of(str(path), Dialect(), ["x"], schema)
         if form is None:
             continue
         stream = converted.Converted(str(path), form)
-        (value,) = pa.RecordBatchReader.from_stream(stream).read_all()["x"].to_pylist()
-        believed += stream.faults(1) == 0
-        if stream.faults(1) == 0 and not same(value, expected(text, kind)):
-            wrong.append((text, value))
+        (value,) = pa.RecordBatchReader.from_stream(stream).read_all()["x"]
+        is_as_written = converted.is_as_written(schema.columns[0], "x") or "true"
+        con.register("came", pa.table([pa.array([value], form.types["x"])], ["x"]))
+        if con.execute(f"select {is_as_written} from came").fetchall() == [(True,)]:
+            believed += 1
+            if not same(value.as_py(), expected(text, kind)):
+                wrong.append((text, value))
 
     assert wrong == []
     assert believed > 0
@@ -73,6 +76,7 @@ def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
 def flowed(path, schema, head_bytes, monkeypatch):
     """The rows of the fast way, `None` where they are not believed, and of the careful one."""
     monkeypatch.setattr(converted, "_HEAD_BYTES", head_bytes)
+    monkeypatch.setattr(converted, "_CHUNK_BYTES", 16)
     reader = files(path)
     part = Part(reader.pieces()[0])
     try:
@@ -164,9 +168,36 @@ def test_a_file_with_quotes_and_windows_line_ends_is_converted(tmp_path):
 
 def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("a,b,c,d\n1.0,1,0,x\n2.0,2,1.5,y\n")
-    schema = Schema.of({"a": "bigint", "b": "bigint", "c": "double", "d": "varchar"})
+    path.write_text("a,b,c,d,e\n1.0,1,0,x,inf\n2.0,2,1.5,y,1\n")
+    schema = Schema.of({"a": "bigint", "b": "bigint", "c": "double", "d": "varchar", "e": "double"})
 
     form = converted.form_of(str(path), Dialect(), schema.names, schema)
 
-    assert form.types == {"a": pa.string(), "b": pa.int64(), "c": pa.string(), "d": pa.string()}
+    text = pa.string()
+    assert form.types == {"a": text, "b": pa.int64(), "c": pa.float64(), "d": text, "e": text}
+
+
+@pytest.mark.parametrize(
+    ("found", "texts"),
+    [
+        ("0X1f", {"i"}),
+        ("x0", set()),
+        ("1e-400", {"d"}),
+        ("2E-0012", {"d"}),
+        ("e-12", set()),
+        ("re-use", set()),
+        ("4e-123a-41d4", set()),
+        ("0" * 200, {"d"}),
+        ("0" * 199, set()),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 90, 95, 99, 100, 101, 150, 199])
+def test_numbers_of_which_arrow_makes_others_are_found_wherever_they_are(tmp_path, monkeypatch, found, texts, place):
+    monkeypatch.setattr(converted, "_CHUNK_BYTES", 100)
+    path, schema = tmp_path / "a.csv", Schema.of({"i": "bigint", "d": "double", "t": "varchar"})
+    path.write_text("i,d,t\n" + "1,2.5,y\n" * 5 + f"3,4.5,{'-' * place}\n5,6.5,{found}\n7,8.5,z\n")
+
+    form = converted.form_of(str(path), Dialect(), schema.names, schema)
+
+    kinds = {"i": pa.int64(), "d": pa.float64()}
+    assert form.types == {"t": pa.string(), **{n: pa.string() if n in texts else kind for n, kind in kinds.items()}}
