@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,13 @@ def on_ray(job: Callable[[Nodes, Path], Ran], count: int = 1, cores_each: int | 
 def seconds(steps: Mapping[str, Step]) -> dict[str, float]:
     """Return the seconds of each step."""
     return {name: step.seconds for name, step in steps.items()}
+
+
+def took(found: Measured) -> float:
+    """Return the seconds of a run from its first step to its last, by what it says of itself."""
+    told = json.loads(found.output)
+    begin, end = (datetime.fromisoformat(told[name]) for name in ("started_at", "ended_at"))
+    return (end - begin).total_seconds()
 
 
 def written(folder: Path, definitions: str, settings: Mapping[str, Any] | None = None) -> Path:

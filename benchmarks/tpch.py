@@ -1,9 +1,9 @@
 """How long do TPC-H's 22 queries take as Headwater tables, beside DuckDB and Spark over Parquet?
 
 The eight tables are sources, brought into the lake once before the clock starts (`facts.load`); each query is a table.
-What is compared is the sum of the queries' own seconds. Ours are the seconds of each step as the run records them: read
-the lake's log, decide, run, write Parquet with statistics, commit, keep the books. The peers': read Parquet, run, write
-Parquet. `wall` is each one's whole process. The results are compared row by row with DuckDB's over the same files.
+What is compared is the time that all queries take together. Ours is that of the run, as it records it: of each table,
+read the lake's log, decide, run, write Parquet with statistics, commit, keep the books; tables that do not read each
+other are made side by side. The peers' is the sum of the queries: read Parquet, run, write Parquet. `wall` is each one's whole process. The results are compared row by row with DuckDB's over the same files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import duckdb
 from benchmarks import data
 from benchmarks.nodes import Nodes
 from benchmarks.peer import Script, peer
-from benchmarks.project import Project, ours, source_text, written
+from benchmarks.project import Project, ours, source_text, took, written
 from benchmarks.turns import Answer, Case, Ran
 
 TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
@@ -62,7 +62,7 @@ def _job(base: Path, asked: Mapping[str, str], nodes: Nodes | None, folder: Path
     found, steps = project.run(*asked, full=True)
     seconds = {name: steps[name].seconds for name in asked}
     rows = [(name, *row) for name in asked for row in project.rows(f"select * from {name} order by all")]
-    return Ran(sum(seconds.values()), found.seconds, found.peak_bytes, rows, seconds)
+    return Ran(took(found), found.seconds, found.peak_bytes, rows, seconds)
 
 
 def _expected(tables: Path, asked: Mapping[str, str]) -> Answer:
