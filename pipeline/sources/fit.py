@@ -22,6 +22,9 @@ REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", p
 _CHECKED, _SCANNED = "checked_rows", "scanned_rows"
 AT_ONCE = 128
 """How many columns a statement looks at that need not look at all: DuckDB compares each expression with every other."""
+_MANY = 32
+"""How many columns of one rule are tested as a list. A long list is planned at once, a short one takes longer to test."""
+_ITEM = "item"
 
 
 @dataclass(frozen=True)
@@ -166,21 +169,37 @@ def any_misfit(schema: Schema, cells: Cells) -> str:
     Most rows pass all fast tests at once; only for another is each column looked at.
     """
     names = Names.of(schema)
-    rules = tuple(zip(names.came, names.cast, _rules(schema, cells), strict=True))
+    rules = tuple(zip(schema.columns, names.came, names.cast, _rules(schema, cells), strict=True))
     lost = [
         f"({cast} is null and {came} is not null)"
-        for came, cast, rule in rules
+        for _, came, cast, rule in rules
         if rule.fast is None and rule.cast != came
     ]
-    tested = [(came, rule) for came, _, rule in rules if rule.fast is not None]
-    if tested:
-        fast = " and ".join(f"({rule.fast})" for _, rule in tested)
-        each = " and ".join(
-            f"case when {rule.fast} then true when {text} is null then true else coalesce({rule.strict}, false) end"
-            for text, rule in tested
-        )
-        lost.append(f"case when {fast} then false else not ({each}) end")
+    tested: dict[tuple[str, str], list[tuple[str, Rule]]] = {}
+    for column, came, _, rule in rules:
+        if rule.fast is not None:
+            tested.setdefault((column.type, _test_in_list(column, cells)), []).append((came, rule))
+    alone = [each for same in tested.values() if len(same) < _MANY for each in same]
+    if alone:
+        fast = " and ".join(f"({rule.fast})" for _, rule in alone)
+        lost.append(f"case when {fast} then false else not ({' and '.join(_test(*each) for each in alone)}) end")
+    for (_, test), same in tested.items():
+        if len(same) >= _MANY:
+            listed_names = ", ".join(came for came, _ in same)
+            lost.append(f"not list_bool_and(list_transform([{listed_names}], lambda {_ITEM}: {test}))")
     return " or ".join(lost) or "false"
+
+
+def _test(came: str, rule: Rule) -> str:
+    """Return SQL that is true where the cast is the value."""
+    strict = f"coalesce({rule.strict}, false)"
+    return f"case when {rule.fast} then true when {came} is null then true else {strict} end"
+
+
+def _test_in_list(column: Column, cells: Cells) -> str:
+    """Return `_test` of one of several values that came."""
+    cast = cells.rule(column, _ITEM, "null").cast
+    return _test(_ITEM, cells.rule(column, _ITEM, f"({cast})"))
 
 
 def _rules(schema: Schema, cells: Cells) -> list[Rule]:
@@ -219,6 +238,11 @@ def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
     return f"nullif(concat_ws('; ', {listed}), '')" if listed else "null::varchar"
 
 
+def is_wide(columns: int) -> bool:
+    """Return whether so many columns are looked at some at a time."""
+    return columns > AT_ONCE
+
+
 def some_at_once(schema: Schema) -> Iterator[Schema]:
     """Yield the columns that a statement looks at, and then the next ones."""
     for begin in range(0, len(schema.columns), AT_ONCE):
@@ -227,7 +251,7 @@ def some_at_once(schema: Schema) -> Iterator[Schema]:
 
 def read_once(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
     """Return the scan of so many columns, or for a very wide one a table of its rows, made now."""
-    if columns <= AT_ONCE:
+    if not is_wide(columns):
         return source
     con.execute(f"create or replace temp table {_SCANNED} as from {source}")
     return _SCANNED
@@ -238,9 +262,9 @@ def judged(
 ) -> tuple[pa.Table, pa.ChunkedArray]:
     """Return the values of a scan's rows in their order, and for each the reasons why it does not fit, or null.
 
-    Of a very wide scan some columns are looked at at a time, and for reasons only where there is one.
+    Of a very wide scan some columns are looked at at a time, and for reasons only where there may be one.
     """
-    if len(schema.columns) <= AT_ONCE:
+    if not is_wide(len(schema.columns)):
         why = misfits(schema, undeclared)
         found = arrow(con, f"select {values_of(schema)}, {why} as why from {checked(schema, cells, source)}")
         return pa.table(found.columns[:-1], schema.names), found.columns[-1]
@@ -249,12 +273,13 @@ def judged(
     reasons: list[pa.ChunkedArray] = []
     for some in some_at_once(schema):
         came = ", ".join(f"{cells.came[name]} as {quoted(name)}" for name in some.names)
-        looked_at = checked(some, Cells(_by_name(some.names), cells.rule), f"(select {came} from {scanned})")
-        values_and_test = f"{values_of(some)}, coalesce({' or '.join(unfit(some))}, false) as bad"
-        found = arrow(con, f"select {values_and_test} from {looked_at}")
-        columns += found.columns[:-1]
+        own, rows = Cells(_by_name(some.names), cells.rule), f"(select {came} from {scanned})"
+        found = arrow(con, f"select {casts(some)}, {any_misfit(some, own)} as bad from {cast_cells(some, own, rows)}")
         if pc.any(found.columns[-1]).as_py():
-            reasons += arrow(con, f"select {misfits(some)} as why from {looked_at}").columns
+            looked_at = f"select {values_of(some)}, {misfits(some)} as why from {checked(some, own, rows)}"
+            found = arrow(con, looked_at)
+            reasons.append(found.columns[-1])
+        columns += found.columns[:-1]
     if undeclared:
         reasons += arrow(con, f"select {misfits(Schema(()), undeclared)} as why from {scanned}").columns
     return pa.table(columns, schema.names), _joined(con, reasons, len(columns[0]))

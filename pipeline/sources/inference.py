@@ -11,7 +11,7 @@ import duckdb
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
-from pipeline.sources.fit import Cells, Names, checked, some_at_once, unfit
+from pipeline.sources.fit import Cells, Names, any_misfit, cast_cells, checked, is_wide, some_at_once, unfit
 
 _NEXT: Mapping[str, tuple[str, ...]] = {
     "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # what an integer was taken for that is too long for a BIGINT
@@ -36,6 +36,12 @@ class _Sample:
     cells_of: Callable[[Schema], Cells]
     source: Callable[[Schema], str]
 
+    def has_misfit(self, schema: Schema) -> bool:
+        """Return whether one of the rows may not fit."""
+        cells = self.cells_of(schema)
+        rows = cast_cells(schema, cells, self.source(schema))
+        return bool(self.con.execute(f"select bool_or({any_misfit(schema, cells)}) from {rows}").fetchall()[0][0])
+
     def asked(self, schema: Schema, questions_of: Callable[[Schema], list[str]], rows: int | None = None) -> list[Any]:
         """Return the answer to an aggregate for each column, over all rows or the first ones."""
         answers: list[Any] = []
@@ -57,6 +63,8 @@ def settled(
     while waiting:
         chosen |= {name: kinds[0] for name, kinds in waiting.items()}
         tried = Schema(tuple(replace(columns[name], type=chosen[name]) for name in waiting))
+        if is_wide(len(waiting)) and not sample.has_misfit(tried):
+            break
         unfitting = sample.asked(tried, lambda some: [f"bool_or({test})" for test in unfit(some)])
         waiting = {name: kinds[1:] for (name, kinds), bad in zip(waiting.items(), unfitting, strict=True) if bad}
     settled_on = Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))

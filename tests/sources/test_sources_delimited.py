@@ -6,6 +6,7 @@ import pytest
 from pipeline.core.errors import SourceError
 from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
+from pipeline.kernel.engine import Limits, connect
 from pipeline.sources import files, fit
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
@@ -233,6 +234,31 @@ def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monke
         assert some.rejected.equals(at_once.rejected)
 
     assert at_once.rejected["reason"].to_pylist()[0].count("; ") == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "bad"), [("c3", "x"), ("c50", "2024-13-01"), ("c99", "1.5"), ("c137", ""), ("c137", "1_0"), ("c60", "é")]
+)
+def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, column, bad):
+    names = [f"c{number}" for number in range(fit.AT_ONCE + 10)]
+    kinds = (
+        dict.fromkeys(names, "bigint") | dict.fromkeys(names[:40], "decimal(6, 2)") | {"c50": "date", "c60": "varchar"}
+    )
+    fields = {name: "2024-01-01" if kind == "date" else "1.50" if "(" in kind else "7" for name, kind in kinds.items()}
+    rows = [names, list(fields.values()), list((fields | {column: bad}).values()), list(fields.values())]
+    (tmp_path / "a.csv").write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+    reader, schema = files(tmp_path / "a.csv"), Schema.of(kinds)
+    part = Part(reader.pieces()[0])
+
+    def misfits():
+        with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as scan:
+            return con.execute(f"select {POSITION} from ({scan.query}) where _misfit").fetchall()
+
+    in_lists = misfits()
+    monkeypatch.setattr(fit, "_MANY", len(names) + 1)
+
+    assert in_lists == misfits() == [(line,) for line in reader.read(part, schema).rejected[POSITION].to_pylist()]
+    assert (in_lists == []) is (bad in {"", "é"})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+from unittest.mock import patch
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +18,7 @@ from pipeline.core.reading import MISFIT as IS_MISFIT
 from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources import files
+from pipeline.sources import files, fit
 from pipeline.sources.kafka.decoding import Decoder
 from pipeline.sources.kafka.formats import Metadata
 from pipeline.sources.kafka.partition import Partition
@@ -56,16 +57,23 @@ def wrong(given, kind, found):
 
 
 def scanned(flow, found, first):
-    """What of the fast path differs from the validating pass, of the rows that it takes for right."""
+    """What of the fast path differs from the validating pass, of the rows that it takes for right, tested either way."""
+    by_itself, passed = _scanned(flow, found, first)
+    with patch.object(fit, "_MANY", 1):
+        in_lists, passed_in_lists = _scanned(flow, found, first)
+    return by_itself + in_lists + [passed ^ passed_in_lists] * (passed != passed_in_lists)
+
+
+def _scanned(flow, found, first):
     with connect(Limits(threads=1)) as con, flow(con) as flowing:
         try:
             rows = None if flowing is None else con.sql(flowing.query).to_arrow_table()
         except duckdb.Error:
             rows = None
         if rows is None or con.execute(flowing.oddities).fetchall()[0][0]:
-            return []  # a record is missing, so positions are off: it is not believed at all
+            return [], set()  # a record is missing, so positions are off: it is not believed at all
     kept = rows.filter(pc.invert(rows[IS_MISFIT])).to_pylist()
-    return [row for row in kept if not same(row["x"], found[row[POSITION] - first])]
+    return [row for row in kept if not same(row["x"], found[row[POSITION] - first])], {row[POSITION] for row in kept}
 
 
 @pytest.fixture
