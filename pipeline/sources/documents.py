@@ -38,6 +38,8 @@ _REPRINTED = Reprinted(
 """A number that is read as a real keeps fifteen digits: one cut to ten characters had seven and more behind its point."""
 _FRACTION = r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _LONGEST_BYTES = 256 << 20
+_KEYS = 100
+"""How many keys of an object DuckDB surely takes for fields."""
 _LINES = 1000
 """How many lines that are no text are looked at to tell their encoding."""
 
@@ -49,19 +51,23 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dial
         got, do = _undecodable(con, dialect), "write one object a line, or one array of objects"
         raise SourceError("no line holds a JSON object", got=got, do=do, place=place)
     key_of = dict(zip(dialect.naming.named(keys, place), keys, strict=True))
-    with scratch.folder("json") as folder:
-        objects = str(Path(folder) / "objects.ndjson")
-        con.execute(
-            f"copy (select {_renamed(key_of)} from {RAW} where is_object) to {literal(objects)} "
-            "(format csv, header false, quote '', escape '', delimiter '\x01')"
-        )
-        found = schema_of(
-            con,
-            f"select * from read_json({literal(objects)}, format = 'newline_delimited', sample_size = -1, "
-            f"maximum_object_size = {_LONGEST_BYTES})",
-        )
+    found = _fields(con, _renamed(key_of))
+    if set(found.names) != set(key_of):  # DuckDB takes objects of many keys, or of rare ones, for maps
+        given = list(key_of.items())
+        parts = (dict(given[begin : begin + _KEYS]) for begin in range(0, len(given), _KEYS))
+        found = Schema(tuple(column for part in parts for column in _fields(con, _object_of(part)).columns))
     found = Schema(tuple(replace(c, key=key_of[c.name] if key_of[c.name] != c.name else "") for c in found.columns))
     return settled(con, found, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
+
+
+def _fields(con: duckdb.DuckDBPyConnection, objects: str) -> Schema:
+    """Return the fields of JSON objects, given as SQL over the lines, with the types that DuckDB finds."""
+    with scratch.folder("json") as folder:
+        path = literal(str(Path(folder) / "objects.ndjson"))
+        options = "(format csv, header false, quote '', escape '', delimiter '\x01')"
+        con.execute(f"copy (select {objects} from {RAW} where is_object) to {path} {options}")
+        read = f"format = 'newline_delimited', sample_size = -1, maximum_object_size = {_LONGEST_BYTES}"
+        return schema_of(con, f"select * from read_json({path}, {read})")
 
 
 def names(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dialect) -> tuple[str, ...]:
@@ -73,6 +79,11 @@ def _renamed(key_of: Mapping[str, str]) -> str:
     """Return SQL for `line` with the names of the table in place of its keys."""
     if all(name == key for name, key in key_of.items()):
         return "line"
+    return _object_of(key_of)
+
+
+def _object_of(key_of: Mapping[str, str]) -> str:
+    """Return SQL for an object that has each of these names, with the value of its key in `line` or null."""
     pairs = ", ".join(f"{literal(name)}, json_extract(line, {_pointer(key)})" for name, key in key_of.items())
     return f"json_object({pairs})"
 

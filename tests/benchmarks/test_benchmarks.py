@@ -45,7 +45,8 @@ def test_tpch(bench):
     assert found["load"]["seconds"] > 0
     parts = found["ours"]["auto"]["parts"]
     assert list(parts) == list(queries(1)) == [f"q{number:02}" for number in range(1, 23)]
-    assert found["medians"]["auto"] == pytest.approx(sum(parts.values()))
+    ours = found["ours"]["auto"]
+    assert max(parts.values()) <= found["medians"]["auto"] == ours["seconds"] < ours["wall_seconds"]
 
 
 def test_groupby(bench):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pipeline.core.errors import SourceError
@@ -126,6 +128,24 @@ def test_types_are_inferred_from_the_objects_alone(piece):
     reader, found = piece('{"id":1,"x":1}\n[1]\n{bad\n{"id":2,"x":1.5,"t":"2024-01-01"}\n')
 
     assert reader.schema(found).as_dict() == {"id": "BIGINT", "x": "DOUBLE", "t": "DATE"}
+
+
+@pytest.mark.parametrize(("objects", "keys"), [(30, 1), (250, 1), (2, 250)])
+def test_keys_that_are_rare_or_many_are_columns(piece, objects, keys):
+    rows = [{f"k{number}": number for number in range(n * keys, n * keys + keys)} for n in range(objects)]
+    reader, found = piece("".join(json.dumps(row) + "\n" for row in rows))
+
+    schema = reader.schema(found)
+
+    assert schema.as_dict() == dict.fromkeys((f"k{number}" for number in range(objects * keys)), "BIGINT")
+    read = reader.read(Part(found), schema).rows.drop_columns(POSITION).to_pylist()
+    assert [{key: value for key, value in row.items() if value is not None} for row in read] == rows
+
+
+def test_an_object_within_an_object_of_many_keys_is_a_map(piece):
+    reader, found = piece(json.dumps({"id": 1, "of": {f"k{number}": number for number in range(250)}}) + "\n")
+
+    assert reader.schema(found).as_dict() == {"id": "BIGINT", "of": "MAP(VARCHAR, BIGINT)"}
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[]", "\n", "{bad\n"])
