@@ -3,7 +3,8 @@
 The eight tables are sources, brought into the lake once before the clock starts (`facts.load`); each query is a table.
 What is compared is the time that all queries take together. Ours is that of the run, as it records it: of each table,
 read the lake's log, decide, run, write Parquet with statistics, commit, keep the books; tables that do not read each
-other are made side by side. The peers' is the sum of the queries: read Parquet, run, write Parquet. `wall` is each one's whole process. The results are compared row by row with DuckDB's over the same files.
+other are made side by side. The peers' is the sum of the queries: read Parquet, run, write Parquet. `wall` is each one's
+whole process. The results are compared row by row with DuckDB's over the same files.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Arrow converts a text whole or raises, so what it gives is what `values` gives, 
 | `1e400` and `nan(1)` for a `DOUBLE` | infinite, and no number | a row with one is a misfit; with `inf` and `nan` too |
 | `0000-01-01` for a `DATE` | a day of the year 0 | the same |
 
-A column whose first values hold one of these, or a text that Arrow does not convert, comes as texts.
+A column that is infinite or no number in the first lines, or has a text there that Arrow does not convert, comes as texts.
 
 No Python value is made Arrow's here: with the first one, Arrow imports pandas, which takes longer than small files do.
 """

@@ -140,12 +140,18 @@ class Names:
         numbers = range(len(schema.columns))
         return cls(*(tuple(f"{before}{kind}{i}" for i in numbers) for kind in ("t", "r", "v")))
 
+    def part(self, begin: int, count: int) -> Names:
+        """Return the names for some of the columns."""
+        return Names(*(names[begin : begin + count] for names in (self.came, self.cast, self.value)))
+
 
 def cast_cells(schema: Schema, cells: Cells, source: str) -> str:
     """Return a query of `source` to which what came for each column is added, and its cast."""
     names = Names.of(schema)
     came = "".join(f", {cells.came[c.name]} as {name}" for c, name in zip(schema.columns, names.came, strict=True))
-    cast = "".join(f", {rule.cast} as {name}" for rule, name in zip(_rules(schema, cells), names.cast, strict=True))
+    cast = "".join(
+        f", {rule.cast} as {name}" for rule, name in zip(_rules(schema, cells, names), names.cast, strict=True)
+    )
     return f"(select *{cast} from (select *{came} from {source}))"
 
 
@@ -163,30 +169,33 @@ def _named(internal: tuple[str, ...], schema: Schema) -> str:
     return ", ".join(f"{name} as {quoted(own)}" for name, own in zip(internal, schema.names, strict=True))
 
 
-def any_misfit(schema: Schema, cells: Cells) -> str:
+def any_misfit(schema: Schema, cells: Cells, names: Names | None = None) -> str:
     """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `fit`.
 
-    Most rows pass all fast tests at once; only for another is each column looked at.
+    Most rows pass all fast tests at once; only for another is each column looked at. `names` are those of the columns
+    where `cast_cells` has more.
     """
-    names = Names.of(schema)
-    rules = tuple(zip(schema.columns, names.came, names.cast, _rules(schema, cells), strict=True))
+    names = names or Names.of(schema)
+    rules = tuple(zip(schema.columns, names.came, names.cast, _rules(schema, cells, names), strict=True))
     lost = [
         f"({cast} is null and {came} is not null)"
         for _, came, cast, rule in rules
         if rule.fast is None and rule.cast != came
     ]
-    tested: dict[tuple[str, str], list[tuple[str, Rule]]] = {}
-    for column, came, _, rule in rules:
-        if rule.fast is not None:
-            tested.setdefault((column.type, _test_in_list(column, cells)), []).append((came, rule))
-    alone = [each for same in tested.values() if len(same) < _MANY for each in same]
+    alone = [(column, came, rule) for column, came, _, rule in rules if rule.fast is not None]
+    if len(alone) >= _MANY:
+        groups: dict[tuple[str, str], list[tuple[Column, str, Rule]]] = {}
+        for each in alone:
+            groups.setdefault((each[0].type, _test_in_list(each[0], cells)), []).append(each)
+        alone = [each for same in groups.values() if len(same) < _MANY for each in same]
+        for (_, test), same in groups.items():
+            if len(same) >= _MANY:
+                all_came = ", ".join(came for _, came, _ in same)
+                lost.append(f"not list_bool_and(list_transform([{all_came}], lambda {_ITEM}: {test}))")
     if alone:
-        fast = " and ".join(f"({rule.fast})" for _, rule in alone)
-        lost.append(f"case when {fast} then false else not ({' and '.join(_test(*each) for each in alone)}) end")
-    for (_, test), same in tested.items():
-        if len(same) >= _MANY:
-            listed_names = ", ".join(came for came, _ in same)
-            lost.append(f"not list_bool_and(list_transform([{listed_names}], lambda {_ITEM}: {test}))")
+        fast = " and ".join(f"({rule.fast})" for _, _, rule in alone)
+        each_fits = " and ".join(_test(came, rule) for _, came, rule in alone)
+        lost.append(f"case when {fast} then false else not ({each_fits}) end")
     return " or ".join(lost) or "false"
 
 
@@ -202,15 +211,14 @@ def _test_in_list(column: Column, cells: Cells) -> str:
     return _test(_ITEM, cells.rule(column, _ITEM, f"({cast})"))
 
 
-def _rules(schema: Schema, cells: Cells) -> list[Rule]:
-    names = Names.of(schema)
+def _rules(schema: Schema, cells: Cells, names: Names) -> list[Rule]:
     return [cells.rule(*given) for given in zip(schema.columns, names.came, names.cast, strict=True)]
 
 
 def checked(schema: Schema, cells: Cells, source: str) -> str:
     """Return a query that adds to `cast_cells` the value of each cell, null where it does not fit."""
     names = Names.of(schema)
-    rules = zip(_rules(schema, cells), names.cast, names.value, strict=True)
+    rules = zip(_rules(schema, cells, names), names.cast, names.value, strict=True)
     kept = "".join(f", {rule.value(cast)} as {value}" for rule, cast, value in rules)
     return f"(select *{kept} from {cast_cells(schema, cells, source)})"
 
@@ -262,27 +270,41 @@ def judged(
 ) -> tuple[pa.Table, pa.ChunkedArray]:
     """Return the values of a scan's rows in their order, and for each the reasons why it does not fit, or null.
 
-    Of a very wide scan some columns are looked at at a time, and for reasons only where there may be one.
+    Of a very wide scan some columns are looked at at a time, and only those of which one may not fit.
     """
     if not is_wide(len(schema.columns)):
         why = misfits(schema, undeclared)
         found = arrow(con, f"select {values_of(schema)}, {why} as why from {checked(schema, cells, source)}")
         return pa.table(found.columns[:-1], schema.names), found.columns[-1]
     scanned = read_once(con, source, len(schema.columns))
-    columns: list[pa.ChunkedArray] = []
+    rows = cast_cells(schema, cells, scanned)
+    found = arrow(con, f"select {casts(schema)}, {_tests(schema, cells, AT_ONCE)} from {rows}").columns
+    columns, are_bad = found[: len(schema.columns)], found[len(schema.columns) :]
     reasons: list[pa.ChunkedArray] = []
-    for some in some_at_once(schema):
+    for some, is_bad in zip(some_at_once(schema), are_bad, strict=True):
+        if not pc.any(is_bad).as_py():
+            continue
         came = ", ".join(f"{cells.came[name]} as {quoted(name)}" for name in some.names)
-        own, rows = Cells(_by_name(some.names), cells.rule), f"(select {came} from {scanned})"
-        found = arrow(con, f"select {casts(some)}, {any_misfit(some, own)} as bad from {cast_cells(some, own, rows)}")
-        if pc.any(found.columns[-1]).as_py():
-            looked_at = f"select {values_of(some)}, {misfits(some)} as why from {checked(some, own, rows)}"
-            found = arrow(con, looked_at)
-            reasons.append(found.columns[-1])
-        columns += found.columns[:-1]
+        own, came_rows = Cells(_by_name(some.names), cells.rule), f"(select {came} from {scanned})"
+        tests = arrow(con, f"select {_tests(some, own, 1)} from {cast_cells(some, own, came_rows)}").columns
+        bad = Schema(tuple(c for c, test in zip(some.columns, tests, strict=True) if pc.any(test).as_py()))
+        again = arrow(
+            con, f"select {values_of(bad)}, {misfits(bad)} as why from {checked(bad, own, came_rows)}"
+        ).columns
+        for name, values_again in zip(bad.names, again[:-1], strict=True):
+            columns[schema.names.index(name)] = values_again
+        reasons.append(again[-1])
     if undeclared:
         reasons += arrow(con, f"select {misfits(Schema(()), undeclared)} as why from {scanned}").columns
     return pa.table(columns, schema.names), _joined(con, reasons, len(columns[0]))
+
+
+def _tests(schema: Schema, cells: Cells, count: int) -> str:
+    """Return `any_misfit` for so many columns, the next ones, and so on."""
+    names = Names.of(schema)
+    begins = range(0, len(schema.columns), count)
+    parts = ((Schema(schema.columns[begin : begin + count]), names.part(begin, count)) for begin in begins)
+    return ", ".join(f"({any_misfit(part, cells, own)}) as bad{n}" for n, (part, own) in enumerate(parts))
 
 
 def _by_name(names: Iterable[str]) -> dict[str, str]:
