@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.reading import POSITION, NewColumns, Reading
 from pipeline.core.schema import Column, Schema
-from pipeline.kernel.engine import arrow, listed, literal, quoted, schema_of
+from pipeline.kernel.engine import arrow, expect_columns, listed, literal, quoted, schema_of
 from pipeline.sources import values
 from pipeline.sources.cutting import Bytes, head_bytes
 from pipeline.sources.encoding import not_decodable
@@ -85,6 +85,7 @@ def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
     """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
     head = head_of(file)
     names = head.names
+    expect_columns(con, len(names))
     given = ", ".join(literal(name) for name in names)
     options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
     # DuckDB has as many columns as a header that it sees
