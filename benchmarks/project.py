@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.measure import Measured, measure
 from benchmarks.nodes import Nodes, running
 from benchmarks.turns import Answer, Contestant, Ran, UnableError
-from pipeline.run import Workspace, load
+from pipeline.project import Workspace, load
 
 HEADWATER = str(Path(sys.executable).parent / "headwater")
 IMPORTS = "from pipeline import files, mart, quarantine, source, sql, warn\n"

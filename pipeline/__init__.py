@@ -4,17 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.connectors import connector, files, generate, kafka, replay, to_callback, to_kafka, to_online
     from pipeline.core.definitions import Chart, source
     from pipeline.core.functions import table
     from pipeline.core.sinks import sink
     from pipeline.kernel.sql import sql
-    from pipeline.kernel.windowed import hop, session, tumble, window
+    from pipeline.kernel.window_definitions import hop, session, tumble, window
     from pipeline.quality import drop, fail, quarantine, warn
-    from pipeline.sinks import to_callback, to_kafka, to_online
-    from pipeline.sources import connector, files, generate, kafka, replay
-    from pipeline.streams.deduplication import deduplicate
-    from pipeline.streams.own import stateful
-    from pipeline.streams.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
+    from pipeline.streaming.operators.deduplication import deduplicate
+    from pipeline.streaming.operators.pattern import directly_followed_by, event, followed_by, not_followed_by, pattern
+    from pipeline.streaming.operators.stateful import stateful
     from pipeline.warehouse import dimension, fact, lookup, mart
 
 __all__ = [
@@ -57,13 +56,27 @@ _NAMES = {
     "pipeline.core.functions": ("table",),
     "pipeline.core.sinks": ("sink",),
     "pipeline.kernel.sql": ("sql",),
-    "pipeline.kernel.windowed": ("hop", "session", "tumble", "window"),
+    "pipeline.kernel.window_definitions": ("hop", "session", "tumble", "window"),
     "pipeline.quality": ("drop", "fail", "quarantine", "warn"),
-    "pipeline.sinks": ("to_callback", "to_kafka", "to_online"),
-    "pipeline.sources": ("connector", "files", "generate", "kafka", "replay"),
-    "pipeline.streams.deduplication": ("deduplicate",),
-    "pipeline.streams.own": ("stateful",),
-    "pipeline.streams.pattern": ("directly_followed_by", "event", "followed_by", "not_followed_by", "pattern"),
+    "pipeline.connectors": (
+        "connector",
+        "files",
+        "generate",
+        "kafka",
+        "replay",
+        "to_callback",
+        "to_kafka",
+        "to_online",
+    ),
+    "pipeline.streaming.operators.deduplication": ("deduplicate",),
+    "pipeline.streaming.operators.stateful": ("stateful",),
+    "pipeline.streaming.operators.pattern": (
+        "directly_followed_by",
+        "event",
+        "followed_by",
+        "not_followed_by",
+        "pattern",
+    ),
     "pipeline.warehouse": ("dimension", "fact", "lookup", "mart"),
 }
 """The names by the module that defines them, which is imported when one is first used: a project pays for no other."""

@@ -22,13 +22,14 @@ import pytest
 from pipeline.core.cursors import Bound, Cursor, Plan
 from pipeline.core.definitions import source
 from pipeline.core.graph import Graph
-from pipeline.core.reading import MISFIT, POSITION, SOURCE, Reader, Reading, Scannable
 from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
+from pipeline.core.sources import MISFIT, POSITION, SOURCE, Reader, Reading, Scannable
 from pipeline.governance import Run
 from pipeline.kernel.engine import Limits, arrow, connect, listed, no_rows, schema_of
-from pipeline.run import Options, Project, Runner, Workspace
-from pipeline.run.events import Event, Moment
+from pipeline.project import Project, Workspace
+from pipeline.runner import Options, Runner
+from pipeline.runner.events import Event, Moment
 
 __all__ = ["ReaderContract", "World"]
 

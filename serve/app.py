@@ -16,8 +16,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from pipeline.core.definitions import Artifact, Layer
 from pipeline.kernel.engine import Limits
-from pipeline.run.project import Project
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import Project
+from pipeline.project.workspace import Workspace
 from serve.answers import answer_errors
 from serve.engine import Engine
 from serve.models import Champions, predict, rows_of

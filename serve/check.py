@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.definitions import Artifact, Stored
-from pipeline.run.project import Project
+from pipeline.project.project import Project
 
 _TIMEOUT_S = 30
 _SHORT = 300

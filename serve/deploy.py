@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.batch.joining import is_told, join
+from pipeline.batch.ray_cluster import is_told, join
 from pipeline.core.errors import RequestError, SettingsError
-from pipeline.run.project import load
+from pipeline.project.project import load
 from serve.app import create_app
 from serve.select import Statement
 

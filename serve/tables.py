@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.core.definitions import Layer, Stored
 from pipeline.core.errors import StorageError, did_you_mean
 from pipeline.lake import Version
-from pipeline.run.workspace import Workspace
+from pipeline.project.workspace import Workspace
 from serve.query import shown
 from serve.refusals import GoneError, UnknownError
 

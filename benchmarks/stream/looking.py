@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from pipeline.run import Workspace, load
-from pipeline.run.stream.driving import Wanted
-from pipeline.run.stream.running import Running
+from pipeline.project import Workspace, load
+from pipeline.streaming.runtime.driver import Wanted
+from pipeline.streaming.runtime.job import Running
 
 NAME = "latest"
 STATEMENT = """select tumble(happened_at, interval '1 day') as day, count(*) as events,

@@ -25,7 +25,7 @@ from benchmarks.stream.jobs import IMPORTS
 from benchmarks.stream.load import fill
 from benchmarks.stream.rig import broker
 from benchmarks.turns import Figures, UnableError
-from pipeline.run import Workspace, load
+from pipeline.project import Workspace, load
 
 EVENTS = 1_000_000
 SIDES = "sides = source(files('sides.parquet'), schema={'id': 'bigint', 'value': 'varchar'})\n"

@@ -13,8 +13,8 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.running import INTERRUPTED, REFUSED
 from pipeline.core.errors import RequestError
 from pipeline.governance import Filled
-from pipeline.run.backfill import Asked, Backfill, at_once, plan_backfill
-from pipeline.run.backfill import backfill as fill
+from pipeline.runner.backfill import Asked, Backfill, at_once, plan_backfill
+from pipeline.runner.backfill import backfill as fill
 
 
 def backfill(

@@ -21,8 +21,8 @@ from rich.table import Table
 from pipeline.core import scratch
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.settings import find
-from pipeline.run.project import Project, load
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import Project, load
+from pipeline.project.workspace import Workspace
 
 _WIDE = 140
 out = Console(

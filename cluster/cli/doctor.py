@@ -16,12 +16,12 @@ import typer
 
 from cluster.cli.console import grid, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
+from pipeline.connectors import Kafka
 from pipeline.core import scratch
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import HeadwaterError
-from pipeline.run.project import load
-from pipeline.run.workspace import Workspace
-from pipeline.sources import Kafka
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
 
 _NEEDED = ("ray", "duckdb", "deltalake", "pyarrow", "sqlglot", "sqlalchemy")
 _EXTRAS = {"ml": ("mlflow", "sklearn", "pandas"), "serve": ("fastapi",), "s3": ("s3fs",), "polars": ("polars",)}
@@ -97,7 +97,7 @@ def _temporary() -> Iterator[Finding]:
 
 def _topics(name: str, kafka: Kafka) -> Iterator[Finding]:
     """Look at the topics that a source reads, and for transactions that hold its readers back."""
-    from pipeline.sources.kafka.administration import hanging, topics  # noqa: PLC0415 - its client is an extra
+    from pipeline.connectors.kafka.administration import hanging, topics  # noqa: PLC0415 - its client is an extra
 
     try:
         for topic in topics(kafka):

@@ -8,17 +8,17 @@ from typing import cast
 from sqlglot import exp
 
 from cluster.cli.console import grid, out
+from pipeline.batch.planning import Route, tree_of
+from pipeline.batch.step import Order
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import Stored, Table
-from pipeline.core.eventtime import in_words
-from pipeline.kernel.aggregates import take_apart
-from pipeline.run.forecast import Forecast
-from pipeline.run.foresight import Foresight
-from pipeline.run.order import Order
-from pipeline.run.planning import Route, tree_of
-from pipeline.run.stream.plan import Planner, StreamPlan
-from pipeline.run.streamed import STREAMED
-from pipeline.run.workspace import Workspace
+from pipeline.core.event_time import in_words
+from pipeline.kernel.aggregates.decomposition import take_apart
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Foresight
+from pipeline.runner.estimate import Forecast
+from pipeline.streaming.planning.plan import Planner, StreamPlan
+from pipeline.streaming.planning.streamed import STREAMED
 
 
 @dataclass(frozen=True)

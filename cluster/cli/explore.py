@@ -14,9 +14,9 @@ from cluster.cli.summary import print_summary
 from pipeline.core.definitions import Stored
 from pipeline.core.errors import RequestError
 from pipeline.kernel.engine import quoted
+from pipeline.project.workspace import Workspace
 from pipeline.quality import score
-from pipeline.run.report import write_report
-from pipeline.run.workspace import Workspace
+from pipeline.report import write_report
 
 Name = Annotated[str, typer.Argument(help="A definition's name.")]
 

@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import typer
 
-from pipeline.run.events import Event, Observer
-from pipeline.run.schedule import steps_at_work
+from pipeline.runner.events import Event, Observer
+from pipeline.runner.schedule import steps_at_work
 
 
 class Interrupts:

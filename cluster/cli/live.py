@@ -16,8 +16,8 @@ from rich.text import Text
 
 from cluster.cli.console import text
 from pipeline.core.errors import few
-from pipeline.run.stream.metering import PHASES, TROUBLED, Facts
-from pipeline.run.stream.running import Running
+from pipeline.streaming.runtime.job import Running
+from pipeline.streaming.runtime.metrics import PHASES, TROUBLED, Facts
 
 EVERY_S = 0.25
 _LINE_EVERY_S = 5.0

@@ -14,10 +14,10 @@ from cluster.cli.explained import Explained, print_explained
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.definitions import Stored
 from pipeline.core.errors import StorageError
-from pipeline.run.decide import Options
-from pipeline.run.forecast import forecast, order_of_all, trial
-from pipeline.run.foresight import Foresight, foresee
-from pipeline.run.workspace import Workspace
+from pipeline.project.workspace import Workspace
+from pipeline.runner.decide import Options
+from pipeline.runner.dry_run import Foresight, foresee
+from pipeline.runner.estimate import forecast, order_of_all, trial
 
 
 def explain(

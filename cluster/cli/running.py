@@ -18,13 +18,13 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog, Run, Step
-from pipeline.run.decide import Options
-from pipeline.run.events import Event, Moment, Work
-from pipeline.run.foresight import foresee
-from pipeline.run.project import Project
-from pipeline.run.report import write_report
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import Project
+from pipeline.project.workspace import Workspace
+from pipeline.report import write_report
+from pipeline.runner.decide import Options
+from pipeline.runner.dry_run import foresee
+from pipeline.runner.events import Event, Moment, Work
+from pipeline.runner.runner import Runner
 
 REFUSED = 3
 TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]

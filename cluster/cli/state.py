@@ -13,9 +13,9 @@ from cluster.cli.console import grid, open_workspace, out, print_json, print_row
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
 from pipeline.core.errors import RequestError
-from pipeline.run.stream.asking import seen
-from pipeline.run.stream.facts import state_rows
-from pipeline.run.stream.remembering import remembered, where
+from pipeline.streaming.runtime.control import seen
+from pipeline.streaming.runtime.state_query import remembered, where
+from pipeline.streaming.runtime.status import state_rows
 
 app = typer.Typer(help="What streams remember, as of their last commits: list, show, export.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]

@@ -15,15 +15,15 @@ from cluster.cli.metrics import metrics_at
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError, few
-from pipeline.run.stream.begins import begin_of
-from pipeline.run.stream.exposition import exposition
-from pipeline.run.stream.facts import in_short
-from pipeline.run.stream.metering import Facts
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.starting import StateMode
-from pipeline.run.stream.stream import Asked
-from pipeline.run.stream.verifying import verify as verify_stream
-from pipeline.run.workspace import Workspace
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.runtime.exposition import exposition
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.metrics import Facts
+from pipeline.streaming.runtime.start import StateMode
+from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.status import in_short
+from pipeline.streaming.runtime.stream import Asked
+from pipeline.streaming.runtime.verify import verify as verify_stream
 
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
 

@@ -11,10 +11,10 @@ from cluster.cli.console import grid, open_workspace, out, print_json, text
 from cluster.cli.live import span
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
-from pipeline.run.stream.asking import Seen, Wish, ask, seen
-from pipeline.run.stream.metering import TROUBLED
-from pipeline.run.stream.savepoints import save
-from pipeline.run.stream.savepoints import savepoints as savepoints_of
+from pipeline.streaming.runtime.control import Seen, Wish, ask, seen
+from pipeline.streaming.runtime.metrics import TROUBLED
+from pipeline.streaming.runtime.savepoints import save
+from pipeline.streaming.runtime.savepoints import savepoints as savepoints_of
 
 app = typer.Typer(help="Streams: list them; pause, resume, drain or stop those that run; savepoints.")
 Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from cluster.cli.console import grid, out
 from pipeline.governance import Run, Step
-from pipeline.run.streamed import STREAMED
+from pipeline.streaming.planning.streamed import STREAMED
 
 _DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date"}
 _COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")

@@ -14,8 +14,8 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from pipeline import kafka
-from pipeline.run import Workspace, load
-from pipeline.sources.kafka.administration import create
+from pipeline.connectors.kafka.administration import create
+from pipeline.project import Workspace, load
 
 TOPICS = {"departures": "departed_at", "arrivals": "arrived_at"}
 

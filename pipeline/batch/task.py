@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from pipeline.batch.careful import careful
-from pipeline.batch.clean import clean
-from pipeline.batch.refusals import in_our_words
+from pipeline.batch.duckdb_errors import in_our_words
+from pipeline.batch.fast_path import clean
+from pipeline.batch.validating_pass import careful
 from pipeline.batch.work import Outcome, Split, Work
 from pipeline.kernel.engine import Stop, connect, watched
 from pipeline.kernel.profile import start_profiling

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.definitions import Expectation
 from pipeline.core.errors import Place, SchemaError
-from pipeline.core.reading import Part
 from pipeline.core.schema import Schema, compare
+from pipeline.core.sources import Part
 from pipeline.core.staging import Flow, StagedFile, Stager
 from pipeline.kernel.engine import Limits, listed, literal
 from pipeline.kernel.profile import Profile

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.errors import StorageError
 
 if TYPE_CHECKING:
-    from pipeline.core.reading import Part
+    from pipeline.core.sources import Part
 
 
 @dataclass(frozen=True)

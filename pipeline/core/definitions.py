@@ -1,7 +1,7 @@
 """What a project is made of: sources, tables and artifacts, each a frozen description that runs nothing.
 
 A definition's name is the name it is assigned to (or its function's), its inputs are its parameters (or the
-names after FROM), its docstring is its description. The runner in `pipeline.run` gives them their data.
+names after FROM), its docstring is its description. The runner in `pipeline.runner` gives them their data.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, overlo
 
 from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
-from pipeline.core.eventtime import EventTime, event_time_of, span
+from pipeline.core.event_time import EventTime, event_time_of, span
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.reading import Evolvable, NewColumns, OverTables, Reader, Timed
 from pipeline.core.schema import Schema
+from pipeline.core.sources import Evolvable, NewColumns, OverTables, Reader, Timed
 
 if TYPE_CHECKING:
     import pyarrow as pa

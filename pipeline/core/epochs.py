@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.core.formats import require_known
+from pipeline.core.format_versions import require_known
 from pipeline.core.state_identity import StateIdentity, identity_of
 
 FORMAT_VERSION = 2

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.epochs import Epoch, epoch_of
-from pipeline.core.formats import require_known
+from pipeline.core.format_versions import require_known
 from pipeline.core.schema import Schema
 
 if TYPE_CHECKING:

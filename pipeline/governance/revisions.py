@@ -6,7 +6,7 @@ import threading
 
 import sqlalchemy as sa
 
-from pipeline.core.formats import require_known
+from pipeline.core.format_versions import require_known
 
 FORMAT_VERSION = 1
 """The newest revision in `migrations/versions`. A catalog that was made before there were revisions has none: 0."""

@@ -13,7 +13,7 @@ import duckdb
 
 from pipeline.core.definitions import NOT_NULL, SEQUENCED, UNIQUE, Action, Expectation, Merge
 from pipeline.core.errors import DefinitionError, few
-from pipeline.core.reading import INGESTED_AT, POSITION, SOURCE
+from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
 
 MADE = "_made"

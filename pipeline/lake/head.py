@@ -19,8 +19,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageError
-from pipeline.core.reading import PROVENANCE
 from pipeline.core.schema import Schema
+from pipeline.core.sources import PROVENANCE
 from pipeline.core.staging import Manifest, Mode, StagedFile
 from pipeline.kernel.types import arrow_schema, from_arrow
 from pipeline.lake.log import APP, entries, entry_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.core.formats import require_known
+from pipeline.core.format_versions import require_known
 from pipeline.core.schema import Schema
 
 FORMAT_VERSION = 2

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import duckdb
 
 from pipeline.kernel.engine import connect
-from pipeline.kernel.pruning import FileCondition
+from pipeline.kernel.planner.pruning import FileCondition
 from pipeline.kernel.scan import DataFile
 from pipeline.lake.delta import LakeTable, Version
 

@@ -9,6 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.batch.execute import execute
+from pipeline.batch.planning import route, source_route
+from pipeline.batch.step import Order
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import Source, Stored
 from pipeline.core.execution import Execution, Room
@@ -17,9 +20,6 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import from_arrow
 from pipeline.lake import Lake, Storage
-from pipeline.run.execute import execute
-from pipeline.run.order import Order
-from pipeline.run.planning import route, source_route
 
 APART = 600 << 20
 """A size that makes a split of its own of every file; the files themselves are small. An only file has its own."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from pipeline.batch.planning import route
 from pipeline.core.execution import Room
 from pipeline.kernel.sql import sql
 from pipeline.quality import quarantine
-from pipeline.run.planning import route
 
 pytestmark = [
     pytest.mark.ray,

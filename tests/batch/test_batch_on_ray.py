@@ -13,8 +13,9 @@ import ray
 import ray.data
 from ray.data.expressions import col
 
-from pipeline.batch.on_ray import dataset_rows, run_tasks
+from pipeline.batch.ray_executor import dataset_rows, run_tasks
 from pipeline.batch.work import Split
+from pipeline.connectors import files
 from pipeline.core.definitions import source
 from pipeline.core.errors import DefinitionError, ExpectationError, StorageError
 from pipeline.core.functions import table
@@ -22,7 +23,6 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import sql
 from pipeline.quality import fail, quarantine, warn
-from pipeline.sources import files
 
 pytestmark = [
     pytest.mark.ray,

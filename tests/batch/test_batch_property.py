@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
+from pipeline.batch.planning import route
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.execution import Room
 from pipeline.kernel.engine import connect, quoted, schema_of
 from pipeline.kernel.sql import sql
 from pipeline.kernel.types import stored
-from pipeline.run.planning import route
 from tests.kernel.conftest import Splits
 from tests.kernel.test_kernel_strategies import SMALL, grouped, plain, tables
 

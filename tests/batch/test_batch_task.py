@@ -10,10 +10,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipeline.batch.duplicates import put_together
-from pipeline.batch.makers import FromArrow, FromFunction, FromSql
+from pipeline.batch.duplicate_keys import put_together
+from pipeline.batch.row_producers import FromArrow, FromFunction, FromSql
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, Work
+from pipeline.connectors import files
 from pipeline.core.definitions import Table, source
 from pipeline.core.errors import DefinitionError, ExpectationError, Place, SchemaError, StorageError
 from pipeline.core.functions import table
@@ -25,7 +26,6 @@ from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql import sql
 from pipeline.lake import DeltaStager, Storage
 from pipeline.quality import drop, fail, quarantine, warn
-from pipeline.sources import files
 
 PLACE = Place("defs.py", 7)
 NUMBERS = pa.table({"id": [1, 2, 3, 4], "v": ["a", "b", None, "d"]})

@@ -39,7 +39,9 @@ def test_a_run_with_nothing_to_do_loads_no_library_that_it_does_not_use(headwate
     loaded = modules("run", cwd=teashop)
     assert SLOW & loaded == set()
     assert [
-        name for name in loaded if name.startswith(("pipeline.streams.", "pipeline.run.stream.plan", "serve"))
+        name
+        for name in loaded
+        if name.startswith(("pipeline.streaming.operators.", "pipeline.streaming.planning.plan", "serve"))
     ] == []
     assert len(loaded) < 1400
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from cluster.cli.interrupts import interrupts
-from pipeline.run.events import Event, Moment, nobody
+from pipeline.runner.events import Event, Moment, nobody
 
 
 def test_an_interrupt_that_went_astray_is_raised_at_the_next_event():

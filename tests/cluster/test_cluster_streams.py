@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from cluster.cli.app import app
 from cluster.cli.live import line_of, span, table_of
 from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.run.stream.metering import Facts, Histogram
+from pipeline.streaming.runtime.metrics import Facts, Histogram
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
 

@@ -14,9 +14,9 @@ import pytest
 from confluent_kafka import Producer
 
 from benchmarks.kafka import Cluster
-from pipeline.core.reading import Extent
-from pipeline.sources import files, kafka
-from pipeline.sources.generator import Generator
+from pipeline.connectors import files, kafka
+from pipeline.connectors.generator import Generator
+from pipeline.core.sources import Extent
 from pipeline.testing import ReaderContract, World
 
 SCHEMA = {"id": "bigint", "name": "varchar"}

@@ -1,4 +1,4 @@
-"""One suite for every log: what `pipeline.core.reading.Log` and `Tail` promise.
+"""One suite for every log: what `pipeline.core.sources.Log` and `Tail` promise.
 
 A log joins by a `World` in `WORLDS`: how more records come into it, and how many there are then.
 """
@@ -22,13 +22,13 @@ import pytest
 from confluent_kafka import Producer
 
 from benchmarks.kafka import Cluster
+from pipeline.connectors.generator import Generator
+from pipeline.connectors.kafka import kafka as topics
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SchemaError, SourceError
-from pipeline.core.reading import MISFIT, POSITION, Extent, Log, Part, Piece, Reader, Reading, Tail
 from pipeline.core.schema import Schema
+from pipeline.core.sources import MISFIT, POSITION, Extent, Log, Part, Piece, Reader, Reading, Tail
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources.generator import Generator
-from pipeline.sources.kafka import kafka as topics
 from tests.rigs.logs import pieces
 
 SOON_S = 20.0

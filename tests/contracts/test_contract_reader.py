@@ -1,4 +1,4 @@
-"""One suite for every reader: what `pipeline.core.reading.Reader` promises, on the same three rows and one misfit."""
+"""One suite for every reader: what `pipeline.core.sources.Reader` promises, on the same three rows and one misfit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError
-from pipeline.core.reading import POSITION, Part, Piece
 from pipeline.core.schema import Schema
-from pipeline.sources import Files, files
+from pipeline.core.sources import POSITION, Part, Piece
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
 ROWS = [("1", "a", "1.5"), ("zz", "b", "2"), ("3", "c, d", ""), ("4", 'e "f"', "-0.25")]

@@ -22,11 +22,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError, SplitError
-from pipeline.core.reading import MISFIT, POSITION, Part, Piece, Reading
 from pipeline.core.schema import Schema
+from pipeline.core.sources import MISFIT, POSITION, Part, Piece, Reading
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources import Files, files
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 """Whether generated examples are many: make faults."""

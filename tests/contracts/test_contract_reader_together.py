@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batch import makers
-from pipeline.batch.careful import REJECTED
-from pipeline.batch.makers import FromSource
+from pipeline.batch import row_producers
+from pipeline.batch.row_producers import FromSource
+from pipeline.batch.validating_pass import REJECTED
 from pipeline.batch.work import Split
+from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError
-from pipeline.core.reading import POSITION, SOURCE, Part
 from pipeline.core.schema import Schema
+from pipeline.core.sources import POSITION, SOURCE, Part
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources import Files, files
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 AT = "2026-01-01T00:00:00+00:00"
@@ -192,7 +192,7 @@ def test_only_the_odd_file_of_many_is_read_by_itself(kind, tmp_path, monkeypatch
 def test_a_scan_takes_so_many_files_and_bytes_and_large_ones_by_themselves(tmp_path, monkeypatch):
     reader = write(tmp_path, "csv", 10)
     (tmp_path / "0004.csv").write_text("a,b\n" + "1,x\n" * 400_000)
-    monkeypatch.setattr(makers, "TOGETHER_FILES", 3)
+    monkeypatch.setattr(row_producers, "TOGETHER_FILES", 3)
     parts = [Part(piece) for piece in reader.pieces()]
 
     groups = FromSource(reader, SCHEMA, AT).groups(parts)

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
 from pipeline.core.errors import ConflictError, HeadwaterError, SchemaError, SinkError
 from pipeline.core.sinks import Delivery, Destination, Home, Position, Target
-from pipeline.sinks import OnlineStore, to_callback, to_kafka, to_online
 
 SCHEMA = pa.schema({"id": pa.int64(), "name": pa.string()})
 NONE = SCHEMA.empty_table()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import load
+from pipeline.project import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

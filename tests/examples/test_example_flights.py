@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import Runner, Workspace, load
-from pipeline.run.replay import quarantined
-from pipeline.run.stream.running import catch_up
-from pipeline.run.stream.verifying import verify
+from pipeline.project import Workspace, load
+from pipeline.runner import Runner
+from pipeline.runner.replay import quarantined
+from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.verify import verify
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.connectors.kafka import kafka
+from pipeline.connectors.kafka.sink import ToKafka
 from pipeline.core.errors import ConflictError
 from pipeline.core.sinks import Delivery, Destination, Home, Position
-from pipeline.sinks.kafka import ToKafka
-from pipeline.sources.kafka import kafka
 from tests.faults.streams import PROCESSES
 
 ROWS = 40

@@ -18,15 +18,15 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from pipeline.core.epochs import BEGINNING, Epoch, Reached, Segment, StateFile
-from pipeline.core.eventtime import EventTime
-from pipeline.core.reading import Extent
+from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Schema
+from pipeline.core.sources import Extent
 from pipeline.core.staging import Manifest, mark_of
 from pipeline.core.state_identity import StateIdentity
-from pipeline.run.stream.keeping import needs_base
-from pipeline.run.stream.starting import Identity, decide_start, first_offsets
-from pipeline.streams.snapshots import kept
-from pipeline.streams.watermarks import Arrived, advanced
+from pipeline.streaming.operators.snapshots import kept
+from pipeline.streaming.operators.watermarks import Arrived, advanced
+from pipeline.streaming.runtime.start import Identity, decide_start, first_offsets
+from pipeline.streaming.runtime.state_task import needs_base
 
 S = 1_000_000
 SIZE = 10 * S

@@ -24,17 +24,17 @@ import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from pipeline.connectors.direct_tail import DirectTail
+from pipeline.connectors.generator import Generator
 from pipeline.core.epochs import Epoch
-from pipeline.core.reading import Extent, Tail
+from pipeline.core.sources import Extent, Tail
 from pipeline.core.staging import Manifest, mark_of
-from pipeline.run.project import load
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.starting import From
-from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
-from pipeline.run.workspace import Workspace
-from pipeline.sources.generator import Generator
-from pipeline.sources.tailing import DirectTail
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.start import From
+from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.verify import verify
 
 PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
 PROCESSES.set_forkserver_preload(["tests.faults.streams"])

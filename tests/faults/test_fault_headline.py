@@ -19,8 +19,8 @@ import pytest
 
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.errors import HeadwaterError
-from pipeline.run.stream.stream import Pace
-from pipeline.run.stream.verifying import verify
+from pipeline.streaming.runtime.stream import Pace
+from pipeline.streaming.runtime.verify import verify
 from tests.faults.streams import (
     TOML,
     Child,

@@ -8,9 +8,9 @@ import pytest
 from confluent_kafka import Producer
 
 from benchmarks.kafka import Cluster, UnavailableError
-from pipeline.core.reading import POSITION, Part
+from pipeline.connectors.kafka import kafka
 from pipeline.core.schema import Schema
-from pipeline.sources.kafka import kafka
+from pipeline.core.sources import POSITION, Part
 from tests.rigs.logs import pieces
 
 pytestmark = [pytest.mark.long, pytest.mark.fault(14)]

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from pipeline.core.errors import DefinitionError, RequestError, StorageError
-from pipeline.run import Options, Runner, Workspace, load
+from pipeline.project import Workspace, load
+from pipeline.runner import Options, Runner
 from tests.run.conftest import MORE, SHOP, rows_of
 from tests.run.conftest import shop as shop  # noqa: PLC0414 - the fixture
 

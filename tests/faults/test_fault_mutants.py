@@ -18,10 +18,10 @@ import pytest
 
 from pipeline.core.errors import ConflictError
 from pipeline.lake.head import Head
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.stream import Asked, Stream
-from pipeline.streams import snapshots
-from pipeline.streams.panes import Panes
+from pipeline.streaming.operators import snapshots
+from pipeline.streaming.operators.panes import Panes
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.stream import Asked, Stream
 from tests.faults.streams import AT_ONCE, Clicks, oracle
 
 

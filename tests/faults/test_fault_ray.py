@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.run.project import load
-from pipeline.run.stream.driving import Wanted
-from pipeline.run.stream.restarting import Patience
-from pipeline.run.stream.running import Running
-from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.runtime.driver import Wanted
+from pipeline.streaming.runtime.job import Running
+from pipeline.streaming.runtime.restart_policy import Patience
+from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.verify import verify
 
 DEFINITIONS = """\
 from pipeline import generate, source, sql

@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from pipeline.core.errors import ConflictError
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.stream import Asked, Stream
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.stream import Asked, Stream
 from tests.faults.streams import AT_ONCE, Clicks, Follower, Orders, oracle, run, start
 from tests.faults.test_fault_streams import driven_by_the_log
 

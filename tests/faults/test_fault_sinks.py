@@ -17,9 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
+from pipeline.connectors.kafka import kafka as topics
 from pipeline.core.sinks import Home
-from pipeline.sinks import OnlineStore, to_callback, to_kafka, to_online
-from pipeline.sources.kafka import kafka as topics
 from tests.contracts.test_contract_target import committed
 from tests.faults.sending import FENCED, Order, expected, sending, stopped
 

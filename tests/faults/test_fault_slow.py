@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from pipeline.run.project import load
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.stream import Asked, Pace, Stream
-from pipeline.run.stream.verifying import verify
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.verify import verify
 
 DEFINITIONS = """\
 from pipeline import generate, source, sql

@@ -13,10 +13,10 @@ import duckdb
 import pytest
 
 from pipeline.core.errors import HeadwaterError, StorageError
-from pipeline.run.stream.keeping import Keeper, Plot
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.stream import Asked, Stream
-from pipeline.run.stream.taking import Crop, sample
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.source_task import Crop, sample
+from pipeline.streaming.runtime.state_task import Keeper, Plot
+from pipeline.streaming.runtime.stream import Asked, Stream
 from tests.faults.streams import (
     AT_ONCE,
     PROJECT,

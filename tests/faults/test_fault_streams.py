@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.run.stream.verifying import verify
+from pipeline.streaming.runtime.verify import verify
 from tests.faults.streams import (
     PROJECT,
     Clicks,

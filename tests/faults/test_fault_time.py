@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from pipeline.run.project import load
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.stream import Asked, Stream
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.stream import Asked, Stream
 from tests.faults.streams import AT_ONCE, TOML, aside_of
 
 PROJECT = """\

@@ -19,14 +19,14 @@ from pipeline.core.cursors import Cursor
 from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest
 from pipeline.governance import Catalog, Leases
-from pipeline.run.project import load
-from pipeline.run.replay import quarantined
-from pipeline.run.stream.remembering import remembered
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.savepoints import savepoints
-from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.replay import quarantined
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.savepoints import savepoints
+from pipeline.streaming.runtime.state_query import remembered
+from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.verify import verify
 
 HERE = Path(__file__).parent
 ASKED = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=3)

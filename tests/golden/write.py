@@ -22,12 +22,12 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Flow, Manifest, StagedFile
 from pipeline.governance import Catalog, Check, Filled, Holder, Leases, Made, Run, Step, revisions
 from pipeline.lake import quarantine as quarantine_format
-from pipeline.run.project import load
-from pipeline.run.stream import savepoints
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.savepoints import save
-from pipeline.run.stream.stream import Asked, Pace, Stream
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime import savepoints
+from pipeline.streaming.runtime.savepoints import save
+from pipeline.streaming.runtime.stream import Asked, Pace, Stream
 
 HERE = Path(__file__).parent
 TOML = """\

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from pipeline.kernel.aggregates import STATES, take_apart
+from pipeline.kernel.aggregates.decomposition import STATES, take_apart
 from pipeline.kernel.engine import connect, quoted, schema_of
-from pipeline.kernel.exchange import BUCKETS, Exchange, bucket_of, exchange
-from pipeline.kernel.plan import Plan, driving_of, plan
+from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
+from pipeline.kernel.planner.strategy import Plan, driving_of, plan
 from pipeline.kernel.sql import parse, tables_of
 
 settings.register_profile(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from pipeline.kernel.aggregates import take_apart
-from pipeline.kernel.plan import plan
+from pipeline.kernel.aggregates.decomposition import take_apart
+from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import parse
 
 VALUES = {

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import sql
 from pipeline.core.errors import DefinitionError
-from pipeline.kernel.determinism import deterministic
-from pipeline.kernel.plan import plan
+from pipeline.kernel.planner.determinism import deterministic
+from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import SqlTransform, parse
 
 OPEN = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
-from pipeline.kernel.exchange import BUCKETS, exchange
+from pipeline.kernel.planner.exchange import BUCKETS, exchange
 from pipeline.kernel.sql import parse
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"

@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from pipeline.core.errors import DefinitionError
-from pipeline.kernel.plan import plan
+from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import parse, tables_of
 
 

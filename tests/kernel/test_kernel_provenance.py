@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.kernel.engine import connect
-from pipeline.kernel.provenance import carrying, passed_on
+from pipeline.kernel.planner.provenance import carrying, passed_on
 from pipeline.kernel.sql import parse
 
 COLUMNS = ("x", "_source", "_position", "_ingested_at")

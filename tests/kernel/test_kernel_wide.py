@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.reading import Part
+from pipeline.connectors import files
 from pipeline.core.schema import Schema
+from pipeline.core.sources import Part
 from pipeline.kernel.engine import WIDE, connect, expect_columns
-from pipeline.sources import files
 
 
 @pytest.mark.parametrize(

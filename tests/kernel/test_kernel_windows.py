@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline import hop, session, sql, tumble, window
 from pipeline.core.errors import DefinitionError
-from pipeline.kernel.plan import plan
+from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import SqlTransform, parse
-from pipeline.kernel.windows import in_plain_sql
+from pipeline.kernel.windows.sql import in_plain_sql
 
 ALIGNED = datetime.fromisoformat("2000-01-03")
 NEW_YEAR = datetime.fromisoformat("2013-01-01")

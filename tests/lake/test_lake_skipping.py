@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import connect
-from pipeline.kernel.pruning import file_conditions
+from pipeline.kernel.planner.pruning import file_conditions
 from pipeline.kernel.sql import parse
 from pipeline.kernel.types import from_arrow
 from pipeline.lake import Lake, Storage, files_for

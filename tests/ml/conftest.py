@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from pipeline.run.project import load
-from pipeline.run.runner import Options, Runner
+from pipeline.project.project import load
+from pipeline.runner.runner import Options, Runner
 
 SETTINGS = """
 [project]

@@ -7,7 +7,7 @@ import pytest
 
 from ml.models.registry import Registry
 from pipeline.core.errors import DefinitionError, ModelError, StorageError
-from pipeline.run import Workspace, load
+from pipeline.project import Workspace, load
 
 REFUSED = {"at_least=0.6": "at_least=0.99"}
 

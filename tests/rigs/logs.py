@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.core.reading import Log, Piece
+from pipeline.core.sources import Log, Piece
 
 
 def pieces(log: Log) -> list[Piece]:

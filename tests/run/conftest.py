@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.project import load
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
 from tests.run.stream.conservation import of_every_stream
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import HeadwaterError
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
+from pipeline.project.project import load
+from pipeline.runner.dry_run import Options
+from pipeline.runner.runner import Runner
 from tests.run.conftest import TOML
 
 ROOT = Path(__file__).parents[2] / "pipeline"

@@ -10,12 +10,12 @@ import signal
 import pytest
 
 from pipeline.core.errors import ConflictError, RequestError, SchemaError, StorageError
-from pipeline.run import backfill as module
-from pipeline.run.backfill import Asked, backfill, plan_backfill
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner import backfill as module
+from pipeline.runner.backfill import Asked, backfill, plan_backfill
+from pipeline.runner.dry_run import Options
+from pipeline.runner.runner import Runner
 from tests.run.conftest import TOML, rows_of
 
 WEB = '''\
@@ -273,7 +273,7 @@ def test_inputs_that_are_no_longer_kept(web):
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pipeline.run.runner", "pipeline", "deltalake", "sqlalchemy.dialects.sqlite"])
+PROCESSES.set_forkserver_preload(["pipeline.runner.runner", "pipeline", "deltalake", "sqlalchemy.dialects.sqlite"])
 
 
 def fill_and_die(folder, after, *, before_aside=False):

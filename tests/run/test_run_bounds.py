@@ -13,7 +13,8 @@ from pipeline.core import scratch
 from pipeline.core.errors import RequestError, SettingsError, StorageError
 from pipeline.core.settings import load as load_settings
 from pipeline.kernel.engine import SPILL_SHARE, Limits, connect
-from pipeline.run import Options, Runner, Workspace, load
+from pipeline.project import Workspace, load
+from pipeline.runner import Options, Runner
 from tests.cluster.conftest import BIN
 
 BIG = "select a.range * b.range as n, md5((a.range * b.range)::varchar) as h from range(3000) a, range(3000) b"

@@ -13,7 +13,8 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.core.errors import SourceError, StorageError
 from pipeline.core.staging import Manifest
-from pipeline.run import Options, Runner, Workspace, load
+from pipeline.project import Workspace, load
+from pipeline.runner import Options, Runner
 
 TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'
 

@@ -7,11 +7,11 @@ import re
 import pytest
 
 from pipeline.core.errors import DefinitionError, RequestError, SourceError
-from pipeline.run.foresight import Options, foresee
-from pipeline.run.project import load
-from pipeline.run.replay import quarantined, replay
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options, foresee
+from pipeline.runner.replay import quarantined, replay
+from pipeline.runner.runner import Runner
 
 TOML = '[project]\nname = "feed"\ndefinitions = "feed.py"\n'
 HEAD = """\

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.run.forecast import forecast, order_of_all, trial
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options
+from pipeline.runner.estimate import forecast, order_of_all, trial
+from pipeline.runner.runner import Runner
 
 MERGED = """
 from pathlib import Path

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import DefinitionError, ExpectationError, RequestError, SchemaError, SourceError, StorageError
-from pipeline.run.foresight import Options, foresee
-from pipeline.run.project import load
-from pipeline.run.replay import quarantined, replay
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options, foresee
+from pipeline.runner.replay import quarantined, replay
+from pipeline.runner.runner import Runner
 from tests.run.conftest import MORE, SHOP
 
 

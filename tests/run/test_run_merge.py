@@ -12,11 +12,11 @@ from pipeline import quarantine, sql, table
 from pipeline.core.definitions import merge_of
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.staging import Manifest
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.replay import quarantined, replay
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options
+from pipeline.runner.replay import quarantined, replay
+from pipeline.runner.runner import Runner
 from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - the fixture
 from tests.run.conftest import TOML
 

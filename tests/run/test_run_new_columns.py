@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from pipeline.core.errors import HeadwaterError, SchemaError
 from pipeline.lake.head import ADDED
 from pipeline.lake.log import APP
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options
+from pipeline.runner.runner import Runner
 from tests.run.conftest import TOML
 
 EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "2"))

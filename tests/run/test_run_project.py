@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import DefinitionError, SettingsError
-from pipeline.run import Runner, load
+from pipeline.project import load
+from pipeline.runner import Runner
 
 
 def write(folder, **files):

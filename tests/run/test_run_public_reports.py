@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import HeadwaterError
-from pipeline.run import Options, Runner, Workspace, load
-from pipeline.run.replay import quarantined
+from pipeline.project import Workspace, load
+from pipeline.runner import Options, Runner
+from pipeline.runner.replay import quarantined
 
 TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'
 IMPORTS = (
@@ -306,8 +307,8 @@ def test_negative_zero_nan_and_infinity_group_as_one_value_each(project):
 
 def test_a_join_at_the_very_end_of_its_span_meets_in_batch_as_in_a_stream(project):
     """flink 33524: a row exactly on the watermark was taken for late. Ends of a span are included in both clocks."""
-    from pipeline.run.stream.running import catch_up  # noqa: PLC0415 - only here
-    from pipeline.run.stream.verifying import verify  # noqa: PLC0415
+    from pipeline.streaming.runtime.job import catch_up  # noqa: PLC0415 - only here
+    from pipeline.streaming.runtime.verify import verify  # noqa: PLC0415
 
     both = (
         'met = sql("select l.id, l.at, r.at as other from lefts l join rights r on l.id = r.id and '

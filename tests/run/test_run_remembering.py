@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options
+from pipeline.runner.runner import Runner
 from tests.run.conftest import TOML
 
 SHOP = '''\

@@ -23,10 +23,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.run.events import Event, Moment
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
+from pipeline.project.project import load
+from pipeline.runner.dry_run import Options
+from pipeline.runner.events import Event, Moment
+from pipeline.runner.runner import Runner
 from tests.run.conftest import TOML, rows_of
 
 HEAD = """\

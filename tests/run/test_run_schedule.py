@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pipeline.core.errors import DefinitionError, HeadwaterError, SourceError
 from pipeline.kernel.budget import Budget, MemoryPool
 from pipeline.kernel.engine import connect
-from pipeline.run.decide import Options
-from pipeline.run.foresight import foresee
-from pipeline.run.project import load
-from pipeline.run.report import write_report
-from pipeline.run.runner import Runner
-from pipeline.run.schedule import Blocked, Schedule
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.report import write_report
+from pipeline.runner.decide import Options
+from pipeline.runner.dry_run import foresee
+from pipeline.runner.runner import Runner
+from pipeline.runner.schedule import Blocked, Schedule
 from tests.cluster.conftest import BIN
 from tests.run.conftest import MORE, rows_of
 

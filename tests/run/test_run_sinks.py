@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.connectors import OnlineStore
 from pipeline.core.errors import DefinitionError, SchemaError, SinkError
 from pipeline.lake import compact
-from pipeline.run.foresight import Options, foresee
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
-from pipeline.run.stream.following import sinks_of
-from pipeline.run.stream.running import Running, Wanted, catch_up
-from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.workspace import Workspace
-from pipeline.sinks import OnlineStore
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options, foresee
+from pipeline.runner.runner import Runner
+from pipeline.streaming.runtime.job import Running, Wanted, catch_up
+from pipeline.streaming.runtime.sink_worker import sinks_of
+from pipeline.streaming.runtime.stream import Asked, Pace
 
 HEAD = """\
 import json

@@ -11,15 +11,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, StorageError
-from pipeline.run.foresight import Options
-from pipeline.run.project import load
-from pipeline.run.replay import quarantined
-from pipeline.run.runner import Runner
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.running import Running, Wanted, catch_up
-from pipeline.run.stream.stream import Asked, Pace, Stream
-from pipeline.run.stream.verifying import verify
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.runner.dry_run import Options
+from pipeline.runner.replay import quarantined
+from pipeline.runner.runner import Runner
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.job import Running, Wanted, catch_up
+from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.verify import verify
 
 HEAD = """\
 from pathlib import Path

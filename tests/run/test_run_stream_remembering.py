@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.run.project import load
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.running import catch_up
-from pipeline.run.stream.stream import Asked, Pace, Stream
-from pipeline.run.stream.verifying import verify
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.verify import verify
 
 PROJECT = '''\
 import pyarrow as pa

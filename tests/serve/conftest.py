@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.run.foresight import Options
-from pipeline.run.project import Project, load
-from pipeline.run.runner import Runner
+from pipeline.project.project import Project, load
+from pipeline.runner.dry_run import Options
+from pipeline.runner.runner import Runner
 from serve import create_app
 
 with warnings.catch_warnings():

@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 SERVE = """
 import json, sys
-from pipeline.run.project import load
+from pipeline.project.project import load
 from serve.check import check
 from serve.deploy import start, stop
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.run.workspace import Workspace
+from pipeline.project.workspace import Workspace
 from serve.refusals import UnknownError
 from serve.tables import FRESH_S, Tables
 

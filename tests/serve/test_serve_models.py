@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 
 from pipeline.core.errors import StorageError
-from pipeline.run.project import load
-from pipeline.run.runner import Runner
+from pipeline.project.project import load
+from pipeline.runner.runner import Runner
 from serve import create_app
 from serve.check import check
 from serve.models import FRESH_S, Champions, rows_of

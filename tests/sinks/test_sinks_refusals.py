@@ -8,10 +8,10 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
+from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
+from pipeline.connectors.json_rows import key_text, texts
 from pipeline.core.errors import DefinitionError, RequestError, SchemaError, SinkError
 from pipeline.core.sinks import Delivery, Home, Position
-from pipeline.sinks import OnlineStore, to_callback, to_kafka, to_online
-from pipeline.sinks.encoding import key_text, texts
 
 V0, V1 = Position(0, 10), Position(1, 11)
 

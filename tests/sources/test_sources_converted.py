@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.connectors import files
+from pipeline.connectors.files.csv import arrow_conversion
+from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import MISFIT as IS_MISFIT
-from pipeline.core.reading import Part
 from pipeline.core.schema import Schema
+from pipeline.core.sources import MISFIT as IS_MISFIT
+from pipeline.core.sources import Part
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources import converted, files
-from pipeline.sources.delimited import Dialect
 from tests.rigs.exact import MISFIT, expected, texts
 from tests.sources.test_sources_values import EACH, SEED, same
 
@@ -57,12 +58,12 @@ def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
         if not text or set(text) & set(',"\r\n'):
             continue
         path.write_text(f"x\n{text}\n", encoding="utf-8")
-        form = converted.form_of(str(path), Dialect(), ["x"], schema)
+        form = arrow_conversion.form_of(str(path), Dialect(), ["x"], schema)
         if form is None:
             continue
-        stream = converted.Converted(str(path), form)
+        stream = arrow_conversion.Converted(str(path), form)
         (value,) = pa.RecordBatchReader.from_stream(stream).read_all()["x"]
-        is_as_written = converted.is_as_written(schema.columns[0], "x") or "true"
+        is_as_written = arrow_conversion.is_as_written(schema.columns[0], "x") or "true"
         con.register("came", pa.table([pa.array([value], form.types["x"])], ["x"]))
         if con.execute(f"select {is_as_written} from came").fetchall() == [(True,)]:
             believed += 1
@@ -75,8 +76,8 @@ def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
 
 def flowed(path, schema, head_bytes, monkeypatch):
     """The rows of the fast way, `None` where they are not believed, and of the careful one."""
-    monkeypatch.setattr(converted, "_HEAD_BYTES", head_bytes)
-    monkeypatch.setattr(converted, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(arrow_conversion, "_HEAD_BYTES", head_bytes)
+    monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 16)
     reader = files(path)
     part = Part(reader.pieces()[0])
     try:
@@ -158,9 +159,9 @@ def test_a_file_that_flows_has_the_rows_that_are_read_with_care(tmp_path, monkey
 def test_a_file_with_quotes_and_windows_line_ends_is_converted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'x,y\r\n"1","a, ""b"""\r\n2,"c"\r\n')
-    form = converted.form_of(str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"}))
+    form = arrow_conversion.form_of(str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"}))
 
-    rows = pa.RecordBatchReader.from_stream(converted.Converted(str(path), form)).read_all()
+    rows = pa.RecordBatchReader.from_stream(arrow_conversion.Converted(str(path), form)).read_all()
 
     assert form.types == {"x": pa.int64(), "y": pa.string()}
     assert rows.to_pydict() == {"x": [1, 2], "y": ['a, "b"', "c"]}
@@ -171,7 +172,7 @@ def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
     path.write_text("a,b,c,d,e\n1.0,1,0,x,inf\n2.0,2,1.5,y,1\n")
     schema = Schema.of({"a": "bigint", "b": "bigint", "c": "double", "d": "varchar", "e": "double"})
 
-    form = converted.form_of(str(path), Dialect(), schema.names, schema)
+    form = arrow_conversion.form_of(str(path), Dialect(), schema.names, schema)
 
     text = pa.string()
     assert form.types == {"a": text, "b": pa.int64(), "c": pa.float64(), "d": text, "e": text}
@@ -193,11 +194,11 @@ def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
 )
 @pytest.mark.parametrize("place", [0, 90, 95, 99, 100, 101, 150, 199])
 def test_numbers_of_which_arrow_makes_others_are_found_wherever_they_are(tmp_path, monkeypatch, found, texts, place):
-    monkeypatch.setattr(converted, "_CHUNK_BYTES", 100)
+    monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 100)
     path, schema = tmp_path / "a.csv", Schema.of({"i": "bigint", "d": "double", "t": "varchar"})
     path.write_text("i,d,t\n" + "1,2.5,y\n" * 5 + f"3,4.5,{'-' * place}\n5,6.5,{found}\n7,8.5,z\n")
 
-    form = converted.form_of(str(path), Dialect(), schema.names, schema)
+    form = arrow_conversion.form_of(str(path), Dialect(), schema.names, schema)
 
     kinds = {"i": pa.int64(), "d": pa.float64()}
     assert form.types == {"t": pa.string(), **{n: pa.string() if n in texts else kind for n, kind in kinds.items()}}

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.core.reading import Piece
-from pipeline.sources.cutting import head_bytes, lines_in, parts_of, stretch
+from pipeline.connectors.files.byte_ranges import head_bytes, lines_in, parts_of, stretch
+from pipeline.core.sources import Piece
 
 
 def cuts(text: str, target: int, *, head: int = 0, quotes: bool = True):

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.connectors import contract, files
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
+from pipeline.core.sources import POSITION, Part
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources import files, fit
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
 HEAD = "id,name,x\n"
@@ -228,7 +228,7 @@ def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monke
     at_once = reader.read(part, schema)
 
     for number in (1, 2, 4):
-        monkeypatch.setattr(fit, "AT_ONCE", number)
+        monkeypatch.setattr(contract, "AT_ONCE", number)
         some = reader.read(part, schema)
         assert some.rows.equals(at_once.rows)
         assert some.rejected.equals(at_once.rejected)
@@ -240,7 +240,7 @@ def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monke
     ("column", "bad"), [("c3", "x"), ("c50", "2024-13-01"), ("c99", "1.5"), ("c137", ""), ("c137", "1_0"), ("c60", "é")]
 )
 def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, column, bad):
-    names = [f"c{number}" for number in range(fit.AT_ONCE + 10)]
+    names = [f"c{number}" for number in range(contract.AT_ONCE + 10)]
     kinds = (
         dict.fromkeys(names, "bigint") | dict.fromkeys(names[:40], "decimal(6, 2)") | {"c50": "date", "c60": "varchar"}
     )
@@ -255,7 +255,7 @@ def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, 
             return con.execute(f"select {POSITION} from ({scan.query}) where _misfit").fetchall()
 
     in_lists = misfits()
-    monkeypatch.setattr(fit, "_MANY", len(names) + 1)
+    monkeypatch.setattr(contract, "_MANY", len(names) + 1)
 
     assert in_lists == misfits() == [(line,) for line in reader.read(part, schema).rejected[POSITION].to_pylist()]
     assert (in_lists == []) is (bad in {"", "é"})

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from pipeline.connectors import files
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
+from pipeline.core.sources import POSITION, Part
 from pipeline.kernel.engine import connect
-from pipeline.sources import files
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
 

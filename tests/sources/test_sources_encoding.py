@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.connectors import files
+from pipeline.connectors.files import encoding
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
-from pipeline.sources import encoding, files
+from pipeline.core.sources import POSITION, Part
 
 ENCODINGS = ["latin-1", "windows-1252", "cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8-sig", "utf-8", "shift_jis"]
 TEXTS = {"shift_jis": "漢字", "latin-1": "café ÿ"}

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from pipeline.connectors import files
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
-from pipeline.sources import files
+from pipeline.core.sources import POSITION, Part
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ROWS = [{"a": 1, "b": "x\n[{,"}, {"a": 2, "b": None}, {"a": "three", "b": ""}, {"a": 4, "b": "\u00e9"}]
@@ -85,9 +85,9 @@ def test_a_large_array_does_not_need_its_size_in_memory(tmp_path):
             file.write("," + row)
         file.write("]")
     script = (
-        "import resource, sys; from pipeline.core.errors import Place; from pipeline.sources import jsonlayout\n"
+        "import resource, sys; from pipeline.core.errors import Place; from pipeline.connectors.files.json import layout as json_layout\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "with jsonlayout.in_lines(sys.argv[1], Place('a')) as path: print(sum(1 for _ in open(path)))\n"
+        "with json_layout.in_lines(sys.argv[1], Place('a')) as path: print(sum(1 for _ in open(path)))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
 

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
+from pipeline.connectors.kafka import Avro, Sasl, Tls, client, kafka, ranges
+from pipeline.connectors.kafka.partitions import Partition
+from pipeline.connectors.kafka.security import secret
 from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
-from pipeline.core.reading import POSITION, Extent, Part
 from pipeline.core.schema import Schema
-from pipeline.sources.kafka import Avro, Sasl, Tls, client, kafka, ranges
-from pipeline.sources.kafka.partition import Partition
-from pipeline.sources.kafka.security import secret
+from pipeline.core.sources import POSITION, Extent, Part
 from tests.rigs.logs import pieces
 
 IDS = Schema.of({"id": "BIGINT"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from pipeline.sources.kafka import kafka as source
-from pipeline.sources.kafka.administration import create, hanging, topics
+from pipeline.connectors.kafka import kafka as source
+from pipeline.connectors.kafka.administration import create, hanging, topics
 
 
 def test_topics_are_made_once_and_looked_at(kafka):
@@ -38,8 +38,8 @@ def test_what_will_hurt_is_said(kafka):
 
 ASKED = """
 from pipeline.core.errors import SourceError
-from pipeline.sources.kafka import kafka
-from pipeline.sources.kafka.administration import create
+from pipeline.connectors.kafka import kafka
+from pipeline.connectors.kafka.administration import create
 try:
     create(kafka("t", servers="127.0.0.1:9"))
 except SourceError as error:

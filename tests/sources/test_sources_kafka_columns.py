@@ -9,9 +9,9 @@ import fastavro
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from pipeline.connectors.kafka import Avro, Protobuf, kafka
 from pipeline.core.errors import NewColumnsError, SchemaError
 from pipeline.core.schema import Schema
-from pipeline.sources.kafka import Avro, Protobuf, kafka
 from tests.sources.test_sources_kafka_formats import flowed, read, reasons
 
 SCHEMA = Schema.of({"id": "BIGINT"})

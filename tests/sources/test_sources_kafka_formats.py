@@ -18,14 +18,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.connectors.kafka import Avro, Protobuf, kafka
+from pipeline.connectors.kafka.decoding import Decoder
+from pipeline.connectors.kafka.partitions import Partition
+from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.errors import Place, SchemaError, SourceError
-from pipeline.core.reading import MISFIT, POSITION, Part
 from pipeline.core.schema import Schema
+from pipeline.core.sources import MISFIT, POSITION, Part
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources.kafka import Avro, Protobuf, kafka
-from pipeline.sources.kafka.decoding import Decoder
-from pipeline.sources.kafka.formats import Metadata
-from pipeline.sources.kafka.partition import Partition
 from tests.rigs.logs import pieces
 
 HERE = Partition("t", 0)

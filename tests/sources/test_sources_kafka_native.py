@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.connectors.kafka import native
+from pipeline.connectors.kafka.native import Consumer, _copied
 from pipeline.core.errors import SourceError
-from pipeline.sources.kafka import native
-from pipeline.sources.kafka.native import Consumer, _copied
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 """Whether generated examples are many: make faults."""

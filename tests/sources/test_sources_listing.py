@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.connectors import Files, Plan, files
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SourceError, StorageError
-from pipeline.sources import Files, Plan, files
 
 
 @pytest.fixture

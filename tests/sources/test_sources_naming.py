@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.connectors import files
 from pipeline.core.errors import SourceError
-from pipeline.core.reading import POSITION, Part
 from pipeline.core.schema import Schema
+from pipeline.core.sources import POSITION, Part
 from pipeline.kernel.engine import arrow, connect
-from pipeline.sources import files
 
 
 def inferred(reader):

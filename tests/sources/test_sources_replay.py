@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.reading import Part
+from pipeline.connectors import files
 from pipeline.core.schema import Schema
-from pipeline.sources import files
+from pipeline.core.sources import Part
 
 NARROW, WIDE = Schema.of({"a": "BIGINT", "b": "VARCHAR"}), Schema.of({"a": "VARCHAR", "b": "VARCHAR"})
 

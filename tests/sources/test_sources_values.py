@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.reading import MISFIT as IS_MISFIT
-from pipeline.core.reading import POSITION, Part
+from pipeline.connectors import contract, files
+from pipeline.connectors.kafka.decoding import Decoder
+from pipeline.connectors.kafka.partitions import Partition
+from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.schema import Schema
+from pipeline.core.sources import MISFIT as IS_MISFIT
+from pipeline.core.sources import POSITION, Part
 from pipeline.kernel.engine import Limits, connect
-from pipeline.sources import files, fit
-from pipeline.sources.kafka.decoding import Decoder
-from pipeline.sources.kafka.formats import Metadata
-from pipeline.sources.kafka.partition import Partition
 from tests.rigs.exact import EITHER, MISFIT, NUMBERS, TYPES, expected, texts
 
 SEED = int(os.environ.get("HEADWATER_SEED", "1"))
@@ -59,7 +59,7 @@ def wrong(given, kind, found):
 def scanned(flow, found, first):
     """What of the fast path differs from the validating pass, of the rows that it takes for right, tested either way."""
     by_itself, passed = _scanned(flow, found, first)
-    with patch.object(fit, "_MANY", 1):
+    with patch.object(contract, "_MANY", 1):
         in_lists, passed_in_lists = _scanned(flow, found, first)
     return by_itself + in_lists + [passed ^ passed_in_lists] * (passed != passed_in_lists)
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from pipeline.kernel.engine import arrow, connect
-from pipeline.streams.operator import BEGINNING, END, HASH, Operator, Progress
-from pipeline.streams.shard import dealt, opened
-from pipeline.streams.whole import with_place
+from pipeline.streaming.operators.batch_form import with_place
+from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Operator, Progress
+from pipeline.streaming.operators.shard import dealt, opened
 
 
 @dataclass

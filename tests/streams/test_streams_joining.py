@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pipeline import sql
 from pipeline.core.schema import Schema
 from pipeline.kernel.sql import parse
-from pipeline.streams.joining import IntervalJoin, join_operator
-from pipeline.streams.operator import END
-from pipeline.streams.whole import Streamed
+from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.joins import IntervalJoin, join_operator
+from pipeline.streaming.operators.operator import END
 
 SECOND = 1_000_000
 TYPES = {

@@ -16,10 +16,10 @@ from pipeline.core.definitions import Streaming
 from pipeline.core.errors import Place
 from pipeline.kernel.engine import quoted
 from pipeline.kernel.types import from_arrow
-from pipeline.streams.joining import join_operator
-from pipeline.streams.operator import END
-from pipeline.streams.whole import Streamed
-from pipeline.streams.windowing import operator_of
+from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.grouped_statement import operator_of
+from pipeline.streaming.operators.joins import join_operator
+from pipeline.streaming.operators.operator import END
 
 PLAIN = ("k", "at", "v", "w")
 INSIDE = [

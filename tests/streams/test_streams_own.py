@@ -11,9 +11,9 @@ from pipeline import stateful
 from pipeline.core.errors import DefinitionError
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect, schema_of
-from pipeline.streams.evolving import evolve
-from pipeline.streams.operator import END
-from pipeline.streams.whole import Streamed
+from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.operator import END
+from pipeline.streaming.operators.state_evolution import evolve
 
 SECOND = 1_000_000
 COLUMNS = pa.schema([("ts", pa.timestamp("us", "UTC")), ("user", pa.string()), ("x", pa.int64())])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pipeline import directly_followed_by, event, followed_by, not_followed_by, pattern
 from pipeline.core.errors import DefinitionError
 from pipeline.core.schema import Schema
-from pipeline.streams.operator import END
-from pipeline.streams.whole import Streamed
+from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.operator import END
 
 SECOND = 1_000_000
 TYPES = {

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import deduplicate, directly_followed_by, event, pattern, stateful
+from pipeline.batch.planning import exchanged
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import arrow, connect
-from pipeline.kernel.exchange import Exchange
+from pipeline.kernel.planner.exchange import Exchange
 from pipeline.kernel.scan import Scan
-from pipeline.run.planning import exchanged
-from pipeline.streams.operator import END, Progress
-from pipeline.streams.shard import dealt, opened
-from pipeline.streams.whole import Streamed
+from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.operator import END, Progress
+from pipeline.streaming.operators.shard import dealt, opened
 
 SECOND = 1_000_000
 TYPES = {"ts": "timestamptz", "id": "varchar", "x": "bigint"}

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, epoch_of
-from pipeline.core.eventtime import EventTime
-from pipeline.streams.watermarks import Arrived, advanced, holding_back, of_all
+from pipeline.core.event_time import EventTime
+from pipeline.streaming.operators.watermarks import Arrived, advanced, holding_back, of_all
 
 S = 1_000_000
 

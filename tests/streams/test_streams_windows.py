@@ -21,9 +21,9 @@ from pipeline.core.definitions import Streaming
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql import SqlTransform
-from pipeline.streams.operator import BEGINNING, END, Progress
-from pipeline.streams.shard import dealt, opened
-from pipeline.streams.windowing import operator_of
+from pipeline.streaming.operators.grouped_statement import operator_of
+from pipeline.streaming.operators.operator import BEGINNING, END, Progress
+from pipeline.streaming.operators.shard import dealt, opened
 
 EPOCH, NEW_YEAR = datetime.fromisoformat("1970-01-01"), datetime.fromisoformat("2013-01-01")
 SCHEMA = Schema.of({"at": "timestamp", "k": "varchar", "x": "integer"})

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.governance import Catalog
-from pipeline.run.project import load
-from pipeline.run.report import write_report
+from pipeline.project.project import load
+from pipeline.report import write_report
 
 TOML = '[project]\nname = "corner <shop>"\ndefinitions = "corner.py"\n'
 DEFINITIONS = '''\

@@ -10,9 +10,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pipeline.core.definitions import Chart
-from pipeline.run.report.bars import MOST, bar_chart
-from pipeline.run.report.lines import bridges, line_chart
-from pipeline.run.report.plot import plot_of
+from pipeline.report.bars import MOST, bar_chart
+from pipeline.report.lines import bridges, line_chart
+from pipeline.report.plot import plot_of
 
 NAMES = [f"c{i:02}" for i in range(16)]
 YEAR = [(float(x), (i + 1) / 20, name) for x in range(1, 13) for i, name in enumerate(NAMES)]

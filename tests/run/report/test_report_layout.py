@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.report.grid import Grid, Node, Spacing, crossings
-from pipeline.run.report.layout import lay_out
+from pipeline.report.grid import Grid, Node, Spacing, crossings
+from pipeline.report.layout import lay_out
 
 
 def node(name, layer, *inputs, width=100, height=40):

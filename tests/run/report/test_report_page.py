@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.core.errors import ExpectationError, StorageError
 from pipeline.governance import Catalog
-from pipeline.run.project import load
-from pipeline.run.report import write_report
-from pipeline.run.report.verdicts import paired
-from pipeline.run.runner import Options, Runner
+from pipeline.project.project import load
+from pipeline.report import write_report
+from pipeline.report.verdicts import paired
+from pipeline.runner.runner import Options, Runner
 
 VOID = {"meta", "link", "br", "img", "input"}
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.report import words
-from pipeline.run.report.scales import Scale, apart, inside, spread, ticks
-from pipeline.run.report.svg import element, picture, shortened, text
+from pipeline.report import words
+from pipeline.report.scales import Scale, apart, inside, spread, ticks
+from pipeline.report.svg import element, picture, shortened, text
 
 numbers = st.floats(-1e9, 1e9, allow_nan=False)
 

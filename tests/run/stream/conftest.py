@@ -10,10 +10,10 @@ from threading import Thread
 
 import pytest
 
-from pipeline.run.project import load
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.stream import Asked, Pace
 
 TOML = """\
 [project]

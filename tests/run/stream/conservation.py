@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.run.replay import quarantined
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.running import Running
-from pipeline.run.stream.verifying import Verified, to_come, verify
-from pipeline.run.workspace import Workspace
-from pipeline.streams.operator import PARTLY
+from pipeline.project.workspace import Workspace
+from pipeline.runner.replay import quarantined
+from pipeline.streaming.operators.operator import PARTLY
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.job import Running
+from pipeline.streaming.runtime.verify import Verified, to_come, verify
 
 
 def conserved(workspace: Workspace, name: str, count: str | None = None) -> Verified:

@@ -10,10 +10,11 @@ import pytest
 
 from pipeline import files, source, sql
 from pipeline.core.errors import DefinitionError, RequestError
-from pipeline.run import Runner, Workspace, load
-from pipeline.run.replay import quarantined
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.stream import Asked, Pace
+from pipeline.project import Workspace, load
+from pipeline.runner import Runner
+from pipeline.runner.replay import quarantined
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.stream import Asked, Pace
 from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 

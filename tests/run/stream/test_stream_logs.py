@@ -14,14 +14,14 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, SourceUnavailableError
-from pipeline.run import Workspace, load
-from pipeline.run.replay import quarantined
-from pipeline.run.stream.begins import begin_of
-from pipeline.run.stream.deadletters import replay_letters
-from pipeline.run.stream.restarting import Patience
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
+from pipeline.project import Workspace, load
+from pipeline.runner.replay import quarantined
+from pipeline.streaming.runtime.dead_letters import replay_letters
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.restart_policy import Patience
+from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.verify import verify
 from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_operations import until
 

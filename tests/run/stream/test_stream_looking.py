@@ -12,11 +12,11 @@ import pytest
 from pipeline.core.epochs import END
 from pipeline.core.errors import ConflictError, RequestError
 from pipeline.governance import Leases, this_process
-from pipeline.run.stream.deadletters import letters, replay_letters
-from pipeline.run.stream.plan import Planner
-from pipeline.run.stream.remembering import live, readable, remembered, where
-from pipeline.run.stream.stream import Asked, Pace, Stream
-from pipeline.run.stream.verifying import verify
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.dead_letters import letters, replay_letters
+from pipeline.streaming.runtime.state_query import live, readable, remembered, where
+from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.verify import verify
 
 SOURCE = """\
 from pipeline import generate, quarantine, source, sql

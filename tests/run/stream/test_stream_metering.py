@@ -13,10 +13,10 @@ from pipeline.core.errors import (
     SourceError,
     StorageError,
 )
-from pipeline.run.stream.exposition import exposition
-from pipeline.run.stream.following import Followed
-from pipeline.run.stream.metering import Facts, Histogram, Meter
-from pipeline.run.stream.restarting import Patience, may_pass
+from pipeline.streaming.runtime.exposition import exposition
+from pipeline.streaming.runtime.metrics import Facts, Histogram, Meter
+from pipeline.streaming.runtime.restart_policy import Patience, may_pass
+from pipeline.streaming.runtime.sink_worker import Followed
 
 
 class Clock:

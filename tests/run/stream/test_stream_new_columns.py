@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipeline.core.errors import SchemaError, StorageError
-from pipeline.run.stream.verifying import verify
+from pipeline.streaming.runtime.verify import verify
 
 TEXT = """
 from pipeline import files, source, sql

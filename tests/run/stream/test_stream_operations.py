@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.core.errors import ConflictError, ExpectationError, RequestError, StorageError
 from pipeline.governance import Leases, this_process
-from pipeline.run.stream.asking import ask, seen
-from pipeline.run.stream.begins import begin_of
-from pipeline.run.stream.restarting import Patience
-from pipeline.run.stream.verifying import verify
+from pipeline.streaming.runtime.control import ask, seen
+from pipeline.streaming.runtime.restart_policy import Patience
+from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.verify import verify
 
 QUICK = Patience(first_wait_s=0.01, longest_wait_s=0.02)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import RequestError, StorageError
-from pipeline.run.replay import quarantined
-from pipeline.run.stream.running import catch_up
-from pipeline.run.stream.savepoints import pinned, save, savepoints
-from pipeline.run.stream.verifying import verify
+from pipeline.runner.replay import quarantined
+from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.savepoints import pinned, save, savepoints
+from pipeline.streaming.runtime.verify import verify
 
 PLANT = '''\
 from pathlib import Path

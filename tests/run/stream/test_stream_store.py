@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import Workspace, load
-from pipeline.run.stream.restarting import Patience
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.stream import Asked, Pace
+from pipeline.project import Workspace, load
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.restart_policy import Patience
+from pipeline.streaming.runtime.stream import Asked, Pace
 from tests.rigs.gate import Gate, gated
 from tests.rigs.weed import BUCKET, SECRET, credentials
 from tests.run.stream.conservation import conserved

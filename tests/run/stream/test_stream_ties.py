@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import Runner, Workspace, load
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.stream import Asked, Pace
+from pipeline.project import Workspace, load
+from pipeline.runner import Runner
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.stream import Asked, Pace
 from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.epochs import END
-from pipeline.run import Workspace, load
-from pipeline.run.replay import quarantined
-from pipeline.run.stream.running import Running, Wanted
-from pipeline.run.stream.stream import Asked, Pace
+from pipeline.project import Workspace, load
+from pipeline.runner.replay import quarantined
+from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.stream import Asked, Pace
 from tests.run.stream.conservation import conserved
 from tests.run.stream.test_stream_logs import Topic, kafka_of
 from tests.run.stream.test_stream_operations import until

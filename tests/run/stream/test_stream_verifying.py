@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from pipeline.run.project import load
-from pipeline.run.stream.running import catch_up
-from pipeline.run.stream.stream import Asked, Pace
-from pipeline.run.stream.verifying import verify
-from pipeline.run.workspace import Workspace
+from pipeline.project.project import load
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.verify import verify
 
 TICKS = """\
 from pipeline import generate, source, sql

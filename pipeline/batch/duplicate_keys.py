@@ -1,0 +1,97 @@
+"""Keys that several splits have: each split has judged its own rows, so of the others' the first split's row stays."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+import duckdb
+
+from pipeline.batch.validating_pass import stage_aside
+from pipeline.batch.work import Outcome, Split, Work
+from pipeline.core.definitions import UNIQUE
+from pipeline.core.sources import POSITION, SOURCE
+from pipeline.core.staging import StagedFile
+from pipeline.kernel.engine import connect, listed, literal, one, quoted
+
+_ROW = "file_row_number"
+
+
+def put_together(work: Work, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Return the splits' outcomes as one, in their order, with the rows set aside whose key an earlier split has.
+
+    Only files that hold such a row are written again. The rows set aside say where they came from when the table does.
+    Returns `None` where splits share a key and are not in the order that says which row is the first.
+    """
+    whole = reduce(add, outcomes)
+    if not work.key or not _may_meet(work.key[0], outcomes):
+        return whole
+    with connect(work.limits, filesystem=work.filesystem) as con:
+        con.execute("set preserve_insertion_order = false")
+        count = _find(con, work, whole.files)
+        if not count:
+            return whole
+        if not work.are_splits_ranked:
+            return None
+        files = _written_again(con, work, whole.files, len(outcomes))
+        aside = stage_aside(con, work, Split(len(outcomes)), [_those(work, whole)])
+    flow = replace(whole.flow, rows_out=whole.flow.rows_out - count, quarantined=whole.flow.quarantined + count)
+    checks = {**whole.checks, UNIQUE: whole.checks[UNIQUE] + count}
+    return replace(whole, files=files, flow=flow, aside=(*whole.aside, *aside), checks=checks)
+
+
+def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:
+    """Return whether two splits may share a value of a column, by the bounds of their files."""
+    ranges: list[tuple[Any, Any]] = []
+    for outcome in (outcome for outcome in outcomes if outcome.files):
+        stats = [json.loads(file.stats) for file in outcome.files]
+        lows, highs = ([s.get(f"{end}Values", {}).get(key) for s in stats] for end in ("min", "max"))
+        if None in lows or None in highs:
+            return True
+        ranges.append((min(lows), max(highs)))
+    ranges.sort()
+    return any(later[0] <= earlier[1] for earlier, later in itertools.pairwise(ranges))
+
+
+def _find(con: duckdb.DuckDBPyConnection, work: Work, files: Sequence[StagedFile]) -> int:
+    """Make the table `_losers` of the rows whose key comes earlier, and return how many there are."""
+    key, scan = listed(work.key), work.stager.scan(files)
+    con.execute(f"create temp table _shared as select {key} from {scan} group by {key} having count(*) > 1")
+    con.execute(
+        f"create temp table _losers as select file_index as _file, {_ROW} as _row "
+        f"from {scan} as s semi join _shared using ({key}) "
+        f"qualify row_number() over (partition by {key} order by file_index, {_ROW}) > 1"
+    )
+    return int(one(con, "select count(*) from _losers")[0])
+
+
+def _written_again(
+    con: duckdb.DuckDBPyConnection, work: Work, files: Sequence[StagedFile], first: int
+) -> tuple[StagedFile, ...]:
+    losing = {int(row[0]) for row in con.execute("select distinct _file from _losers").fetchall()}
+    found: list[StagedFile] = []
+    for number, file in enumerate(files):
+        if number in losing:
+            query = f"select * from {work.stager.scan([file])} where {_ROW} not in (select _row from _losers where _file = {number})"
+            found.extend(work.stager.stage(con, query, first + 1 + number))
+        else:
+            found.append(file)
+    return tuple(found)
+
+
+def _those(work: Work, whole: Outcome) -> str:
+    """Return the SELECT of the rows that are set aside, as the quarantine has them."""
+    names = whole.schema.names
+    source = SOURCE if SOURCE in names else "null::varchar"
+    position = POSITION if POSITION in names else "null::bigint"
+    row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in names)
+    return (
+        f"select {literal(UNIQUE)} as reasons, {source} as _source, {position} as _position, "
+        f"to_json(struct_pack({row}))::varchar as row from {work.stager.scan(whole.files)} as s "
+        f"semi join _losers as l on s.file_index = l._file and s.{_ROW} = l._row"
+    )

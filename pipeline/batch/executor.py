@@ -1,0 +1,95 @@
+"""Where a step's tasks work, and on what: lanes of this process or a Ray cluster, and splits of the input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.batch.local_executor import run_lanes
+from pipeline.batch.splits import (
+    MOST_BYTES,
+    MOST_BYTES_PARTITIONED,
+    PART_BYTES,
+    Slots,
+    divided,
+    splits_of_parts,
+    splits_of_scan,
+)
+from pipeline.batch.step import Order
+from pipeline.batch.work import Split
+from pipeline.core.settings import Settings
+from pipeline.kernel.budget import Budget, budget_here
+from pipeline.kernel.engine import Limits
+from pipeline.kernel.scan import Scan
+
+Tell = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A place to work, and how much of it there is."""
+
+    name: str
+    """The table's, for the dashboard."""
+    budget: Budget
+    here: Budget
+    """What this process may take, whatever the place where the tasks work has."""
+    on_ray: bool
+
+    def limits(self, tasks: int) -> Limits:
+        """Return what each of so many tasks may take; one that works alone in this process takes all."""
+        return self.budget.whole() if tasks == 1 and not self.on_ray else self.budget.part(tasks)
+
+    def run(self, task: Callable[..., Any], splits: Sequence[Split], tell: Tell) -> Iterator[tuple[Split, Any]]:
+        """Run a task for every split, side by side, and yield each with what it gave, as they finish."""
+        if not self.on_ray:
+            yield from run_lanes(task, splits, self.budget.slots, tell)
+            return
+        from pipeline.batch.ray_executor import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
+
+        done, every = 0, sum(split.size_bytes for split in splits)
+        for split, found in run_tasks(self.name, task, splits):
+            done += split.size_bytes
+            tell(done / max(every, 1))
+            yield split, found
+
+
+def layout_of(order: Order, settings: Settings, *, starts: bool = True) -> Layout:
+    """Return where a step works: where its route says, with the budget of that place.
+
+    Without `starts` no local cluster is started to ask it: it will have what this machine has.
+    """
+    here, name = budget_here(settings.memory_bytes), order.definition.name
+    on_ray = order.route.executor == "ray" and order.route.strategy != "gather" and not order.is_dataset
+    if not on_ray or not (starts or settings.ray_address):
+        return Layout(name, here, here, on_ray)
+    from pipeline.batch.ray_executor import slots_there  # noqa: PLC0415 - importing Ray takes seconds
+
+    there = slots_there()
+    if settings.memory_bytes is not None:
+        there = replace(there, memory_bytes=settings.memory_bytes)
+    return Layout(name, there, here, on_ray)
+
+
+def splits_of(order: Order, layout: Layout, *, whole: bool = False) -> tuple[Split, ...]:
+    """Cut a step's driving input into splits; with `whole`, no file of a source is cut."""
+    strategy = order.route.strategy
+    alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not order.parts)
+    most = MOST_BYTES_PARTITIONED if order.definition.partition_by else MOST_BYTES
+    slots = Slots(1, sys.maxsize) if alone else Slots(layout.budget.slots, most)
+    if order.reader is not None:
+        return splits_of_parts(divided(order.reader, order.parts, sys.maxsize if whole else PART_BYTES), slots)
+    driving = order.scans.get(order.route.driving)
+    return (Split(0),) if driving is None else splits_of_scan(driving, slots)
+
+
+def cut_splits(scan: Scan, layout: Layout) -> tuple[Split, ...]:
+    """Cut any input into splits."""
+    return splits_of_scan(scan, Slots(layout.budget.slots))
+
+
+def together(order: Order, splits: Sequence[Split]) -> Split:
+    """Return all splits as one."""
+    return Split(0, order.scans.get(order.route.driving), tuple(part for split in splits for part in split.parts))

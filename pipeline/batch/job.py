@@ -1,0 +1,50 @@
+"""A step under way: what is asked for, the work of its tasks, where they run, and who hears how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from pipeline.batch.duplicate_keys import put_together
+from pipeline.batch.executor import Layout, Tell, together
+from pipeline.batch.retries import attempt
+from pipeline.batch.step import Order
+from pipeline.batch.task import run_task
+from pipeline.batch.work import Outcome, Split, Work
+from pipeline.core.errors import SourceError, SplitError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the ways to do a step are given."""
+
+    order: Order
+    work: Work
+    layout: Layout
+    tell: Tell
+
+    def each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
+        """Run a task for every split and return what each gave, in their order."""
+        return attempt(self.order.definition, splits, self.layout, task, self.tell)
+
+    def alone(self, split: Split, **changes: Any) -> Outcome:
+        """Do the work, changed, on one split in this process, with all that it may take."""
+        work = replace(self.work, limits=self.layout.here.whole(), **changes)
+        try:
+            return run_task(work, split, self.tell)
+        except SourceError as error:
+            if isinstance(error, SplitError) or not split.parts:
+                raise
+            return run_task(work, replace(split, is_last_try=True), self.tell)
+
+    def made(self, splits: Sequence[Split]) -> Outcome:
+        """Do the work on every split, and return it as one, with one row for each key."""
+        outcomes = self.each(partial(run_task, self.work), splits)
+        whole = put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
+        return self.alone(together(self.order, splits)) if whole is None else whole
+
+    def telling(self, begin: float, end: float) -> Job:
+        """Return the job with its progress from 0 to 1 told as from `begin` to `end`."""
+        return replace(self, tell=lambda share: self.tell(begin + (end - begin) * share))

@@ -1,0 +1,63 @@
+"""A grouped statement in states: one task computes them for each split or bucket, and they are merged here once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from operator import add
+from typing import cast
+
+import pyarrow as pa
+from sqlglot import exp
+
+from pipeline.batch.job import Job
+from pipeline.batch.partial_task import States, run_states
+from pipeline.batch.planning import tree_of
+from pipeline.batch.row_producers import FromArrow, FromSql
+from pipeline.batch.work import Outcome, Split
+from pipeline.core.definitions import Table
+from pipeline.kernel.aggregates.decomposition import STATES, take_apart
+from pipeline.kernel.engine import connect
+from pipeline.kernel.scan import Scan, register
+
+MOST_BYTES_IN_ALL = 1 << 30
+"""The most states that are merged in one process."""
+
+
+def in_states(job: Job, splits: Sequence[Split]) -> Outcome | None:
+    """Compute states per split, merge them in the order of the splits; the finished rows are judged as one split.
+
+    Returns `None` when there are so many groups that their states would not fit: group them where their rows meet.
+    """
+    order, maker = job.order, cast("FromSql", job.work.maker)
+    apart = take_apart(cast("exp.Select", tree_of(cast("Table", order.definition).transform)))
+    task = replace(job.work, maker=replace(maker, text=apart.partial()))
+    found: list[States] = job.each(partial(run_states, task), splits)
+    kept = [part.rows for part in found if part.rows is not None]
+    if len(kept) < len(found) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
+        return None
+    states = pa.concat_tables(kept)
+    with connect(job.work.limits, filesystem=job.work.filesystem) as con:
+        inputs = {name: Scan(scan.schema) for name, scan in order.scans.items()}
+        register(con, {**inputs, order.route.driving: Scan(order.driving_schema)})
+        answer = apart.answer(apart.types(con))
+    rows_in, bytes_in = sum(p.rows_in for p in found), sum(p.bytes_in for p in found)
+    merger = FromArrow(states, rows_in, bytes_in, {STATES: states}, answer)
+    return _with_rejected(job.alone(Split(len(splits)), maker=merger), found)
+
+
+def _with_rejected(outcome: Outcome, found: Sequence[States]) -> Outcome:
+    """Return the outcome with what the splits set aside before their rows became states."""
+    rejected = sum(part.rejected for part in found)
+    flow = replace(
+        outcome.flow,
+        rows_made=outcome.flow.rows_made + rejected,
+        quarantined=outcome.flow.quarantined + rejected,
+    )
+    return replace(
+        outcome,
+        flow=flow,
+        aside=outcome.aside + tuple(file for part in found for file in part.aside),
+        profile=reduce(add, (part.profile for part in found), outcome.profile),
+    )

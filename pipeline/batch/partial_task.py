@@ -1,0 +1,71 @@
+"""The task of a partial aggregate: a split's rows become exported states, which are merged once for all splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.duckdb_errors import in_our_words
+from pipeline.batch.fast_path import is_whole
+from pipeline.batch.validating_pass import stage_rejected
+from pipeline.batch.work import Made, Split, Work
+from pipeline.core.staging import StagedFile
+from pipeline.kernel.engine import Stop, arrow_within, connect, watched
+from pipeline.kernel.profile import Profile, last_profile, start_profiling
+
+MOST_BYTES = 256 << 20
+"""The most states that one split may give: more groups than that are better grouped where their rows meet."""
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of one split, and what of it was set aside before: rows that no contract fits."""
+
+    rows: pa.Table | None
+    """`None` when there are too many of them."""
+    rows_in: int
+    bytes_in: int
+    rejected: int
+    aside: tuple[StagedFile, ...]
+    profile: Profile
+
+
+def run_states(
+    work: Work, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+) -> States:
+    """Compute a split's states; `work` makes the partial statement."""
+    with in_our_words(work):
+        with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
+            start_profiling(con)
+            with work.maker.flow(con, split) as made:
+                if made is not None:
+                    found = _flowed(con, made, tell)
+                    if found is not None:
+                        return found
+        with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
+            start_profiling(con)
+            with work.maker.make(con, split) as made:
+                rows = arrow_within(con, made.query, MOST_BYTES)
+                profile = Profile() if rows is None else last_profile(con)
+                aside = stage_rejected(con, work, split, made)
+                return States(rows, made.rows_in, made.bytes_in, made.rejected, aside, profile)
+
+
+def _flowed(con: duckdb.DuckDBPyConnection, made: Made, tell: Callable[[float], None] | None) -> States | None:
+    try:
+        with nullcontext() if tell is None else watched(con, tell):
+            rows = arrow_within(con, made.query, MOST_BYTES)
+        if rows is None:
+            return States(None, made.rows_in, made.bytes_in, 0, (), Profile())
+        profile = last_profile(con)
+        if not is_whole(con, made, profile):
+            return None
+    except duckdb.Error as error:
+        if made.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
+            raise
+        return None
+    return States(rows, made.rows_in, made.bytes_in, 0, (), profile)

@@ -1,0 +1,183 @@
+"""From a table's definition and its inputs to the work of one step: strategy, splits and executor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlglot import exp
+
+from pipeline.core.definitions import Source, Stored, Table
+from pipeline.core.execution import Execution, Room
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.sources import Part
+from pipeline.kernel.planner import provenance
+from pipeline.kernel.planner.exchange import Exchange, exchange
+from pipeline.kernel.planner.strategy import Plan, plan
+from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql import SqlTransform
+from pipeline.warehouse.modelling import FactTransform
+
+ANY_ROOM = Room()
+BROADCAST_BYTES = 128 << 20
+"""An input of this size or more is not given whole to every split."""
+EXPANSION = 6
+"""How much larger rows are in memory, with a hash table of them, than in the lake's files."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a definition is computed: the strategy, where, and the reasons in words."""
+
+    strategy: str
+    driving: str
+    reason: str
+    executor: Execution
+    why: str
+    rows: int = 0
+    size_bytes: int = 0
+    exchange: Exchange | None = None
+    """For the strategy `exchange`: how the inputs are cut."""
+
+    @property
+    def splits_alone(self) -> bool:
+        """Whether new rows of the driving input give new rows of the output and change no old ones."""
+        return self.strategy in {"blockwise", "broadcast", "files"}
+
+
+def route(
+    definition: Stored,
+    scans: Mapping[str, Scan],
+    parts: Sequence[Part] = (),
+    room: Room = ANY_ROOM,
+) -> Route:
+    """Choose the strategy for a table and where it runs; `scans` and `parts` are its inputs as they are read.
+
+    Rows that have to meet by a key meet in this process when all inputs fit its memory, or when there is no cluster: the
+    engine then works out of core. Else they meet in buckets on Ray.
+    """
+    chosen = strategy(definition)
+    if _is_dataset(definition):
+        size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
+        return Route(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets are Ray's", rows, size)
+    driving = scans.get(chosen.driving)
+    size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
+    rows = 0 if driving is None else driving.rows
+    executor, why = where(chosen.strategy, size, room)
+    found = Route(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
+    whole = sum(scan.size_bytes for scan in scans.values())
+    fits = room.memory_bytes is None or whole * EXPANSION <= room.memory_bytes
+    here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
+    if parts or here or not _meets(found, scans):
+        return found
+    return _in_buckets(definition, found, scans, "asked for" if room.execution == "ray" else _too_large(whole, room))
+
+
+def _meets(found: Route, scans: Mapping[str, Scan]) -> bool:
+    """Return whether rows have to meet that no split has together, or each split would meet too many."""
+    others = (scan.size_bytes for name, scan in scans.items() if name != found.driving)
+    return found.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
+
+
+def exchanged(definition: Stored, scans: Mapping[str, Scan]) -> Exchange | str:
+    """Return how a table's statement runs in buckets of rows that meet, or why it cannot."""
+    transform = definition.transform if isinstance(definition, Table) else None
+    if not isinstance(transform, SqlTransform):
+        return "it is no statement"
+    schemas = {name: scan.schema for name, scan in scans.items()}
+    tree = transform.tree_over({name: schema.names for name, schema in schemas.items()})
+    sizes = {name: scan.size_bytes for name, scan in scans.items()}
+    return exchange(tree, schemas, sizes, BROADCAST_BYTES)
+
+
+def _in_buckets(definition: Stored, found: Route, scans: Mapping[str, Scan], why: str) -> Route:
+    chosen = exchanged(definition, scans)
+    if isinstance(chosen, str):
+        return replace(found, reason=f"{found.reason}; {chosen}")
+    return replace(found, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
+
+
+def _too_large(size_bytes: int, room: Room) -> str:
+    memory = (room.memory_bytes or 0) / 1e6
+    return f"{size_bytes / 1e6:,.0f} MB of files do not fit {memory:,.0f} MB of memory when they meet"
+
+
+def source_route(definition: Source, parts: Sequence[Part], room: Room = ANY_ROOM) -> Route:
+    """Choose where a source's parts are read."""
+    size = sum(part.size_bytes for part in parts)
+    executor, why = where("files", size, room)
+    return Route("files", "", f"{definition.name!r} is read part by part", executor, why, 0, size)
+
+
+def strategy(definition: Stored) -> Plan:
+    """Choose the strategy from the definition alone."""
+    if isinstance(definition, Source):
+        return Plan("blockwise", "", "file by file")
+    if not isinstance(definition, Table):
+        raise TypeError(type(definition).__name__)
+    transform = definition.transform
+    if isinstance(transform, FunctionTransform):
+        return _of_function(transform)
+    if isinstance(transform, FactTransform):
+        return _of_fact(transform)
+    if isinstance(transform, SqlTransform):
+        return _planned(transform)
+    return Plan("gather", transform.inputs[0], "it remembers, so it looks at all rows in their order")
+
+
+def carries_place(definition: Stored, driving: str, columns: tuple[str, ...]) -> bool:
+    """Return whether the rows of a table are judged with their place in the source, which says which is the first."""
+    transform = definition.transform if isinstance(definition, Table) else None
+    return isinstance(transform, SqlTransform) and provenance.carries_place(transform.tree, driving, columns)
+
+
+def _of_function(transform: FunctionTransform) -> Plan:
+    driving = transform.inputs[0]
+    if transform.language == "dataset":
+        return Plan("gather", driving, "a function of whole datasets")
+    others = [repr(name) for name in transform.inputs[1:]]
+    if others:
+        return Plan("broadcast", driving, f"a function of blocks, with {', '.join(others)} whole")
+    return Plan("blockwise", driving, "a function of blocks")
+
+
+@functools.lru_cache(maxsize=1024)
+def _planned(transform: SqlTransform) -> Plan:
+    """Return the plan of a statement, which is asked for several times in a run."""
+    return plan(transform.tree)
+
+
+def _is_dataset(definition: Stored) -> bool:
+    transform = definition.transform if isinstance(definition, Table) else None
+    return isinstance(transform, FunctionTransform) and transform.language == "dataset"
+
+
+def tree_of(transform: object) -> exp.Query:
+    """Return the statement of a SQL transform."""
+    if not isinstance(transform, SqlTransform):
+        raise TypeError(type(transform).__name__)
+    return transform.tree
+
+
+def where(chosen: str, size_bytes: int, room: Room) -> tuple[Execution, str]:
+    """Choose between this process and Ray by what is asked for, the strategy and the size of the input."""
+    size = f"{size_bytes / 1e6:,.1f} MB"
+    if chosen == "gather":
+        return "inline", "gathered rows meet in one process"
+    if room.execution != "auto":
+        return room.execution, "asked for"
+    if not room.has_cluster:
+        return "inline", "RAY_ADDRESS names no cluster"
+    if size_bytes < room.inline_bytes:
+        return "inline", f"{size} is below {room.inline_bytes / 1e6:,.0f} MB"
+    return "ray", f"{size} is {room.inline_bytes / 1e6:,.0f} MB or more"
+
+
+def _of_fact(transform: FactTransform) -> Plan:
+    """A fact is planned like its whole statement: its SELECT, with the dimensions it looks up joined to it."""
+    whole = _planned(transform)
+    if whole.strategy == "broadcast" and transform.lookups:
+        dimensions = ", ".join(dict.fromkeys(repr(look.dimension) for _, look in transform.lookups))
+        return replace(whole, reason=f"{dimensions} looked up for each split of {whole.driving!r}")
+    return whole

@@ -1,0 +1,388 @@
+"""How each kind of definition makes its rows: parts of a source, a SQL statement, a function of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.validating_pass import REJECTED
+from pipeline.batch.work import STOP, Made, Split
+from pipeline.core.definitions import LogTransform, Transform
+from pipeline.core.errors import DefinitionError, Place, SchemaError, SourceError, SplitError
+from pipeline.core.event_time import EventTime
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.schema import Schema, compare
+from pipeline.core.sources import (
+    INGESTED_AT,
+    MISFIT,
+    POSITION,
+    SOURCE,
+    Flowing,
+    Part,
+    PartReader,
+    Scannable,
+    ScannableTogether,
+)
+from pipeline.kernel.engine import arrow, empty, expect_columns, listed, literal, one, quoted
+from pipeline.kernel.frames import call
+from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.types import from_arrow
+
+BLOCK_BYTES = 128 << 20
+"""The size of the files that a function gets at a time."""
+TOGETHER_FILES = 2000
+TOGETHER_BYTES = 64 << 20
+"""How many small files, and of which size in all, are one scan: the more, the longer the statement."""
+_ROWS = "_rows"
+_READ = "_read_rows"
+
+
+@dataclass(frozen=True)
+class FromSource:
+    """The rows of a source's parts, with their provenance."""
+
+    reader: PartReader
+    schema: Schema
+    at: str
+    may_skip: bool = False
+    """Whether a part that cannot be read, twice, is set aside."""
+    event_time: EventTime | None = None
+    """The source's, which may have to be made of a number."""
+
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Read the split's parts one after the other, with those rows set aside that do not fit."""
+        expect_columns(con, len(self.schema.columns))
+        con.register("_none", empty(con, self.all_columns))
+        con.execute(f"create temp table {_READ} as from _none")
+        for block in self.blocks(con, split):
+            con.register("_block", block)
+            con.execute(f"insert into {_READ} from _block")
+            con.unregister("_block")
+        good, bad = (one(con, f"select count(*) from {name}")[0] for name in (_READ, REJECTED))
+        yield Made(f"select * from {_READ}", rows_in=good + bad, bytes_in=split.size_bytes, rejected=bad)
+
+    def blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
+        """Yield the rows of the parts, with their provenance, and keep those that do not fit in `_rejected`.
+
+        Of several parts each is scanned, small ones together; where a scan is not to be believed, the odd parts of it are
+        found by halves, and only these are read.
+        """
+        con.execute(f"create temp table {REJECTED} (reasons varchar, _source varchar, _position bigint, row varchar)")
+        waiting = [list(parts) for parts in reversed(self.groups(split.parts))]
+        while waiting:
+            parts = waiting.pop()
+            rows = self._scanned(con, parts) if len(split.parts) > 1 else None
+            if rows is not None:
+                yield rows
+            elif len(parts) > 1:
+                waiting += [parts[len(parts) // 2 :], parts[: len(parts) // 2]]
+            else:
+                yield from self._read(con, parts[0], split)
+
+    def _scanned(self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> pa.Table | None:
+        """Return the rows of parts that are scanned together, or `None` when anything about them is odd."""
+        if not isinstance(self.reader, Scannable):
+            return None
+        try:
+            with self._flow_of(con, parts) as scan:
+                if scan is None:
+                    return None
+                rows = arrow(con, scan.query)
+                return None if rows.num_rows != scan.rows or one(con, scan.oddities)[0] else rows
+        except (duckdb.InterruptException, duckdb.OutOfMemoryException):
+            raise
+        except (duckdb.Error, SourceError, SchemaError):
+            return None  # reading the odd one by itself says what it is
+
+    def _read(self, con: duckdb.DuckDBPyConnection, part: Part, split: Split) -> Iterator[pa.Table]:
+        """Yield the rows of a part, and keep those that do not fit in `_rejected`."""
+        try:
+            reading = self.reader.read(part, self._contract)
+        except SplitError:
+            raise
+        except SourceError as error:
+            if not (self.may_skip and split.is_last_try):
+                raise _unreadable(part, error) from error
+            values = ", ".join(map(literal, (f"unreadable: {error.problem}", part.piece.uri, str(part))))
+            con.execute(f"insert into {REJECTED} select r, s, null, p from (values ({values})) as v(r, s, p)")
+            return
+        con.register("_read", reading.rows)
+        con.register("_bad", reading.rejected)
+        source = literal(part.piece.uri)
+        con.execute(f"insert into {REJECTED} select reason, {source}, {POSITION}, row from _bad")
+        if self._has_no_time is not None:
+            con.execute(
+                f"insert into {REJECTED} select {literal(f'not a time: {self.event_time}')}, {source}, {POSITION}, "
+                f"to_json(struct_pack({listed(self.schema.names)}))::varchar from _read where {self._has_no_time}"
+            )
+        where = "" if self._has_no_time is None else f" where not {self._has_no_time}"
+        yield arrow(con, f"select {self._columns(source)} from _read{where}")
+        con.unregister("_read")
+        con.unregister("_bad")
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+        """Let the split's parts flow one after the other, if each of them can; small ones together."""
+        if split.is_last_try or not isinstance(self.reader, Scannable):
+            yield None
+            return
+        expect_columns(con, len(self.schema.columns))
+        with ExitStack() as stack:
+            opened = [stack.enter_context(self._flow_of(con, parts)) for parts in self.groups(split.parts)]
+            flows = [flow for flow in opened if flow is not None]
+            if len(flows) < len(opened) or not flows:
+                yield None
+                return
+            rows = sum(flow.rows for flow in flows)
+            yield Made(
+                " union all ".join(flow.query for flow in flows),
+                rows_in=rows,
+                bytes_in=split.size_bytes,
+                oddities=tuple(dict.fromkeys(flow.oddities for flow in flows)),
+                scanned=rows,
+                schema=self.all_columns,
+                again=False,
+            )
+
+    @contextmanager
+    def _flow_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> Iterator[Flowing | None]:
+        """Yield parts as one query of all columns, which ends at a misfit."""
+        if len(parts) > 1 and isinstance(self.reader, ScannableTogether):
+            flow, source = self.reader.flow_together(con, parts, self._contract), SOURCE
+        elif isinstance(self.reader, Scannable):
+            flow, source = self.reader.flow(con, parts[0], self._contract), literal(parts[0].piece.uri)
+        else:
+            raise TypeError(type(self.reader).__name__)
+        with flow as scan:
+            if scan is None:
+                yield None
+            else:
+                odd = self._has_no_time
+                query = (
+                    scan.query
+                    if odd is None
+                    else f"select * replace ({MISFIT} or {odd} as {MISFIT}) from ({scan.query})"
+                )
+                yield replace(scan, query=f"select {self._columns(source)} from {_held(query)}")
+
+    def groups(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
+        """Return the parts in their order, runs of small ones together up to a bound."""
+        if not isinstance(self.reader, ScannableTogether):
+            return [[part] for part in parts]
+        groups: list[list[Part]] = []
+        room_files = room_bytes = 0
+        for part in parts:
+            if not self.reader.is_small(part):
+                room_files = 0
+                groups.append([part])
+                continue
+            if room_files <= 0 or part.size_bytes > room_bytes:
+                groups.append([])
+                room_files, room_bytes = TOGETHER_FILES, TOGETHER_BYTES
+            groups[-1].append(part)
+            room_files, room_bytes = room_files - 1, room_bytes - part.size_bytes
+        return list(groups)
+
+    @property
+    def all_columns(self) -> Schema:
+        """The contract's columns and those of the provenance."""
+        return Schema((*self.schema.columns, *_PROVENANCE.columns))
+
+    @property
+    def _contract(self) -> Schema:
+        """What the parts are read by."""
+        return self.schema if self.event_time is None else self.event_time.in_source(self.schema)
+
+    @property
+    def _has_no_time(self) -> str | None:
+        """SQL for whether a number of a row that was read is too large for a time; `None` where no time is made."""
+        if self.event_time is None or not self.event_time.is_made(self.schema):
+            return None
+        number = quoted(self.event_time.column)
+        return f"({number} is not null and try({self.event_time.made_by}({number})) is null)"
+
+    def _columns(self, source: str) -> str:
+        names = [quoted(name) for name in self.schema.names]
+        if self._has_no_time is not None and self.event_time is not None:
+            number = quoted(self.event_time.column)
+            names[names.index(number)] = f"{self.event_time.made_by}({number}) as {number}"
+        return f"{', '.join(names)}, {source} as {SOURCE}, {POSITION}, {literal(self.at)}::timestamptz as {INGESTED_AT}"
+
+
+def _unreadable(part: Part, error: SourceError) -> SourceError:
+    """Return the error with the stretch of the file that was read, where that is not all of it."""
+    got = error.got if part.is_whole else f"{error.got or 'no more'}, in {part}"
+    return SourceError(error.problem, got=got, do=error.do, place=error.place)
+
+
+def _held(query: str) -> str:
+    """Return rows of which none is a misfit, or the statement ends: whatever else it does with them, it does after.
+
+    The engine may put a filter of the statement before ours, but nothing before a window that numbers all rows.
+    """
+    fits = f"select * from ({query}) where case when {MISFIT} then error({literal(STOP)}) else true end"
+    return f"(select *, row_number() over () as _number from ({fits})) where _number > 0"
+
+
+_PROVENANCE = Schema.of({SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TIMESTAMPTZ"})
+
+
+@dataclass(frozen=True)
+class FromSql:
+    """The rows of a statement over a split of its driving input and the whole of the others."""
+
+    text: str
+    driving: str
+    others: Mapping[str, Scan]
+    hidden: tuple[str, ...] = ()
+    source: FromSource | None = None
+    """What reads the driving input where that is a source which is not stored."""
+
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Make the inputs views and return the statement."""
+        if self.source is None:
+            yield self._over(con, split)
+            return
+        with self.source.make(con, split) as read:
+            yield self._over_read(con, read)
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+        """Do the same: a statement flows as its input does."""
+        if self.source is None:
+            yield self._over(con, split)
+            return
+        with self.source.flow(con, split) as read:
+            yield None if read is None else self._over_read(con, read)
+
+    def _over(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
+        scan = split.scan or Scan(Schema(()))
+        register(con, {**self.others, **split.beside, self.driving: scan})
+        return Made(self.text, rows_in=scan.rows, bytes_in=split.size_bytes, hidden=self.hidden)
+
+    def _over_read(self, con: duckdb.DuckDBPyConnection, read: Made) -> Made:
+        register(con, self.others)
+        con.execute(f"create temp view {quoted(self.driving)} as {read.query}")
+        return replace(read, query=self.text, schema=None, hidden=self.hidden)
+
+
+@dataclass(frozen=True)
+class FromFunction:
+    """The rows of a function that is called block by block on its first input."""
+
+    transform: FunctionTransform
+    others: Mapping[str, Scan]
+    place: Place
+    source: FromSource | None = None
+
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Call the function on each block of the split and keep what it returns."""
+        driving = self.transform.inputs[0]
+        others = {name: arrow(con, other.query()) for name, other in self.others.items()}
+        first: pa.Schema | None = None
+        rows_in = 0
+        for block in self._blocks(con, split):
+            rows_in += block.num_rows
+            made = call(self.transform, {driving: block, **others}, self.place)
+            con.register("_made_block", made)
+            if first is None:
+                first = made.schema
+                con.execute(f"create temp table {_ROWS} as from _made_block")
+            else:
+                self._require_same(first, made.schema)
+                con.execute(f"insert into {_ROWS} by name from _made_block")
+            con.unregister("_made_block")
+        bad = 0 if self.source is None else one(con, f"select count(*) from {REJECTED}")[0]
+        yield Made(f"select * from {_ROWS}", rows_in=rows_in + bad, bytes_in=split.size_bytes, rejected=bad)
+
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+        """Do the same: a function's rows are kept either way, so that it is called once."""
+        return self.make(con, split)
+
+    def _blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
+        if self.source is not None:
+            yield from self.source.blocks(con, split)
+            return
+        scan = split.scan or Scan(Schema(()))
+        for block in scan.splits(BLOCK_BYTES):
+            yield arrow(con, block.query())
+
+    def _require_same(self, first: pa.Schema, later: pa.Schema) -> None:
+        change = compare(from_arrow(first), from_arrow(later))
+        if change:
+            raise DefinitionError(
+                f"table {self.transform.function.__name__!r} gives other columns for one block than for another",
+                got=str(change),
+                do="cast them, so that their types do not depend on the rows",
+                place=self.place,
+            )
+
+
+@dataclass(frozen=True)
+class FromWhole:
+    """The rows of a transform that is called once, with all rows of its inputs."""
+
+    transform: Transform
+    others: Mapping[str, Scan]
+    source: FromSource | None = None
+
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Read the inputs, call the transform and keep what it returns."""
+        others = {name: arrow(con, other.query()) for name, other in self.others.items()}
+        with self._driving(con, split) as read:
+            rows = arrow(con, read.query)
+            con.register("_given", self._made({self.transform.inputs[0]: rows, **others}))
+            yield replace(read, query="select * from _given", schema=None, rows_in=rows.num_rows + read.rejected)
+
+    def _made(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """Return what the transform makes; a source that is not stored has its contract's columns, as in a stream."""
+        if self.source is None or not isinstance(self.transform, LogTransform):
+            return self.transform(**tables)
+        return self.transform.over_log(tables, {self.transform.inputs[0]: self.source.schema.names})
+
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+        """Do the same: what is returned is kept either way."""
+        return self.make(con, split)
+
+    def _driving(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made]:
+        if self.source is not None:
+            return self.source.make(con, split)
+        scan = split.scan or Scan(Schema(()))
+        return nullcontext(Made(scan.query(), rows_in=scan.rows, bytes_in=split.size_bytes))
+
+
+@dataclass(frozen=True)
+class FromArrow:
+    """The rows of a table or a stream of blocks that is here already."""
+
+    rows: pa.Table | pa.RecordBatchReader
+    rows_in: int
+    bytes_in: int = 0
+    views: Mapping[str, Scan | pa.Table] = field(default_factory=dict)
+    query: str = "select * from _given"
+    hidden: tuple[str, ...] = ()
+
+    @contextmanager
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        """Make the rows a view, whatever the split."""
+        del split
+        con.register("_given", self.rows)
+        register(con, self.views)
+        yield Made(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in, hidden=self.hidden)
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+        """Do the same for a table; a stream of blocks comes only once."""
+        if isinstance(self.rows, pa.Table):
+            with self.make(con, split) as made:
+                yield made
+        else:
+            yield None

@@ -1,0 +1,84 @@
+"""Cutting an input into buckets: each split of it becomes a file for each bucket that it has rows for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.batch.work import Split
+from pipeline.core.errors import StorageError
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import Limits, Stop, connect, listed, literal, watched
+from pipeline.kernel.planner.exchange import bucket_of
+from pipeline.kernel.profile import Profile, last_profile, start_profiling
+from pipeline.kernel.scan import DataFile, Scan
+
+if TYPE_CHECKING:
+    import duckdb
+    import fsspec
+
+MOST_BUCKETS = 256
+_BUCKET = "_headwater_bucket"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an input is cut: by which expressions, into how many buckets, which of its columns, and where to."""
+
+    keys: tuple[str, ...]
+    buckets: int
+    schema: Schema
+    """The columns that the statement needs."""
+    folder: str
+    """A place of this input's own that all workers reach."""
+    limits: Limits
+    filesystem: fsspec.AbstractFileSystem | None = None
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The files of one split by bucket."""
+
+    files: tuple[tuple[int, DataFile], ...]
+    profile: Profile
+
+
+def run_cut(cut: Cut, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None) -> Pieces:
+    """Write a split's rows by bucket; done again, it writes the same files."""
+    scan = split.scan or Scan(cut.schema)
+    with connect(cut.limits, filesystem=cut.filesystem, stop=stop) as con:
+        start_profiling(con)
+        con.execute(f"set partitioned_write_max_open_files = {MOST_BUCKETS}")
+        with nullcontext() if tell is None else watched(con, tell):
+            return Pieces(tuple(_written(con, cut, scan, split.index)), last_profile(con))
+
+
+def _written(con: duckdb.DuckDBPyConnection, cut: Cut, scan: Scan, index: int) -> Iterable[tuple[int, DataFile]]:
+    if cut.filesystem is None:
+        Path(cut.folder).mkdir(parents=True, exist_ok=True)
+    rows = f"select {listed(cut.schema.names)}, {bucket_of(cut.keys, cut.buckets)} as {_BUCKET} from ({scan.query()})"
+    options = (
+        f"format parquet, compression lz4, partition_by ({_BUCKET}), return_stats true, overwrite_or_ignore true, "
+        f"filename_pattern {literal(f'cut-{index:05d}-{{i}}')}"
+    )
+    try:
+        cursor = con.execute(f"copy ({rows}) to {literal(cut.folder)} ({options})")
+    except OSError as error:
+        raise StorageError(f"cannot write below {cut.folder}", got=str(error), do="check its space") from error
+    names = [column[0] for column in cursor.description or ()]
+    for row in cursor.fetchall():
+        told = dict(zip(names, row, strict=True))
+        file = DataFile(str(told["filename"]), int(told["count"]), int(told["file_size_bytes"]))
+        yield int(told["partition_keys"][_BUCKET]), file
+
+
+def by_bucket(cut: Cut, pieces: Iterable[Pieces]) -> dict[int, Scan]:
+    """Return each bucket's rows, of all splits in their order."""
+    found: dict[int, list[DataFile]] = {}
+    for piece in pieces:
+        for bucket, file in piece.files:
+            found.setdefault(bucket, []).append(file)
+    return {bucket: Scan(cut.schema, tuple(files)) for bucket, files in found.items()}

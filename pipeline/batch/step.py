@@ -1,0 +1,131 @@
+"""One step to do: a definition, its inputs as they are read now, and the run it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+from pipeline.batch.planning import Route, carries_place
+from pipeline.batch.row_producers import FromFunction, FromSource, FromSql, FromWhole
+from pipeline.batch.work import Maker, Work
+from pipeline.core.definitions import Feed, Source, Stored, Table
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.schema import Column, Schema
+from pipeline.core.settings import Settings
+from pipeline.core.sources import Part, Reader
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.checks import key_expectations
+from pipeline.kernel.planner.projection import needed
+from pipeline.kernel.planner.provenance import bare, carrying
+from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql import SqlTransform
+from pipeline.lake import DeltaStager, Lake, Version
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `execute` does."""
+
+    definition: Stored
+    route: Route
+    scans: Mapping[str, Scan]
+    run_id: str
+    at: str
+    parts: tuple[Part, ...] = ()
+    reader: Reader | None = None
+    """For parts: what reads them."""
+    schema: Schema | None = None
+    """For parts: the contract of their source."""
+    feed: Feed | None = None
+    """The source that the parts belong to, where it is not the definition itself."""
+    existing: Version | None = None
+    """For an append: the rows that are there already."""
+    existing_first: bool = True
+    """Whether new rows come after those, so that of rows of one key the one that is there stays."""
+
+    @property
+    def reads(self) -> Source | Feed | None:
+        """The source whose parts are read, if any are."""
+        return self.definition if isinstance(self.definition, Source) else self.feed
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether the definition is a function of whole datasets."""
+        transform = self.definition.transform if isinstance(self.definition, Table) else None
+        return isinstance(transform, FunctionTransform) and transform.language == "dataset"
+
+    @property
+    def driving_schema(self) -> Schema:
+        """The columns of the driving input."""
+        if self.feed is not None:
+            return FromSource(cast("Reader", self.reader), cast("Schema", self.schema), self.at).all_columns
+        return self.scans[self.route.driving].schema
+
+
+def work_of(order: Order, lake: Lake, settings: Settings, maker: Maker | None = None) -> Work:
+    """Return what a task needs to know for a step; rows come from `maker`, else as the definition says."""
+    definition = order.definition
+    table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
+    aside = lake.quarantine(definition.name)
+    return Work(
+        table=definition.name,
+        place=definition.place,
+        maker=_maker(order) if maker is None else maker,
+        stager=table.stager(order.run_id),
+        aside=DeltaStager(aside.storage, order.run_id),
+        run_id=order.run_id,
+        at=order.at,
+        expectations=(*definition.expect, *key_expectations(definition.key)),
+        key=definition.key,
+        existing=None if order.existing is None else order.existing.scan(),
+        existing_first=order.existing_first,
+        are_splits_ranked=_are_splits_ranked(order),
+        limits=budget_here(settings.memory_bytes).whole(),
+        filesystem=lake.storage.filesystem(),
+    )
+
+
+def _loose(schema: Schema, named: set[str]) -> Schema:
+    """Return a contract that takes any text in the columns that a statement does not name: nobody looks at them."""
+    return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
+
+
+def _are_splits_ranked(order: Order) -> bool:
+    """Return whether the step's splits are in the order of the places in the source that their rows carry."""
+    places = [(part.piece.uri, part.begin) for part in order.parts]
+    if order.reads is None or places != sorted(places):
+        return False
+    if order.reads is order.definition:
+        return True
+    return order.route.splits_alone and carries_place(order.definition, order.route.driving, order.driving_schema.names)
+
+
+def _maker(order: Order) -> Maker:
+    definition = order.definition
+    reads = order.reads
+    source = None
+    if reads is not None:
+        may_skip = reads.unreadable == "quarantine"
+        source = FromSource(
+            cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip, reads.event_time
+        )
+    if source is not None and reads is definition:
+        return source
+    transform = cast("Table", definition).transform
+    if source is not None and isinstance(transform, SqlTransform):
+        named = set(needed(transform.tree, order.route.driving, source.schema))
+        source = replace(source, schema=_loose(source.schema, named))
+    others = {name: scan for name, scan in order.scans.items() if name != order.route.driving}
+    if isinstance(transform, FunctionTransform):
+        return FromFunction(transform, others, definition.place, source)
+    if not isinstance(transform, SqlTransform):
+        return FromWhole(transform, others, source)
+    columns = {name: scan.schema.names for name, scan in order.scans.items()}
+    tree = transform.tree_over({**columns, order.route.driving: order.driving_schema.names})
+    tree = tree if order.feed is None else bare(tree, order.route.driving)
+    text = tree.sql("duckdb", comments=False)
+    hidden: tuple[str, ...] = ()
+    if order.route.splits_alone:
+        text, hidden = carrying(tree, order.route.driving, order.driving_schema.names)
+    return FromSql(text, order.route.driving, others, hidden, source)

@@ -1,0 +1,33 @@
+"""Systems that data comes from and goes to: one folder or module for each."""
+
+from pipeline.connectors.arrow import ArrowReader
+from pipeline.connectors.callback import to_callback
+from pipeline.connectors.files import Files, files
+from pipeline.connectors.generator import generate
+from pipeline.connectors.kafka import Kafka, kafka, to_kafka
+from pipeline.connectors.online_store import OnlineStore, to_online
+from pipeline.connectors.registry import connector
+from pipeline.connectors.replay import replay
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.sources import Part, Piece
+
+__all__ = [
+    "UNBOUNDED",
+    "ArrowReader",
+    "Bound",
+    "Cursor",
+    "Files",
+    "Kafka",
+    "OnlineStore",
+    "Part",
+    "Piece",
+    "Plan",
+    "connector",
+    "files",
+    "generate",
+    "kafka",
+    "replay",
+    "to_callback",
+    "to_kafka",
+    "to_online",
+]

@@ -1,0 +1,366 @@
+"""Holding rows to a contract: what fits is cast, what does not is set aside with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.connectors import nested_values, values
+from pipeline.connectors.values import Rule, Texts
+from pipeline.core.errors import NewColumnsError, Place, SchemaError, few
+from pipeline.core.schema import Column, Schema
+from pipeline.core.sources import POSITION, PROVENANCE, NewColumns, Reading
+from pipeline.kernel.engine import arrow, literal, quoted, schema_of
+
+RAW = "raw"
+"""The temporary table that `fit` reads: `_position` and the values as they came."""
+REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", pa.string())])
+_CHECKED, _SCANNED = "checked_rows", "scanned_rows"
+AT_ONCE = 128
+"""How many columns a statement looks at that need not look at all: DuckDB compares each expression with every other."""
+_MANY = 32
+"""How many columns of one rule are tested as a list. A long list is planned at once, a short one takes longer to test."""
+_ITEM = "item"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """SQL for the raw value of each column, and the rule that converts it, given the names of that and of its cast."""
+
+    came: Mapping[str, str]
+    rule: Callable[[Column, str, str], Rule]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """How to find things in the table `raw`: the cells, SQL for a whole row as text, and for no row."""
+
+    cells: Cells
+    row: str
+    bad: str = "false"
+    why: str = "''"
+    """SQL for the reason given for a row for which `bad` is true."""
+    source: str = RAW
+    """The table, or a query of it with what the cells need."""
+    undeclared: Mapping[str, str] = field(default_factory=dict)
+    """SQL for the values of columns that the contract does not have: a row with one is rejected."""
+
+
+def hold(schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewColumns = "refuse") -> tuple[str, ...]:
+    """Return the columns of a file that its contract does not have, where rows with a value in one are set aside.
+
+    Raises `SchemaError` for other columns than the contract's, in whatever order, unless `new_columns` allows them.
+    """
+    ours = next((name for name in names if name in PROVENANCE), None)
+    if ours is not None:
+        raise SchemaError(
+            f"the column name {ours!r} is taken: every row carries where it came from under it",
+            do=f"rename it in the data, or by files(…, rename={{{ours!r}: '…'}})",
+            place=place,
+        )
+    folded = {name.lower(): name for name in schema.names}
+    known, there = set(schema.names), set(names)
+    added = [name for name in names if name not in known]
+    missing = [name for name in schema.names if name not in there]
+    recased = [name for name in added if name.lower() in folded]
+    if recased:
+        raise SchemaError(
+            "the columns are not those of the contract",
+            got=few(f"{name!r}, which differs in case only from {folded[name.lower()]!r}" for name in recased),
+            do=f"rename it: files(…, rename={{{recased[0]!r}: {folded[recased[0].lower()]!r}}})",
+            place=place,
+        )
+    gone = [] if new_columns == "add" else missing
+    refused = added if new_columns == "refuse" else []
+    if gone or refused:
+        take = 'source(…, new_columns="add") takes new columns and makes missing ones null'
+        other = "take missing ones out of schema=" if gone else '"set aside" quarantines rows with a value in one'
+        raise SchemaError(
+            "the columns are not those of the contract",
+            got=few([*(f"no {name!r}" for name in gone), *(f"new column {name!r}" for name in refused)]),
+            do=f"{take}; {other}",
+            place=place,
+        )
+    if added and new_columns == "add":
+        raise NewColumnsError(
+            "columns came that the contract does not have yet",
+            got=few(map(repr, added)),
+            do="run again: a run, and a start of a stream, look for new columns before they read",
+            place=place,
+        )
+    return tuple(added)
+
+
+def unknown(schema: Schema, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that no column of a contract has, in whatever case."""
+    known = {name.lower() for name in (*schema.names, *PROVENANCE)}
+    return tuple(name for name in names if name.lower() not in known)
+
+
+def of_texts(came: Mapping[str, str], texts: Texts | None = None) -> Cells:
+    """Return cells of texts as they stand in a file, nested ones as DuckDB writes them."""
+
+    def rule(column: Column, text: str, cast: str) -> Rule:
+        if values.is_nested(column.type):
+            return Rule(nested_values.of_text(column, text))
+        return values.of_text(column, text, cast, texts)
+
+    return Cells(came, rule)
+
+
+def of_types(came: Mapping[str, str], kinds: Mapping[str, str]) -> Cells:
+    """Return cells of values that have a type already, by the column's name."""
+
+    def rule(column: Column, value: str, cast: str) -> Rule:
+        del cast
+        kind = kinds[column.name]
+        if kind == "VARCHAR" and values.is_nested(column.type):
+            return Rule(nested_values.of_text(column, value))
+        return values.of_type(column, value, kind)
+
+    return Cells(came, rule)
+
+
+@dataclass(frozen=True)
+class Names:
+    """The internal names for each column of a schema: they begin with more underscores than any column's name does."""
+
+    came: tuple[str, ...]
+    cast: tuple[str, ...]
+    value: tuple[str, ...]
+
+    @classmethod
+    def of(cls, schema: Schema) -> Names:
+        """Return the names for a schema's columns."""
+        before = "_" * (2 + max((len(name) - len(name.lstrip("_")) for name in schema.names), default=0))
+        numbers = range(len(schema.columns))
+        return cls(*(tuple(f"{before}{kind}{i}" for i in numbers) for kind in ("t", "r", "v")))
+
+    def part(self, begin: int, count: int) -> Names:
+        """Return the names for some of the columns."""
+        return Names(*(names[begin : begin + count] for names in (self.came, self.cast, self.value)))
+
+
+def cast_cells(schema: Schema, cells: Cells, source: str) -> str:
+    """Return a query of `source` to which what came for each column is added, and its cast."""
+    names = Names.of(schema)
+    came = "".join(f", {cells.came[c.name]} as {name}" for c, name in zip(schema.columns, names.came, strict=True))
+    cast = "".join(
+        f", {rule.cast} as {name}" for rule, name in zip(_rules(schema, cells, names), names.cast, strict=True)
+    )
+    return f"(select *{cast} from (select *{came} from {source}))"
+
+
+def casts(schema: Schema) -> str:
+    """Return the casts of `cast_cells` under the names of the columns."""
+    return _named(Names.of(schema).cast, schema)
+
+
+def values_of(schema: Schema) -> str:
+    """Return the values of `checked` under the names of the columns."""
+    return _named(Names.of(schema).value, schema)
+
+
+def _named(internal: tuple[str, ...], schema: Schema) -> str:
+    return ", ".join(f"{name} as {quoted(own)}" for name, own in zip(internal, schema.names, strict=True))
+
+
+def any_misfit(schema: Schema, cells: Cells, names: Names | None = None) -> str:
+    """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `fit`.
+
+    Most rows pass all fast tests at once; only for another is each column looked at. `names` are those of the columns
+    where `cast_cells` has more.
+    """
+    names = names or Names.of(schema)
+    rules = tuple(zip(schema.columns, names.came, names.cast, _rules(schema, cells, names), strict=True))
+    lost = [
+        f"({cast} is null and {came} is not null)"
+        for _, came, cast, rule in rules
+        if rule.fast is None and rule.cast != came
+    ]
+    alone = [(column, came, rule) for column, came, _, rule in rules if rule.fast is not None]
+    if len(alone) >= _MANY:
+        groups: dict[tuple[str, str], list[tuple[Column, str, Rule]]] = {}
+        for each in alone:
+            groups.setdefault((each[0].type, _test_in_list(each[0], cells)), []).append(each)
+        alone = [each for same in groups.values() if len(same) < _MANY for each in same]
+        for (_, test), same in groups.items():
+            if len(same) >= _MANY:
+                all_came = ", ".join(came for _, came, _ in same)
+                lost.append(f"not list_bool_and(list_transform([{all_came}], lambda {_ITEM}: {test}))")
+    if alone:
+        fast = " and ".join(f"({rule.fast})" for _, _, rule in alone)
+        each_fits = " and ".join(_test(came, rule) for _, came, rule in alone)
+        lost.append(f"case when {fast} then false else not ({each_fits}) end")
+    return " or ".join(lost) or "false"
+
+
+def _test(came: str, rule: Rule) -> str:
+    """Return SQL that is true where the cast is the value."""
+    strict = f"coalesce({rule.strict}, false)"
+    return f"case when {rule.fast} then true when {came} is null then true else {strict} end"
+
+
+def _test_in_list(column: Column, cells: Cells) -> str:
+    """Return `_test` of one of several values that came."""
+    cast = cells.rule(column, _ITEM, "null").cast
+    return _test(_ITEM, cells.rule(column, _ITEM, f"({cast})"))
+
+
+def _rules(schema: Schema, cells: Cells, names: Names) -> list[Rule]:
+    return [cells.rule(*given) for given in zip(schema.columns, names.came, names.cast, strict=True)]
+
+
+def checked(schema: Schema, cells: Cells, source: str) -> str:
+    """Return a query that adds to `cast_cells` the value of each cell, null where it does not fit."""
+    names = Names.of(schema)
+    rules = zip(_rules(schema, cells, names), names.cast, names.value, strict=True)
+    kept = "".join(f", {rule.value(cast)} as {value}" for rule, cast, value in rules)
+    return f"(select *{kept} from {cast_cells(schema, cells, source)})"
+
+
+def unfit(schema: Schema) -> list[str]:
+    """Return for each column SQL over `checked`, true where its value does not fit."""
+    names = Names.of(schema)
+    return [f"{value} is null and {came} is not null" for value, came in zip(names.value, names.came, strict=True)]
+
+
+def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
+    """Return SQL over `checked` for the reasons why a row does not fit, or null.
+
+    `undeclared` is SQL for the values of columns that the contract does not have.
+    """
+    parts = [
+        f"case when {test} then {values.reason(column, came)} end"
+        for column, test, came in zip(schema.columns, unfit(schema), Names.of(schema).came, strict=True)
+    ]
+    parts += [
+        f"case when {value} is not null then {literal(f'column {name!r} is not in the contract: ')} || {value} end"
+        for name, value in (undeclared or {}).items()
+    ]
+    listed = ", ".join(parts)
+    return f"nullif(concat_ws('; ', {listed}), '')" if listed else "null::varchar"
+
+
+def is_wide(columns: int) -> bool:
+    """Return whether so many columns are looked at some at a time."""
+    return columns > AT_ONCE
+
+
+def some_at_once(schema: Schema) -> Iterator[Schema]:
+    """Yield the columns that a statement looks at, and then the next ones."""
+    for begin in range(0, len(schema.columns), AT_ONCE):
+        yield Schema(schema.columns[begin : begin + AT_ONCE])
+
+
+def read_once(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
+    """Return the scan of so many columns, or for a very wide one a table of its rows, made now."""
+    if not is_wide(columns):
+        return source
+    con.execute(f"create or replace temp table {_SCANNED} as from {source}")
+    return _SCANNED
+
+
+def judged(
+    con: duckdb.DuckDBPyConnection, schema: Schema, cells: Cells, source: str, undeclared: Mapping[str, str]
+) -> tuple[pa.Table, pa.ChunkedArray]:
+    """Return the values of a scan's rows in their order, and for each the reasons why it does not fit, or null.
+
+    Of a very wide scan some columns are looked at at a time, and only those of which one may not fit.
+    """
+    if not is_wide(len(schema.columns)):
+        why = misfits(schema, undeclared)
+        found = arrow(con, f"select {values_of(schema)}, {why} as why from {checked(schema, cells, source)}")
+        return pa.table(found.columns[:-1], schema.names), found.columns[-1]
+    scanned = read_once(con, source, len(schema.columns))
+    rows = cast_cells(schema, cells, scanned)
+    found = arrow(con, f"select {casts(schema)}, {_tests(schema, cells, AT_ONCE)} from {rows}").columns
+    columns, are_bad = found[: len(schema.columns)], found[len(schema.columns) :]
+    reasons: list[pa.ChunkedArray] = []
+    for some, is_bad in zip(some_at_once(schema), are_bad, strict=True):
+        if not pc.any(is_bad).as_py():
+            continue
+        came = ", ".join(f"{cells.came[name]} as {quoted(name)}" for name in some.names)
+        own, came_rows = Cells(_by_name(some.names), cells.rule), f"(select {came} from {scanned})"
+        tests = arrow(con, f"select {_tests(some, own, 1)} from {cast_cells(some, own, came_rows)}").columns
+        bad = Schema(tuple(c for c, test in zip(some.columns, tests, strict=True) if pc.any(test).as_py()))
+        again = arrow(
+            con, f"select {values_of(bad)}, {misfits(bad)} as why from {checked(bad, own, came_rows)}"
+        ).columns
+        for name, values_again in zip(bad.names, again[:-1], strict=True):
+            columns[schema.names.index(name)] = values_again
+        reasons.append(again[-1])
+    if undeclared:
+        reasons += arrow(con, f"select {misfits(Schema(()), undeclared)} as why from {scanned}").columns
+    return pa.table(columns, schema.names), _joined(con, reasons, len(columns[0]))
+
+
+def _tests(schema: Schema, cells: Cells, count: int) -> str:
+    """Return `any_misfit` for so many columns, the next ones, and so on."""
+    names = Names.of(schema)
+    begins = range(0, len(schema.columns), count)
+    parts = ((Schema(schema.columns[begin : begin + count]), names.part(begin, count)) for begin in begins)
+    return ", ".join(f"({any_misfit(part, cells, own)}) as bad{n}" for n, (part, own) in enumerate(parts))
+
+
+def _by_name(names: Iterable[str]) -> dict[str, str]:
+    """Return SQL for what came for columns that their source has under their names."""
+    return {name: quoted(name) for name in names}
+
+
+def _joined(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedArray], rows: int) -> pa.ChunkedArray:
+    """Return texts of several columns as one, null where all are."""
+    if not reasons:
+        return pa.chunked_array([pa.nulls(rows, pa.string())])
+    names = [f"w{number}" for number in range(len(reasons))]
+    con.register("_reasons", pa.table(list(reasons), names))
+    found = arrow(con, f"select nullif(concat_ws('; ', {', '.join(names)}), '') as why from _reasons")
+    con.unregister("_reasons")
+    return found.column("why")
+
+
+def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
+    """Hold the rows of `raw` to the contract; one with a value of which something would be lost is rejected."""
+    con.execute(
+        f"create or replace temp table {_CHECKED} as select *, case when {raw.bad} then {raw.why} "
+        f"else {misfits(schema, raw.undeclared)} end as reason from {checked(schema, raw.cells, raw.source)}"
+    )
+    rows = arrow(
+        con, f"select {values_of(schema)}, {POSITION} from {_CHECKED} where reason is null order by {POSITION}"
+    )
+    rejected = arrow(
+        con, f"select {POSITION}, reason, {raw.row} as row from {_CHECKED} where reason is not null order by {POSITION}"
+    )
+    return Reading(rows, rejected.cast(REJECTED))
+
+
+def not_in_years(schema: Schema) -> str:
+    """Return SQL that is true where one of a row's dates or times is before the year 1 or after 9999."""
+    parts = (
+        f"not ({' and '.join(values.in_years(c, quoted(c.name)))})" for c in schema.columns if values.in_years(c, "")
+    )
+    return f"coalesce({' or '.join(parts) or 'false'}, false)"
+
+
+def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()) -> Reading:
+    """Hold the rows of `raw`, whose values have types already, to the contract; rejected ones are kept as JSON."""
+    kinds = schema_of(con, f"from {RAW}").as_dict()
+    came = _by_name(schema.names)
+    packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in (*schema.names, *undeclared))
+    row = f"to_json(struct_pack({packed}))::varchar"
+    beyond = {name: f"{quoted(name)}::varchar" for name in undeclared}
+    return fit(con, schema, Raw(of_types(came, kinds), row, undeclared=beyond))
+
+
+def moved(reading: Reading, by: int) -> Reading:
+    """Return what was read with all positions greater by so much."""
+    return reading if by == 0 else Reading(_moved(reading.rows, by), _moved(reading.rejected, by))
+
+
+def _moved(rows: pa.Table, by: int) -> pa.Table:
+    at = rows.schema.get_field_index(POSITION)
+    return rows.set_column(at, POSITION, pc.add(rows.column(at), by))

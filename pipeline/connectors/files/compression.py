@@ -1,0 +1,110 @@
+"""A file, or a stretch of it, as DuckDB can read it: unpacked, and under a name that no reader takes for a pattern."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import pyarrow as pa
+
+from pipeline.connectors.files.byte_ranges import bytes_of, head_bytes, stretch
+from pipeline.connectors.files.encoding import recoded
+from pipeline.core import scratch
+from pipeline.core.errors import Place, SourceError
+from pipeline.core.sources import Part
+
+_NAME = "piece"
+PACKED = (".gz", ".zst", ".zip")
+_BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, pa.ArrowException)
+
+
+@contextmanager
+def unpacked(uri: str, encoding: str | None = None) -> Iterator[str]:
+    """Yield a path with the file's plain content, in a temporary folder: a link, or what was packed or encoded in it.
+
+    Raises `SourceError` for a file that is empty, cannot be unpacked whole, or is a zip of more than one file.
+    """
+    suffix = Path(uri).suffix.lower()
+    with scratch.folder("piece") as folder:
+        plain = Path(folder) / _NAME
+        if suffix in PACKED:
+            _unpack(uri, suffix, plain, encoding)
+        elif encoding is not None:
+            with Path(uri).open("rb") as stream:
+                _copy(stream, plain, encoding)
+        else:
+            plain.symlink_to(Path(uri).absolute())
+        if not plain.stat().st_size:
+            raise SourceError("the file is empty", got="0 bytes", do="remove it or wait for it", place=Place(uri))
+        yield str(plain)
+
+
+@contextmanager
+def laid_out(part: Part, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
+    """Yield a path with the text of a part; of a delimited file with a header, behind that.
+
+    A part that is not whole is copied to a file in a temporary folder.
+    """
+    if part.is_whole:
+        with unpacked(part.piece.uri, encoding) as path:
+            yield path
+        return
+    uri = part.piece.uri
+    head = head_bytes(bytes_of(uri), delimiter) if delimiter and part.begin else 0
+    with scratch.folder("piece") as folder:
+        plain = Path(folder) / _NAME
+        with plain.open("wb", buffering=0) as file:
+            for some in itertools.chain(stretch(uri, 0, head), stretch(uri, part.begin, part.end)):
+                _write(file, some)
+        yield str(plain)
+
+
+def _write(file: io.FileIO, some: memoryview) -> None:
+    while some:
+        some = some[file.write(some) :]
+
+
+def _copy(stream: IO[bytes], plain: Path, encoding: str | None) -> None:
+    with plain.open("wb") as file:
+        if encoding is None:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        else:
+            file.writelines(recoded(stream, encoding))
+
+
+def _unpack(uri: str, suffix: str, plain: Path, encoding: str | None) -> None:
+    try:
+        with _opened(uri, suffix) as packed:
+            _copy(packed, plain, encoding)
+    except _BROKEN as error:
+        raise SourceError(
+            "the file cannot be unpacked",
+            got=str(error),
+            do="is it whole, and packed as its name says?",
+            place=Place(uri),
+        ) from error
+
+
+@contextmanager
+def _opened(uri: str, suffix: str) -> Iterator[IO[bytes]]:
+    if suffix == ".gz":
+        with gzip.open(uri, "rb") as stream:
+            yield cast("IO[bytes]", stream)
+    elif suffix == ".zst":
+        with pa.input_stream(uri, compression="zstd") as stream:
+            yield stream
+    else:
+        with zipfile.ZipFile(uri) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            if len(names) != 1:
+                raise SourceError("a zip must hold one file", got=f"{len(names)}", place=Place(uri))
+            with archive.open(names[0]) as stream:
+                yield stream

@@ -1,0 +1,243 @@
+"""Delimited files whose texts Arrow converts to types, faster than texts can be cast and tested one by one.
+
+Arrow converts a text whole or raises, so what it gives is what `values` gives, but for four kinds of text:
+
+| text | comes as | so |
+| --- | --- | --- |
+| `0x1F` for an integer | 31 | integers of a file with `0x` in it come as texts |
+| `1e-400` for a `DOUBLE` | 0 | doubles of a file with such an exponent, or a long run of zeros, come as texts |
+| `1e400` and `nan(1)` for a `DOUBLE` | infinite, and no number | a row with one is a misfit; with `inf` and `nan` too |
+| `0000-01-01` for a `DATE` | a day of the year 0 | the same |
+
+A column that is infinite or no number in the first lines, or has a text there that Arrow does not convert, comes as texts.
+
+No Python value is made Arrow's here: with the first one, Arrow imports pandas, which takes longer than small files do.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from pipeline.connectors.files.byte_ranges import Bytes, bytes_of, holds
+from pipeline.connectors.files.csv.reader import Dialect
+from pipeline.connectors.values import in_years
+from pipeline.core.schema import Column, Schema
+from pipeline.kernel.types import arrow_type
+
+Places = npt.NDArray[np.intp]
+
+_FEED, _RETURN, _QUOTE = b'\n\r"'
+_LOWER = 32
+"""The bit that makes a letter a small one, and that digits and signs have."""
+_HEAD_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 18
+"""How much is converted at a time; a longer line raises."""
+_NUMBERS = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE"}
+)
+_AS_WRITTEN = frozenset({"DATE", "TIMESTAMP", "BOOLEAN"})
+"""The types that take the same texts where they were inferred."""
+_TRUE, _FALSE = (
+    [form for word in words for form in dict.fromkeys((word, word.upper(), word.title()))]
+    for words in (("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0"))
+)
+_CHUNK_BYTES = 1 << 20
+_LONG = 200
+_TINY, _ZEROS = re.compile(rb"[eE]-[0-9]{3,}(?![0-9A-Za-z-])"), b"0" * _LONG
+"""A number that is not 0, but less than the least `DOUBLE`, has one of these."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a delimited file is converted: its dialect, and its columns in its order, each with its type."""
+
+    dialect: Dialect
+    types: Mapping[str, pa.DataType]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        return pa.schema(list(self.types.items()))
+
+    def open(self, file: str | io.BytesIO, names: Sequence[str] | None = None) -> csv.CSVStreamingReader:
+        """Return batches of a file, or of some of its columns; raise `pa.ArrowInvalid` for what cannot be converted."""
+        nulls = list(self.dialect.null_values)
+        return csv.open_csv(
+            pa.memory_map(file) if isinstance(file, str) else file,
+            csv.ReadOptions(
+                use_threads=False,
+                block_size=_BLOCK_BYTES,
+                skip_rows=self.dialect.header_lines,
+                column_names=list(self.types),
+            ),
+            csv.ParseOptions(delimiter=self.dialect.delimiter),
+            csv.ConvertOptions(
+                column_types=self.types,
+                null_values=nulls,
+                strings_can_be_null=True,
+                true_values=[text for text in _TRUE if text not in nulls],
+                false_values=[text for text in _FALSE if text not in nulls],
+                include_columns=list(self.types if names is None else names),
+            ),
+        )
+
+
+@dataclass
+class Converted:
+    """The rows of a delimited file as a stream of Arrow, anew each time that they are asked for."""
+
+    path: str
+    form: Form
+    rows: int = 0
+    """How many came so far."""
+
+    def __arrow_c_schema__(self) -> object:
+        """Return the columns."""
+        return self.form.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the rows from the first on."""
+        return pa.RecordBatchReader.from_batches(self.form.schema, self._batches()).__arrow_c_stream__(requested_schema)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        with self.form.open(self.path) as reader:
+            for batch in reader:
+                self.rows += batch.num_rows
+                yield batch
+
+    def faults(self, rows: int) -> int:
+        """Return how far what came is from so many rows."""
+        return abs(self.rows - rows)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """One row of one number: the faults of what came by the time that it is asked for."""
+
+    of: Converted
+    rows: int
+
+    def __arrow_c_schema__(self) -> object:
+        """Return the column."""
+        return pa.schema({"faults": pa.int64()}).__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the number."""
+        number = pa.py_buffer(struct.pack("=q", self.of.faults(self.rows)))
+        faults = pa.Array.from_buffers(pa.int64(), 1, [None, number])
+        return pa.table([faults], ["faults"]).__arrow_c_stream__(requested_schema)
+
+
+def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> Form | None:
+    """Return how a file is converted, or `None` where no column can be, or the file is an odd one."""
+    known = set(names)
+    wanted = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
+    if not wanted or not _is_regular(path, dialect.delimiter):
+        return None
+    for is_one, has_other in ((pa.types.is_integer, _has_hexadecimal), (pa.types.is_floating, _has_tiny)):
+        if any(map(is_one, wanted.values())) and has_other(bytes_of(path)):
+            wanted = {name: kind for name, kind in wanted.items() if not is_one(kind)}
+    with Path(path).open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    head = head[: head.rfind(b"\n") + 1]
+    as_text = {name: pa.string() for name in names}
+    kept = _converted(head, Form(dialect, as_text | wanted), tuple(wanted))
+    return Form(dialect, as_text | {name: wanted[name] for name in kept}) if kept else None
+
+
+def is_as_written(column: Column, value: str) -> str | None:
+    """Return SQL that is true for a value of a column that was converted, unless it may be another than was written."""
+    tests = [f"isfinite({value})"] if column.type == "DOUBLE" else in_years(column, value)
+    return f"coalesce({' and '.join(tests)}, true)" if tests else None
+
+
+def _is_regular(path: str, delimiter: str) -> bool:
+    """Return whether quotes stand only around fields, or doubled in them, and all lines end in the same way."""
+    data = bytes_of(path)
+    if holds(path, b"\r", 0) and (
+        data[0] == _FEED
+        or not all(
+            np.array_equal(returns + 1, feeds)
+            for returns, feeds in zip(_found(data, _RETURN, 0), _found(data, _FEED, 1), strict=True)
+        )
+    ):
+        return False
+    if not holds(path, b'"', 0):
+        return True
+    may_stand = np.zeros(256, dtype=bool)
+    may_stand[[_QUOTE, _FEED, _RETURN, ord(delimiter)]] = True
+    is_open = 0
+    for quotes in _found(data, _QUOTE, 0):
+        opening, closing = quotes[is_open::2], quotes[1 - is_open :: 2]
+        is_open = (is_open + len(quotes)) % 2
+        before, behind = data[opening[opening > 0] - 1], data[closing[closing < len(data) - 1] + 1]
+        if not (may_stand[before].all() and may_stand[behind].all()):
+            return False
+    return not is_open
+
+
+def _found(data: Bytes, byte: int, begin: int) -> Iterator[Places]:
+    """Yield the places of a byte from one on, for one stretch after the other."""
+    is_one = np.empty(_CHUNK_BYTES, np.bool_)
+    for start in range(begin, len(data) + begin, _CHUNK_BYTES):
+        some = data[start : start + _CHUNK_BYTES]
+        yield np.flatnonzero(np.equal(some, byte, out=is_one[: len(some)])) + start
+
+
+def _pairs(data: Bytes, pair: bytes) -> Iterator[Places]:
+    """Yield the places of two bytes in small or large letters, for one stretch after the other."""
+    lower, is_first = np.empty(_CHUNK_BYTES + 1, np.uint8), np.empty(_CHUNK_BYTES, np.bool_)
+    is_second = np.empty_like(is_first)
+    for start in range(0, len(data) - 1, _CHUNK_BYTES):
+        some = data[start : start + _CHUNK_BYTES + 1]
+        count = len(some) - 1
+        np.bitwise_or(some, _LOWER, out=lower[: count + 1])
+        np.equal(lower[:count], pair[0], out=is_first[:count])
+        np.equal(lower[1 : count + 1], pair[1], out=is_second[:count])
+        yield np.flatnonzero(np.logical_and(is_first, is_second, out=is_first)[:count]) + start
+
+
+def _may_convert(column: Column) -> bool:
+    return column.type in _AS_WRITTEN or (column.type in _NUMBERS and not column.is_inferred)
+
+
+def _converted(head: bytes, form: Form, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those columns of which the first lines are converted to just what was written."""
+    if not names or not head:
+        return ()
+    try:
+        with form.open(io.BytesIO(head), names) as reader:
+            found = reader.read_all()
+    except pa.ArrowInvalid:
+        half = len(names) // 2
+        return _converted(head, form, names[:half]) + _converted(head, form, names[half:]) if half else ()
+    return tuple(name for name in names if _is_finite(found.column(name)))
+
+
+def _is_finite(column: pa.ChunkedArray) -> bool:
+    return not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column)).as_py() is not False
+
+
+def _has_hexadecimal(data: Bytes) -> bool:
+    """Return whether `0x` or `0X` is anywhere in a file."""
+    return any(len(places) > 0 for places in _pairs(data, b"0x"))
+
+
+def _has_tiny(data: Bytes) -> bool:
+    """Return whether a file may have a number that is not 0, but less than the least `DOUBLE`."""
+    for places in _pairs(data, b"e-"):
+        for at in places:
+            if _TINY.match(data[at : at + _LONG].tobytes()):
+                return True
+    return any(_ZEROS in data[at : at + _CHUNK_BYTES + _LONG].tobytes() for at in range(0, len(data), _CHUNK_BYTES))

@@ -1,0 +1,313 @@
+"""Delimited text: CSV and its kin, with a header line, read by DuckDB in parallel."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.connectors import values
+from pipeline.connectors.contract import REJECTED, Cells, hold, judged, of_texts, read_once
+from pipeline.connectors.files.byte_ranges import Bytes, head_bytes
+from pipeline.connectors.files.column_names import Naming, numbered
+from pipeline.connectors.files.encoding import not_decodable
+from pipeline.connectors.files.record_index import BOM, Lines, Numbers, lines_of, records
+from pipeline.connectors.inference import settled
+from pipeline.connectors.values import Rule, Texts
+from pipeline.core.errors import Place, SourceError
+from pipeline.core.schema import Column, Schema
+from pipeline.core.sources import POSITION, NewColumns, Reading
+from pipeline.kernel.engine import arrow, expect_columns, listed, literal, quoted, schema_of
+
+_HEADER_BYTES = 1 << 20
+_SAMPLED, _LEAST_SAMPLED = 20, 2
+"""How many records are looked at to see whether a header lacks a name."""
+_BYTES = "not UTF-8"
+LONGEST_BYTES = 2_000_000
+"""The longest line that is read; a longer one is rejected."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a file is written. Text in `null_values` of a delimited file is null, in quotes or not."""
+
+    delimiter: str = ","
+    null_values: tuple[str, ...] = ("",)
+    has_header: bool = True
+    naming: Naming = field(default_factory=Naming)
+    encoding: str | None = None
+    """None for UTF-8."""
+    new_columns: NewColumns = "refuse"
+    """What happens to columns that the contract does not have, in any format."""
+
+    @property
+    def header_lines(self) -> int:
+        """How many lines are before the first record."""
+        return int(self.has_header)
+
+    def head_bytes(self, data: Bytes) -> int | None:
+        """Return where a file's header ends; None when that is not its first line and nothing but it."""
+        return head_bytes(data, self.delimiter) if self.has_header else 0
+
+    def scan(self, path: str | Sequence[str], options: str) -> str:
+        """Return a call of `read_csv` with all options fixed, so that a strange line never changes the dialect."""
+        paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
+        nulls = ", ".join(literal(value) for value in self.null_values)
+        return (
+            f"read_csv({paths}, delim = {literal(self.delimiter)}, header = {self.has_header}, quote = '\"', "
+            f"escape = '\"', nullstr = [{nulls}], max_line_size = {LONGEST_BYTES}, {options})"
+        )
+
+
+PLAIN = Dialect()
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """A delimited file to be read: where it is, how it is written and how errors name it."""
+
+    path: str
+    dialect: Dialect
+    place: Place
+    goes_on: bool = False
+    """Whether the text goes on in another part, so that its last record has to be closed."""
+
+
+def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
+    """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
+    head = head_of(file)
+    names = head.names
+    expect_columns(con, len(names))
+    given = ", ".join(literal(name) for name in names)
+    options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
+    # DuckDB has as many columns as a header that it sees
+    seen, skipped = (replace(file.dialect, has_header=False), ", skip = 1") if head.is_short else (file.dialect, "")
+    found = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
+    if len(found.columns) != len(names):
+        raise _not_all_named(len(names), len(found.columns), Place(file.place.file, 1))
+    scan = read_once(con, strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors"), len(names))
+    inferred = settled(con, found, cells, lambda tried: f"(select {listed(tried.names)} from {scan})")
+    return Schema(tuple(replace(c, note=head.notes.get(c.name, c.note)) for c in inferred.columns))
+
+
+def strict_scan(
+    path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], dates: frozenset[str], rejects: str
+) -> str:
+    """Return a scan of one file or several whose columns are `names`, as texts but for the columns of `dates`.
+
+    A record that does not have these columns, or a text like 2025-01-31 for a date, is put into the table `rejects`.
+    """
+    columns = ", ".join(f"{literal(name)}: '{'DATE' if name in dates else 'VARCHAR'}'" for name in names)
+    return dialect.scan(
+        path,
+        f"auto_detect = false, store_rejects = true, rejects_limit = 0, rejects_table = {literal(rejects)}, "
+        f"rejects_scan = {literal(rejects + '_scans')}, dateformat = '%Y-%m-%d', columns = {{{columns}}}",
+    )
+
+
+def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Reading:
+    """Return the rows that fit and the records that do not, each with the line on which it begins.
+
+    Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed, and, for a file that
+    `goes_on` elsewhere, when the last record is broken off.
+    """
+    lines, names, head = lines_of(file.path), header(file), file.dialect.header_lines
+    undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
+    scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
+    rows, reasons = judged(con, schema, cells(schema, names), scan, {name: quoted(name) for name in undeclared})
+    rejects = arrow(con, _rejects(len(names)))
+    away = lines.numbers_at(rejects.column("begins").to_numpy())
+    expected = rows.num_rows + rejects.num_rows
+    starts = records(lines, file.dialect.delimiter, head + expected, blank_counts=len(names) == 1)[head:]
+    came = starts[~np.isin(starts, away)]
+    if len(starts) != expected or len(came) != rows.num_rows:
+        raise _unaccounted(starts, expected, file.place)
+    if file.goes_on and rejects.num_rows and away[-1] == starts[-1] and rejects.column("broken")[-1].as_py():
+        raise SourceError("the last record is broken off", place=file.place)
+    rows = rows.append_column(POSITION, pa.array(came))
+    bad = pc.is_valid(reasons)
+    found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
+    found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])
+    good = rows if found.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
+    texts = _Texts(lines, starts, names, schema.names, file.dialect)
+    return Reading(good, texts.add_to(found))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The columns of a delimited file, by position."""
+
+    names: tuple[str, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """By name, why a column has a name that the file does not give it."""
+    is_short: bool = False
+    """Whether the header has one name less than the records have fields."""
+
+
+def header(file: Delimited) -> tuple[str, ...]:
+    """Return the names of the columns; see `head_of`."""
+    return head_of(file).names
+
+
+def head_of(file: Delimited) -> Head:
+    """Return the columns of a file by its first line; raise `SourceError` when that does not tell them."""
+    with Path(file.path).open("rb") as stream:
+        data = stream.read(_HEADER_BYTES).removeprefix(BOM)
+    dialect, first = file.dialect, Place(file.place.file, 1)
+    if b"\r" in data and b"\n" not in data:
+        raise SourceError("the lines end in carriage returns alone", do="end them in line feeds", place=first)
+    reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""), delimiter=dialect.delimiter)
+    try:
+        fields = next(reader, [])
+    except csv.Error as error:
+        raise SourceError("the first line cannot be read", got=str(error), place=first) from error
+    if not fields and (dialect.has_header or not dialect.naming.names):
+        raise SourceError("the first line is blank", do="remove it: it has to name the columns", place=first)
+    if any("\ufffd" in name or "\0" in name for name in fields) and dialect.has_header:
+        line = data if b"\0" in data else data.partition(b"\n")[0]
+        raise SourceError(f"the first line is {not_decodable(line, dialect.encoding)}", place=first)
+    is_short = dialect.has_header and not dialect.naming.names and _is_short(len(fields), reader)
+    return _named(dialect, ["", *fields] if is_short else fields, is_short, first)
+
+
+def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) -> Head:  # noqa: FBT001 - private
+    """Return the columns whose names in the file, where it has any, are these."""
+    given = dialect.naming.names
+    if given and dialect.has_header and len(given) != len(fields):
+        raise _not_all_named(len(given), len(fields), place)
+    names = given or numbered(fields if dialect.has_header else [""] * len(fields))
+    named = dialect.naming.named(names, place)
+    unnamed = [] if given else [name for name, f in zip(named, fields, strict=True) if not (f and dialect.has_header)]
+    notes = {name: f"a column of {place.file} has no name and is called {name!r}" for name in unnamed}
+    return Head(named, notes if dialect.has_header else {}, is_short)
+
+
+def _not_all_named(names: int, columns: int, place: Place) -> SourceError:
+    got = f"{names}, and {columns} columns in the first line"
+    return SourceError("names= has to name every column", got=got, do="give one name for each", place=place)
+
+
+def _is_short(names: int, reader: Iterator[list[str]]) -> bool:
+    """Return whether all first records have one field more than the header, which is the name of the row.
+
+    A name of a row is there and unlike others. A last field that is always empty comes from a delimiter at the lines' ends.
+    """
+    try:
+        rows = [row for row in itertools.islice(reader, _SAMPLED) if row]
+    except csv.Error:
+        return False
+    if len(rows) < _LEAST_SAMPLED or any(len(row) != names + 1 for row in rows):
+        return False
+    firsts = {row[0] for row in rows}
+    return len(firsts) == len(rows) and "" not in firsts and any(row[-1] for row in rows)
+
+
+def cells(schema: Schema, names: Sequence[str] | None = None, texts: Texts | None = None) -> Cells:
+    """Return the cells of a scan of texts; null for a column that is not among the `names` of the scan's."""
+    known = set(schema.names if names is None else names)
+    return of_texts({name: quoted(name) if name in known else "null::varchar" for name in schema.names}, texts)
+
+
+def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> Cells:
+    """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
+    nothing = {c.name: "null::date" if c.type == "DATE" else "null::varchar" for c in schema.columns}
+    known = set(names)
+    texts = of_texts({n: quoted(n) if n in known else nothing[n] for n in schema.names}, Texts(underscored))
+
+    def rule(column: Column, text: str, cast: str) -> Rule:
+        return values.of_scanned_date(text) if column.type == "DATE" else texts.rule(column, text, cast)
+
+    return Cells(texts.came, rule)
+
+
+def dates_of(schema: Schema) -> frozenset[str]:
+    """Return the names of the columns that a scan can make dates of itself."""
+    return frozenset(column.name for column in schema.columns if column.type == "DATE")
+
+
+def _rejects(wanted: int) -> str:
+    """Return a query of what DuckDB rejected: the byte where the record begins, and the reason in our words."""
+    found = "try_cast(regexp_extract(error_message, 'Found: (\\d+)', 1) as int)"
+    return (
+        # DuckDB's record begins at the line ends before it, where lines end in two bytes or are blank
+        "select (min(line_byte_position) - 1 + len(any_value(csv_line)) - len(ltrim(any_value(csv_line), e'\\r\\n')))"
+        "::bigint as begins, concat_ws('; ', "
+        f"max({found}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {wanted}', "
+        f"min({found}) filter (error_type = 'MISSING COLUMNS') || ' columns in place of {wanted}', "
+        f"any_value({literal(_BYTES)}) filter (error_type = 'INVALID ENCODING'), "
+        "any_value('a quote is not closed, or text follows it') filter (error_type = 'UNQUOTED VALUE'), "
+        f"any_value('longer than {LONGEST_BYTES:,} bytes') filter (error_type = 'LINE SIZE OVER MAXIMUM')"
+        ") as reason, bool_or(error_type in ('UNQUOTED VALUE', 'LINE SIZE OVER MAXIMUM')) as broken "
+        "from reject_errors where scan_id = (select max(scan_id) from reject_errors) "
+        "group by line_byte_position order by begins"
+    )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The records of a file as text, to show those that were rejected and to read them again."""
+
+    lines: Lines
+    starts: Numbers
+    names: tuple[str, ...]
+    wanted: tuple[str, ...]
+    dialect: Dialect
+
+    def add_to(self, found: pa.Table) -> pa.Table:
+        """Return what was rejected in the file's order, with the text of each record."""
+        found = found.sort_by(POSITION)
+        indexes = np.searchsorted(self.starts, found.column(POSITION).to_numpy())
+        cut = self.lines.texts_from(self.starts).take(pa.array(indexes)).to_pylist()
+        texts = [text.decode(errors="replace").rstrip("\r\n") for text in cut]
+        if self.names != self.wanted:
+            texts = [self._in_order(text) for text in texts]
+        bad = b"".join(text for text, why in zip(cut, found.column("reason").to_pylist(), strict=True) if why == _BYTES)
+        if bad:
+            why = pc.replace_substring(found.column("reason"), _BYTES, not_decodable(bad, self.dialect.encoding))
+            found = found.set_column(found.schema.get_field_index("reason"), "reason", why)
+        return found.append_column("row", pa.array(texts, pa.string())).cast(REJECTED)
+
+    def _in_order(self, text: str) -> str:
+        """Return a record in the contract's order of columns, in which it will be read again."""
+        came = self._fields(text)
+        if len(came) != len(self.names):
+            return text
+        null = next(iter(self.dialect.null_values), "")
+        fields = dict.fromkeys(self.wanted, null) | dict(zip(self.names, came, strict=True))
+        return _line(list(fields.values()), self.dialect.delimiter)  # what no contract has comes last
+
+    def _fields(self, text: str) -> list[str]:
+        try:
+            return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.dialect.delimiter), [])
+        except csv.Error:
+            return []
+
+
+def headline(schema: Schema, dialect: Dialect) -> str:
+    """Return the first line of a file with a schema's columns."""
+    return _line(list(schema.names), dialect.delimiter)
+
+
+def _line(fields: list[str], delimiter: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, delimiter=delimiter, lineterminator="\r\n").writerow(fields)  # what ends lines is quoted
+    return line.getvalue().removesuffix("\r\n")
+
+
+def _unaccounted(starts: Numbers, read: int, place: Place) -> SourceError:
+    # a quote that is never closed makes the rest of the file one record, the last
+    line = int(starts[-1]) if 0 < len(starts) < read else None
+    return SourceError(
+        "the lines do not add up: is a quote opened and never closed, or a line very long?",
+        got=f"{len(starts):,} records by their quotes, {read:,} that could be read",
+        do="mend the file; nothing of it was taken",
+        place=Place(place.file, line),
+    )

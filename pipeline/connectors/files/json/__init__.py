@@ -1,0 +1,1 @@
+"""JSON: one object a line, arrays, and objects that span lines."""

@@ -1,0 +1,126 @@
+"""Parquet: cut between row groups; a position is the number of the row in the file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.connectors.contract import RAW, fit_types, hold, not_in_years
+from pipeline.connectors.files.byte_ranges import is_small
+from pipeline.connectors.files.column_names import Naming
+from pipeline.core.errors import Place, SourceError
+from pipeline.core.schema import Column, Schema
+from pipeline.core.sources import MISFIT, POSITION, Flowing, NewColumns, Part, Piece, Reading
+from pipeline.kernel.engine import literal, quoted, schema_of
+
+_ROW = "file_row_number"
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A Parquet file by its footer: where it is, how many rows it has, and its columns under the names of the table."""
+
+    path: str
+    rows: int
+    names: tuple[str, ...]
+    place: Place
+
+    @classmethod
+    def of(cls, path: str, naming: Naming, place: Place) -> ParquetFile:
+        """Return a file.
+
+        Raises `SourceError` for names that SQL cannot tell apart: where two differ in case only, DuckDB would change one.
+        """
+        try:
+            footer = pq.read_metadata(path)
+        except pa.ArrowException as error:
+            raise SourceError("the file cannot be read as PARQUET", got=str(error), place=place) from error
+        return cls(path, footer.num_rows, naming.named(footer.schema.to_arrow_schema().names, place), place)
+
+    def schema(self, con: duckdb.DuckDBPyConnection) -> Schema:
+        """Return the columns and types."""
+        found = schema_of(con, f"select * from read_parquet({literal(self.path)})")
+        named = zip(found.columns, self.names, strict=True)
+        return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
+
+
+def as_they_are(own: Schema, schema: Schema) -> str | None:
+    """Return SQL for a contract's columns, null where a file has none; `None` when one has to be cast."""
+    known, wanted = own.as_dict(), schema.as_dict()
+    if any(known.get(name, kind) != kind for name, kind in wanted.items()):
+        return None
+    return _selected(own, schema.names, {name: f"null::{kind}" for name, kind in wanted.items()})
+
+
+def _selected(own: Schema, names: Sequence[str], nothing: Mapping[str, str]) -> str:
+    columns = {column.name: quoted(column.data_name) for column in own.columns}
+    return ", ".join(f"{columns.get(name) or nothing[name]} as {quoted(name)}" for name in names)
+
+
+def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes: int) -> tuple[Part, ...]:
+    """Cut a file between row groups into parts of about `target_bytes` before compression."""
+    groups = con.execute(
+        "select any_value(row_group_num_rows), sum(total_uncompressed_size)::bigint "
+        f"from parquet_metadata({literal(path)}) group by row_group_id order by row_group_id"
+    ).fetchall()
+    if is_small(sum(size for _, size in groups), target_bytes) or _has_row_numbers(con, path):
+        return (Part(piece),)
+    sizes, begins, room = [0], [0], target_bytes
+    for row, (_, size) in zip(itertools.accumulate((rows for rows, _ in groups), initial=0), groups, strict=False):
+        if room <= 0:
+            begins.append(row)
+            sizes.append(0)
+            room = target_bytes
+        sizes[-1] += size
+        room -= size
+    if len(begins) == 1:
+        return (Part(piece),)
+    ends = [*begins[1:], None]
+    return tuple(Part(piece, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
+
+
+def read(
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: Part, schema: Schema, new_columns: NewColumns
+) -> Reading:
+    """Return the rows of a part that fit and those that do not, as JSON objects."""
+    undeclared = hold(schema, file.names, file.place, new_columns)
+    names = (*schema.names, *undeclared)
+    columns = _selected(file.schema(con), names, dict.fromkeys(names, "null::varchar"))
+    con.execute(f"create temp table {RAW} as select {_numbered(part)}, {columns} from {_scan(file.path, part)}")
+    return fit_types(con, schema, undeclared)
+
+
+def flow(
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: Part, schema: Schema, new_columns: NewColumns
+) -> Flowing | None:
+    """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
+    undeclared = hold(schema, file.names, file.place, new_columns)
+    columns = as_they_are(file.schema(con), schema)
+    if undeclared or columns is None:
+        return None
+    rows_of = f"(select {columns}, {_numbered(part)} from {_scan(file.path, part)})"
+    query = f"select *, {not_in_years(schema)} as {MISFIT} from {rows_of}"
+    return Flowing(query, (file.rows if part.end is None else part.end) - part.begin, "select 0")
+
+
+def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
+    """Return whether a file has a column of the name under which DuckDB gives the numbers of rows."""
+    return _ROW in schema_of(con, f"select * from read_parquet({literal(path)})").names
+
+
+def _numbered(part: Part) -> str:
+    # only a whole file may have a column of that name itself
+    return f"{'row_number() over ()' if part.is_whole else f'{_ROW} + 1'} as {POSITION}"
+
+
+def _scan(path: str, part: Part) -> str:
+    """Return a scan of the part's row groups; DuckDB passes over the others by the range of their numbers."""
+    if part.is_whole:
+        return f"read_parquet({literal(path)})"
+    until = "" if part.end is None else f" and {_ROW} < {part.end}"
+    return f"read_parquet({literal(path)}, {_ROW} = true) where {_ROW} >= {part.begin}{until}"

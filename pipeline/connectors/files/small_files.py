@@ -1,0 +1,195 @@
+"""Many small files as one scan: one statement over a list of files costs what its files cost, one for each far more.
+
+The engine tells which file a row is from. Its position in that file is its number in the scan less the lines of the files
+before, and a row whose number is not among those of its file is a misfit: so a line too many in one file is noticed even
+if another file has one too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.connectors.contract import hold
+from pipeline.connectors.files import parquet, text_scan
+from pipeline.connectors.files.byte_ranges import bytes_of
+from pipeline.connectors.files.csv.reader import Delimited, Dialect, header
+from pipeline.core.errors import Place, SourceError
+from pipeline.core.schema import Schema
+from pipeline.core.sources import MISFIT, POSITION, SOURCE, Flowing
+from pipeline.kernel.engine import listed, literal, quoted
+
+SMALL_BYTES = 1 << 20
+"""A file of more than this is scanned by itself."""
+_FILE, _NUMBER = "_headwater_file", "_headwater_number"
+_TAKEN = {"file_index", "file_row_number", "filename", _FILE, _NUMBER, SOURCE, POSITION, MISFIT}
+_PATTERN = frozenset("*?[]{}")
+Form = TypeVar("Form")
+
+
+@dataclass(frozen=True)
+class SmallFile:
+    """A file to be scanned with others: its path, and its location as rows tell it."""
+
+    path: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Alike(Generic[Form]):
+    """Files of one form, each with its place among all, and how many lines or rows each has."""
+
+    form: Form
+    files: Sequence[tuple[int, SmallFile]]
+    counts: Sequence[int]
+
+
+def may_join(path: str) -> bool:
+    """Return whether the engine can be given a path in a list: it takes some names for patterns."""
+    return not _PATTERN.intersection(path)
+
+
+def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, rejects: str) -> Flowing | None:
+    """Return the rows of delimited files as one query, or `None` when one of them cannot flow.
+
+    Raises `SchemaError` for a file with other columns, `SourceError` for one that is empty or has a header that cannot be.
+    """
+    if _TAKEN.intersection(schema.names):
+        return None
+
+    def names_of(file: SmallFile) -> tuple[str, ...] | None:
+        names = header(Delimited(file.path, dialect, Place(file.source)))
+        undeclared = hold(schema, names, Place(file.source, 1), dialect.new_columns)
+        return None if undeclared or dialect.head_bytes(bytes_of(file.path)) is None else names
+
+    groups = _by_first_line(files, dialect, names_of)
+    if groups is None:
+        return None
+    scans = []
+    for number, group in enumerate(groups):
+        paths = [file.path for _, file in group.files]
+        scan = text_scan.delimited_scan(paths, dialect, group.form, schema, f"{rejects}_{number}")
+        scans.append(_numbered(scan, schema, group, first_line=1 + dialect.header_lines))
+    return _together(scans, schema, rejects, sum(sum(group.counts) for group in groups))
+
+
+def of_documents(files: Sequence[SmallFile], schema: Schema, rejects: str) -> Flowing | None:
+    """Return the lines of JSON files as one query; see `of_delimited`."""
+    if _TAKEN.intersection(schema.names):
+        return None
+    counts = [_lines(_content(file)) for file in files]
+    group = _Alike((), tuple(enumerate(files)), counts)
+    scan = text_scan.documents_scan([file.path for file in files], schema, f"{rejects}_0")
+    return _together([_numbered(scan, schema, group, first_line=1)], schema, rejects, sum(counts))
+
+
+def of_parquet(
+    con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], dialect: Dialect, schema: Schema
+) -> Flowing | None:
+    """Return the rows of Parquet files as one query, or `None` when a column of one of them has to be cast."""
+    if _TAKEN.intersection(schema.names):
+        return None
+    groups: dict[pa.Schema, list[tuple[int, SmallFile, int]]] = {}
+    for number, file in enumerate(files):
+        try:
+            found = pq.read_metadata(file.path)
+        except pa.ArrowException:
+            return None  # who reads it by itself says what it is
+        own = found.schema.to_arrow_schema().remove_metadata()
+        groups.setdefault(own, []).append((number, file, found.num_rows))
+    scans = []
+    for group in groups.values():
+        place = Place(group[0][1].source)
+        own = parquet.ParquetFile.of(group[0][1].path, dialect.naming, place).schema(con)
+        undeclared = hold(schema, own.names, place, dialect.new_columns)
+        columns = parquet.as_they_are(own, schema)
+        if undeclared or columns is None or _TAKEN.intersection(own.names):
+            return None
+        numbers, sources = _list(n for n, _, _ in group), _list(literal(file.source) for _, file, _ in group)
+        paths = _list(literal(file.path) for _, file, _ in group)
+        scans.append(
+            f"select {columns}, {sources}[file_index::integer + 1] as {SOURCE}, "
+            f"file_row_number + 1 as {POSITION}, false as {MISFIT}, {numbers}[file_index::integer + 1] as {_FILE} "
+            f"from read_parquet({paths}, file_row_number = true, hive_partitioning = false)"
+        )
+    rows = sum(count for group in groups.values() for _, _, count in group)
+    return Flowing(_in_order(scans, schema), rows, "select 0")
+
+
+def forget(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
+    """Drop what the engine noted of the files."""
+    names = con.execute("select table_name from duckdb_tables() where starts_with(table_name, ?)", [rejects]).fetchall()
+    for (name,) in names:
+        con.execute(f"drop table {quoted(name)}")
+
+
+def _by_first_line(
+    files: Sequence[SmallFile], dialect: Dialect, form_of: Callable[[SmallFile], Form | None]
+) -> list[_Alike[Form]] | None:
+    """Return files by the columns in their first line, which is taken apart once for all files that share it."""
+    has_names = bool(dialect.naming.names)
+    forms: dict[bytes, Form] = {}
+    groups: dict[Form, tuple[list[tuple[int, SmallFile]], list[int]]] = {}
+    for number, file in enumerate(files):
+        content = _content(file)
+        first = b"" if has_names and not dialect.has_header else content.partition(b"\n")[0]
+        if first not in forms:
+            form = form_of(file)
+            if form is None:
+                return None
+            forms[first] = form
+        members, counts = groups.setdefault(forms[first], ([], []))
+        members.append((number, file))
+        counts.append(_lines(content) - dialect.header_lines)
+    return [_Alike(form, members, counts) for form, (members, counts) in groups.items()]
+
+
+def _content(file: SmallFile) -> bytes:
+    content = Path(file.path).read_bytes()
+    if not content:
+        raise SourceError("the file is empty", got="0 bytes", do="remove it or wait for it", place=Place(file.source))
+    return content
+
+
+def _lines(content: bytes) -> int:
+    return content.count(b"\n") + (not content.endswith(b"\n"))
+
+
+def _numbered(scan: text_scan.TextScan, schema: Schema, group: _Alike[Form], *, first_line: int) -> str:
+    """Return a scan's rows with their file and position, and those as misfits that are not among the rows of their file."""
+    before = _list(accumulate(group.counts, initial=0))
+    sources = _list(literal(file.source) for _, file in group.files)
+    numbers = _list(number for number, _ in group.files)
+    rows = (
+        f"select {scan.columns}, ({scan.misfit}) as {MISFIT}, file_index::integer + 1 as {_FILE}, "
+        f"row_number() over () as {_NUMBER} from {scan.source}"
+    )
+    beyond = f"{_NUMBER} <= {before}[{_FILE}] or {_NUMBER} > {before}[{_FILE} + 1]"
+    return (
+        f"select {listed(schema.names)}, {sources}[{_FILE}] as {SOURCE}, "
+        f"{_NUMBER} - {before}[{_FILE}] + {first_line - 1} as {POSITION}, ({MISFIT} or {beyond}) as {MISFIT}, "
+        f"{numbers}[{_FILE}] as {_FILE} from ({rows})"
+    )
+
+
+def _together(scans: Sequence[str], schema: Schema, rejects: str, rows: int) -> Flowing:
+    counts = " + ".join(f"(select count(*) from {rejects}_{number})" for number in range(len(scans)))
+    return Flowing(_in_order(scans, schema), rows, f"select {counts}")
+
+
+def _in_order(scans: Sequence[str], schema: Schema) -> str:
+    """Return the rows of all scans in the order of the files; only those of several scans have to be sorted."""
+    order = f" order by {_FILE}, {POSITION}" if len(scans) > 1 else ""
+    kept = f"{listed(schema.names)}, {SOURCE}, {POSITION}, {MISFIT}"
+    return f"select {kept} from ({' union all '.join(scans)}){order}"
+
+
+def _list(items: Iterable[object]) -> str:
+    return f"[{', '.join(map(str, items))}]"

@@ -1,0 +1,408 @@
+"""Files as a source: CSV, newline-delimited JSON and Parquet, plain, gzip, zstd or the only member of a zip.
+
+Delivery: each file is read once, whole; a file that changes is noticed by its size and time stamp, and by its content
+where only the time changed. As a log, each file is a partition of one record: it must be complete when it appears under
+a name that matches (write it elsewhere and move it), and one that changes later ends the stream with an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from pipeline.connectors.contract import moved, unknown
+from pipeline.connectors.direct_tail import DirectTail
+from pipeline.connectors.files import parquet, small_files, text_scan
+from pipeline.connectors.files.byte_ranges import bytes_of, lines_in, parts_of, quoted_parts_of
+from pipeline.connectors.files.column_names import Naming
+from pipeline.connectors.files.compression import PACKED, laid_out, unpacked
+from pipeline.connectors.files.csv import reader as csv_reader
+from pipeline.connectors.files.csv.reader import Delimited, Dialect
+from pipeline.connectors.files.encoding import encoding_of
+from pipeline.connectors.files.json import layout as json_layout
+from pipeline.connectors.files.json import reader as json_reader
+from pipeline.connectors.files.listing import Listing, plan_files
+from pipeline.connectors.files.parquet import ParquetFile
+from pipeline.connectors.files.rejected_rows import Texts
+from pipeline.core import scratch
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.errors import Place, SourceError, SplitError
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.schema import Schema
+from pipeline.core.sources import MISFIT, Extent, Flowing, NewColumns, Part, Piece, Reading, Tail, Traits
+from pipeline.kernel.engine import connect, expect_columns
+
+Format = Literal["csv", "json", "parquet"]
+_FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".json": "json",
+    ".ndjson": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Every file that a path or a glob pattern matches. Make one with `files`."""
+
+    pattern: str
+    format: Format
+    dialect: Dialect
+    folder: str = field(default=".", compare=False)
+    """The folder to which a relative pattern belongs: that of the project, once it is loaded."""
+
+    def within(self, folder: Path) -> Files:
+        """Return the files of a project in this folder."""
+        return replace(self, folder=str(folder))
+
+    @property
+    def listing(self) -> Listing:
+        """Which files there are."""
+        return Listing(self.pattern, self.folder)
+
+    @property
+    def traits(self) -> Traits:
+        """A file is taken whole, may be archived once it was read, and comes after those before it."""
+        return Traits(has_whole_partitions=True, may_vanish=True, is_in_sequence=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the format's options; where the files are does not count."""
+        dialect, naming = self.dialect, self.dialect.naming
+        options = (dialect.encoding, dialect.has_header, naming.names, naming.rename)
+        more = () if options == (None, True, (), ()) else options
+        return fingerprint("files", self.format, dialect.delimiter, dialect.null_values, *more)
+
+    def evolving(self, new_columns: NewColumns) -> Files:
+        """Return the files for a source that does this with columns that its contract does not have."""
+        return replace(self, dialect=replace(self.dialect, new_columns=new_columns))
+
+    def beyond(self, part: Part, schema: Schema) -> Schema:
+        """Return the columns of a file that a contract does not have, typed by all rows of the file."""
+        new = unknown(schema, self._names(part.piece))
+        return self.schema(part.piece).select(new) if new else Schema(())
+
+    def _names(self, piece: Piece) -> tuple[str, ...]:
+        """Return the names of a file's columns, without their types; of many files that are as they stand, quickly."""
+        place, path = Place(piece.uri), self.listing.path(piece.uri)
+        with self._told(place), contextlib.ExitStack() as stack:
+            if self.format == "json" or not self._is_plain(path):
+                path = stack.enter_context(self._path(Part(piece)))
+            if self.format == "csv":
+                return csv_reader.header(Delimited(path, self.dialect, place))
+            if self.format == "json":
+                return json_reader.names(stack.enter_context(connect()), path, place, self.dialect)
+            return ParquetFile.of(path, self.dialect.naming, place).names
+
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+        """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
+        return plan_files(self.listing, cursor, bound)
+
+    def pieces(self) -> Sequence[Piece]:
+        """Return all files in the order of their locations; raise `SourceError` when there is none."""
+        return self.listing.pieces()
+
+    def schema(self, piece: Piece) -> Schema:
+        """Return the file's columns, types inferred from all its rows; raise `SourceError` when it has none."""
+        place = Place(piece.uri)
+        with self._told(place), self._path(Part(piece)) as path, connect() as con:
+            if self.format == "csv":
+                return csv_reader.infer(con, Delimited(path, self.dialect, place))
+            if self.format == "json":
+                return json_reader.infer(con, path, place, self.dialect)
+            return ParquetFile.of(path, self.dialect.naming, place).schema(con)
+
+    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
+        """Return stretches of a file of about `target_bytes`; one for a packed file, and for one no larger.
+
+        A file that cannot be read is one part: reading it says why.
+        """
+        whole = (Part(piece),)
+        if target_bytes >= piece.size_bytes or not self._is_plain(piece.uri):
+            return whole
+        with contextlib.suppress(SourceError), self._told(Place(piece.uri)), self._path(Part(piece)) as path:
+            return self._cut(piece, path, target_bytes)
+        return whole
+
+    def _cut(self, piece: Piece, path: str, target_bytes: int) -> Sequence[Part]:
+        if self.format == "parquet":
+            with connect() as con:
+                return parquet.parts(con, path, piece, target_bytes)
+        if self.format == "json":
+            is_cut = json_layout.layout(self.listing.path(piece.uri)) == "newline_delimited"
+            return parts_of(piece, bytes_of(path), target_bytes) if is_cut else (Part(piece),)
+        if csv_reader.head_of(Delimited(path, self.dialect, Place(piece.uri))).is_short:
+            return (Part(piece),)  # only the beginning of the file tells that
+        data = bytes_of(path)
+        return quoted_parts_of(piece, data, target_bytes, self.dialect.head_bytes(data))
+
+    def read(self, part: Part, schema: Schema) -> Reading:
+        """Return the rows that fit and those that do not, in the file's order.
+
+        The position is the line on which the record begins (CSV, JSON) or the number of the row (Parquet), from 1.
+        Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read, and of these
+        `SplitError` for a part that, it turns out, does not end where a record does.
+        """
+        place, part, schema = Place(part.piece.uri), self._unchanged(part), self._keyed(schema)
+        try:
+            with self._told(place), self._path(part) as path, connect() as con:
+                expect_columns(con, len(schema.columns))
+                if self.format == "parquet":
+                    found = ParquetFile.of(path, self.dialect.naming, place)
+                    return parquet.read(con, found, part, schema, self.dialect.new_columns)
+                if self.format == "json":
+                    return moved(json_reader.read(con, path, schema, place, self.dialect), self._before(part))
+                file = Delimited(path, self.dialect, place, goes_on=part.end is not None)
+                return moved(csv_reader.read(con, file, schema), self._before(part))
+        except SourceError as error:
+            if part.is_whole:
+                raise
+            raise SplitError(
+                f"a part of the file cannot be read by itself: {error.problem}",
+                got=error.got,
+                do="read the file whole",
+                place=place,
+            ) from error
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+        """Yield a part as a query; None for a column named `_misfit`, an odd header, a Parquet column to be cast.
+
+        Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
+        """
+        part, schema = self._unchanged(part), self._keyed(schema)
+        with contextlib.ExitStack() as until:
+            with self._told(Place(part.piece.uri)):
+                path = until.enter_context(self._path(part))
+                found = None if MISFIT in schema.names else self._flowing(con, path, part, schema)
+            try:
+                yield found
+            finally:
+                with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+                    text_scan.forget(con, path)
+
+    def is_small(self, part: Part) -> bool:
+        """Return whether a part is a whole small file, not packed, under a name that is no pattern."""
+        path = self.listing.path(part.piece.uri)
+        is_plain = self._is_plain(path) and small_files.may_join(path)
+        is_whole = part.begin == 0 and part.end in {None, part.piece.size_bytes}
+        return is_whole and is_plain and part.size_bytes <= small_files.SMALL_BYTES
+
+    @contextmanager
+    def flow_together(
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part], schema: Schema
+    ) -> Iterator[Flowing | None]:
+        """Yield small files as one query; None where one of them has an odd header, or a Parquet column to be cast.
+
+        Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
+        """
+        uris, schema = [self._unchanged(part).piece.uri for part in parts], self._keyed(schema)
+        files = [small_files.SmallFile(self.listing.path(uri), uri) for uri in uris]
+        rejects = f"rejects_{secrets.token_hex(8)}"
+        with self._told(Place(f"{files[0].source} and {len(files) - 1} more")):
+            if self.format == "parquet":
+                found = small_files.of_parquet(con, files, self.dialect, schema)
+            elif self.format == "json":
+                found = small_files.of_documents(files, schema, rejects)
+            else:
+                found = small_files.of_delimited(files, self.dialect, schema, rejects)
+        try:
+            yield found
+        finally:
+            with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+                small_files.forget(con, rejects)
+
+    def _flowing(self, con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema) -> Flowing | None:
+        place = Place(part.piece.uri)
+        if self.format == "parquet":
+            found = ParquetFile.of(path, self.dialect.naming, place)
+            return parquet.flow(con, found, part, schema, self.dialect.new_columns)
+        lines, before = self._lines(part, path), self._before(part)
+        if self.format == "json":
+            return text_scan.of_documents(path, schema, lines, before)
+        return text_scan.of_delimited(con, Delimited(path, self.dialect, place), schema, lines, before)
+
+    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+        """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`.
+
+        A text that was not UTF-8 is rejected again: what it held is not known. So is one with an open quote.
+        """
+        is_csv = self.format == "csv"
+        # rejected rows are kept under the names of the table and in its order, as UTF-8
+        dialect = replace(self.dialect, has_header=True, naming=Naming(schema.names), encoding=None)
+        schema = self._keyed(schema) if self.format == "json" else schema
+        head = csv_reader.headline(schema, dialect) if is_csv else ""
+        texts = Texts.of(rows, quotes=is_csv)
+        with scratch.folder("rows") as folder, connect() as con:
+            path, place = str(Path(folder) / "rows"), Place(self.pattern)
+            texts.write(path, head)
+            if is_csv:
+                reading = csv_reader.read(con, Delimited(path, dialect, place), schema)
+            else:
+                reading = json_reader.read(con, path, schema, place)
+        return texts.renumbered(reading, head)
+
+    def extents(self) -> Mapping[str, Extent]:
+        """Return the files with their sizes, none where there is none; an empty file holds nothing yet."""
+        with contextlib.suppress(SourceError):
+            return {piece.uri: Extent(0, piece.size_bytes, piece.stamp) for piece in self.pieces()}
+        return {}
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]:
+        """Return for each file its size if it was written before that time, else 0."""
+        instant = time.timestamp() * 1e9
+        return {
+            uri: extent.end if int(extent.stamp.rpartition("-")[2]) < instant else 0
+            for uri, extent in self.extents().items()
+        }
+
+    @contextmanager
+    def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
+        """Read files as they come."""
+        yield DirectTail(self, dict(offsets), most=1 << 62)
+
+    def _unchanged(self, part: Part) -> Part:
+        """Return the part, where it is a whole file by its bytes as a part without an end.
+
+        Raises `SourceError` when that file does not have the size any more with which it was seen.
+        """
+        if part.begin != 0 or part.end is None or part.end != part.piece.size_bytes:
+            return part
+        path = Path(self.listing.path(part.piece.uri))
+        size = path.stat().st_size if path.is_file() else None
+        if size != part.end:
+            raise SourceError(
+                "the file changed after it was seen",
+                got="it is gone" if size is None else f"{size} bytes, {part.end} then",
+                do="move files into the folder when they are complete, and do not change them",
+                place=Place(part.piece.uri),
+            )
+        return replace(part, end=None, first=1)
+
+    def _path(self, part: Part) -> AbstractContextManager[str]:
+        part = replace(part, piece=replace(part.piece, uri=self.listing.path(part.piece.uri)))
+        if self.format == "parquet":
+            return unpacked(part.piece.uri)
+        if self.format == "json" and part.is_whole:
+            return self._in_lines(part)
+        has_header = self.format == "csv" and self.dialect.has_header
+        return laid_out(part, self.dialect.delimiter if has_header else None, self.dialect.encoding)
+
+    @contextmanager
+    def _in_lines(self, part: Part) -> Iterator[str]:
+        with (
+            laid_out(part, None, self.dialect.encoding) as path,
+            json_layout.in_lines(path, Place(part.piece.uri)) as lines,
+        ):
+            yield lines
+
+    def _before(self, part: Part) -> int:
+        """Return how many more lines are before the part's first in the file than in what `_path` gives."""
+        return part.first - 1 - self._has_copied_header(part)
+
+    def _lines(self, part: Part, path: str) -> int:
+        return lines_in(path) if part.lines is None else part.lines + self._has_copied_header(part)
+
+    def _has_copied_header(self, part: Part) -> bool:
+        return self.format == "csv" and self.dialect.has_header and part.begin > 0
+
+    def _is_plain(self, uri: str) -> bool:
+        """Return whether a file is read as it is: neither packed, nor in another encoding."""
+        return Path(uri).suffix.lower() not in PACKED and self.dialect.encoding is None
+
+    def _keyed(self, schema: Schema) -> Schema:
+        """Return the columns with their names in the files, where these are others."""
+        keys = {new: old for old, new in self.dialect.naming.rename}
+        return (
+            Schema(tuple(replace(column, key=keys.get(column.name, "")) for column in schema.columns))
+            if keys
+            else schema
+        )
+
+    @contextmanager
+    def _told(self, place: Place) -> Iterator[None]:
+        """Turn what the file system and DuckDB raise into a `SourceError` in words."""
+        try:
+            yield
+        except OSError as error:
+            raise SourceError("the file cannot be read", got=error.strerror or str(error), place=place) from error
+        except duckdb.Error as error:
+            problem = f"the file cannot be read as {self.format.upper()}"
+            raise SourceError(problem, got=_in_words(error), place=place) from error
+
+
+def files(
+    pattern: str | Path,
+    *,
+    format: Format | None = None,  # noqa: A002 - the field's word
+    delimiter: str | None = None,
+    null_values: Sequence[str] = ("",),
+    encoding: str | None = None,
+    header: bool | None = None,
+    names: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+) -> Files:
+    """Read every file that matches a path or a glob pattern.
+
+    `format` is found from the name when it is not given. For CSV, `delimiter` is a comma, or a tab for `.tsv`,
+    and the texts in `null_values` are read as null. CSV and JSON are UTF-8 unless `encoding` says otherwise.
+
+    The first line of CSV is a header unless `header=False`. `names` are the columns by position; they need `header`: True
+    where they replace the header's. `rename` maps names in the data, or in `names`, to names of the table, in all formats.
+
+    Raises `SourceError` for a name that does not tell its format, a delimiter that is not one byte, an unknown encoding,
+    and options that do not go small_files.
+    """
+    name = str(pattern)
+    suffixes = [s.lower() for s in Path(name).suffixes if s.lower() not in PACKED]
+    suffix = suffixes[-1] if suffixes else ""
+    kind = format or _FORMATS.get(suffix)
+    if kind is None or kind not in _FORMATS.values():
+        known = ", ".join(sorted(set(_FORMATS.values())))
+        raise SourceError(f"the name {name!r} does not tell its format", do=f"give format= one of {known}")
+    chosen = delimiter or ("\t" if suffix == ".tsv" else ",")
+    if len(chosen.encode()) != 1 or chosen in {'"', "\n", "\r"}:
+        raise SourceError("a delimiter is one character of ASCII, and no quote", got=repr(chosen))
+    given = {"encoding=": encoding is not None, "header=": header is not None, "names=": bool(names)}
+    for option, formats in (("encoding=", ("csv", "json")), ("header=", ("csv",)), ("names=", ("csv",))):
+        if given[option] and kind not in formats:
+            raise SourceError(
+                f"{option} is for {' and '.join(each.upper() for each in formats)}", got=kind, do=f"remove {option}"
+            )
+    if names and header is None:
+        raise SourceError(
+            "names= needs header=: a first line that is taken for a header by mistake would be lost",
+            do="give header=False if the first line is a row, header=True if the names replace it",
+        )
+    for option, texts in (("null_values=", null_values), ("names=", names)):
+        if isinstance(texts, str):
+            raise SourceError(f"{option} is a list of texts", got=repr(texts), do=f"write {option}[{texts!r}]")
+    if not null_values or any(chosen in text or '"' in text for text in null_values):
+        raise SourceError(
+            "null_values= are one text or more, without delimiters and quotes",
+            got=repr(list(null_values)),
+            do="give [''] where nothing but empty fields is null",
+        )
+    naming = Naming.of(names, tuple((rename or {}).items()))
+    dialect = Dialect(chosen, tuple(null_values), header is not False, naming, encoding_of(encoding))
+    return Files(name, kind, dialect)
+
+
+def _in_words(error: duckdb.Error) -> str:
+    """Return the first line of DuckDB's message without its own class and file names."""
+    text = str(error).strip().partition("\n")[0]
+    if "state machine" in text or "sniffing" in text or "CSV Error" in text:
+        return "quotes that do not match, lines that end in different ways, or a very long line"
+    kind, _, rest = text.partition(" Error: ")
+    return (rest if rest and len(kind.split()) <= 2 else text).partition(" '/")[0].partition(' "/')[0]  # noqa: PLR2004 - two words

@@ -1,0 +1,147 @@
+"""Parts of text files as queries, true only if all that `Flowing` asks for holds; else they are read carefully."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.connectors import nested_values
+from pipeline.connectors.contract import Cells, any_misfit, cast_cells, casts, hold
+from pipeline.connectors.files.byte_ranges import bytes_of, holds
+from pipeline.connectors.files.csv import arrow_conversion
+from pipeline.connectors.files.csv import reader as csv_reader
+from pipeline.connectors.files.csv.arrow_conversion import Converted, Faults, Form
+from pipeline.connectors.files.csv.reader import Delimited, Dialect
+from pipeline.connectors.files.json import reader as json_reader
+from pipeline.connectors.values import Rule, Texts
+from pipeline.core.errors import Place
+from pipeline.core.schema import Column, Schema
+from pipeline.core.sources import MISFIT, POSITION, Flowing
+from pipeline.kernel.engine import literal
+
+_CONVERTED = ("converted", "faults")
+_LINE = "'line': 'VARCHAR'"
+_NO_BYTE = "\x01"
+"""Valid JSON never holds this byte as such."""
+
+
+@dataclass(frozen=True)
+class TextScan:
+    """A scan in parts: SQL for the columns in their types, for whether a row is a misfit, and for where rows are from."""
+
+    columns: str
+    misfit: str
+    source: str
+
+
+def of_delimited(
+    con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema, lines: int, moved: int
+) -> Flowing | None:
+    """Return the rows of a delimited file of so many lines, their positions moved; None when the header is an odd one.
+
+    The count tells of a field with a line break and of a blank line, `oddities` of all else that cannot be read.
+    """
+    names = csv_reader.header(file)
+    undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
+    begins, before = file.dialect.head_bytes(bytes_of(file.path)), file.dialect.header_lines
+    if undeclared or begins is None:
+        return None
+    form = arrow_conversion.form_of(file.path, file.dialect, names, schema)
+    if form is None:
+        rejects = _name(file.path, "rejects")
+        scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
+        return _flowing(scan, lines - before, moved + before, f"select count(*) from {rejects}")
+    rows, faults = (_name(file.path, kind) for kind in _CONVERTED)
+    stream = Converted(file.path, form)
+    con.register(rows, stream)
+    con.register(faults, Faults(stream, lines - before))
+    scan = _text_scan(schema, _converted_cells(schema, form, Texts(holds(file.path, b"_", begins))), rows)
+    return _flowing(scan, lines - before, moved + before, f"select faults from {faults}")
+
+
+def _converted_cells(schema: Schema, form: Form, texts: Texts) -> Cells:
+    """Return the cells of a file that Arrow converted: only columns that came as text are cast and tested for more."""
+    came = csv_reader.cells(schema, tuple(form.types), texts)
+
+    def rule(column: Column, value: str, cast: str) -> Rule:
+        if form.types.get(column.name, pa.string()) == pa.string():
+            return came.rule(column, value, cast)
+        return Rule(value, fast=arrow_conversion.is_as_written(column, value))
+
+    return Cells(came.came, rule)
+
+
+def delimited_scan(
+    path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], schema: Schema, rejects: str
+) -> TextScan:
+    """Return the scan of one or several delimited files whose header has these names."""
+    head = dialect.head_bytes(bytes_of(path)) if isinstance(path, str) else None
+    underscored = not isinstance(path, str) or holds(path, b"_", head or 0)
+    source = csv_reader.strict_scan(path, dialect, names, csv_reader.dates_of(schema), rejects)
+    return _text_scan(
+        schema, csv_reader.scanned_cells(schema, names, underscored=underscored), _with_file(path, source)
+    )
+
+
+def _with_file(path: str | Sequence[str], scan: str) -> str:
+    """Return a scan that tells of each row which of several files it is from."""
+    return scan if isinstance(path, str) else f"(select *, file_index from {scan})"
+
+
+def _text_scan(schema: Schema, cells: Cells, source: str, other: str = "false") -> TextScan:
+    """Return a scan of cells; a row for which `other` is true is a misfit too."""
+    return TextScan(casts(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
+
+
+def of_documents(path: str, schema: Schema, lines: int, moved: int) -> Flowing:
+    """Return the rows of so many lines of JSON, their positions moved.
+
+    Their values come by the very expressions with which they are read carefully.
+
+    A line that is blank, no object, or has a field of another name is a misfit; one that is no JSON is an error.
+    """
+    rejects = _name(path, "rejects")
+    return _flowing(documents_scan(path, schema, rejects), lines, moved, f"select count(*) from {rejects}")
+
+
+def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> TextScan:
+    """Return the scan of one or several files of JSON lines."""
+    paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
+    # `case`, since DuckDB weighs both sides of an `and`: most lines have just the fields of the contract, each once
+    keys = tuple(column.data_name for column in schema.columns)
+    count = len(keys)
+    other = (
+        f"case when len(json_keys(line)) = {count} and list_count(texts) = {count} then false "
+        f"else coalesce(json_type(line) <> 'OBJECT' or not {nested_values.only_keys('json_keys(line)', keys)}, true) end"
+    )
+    scan = (
+        f"read_csv({paths}, auto_detect = false, header = false, delim = {literal(_NO_BYTE)}, quote = '', "
+        f"escape = '', max_line_size = {csv_reader.LONGEST_BYTES}, store_rejects = true, rejects_limit = 0, "
+        f"rejects_table = {literal(rejects)}, rejects_scan = {literal(rejects + '_scans')}, columns = {{{_LINE}}})"
+    )
+    # no guard around what is parsed: DuckDB then parses once for all columns; what is no JSON stops the query
+    source = json_reader.with_texts(schema, _with_file(path, scan))
+    return _text_scan(schema, json_reader.cells(schema), source, other)
+
+
+def _flowing(scan: TextScan, rows: int, moved: int, oddities: str) -> Flowing:
+    numbered = f"row_number() over () + {moved} as {POSITION}"
+    query = f"select {scan.columns}, {numbered}, ({scan.misfit}) as {MISFIT} from {scan.source}"
+    return Flowing(query, rows, oddities)
+
+
+def forget(con: duckdb.DuckDBPyConnection, path: str) -> None:
+    """Drop what a connection holds of a file."""
+    for kind in _CONVERTED:
+        con.unregister(_name(path, kind))
+    rejects = _name(path, "rejects")
+    con.execute(f"drop table if exists {rejects}; drop table if exists {rejects}_scans")
+
+
+def _name(path: str, kind: str) -> str:
+    """Return the name of what a connection holds of a file; the folder of each has a name of its own."""
+    return f"{kind}_{Path(path).parent.name.rpartition('-')[2]}"

@@ -1,0 +1,130 @@
+"""Topics seen by who runs them: made, and looked at for what will hurt a stream that reads them. By kafka-python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.errors import SourceError
+
+if TYPE_CHECKING:
+    from kafka import KafkaAdminClient
+
+    from pipeline.connectors.kafka.source import Kafka
+
+_OPTIONS = {
+    "bootstrap.servers": "bootstrap_servers",
+    "security.protocol": "security_protocol",
+    "sasl.mechanism": "sasl_mechanism",
+    "sasl.username": "sasl_plain_username",
+    "sasl.password": "sasl_plain_password",
+    "ssl.ca.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.key.location": "ssl_keyfile",
+    "ssl.key.password": "ssl_password",
+}
+"""What librdkafka calls a setting, and what kafka-python does."""
+_SHORT_S = 86_400
+_PATIENCE_MS = 5_000
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as the brokers keep it."""
+
+    name: str
+    partitions: int
+    replicas: int
+    """Of the partition that has the fewest."""
+    in_sync: int
+    """Of the partition that has the fewest in step with its leader."""
+    retention_s: float | None
+    """How long a record is kept; None: for ever."""
+    compacted: bool
+    """Whether of the records of one key only the last are kept."""
+
+    @property
+    def worries(self) -> tuple[str, ...]:
+        """What may hurt a stream that reads the topic, in words."""
+        found = []
+        if self.retention_s is not None and self.retention_s < _SHORT_S:
+            found.append(
+                f"records go after {self.retention_s / 3600:g} h: a stream that stands still longer stops loudly"
+            )
+        if self.replicas < 2:  # noqa: PLR2004 - one copy is none
+            found.append("one replica: what its broker loses is lost")
+        if self.in_sync < self.replicas:
+            found.append(f"{self.in_sync} of {self.replicas} replicas in step")
+        if self.compacted:
+            found.append("compacted: records go, so batch over the topic is not what was streamed")
+        return tuple(found)
+
+
+def topics(kafka: Kafka) -> tuple[Topic, ...]:
+    """Return the topics that a source reads, as the brokers keep them; raise `SourceError` when none answers."""
+    from kafka.admin import ConfigResource, ConfigResourceType  # noqa: PLC0415 - an extra
+
+    names = sorted({partition.rpartition("/")[0].removeprefix("kafka://") for partition in kafka.extents()})
+    with _admin(kafka) as admin:
+        described = admin.describe_topics(names)
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        settings = admin.describe_configs(resources, config_filter="all")["topic"]
+    return tuple(_topic(found, settings[found["name"]]) for found in described)
+
+
+def create(kafka: Kafka, *, partitions: int = 4, replicas: int = 1) -> tuple[str, ...]:
+    """Make those of a source's topics that are not there and return their names; raise `SourceError` when refused."""
+    from kafka.admin import NewTopic  # noqa: PLC0415 - likewise
+
+    with _admin(kafka) as admin:
+        there = set(admin.list_topics())
+        missing = [name for name in kafka.topics if name not in there]
+        if missing:
+            admin.create_topics([NewTopic(name, partitions, replicas) for name in missing], wait_for_metadata=True)
+    return tuple(missing)
+
+
+def hanging(kafka: Kafka) -> tuple[str, ...]:
+    """Return the transactions, in words, that hold readers back longer than any should: an operator must end them."""
+    with _admin(kafka) as admin:
+        return tuple(
+            f"{found['transactional_id']} for {found['age_ms'] / 1000:.0f} s on {found['topic_partitions']}"
+            for found in admin.find_hanging_transactions()
+        )
+
+
+def _topic(described: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> Topic:
+    partitions = described["partitions"]
+    retention_ms = int(settings["retention.ms"]["value"])
+    policy = settings["cleanup.policy"]["value"]
+    return Topic(
+        name=described["name"],
+        partitions=len(partitions),
+        replicas=min(len(p["replica_nodes"]) for p in partitions),
+        in_sync=min(len(p["isr_nodes"]) for p in partitions),
+        retention_s=None if retention_ms < 0 or "delete" not in policy else retention_ms / 1000,
+        compacted="compact" in policy,
+    )
+
+
+@contextmanager
+def _admin(kafka: Kafka) -> Iterator[KafkaAdminClient]:
+    from kafka import KafkaAdminClient  # noqa: PLC0415 - likewise
+    from kafka.errors import KafkaError  # noqa: PLC0415 - likewise
+
+    given = {_OPTIONS[name]: value for name, value in kafka.options().items() if name in _OPTIONS}
+    try:
+        client = KafkaAdminClient(**given, bootstrap_timeout_ms=_PATIENCE_MS, request_timeout_ms=_PATIENCE_MS)
+        try:
+            yield client
+        finally:
+            client.close()
+    except KafkaError as error:
+        raise SourceError(
+            "the brokers of Kafka do not do what was asked",
+            got=str(error),
+            do="check servers=, security= and rights",
+            place=kafka.place,
+        ) from error

@@ -1,0 +1,103 @@
+"""Avro with the ids of a schema registry."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastavro import parse_schema, schemaless_reader
+
+from pipeline.connectors.kafka.record_codecs import Record, UndecodableError, inferred
+from pipeline.connectors.kafka.security import secret
+from pipeline.connectors.kafka.value_formats import Avro
+from pipeline.core.errors import Place, SourceError, SourceUnavailableError
+from pipeline.core.schema import Schema
+from pipeline.kernel.engine import connect
+
+_HEAD_BYTES = 5
+_TIMEOUT_S = 10
+_NOT_FOUND, _SERVER_ERRORS = 404, 500
+
+
+class AvroCodec:
+    """Decodes values whose first five bytes are zero and the id of their schema."""
+
+    def __init__(self, format: Avro) -> None:  # noqa: A002 - the field's word
+        """Ask the registry when an id is first met."""
+        self._format = format
+        self._known: dict[int, Any] = {}
+
+    def decode(self, value: bytes) -> Record:
+        """Return a record's fields; raise `UndecodableError`, or `SourceError` for a new id while the registry is away."""
+        if len(value) < _HEAD_BYTES or value[0] != 0:
+            raise UndecodableError("not Avro with the id of a schema")
+        writer = self._schema_of(int.from_bytes(value[1:_HEAD_BYTES], "big"))
+        stream = io.BytesIO(value)
+        stream.seek(_HEAD_BYTES)
+        try:
+            record = schemaless_reader(stream, writer, None)
+        except Exception as error:  # the library's errors have no common root
+            raise UndecodableError(f"not Avro of its schema: {type(error).__name__} {error}".strip()) from error
+        if stream.tell() != len(value):
+            raise UndecodableError("not Avro of its schema: bytes are left over")
+        if not isinstance(record, dict):
+            raise UndecodableError("not a record of Avro")
+        return record
+
+    def schema(self, values: Sequence[bytes], place: Place) -> Schema:
+        """Return the columns of the records that can be decoded."""
+        records = []
+        for value in values:
+            try:
+                records.append(self.decode(value))
+            except UndecodableError:
+                continue
+        with connect() as con:
+            return inferred(records, con, place)
+
+    def _schema_of(self, number: int) -> Any:
+        if number not in self._known:
+            found = self._asked(number)
+            if found is None:
+                raise UndecodableError(f"the registry has no schema {number}")
+            self._known[number] = parse_schema(json.loads(found))
+        return self._known[number]
+
+    def _asked(self, number: int) -> str | None:
+        place = Place(self._format.registry)
+        parts = urllib.parse.urlsplit(self._format.registry)
+        if parts.scheme == "file":
+            file = Path(urllib.request.url2pathname(parts.path)) / f"{number}.avsc"
+            return file.read_text() if file.is_file() else None
+        if parts.scheme not in {"http", "https"}:
+            raise SourceError("a registry is an address of HTTP, or a folder", got=repr(parts.scheme), place=place)
+        request = urllib.request.Request(f"{self._format.registry.rstrip('/')}/schemas/ids/{number}")  # noqa: S310 - checked
+        if self._format.registry_user is not None:
+            pair = f"{self._format.registry_user}:{secret(self._format.registry_password or '')}"
+            request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked above
+                return str(json.loads(answer.read())["schema"])
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == _NOT_FOUND:
+                    return None
+                if error.code >= _SERVER_ERRORS:
+                    raise SourceUnavailableError(
+                        "the schema registry does not answer", got=f"status {error.code}", place=place
+                    ) from error
+                raise SourceError("the schema registry refuses", got=f"status {error.code}", place=place) from error
+        except (OSError, ValueError, KeyError) as error:
+            raise SourceUnavailableError(
+                f"the schema registry does not tell schema {number}",
+                got=str(error),
+                do="bring it back: schemas that were met before are known, this one is new",
+                place=place,
+            ) from error

@@ -1,0 +1,223 @@
+"""What brokers tell about topics, and consumers of them. Failures come as `SourceError`, in words."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Any, TypeVar
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from pipeline.connectors.kafka.native import Consumer, Fault
+from pipeline.connectors.kafka.partitions import Partition, Topic
+from pipeline.core.errors import Place, SourceError, SourceUnavailableError
+from pipeline.core.sources import Extent
+
+T = TypeVar("T")
+PATIENCE_S = 30.0
+"""How long a broker may be away before a question to it fails."""
+_ATTEMPT_S = 2.0
+"""How long one broker has for its answer; then the question goes to the next: it may have died meanwhile."""
+_SPREAD_S = 1.5
+"""How long a topic must be unknown until it is believed: a broker that has just started knows of topics a little later."""
+_AGAIN_S = 0.1
+_LOG = logging.getLogger("headwater.kafka")
+_LOG.addHandler(logging.NullHandler())
+_READ_COMMITTED = IsolationLevel.READ_COMMITTED
+_GONE = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - so the client names its own errors
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+_HOPELESS = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError._FATAL,  # noqa: SLF001
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    }
+)
+
+
+class Client:
+    """Asks brokers about topics. Safe to be used by several threads."""
+
+    def __init__(self, options: Mapping[str, str], place: Place) -> None:
+        """Connect when first asked."""
+        self._place = place
+        self._last: KafkaError | None = None
+        try:
+            settings: dict[str, Any] = {**options, "error_cb": self._heard}
+            self._admin = AdminClient(settings, logger=_LOG)
+        except KafkaException as error:
+            raise SourceError("Kafka's client cannot be set up", got=_words(error), place=place) from error
+
+    def topics(self, names: Sequence[str], pattern: str | None) -> Mapping[str, Topic]:
+        """Return the topics of these names, or all whose whole name matches, in order; raise for a name that is none."""
+        if pattern is not None:
+            known = self._asked(lambda limit: self._admin.list_topics(timeout=limit)).topics
+            names = sorted(name for name in known if re.fullmatch(pattern, name) and not name.startswith("__"))
+        if not names:
+            return {}
+        found = self._each(
+            lambda limit: self._admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
+        )
+        return {name: Topic(name, str(found[name].topic_id), len(found[name].partitions)) for name in sorted(names)}
+
+    def extents(self, partitions: Sequence[Partition]) -> Mapping[Partition, Extent]:
+        """Return what readers of committed records can read of each partition now."""
+        begins = self._offsets(partitions, OffsetSpec.earliest())
+        ends = self._offsets(partitions, OffsetSpec.latest(), isolation_level=_READ_COMMITTED)
+        return {p: Extent(begins[p], max(begins[p], ends[p])) for p in partitions}
+
+    def high_watermarks(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Return the end of each partition, with records of transactions that are not committed."""
+        return self._offsets(partitions, OffsetSpec.latest(), isolation_level=IsolationLevel.READ_UNCOMMITTED)
+
+    def offsets_at(self, partitions: Sequence[Partition], time: datetime) -> Mapping[Partition, int]:
+        """Return the first offset that was written at that time or later; a partition's end where there is none."""
+        when = max(0, int(time.timestamp() * 1000))
+        found = self._offsets(partitions, OffsetSpec.for_timestamp(when), isolation_level=_READ_COMMITTED)
+        late = [p for p in partitions if found[p] < 0]
+        ends = self._offsets(late, OffsetSpec.latest(), isolation_level=_READ_COMMITTED)
+        return {p: ends.get(p, found[p]) for p in partitions}
+
+    def ids(self, names: Sequence[str], limit_s: float) -> Mapping[str, str] | None:
+        """Return the ids of topics, an empty one for a topic that is gone; None when no broker answers in time."""
+        until, believed = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _SPREAD_S)
+        while (left := until - time.monotonic()) > 0:
+            try:
+                asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_attempt(left))
+                return {name: str(future.result().topic_id) for name, future in asked.items()}
+            except KafkaException as error:
+                if error.args[0].code() in _GONE and time.monotonic() > believed:
+                    return dict.fromkeys(names, "")
+            self._look_again()
+        return None
+
+    def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec, **options: object) -> Mapping[Partition, int]:
+        if not partitions:
+            return {}
+        asked = {TopicPartition(p.topic, p.number): spec for p in partitions}
+        found = self._each(lambda limit: self._admin.list_offsets(asked, request_timeout=limit, **options))
+        return {Partition(at.topic, at.partition): int(result.offset) for at, result in found.items()}
+
+    def _each(self, ask: Callable[[float], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
+        return self._asked(lambda limit: {name: future.result() for name, future in ask(limit).items()})
+
+    def _asked(self, ask: Callable[[float], T]) -> T:
+        """Ask until there is an answer, or no hope, or no more patience."""
+        until, believed = time.monotonic() + PATIENCE_S, time.monotonic() + _SPREAD_S
+        while True:
+            try:
+                return ask(_attempt(until - time.monotonic()))
+            except KafkaException as error:
+                found: KafkaError = error.args[0]
+                if found.code() in _GONE and time.monotonic() > believed:
+                    raise SourceError(
+                        "the topic is not there", got=found.str(), do="create it", place=self._place
+                    ) from error
+                self._give_up_on(error, is_late=time.monotonic() > until)
+            self._look_again()
+
+    def _give_up_on(self, error: KafkaException, *, is_late: bool) -> None:
+        """Raise an error for what asking again does not cure, and for a question that was asked for long enough."""
+        found, last = error.args[0], self._last
+        said = found.str() if last is None else f"{found.str()} ({last.str()})"
+        if found.code() in _HOPELESS or (last is not None and last.code() in _HOPELESS):
+            raise SourceError("Kafka refuses", got=said, do="check security=", place=self._place) from error
+        if is_late:
+            raise SourceUnavailableError(
+                "Kafka does not answer", got=said, do="check servers=, or wait until it does", place=self._place
+            ) from error
+
+    def _look_again(self) -> None:
+        """Wait a little, and learn which brokers there are: questions go to one until it is known to be dead."""
+        time.sleep(_AGAIN_S)
+        with contextlib.suppress(KafkaException):
+            self._admin.list_topics(timeout=_ATTEMPT_S)
+
+    def _heard(self, error: KafkaError) -> None:
+        self._last = error
+
+
+class Stream:
+    """A consumer of some partitions: no group, committed records only, and never an offset of its own choice.
+
+    An offset that the brokers do not have any more is an error.
+    """
+
+    def __init__(self, options: Mapping[str, str], place: Place, *, ahead_bytes: int) -> None:
+        """Connect when partitions are added; hold at most so many bytes in the client itself."""
+        self._place = place
+        self._refused: str | None = None
+        self.consumer = Consumer(
+            {
+                **options,
+                "group.id": "headwater",  # the client wants a name; no group is joined, nothing is committed
+                "enable.auto.commit": "false",
+                "enable.auto.offset.store": "false",
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": "true",
+                "queued.max.messages.kbytes": str(max(1024, ahead_bytes >> 10)),
+                "queued.min.messages": "1000000",  # the bytes are the bound
+                "fetch.wait.max.ms": "100",
+                "fetch.error.backoff.ms": "100",
+                "reconnect.backoff.max.ms": "1000",
+                "max.poll.interval.ms": "86400000",
+            },
+            self._heard,
+        )
+
+    def add(self, offsets: Mapping[Partition, int]) -> None:
+        """Read more partitions, each from its offset."""
+        self.consumer.add([(p.topic, p.number, at) for p, at in offsets.items()])
+
+    def told(self, fault: Fault, partition: Partition) -> None:
+        """Raise `SourceError` for what a partition's reader must not go on after; pass over what mends itself."""
+        place = Place(partition.uri)
+        if fault.code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+            raise SourceError(
+                "records were deleted before they were read: retention has overtaken the reader, or the topic is new",
+                got=fault.text,
+                do="raise the retention; go on with what is left: headwater stream --accept-gaps",
+                place=place,
+            )
+        if fault.code in _GONE:
+            raise SourceError("the partition is not there any more", got=fault.text, place=place)
+        if fault.code in _HOPELESS:
+            raise SourceError("Kafka refuses", got=fault.text, do="check security=", place=place)
+
+    def check(self) -> None:
+        """Raise `SourceError` when brokers refuse this client."""
+        if self._refused is not None:
+            raise SourceError("Kafka refuses", got=self._refused, do="check security=", place=self._place)
+
+    def close(self) -> None:
+        """Leave the brokers."""
+        self.consumer.close()
+
+    def _heard(self, code: int, text: str) -> None:
+        if code in _HOPELESS:
+            self._refused = text
+
+
+def _attempt(left_s: float) -> float:
+    return min(_ATTEMPT_S, max(0.2, left_s))
+
+
+def _words(error: KafkaException) -> str:
+    found = error.args[0]
+    return str(found.str()) if isinstance(found, KafkaError) else str(found)

@@ -1,0 +1,301 @@
+"""From values to columns: rows that fit the contract, and misfits with their reason and a text to replay them from.
+
+A row is judged by the same expressions whether it flows or is read with care.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.connectors import values
+from pipeline.connectors.contract import RAW, Cells, Raw, any_misfit, cast_cells, casts, fit, hold, of_texts, of_types
+from pipeline.connectors.files.json import reader as json_reader
+from pipeline.connectors.kafka.message_batches import FETCHED, VALUE
+from pipeline.connectors.kafka.partitions import Partition
+from pipeline.connectors.kafka.record_codecs import WHY, Codec, codec_of, columns_of, decode
+from pipeline.connectors.kafka.value_formats import TYPES, Avro, Format, Metadata, Protobuf
+from pipeline.connectors.nested_values import only_keys
+from pipeline.connectors.values import Rule
+from pipeline.core import scratch
+from pipeline.core.errors import Place, SchemaError, SourceError
+from pipeline.core.event_time import EventTime
+from pipeline.core.schema import Column, Schema
+from pipeline.core.sources import MISFIT, POSITION, Flowing, NewColumns, Reading
+from pipeline.kernel.engine import connect, literal, quoted
+
+BASE64 = "base64:"
+"""What stands before the bytes of a value that is no text, where it is kept as one."""
+_NOTHING = "select 0"
+_TIMES = {"DATE": "%Y-%m-%d", "TIMESTAMP": "%Y-%m-%d %H:%M:%S.%f"}
+"""How a message's own time is written as the text of an event time, in UTC; with its offset for all other types."""
+_OWN = "own:"
+"""What stands before the name of a decoded column, to be told from those of the message."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Holds the records of a topic to a contract."""
+
+    format: Format
+    metadata: Metadata
+    keeps_tombstones: bool = False
+    event_time: EventTime | None = None
+    """The event time, whose column a message without a value has its own time."""
+    new_columns: NewColumns | None = None
+    """What happens to fields that the contract does not name; `None`: they are passed over."""
+
+    def infer(self, records: pa.Table, place: Place) -> Schema:
+        """Return the columns of some records; raise `SourceError` when none tells any."""
+        extra = {name: TYPES[name] for name in self.metadata.columns}
+        if self.format in {"raw", "text"}:
+            return Schema.of({VALUE: "BLOB" if self.format == "raw" else "VARCHAR", **extra})
+        values = records.column(VALUE).drop_null()
+        found = self._codec.schema(values.to_pylist(), place) if self._codec is not None else _inferred(values, place)
+        return Schema.of({**found.as_dict(), **extra})
+
+    def hold(self, schema: Schema, place: Place) -> None:
+        """Raise `SchemaError` for a contract that these records cannot have."""
+        hold(schema, schema.names, place)
+        for column in schema.columns:
+            if column.name in TYPES and column.name not in self.metadata.columns:
+                field = column.name.removeprefix("_")
+                raise SchemaError(
+                    f"the column {column.name!r} is of the message itself, and is not fetched",
+                    do=f"give kafka(…, metadata=({field!r},))",
+                    place=place,
+                )
+        own = self._own(schema)
+        if self.format in {"raw", "text"} and len(own) != 1:
+            got = ", ".join(column.name for column in own) or "none"
+            problem = f"a topic of {self.format} values has one column beside those of its messages"
+            raise SchemaError(problem, got=got, do="give schema= with one", place=place)
+
+    @contextlib.contextmanager
+    def flow(
+        self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
+    ) -> Iterator[Flowing | None]:
+        """Yield records as a query; None when they have to be read with care."""
+        table = None if MISFIT in schema.names else self._clean(records, schema, partition)
+        if table is None:
+            yield None
+            return
+        name = f"kafka_{id(table):x}"
+        con.register(name, table)
+        try:
+            yield Flowing(self._query(name, schema, partition), table.num_rows, _NOTHING)
+        finally:
+            with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+                con.unregister(name)
+
+    def read(self, records: pa.Table, schema: Schema, partition: Partition) -> Reading:
+        """Return the rows that fit, and those that do not."""
+        with connect() as con:
+            con.register("_records", records)
+            if self._codec is not None:
+                con.register("_columns", self._decoded(records, schema, con, partition))
+                con.execute(f"create temp table {RAW} as select r.*, c.* from _records r positional join _columns c")
+                return _fit(con, schema, Raw(self._cells(schema, partition), "", why=WHY), in_text=False)
+            is_object = json_reader.is_object("line") if self.format == "json" else "true"
+            con.execute(
+                f"create temp table {RAW} as select *, {is_object} as is_object from "
+                f"(select *, try(decode({VALUE})) as line from _records)"
+            )
+            source = f"(select *, line as shown from {RAW})"
+            if self.format == "json":
+                objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
+                source = json_reader.with_texts(Schema(self._own(schema)), objects)
+            beyond = json_reader.values_of(self._undeclared(schema, self._keys(con), partition))
+            raw = Raw(self._cells(schema, partition), "", why=f"({self._why()})", source=source, undeclared=beyond)
+            return _fit(con, schema, raw, in_text=True)
+
+    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+        """Read rejected rows again; what is not in a value, as its key, is null."""
+        values = [_bytes(row) for row in rows]
+        arrays = {VALUE: pa.array(values, pa.binary()), POSITION: pa.array(np.arange(1, len(rows) + 1))}
+        for name in self.metadata.columns:
+            if name in FETCHED:
+                arrays[name] = pa.nulls(len(rows), FETCHED[name])
+        return self.read(pa.table(arrays), schema, Partition("rejected", 0))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the options alone; what decodes is made anew, and learns its schemas anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_codec"}
+
+    @cached_property
+    def _codec(self) -> Codec | None:
+        return codec_of(self.format) if isinstance(self.format, Avro | Protobuf) else None
+
+    def _own(self, schema: Schema) -> tuple[Column, ...]:
+        """Return the columns that come from the value."""
+        return tuple(c for c in schema.columns if c.name not in TYPES)
+
+    def _cells(self, schema: Schema, partition: Partition) -> Cells:
+        """Return the cells of a value, and of the message itself."""
+        value = self._value_cells(Schema(self._own(schema)))
+        message = self._message(schema, partition)
+        came = {c.name: value.came.get(c.name) or message[c.name] for c in schema.columns}
+        time = "" if self.event_time is None else self.event_time.column
+        if self.event_time is not None and time in value.came:
+            came[time] = self._own_time(self.event_time, schema.as_dict()[time], came[time])
+
+        def rule(column: Column, came: str, cast: str) -> Rule:
+            if column.name == time and column.name in value.came:
+                return values.of_text(column, came, cast)
+            if column.name in value.came:
+                return value.rule(column, came, cast)
+            kind = "VARCHAR" if (column.name, column.type) == ("_key", "VARCHAR") else TYPES[column.name]
+            return values.of_type(column, came, kind)
+
+        return Cells(came, rule)
+
+    def _own_time(self, event_time: EventTime, kind: str, came: str) -> str:
+        """Return SQL for the text of an event time: the message's own time where there is no value."""
+        number = event_time.number_of("_timestamp")
+        time = (
+            f"({number})::varchar"
+            if number
+            else f"strftime(_timestamp at time zone 'UTC', {literal(_TIMES.get(kind, '%Y-%m-%d %H:%M:%S.%f+00'))})"
+        )
+        return f"case when {VALUE} is null then {time} else ({came})::varchar end"
+
+    def _value_cells(self, own: Schema) -> Cells:
+        if self._codec is not None:
+            return of_types({c.name: quoted(_OWN + c.name) for c in own.columns}, own.as_dict())
+        if self.format == "json":
+            return json_reader.cells(own)
+        if self.format == "raw":
+            return of_types(dict.fromkeys(own.names, VALUE), dict.fromkeys(own.names, "BLOB"))
+        return of_texts(dict.fromkeys(own.names, "line"))
+
+    def _message(self, schema: Schema, partition: Partition) -> dict[str, str]:
+        """Return SQL for the columns of the message itself."""
+        message = {
+            "_topic": literal(partition.topic),
+            "_partition": f"{partition.number}::integer",
+            "_offset": POSITION,
+            **{name: quoted(name) for name in ("_timestamp", "_headers", "_key")},
+        }
+        if schema.as_dict().get("_key") == "VARCHAR":
+            message["_key"] = "decode(_key, 'replace')"
+        return message
+
+    def _why(self) -> str:
+        """Return SQL for the reason why a value is no row at all, or null."""
+        tombstone = f"when {VALUE} is null then {'null' if self.keeps_tombstones else literal('no value')}"
+        if self.format == "raw":
+            return f"case {tombstone} end"
+        text = f"when shown is null then {literal('not UTF-8')}"
+        json = f"when not is_object then {literal('not a JSON object')}" if self.format == "json" else ""
+        return f"case {tombstone} {text} {json} end"
+
+    def _keys(self, con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+        """Return the keys of the JSON objects in `raw`, where they matter."""
+        if self.new_columns is None or self.format != "json":
+            return ()
+        found = con.execute(f"select distinct unnest(json_keys(line)) as key from {RAW} where is_object order by key")
+        return tuple(str(row[0]) for row in found.fetchall())
+
+    def _undeclared(self, schema: Schema, names: Iterable[str], partition: Partition) -> tuple[str, ...]:
+        """Return the fields with which a record is set aside; raise `SchemaError` for those that are refused."""
+        if self.new_columns is None:
+            return ()
+        return hold(schema, tuple(dict.fromkeys((*schema.names, *names))), Place(partition.uri), self.new_columns)
+
+    def _clean(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
+        """Return what a query can be run over, or None when a row is no row at all."""
+        if not self.keeps_tombstones and records.column(VALUE).null_count:
+            return None
+        if self._codec is not None:
+            with connect() as con:
+                decoded = self._decoded(records, schema, con, partition)
+            if decoded.column(WHY).null_count < decoded.num_rows:
+                return None
+            for name in decoded.column_names:
+                records = records.append_column(name, decoded.column(name))
+            return records
+        if self.format == "raw":
+            return records
+        try:
+            line = records.column(VALUE).cast(pa.string())
+        except pa.ArrowInvalid:  # not UTF-8
+            return None
+        return records.append_column("line", line)
+
+    def _query(self, name: str, schema: Schema, partition: Partition) -> str:
+        source, other = quoted(name), "false"
+        if self.format == "json" and not self._own(schema):
+            other = f"(line is not null and not {json_reader.is_object('line')})"
+        elif self.format == "json":
+            # what is no JSON stops the query; what begins with a brace and is JSON is an object
+            source = json_reader.with_texts(Schema(self._own(schema)), source)
+            other = "not coalesce(starts_with(line, '{'), true)"
+            if self.new_columns is not None:
+                names = tuple(column.name for column in self._own(schema))
+                other += f" or not coalesce({only_keys('json_keys(line)', names)}, true)"
+        cells = self._cells(schema, partition)
+        return (
+            f"select {casts(schema)}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
+            f"from {cast_cells(schema, cells, source)}"
+        )
+
+    def _decoded(
+        self, records: pa.Table, schema: Schema, con: duckdb.DuckDBPyConnection, partition: Partition
+    ) -> pa.Table:
+        """Return the columns of the values, and `_why` for those that cannot be decoded."""
+        assert self._codec is not None  # noqa: S101 - asked before
+        values = records.column(VALUE).to_pylist()
+        own = Schema(self._own(schema))
+        decoded = decode(self._codec, values, keeps_tombstones=self.keeps_tombstones)
+        undeclared = self._undeclared(schema, decoded.names, partition)
+        found = columns_of(decoded, own, undeclared, con)
+        return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
+
+
+def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw, *, in_text: bool) -> Reading:
+    """Return what fits; `raw.why` is SQL for why a record is no row at all, or null."""
+    why = raw.why
+    encoded = f"'{BASE64}' || base64({VALUE})"
+    # a text is kept as it is, unless it would be taken for something else
+    text = f"when shown <> '' and not starts_with(shown, '{BASE64}') then shown" if in_text else ""
+    row = f"case when {VALUE} is null then '' {text} else {encoded} end"
+    key = schema.as_dict().get("_key")
+    if key == "VARCHAR":
+        why = (
+            f"coalesce({why}, case when _key is not null and try(decode(_key)) is null then 'the key is not UTF-8' end)"
+        )
+    return fit(con, schema, replace(raw, row=row, bad=f"({why}) is not null", why=why))
+
+
+def _bytes(row: str) -> bytes | None:
+    if not row:
+        return None
+    if row.startswith(BASE64):
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(row.removeprefix(BASE64), validate=True)
+    return row.encode()
+
+
+def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
+    """Return the fields of JSON objects: each is written on a line of its own, without breaks, and read as a file."""
+    with scratch.folder("json") as folder, connect() as con:
+        path = str(Path(folder) / "values.ndjson")
+        con.register("_values", pa.table({VALUE: values}))
+        con.execute(
+            f"copy (select json(line)::varchar from (select try(decode({VALUE})) as line from _values) "
+            f"where {json_reader.is_object('line')}) to {literal(path)} "
+            "(format csv, header false, quote '', escape '', delimiter '\x01')"
+        )
+        if pc.count(values).as_py() == 0 or not Path(path).stat().st_size:
+            raise SourceError("no record holds a JSON object", do="give schema=, or check format=", place=place)
+        return json_reader.infer(con, path, place)

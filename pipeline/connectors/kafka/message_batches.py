@@ -1,0 +1,75 @@
+"""From messages to Arrow: one table per batch and partition, of the values and what else is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import KafkaError
+
+from pipeline.connectors.kafka.client import Stream
+from pipeline.connectors.kafka.native import Batch
+from pipeline.connectors.kafka.partitions import Partition
+from pipeline.connectors.kafka.value_formats import Metadata
+from pipeline.core.sources import POSITION
+
+VALUE = "value"
+FETCHED = {
+    "_key": pa.binary(),
+    "_timestamp": pa.timestamp("us", tz="UTC"),
+    "_headers": pa.map_(pa.string(), pa.binary()),
+}
+"""The columns of messages that are fetched with their values, when they are wanted."""
+_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - so the client names its own errors
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came of one partition at once: its records in order, and the offset after all that is known of it."""
+
+    records: pa.Table
+    end: int
+
+
+def fetch(stream: Stream, metadata: Metadata, rows: int, wait_s: float) -> Mapping[Partition, Fetched]:
+    """Return what comes within a time, at most so many records; raise `SourceError` as `Stream.told` does."""
+    with stream.consumer.batch(rows, wait_s) as batch:
+        if batch is None:
+            stream.check()
+            return {}
+        found = {p: Fetched(t, int(t.column(POSITION)[-1].as_py()) + 1) for p, t in _tables(batch, metadata)}
+        for fault in batch.faults:
+            partition = Partition(fault.topic or "?", max(0, fault.partition))
+            if fault.code != _EOF:
+                stream.told(fault, partition)
+                continue
+            before = found.get(partition)
+            records = empty(metadata) if before is None else before.records
+            found[partition] = Fetched(records, fault.offset if before is None else max(fault.offset, before.end))
+    return found
+
+
+def empty(metadata: Metadata) -> pa.Table:
+    """Return no records."""
+    extra = [(name, FETCHED[name]) for name in metadata.columns if name in FETCHED]
+    return pa.schema([(VALUE, pa.binary()), (POSITION, pa.int64()), *extra]).empty_table()
+
+
+def _tables(batch: Batch, metadata: Metadata) -> list[tuple[Partition, pa.Table]]:
+    if not len(batch):
+        return []
+    columns = {VALUE: batch.values(), POSITION: batch.offsets()}
+    wanted = {"_key": batch.keys, "_timestamp": batch.timestamps, "_headers": batch.headers}
+    columns |= {name: wanted[name]() for name in metadata.columns if name in wanted}
+    table = pa.table(columns)
+    first = int(batch.places[0])
+    if (batch.places == first).all():
+        return [(_partition(batch, first), table)]
+    places = np.unique(batch.places)
+    return [(_partition(batch, int(p)), table.take(pa.array(np.flatnonzero(batch.places == p)))) for p in places]
+
+
+def _partition(batch: Batch, place: int) -> Partition:
+    return Partition(batch.topics[place >> 32], place & 0xFFFFFFFF)

@@ -1,0 +1,94 @@
+"""Ranges of a partition, read once from the brokers with a consumer of their own."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.connectors.kafka.client import PATIENCE_S, Stream
+from pipeline.connectors.kafka.message_batches import empty, fetch
+from pipeline.connectors.kafka.partitions import Partition
+from pipeline.core.errors import Place, SourceError, SourceUnavailableError
+from pipeline.core.sources import POSITION, Extent, Part
+
+if TYPE_CHECKING:
+    from pipeline.connectors.kafka.source import Kafka
+
+_AT_ONCE = 20_000
+_WAIT_S = 0.02
+_BUFFER_BYTES = 32 << 20
+
+
+def fetched(kafka: Kafka, part: Part) -> pa.Table:
+    """Return the records of a range; raise `SourceError` when it is not there, or not all of it comes in time."""
+    partition = Partition.of(part.piece.uri)
+    extent = kafka.client.extents([partition])[partition]
+    end = extent.end if part.end is None else part.end
+    begin = max(part.begin, extent.begin) if part.is_whole else part.begin
+    ids, place = {partition.topic: part.piece.stamp}, Place(part.piece.uri)
+    try:
+        records = empty(kafka.metadata) if begin >= end else _all(kafka, partition, Extent(begin, end))
+    except SourceError:
+        hold(kafka, ids, place)  # a topic that is gone is the better reason
+        raise
+    if not hold(kafka, ids, place):
+        raise SourceUnavailableError(
+            "Kafka does not answer", got="no id of the topic", do="see whether it is well", place=place
+        )
+    return records
+
+
+def sample(kafka: Kafka, partition: Partition, rows: int) -> pa.Table:
+    """Return the first records of a partition, as many as there are of so many offsets."""
+    extent = kafka.client.extents([partition])[partition]
+    if extent.begin == extent.end:
+        return empty(kafka.metadata)
+    return _all(kafka, partition, Extent(extent.begin, min(extent.end, extent.begin + rows)))
+
+
+def hold(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s: float = PATIENCE_S) -> bool:
+    """Raise `SourceError` when a topic is not the one with its id any more; False when no broker answers in time.
+
+    What was read before this was asked came from the topic with that id.
+    """
+    found = kafka.client.ids(tuple(ids), patience_s)
+    if found is None:
+        return False
+    for topic, wanted in ids.items():
+        if found[topic] != wanted:
+            raise SourceError(
+                f"the topic {topic!r} was deleted, and is not the one that was read",
+                got=f"the id {found[topic]}, not {wanted}" if found[topic] else "no topic",
+                do="its offsets mean other records now: start again from the earliest",
+                place=place,
+            )
+    return True
+
+
+def _all(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
+    """Return the records of a range.
+
+    It is over when the partition's reader is at its end, whether or not the last offsets hold records: those of
+    aborted transactions, of their marks, and of what compaction removed do not come.
+    """
+    with closing(Stream(kafka.options(), kafka.place, ahead_bytes=_BUFFER_BYTES)) as stream:
+        stream.add({partition: extent.begin})
+        tables, at, until = [empty(kafka.metadata)], extent.begin, time.monotonic() + PATIENCE_S
+        while at < extent.end:
+            found = fetch(stream, kafka.metadata, _AT_ONCE, _WAIT_S).get(partition)
+            if found is not None and found.end > at:
+                tables.append(found.records)
+                at, until = found.end, time.monotonic() + PATIENCE_S
+            elif time.monotonic() > until:
+                raise SourceUnavailableError(
+                    "the records of a range do not come",
+                    got=f"those up to {at} of {extent.begin} to {extent.end}",
+                    do="see whether the brokers are well; a transaction may be open",
+                    place=Place(partition.uri),
+                )
+    records = pa.concat_tables(tables)
+    return records if at == extent.end else records.filter(pc.less(records.column(POSITION), extent.end))

@@ -1,0 +1,300 @@
+"""A topic of Kafka.
+
+Delivery: exactly once for readers of committed records: the rows of a version and its number are in one transaction.
+
+The number is a record of a compacted topic that only this sink writes. Not an offset of a consumer group, which brokers
+forget a week after the last commit: the sink would begin again. The sink's name is its transactional id, so that of two
+processes which send, the one that came later fences the other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.connectors.json_rows import keys, texts
+from pipeline.core.definitions import names
+from pipeline.core.errors import ConflictError, DefinitionError, HeadwaterError, OutcomeUnknownError, SinkError
+from pipeline.core.sinks import Delivery, Home, Position, is_there, require_gone_by
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, KafkaException, Message
+
+SERVERS = "HEADWATER_KAFKA_SERVERS"
+_PATIENCE_S = 30.0
+_POLL_S = 0.1
+_LOG = logging.getLogger("headwater.kafka")
+_LOG.addHandler(logging.NullHandler())
+_MARKS = {"cleanup.policy": "compact", "segment.bytes": str(1 << 20), "segment.ms": "3600000"}
+"""Settings of the topic of numbers: it is read whole at a start, so it is kept short."""
+
+
+class Security(Protocol):
+    """How a client shows who it is, as `pipeline.connectors.kafka` has it."""
+
+    def options(self) -> Mapping[str, str]:
+        """Return the client's settings."""
+
+
+@dataclass(frozen=True)
+class ToKafka:
+    """A topic. Make one with `to_kafka`."""
+
+    topic: str
+    servers: str | None
+    key: tuple[str, ...] = ()
+    security: Security | None = None
+    transaction_s: float = 60.0
+
+    def open(self, home: Home) -> KafkaTarget:
+        """Fence who wrote before under this name, and find how far it was.
+
+        Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not said
+        where they are.
+        """
+        if find_spec("confluent_kafka") is None:
+            raise SinkError(
+                "Kafka needs a library that is not here", got="confluent_kafka", do="pip install 'headwater[kafka]'"
+            )
+        return KafkaTarget(self, re.sub(r"[^A-Za-z0-9._-]", "-", home.id))
+
+    def options(self) -> dict[str, str | int | float | bool]:
+        """Return the client's settings."""
+        servers = self.servers or os.environ.get(SERVERS)
+        if not servers:
+            raise DefinitionError("it is not said where Kafka is", do=f"give servers=, or set {SERVERS}")
+        return {"bootstrap.servers": servers, **({} if self.security is None else self.security.options())}
+
+    def __str__(self) -> str:
+        """Return the topic."""
+        return f"Kafka topic {self.topic}"
+
+
+def to_kafka(
+    topic: str,
+    *,
+    servers: str | None = None,
+    key: str | Sequence[str] = (),
+    security: Security | None = None,
+    transaction_s: float = 60.0,
+) -> ToKafka:
+    """Send rows as JSON objects to a topic that is there, exactly once for readers of committed records.
+
+    `key` makes the records' key: the text of a column, or a JSON array of several. Where it is the key of the table, a row that
+    is gone is a record without a value; else a table that rows go from is refused. A version has to be sent within
+    `transaction_s`, which is also how long a process that died can hold readers back.
+    """
+    return ToKafka(topic, servers, names(key), security, transaction_s)
+
+
+@dataclass
+class _Sent:
+    """What became of the records of a transaction, as the brokers tell."""
+
+    error: KafkaError | None = None
+
+    def heard(self, error: KafkaError | None, message: Message) -> None:
+        del message
+        self.error = self.error or error
+
+
+@dataclass
+class KafkaTarget:
+    """A producer of transactions to one topic."""
+
+    to: ToKafka
+    id: str
+    _reached: Position | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Fence, then read the last number: nothing can come to it any more."""
+        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
+
+        try:
+            self._require_topics()
+            self._producer = Producer(
+                {
+                    **self.to.options(),
+                    "transactional.id": self.id,
+                    "transaction.timeout.ms": int(self.to.transaction_s * 1000),
+                    "linger.ms": 5,
+                    "queue.buffering.max.kbytes": 64 << 10,
+                    "compression.type": "lz4",
+                },
+                logger=_LOG,
+            )
+            self._producer.init_transactions(_PATIENCE_S)
+            self._reached = self._last()
+        except KafkaException as error:
+            raise self._words(error) from error
+
+    @property
+    def marks(self) -> str:
+        """The topic of numbers."""
+        return f"{self.id}.reached"
+
+    def reached(self) -> Position | None:
+        """Return the version of the last transaction."""
+        return self._reached
+
+    def write(self, delivery: Delivery) -> None:
+        """Send rows and version in one transaction."""
+        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
+
+        if is_there(delivery, self._reached):
+            return
+        require_gone_by(self.to.key, delivery)
+        if delivery.is_whole and delivery.since is not None:
+            raise SinkError(
+                "what changed in the table since cannot be told any more, and records that were sent cannot be taken back",
+                got=f"version {delivery.to.version} after {delivery.since.version}",
+                do="let a sink of another name send the table to another topic",
+            )
+        sent = _Sent()
+        try:
+            self._producer.begin_transaction()
+            try:
+                self._send(delivery, sent)
+                self._commit()
+            except BaseException as error:
+                cause = self._abort()
+                if (
+                    cause is not None
+                    and isinstance(error, KafkaException)
+                    and error.args[0].code() == KafkaError._FATAL  # noqa: SLF001 - so the client names it
+                ):
+                    raise cause from error  # `produce` says only that the producer ended, this says why
+                raise
+        except KafkaException as error:
+            raise self._words(error, sent.error) from error
+        self._reached = delivery.to
+
+    def close(self) -> None:
+        """Leave the brokers; a producer that was fenced has nothing more to say."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        with suppress(KafkaException):
+            self._producer.close()
+
+    def _send(self, delivery: Delivery, sent: _Sent) -> None:
+        if delivery.gone.num_rows:
+            self._produce(self.to.topic, keys(delivery.gone, self.to.key), None, sent)
+        for found, rows in texts(delivery.rows, delivery.rows.schema, self.to.key):
+            self._produce(self.to.topic, found, rows, sent)
+        self._produce(self.marks, [self.id], [json.dumps(asdict(delivery.to))], sent)
+
+    def _produce(self, topic: str, found: Sequence[str | None], rows: Sequence[str] | None, sent: _Sent) -> None:
+        for number, key in enumerate(found):
+            while True:
+                try:
+                    self._producer.produce(topic, None if rows is None else rows[number], key, on_delivery=sent.heard)
+                    break
+                except BufferError:
+                    self._producer.poll(_POLL_S)
+            if sent.error is not None:
+                from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+                raise KafkaException(sent.error)
+        self._producer.poll(0)
+
+    def _commit(self) -> None:
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        until = time.monotonic() + self.to.transaction_s + _PATIENCE_S
+        while True:
+            try:
+                self._producer.commit_transaction(_PATIENCE_S)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+                if time.monotonic() > until:
+                    raise OutcomeUnknownError(
+                        "Kafka does not say what became of a transaction", got=error.args[0].str()
+                    ) from error
+            else:
+                return
+
+    def _abort(self) -> KafkaException | None:
+        """Abort the transaction; return why that cannot be done."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        try:
+            self._producer.abort_transaction(_PATIENCE_S)
+        except KafkaException as error:
+            return error
+        return None
+
+    def _require_topics(self) -> None:
+        """Make the topic of numbers, and see that the other one is there."""
+        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - an extra
+        from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415 - an extra
+
+        admin = AdminClient(self.to.options(), logger=_LOG)
+        known = admin.list_topics(timeout=_PATIENCE_S).topics
+        if self.to.topic not in known:
+            raise SinkError(f"there is no Kafka topic {self.to.topic!r}", do="create it")
+        if self.marks in known:
+            return
+        try:
+            admin.create_topics([NewTopic(self.marks, 1, -1, config=_MARKS)], operation_timeout=_PATIENCE_S)[
+                self.marks
+            ].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+    def _last(self) -> Position | None:
+        """Return the last committed number. There is no open transaction: this producer has ended those of its id."""
+        from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition  # noqa: PLC0415 - an extra
+
+        consumer = Consumer(
+            {
+                **self.to.options(),
+                "group.id": self.id,  # the client wants a name; no group is joined, nothing is committed
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
+            },
+            logger=_LOG,
+        )
+        found, until = None, time.monotonic() + _PATIENCE_S
+        try:
+            consumer.assign([TopicPartition(self.marks, 0, 0)])
+            while time.monotonic() < until:
+                for message in consumer.consume(10_000, _POLL_S):
+                    error, value = message.error(), message.value()
+                    if error is None and value is not None:
+                        found, until = Position(**json.loads(value)), time.monotonic() + _PATIENCE_S
+                    elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
+                        return found
+                    elif error is not None and not error.retriable():
+                        raise KafkaException(error)
+        finally:
+            consumer.close()
+        raise SinkError(
+            f"the topic {self.marks!r} cannot be read", got=f"no answer in {_PATIENCE_S:g} s", do="check the brokers"
+        )
+
+    def _words(self, error: KafkaException, cause: KafkaError | None = None) -> HeadwaterError:
+        from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
+
+        found: KafkaError = error.args[0]
+        if found.code() in {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}:  # noqa: SLF001
+            return ConflictError(
+                f"another process sends to {self.to}, or this one slept past the time of its transaction",
+                got=found.str(),
+                do="what it did not commit is sent by the next one",
+            )
+        said = found.str() if cause is None or cause.code() == found.code() else f"{cause.str()} ({found.str()})"
+        return SinkError(f"{self.to} does not take the rows", got=said, do="check servers=, security= and the topic")

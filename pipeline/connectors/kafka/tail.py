@@ -1,0 +1,253 @@
+"""Partitions read on and on: a thread fetches ahead of what is taken, and ranges are served from memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.connectors.kafka.client import Stream
+from pipeline.connectors.kafka.message_batches import Fetched, empty, fetch
+from pipeline.connectors.kafka.partitions import Partition
+from pipeline.connectors.kafka.ranges import hold
+from pipeline.core.errors import HeadwaterError, Place, SourceError
+from pipeline.core.schema import Schema
+from pipeline.core.sources import POSITION, Extent, Flowing, Part, PartReader, Reading, Ready
+
+if TYPE_CHECKING:
+    from pipeline.connectors.kafka.source import Kafka
+
+_AT_ONCE = 50_000
+_BUSY_WAIT_S, _IDLE_WAIT_S = 0.01, 0.1
+_CHECK_S = 5.0
+
+
+@dataclass
+class _Held:
+    """What is in memory of one partition: tables in order, from an offset to another."""
+
+    begin: int
+    end: int
+    taken: int
+    """The offset up to which ranges were asked for: what is before is kept only to be read again."""
+    tables: list[tuple[Fetched, int]] = field(default_factory=list)
+    """Each with the offset before which there is nothing of it."""
+
+
+@contextmanager
+def tail(kafka: Kafka, offsets: Mapping[str, int]) -> Iterator[KafkaTail]:
+    """Read partitions on, from their offsets, until the context ends; raise `SourceError` for one that is not held."""
+    found = KafkaTail(kafka)
+    try:
+        found.add(offsets)
+        found.start()
+        yield found
+    finally:
+        found.close()
+
+
+class KafkaTail:
+    """Reads partitions on and on. `ready` and the reader are for one thread at a time, or several: they lock."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        """Read nothing yet."""
+        self._kafka = kafka
+        self._stream = Stream(kafka.options(), kafka.place, ahead_bytes=kafka.ahead_bytes // 4)
+        self._lock = threading.Condition()
+        self._held: dict[Partition, _Held] = {}
+        self._ids: dict[str, str] = {}
+        self._to_add: dict[Partition, int] = {}
+        self._waiting_bytes = self._waiting_rows = 0
+        self._failed: HeadwaterError | None = None
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="headwater-kafka", daemon=True)
+
+    def start(self) -> None:
+        """Begin to fetch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop fetching and let go of all that is held."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._stream.close()
+
+    def add(self, offsets: Mapping[str, int]) -> None:
+        """Read more partitions from now on; raise `SourceError` for an offset that is not held any more."""
+        partitions = {Partition.of(uri): at for uri, at in offsets.items()}
+        topics = self._kafka.client.topics(sorted({p.topic for p in partitions}), None)
+        for partition in partitions:
+            if partition.number >= topics[partition.topic].partitions:
+                raise SourceError("the topic has no such partition", place=Place(partition.uri))
+        extents = self._kafka.client.extents(tuple(partitions))
+        for partition, at in partitions.items():
+            if not extents[partition].begin <= at:
+                raise overtaken(partition, at, extents[partition])
+        ids = {name: topic.id for name, topic in topics.items() if name not in self._ids}
+        with self._lock:
+            self._ids.update(ids)
+            for partition, at in partitions.items():
+                self._held[partition] = _Held(at, at, at)
+                self._to_add[partition] = at
+            self._lock.notify_all()
+
+    def ready(self, timeout_s: float) -> Ready:
+        """Return what can be taken: at once if records wait, else when some come or time is up.
+
+        What it names was read from the very topics that the tail began with. Raises `SourceError` when one was deleted,
+        when retention was faster, or when brokers refuse. While no broker answers, nothing is ready.
+        """
+        until = time.monotonic() + timeout_s
+        with self._lock:
+            self._lock.wait_for(lambda: self._waiting_rows or self._failed, timeout_s)
+            self._raise()
+            offsets = {p.uri: held.end for p, held in self._held.items()}
+            before = {p.uri: held.taken for p, held in self._held.items()}
+            rows, ids = self._waiting_rows, dict(self._ids)
+        left = max(until - time.monotonic(), min(timeout_s, _CHECK_S), 0.2)
+        if not hold(self._kafka, ids, self._kafka.place, patience_s=left):
+            return Ready(before, 0, is_unanswered=True)
+        return Ready(offsets, rows)
+
+    def reader(self, parts: Sequence[Part] = ()) -> PartReader:
+        """Return what serves ranges from memory; one that is not in memory any more is read from the brokers."""
+        del parts  # they count as taken when they are read
+        return _FromMemory(self._kafka, self)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much is in memory that was not taken yet."""
+        with self._lock:
+            return self._waiting_bytes
+
+    def take(self, part: Part) -> pa.Table | None:
+        """Return the records of a range, and let go of those before it; None when they are not in memory."""
+        partition, end = Partition.of(part.piece.uri), part.end
+        with self._lock:
+            held = self._held.get(partition)
+            if held is None or end is None or part.begin < held.begin or end > held.end:
+                return None
+            self._forget(held, part.begin)
+            if end > held.taken:
+                self._count_taken(held, end)
+            pieces = [f.records for f, begin in held.tables if begin < end and f.end > part.begin]
+        records = pa.concat_tables([empty(self._kafka.metadata), *pieces])
+        positions = records.column(POSITION)
+        if len(positions) and (positions[0].as_py() < part.begin or positions[-1].as_py() >= end):
+            chosen = pc.and_(pc.greater_equal(positions, part.begin), pc.less(positions, end))
+            records = records.filter(chosen)
+        return records
+
+    def _forget(self, held: _Held, before: int) -> None:
+        while held.tables and held.tables[0][0].end <= before:
+            held.tables.pop(0)
+        held.begin = held.tables[0][1] if held.tables else max(held.begin, min(before, held.end))
+
+    def _count_taken(self, held: _Held, end: int) -> None:
+        """Note that a partition was taken up to an offset; a table counts as taken when its end is."""
+        for found, _ in held.tables:
+            if held.taken < found.end <= end:
+                self._waiting_rows -= found.records.num_rows
+                self._waiting_bytes -= found.records.nbytes
+        held.taken = end
+        self._lock.notify_all()
+
+    def _raise(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    def _run(self) -> None:
+        try:
+            found: Mapping[Partition, Fetched] = {}
+            while self._may_fetch():
+                # after silence, the first record is taken as it comes; while they come, many at once
+                rows, wait_s = (_AT_ONCE, _BUSY_WAIT_S) if found else (1, _IDLE_WAIT_S)
+                found = fetch(self._stream, self._kafka.metadata, rows, wait_s)
+                if found:
+                    self._keep(found)
+        except HeadwaterError as error:
+            self._fail(self._explained(error))
+        except Exception as error:  # noqa: BLE001 - what ends the thread is told to whoever waits for it
+            self._fail(SourceError("fetching from Kafka failed", got=repr(error), place=self._kafka.place))
+
+    def _explained(self, error: HeadwaterError) -> HeadwaterError:
+        """Return a better reason where there is one: offsets that are gone may be those of a topic that is gone."""
+        try:
+            hold(self._kafka, dict(self._ids), self._kafka.place, patience_s=_CHECK_S)
+        except SourceError as found:
+            return found
+        return error
+
+    def _may_fetch(self) -> bool:
+        """Wait until there is room, and add partitions that were asked for; False when it is over."""
+        with self._lock:
+            bound = self._kafka.ahead_bytes
+            self._lock.wait_for(lambda: self._is_closed or self._to_add or (self._held and self._waiting_bytes < bound))
+            added, self._to_add = self._to_add, {}
+            is_closed = self._is_closed
+        if added and not is_closed:
+            self._stream.add(added)
+        return not is_closed
+
+    def _keep(self, found: Mapping[Partition, Fetched]) -> None:
+        with self._lock:
+            for partition, fetched in found.items():
+                held = self._held[partition]
+                if fetched.end <= held.end:
+                    continue
+                held.tables.append((fetched, held.end))
+                held.end = fetched.end
+                self._waiting_rows += fetched.records.num_rows
+                self._waiting_bytes += fetched.records.nbytes
+            self._lock.notify_all()
+
+    def _fail(self, error: HeadwaterError) -> None:
+        with self._lock:
+            self._failed = error
+            self._lock.notify_all()
+
+
+@dataclass(frozen=True)
+class _FromMemory:
+    """Reads ranges that a tail holds."""
+
+    kafka: Kafka
+    tail: KafkaTail
+
+    def read(self, part: Part, schema: Schema) -> Reading:
+        records = self.tail.take(part)
+        if records is None:
+            return self.kafka.read(part, schema)
+        self.kafka.decoder.hold(schema, Place(part.piece.uri))
+        return self.kafka.decoder.read(records, schema, Partition.of(part.piece.uri))
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+        records = self.tail.take(part)
+        if records is None:
+            with self.kafka.flow(con, part, schema) as flowing:
+                yield flowing
+            return
+        self.kafka.decoder.hold(schema, Place(part.piece.uri))
+        with self.kafka.decoder.flow(con, records, schema, Partition.of(part.piece.uri)) as flowing:
+            yield flowing
+
+
+def overtaken(partition: Partition, at: int, extent: Extent) -> SourceError:
+    """Return the error of an offset that a partition does not hold any more."""
+    return SourceError(
+        "records were deleted before they were read: retention has overtaken the reader",
+        got=f"the offset {at}, where the partition begins at {extent.begin}",
+        do="raise the retention; go on with what is left: headwater stream --accept-gaps",
+        place=Place(partition.uri),
+    )

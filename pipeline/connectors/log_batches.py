@@ -1,0 +1,135 @@
+"""A log read in batch: what each partition holds beyond the offsets that were consumed, in ranges."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from pipeline.core.cursors import Bound, Cursor, Gap, Plan
+from pipeline.core.errors import SourceError
+from pipeline.core.sources import Extent, Part, Piece
+
+KIND = "offsets"
+_PART_BYTES = 128 << 20
+_ENDLESS_ROWS = 1 << 60
+
+
+class _Log(Protocol):
+    def extents(self) -> Mapping[str, Extent]: ...
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]: ...
+
+
+@dataclass(frozen=True)
+class _Consumed:
+    """A partition as a cursor knows it: read from `begin`, to be read on from `next`."""
+
+    begin: int
+    next: int
+    stamp: str
+
+
+def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) -> Plan:
+    """Plan what a log holds beyond a cursor: ranges of offsets of its partitions, one of each in turn.
+
+    A partition that was made anew, or holds less than was read of it, has changed: all is to be read again. Raises
+    `SourceError` for a log that has no end, unless rows are bounded.
+    """
+    held = log.extents()
+    known = {} if cursor is None else _known(cursor)
+    begins = {uri: max(known[uri].next, e.begin) if uri in known else e.begin for uri, e in held.items()}
+    ends = _ends(log, held, begins, bound, row_bytes)
+    consumed = {
+        uri: _Consumed(known[uri].begin if uri in known else begins[uri], end, held[uri].stamp)
+        for uri, end in ends.items()
+    }
+    count = sum(ends[uri] - begins[uri] for uri in held)
+    has_more = any(ends[uri] < held[uri].end for uri in held)
+    return Plan(
+        parts=tuple(_parts(held, begins, ends, row_bytes)),
+        cursor=_cursor({**known, **consumed}),
+        new=f"{count:,} new offset{'s' * (count != 1)}{', more are left' * has_more}" if count else "",
+        changed=next((text for uri in known if uri in held and (text := _change(uri, known[uri], held[uri]))), ""),
+        lost=tuple(text for uri, before in known.items() if (text := _loss(uri, before, held.get(uri)))),
+        gaps=tuple(Gap(u, k.next, held[u].begin) for u, k in known.items() if u in held and k.next < held[u].begin),
+        has_more=has_more,
+    )
+
+
+def _ends(
+    log: _Log, held: Mapping[str, Extent], begins: Mapping[str, int], bound: Bound, row_bytes: int
+) -> dict[str, int]:
+    """Return the offset at which each partition's ranges end; a bound of rows is shared between the partitions."""
+    ends = {uri: max(extent.end, begins[uri]) for uri, extent in held.items()}
+    if bound.until is not None:
+        at = log.offsets_at(bound.until)
+        ends = {uri: max(min(end, at.get(uri, end)), begins[uri]) for uri, end in ends.items()}
+    most = _most_rows(bound, row_bytes)
+    if most is None:
+        endless = next((uri for uri, end in ends.items() if end - begins[uri] >= _ENDLESS_ROWS), None)
+        if endless is not None:
+            raise SourceError(
+                "this log has no end, so a run would never have read it",
+                got=endless,
+                do="give it an end (count=), bound the rows of a run (most_rows=), or run `headwater stream`",
+            )
+        return ends
+    left = max(most, 1)
+    by_size = sorted(ends, key=lambda uri: (ends[uri] - begins[uri], uri))
+    for number, uri in enumerate(by_size):
+        share = -(-left // (len(by_size) - number))
+        ends[uri] = min(ends[uri], begins[uri] + share)
+        left -= ends[uri] - begins[uri]
+    return ends
+
+
+def _most_rows(bound: Bound, row_bytes: int) -> int | None:
+    bounds = [bound.rows, None if bound.size_bytes is None else bound.size_bytes // row_bytes]
+    return min((most for most in bounds if most is not None), default=None)
+
+
+def _parts(
+    held: Mapping[str, Extent], begins: Mapping[str, int], ends: Mapping[str, int], row_bytes: int
+) -> Iterator[Part]:
+    step = _PART_BYTES // row_bytes
+    ranges = [
+        [
+            range_of(uri, held[uri].stamp, a, min(a + step, ends[uri]), row_bytes)
+            for a in range(begins[uri], ends[uri], step)
+        ]
+        for uri in sorted(held)
+    ]
+    return (part for round_ in itertools.zip_longest(*ranges) for part in round_ if part is not None)
+
+
+def range_of(uri: str, stamp: str, begin: int, end: int, row_bytes: int) -> Part:
+    """Return a range of a partition's offsets as a part; the end is exclusive."""
+    size = (end - begin) * row_bytes
+    return Part(Piece(uri, size, stamp), begin, end, first=begin, planned_bytes=size)
+
+
+def _change(uri: str, before: _Consumed, now: Extent) -> str:
+    if now.stamp != before.stamp:
+        return f"{uri} was deleted and created again"
+    return f"{uri} holds less than was read of it" if now.end < before.next else ""
+
+
+def _loss(uri: str, before: _Consumed, now: Extent | None) -> str:
+    """Return which offsets that were read are there no more; empty when all are."""
+    if before.begin == before.next:
+        return ""
+    if now is None or now.stamp != before.stamp:
+        return str(Gap(uri, before.begin, before.next))
+    return str(Gap(uri, before.begin, min(now.begin, before.next))) if now.begin > before.begin else ""
+
+
+def _known(cursor: Cursor) -> dict[str, _Consumed]:
+    partitions: Mapping[str, Any] = cursor.of_kind(KIND)["partitions"]
+    return {uri: _Consumed(*fields) for uri, fields in partitions.items()}
+
+
+def _cursor(consumed: Mapping[str, _Consumed]) -> Cursor:
+    return Cursor(KIND, {"partitions": {uri: [c.begin, c.next, c.stamp] for uri, c in sorted(consumed.items())}})

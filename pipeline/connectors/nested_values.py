@@ -1,0 +1,133 @@
+"""Lists, structs and maps as text: each value within them is held to its type by the rule of `values`, or all is null.
+
+In an object a key that is missing is null, and one that its type does not have, or that is there twice, is a misfit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.connectors import values
+from pipeline.core.schema import Column
+from pipeline.kernel.engine import literal, quoted
+from pipeline.kernel.types import inner_types, nested_type
+
+MARK = "\ufdd1"
+"""What stands before a number that `marked` made a string; Unicode keeps this character out of texts."""
+_EDGE = "\x01"
+"""Valid JSON never holds this byte as such."""
+_STRING_OR_NUMBER = r'("(?:[^"\\]|\\.)*")|(-?[0-9][0-9.eE+-]*)'
+
+
+def marked(line: str) -> str:
+    """Return SQL for a text of JSON in which each number is a string of its very characters, with a mark before it."""
+    cut = f"regexp_replace({line}, {literal(_STRING_OR_NUMBER)}, '\\1{_EDGE}{MARK}\\2{_EDGE}', 'g')"
+    return f"replace(replace({cut}, '{_EDGE}{MARK}{_EDGE}', ''), '{_EDGE}', '\"')"
+
+
+def unmarked(text: str) -> str:
+    """Return SQL for a text taken from marked JSON, as it was before."""
+    plain = rf"regexp_replace({text}, '\"?{MARK}([0-9.eE+-]*)\"?', '\1', 'g')"
+    return f"case when contains({text}, '{MARK}') then {plain} else {text} end"
+
+
+def of_json(column: Column, text: str) -> str:
+    """Return SQL for a nested value written as JSON, null when something within it is none of its type."""
+    return f"try(list_transform([{text}], lambda j: {_of_json(column, 'j', 1)})[1])"
+
+
+def of_text(column: Column, text: str) -> str:
+    """Return SQL for a nested value written as DuckDB writes it, null when something within it is none of its type."""
+    return (
+        f"try(list_transform([try_cast({text} as {_in_text(column.type)})], lambda j: {_of_text(column, 'j', 1)})[1])"
+    )
+
+
+def _of_json(column: Column, node: str, depth: int) -> str:
+    """Return SQL for a node of JSON, which `node` names; an error in it makes all null."""
+    kind, inner = column.type, _within(column)
+    if inner is None:
+        return _leaf(column, unmarked(node))
+    name, shapes = (
+        f"x{depth}",
+        {key: "JSON" if values.is_nested(part.type) else "VARCHAR" for key, part in inner.items()},
+    )
+    wanted, extra = ("ARRAY" if kind.endswith("]") else "OBJECT"), ""
+    if kind.endswith("]"):
+        opened = f"json_transform({node}, {literal(json.dumps([shapes['element']]))})"
+        body = f"list_transform({opened}, lambda {name}: {_of_json(inner['element'], name, depth + 1)})"
+    elif kind.startswith("MAP"):
+        shape = json.dumps(f"MAP(VARCHAR, {shapes['value']})")
+        opened = f"json_transform({node}, {literal(shape)})"
+        body = _map(
+            opened, name, _leaf(inner["key"], f"{name}.key"), _of_json(inner["value"], f"{name}.value", depth + 1)
+        )
+    else:
+        opened = f"json_transform({node}, {literal(json.dumps(shapes))})"
+        fields = {key: _of_json(part, f"{name}.{quoted(key)}", depth + 1) for key, part in inner.items()}
+        body = f"list_transform([{opened}], lambda {name}: {_struct(fields)})[1]"
+        extra = f" and {only_keys(f'json_keys({node})', tuple(inner))}"
+    fits = f"json_type({node}) = '{wanted}'{extra}"
+    return (
+        f"case when {node} is null or json_type({node}) = 'NULL' then null when {fits} or {_stop(node)} then {body} end"
+    )
+
+
+def _of_text(column: Column, node: str, depth: int) -> str:
+    kind, inner = column.type, _within(column)
+    if inner is None:
+        return _leaf(column, node)
+    name = f"x{depth}"
+    if kind.endswith("]"):
+        return f"list_transform({node}, lambda {name}: {_of_text(inner['element'], name, depth + 1)})"
+    if kind.startswith("MAP"):
+        value = _of_text(inner["value"], f"{name}.value", depth + 1)
+        return _map(node, name, _leaf(inner["key"], f"{name}.key"), value)
+    fields = {key: _of_text(part, f"{node}.{quoted(key)}", depth + 1) for key, part in inner.items()}
+    return f"case when {node} is not null then {_struct(fields)} end"
+
+
+def only_keys(keys: str, names: tuple[str, ...]) -> str:
+    """Return SQL that is true where a list of keys has no other than these, and none twice."""
+    listed = ", ".join(literal(name) for name in names)
+    return f"(list_has_all([{listed}]::varchar[], {keys}) and not {any_twice(keys)})"
+
+
+def any_twice(keys: str) -> str:
+    """Return SQL that is true where a list of keys has one twice."""
+    return f"(len(list_distinct({keys})) < len({keys}))"
+
+
+def _within(column: Column) -> dict[str, Column] | None:
+    inner = inner_types(column.type)
+    return None if inner is None else {name: replace(column, type=part) for name, part in inner.items()}
+
+
+def _map(opened: str, name: str, key: str, value: str) -> str:
+    entry = f"struct_pack(k := {key}, v := {value})"
+    return f"map_from_entries(list_transform(map_entries({opened}), lambda {name}: {entry}))"
+
+
+def _struct(fields: Mapping[str, str]) -> str:
+    return f"struct_pack({', '.join(f'{quoted(name)} := {value}' for name, value in fields.items())})"
+
+
+def _leaf(column: Column, text: str) -> str:
+    if column.type == "VARCHAR":
+        return text
+    kept = values.value_of(column, "y")
+    held = f"list_transform([{kept}], lambda z: case when z is not null or y is null or {_stop('y')} then z end)[1]"
+    return f"list_transform([{text}], lambda y: {held})[1]"
+
+
+def _stop(text: str) -> str:
+    """Return SQL that raises: `error` itself cannot stand within `try`."""
+    return f"cast(concat('misfit ', {text}) as boolean)"
+
+
+def _in_text(kind: str) -> str:
+    """Return a nested type of the same shape whose values are texts."""
+    inner = inner_types(kind)
+    return "VARCHAR" if inner is None else nested_type(kind, {name: _in_text(part) for name, part in inner.items()})

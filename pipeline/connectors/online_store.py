@@ -1,0 +1,158 @@
+"""An online store: the newest row of each key in an SQLite file, for who asks for one at a time.
+
+Delivery: exactly once: the rows of a version and its number are written in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.connectors.json_rows import key_text, keys, texts
+from pipeline.core.definitions import names
+from pipeline.core.errors import SchemaError, SinkError
+from pipeline.core.sinks import Delivery, Home, Position, is_there, require_gone_by
+from pipeline.kernel.engine import quoted
+
+_PATIENCE_S = 30.0
+_REACHED = "headwater_reached"
+
+
+@dataclass(frozen=True)
+class ToOnline:
+    """An SQLite file. Make one with `to_online`."""
+
+    path: str
+    key: tuple[str, ...]
+
+    def file(self, state: Path) -> Path:
+        """Return where the file is: below the folder for state, unless its path is absolute."""
+        return state / self.path
+
+    def open(self, home: Home) -> OnlineTarget:
+        """Open the file, or make it; raise `SinkError` when it is none of SQLite's."""
+        return OnlineTarget(self.file(home.state), home.sink, self.key)
+
+    def __str__(self) -> str:
+        """Return the file's name."""
+        return f"online store {self.path}"
+
+
+def to_online(path: str | Path = "online.db", *, key: str | tuple[str, ...]) -> ToOnline:
+    """Keep the newest row of each key in an SQLite file, exactly once; several sinks may share it.
+
+    Rows are JSON under their key, in a table of the sink's name. A relative path is below the project's `.headwater/`.
+    Of rows with one key the last stays; `OnlineStore` reads them.
+    """
+    return ToOnline(str(path), names(key))
+
+
+@dataclass(frozen=True)
+class OnlineStore:
+    """The rows of one sink, by key. Reads what is committed, at any time and from any process."""
+
+    file: Path
+    sink: str
+
+    def get(self, *key: object) -> dict[str, Any] | None:
+        """Return the row of a key, given column by column; `None` when there is none."""
+        text = key_text(key)
+        with _opened(self.file) as con:
+            found = con.execute(f"select row from {quoted(self.sink)} where key = ?", [text]).fetchone()
+        row: dict[str, Any] | None = None if found is None else json.loads(found[0])
+        return row
+
+
+class OnlineTarget:
+    """The table of one sink in an SQLite file."""
+
+    def __init__(self, file: Path, sink: str, key: tuple[str, ...]) -> None:
+        """Open the file, or make it."""
+        self._file = file
+        self._sink = sink
+        self._key = key
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._con = sqlite3.connect(file, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+            self._con.execute("pragma journal_mode = wal")
+            self._con.execute("pragma synchronous = full")
+            self._con.execute(
+                f"create table if not exists {_REACHED} (sink text primary key, version integer, mark integer)"
+            )
+            self._con.execute(
+                f"create table if not exists {quoted(sink)} (key text primary key, row text) without rowid"
+            )
+        except (sqlite3.Error, OSError) as error:
+            raise self._refused(error) from error
+
+    def reached(self) -> Position | None:
+        """Return the version in the file."""
+        try:
+            row = self._con.execute(f"select version, mark from {_REACHED} where sink = ?", [self._sink]).fetchone()
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+        return None if row is None else Position(*row)
+
+    def write(self, delivery: Delivery) -> None:
+        """Bring rows and version in, in one transaction; a delivery of the whole table takes the place of all rows."""
+        try:
+            self._con.execute("begin immediate")
+            try:
+                if not is_there(delivery, self.reached()):
+                    self._bring(delivery)
+                self._con.execute("commit")
+            except BaseException:
+                self._con.execute("rollback")
+                raise
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._con.close()
+
+    def _bring(self, delivery: Delivery) -> None:
+        require_gone_by(self._key, delivery)
+        table = quoted(self._sink)
+        if delivery.is_whole:
+            self._con.execute(f"delete from {table}")
+        self._forget(delivery.gone)
+        for found, rows in texts(delivery.rows, delivery.rows.schema, self._key):
+            if None in found:
+                raise SchemaError(
+                    "a row has no key", got=rows[found.index(None)], do=f"let {self._key[0]!r} never be null"
+                )
+            self._con.executemany(f"insert or replace into {table} values (?, ?)", zip(found, rows, strict=True))
+        self._con.execute(
+            f"insert or replace into {_REACHED} values (?, ?, ?)", [self._sink, delivery.to.version, delivery.to.mark]
+        )
+
+    def _forget(self, gone: pa.Table) -> None:
+        """Forget rows before the new ones come: one of the same key may be among these."""
+        if gone.num_rows:
+            self._con.executemany(
+                f"delete from {quoted(self._sink)} where key = ?", [(key,) for key in keys(gone, self._key)]
+            )
+
+    def _refused(self, error: Exception) -> SinkError:
+        return SinkError(
+            f"the online store {self._file} cannot be used", got=str(error), do="check what else has it open"
+        )
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_S)) as con:
+            yield con
+    except sqlite3.Error as error:
+        raise SinkError(
+            f"the online store {file} cannot be read", got=str(error), do="let its sink send first"
+        ) from error

@@ -1,0 +1,165 @@
+"""A table of the lake as a log: its rows in the order of a column, as fast as is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.connectors.contract import REJECTED
+from pipeline.connectors.direct_tail import DirectTail
+from pipeline.connectors.log_batches import plan_log
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.errors import DefinitionError, few
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.schema import Schema
+from pipeline.core.sources import (
+    MISFIT,
+    POSITION,
+    PROVENANCE,
+    Extent,
+    Flowing,
+    Part,
+    Piece,
+    Reading,
+    TableRows,
+    Tail,
+    Traits,
+)
+from pipeline.kernel.engine import arrow, connect, listed, quoted
+from pipeline.kernel.types import from_arrow
+
+_ROW_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A table to replay; it becomes a reader when it is given the table's rows. Make one with `replay`."""
+
+    table: str
+    column: str
+    speed: float | None = None
+    where: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The table."""
+        return (self.table,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the table, the column and the condition; not with the speed."""
+        return fingerprint("replay", self.table, self.column, self.where)
+
+    def over(self, rows_of: Callable[[str], TableRows]) -> ReplayLog:
+        """Read the table's newest version and order it; raise `DefinitionError` for a column that it does not have."""
+        found = rows_of(self.table)
+        if self.column not in found.schema.names:
+            raise DefinitionError(
+                f"{self.table!r} has no column {self.column!r} to be replayed by", got=few(found.schema.names)
+            )
+        names = [name for name in found.schema.names if name not in PROVENANCE]
+        by, condition = quoted(self.column), "" if self.where is None else f" and ({self.where}\n)"
+        select = f"select {listed(names)} from ({found.query}) where {by} is not null{condition}"
+        with connect(filesystem=found.filesystem) as con:
+            rows = arrow(con, f"{select} order by {by}, {listed(names)}")
+        return ReplayLog(self, rows.combine_chunks(), found.mark)
+
+
+def replay(table: str, *, by: str, speed: float | None = None, where: str | None = None) -> Replay:
+    """Return a log of the rows of a table, in the order of the column `by`, then of all others.
+
+    `speed` is how many seconds of event time pass in one second (3600: a day in 24 s); without it all rows are there at
+    once. `where` is a SQL condition on the rows to replay. Delivery: the same offset gives the same row while the table
+    stays as it is; when it changes, a run reads all of it again, and a stream ends with an error.
+    """
+    if speed is not None and speed <= 0:
+        raise DefinitionError("speed= must be positive", got=str(speed))
+    return Replay(table, by, speed, where)
+
+
+@dataclass(frozen=True)
+class ReplayLog:
+    """The rows of one version of a table in the order of a column, then of all others; an offset is a place in it.
+
+    Rows without a value in the column are left out. The order is that of the version that is there when it is opened.
+    """
+
+    replay: Replay
+    rows: pa.Table
+    mark: int | None
+    began: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def traits(self) -> Traits:
+        """There is one partition, and it stays."""
+        return Traits()
+
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+        """Return the rows that are there beyond the offset of a cursor; all have changed when the table did."""
+        found = plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
+        if not found.changed:
+            return found
+        return replace(found, changed=f"{self.replay.table!r} changed", lost=())
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the replay."""
+        return self.replay.fingerprint
+
+    @property
+    def uri(self) -> str:
+        """The only partition."""
+        return f"replay://{self.replay.table}/{self.replay.fingerprint}"
+
+    def schema(self, piece: Piece) -> Schema:
+        """Return the table's columns, without those that say where its rows came from."""
+        del piece
+        return from_arrow(self.rows.schema)
+
+    def read(self, part: Part, schema: Schema) -> Reading:
+        """Return the rows of a range."""
+        with connect() as con, self.flow(con, part, schema) as flowing:
+            if flowing is None:
+                raise AssertionError("rows that are here flow")
+            rows = arrow(con, f"select * exclude ({MISFIT}) from ({flowing.query})")
+        return Reading(rows, REJECTED.empty_table())
+
+    @contextmanager
+    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+        """Give the rows of a range."""
+        end = self.rows.num_rows if part.end is None else part.end
+        name = f"_replayed_{part.begin}"
+        rows = self.rows.slice(part.begin, end - part.begin)
+        con.register(name, rows.append_column(POSITION, pa.array(range(part.begin, end), pa.int64())))
+        columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in schema.columns)
+        try:
+            yield Flowing(f"select {columns}, {POSITION}, false as {MISFIT} from {name}", end - part.begin, "select 0")
+        finally:
+            con.unregister(name)
+
+    def extents(self) -> Mapping[str, Extent]:
+        """Return how far it is: all of it, or as much as its speed allows since it began."""
+        end = self.rows.num_rows
+        if self.replay.speed is not None and end:
+            times = pc.cast(pc.cast(self.rows.column(self.replay.column), pa.timestamp("us")), pa.int64())
+            reached = times[0].as_py() + int((time.monotonic() - self.began) * 1e6 * self.replay.speed)
+            end = int(pc.sum(pc.less_equal(times, reached)).as_py() or 0)
+        return {self.uri: Extent(0, end, f"{self.mark}")}
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]:
+        """Return the place of the first row from that time or later."""
+        times = pc.cast(pc.cast(self.rows.column(self.replay.column), pa.timestamp("us")), pa.int64())
+        micros = int(time.timestamp() * 1e6)
+        return {self.uri: int(pc.sum(pc.less(times, micros)).as_py() or 0)}
+
+    @contextmanager
+    def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
+        """Read on from an offset."""
+        yield DirectTail(self, dict(offsets), ends_at={self.uri: self.rows.num_rows})

@@ -1,0 +1,300 @@
+"""What a source's reader promises. One contract test runs against every reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.event_time import EventTime
+from pipeline.core.schema import Schema
+
+if TYPE_CHECKING:
+    import duckdb
+    import fsspec
+    import pyarrow as pa
+
+SOURCE, POSITION, INGESTED_AT = "_source", "_position", "_ingested_at"
+MISFIT = "_misfit"
+PROVENANCE = (SOURCE, POSITION, INGESTED_AT)
+"""The columns that every bronze row carries: the file, the 1-based line or row in it, and the run's time."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An object of a source: a file, a partition, a page. `stamp` changes when its content does."""
+
+    uri: str
+    size_bytes: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a piece that can be read by itself: bytes from line end to line end, or rows of whole row groups."""
+
+    piece: Piece
+    begin: int = 0
+    """The first byte (CSV, NDJSON) or the first row (Parquet), from 0."""
+    end: int | None = None
+    """Exclusive; None: to the end of the piece."""
+    first: int = 1
+    """The line or row, from 1, at which the part begins, as `_position` counts; in front of a header, the header's."""
+    planned_bytes: int | None = None
+    """What the part weighs, for planning; None: as much as the piece."""
+    lines: int | None = None
+    """How many lines of text it has, where they were counted when it was cut."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the part, for Parquet before compression when it is cut: an estimate of work, not of memory."""
+        return self.piece.size_bytes if self.planned_bytes is None else self.planned_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the part is all of its piece."""
+        return self.begin == 0 and self.end is None
+
+    def __str__(self) -> str:
+        """Return the file, and which stretch of it: bytes, or rows of Parquet, from 0, the end not included."""
+        end = "its end" if self.end is None else f"{self.end}"
+        return self.piece.uri if self.is_whole else f"{self.piece.uri} from {self.begin} to {end}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came out of a piece: rows that fit the schema, with `_position`, and those that did not.
+
+    `rejected` has the columns `position` (BIGINT), `reason` and `row` (the text as it stood in the file).
+    """
+
+    rows: pa.Table
+    rejected: pa.Table
+
+
+@dataclass(frozen=True)
+class Flowing:
+    """A part as a query that gives its rows once, in order, on the connection it was made for, with one thread.
+
+    It is the truth only when all of this holds after it ran; else the part is to be `read`:
+    the query raised nothing, its scan gave exactly `rows` rows, no row had `_misfit`, and the first value of
+    `oddities` is 0. A column that is not selected is not looked at, so select them all.
+    """
+
+    query: str
+    """A SELECT of the contract's columns in their types, then `_position` (BIGINT) and `_misfit` (BOOLEAN)."""
+    rows: int
+    """How many records the part has when every line is one."""
+    oddities: str
+    """A query, to be run after the other in the same connection, of how many faults the scan found."""
+
+
+class PartReader(Protocol):
+    """What reads parts that were planned."""
+
+    def read(self, part: Part, schema: Schema) -> Reading:
+        """Return the part's rows as `schema`, at their positions in the piece.
+
+        Raises `SchemaError` when its columns are others, and `SplitError` when only the whole piece can be read: then
+        the parts of this piece that were already read are void.
+        """
+
+
+class Reader(PartReader, Protocol):
+    """Where data enters, as Arrow. Reading a part twice gives the same rows in the same order.
+
+    These four members are all that a connector must have; `pipeline.connectors.ArrowReader` gives two of them to one that
+    yields Arrow batches. What a reader can do beside that it says by having the members of `Divisible`, `Scannable`,
+    `Reparsable`, `Evolvable`, `Log`, `InProject` or `OverTables`.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the options that decide the rows; where the data is does not count."""
+
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+        """Return what is new since a cursor, in a stable order; everything that is there now, without one.
+
+        Raises `SourceError` when nothing is there to be read, and for a source that does not answer.
+        """
+
+    def schema(self, piece: Piece) -> Schema:
+        """Return the columns of a piece with their inferred types; raise `SourceError` when it has none."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A reader whose parts can be divided further, at byte ranges for example."""
+
+    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
+        """Return stretches of about `target_bytes` that together, in order, are the piece; one where it cannot be cut."""
+
+
+@runtime_checkable
+class Scannable(Protocol):
+    """A reader whose parts DuckDB can scan by itself, which is the fast path."""
+
+    def flow(
+        self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema
+    ) -> AbstractContextManager[Flowing | None]:
+        """Return the part as a query that can be run inside the context; None: it can only be `read`.
+
+        Raises as `read` does for other columns and for a file that is not there.
+        """
+
+
+@runtime_checkable
+class ScannableTogether(Protocol):
+    """A reader that DuckDB can scan many small parts of at once: a scan for each costs more than their rows."""
+
+    def is_small(self, part: Part) -> bool:
+        """Return whether a part is scanned with others rather than by itself."""
+
+    def flow_together(
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part], schema: Schema
+    ) -> AbstractContextManager[Flowing | None]:
+        """Return small parts as one query, in their order, whose rows also have `_source`.
+
+        None when one of them can only be read by itself. Raises as `read` does for other columns and for a file that is
+        not there.
+        """
+
+
+@runtime_checkable
+class Reparsable(Protocol):
+    """A reader that can read rejected rows again, which the replay of a quarantine needs."""
+
+    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+        """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`."""
+
+
+NewColumns = Literal["add", "set aside", "refuse"]
+"""What happens to a column that a contract does not have: the table gets it, rows with a value in it are set aside, or
+the run fails."""
+
+
+@runtime_checkable
+class Evolvable(Protocol):
+    """A reader that can do any of `NewColumns`. With `add`, what a contract has and the data has not is null."""
+
+    def evolving(self, new_columns: NewColumns) -> Reader:
+        """Return the reader for a source that does this."""
+
+    def beyond(self, part: Part, schema: Schema) -> Schema:
+        """Return the columns of a part that a contract does not have, with types inferred from the part."""
+
+
+@runtime_checkable
+class InProject(Protocol):
+    """A reader whose relative locations belong to the folder of its project."""
+
+    def within(self, folder: Path) -> Reader:
+        """Return the reader for a project in this folder."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A reader whose records have a time of their own, which stands in where a record has no value."""
+
+    def timed(self, time: EventTime) -> Reader:
+        """Return the reader for a source with this event time."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """One version of a table of the lake, for a reader that reads tables."""
+
+    query: str
+    """A SELECT of its rows."""
+    schema: Schema
+    mark: int | None
+    """Changes when the table does."""
+    filesystem: fsspec.AbstractFileSystem | None = None
+
+
+@runtime_checkable
+class OverTables(Protocol):
+    """What reads tables of the lake: it becomes a reader when it is given their rows."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the options that decide the rows."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the tables."""
+
+    def over(self, rows_of: Callable[[str], TableRows]) -> Reader:
+        """Return what reads the newest versions of the tables."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a partition of a log holds now: the records at the offsets from `begin` to `end`, the end not included."""
+
+    begin: int
+    end: int
+    stamp: str = field(default="", compare=False)
+    """Changes when the partition is made anew: its offsets mean other records then."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a tail can give without waiting: up to which offset of each partition, and whether more can ever come."""
+
+    offsets: Mapping[str, int]
+    rows: int
+    has_ended: bool = False
+    is_unanswered: bool = False
+    """Whether the log's system did not answer, so that nothing is known of what it holds."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a stream has to know of a log, beside how it is read."""
+
+    has_whole_partitions: bool = False
+    """Whether a partition is taken whole or not at all, as a file is; else its offsets count records."""
+    may_vanish: bool = False
+    """Whether a partition that was read may be removed: that is no error then."""
+    is_in_sequence: bool = False
+    """Whether event time runs through the partitions one after the other, in the order of their names."""
+
+
+@runtime_checkable
+class Log(Protocol):
+    """What has no end. A piece is a partition, a part a range of its offsets: `Part(piece, begin, end)`.
+
+    The record at an offset is always the same one, so that a range that is read again gives the same rows. Offsets
+    grow and may have gaps. `_position` is a record's offset, `_source` its partition's URI.
+    """
+
+    @property
+    def traits(self) -> Traits:
+        """What differs from other logs."""
+
+    def extents(self) -> Mapping[str, Extent]:
+        """Return what each partition holds now, by the URI of its piece; partitions may come, and never go."""
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]:
+        """Return for each partition the offset of the first record that was written at that time or later."""
+
+    def tail(self, offsets: Mapping[str, int]) -> AbstractContextManager[Tail]:
+        """Read some partitions on and on, each from its offset; raise `SourceError` for one that is not held any more."""
+
+
+class Tail(Protocol):
+    """What reads partitions of a log on and on: it fetches ahead of what is taken from it, up to a bound of its own."""
+
+    def ready(self, timeout_s: float) -> Ready:
+        """Return what can be taken, at once if there is more than was taken last, else when that comes or time is up."""
+
+    def reader(self, parts: Sequence[Part]) -> PartReader:
+        """Return what reads and flows these parts, which are ready, from memory; from now on they count as taken."""
+
+    def add(self, offsets: Mapping[str, int]) -> None:
+        """Read more partitions from now on."""

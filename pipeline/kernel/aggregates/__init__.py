@@ -1,0 +1,1 @@
+"""Aggregates whose states merge: a grouped statement as a partial step, a merge and a finish."""

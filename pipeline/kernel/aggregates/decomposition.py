@@ -1,0 +1,240 @@
+"""A grouped SELECT taken apart: a partial over each split, a merge, and a finish.
+
+The caller runs `partial()` on each split, concatenates what comes back in the order of the splits, which is the
+order of the input, and runs `answer()` over it. That is the direct query's answer over any split of the rows: sums of
+floating-point numbers within their rounding, and as `mergeable` says where any of several rows would do.
+A state's layout belongs to a DuckDB version; states never outlive a run here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+from sqlglot import exp
+
+from pipeline.kernel.aggregates.grouping import Matcher, aliases_of, keys_of, unclear_name
+from pipeline.kernel.aggregates.mergeable import state_of
+from pipeline.kernel.aggregates.states import AT, STATES, Exported, State, typed
+from pipeline.kernel.engine import schema_of
+from pipeline.kernel.planner.function_calls import aggregates_of, is_aggregate, is_known, own, whole_of
+from pipeline.kernel.planner.scope import tables_of
+
+__all__ = ["STATES", "Split", "Types", "has_groups", "refusal", "take_apart"]
+
+MERGED = "_merged"
+_COLUMNS = "_headwater_columns_"
+_CLAUSES = frozenset({"with_", "expressions", "from_", "joins", "where", "group", "having", "order", "limit", "offset"})
+
+
+@dataclass(frozen=True)
+class Types:
+    """The DuckDB types of a split's keys, and of the arguments of each of its calls."""
+
+    keys: tuple[str, ...]
+    calls: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A grouped SELECT taken apart: keys `_k0…`, states `_a0…`, and the SELECT over their merged values."""
+
+    keys: tuple[str, ...]
+    calls: tuple[State, ...]
+    source: str
+    """Everything from WITH to WHERE, with a place to fill the columns in."""
+    finish: str
+    """Everything else, over `_merged`."""
+
+    def partial(self, *more: str) -> str:
+        """Return the SELECT that turns a split's rows into keys and exported states, and `more` columns of a group."""
+        columns = [f"{key} as _k{i}" for i, key in enumerate(self.keys)]
+        columns += [*(call.partial() for call in self.calls), *more]
+        return f"{self._select(columns)}{self._by_key()}"
+
+    def types(self, con: duckdb.DuckDBPyConnection) -> Types:
+        """Return the types of the keys and arguments, asked of a connection that has the inputs."""
+        arguments = [argument for call in self.calls for argument in call.arguments]
+        columns = [*self.keys, *arguments]
+        kinds = iter(c.type for c in schema_of(con, self._select(columns)).columns) if columns else iter(())
+        keys = tuple(next(kinds) for _ in self.keys)
+        return Types(keys, tuple(tuple(next(kinds) for _ in call.arguments) for call in self.calls))
+
+    def merge(self, types: Types) -> str:
+        """Return the SELECT that merges the states of many splits, in `_states`, to one row per key."""
+        columns = [f"{typed(f'_k{i}', kind)} as _k{i}" for i, kind in enumerate(types.keys)]
+        columns += [
+            f"{call.merged(kinds)} as {call.column}" for call, kinds in zip(self.calls, types.calls, strict=True)
+        ]
+        return f"select {', '.join(columns)} from {self._rows(types)}{self._by_key()}"
+
+    def combine(self, types: Types, also: tuple[str, ...] = ()) -> str:
+        """Return the SELECT that merges the states in `_states` to one row of states per key.
+
+        Its columns are those of `_states`; rows of one key have the same values in the columns `also`.
+        """
+        columns = [*(f"_k{i}" for i in range(len(self.keys))), *also]
+        states = [f"{c.combined(kinds)} as {c.column}" for c, kinds in zip(self.calls, types.calls, strict=True)]
+        groups = ", ".join(str(i + 1) for i in range(len(columns)))
+        return f"select {', '.join([*columns, *states])} from {self._rows(types, also)} group by {groups}"
+
+    def _rows(self, types: Types, also: tuple[str, ...] = ()) -> str:
+        """Return what is merged: a row per state, and then a row per value of the states that are values."""
+        names = [*(f"_k{i}" for i in range(len(self.keys))), *also]
+        keys = "".join(f"{name}, " for name in names)
+        exported = [call for call in self.calls if isinstance(call, Exported)]
+        columns = names + [call.column for call in exported]
+        if any(call.order for call in exported):
+            columns.append(f"row_number() over () as {AT}")
+        selects = [f"select {', '.join(columns)} from {STATES}"] if columns else []
+        for call, kinds in zip(self.calls, types.calls, strict=True):
+            if not isinstance(call, Exported):
+                selects.append(call.rows(keys, kinds))
+        return f"({' union all by name '.join(selects)})"
+
+    def answer(self, types: Types) -> str:
+        """Return the one SELECT that merges and finishes, from `_states` to the statement's rows and types."""
+        return f"with {MERGED} as ({self.merge(types)}) {self.finish}"
+
+    def _select(self, columns: list[str]) -> str:
+        return self.source.replace(_COLUMNS, ", ".join(columns))
+
+    def _by_key(self) -> str:
+        positions = ", ".join(str(i + 1) for i in range(len(self.keys)))
+        return f" group by {positions}" if positions else ""
+
+
+def has_groups(tree: exp.Select) -> bool:
+    """Return whether a SELECT groups or aggregates; DISTINCT groups by all that it selects."""
+    return bool(tree.args.get("group") or tree.args.get("distinct")) or next(aggregates_of(tree), None) is not None
+
+
+def refusal(tree: exp.Select) -> str | None:
+    """Return why a grouped SELECT cannot be taken apart, or `None` when it can."""
+    tree = _grouped(tree)
+    obstacle = _unknown_clause(tree) or _unmerged_call(tree) or _unsplit_part(tree) or unclear_name(tree)
+    if obstacle is not None:
+        return obstacle
+    finish = _finish(tree, _matcher(tree))
+    left = next((column for column in finish.find_all(exp.Column) if not _is_merged(column, tree)), None)
+    return None if left is None else f"{left.sql('duckdb')} is neither a key nor inside an aggregate"
+
+
+def take_apart(tree: exp.Select) -> Split:
+    """Take a grouped SELECT apart; `refusal` must have said that it can be.
+
+    Columns get the names that the statement writes.
+    """
+    tree = _grouped(tree)
+    matcher = _matcher(tree)
+    source = tree.copy()
+    for clause in ("group", "having", "order", "limit", "offset"):
+        source.set(clause, None)
+    source.set("expressions", [exp.column(_COLUMNS)])
+    return Split(
+        keys=tuple(key.sql("duckdb", comments=False) for key in matcher.keys),
+        calls=tuple(call for call in _states(tree, matcher) if not isinstance(call, str)),
+        source=source.sql("duckdb", comments=False),
+        finish=_finish(tree, matcher).sql("duckdb", comments=False),
+    )
+
+
+def _grouped(tree: exp.Select) -> exp.Select:
+    """Return a SELECT DISTINCT without aggregates as the GROUP BY ALL that it is."""
+    distinct = tree.args.get("distinct")
+    if distinct is None or distinct.args.get("on") or tree.args.get("group") or next(aggregates_of(tree), None):
+        return tree
+    grouped = tree.copy()
+    grouped.set("distinct", None)
+    grouped.set("group", exp.Group(all=True))
+    return grouped
+
+
+def _states(tree: exp.Select, matcher: Matcher) -> list[State | str]:
+    in_order = _is_in_order(tree)
+    return [state_of(whole, f"_a{i}", in_order=in_order) for i, whole in enumerate(matcher.calls)]
+
+
+def _is_in_order(tree: exp.Select) -> bool:
+    """Return whether the rows are aggregated in the order of the input: DuckDB may turn a join round."""
+    return len(tables_of(tree)) == 1 and tree.find(exp.Join, exp.Lateral) is None
+
+
+def _matcher(tree: exp.Select) -> Matcher:
+    return Matcher.of(tree, MERGED, keys_of(tree), map(whole_of, aggregates_of(tree)))
+
+
+def _finish(tree: exp.Select, matcher: Matcher) -> exp.Select:
+    columns = [exp.alias_(matcher.over(e.unalias()), e.alias_or_name, quoted=True) for e in tree.expressions]
+    finish = exp.select(*columns, copy=False).from_(MERGED)
+    if tree.args.get("having"):
+        finish.set("where", exp.Where(this=matcher.over(tree.args["having"].this, aliases_of(tree))))
+    if tree.args.get("order"):
+        finish.set("order", _order(tree, matcher))
+    for clause in ("limit", "offset"):
+        if tree.args.get(clause):
+            finish.set(clause, tree.args[clause].copy())
+    return finish
+
+
+def _order(tree: exp.Select, matcher: Matcher) -> exp.Order:
+    order: exp.Order = tree.args["order"].copy()
+    aliases = aliases_of(tree)
+    for ordered in order.expressions:
+        by = ordered.this
+        if not isinstance(by, exp.Literal | exp.Var) and not _is_alias(by, aliases):
+            ordered.set("this", matcher.over(by, aliases))
+    return order
+
+
+def _is_alias(node: exp.Expr, aliases: dict[str, exp.Expr]) -> bool:
+    return isinstance(node, exp.Column) and not node.table and node.name.lower() in aliases
+
+
+def _is_merged(column: exp.Column, tree: exp.Select) -> bool:
+    if isinstance(column.parent, exp.Ordered) and _is_alias(column, aliases_of(tree)):
+        return True
+    return column.table == MERGED
+
+
+def _unknown_clause(tree: exp.Select) -> str | None:
+    clause = next((name for name, value in tree.args.items() if value and name not in _CLAUSES), None)
+    if clause is not None:
+        return f"{clause.strip('_').upper()} needs all rows at once"
+    group = tree.args.get("group")
+    if group is None:
+        return None
+    sets = (exp.Rollup, exp.Cube, exp.GroupingSets, exp.Tuple)
+    if any(value and name not in {"expressions", "all"} for name, value in group.args.items()) or any(
+        isinstance(key, sets) for key in group.expressions
+    ):
+        return "grouping sets are computed at once"
+    return None
+
+
+def _unmerged_call(tree: exp.Select) -> str | None:
+    for node in own(tree, exp.Func, exp.Window):
+        if isinstance(node, exp.Window):
+            return "a window function needs all rows at once"
+        if not is_aggregate(node) and not is_known(node):
+            return f"{node.sql('duckdb')} is not known to work row by row"
+    in_order = _is_in_order(tree)
+    states = (state_of(whole_of(node), "", in_order=in_order) for node in aggregates_of(tree))
+    return next((state for state in states if isinstance(state, str)), None)
+
+
+def _unsplit_part(tree: exp.Select) -> str | None:
+    """Return a part that belongs neither to the states nor to what is computed over them."""
+    finished = [
+        *tree.expressions,
+        *(tree.args[c] for c in ("group", "having", "order", "limit", "offset") if tree.args.get(c)),
+    ]
+    for part in finished:
+        if part.find(exp.Query):
+            return "a subquery beside aggregates"
+        if part.find(exp.Explode, exp.Unnest, exp.Columns):
+            return f"{part.sql('duckdb')} beside aggregates"
+    if any(e.is_star for e in tree.expressions):
+        return "a star beside aggregates"
+    nameless = next((e for e in tree.expressions if not isinstance(e, exp.Alias | exp.Column)), None)
+    return None if nameless is None else f"{nameless.sql('duckdb')} has no name: write `as`"

@@ -1,0 +1,122 @@
+"""What one bucket holds of a relation, and what joins, filters and set operations make of it.
+
+An exchange sends each row of some inputs to the bucket of its key, and the whole of the others to every bucket.
+A relation computed in each bucket is then either *whole*, the same in all, or the buckets' shares of it make up the
+relation. A share knows by which terms its rows are in their bucket: `keys` always hold what was hashed; `maybe`
+hold it or null, as the columns of an outer join's other side do. Both are by the position of the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.kernel.planner.canonical import Term
+
+Sets = tuple[frozenset[Term], ...]
+Kind = Literal["inner", "left", "right", "full", "semi", "anti"]
+
+
+class RefusalError(Exception):
+    """Why a statement cannot run in buckets; never leaves this package."""
+
+
+@dataclass(frozen=True)
+class Equal:
+    """Two terms that a row has to have equal; with `nulls`, null is equal to null."""
+
+    left: Term
+    right: Term
+    nulls: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one bucket holds of a relation; see the module's head."""
+
+    whole: bool
+    keys: Sets
+    maybe: Sets
+
+    def any_of(self, position: int) -> frozenset[Term]:
+        """Return the terms that are the key at a position, or null."""
+        return self.keys[position] | self.maybe[position]
+
+    def covered_by(self, terms: Iterable[Term]) -> bool:
+        """Return whether rows that are alike in `terms` are all in one bucket."""
+        found = frozenset(terms)
+        return self.whole or all(found & keys for keys in self.keys)
+
+    def renamed(self, names: Mapping[Term, Term]) -> Sets:
+        """Return what is left of the keys where the columns may also be null."""
+        return tuple(frozenset(names[term] for term in self.any_of(i) if term in names) for i in range(len(self.keys)))
+
+
+def filtered(share: Share, equals: Iterable[Equal]) -> Share:
+    """Return the share of the rows in which terms are equal: what equals a key is one."""
+    known = list(equals)
+    keys = tuple(_grown(terms, maybe, known) for terms, maybe in zip(share.keys, share.maybe, strict=True))
+    return Share(share.whole, keys, share.maybe)
+
+
+def _grown(terms: frozenset[Term], maybe: frozenset[Term], equals: list[Equal]) -> frozenset[Term]:
+    found = set(terms)
+    before = -1
+    while before < len(found):
+        before = len(found)
+        for equal in equals:
+            sides = {equal.left, equal.right}
+            if sides & found or (not equal.nulls and sides & maybe):
+                found |= sides
+    return frozenset(found)
+
+
+def joined(left: Share, right: Share, kind: Kind, equals: list[Equal], what: str) -> None:
+    """Raise `RefusalError` unless the join of two shares is the bucket's share of the join."""
+    if left.whole and right.whole:
+        return
+    if left.whole and kind in {"left", "full", "semi", "anti"}:
+        raise RefusalError(f"{what}: a {kind.upper()} JOIN keeps rows of its left side, which every bucket has")
+    if right.whole and kind in {"right", "full"}:
+        raise RefusalError(f"{what}: a {kind.upper()} JOIN keeps rows of its right side, which every bucket has")
+    if not left.whole and not right.whole and not _meet(left, right, equals):
+        raise RefusalError(f"{what} is not joined by the key")
+
+
+def _meet(left: Share, right: Share, equals: list[Equal]) -> bool:
+    """Return whether rows that match are in one bucket, at each position of the key."""
+    loose = filtered(left, equals)
+    strict = filtered(left, [equal for equal in equals if not equal.nulls])
+    return all(loose.keys[i] & right.keys[i] or strict.keys[i] & right.any_of(i) for i in range(len(left.keys)))
+
+
+def both(left: Share, right: Share) -> Share:
+    """Return the share of the pairs of rows of two shares."""
+    return Share(
+        left.whole and right.whole,
+        tuple(a | b for a, b in zip(left.keys, right.keys, strict=True)),
+        tuple(a | b for a, b in zip(left.maybe, right.maybe, strict=True)),
+    )
+
+
+def united(left: Share, right: Share, columns: list[tuple[Term, Term, Term]], operation: str) -> Share:
+    """Return the share of a set operation; `columns` are its own, with the left and the right side's.
+
+    `operation` is one of `union all`, `union`, `except`, `intersect`.
+    """
+    keeps_left = operation in {"except", "intersect"} and right.whole and not left.whole
+    if left.whole != right.whole and not keeps_left:
+        raise RefusalError(f"{operation.upper()}: every bucket has one of its sides whole")
+    positions = range(len(left.keys))
+    keys = tuple(
+        frozenset(own for own, a, b in columns if a in left.keys[i] and (keeps_left or b in right.keys[i]))
+        for i in positions
+    )
+    maybe = tuple(
+        frozenset(own for own, a, b in columns if a in left.any_of(i) and (keeps_left or b in right.any_of(i)))
+        for i in positions
+    )
+    if operation != "union all" and not left.whole and not all(keys):
+        raise RefusalError(f"{operation.upper()} compares rows of other buckets: the key is not among its columns")
+    return Share(left.whole and right.whole, keys, maybe)

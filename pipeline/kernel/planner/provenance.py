@@ -1,0 +1,103 @@
+"""What a row-by-row statement carries of the row it was given: its position for the quarantine, its key for changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlglot import exp
+
+from pipeline.core.sources import POSITION, PROVENANCE, SOURCE
+from pipeline.kernel.planner.scope import Scope, relation
+
+
+def carrying(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the statement with `_source` and `_position` of its driving table added, and which were added.
+
+    Only a SELECT straight from a table that has them is changed; `columns` are the driving table's.
+    """
+    wanted = tuple(name for name in (SOURCE, POSITION) if name in columns)
+    table = _driving_table(tree, driving) if wanted else None
+    if table is None:
+        return tree.sql("duckdb", comments=False), ()
+    chosen = {name.lower() for name in tree.named_selects}
+    added = tuple(name for name in wanted if name not in chosen)
+    changed = tree.copy()
+    for name in added:
+        changed.append("expressions", exp.column(name, table=table.alias_or_name))
+    return changed.sql("duckdb", comments=False), added
+
+
+def carries_place(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> bool:
+    """Return whether `carrying` gives every row its `_source` and `_position`, beside its columns or among them."""
+    place = (SOURCE, POSITION)
+    if not set(place) <= set(columns):
+        return False
+    return carrying(tree, driving, columns)[1] == place or passed_on(tree, driving, place) == place
+
+
+def bare(tree: exp.Query, driving: str) -> exp.Query:
+    """Return the statement with stars that leave the provenance out, where a SELECT reads its driving table alone.
+
+    So the star of a source that is not stored means the columns of its contract.
+    """
+    changed = tree.copy()
+    bodies = Scope.of(changed).bodies
+    for select in changed.find_all(exp.Select):
+        table = relation(select)
+        if select.args.get("joins") or not isinstance(table, exp.Table) or id(table) in bodies:
+            continue
+        for star in select.expressions if table.name.lower() == driving.lower() else ():
+            found = star.this if isinstance(star, exp.Column) else star
+            if isinstance(found, exp.Star):
+                left_out = [exp.column(name) for name in PROVENANCE]
+                found.set("except_", [*(found.args.get("except_") or []), *left_out])
+    return changed
+
+
+def passed_on(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[str, ...] | None:
+    """Return under which names a SELECT straight from its driving table passes columns on unchanged.
+
+    `None` when one of them is not among its columns as it is, or may not be.
+    """
+    table = relation(tree) if isinstance(tree, exp.Select) else None
+    if not isinstance(table, exp.Table) or id(table) in Scope.of(tree).bodies or table.name.lower() != driving.lower():
+        return None
+    found = [_passed(tree, table.alias_or_name.lower(), column.lower()) for column in columns]
+    return None if None in found else tuple(name for name in found if name is not None)
+
+
+def _passed(tree: exp.Query, alias: str, column: str) -> str | None:
+    joined = bool(tree.args.get("joins"))
+    for projection in tree.selects:
+        node = projection.unalias()
+        if not isinstance(node, exp.Column | exp.Star):
+            continue
+        is_ours = node.table.lower() == alias if isinstance(node, exp.Column) and node.table else True
+        if node.is_star:
+            star = node if isinstance(node, exp.Star) else node.this
+            changes = any(star.args.values()) if isinstance(star, exp.Star) else True
+            if is_ours and not changes and (node is not star or not joined):
+                return column
+        elif is_ours and node.name.lower() == column:
+            return str(projection.alias_or_name)
+    return None
+
+
+def _driving_table(tree: exp.Query, driving: str) -> exp.Table | None:
+    """Return the driving table where a SELECT that lists its columns reads it at first hand."""
+    if not isinstance(tree, exp.Select) or any(_may_hold(e) for e in tree.expressions):
+        return None
+    table = relation(tree)
+    if not isinstance(table, exp.Table) or id(table) in Scope.of(tree).bodies:
+        return None
+    return table if table.name.lower() == driving.lower() else None
+
+
+def _may_hold(projection: exp.Expr) -> bool:
+    """Return whether a projection may bring the provenance itself: a star that does not leave it out."""
+    if projection.find(exp.Columns):
+        return True
+    star = projection.this if isinstance(projection, exp.Column) else projection
+    if not isinstance(star, exp.Star):
+        return bool(projection.is_star)
+    return not {SOURCE, POSITION} <= {left_out.name for left_out in star.args.get("except_") or []}

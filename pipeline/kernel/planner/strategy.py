@@ -1,0 +1,127 @@
+"""How one SQL statement runs over splits of its driving input: a pure decision on the parsed text.
+
+| strategy | when | how |
+| --- | --- | --- |
+| blockwise | row by row over one input | each split by itself |
+| broadcast | as blockwise, joined to smaller inputs | each split with the whole of the others |
+| partial | grouped by mergeable aggregates over a blockwise or broadcast part | states per split, merged once |
+| gather | everything else | DuckDB over all files at once, out of core |
+
+Gather is always right; the others are right when the checks below say so. They allow what they know and
+nothing else: a clause, a join or a function that is not named here means gather.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlglot import exp
+
+from pipeline.kernel.aggregates.decomposition import has_groups, refusal
+from pipeline.kernel.planner.function_calls import is_aggregate, is_changing, needs_more_than_a_row
+from pipeline.kernel.planner.scope import Scope, driving_of, relation
+
+__all__ = ["Plan", "Strategy", "driving_of", "plan"]
+
+Strategy = Literal["blockwise", "broadcast", "partial", "gather"]
+_ROW_BY_ROW = frozenset({"with_", "expressions", "from_", "joins", "where"})
+_JOINS = frozenset({"", "INNER", "OUTER", "CROSS", "SEMI", "ANTI"})
+_METHODS = frozenset({"", "ASOF", "NATURAL"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A strategy, the input that is split, and the reason in words."""
+
+    strategy: Strategy
+    driving: str
+    reason: str
+
+
+def plan(tree: exp.Query) -> Plan:
+    """Choose the strategy for a statement."""
+    scope = Scope.of(tree)
+    driving = scope.driving
+    if driving is None:
+        return Plan("gather", next(iter(scope.inputs), ""), "its first input is not one table")
+    obstacle = _anywhere(scope, driving)
+    if obstacle is None and isinstance(tree, exp.Select) and has_groups(tree):
+        obstacle = refusal(tree) or _from(tree, scope, driving)
+        if obstacle is None:
+            return Plan("partial", driving, f"states per split of {driving!r}, merged once")
+    obstacle = obstacle or _row_by_row(tree, scope, driving)
+    if obstacle is not None:
+        return Plan("gather", driving, obstacle)
+    others = ", ".join(repr(name) for name in scope.inputs[1:])
+    if others:
+        return Plan("broadcast", driving, f"{others} joined whole to each split of {driving!r}")
+    return Plan("blockwise", driving, f"every row of {driving!r} is handled by itself")
+
+
+def _anywhere(scope: Scope, driving: str) -> str | None:
+    """Return what rules out splits wherever it stands in the statement."""
+    if scope.reads(driving) > 1:
+        return f"{driving!r} is read more than once"
+    return next((obstacle for node in scope.tree.walk() if (obstacle := never_apart(node, "split")) is not None), None)
+
+
+def never_apart(node: exp.Expr, part: str) -> str | None:
+    """Return what keeps a statement whole wherever it stands in it; `part` is the word for what it would be cut into."""
+    if isinstance(node, exp.With) and node.args.get("recursive"):
+        return "a recursive CTE needs all rows at once"
+    if isinstance(node, exp.TableSample):
+        return "a sample is drawn from all rows at once"
+    if isinstance(node, exp.Table) and (node.db or not isinstance(node.this, exp.Identifier)):
+        return f"{node.sql('duckdb')} is not one of the project's tables"
+    return f"{node.sql('duckdb')} may differ from {part} to {part}" if is_changing(node) else None
+
+
+def _row_by_row(query: exp.Expr, scope: Scope, driving: str) -> str | None:
+    """Return why a query cannot be applied to each split by itself, or `None` when it can."""
+    if not isinstance(query, exp.Select):
+        return "a set operation needs all rows at once"
+    clause = next((name for name, value in query.args.items() if value and name not in _ROW_BY_ROW), None)
+    if clause is not None:
+        return f"{clause.strip('_').upper()} needs all rows at once"
+    return needs_more_than_a_row(query) or _outer_aggregate(query) or _from(query, scope, driving)
+
+
+def _from(select: exp.Select, scope: Scope, driving: str) -> str | None:
+    first = relation(select)
+    if first is None:
+        return "it has no FROM"
+    obstacle = _relation(first, scope, driving)
+    joins = (_join(join, driving) for join in select.args.get("joins") or [])
+    return obstacle or next((found for found in joins if found is not None), None)
+
+
+def _relation(node: exp.Expr, scope: Scope, driving: str) -> str | None:
+    """Return why what stands first after FROM is not the driving table, row by row."""
+    if not isinstance(node, exp.Table | exp.Subquery) or any(
+        v and k not in {"this", "alias"} for k, v in node.args.items()
+    ):
+        return f"{node.sql('duckdb')} needs all rows at once"
+    if isinstance(node, exp.Subquery):
+        return _row_by_row(node.this, scope, driving)
+    body = scope.bodies.get(id(node))
+    return None if body is None else _row_by_row(body, scope, driving)
+
+
+def _join(join: exp.Join, driving: str) -> str | None:
+    if join.side in {"RIGHT", "FULL"}:
+        return f"a {join.side} JOIN keeps rows that no split of {driving!r} has"
+    if join.kind not in _JOINS or join.method not in _METHODS:
+        return f"a {join.method or join.kind} JOIN needs all rows at once"
+    return None
+
+
+def _outer_aggregate(select: exp.Select) -> str | None:
+    """Return an aggregate in a subquery that may be one of the outer rows: SQL gives it to whom its columns belong."""
+    for expression in select.expressions:
+        for query in expression.find_all(exp.Query):
+            inner = {part.alias_or_name.lower() for part in query.find_all(exp.Table, exp.Subquery)}
+            for call in query.find_all(exp.Func):
+                if is_aggregate(call) and any(c.table.lower() not in inner for c in call.find_all(exp.Column)):
+                    return f"{call.sql('duckdb')} in a subquery may be one of the outer rows: qualify its columns"
+    return None

@@ -1,0 +1,94 @@
+"""Windows without SQL: the same tables, written in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pipeline.core.definitions import Emit, Expectation, Layer, Table, caller, names
+from pipeline.core.errors import DefinitionError
+from pipeline.core.event_time import span
+from pipeline.kernel.engine import quoted
+from pipeline.kernel.sql import sql
+from pipeline.kernel.windows.sql import Kind, interval
+
+START, END = "window_start", "window_end"
+
+
+@dataclass(frozen=True)
+class WindowOf:
+    """Windows of a column of times, for `window`."""
+
+    kind: Kind
+    on: str
+    lengths: tuple[timedelta, ...]
+
+    def sql(self, word: str) -> str:
+        """Return the call of one of the words of its kind."""
+        intervals = ", ".join(interval(length // timedelta(microseconds=1)) for length in self.lengths)
+        return f"{word}({quoted(self.on)}, {intervals})"
+
+
+def tumble(size: str | timedelta, *, on: str) -> WindowOf:
+    """Windows of `size` (`'15 minutes'`), one after the other; each row is in one."""
+    return WindowOf("tumble", on, (span(size, "size"),))
+
+
+def hop(size: str | timedelta, *, every: str | timedelta, on: str) -> WindowOf:
+    """Windows of `size` that begin `every` so often; each row is in all that are open at its time."""
+    return WindowOf("hop", on, (span(every, "every"), span(size, "size")))
+
+
+def session(gap: str | timedelta, *, on: str) -> WindowOf:
+    """Windows that last as long as rows of a key come less than `gap` apart."""
+    return WindowOf("session", on, (span(gap, "gap"),))
+
+
+def window(
+    windows: WindowOf,
+    *,
+    of: str,
+    by: str | Sequence[str] = (),
+    where: str | None = None,
+    key: str | Sequence[str] | None = None,
+    partition_by: str | Sequence[str] | None = None,
+    expect: Sequence[Expectation] = (),
+    layer: Layer = "silver",
+    description: str = "",
+    emit: Emit | None = None,
+    event_time: str | None = None,
+    lateness: str | timedelta | None = None,
+    **aggregates: str,
+) -> Table:
+    """Define a table of aggregates by window, and by columns of the table that it is `of`.
+
+    Its columns are `window_start`, `window_end` (not part of the window), the columns `by`, and `aggregates`, each a SQL
+    expression. Its key is the window and `by`, unless another is given. It is the table that the same words in SQL
+    define; `docs/windows.md` has them side by side.
+
+    Raises `DefinitionError` without aggregates, and for two columns of one name.
+    """
+    place = caller()
+    columns = names(by)
+    if not aggregates:
+        raise DefinitionError("a window without aggregates", do="give some, as flights='count(*)'", place=place)
+    taken = [START, END, *columns, *aggregates]
+    twice = next((name for name in taken if taken.count(name) > 1), None)
+    if twice is not None:
+        raise DefinitionError(f"two columns are called {twice!r}", do="name one otherwise", place=place)
+    chosen = [f"{windows.sql(windows.kind)} as {START}", f"{windows.sql(f'{windows.kind}_end')} as {END}"]
+    chosen += [quoted(name) for name in columns]
+    chosen += [f"{expression} as {quoted(name)}" for name, expression in aggregates.items()]
+    condition = f" where {where}" if where else ""
+    return sql(
+        f"select {', '.join(chosen)} from {quoted(of)}{condition} group by all",
+        key=(START, *columns) if key is None else key,
+        partition_by=partition_by,
+        expect=expect,
+        layer=layer,
+        description=description,
+        emit=emit,
+        event_time=event_time,
+        lateness=lateness,
+    )

@@ -1,0 +1,165 @@
+"""A project: definitions in a Python file or package, and one environment of its settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import cloudpickle
+
+from pipeline.core import scratch
+from pipeline.core.definitions import Definition, Feed, Source
+from pipeline.core.errors import DefinitionError, HeadwaterError, Place, SettingsError
+from pipeline.core.graph import Graph
+from pipeline.core.schema import Schema
+from pipeline.core.settings import Settings, find
+from pipeline.core.settings import load as load_settings
+from pipeline.core.sources import InProject
+from pipeline.kernel.types import require_types
+
+
+@dataclass(frozen=True)
+class Project:
+    """Definitions in their order, and where they keep their things."""
+
+    settings: Settings
+    graph: Graph
+
+
+def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[str, str] | None = None) -> Project:
+    """Load the project at or above a folder.
+
+    Raises `SettingsError` for its settings, and `DefinitionError` when its code does not import or its
+    definitions do not fit together. No data moves.
+    """
+    settings = load_settings(find(Path(start)), env=env, environ=environ)
+    scratch.work_for(settings.state / "tmp", settings.spill_bytes)
+    modules = _modules(settings.definitions)
+    graph = Graph.of([_within(definition, settings.root) for definition in definitions_in(modules)])
+    if not graph.definitions:
+        raise DefinitionError(
+            "this project defines nothing", do="assign a source(…) to a name", place=Place(str(settings.definitions))
+        )
+    return Project(settings, graph)
+
+
+def _within(definition: Definition, folder: Path) -> Definition:
+    """Return a source, its types known, with its relative locations in the project's folder; another definition as it is."""
+    if not isinstance(definition, Source | Feed):
+        return definition
+    require_types(definition.schema or Schema(()), definition.place)
+    reader = definition.reader
+    return replace(definition, reader=reader.within(folder)) if isinstance(reader, InProject) else definition
+
+
+def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
+    """Return the definitions that modules assign to names, each once, named after its first one."""
+    found: dict[int, Definition] = {}
+    for module in modules:
+        names: dict[int, str] = {}
+        for name, value in vars(module).items():
+            if not isinstance(value, Definition):
+                continue
+            if names.setdefault(id(value), name) != name and not value.name:
+                raise DefinitionError(
+                    f"one definition has two names, {names[id(value)]!r} and {name!r}",
+                    do="give each name its own definition",
+                    place=value.place,
+                )
+            found.setdefault(id(value), value.named(name))
+    return list(found.values())
+
+
+def _require_no_hiding(folder: Path, name: str) -> None:
+    """Raise `SettingsError` where a module of the project would be imported in place of one of Headwater's or Python's."""
+    if folder.resolve() == Path(__file__).resolve().parents[2]:
+        return
+    whose = dict.fromkeys(("pipeline", "ml", "serve", "cluster"), "Headwater")
+    if name in sys.stdlib_module_names:
+        whose[name] = "Python"
+    for module, owner in whose.items():
+        for file in (folder / f"{module}.py", folder / module / "__init__.py"):
+            if file.is_file():
+                raise SettingsError(
+                    f"a project cannot have a module named {module!r}: {owner} has one",
+                    got=str(file),
+                    do="give it another name, also in `definitions` of headwater.toml",
+                )
+
+
+def _modules(path: Path) -> list[ModuleType]:
+    package = path.is_dir()
+    file = path / "__init__.py" if package else path
+    if not file.is_file():
+        raise SettingsError("the definitions are not there", got=str(file), do="check `definitions` in headwater.toml")
+    name = path.name if package else path.stem
+    folder = path.parent
+    _require_no_hiding(folder, name)
+    for known in [*_own_modules(folder), *(n for n in sys.modules if n == name or n.startswith(f"{name}."))]:
+        sys.modules.pop(known, None)
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(path)] if package else None
+    )
+    if spec is None or spec.loader is None:
+        raise SettingsError("the definitions are not a Python file or package", got=str(path))
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _Importing(file):
+        spec.loader.exec_module(module)
+        parts = [info.name for info in pkgutil.walk_packages([str(path)], f"{name}.")] if package else []
+        modules = [module, *(importlib.import_module(part) for part in parts)]
+    for own in _own_modules(folder):
+        cloudpickle.register_pickle_by_value(sys.modules[own])  # workers do not have the user's files
+    return modules
+
+
+def _own_modules(folder: Path) -> list[str]:
+    """Return the names of the imported modules that stand beside the definitions: the project's own."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is None or not Path(file).is_relative_to(folder):
+            continue
+        if not any(part == "site-packages" or part.startswith(".") for part in Path(file).relative_to(folder).parts):
+            found.append(name)
+    return found
+
+
+class _Importing:
+    """Turns whatever a project's code raises while it is imported into a `DefinitionError` with its place.
+
+    No bytecode is kept of it: Python takes a file that was changed within a second, to one of the same size, for the old.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._keeps_none = sys.dont_write_bytecode
+
+    def __enter__(self) -> None:
+        sys.dont_write_bytecode = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        sys.dont_write_bytecode = self._keeps_none
+        if error is None or isinstance(error, HeadwaterError) or not isinstance(error, Exception | SystemExit):
+            return
+        if isinstance(error, SyntaxError):
+            raise DefinitionError(
+                "this is not valid Python", got=error.msg, place=Place(error.filename or str(self._file), error.lineno)
+            ) from error
+        place, step = Place(str(self._file)), error.__traceback__
+        while step is not None:
+            file = step.tb_frame.f_code.co_filename
+            if Path(file).is_relative_to(self._file.parent) and "site-packages" not in file:
+                place = Place(file, step.tb_lineno)
+            step = step.tb_next
+        raise DefinitionError(
+            f"the definitions cannot be imported: {type(error).__name__}", got=str(error), place=place
+        ) from error

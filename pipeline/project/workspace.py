@@ -1,0 +1,145 @@
+"""A project with its lake, catalog and warehouse opened: what every command works on."""
+
+from __future__ import annotations
+
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+import pyarrow as pa
+from sqlglot import exp
+
+from pipeline.core.definitions import Definition, Stored
+from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
+from pipeline.governance import Catalog
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.engine import arrow_within, beyond_bounds, connect, first_line, in_time
+from pipeline.kernel.scan import register
+from pipeline.kernel.sql import parse, tables_of
+from pipeline.lake import Lake, LakeTable, Storage, Version
+from pipeline.project.project import Project
+from pipeline.warehouse import DuckDBWarehouse
+
+
+class Workspace:
+    """The stores of a project's environment. Nothing is opened before it is used."""
+
+    def __init__(self, project: Project) -> None:
+        """Keep the project."""
+        settings = project.settings
+        self.project = project
+        self.settings = settings
+        self.lake = Lake(Storage(settings.lake, settings.storage))
+        self.catalog = Catalog(settings.catalog)
+        self.warehouse = DuckDBWarehouse(settings.warehouse)
+
+    def definition(self, name: str) -> Definition:
+        """Return a definition; raise `RequestError` when there is none of that name."""
+        return self.project.graph[name]
+
+    def stored(self, name: str) -> Stored:
+        """Return the definition of a table; raise `RequestError` when the name is not one of a table."""
+        definition = self.definition(name)
+        if not isinstance(definition, Stored):
+            raise RequestError(f"{name!r} is not a table", do=did_you_mean(name, self.table_names))
+        return definition
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The names of all tables, inputs before what reads them."""
+        return tuple(d.name for d in self.project.graph.definitions if isinstance(d, Stored))
+
+    def table(self, name: str) -> LakeTable:
+        """Return a definition's table in the lake, whether it is there or not."""
+        stored = self.stored(name)
+        return self.lake.table(stored.layer, name, partition_by=stored.partition_by, description=stored.description)
+
+    def version(self, name: str, *, lenient: bool = False) -> Version | None:
+        """Return the newest version of a table, or `None` when it is not made yet; see `LakeTable.version`."""
+        return self.table(name).version(lenient=lenient)
+
+    def require(self, name: str, reader: str | None = None, *, is_streamed: bool = False) -> Version:
+        """Return the newest version of a table; raise `StorageError` when it is not made yet.
+
+        `reader` is the definition that reads it, for the error; `is_streamed` says whether a stream makes it.
+        """
+        version = self.version(name)
+        if version is None:
+            raise StorageError(
+                f"table {name!r} is not made yet"
+                if reader is None
+                else f"{reader!r} reads {name!r}, which is not made yet",
+                do=f"run `headwater stream {name}`, which makes it"
+                if is_streamed
+                else f"run `headwater run --select +{reader or name}`",
+                place=self.definition(reader or name).place,
+            )
+        return version
+
+    def query(self, text: str, seconds: float | None = None) -> pa.Table:
+        """Run one SELECT over the tables by their names and return its rows.
+
+        Raises `RequestError` for an unknown table, for what the engine refuses, and for a query that takes longer than
+        `seconds` (by default `query_seconds` of the settings), more memory or more disk than it may; `StorageError` for a
+        table that is not made yet or whose files cannot be read.
+        """
+        seconds = self.settings.query_seconds if seconds is None else seconds
+        given = {}
+        for name in tables_of(_one_select(text)):
+            if name not in self.table_names:
+                raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
+            given[name] = self.require(name).scan()
+        budget = budget_here(self.settings.memory_bytes)
+        with (
+            connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,
+            in_time(con, seconds) as is_up,
+            _query_errors(text, seconds, is_up),
+        ):
+            register(con, given)
+            rows = arrow_within(con, text, budget.memory_bytes)
+        if rows is None:
+            raise RequestError(
+                f"the answer does not fit in memory: {_shown(text)}",
+                got=f"more than {budget.memory_bytes / 1e9:,.1f} GB",
+                do="ask for fewer rows, or raise memory_bytes in headwater.toml",
+            )
+        return rows
+
+
+@contextmanager
+def _query_errors(text: str, seconds: float, is_up: threading.Event) -> Iterator[None]:
+    """Raise what the engine raises on a query as an error that says what to do about it."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        problem, do = beyond_bounds(error)
+        raise RequestError(f"this query {problem}: {_shown(text)}", got=first_line(error), do=do) from error
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if not is_up.is_set():
+            raise
+        raise RequestError(
+            f"this query takes longer than {seconds:g} s: {_shown(text)}",
+            do="give --timeout, or raise query_seconds in headwater.toml",
+        ) from error
+    except duckdb.IOException as error:
+        raise StorageError(
+            "a file of these tables cannot be read",
+            got=first_line(error),
+            do="recompute its table: headwater run --full --select NAME",
+        ) from error
+    except duckdb.Error as error:
+        raise RequestError("this query cannot be answered", got=first_line(error)) from error
+
+
+def _one_select(text: str) -> exp.Query:
+    try:
+        return parse(text, what="a query")
+    except DefinitionError as error:
+        raise RequestError(error.problem, got=error.got) from error
+
+
+def _shown(text: str) -> str:
+    """Return a statement on one line, as an error shows it."""
+    return textwrap.shorten(text, 200, placeholder=" …")

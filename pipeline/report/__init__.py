@@ -1,0 +1,35 @@
+"""The run report: one HTML file that tells of the newest run, complete in itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.core.errors import StorageError, printable
+from pipeline.governance import Catalog
+from pipeline.project.project import Project
+from pipeline.report.facts import read
+from pipeline.report.page import page
+
+__all__ = ["write_report"]
+
+
+def write_report(project: Project, catalog: Catalog, path: Path) -> Path:
+    """Write the report of the newest run to a file, in place of an older one, and return the path.
+
+    It opens without a network or a server, runs no script, and shows what the newest run skipped by the run that made
+    it. Raises `StorageError` when nothing has run yet, or when the lake, the catalog or the file cannot be used; an
+    older report then stays.
+    """
+    text = page(read(project, catalog))
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(printable(text), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the report to {path}",
+            got=error.strerror or str(error),
+            do="choose a file that can be written",
+        ) from error
+    return path

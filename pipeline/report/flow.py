@@ -1,0 +1,143 @@
+"""The picture of the row flow: every definition a box with its rows, every input a line as thick as its rows are many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from pipeline.core.definitions import LAYERS, Stored
+from pipeline.core.sinks import Sink
+from pipeline.report.facts import Told
+from pipeline.report.grid import Node, Spacing
+from pipeline.report.layout import Band, Box, Layout, Line, lay_out
+from pipeline.report.svg import element, picture, shortened, text, width_of
+from pipeline.report.words import count, quantity
+
+BANDS = (*LAYERS, "model", "sink")
+NAME_PX, NOTE_PX = 12.0, 11.0
+"""The sizes of the letters in a box, in pixels; the style sheet says the same."""
+LETTERS = 26
+CAPTION = 40
+ROOM = 1184
+"""The width of the page, which a picture fills as long as its columns do not drift apart."""
+WIDEST = 84
+PAD = 12
+
+
+def flow_picture(told: Sequence[Told]) -> Markup:
+    """Return the drawing of a graph, its definitions given with inputs before readers."""
+    rows = {t.definition.name: t.rows or 0 for t in told}
+    layout = fitted([_node(t) for t in told])
+    by_name = {t.definition.name: t for t in told}
+    return picture(
+        layout.width,
+        layout.height + CAPTION + 2 * PAD,
+        f"Row flow: {quantity(len(told), 'definition')} from sources on the left to what is made of them on the right.",
+        *(_band(band, layout) for band in layout.bands),
+        *(_line(line, rows[line.source]) for line in layout.lines),
+        *(_box(by_name[box.name], box) for box in layout.boxes),
+        class_="flow",
+    )
+
+
+def fitted(nodes: Sequence[Node]) -> Layout:
+    """Return a layout as wide as the page, if the distance of its columns allows it."""
+    close = lay_out(nodes)
+    gaps = len({box.x for box in close.boxes}) - 1
+    if gaps < 1 or close.width >= ROOM:
+        return close
+    space = Spacing()
+    return lay_out(nodes, replace(space, columns=min(space.columns + (ROOM - close.width) / gaps, WIDEST)))
+
+
+def band_of(told: Told) -> str:
+    """Return the layer in which a definition is drawn."""
+    if isinstance(told.definition, Sink):
+        return "sink"
+    return told.definition.layer if isinstance(told.definition, Stored) else "model"
+
+
+def losses(told: Told) -> str:
+    """Return how many rows the last step set aside or dropped, in words; empty when none."""
+    if told.made is None:
+        return ""
+    flow = told.made.flow
+    parts = (
+        (flow.quarantined, "quarantined"),
+        (flow.dropped, "dropped"),
+        (flow.superseded, "superseded"),
+        (flow.late, "late"),
+    )
+    return ", ".join(f"{count(rows)} {word}" for rows, word in parts if rows)
+
+
+def state(told: Told) -> str:
+    """Return how a definition stands: `absent`, `refused`, `failed`, `same` (nothing was to do) or `fresh`."""
+    if told.now is None and told.made is None:
+        return "absent"
+    if told.now is not None and told.now.has_failed:
+        return "failed"
+    if told.made is not None and told.made.decision == "refused":
+        return "refused"
+    return "fresh" if told.now is not None and told.now.decision != "skip" else "same"
+
+
+def summary(told: Told) -> str:
+    """Return the second line of a box: its rows, or what became of it."""
+    if state(told) == "absent":
+        return "not made yet"
+    if told.now is not None and told.now.has_failed:
+        return told.now.outcome
+    if isinstance(told.definition, Stored):
+        return quantity(told.rows or 0, "row")
+    return told.made.decision if told.made is not None else "up to date"
+
+
+def _node(told: Told) -> Node:
+    name, notes = shortened(told.definition.name, LETTERS), (summary(told), losses(told))
+    width = max(width_of(name, NAME_PX), *(width_of(note, NOTE_PX) for note in notes)) + 24
+    return Node(told.definition.name, BANDS.index(band_of(told)), told.definition.inputs, width, 58 if notes[1] else 42)
+
+
+def _band(band: Band, layout: Layout) -> Markup:
+    name = BANDS[band.layer]
+    height = layout.height + CAPTION + 2 * PAD
+    strip = element("rect", x=band.x, y=0, width=band.width, height=height, rx=8, class_="band")
+    return element("g", strip, text((band.x + 12, 22), name.upper(), "caption"), class_=f"of-{name}")
+
+
+def _box(told: Told, box: Box) -> Markup:
+    x, y, name = box.x, box.y + CAPTION, told.definition.name
+    parts = [
+        element("title", f"{name} ({getattr(told.definition, 'kind', '')}): {_story(told)}"),
+        element("rect", x=x, y=y, width=box.width, height=box.height, rx=5, class_="box"),
+        element("rect", x=x, y=y + 6, width=3, height=box.height - 12, class_="edge"),
+        text((x + 12, y + 18), shortened(name, LETTERS), "node"),
+        text((x + 12, y + 34), summary(told), "note"),
+    ]
+    lost = losses(told)
+    if lost:
+        parts.append(text((x + 12, y + 50), lost, "lost"))
+    return element("g", *parts, class_=f"of-{band_of(told)} {state(told)}{' marked' if lost else ''}")
+
+
+def _line(line: Line, rows: int) -> Markup:
+    points = [(x, y + CAPTION) for x, y in line.points]
+    way = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
+    for i, ((x, y), (to_x, to_y)) in enumerate(pairwise(points)):
+        if i % 2:  # through a column, straight on its lane
+            way += f"H{to_x:.1f}"
+        else:
+            middle = (x + to_x) / 2
+            way += f"C{middle:.1f} {y:.1f} {middle:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}"
+    title = element("title", f"{line.source} → {line.target}: {quantity(rows, 'row')}")
+    return element("path", title, d=way, class_="way", stroke_width=1 + 0.5 * math.log10(rows + 1))
+
+
+def _story(told: Told) -> str:
+    parts = [summary(told), losses(told), "" if told.now is None else f"{told.now.decision}, {told.now.reason}"]
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,168 @@
+"""The page: facts in, one HTML text out, through the templates beside this module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.core.definitions import Stored
+from pipeline.core.sources import PROVENANCE
+from pipeline.governance import Check
+from pipeline.report import headline, words
+from pipeline.report.bars import MOST, bar_chart
+from pipeline.report.facts import Drawn, Facts, Told
+from pipeline.report.flow import flow_picture
+from pipeline.report.lines import bridges, line_chart
+from pipeline.report.plot import Plot, plot_of
+from pipeline.report.svg import shortened
+from pipeline.report.verdicts import judged, worded
+
+LISTED = 60
+"""How many rows of figures stand under a chart."""
+LONG = 600
+"""How many letters of a quarantined row are shown."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A chart on the page: its drawing, and its figures as a table of text."""
+
+    title: str
+    table: str
+    picture: Markup | None
+    notes: tuple[str, ...]
+    head: tuple[str, ...] = ()
+    lines: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A table's checks with its score, and how many violations they found."""
+
+    told: Told
+    checks: tuple[Check, ...]
+    score: str
+    violations: int
+
+
+def page(facts: Facts) -> str:
+    """Return the report as one HTML document that refers to nothing outside itself."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({tool.__name__: tool for tool in _FILTERS})
+    models = judged(facts.told)
+    return environment.get_template("report.html").render(
+        settings=facts.project.settings,
+        run=facts.run,
+        lasted=words.between(facts.run.started_at, facts.run.ended_at),
+        told=facts.told,
+        figures=headline.figures(facts, models),
+        unaccounted=headline.accounted(facts.told),
+        flow=flow_picture(facts.told),
+        judged_tables=[_expected(t) for t in facts.told if t.made is not None and t.made.checks],
+        asides=facts.asides,
+        charts=[shown(drawn) for drawn in facts.drawn],
+        models=models,
+        absent=words.ABSENT,
+    )
+
+
+def expectations(told: Told) -> list[Check]:
+    """Return a table's checks in the order in which it declares them, those of its key last."""
+    definition = told.definition
+    order = [e.name for e in definition.expect] if isinstance(definition, Stored) else []
+    checks = () if told.made is None else told.made.checks
+    return sorted(checks, key=lambda c: order.index(c.expectation) if c.expectation in order else len(order))
+
+
+def condition(check: Check) -> str:
+    """Return what a check asks of a row, as SQL; the key's uniqueness, which no row can tell alone, in words."""
+    return "one row for each key" if check.expectation == "key_is_unique" else check.condition
+
+
+def cells(row: str | None) -> tuple[tuple[str, str], ...]:
+    """Return a quarantined row's columns with their values, without where it came from; one nameless value for text as it stood in a file."""
+    text = row or ""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, Mapping):
+        return (("", shortened(text, LONG)),)
+    each = max(LONG // max(len(found), 1), 24)
+    return tuple((str(name), shortened(_plain(value), each)) for name, value in found.items() if name not in PROVENANCE)
+
+
+def shown(drawn: Drawn) -> Shown:
+    """Return a chart with its drawing, or with the reason why there is none."""
+    table, chart = drawn.table, drawn.table.chart
+    title = table.name.replace("_", " ").capitalize() if chart is None or chart.title is None else chart.title
+    if chart is None or not drawn.points:
+        return Shown(title, table.name, None, drawn.notes or ("The table has no rows to draw.",))
+    plot = plot_of(chart, drawn.points, title=title)
+    text = isinstance(drawn.points[0][0], str)
+    picture = bar_chart(plot, rows=text) if chart.kind == "bar" else line_chart(plot)
+    head = (plot.x_label, *(s.name or plot.y_label for s in plot.series))
+    return Shown(
+        title, table.name, picture, (*_notes(plot, bars=chart.kind == "bar"), *drawn.notes), head, _listed(plot)
+    )
+
+
+def _expected(told: Told) -> Expected:
+    checks = expectations(told)
+    return Expected(told, tuple(checks), headline.scored(headline.score_of([told])), sum(c.violations for c in checks))
+
+
+def _notes(plot: Plot, *, bars: bool) -> tuple[str, ...]:
+    muted = [series.name for series in plot.series if series.rank is None]
+    notes = []
+    if muted:
+        notes.append(f"In colour the highest two and the lowest two by their mean; in grey {', '.join(muted)}.")
+    if bars and len(plot.x_ticks) > MOST:
+        notes.append(f"{MOST} of {words.count(len(plot.x_ticks))} are drawn.")
+    if not bars and plot.series[0].name:
+        notes.append("Beside each line its last value.")
+    if any(bridges(plot, series) for series in plot.series):
+        notes.append(f"Dots lead over a {plot.x_label} without a value.")
+    return tuple(notes)
+
+
+def _listed(plot: Plot) -> tuple[tuple[str, ...], ...]:
+    found: dict[float, dict[str, str]] = {}
+    for series in plot.series:
+        for x, y in series.points:
+            found.setdefault(x, {})[series.name] = plot.shown(y)
+    return tuple(
+        (plot.x_names[x], *(found[x].get(s.name, words.ABSENT) for s in plot.series)) for x in sorted(found)[:LISTED]
+    )
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_FILTERS: tuple[Callable[..., object], ...] = (
+    words.count,
+    words.percent,
+    words.seconds,
+    words.speed,
+    words.moment,
+    words.minute,
+    words.quantity,
+    cells,
+    condition,
+    worded,
+)
+"""What the templates call by name."""

@@ -1,0 +1,77 @@
+"""What became of each model: its metrics beside the baseline's, and the threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pipeline.core.definitions import Verdict
+from pipeline.report import words
+from pipeline.report.facts import Told
+
+BASELINE = "baseline_"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a model, beside the baseline's where there is one."""
+
+    name: str
+    value: float
+    baseline: float | None = None
+    threshold: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """The model's less the baseline's."""
+        return None if self.baseline is None else self.value - self.baseline
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model with its verdict. `metrics` have a baseline or threshold, the one that decides first; `others` neither."""
+
+    told: Told
+    verdict: Verdict
+    metrics: tuple[Metric, ...]
+    others: tuple[Metric, ...]
+
+    @property
+    def headline(self) -> Metric | None:
+        """The metric that decides, or the first one."""
+        return next(iter((*self.metrics, *self.others)), None)
+
+
+def judged(told: Iterable[Told]) -> tuple[Judged, ...]:
+    """Return the verdicts that were ever given, in the order of the definitions."""
+    return tuple(_judged(t, t.made.verdict) for t in told if t.made is not None and t.made.verdict is not None)
+
+
+def paired(metrics: Mapping[str, float], decides: str | None = None, threshold: float | None = None) -> list[Metric]:
+    """Return each metric with the figure named `baseline_` and its name; the one that decides comes first.
+
+    A baseline figure without a metric of that name stands as it is.
+    """
+    found = []
+    for name, value in metrics.items():
+        if name.startswith(BASELINE) and name.removeprefix(BASELINE) in metrics:
+            continue
+        found.append(Metric(name, value, metrics.get(BASELINE + name), threshold if name == decides else None))
+    return sorted(found, key=lambda metric: metric.name != decides)
+
+
+def worded(name: str, value: float | None) -> str:
+    """Return a metric's value in the unit that its name gives: rows, a share, or four digits after the point."""
+    if value is None:
+        return words.ABSENT
+    if name.endswith("rows"):
+        return words.figure(value)
+    return words.percent(value) if words.is_share(name) and 0 <= value <= 1 else f"{value:,.4f}"
+
+
+def _judged(told: Told, verdict: Verdict) -> Judged:
+    # an artifact says by what it is judged in `metric` and `at_least`, its own or its evaluation's
+    rule = getattr(told.definition, "evaluation", told.definition)
+    metrics = paired(verdict.metrics, getattr(rule, "metric", None), getattr(rule, "at_least", None))
+    compared = tuple(m for m in metrics if m.baseline is not None or m.threshold is not None)
+    return Judged(told, verdict, compared, tuple(m for m in metrics if m not in compared))

@@ -1,0 +1,307 @@
+"""Backfill: partitions of a table recomputed from its inputs, each committed by itself.
+
+A partition's files are replaced in one commit, whose manifest also says that this backfill has done it: a backfill
+that was killed goes on where it stopped. Inputs are read as the table last consumed them, so that a later run finds
+just what came after. With a changed definition the table is called made by it once every partition is; until then
+a run would recompute it whole.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+
+from pipeline.batch.step import Order, work_of
+from pipeline.batch.task import run_task
+from pipeline.batch.work import Outcome, Split, Work
+from pipeline.core.clock import Clock, now
+from pipeline.core.definitions import Table
+from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, RequestError, StorageError
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.schema import Schema
+from pipeline.core.staging import Flow, Manifest
+from pipeline.governance import Filled, Run, Step
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.engine import Limits, connect, schema_of
+from pipeline.kernel.scan import Scan
+from pipeline.kernel.types import stored
+from pipeline.lake import Version
+from pipeline.project.workspace import Workspace
+from pipeline.runner.contracts import require_same
+from pipeline.runner.decide import Decision
+from pipeline.runner.dry_run import feed_of, route_of
+from pipeline.runner.partitions import Column, OfPartition, column_of, every_partition, within
+from pipeline.runner.post_commit import judged, set_aside, settle
+from pipeline.runner.quarantine import in_json, json_text, stage_quarantine
+
+PARTLY = "partly "
+"""What stands before the fingerprint of a table some of whose partitions another definition made."""
+_BESIDE = Decision("append", "backfill")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which partitions: those in `A..B` (also `A`, `A..`, `..B`), those that failed, or all; and whether again."""
+
+    partitions: str | None = None
+    failed: bool = False
+    restart: bool = False
+    parallel: int = 1
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """What is to be done: the partitions left to do, those done before, and what they are made from."""
+
+    definition: Table
+    version: Version
+    inputs: Mapping[str, Version]
+    column: Column
+    every: tuple[str | None, ...]
+    left: tuple[str | None, ...]
+    done: tuple[str | None, ...]
+    """The partitions that this same backfill has done before."""
+    parallel: int
+
+    @property
+    def id(self) -> str:
+        """A hash of the definition and of its inputs' versions: the same backfill has the same."""
+        marks = sorted((name, found.number, found.mark) for name, found in self.inputs.items())
+        return fingerprint("backfill", self.definition.fingerprint, marks)
+
+
+Tell = Callable[[Filled], None]
+
+
+def plan_backfill(workspace: Workspace, name: str, asked: Asked) -> Backfill:
+    """Find the partitions to do; nothing is changed.
+
+    Raises `RequestError` for a table that cannot be backfilled or partitions that are not there, and `StorageError`
+    when it is not made yet or the inputs it consumed are no longer kept.
+    """
+    definition = _require_table(workspace, name)
+    version = workspace.require(name)
+    if version.manifest is None:
+        raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
+    if version.partition_by != definition.partition_by:
+        raise RequestError(
+            f"table {name!r} is partitioned otherwise than its definition says", do="recompute it: headwater run --full"
+        )
+    inputs = {n: _consumed(workspace, name, n, version.manifest) for n in definition.inputs}
+    draft = Backfill(definition, version, inputs, Column("", ""), (), (), (), asked.parallel)
+    same = version.manifest.backfill == draft.id and not asked.restart
+    work, split = _work(workspace, draft, "", "")
+    with connect(work.limits, filesystem=work.filesystem) as con, work.maker.make(con, split) as made:
+        query, hidden = made.query, made.hidden
+        kept = tuple(c for c in stored(schema_of(con, query)).columns if c.name not in hidden)
+        require_same(definition, _BESIDE, version, Schema(kept))
+        column = column_of(con, query, definition.partition_by[0])
+        every = every_partition(con, column, [query, version.scan().query()])
+        chosen = every if asked.partitions is None else within(con, column, every, asked.partitions)
+    if asked.failed:
+        bad = {filled.partition for filled in workspace.catalog.filled(name) if filled.error is not None}
+        chosen = tuple(p for p in chosen if p in bad)
+    done = tuple(version.manifest.backfilled) if same else ()
+    left = tuple(p for p in chosen if p not in done)
+    return replace(draft, column=column, every=every, left=left, done=done)
+
+
+def backfill(
+    workspace: Workspace, plan: Backfill, *, tell: Tell = lambda _: None, clock: Clock = now
+) -> tuple[Filled, ...]:
+    """Do what is left of a plan and return what became of each partition, in the order they ended.
+
+    A partition that fails is recorded with its error and keeps its rows; the others go on. Raises `ConflictError`
+    when another run commits the table meanwhile; what was committed stays done.
+    """
+    settle(workspace, plan.definition, plan.version)
+    begun, at = time.perf_counter(), clock().isoformat()
+    run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    catalog, settings = workspace.catalog, workspace.settings
+    catalog.begin(Run(run_id, settings.name, settings.env, at, None, "running", None))
+    filler = _Filler(workspace, plan, run_id, at)
+    found: list[Filled] = []
+    try:
+        for filled in filler.fill():
+            catalog.fill(filled)
+            found.append(filled)
+            tell(filled)
+        settle(workspace, plan.definition, filler.version)
+    except BaseException as error:
+        catalog.end(run_id, clock().isoformat(), "failed" if isinstance(error, Exception) else "stopped", str(error))
+        raise
+    bad = [filled for filled in found if filled.error is not None]
+    step = Step(
+        name=plan.definition.name,
+        number=0,
+        kind=plan.definition.kind,
+        layer=plan.definition.layer,
+        decision="backfill" if found else "skip",
+        reason=f"{len(found) - len(bad)} of {len(plan.every)} partitions" + (f", {len(bad)} failed" if bad else ""),
+        executor="inline",
+        version=filler.version.number,
+        seconds=time.perf_counter() - begun,
+        total_rows=filler.version.rows,
+        flow=filler.flow,
+        checks=judged(plan.definition, filler.checks, filler.flow),
+    )
+    catalog.record(run_id, step)
+    problem = f"{len(bad)} partitions failed, the first {bad[0].partition}: {bad[0].error}" if bad else None
+    catalog.end(run_id, clock().isoformat(), "failed" if bad else "done", problem)
+    return tuple(found)
+
+
+class _Filler:
+    """Computes partitions, several at once, and commits them one after the other."""
+
+    def __init__(self, workspace: Workspace, plan: Backfill, run_id: str, at: str) -> None:
+        self.version = plan.version
+        self.flow = Flow()
+        self.checks: dict[str, int] = {}
+        self._workspace = workspace
+        self._plan = plan
+        self._run_id = run_id
+        self._at = at
+        self._done = list(plan.done)
+
+    def fill(self) -> Iterator[Filled]:
+        """Do each partition that is left; raise what makes it pointless to go on."""
+        with ThreadPoolExecutor(at_once(self._plan)) as pool:
+            if at_once(self._plan) == 1:  # each sees the rows that the one before has committed
+                for index, partition in enumerate(self._plan.left):
+                    yield self._landed(partition, pool.submit(self._compute, index, partition))
+                return
+            futures = {pool.submit(self._compute, i, p): p for i, p in enumerate(self._plan.left)}
+            try:
+                for future in as_completed(futures):
+                    yield self._landed(futures[future], future)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _landed(self, partition: str | None, future: Future[tuple[Outcome, float]]) -> Filled:
+        filled = Filled(self._plan.definition.name, partition, self._plan.id, self._run_id, self._at)
+        try:
+            outcome, seconds = future.result()
+            begun = time.perf_counter()
+            manifest = self._commit(partition, outcome)
+        except (ConflictError, OutcomeUnknownError):
+            raise
+        except HeadwaterError as error:
+            return replace(filled, error=str(error))
+        set_aside(self._workspace, self._plan.definition, manifest)  # else the next one would not know of these rows
+        return replace(filled, rows=outcome.flow.rows_out, seconds=seconds + time.perf_counter() - begun)
+
+    def _compute(self, index: int, partition: str | None) -> tuple[Outcome, float]:
+        begun, plan = time.perf_counter(), self._plan
+        work, split = _work(self._workspace, plan, self._run_id, self._at)
+        others = None
+        if plan.definition.key and not is_within(plan):
+            gone = files_of(self._workspace, self.version, plan, partition)
+            others = Scan(self.version.schema, tuple(f for f in self.version.files if f.uri not in gone))
+        work = replace(work, maker=OfPartition(work.maker, plan.column, partition), existing=others)
+        return run_task(work, replace(split, index=index)), time.perf_counter() - begun
+
+    def _commit(self, partition: str | None, outcome: Outcome) -> Manifest:
+        plan, before = self._plan, self.version
+        manifest = before.manifest
+        if manifest is None:
+            raise StorageError(f"the manifest of table {plan.definition.name!r} is gone", do="recompute it with --full")
+        require_same(plan.definition, _BESIDE, before, outcome.schema)
+        done = [*self._done, partition]
+        whole = set(plan.every) <= set(done) or manifest.fingerprint == plan.definition.fingerprint
+        others = f"where {in_json(plan.column.name)} is distinct from {json_text(plan.column.value(partition))}"
+        writer = f"{self._run_id}-{len(done)}-all"
+        manifest = replace(
+            manifest,
+            run_id=self._run_id,
+            fingerprint=("" if whole else PARTLY) + plan.definition.fingerprint,
+            mode="merge",
+            inputs={name: found.number for name, found in plan.inputs.items()},
+            marks={name: found.mark for name, found in plan.inputs.items()},
+            flow=outcome.flow,
+            checks=dict(outcome.checks),
+            aside=stage_quarantine(self._workspace, plan.definition.name, writer, outcome.aside, others),
+            aside_mode="overwrite",
+            backfill=plan.id,
+            backfilled=tuple(done),
+            at=self._at,
+        )
+        removed = files_of(self._workspace, before, plan, partition)
+        table = self._workspace.table(plan.definition.name)
+        self.version = table.commit(manifest, outcome.files, outcome.schema, before, removed)
+        self._done = done
+        read = outcome.flow  # each partition is looked for in the whole input, which counts once
+        self.flow = replace(self.flow + read, rows_in=read.rows_in, bytes_in=read.bytes_in)
+        self.checks = {n: self.checks.get(n, 0) + count for n, count in outcome.checks.items()}
+        return manifest
+
+
+def files_of(workspace: Workspace, version: Version, plan: Backfill, partition: str | None) -> frozenset[str]:
+    """Return the URIs of a version's files that hold a partition."""
+    bounds = workspace.table(plan.definition.name).bounds(version, (plan.column.name,))
+    with connect() as con:
+        con.register("_bounds", bounds)
+        rows = con.execute(f"select uri from _bounds where min_0 is not distinct from {plan.column.value(partition)}")
+        return frozenset(str(row[0]) for row in rows.fetchall())
+
+
+def is_within(plan: Backfill) -> bool:
+    """Return whether rows of one key are always of one partition."""
+    return plan.column.name in plan.definition.key
+
+
+def at_once(plan: Backfill) -> int:
+    """Return how many partitions are computed at once: those that may share a key, one after the other."""
+    return plan.parallel if is_within(plan) or not plan.definition.key else 1
+
+
+def _work(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> tuple[Work, Split]:
+    scans = {name: found.scan() for name, found in plan.inputs.items()}
+    way = replace(route_of(workspace, plan.definition, scans), executor="inline")
+    work = work_of(Order(plan.definition, way, scans, run_id, at), workspace.lake, workspace.settings)
+    if plan.parallel > 1:
+        budget = budget_here(workspace.settings.memory_bytes)
+        work = replace(work, limits=Limits(budget.memory_bytes // plan.parallel, max(1, budget.slots // plan.parallel)))
+    return work, Split(0, scans[way.driving])
+
+
+def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> Version:
+    """Return the version of an input that the table last consumed; the newest one of an input that it did not read."""
+    number = manifest.inputs.get(of)
+    if number is None:
+        return workspace.require(of, name)
+    try:
+        found = workspace.table(of).version(number, lenient=True)
+    except StorageError:
+        found = None
+    if found is None or found.mark != manifest.marks.get(of):
+        raise StorageError(
+            f"{name!r} consumed version {number} of {of!r}, which is no longer kept",
+            do=f"recompute it from what is there: headwater run --full --select {name}",
+        )
+    return found
+
+
+def _require_table(workspace: Workspace, name: str) -> Table:
+    definition = workspace.stored(name)
+    problem = None
+    if not definition.partition_by:
+        problem = "is not partitioned", "give its definition partition_by=, or recompute it: headwater run --full"
+    elif not isinstance(definition, Table):
+        problem = "is a source, which is read file by file", "read it again: headwater run --full"
+    elif definition.merge is not None:
+        problem = "is merged, and rows of one key may be of several partitions", "recompute it: headwater run --full"
+    elif definition.remembers:
+        problem = "remembers what its inputs no longer show", "recompute it: headwater run --full"
+    elif feed_of(workspace, definition) is not None:
+        problem = "reads a source that is not stored", "recompute it: headwater run --full"
+    elif isinstance(definition.transform, FunctionTransform) and definition.transform.language == "dataset":
+        problem = "is a function of whole datasets", "recompute it: headwater run --full"
+    if problem is not None or not isinstance(definition, Table):
+        words, do = problem or ("", "")
+        raise RequestError(f"table {name!r} {words}: it cannot be backfilled", do=do, place=definition.place)
+    return definition

@@ -1,0 +1,106 @@
+"""How the rows of a step come to their table: as they are, merged by their key, or in the place of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.batch.work import Outcome
+from pipeline.core.definitions import Merge, Stored, Table
+from pipeline.core.staging import Flow, Mode, StagedFile
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.checks import merge_expectations, unless_deleted
+from pipeline.kernel.engine import quoted
+from pipeline.kernel.planner.provenance import passed_on
+from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql import SqlTransform, parse
+from pipeline.lake import MergeWork, Version, merge, replace_keys
+from pipeline.project.workspace import Workspace
+from pipeline.runner.quarantine import in_json, json_text, stage_quarantine
+from pipeline.warehouse.modelling import FactTransform
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The staged rows of a step, of which definition and run they are, and the version they come to, if to any."""
+
+    definition: Stored
+    outcome: Outcome
+    run_id: str
+    seen: Version | None
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What to commit of a step: files that come, URIs of files that go, what is set aside, and how rows flowed."""
+
+    files: tuple[StagedFile, ...]
+    flow: Flow
+    aside: tuple[StagedFile, ...]
+    aside_mode: Mode
+    removed: frozenset[str] = frozenset()
+    tombstones: tuple[StagedFile, ...] = ()
+
+
+def merge_of(definition: Stored) -> Merge | None:
+    """Return how a definition's table is merged, or `None` when it is not."""
+    return definition.merge if isinstance(definition, Table) else None
+
+
+def to_judge(definition: Stored) -> Stored:
+    """Return the definition as its new rows are judged: those of a merged table may share a key."""
+    how = merge_of(definition)
+    if how is None:
+        return definition
+    expect = (*unless_deleted(definition.expect, how), *merge_expectations(definition.key, how))
+    return replace(definition, key=(), expect=expect)
+
+
+def key_passed_on(workspace: Workspace, definition: Stored, driving: str) -> tuple[str, ...] | None:
+    """Return the columns in which a table, and its key if it has one, have its driving input's key, or `None`.
+
+    Then all rows of one such key come from one row of the input, and changes of the input can be followed by key. A
+    merged table has its own order of events and follows none.
+    """
+    key = workspace.stored(driving).key
+    transform = definition.transform if isinstance(definition, Table) else None
+    if not key or not isinstance(transform, SqlTransform) or merge_of(definition) is not None:
+        return None
+    tree = parse(transform.text) if isinstance(transform, FactTransform) else transform.tree
+    passed = passed_on(tree, driving, key)
+    # a key of its own that leaves out the input's may be shared by rows of several: one going would bring another back
+    return passed if passed is not None and (not definition.key or set(passed) <= set(definition.key)) else None
+
+
+def land(workspace: Workspace, arrival: Arrival) -> Landing:
+    """Return what to commit of new rows: for a merged table, after merging them."""
+    how, outcome, seen = merge_of(arrival.definition), arrival.outcome, arrival.seen
+    aside_mode: Mode = "overwrite" if seen is None else "append"
+    if how is None:
+        return Landing(outcome.files, outcome.flow, outcome.aside, aside_mode)
+    done = merge(_work(workspace, arrival, arrival.definition.key, how))
+    flow = replace(outcome.flow, rows_out=done.rows_out, superseded=done.superseded, deletes=done.deletes)
+    return Landing(done.files, flow, outcome.aside, aside_mode, done.removed, done.tombstones)
+
+
+def follow(workspace: Workspace, arrival: Arrival, driving: str, changed: Scan) -> Landing:
+    """Return what to commit of rows made again: they replace all rows of the keys that `changed` rows of the input have.
+
+    Rows of these keys leave the quarantine too, and those set aside now come in.
+    """
+    outcome, definition = arrival.outcome, arrival.definition
+    theirs, ours = workspace.stored(driving).key, key_passed_on(workspace, definition, driving)
+    if ours is None:
+        raise AssertionError(f"{definition.name!r} does not have the key of {driving!r}")
+    keys = replace(changed, schema=changed.schema.select(theirs))
+    done = replace_keys(_work(workspace, arrival, ours, None), keys, theirs)
+    texts = ", ".join(f"{json_text(quoted(name))} as k{n}" for n, name in enumerate(theirs))
+    same = " and ".join(f"{in_json(name)} = k.k{n}" for n, name in enumerate(ours))
+    those = f"anti join (select distinct {texts} from ({keys.query()})) as k on {same}"
+    aside = stage_quarantine(workspace, definition.name, f"{arrival.run_id}-all", outcome.aside, those)
+    return Landing(done.files, outcome.flow, aside, "overwrite", done.removed)
+
+
+def _work(workspace: Workspace, arrival: Arrival, key: tuple[str, ...], how: Merge | None) -> MergeWork:
+    limits = budget_here(workspace.settings.memory_bytes).whole()
+    table, outcome = workspace.table(arrival.definition.name), arrival.outcome
+    return MergeWork(table, key, how, arrival.run_id, outcome.files, outcome.schema, arrival.seen, limits)

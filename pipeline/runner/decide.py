@@ -1,0 +1,177 @@
+"""What a run does with a definition: a pure decision on facts already read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal
+
+from pipeline.core.cursors import Plan
+from pipeline.core.errors import SourceError, few
+from pipeline.core.sources import Part
+from pipeline.core.staging import Manifest
+from pipeline.kernel.scan import DataFile
+
+Kind = Literal["skip", "append", "merge", "rebuild", "fail"]
+_NOT_MADE = "not made yet"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked to do."""
+
+    select: tuple[str, ...] = ()
+    """Patterns of `Graph.select`; without any, all definitions."""
+    full: bool = False
+    """Whether to recompute what is up to date, and to lose what is no longer there."""
+    accept_gaps: bool = False
+    """Whether to go on where a source lost something before it was read."""
+    until: datetime | None = None
+    """Sources are read only as far as they were at this time."""
+    threads: int | None = None
+    """How many definitions are done at once; `None`: as many as there are cores."""
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Skip, append or merge what is new, or rebuild; why; and what is new."""
+
+    kind: Kind
+    reason: str
+    plan: Plan | None = None
+    """For a source, and for a table that reads one which is not stored: what is to be read."""
+    added: tuple[DataFile, ...] = field(default=(), repr=False)
+    """For a table that appends or merges: the new files of its driving input."""
+    removed: tuple[DataFile, ...] = field(default=(), repr=False)
+    """The files of the driving input that are gone since: rows of the keys in them are replaced."""
+
+    is_later: bool = True
+    """Whether new rows come after those that are there, in the order in which all would come at once."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What of a source is to be read."""
+        return () if self.plan is None else self.plan.parts
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether only what is new is read, and joins what is there."""
+        return self.kind in {"append", "merge"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of a table's inputs: their versions now, and what was added to the driving one."""
+
+    versions: Mapping[str, int]
+    marks: Mapping[str, int | None]
+    driving: str
+    added: tuple[DataFile, ...] | None
+    """The files added to the driving input since it was consumed; `None` when it changed in another way."""
+    splits_alone: bool
+    """Whether the new rows of the driving input can be handled without the old ones."""
+    merges: bool = False
+    """Whether the table merges new rows by their key."""
+    removed: tuple[DataFile, ...] = ()
+    """The files of the driving input that went since it was consumed, where the table can follow that by its key."""
+    rows: int = 0
+    """The rows of the driving input now."""
+    is_later: bool = True
+    """Whether the new rows of the driving input come after the old ones, as far as the table can tell."""
+
+
+def decide_source(
+    fingerprint: str, manifest: Manifest | None, since: Plan | None, options: Options = DEFAULTS
+) -> Decision:
+    """Decide for a source from what is new since its cursor; `since` is `None` where there is no cursor to go on from.
+
+    A rebuild leaves it to the caller to plan all that is there. Raises `SourceError` when the source would have to be
+    read again and some of what was read is no longer there, and when something went before it was read.
+    """
+    if options.full:
+        return Decision("rebuild", "--full")
+    if manifest is None or since is None:
+        return Decision("rebuild", _NOT_MADE)
+    redefined = manifest.fingerprint != fingerprint
+    if redefined or since.changed:
+        return again(manifest, since, "the definition changed" if redefined else since.changed)
+    if since.gaps and not options.accept_gaps:
+        raise SourceError(
+            f"the source of {manifest.table!r} no longer has what comes next: it was deleted before it was read",
+            got=few(map(str, since.gaps), _SHOWN),
+            do="go on with what is left: headwater run --accept-gaps",
+        )
+    kind: Kind = "append" if since.parts else "skip"
+    reason = "; ".join([since.new or "nothing new", *since.notes])
+    return Decision(kind, reason, since, is_later=since.is_later)
+
+
+def decide_reading(
+    fingerprint: str, manifest: Manifest | None, since: Plan | None, inputs: Inputs, options: Options = DEFAULTS
+) -> Decision:
+    """Decide for a table that reads a source which is not stored, from what is new in it and the table's other inputs."""
+    read = decide_source(fingerprint, manifest, since, options)
+    if read.kind == "rebuild" or manifest is None or since is None:
+        return read
+    changed = _changed(manifest, inputs)
+    if changed:
+        return again(manifest, since, f"{', '.join(map(repr, changed))} changed")
+    if read.kind == "append" and not inputs.splits_alone:
+        return again(manifest, since, read.reason)
+    read = replace(read, is_later=read.is_later and inputs.is_later)
+    return replace(read, kind="merge") if read.kind == "append" and inputs.merges else read
+
+
+def again(manifest: Manifest, since: Plan, reason: str) -> Decision:
+    """Read all again; raise `SourceError` when some of what was read is no longer there."""
+    if since.lost:
+        raise SourceError(
+            f"the source of {manifest.table!r} must be read again ({reason}), which would lose rows",
+            got=f"{len(since.lost)} of what was read is no longer there, the first {since.lost[0]}",
+            do="bring it back, or accept the loss with --full",
+        )
+    return Decision("rebuild", reason)
+
+
+def decide_table(fingerprint: str, manifest: Manifest | None, inputs: Inputs, options: Options = DEFAULTS) -> Decision:
+    """Decide for a table from its manifest and its inputs."""
+    if options.full:
+        return Decision("rebuild", "--full")
+    if manifest is None:
+        return Decision("rebuild", _NOT_MADE)
+    if manifest.fingerprint != fingerprint:
+        return Decision("rebuild", "the definition changed")
+    changed = _changed(manifest, inputs)
+    if not changed:
+        return Decision("skip", "up to date")
+    if changed == [inputs.driving] and inputs.splits_alone and inputs.added is not None:
+        return _take_new(inputs, inputs.added)
+    others = ", ".join(repr(name) for name in changed)
+    return Decision("rebuild", f"{others} changed")
+
+
+def _changed(manifest: Manifest, inputs: Inputs) -> list[str]:
+    """Return the inputs that are at another version than the one that was consumed."""
+    return [
+        name
+        for name, version in inputs.versions.items()
+        if (manifest.inputs.get(name), manifest.marks.get(name)) != (version, inputs.marks.get(name))
+    ]
+
+
+def _take_new(inputs: Inputs, added: tuple[DataFile, ...]) -> Decision:
+    """Append or merge new rows; replace those of the keys in files that went, unless these are most of the input."""
+    if not inputs.removed:
+        rows = sum(file.rows for file in added)
+        reason = f"{rows:,} new row{'s' * (rows != 1)} in {inputs.driving!r}"
+        return Decision("merge" if inputs.merges else "append", reason, added=added, is_later=inputs.is_later)
+    touched = max(sum(file.rows for file in added), sum(file.rows for file in inputs.removed))
+    if touched > inputs.rows // 2:
+        return Decision("rebuild", f"{inputs.driving!r} changed")
+    reason = f"{touched:,} rows of {inputs.driving!r} are in files that were written again"
+    return Decision("merge", reason, added=added, removed=inputs.removed)

@@ -1,0 +1,140 @@
+"""What computing a table takes, before and after: splits, memory and rows expected, and the figures of a trial."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+
+from pipeline.batch.exchange import buckets_for
+from pipeline.batch.execute import execute
+from pipeline.batch.executor import Layout, Tell, layout_of, splits_of
+from pipeline.batch.step import Order
+from pipeline.batch.work import Outcome
+from pipeline.core.definitions import Source, Stored, Table
+from pipeline.kernel.engine import connect
+from pipeline.kernel.scan import register
+from pipeline.kernel.sql import SqlTransform
+from pipeline.project.contracts import feed_contract, fresh_contract
+from pipeline.project.readers import reader_of
+from pipeline.project.workspace import Workspace
+from pipeline.runner.commit_plan import Arrival, Landing, land, to_judge
+from pipeline.runner.dry_run import feed_of, route_of, route_of_source, scans_of, stored_inputs
+
+_AT = "1970-01-01T00:00:00+00:00"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What computing a table from all of its inputs will take; `rows_out` is the engine's guess, where it has one."""
+
+    rows_in: int
+    rows_out: int | None
+    bytes_in: int
+    files: int
+    """The files that are opened, of `files_in_all`."""
+    files_in_all: int
+    splits: int
+    at_once: int
+    task_bytes: int
+    """The memory that one task may take; all of them together `memory_bytes`."""
+    memory_bytes: int
+    buckets: int = 0
+
+
+def order_of_all(workspace: Workspace, definition: Stored) -> Order:
+    """Return the order to compute a table from all of its inputs, as `--full` would, in a run of its own name."""
+    run_id = f"trial-{secrets.token_hex(3)}"
+    if isinstance(definition, Source):
+        return _of_source(workspace, definition, run_id)
+    if not isinstance(definition, Table):
+        raise TypeError(type(definition).__name__)
+    feed = feed_of(workspace, definition)
+    reader = None if feed is None else reader_of(workspace, feed)
+    parts = () if reader is None else reader.plan(None).parts
+    inputs = {name: workspace.require(name, definition.name) for name in stored_inputs(workspace, definition)}
+    scans = scans_of(workspace, definition, inputs)
+    way = route_of(workspace, definition, scans, parts)
+    schema = None if feed is None else feed_contract(workspace, feed, parts)
+    return Order(definition, way, scans, run_id, _AT, parts=parts, reader=reader, schema=schema, feed=feed)
+
+
+def _of_source(workspace: Workspace, definition: Source, run_id: str) -> Order:
+    reader = reader_of(workspace, definition)
+    parts = reader.plan(None).parts
+    contract = fresh_contract(workspace, definition, parts)
+    way = route_of_source(workspace, definition, parts)
+    return Order(definition, way, {}, run_id, _AT, parts=parts, reader=reader, schema=contract)
+
+
+def forecast(workspace: Workspace, order: Order) -> Forecast:
+    """Say what an order will take; nothing is read but the log and the files' own figures."""
+    layout = layout_of(order, workspace.settings, starts=False)
+    splits, buckets = _splits(order, layout)
+    at_once = 1 if splits == 1 and not layout.on_ray else min(max(splits, buckets), layout.budget.slots)
+    whole = [workspace.require(name) for name in order.scans]
+    return Forecast(
+        rows_in=order.route.rows,
+        rows_out=_guess(workspace, order),
+        bytes_in=order.route.size_bytes,
+        files=len(order.parts) + sum(len(scan.files) for scan in order.scans.values()),
+        files_in_all=len(order.parts) + sum(len(version.files) for version in whole),
+        splits=splits,
+        at_once=at_once,
+        task_bytes=layout.limits(max(splits, buckets)).memory_bytes or layout.budget.memory_bytes,
+        memory_bytes=layout.budget.memory_bytes,
+        buckets=buckets,
+    )
+
+
+def trial(workspace: Workspace, order: Order, tell: Tell = lambda _: None) -> tuple[Outcome, Landing]:
+    """Compute a table, merge its rows if it is merged, and remove what was staged: nothing is committed.
+
+    Raises what a run would.
+    """
+    definition = order.definition
+    table = workspace.table(definition.name).storage
+    aside = workspace.lake.quarantine(definition.name).storage
+    before, before_aside = table.folders(), aside.folders()
+    outcome = execute(replace(order, definition=to_judge(definition)), workspace.lake, workspace.settings, tell)
+    landing = land(workspace, Arrival(definition, outcome, order.run_id, None))
+    table.remove([file.path for file in (*landing.files, *landing.tombstones)])
+    table.prune(before)
+    aside.remove([file.path for file in landing.aside])
+    aside.prune(before_aside)
+    return outcome, landing
+
+
+def _splits(order: Order, layout: Layout) -> tuple[int, int]:
+    """Return the numbers of splits, and of buckets where rows meet in those."""
+    if order.is_dataset:
+        return 1, 0
+    if order.route.exchange is None:
+        return len(splits_of(order, layout)), 0
+    cut = (order.scans[name].size_bytes for name in order.route.exchange.keys)
+    return len(splits_of(order, layout)), buckets_for(sum(cut), layout)
+
+
+def _guess(workspace: Workspace, order: Order) -> int | None:
+    """Return the rows that the engine expects of a statement, from the statistics in the files."""
+    transform = order.definition.transform if isinstance(order.definition, Table) else None
+    if not isinstance(transform, SqlTransform) or order.feed is not None:
+        return None
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        try:
+            register(con, order.scans)
+            plan = json.loads(con.execute(f"explain (format json) {transform.sql}").fetchall()[0][1])
+        except duckdb.Error:  # a run says what is wrong with it
+            return None
+    guesses = (node.get("extra_info", {}).get("Estimated Cardinality") for node in _down(plan[0]))
+    return next((int(guess) for guess in guesses if guess is not None), None)
+
+
+def _down(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield node
+    for child in node.get("children", ()):
+        yield from _down(child)

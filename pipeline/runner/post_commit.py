@@ -1,0 +1,116 @@
+"""What follows from a commit: quarantined rows, the warehouse, the catalog. Doing it again changes nothing.
+
+The manifest says it all, so a run that was killed after a commit is made good by the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pipeline.core.definitions import Stored
+from pipeline.core.errors import StorageError
+from pipeline.core.staging import Flow, Manifest
+from pipeline.governance import Check, Made
+from pipeline.kernel.checks import key_expectations, merge_expectations
+from pipeline.lake import QUARANTINE, Commit, LakeTable, Version
+from pipeline.project.workspace import Workspace
+from pipeline.runner.commit_plan import merge_of
+from pipeline.runner.events import Moment
+from pipeline.warehouse import Load
+
+
+def settle(
+    workspace: Workspace, definition: Stored, version: Version, reached: Callable[[Moment], None] = lambda _: None
+) -> None:
+    """Bring quarantine, warehouse and catalog to what a version's manifest says."""
+    manifest = version.manifest
+    if manifest is None:
+        return
+    set_aside(workspace, definition, manifest, version.mark)
+    reached(Moment.SETTLED)
+    follow_up(workspace, definition, version, reached)
+
+
+def follow_up(
+    workspace: Workspace, definition: Stored, version: Version, reached: Callable[[Moment], None] = lambda _: None
+) -> None:
+    """Bring the warehouse and the catalog to a version."""
+    manifest = version.manifest
+    if manifest is None:
+        return
+    if definition.layer == "gold":
+        _load(workspace, definition, version)
+        reached(Moment.LOADED)
+    known = workspace.catalog.versions(definition.name)
+    if not any((made.version, made.run_id) == (version.number, manifest.run_id) for made in known):
+        workspace.catalog.keep(_made(definition, version, manifest))
+
+
+def judged(definition: Stored, violations: Mapping[str, int], flow: Flow) -> tuple[Check, ...]:
+    """Return a table's expectations with how often each was violated."""
+    merge = merge_of(definition)
+    promised = key_expectations(definition.key) if merge is None else merge_expectations(definition.key, merge)
+    expectations = (*definition.expect, *promised)
+    return tuple(Check(e.name, e.condition, e.action, flow.rows_made, violations.get(e.name, 0)) for e in expectations)
+
+
+def set_aside(workspace: Workspace, definition: Stored, manifest: Manifest, mark: int | None = None) -> None:
+    """Bring the quarantine to what a manifest says, if the table is still there.
+
+    `mark` is the mark of the version that the manifest was read from; without it the manifest was committed just now. One
+    of an earlier format is read into today's fields, and these have another mark.
+
+    Whoever commits on top of a manifest has settled it before, so one that wakes up late must not set its rows aside again.
+    """
+    mark = manifest.mark if mark is None else mark
+    aside = workspace.lake.quarantine(definition.name)
+    before = aside.version()
+    if manifest.aside and workspace.table(definition.name).mark() != mark:
+        return
+    if before is None or before.mark != mark:
+        _require_staged(aside, definition, manifest)
+    if manifest.aside or (before is not None and manifest.aside_mode == "overwrite"):
+        note = {"headwater.run": manifest.run_id}
+        aside.commit_files(Commit(manifest.aside, QUARANTINE, manifest.aside_mode, mark, note), before)
+
+
+def _require_staged(aside: LakeTable, definition: Stored, manifest: Manifest) -> None:
+    gone = [file.path for file in manifest.aside if not aside.storage.has(file.path)]
+    if gone:
+        raise StorageError(
+            f"quarantined rows of {definition.name!r} are gone from the lake",
+            got=f"no file {gone[0]}",
+            do=f"recompute them: headwater run --full --select {definition.name}",
+        )
+
+
+def _load(workspace: Workspace, definition: Stored, version: Version) -> None:
+    loaded = workspace.warehouse.loaded().get(definition.name)
+    if loaded == (version.number, version.mark):
+        return
+    added = None if loaded is None else workspace.table(definition.name).added_since(*loaded, version)
+    load = Load(
+        name=definition.name,
+        version=version.number,
+        mark=version.mark or 0,
+        scan=version.scan(),
+        key=definition.key,
+        description=definition.description,
+        since=loaded if added is not None else None,
+        added=added or (),
+    )
+    workspace.warehouse.load(load, filesystem=workspace.lake.storage.filesystem())
+
+
+def _made(definition: Stored, version: Version, manifest: Manifest) -> Made:
+    return Made(
+        name=definition.name,
+        version=version.number,
+        layer=definition.layer,
+        run_id=manifest.run_id,
+        at=manifest.at,
+        rows=version.rows,
+        size_bytes=sum(file.size_bytes for file in version.files),
+        schema=version.schema,
+        inputs=manifest.inputs,
+    )

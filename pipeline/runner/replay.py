@@ -1,0 +1,189 @@
+"""Replay: a table's quarantined rows judged again by its definition of today.
+
+A run does this by itself whenever a definition changes, for all rows. Replay does it for the quarantined ones
+only, which is quick for a large table, and possible for a source whose files are gone. Rows that pass are
+appended; the others stay quarantined, with today's reasons. It is one commit, like any step of a run.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.batch.planning import Route, route, source_route, tree_of
+from pipeline.batch.row_producers import FromArrow, FromSource
+from pipeline.batch.step import Order, work_of
+from pipeline.batch.task import run_task
+from pipeline.batch.work import Maker, Split
+from pipeline.core.clock import Clock, now
+from pipeline.core.definitions import Source, Stored, Table
+from pipeline.core.epochs import Epoch
+from pipeline.core.errors import RequestError
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.schema import Schema
+from pipeline.core.sources import POSITION, SOURCE, Part, Piece, Reading, Reparsable
+from pipeline.core.staging import Flow
+from pipeline.kernel.engine import arrow, connect, literal
+from pipeline.kernel.planner.provenance import carrying
+from pipeline.kernel.scan import Scan, register
+from pipeline.lake import QUARANTINE
+from pipeline.project.contracts import own_columns, with_declared
+from pipeline.project.workspace import Workspace
+from pipeline.runner.commit_plan import Arrival, land, merge_of, to_judge
+from pipeline.runner.contracts import require_same
+from pipeline.runner.decide import Decision
+from pipeline.runner.dry_run import feed_of
+from pipeline.runner.post_commit import settle
+
+
+def quarantined(workspace: Workspace, name: str) -> pa.Table:
+    """Return a table's quarantined rows: `reasons`, `_source`, `_position`, `row`, `_run`, `_quarantined_at`."""
+    aside = workspace.lake.quarantine(workspace.stored(name).name).version()
+    scan = Scan(QUARANTINE) if aside is None else aside.scan()
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        return arrow(con, f"select * from ({scan.query()}) order by {SOURCE}, {POSITION}")
+
+
+def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
+    """Replay a table's quarantined rows and return how they flowed.
+
+    Raises `RequestError` when nothing of the table is quarantined, and what a run raises for its rows.
+    """
+    definition, rows = workspace.stored(name), quarantined(workspace, name)
+    version = workspace.require(name)
+    settle(workspace, definition, version)
+    if not rows.num_rows:
+        raise RequestError(f"no rows of {name!r} are quarantined", do="see `headwater quarantine ls`")
+    if version.manifest is None:
+        raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
+    begun, run_id, at = time.perf_counter(), f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", clock().isoformat()
+    judged = to_judge(definition)
+    order, maker = _order(workspace, definition, rows, Order(judged, _HERE, {}, run_id, at, existing=version))
+    work = work_of(order, workspace.lake, workspace.settings, maker)
+    outcome = run_task(work, Split(0, parts=order.parts))
+    require_same(definition, Decision("append", "replay"), version, outcome.schema)
+    landing = land(workspace, Arrival(definition, outcome, run_id, version))
+    manifest = replace(
+        version.manifest,
+        run_id=run_id,
+        fingerprint=definition.fingerprint,
+        mode="append" if merge_of(definition) is None else "merge",
+        flow=landing.flow,
+        checks=dict(outcome.checks),
+        aside=outcome.aside,
+        aside_mode="overwrite",
+        tombstones=landing.tombstones,
+        epoch=None if version.manifest.epoch is None else joined(version.manifest.epoch, landing.flow),
+        seconds=time.perf_counter() - begun,
+        at=at,
+    )
+    committed = workspace.table(name).commit(manifest, landing.files, outcome.schema, version, landing.removed)
+    settle(workspace, definition, committed)
+    return landing.flow
+
+
+def joined(epoch: Epoch, flow: Flow) -> Epoch:
+    """Return a stream's epoch after rows that it had set aside were judged again: it is as far as it was."""
+    totals = dict(epoch.totals)
+    totals["rows_out"] = totals.get("rows_out", 0) + flow.rows_out
+    totals["dropped"] = totals.get("dropped", 0) + flow.dropped
+    totals["quarantined"] = totals.get("quarantined", 0) - flow.rows_in + flow.quarantined
+    return replace(epoch, totals=totals)
+
+
+_HERE = Route("blockwise", "", "quarantined rows", "inline", "replayed in this process")
+
+
+def _order(workspace: Workspace, definition: Stored, rows: pa.Table, order: Order) -> tuple[Order, Maker]:
+    if isinstance(definition, Source):
+        return _from_text(definition, rows, order)
+    if not isinstance(definition, Table):
+        raise RequestError(f"{definition.name!r} is not a table")
+    if feed_of(workspace, definition) is not None:
+        raise RequestError(
+            f"{definition.name!r} reads a source that is not stored, so its rows cannot be judged again by themselves",
+            do=f"mend the files or the definition and run `headwater run --select {definition.name}`",
+        )
+    scans = {n: workspace.require(n, definition.name).scan() for n in definition.inputs}
+    way = route(definition, scans)
+    positions = rows.select([SOURCE, POSITION])
+    known = not isinstance(definition.transform, FunctionTransform) and not positions[POSITION].null_count
+    if known and way.splits_alone and {SOURCE, POSITION} <= set(scans[way.driving].schema.names):
+        return order, _from_inputs(workspace, definition, way, scans, positions)
+    return order, _from_json(workspace, rows, order)
+
+
+def _from_inputs(
+    workspace: Workspace, definition: Table, way: Route, scans: dict[str, Scan], positions: pa.Table
+) -> Maker:
+    """Run the definition on just the input rows that the quarantined ones came from."""
+    driving = scans[way.driving]
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        con.register("_positions", positions)
+        given = arrow(
+            con, f"select i.* from ({driving.query()}) as i semi join _positions using ({SOURCE}, {POSITION})"
+        )
+    text, hidden = carrying(tree_of(definition.transform), way.driving, driving.schema.names)
+    others = {name: scan for name, scan in scans.items() if name != way.driving}
+    return FromArrow(given, positions.num_rows, views={**others, way.driving: given}, query=text, hidden=hidden)
+
+
+def _from_json(workspace: Workspace, rows: pa.Table, order: Order) -> Maker:
+    """Judge the rows as they were made: where their inputs cannot be told, a changed step is not run again."""
+    schema = order.existing.schema if order.existing is not None else Schema(())
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        register(con, {"_rows": rows})
+        types = ", ".join(f'"{c.name}": "{c.type}"' for c in schema.columns)
+        own = [n for n in (SOURCE, POSITION) if n not in schema.names]
+        hidden = "".join(f", {name}" for name in own)
+        made = arrow(con, f"select unnest(from_json(row, {literal('{' + types + '}')})){hidden} from _rows")
+    return FromArrow(made, rows.num_rows, hidden=tuple(own))
+
+
+def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order, Maker]:
+    """Read the text of a source's rejected rows again, held to the contract of today."""
+    by_source: dict[str, list[tuple[int, str]]] = {}
+    for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
+        by_source.setdefault(uri, []).append((position, text))
+    parts = tuple(Part(Piece(uri, 0, "")) for uri in by_source)
+    before = Schema(()) if order.existing is None else own_columns(order.existing.schema).inferred()
+    schema = with_declared(definition, before)
+    reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
+    way = source_route(definition, parts)
+    return replace(order, route=way, parts=parts, schema=schema), FromSource(
+        reader, schema, order.at, event_time=definition.event_time
+    )
+
+
+def _reparsable(definition: Source) -> Reparsable:
+    if isinstance(definition.reader, Reparsable):
+        return definition.reader
+    raise RequestError(
+        f"rows of {definition.name!r} cannot be read again from the quarantine",
+        do=f"mend the source and run `headwater run --full --select {definition.name}`",
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Reads rows that were kept as text, at their old positions."""
+
+    reader: Reparsable
+    rows: dict[str, tuple[tuple[int, str], ...]]
+
+    def read(self, part: Part, schema: Schema) -> Reading:
+        kept = self.rows[part.piece.uri]
+        reading = self.reader.parse([text for _, text in kept], schema)
+        old = pa.array([position for position, _ in kept], pa.int64())
+        return Reading(_moved(reading.rows, old), _moved(reading.rejected, old))
+
+
+def _moved(rows: pa.Table, old: pa.Array) -> pa.Table:
+    """Replace positions in a list of rows by the positions these had in their file."""
+    at = rows.schema.get_field_index(POSITION)
+    where = pc.subtract(rows.column(POSITION), 1)
+    return rows.set_column(at, POSITION, old.take(where.combine_chunks()))

@@ -1,0 +1,126 @@
+"""Bringing a sink to the newest version of its table, from the table's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.core.errors import StorageError
+from pipeline.core.sinks import Delivery, Home, Position, Sink
+from pipeline.kernel.engine import Limits, arrow, connect, first_line, listed, quoted, schema_of
+from pipeline.kernel.scan import Scan
+from pipeline.lake import Change, Version
+from pipeline.project.workspace import Workspace
+
+_BLOCK_ROWS = 10_000
+
+
+@dataclass
+class Sent:
+    """A delivery that is there: its version, and how many rows came and went."""
+
+    to: Position
+    rows: int = 0
+    gone: int = 0
+
+
+class Sender:
+    """Sends what a table has to one sink. After an error it is closed; another one goes on where the sink is."""
+
+    def __init__(self, workspace: Workspace, sink: Sink) -> None:
+        """Open the sink's target; raises as `Destination.open` does."""
+        settings = workspace.settings
+        self._table = workspace.table(sink.table)
+        self._key = workspace.stored(sink.table).key
+        self._limits = Limits(memory_bytes=settings.memory_bytes)
+        self._target = sink.to.open(Home(settings.name, settings.env, sink.name, settings.state))
+
+    def reached(self) -> Position | None:
+        """Return how far the sink is."""
+        return self._target.reached()
+
+    def behind(self) -> int:
+        """Return how many versions of the table the sink has not got."""
+        now, reached = self._table.number(), self._target.reached()
+        return 0 if now is None else max(0, now - (-1 if reached is None else reached.version))
+
+    def send(self) -> Sent | None:
+        """Bring the sink to the newest version, from where it is, in one delivery; `None` when it is there.
+
+        Raises what `Target.write` raises, and `StorageError` when files of the table cannot be read.
+        """
+        now = self._table.version(lenient=True)
+        since = self._target.reached()
+        if now is None or since == Position(now.number, now.mark):
+            return None
+        sent = Sent(Position(now.number, now.mark))
+        with connect(self._limits, filesystem=self._table.storage.filesystem()) as con:
+            try:
+                self._target.write(self._delivery(con, now, since, sent))
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                raise StorageError(
+                    f"rows of table {self._table.name!r} cannot be read", got=first_line(error), do="look at its files"
+                ) from error
+        return sent
+
+    def close(self) -> None:
+        """Let go of the target."""
+        self._target.close()
+
+    def _delivery(self, con: duckdb.DuckDBPyConnection, now: Version, since: Position | None, sent: Sent) -> Delivery:
+        change = None if since is None else self._table.change_since(since.version, since.mark, now)
+        found = None if change is None else _changes(con, change, now, self._key)
+        rows, gone = (now.scan().query(), None) if found is None else found
+        lost = _none(con, now) if gone is None else arrow(con, gone)
+        sent.gone = lost.num_rows
+        return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, is_whole=found is None)
+
+
+def send(workspace: Workspace, sink: Sink) -> Sent | None:
+    """Open a sink, bring it to the newest version of its table, and close it; see `Sender.send`."""
+    sender = Sender(workspace, sink)
+    try:
+        return sender.send()
+    finally:
+        sender.close()
+
+
+def _changes(
+    con: duckdb.DuckDBPyConnection, change: Change, now: Version, key: tuple[str, ...]
+) -> tuple[str, str | None] | None:
+    """Return SELECTs of the rows that came and of those that went; `None` when the table had other columns before."""
+    came = Scan(now.schema, change.added).query()
+    if not change.removed:
+        return came, None
+    went = Scan(now.schema, change.removed).query()
+    try:
+        if schema_of(con, went) != schema_of(con, came):
+            return None
+    except duckdb.BinderException:
+        return None
+    if not key:
+        return f"({came}) except all ({went})", f"({went}) except all ({came})"
+    same = " and ".join(f"w.{quoted(name)} is not distinct from c.{quoted(name)}" for name in key)
+    gone = (
+        f"select * from ({went}) w where not exists (select 1 from (select {listed(key)} from ({came})) c where {same})"
+    )
+    return f"({came}) except all ({went})", gone
+
+
+def _none(con: duckdb.DuckDBPyConnection, now: Version) -> pa.Table:
+    return arrow(con, Scan(now.schema).query())
+
+
+def _counted(con: duckdb.DuckDBPyConnection, query: str, sent: Sent) -> pa.RecordBatchReader:
+    """Return the rows of a query as they are read, and count them."""
+    reader = con.sql(query).to_arrow_reader(_BLOCK_ROWS)
+
+    def blocks() -> Iterator[pa.RecordBatch]:
+        for block in reader:
+            sent.rows += block.num_rows
+            yield block
+
+    return pa.RecordBatchReader.from_batches(reader.schema, blocks())

@@ -1,0 +1,1 @@
+"""Streams: operators, which hold state, and the runtime that drives them."""

@@ -1,0 +1,337 @@
+"""De-duplication: of the rows of a key the first within a span of event time, or the last of all.
+
+key=id, within="1 hour", keep="first"
+
+10:00  10:30  11:00  11:01  11:50       12:30
+  o------x------x      o------x-----------o        o comes out; x is a duplicate
+  |<-- 1 hour ->|      |<-- 1 hour -->|
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Literal
+
+from sqlglot import exp
+
+from pipeline.core.definitions import Expectation, Layer, Table, caller, names, streaming_of
+from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.event_time import in_words, span
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.schema import Schema
+from pipeline.core.sources import POSITION, SOURCE
+from pipeline.core.state_identity import StateIdentity, columns_part
+from pipeline.kernel.engine import listed, quoted
+from pipeline.kernel.sql import SqlTransform, parse, sql_table
+from pipeline.streaming.operators.batch_form import (
+    LATE,
+    Streamed,
+    before_the_watermark,
+    micros,
+    require_columns,
+    required,
+)
+from pipeline.streaming.operators.operator import HASH, Emits, Operator, Prepared, Progress, arrived
+from pipeline.streaming.operators.state_columns import (
+    PLACE,
+    PREFIX,
+    from_internal,
+    in_log_order,
+    internal_list,
+    internal_struct,
+    to_internal,
+)
+from pipeline.streaming.operators.state_tables import Memory
+
+Keep = Literal["first", "last"]
+STATE_VERSION = 1
+"""Of the columns in which both operators keep their state."""
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Deduplication:
+    """Which rows of a key stay."""
+
+    key: tuple[str, ...]
+    event_time: str
+    keep: Keep
+    within_us: int | None = None
+
+
+def deduplicate(  # noqa: PLR0913 - options of a definition
+    table: str,
+    *,
+    key: str | Sequence[str],
+    event_time: str,
+    keep: Keep = "first",
+    within: str | timedelta | None = None,
+    partition_by: str | Sequence[str] | None = None,
+    expect: Sequence[Expectation] = (),
+    layer: Layer = "silver",
+    description: str = "",
+    lateness: str | timedelta | None = None,
+) -> Table:
+    """Define a table of the rows of another one without duplicates: rows of one `key`, nulls being equal.
+
+    The order of rows is that of the column `event_time`; of equal times, that of the log: by `_source`, then by
+    `_position`, where the table has them; then by all columns from the first to the last. So it does not matter in
+    which order rows arrive. Rows without an event time are left out.
+
+    `keep="first"`: the first row of a key comes out, once the watermark has passed it. With `within`, other rows of the
+    key up to that long after it, ends included, are duplicates of it; the next one comes out again, and so on.
+    A stream remembers a key for `within`; without `within`, for ever.
+
+    `keep="last"`: the last row of a key, which in a stream comes out as soon as it is there and takes the place of
+    the one before. A stream remembers a key until the watermark has passed its last row.
+
+    `event_time` is also that of the table's own rows, with `lateness`, for what streams from it.
+
+    Raises `DefinitionError` for `within` with `keep="last"`, other words in `keep`, and no key.
+    """
+    place = caller()
+    columns = names(key)
+    if keep not in {"first", "last"}:
+        raise DefinitionError("keep= is 'first' or 'last'", got=repr(keep), place=place)
+    if not columns:
+        raise DefinitionError("rows are duplicates by a key", do="give key= with at least one column", place=place)
+    if within is not None and keep == "last":
+        raise DefinitionError(
+            "within= is for keep='first'",
+            got=repr(within),
+            do="leave it out: the last row is one for each key",
+            place=place,
+        )
+    horizon = None if within is None else span(within, "within", place) // _MICROSECOND
+    how = Deduplication(columns, event_time, keep, horizon)
+    return sql_table(
+        DeduplicateTransform(f"select * from {quoted(table)}", table, how),
+        place,
+        expect=tuple(expect),
+        layer=layer,
+        key=() if within is not None else columns,
+        partition_by=names(partition_by),
+        description=description,
+        streaming=streaming_of(None, None, event_time, lateness, place),
+    )
+
+
+@dataclass(frozen=True)
+class DeduplicateTransform(SqlTransform):
+    """The rows of a table without duplicates, as one statement over all of them."""
+
+    table: str
+    how: Deduplication
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The table."""
+        return (self.table,)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the table's name and of which rows stay."""
+        return fingerprint("deduplicate", self.table, self.how)
+
+    @property
+    def sql(self) -> str:
+        """The statement over all rows of a table that does not say where they stand in a log."""
+        return self._sql(())
+
+    def tree_over(self, columns: Mapping[str, Collection[str]]) -> exp.Query:
+        """Return the statement; the place in the log decides between rows of equal time where the table has it."""
+        known = {name.lower() for name in columns.get(self.table, ())}
+        place = tuple(name for name in (SOURCE, POSITION) if name in known)
+        return parse(self._sql(place)) if place else self.tree
+
+    def _sql(self, place: Sequence[str]) -> str:
+        how, time = self.how, micros(self.how.event_time)
+        key = listed(how.key)
+        row, at, n = (
+            f"_{name}_{self.fingerprint}" for name in ("row", "at", "n")
+        )  # beside columns that are not known here
+        source = f"from {quoted(self.table)} as {row} where {time} is not null"
+        ranks = [time, *(f"{row}.{quoted(name)}" for name in place), row]
+        if how.keep == "last":
+            order = ", ".join(f"{rank} desc" for rank in ranks)
+            return f"select * {source} qualify row_number() over (partition by {key} order by {order}) = 1"
+        order = ", ".join(ranks)
+        if how.within_us is None:
+            return f"select * {source} qualify row_number() over (partition by {key} order by {order}) = 1"
+        return (
+            f"with recursive _ordered as (select *, {time} as {at}, row_number() over (order by {key}, {order}) as {n} "
+            f"{source}), "
+            f"_linked as (select {n}, min({n}) over (partition by {key} order by {at} {_after(how.within_us)}) as _next "
+            "from _ordered), "
+            f"_kept as (select min({n}) as {n} from _ordered group by {key} "
+            f"union all select _next from _kept join _linked using ({n}) where _next is not null) "
+            f"select * exclude ({at}, {n}) from _ordered where {n} in (select {n} from _kept)"
+        )
+
+    def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
+        """Return what streams it."""
+        found = required(self.table, inputs, self.how.event_time, place)
+        require_columns(self.table, found.schema, self.how.key, place)
+        made = FirstOfKey if self.how.keep == "first" else LastOfKey
+        return made(self.table, found.schema, self.how)
+
+
+def _after(within_us: int) -> str:
+    """Return the frame of the rows that are no duplicates of a row any more."""
+    return f"range between {within_us + 1} following and unbounded following"
+
+
+@dataclass(frozen=True)
+class _OfKey:
+    """What both have: the rows come with their time, dealt by key."""
+
+    table: str
+    schema: Schema
+    how: Deduplication
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The table."""
+        return (self.table,)
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The key, how long it is remembered, and the columns of the table."""
+        how = self.how
+        layout = {"key": ", ".join(how.key), **columns_part(self.table, self.schema, how.event_time)}
+        within = "for ever" if how.within_us is None else in_words(timedelta(microseconds=how.within_us))
+        return StateIdentity(f"deduplicate, keep {how.keep}", STATE_VERSION, layout, {"within": within})
+
+    def prepare(self, name: str, before: int) -> Prepared:
+        """Rows on the watermark or after it, with `_at` and their place in the log."""
+        time = self.how.event_time
+        return Prepared(
+            f"select {to_internal(self.schema.names)}, {micros(time)} as _at, {PLACE} from {quoted(name)}",
+            tuple(f"{PREFIX}{column}" for column in self.how.key),
+            before_the_watermark(time, before),
+            LATE,
+        )
+
+    @property
+    def _columns(self) -> str:
+        return internal_list(self.schema.names)
+
+    @property
+    def _out(self) -> str:
+        return from_internal(self.schema.names)
+
+    @property
+    def _key(self) -> str:
+        """The key as one value; equal where both are null, as in GROUP BY."""
+        return internal_struct(self.how.key)
+
+
+@dataclass(frozen=True)
+class FirstOfKey(_OfKey):
+    """Keeps the first row of a key, and the next one that is not `within` of it.
+
+    Remembers `waiting` rows until the watermark passes them, and when a row of a key was last `kept`.
+    """
+
+    @property
+    def emits(self) -> Emits:
+        """Rows are final."""
+        return "append"
+
+    @property
+    def horizon(self) -> str | None:
+        """Behind the last row that waits."""
+        return "select max(_at) + 1 from waiting"
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """The tables `waiting` and `kept`."""
+        rows = arrived(self.table)
+        return {
+            "waiting": f"select * from {quoted(rows)}",
+            "kept": f"select {internal_list(self.how.key)}, _at, {HASH} from {quoted(rows)}",
+        }
+
+    def advance(self, memory: Memory, progress: Progress) -> str:
+        """Take the rows that the watermark has passed in their order, and walk from kept row to kept row."""
+        con, key = memory.con, internal_list(self.how.key)
+        memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
+        con.execute(
+            f"create or replace temp table _due as select {self._columns}, _at, {HASH}, {self._key} as _key, "
+            f"row_number() over (order by {key}, {in_log_order(self.schema.names)}) as _n "
+            f"from waiting where _at < {progress.watermark}"
+        )
+        con.execute(
+            "create or replace temp table _out as "
+            f"with recursive _linked as materialized (select _n, {self._next} as _next from _due), "
+            f"_walk as (select min(_n) as _n from _due left join (select _at as _last, {self._key} as _key from kept) "
+            f"using (_key) where {self._is_anew('_due._at', '_last')} group by _key "
+            "union all select _next from _walk join _linked using (_n) where _next is not null) "
+            "select * from _due where _n in (select _n from _walk)"
+        )
+        memory.forget("waiting", f"_at < {progress.watermark}")
+        if self.how.within_us is not None:  # else a key comes out once, and is kept for ever
+            memory.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
+        memory.add(
+            "kept",
+            f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_over(progress)}) "
+            "group by all",
+        )
+        return f"select {self._out} from _out"
+
+    @property
+    def _next(self) -> str:
+        """SQL for the number of the row of the key that comes out next after one that did."""
+        if self.how.within_us is None:
+            return "null::bigint"
+        return f"min(_n) over (partition by {internal_list(self.how.key)} order by _at {_after(self.how.within_us)})"
+
+    def _is_anew(self, at: str, last: str) -> str:
+        later = "" if self.how.within_us is None else f" or {at} > {last} + {self.how.within_us}"
+        return f"{last} is null{later}"
+
+    def _is_over(self, progress: Progress) -> str:
+        """Return the condition that no row can be a duplicate of a kept one any more."""
+        return "false" if self.how.within_us is None else f"_at < {progress.watermark - self.how.within_us}"
+
+
+@dataclass(frozen=True)
+class LastOfKey(_OfKey):
+    """Gives the last row of a key whenever there is a later one.
+
+    Remembers the `latest` row of a key until the watermark passes it: whatever comes then is later.
+    """
+
+    @property
+    def emits(self) -> Emits:
+        """A row takes the place of the one with its key."""
+        return "upsert"
+
+    @property
+    def horizon(self) -> str | None:
+        """Nothing waits: rows come out at every change."""
+        return None
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """The table `latest`."""
+        return {"latest": f"select * from {quoted(arrived(self.table))}"}
+
+    def advance(self, memory: Memory, progress: Progress) -> str:
+        """Find the last of the rows that came and the one remembered."""
+        columns = f"{self._columns}, _at, {PLACE}, {HASH}"
+        last = f"{in_log_order(self.schema.names, descending=True)}, _is_new"
+        memory.con.execute(
+            f"create or replace temp table _out as select *, {self._key} as _key from (select {columns}, true as _is_new "
+            f"from {quoted(arrived(self.table))} union all select {columns}, false from latest) "
+            f"qualify row_number() over (partition by _key order by {last}) = 1"
+        )
+        memory.forget("latest", f"_at < {progress.watermark} or {self._key} in (select _key from _out where _is_new)")
+        memory.add(
+            "latest",
+            f"select {columns} from _out where _is_new and _at >= {progress.watermark}",
+        )
+        return f"select {self._out} from _out where _is_new"

@@ -1,0 +1,113 @@
+"""Groups of a statement as states in a shard's memory, whatever closes them: a window, a gap, or nothing.
+
+A row of the memory is the states of some rows that are together in every window, with their keys `_k0…`, and:
+
+| column | is |
+| --- | --- |
+| `_from`, `_until` | when they begin, and when they can be forgotten: microseconds, as watermarks are |
+| `_hash` | of the keys without the window, so that all windows of a key are in one shard |
+| `_level` | 0 as it arrived, 1 merged: as many rows as arrived since are merged with those that were there before |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import duckdb
+
+from pipeline.core.schema import Schema
+from pipeline.kernel.aggregates.decomposition import STATES, Split, Types
+from pipeline.kernel.engine import arrow, one, quoted
+from pipeline.streaming.operators.operator import HASH, Prepared, arrived
+from pipeline.streaming.operators.state_tables import Memory
+
+STATE_VERSION = 1
+"""Of the columns above."""
+GROUPS = "states"
+"""The one table that is remembered."""
+FROM, UNTIL, LEVEL = "_from", "_until", "_level"
+SPAN = (HASH, FROM, UNTIL)
+_COMBINED = "_combined"
+MOST_APART = 1 << 14
+"""So many rows may be there that are not merged, however few there are that are."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A grouped statement over one streamed input, taken apart."""
+
+    name: str
+    """The input."""
+    split: Split
+    types: Types
+    columns: Schema
+    """Those of the table that comes out."""
+    windowed: bool
+    """Whether `_k0` is a window."""
+    layout: Mapping[str, str] = field(default_factory=dict)
+    """The parts of the state's identity that every grouped statement has."""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    most_apart: int = MOST_APART
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The columns of the keys without the window."""
+        return tuple(f"_k{i}" for i in range(int(self.windowed), len(self.split.keys)))
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """The tables of the memory."""
+        return {GROUPS: self._arrived()}
+
+    def prepared(self, begin: str, until: str, late: str | None, why: str, *, of_rows: bool) -> Prepared:
+        """Return how rows become states that begin and can be forgotten as the SQL says: over rows, or over keys."""
+        span = (f"{begin} as {FROM}", f"{until} as {UNTIL}")
+        select = self.split.partial(*span) if of_rows else f"select *, {', '.join(span)} from ({self.split.partial()})"
+        return Prepared(select, self.by, late, why)
+
+    def take(self, memory: Memory) -> int:
+        """Remember the states that arrived, and return how many they are."""
+        return memory.add(GROUPS, self._arrived())
+
+    def nothing(self) -> str:
+        """Return the SELECT of no rows."""
+        columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in self.columns.columns)
+        return f"select {columns} limit 0"
+
+    def answer(self, memory: Memory, states: str) -> str:
+        """Return the SELECT of the statement's rows over the states of a SELECT, which is run now."""
+        _chosen(memory.con, states)
+        return self.split.answer(self.types)
+
+    def merge(self, memory: Memory, states: str, condition: str) -> None:
+        """Put merged states in the place of those that a condition is true for; `states` is a SELECT of these.
+
+        In it, rows of one key have one span.
+        """
+        con = memory.con
+        _chosen(con, states)
+        # through Arrow, as all states come: the engine does not cast every state to what it is in a table
+        con.register(_COMBINED, arrow(con, self.split.combine(self.types, SPAN)))
+        try:
+            memory.forget(GROUPS, condition)
+            memory.add(GROUPS, f"select *, 1::tinyint as {LEVEL} from {_COMBINED}")
+        finally:
+            con.unregister(_COMBINED)
+
+    def tidy(self, memory: Memory) -> None:
+        """Merge the states of each key and span, if it is time."""
+        if self.is_scattered(memory):
+            self.merge(memory, f"from {GROUPS}", "true")
+
+    def is_scattered(self, memory: Memory) -> bool:
+        """Return whether it is time to merge: each row is merged as often as their number doubles, no more."""
+        rows, merged = one(memory.con, f"select count(*), count(*) filter (where {LEVEL} = 1) from {GROUPS}")
+        return int(rows) - int(merged) >= max(self.most_apart, int(merged))
+
+    def _arrived(self) -> str:
+        return f"select *, 0::tinyint as {LEVEL} from {arrived(self.name)}"
+
+
+def _chosen(con: duckdb.DuckDBPyConnection, states: str) -> None:
+    con.execute(f"create or replace temp table {STATES} as {states}")

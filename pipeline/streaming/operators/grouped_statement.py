@@ -1,0 +1,179 @@
+"""From a grouped statement to the operator that streams it, or to the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import cast
+
+import pyarrow as pa
+from sqlglot import exp
+
+from pipeline.core.definitions import Emit, Streaming
+from pipeline.core.schema import Schema
+from pipeline.core.state_identity import columns_part
+from pipeline.kernel.aggregates.decomposition import STATES, has_groups, refusal, take_apart
+from pipeline.kernel.aggregates.grouping import normalised, unclear_name
+from pipeline.kernel.aggregates.mergeable import state_of
+from pipeline.kernel.engine import arrow, connect, quoted, schema_of
+from pipeline.kernel.planner.function_calls import aggregates_of, whole_of
+from pipeline.kernel.planner.projection import needed
+from pipeline.kernel.planner.provenance import passed_on
+from pipeline.kernel.planner.scope import relation
+from pipeline.kernel.planner.strategy import plan
+from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.sql import SqlTransform
+from pipeline.kernel.windows.sql import Window, in_panes, in_plain_sql
+from pipeline.streaming.operators.grouped_state import Grouping
+from pipeline.streaming.operators.groups import Groups
+from pipeline.streaming.operators.operator import Operator
+from pipeline.streaming.operators.panes import Panes
+from pipeline.streaming.operators.sessions import Sessions
+
+_NO_TTL = "ttl= is for groups without a window: a window is remembered until it closes, no longer"
+_TIMES = ("TIMESTAMP", "TIMESTAMPTZ")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A statement that is to be streamed."""
+
+    select: exp.Select
+    window: Window | None
+    name: str
+    """The streamed input."""
+    schemas: Mapping[str, Schema]
+    event_time: str | None
+    emit: Emit
+    ttl: timedelta | None
+
+
+def operator_of(
+    transform: SqlTransform, name: str, schemas: Mapping[str, Schema], streaming: Streaming, event_time: str | None
+) -> Operator | str:
+    """Return the operator of a grouped statement that streams its input `name`, or why it has none and the way out.
+
+    `schemas` are the columns of all its inputs; those that are not streamed are tables where rows are prepared.
+    `event_time` is the column by which the input's watermark goes. Raises `duckdb.Error` for a statement that is wrong.
+    """
+    select = transform.written
+    if not isinstance(select, exp.Select) or not has_groups(select):
+        return "it does not group"
+    has_windows_below = transform.window is None and in_plain_sql(select) is not select
+    if type(transform) is not SqlTransform or has_windows_below:
+        return "it has more steps than one: make a table of what is grouped first, and stream that"
+    window = transform.window
+    emit = streaming.emit or ("change" if window is None else "close")
+    wanted = _Wanted(select, window, name, schemas, event_time, emit, streaming.ttl)
+    why = _unordered(select) or _emitted(wanted) or _timed(wanted)
+    if why is not None:
+        return why
+    select = cast("exp.Select", transform.decided)
+    wanted = replace(wanted, select=select)
+    tree = select if window is None else in_panes(select, window)
+    why = (None if window is None else unclear_name(select)) or _mergeable(tree, name)
+    return _operator(wanted, _grouping(wanted, tree)) if why is None else why
+
+
+def _unordered(select: exp.Select) -> str | None:
+    clause = next((name for name in ("order", "limit", "offset") if select.args.get(name)), None)
+    if clause is None:
+        return None
+    return (
+        f"{clause.upper()} needs all rows at once, and a stream does not end: order and limit where the table is read"
+    )
+
+
+def _emitted(wanted: _Wanted) -> str | None:
+    """Return why a statement's groups cannot come out when they are wanted."""
+    window, select = wanted.window, wanted.select
+    if wanted.emit == "close" and window is None:
+        return "a group without a window never closes: group by tumble, hop or session, or say emit='change'"
+    if wanted.emit == "close":
+        return None if wanted.ttl is None else _NO_TTL
+    if window is not None and window.kind == "session":
+        return "a session's begin may change until it closes: say emit='close'"
+    if select.args.get("having"):
+        return "with emit='change' HAVING would have to take rows back: filter in a table that reads this one"
+    return None if wanted.ttl is None or window is None else _NO_TTL
+
+
+def _timed(wanted: _Wanted) -> str | None:
+    """Return why a statement's windows, or its ttl, do not follow the input's watermark."""
+    if wanted.window is None and wanted.ttl is None:
+        return None
+    what = "ttl=" if wanted.window is None else wanted.window.kind
+    if wanted.event_time is None:
+        return f"{what} needs the event time of {wanted.name!r}: say event_time= where it is defined"
+    kind = wanted.schemas[wanted.name].as_dict().get(wanted.event_time)
+    if kind not in _TIMES:
+        return f"the event time {wanted.event_time!r} is of type {kind}: make it a TIMESTAMP or TIMESTAMPTZ where it is read"
+    time = exp.column(wanted.event_time) if wanted.window is None else wanted.window.time
+    straight = wanted.select.copy()
+    straight.set("expressions", [exp.alias_(time.copy(), "_time")])
+    if not isinstance(time, exp.Column) or passed_on(straight, wanted.name, (wanted.event_time,)) is None:
+        return (
+            f"{what} does not go by the event time {wanted.event_time!r} of {wanted.name!r} itself: "
+            "group straight from the input, by that column"
+        )
+    return None
+
+
+def _mergeable(tree: exp.Select, name: str) -> str | None:
+    """Return why a statement cannot be put together from rows as they come."""
+    chosen = plan(tree)
+    if chosen.driving.lower() != name.lower():
+        return f"it streams {name!r} only where that stands first after FROM"
+    why = refusal(tree)
+    if chosen.strategy != "partial" or why is not None:
+        return f"{why or chosen.reason}: it has no streamed form"
+    states = (state_of(whole_of(call), "", in_order=False) for call in aggregates_of(tree))
+    return next((state.replace("a join", "a stream") for state in states if isinstance(state, str)), None)
+
+
+def _grouping(wanted: _Wanted, tree: exp.Select) -> Grouping:
+    split = take_apart(tree)
+    with connect() as con:
+        register(con, {name: Scan(schema) for name, schema in wanted.schemas.items()})
+        types = split.types(con)
+        states: pa.Table = arrow(con, split.partial())
+        con.register(STATES, states.slice(0, 0))
+        columns = schema_of(con, split.answer(types))
+    is_windowed = wanted.window is not None
+    return Grouping(wanted.name, split, types, columns, is_windowed, _layout(wanted, tree), _rules(wanted))
+
+
+def _layout(wanted: _Wanted, tree: exp.Select) -> dict[str, str]:
+    """Return what decides the columns of the state: what is read, the keys and the aggregates, in their order."""
+    plain = normalised(tree)
+    keys = take_apart(plain).keys[int(wanted.window is not None) :]
+    calls = dict.fromkeys(whole_of(call).sql("duckdb", comments=False) for call in aggregates_of(plain))
+    found = {"group keys": ", ".join(keys), "aggregates": ", ".join(calls), "emit": wanted.emit}
+    for name, schema in wanted.schemas.items():
+        read = schema.select(tuple(sorted(needed(wanted.select, name, schema))))
+        found |= columns_part(name, read, wanted.event_time if name == wanted.name else None)
+    return found
+
+
+def _rules(wanted: _Wanted) -> dict[str, str]:
+    """Return what decides which rows are in the groups: everything that the statement does before it groups."""
+    rows = normalised(wanted.select)
+    for clause in ("distinct", "group", "having", "order", "limit", "offset"):
+        rows.set(clause, None)
+    rows.set("expressions", [exp.Star()])
+    return {"rows": rows.sql("duckdb", comments=False)}
+
+
+def _operator(wanted: _Wanted, grouping: Grouping) -> Operator:
+    window, event_time = wanted.window, wanted.event_time or ""
+    if window is not None and window.kind == "session":
+        return Sessions(grouping, window, event_time)
+    if window is not None:
+        return Panes(grouping, window, event_time, "append" if wanted.emit == "close" else "upsert")
+    if wanted.ttl is None:
+        return Groups(grouping)
+    first = relation(wanted.select)
+    alias = wanted.name if first is None else first.alias_or_name
+    time = f"{quoted(alias)}.{quoted(event_time)}"
+    return Groups(grouping, wanted.ttl // timedelta(microseconds=1), event_time, time)

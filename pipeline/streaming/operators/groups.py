@@ -1,0 +1,90 @@
+"""Groups without a window: each is out again whenever a row comes to it, in place of its last row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pipeline.core.event_time import in_words
+from pipeline.core.state_identity import StateIdentity
+from pipeline.kernel.engine import one, quoted
+from pipeline.streaming.operators.grouped_state import GROUPS, STATE_VERSION, UNTIL, Grouping
+from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.state_tables import Memory
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The operator of GROUP BY without a window.
+
+    With a `ttl` a group is forgotten when the watermark is that far behind its last row, and begins anew with the next
+    one. A row is late when it would be forgotten at once.
+    """
+
+    grouping: Grouping
+    ttl_us: int | None = None
+    event_time: str = ""
+    """The column of the input."""
+    time: str = ""
+    """The same, as the statement names it."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The streamed input."""
+        return (self.grouping.name,)
+
+    @property
+    def emits(self) -> Emits:
+        """A group's row takes the place of its last."""
+        return "upsert"
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The keys, the aggregates, what is grouped, and how long a group is kept."""
+        kept = "for ever" if self.ttl_us is None else in_words(timedelta(microseconds=self.ttl_us))
+        rules = {**self.grouping.rules, "ttl": kept}
+        return StateIdentity("group", STATE_VERSION, self.grouping.layout, rules)
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """The states by key."""
+        return self.grouping.memory
+
+    @property
+    def horizon(self) -> str | None:
+        """Nothing waits: rows come out at every change."""
+        return None
+
+    def prepare(self, name: str, before: int) -> Prepared:
+        """Return how rows become states by key."""
+        del name
+        if self.ttl_us is None:
+            return self.grouping.prepared("0::bigint", f"{END}::bigint", None, "", of_rows=False)
+        late = None if before == BEGINNING else f"epoch_us({quoted(self.event_time)}) + {self.ttl_us} <= {before}"
+        # a row without a time does not keep its group
+        until = f"coalesce(max(epoch_us({self.time})), {BEGINNING}) + {self.ttl_us}"
+        return self.grouping.prepared("0::bigint", until, late, "its group would have been forgotten", of_rows=True)
+
+    def advance(self, memory: Memory, progress: Progress) -> str:
+        """Return the rows of the groups that rows arrived for."""
+        grouping = self.grouping
+        latest = ", ".join((HASH, *grouping.by))
+        span = f"max({UNTIL}) over (partition by {latest}) as {UNTIL}"
+        if grouping.is_scattered(memory):
+            grouping.merge(memory, f"select * replace ({span}) from {GROUPS}", "true")
+        touched = f"select {HASH} from {arrived(grouping.name)}"
+        out = grouping.nothing()
+        if grouping.take(memory):
+            out = grouping.answer(memory, f"from {GROUPS} where {HASH} in ({touched})")
+        if self.ttl_us is not None:
+            self._forget(memory, progress.watermark)
+        return out
+
+    def _forget(self, memory: Memory, watermark: int) -> None:
+        """Forget the groups whose last row is old; one that is merged of old and new rows stays."""
+        is_old = f"{UNTIL} <= {watermark}"
+        if one(memory.con, f"select count(*) from {GROUPS} where {is_old}")[0]:
+            seen = f"{HASH} in (select {HASH} from {GROUPS} where {is_old})"
+            old = f"select {HASH} from {GROUPS} where {seen} group by {HASH} having max({UNTIL}) <= {watermark}"
+            memory.forget(GROUPS, f"{is_old} and {HASH} in ({old})")

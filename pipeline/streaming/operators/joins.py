@@ -1,0 +1,403 @@
+"""Joins of two streams whose rows meet within a span of event time.
+
+    select ... from a left join b on a.k = b.k and b.ts between a.ts - interval 1 minute and a.ts + interval 5 minutes
+
+    a at 10:00      |-----o-------------------------|      meets b from 9:59 to 10:05
+                  9:59  10:00                     10:05    without one it comes out with nulls when the watermark is past
+
+The statement itself runs on the rows that met, so its names, stars, conditions and expressions are the engine's:
+new rows with all others, and in the end, for an outer join, rows that none met with nothing on the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import cast
+
+import sqlglot
+from sqlglot import exp
+
+from pipeline.core.event_time import in_words
+from pipeline.core.schema import Schema
+from pipeline.core.state_identity import StateIdentity, columns_part
+from pipeline.kernel.aggregates.grouping import normalised
+from pipeline.kernel.engine import quoted
+from pipeline.kernel.planner.canonical import common_type, expression_type, family_of
+from pipeline.kernel.planner.function_calls import aggregates_of
+from pipeline.kernel.planner.projection import needed
+from pipeline.kernel.planner.scope import relation, unused
+from pipeline.streaming.operators.batch_form import LATE, Streamed, micros
+from pipeline.streaming.operators.join_bounds import Bounds, Side, bounds_of
+from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.row_conditions import spelled
+from pipeline.streaming.operators.state_columns import from_internal, internal_list, to_internal
+from pipeline.streaming.operators.state_tables import ID, SINCE, Memory
+
+_OUTER = {"": (False, False), "LEFT": (True, False), "RIGHT": (False, True), "FULL": (True, True)}
+"""By the side of a join: whether rows of the left, and of the right, come out without a match too."""
+STATE_VERSION = 1
+"""Of the columns in which both sides are kept."""
+_MEMORIES = (("lefts", "lefts_matched"), ("rights", "rights_matched"))
+_ROWS = ("_rows_of_the_left", "_rows_of_the_right")
+"""What stands for the rows of each side in a template of the statement."""
+_LATER = "make that a table of its own that reads this one"
+_CLAUSES = {
+    "with_": "WITH",
+    "distinct": "DISTINCT",
+    "group": "GROUP BY",
+    "having": "HAVING",
+    "qualify": "QUALIFY",
+    "order": "ORDER BY",
+    "limit": "LIMIT",
+    "offset": "OFFSET",
+    "sample": "SAMPLE",
+    "pivots": "PIVOT",
+    "laterals": "LATERAL",
+    "windows": "WINDOW",
+}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One side of a join: the input, the name that the statement has for it, and its columns."""
+
+    name: str
+    alias: str
+    schema: Schema
+    event_time: str
+
+    def is_named(self, column: exp.Column) -> bool:
+        """Return whether a column may be this side's, by its qualifier and name."""
+        owner = column.parts[0].name.lower() if len(column.parts) > 1 else self.alias.lower()
+        name = column.parts[min(1, len(column.parts) - 1)].name.lower()
+        return owner == self.alias.lower() and name in {own.lower() for own in self.schema.names}
+
+    def is_event_time(self, column: exp.Column) -> bool:
+        """Return whether a column of this side is its event time."""
+        return column.name.lower() == self.event_time.lower()
+
+
+Sides = tuple[Relation, Relation]
+
+
+def join_operator(tree: exp.Query, inputs: Mapping[str, Streamed]) -> IntervalJoin | str:
+    """Return what streams a join of two streams, or why the statement has no streamed form and the way out.
+
+    It is one SELECT with one join, INNER, LEFT, RIGHT or FULL, whose conditions bound the event times of both sides. Rows
+    are dealt by the equalities of columns or expressions of either side; without any they all go to one shard.
+    """
+    refused = _refused(tree)
+    if refused is not None:
+        return refused
+    select = cast("exp.Select", tree)
+    join: exp.Join = select.args["joins"][0]
+    tables = [cast("exp.Table", relation(select)), cast("exp.Table", join.this)]
+    if tables[0].name.lower() == tables[1].name.lower():
+        return f"{tables[0].name!r} is joined to itself; join it to a table that selects from it"
+    streamed = {name.lower(): (name, found) for name, found in inputs.items()}
+    missing = next((table.name for table in tables if table.name.lower() not in streamed), None)
+    if missing is not None:
+        return f"{missing!r} is not streamed; a join with it needs no memory"
+    sides = cast("Sides", tuple(_relation(select, table, *streamed[table.name.lower()]) for table in tables))
+    outer = _OUTER[join.side.upper()]
+    conjuncts = list(_conjuncts(join.args.get("on")))
+    if not any(outer):
+        where = select.args.get("where")
+        conjuncts += _conjuncts(None if where is None else where.this)
+    bounds = bounds_of(conjuncts, lambda column: _time_of(column, sides))
+    if bounds.low is None or bounds.high is None:
+        return _unbounded(sides, bounds)
+    keys = [*_using(join, sides), *_equalities(conjuncts, sides)]
+    return IntervalJoin(select, sides, outer, (bounds.low, bounds.high), tuple(keys))
+
+
+def _refused(tree: exp.Query) -> str | None:
+    """Return what a statement has that a streamed join has not."""
+    if not isinstance(tree, exp.Select):
+        return f"it is no single SELECT; {_LATER}"
+    clause = next((words for name, words in _CLAUSES.items() if tree.args.get(name)), None)
+    if clause is not None:
+        return f"it has {clause} beside a join of streams; {_LATER}"
+    inner = next((node for node in tree.find_all(exp.Query, exp.Window, exp.Unnest) if node is not tree), None)
+    if inner is not None or next(aggregates_of(tree), None) is not None:
+        return f"it needs more than the two rows that meet; {_LATER}"
+    return _refused_joins(tree, tree.args.get("joins") or ())
+
+
+def _refused_joins(tree: exp.Select, joins: Sequence[exp.Join]) -> str | None:
+    if len(joins) != 1 or not all(isinstance(table, exp.Table) for table in (relation(tree), joins[0].this)):
+        return f"it joins {len(joins) + 1} relations; join two streams at a time, each result a table of its own"
+    if any(table.alias_column_names for table in (cast("exp.Table", relation(tree)), joins[0].this)):
+        return "it gives the columns of a stream other names; write them after SELECT"
+    if (
+        joins[0].method
+        or joins[0].side.upper() not in _OUTER
+        or joins[0].kind.upper() not in {"", "INNER", "OUTER", "CROSS"}
+    ):
+        words = " ".join(word for word in (joins[0].method, joins[0].side, joins[0].kind) if word)
+        return f"{words} JOIN of streams has no streamed form; write INNER, LEFT, RIGHT or FULL JOIN with ON"
+    return None
+
+
+def _relation(select: exp.Select, table: exp.Table, name: str, streamed: Streamed) -> Relation:
+    """Return a side with the columns that the statement names, which alone are remembered."""
+    named = needed(select, table.name, streamed.schema)
+    columns = tuple(column for column in streamed.schema.names if column in {*named, streamed.event_time})
+    return Relation(name, table.alias_or_name, streamed.schema.select(columns), streamed.event_time)
+
+
+def _unbounded(sides: Sides, bounds: Bounds) -> str:
+    left, right = (f"{side.alias}.{side.event_time}" for side in sides)
+    end = "how early" if bounds.low is None else "how late"
+    return (
+        f"nothing says {end} {right} may be beside {left}, so rows would be remembered for ever; add for example "
+        f"`and {right} between {left} - interval 10 minutes and {left} + interval 10 minutes` to the join"
+    )
+
+
+def _conjuncts(condition: exp.Expr | None) -> Iterator[exp.Expr]:
+    if isinstance(condition, exp.And):
+        yield from _conjuncts(condition.left)
+        yield from _conjuncts(condition.right)
+    elif isinstance(condition, exp.Paren):
+        yield from _conjuncts(condition.this)
+    elif condition is not None:
+        yield condition
+
+
+def _side_of(node: exp.Expr, sides: Sides) -> Side | None:
+    """Return the side whose columns alone an expression has; `None` when it has both's, none, or unclear ones."""
+    found: set[Side | None] = set()
+    for column in node.find_all(exp.Column):
+        owners = [number for number, side in enumerate(sides) if side.is_named(column)]
+        found.add(owners[0] if len(owners) == 1 else None)
+    return found.pop() if len(found) == 1 else None
+
+
+def _time_of(column: exp.Column, sides: Sides) -> Side | None:
+    side = _side_of(column, sides)
+    return side if side is not None and sides[side].is_event_time(column) else None
+
+
+def _using(join: exp.Join, sides: Sides) -> Iterator[tuple[str, str]]:
+    for name in join.args.get("using") or ():
+        column = exp.column(name.name, quoted=True)
+        yield from _dealt_by((column, column), sides)
+
+
+def _equalities(conjuncts: Sequence[exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
+    for conjunct in conjuncts:
+        if isinstance(conjunct, exp.EQ):
+            parts = {_side_of(part, sides): part for part in (conjunct.this, conjunct.expression)}
+            if set(parts) == {0, 1}:
+                yield from _dealt_by((parts[0], parts[1]), sides)
+
+
+def _dealt_by(pair: tuple[exp.Expr, exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
+    """Yield an equality as an expression over each side's own columns, if equal values have one hash there."""
+    texts = [_unqualified(part).sql("duckdb") for part in pair]
+    kinds = [
+        expression_type(text, tuple((quoted(column.name), column.type) for column in side.schema.columns))
+        for text, side in zip(texts, sides, strict=True)
+    ]
+    family = family_of(kinds[0])
+    if family is None or family != family_of(kinds[1]):
+        return
+    cast_to = common_type([str(kind) for kind in kinds])
+    first, second = (text if cast_to is None else f"({text})::{cast_to}" for text in texts)
+    yield first, second
+
+
+def _unqualified(node: exp.Expr) -> exp.Expr:
+    made = node.copy()
+    for column in list(made.find_all(exp.Column)):
+        column.set("table", None)
+    return made
+
+
+@dataclass(frozen=True)
+class IntervalJoin:
+    """A join of two streams within a span of event time.
+
+    Remembers the rows of each side for as long as others may meet them; those of the outer side of a join in two
+    tables, by whether any did. A row without an event time meets none.
+    """
+
+    tree: exp.Select
+    sides: Sides
+    outer: tuple[bool, bool]
+    bounds: tuple[int, int]
+    """The right row's time minus the left one's, at the least and at the most."""
+    keys: tuple[tuple[str, str], ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Both streams, the left one first."""
+        return tuple(side.name for side in self.sides)
+
+    @property
+    def emits(self) -> Emits:
+        """Rows are final."""
+        return "append"
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The kind of join, its conditions, and the columns of both sides; of an inner join WHERE is one of these."""
+        select = normalised(self.tree)
+        join: exp.Join = select.args["joins"][0]
+        where = select.args.get("where")
+        on, filters = list(_conjuncts(join.args.get("on"))), list(_conjuncts(None if where is None else where.this))
+        if not any(self.outer):
+            on, filters = [*on, *filters], []
+        layout = {
+            "join": join.side.lower() or "inner",
+            "join keys": ", ".join(f"{spelled(left)} = {spelled(right)}" for left, right in self.keys),
+        }
+        for side in self.sides:
+            layout |= columns_part(side.name, side.schema.select(tuple(sorted(side.schema.names))), side.event_time)
+        low, high = self.bounds
+        rules = {
+            "join bounds": f"{_beside(low)} to {_beside(high)}",
+            "join condition": _joined_by_and(on),
+            "filter": _joined_by_and(filters),
+        }
+        return StateIdentity("interval join", STATE_VERSION, layout, rules)
+
+    @property
+    def horizon(self) -> str | None:
+        """Behind the last moment at which a row of an outer side may still meet one."""
+        low, high = self.bounds
+        held = [
+            f"select max(_at) + {reach} + 1 as _last from {_MEMORIES[number][0]}"
+            for number, reach in ((0, high), (1, -low))
+            if self.outer[number]
+        ]
+        return f"select max(_last) from ({' union all '.join(held)})" if held else None
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """For each side its rows, and for an outer one those that met another in a table of their own."""
+        found: dict[str, str] = {}
+        for side, names, is_outer in zip(self.sides, _MEMORIES, self.outer, strict=True):
+            for name in names[: 1 + is_outer]:
+                found[name] = _arriving(side)
+        return found
+
+    def prepare(self, name: str, before: int) -> Prepared:
+        """Rows with `_at`, dealt by the equal expressions."""
+        number = self.inputs.index(name)
+        side = self.sides[number]
+        keys = [f"({pair[number]}) as _k{index}" for index, pair in enumerate(self.keys)]
+        time = micros(side.event_time)
+        return Prepared(
+            f"select {', '.join([to_internal(side.schema.names), f'{time} as _at', *keys])} from {quoted(name)}",
+            tuple(f"_k{index}" for index in range(len(keys))),
+            f"{time} < {before}",
+            LATE,
+        )
+
+    def advance(self, memory: Memory, progress: Progress) -> str:
+        """Join new rows with all others, then let go of rows that no other can meet any more."""
+        con = memory.con
+        begins = []
+        for number, side in enumerate(self.sides):
+            mine = _MEMORIES[number][0]
+            found = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
+            begins.append(int(found[0][0]))
+            memory.add(mine, _arriving(side))
+        inner = [
+            self._joined(self._rows(0, begins, new=True), self._rows(1, begins)),
+            self._joined(self._rows(0, begins, new=False), self._rows(1, begins, new=True)),
+        ]
+        con.execute(f"create or replace temp table _out as {' union all '.join(inner)}")
+        for number in (0, 1):
+            if self.outer[number]:
+                con.execute(f"create or replace temp table _met_{number} as {self._matched(number, begins)}")
+        for number, (mine, matched) in enumerate(_MEMORIES):
+            if self.outer[number]:
+                met = f"{ID} in (from _met_{number})"
+                memory.add(matched, f"select * exclude ({ID}, {SINCE}) from {mine} where {met}")
+                memory.forget(mine, met)
+            self._let_go(memory, number, progress)
+        return "select * from _out"
+
+    def _matched(self, number: Side, begins: Sequence[int]) -> str:
+        """Return a SELECT of the numbers of rows of a side that met their first one now."""
+        own = unused(ID, [name for side in self.sides for name in side.schema.names])  # where the statement's names are
+        mine = f"select {from_internal(self.sides[number].schema.names)}, {ID} as {own} from {_MEMORIES[number][0]}"
+        select = f"{quoted(self.sides[number].alias)}.{own}"
+        found = []
+        for is_new in (True, False):
+            rows = f"{mine} where {ID} {'>' if is_new else '<='} {begins[number]}"
+            pair = (rows, self._rows(1 - number, begins, new=None if is_new else True))
+            found.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
+        return " union ".join(found)
+
+    def _let_go(self, memory: Memory, number: Side, progress: Progress) -> None:
+        """Forget the rows that no row on the watermark or after it can meet; of an outer side they come out."""
+        low, high = self.bounds
+        reach = high if number == 0 else -low
+        is_over = f"(_at is null or _at < {progress.watermark - reach})"
+        mine, matched = _MEMORIES[number]
+        if self.outer[number]:
+            alone = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
+            nothing = f"{self._rows(1 - number, (0, 0))} where false"
+            pair = (alone, nothing) if number == 0 else (nothing, alone)
+            memory.con.execute(f"insert into _out {self._joined(*pair, side='LEFT' if number == 0 else 'RIGHT')}")
+            memory.forget(matched, is_over)
+        memory.forget(mine, is_over)
+
+    def _rows(self, number: Side, begins: Sequence[int], *, new: bool | None = None) -> str:
+        """Return a SELECT of the remembered rows of a side: those that came now, those from before, or all."""
+        names = from_internal(self.sides[number].schema.names)
+        mine, matched = _MEMORIES[number]
+        fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {begins[number]}"
+        found = f"select {names} from {mine}{fresh}"
+        if self.outer[number] and new is not True:
+            found = f"select * from ({found} union all select {names} from {matched})"
+        return found
+
+    def _joined(self, left: str, right: str, *, side: str = "", select: str | None = None) -> str:
+        """Return the statement over other rows of both sides, as an inner join unless another is asked for."""
+        template = self._templates.get((side, select))
+        if template is None:
+            template = self._templates[side, select] = self._template(side, select)
+        return template.replace(_ROWS[0], f"({left})").replace(_ROWS[1], f"({right})")
+
+    @cached_property
+    def _templates(self) -> dict[tuple[str, str | None], str]:
+        return {}
+
+    def _template(self, side: str, select: str | None) -> str:
+        tree = self.tree.copy()
+        join: exp.Join = tree.args["joins"][0]
+        if join.side:
+            join.set("kind", None if side else "INNER")
+        join.set("side", side or None)
+        if select is not None:
+            tree.set("expressions", [sqlglot.parse_one(select, dialect="duckdb")])
+            tree.set("where", None)
+        tables = (cast("exp.Table", relation(tree)), cast("exp.Table", join.this))
+        for table, rows in zip(tables, _ROWS, strict=True):
+            if not table.alias:
+                table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name, quoted=True)))
+            table.set("this", exp.to_identifier(rows, quoted=False))
+        return str(tree.sql("duckdb", comments=False))
+
+
+def _arriving(side: Relation) -> str:
+    return f"select {internal_list(side.schema.names)}, _at, {HASH} from {quoted(arrived(side.name))}"
+
+
+def _beside(us: int) -> str:
+    words = in_words(timedelta(microseconds=abs(us)))
+    return f"{words} {'before' if us < 0 else 'after'}" if us else words
+
+
+def _joined_by_and(conjuncts: Sequence[exp.Expr]) -> str:
+    """Return conditions that all hold as one text, whatever their order."""
+    texts = {f"({c.sql('duckdb', comments=False)})" for c in conjuncts}
+    return " and ".join(sorted(texts)) or "none"

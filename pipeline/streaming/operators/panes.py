@@ -1,0 +1,126 @@
+"""Windows of a fixed length: states are kept once for each pane, and shared by all windows that it is in.
+
+    windows, one each slide      |---------w0---------|
+                                           |---------w1---------|
+    panes                        |----p0---|----p1---|----p2----|        w0 = p0 + p1, w1 = p1 + p2
+
+A window closes when the watermark reaches its end, and a pane is forgotten with the last of its windows. A row is late
+when all of its windows have closed; one that still has an open window counts in those that are open, and a note of it
+says which it came too late for. Its states then begin at the watermark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pipeline.core.state_identity import StateIdentity
+from pipeline.kernel.engine import quoted
+from pipeline.kernel.windows.sql import MONDAY_US, Window
+from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
+from pipeline.streaming.operators.operator import BEGINNING, HASH, PARTLY, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.state_tables import Memory
+
+ENDS = "_ends"
+
+
+@dataclass(frozen=True)
+class Panes:
+    """The operator of `tumble` and `hop`."""
+
+    grouping: Grouping
+    window: Window
+    event_time: str
+    """The column of the input."""
+    emits: Emits
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The streamed input."""
+        return (self.grouping.name,)
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The window, the keys, the aggregates, and what is grouped."""
+        layout = {**self.grouping.layout, "window": self.window.in_words}
+        return StateIdentity(self.window.kind, STATE_VERSION, layout, self.grouping.rules)
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """The states by pane and key."""
+        return self.grouping.memory
+
+    @property
+    def horizon(self) -> str | None:
+        """The end of the last window that is open; rows that come out at every change wait for nothing."""
+        return f"select max({UNTIL}) from {GROUPS}" if self.emits == "append" else None
+
+    def prepare(self, name: str, before: int) -> Prepared:
+        """Return how rows become states by pane and key; a row is late when all of its windows have closed."""
+        del name
+        late = None if before == BEGINNING else f"{self._until(quoted(self.event_time))} <= {before}"
+        begin, partly, note = "epoch_us(_k0)", None, ""
+        if late is not None and not self.window.months:
+            # cheaper, and the same: before the first window that has not closed
+            size, slide = self.window.size_us, self.window.slide_us
+            closed = MONDAY_US + (before - size - MONDAY_US) // slide * slide  # where the last one that has begins
+            late = f"epoch_us({quoted(self.event_time)}) < {closed + slide}"
+            if slide < size:
+                partly = f"epoch_us({quoted(self.event_time)}) < {closed + size}"
+                begin = f"greatest(epoch_us(_k0), {before})"
+                note = f"{PARTLY}{datetime.fromtimestamp(before / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}"
+        why = "all its windows have closed"
+        return replace(
+            self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly=partly, note=note
+        )
+
+    def advance(self, memory: Memory, progress: Progress) -> str:
+        """Return the rows of the windows that close, or of those that rows arrived for."""
+        self.grouping.tidy(memory)
+        came = self.grouping.take(memory)
+        out = self.grouping.nothing()
+        if self.emits == "append" and self._some_close(progress):
+            out = self.grouping.answer(memory, self._by_window(GROUPS, progress.before, progress.watermark))
+        elif self.emits == "upsert" and came:
+            out = self._touched(memory, progress.before)
+        if self._some_close(progress):
+            memory.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")
+        return out
+
+    def _touched(self, memory: Memory, before: int) -> str:
+        new = arrived(self.grouping.name)
+        if self.window.kind == "tumble":
+            return self.grouping.answer(memory, f"from {GROUPS} semi join {new} using ({HASH}, {UNTIL})")
+        touched = f"select distinct {HASH}, {ENDS} from ({self._by_window(new, before)})"
+        near = f"(from {GROUPS} where {HASH} in (select {HASH} from {new}))"
+        states = self._by_window(near, before)
+        return self.grouping.answer(memory, f"from ({states}) semi join ({touched}) using ({HASH}, {ENDS})")
+
+    def _some_close(self, progress: Progress) -> bool:
+        """Return whether a window may end after `before` and not after the watermark."""
+        if self.window.months:
+            return True
+        first = MONDAY_US + self.window.size_us
+        ends = [(at - first) // self.window.slide_us for at in (progress.before, progress.watermark)]
+        return ends[0] < ends[1]
+
+    def _until(self, time: str) -> str:
+        """Return the SQL of the end of the last window of a time, as watermarks are."""
+        begin = f"time_bucket({self.window.step}, {time})"
+        if self.window.months:
+            return f"epoch_us({begin} + {self.window.length})"
+        return f"epoch_us({begin}) + {self.window.size_us}"
+
+    def _by_window(self, states: str, before: int, watermark: int | None = None) -> str:
+        """Return the SELECT of states by window, of those that end after `before`, and not after the watermark."""
+        if self.window.kind == "tumble":
+            closes = "" if watermark is None else f" and {UNTIL} <= {watermark}"
+            return f"select *, {UNTIL} as {ENDS} from {states} where {UNTIL} > {before}{closes}"
+        slide, begins = self.window.slide_us, f"greatest({FROM}, {before})"
+        first = "0" if watermark is None else f"greatest(0, ({UNTIL} - {watermark} + {slide - 1}) // {slide})"
+        last = f"({UNTIL} - {begins} - 1) // {slide} + 1"
+        ends = f"{UNTIL} - unnest(range({first}, {last})) * {slide}"
+        kind = self.grouping.types.keys[0]
+        rows = f"select *, {ends} as {ENDS} from {states} where {UNTIL} > {begins}"
+        return f"select * replace (make_timestamp({ENDS} - {self.window.size_us})::{kind} as _k0) from ({rows})"

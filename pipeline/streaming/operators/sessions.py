@@ -1,0 +1,113 @@
+"""Sessions: rows of a key that come less than a gap apart, in states that grow together.
+
+    rows of a key       a b   c            d            gap: |---|
+    sessions            |-------...|       |...|        a row lasts from its time to a gap later; those that overlap are one
+
+A session closes when the watermark reaches its end, a gap after its last row: nothing that is in time can join it then.
+A row before the watermark is late: its session may have closed. One on the watermark is in time, and its session is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.core.state_identity import StateIdentity
+from pipeline.kernel.engine import one, quoted
+from pipeline.kernel.windows.sql import Window
+from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
+from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress
+from pipeline.streaming.operators.state_tables import ID, Memory
+
+_SESSIONS = "_sessions"
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The operator of `session`."""
+
+    grouping: Grouping
+    window: Window
+    event_time: str
+    """The column of the input."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The streamed input."""
+        return (self.grouping.name,)
+
+    @property
+    def emits(self) -> Emits:
+        """A session's row is out when it is over."""
+        return "append"
+
+    @property
+    def identity(self) -> StateIdentity:
+        """The gap, the keys, the aggregates, and what is grouped."""
+        layout = {**self.grouping.layout, "window": self.window.in_words}
+        return StateIdentity("session", STATE_VERSION, layout, self.grouping.rules)
+
+    @property
+    def memory(self) -> Mapping[str, str]:
+        """The states by key, of rows that are in one session."""
+        return self.grouping.memory
+
+    @property
+    def horizon(self) -> str | None:
+        """The end of the last session that is open."""
+        return f"select max({UNTIL}) from {GROUPS}"
+
+    def prepare(self, name: str, before: int) -> Prepared:
+        """Return how rows become states by key, of stretches in which no two rows are a gap apart.
+
+        A row before the watermark is late: the session that it belongs to may have closed, and sessions never overlap.
+        """
+        del name
+        time, gap = f"epoch_us({self.window.time.sql('duckdb')})", self.window.gap_us
+        late = None if before == BEGINNING else f"epoch_us({quoted(self.event_time)}) < {before}"
+        begin, until = f"min({time})", f"max({time}) + {gap}"
+        return self.grouping.prepared(begin, until, late, "its session may have closed", of_rows=True)
+
+    def advance(self, memory: Memory, progress: Progress) -> str:
+        """Return the rows of the sessions that close.
+
+        Only keys are looked at of which a row is as old as the gap; their states are merged then, so that a key to
+        which rows keep coming is looked at once a gap.
+        """
+        grouping = self.grouping
+        grouping.take(memory)
+        is_due = f"{UNTIL} <= {progress.watermark}"
+        if grouping.is_scattered(memory):
+            self._find(memory, "true")
+        elif one(memory.con, f"select count(*) from {GROUPS} where {is_due}")[0]:
+            self._find(memory, f"{HASH} in (select {HASH} from {GROUPS} where {is_due})")
+        else:
+            return grouping.nothing()
+        closed = f"_end <= {progress.watermark}"
+        self._merge(memory, f"not ({closed}) and _parts > 1")
+        out = grouping.answer(memory, self._states(closed))
+        memory.forget(GROUPS, f"{ID} in (select {ID} from {_SESSIONS} where {closed})")
+        return out
+
+    def _find(self, memory: Memory, condition: str) -> None:
+        """Note for the states of some keys in which session they are."""
+        keys = ", ".join((HASH, *self.grouping.by))
+        before = f"over (partition by {keys} order by {FROM} rows between unbounded preceding and 1 preceding)"
+        is_first = f"coalesce({FROM} >= max({UNTIL}) {before}, true) as _is_first"
+        rows = f"select *, {is_first} from {GROUPS} where {condition}"
+        start = f"max({FROM}) filter (where _is_first) over (partition by {keys} order by {FROM}) as _start"
+        of_session = f"over (partition by {keys}, _start)"
+        memory.con.execute(
+            f"create or replace temp table {_SESSIONS} as "
+            f"select *, max({UNTIL}) {of_session} as _end, count(*) {of_session} as _parts from (select *, {start} from ({rows}))"
+        )
+
+    def _merge(self, memory: Memory, condition: str) -> None:
+        parts = f"{ID} in (select {ID} from {_SESSIONS} where {condition})"
+        self.grouping.merge(memory, self._states(condition), parts)
+
+    def _states(self, condition: str) -> str:
+        """Return the SELECT of states by session in place of panes."""
+        kind = self.grouping.types.keys[0]
+        span = f"make_timestamp(_start)::{kind} as _k0, _start as {FROM}, _end as {UNTIL}"
+        return f"select * replace ({span}) from {_SESSIONS} where {condition}"

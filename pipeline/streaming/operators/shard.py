@@ -1,0 +1,58 @@
+"""Rows dealt to shards, and a shard: an operator with its share of the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.kernel.engine import Limits, arrow, connect, listed
+from pipeline.streaming.operators.operator import HASH, Operator, Prepared, Progress, arrived
+from pipeline.streaming.operators.state_tables import Memory
+
+
+def with_hash(prepared: Prepared) -> str:
+    """Return the SELECT of prepared rows with the column by which they are dealt."""
+    by = f"hash({listed(prepared.by)})" if prepared.by else "0::ubigint"
+    return f"select *, {by} as {HASH} from ({prepared.select}\n) as _prepared"
+
+
+def dealt(con: duckdb.DuckDBPyConnection, prepared: Prepared, shards: int) -> list[pa.Table]:
+    """Return the prepared rows of the input, which is a table of `con`, for each shard."""
+    rows = arrow(con, with_hash(prepared))
+    if shards == 1:
+        return [rows]
+    con.register("_to_deal", rows)
+    try:
+        return [arrow(con, f"select * from _to_deal where {HASH} % {shards} = {number}") for number in range(shards)]
+    finally:
+        con.unregister("_to_deal")
+
+
+@dataclass
+class Shard:
+    """An operator with the memory of its share of the keys."""
+
+    operator: Operator
+    memory: Memory
+
+    def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> str:
+        """Take the rows that were dealt to it, by input, and return the SELECT of those that are out."""
+        con = self.memory.con
+        for name in self.operator.inputs:
+            con.register(arrived(name), pa.concat_tables(blocks[name]))
+        return self.operator.advance(self.memory, progress)
+
+
+@contextmanager
+def opened(operator: Operator, samples: Mapping[str, pa.Table], limits: Limits | None = None) -> Iterator[Shard]:
+    """Open a shard with an empty memory; `samples` are prepared rows of each input, for their columns only."""
+    with connect(limits) as con:
+        for name in operator.inputs:
+            con.register(arrived(name), samples[name].slice(0, 0))
+        memory = Memory(con)
+        memory.make(operator.memory)
+        yield Shard(operator, memory)

@@ -1,0 +1,142 @@
+"""A shard's memory as bytes and back: a base of all rows, then what changed since; each file with its checksum.
+
+A file is Arrow streams one after the other; where each begins and ends, and the SHA-256 of it all, stand in the manifest
+that is committed with the rows, so a file that is torn, changed or of another epoch is never taken for the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.core.epochs import Epoch, Segment, StateFile
+from pipeline.core.errors import StorageError
+from pipeline.kernel.engine import arrow, quoted
+from pipeline.streaming.operators.operator import HASH
+from pipeline.streaming.operators.state_tables import ID, SINCE, Memory
+
+CAME, GONE = "came", "gone"
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+def written(memory: Memory, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
+    """Return the file of what changed in a shard's memory, or of all of it; nothing when nothing changed.
+
+    The memory is not told that it was `taken`.
+    """
+    segments: list[Segment] = []
+    parts: list[bytes] = []
+    end = 0
+    for table in memory.tables:
+        for kind, rows in _streams(memory, table, base=base):
+            if not rows.num_rows and not base:
+                continue
+            content = _packed(rows)
+            segments.append(Segment(table, kind, end, end + len(content), rows.num_rows))
+            parts.append(content)
+            end += len(content)
+    if not segments:
+        return None
+    content = b"".join(parts)
+    return StateFile(name, shard, base, hashlib.sha256(content).hexdigest(), tuple(segments)), content
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """The epoch to go back to, how its files are read, and what brings a memory of then to the columns of today."""
+
+    epoch: Epoch
+    read: Callable[[str], bytes]
+    evolve: Callable[[Memory], None]
+
+
+def restored(plan: Restoring, memory: Memory, number: int, shards: int) -> None:
+    """Bring an empty memory to what it was at an epoch, as shard `number` of so many, if they are others than then.
+
+    Raises `StorageError` for a file that is not there or is not what the epoch says.
+    """
+    epoch, same = plan.epoch, shards == plan.epoch.shards
+    for shard in [number] if same else range(epoch.shards):
+        loaded = memory if same else _beside()
+        for file in epoch.state:
+            if file.shard == shard:
+                _replay(loaded, file, plan.read)
+        plan.evolve(loaded)
+        if not same:
+            _adopt(memory, loaded, number, shards)
+
+
+def checked(file: StateFile, read: Callable[[str], bytes]) -> bytes:
+    """Return a state file's bytes; raise `StorageError` when they are gone or others than were committed."""
+    content = read(file.path)
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise StorageError(
+            f"the state file {file.path} is damaged",
+            got=f"{len(content)} bytes with another checksum than the one committed",
+            do="restore the file, go back to a savepoint, or read the log again: headwater stream --from earliest",
+        )
+    return content
+
+
+def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the tables of all shards at an epoch, without what only the memory needs; their rows are in no order."""
+    with duckdb.connect() as con:
+        memory = Memory(con)
+        for shard in range(epoch.shards):
+            for file in epoch.state:
+                if file.shard == shard:
+                    _replay(memory, file, read)
+            for table in memory.tables:
+                yield table, arrow(con, f"select * exclude ({ID}, {SINCE}, {HASH}) from {quoted(table)}")
+            memory.drop()
+
+
+def kept(files: Sequence[StateFile]) -> tuple[StateFile, ...]:
+    """Return the files that are still needed: of each shard its last base and what came after."""
+    last = {file.shard: number for number, file in enumerate(files) if file.is_base}
+    return tuple(file for number, file in enumerate(files) if number >= last.get(file.shard, 0))
+
+
+def _streams(memory: Memory, table: str, *, base: bool) -> list[tuple[str, pa.Table]]:
+    if base:
+        return [(CAME, arrow(memory.con, f"select * exclude ({SINCE}) from {quoted(table)}"))]
+    changes = memory.changes(table)
+    return [(GONE, changes.gone), (CAME, changes.came)]
+
+
+def _packed(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema, options=_OPTIONS) as writer:
+        writer.write_table(rows)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _replay(memory: Memory, file: StateFile, read: Callable[[str], bytes]) -> None:
+    content = checked(file, read)
+    for segment in file.segments:
+        rows = pa.ipc.open_stream(pa.py_buffer(content)[segment.begin : segment.end]).read_all()
+        if segment.kind == GONE:
+            memory.lose(segment.table, rows)
+        else:
+            memory.load(segment.table, rows, anew=file.is_base)
+
+
+def _beside() -> Memory:
+    """Return an empty memory in an engine of its own, for rows that are to be dealt anew."""
+    return Memory(duckdb.connect(config={"threads": 1}))
+
+
+def _adopt(memory: Memory, other: Memory, number: int, shards: int) -> None:
+    for table in other.tables:
+        rows = arrow(
+            other.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)} where {HASH} % {shards} = {number}"
+        )
+        memory.con.register("_dealt_anew", rows)
+        memory.add(table, "select * from _dealt_anew")
+        memory.con.unregister("_dealt_anew")
+    other.con.close()

@@ -1,0 +1,1 @@
+"""Which definitions are streams, and how each of them is streamed."""

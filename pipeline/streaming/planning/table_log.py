@@ -1,0 +1,172 @@
+"""A table of the lake as a log: its versions, one after the other, each with the rows that it added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.work import Made, Maker, Split
+from pipeline.connectors.direct_tail import DirectTail
+from pipeline.core.epochs import Epoch, Reached
+from pipeline.core.errors import NewColumnsError, RequestError, SourceError, StorageError
+from pipeline.core.schema import Column, Schema
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, PartReader, Tail, Traits
+from pipeline.kernel.engine import empty, literal
+from pipeline.kernel.scan import DataFile, Scan
+from pipeline.lake import LakeTable
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.planning.inputs import Intake
+
+
+@dataclass(frozen=True)
+class TableLog:
+    """The versions of a table. An offset is the number of versions that were read: the next version's number."""
+
+    table: LakeTable
+
+    @classmethod
+    def of(cls, workspace: Workspace, name: str) -> TableLog:
+        """Return the log of a definition's table, which may not be there yet."""
+        return cls(workspace.table(name))
+
+    @property
+    def uri(self) -> str:
+        """The only partition."""
+        return f"lake://{self.table.name}"
+
+    @property
+    def traits(self) -> Traits:
+        """A version is taken whole."""
+        return Traits(has_whole_partitions=True)
+
+    def extents(self) -> Mapping[str, Extent]:
+        """Return how many versions there are."""
+        version = self.table.number()
+        return {self.uri: Extent(0, 0 if version is None else version + 1)}
+
+    def offsets_at(self, time: datetime) -> Mapping[str, int]:
+        """Refuse: versions are followed by their number."""
+        del time
+        raise RequestError(f"the versions of {self.table.name!r} are not found by time", do="give --from earliest")
+
+    @contextmanager
+    def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
+        """Read versions as they come."""
+        yield DirectTail(self, dict(offsets), most=1 << 62)
+
+    def epoch(self, end: int) -> Epoch | None:
+        """Return how far the stream was that made the last of the versions before `end`; `None` when it is not known."""
+        try:
+            version = self.table.version(end - 1)
+        except StorageError:
+            return None
+        return None if version is None or version.manifest is None else version.manifest.epoch
+
+    def came(self, begin: int, end: int) -> tuple[Schema, tuple[DataFile, ...]]:
+        """Return the columns, and the files that came with the versions from one on, the second not included.
+
+        Raises `SourceError` when rows went in them: what was made of these cannot be taken back by a stream.
+        """
+        now = self.table.version(end - 1, lenient=True)
+        if now is None:
+            raise SourceError(f"table {self.table.name!r} is gone", do="make it again, and start the stream anew")
+        if begin == 0:
+            return now.schema, now.files
+        then = self.table.version(begin - 1, lenient=True)
+        change = None if then is None else self.table.change_since(begin - 1, then.mark, now)
+        if change is None or change.removed:
+            raise SourceError(
+                f"table {self.table.name!r} was changed in another way than by adding rows",
+                got=f"rows that went between version {begin - 1} and {end - 1}",
+                do="start the stream anew with --from earliest, or compute its table in batch",
+            )
+        return now.schema, change.added
+
+
+@dataclass(frozen=True)
+class TableIntake(Intake):
+    """A streamed input that is a table of the lake."""
+
+    follows: bool = False
+    """Whether its event time is that of the stream that makes it, whose watermark then is its own."""
+    slack_us: int = 0
+    """How far its watermark then is behind that one."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns looked at, the event time, and where a row came from."""
+        names = self.schema.names if self.columns is None else self.columns
+        time = () if self.time is None else (self.time.column,)
+        return tuple(dict.fromkeys((*names, *time, SOURCE, POSITION)))
+
+    @property
+    def is_of_lake(self) -> bool:
+        """It is."""
+        return True
+
+    def made_by(self, offsets: Mapping[str, int], known: Reached) -> Epoch | None:
+        """Return how far the stream was that made the last of the versions that were read now."""
+        return None if offsets == known.offsets else self.table.epoch(offsets[self.table.uri])
+
+    def consumed(self, offsets: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the last version that was read."""
+        return {self.name: offsets[self.table.uri] - 1}
+
+    @property
+    def table(self) -> TableLog:
+        """Its log."""
+        return cast("TableLog", self.log)
+
+    @property
+    def partition(self) -> str:
+        """The URI of the only partition."""
+        return literal(f"lake://{self.name}")
+
+    def maker(self, reader: PartReader | None, at: str) -> Maker:
+        """Return what reads the files of versions."""
+        del reader, at
+        return _FromVersions(self)
+
+    def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Return the rows that the stream looks at, none of them."""
+        kinds = {SOURCE: "VARCHAR", POSITION: "BIGINT", **self.schema.as_dict()}
+        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.kept)))
+
+
+@dataclass(frozen=True)
+class _FromVersions:
+    intake: TableIntake
+
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made]:
+        return self._made(con, split)
+
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+        return self._made(con, split)
+
+    @contextmanager
+    def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+        del con
+        (part,) = split.parts
+        schema, files = self.intake.table.came(part.begin, part.end or 0)
+        self._require_columns(schema)
+        scan = Scan(self.intake.schema, files)
+        names = {name.lower() for name in self.intake.schema.names}
+        own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
+        own += [f"null::bigint as {POSITION}"] if POSITION not in names else []
+        query = f"select *{''.join(f', {c}' for c in own)} from ({scan.query()})"
+        yield Made(query, rows_in=scan.rows, bytes_in=scan.size_bytes)
+
+    def _require_columns(self, schema: Schema) -> None:
+        """Raise `NewColumnsError` when a stream that looks at all columns of a table was planned without some of them."""
+        intake = self.intake
+        names = intake.schema.names
+        looks_at_all = intake.columns is None or set(names) <= {*intake.columns, SOURCE, POSITION, INGESTED_AT}
+        new = [name for name in schema.names if name not in {*names, *PROVENANCE}]
+        if new and looks_at_all:
+            raise NewColumnsError(f"table {intake.name!r} has new columns", got=", ".join(new))

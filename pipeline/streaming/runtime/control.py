@@ -1,0 +1,88 @@
+"""The streams of a project seen from outside, whoever runs them, and asking those who do for something."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.core.definitions import Stored
+from pipeline.core.epochs import Epoch
+from pipeline.core.errors import ConflictError, StorageError
+from pipeline.governance import Lease, Leases
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.planning.plan import Planner
+
+Wish = Literal["run", "pause", "drain", "stop"]
+_LOOK_EVERY_S = 0.1
+_REACHED: dict[str, tuple[str, ...]] = {"run": ("running", "draining"), "pause": ("paused",)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A stream from outside."""
+
+    name: str
+    epoch: Epoch | None
+    """Its last commit."""
+    lease: Lease | None
+    is_running: bool
+    obstacle: str = ""
+    """Why it cannot be planned: a table that it reads again is not made yet."""
+
+    @property
+    def status(self) -> str:
+        """What it does, or last did; a stream whose process went without a word was `lost`."""
+        if self.obstacle:
+            return "not ready"
+        if self.lease is None:
+            return "never run" if self.epoch is None else "stopped"
+        told = str(self.lease.facts.get("status", "starting"))
+        return told if self.is_running or told in {"ended", "stopped", "failed"} else "lost"
+
+
+def seen(workspace: Workspace) -> tuple[Seen, ...]:
+    """Return the streams of a project, inputs before what reads them."""
+    leases = {lease.name: lease for lease in Leases(workspace.catalog).all()}
+    planner, found = Planner(workspace), []
+    for name in (d.name for d in workspace.project.graph.definitions if isinstance(d, Stored)):
+        try:
+            if not planner.is_streamed(name):
+                continue
+        except StorageError as error:
+            found.append(Seen(name, None, leases.get(name), is_running=False, obstacle=str(error)))
+            continue
+        version, lease = workspace.version(name), leases.get(name)
+        manifest = None if version is None else version.manifest
+        is_running = lease is not None and lease.is_living(time.time())
+        found.append(Seen(name, None if manifest is None else manifest.epoch, lease, is_running))
+    return tuple(found)
+
+
+def ask(
+    workspace: Workspace, name: str, wish: Wish, *, wait_s: float = 30.0, clock: Callable[[], float] = time.time
+) -> Lease:
+    """Ask for something of a running stream, wait until it is so, and return its lease then.
+
+    Raises `RequestError` when nobody runs it, and `ConflictError` when it is not so in time: it may yet come to it.
+    """
+    workspace.stored(name)
+    leases = Leases(workspace.catalog, clock=clock)
+    holder = leases.wish(name, wish).holder
+    give_up = time.monotonic() + wait_s
+    while True:
+        found = leases.get(name)
+        if found is None or found.holder != holder or not found.is_living(clock()):
+            if wish in {"drain", "stop"} and found is not None:
+                return found
+            raise ConflictError(f"stream {name!r} ended before it was asked", do="see `headwater streams`")
+        if wish in {"run", "pause"} and found.facts.get("status") in _REACHED[wish]:
+            return found
+        if time.monotonic() > give_up:
+            raise ConflictError(
+                f"stream {name!r} was asked to {wish} and has not yet",
+                got=f"it is {found.facts.get('status')} after {wait_s:g} s",
+                do="see `headwater streams`",
+            )
+        time.sleep(_LOOK_EVERY_S)

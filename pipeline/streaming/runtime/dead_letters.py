@@ -1,0 +1,225 @@
+"""Dead letters: rows that a stream set aside, with the partition and the offset that they came from, and their way back.
+
+What cannot be decoded, has no event time, is too far ahead, came too late or violated an expectation is in the quarantine of
+the stream's table, in the very commit that counts it. A log gives the same record at an offset again, so a row
+without memory of others is judged anew from there, by today's definition.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import cast
+
+import pyarrow as pa
+
+from pipeline.core.clock import Clock, now
+from pipeline.core.epochs import Epoch
+from pipeline.core.errors import ConflictError, RequestError
+from pipeline.core.sources import POSITION, SOURCE, Log, Part, PartReader, Piece, Ready, Tail
+from pipeline.core.staging import Flow
+from pipeline.governance import Leases
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.engine import arrow, connect
+from pipeline.lake import Version
+from pipeline.project.workspace import Workspace
+from pipeline.runner.post_commit import set_aside
+from pipeline.runner.replay import joined, quarantined, replay
+from pipeline.streaming.planning.inputs import Intake
+from pipeline.streaming.planning.plan import Planner, StreamPlan
+from pipeline.streaming.planning.table_log import TableIntake
+from pipeline.streaming.runtime.commit import Made, land_epoch
+from pipeline.streaming.runtime.lease_manager import Holding
+from pipeline.streaming.runtime.source_task import Crop, Taker, Turn
+from pipeline.streaming.runtime.validate_and_stage import Judge, Pending
+
+_LETTER = ["reasons", SOURCE, POSITION, "row"]
+_NEAR = 1024
+"""Offsets no further apart are read together."""
+
+
+@dataclass(frozen=True)
+class Letters:
+    """How many rows a stream set aside for a reason, and from when the first and the last are."""
+
+    stream: str
+    reasons: str
+    rows: int
+    first_at: str
+    last_at: str
+
+
+def letters(workspace: Workspace) -> tuple[Letters, ...]:
+    """Return what the streams of a project set aside, by stream and reason, the most frequent first."""
+    found = []
+    for name in Planner(workspace).streams:
+        rows = quarantined(workspace, name)
+        with connect() as con:
+            con.register("_letters", rows)
+            counts = con.execute(
+                "select reasons, count(*), min(_quarantined_at)::varchar, max(_quarantined_at)::varchar "
+                "from _letters group by 1 order by 2 desc, 1"
+            ).fetchall()
+        found += [Letters(name, str(reasons), int(count), *moments) for reasons, count, *moments in counts]
+    return tuple(found)
+
+
+def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
+    """Judge the rows that a stream set aside by its definition of today; those that pass join its table, once.
+
+    Those that do not pass stay, with today's reasons, and so do those whose record the log does not hold any more.
+    The stream must not be running: `ConflictError` otherwise. Raises `RequestError` for a stream that remembers,
+    and when nothing was set aside.
+    """
+    plan = Planner(workspace).plan(name)
+    if plan.operator is not None:
+        raise RequestError(
+            f"rows that stream {name!r} set aside cannot be brought back one by one: they belong in windows, groups or "
+            "pairs that came out without them",
+            do=f"mend the definition and make the table anew: headwater stream {name} --from earliest",
+        )
+    holding = Holding(Leases(workspace.catalog), lambda _: {"status": "stopped"})
+    try:
+        holding.take(name)
+        return _replayed(workspace, plan, clock)
+    finally:
+        holding.close()
+
+
+def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> Flow:
+    version = workspace.require(plan.name)
+    manifest = version.manifest
+    if manifest is None or manifest.epoch is None:
+        return replay(workspace, plan.name, clock=clock)
+    set_aside(workspace, plan.definition, manifest, version.mark)
+    rows = quarantined(workspace, plan.name)
+    if not rows.num_rows:
+        raise RequestError(f"stream {plan.name!r} has set nothing aside", do="see `headwater deadletter ls`")
+    if isinstance(plan.intakes[0], TableIntake):
+        return replay(workspace, plan.name, clock=clock)
+    return _judged(workspace, plan, version, manifest.epoch, rows, clock)
+
+
+def _judged(  # noqa: PLR0913 - what was found out of one replay
+    workspace: Workspace, plan: StreamPlan, version: Version, epoch: Epoch, rows: pa.Table, clock: Clock
+) -> Flow:
+    if version.manifest is None:
+        raise AssertionError(plan.name)
+    head = workspace.table(plan.name).head()
+    if head.mark != version.mark:
+        raise ConflictError(f"stream {plan.name!r} is at work", do="stop or pause it, and replay again")
+    run_id, at = f"replay-{secrets.token_hex(4)}", clock()
+    pending = _read_again(workspace, plan, rows, int(at.timestamp() * 1e6))
+    with closing(Judge(workspace, plan)) as judge:
+        outcome = judge.stage(pending, run_id, at.isoformat())
+    manifest = replace(
+        version.manifest,
+        run_id=run_id,
+        mode="append",
+        flow=outcome.flow,
+        checks=dict(outcome.checks),
+        aside=outcome.aside,
+        aside_mode="overwrite",
+        epoch=replace(joined(epoch, outcome.flow), number=max(head.epoch or 0, epoch.number) + 1),
+        at=at.isoformat(),
+    )
+    land_epoch(workspace, plan, head, Made(manifest, outcome), lambda _: None)
+    return outcome.flow
+
+
+def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant: int) -> Pending:
+    """Return the rows at the offsets of those that were set aside; what is not held any more stays aside."""
+    (intake,) = plan.intakes
+    held = intake.log.extents()
+    parts, kept = [], []
+    near = 0 if plan.function is not None else _NEAR
+    for number, (uri, offset) in enumerate(zip(rows[SOURCE].to_pylist(), rows[POSITION].to_pylist(), strict=True)):
+        whole = intake.log.traits.has_whole_partitions
+        extent = held.get(uri)
+        if extent is None or offset is None or not (whole or extent.begin <= offset < extent.end):
+            kept.append(number)
+        else:
+            parts.append((uri, 0, extent.end) if whole else (uri, offset, offset + 1))
+    pending = Pending(rows_in=rows.num_rows)
+    stay = rows.select(_LETTER).take(pa.array(kept, pa.int64()))
+    if parts:
+        wanted = rows.select([SOURCE, POSITION])
+        ranges = [
+            Part(Piece(uri, end - begin, held[uri].stamp), begin, end, begin)
+            for uri, begin, end in _ranges(parts, near)
+        ]
+        for taken, aside in _taken(workspace, plan, intake, tuple(ranges), instant):
+            made = taken if plan.function is not None else _those(taken, wanted)
+            pending.add(made)
+            stay = pa.concat_tables([stay, _those(aside, wanted).select(_LETTER)])
+    pending.rejected = stay.num_rows
+    if stay.num_rows:
+        pending.aside.append(stay)
+    return pending
+
+
+def _taken(
+    workspace: Workspace, plan: StreamPlan, intake: Intake, parts: tuple[Part, ...], instant: int
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    again = replace(intake, log=cast("Log", _Afresh(intake.log)))
+    others = {name: workspace.require(name).scan() for name in plan.others}
+    limits = budget_here(workspace.settings.memory_bytes).whole()
+    crop = Crop((again,), others, limits, workspace.lake.storage.filesystem(), has_memory=False)
+    crop = replace(crop, function=plan.function, place=plan.definition.place)
+    turn = Turn({intake.name: parts}, plan.prepared(), 1, instant)
+    nothing = pa.table({name: pa.array([], kind) for name, kind in zip(_LETTER, _KINDS, strict=True)})
+    with closing(Taker(crop, {intake.name: {}})) as taker:
+        for taken in taker.take(turn):
+            yield taken.ready[0], nothing if taken.aside is None else taken.aside
+
+
+_KINDS = (pa.string(), pa.string(), pa.int64(), pa.string())
+
+
+def _ranges(parts: Sequence[tuple[str, int, int]], near: int) -> list[tuple[str, int, int]]:
+    """Return ranges of offsets that have all of the parts, joined where they are near to each other."""
+    found: list[tuple[str, int, int]] = []
+    for uri, begin, end in sorted(set(parts)):
+        if found and found[-1][0] == uri and begin <= found[-1][2] + near:
+            found[-1] = (uri, found[-1][1], max(end, found[-1][2]))
+        else:
+            found.append((uri, begin, end))
+    return found
+
+
+def _those(rows: pa.Table, wanted: pa.Table) -> pa.Table:
+    """Return the rows that are from the places of `wanted`."""
+    with connect() as con:
+        con.register("_rows", rows)
+        con.register("_wanted", wanted)
+        return arrow(con, f"select * from _rows semi join _wanted using ({SOURCE}, {POSITION})")
+
+
+@dataclass(frozen=True)
+class _Afresh:
+    """A log whose tail reads ranges from the log itself."""
+
+    log: Log
+
+    @contextmanager
+    def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
+        del offsets
+        yield _FromLog(self.log)
+
+
+@dataclass(frozen=True)
+class _FromLog:
+    log: Log
+
+    def ready(self, timeout_s: float) -> Ready:
+        del timeout_s
+        return Ready({}, 0)
+
+    def reader(self, parts: Sequence[Part]) -> PartReader:
+        del parts
+        return cast("PartReader", self.log)
+
+    def add(self, offsets: Mapping[str, int]) -> None:
+        del offsets

@@ -1,0 +1,180 @@
+"""Several streams in one process, each with a thread of its own, until they are stopped or have caught up.
+
+A stream that fails ends alone, unless `fail_fast` is wanted: streams that have nothing to do with each other should not
+fall together, and one that reads the failed one's table finds nothing new in it. The process then fails in the end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from pipeline.core.errors import RequestError
+from pipeline.governance import Leases
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.driver import Driver, Together, Wanted
+from pipeline.streaming.runtime.lease_manager import Holding
+from pipeline.streaming.runtime.metrics import Facts
+from pipeline.streaming.runtime.sink_worker import Follower, sinks_of
+from pipeline.streaming.runtime.status import in_short
+from pipeline.streaming.runtime.stream import Asked, Stream
+
+__all__ = ["Running", "Wanted", "catch_up"]
+
+
+class Running:
+    """The streams of a project at work."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        wanted: Wanted,
+        *,
+        reached: Callable[[str, str], None] = lambda _, __: None,
+        tell: Callable[[str, str], None] = lambda _, __: None,
+    ) -> None:
+        """Find the streams; raise `DefinitionError` for one that has no streamed form, `RequestError` for none.
+
+        `reached` hears each step of a commit, `tell` each restart, both with the stream's name.
+        """
+        self.workspace = workspace
+        self.wanted = wanted
+        self._planner = Planner(workspace)
+        names = wanted.names or self._planner.streams
+        self.left_out: Mapping[str, str] = {} if wanted.names else self._planner.left_out
+        """Tables below streams that are computed in batch, and why."""
+        if not names:
+            left_out = {**self._planner.untimed, **self.left_out}
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            raise RequestError(
+                "no table of this project can be streamed" if reasons else "this project has no streams",
+                got=reasons or None,
+                do="give a source event_time=, and read it with a table: docs/streams.md",
+            )
+        ordered = [n for n in workspace.project.graph.names if n in names]
+        self.names = (*ordered, *(n for n in names if n not in ordered))
+        for name in self.names:
+            workspace.stored(name)
+        if wanted.restore is not None and len(self.names) != 1:
+            raise RequestError(
+                "a savepoint is one of one stream", do="name the stream: headwater stream NAME --restore …"
+            )
+        self.streams: dict[str, Stream] = {}
+        self.facts: dict[str, Facts] = {name: Facts(name) for name in self.names}
+        self.errors: dict[str, BaseException] = {}
+        self.trouble = ""
+        """What the catalog said when it was last asked, if that went wrong."""
+        self._reached = reached
+        self._tell = tell
+        self._stop = threading.Event()
+        self._done: set[str] = set()
+        self.sinks: dict[str, Follower] = {}
+        """The sinks of these streams, while they run and after."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every stream is at work or done, and none waits for a system that is away."""
+        return all(f.status not in {"starting", "waiting", "restarting", "failed"} for f in self.facts.values())
+
+    def stop(self) -> None:
+        """Let every stream commit what it has and end."""
+        self._stop.set()
+
+    def run(self, watch: Callable[[Running], None] = lambda _: None, every_s: float = 0.25) -> None:
+        """Run until all streams have ended; `watch` is called now and then from this thread.
+
+        Raises `ConflictError` at once when somebody living runs one of them. The first error of a stream is raised when all
+        have ended; what they committed stays.
+        """
+        holding = Holding(Leases(self.workspace.catalog), self._in_short)
+        try:
+            for name in self.names:
+                holding.take(name, take_over=self.wanted.take_over)
+            self._run(holding, watch, every_s)
+        finally:
+            holding.close()
+        for error in self.errors.values():
+            raise error
+
+    def _run(self, holding: Holding, watch: Callable[[Running], None], every_s: float) -> None:
+        together = Together(
+            self._planner,
+            self.wanted,
+            self.names,
+            holding,
+            self._heard,
+            self._tell,
+            self._stop,
+            self._done,
+            self.streams,
+            self.facts,
+        )
+        threads = [
+            threading.Thread(target=self._work, args=(name, together), name=f"headwater-{name}") for name in self.names
+        ]
+        self.sinks = {
+            sink.name: Follower(
+                self.workspace, sink, partial(holding.require, sink.table), self._tell, self.wanted.patience
+            )
+            for sink in sinks_of(self.workspace, self.names)
+        }
+        for follower in self.sinks.values():
+            follower.start()
+        for thread in threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads):
+                self.trouble = holding.trouble
+                watch(self)
+                threads[0].join(every_s)
+                time.sleep(0 if threads[0].is_alive() else every_s)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        watch(self)
+
+    def _end_sinks(self, table: str) -> None:
+        """Let the sinks of a table get what its stream last committed."""
+        for name, follower in self.sinks.items():
+            if follower.facts.table == table:
+                follower.end()
+                if follower.error is not None:
+                    self.errors[name] = follower.error
+
+    def _heard(self, name: str, step: str) -> None:
+        self._reached(name, step)
+        if step == "committed":
+            for follower in self.sinks.values():
+                if follower.facts.table == name:
+                    follower.wake()
+
+    def _work(self, name: str, together: Together) -> None:
+        try:
+            Driver(name, together).run()
+        except Exception as error:  # noqa: BLE001 - raised by `run`, in its thread
+            self.errors[name] = error
+            if self.wanted.fail_fast:
+                self.stop()
+        finally:
+            self._done.add(name)
+            self._end_sinks(name)
+            together.holding.release(name)
+
+    def _in_short(self, name: str) -> Mapping[str, Any]:
+        sinks = {n: asdict(s.facts) for n, s in self.sinks.items() if s.facts.table == name}
+        return {**in_short(self.facts[name]), **({"sinks": sinks} if sinks else {})}
+
+
+def catch_up(workspace: Workspace, names: Sequence[str] = (), asked: Asked | None = None) -> Running:
+    """Run streams until they have caught up with their logs, and return what ran."""
+    running = Running(workspace, Wanted(tuple(names), until_caught_up=True, asked=asked or Asked()))
+    running.run()
+    return running

@@ -1,0 +1,249 @@
+"""Savepoints: a stream as it was at one of its commits, kept under a label, and the way back to it.
+
+A savepoint has the manifest of the commit, copies of its state files, and the list of the files of the table and of the
+quarantine. These files are not copied: a clean-up must leave what `pinned` names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
+
+from pipeline.core.clock import Clock, now
+from pipeline.core.epochs import StateFile
+from pipeline.core.errors import ConflictError, RequestError, StorageError, did_you_mean
+from pipeline.core.format_versions import require_known
+from pipeline.core.staging import Manifest, StagedFile
+from pipeline.kernel.engine import connect, literal
+from pipeline.lake import DeltaStager, LakeTable, Storage, Version
+from pipeline.project.workspace import Workspace
+from pipeline.runner.post_commit import set_aside
+from pipeline.streaming.operators.snapshots import checked
+from pipeline.streaming.planning.plan import StreamPlan
+
+FORMAT_VERSION = 2
+"""The format of the savepoints that are made. Format 1 has the same fields but this one."""
+FOLDER = "_headwater/savepoints"
+"""Where savepoints are, below the table."""
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TRIES = 50
+
+
+@dataclass(frozen=True)
+class Savepoint:
+    """A stream at one of its commits."""
+
+    stream: str
+    label: str
+    at: str
+    """When it was made, ISO 8601 in UTC."""
+    version: int
+    """Of the table."""
+    manifest: str
+    """The commit's manifest, as JSON."""
+    files: Sequence[StagedFile]
+    """Those of the table then."""
+    aside: Sequence[StagedFile]
+    """Those of its quarantine."""
+    columns: Sequence[tuple[str, str]]
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch."""
+        epoch = Manifest.from_json(self.manifest).epoch
+        return 0 if epoch is None else epoch.number
+
+    @property
+    def rows(self) -> int:
+        """The rows of the table then."""
+        return sum(file.rows for file in self.files)
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Savepoint:
+        """Return what `to_json` wrote, in this or an earlier format; raise `StorageError` for a later one."""
+        parts = json.loads(text)
+        what = f"savepoint {parts.get('label')!r} of stream {parts.get('stream')!r}"
+        do = "upgrade Headwater, or go back to another savepoint"
+        require_known(parts.get("format_version", 1), FORMAT_VERSION, what, do)
+        for name in ("files", "aside"):
+            parts[name] = tuple(StagedFile(**file) for file in parts[name])
+        parts["columns"] = tuple((name, kind) for name, kind in parts["columns"])
+        return cls(**{**parts, "format_version": FORMAT_VERSION})
+
+
+def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Clock = now) -> Savepoint:
+    """Keep a stream's last commit under a label, `epoch-N` without one; the stream may be running.
+
+    Raises `RequestError` for a label that is taken or is no plain word, and for a table that no stream has made.
+    """
+    table = workspace.table(name)
+    for _ in range(_TRIES):
+        version = workspace.require(name)
+        manifest = version.manifest
+        if manifest is None or manifest.epoch is None:
+            raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
+        named = label or f"epoch-{manifest.epoch.number}"
+        _require_free(table.storage, name, named)
+        folder = f"{FOLDER}/{named}"
+        try:
+            state = [_copied(table.storage, file, folder) for file in manifest.epoch.state]
+        except StorageError:  # the stream went on, and a clean-up took them
+            if table.number() == version.number:
+                raise
+            continue
+        aside = _quarantine_at(workspace, name, version)
+        if aside is None:
+            time.sleep(0.05)
+            continue
+        kept = replace(manifest, epoch=replace(manifest.epoch, state=tuple(state)))
+        found = Savepoint(
+            stream=name,
+            label=named,
+            at=clock().isoformat(),
+            version=version.number,
+            manifest=kept.to_json(),
+            files=table.staged(version),
+            aside=aside,
+            columns=tuple((c.name, c.type) for c in version.schema.columns),
+        )
+        table.storage.write_text(f"{folder}/savepoint.json", found.to_json())  # last: without it there is none
+        return found
+    raise ConflictError(f"stream {name!r} commits faster than a savepoint can be made", do="pause it, and try again")
+
+
+def savepoints(workspace: Workspace, name: str) -> tuple[Savepoint, ...]:
+    """Return a stream's savepoints, the oldest first."""
+    storage = workspace.table(name).storage
+    return tuple(sorted((_read(storage, label) for label in _labels(storage)), key=lambda each: each.at))
+
+
+def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the files that savepoints need, which a clean-up must leave: of the table, and of its quarantine.
+
+    The paths are below the folders of these two tables.
+    """
+    found = savepoints(workspace, name)
+    return (
+        frozenset(file.path for each in found for file in each.files),
+        frozenset(file.path for each in found for file in each.aside),
+    )
+
+
+def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock = now) -> Version:
+    """Bring a stream and its table back to a savepoint, in one commit; who runs the stream does so.
+
+    The rows of the table are those of then; quarantine, offsets, watermark and memory too. Raises `RequestError` for a
+    label that is not there, `StorageError` when a file of then is gone or the columns are others now, and
+    `ConflictError` when somebody committed in between; nothing is changed then.
+    """
+    table = workspace.table(plan.name)
+    labels = _labels(table.storage)
+    if label not in labels:
+        raise RequestError(f"stream {plan.name!r} has no savepoint {label!r}", do=did_you_mean(label, labels))
+    savepoint = _read(table.storage, label)
+    seen = table.version(lenient=True)
+    if seen is None:
+        raise StorageError(f"table {plan.name!r} is gone", do="make it anew: headwater stream --from earliest")
+    aside = workspace.lake.quarantine(plan.name)
+    _require_same(savepoint, seen)
+    _require_there(table, savepoint.files, label)
+    _require_there(aside, savepoint.aside, label)
+    manifest = Manifest.from_json(savepoint.manifest)
+    for file in () if manifest.epoch is None else manifest.epoch.state:
+        checked(file, table.storage.read_bytes)
+    run_id = f"restore-{secrets.token_hex(4)}"
+    again = {file.path for file in savepoint.files}
+    now_there = {file.uri.removeprefix(f"{table.storage.uri}/"): file.uri for file in seen.files}
+    manifest = replace(
+        manifest,
+        run_id=run_id,
+        mode="merge",
+        aside=_written_anew(workspace, aside, savepoint.aside, run_id),
+        aside_mode="overwrite",
+        at=clock().isoformat(),
+    )
+    committed = table.commit(
+        manifest,
+        [file for file in savepoint.files if file.path not in now_there],
+        seen.schema,
+        seen,
+        frozenset(uri for path, uri in now_there.items() if path not in again),
+    )
+    set_aside(workspace, plan.definition, manifest)
+    return committed
+
+
+def _labels(storage: Storage) -> tuple[str, ...]:
+    return tuple(label for label in storage.inside(FOLDER) if storage.has(f"{FOLDER}/{label}/savepoint.json"))
+
+
+def _read(storage: Storage, label: str) -> Savepoint:
+    return Savepoint.from_json(storage.read_text(f"{FOLDER}/{label}/savepoint.json"))
+
+
+def _require_free(storage: Storage, name: str, label: str) -> None:
+    if not _LABEL.fullmatch(label):
+        raise RequestError("a label is a word of letters, digits, dots and dashes", got=repr(label))
+    if storage.has(f"{FOLDER}/{label}/savepoint.json"):
+        raise RequestError(f"stream {name!r} has a savepoint {label!r} already", do="choose another label")
+
+
+def _copied(storage: Storage, file: StateFile, folder: str) -> StateFile:
+    copy = replace(file, path=f"{folder}/{PurePosixPath(file.path).name}")
+    storage.write_bytes(copy.path, checked(file, storage.read_bytes))
+    return copy
+
+
+def _quarantine_at(workspace: Workspace, name: str, version: Version) -> tuple[StagedFile, ...] | None:
+    """Return the files of the quarantine as they belong to a version of the table; `None` while they cannot be told."""
+    aside = workspace.lake.quarantine(name)
+    there = aside.version()
+    waits = version.manifest is not None and bool(version.manifest.aside)
+    if waits and (there is None or there.mark != version.mark):
+        return None  # not settled yet
+    files = () if there is None else aside.staged(there)
+    return files if workspace.table(name).number() == version.number else None
+
+
+def _require_same(savepoint: Savepoint, seen: Version) -> None:
+    columns = tuple((c.name, c.type) for c in seen.schema.columns)
+    if columns != savepoint.columns:
+        changed = sorted(set(columns) ^ set(savepoint.columns))
+        raise StorageError(
+            f"table {savepoint.stream!r} has other columns than at savepoint {savepoint.label!r}",
+            got=", ".join(f"{name} {kind}" for name, kind in changed),
+            do="take the change back and make the table anew: headwater stream --from earliest",
+        )
+
+
+def _require_there(table: LakeTable, files: Sequence[StagedFile], label: str) -> None:
+    gone = [file.path for file in files if not table.storage.has(file.path)]
+    if gone:
+        raise StorageError(
+            f"savepoint {label!r} cannot be gone back to: files of {table.name!r} are gone",
+            got=f"no file {gone[0]}" + (f" and {len(gone) - 1} more" if len(gone) > 1 else ""),
+            do="go back to a later savepoint, or make the table anew: headwater stream --from earliest",
+        )
+
+
+def _written_anew(
+    workspace: Workspace, aside: LakeTable, files: Sequence[StagedFile], run_id: str
+) -> tuple[StagedFile, ...]:
+    """Stage the quarantined rows of files under new names: a commit cannot take away and bring a file of one name."""
+    if not files:
+        return ()
+    uris = ", ".join(literal(f"{aside.storage.uri}/{file.path}") for file in files)
+    with connect(filesystem=workspace.lake.storage.filesystem()) as con:
+        return DeltaStager(aside.storage, run_id).stage(
+            con, f"select * from read_parquet([{uris}], hive_partitioning = false)", 0
+        )

@@ -1,0 +1,137 @@
+"""The sinks of streamed tables, each followed by a thread of its own beside the streams.
+
+A sink that fails harms neither its table nor the stream: it is opened again, as a stream is, and in the end its error is the
+process's. What it has not got is sent the next time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError, SchemaError
+from pipeline.core.sinks import Sink
+from pipeline.project.workspace import Workspace
+from pipeline.runner.sink_delivery import Sender
+from pipeline.streaming.runtime.restart_policy import Patience
+
+_LOOK_EVERY_S = 0.25
+"""How soon a version is seen of which no commit in this process told."""
+_HOPELESS = (DefinitionError, RequestError, SchemaError)
+
+
+@dataclass
+class Followed:
+    """How a sink is: written by its thread alone."""
+
+    name: str
+    table: str
+    status: str = "starting"
+    """`starting`, `following`, `restarting`, `ended` or `failed`."""
+    version: int | None = None
+    behind: int = 0
+    """Versions of the table that are not sent."""
+    rows: int = 0
+    """Rows sent by this process."""
+    restarts: int = 0
+    error: str = ""
+
+
+class Follower:
+    """Sends what a stream commits to one sink."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        sink: Sink,
+        require: Callable[[], None],
+        tell: Callable[[str, str], None],
+        patience: Patience,
+    ) -> None:
+        """Keep the sink; `require` raises when the table's stream is no longer ours, `tell` hears of restarts."""
+        self.facts = Followed(sink.name, sink.table)
+        self.error: Exception | None = None
+        self._workspace = workspace
+        self._sink = sink
+        self._require = require
+        self._tell = tell
+        self._patience = patience
+        self._restarts: list[float] = []
+        self._woken = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"headwater-{sink.name}")
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that the table has a new version."""
+        self._woken.set()
+
+    def end(self) -> None:
+        """Send what is there, and end; `error` then says why not all of it is sent."""
+        self._ending.set()
+        self._woken.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._follow()
+            except Exception as error:  # noqa: BLE001 - raised by `Running.run`, in its thread
+                if not self._goes_on_after(error):
+                    self.error = error
+                    self.facts.status, self.facts.error = "failed", str(error)
+                    return
+            else:
+                self.facts.status = "ended"
+                return
+
+    def _follow(self) -> None:
+        sender = Sender(self._workspace, self._sink)
+        try:
+            while True:
+                is_last = self._ending.is_set()
+                self._woken.clear()
+                self._require()
+                self._send(sender)
+                if is_last:
+                    return
+                self._woken.wait(_LOOK_EVERY_S)
+        finally:
+            sender.close()
+
+    def _send(self, sender: Sender) -> None:
+        facts = self.facts
+        facts.behind = sender.behind()
+        sent = sender.send() if facts.behind or facts.status != "following" else None
+        if sent is not None:
+            facts.rows += sent.rows
+        reached = sender.reached()
+        facts.version = None if reached is None else reached.version
+        facts.behind, facts.status, facts.error = sender.behind(), "following", ""
+
+    def _goes_on_after(self, error: Exception) -> bool:
+        if self._ending.is_set() or isinstance(error, _HOPELESS) or not isinstance(error, HeadwaterError):
+            return False
+        try:
+            self._require()
+        except HeadwaterError:
+            return False
+        wait_s = self._patience.wait_s(self._restarts, time.monotonic(), error)
+        if wait_s is None:
+            return False
+        self._restarts.append(time.monotonic())
+        self.facts.status, self.facts.error = "restarting", str(error)
+        self.facts.restarts += 1
+        self._tell(self._sink.name, f"{error} — is tried again in {wait_s:g} s")
+        self._ending.wait(wait_s)
+        return True
+
+
+def sinks_of(workspace: Workspace, tables: Sequence[str]) -> tuple[Sink, ...]:
+    """Return the sinks of some tables."""
+    return tuple(d for d in workspace.project.graph.definitions if isinstance(d, Sink) and d.table in tables)

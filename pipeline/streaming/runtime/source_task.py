@@ -1,0 +1,232 @@
+"""Where rows are read: ranges of a log become rows, those that cannot count are set aside, the others are made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.validating_pass import REJECTED
+from pipeline.batch.work import Made, Maker, Split
+from pipeline.core.errors import DefinitionError, Place
+from pipeline.core.functions import FunctionTransform
+from pipeline.core.sources import POSITION, SOURCE, Part, Ready, Tail
+from pipeline.kernel.engine import Limits, arrow, connect, first_line, literal, one, quoted
+from pipeline.kernel.frames import call
+from pipeline.kernel.planner.scope import unused
+from pipeline.kernel.scan import Scan
+from pipeline.kernel.types import as_stored
+from pipeline.streaming.operators.operator import Prepared
+from pipeline.streaming.operators.shard import dealt
+from pipeline.streaming.planning.inputs import Intake
+
+if TYPE_CHECKING:
+    import fsspec
+
+_BLOCK = "_taken_rows"
+ASIDE = "select null::varchar as reasons, null::varchar as _source, null::bigint as _position, null::varchar as row"
+"""The columns of rows that are set aside."""
+NO_TIME, AHEAD = "no event time", "too far ahead of the clock"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of the ranges of one input that one worker read."""
+
+    name: str
+    rows_in: int
+    bytes_in: int
+    latest: Mapping[str, int] = field(default_factory=dict)
+    """The latest event time by partition, of those that had rows."""
+    rejected: int = 0
+    late: int = 0
+    ahead: int = 0
+    """Rows without an event time, or with one too far ahead."""
+    aside: pa.Table | None = None
+    ready: Sequence[pa.Table] = ()
+    """The prepared rows for each shard; for a stream without memory, one table of the rows it makes."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a worker is asked to do with what it reads now."""
+
+    parts: Mapping[str, tuple[Part, ...]]
+    """By input."""
+    prepared: Mapping[str, Prepared]
+    shards: int
+    now: int
+    """Microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What a worker needs to know of the stream: its inputs, other tables it looks into, and its limits."""
+
+    intakes: tuple[Intake, ...]
+    others: Mapping[str, Scan] = field(default_factory=dict)
+    limits: Limits = field(default_factory=lambda: Limits(threads=1))
+    filesystem: fsspec.AbstractFileSystem | None = None
+    has_memory: bool = True
+    function: FunctionTransform | None = None
+    """What makes the rows of a block, where it is no statement."""
+    place: Place = field(default_factory=lambda: Place(""))
+
+
+class Taker:
+    """A worker that reads some partitions of the inputs, with an engine of one thread."""
+
+    def __init__(self, crop: Crop, offsets: Mapping[str, Mapping[str, int]]) -> None:
+        """Open the tails of the partitions, by input, at their offsets; raise `SourceError` for one not held any more."""
+        self._stack = ExitStack()
+        self._crop = crop
+        self._intakes = {intake.name: intake for intake in crop.intakes}
+        self._others: Mapping[str, Scan] = {}
+        self._tails: dict[str, Tail] = {}
+        with ExitStack() as opening:
+            self._con = opening.enter_context(connect(crop.limits, filesystem=crop.filesystem))
+            for name, given in offsets.items():
+                self._tails[name] = opening.enter_context(self._intakes[name].log.tail(given))
+            self.look_into(crop.others)
+            self._stack = opening.pop_all()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stack.close()
+
+    def look_into(self, others: Mapping[str, Scan]) -> None:
+        """Take other versions of the tables that are not streamed."""
+        changed = {name: scan for name, scan in others.items() if self._others.get(name) != scan}
+        for name, scan in changed.items():
+            self._con.execute(f"drop table if exists {quoted(f'_held_{name}')}")
+            self._con.execute(f"create temp table {quoted(f'_held_{name}')} as {scan.query()}")
+            self._con.execute(f"create or replace temp view {quoted(name)} as from {quoted(f'_held_{name}')}")
+        self._others = {**self._others, **changed}
+
+    def add(self, offsets: Mapping[str, Mapping[str, int]]) -> None:
+        """Read more partitions from now on."""
+        for name, given in offsets.items():
+            if name in self._tails:
+                self._tails[name].add(given)
+            else:
+                self._tails[name] = self._stack.enter_context(self._intakes[name].log.tail(given))
+
+    def ready(self, timeout_s: float) -> dict[str, Ready]:
+        """Return what can be taken of each input; wait for it only when there is nothing of any."""
+        found = {name: tail.ready(0) for name, tail in self._tails.items()}
+        if any(ready.rows for ready in found.values()) or not found or timeout_s <= 0:
+            return found
+        share = timeout_s / len(self._tails)
+        return {name: tail.ready(share) for name, tail in self._tails.items()}
+
+    def take(self, turn: Turn) -> list[Taken]:
+        """Read the parts of each input and make their rows ready."""
+        try:
+            return [self._take(self._intakes[name], parts, turn) for name, parts in turn.parts.items() if parts]
+        except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+            ranges = ", ".join(str(part) for parts in turn.parts.values() for part in parts)
+            raise DefinitionError(
+                "a row cannot be made as the definition says",
+                got=first_line(error),
+                do=f"look at {ranges}: declare another type, or use try_cast",
+                place=self._crop.place,
+            ) from error
+
+    def _take(self, intake: Intake, parts: tuple[Part, ...], turn: Turn) -> Taken:
+        at = datetime.fromtimestamp(turn.now / 1e6, UTC).isoformat()
+        maker = intake.maker(self._tails[intake.name].reader(parts), at)
+        split = Split(0, parts=parts)
+        made = self._read(intake, maker, split)
+        prepared = turn.prepared[intake.name]
+        taken = self._sorted(intake, prepared, turn, made)
+        has_away = taken.late or taken.ahead
+        why = _why(intake)
+        rows = f"select * exclude ({why}) from {_BLOCK} where {why} is null" if has_away else f"from {_BLOCK}"
+        self._con.execute(f"create or replace temp view {quoted(intake.name)} as {rows}")
+        return replace(taken, ready=self._ready(prepared, turn.shards))
+
+    def _read(self, intake: Intake, maker: Maker, split: Split) -> Made:
+        """Bring the rows of a split into `_taken_rows`: in one pass if all is as it should be, else carefully."""
+        columns = ", ".join(map(quoted, intake.kept))
+        self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
+        with maker.flow(self._con, split) as made:
+            if made is not None and not made.rejected and self._flows(made, columns):
+                return made
+        self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
+        with maker.make(self._con, split) as made:
+            self._con.execute(f"create or replace temp table {_BLOCK} as select {columns} from ({made.query})")
+            return made
+
+    def _flows(self, made: Made, columns: str) -> bool:
+        try:
+            rows = one(self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({made.query})")[0]
+            return rows == made.rows_in and not any(one(self._con, odd)[0] for odd in made.oddities)
+        except (duckdb.InterruptException, duckdb.OutOfMemoryException):
+            raise
+        except duckdb.Error:
+            return False
+
+    def _sorted(self, intake: Intake, prepared: Prepared, turn: Turn, made: Made) -> Taken:
+        """Find the rows that do not count, and how far event time is by the others."""
+        if intake.time is None:
+            aside = (
+                arrow(self._con, f"select reasons, _source, _position, row from {REJECTED}") if made.rejected else None
+            )
+            return Taken(intake.name, made.rows_in, made.bytes_in, {}, made.rejected, aside=aside)
+        time = quoted(intake.time.column)
+        bound = turn.now + int(intake.time.ahead.total_seconds() * 1e6)
+        ahead = f"coalesce(epoch_us({time}) > {bound}, false)"
+        late, partly = (f"coalesce({c}, false)" if c else "false" for c in (prepared.late, prepared.partly))
+        bad = f"({time} is null or {ahead})"
+        stats = self._con.execute(
+            f"select {intake.partition}, max(epoch_us({time})) filter (not {ahead}), "
+            f"count(*) filter ({bad}), count(*) filter (not {bad} and {late}), "
+            f"count(*) filter (not {bad} and not {late} and {partly}) from {_BLOCK} group by 1"
+        ).fetchall()
+        no_good, too_late, noted = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
+        latest = {str(row[0]): int(row[1]) for row in stats if row[1] is not None}
+        aside, why = [], _why(intake)
+        if no_good or too_late:
+            cases = [f"when {time} is null then {literal(NO_TIME)}", f"when {ahead} then {literal(AHEAD)}"]
+            cases += [f"when {late} then {literal(prepared.why or 'late')}"] if prepared.late else []
+            self._con.execute(
+                f"create or replace temp table {_BLOCK} as select *, case {' '.join(cases)} end as {why} from {_BLOCK}"
+            )
+            shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
+            aside.append(
+                f"select {why}, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
+                f"from {_BLOCK} where {why} is not null"
+            )
+        if noted:
+            aside.append(self._notes(intake, prepared, has_why=bool(aside)))
+        if made.rejected:
+            aside.append(f"select reasons, _source, _position, row from {REJECTED}")
+        rows = arrow(self._con, f"{ASIDE} where false union all {' union all '.join(aside)}") if aside else None
+        return Taken(intake.name, made.rows_in, made.bytes_in, latest, made.rejected, too_late, no_good, rows)
+
+    def _notes(self, intake: Intake, prepared: Prepared, *, has_why: bool) -> str:
+        """Return the SELECT of notes of the rows that came too late for some of their windows."""
+        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
+        counts = f"{_why(intake)} is null and " if has_why else ""
+        return (
+            f"select {literal(prepared.note)}, {SOURCE}::varchar, {POSITION}::bigint, "
+            f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly}, false)"
+        )
+
+    def _ready(self, prepared: Prepared, shards: int) -> list[pa.Table]:
+        if self._crop.function is not None:
+            given = {name: arrow(self._con, f"from {quoted(name)}") for name in self._crop.function.inputs}
+            return [call(self._crop.function, given, self._crop.place)]
+        if not self._crop.has_memory:
+            return [arrow(self._con, as_stored(self._con, prepared.select))]
+        return dealt(self._con, prepared, shards)
+
+
+def _why(intake: Intake) -> str:
+    """Return the name of the column with the reason for which a row does not count, beside those of the input."""
+    return unused("_why", intake.kept)

@@ -1,0 +1,92 @@
+"""State recomputed from the log, by today's definition.
+
+    log      ●●●●●●●●●●●●|●●●●●●     read again from where the stream began up to the committed offsets,
+    state    ════════════╡           without what was set aside, then brought to the committed watermark
+
+The rows that come out on the way are in the table already, so they are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from pipeline.core.epochs import BEGINNING, Epoch, Reached
+from pipeline.core.errors import RequestError, SourceError
+from pipeline.core.sources import Extent
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.engine import connect, quoted
+from pipeline.project.workspace import Workspace
+from pipeline.streaming.operators.operator import Progress
+from pipeline.streaming.operators.shard import dealt
+from pipeline.streaming.planning.plan import StreamPlan
+from pipeline.streaming.runtime.verify import load_set_aside, read_again
+from pipeline.streaming.runtime.workers import Hand
+
+
+@dataclass(frozen=True)
+class Rebuilding:
+    """What a state is recomputed from: the commit up to which the log was read, and what the logs hold now."""
+
+    epoch: Epoch
+    extents: Mapping[str, Mapping[str, Extent]]
+    """By input."""
+    accept_gaps: bool = False
+    """Whether rows that the logs no longer have are done without."""
+
+
+def rebuild(workspace: Workspace, plan: StreamPlan, how: Rebuilding, shards: Sequence[Hand]) -> None:
+    """Bring shards with an empty state to the state at a commit.
+
+    Raises `RequestError` for a state that does not follow from the log alone, and `SourceError` when the log no longer
+    has rows that were read, unless that is accepted. Nothing is committed here.
+    """
+    if plan.operator is None:
+        return
+    _require_from_log(plan)
+    limits = budget_here(workspace.settings.memory_bytes).whole()
+    rows = 0
+    with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
+        load_set_aside(con, workspace, plan)
+        for name in plan.others:
+            con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
+        for intake in plan.intakes:
+            reached = _held(how.epoch.inputs[intake.name], how.extents[intake.name])
+            for select, rows_in in read_again(con, intake, reached):
+                con.execute(f"create or replace temp table {quoted(intake.name)} as {select}")
+                parts = dealt(con, plan.operator.prepare(intake.name, BEGINNING), len(shards))
+                _advance(shards, [{intake.name: [part]} for part in parts], BEGINNING)
+                rows += rows_in
+    lost = how.epoch.totals.get("rows_in", rows) - rows
+    if lost > 0 and not how.accept_gaps:
+        raise SourceError(
+            f"the state of stream {plan.name!r} cannot be rebuilt: its log no longer has all rows that were read",
+            got=f"{rows:,} of {rows + lost:,} rows",
+            do="do without them with --accept-gaps, take the change back, define a table of another name, or make the "
+            f"table anew from what is left: headwater stream {plan.name} --from earliest",
+        )
+    _advance(shards, [{} for _ in shards], how.epoch.watermark)
+
+
+def _advance(shards: Sequence[Hand], blocks: Sequence[Mapping[str, Sequence[pa.Table]]], watermark: int) -> None:
+    """Let each shard take its blocks, by input, and wait until all have."""
+    progress = Progress(BEGINNING, watermark)
+    for future in [hand.call("advance", given, progress) for hand, given in zip(shards, blocks, strict=True)]:
+        future.result()
+
+
+def _held(reached: Reached, extents: Mapping[str, Extent]) -> Reached:
+    """Return the progress as if the stream had begun where the log begins now, at the earliest."""
+    began = {uri: max(o, extents[uri].begin) if uri in extents else o for uri, o in reached.began.items()}
+    return replace(reached, began=began)
+
+
+def _require_from_log(plan: StreamPlan) -> None:
+    if plan.identity is not None and plan.identity.kind == "group" and plan.identity.rules["ttl"] != "for ever":
+        raise RequestError(
+            f"the state of stream {plan.name!r} cannot be rebuilt: when a group is forgotten by its ttl= depends on when its rows came",
+            do="take the change back, define a table of another name, or make the table anew: "
+            f"headwater stream {plan.name} --from earliest",
+        )

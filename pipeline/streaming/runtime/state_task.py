@@ -1,0 +1,121 @@
+"""Where a stream remembers: a shard in an engine of its own, brought back from a snapshot and written to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline.core.epochs import Epoch, StateFile
+from pipeline.kernel.engine import Limits, arrow, connect, one, quoted, schema_of
+from pipeline.kernel.types import as_stored
+from pipeline.lake import Storage
+from pipeline.streaming.operators.operator import BEGINNING, HASH, Evolving, Operator, Progress, arrived
+from pipeline.streaming.operators.shard import Shard
+from pipeline.streaming.operators.snapshots import Restoring, restored, written
+from pipeline.streaming.operators.state_tables import ID, SINCE, Memory
+
+FOLDER = "_headwater/state"
+"""Where state files are, below the table."""
+_BASE_AFTER = 20
+"""So many files of changes, and a shard writes all it remembers again."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What a shard is made of: its number of how many, the operator, and where its files are."""
+
+    operator: Operator
+    samples: Mapping[str, pa.Table]
+    number: int
+    shards: int
+    storage: Storage
+    """The table's folder."""
+    limits: Limits = field(default_factory=lambda: Limits(threads=1))
+    epoch: Epoch | None = None
+    """The commit from which its memory is brought back."""
+
+
+class Keeper:
+    """A worker with one shard."""
+
+    def __init__(self, plot: Plot) -> None:
+        """Make the memory, or bring it back; raise `StorageError` for a state file that is damaged or gone."""
+        self._plot = plot
+        self._stack = ExitStack()
+        with ExitStack() as opening:
+            con = opening.enter_context(connect(plot.limits))
+            for name in plot.operator.inputs:
+                con.register(arrived(name), plot.samples[name])
+            memory = Memory(con)
+            same = plot.epoch is not None and plot.epoch.shards == plot.shards
+            as_then = plot.operator.evolving if same and isinstance(plot.operator, Evolving) else frozenset()
+            memory.make({n: select for n, select in plot.operator.memory.items() if n not in as_then})
+            if plot.epoch is not None:
+                plan = Restoring(plot.epoch, plot.storage.read_bytes, self._evolve)
+                restored(plan, memory, plot.number, plot.shards)
+            memory.make({n: select for n, select in plot.operator.memory.items() if n not in memory.tables})
+            self._shard = Shard(plot.operator, memory)
+            self._stack = opening.pop_all()
+
+    def _evolve(self, memory: Memory) -> None:
+        """Bring a state that was declared otherwise to its columns of today."""
+        operator = self._plot.operator
+        if not isinstance(operator, Evolving):
+            return
+        for table in operator.evolving & set(memory.tables):
+            before = schema_of(memory.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)}")
+            memory.reshape(table, operator.evolved(before))
+
+    def horizon(self) -> int:
+        """Return the watermark at which all that is held now is out; `BEGINNING` when nothing waits for one."""
+        select = self._plot.operator.horizon
+        found = None if select is None else one(self._shard.memory.con, select)[0]
+        return BEGINNING if found is None else int(found)
+
+    def close(self) -> None:
+        """Forget all."""
+        self._stack.close()
+
+    def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> pa.Table:
+        """Take rows that were dealt to the shard and return those that are out now."""
+        given = {name: [*blocks.get(name, ()), self._plot.samples[name]] for name in self._plot.operator.inputs}
+        con = self._shard.memory.con
+        return arrow(con, as_stored(con, self._shard.advance(given, progress)))
+
+    def snapshot(self, name: str, *, base: bool) -> StateFile | None:
+        """Write what changed since the last snapshot, or all; `None` when there is nothing to write.
+
+        The file is there for good once this returns, and nothing refers to it before the epoch is committed.
+        """
+        memory = self._shard.memory
+        found = written(memory, f"{FOLDER}/{name}-{self._plot.number:04d}.arrows", self._plot.number, base=base)
+        memory.taken()
+        if found is None:
+            return None
+        file, content = found
+        self._plot.storage.write_bytes(file.path, content)
+        return file
+
+    def look(self, table: str | None = None) -> dict[str, pa.Table]:
+        """Return what the shard remembers, by table."""
+        memory = self._shard.memory
+        hidden = f"exclude ({ID}, {SINCE}, {HASH})"
+        names = memory.tables if table is None else (table,)
+        return {name: arrow(memory.con, f"select * {hidden} from {quoted(name)}") for name in names}
+
+    def rows(self) -> int:
+        """Return how many rows it remembers."""
+        return sum(self._shard.memory.rows(table) for table in self._shard.memory.tables)
+
+
+def needs_base(files: Sequence[StateFile], shard: int) -> bool:
+    """Return whether a shard's next file should be a base: too many changes since the last, or more than it."""
+    ours = [file for file in files if file.shard == shard]
+    changes = [file for file in ours if not file.is_base]
+    if len(changes) >= _BASE_AFTER:
+        return True
+    bases = [file.size_bytes for file in ours if file.is_base]
+    return bool(changes) and sum(f.size_bytes for f in changes) > max(bases[-1] if bases else 0, 4 << 20)

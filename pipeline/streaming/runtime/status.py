@@ -1,0 +1,70 @@
+"""A stream looked at from its own thread: its facts at a moment."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.epochs import BEGINNING, END, Epoch
+from pipeline.streaming.runtime.metrics import Facts, Histogram, Meter
+
+if TYPE_CHECKING:
+    from pipeline.streaming.runtime.stream import Stream
+
+_ENDLESS = 1 << 60
+
+
+def facts_of(stream: Stream, meter: Meter, status: str, now: datetime) -> Facts:
+    """Return how a stream is; called by the thread that drives it."""
+    rows_per_s, bytes_per_s = meter.rates() if status in {"running", "draining"} else (0.0, 0.0)
+    epoch = stream.committed
+    return Facts(
+        name=stream.plan.name,
+        status=status,
+        epoch=stream.number,
+        rows_per_s=rows_per_s,
+        bytes_per_s=bytes_per_s,
+        lag={uri: None if behind > _ENDLESS else behind for uri, behind in stream.lag().items()},
+        watermark_delay_s=_delay(stream.watermark, now),
+        totals=dict(stream.totals),
+        state_rows=0 if epoch is None else state_rows(epoch),
+        state_bytes=0 if epoch is None else sum(file.size_bytes for file in epoch.state),
+        shards=stream.shards,
+        waits_for=stream.waits_for() if epoch is not None and state_rows(epoch) else (),
+        restarts=meter.restarts,
+        commits=meter.commits,
+        phases_s=dict(meter.phases),
+        latency=_copied(meter.latency),
+        epochs=_copied(meter.epochs),
+    )
+
+
+def state_rows(epoch: Epoch) -> int:
+    """Return how many rows a stream remembered at an epoch: those that came, less those that went, since each base."""
+    return sum(
+        segment.rows if segment.kind == "came" else -segment.rows for file in epoch.state for segment in file.segments
+    )
+
+
+def in_short(facts: Facts) -> dict[str, Any]:
+    """Return what a lease tells of a stream."""
+    return {
+        "status": facts.status,
+        "epoch": facts.epoch,
+        "lag": facts.behind,
+        "rows_per_s": round(facts.rows_per_s, 1),
+        "watermark_delay_s": facts.watermark_delay_s,
+        "rows_in": facts.totals.get("rows_in", 0),
+        "rows_out": facts.totals.get("rows_out", 0),
+        "waits_for": list(facts.waits_for),
+        "restarts": facts.restarts,
+        "error": facts.error,
+    }
+
+
+def _delay(watermark: int, now: datetime) -> float | None:
+    return None if not BEGINNING < watermark < END else round(now.timestamp() - watermark / 1e6, 3)
+
+
+def _copied(histogram: Histogram) -> Histogram:
+    return Histogram(list(histogram.counts), histogram.sum_s, histogram.max_s)

@@ -1,0 +1,158 @@
+"""Rows of an epoch judged and staged, in one engine that stays open: the same passes as in batch, on rows that are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from pipeline.batch.duckdb_errors import in_our_words
+from pipeline.batch.fast_path import clean
+from pipeline.batch.row_producers import FromArrow
+from pipeline.batch.validating_pass import careful, stage_aside
+from pipeline.batch.work import Made, Outcome, Split, Work
+from pipeline.core.staging import Flow
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.checks import key_expectations
+from pipeline.kernel.engine import connect, listed
+from pipeline.kernel.profile import start_profiling
+from pipeline.kernel.scan import Scan
+from pipeline.lake import DeltaStager, Version
+from pipeline.project.workspace import Workspace
+from pipeline.runner.commit_plan import to_judge
+from pipeline.streaming.planning.plan import StreamPlan
+from pipeline.streaming.runtime.source_task import Taken
+
+_GIVEN, _KEYS = "_given", "_keys_before"
+
+
+@dataclass
+class Pending:
+    """What turns gave since the last commit."""
+
+    rows: list[pa.Table] = field(default_factory=list)
+    """In the order of the turns: of rows of one key the last one counts, where a stream emits every change."""
+    aside: list[pa.Table] = field(default_factory=list)
+    rows_in: int = 0
+    bytes_in: int = 0
+    late: int = 0
+    rejected: int = 0
+    ahead: int = 0
+
+    def note(self, taken: Taken) -> None:
+        """Count what was read."""
+        self.rows_in += taken.rows_in
+        self.bytes_in += taken.bytes_in
+        self.late += taken.late
+        self.rejected += taken.rejected
+        self.ahead += taken.ahead
+        if taken.aside is not None:
+            self.aside.append(taken.aside)
+
+    def add(self, rows: pa.Table) -> None:
+        """Keep rows that came out."""
+        if rows.num_rows:
+            self.rows.append(rows)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would be seen of a commit but how far the stream is."""
+        return not self.rows and not self.aside
+
+
+class Judge:
+    """Judges rows by the table's expectations and stages them."""
+
+    def __init__(self, workspace: Workspace, plan: StreamPlan, *, anew: bool = False) -> None:
+        """Open the engine, and load the keys of the table, unless it is made anew."""
+        self._anew = anew
+        definition = to_judge(plan.definition)
+        table = workspace.table(plan.name)
+        self._plan = plan
+        self._aside = workspace.lake.quarantine(plan.name).storage
+        self._stack = ExitStack()
+        filesystem = workspace.lake.storage.filesystem()
+        limits = budget_here(workspace.settings.memory_bytes).whole()
+        self._con = self._stack.enter_context(connect(limits, filesystem=filesystem))
+        start_profiling(self._con)
+        self._stager = table.stager("")
+        self._remembers_keys = (
+            bool(definition.key) and plan.emits == "append" and not hasattr(plan.operator, "grouping")
+        )
+        if self._remembers_keys:  # groups have one row for each key by what they are
+            self._load_keys(table.version(lenient=True), definition.key)
+        self._work = Work(
+            table=plan.name,
+            place=definition.place,
+            maker=FromArrow(pa.table({}), 0),
+            stager=self._stager,
+            aside=self._stager,
+            run_id="",
+            at="",
+            expectations=(*definition.expect, *key_expectations(definition.key)),
+            key=definition.key,
+            keys_known=f"from {_KEYS}" if self._remembers_keys else None,
+            is_ranked=False,
+            limits=limits,
+            filesystem=filesystem,
+        )
+
+    def _load_keys(self, version: Version | None, key: tuple[str, ...]) -> None:
+        """Make a table of the keys that are in the table: the first row of a key stays, whichever epoch it came in."""
+        scan = Scan(self._plan.schema) if version is None or self._anew else version.scan()
+        self._con.execute(f"create table {_KEYS} as select {listed(key)} from ({scan.query()})")
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._stack.close()
+
+    def stage(self, pending: Pending, run_id: str, at: str) -> Outcome:
+        """Judge and stage what is pending, under names of their own; raise `ExpectationError` as batch does."""
+        work = replace(
+            self._work,
+            stager=replace(self._stager, run_id=run_id),
+            aside=DeltaStager(self._aside, run_id),
+            run_id=run_id,
+            at=at,
+        )
+        outcome = Outcome(self._plan.schema, Flow(), checks={e.name: 0 for e in work.expectations})
+        if pending.rows:
+            with in_our_words(work):
+                outcome = self._judged(work, pending.rows)
+            if self._remembers_keys and outcome.files:
+                names = listed(work.key)
+                self._con.execute(f"insert into {_KEYS} select {names} from {work.stager.scan(outcome.files)}")
+        aside = outcome.aside
+        if pending.aside:
+            self._con.register("_set_aside", pa.concat_tables(pending.aside))
+            aside += stage_aside(self._con, work, Split(1), ["select reasons, _source, _position, row from _set_aside"])
+            self._con.unregister("_set_aside")
+        away = pending.late + pending.rejected + pending.ahead
+        flow = replace(
+            outcome.flow,
+            rows_in=pending.rows_in,
+            bytes_in=pending.bytes_in,
+            late=pending.late,
+            rows_made=outcome.flow.rows_made + away,
+            quarantined=outcome.flow.quarantined + away,
+        )
+        return replace(outcome, flow=flow, aside=aside)
+
+    def _judged(self, work: Work, turns: Sequence[pa.Table]) -> Outcome:
+        rows = pa.concat_tables(turns)
+        query = f"from {_GIVEN}"
+        if self._plan.emits == "upsert" and len(turns) > 1:
+            numbers = [number for number, turn in enumerate(turns) for _ in range(turn.num_rows)]
+            rows = rows.append_column("_turn", pa.array(numbers, pa.int64()))
+            last = f"row_number() over (partition by {listed(work.key)} order by _turn desc) = 1"
+            query = f"select * exclude (_turn) from {_GIVEN} qualify {last}"
+        self._con.register(_GIVEN, rows)
+        try:
+            made = Made(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
+            split = Split(0)
+            found = clean(self._con, work, split, made)
+            return careful(self._con, work, split, made) if found is None else found
+        finally:
+            self._con.unregister(_GIVEN)

@@ -1,0 +1,279 @@
+"""One definition, two clocks: a stream's table beside the answer of its definition on all that the stream has read.
+
+What the table holds, and what the stream would still give of what it remembers, is together the batch answer on the rows
+that were read and not set aside; for a table whose rows take each other's place, the table alone is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.batch.row_producers import FromSource
+from pipeline.batch.work import Split
+from pipeline.core.clock import now
+from pipeline.core.definitions import Action, LogTransform, Stored, Table
+from pipeline.core.epochs import END, Epoch, Reached
+from pipeline.core.errors import RequestError
+from pipeline.core.schema import Schema
+from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.checks import key_expectations
+from pipeline.kernel.engine import arrow, connect, listed, literal, one, quoted
+from pipeline.kernel.frames import call
+from pipeline.project.workspace import Workspace
+from pipeline.runner.commit_plan import merge_of, to_judge
+from pipeline.streaming.operators.batch_form import whole_since
+from pipeline.streaming.operators.operator import BEGINNING, PARTLY, Progress
+from pipeline.streaming.planning.inputs import Intake, Ranges
+from pipeline.streaming.planning.plan import Planner, StreamPlan
+from pipeline.streaming.runtime.source_task import AHEAD, NO_TIME
+from pipeline.streaming.runtime.state_task import Keeper, Plot
+
+MOST_SHOWN = 20
+_PIECE_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a comparison found. Rows are compared as a multiset, real numbers to 9 digits."""
+
+    stream: str
+    epoch: int
+    rows_read: int
+    rows_aside: int
+    rows_expected: int
+    rows_there: int
+    """In the table."""
+    rows_remembered: int
+    """That the stream would still give."""
+    missing: int
+    unexpected: int
+    doubled: int = 0
+    """Keys that the table has more than once."""
+    lost: int = 0
+    """Rows that the stream read and its logs no longer have: a topic was compacted, or files were removed."""
+    is_by_row: bool = False
+    """Whether each row of the table comes from one row that was read."""
+    differences: Sequence[Mapping[str, object]] = ()
+    """The first of them: the row, and `_difference`: `missing` or `unexpected`."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether both agree; rows of a table by row may be unexpected when what they were made of is lost."""
+        excused = self.lost if self.is_by_row else 0
+        return self.missing == self.doubled == 0 and self.unexpected <= excused
+
+
+def verify(workspace: Workspace, name: str) -> Verified:
+    """Compare a stream's table with the batch answer of its definition.
+
+    Raises `RequestError` for a table that no stream has made, and `SourceError` when its log no longer holds what was read.
+    """
+    plan = Planner(workspace).plan(name)
+    version = workspace.require(name)
+    epoch = None if version.manifest is None else version.manifest.epoch
+    if epoch is None:
+        raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
+    limits = budget_here(workspace.settings.memory_bytes).whole()
+    with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
+        read, aside = 0, load_set_aside(con, workspace, plan)
+        for intake in plan.intakes:
+            read += _load(con, intake, epoch.inputs[intake.name])
+        _answer(con, workspace, plan)
+        there = f"select * from ({version.scan().query()})"
+        con.register("_to_come", to_come(workspace, plan, epoch))
+        still = arrow(con, f"select * from _to_come where {_stays(plan.definition)}")
+        con.register("_still", still)
+        columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
+        con.execute(f"create temp table _there as select {columns} from ({there} union all by name from _still)")
+        con.execute(f"create temp table _expected as select {columns} from _answer")
+        con.execute("create temp table _missing as from _expected except all from _there")
+        con.execute("create temp table _unexpected as from _there except all from _expected")
+        shown = " union all ".join(
+            f"(select '{what}' as _difference, * from _{what} order by all limit {MOST_SHOWN})"
+            for what in ("missing", "unexpected")
+        )
+        counts = {what: int(one(con, f"select count(*) from _{what}")[0]) for what in ("missing", "unexpected")}
+        return Verified(
+            stream=name,
+            epoch=epoch.number,
+            rows_read=read,
+            rows_aside=aside,
+            rows_expected=int(one(con, "select count(*) from _expected")[0]),
+            rows_there=version.rows,
+            rows_remembered=still.num_rows,
+            missing=counts["missing"],
+            unexpected=counts["unexpected"],
+            doubled=_doubled(con, plan.definition),
+            lost=max(epoch.totals.get("rows_in", read) - read, 0),
+            is_by_row=plan.operator is None and merge_of(plan.definition) is None,
+            differences=arrow(con, shown).to_pylist(),
+        )
+
+
+def _doubled(con: duckdb.DuckDBPyConnection, definition: Stored) -> int:
+    if not definition.key:
+        return 0
+    keys = f"select 1 from _there group by {listed(definition.key)} having count(*) > 1"
+    return int(one(con, f"select count(*) from ({keys})")[0])
+
+
+def load_set_aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
+    """Make `_aside` of the places of the rows that were set aside before the definition saw them, and `_aside_texts`.
+
+    These are of rows that have no place: of a table of the lake that does not carry it. One is as good as its twin.
+    """
+    aside = workspace.lake.quarantine(plan.name).version()
+    con.execute(f"create temp table _aside ({SOURCE} varchar, {POSITION} bigint)")
+    con.execute("create temp table _aside_texts (text varchar, n bigint)")
+    con.execute(f"create temp table _notes ({SOURCE} varchar, {POSITION} bigint, watermark bigint)")
+    if aside is not None:
+        is_note = f"starts_with(reasons, {literal(PARTLY)})"
+        con.execute(
+            f"insert into _aside select {SOURCE}, {POSITION} from ({aside.scan().query()}) "
+            f"where {POSITION} is not null and not {is_note}"
+        )
+        con.execute(
+            f"insert into _notes select {SOURCE}, {POSITION}, epoch_us(substr(reasons, {len(PARTLY) + 1})::timestamp) "
+            f"from ({aside.scan().query()}) where {is_note}"
+        )
+        why = {NO_TIME, AHEAD, *(prepared.why for prepared in plan.prepared(0).values())}
+        con.execute(
+            f'insert into _aside_texts select "row", count(*) from ({aside.scan().query()}) '
+            f"where {POSITION} is null and reasons in ({', '.join(map(literal, sorted(why)))}) group by 1"
+        )
+    return int(one(con, "select (select count(*) from _aside) + (select coalesce(sum(n), 0) from _aside_texts)")[0])
+
+
+def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> int:
+    """Make a table of an input's name with the rows that were read of it and not set aside."""
+    con.register("_none", intake.nothing(con))
+    con.execute(f"create temp table {quoted(intake.name)} as from _none")
+    rows = 0
+    for select, rows_in in read_again(con, intake, reached):
+        con.execute(f"insert into {quoted(intake.name)} {select}")
+        rows += rows_in
+    return rows
+
+
+def read_again(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> Iterator[tuple[str, int]]:
+    """Yield, for each stretch of an input that was read, a SELECT of its rows that were not set aside, and how many it has.
+
+    What was set aside must have been loaded; a SELECT is to be run before the next one is asked for.
+    """
+    for split in _splits(intake, reached):
+        maker = intake.maker(None, now().isoformat())
+        if isinstance(maker, FromSource):
+            con.execute("drop table if exists _rejected; drop table if exists _read_rows")
+        columns = ", ".join(map(quoted, intake.kept))
+        with maker.make(con, split) as made:
+            kept = f"not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
+            unless_alike = _unless_alike(intake) if intake.is_of_lake else ""
+            yield f"select {columns} from ({made.query}) as r where {kept}{unless_alike}", made.rows_in
+
+
+def _unless_alike(intake: Intake) -> str:
+    """Return what leaves out, of rows without a place, as many as were set aside with the same text."""
+    text = f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in intake.kept)}))::varchar"
+    return (
+        f" qualify {POSITION} is not null or row_number() over (partition by {text}) "
+        f"> coalesce((select n from _aside_texts as t where t.text = {text}), 0)"
+    )
+
+
+def _splits(intake: Intake, reached: Reached) -> list[Split]:
+    found = []
+    held = intake.log.extents() if intake.log.traits.may_vanish else reached.offsets
+    for uri, end in reached.offsets.items():
+        if uri not in held:
+            continue
+        begin = 0 if intake.is_of_lake else reached.began.get(uri, 0)
+        whole = intake.log.traits.has_whole_partitions
+        cuts = [begin, end] if whole else [*range(begin, end, _PIECE_ROWS), end]
+        found += [Ranges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
+    return [Split(number, parts=parts) for number, parts in enumerate(found)]
+
+
+def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
+    """Make `_answer` of the definition's rows, those left out that its expectations take away."""
+    for name in plan.others:
+        con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
+    definition = plan.definition
+    if plan.operator is None and plan.function is None:
+        con.execute(f"create temp table _made as {plan.statement}")
+    elif isinstance(definition, Table):
+        con.register("_batch", _computed(con, plan, definition))
+        con.execute("create temp table _made as from _batch")
+    con.execute(f"create temp view _answer as {_merged(definition, f'select * from _made where {_stays(definition)}')}")
+
+
+def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
+    """Return the rows of a function or of a statement with memory over all rows that count.
+
+    Of rows that came too late for some of their windows only the operator itself knows in which they count.
+    """
+    given = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
+    noted = [int(row[0]) for row in con.execute("select distinct watermark from _notes order by 1").fetchall()]
+    if plan.function is not None:
+        return call(plan.function, given, definition.place)
+    if plan.operator is None or not noted:
+        contracts = {i.name: i.schema.names for i in plan.intakes}
+        transform = definition.transform
+        return transform.over_log(given, contracts) if isinstance(transform, LogTransform) else transform(**given)
+    (name,) = plan.operator.inputs
+    with_note = f"from {quoted(name)} left join _notes using ({SOURCE}, {POSITION})"
+    by_watermark = {
+        at: {name: arrow(con, f"select {quoted(name)}.* {with_note} where watermark is not distinct from {at}")}
+        for at in noted
+    }
+    others = {name: arrow(con, f"select {quoted(name)}.* {with_note} where watermark is null")}
+    return whole_since(plan.operator, {BEGINNING: others, **by_watermark})
+
+
+def _merged(definition: Stored, rows: str) -> str:
+    """Return the rows that stay of a table whose rows of one key are merged: of each key the last, unless it is gone."""
+    how = merge_of(definition)
+    if how is None:
+        return rows
+    gone = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
+    order = f"{quoted(how.sequence_by)} desc, _gone desc, _made::varchar desc"
+    last = f"row_number() over (partition by {listed(definition.key)} order by {order}) = 1"
+    ranked = f"select *, {gone} as _gone, _made from ({rows}) as _made qualify {last}"
+    return f"select * exclude (_gone, _made) from ({ranked}) where not _gone"
+
+
+def _stays(definition: Stored) -> str:
+    """Return the condition on a row that no expectation takes it away."""
+    expected = (*to_judge(definition).expect, *key_expectations(definition.key))
+    away = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
+    return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
+
+
+def to_come(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
+    """Return the rows that a stream would still give of what it remembers at an epoch, if nothing more came."""
+    if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
+        return _empty(plan.schema)
+    samples = plan.samples({name: workspace.require(name).schema for name in plan.others})
+    storage = workspace.table(plan.name).storage
+    with ExitStack() as stack:
+        keeper = Keeper(Plot(plan.operator, samples, 0, 1, storage, epoch=epoch))
+        stack.callback(keeper.close)
+        return keeper.advance({}, Progress(epoch.watermark, END))
+
+
+def _empty(schema: Schema) -> pa.Table:
+    with connect() as con:
+        columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in schema.columns)
+        return arrow(con, f"select {columns} limit 0")
+
+
+def _compared(name: str, kind: str) -> str:
+    if kind in {"DOUBLE", "FLOAT"}:
+        return f"printf('%.8e', {quoted(name)}) as {quoted(name)}"
+    return f"{quoted(name)}::{kind} as {quoted(name)}"
