@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.run.test_run_backfill import change
-from tests.run.test_run_backfill import web as web  # noqa: PLC0414 - the fixture
+from tests.runner.test_runner_backfill import change
+from tests.runner.test_runner_backfill import web as web  # noqa: PLC0414 - the fixture
 
 
 def test_partitions_are_listed_done_and_skipped(headwater, web):

@@ -11,10 +11,10 @@ from pipeline.project.project import load
 from pipeline.runner.dry_run import Options
 from pipeline.runner.events import Moment
 from pipeline.runner.runner import Runner
-from tests.run.conftest import MORE, rows_of
-from tests.run.conftest import shop as shop  # noqa: PLC0414 - the fixture
-from tests.run.test_run_merge import CRM, SECOND, THIRD, add
-from tests.run.test_run_merge import crm as crm  # noqa: PLC0414 - the fixture
+from tests.runner.conftest import MORE, rows_of
+from tests.runner.conftest import shop as shop  # noqa: PLC0414 - the fixture
+from tests.runner.test_runner_merge import CRM, SECOND, THIRD, add
+from tests.runner.test_runner_merge import crm as crm  # noqa: PLC0414 - the fixture
 
 PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
 PROCESSES.set_forkserver_preload(["pipeline.runner.runner", "pipeline", "deltalake", "sqlalchemy.dialects.sqlite"])

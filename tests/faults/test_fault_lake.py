@@ -9,8 +9,8 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, StorageError
 from pipeline.project import Workspace, load
 from pipeline.runner import Options, Runner
-from tests.run.conftest import MORE, SHOP, rows_of
-from tests.run.conftest import shop as shop  # noqa: PLC0414 - the fixture
+from tests.runner.conftest import MORE, SHOP, rows_of
+from tests.runner.conftest import shop as shop  # noqa: PLC0414 - the fixture
 
 
 def run(folder, **options):

@@ -14,7 +14,6 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.source_task import Crop, sample
 from pipeline.streaming.runtime.state_task import Keeper, Plot
 from pipeline.streaming.runtime.stream import Asked, Stream
 from tests.faults.streams import (
@@ -73,8 +72,7 @@ def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undistur
     storage = workspace.table("minutes").storage
     files = [Path(storage.uri) / file.path for file in epoch.state]
     assert len(files) > 3
-    crop = Crop(plan.intakes)
-    samples = {i.name: sample(crop, i, plan.prepared()[i.name]) for i in plan.intakes}
+    samples = plan.samples({})
     for number, fault in itertools.product(range(len(files)), (truncated, cut_to_nothing, flipped, missing, reused)):
         whole = files[number].read_bytes()
         fault(files, number)

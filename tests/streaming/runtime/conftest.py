@@ -14,6 +14,7 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.job import Running, Wanted
 from pipeline.streaming.runtime.stream import Asked, Pace
+from tests.rigs.conservation import conservation as conservation  # noqa: PLC0414 - the fixture
 
 TOML = """\
 [project]

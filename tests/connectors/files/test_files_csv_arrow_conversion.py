@@ -17,8 +17,8 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT as IS_MISFIT
 from pipeline.core.sources import Part
 from pipeline.kernel.engine import Limits, connect
+from tests.connectors.test_connectors_values import EACH, SEED, same
 from tests.rigs.exact import MISFIT, expected, texts
-from tests.sources.test_sources_values import EACH, SEED, same
 
 KINDS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 KINDS += ("DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP")

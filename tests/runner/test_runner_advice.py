@@ -13,7 +13,7 @@ from pipeline.core.errors import HeadwaterError
 from pipeline.project.project import load
 from pipeline.runner.dry_run import Options
 from pipeline.runner.runner import Runner
-from tests.run.conftest import TOML
+from tests.runner.conftest import TOML
 
 ROOT = Path(__file__).parents[2] / "pipeline"
 MODULES = [
@@ -130,13 +130,13 @@ ELSEWHERE = {
     "give schema=": "an ArrowReader or a topic without rows: tests/contracts",
     "read the file whole": "a run does that by itself: a SplitError",
     "move files into the folder when they are complete": "a file that changes while it is read: tests/faults",
-    "run again: a run, and a start of a stream, look for new columns": "streams: tests/run/stream/test_stream_new_columns.py",
-    "give offsets": "headwater stream --from a time: tests/run/stream",
+    "run again: a run, and a start of a stream, look for new columns": "streams: tests/streaming/runtime/test_stream_new_columns.py",
+    "give offsets": "headwater stream --from a time: tests/streaming/runtime",
     "see ": "a connector of a third party: tests/contracts",
-    "start again with --from earliest": "streams: tests/run/stream",
+    "start again with --from earliest": "streams: tests/streaming/runtime",
     "raise the retention; go on with what is left": "streams: tests/faults",
-    "declare the column as a time in schema=": "streams: tests/run/stream",
-    "go on with what is left: headwater run --accept-gaps": "Kafka: tests/sources/test_sources_kafka.py",
+    "declare the column as a time in schema=": "streams: tests/streaming/runtime",
+    "go on with what is left: headwater run --accept-gaps": "Kafka: tests/connectors/kafka/test_kafka_source.py",
 }
 """Advice that no run over files can follow, and where it is tried."""
 

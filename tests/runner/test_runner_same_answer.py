@@ -27,7 +27,7 @@ from pipeline.project.project import load
 from pipeline.runner.dry_run import Options
 from pipeline.runner.events import Event, Moment
 from pipeline.runner.runner import Runner
-from tests.run.conftest import TOML, rows_of
+from tests.runner.conftest import TOML, rows_of
 
 HEAD = """\
 import pyarrow as pa

@@ -18,7 +18,7 @@ from pipeline.runner.dry_run import Options
 from pipeline.runner.replay import quarantined, replay
 from pipeline.runner.runner import Runner
 from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - the fixture
-from tests.run.conftest import TOML
+from tests.runner.conftest import TOML
 
 CRM = '''\
 from pathlib import Path

@@ -302,7 +302,7 @@ def test_negative_zero_nan_and_infinity_group_as_one_value_each(project):
     assert ask(folder, equal) == before
 
 
-# --- event time (the streams of these are in tests/run/stream and tests/streams)
+# --- event time (the streams of these are in tests/streaming/runtime and tests/streaming/operators)
 
 
 def test_a_join_at_the_very_end_of_its_span_meets_in_batch_as_in_a_stream(project):

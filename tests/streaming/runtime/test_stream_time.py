@@ -16,9 +16,9 @@ from pipeline.project import Workspace, load
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.job import Running, Wanted
 from pipeline.streaming.runtime.stream import Asked, Pace
-from tests.run.stream.conservation import conserved
-from tests.run.stream.test_stream_logs import Topic, kafka_of
-from tests.run.stream.test_stream_operations import until
+from tests.rigs.conservation import conserved
+from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
+from tests.streaming.runtime.test_stream_operations import until
 
 FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
 FILES = 'files("{name}/*.csv")'

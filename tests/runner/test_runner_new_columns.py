@@ -24,7 +24,7 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import Options
 from pipeline.runner.runner import Runner
-from tests.run.conftest import TOML
+from tests.runner.conftest import TOML
 
 EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "2"))
 OPTIONS: Any = {"phases": [Phase.generate]} if os.environ.get("HEADWATER_NO_SHRINK") else {}

@@ -67,3 +67,10 @@ def of_every_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             version = running.workspace.version(name)
             if version is not None and version.manifest is not None and version.manifest.epoch is not None:
                 counters_agree(running.workspace, name)
+
+
+@pytest.fixture(autouse=True)
+def conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Rows are conserved in every test that runs streams to a stop."""
+    with of_every_stream(monkeypatch):
+        yield

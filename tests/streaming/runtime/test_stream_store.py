@@ -14,10 +14,10 @@ from pipeline.project import Workspace, load
 from pipeline.streaming.runtime.job import Running, Wanted
 from pipeline.streaming.runtime.restart_policy import Patience
 from pipeline.streaming.runtime.stream import Asked, Pace
+from tests.rigs.conservation import conserved
 from tests.rigs.gate import Gate, gated
 from tests.rigs.weed import BUCKET, SECRET, credentials
-from tests.run.stream.conservation import conserved
-from tests.run.stream.test_stream_operations import until
+from tests.streaming.runtime.test_stream_operations import until
 
 FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
 QUICK = {"timeout": "1s", "max_retries": "1", "retry_timeout": "1s", "backoff_config.max_backoff": "100ms"}

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from pipeline.connectors.kafka import Avro, Protobuf, kafka
 from pipeline.core.errors import NewColumnsError, SchemaError
 from pipeline.core.schema import Schema
-from tests.sources.test_sources_kafka_formats import flowed, read, reasons
+from tests.connectors.kafka.test_kafka_value_formats import flowed, read, reasons
 
 SCHEMA = Schema.of({"id": "BIGINT"})
 ROWS = [{"id": 1}, {"id": 2, "b": "x"}, {"id": 3, "b": None}]

@@ -22,8 +22,8 @@ from pipeline.streaming.runtime.restart_policy import Patience
 from pipeline.streaming.runtime.start_position import begin_of
 from pipeline.streaming.runtime.stream import Asked, Pace
 from pipeline.streaming.runtime.verify import verify
-from tests.run.stream.conservation import conserved
-from tests.run.stream.test_stream_operations import until
+from tests.rigs.conservation import conserved
+from tests.streaming.runtime.test_stream_operations import until
 
 FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
 SECONDS = "timestamp '2026-01-01' + to_seconds(id)"

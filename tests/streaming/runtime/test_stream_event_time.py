@@ -15,8 +15,8 @@ from pipeline.runner import Runner
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.job import Running, Wanted
 from pipeline.streaming.runtime.stream import Asked, Pace
-from tests.run.stream.conservation import conserved
-from tests.run.stream.test_stream_logs import Topic, kafka_of
+from tests.rigs.conservation import conserved
+from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
 
 SECONDS = 1_767_225_600
 """The first second of 2026, in UTC."""

@@ -8,7 +8,7 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import Options
 from pipeline.runner.runner import Runner
-from tests.run.conftest import TOML
+from tests.runner.conftest import TOML
 
 SHOP = '''\
 from pathlib import Path

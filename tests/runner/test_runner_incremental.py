@@ -10,7 +10,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import Options, foresee
 from pipeline.runner.replay import quarantined, replay
 from pipeline.runner.runner import Runner
-from tests.run.conftest import MORE, SHOP
+from tests.runner.conftest import MORE, SHOP
 
 
 def run(folder, **options):

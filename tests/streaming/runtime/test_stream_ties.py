@@ -12,8 +12,8 @@ from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from pipeline.streaming.runtime.job import Running, Wanted
 from pipeline.streaming.runtime.stream import Asked, Pace
-from tests.run.stream.conservation import conserved
-from tests.run.stream.test_stream_logs import Topic, kafka_of
+from tests.rigs.conservation import conserved
+from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
 
 NAMES = ("firsts", "lasts", "steps", "numbered", "tied")
 DEFINITIONS = '''

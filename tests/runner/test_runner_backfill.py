@@ -16,7 +16,7 @@ from pipeline.runner import backfill as module
 from pipeline.runner.backfill import Asked, backfill, plan_backfill
 from pipeline.runner.dry_run import Options
 from pipeline.runner.runner import Runner
-from tests.run.conftest import TOML, rows_of
+from tests.runner.conftest import TOML, rows_of
 
 WEB = '''\
 from pathlib import Path

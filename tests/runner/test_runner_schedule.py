@@ -22,7 +22,7 @@ from pipeline.runner.dry_run import foresee
 from pipeline.runner.runner import Runner
 from pipeline.runner.schedule import Blocked, Schedule
 from tests.cluster.conftest import BIN
-from tests.run.conftest import MORE, rows_of
+from tests.runner.conftest import MORE, rows_of
 
 GRAPHS = st.integers(1, 9).flatmap(
     lambda count: st.tuples(

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from tests.run.stream.conservation import of_every_stream
-
-
-@pytest.fixture(autouse=True)
-def _conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Rows are conserved in every test that runs streams to a stop."""
-    with of_every_stream(monkeypatch):
-        yield
-
+from tests.rigs.conservation import conservation as conservation  # noqa: PLC0414 - the fixture
 
 TOML = """\
 [project]
