@@ -19,16 +19,16 @@ from typing import Any, Protocol
 
 import pytest
 
-from pipeline.core.cursors import Bound, Cursor, Plan
+from pipeline.core.cursors import Bound, Cursor, ReadPlan
 from pipeline.core.definitions import source
 from pipeline.core.graph import Graph
 from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
-from pipeline.core.sources import MISFIT, POSITION, SOURCE, Reader, Reading, Scannable
-from pipeline.governance import Run
+from pipeline.core.sources import MISFIT, POSITION, SOURCE, Reader, ReadResult, Scannable
+from pipeline.governance import RunRecord
 from pipeline.kernel.engine import Limits, arrow, connect, listed, no_rows, schema_of
 from pipeline.project import Project, Workspace
-from pipeline.runner import Options, Runner
+from pipeline.runner import Runner, RunOptions
 from pipeline.runner.events import Event, Moment
 
 __all__ = ["ReaderContract", "World"]
@@ -173,7 +173,7 @@ class ReaderContract:
             world.produce()
             Runner(project).run()
         before = _content(project)
-        Runner(project, Options(full=True)).run()
+        Runner(project, RunOptions(full=True)).run()
         assert _content(project) == before
 
 
@@ -189,16 +189,16 @@ def _dying_at(moment: Moment) -> Any:
     return observe
 
 
-def _read(world: World, plan: Plan, reader: Reader | None = None) -> list[tuple[str, Reading]]:
+def _read(world: World, plan: ReadPlan, reader: Reader | None = None) -> list[tuple[str, ReadResult]]:
     schema, used = Schema.of(world.schema), world.reader if reader is None else reader
     return [(part.piece.uri, used.read(part, schema)) for part in plan.parts]
 
 
-def _size(reading: Reading) -> int:
+def _size(reading: ReadResult) -> int:
     return int(reading.rows.num_rows + reading.rejected.num_rows)
 
 
-def _positions(reading: Reading) -> Sequence[int]:
+def _positions(reading: ReadResult) -> Sequence[int]:
     return [*reading.rows.column(POSITION).to_pylist(), *reading.rejected.column(POSITION).to_pylist()]
 
 
@@ -222,7 +222,7 @@ def _project(world: World, folder: Path) -> Project:
     return Project(settings, Graph.of([rows]))
 
 
-def _decisions(run: Run) -> list[str]:
+def _decisions(run: RunRecord) -> list[str]:
     return [step.decision for step in run.steps]
 
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from pipeline.core.errors import HeadwaterError, ModelError, RequestError, StorageError
-from serve.refusals import Refusal
+from serve.refusals import HttpError
 
 _LOG = logging.getLogger("headwater.serve")
 _SERVER_ERROR = 500
@@ -46,7 +46,7 @@ def answer_errors(app: FastAPI, lake: str) -> None:
 
 def status_of(error: HeadwaterError) -> int:
     """Return the HTTP status that tells the caller what an error's type tells."""
-    if isinstance(error, Refusal):
+    if isinstance(error, HttpError):
         return error.status
     if isinstance(error, RequestError):
         return 400

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.definitions import Artifact, Stored
+from pipeline.core.definitions import Artifact, StoredDefinition
 from pipeline.project.project import Project
 
 _TIMEOUT_S = 30
@@ -18,7 +18,7 @@ _SHORT = 300
 
 
 @dataclass(frozen=True)
-class Answer:
+class CallResult:
     """What one call gave. `status` is 0 when nothing answered; `body` is cut short."""
 
     method: str
@@ -33,13 +33,13 @@ class Answer:
         return self.status == 200  # noqa: PLR2004 - HTTP's own number
 
 
-def check(url: str, project: Project) -> list[Answer]:
+def check(url: str, project: Project) -> list[CallResult]:
     """Call /health, a gold mart and a model, as far as the project has them; never raises for what they answer.
 
     A model is asked about two real rows of its feature view, read through the endpoint itself.
     """
     answers = [_call(url, "/health")[0]]
-    gold = [d for d in project.graph.definitions if isinstance(d, Stored) and d.layer == "gold"]
+    gold = [d for d in project.graph.definitions if isinstance(d, StoredDefinition) and d.layer == "gold"]
     best = next((d for d in gold if d.kind == "mart"), gold[0] if gold else None)
     if best is not None:
         answers.append(_call(url, f"/tables/{best.name}?limit=3")[0])
@@ -50,7 +50,7 @@ def check(url: str, project: Project) -> list[Answer]:
     return answers
 
 
-def _ask(url: str, model: Artifact) -> list[Answer]:
+def _ask(url: str, model: Artifact) -> list[CallResult]:
     """Return the answer of a model to rows of its view, or the answer that stood in the way."""
     path = f"/models/{model.name}/predict"
     described, document = _call(url, "/openapi.json")
@@ -67,7 +67,7 @@ def _ask(url: str, model: Artifact) -> list[Answer]:
     return [_call(url, path, {"rows": page["rows"]})[0]]
 
 
-def _call(url: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[Answer, Any]:
+def _call(url: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[CallResult, Any]:
     """Return the answer and its whole body, read as JSON where it is."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(  # noqa: S310 - the endpoint we were given
@@ -75,7 +75,7 @@ def _call(url: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[A
     )
     begun = time.perf_counter()
     status, text = _answered(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT_S))  # noqa: S310 - likewise
-    answer = Answer(request.get_method(), path, status, (time.perf_counter() - begun) * 1000, text[:_SHORT])
+    answer = CallResult(request.get_method(), path, status, (time.perf_counter() - begun) * 1000, text[:_SHORT])
     try:
         return answer, json.loads(text)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.core.definitions import Artifact, Stored
+from pipeline.core.definitions import Artifact, StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Column, Schema
 from serve.formats import ARROW, CSV, JSON
@@ -67,7 +67,7 @@ def document(project: str, tables: Tables, models: Champions) -> dict[str, Any]:
     }
 
 
-def _schema(definition: Stored, tables: Tables) -> Schema | None:
+def _schema(definition: StoredDefinition, tables: Tables) -> Schema | None:
     try:
         newest = tables.newest(definition.name)
     except StorageError:
@@ -75,7 +75,7 @@ def _schema(definition: Stored, tables: Tables) -> Schema | None:
     return None if newest is None else newest.schema
 
 
-def _table(definition: Stored, schema: Schema | None) -> dict[str, Any]:
+def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any]:
     columns = () if schema is None else schema.columns
     row = {"type": "object", "properties": {c.name: _nullable(_type(c)) for c in columns}}
     answer = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import did_you_mean
 from pipeline.core.schema import Column, Schema
-from serve.refusals import Refusal
+from serve.refusals import HttpError
 
 DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
 MOST_OFFSET = 1 << 40
@@ -83,7 +83,7 @@ class Parameters:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]], columns: Sequence[str] = ()) -> Parameters:
-        """Tell words from conditions; raise `Refusal` for a word given twice.
+        """Tell words from conditions; raise `HttpError` for a word given twice.
 
         A column that is named like a word is filtered by writing the operator: `order=eq.7`.
         """
@@ -94,20 +94,20 @@ class Parameters:
             if name not in WORDS or is_condition:
                 conditions.append((name, value))
             elif name in words:
-                raise Refusal(f"{name!r} is given twice", do="give it once, with commas between columns")
+                raise HttpError(f"{name!r} is given twice", do="give it once, with commas between columns")
             else:
                 words[name] = value
         return cls(words, tuple(conditions))
 
     @property
     def version(self) -> int | None:
-        """The version that is asked for; raises `Refusal` when it is not a whole number."""
+        """The version that is asked for; raises `HttpError` when it is not a whole number."""
         text = self.words.get("version")
         return None if text is None else whole("version", text, 0, 1 << 62)
 
 
 def parse(parameters: Parameters, schema: Schema, key: tuple[str, ...]) -> Query:
-    """Return the query; its order ends with the key. Raises `Refusal` naming the first thing that is wrong."""
+    """Return the query; its order ends with the key. Raises `HttpError` naming the first thing that is wrong."""
     words = parameters.words
     select = _columns(words["select"], schema) if "select" in words else schema.names
     order = tuple(_ordering(term, schema) for term in _listed("order", words.get("order")))
@@ -127,9 +127,9 @@ def with_key(order: tuple[Ordering, ...], key: Sequence[str]) -> tuple[Ordering,
 
 
 def whole(name: str, text: str, least: int, most: int) -> int:
-    """Return a parameter as a whole number within both ends; raise `Refusal` when it is not one."""
+    """Return a parameter as a whole number within both ends; raise `HttpError` when it is not one."""
     if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
-        raise Refusal(f"{name!r} takes a whole number from {least} to {most}", got=shown(text))
+        raise HttpError(f"{name!r} takes a whole number from {least} to {most}", got=shown(text))
     return int(text)
 
 
@@ -142,17 +142,17 @@ def shown(text: str) -> str:
 def _filter(column: Column, text: str) -> Filter:
     operator, dot, value = text.partition(".")
     if operator not in OPERATORS or not dot:
-        raise Refusal(
+        raise HttpError(
             f"column {column.name!r} is not followed by an operator",
             got=shown(text),
             do=f"write {column.name}=OPERATOR.VALUE with one of {', '.join(OPERATORS)}",
         )
     if operator == "is":
         if value not in {"null", "not_null"}:
-            raise Refusal(f"{column.name}=is. takes null or not_null", got=shown(value))
+            raise HttpError(f"{column.name}=is. takes null or not_null", got=shown(value))
         return Filter(column, operator, is_null=value == "null")
     if operator == "like" and column.type != "VARCHAR":
-        raise Refusal(f"'like' is for text, and column {column.name!r} is {column.type}", do="compare it instead")
+        raise HttpError(f"'like' is for text, and column {column.name!r} is {column.type}", do="compare it instead")
     values = _members(column, value) if operator == "in" else (value,)
     for one in values:
         _check_form(column, one)
@@ -166,7 +166,7 @@ def _check_form(column: Column, value: str) -> None:
     elif column.type in _FORMS:
         form = _FORMS[column.type]
     else:
-        raise Refusal(
+        raise HttpError(
             f"column {column.name!r} is {column.type}, which has no comparison",
             do=f"ask {column.name}=is.null or {column.name}=is.not_null",
         )
@@ -174,9 +174,9 @@ def _check_form(column: Column, value: str) -> None:
         raise bad_value(column, value, form[1])
 
 
-def bad_value(column: Column, value: str, takes: str = "a value in the range of its type") -> Refusal:
+def bad_value(column: Column, value: str, takes: str = "a value in the range of its type") -> HttpError:
     """Return the refusal of a value that a column cannot be compared with."""
-    return Refusal(f"column {column.name!r} is {column.type} and takes {takes}", got=shown(value))
+    return HttpError(f"column {column.name!r} is {column.type} and takes {takes}", got=shown(value))
 
 
 def _members(column: Column, text: str) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ def _members(column: Column, text: str) -> tuple[str, ...]:
         if not found[3]:
             return tuple(values)
         at = found.end()
-    raise Refusal(
+    raise HttpError(
         f"{column.name}=in. takes a list in parentheses",
         got=shown(text),
         do=f'write {column.name}=in.(a,b), in double quotes what has a comma: in.("a,b")',
@@ -208,7 +208,7 @@ def _ordering(term: str, schema: Schema) -> Ordering:
         return Ordering(term)
     name, _, direction = term.rpartition(".")
     if name in schema.names and direction not in {"asc", "desc"}:
-        raise Refusal(f"column {name!r} is ordered asc or desc", got=shown(direction))
+        raise HttpError(f"column {name!r} is ordered asc or desc", got=shown(direction))
     return Ordering(_column(name or term, schema).name, descending=direction == "desc")
 
 
@@ -216,7 +216,7 @@ def _listed(name: str, text: str | None) -> list[str]:
     if text is None:
         return []
     if not text:
-        raise Refusal(f"{name!r} is empty", do=f"write {name}=a,b with columns of the table, or leave it out")
+        raise HttpError(f"{name!r} is empty", do=f"write {name}=a,b with columns of the table, or leave it out")
     return text.split(",")
 
 
@@ -224,4 +224,4 @@ def _column(name: str, schema: Schema) -> Column:
     for column in schema.columns:
         if column.name == name:
             return column
-    raise Refusal(f"there is no column {shown(name)}", do=did_you_mean(name[:200], schema.names))
+    raise HttpError(f"there is no column {shown(name)}", do=did_you_mean(name[:200], schema.names))

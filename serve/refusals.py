@@ -18,49 +18,49 @@ from typing import ClassVar
 from pipeline.core.errors import RequestError
 
 
-class Refusal(RequestError):  # noqa: N818 - the word for what a server says no to
+class HttpError(RequestError):
     """A request that is answered with `status` and the parts of this error."""
 
     status: ClassVar[int] = 400
 
 
-class UnknownError(Refusal):
+class UnknownError(HttpError):
     """There is no such table, version, model or page."""
 
     status = 404
 
 
-class UnacceptableError(Refusal):
+class UnacceptableError(HttpError):
     """The answer is not made in the media type that was asked for."""
 
     status = 406
 
 
-class GoneError(Refusal):
+class GoneError(HttpError):
     """The version was there once and is no longer kept."""
 
     status = 410
 
 
-class TooLargeError(Refusal):
+class TooLargeError(HttpError):
     """The body is larger than is read."""
 
     status = 413
 
 
-class TooLongError(Refusal):
+class TooLongError(HttpError):
     """The query is longer than is read."""
 
     status = 414
 
 
-class RowsError(Refusal):
+class RowsError(HttpError):
     """A model cannot read the rows it was given."""
 
     status = 422
 
 
-class OverloadError(Refusal):
+class OverloadError(HttpError):
     """The answer takes more time or memory than one request may have; a smaller one may do."""
 
     status = 503

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.definitions import Stored
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.settings import Settings
 from serve.models import Champions
 from serve.tables import Tables
 
 
-def describe(definition: Stored, tables: Tables) -> dict[str, Any]:
+def describe(definition: StoredDefinition, tables: Tables) -> dict[str, Any]:
     """Return a table's name, description, and the version, rows and columns it has now.
 
     Raises `StorageError` when it cannot be read.

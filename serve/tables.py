@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from pipeline.core.definitions import Layer, Stored
+from pipeline.core.definitions import Layer, StoredDefinition
 from pipeline.core.errors import StorageError, did_you_mean
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
@@ -36,7 +36,7 @@ class Tables:
         self, workspace: Workspace, layers: Collection[Layer], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Keep what to serve; nothing is read yet. `clock` gives seconds."""
-        stored = (d for d in workspace.project.graph.definitions if isinstance(d, Stored))
+        stored = (d for d in workspace.project.graph.definitions if isinstance(d, StoredDefinition))
         self._definitions = {d.name: d for d in stored if d.layer in layers}
         self._workspace = workspace
         self._clock = clock
@@ -45,11 +45,11 @@ class Tables:
         self._pinned: OrderedDict[tuple[str, int], Version] = OrderedDict()
 
     @property
-    def definitions(self) -> tuple[Stored, ...]:
+    def definitions(self) -> tuple[StoredDefinition, ...]:
         """The definitions, inputs before what reads them."""
         return tuple(self._definitions.values())
 
-    def definition(self, name: str) -> Stored:
+    def definition(self, name: str) -> StoredDefinition:
         """Return a table's definition; raise `UnknownError` when it is not served."""
         if name not in self._definitions:
             raise UnknownError(f"there is no table {shown(name)}", do=did_you_mean(name[:200], self._definitions))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from pipeline.project import Workspace, load
-from pipeline.streaming.runtime.driver import Wanted
-from pipeline.streaming.runtime.job import Running
+from pipeline.streaming.runtime.driver import StreamJobOptions
+from pipeline.streaming.runtime.job import StreamJob
 
 NAME = "latest"
 STATEMENT = """select tumble(happened_at, interval '1 day') as day, count(*) as events,
@@ -24,10 +24,10 @@ LOOK_EVERY_S = 0.005
 
 def look(folder: Path) -> None:
     """Run the stream of a project and print what its state comes to hold."""
-    running = Running(Workspace(load(folder)), Wanted((NAME,)))
+    running = StreamJob(Workspace(load(folder)), StreamJobOptions((NAME,)))
     seen = 0
 
-    def watch(found: Running) -> None:
+    def watch(found: StreamJob) -> None:
         nonlocal seen
         stream = found.streams.get(NAME)
         if stream is None:

@@ -12,8 +12,8 @@ from cluster.cli.console import err, open_workspace, out, print_json, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.running import INTERRUPTED, REFUSED
 from pipeline.core.errors import RequestError
-from pipeline.governance import Filled
-from pipeline.runner.backfill import Asked, Backfill, at_once, plan_backfill
+from pipeline.governance import BackfillRecord
+from pipeline.runner.backfill import Backfill, BackfillOptions, at_once, plan_backfill
 from pipeline.runner.backfill import backfill as fill
 
 
@@ -36,7 +36,7 @@ def backfill(
     if failed and partitions is not None:
         raise RequestError("--failed and --partitions do not go together", do="give one of them")
     workspace = open_workspace(folder, env)
-    plan = plan_backfill(workspace, name, Asked(partitions, failed, restart, parallel))
+    plan = plan_backfill(workspace, name, BackfillOptions(partitions, failed, restart, parallel))
     if dry_run:
         _print_plan(plan, as_json=as_json)
         return
@@ -65,7 +65,7 @@ class _Shown:
         self._quiet = quiet
         self._count = 0
 
-    def __call__(self, filled: Filled) -> None:
+    def __call__(self, filled: BackfillRecord) -> None:
         self._count += 1
         if self._quiet:
             return

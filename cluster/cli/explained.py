@@ -8,15 +8,15 @@ from typing import cast
 from sqlglot import exp
 
 from cluster.cli.console import grid, out
-from pipeline.batch.planning import Route, tree_of
-from pipeline.batch.step import Order
+from pipeline.batch.planning import ExecutionPlan, tree_of
+from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
-from pipeline.core.definitions import Stored, Table
+from pipeline.core.definitions import StoredDefinition, Table
 from pipeline.core.event_time import in_words
 from pipeline.kernel.aggregates.decomposition import take_apart
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Foresight
-from pipeline.runner.estimate import Forecast
+from pipeline.runner.dry_run import PlannedStep
+from pipeline.runner.estimate import Estimate
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.planning.streamed import STREAMED
 
@@ -25,14 +25,14 @@ from pipeline.streaming.planning.streamed import STREAMED
 class Explained:
     """What is known of a table; the last parts only where they were asked for."""
 
-    found: Foresight
-    order: Order | None = None
-    expected: Forecast | None = None
+    found: PlannedStep
+    order: StepSpec | None = None
+    expected: Estimate | None = None
     outcome: Outcome | None = None
     seconds: float = 0.0
 
     @property
-    def route(self) -> Route | None:
+    def route(self) -> ExecutionPlan | None:
         """How all of it is computed, else how the next run computes what is new."""
         return self.found.route if self.order is None else self.order.route
 
@@ -64,9 +64,9 @@ def print_explained(workspace: Workspace, one: Explained) -> None:
     out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
     out.print(f"  defined   {definition.place}", soft_wrap=True)
     out.print(f"  would     {one.found.decision.kind}: {one.found.decision.reason}")
-    if one.found.decision.reason == STREAMED and isinstance(definition, Stored):
+    if one.found.decision.reason == STREAMED and isinstance(definition, StoredDefinition):
         _print_stream(Planner(workspace).plan(definition.name))
-    if way is None or not isinstance(definition, Stored):
+    if way is None or not isinstance(definition, StoredDefinition):
         return
     out.print(f"  strategy  {way.strategy}: {way.reason}")
     out.print(f"  where     {way.executor}: {way.why}")
@@ -104,7 +104,7 @@ def _print_stream(plan: StreamPlan) -> None:
     out.print(f"  gives     {words}")
 
 
-def _print_expected(expected: Forecast) -> None:
+def _print_expected(expected: Estimate) -> None:
     passed = expected.files_in_all - expected.files
     skipped = f"; {_files(passed)} passed over by the log's statistics" if passed else ""
     size = f"{expected.bytes_in / 1e6 / max(expected.splits, 1):,.1f} MB"
@@ -114,7 +114,7 @@ def _print_expected(expected: Forecast) -> None:
     out.print(f"  memory    at most {share:,.0f} MB a task and {memory:,.0f} MB in all; what is more spills to disk")
 
 
-def _print_parts(definition: Table, way: Route) -> None:
+def _print_parts(definition: Table, way: ExecutionPlan) -> None:
     if way.strategy == "partial" or (way.exchange is not None and way.exchange.merges):
         apart = take_apart(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
         out.print(f"  partial   {apart.partial()}", soft_wrap=True)
@@ -124,7 +124,7 @@ def _print_parts(definition: Table, way: Route) -> None:
         out.print(f"  finish    {way.exchange.finish}", soft_wrap=True)
 
 
-def _print_actual(expected: Forecast, outcome: Outcome, seconds: float) -> None:
+def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:
     flow, profile = outcome.flow, outcome.profile
     speed = f"{flow.bytes_in / 1e6 / seconds:,.1f}" if seconds else ""
     spilled = f"{profile.spilled_bytes / 1e6:,.1f}"

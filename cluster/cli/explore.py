@@ -11,7 +11,7 @@ from rich.tree import Tree
 from cluster.cli.console import as_objects, grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
-from pipeline.core.definitions import Stored
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import RequestError
 from pipeline.kernel.engine import quoted
 from pipeline.project.workspace import Workspace
@@ -26,12 +26,12 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     workspace = open_workspace(folder, env)
     rows = []
     for definition in workspace.project.graph.definitions:
-        version = workspace.version(definition.name) if isinstance(definition, Stored) else None
+        version = workspace.version(definition.name) if isinstance(definition, StoredDefinition) else None
         rows.append(
             {
                 "name": definition.name,
                 "kind": definition.kind,
-                "layer": definition.layer if isinstance(definition, Stored) else "",
+                "layer": definition.layer if isinstance(definition, StoredDefinition) else "",
                 "rows": None if version is None else version.rows,
                 "version": None if version is None else version.number,
                 "description": definition.description.partition("\n")[0],
@@ -179,7 +179,7 @@ def _grow(workspace: Workspace, tree: Tree, name: str, *, up: bool) -> None:
     near = graph[name].inputs if up else [d.name for d in graph.definitions if name in d.inputs]
     for other in near:
         definition = graph[other]
-        version = workspace.version(other) if isinstance(definition, Stored) else None
+        version = workspace.version(other) if isinstance(definition, StoredDefinition) else None
         known = "" if version is None else f" [dim]version {version.number}, {version.rows:,} rows[/]"
         _grow(workspace, tree.add(f"{other}{known}"), other, up=up)
 

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from cluster.cli.console import text
 from pipeline.core.errors import few
-from pipeline.streaming.runtime.job import Running
-from pipeline.streaming.runtime.metrics import PHASES, TROUBLED, Facts
+from pipeline.streaming.runtime.job import StreamJob
+from pipeline.streaming.runtime.metrics import PHASES, TROUBLED, StreamStatus
 
 EVERY_S = 0.25
 _LINE_EVERY_S = 5.0
@@ -40,7 +40,7 @@ _BAR = 24
 class View(Protocol):
     """What is told of streams while they run."""
 
-    def show(self, running: Running) -> None:
+    def show(self, running: StreamJob) -> None:
         """Show how they are."""
 
     def say(self, name: str, words: str) -> None:
@@ -65,7 +65,7 @@ class _Table:
         self._live = live
         self._rates: dict[str, list[float]] = {}
 
-    def show(self, running: Running) -> None:
+    def show(self, running: StreamJob) -> None:
         for facts in running.facts.values():
             self._rates.setdefault(facts.name, []).append(facts.rows_per_s)
             del self._rates[facts.name][:-12]
@@ -82,7 +82,7 @@ class _Lines:
         self._every_s = every_s
         self._last = time.monotonic()
 
-    def show(self, running: Running) -> None:
+    def show(self, running: StreamJob) -> None:
         if time.monotonic() - self._last < self._every_s:
             return
         self._last = time.monotonic()
@@ -96,13 +96,13 @@ class _Lines:
 @dataclass(frozen=True)
 class _Column:
     title: str
-    cell: Callable[[Facts, Sequence[float]], RenderableType]
+    cell: Callable[[StreamStatus, Sequence[float]], RenderableType]
     from_width: int = 0
     """Shown where a line has so many characters."""
     to_right: bool = True
 
 
-def _status(facts: Facts, rates: Sequence[float]) -> Text:
+def _status(facts: StreamStatus, rates: Sequence[float]) -> Text:
     del rates
     mark, style = _MARKS[facts.status]
     return Text(f"{mark} {facts.status}", style)
@@ -125,7 +125,7 @@ _COLUMNS = (
 
 
 def table_of(
-    streams: Iterable[Facts], rates: Mapping[str, Sequence[float]], trouble: str = "", width: int = 200
+    streams: Iterable[StreamStatus], rates: Mapping[str, Sequence[float]], trouble: str = "", width: int = 200
 ) -> RenderableType:
     """Return all streams as a table that fits a width, with what went wrong below it."""
     columns = [column for column in _COLUMNS if width >= column.from_width]
@@ -146,7 +146,7 @@ def table_of(
     return Group(table, Text(""), *notes, Text.assemble(*shades, ("Ctrl-C commits and ends", "dim")))
 
 
-def line_of(facts: Facts) -> str:
+def line_of(facts: StreamStatus) -> str:
     """Return a stream as one line."""
     parts = [
         f"{facts.name}: {facts.status}",
@@ -159,12 +159,12 @@ def line_of(facts: Facts) -> str:
     return ", ".join(parts + ([facts.error] if facts.error and facts.status in TROUBLED else []))
 
 
-def behind(facts: Facts) -> str:
+def behind(facts: StreamStatus) -> str:
     """Return the lag of all partitions."""
     return "no end" if facts.behind is None else text(facts.behind)
 
 
-def latency(facts: Facts) -> str:
+def latency(facts: StreamStatus) -> str:
     """Return how long rows take to their commit."""
     half, most = facts.latency.quantile(0.5), facts.latency.quantile(0.99)
     return "-" if half is None or most is None else f"{span(half)} · {span(most)}"
@@ -175,12 +175,12 @@ def delay(seconds: float | None) -> str:
     return "-" if seconds is None else span(seconds)
 
 
-def memory(facts: Facts) -> str:
+def memory(facts: StreamStatus) -> str:
     """Return what is remembered."""
     return f"{facts.state_rows:,} rows" if facts.state_rows or facts.state_bytes else "-"
 
 
-def aside(facts: Facts) -> str:
+def aside(facts: StreamStatus) -> str:
     """Return the rows that were set aside, the late ones by themselves."""
     late, all_of_them = facts.totals.get("late", 0), facts.totals.get("quarantined", 0)
     return "-" if not all_of_them else f"{all_of_them:,}" + (f" ({late:,} late)" if late else "")
@@ -201,7 +201,7 @@ def _spark(rates: Sequence[float]) -> str:
     return "".join(_BLOCKS[int(rate / most * 7)] for rate in rates).rjust(12) if most else " " * 12
 
 
-def _bar(facts: Facts) -> Text:
+def _bar(facts: StreamStatus) -> Text:
     """Return the shares of the phases as a bar."""
     total = sum(facts.phases_s.values())
     found = Text()

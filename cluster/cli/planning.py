@@ -12,12 +12,12 @@ import typer
 from cluster.cli.console import err, grid, open_workspace, print_json
 from cluster.cli.explained import Explained, print_explained
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.core.definitions import Stored
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.project.workspace import Workspace
-from pipeline.runner.decide import Options
-from pipeline.runner.dry_run import Foresight, foresee
-from pipeline.runner.estimate import forecast, order_of_all, trial
+from pipeline.runner.decide import RunOptions
+from pipeline.runner.dry_run import PlannedStep, plan_run
+from pipeline.runner.estimate import estimate, order_of_all, trial
 
 
 def explain(
@@ -33,7 +33,7 @@ def explain(
 ) -> None:
     """Show how each table is computed, where, and why, and what a run would do with it."""
     workspace = open_workspace(folder, env)
-    planned = foresee(workspace, Options(tuple(names or ())))
+    planned = plan_run(workspace, RunOptions(tuple(names or ())))
     if not analyze and (as_json or not names):
         print_plan(planned, as_json=as_json)
         return
@@ -45,15 +45,15 @@ def explain(
         print_explained(workspace, one)
 
 
-def _explained(workspace: Workspace, found: Foresight, *, analyze: bool) -> Explained:
+def _explained(workspace: Workspace, found: PlannedStep, *, analyze: bool) -> Explained:
     definition = found.definition
-    if found.route is None or not isinstance(definition, Stored):
+    if found.route is None or not isinstance(definition, StoredDefinition):
         return Explained(found)
     try:
         order = order_of_all(workspace, definition)
     except StorageError:
         return Explained(found)  # an input is not made yet
-    expected = forecast(workspace, order)
+    expected = estimate(workspace, order)
     if not analyze:
         return Explained(found, order, expected)
     begun = time.perf_counter()
@@ -62,7 +62,7 @@ def _explained(workspace: Workspace, found: Foresight, *, analyze: bool) -> Expl
     return Explained(found, order, expected, replace(outcome, flow=landing.flow), time.perf_counter() - begun)
 
 
-def print_plan(planned: Sequence[Foresight], *, as_json: bool) -> None:
+def print_plan(planned: Sequence[PlannedStep], *, as_json: bool) -> None:
     """Print a plan, one line for each definition."""
     if as_json:
         print_json([_facts(found) for found in planned])
@@ -81,5 +81,5 @@ def print_plan(planned: Sequence[Foresight], *, as_json: bool) -> None:
     grid(None, ("name", "would", "because", "strategy", "where", "why so"), rows)
 
 
-def _facts(found: Foresight) -> dict[str, object]:
+def _facts(found: PlannedStep) -> dict[str, object]:
     return Explained(found).facts()

@@ -17,13 +17,13 @@ from cluster.cli.interrupts import interrupts, leave
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import HeadwaterError
-from pipeline.governance import Catalog, Run, Step
+from pipeline.governance import Catalog, RunRecord, StepRecord
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from pipeline.report import write_report
-from pipeline.runner.decide import Options
-from pipeline.runner.dry_run import foresee
-from pipeline.runner.events import Event, Moment, Work
+from pipeline.runner.decide import RunOptions
+from pipeline.runner.dry_run import plan_run
+from pipeline.runner.events import Event, Moment, StepProgress
 from pipeline.runner.runner import Runner
 
 REFUSED = 3
@@ -54,13 +54,13 @@ def run(
 ) -> None:
     """Run the project: what is new or changed, in order, each table committed once."""
     project = open_project(folder, env)
-    options = Options(
+    options = RunOptions(
         tuple(select or ()), full, accept_gaps, None if until is None else until.replace(tzinfo=UTC), threads
     )
     if dry_run:
         from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does without the code of streams
 
-        planned = foresee(Workspace(project), options)
+        planned = plan_run(Workspace(project), options)
         print_plan(planned, as_json=as_json)
         raise typer.Exit(int(any(found.decision.kind == "fail" for found in planned)))
     try:
@@ -81,7 +81,7 @@ def run(
         raise typer.Exit(REFUSED)
 
 
-def _watched(project: Project, options: Options, *, quiet: bool) -> tuple[Run, Mapping[str, Exception]]:
+def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[RunRecord, Mapping[str, Exception]]:
     """Run with a progress line on the terminal, and write the report; return the run and the errors of its steps."""
     workspace = Workspace(project)
     names = [n for n in project.graph.names if n in project.graph.select(options.select)]
@@ -139,7 +139,7 @@ class _Watcher:
                 self._progress.advance(self._task)
                 self._done(event.step)
 
-    def _measure(self, name: str, work: Work) -> None:
+    def _measure(self, name: str, work: StepProgress) -> None:
         """Show rows, speed and time left of a long step; the others left are taken to last as they last did."""
         begun, _ = self._working[name]
         elapsed = time.monotonic() - begun
@@ -154,7 +154,7 @@ class _Watcher:
         words = "; ".join(words for _, words in self._working.values())
         self._progress.update(self._task, description=words, left=f"about {left:.0f} s left" if left >= 1 else "")
 
-    def _done(self, step: Step) -> None:
+    def _done(self, step: StepRecord) -> None:
         if step.decision == "skip":
             return
         if step.has_failed:

@@ -13,8 +13,8 @@ from cluster.cli.console import grid, open_workspace, out, print_json, print_row
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
 from pipeline.core.errors import RequestError
-from pipeline.streaming.runtime.control import seen
-from pipeline.streaming.runtime.state_query import remembered, where
+from pipeline.streaming.runtime.control import stream_summaries
+from pipeline.streaming.runtime.state_query import committed_state, where
 from pipeline.streaming.runtime.status import state_rows
 
 app = typer.Typer(help="What streams remember, as of their last commits: list, show, export.", no_args_is_help=True)
@@ -28,7 +28,11 @@ Keys = Annotated[
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the streams that remember something, with how much."""
-    found = [(each.name, each.epoch) for each in seen(open_workspace(folder, env)) if each.epoch and each.epoch.state]
+    found = [
+        (each.name, each.epoch)
+        for each in stream_summaries(open_workspace(folder, env))
+        if each.epoch and each.epoch.state
+    ]
     parts = [
         {
             "name": name,
@@ -61,7 +65,7 @@ def show(
     folder: Folder = HERE,
 ) -> None:
     """Show what a stream remembers: its open windows with their values so far, or the rows that wait for others."""
-    found = remembered(open_workspace(folder, env), name)
+    found = committed_state(open_workspace(folder, env), name)
     rows = where(found.table(table), _pairs(key or []))
     if as_json:
         print_rows(rows.slice(0, limit), as_json=True)
@@ -81,7 +85,7 @@ def export(
     folder: Folder = HERE,
 ) -> None:
     """Write what a stream remembers to a Parquet file."""
-    rows = where(remembered(open_workspace(folder, env), name).table(table), _pairs(key or []))
+    rows = where(committed_state(open_workspace(folder, env), name).table(table), _pairs(key or []))
     try:
         pq.write_table(rows, file)
     except OSError as error:

@@ -17,12 +17,12 @@ from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError, few
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.exposition import exposition
-from pipeline.streaming.runtime.job import Running, Wanted
-from pipeline.streaming.runtime.metrics import Facts
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.metrics import StreamStatus
 from pipeline.streaming.runtime.start import StateMode
 from pipeline.streaming.runtime.start_position import begin_of
 from pipeline.streaming.runtime.status import in_short
-from pipeline.streaming.runtime.stream import Asked
+from pipeline.streaming.runtime.stream import StreamOptions
 from pipeline.streaming.runtime.verify import verify as verify_stream
 
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
@@ -75,11 +75,11 @@ def stream(
     """Run streams: rows are committed exactly once, every half second, until Ctrl-C. `headwater streams` manages them."""
     if restore is not None and begin != "committed":
         raise RequestError("a stream begins at a savepoint or at --from, not at both")
-    wanted = Wanted(
+    wanted = StreamJobOptions(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
         drain=drain,
-        asked=Asked(
+        asked=StreamOptions(
             shards=shards,
             anew=anew,
             accept_gaps=accept_gaps,
@@ -107,11 +107,11 @@ def _state_mode(begin: str, *, rebuild: bool, keep: bool) -> StateMode:
     return "rebuild" if rebuild else "keep" if keep else "restore"
 
 
-def _run(workspace: Workspace, wanted: Wanted, metrics_port: int | None, *, as_json: bool) -> int:
+def _run(workspace: Workspace, wanted: StreamJobOptions, metrics_port: int | None, *, as_json: bool) -> int:
     """Run streams until they end, show how they are, and return the exit code."""
     with ExitStack() as stack:
         view = stack.enter_context(live_view(err, quiet=as_json))
-        running = Running(workspace, wanted, tell=view.say)
+        running = StreamJob(workspace, wanted, tell=view.say)
         stopped = stack.enter_context(
             stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
         )
@@ -129,7 +129,7 @@ def _run(workspace: Workspace, wanted: Wanted, metrics_port: int | None, *, as_j
     return stopped.code
 
 
-def _metrics(running: Running) -> str:
+def _metrics(running: StreamJob) -> str:
     return exposition(list(running.facts.values()), [follower.facts for follower in running.sinks.values()])
 
 
@@ -162,7 +162,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _sum_up(running: Running, *, as_json: bool) -> None:
+def _sum_up(running: StreamJob, *, as_json: bool) -> None:
     """Say how each stream ended."""
     known = [facts for facts in running.facts.values() if facts.status != "starting"]
     if as_json:
@@ -191,7 +191,7 @@ def _sum_up(running: Running, *, as_json: bool) -> None:
         out.print(f"{mark} {sink.name}: {sink.status} at version {text(sink.version)}, {text(sink.rows)} rows sent")
 
 
-def _json(facts: Facts) -> dict[str, object]:
+def _json(facts: StreamStatus) -> dict[str, object]:
     found = in_short(facts)
     quantiles = {f"latency_p{int(q * 100)}_s": facts.latency.quantile(q) for q in (0.5, 0.99)}
     return {**found, **quantiles, "commits": facts.commits, "phases_s": dict(facts.phases_s)}

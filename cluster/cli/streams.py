@@ -11,7 +11,7 @@ from cluster.cli.console import grid, open_workspace, out, print_json, text
 from cluster.cli.live import span
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
-from pipeline.streaming.runtime.control import Seen, Wish, ask, seen
+from pipeline.streaming.runtime.control import DesiredState, StreamSummary, request, stream_summaries
 from pipeline.streaming.runtime.metrics import TROUBLED
 from pipeline.streaming.runtime.savepoints import save
 from pipeline.streaming.runtime.savepoints import savepoints as savepoints_of
@@ -30,7 +30,7 @@ def list_them(context: typer.Context, env: Env = None, as_json: Json = False, fo
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the streams: what they do, how far they are, and who runs them."""
-    found = seen(open_workspace(folder, env))
+    found = stream_summaries(open_workspace(folder, env))
     if as_json:
         print_json([_parts(each) for each in found])
         return
@@ -120,15 +120,15 @@ def savepoints(name: Name, env: Env = None, as_json: Json = False, folder: Folde
         out.print(f"stream {name!r} has no savepoints; make one: headwater streams savepoint {name}")
 
 
-def _ask(name: str, wish: Wish, words: str, env: str | None, folder: Folder) -> None:
-    lease = ask(open_workspace(folder, env), name, wish)
+def _ask(name: str, wish: DesiredState, words: str, env: str | None, folder: Folder) -> None:
+    lease = request(open_workspace(folder, env), name, wish)
     if lease.facts.get("status") == "failed":
         out.print(f"[red]✗[/] {name} failed: {lease.facts.get('error')}", soft_wrap=True)
         raise typer.Exit(1)
     out.print(f"[green]✓[/] {name} {words}, at epoch {text(lease.facts.get('epoch'))}")
 
 
-def _parts(each: Seen) -> dict[str, Any]:
+def _parts(each: StreamSummary) -> dict[str, Any]:
     facts = each.lease.facts if each.lease is not None else {}
     running = facts if each.is_running else {}
     lease = each.lease if each.is_running else None

@@ -8,7 +8,7 @@ from datetime import datetime
 from rich.markup import escape
 
 from cluster.cli.console import grid, out
-from pipeline.governance import Run, Step
+from pipeline.governance import RunRecord, StepRecord
 from pipeline.streaming.planning.streamed import STREAMED
 
 _DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date"}
@@ -17,7 +17,7 @@ _MERGED = ("superseded", "deletes")
 """What is shown of a run that merged."""
 
 
-def print_summary(run: Run) -> None:
+def print_summary(run: RunRecord) -> None:
     """Print what a run did: rows in, out, set aside and late per table, seconds, MB/s; and why steps were skipped."""
     counted = [*_COUNTS, *(name for name in _MERGED if any(getattr(step.flow, name) for step in run.steps))]
     numbers = (*(name.replace("_", " ") for name in counted), "seconds", "MB/s", "total rows")
@@ -33,7 +33,7 @@ def print_summary(run: Run) -> None:
     out.print(f"[bold]{_total(run)}[/]")
 
 
-def _total(run: Run) -> str:
+def _total(run: RunRecord) -> str:
     done = [step for step in run.steps if step.is_done]
     counts = {
         "done": len(done),
@@ -49,7 +49,7 @@ def _total(run: Run) -> str:
     return ", ".join([*told, f"{rows:,} rows written", f"{_seconds(run):.1f} s"])
 
 
-def _row(step: Step, counted: Sequence[str]) -> tuple[object, ...]:
+def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:
     did = "streamed" if step.reason == STREAMED else _DONE.get(step.decision, step.outcome)
     if not step.is_done:
         return (step.name, did, *("" for _ in counted), f"{step.seconds:.2f}", "", step.total_rows or "")
@@ -60,7 +60,7 @@ def _row(step: Step, counted: Sequence[str]) -> tuple[object, ...]:
     return (step.name, did, *(getattr(flow, name) for name in counted), f"{step.seconds:.2f}", speed, step.total_rows)
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: RunRecord) -> float:
     if run.ended_at is None:
         return 0.0
     return (datetime.fromisoformat(run.ended_at) - datetime.fromisoformat(run.started_at)).total_seconds()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ml.models.evaluation import HIGHER_IS_BETTER, Evaluation
-from pipeline.core.definitions import Artifact, Bench, Verdict, names
+from pipeline.core.definitions import Artifact, BuildContext, Verdict, names
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.fingerprint import fingerprint, of_function
 from pipeline.core.functions import place_of
@@ -42,7 +42,7 @@ class Model(Artifact):
         """Call the function itself."""
         return self.function(*args, **tables)
 
-    def verdict(self, bench: Bench) -> Verdict | None:
+    def verdict(self, bench: BuildContext) -> Verdict | None:
         """Return what the store knows of just these rows and this definition: the champion's acceptance, or a refusal.
 
         A refused model is judged again once its rows or its definition change.
@@ -51,7 +51,7 @@ class Model(Artifact):
 
         return training.verdict(self, bench)
 
-    def build(self, bench: Bench) -> Verdict:
+    def build(self, bench: BuildContext) -> Verdict:
         """Train on the rows before the split, judge on the others, log the model, and say what became of it.
 
         An accepted model is registered under the definition's name and becomes its `champion`; of a refused one

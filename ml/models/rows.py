@@ -28,7 +28,7 @@ ARROW: dict[Kind, pa.DataType] = {
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledRows:
     """Features, and labels of 0 and 1, in the order of time."""
 
     features: pd.DataFrame
@@ -36,18 +36,18 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Split:
+class TrainTestSplit:
     """Labelled rows before and from the split on, and how many had no label or no time."""
 
-    train: Part
-    holdout: Part
+    train: LabelledRows
+    holdout: LabelledRows
     kinds: dict[str, Kind]
     rows: int
     unlabelled: int
     undated: int
 
 
-def split(table: pa.Table, view: FeatureView, evaluation: Evaluation, place: Place) -> Split:
+def split(table: pa.Table, view: FeatureView, evaluation: Evaluation, place: Place) -> TrainTestSplit:
     """Divide a view's rows by time; rows without a label or an event time are left out and counted.
 
     Raises `DefinitionError` when a column is not there or has a type no model takes, and `ModelError` when the
@@ -64,9 +64,9 @@ def split(table: pa.Table, view: FeatureView, evaluation: Evaluation, place: Pla
     train, holdout = ordered.filter(before), ordered.filter(pc.invert(before))
     _require_enough(train[evaluation.label], "training", evaluation, place)
     _require_enough(holdout[evaluation.label], "holdout", evaluation, place)
-    return Split(
-        train=Part(frame(train, kinds), train[evaluation.label].to_pandas()),
-        holdout=Part(frame(holdout, kinds), holdout[evaluation.label].to_pandas()),
+    return TrainTestSplit(
+        train=LabelledRows(frame(train, kinds), train[evaluation.label].to_pandas()),
+        holdout=LabelledRows(frame(holdout, kinds), holdout[evaluation.label].to_pandas()),
         kinds=kinds,
         rows=table.num_rows,
         unlabelled=label.null_count,

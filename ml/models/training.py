@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ml.features.view import FeatureView
 from ml.models.evaluation import baseline_probability, gate, measure
 from ml.models.registry import REFUSED, Origin, Registry, Trained
-from ml.models.rows import Part, Split, split
-from pipeline.core.definitions import Bench, Verdict
+from ml.models.rows import LabelledRows, TrainTestSplit, split
+from pipeline.core.definitions import BuildContext, Verdict
 from pipeline.core.errors import DefinitionError, ModelError, Place
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _ROWS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
 """The metrics that together count the rows of a view."""
 
 
-def verdict(model: Model, bench: Bench) -> Verdict | None:
+def verdict(model: Model, bench: BuildContext) -> Verdict | None:
     """Return the verdict on just these inputs and this definition, if there is one. See `Model.verdict`."""
     origin, store = _origin(model, bench), Registry(bench.store)
     if store.origin(model.name) == origin:
@@ -36,7 +36,7 @@ def verdict(model: Model, bench: Bench) -> Verdict | None:
     return None if refusal is None else replace(refusal, rows=int(sum(refusal.metrics.get(name, 0) for name in _ROWS)))
 
 
-def build(model: Model, bench: Bench) -> Verdict:
+def build(model: Model, bench: BuildContext) -> Verdict:
     """Train, judge and log a model; it becomes the champion when it passes its gate. See `Model.build`."""
     store = Registry(bench.store)
     store.require()  # before minutes of training are spent
@@ -63,7 +63,7 @@ def build(model: Model, bench: Bench) -> Verdict:
     return Verdict(accepted, reason, figures, uri, version, parts.rows)
 
 
-def feature_view(model: Model, bench: Bench) -> FeatureView:
+def feature_view(model: Model, bench: BuildContext) -> FeatureView:
     """Return the view a model learns from; raise `DefinitionError` when it is another kind of table."""
     found = bench.definition(model.view)
     if isinstance(found, FeatureView):
@@ -76,7 +76,7 @@ def feature_view(model: Model, bench: Bench) -> FeatureView:
     )
 
 
-def fitted(model: Model, train: Part) -> Any:
+def fitted(model: Model, train: LabelledRows) -> Any:
     """Return what the model's function makes of the training rows.
 
     Raises `ModelError` when it raises, or returns what cannot give probabilities.
@@ -118,18 +118,18 @@ def probability(estimator: Any, features: pd.DataFrame, place: Place | None = No
     return both[:, 1]
 
 
-def _judged(model: Model, estimator: Any, parts: Split) -> tuple[dict[str, float], dict[str, float]]:
+def _judged(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dict[str, float], dict[str, float]]:
     train, holdout = parts.train, parts.holdout
     label = holdout.label.to_numpy()
     simple = baseline_probability(train.features, train.label, holdout.features, model.evaluation.baseline)
     return measure(label, probability(estimator, holdout.features, model.place)), measure(label, simple)
 
 
-def _origin(model: Model, bench: Bench) -> Origin:
+def _origin(model: Model, bench: BuildContext) -> Origin:
     return Origin(model.fingerprint, {model.view: bench.version(model.view)})
 
 
-def _shares(parts: Split) -> dict[str, float]:
+def _shares(parts: TrainTestSplit) -> dict[str, float]:
     """Return the rows of each part and the share of label 1 in it, which drifts with the world."""
     return {
         "training_rows": float(len(parts.train.label)),
@@ -141,7 +141,7 @@ def _shares(parts: Split) -> dict[str, float]:
     }
 
 
-def _left_out(parts: Split, label: str) -> str:
+def _left_out(parts: TrainTestSplit, label: str) -> str:
     left = [(parts.unlabelled, f"without {label!r}"), (parts.undated, "without an event time")]
     return "".join(f"; {rows:,} rows {why} were left out" for rows, why in left if rows)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import duckdb
 
-from pipeline.batch.work import Work
+from pipeline.batch.work import TaskSpec
 from pipeline.core.errors import DefinitionError, StorageError
 from pipeline.kernel.engine import beyond_bounds, first_line
 
@@ -16,7 +16,7 @@ _VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutO
 
 
 @contextmanager
-def in_our_words(work: Work) -> Iterator[None]:
+def in_our_words(work: TaskSpec) -> Iterator[None]:
     """Raise what DuckDB raises as an error of ours that names the table and its place."""
     try:
         yield
@@ -43,7 +43,7 @@ def in_our_words(work: Work) -> Iterator[None]:
         ) from error
 
 
-def _of_values(work: Work, error: duckdb.Error) -> DefinitionError | StorageError:
+def _of_values(work: TaskSpec, error: duckdb.Error) -> DefinitionError | StorageError:
     if "parquet" in str(error).lower():
         return StorageError(
             f"table {work.table!r} cannot read its inputs",

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from pipeline.batch.validating_pass import stage_aside
-from pipeline.batch.work import Outcome, Split, Work
+from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.core.definitions import UNIQUE
 from pipeline.core.sources import POSITION, SOURCE
 from pipeline.core.staging import StagedFile
@@ -22,7 +22,7 @@ from pipeline.kernel.engine import connect, listed, literal, one, quoted
 _ROW = "file_row_number"
 
 
-def put_together(work: Work, outcomes: Sequence[Outcome]) -> Outcome | None:
+def put_together(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
     """Return the splits' outcomes as one, in their order, with the rows set aside whose key an earlier split has.
 
     Only files that hold such a row are written again. The rows set aside say where they came from when the table does.
@@ -58,7 +58,7 @@ def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:
     return any(later[0] <= earlier[1] for earlier, later in itertools.pairwise(ranges))
 
 
-def _find(con: duckdb.DuckDBPyConnection, work: Work, files: Sequence[StagedFile]) -> int:
+def _find(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile]) -> int:
     """Make the table `_losers` of the rows whose key comes earlier, and return how many there are."""
     key, scan = listed(work.key), work.stager.scan(files)
     con.execute(f"create temp table _shared as select {key} from {scan} group by {key} having count(*) > 1")
@@ -71,7 +71,7 @@ def _find(con: duckdb.DuckDBPyConnection, work: Work, files: Sequence[StagedFile
 
 
 def _written_again(
-    con: duckdb.DuckDBPyConnection, work: Work, files: Sequence[StagedFile], first: int
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile], first: int
 ) -> tuple[StagedFile, ...]:
     losing = {int(row[0]) for row in con.execute("select distinct _file from _losers").fetchall()}
     found: list[StagedFile] = []
@@ -84,7 +84,7 @@ def _written_again(
     return tuple(found)
 
 
-def _those(work: Work, whole: Outcome) -> str:
+def _those(work: TaskSpec, whole: Outcome) -> str:
     """Return the SELECT of the rows that are set aside, as the quarantine has them."""
     names = whole.schema.names
     source = SOURCE if SOURCE in names else "null::varchar"

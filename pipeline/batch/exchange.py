@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
-from pipeline.batch.executor import Layout, cut_splits
-from pipeline.batch.job import Job
+from pipeline.batch.executor import Executor, cut_splits
+from pipeline.batch.job import StepExecution
 from pipeline.batch.partial_aggregation import in_states
 from pipeline.batch.planning import EXPANSION, tree_of
-from pipeline.batch.row_producers import FromSql
-from pipeline.batch.shuffle_write import MOST_BUCKETS, Cut, by_bucket, run_cut
+from pipeline.batch.row_producers import SqlProducer
+from pipeline.batch.shuffle_write import MOST_BUCKETS, ShuffleSpec, by_bucket, run_cut
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange
@@ -28,13 +28,15 @@ _SKEWED = 2
 """A bucket this many times the mean is cut further, if the statement allows it."""
 
 
-def in_buckets(job: Job, chosen: Exchange, lake: Lake) -> Outcome:
+def in_buckets(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
     """Cut, then run the statement on each bucket, and put the answers together; `rows_in` counts each row once."""
     place = lake.scratch(job.order.run_id, job.order.definition.name)
     try:
         splits = _cut(job.telling(0, 0.5), chosen, place)
         limits = job.layout.limits(max(2, len(splits)))
-        work = replace(job.work, maker=replace(cast("FromSql", job.work.maker), text=chosen.statement), limits=limits)
+        work = replace(
+            job.work, maker=replace(cast("SqlProducer", job.work.maker), text=chosen.statement), limits=limits
+        )
         outcome = _answered(replace(job.telling(0.5, 1), work=work), chosen, splits, place)
     finally:
         place.clear()
@@ -42,20 +44,20 @@ def in_buckets(job: Job, chosen: Exchange, lake: Lake) -> Outcome:
     return replace(outcome, flow=replace(outcome.flow, rows_in=route.rows, bytes_in=route.size_bytes))
 
 
-def buckets_for(size_bytes: int, layout: Layout) -> int:
+def buckets_for(size_bytes: int, layout: Executor) -> int:
     """Return how many buckets let each be worked on within a task's share of memory, all slots busy."""
     share = layout.limits(layout.budget.slots).memory_bytes or size_bytes
     return min(MOST_BUCKETS, max(layout.budget.slots, -(-size_bytes * EXPANSION // share)))
 
 
-def _cut(job: Job, chosen: Exchange, place: Storage) -> list[Split]:
+def _cut(job: StepExecution, chosen: Exchange, place: Storage) -> list[Split]:
     order = job.order
     tree = tree_of(cast("Table", order.definition).transform)
     inputs = {name: order.scans[name] for name in chosen.keys}
     buckets = buckets_for(sum(scan.size_bytes for scan in inputs.values()), job.layout)
     found: dict[str, dict[int, Scan]] = {}
     for number, (name, scan) in enumerate(inputs.items()):
-        cut = Cut(
+        cut = ShuffleSpec(
             keys=chosen.keys[name],
             buckets=buckets,
             schema=scan.schema.select(needed(tree, name, scan.schema)),
@@ -68,7 +70,7 @@ def _cut(job: Job, chosen: Exchange, place: Storage) -> list[Split]:
     return _splits(job, chosen, found, buckets)
 
 
-def _splits(job: Job, chosen: Exchange, found: Mapping[str, Mapping[int, Scan]], buckets: int) -> list[Split]:
+def _splits(job: StepExecution, chosen: Exchange, found: Mapping[str, Mapping[int, Scan]], buckets: int) -> list[Split]:
     """Return a split for each bucket, or several for one with a hot key."""
     driving, scans = job.order.route.driving, job.order.scans
     sizes = [scan.size_bytes for scan in found.get(driving, {}).values()]
@@ -83,7 +85,7 @@ def _splits(job: Job, chosen: Exchange, found: Mapping[str, Mapping[int, Scan]],
     return splits
 
 
-def _answered(job: Job, chosen: Exchange, splits: Sequence[Split], place: Storage) -> Outcome:
+def _answered(job: StepExecution, chosen: Exchange, splits: Sequence[Split], place: Storage) -> Outcome:
     if chosen.merges:
         return in_states(job, splits) or job.alone(Split(0, job.order.scans[job.order.route.driving]))
     if chosen.finish is None:
@@ -92,5 +94,5 @@ def _answered(job: Job, chosen: Exchange, splits: Sequence[Split], place: Storag
     work = replace(job.work, stager=DeltaStager(kept, job.order.run_id), expectations=(), key=())
     answers = replace(job, work=work).made(splits)
     files = tuple(DataFile(f"{kept.uri}/{file.path}", file.rows, file.size_bytes) for file in answers.files)
-    outcome = job.alone(Split(0, Scan(answers.schema, files)), maker=FromSql(chosen.finish, BUCKETS, {}))
+    outcome = job.alone(Split(0, Scan(answers.schema, files)), maker=SqlProducer(chosen.finish, BUCKETS, {}))
     return replace(outcome, profile=answers.profile + outcome.profile)

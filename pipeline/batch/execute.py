@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import cast
 
 from pipeline.batch.exchange import in_buckets
-from pipeline.batch.executor import Tell, layout_of, splits_of, together
-from pipeline.batch.job import Job
+from pipeline.batch.executor import OnProgress, layout_of, splits_of, together
+from pipeline.batch.job import StepExecution
 from pipeline.batch.partial_aggregation import in_states
 from pipeline.batch.planning import exchanged
-from pipeline.batch.row_producers import FromArrow
-from pipeline.batch.step import Order, work_of
+from pipeline.batch.row_producers import ArrowProducer
+from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
 from pipeline.core.errors import SplitError
@@ -22,9 +22,9 @@ from pipeline.kernel.planner.exchange import Exchange
 from pipeline.lake import Lake
 
 
-def execute(order: Order, lake: Lake, settings: Settings, tell: Tell = lambda _: None) -> Outcome:
+def execute(order: StepSpec, lake: Lake, settings: Settings, tell: OnProgress = lambda _: None) -> Outcome:
     """Do a step and return what was staged; nothing is committed yet. `tell` hears which share of it is done."""
-    job = Job(order, work_of(order, lake, settings), layout_of(order, settings), tell)
+    job = StepExecution(order, work_of(order, lake, settings), layout_of(order, settings), tell)
     if order.is_dataset:
         return _dataset(job)
     if order.route.exchange is not None:
@@ -35,7 +35,7 @@ def execute(order: Order, lake: Lake, settings: Settings, tell: Tell = lambda _:
         return _in_splits(job, splits_of(order, job.layout, whole=True), lake)
 
 
-def _in_splits(job: Job, splits: Sequence[Split], lake: Lake) -> Outcome:
+def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outcome:
     if len(splits) == 1 and not job.layout.on_ray:
         return job.alone(splits[0])
     job = replace(job, work=replace(job.work, limits=job.layout.limits(len(splits))))
@@ -50,12 +50,12 @@ def _in_splits(job: Job, splits: Sequence[Split], lake: Lake) -> Outcome:
     return job.alone(together(job.order, splits))
 
 
-def _dataset(job: Job) -> Outcome:
+def _dataset(job: StepExecution) -> Outcome:
     from pipeline.batch.ray_executor import dataset_rows  # noqa: PLC0415 - importing Ray takes seconds
 
     order = job.order
     transform = cast("FunctionTransform", cast("Table", order.definition).transform)
     readers = dataset_rows(transform.function, {name: order.scans[name] for name in transform.inputs})
     for reader in readers:
-        return job.alone(Split(0), maker=FromArrow(reader, order.route.rows, order.route.size_bytes))
+        return job.alone(Split(0), maker=ArrowProducer(reader, order.route.rows, order.route.size_bytes))
     raise AssertionError("a dataset function gives one reader")

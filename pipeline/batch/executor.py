@@ -17,18 +17,18 @@ from pipeline.batch.splits import (
     splits_of_parts,
     splits_of_scan,
 )
-from pipeline.batch.step import Order
+from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Split
 from pipeline.core.settings import Settings
 from pipeline.kernel.budget import Budget, budget_here
 from pipeline.kernel.engine import Limits
 from pipeline.kernel.scan import Scan
 
-Tell = Callable[[float], None]
+OnProgress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Executor:
     """A place to work, and how much of it there is."""
 
     name: str
@@ -42,7 +42,7 @@ class Layout:
         """Return what each of so many tasks may take; one that works alone in this process takes all."""
         return self.budget.whole() if tasks == 1 and not self.on_ray else self.budget.part(tasks)
 
-    def run(self, task: Callable[..., Any], splits: Sequence[Split], tell: Tell) -> Iterator[tuple[Split, Any]]:
+    def run(self, task: Callable[..., Any], splits: Sequence[Split], tell: OnProgress) -> Iterator[tuple[Split, Any]]:
         """Run a task for every split, side by side, and yield each with what it gave, as they finish."""
         if not self.on_ray:
             yield from run_lanes(task, splits, self.budget.slots, tell)
@@ -56,7 +56,7 @@ class Layout:
             yield split, found
 
 
-def layout_of(order: Order, settings: Settings, *, starts: bool = True) -> Layout:
+def layout_of(order: StepSpec, settings: Settings, *, starts: bool = True) -> Executor:
     """Return where a step works: where its route says, with the budget of that place.
 
     Without `starts` no local cluster is started to ask it: it will have what this machine has.
@@ -64,16 +64,16 @@ def layout_of(order: Order, settings: Settings, *, starts: bool = True) -> Layou
     here, name = budget_here(settings.memory_bytes), order.definition.name
     on_ray = order.route.executor == "ray" and order.route.strategy != "gather" and not order.is_dataset
     if not on_ray or not (starts or settings.ray_address):
-        return Layout(name, here, here, on_ray)
+        return Executor(name, here, here, on_ray)
     from pipeline.batch.ray_executor import slots_there  # noqa: PLC0415 - importing Ray takes seconds
 
     there = slots_there()
     if settings.memory_bytes is not None:
         there = replace(there, memory_bytes=settings.memory_bytes)
-    return Layout(name, there, here, on_ray)
+    return Executor(name, there, here, on_ray)
 
 
-def splits_of(order: Order, layout: Layout, *, whole: bool = False) -> tuple[Split, ...]:
+def splits_of(order: StepSpec, layout: Executor, *, whole: bool = False) -> tuple[Split, ...]:
     """Cut a step's driving input into splits; with `whole`, no file of a source is cut."""
     strategy = order.route.strategy
     alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not order.parts)
@@ -85,11 +85,11 @@ def splits_of(order: Order, layout: Layout, *, whole: bool = False) -> tuple[Spl
     return (Split(0),) if driving is None else splits_of_scan(driving, slots)
 
 
-def cut_splits(scan: Scan, layout: Layout) -> tuple[Split, ...]:
+def cut_splits(scan: Scan, layout: Executor) -> tuple[Split, ...]:
     """Cut any input into splits."""
     return splits_of_scan(scan, Slots(layout.budget.slots))
 
 
-def together(order: Order, splits: Sequence[Split]) -> Split:
+def together(order: StepSpec, splits: Sequence[Split]) -> Split:
     """Return all splits as one."""
     return Split(0, order.scans.get(order.route.driving), tuple(part for split in splits for part in split.parts))

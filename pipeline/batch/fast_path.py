@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import duckdb
 
-from pipeline.batch.work import STOP, Made, Outcome, Split, Work
+from pipeline.batch.work import STOP, InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Flow, StagedFile
+from pipeline.core.staging import RowCounts, StagedFile
 from pipeline.kernel.checks import require_distinct
 from pipeline.kernel.engine import listed, literal, no_rows, one, quoted, schema_of
 from pipeline.kernel.profile import Profile, last_profile
 from pipeline.kernel.types import stored
 
 
-def clean(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) -> Outcome | None:
+def clean(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | None:
     """Stage a split's rows in one pass, or return `None` when anything about it is not as it should be.
 
     What was staged by then has the names that the careful way gives its files, which replace them.
@@ -27,7 +27,7 @@ def clean(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) 
         return None  # the careful way finds out what it is, and says so
 
 
-def _pass(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) -> Outcome | None:
+def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | None:
     found = schema_of(con, made.query if made.schema is None else no_rows(made.schema))
     require_distinct(found.names)
     schema = stored(Schema(tuple(c for c in found.columns if c.name not in made.hidden)))
@@ -44,24 +44,24 @@ def _pass(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) 
     if not is_whole(con, made, profile) or has_duplicates(con, work, files):
         return None
     rows = sum(file.rows for file in files)
-    flow = Flow(rows_in=made.rows_in, rows_made=rows, rows_out=rows, bytes_in=made.bytes_in)
+    flow = RowCounts(rows_in=made.rows_in, rows_made=rows, rows_out=rows, bytes_in=made.bytes_in)
     return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)
 
 
-def is_whole(con: duckdb.DuckDBPyConnection, made: Made, profile: Profile) -> bool:
+def is_whole(con: duckdb.DuckDBPyConnection, made: InputQuery, profile: Profile) -> bool:
     """Return whether the pass just done saw every record of the split, and none that is odd."""
     if made.scanned is not None and profile.scanned.get("READ_CSV", made.scanned) != made.scanned:
         return False
     return not any(one(con, odd)[0] for odd in made.oddities)
 
 
-def _guard(work: Work) -> str:
+def _guard(work: TaskSpec) -> str:
     """Return a filter that every row passes, or the statement ends."""
     holds = [f"({e.condition}\n)" for e in work.expectations if e.condition != "true"]
     return f" where case when {' and '.join(holds)} then true else error({literal(STOP)}) end" if holds else ""
 
 
-def has_duplicates(con: duckdb.DuckDBPyConnection, work: Work, files: tuple[StagedFile, ...]) -> bool:
+def has_duplicates(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: tuple[StagedFile, ...]) -> bool:
     """Return whether two staged rows share a key, or one has a key that came before."""
     if not work.key or not files:
         return False

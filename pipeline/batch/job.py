@@ -8,22 +8,22 @@ from functools import partial
 from typing import Any
 
 from pipeline.batch.duplicate_keys import put_together
-from pipeline.batch.executor import Layout, Tell, together
+from pipeline.batch.executor import Executor, OnProgress, together
 from pipeline.batch.retries import attempt
-from pipeline.batch.step import Order
+from pipeline.batch.step import StepSpec
 from pipeline.batch.task import run_task
-from pipeline.batch.work import Outcome, Split, Work
+from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.core.errors import SourceError, SplitError
 
 
 @dataclass(frozen=True)
-class Job:
+class StepExecution:
     """What the ways to do a step are given."""
 
-    order: Order
-    work: Work
-    layout: Layout
-    tell: Tell
+    order: StepSpec
+    work: TaskSpec
+    layout: Executor
+    tell: OnProgress
 
     def each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
         """Run a task for every split and return what each gave, in their order."""
@@ -45,6 +45,6 @@ class Job:
         whole = put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
         return self.alone(together(self.order, splits)) if whole is None else whole
 
-    def telling(self, begin: float, end: float) -> Job:
+    def telling(self, begin: float, end: float) -> StepExecution:
         """Return the job with its progress from 0 to 1 told as from `begin` to `end`."""
         return replace(self, tell=lambda share: self.tell(begin + (end - begin) * share))

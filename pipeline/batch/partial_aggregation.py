@@ -11,10 +11,10 @@ from typing import cast
 import pyarrow as pa
 from sqlglot import exp
 
-from pipeline.batch.job import Job
-from pipeline.batch.partial_task import States, run_states
+from pipeline.batch.job import StepExecution
+from pipeline.batch.partial_task import PartialStates, run_states
 from pipeline.batch.planning import tree_of
-from pipeline.batch.row_producers import FromArrow, FromSql
+from pipeline.batch.row_producers import ArrowProducer, SqlProducer
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
 from pipeline.kernel.aggregates.decomposition import STATES, take_apart
@@ -25,15 +25,15 @@ MOST_BYTES_IN_ALL = 1 << 30
 """The most states that are merged in one process."""
 
 
-def in_states(job: Job, splits: Sequence[Split]) -> Outcome | None:
+def in_states(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
     """Compute states per split, merge them in the order of the splits; the finished rows are judged as one split.
 
     Returns `None` when there are so many groups that their states would not fit: group them where their rows meet.
     """
-    order, maker = job.order, cast("FromSql", job.work.maker)
+    order, maker = job.order, cast("SqlProducer", job.work.maker)
     apart = take_apart(cast("exp.Select", tree_of(cast("Table", order.definition).transform)))
     task = replace(job.work, maker=replace(maker, text=apart.partial()))
-    found: list[States] = job.each(partial(run_states, task), splits)
+    found: list[PartialStates] = job.each(partial(run_states, task), splits)
     kept = [part.rows for part in found if part.rows is not None]
     if len(kept) < len(found) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
         return None
@@ -43,11 +43,11 @@ def in_states(job: Job, splits: Sequence[Split]) -> Outcome | None:
         register(con, {**inputs, order.route.driving: Scan(order.driving_schema)})
         answer = apart.answer(apart.types(con))
     rows_in, bytes_in = sum(p.rows_in for p in found), sum(p.bytes_in for p in found)
-    merger = FromArrow(states, rows_in, bytes_in, {STATES: states}, answer)
+    merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
     return _with_rejected(job.alone(Split(len(splits)), maker=merger), found)
 
 
-def _with_rejected(outcome: Outcome, found: Sequence[States]) -> Outcome:
+def _with_rejected(outcome: Outcome, found: Sequence[PartialStates]) -> Outcome:
     """Return the outcome with what the splits set aside before their rows became states."""
     rejected = sum(part.rejected for part in found)
     flow = replace(

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.batch.duckdb_errors import in_our_words
 from pipeline.batch.fast_path import is_whole
 from pipeline.batch.validating_pass import stage_rejected
-from pipeline.batch.work import Made, Split, Work
+from pipeline.batch.work import InputQuery, Split, TaskSpec
 from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import Stop, arrow_within, connect, watched
 from pipeline.kernel.profile import Profile, last_profile, start_profiling
@@ -22,7 +22,7 @@ MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class States:
+class PartialStates:
     """The states of one split, and what of it was set aside before: rows that no contract fits."""
 
     rows: pa.Table | None
@@ -35,8 +35,8 @@ class States:
 
 
 def run_states(
-    work: Work, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
-) -> States:
+    work: TaskSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+) -> PartialStates:
     """Compute a split's states; `work` makes the partial statement."""
     with in_our_words(work):
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
@@ -52,15 +52,17 @@ def run_states(
                 rows = arrow_within(con, made.query, MOST_BYTES)
                 profile = Profile() if rows is None else last_profile(con)
                 aside = stage_rejected(con, work, split, made)
-                return States(rows, made.rows_in, made.bytes_in, made.rejected, aside, profile)
+                return PartialStates(rows, made.rows_in, made.bytes_in, made.rejected, aside, profile)
 
 
-def _flowed(con: duckdb.DuckDBPyConnection, made: Made, tell: Callable[[float], None] | None) -> States | None:
+def _flowed(
+    con: duckdb.DuckDBPyConnection, made: InputQuery, tell: Callable[[float], None] | None
+) -> PartialStates | None:
     try:
         with nullcontext() if tell is None else watched(con, tell):
             rows = arrow_within(con, made.query, MOST_BYTES)
         if rows is None:
-            return States(None, made.rows_in, made.bytes_in, 0, (), Profile())
+            return PartialStates(None, made.rows_in, made.bytes_in, 0, (), Profile())
         profile = last_profile(con)
         if not is_whole(con, made, profile):
             return None
@@ -68,4 +70,4 @@ def _flowed(con: duckdb.DuckDBPyConnection, made: Made, tell: Callable[[float], 
         if made.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
             raise
         return None
-    return States(rows, made.rows_in, made.bytes_in, 0, (), profile)
+    return PartialStates(rows, made.rows_in, made.bytes_in, 0, (), profile)

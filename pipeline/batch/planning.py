@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
-from pipeline.core.definitions import Source, Stored, Table
-from pipeline.core.execution import Execution, Room
+from pipeline.core.definitions import Source, StoredDefinition, Table
+from pipeline.core.execution import Execution, ExecutionLimits
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.sources import Part
+from pipeline.core.sources import SourceSplit
 from pipeline.kernel.planner import provenance
 from pipeline.kernel.planner.exchange import Exchange, exchange
-from pipeline.kernel.planner.strategy import Plan, plan
+from pipeline.kernel.planner.strategy import StrategyChoice, plan
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.warehouse.modelling import FactTransform
 
-ANY_ROOM = Room()
+ANY_ROOM = ExecutionLimits()
 BROADCAST_BYTES = 128 << 20
 """An input of this size or more is not given whole to every split."""
 EXPANSION = 6
@@ -27,7 +27,7 @@ EXPANSION = 6
 
 
 @dataclass(frozen=True)
-class Route:
+class ExecutionPlan:
     """How a definition is computed: the strategy, where, and the reasons in words."""
 
     strategy: str
@@ -47,11 +47,11 @@ class Route:
 
 
 def route(
-    definition: Stored,
+    definition: StoredDefinition,
     scans: Mapping[str, Scan],
-    parts: Sequence[Part] = (),
-    room: Room = ANY_ROOM,
-) -> Route:
+    parts: Sequence[SourceSplit] = (),
+    room: ExecutionLimits = ANY_ROOM,
+) -> ExecutionPlan:
     """Choose the strategy for a table and where it runs; `scans` and `parts` are its inputs as they are read.
 
     Rows that have to meet by a key meet in this process when all inputs fit its memory, or when there is no cluster: the
@@ -60,12 +60,12 @@ def route(
     chosen = strategy(definition)
     if _is_dataset(definition):
         size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
-        return Route(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets are Ray's", rows, size)
+        return ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets are Ray's", rows, size)
     driving = scans.get(chosen.driving)
     size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
     executor, why = where(chosen.strategy, size, room)
-    found = Route(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
+    found = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
     whole = sum(scan.size_bytes for scan in scans.values())
     fits = room.memory_bytes is None or whole * EXPANSION <= room.memory_bytes
     here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
@@ -74,13 +74,13 @@ def route(
     return _in_buckets(definition, found, scans, "asked for" if room.execution == "ray" else _too_large(whole, room))
 
 
-def _meets(found: Route, scans: Mapping[str, Scan]) -> bool:
+def _meets(found: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
     """Return whether rows have to meet that no split has together, or each split would meet too many."""
     others = (scan.size_bytes for name, scan in scans.items() if name != found.driving)
     return found.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
 
 
-def exchanged(definition: Stored, scans: Mapping[str, Scan]) -> Exchange | str:
+def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchange | str:
     """Return how a table's statement runs in buckets of rows that meet, or why it cannot."""
     transform = definition.transform if isinstance(definition, Table) else None
     if not isinstance(transform, SqlTransform):
@@ -91,29 +91,31 @@ def exchanged(definition: Stored, scans: Mapping[str, Scan]) -> Exchange | str:
     return exchange(tree, schemas, sizes, BROADCAST_BYTES)
 
 
-def _in_buckets(definition: Stored, found: Route, scans: Mapping[str, Scan], why: str) -> Route:
+def _in_buckets(
+    definition: StoredDefinition, found: ExecutionPlan, scans: Mapping[str, Scan], why: str
+) -> ExecutionPlan:
     chosen = exchanged(definition, scans)
     if isinstance(chosen, str):
         return replace(found, reason=f"{found.reason}; {chosen}")
     return replace(found, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
 
 
-def _too_large(size_bytes: int, room: Room) -> str:
+def _too_large(size_bytes: int, room: ExecutionLimits) -> str:
     memory = (room.memory_bytes or 0) / 1e6
     return f"{size_bytes / 1e6:,.0f} MB of files do not fit {memory:,.0f} MB of memory when they meet"
 
 
-def source_route(definition: Source, parts: Sequence[Part], room: Room = ANY_ROOM) -> Route:
+def source_route(definition: Source, parts: Sequence[SourceSplit], room: ExecutionLimits = ANY_ROOM) -> ExecutionPlan:
     """Choose where a source's parts are read."""
     size = sum(part.size_bytes for part in parts)
     executor, why = where("files", size, room)
-    return Route("files", "", f"{definition.name!r} is read part by part", executor, why, 0, size)
+    return ExecutionPlan("files", "", f"{definition.name!r} is read part by part", executor, why, 0, size)
 
 
-def strategy(definition: Stored) -> Plan:
+def strategy(definition: StoredDefinition) -> StrategyChoice:
     """Choose the strategy from the definition alone."""
     if isinstance(definition, Source):
-        return Plan("blockwise", "", "file by file")
+        return StrategyChoice("blockwise", "", "file by file")
     if not isinstance(definition, Table):
         raise TypeError(type(definition).__name__)
     transform = definition.transform
@@ -123,32 +125,32 @@ def strategy(definition: Stored) -> Plan:
         return _of_fact(transform)
     if isinstance(transform, SqlTransform):
         return _planned(transform)
-    return Plan("gather", transform.inputs[0], "it remembers, so it looks at all rows in their order")
+    return StrategyChoice("gather", transform.inputs[0], "it remembers, so it looks at all rows in their order")
 
 
-def carries_place(definition: Stored, driving: str, columns: tuple[str, ...]) -> bool:
+def carries_place(definition: StoredDefinition, driving: str, columns: tuple[str, ...]) -> bool:
     """Return whether the rows of a table are judged with their place in the source, which says which is the first."""
     transform = definition.transform if isinstance(definition, Table) else None
     return isinstance(transform, SqlTransform) and provenance.carries_place(transform.tree, driving, columns)
 
 
-def _of_function(transform: FunctionTransform) -> Plan:
+def _of_function(transform: FunctionTransform) -> StrategyChoice:
     driving = transform.inputs[0]
     if transform.language == "dataset":
-        return Plan("gather", driving, "a function of whole datasets")
+        return StrategyChoice("gather", driving, "a function of whole datasets")
     others = [repr(name) for name in transform.inputs[1:]]
     if others:
-        return Plan("broadcast", driving, f"a function of blocks, with {', '.join(others)} whole")
-    return Plan("blockwise", driving, "a function of blocks")
+        return StrategyChoice("broadcast", driving, f"a function of blocks, with {', '.join(others)} whole")
+    return StrategyChoice("blockwise", driving, "a function of blocks")
 
 
 @functools.lru_cache(maxsize=1024)
-def _planned(transform: SqlTransform) -> Plan:
+def _planned(transform: SqlTransform) -> StrategyChoice:
     """Return the plan of a statement, which is asked for several times in a run."""
     return plan(transform.tree)
 
 
-def _is_dataset(definition: Stored) -> bool:
+def _is_dataset(definition: StoredDefinition) -> bool:
     transform = definition.transform if isinstance(definition, Table) else None
     return isinstance(transform, FunctionTransform) and transform.language == "dataset"
 
@@ -160,7 +162,7 @@ def tree_of(transform: object) -> exp.Query:
     return transform.tree
 
 
-def where(chosen: str, size_bytes: int, room: Room) -> tuple[Execution, str]:
+def where(chosen: str, size_bytes: int, room: ExecutionLimits) -> tuple[Execution, str]:
     """Choose between this process and Ray by what is asked for, the strategy and the size of the input."""
     size = f"{size_bytes / 1e6:,.1f} MB"
     if chosen == "gather":
@@ -174,7 +176,7 @@ def where(chosen: str, size_bytes: int, room: Room) -> tuple[Execution, str]:
     return "ray", f"{size} is {room.inline_bytes / 1e6:,.0f} MB or more"
 
 
-def _of_fact(transform: FactTransform) -> Plan:
+def _of_fact(transform: FactTransform) -> StrategyChoice:
     """A fact is planned like its whole statement: its SELECT, with the dimensions it looks up joined to it."""
     whole = _planned(transform)
     if whole.strategy == "broadcast" and transform.lookups:

@@ -36,7 +36,7 @@ MOST_TRIES = 3
 
 
 @dataclass(frozen=True)
-class Read:
+class RayTask:
     """What one read task does: the argument that `work` gets, and the rows and bytes that come of it, if known."""
 
     argument: Any
@@ -44,10 +44,10 @@ class Read:
     size_bytes: int | None = None
 
 
-class Splits(Datasource):
+class TaskDatasource(Datasource):
     """A Ray Data source with one read task per split; a task gives the Arrow block that `work` makes of it."""
 
-    def __init__(self, name: str, work: Callable[[Any], pa.Table], reads: Sequence[Read]) -> None:
+    def __init__(self, name: str, work: Callable[[Any], pa.Table], reads: Sequence[RayTask]) -> None:
         """Keep the work and its splits; nothing is read yet."""
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
         self._name = name
@@ -70,7 +70,7 @@ class Splits(Datasource):
         del parallelism, data_context
         return [self._task(read, per_task_row_limit) for read in self._reads]
 
-    def _task(self, read: Read, row_limit: int | None) -> ReadTask:
+    def _task(self, read: RayTask, row_limit: int | None) -> ReadTask:
         # Ray answers count() from the rows said here, without reading
         said = BlockMetadata(num_rows=read.rows, size_bytes=read.size_bytes, input_files=None, exec_stats=None)
         return ReadTask(partial(_blocks, self._work, read.argument), said, per_task_row_limit=row_limit)
@@ -98,8 +98,8 @@ def run_tasks(name: str, task: Callable[[Split], Any], splits: Sequence[Split]) 
     """
     with _cluster():
         size = sum(split.size_bytes for split in splits) // len(splits)
-        reads = [Read(split, rows=1, size_bytes=size) for split in splits]
-        source = Splits(name, partial(_pickled, cloudpickle.dumps(task)), reads)
+        reads = [RayTask(split, rows=1, size_bytes=size) for split in splits]
+        source = TaskDatasource(name, partial(_pickled, cloudpickle.dumps(task)), reads)
         found = ray.data.read_datasource(source, override_num_blocks=len(splits), num_cpus=1)
         for batch in found.iter_batches(batch_format="pyarrow", batch_size=None):
             for answer in batch.column("outcome").to_pylist():
@@ -190,8 +190,10 @@ def _together(name: str, files: Sequence[Path], schemas: Sequence[pa.Schema], pl
 
 
 def _dataset(name: str, scan: Scan, split_bytes: int) -> ray.data.Dataset:
-    reads = [Read(part, part.rows, part.size_bytes) for part in scan.splits(split_bytes)]
-    found: ray.data.Dataset = ray.data.read_datasource(Splits(name, _read, reads), override_num_blocks=len(reads))
+    reads = [RayTask(part, part.rows, part.size_bytes) for part in scan.splits(split_bytes)]
+    found: ray.data.Dataset = ray.data.read_datasource(
+        TaskDatasource(name, _read, reads), override_num_blocks=len(reads)
+    )
     return found
 
 

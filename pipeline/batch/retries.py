@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pipeline.batch.work import Split
-from pipeline.core.definitions import Stored
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import HeadwaterError, SourceError, SplitError, StorageError
 
 Task = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedTask:
     """What a task gave that could not read or write: it may, a second time."""
 
     error: HeadwaterError
 
 
-class Place(Protocol):
+class TaskRunner(Protocol):
     """Where tasks work."""
 
     def run(self, task: Task, splits: Sequence[Split], tell: Callable[[float], None]) -> Iterator[tuple[Split, Any]]:
@@ -28,17 +28,17 @@ class Place(Protocol):
 
 
 def tried(task: Callable[[], Any]) -> Any:
-    """Return what a task gives, or `Failed` for an error of reading or writing that may pass."""
+    """Return what a task gives, or `FailedTask` for an error of reading or writing that may pass."""
     try:
         return task()
     except SplitError:
         raise
     except (SourceError, StorageError) as error:
-        return Failed(error)
+        return FailedTask(error)
 
 
 def attempt(
-    definition: Stored, splits: Sequence[Split], place: Place, task: Task, tell: Callable[[float], None]
+    definition: StoredDefinition, splits: Sequence[Split], place: TaskRunner, task: Task, tell: Callable[[float], None]
 ) -> list[Any]:
     """Run all splits and return what each gave, in their order.
 
@@ -47,11 +47,11 @@ def attempt(
     """
     found = _run(splits, place, task, tell)
     for split in splits:
-        if not isinstance(found.get(split.index), Failed | None):
+        if not isinstance(found.get(split.index), FailedTask | None):
             continue
         found |= _run([replace(split, is_last_try=True)], place, task, tell)
         outcome = found.get(split.index)
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, FailedTask):
             raise outcome.error
         if outcome is None:
             raise StorageError(
@@ -63,5 +63,5 @@ def attempt(
     return [found[split.index] for split in splits]
 
 
-def _run(splits: Sequence[Split], place: Place, task: Task, tell: Callable[[float], None]) -> dict[int, Any]:
+def _run(splits: Sequence[Split], place: TaskRunner, task: Task, tell: Callable[[float], None]) -> dict[int, Any]:
     return {split.index: outcome for split, outcome in place.run(task, splits, tell)}

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.validating_pass import REJECTED
-from pipeline.batch.work import STOP, Made, Split
+from pipeline.batch.work import STOP, InputQuery, Split
 from pipeline.core.definitions import LogTransform, Transform
 from pipeline.core.errors import DefinitionError, Place, SchemaError, SourceError, SplitError
 from pipeline.core.event_time import EventTime
@@ -21,11 +21,11 @@ from pipeline.core.sources import (
     MISFIT,
     POSITION,
     SOURCE,
-    Flowing,
-    Part,
     PartReader,
     Scannable,
     ScannableTogether,
+    ScanQuery,
+    SourceSplit,
 )
 from pipeline.kernel.engine import arrow, empty, expect_columns, listed, literal, one, quoted
 from pipeline.kernel.frames import call
@@ -42,7 +42,7 @@ _READ = "_read_rows"
 
 
 @dataclass(frozen=True)
-class FromSource:
+class SourceProducer:
     """The rows of a source's parts, with their provenance."""
 
     reader: PartReader
@@ -54,7 +54,7 @@ class FromSource:
     """The source's, which may have to be made of a number."""
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Read the split's parts one after the other, with those rows set aside that do not fit."""
         expect_columns(con, len(self.schema.columns))
         con.register("_none", empty(con, self.all_columns))
@@ -64,7 +64,7 @@ class FromSource:
             con.execute(f"insert into {_READ} from _block")
             con.unregister("_block")
         good, bad = (one(con, f"select count(*) from {name}")[0] for name in (_READ, REJECTED))
-        yield Made(f"select * from {_READ}", rows_in=good + bad, bytes_in=split.size_bytes, rejected=bad)
+        yield InputQuery(f"select * from {_READ}", rows_in=good + bad, bytes_in=split.size_bytes, rejected=bad)
 
     def blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
         """Yield the rows of the parts, with their provenance, and keep those that do not fit in `_rejected`.
@@ -84,7 +84,7 @@ class FromSource:
             else:
                 yield from self._read(con, parts[0], split)
 
-    def _scanned(self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> pa.Table | None:
+    def _scanned(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> pa.Table | None:
         """Return the rows of parts that are scanned together, or `None` when anything about them is odd."""
         if not isinstance(self.reader, Scannable):
             return None
@@ -99,7 +99,7 @@ class FromSource:
         except (duckdb.Error, SourceError, SchemaError):
             return None  # reading the odd one by itself says what it is
 
-    def _read(self, con: duckdb.DuckDBPyConnection, part: Part, split: Split) -> Iterator[pa.Table]:
+    def _read(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, split: Split) -> Iterator[pa.Table]:
         """Yield the rows of a part, and keep those that do not fit in `_rejected`."""
         try:
             reading = self.reader.read(part, self._contract)
@@ -126,7 +126,7 @@ class FromSource:
         con.unregister("_bad")
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Let the split's parts flow one after the other, if each of them can; small ones together."""
         if split.is_last_try or not isinstance(self.reader, Scannable):
             yield None
@@ -139,7 +139,7 @@ class FromSource:
                 yield None
                 return
             rows = sum(flow.rows for flow in flows)
-            yield Made(
+            yield InputQuery(
                 " union all ".join(flow.query for flow in flows),
                 rows_in=rows,
                 bytes_in=split.size_bytes,
@@ -150,7 +150,7 @@ class FromSource:
             )
 
     @contextmanager
-    def _flow_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> Iterator[Flowing | None]:
+    def _flow_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> Iterator[ScanQuery | None]:
         """Yield parts as one query of all columns, which ends at a misfit."""
         if len(parts) > 1 and isinstance(self.reader, ScannableTogether):
             flow, source = self.reader.flow_together(con, parts, self._contract), SOURCE
@@ -170,11 +170,11 @@ class FromSource:
                 )
                 yield replace(scan, query=f"select {self._columns(source)} from {_held(query)}")
 
-    def groups(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
+    def groups(self, parts: Sequence[SourceSplit]) -> list[Sequence[SourceSplit]]:
         """Return the parts in their order, runs of small ones together up to a bound."""
         if not isinstance(self.reader, ScannableTogether):
             return [[part] for part in parts]
-        groups: list[list[Part]] = []
+        groups: list[list[SourceSplit]] = []
         room_files = room_bytes = 0
         for part in parts:
             if not self.reader.is_small(part):
@@ -214,7 +214,7 @@ class FromSource:
         return f"{', '.join(names)}, {source} as {SOURCE}, {POSITION}, {literal(self.at)}::timestamptz as {INGESTED_AT}"
 
 
-def _unreadable(part: Part, error: SourceError) -> SourceError:
+def _unreadable(part: SourceSplit, error: SourceError) -> SourceError:
     """Return the error with the stretch of the file that was read, where that is not all of it."""
     got = error.got if part.is_whole else f"{error.got or 'no more'}, in {part}"
     return SourceError(error.problem, got=got, do=error.do, place=error.place)
@@ -233,18 +233,18 @@ _PROVENANCE = Schema.of({SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TI
 
 
 @dataclass(frozen=True)
-class FromSql:
+class SqlProducer:
     """The rows of a statement over a split of its driving input and the whole of the others."""
 
     text: str
     driving: str
     others: Mapping[str, Scan]
     hidden: tuple[str, ...] = ()
-    source: FromSource | None = None
+    source: SourceProducer | None = None
     """What reads the driving input where that is a source which is not stored."""
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Make the inputs views and return the statement."""
         if self.source is None:
             yield self._over(con, split)
@@ -253,7 +253,7 @@ class FromSql:
             yield self._over_read(con, read)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same: a statement flows as its input does."""
         if self.source is None:
             yield self._over(con, split)
@@ -261,28 +261,28 @@ class FromSql:
         with self.source.flow(con, split) as read:
             yield None if read is None else self._over_read(con, read)
 
-    def _over(self, con: duckdb.DuckDBPyConnection, split: Split) -> Made:
+    def _over(self, con: duckdb.DuckDBPyConnection, split: Split) -> InputQuery:
         scan = split.scan or Scan(Schema(()))
         register(con, {**self.others, **split.beside, self.driving: scan})
-        return Made(self.text, rows_in=scan.rows, bytes_in=split.size_bytes, hidden=self.hidden)
+        return InputQuery(self.text, rows_in=scan.rows, bytes_in=split.size_bytes, hidden=self.hidden)
 
-    def _over_read(self, con: duckdb.DuckDBPyConnection, read: Made) -> Made:
+    def _over_read(self, con: duckdb.DuckDBPyConnection, read: InputQuery) -> InputQuery:
         register(con, self.others)
         con.execute(f"create temp view {quoted(self.driving)} as {read.query}")
         return replace(read, query=self.text, schema=None, hidden=self.hidden)
 
 
 @dataclass(frozen=True)
-class FromFunction:
+class FunctionProducer:
     """The rows of a function that is called block by block on its first input."""
 
     transform: FunctionTransform
     others: Mapping[str, Scan]
     place: Place
-    source: FromSource | None = None
+    source: SourceProducer | None = None
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Call the function on each block of the split and keep what it returns."""
         driving = self.transform.inputs[0]
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
@@ -300,9 +300,9 @@ class FromFunction:
                 con.execute(f"insert into {_ROWS} by name from _made_block")
             con.unregister("_made_block")
         bad = 0 if self.source is None else one(con, f"select count(*) from {REJECTED}")[0]
-        yield Made(f"select * from {_ROWS}", rows_in=rows_in + bad, bytes_in=split.size_bytes, rejected=bad)
+        yield InputQuery(f"select * from {_ROWS}", rows_in=rows_in + bad, bytes_in=split.size_bytes, rejected=bad)
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         """Do the same: a function's rows are kept either way, so that it is called once."""
         return self.make(con, split)
 
@@ -326,15 +326,15 @@ class FromFunction:
 
 
 @dataclass(frozen=True)
-class FromWhole:
+class WholeInputProducer:
     """The rows of a transform that is called once, with all rows of its inputs."""
 
     transform: Transform
     others: Mapping[str, Scan]
-    source: FromSource | None = None
+    source: SourceProducer | None = None
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Read the inputs, call the transform and keep what it returns."""
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         with self._driving(con, split) as read:
@@ -348,19 +348,19 @@ class FromWhole:
             return self.transform(**tables)
         return self.transform.over_log(tables, {self.transform.inputs[0]: self.source.schema.names})
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         """Do the same: what is returned is kept either way."""
         return self.make(con, split)
 
-    def _driving(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made]:
+    def _driving(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
         if self.source is not None:
             return self.source.make(con, split)
         scan = split.scan or Scan(Schema(()))
-        return nullcontext(Made(scan.query(), rows_in=scan.rows, bytes_in=split.size_bytes))
+        return nullcontext(InputQuery(scan.query(), rows_in=scan.rows, bytes_in=split.size_bytes))
 
 
 @dataclass(frozen=True)
-class FromArrow:
+class ArrowProducer:
     """The rows of a table or a stream of blocks that is here already."""
 
     rows: pa.Table | pa.RecordBatchReader
@@ -371,15 +371,15 @@ class FromArrow:
     hidden: tuple[str, ...] = ()
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Make the rows a view, whatever the split."""
         del split
         con.register("_given", self.rows)
         register(con, self.views)
-        yield Made(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in, hidden=self.hidden)
+        yield InputQuery(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in, hidden=self.hidden)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same for a table; a stream of blocks comes only once."""
         if isinstance(self.rows, pa.Table):
             with self.make(con, split) as made:

@@ -25,7 +25,7 @@ _BUCKET = "_headwater_bucket"
 
 
 @dataclass(frozen=True)
-class Cut:
+class ShuffleSpec:
     """How an input is cut: by which expressions, into how many buckets, which of its columns, and where to."""
 
     keys: tuple[str, ...]
@@ -39,24 +39,28 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class BucketFiles:
     """The files of one split by bucket."""
 
     files: tuple[tuple[int, DataFile], ...]
     profile: Profile
 
 
-def run_cut(cut: Cut, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None) -> Pieces:
+def run_cut(
+    cut: ShuffleSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+) -> BucketFiles:
     """Write a split's rows by bucket; done again, it writes the same files."""
     scan = split.scan or Scan(cut.schema)
     with connect(cut.limits, filesystem=cut.filesystem, stop=stop) as con:
         start_profiling(con)
         con.execute(f"set partitioned_write_max_open_files = {MOST_BUCKETS}")
         with nullcontext() if tell is None else watched(con, tell):
-            return Pieces(tuple(_written(con, cut, scan, split.index)), last_profile(con))
+            return BucketFiles(tuple(_written(con, cut, scan, split.index)), last_profile(con))
 
 
-def _written(con: duckdb.DuckDBPyConnection, cut: Cut, scan: Scan, index: int) -> Iterable[tuple[int, DataFile]]:
+def _written(
+    con: duckdb.DuckDBPyConnection, cut: ShuffleSpec, scan: Scan, index: int
+) -> Iterable[tuple[int, DataFile]]:
     if cut.filesystem is None:
         Path(cut.folder).mkdir(parents=True, exist_ok=True)
     rows = f"select {listed(cut.schema.names)}, {bucket_of(cut.keys, cut.buckets)} as {_BUCKET} from ({scan.query()})"
@@ -75,7 +79,7 @@ def _written(con: duckdb.DuckDBPyConnection, cut: Cut, scan: Scan, index: int) -
         yield int(told["partition_keys"][_BUCKET]), file
 
 
-def by_bucket(cut: Cut, pieces: Iterable[Pieces]) -> dict[int, Scan]:
+def by_bucket(cut: ShuffleSpec, pieces: Iterable[BucketFiles]) -> dict[int, Scan]:
     """Return each bucket's rows, of all splits in their order."""
     found: dict[int, list[DataFile]] = {}
     for piece in pieces:

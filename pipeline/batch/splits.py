@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pipeline.batch.work import Split
 from pipeline.core.processes import cores
-from pipeline.core.sources import Divisible, Part, Reader
+from pipeline.core.sources import Divisible, Reader, SourceSplit
 from pipeline.kernel.scan import Scan
 
 PART_BYTES = 128 << 20
@@ -46,19 +46,19 @@ def splits_of_scan(scan: Scan, slots: Slots) -> tuple[Split, ...]:
     return tuple(Split(n, replace(scan, files=tuple(files))) for n, files in enumerate(groups)) or (Split(0, scan),)
 
 
-def splits_of_parts(parts: Sequence[Part], slots: Slots) -> tuple[Split, ...]:
+def splits_of_parts(parts: Sequence[SourceSplit], slots: Slots) -> tuple[Split, ...]:
     """Return splits of a source's parts; always at least one."""
     total = sum(map(_weight, parts))
     groups = _even(parts, _weight, slots.target(total))
     return tuple(Split(n, parts=tuple(group)) for n, group in enumerate(groups)) or (Split(0),)
 
 
-def _weight(part: Part) -> int:
+def _weight(part: SourceSplit) -> int:
     """Return the work of a part in bytes: to open it is work, too."""
     return part.size_bytes + OPENING_BYTES
 
 
-def divided(reader: Reader, parts: Sequence[Part], target_bytes: int) -> list[Part]:
+def divided(reader: Reader, parts: Sequence[SourceSplit], target_bytes: int) -> list[SourceSplit]:
     """Cut planned parts where they are larger than that and the reader can; files are looked at side by side."""
     if not isinstance(reader, Divisible):
         return list(parts)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from pipeline.batch.planning import Route, carries_place
-from pipeline.batch.row_producers import FromFunction, FromSource, FromSql, FromWhole
-from pipeline.batch.work import Maker, Work
-from pipeline.core.definitions import Feed, Source, Stored, Table
+from pipeline.batch.planning import ExecutionPlan, carries_place
+from pipeline.batch.row_producers import FunctionProducer, SourceProducer, SqlProducer, WholeInputProducer
+from pipeline.batch.work import RowProducer, TaskSpec
+from pipeline.core.definitions import Feed, Source, StoredDefinition, Table
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Column, Schema
 from pipeline.core.settings import Settings
-from pipeline.core.sources import Part, Reader
+from pipeline.core.sources import Reader, SourceSplit
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.planner.projection import needed
@@ -24,15 +24,15 @@ from pipeline.lake import DeltaStager, Lake, Version
 
 
 @dataclass(frozen=True)
-class Order:
+class StepSpec:
     """What `execute` does."""
 
-    definition: Stored
-    route: Route
+    definition: StoredDefinition
+    route: ExecutionPlan
     scans: Mapping[str, Scan]
     run_id: str
     at: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SourceSplit, ...] = ()
     reader: Reader | None = None
     """For parts: what reads them."""
     schema: Schema | None = None
@@ -59,16 +59,16 @@ class Order:
     def driving_schema(self) -> Schema:
         """The columns of the driving input."""
         if self.feed is not None:
-            return FromSource(cast("Reader", self.reader), cast("Schema", self.schema), self.at).all_columns
+            return SourceProducer(cast("Reader", self.reader), cast("Schema", self.schema), self.at).all_columns
         return self.scans[self.route.driving].schema
 
 
-def work_of(order: Order, lake: Lake, settings: Settings, maker: Maker | None = None) -> Work:
+def work_of(order: StepSpec, lake: Lake, settings: Settings, maker: RowProducer | None = None) -> TaskSpec:
     """Return what a task needs to know for a step; rows come from `maker`, else as the definition says."""
     definition = order.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
     aside = lake.quarantine(definition.name)
-    return Work(
+    return TaskSpec(
         table=definition.name,
         place=definition.place,
         maker=_maker(order) if maker is None else maker,
@@ -91,7 +91,7 @@ def _loose(schema: Schema, named: set[str]) -> Schema:
     return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
 
 
-def _are_splits_ranked(order: Order) -> bool:
+def _are_splits_ranked(order: StepSpec) -> bool:
     """Return whether the step's splits are in the order of the places in the source that their rows carry."""
     places = [(part.piece.uri, part.begin) for part in order.parts]
     if order.reads is None or places != sorted(places):
@@ -101,13 +101,13 @@ def _are_splits_ranked(order: Order) -> bool:
     return order.route.splits_alone and carries_place(order.definition, order.route.driving, order.driving_schema.names)
 
 
-def _maker(order: Order) -> Maker:
+def _maker(order: StepSpec) -> RowProducer:
     definition = order.definition
     reads = order.reads
     source = None
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
-        source = FromSource(
+        source = SourceProducer(
             cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip, reads.event_time
         )
     if source is not None and reads is definition:
@@ -118,9 +118,9 @@ def _maker(order: Order) -> Maker:
         source = replace(source, schema=_loose(source.schema, named))
     others = {name: scan for name, scan in order.scans.items() if name != order.route.driving}
     if isinstance(transform, FunctionTransform):
-        return FromFunction(transform, others, definition.place, source)
+        return FunctionProducer(transform, others, definition.place, source)
     if not isinstance(transform, SqlTransform):
-        return FromWhole(transform, others, source)
+        return WholeInputProducer(transform, others, source)
     columns = {name: scan.schema.names for name, scan in order.scans.items()}
     tree = transform.tree_over({**columns, order.route.driving: order.driving_schema.names})
     tree = tree if order.feed is None else bare(tree, order.route.driving)
@@ -128,4 +128,4 @@ def _maker(order: Order) -> Maker:
     hidden: tuple[str, ...] = ()
     if order.route.splits_alone:
         text, hidden = carrying(tree, order.route.driving, order.driving_schema.names)
-    return FromSql(text, order.route.driving, others, hidden, source)
+    return SqlProducer(text, order.route.driving, others, hidden, source)

@@ -12,13 +12,13 @@ from contextlib import nullcontext
 from pipeline.batch.duckdb_errors import in_our_words
 from pipeline.batch.fast_path import clean
 from pipeline.batch.validating_pass import careful
-from pipeline.batch.work import Outcome, Split, Work
+from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.kernel.engine import Stop, connect, watched
 from pipeline.kernel.profile import start_profiling
 
 
 def run_task(
-    work: Work, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+    work: TaskSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> Outcome:
     """Do one split of a table's step; `tell`, if given, hears now and then which share of it is done.
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import duckdb
 
-from pipeline.batch.work import Made, Outcome, Split, Work
+from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.definitions import Action
 from pipeline.core.errors import DefinitionError, ExpectationError, OrderError, few
-from pipeline.core.staging import Flow, StagedFile
-from pipeline.kernel.checks import MADE, Marked, count_before, mark, mark_duplicates, mark_known, rank
+from pipeline.core.staging import RowCounts, StagedFile
+from pipeline.kernel.checks import MADE, MarkedRows, count_before, mark, mark_duplicates, mark_known, rank
 from pipeline.kernel.engine import arrow, listed, literal, schema_of, watched
 from pipeline.kernel.profile import last_profile
 from pipeline.kernel.types import stored
@@ -22,7 +22,11 @@ REJECTED = "_rejected"
 
 
 def careful(
-    con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made, tell: Callable[[float], None] | None = None
+    con: duckdb.DuckDBPyConnection,
+    work: TaskSpec,
+    split: Split,
+    made: InputQuery,
+    tell: Callable[[float], None] | None = None,
 ) -> Outcome:
     """Make, mark, judge and stage a split's rows.
 
@@ -41,14 +45,16 @@ def careful(
     return replace(outcome, checks=checks, profile=profile)
 
 
-def _staged(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made, marked: Marked) -> Outcome:
+def _staged(
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery, marked: MarkedRows
+) -> Outcome:
     rows, quarantined, dropped = marked.counts(con)
     found = schema_of(con, f"select {listed(marked.columns)} from {MADE}")
     schema = stored(found)
     casts = {c.name: c.type for c, before in zip(schema.columns, found.columns, strict=True) if c != before}
     files = work.stager.stage(con, marked.kept(casts), split.index, schema)
     queries = ([marked.aside()] if quarantined else []) + _rejected(made)
-    flow = Flow(
+    flow = RowCounts(
         rows_in=made.rows_in,
         rows_made=rows + made.rejected,
         rows_out=rows - quarantined - dropped,
@@ -59,17 +65,19 @@ def _staged(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made
     return Outcome(schema, flow, files, stage_aside(con, work, split, queries))
 
 
-def stage_rejected(con: duckdb.DuckDBPyConnection, work: Work, split: Split, made: Made) -> tuple[StagedFile, ...]:
+def stage_rejected(
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery
+) -> tuple[StagedFile, ...]:
     """Stage the rows that no contract fits, where nothing else of the split is set aside."""
     return stage_aside(con, work, split, _rejected(made))
 
 
-def _rejected(made: Made) -> list[str]:
+def _rejected(made: InputQuery) -> list[str]:
     return [f"select reasons, _source, _position, row from {REJECTED}"] if made.rejected else []
 
 
 def stage_aside(
-    con: duckdb.DuckDBPyConnection, work: Work, split: Split, queries: Sequence[str]
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, queries: Sequence[str]
 ) -> tuple[StagedFile, ...]:
     """Stage rows with `reasons`, `_source`, `_position` and `row` for the quarantine."""
     if not queries:
@@ -78,7 +86,7 @@ def stage_aside(
     return work.aside.stage(con, f"select *, {stamp} from ({' union all '.join(queries)})", split.index)
 
 
-def _refuse(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked, checks: Mapping[str, int]) -> None:
+def _refuse(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows, checks: Mapping[str, int]) -> None:
     for number, expectation in enumerate(marked.expectations):
         count = checks[expectation.name]
         if expectation.action is not Action.FAIL or not count:
@@ -93,7 +101,7 @@ def _refuse(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked, checks: 
         )
 
 
-def _mark_keys(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked) -> None:
+def _mark_keys(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows) -> None:
     hidden = tuple(name for name in marked.provenance if name not in marked.columns)
     mark_duplicates(con, marked, work.key, rank((*marked.columns, *hidden)) if work.is_ranked else "rowid")
     before = work.keys_before
@@ -108,7 +116,7 @@ def _mark_keys(con: duckdb.DuckDBPyConnection, work: Work, marked: Marked) -> No
         raise OrderError(f"new rows of table {work.table!r} may belong before rows with their key", place=work.place)
 
 
-def _require_key(work: Work, marked: Marked) -> None:
+def _require_key(work: TaskSpec, marked: MarkedRows) -> None:
     missing = [name for name in work.key if name not in marked.columns]
     if missing:
         raise DefinitionError(

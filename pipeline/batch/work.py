@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.core.definitions import Expectation
 from pipeline.core.errors import Place, SchemaError
 from pipeline.core.schema import Schema, compare
-from pipeline.core.sources import Part
-from pipeline.core.staging import Flow, StagedFile, Stager
+from pipeline.core.sources import SourceSplit
+from pipeline.core.staging import RowCounts, StagedFile, Stager
 from pipeline.kernel.engine import Limits, listed, literal
 from pipeline.kernel.profile import Profile
 from pipeline.kernel.scan import Scan
@@ -31,7 +31,7 @@ class Split:
 
     index: int
     scan: Scan | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SourceSplit, ...] = ()
     beside: Mapping[str, Scan] = field(default_factory=dict)
     """For a bucket: its rows of the other inputs that are cut like the driving one."""
     is_last_try: bool = False
@@ -51,7 +51,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Made:
+class InputQuery:
     """A query of the rows a split gives, not yet judged."""
 
     query: str
@@ -71,23 +71,23 @@ class Made:
     """Whether the query may run more than once, and the careful way too."""
 
 
-class Maker(Protocol):
+class RowProducer(Protocol):
     """Makes the rows of a split on a connection. Making a split twice gives the same rows."""
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
         """Prepare the inputs for the time of the context, the careful way, and return the query."""
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         """Do the same for one pass that keeps nothing, or return `None` where only the careful way will do."""
 
 
 @dataclass(frozen=True)
-class Work:
+class TaskSpec:
     """One table's step, complete: what a task needs to know, wherever it runs."""
 
     table: str
     place: Place
-    maker: Maker
+    maker: RowProducer
     stager: Stager
     aside: Stager
     run_id: str
@@ -121,7 +121,7 @@ class Outcome:
     """What a task did: files staged, rows counted, expectations judged."""
 
     schema: Schema
-    flow: Flow
+    flow: RowCounts
     files: tuple[StagedFile, ...] = ()
     aside: tuple[StagedFile, ...] = ()
     checks: Mapping[str, int] = field(default_factory=dict)

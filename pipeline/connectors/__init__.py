@@ -8,8 +8,8 @@ from pipeline.connectors.kafka import Kafka, kafka, to_kafka
 from pipeline.connectors.online_store import OnlineStore, to_online
 from pipeline.connectors.registry import connector
 from pipeline.connectors.replay import replay
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
-from pipeline.core.sources import Part, Piece
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
+from pipeline.core.sources import SourceObject, SourceSplit
 
 __all__ = [
     "UNBOUNDED",
@@ -19,9 +19,9 @@ __all__ = [
     "Files",
     "Kafka",
     "OnlineStore",
-    "Part",
-    "Piece",
-    "Plan",
+    "ReadPlan",
+    "SourceObject",
+    "SourceSplit",
     "connector",
     "files",
     "generate",

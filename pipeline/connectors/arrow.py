@@ -12,10 +12,10 @@ import pyarrow as pa
 from pipeline.connectors.contract import RAW, fit_types, hold, unknown
 from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.connectors.files.source import Files
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, NewColumns, Part, Piece, Reading
+from pipeline.core.sources import POSITION, NewColumns, ReadResult, SourceObject, SourceSplit
 from pipeline.kernel.engine import connect, quoted
 from pipeline.kernel.types import from_arrow
 
@@ -35,11 +35,11 @@ class ArrowReader(ABC):
         """A hash of the options that decide the rows; where the data is does not count."""
 
     @abstractmethod
-    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return what is new since a cursor, in a stable order; everything that is there now, without one."""
 
     @abstractmethod
-    def batches(self, part: Part) -> Iterator[pa.RecordBatch]:
+    def batches(self, part: SourceSplit) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a part; a part that is read again gives the same rows in the same order."""
 
     new_columns: NewColumns = "refuse"
@@ -51,20 +51,20 @@ class ArrowReader(ABC):
         object.__setattr__(found, "new_columns", new_columns)  # its dataclass is frozen, and not ours to add a field to
         return found
 
-    def beyond(self, part: Part, schema: Schema) -> Schema:
+    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a part's first batch that a contract does not have."""
         first = next(self.batches(part), None)
         found = Schema(()) if first is None else from_arrow(first.schema)
         return found.select(unknown(schema, found.names))
 
-    def schema(self, piece: Piece) -> Schema:
+    def schema(self, piece: SourceObject) -> Schema:
         """Return the columns of a piece's first batch; raise `SourceError` when there is none."""
-        first = next(self.batches(Part(piece)), None)
+        first = next(self.batches(SourceSplit(piece)), None)
         if first is None:
             raise SourceError("there are no rows to tell the columns by", do="give schema=", place=Place(piece.uri))
         return from_arrow(first.schema)
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows that fit the contract, and those that do not; raise `SchemaError` for other columns."""
         batches = self.batches(part)
         first = next(batches, None)
@@ -78,7 +78,7 @@ class ArrowReader(ABC):
             con.execute(f"create temp table {RAW} as select {numbered}, *{nothing} from _batches")
             return fit_types(con, schema, undeclared)
 
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+    def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again; positions are 1-based in `rows`."""
         return _ROWS_AS_JSON.parse(rows, schema)
 

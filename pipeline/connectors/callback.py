@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.errors import SinkError
-from pipeline.core.sinks import Delivery, Home, Position, is_there
+from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_there
 
 Function = Callable[[int, pa.Table], object]
 
@@ -27,7 +27,7 @@ class ToCallback:
     function: Function
     gone: Function | None = None
 
-    def open(self, home: Home) -> CallbackTarget:
+    def open(self, home: SinkContext) -> CallbackTarget:
         """Find how far it is: in a file of the project's folder for state."""
         return CallbackTarget(self, home.state / "sinks" / f"{home.env}.{home.sink}.json")
 
@@ -52,10 +52,10 @@ class CallbackTarget:
     to: ToCallback
     file: Path
 
-    def reached(self) -> Position | None:
+    def reached(self) -> SinkPosition | None:
         """Return the version in the file."""
         try:
-            return Position(**json.loads(self.file.read_text()))
+            return SinkPosition(**json.loads(self.file.read_text()))
         except FileNotFoundError:
             return None
 
@@ -95,7 +95,7 @@ class CallbackTarget:
                 do="it is called again",
             ) from error
 
-    def _note(self, position: Position) -> None:
+    def _note(self, position: SinkPosition) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         written = self.file.with_suffix(".new")
         with written.open("w") as file:

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors import nested_values, values
-from pipeline.connectors.values import Rule, Texts
+from pipeline.connectors.values import ConversionRule, TextTraits
 from pipeline.core.errors import NewColumnsError, Place, SchemaError, few
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import POSITION, PROVENANCE, NewColumns, Reading
+from pipeline.core.sources import POSITION, PROVENANCE, NewColumns, ReadResult
 from pipeline.kernel.engine import arrow, literal, quoted, schema_of
 
 RAW = "raw"
@@ -28,18 +28,18 @@ _ITEM = "item"
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellExpressions:
     """SQL for the raw value of each column, and the rule that converts it, given the names of that and of its cast."""
 
     came: Mapping[str, str]
-    rule: Callable[[Column, str, str], Rule]
+    rule: Callable[[Column, str, str], ConversionRule]
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawTable:
     """How to find things in the table `raw`: the cells, SQL for a whole row as text, and for no row."""
 
-    cells: Cells
+    cells: CellExpressions
     row: str
     bad: str = "false"
     why: str = "''"
@@ -101,32 +101,32 @@ def unknown(schema: Schema, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name.lower() not in known)
 
 
-def of_texts(came: Mapping[str, str], texts: Texts | None = None) -> Cells:
+def of_texts(came: Mapping[str, str], texts: TextTraits | None = None) -> CellExpressions:
     """Return cells of texts as they stand in a file, nested ones as DuckDB writes them."""
 
-    def rule(column: Column, text: str, cast: str) -> Rule:
+    def rule(column: Column, text: str, cast: str) -> ConversionRule:
         if values.is_nested(column.type):
-            return Rule(nested_values.of_text(column, text))
+            return ConversionRule(nested_values.of_text(column, text))
         return values.of_text(column, text, cast, texts)
 
-    return Cells(came, rule)
+    return CellExpressions(came, rule)
 
 
-def of_types(came: Mapping[str, str], kinds: Mapping[str, str]) -> Cells:
+def of_types(came: Mapping[str, str], kinds: Mapping[str, str]) -> CellExpressions:
     """Return cells of values that have a type already, by the column's name."""
 
-    def rule(column: Column, value: str, cast: str) -> Rule:
+    def rule(column: Column, value: str, cast: str) -> ConversionRule:
         del cast
         kind = kinds[column.name]
         if kind == "VARCHAR" and values.is_nested(column.type):
-            return Rule(nested_values.of_text(column, value))
+            return ConversionRule(nested_values.of_text(column, value))
         return values.of_type(column, value, kind)
 
-    return Cells(came, rule)
+    return CellExpressions(came, rule)
 
 
 @dataclass(frozen=True)
-class Names:
+class InternalNames:
     """The internal names for each column of a schema: they begin with more underscores than any column's name does."""
 
     came: tuple[str, ...]
@@ -134,20 +134,20 @@ class Names:
     value: tuple[str, ...]
 
     @classmethod
-    def of(cls, schema: Schema) -> Names:
+    def of(cls, schema: Schema) -> InternalNames:
         """Return the names for a schema's columns."""
         before = "_" * (2 + max((len(name) - len(name.lstrip("_")) for name in schema.names), default=0))
         numbers = range(len(schema.columns))
         return cls(*(tuple(f"{before}{kind}{i}" for i in numbers) for kind in ("t", "r", "v")))
 
-    def part(self, begin: int, count: int) -> Names:
+    def part(self, begin: int, count: int) -> InternalNames:
         """Return the names for some of the columns."""
-        return Names(*(names[begin : begin + count] for names in (self.came, self.cast, self.value)))
+        return InternalNames(*(names[begin : begin + count] for names in (self.came, self.cast, self.value)))
 
 
-def cast_cells(schema: Schema, cells: Cells, source: str) -> str:
+def cast_cells(schema: Schema, cells: CellExpressions, source: str) -> str:
     """Return a query of `source` to which what came for each column is added, and its cast."""
-    names = Names.of(schema)
+    names = InternalNames.of(schema)
     came = "".join(f", {cells.came[c.name]} as {name}" for c, name in zip(schema.columns, names.came, strict=True))
     cast = "".join(
         f", {rule.cast} as {name}" for rule, name in zip(_rules(schema, cells, names), names.cast, strict=True)
@@ -157,25 +157,25 @@ def cast_cells(schema: Schema, cells: Cells, source: str) -> str:
 
 def casts(schema: Schema) -> str:
     """Return the casts of `cast_cells` under the names of the columns."""
-    return _named(Names.of(schema).cast, schema)
+    return _named(InternalNames.of(schema).cast, schema)
 
 
 def values_of(schema: Schema) -> str:
     """Return the values of `checked` under the names of the columns."""
-    return _named(Names.of(schema).value, schema)
+    return _named(InternalNames.of(schema).value, schema)
 
 
 def _named(internal: tuple[str, ...], schema: Schema) -> str:
     return ", ".join(f"{name} as {quoted(own)}" for name, own in zip(internal, schema.names, strict=True))
 
 
-def any_misfit(schema: Schema, cells: Cells, names: Names | None = None) -> str:
+def any_misfit(schema: Schema, cells: CellExpressions, names: InternalNames | None = None) -> str:
     """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `fit`.
 
     Most rows pass all fast tests at once; only for another is each column looked at. `names` are those of the columns
     where `cast_cells` has more.
     """
-    names = names or Names.of(schema)
+    names = names or InternalNames.of(schema)
     rules = tuple(zip(schema.columns, names.came, names.cast, _rules(schema, cells, names), strict=True))
     lost = [
         f"({cast} is null and {came} is not null)"
@@ -184,7 +184,7 @@ def any_misfit(schema: Schema, cells: Cells, names: Names | None = None) -> str:
     ]
     alone = [(column, came, rule) for column, came, _, rule in rules if rule.fast is not None]
     if len(alone) >= _MANY:
-        groups: dict[tuple[str, str], list[tuple[Column, str, Rule]]] = {}
+        groups: dict[tuple[str, str], list[tuple[Column, str, ConversionRule]]] = {}
         for each in alone:
             groups.setdefault((each[0].type, _test_in_list(each[0], cells)), []).append(each)
         alone = [each for same in groups.values() if len(same) < _MANY for each in same]
@@ -199,25 +199,25 @@ def any_misfit(schema: Schema, cells: Cells, names: Names | None = None) -> str:
     return " or ".join(lost) or "false"
 
 
-def _test(came: str, rule: Rule) -> str:
+def _test(came: str, rule: ConversionRule) -> str:
     """Return SQL that is true where the cast is the value."""
     strict = f"coalesce({rule.strict}, false)"
     return f"case when {rule.fast} then true when {came} is null then true else {strict} end"
 
 
-def _test_in_list(column: Column, cells: Cells) -> str:
+def _test_in_list(column: Column, cells: CellExpressions) -> str:
     """Return `_test` of one of several values that came."""
     cast = cells.rule(column, _ITEM, "null").cast
     return _test(_ITEM, cells.rule(column, _ITEM, f"({cast})"))
 
 
-def _rules(schema: Schema, cells: Cells, names: Names) -> list[Rule]:
+def _rules(schema: Schema, cells: CellExpressions, names: InternalNames) -> list[ConversionRule]:
     return [cells.rule(*given) for given in zip(schema.columns, names.came, names.cast, strict=True)]
 
 
-def checked(schema: Schema, cells: Cells, source: str) -> str:
+def checked(schema: Schema, cells: CellExpressions, source: str) -> str:
     """Return a query that adds to `cast_cells` the value of each cell, null where it does not fit."""
-    names = Names.of(schema)
+    names = InternalNames.of(schema)
     rules = zip(_rules(schema, cells, names), names.cast, names.value, strict=True)
     kept = "".join(f", {rule.value(cast)} as {value}" for rule, cast, value in rules)
     return f"(select *{kept} from {cast_cells(schema, cells, source)})"
@@ -225,7 +225,7 @@ def checked(schema: Schema, cells: Cells, source: str) -> str:
 
 def unfit(schema: Schema) -> list[str]:
     """Return for each column SQL over `checked`, true where its value does not fit."""
-    names = Names.of(schema)
+    names = InternalNames.of(schema)
     return [f"{value} is null and {came} is not null" for value, came in zip(names.value, names.came, strict=True)]
 
 
@@ -236,7 +236,7 @@ def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
     """
     parts = [
         f"case when {test} then {values.reason(column, came)} end"
-        for column, test, came in zip(schema.columns, unfit(schema), Names.of(schema).came, strict=True)
+        for column, test, came in zip(schema.columns, unfit(schema), InternalNames.of(schema).came, strict=True)
     ]
     parts += [
         f"case when {value} is not null then {literal(f'column {name!r} is not in the contract: ')} || {value} end"
@@ -266,7 +266,7 @@ def read_once(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
 
 
 def judged(
-    con: duckdb.DuckDBPyConnection, schema: Schema, cells: Cells, source: str, undeclared: Mapping[str, str]
+    con: duckdb.DuckDBPyConnection, schema: Schema, cells: CellExpressions, source: str, undeclared: Mapping[str, str]
 ) -> tuple[pa.Table, pa.ChunkedArray]:
     """Return the values of a scan's rows in their order, and for each the reasons why it does not fit, or null.
 
@@ -285,7 +285,7 @@ def judged(
         if not pc.any(is_bad).as_py():
             continue
         came = ", ".join(f"{cells.came[name]} as {quoted(name)}" for name in some.names)
-        own, came_rows = Cells(_by_name(some.names), cells.rule), f"(select {came} from {scanned})"
+        own, came_rows = CellExpressions(_by_name(some.names), cells.rule), f"(select {came} from {scanned})"
         tests = arrow(con, f"select {_tests(some, own, 1)} from {cast_cells(some, own, came_rows)}").columns
         bad = Schema(tuple(c for c, test in zip(some.columns, tests, strict=True) if pc.any(test).as_py()))
         again = arrow(
@@ -299,9 +299,9 @@ def judged(
     return pa.table(columns, schema.names), _joined(con, reasons, len(columns[0]))
 
 
-def _tests(schema: Schema, cells: Cells, count: int) -> str:
+def _tests(schema: Schema, cells: CellExpressions, count: int) -> str:
     """Return `any_misfit` for so many columns, the next ones, and so on."""
-    names = Names.of(schema)
+    names = InternalNames.of(schema)
     begins = range(0, len(schema.columns), count)
     parts = ((Schema(schema.columns[begin : begin + count]), names.part(begin, count)) for begin in begins)
     return ", ".join(f"({any_misfit(part, cells, own)}) as bad{n}" for n, (part, own) in enumerate(parts))
@@ -323,7 +323,7 @@ def _joined(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedArray], 
     return found.column("why")
 
 
-def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
+def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable) -> ReadResult:
     """Hold the rows of `raw` to the contract; one with a value of which something would be lost is rejected."""
     con.execute(
         f"create or replace temp table {_CHECKED} as select *, case when {raw.bad} then {raw.why} "
@@ -335,7 +335,7 @@ def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw) -> Reading:
     rejected = arrow(
         con, f"select {POSITION}, reason, {raw.row} as row from {_CHECKED} where reason is not null order by {POSITION}"
     )
-    return Reading(rows, rejected.cast(REJECTED))
+    return ReadResult(rows, rejected.cast(REJECTED))
 
 
 def not_in_years(schema: Schema) -> str:
@@ -346,19 +346,19 @@ def not_in_years(schema: Schema) -> str:
     return f"coalesce({' or '.join(parts) or 'false'}, false)"
 
 
-def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()) -> Reading:
+def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()) -> ReadResult:
     """Hold the rows of `raw`, whose values have types already, to the contract; rejected ones are kept as JSON."""
     kinds = schema_of(con, f"from {RAW}").as_dict()
     came = _by_name(schema.names)
     packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in (*schema.names, *undeclared))
     row = f"to_json(struct_pack({packed}))::varchar"
     beyond = {name: f"{quoted(name)}::varchar" for name in undeclared}
-    return fit(con, schema, Raw(of_types(came, kinds), row, undeclared=beyond))
+    return fit(con, schema, RawTable(of_types(came, kinds), row, undeclared=beyond))
 
 
-def moved(reading: Reading, by: int) -> Reading:
+def moved(reading: ReadResult, by: int) -> ReadResult:
     """Return what was read with all positions greater by so much."""
-    return reading if by == 0 else Reading(_moved(reading.rows, by), _moved(reading.rejected, by))
+    return reading if by == 0 else ReadResult(_moved(reading.rows, by), _moved(reading.rejected, by))
 
 
 def _moved(rows: pa.Table, by: int) -> pa.Table:

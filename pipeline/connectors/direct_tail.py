@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from pipeline.core.errors import SourceError
-from pipeline.core.sources import Extent, Log, Part, PartReader, Ready
+from pipeline.core.sources import Extent, Log, PartReader, ReadyOffsets, SourceSplit
 
 MOST_ROWS = 1 << 18
 """The most offsets of a partition that are offered at a time, so that an epoch is bounded however much is behind."""
@@ -31,7 +31,7 @@ class DirectTail:
         self.taken = dict(self.offsets)
         require_held(self.offsets, self.log.extents())
 
-    def ready(self, timeout_s: float) -> Ready:
+    def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return what is there beyond what was read; wait for it if there is nothing."""
         give_up = time.monotonic() + timeout_s
         while True:
@@ -43,10 +43,10 @@ class DirectTail:
             rows = sum(until[uri] - offset for uri, offset in self.taken.items())
             ended = self.ends_at is not None and all(until[u] >= self.ends_at.get(u, 0) for u in until)
             if rows or ended or time.monotonic() >= give_up:
-                return Ready(until, rows, ended)
+                return ReadyOffsets(until, rows, ended)
             time.sleep(min(_LOOK_EVERY_S, max(give_up - time.monotonic(), 0)))
 
-    def reader(self, parts: Sequence[Part]) -> PartReader:
+    def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
         """Return the log, the parts noted as taken."""
         ends = {part.piece.uri: part.end for part in parts if part.end is not None}
         self.taken.update({uri: max(self.taken.get(uri, 0), end) for uri, end in ends.items()})

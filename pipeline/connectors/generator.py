@@ -13,11 +13,21 @@ import duckdb
 from pipeline.connectors.contract import REJECTED
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.log_batches import plan_log
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import RequestError, SourceError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, Extent, Flowing, Part, Piece, Reading, Tail, Traits
+from pipeline.core.sources import (
+    MISFIT,
+    POSITION,
+    Extent,
+    LogTraits,
+    ReadResult,
+    ScanQuery,
+    SourceObject,
+    SourceSplit,
+    Tail,
+)
 from pipeline.kernel.engine import arrow, connect, first_line, quoted, schema_of
 
 _ROW_BYTES = 64
@@ -43,15 +53,15 @@ class Generator:
         return fingerprint("generator", tuple(self.columns.items()), self.partitions, self.count)
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> LogTraits:
         """Partitions are independent of each other, and stay."""
-        return Traits()
+        return LogTraits()
 
-    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return ranges of the rows beyond the offsets of a cursor; `SourceError` where there is no end to them."""
         return plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
 
-    def schema(self, piece: Piece) -> Schema:
+    def schema(self, piece: SourceObject) -> Schema:
         """Return the columns with the types that the engine gives their expressions."""
         del piece
         with connect() as con:
@@ -60,16 +70,16 @@ class Generator:
             except duckdb.Error as error:
                 raise _unreadable(error) from error
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Make the rows of a range again."""
         with connect() as con, self.flow(con, part, schema) as flowing:
             if flowing is None:
                 raise AssertionError("a generator's rows always flow")
             rows = arrow(con, f"select * exclude ({MISFIT}) from ({flowing.query})")
-        return Reading(rows, REJECTED.empty_table())
+        return ReadResult(rows, REJECTED.empty_table())
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Give the rows of a range, in the contract's types."""
         number = int(part.piece.uri.rpartition("/")[2])
         end = self.extents()[part.piece.uri].end if part.end is None else part.end
@@ -80,7 +90,7 @@ class Generator:
             raise _unreadable(error) from error
         rows = self._rows(number, part.begin, end)
         query = f"select {columns}, {POSITION}, false as {MISFIT} from ({rows})"
-        yield Flowing(query, end - part.begin, "select 0")
+        yield ScanQuery(query, end - part.begin, "select 0")
 
     def extents(self) -> Mapping[str, Extent]:
         """Return what there is now."""

@@ -8,7 +8,16 @@ from typing import Any
 
 import duckdb
 
-from pipeline.connectors.contract import Cells, Names, any_misfit, cast_cells, checked, is_wide, some_at_once, unfit
+from pipeline.connectors.contract import (
+    CellExpressions,
+    InternalNames,
+    any_misfit,
+    cast_cells,
+    checked,
+    is_wide,
+    some_at_once,
+    unfit,
+)
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
@@ -33,7 +42,7 @@ class _Sample:
     """The rows that types have to hold: the cells and the source for some of their columns."""
 
     con: duckdb.DuckDBPyConnection
-    cells_of: Callable[[Schema], Cells]
+    cells_of: Callable[[Schema], CellExpressions]
     source: Callable[[Schema], str]
 
     def has_misfit(self, schema: Schema) -> bool:
@@ -53,7 +62,10 @@ class _Sample:
 
 
 def settled(
-    con: duckdb.DuckDBPyConnection, found: Schema, cells_of: Callable[[Schema], Cells], source: Callable[[Schema], str]
+    con: duckdb.DuckDBPyConnection,
+    found: Schema,
+    cells_of: Callable[[Schema], CellExpressions],
+    source: Callable[[Schema], str],
 ) -> Schema:
     """Return the columns with types that hold all values of a query, of those that come next to the ones that were found."""
     sample = _Sample(con, cells_of, source)
@@ -80,7 +92,7 @@ def _ambiguous(sample: _Sample, schema: Schema) -> dict[str, str]:
         pattern = literal(_EITHER)
         return [
             f"case when bool_and(regexp_full_match({came}, {pattern})) then any_value({came}) end"
-            for came in Names.of(some).came
+            for came in InternalNames.of(some).came
         ]
 
     return {

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from pipeline.core.cursors import Bound, Cursor, Gap, Plan
+from pipeline.core.cursors import Bound, Cursor, Gap, ReadPlan
 from pipeline.core.errors import SourceError
-from pipeline.core.sources import Extent, Part, Piece
+from pipeline.core.sources import Extent, SourceObject, SourceSplit
 
 KIND = "offsets"
 _PART_BYTES = 128 << 20
@@ -24,7 +24,7 @@ class _Log(Protocol):
 
 
 @dataclass(frozen=True)
-class _Consumed:
+class _ConsumedOffsets:
     """A partition as a cursor knows it: read from `begin`, to be read on from `next`."""
 
     begin: int
@@ -32,7 +32,7 @@ class _Consumed:
     stamp: str
 
 
-def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) -> Plan:
+def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) -> ReadPlan:
     """Plan what a log holds beyond a cursor: ranges of offsets of its partitions, one of each in turn.
 
     A partition that was made anew, or holds less than was read of it, has changed: all is to be read again. Raises
@@ -43,12 +43,12 @@ def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) 
     begins = {uri: max(known[uri].next, e.begin) if uri in known else e.begin for uri, e in held.items()}
     ends = _ends(log, held, begins, bound, row_bytes)
     consumed = {
-        uri: _Consumed(known[uri].begin if uri in known else begins[uri], end, held[uri].stamp)
+        uri: _ConsumedOffsets(known[uri].begin if uri in known else begins[uri], end, held[uri].stamp)
         for uri, end in ends.items()
     }
     count = sum(ends[uri] - begins[uri] for uri in held)
     has_more = any(ends[uri] < held[uri].end for uri in held)
-    return Plan(
+    return ReadPlan(
         parts=tuple(_parts(held, begins, ends, row_bytes)),
         cursor=_cursor({**known, **consumed}),
         new=f"{count:,} new offset{'s' * (count != 1)}{', more are left' * has_more}" if count else "",
@@ -93,7 +93,7 @@ def _most_rows(bound: Bound, row_bytes: int) -> int | None:
 
 def _parts(
     held: Mapping[str, Extent], begins: Mapping[str, int], ends: Mapping[str, int], row_bytes: int
-) -> Iterator[Part]:
+) -> Iterator[SourceSplit]:
     step = _PART_BYTES // row_bytes
     ranges = [
         [
@@ -105,19 +105,19 @@ def _parts(
     return (part for round_ in itertools.zip_longest(*ranges) for part in round_ if part is not None)
 
 
-def range_of(uri: str, stamp: str, begin: int, end: int, row_bytes: int) -> Part:
+def range_of(uri: str, stamp: str, begin: int, end: int, row_bytes: int) -> SourceSplit:
     """Return a range of a partition's offsets as a part; the end is exclusive."""
     size = (end - begin) * row_bytes
-    return Part(Piece(uri, size, stamp), begin, end, first=begin, planned_bytes=size)
+    return SourceSplit(SourceObject(uri, size, stamp), begin, end, first=begin, planned_bytes=size)
 
 
-def _change(uri: str, before: _Consumed, now: Extent) -> str:
+def _change(uri: str, before: _ConsumedOffsets, now: Extent) -> str:
     if now.stamp != before.stamp:
         return f"{uri} was deleted and created again"
     return f"{uri} holds less than was read of it" if now.end < before.next else ""
 
 
-def _loss(uri: str, before: _Consumed, now: Extent | None) -> str:
+def _loss(uri: str, before: _ConsumedOffsets, now: Extent | None) -> str:
     """Return which offsets that were read are there no more; empty when all are."""
     if before.begin == before.next:
         return ""
@@ -126,10 +126,10 @@ def _loss(uri: str, before: _Consumed, now: Extent | None) -> str:
     return str(Gap(uri, before.begin, min(now.begin, before.next))) if now.begin > before.begin else ""
 
 
-def _known(cursor: Cursor) -> dict[str, _Consumed]:
+def _known(cursor: Cursor) -> dict[str, _ConsumedOffsets]:
     partitions: Mapping[str, Any] = cursor.of_kind(KIND)["partitions"]
-    return {uri: _Consumed(*fields) for uri, fields in partitions.items()}
+    return {uri: _ConsumedOffsets(*fields) for uri, fields in partitions.items()}
 
 
-def _cursor(consumed: Mapping[str, _Consumed]) -> Cursor:
+def _cursor(consumed: Mapping[str, _ConsumedOffsets]) -> Cursor:
     return Cursor(KIND, {"partitions": {uri: [c.begin, c.next, c.stamp] for uri, c in sorted(consumed.items())}})

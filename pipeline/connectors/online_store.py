@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.connectors.json_rows import key_text, keys, texts
 from pipeline.core.definitions import names
 from pipeline.core.errors import SchemaError, SinkError
-from pipeline.core.sinks import Delivery, Home, Position, is_there, require_gone_by
+from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_there, require_gone_by
 from pipeline.kernel.engine import quoted
 
 _PATIENCE_S = 30.0
@@ -36,7 +36,7 @@ class ToOnline:
         """Return where the file is: below the folder for state, unless its path is absolute."""
         return state / self.path
 
-    def open(self, home: Home) -> OnlineTarget:
+    def open(self, home: SinkContext) -> OnlineTarget:
         """Open the file, or make it; raise `SinkError` when it is none of SQLite's."""
         return OnlineTarget(self.file(home.state), home.sink, self.key)
 
@@ -92,13 +92,13 @@ class OnlineTarget:
         except (sqlite3.Error, OSError) as error:
             raise self._refused(error) from error
 
-    def reached(self) -> Position | None:
+    def reached(self) -> SinkPosition | None:
         """Return the version in the file."""
         try:
             row = self._con.execute(f"select version, mark from {_REACHED} where sink = ?", [self._sink]).fetchone()
         except sqlite3.Error as error:
             raise self._refused(error) from error
-        return None if row is None else Position(*row)
+        return None if row is None else SinkPosition(*row)
 
     def write(self, delivery: Delivery) -> None:
         """Bring rows and version in, in one transaction; a delivery of the whole table takes the place of all rows."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.connectors.contract import REJECTED
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.log_batches import plan_log
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import DefinitionError, few
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
@@ -24,13 +24,13 @@ from pipeline.core.sources import (
     POSITION,
     PROVENANCE,
     Extent,
-    Flowing,
-    Part,
-    Piece,
-    Reading,
+    LogTraits,
+    ReadResult,
+    ScanQuery,
+    SourceObject,
+    SourceSplit,
     TableRows,
     Tail,
-    Traits,
 )
 from pipeline.kernel.engine import arrow, connect, listed, quoted
 from pipeline.kernel.types import from_arrow
@@ -97,11 +97,11 @@ class ReplayLog:
     began: float = field(default_factory=time.monotonic, compare=False)
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> LogTraits:
         """There is one partition, and it stays."""
-        return Traits()
+        return LogTraits()
 
-    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return the rows that are there beyond the offset of a cursor; all have changed when the table did."""
         found = plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
         if not found.changed:
@@ -118,21 +118,21 @@ class ReplayLog:
         """The only partition."""
         return f"replay://{self.replay.table}/{self.replay.fingerprint}"
 
-    def schema(self, piece: Piece) -> Schema:
+    def schema(self, piece: SourceObject) -> Schema:
         """Return the table's columns, without those that say where its rows came from."""
         del piece
         return from_arrow(self.rows.schema)
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows of a range."""
         with connect() as con, self.flow(con, part, schema) as flowing:
             if flowing is None:
                 raise AssertionError("rows that are here flow")
             rows = arrow(con, f"select * exclude ({MISFIT}) from ({flowing.query})")
-        return Reading(rows, REJECTED.empty_table())
+        return ReadResult(rows, REJECTED.empty_table())
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Give the rows of a range."""
         end = self.rows.num_rows if part.end is None else part.end
         name = f"_replayed_{part.begin}"
@@ -140,7 +140,9 @@ class ReplayLog:
         con.register(name, rows.append_column(POSITION, pa.array(range(part.begin, end), pa.int64())))
         columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in schema.columns)
         try:
-            yield Flowing(f"select {columns}, {POSITION}, false as {MISFIT} from {name}", end - part.begin, "select 0")
+            yield ScanQuery(
+                f"select {columns}, {POSITION}, false as {MISFIT} from {name}", end - part.begin, "select 0"
+            )
         finally:
             con.unregister(name)
 

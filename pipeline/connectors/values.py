@@ -1,6 +1,6 @@
 r"""How a value enters a typed column: whole, or not at all.
 
-A `Rule` is SQL that converts a raw value, to null where the type would keep less of it: not a fraction, not some digits,
+A `ConversionRule` is SQL that converts a raw value, to null where the type would keep less of it: not a fraction, not some digits,
 not a zone. It is the one rule for CSV, JSON, messages, Parquet and rows that are replayed; the page
 docs/values.md has it type by type.
 
@@ -48,7 +48,7 @@ _NEVER_TINY = 5
 
 
 @dataclass(frozen=True)
-class Reprinted:
+class ReprintedNumbers:
     """SQL about a record of JSON, whose numbers were parsed as reals and written again: whether one may have lost digits."""
 
     short: str
@@ -59,16 +59,16 @@ class Reprinted:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextTraits:
     """What is known of all texts of a file."""
 
     underscored: bool = True
     """Whether there may be an underscore in one, which DuckDB takes for a separator of digits."""
-    reprinted: Reprinted | None = None
+    reprinted: ReprintedNumbers | None = None
 
 
 @dataclass(frozen=True)
-class Rule:
+class ConversionRule:
     """SQL that converts a raw value. The cast is the value where one of the tests is true.
 
     Without tests it always is, and null for a misfit.
@@ -89,22 +89,22 @@ class Rule:
         return f"case when {self.fast} then {cast} when {self.strict} then {cast} else {self.fallback} end"
 
 
-def of_text(column: Column, text: str, cast: str, texts: Texts | None = None) -> Rule:
+def of_text(column: Column, text: str, cast: str, texts: TextTraits | None = None) -> ConversionRule:
     """Return the rule for a text; `cast` is the name of its cast."""
-    texts, casting = texts or Texts(), _cast(text, column)
+    texts, casting = texts or TextTraits(), _cast(text, column)
     fast = _fast(column, text, cast, texts)
     if fast is None:
-        return Rule(casting)
+        return ConversionRule(casting)
     strict, is_exact = _strict(column, text, cast), _is_exact(column.type)
     if column.type.startswith("TIMESTAMP"):
-        return Rule(casting, fast, strict, _on_the_hour(column, text))
+        return ConversionRule(casting, fast, strict, _on_the_hour(column, text))
     if texts.reprinted is not None and (is_exact or column.type in _REALS):
         cut = texts.reprinted.any if is_exact else f"({cast} = 0 and {texts.reprinted.any})"
-        return Rule(casting, fast, f"({strict}) and not {cut}")
+        return ConversionRule(casting, fast, f"({strict}) and not {cut}")
     if not is_exact or column.is_inferred:
-        return Rule(casting, fast, strict)
+        return ConversionRule(casting, fast, strict)
     written = f"case when {_strict(column, 'y', _cast('y', column))} then {_cast('y', column)} end"
-    return Rule(casting, fast, strict, f"list_transform([{_written_out(text)}], lambda y: {written})[1]")
+    return ConversionRule(casting, fast, strict, f"list_transform([{_written_out(text)}], lambda y: {written})[1]")
 
 
 def value_of(column: Column, text: str) -> str:
@@ -114,23 +114,23 @@ def value_of(column: Column, text: str) -> str:
     )
 
 
-def of_scanned_date(date: str) -> Rule:
+def of_scanned_date(date: str) -> ConversionRule:
     """Return the rule for a date that DuckDB's CSV reader parsed with `dateformat`, which is strict but for two cases.
 
     It takes two digits for a year, and words such as `infinity` for the first day of 1900.
     """
-    return Rule(date, f"{date} between '1000-01-01' and '9999-12-31' and {date} <> '1900-01-01'")
+    return ConversionRule(date, f"{date} between '1000-01-01' and '9999-12-31' and {date} <> '1900-01-01'")
 
 
-def of_type(column: Column, value: str, kind: str) -> Rule:
+def of_type(column: Column, value: str, kind: str) -> ConversionRule:
     """Return the rule for a value of the DuckDB type `kind`: it would come back from the column as it was."""
     if kind == "VARCHAR":
-        return Rule(value_of(column, value))
+        return ConversionRule(value_of(column, value))
     if kind == "TIMESTAMPTZ" and column.type.startswith(("TIMESTAMP", "DATE", "TIME")) and column.type != kind:
-        return Rule(f"null::{column.type}")  # its zone would be lost
+        return ConversionRule(f"null::{column.type}")  # its zone would be lost
     cast = _cast(value, column)
     same = f"{value} is not distinct from try_cast({cast} as {kind})"
-    return Rule(f"case when {' and '.join([same, *in_years(column, cast)])} then {cast} end")
+    return ConversionRule(f"case when {' and '.join([same, *in_years(column, cast)])} then {cast} end")
 
 
 def _cast(text: str, column: Column) -> str:
@@ -160,7 +160,7 @@ def not_of(column: Column) -> str:
     return f"column {column.name!r} is not {column.type}: "
 
 
-def _fast(column: Column, text: str, cast: str, texts: Texts) -> str | None:
+def _fast(column: Column, text: str, cast: str, texts: TextTraits) -> str | None:
     """Return SQL that is true only where the cast lost nothing; None where a cast never does."""
     kind = column.type
     if _is_exact(kind):
@@ -178,7 +178,7 @@ def _fast(column: Column, text: str, cast: str, texts: Texts) -> str | None:
     return "false" if kind in _TIMES or kind == "INTERVAL" else None
 
 
-def _fast_number(column: Column, text: str, cast: str, texts: Texts) -> str:
+def _fast_number(column: Column, text: str, cast: str, texts: TextTraits) -> str:
     """Return the test for integers and decimals: written again it is the text, or it has just its places, or is short."""
     decimal, again = decimal_of(column.type), f"{cast}::varchar = {text}"
     if decimal is None:
@@ -197,7 +197,7 @@ def _fast_number(column: Column, text: str, cast: str, texts: Texts) -> str:
     )
 
 
-def _no_tiny(text: str, cast: str, texts: Texts) -> str:
+def _no_tiny(text: str, cast: str, texts: TextTraits) -> str:
     """Return the test that a number is zero only if it was written so, and not with an exponent that made it vanish."""
     if texts.reprinted is None:
         return f"({cast} <> 0 or strlen({text}) <= {_NEVER_TINY})"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.errors import StorageError
 
 if TYPE_CHECKING:
-    from pipeline.core.sources import Part
+    from pipeline.core.sources import SourceSplit
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReadPlan:
     """What of a source is to be read next, and the cursor that stands for having read it."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[SourceSplit, ...]
     """In a stable order; empty when nothing is new."""
     cursor: Cursor
     """How far the source is consumed once the rows of all parts are committed."""

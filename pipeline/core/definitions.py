@@ -147,7 +147,7 @@ class Definition(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored(Definition):
+class StoredDefinition(Definition):
     """A definition whose product is a table in the lake."""
 
     layer: Layer
@@ -161,7 +161,7 @@ class Stored(Definition):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(Stored):
+class Source(StoredDefinition):
     """Where data enters: a reader, and the contract its rows are held to."""
 
     reader: Reader | OverTables
@@ -227,7 +227,7 @@ class Feed(Definition):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Stored):
+class Table(StoredDefinition):
     """A table made from other tables. Calling it runs its transform on in-memory tables."""
 
     transform: Transform
@@ -272,7 +272,7 @@ class Verdict:
     rows: int = 0
 
 
-class Bench(Protocol):
+class BuildContext(Protocol):
     """What an artifact is built on: its inputs and where its product is kept."""
 
     @property
@@ -298,11 +298,11 @@ class Artifact(Definition):
     """A definition whose product is not a table, for example a model."""
 
     @abstractmethod
-    def verdict(self, bench: Bench) -> Verdict | None:
+    def verdict(self, bench: BuildContext) -> Verdict | None:
         """Return the verdict on just these inputs and this definition, or `None` when there is none yet."""
 
     @abstractmethod
-    def build(self, bench: Bench) -> Verdict:
+    def build(self, bench: BuildContext) -> Verdict:
         """Make the product, judge it, keep it if it is good enough, and say so."""
 
 

@@ -19,7 +19,7 @@ BEGINNING, END = -(1 << 62), 1 << 62
 
 
 @dataclass(frozen=True)
-class Seen:
+class PartitionProgress:
     """What is known of a partition: its latest event time, if a row came, and when the last one came, by the clock."""
 
     latest: int | None
@@ -29,11 +29,11 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Reached:
+class InputProgress:
     """How far a streamed input is: the offset of each partition that comes next, and its event time."""
 
     offsets: Mapping[str, int] = field(default_factory=dict)
-    partitions: Mapping[str, Seen] = field(default_factory=dict)
+    partitions: Mapping[str, PartitionProgress] = field(default_factory=dict)
     watermark: int = BEGINNING
     began: Mapping[str, int] = field(default_factory=dict)
     """The offset of each partition at which the stream began to read it."""
@@ -42,13 +42,13 @@ class Reached:
     is_idle: bool = False
     """Whether none of its partitions holds the watermark back."""
 
-    def beginning(self, offsets: Mapping[str, int], stamps: Mapping[str, str]) -> Reached:
+    def beginning(self, offsets: Mapping[str, int], stamps: Mapping[str, str]) -> InputProgress:
         """Return it with these offsets; a partition that was not known begins there, and has that stamp."""
         return replace(self, offsets=dict(offsets), began={**offsets, **self.began}, stamps={**stamps, **self.stamps})
 
 
 @dataclass(frozen=True)
-class Segment:
+class StateSegment:
     """A stretch of a state file: rows of a table that came, or the numbers of rows that went."""
 
     table: str
@@ -66,7 +66,7 @@ class StateFile:
     shard: int
     is_base: bool
     sha256: str
-    segments: Sequence[Segment] = ()
+    segments: Sequence[StateSegment] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -79,7 +79,7 @@ class Epoch:
     """A stream at one of its commits."""
 
     number: int
-    inputs: Mapping[str, Reached]
+    inputs: Mapping[str, InputProgress]
     """By the name of the streamed input."""
     identity: StateIdentity | None = None
     """What its state is by its definition; None for a stream without state."""
@@ -111,9 +111,9 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
     advice = "upgrade Headwater, or make the table anew: headwater stream --from earliest"
     require_known(version, FORMAT_VERSION, "the state of a stream", advice)
     inputs = {
-        name: Reached(
+        name: InputProgress(
             offsets=given["offsets"],
-            partitions={uri: Seen(**seen) for uri, seen in given["partitions"].items()},
+            partitions={uri: PartitionProgress(**seen) for uri, seen in given["partitions"].items()},
             watermark=given["watermark"],
             began=given["began"],
             stamps=given["stamps"],
@@ -122,7 +122,7 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
         for name, given in parts["inputs"].items()
     }
     state = tuple(
-        StateFile(**{**file, "segments": tuple(Segment(**segment) for segment in file["segments"])})
+        StateFile(**{**file, "segments": tuple(StateSegment(**segment) for segment in file["segments"])})
         for file in parts["state"]
     )
     identity = identity_of(parts.get("identity"))

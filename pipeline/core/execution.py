@@ -11,7 +11,7 @@ that `RAY_ADDRESS` names from `inline_bytes` of input on, else inline, which tak
 
 
 @dataclass(frozen=True)
-class Room:
+class ExecutionLimits:
     """What a step may use: where it is asked to run, what is small enough to stay here, and the memory of a run here."""
 
     execution: Execution = "auto"

@@ -39,11 +39,11 @@ def of_function(function: Callable[..., Any]) -> str:
     """
     inner = inspect.unwrap(function)
     file = Path(inner.__code__.co_filename) if isinstance(inner, FunctionType) else None
-    return fingerprint(_Walk(file, {}).canonical(function))
+    return fingerprint(_FunctionWalk(file, {}).canonical(function))
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _FunctionWalk:
     """One way through what a function uses: where the function is written, and what was met already."""
 
     file: Path | None
@@ -181,6 +181,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 def _compiled(code: CodeType) -> object:
     """Return what a lambda, or a function without a source, does; another Python version may compile it otherwise."""
     constants = [
-        _compiled(part) if isinstance(part, CodeType) else _Walk(None, {}).canonical(part) for part in code.co_consts
+        _compiled(part) if isinstance(part, CodeType) else _FunctionWalk(None, {}).canonical(part)
+        for part in code.co_consts
     ]
     return (code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.core.definitions import Definition, Feed, Stored, Table
+from pipeline.core.definitions import Definition, Feed, StoredDefinition, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.sinks import Sink
 
@@ -111,7 +111,7 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
         if isinstance(found, Feed):
             if found.event_time is None or isinstance(definition, Sink):  # what is streamed is read row by row
                 _check_feed(definition, name)
-        elif not isinstance(found, Stored):
+        elif not isinstance(found, StoredDefinition):
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is not a table",
                 do="read a source or a table",

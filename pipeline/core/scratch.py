@@ -59,21 +59,21 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ScratchFolder:
     """Where this process keeps its temporary files, and how much an engine may spill there."""
 
     project: Path | None = None
     spill_bytes: int | None = None
 
 
-_place = _Place()
+_place = _ScratchFolder()
 _made: set[tuple[int, Path]] = set()
 
 
 def work_for(project: Path, spill_bytes: int | None = None) -> None:
     """Keep the temporary files of this process below a project's folder from now on."""
     global _place  # noqa: PLW0603 - a process has one place for its files, wherever in it they are made
-    _place = _Place(project, spill_bytes)
+    _place = _ScratchFolder(project, spill_bytes)
 
 
 def base() -> Path:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Position:
+class SinkPosition:
     """A version of a table. A table that was removed and made again has the numbers, but not the marks."""
 
     version: int
@@ -35,8 +35,8 @@ class Delivery:
     longer are: of a table with a key, those whose key is no more; of another, all of them.
     """
 
-    to: Position
-    since: Position | None
+    to: SinkPosition
+    since: SinkPosition | None
     """How far the target has to be for this to come next; `None`: it has nothing yet."""
     rows: pa.RecordBatchReader
     """Read once, in the order of the table's files."""
@@ -50,7 +50,7 @@ class Delivery:
 class Target(Protocol):
     """A place that deliveries are written to, one after the other, by one writer. After an error it is opened anew."""
 
-    def reached(self) -> Position | None:
+    def reached(self) -> SinkPosition | None:
         """Return the last version that is surely there; `None` when nothing is."""
 
     def write(self, delivery: Delivery) -> None:
@@ -65,7 +65,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class Home:
+class SinkContext:
     """Whose target it is: the sink in its project, and the folder for what is kept on this machine."""
 
     project: str
@@ -82,7 +82,7 @@ class Home:
 class Destination(Protocol):
     """What a definition says of its target; nothing is opened before rows are sent."""
 
-    def open(self, home: Home) -> Target:
+    def open(self, home: SinkContext) -> Target:
         """Open the target; raise `SinkError` when it cannot be."""
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ def sink(of: str, *, to: Destination, description: str = "") -> Sink:
     return Sink(place=place, description=description or f"to {to}", table=of, to=to)
 
 
-def is_there(delivery: Delivery, reached: Position | None) -> bool:
+def is_there(delivery: Delivery, reached: SinkPosition | None) -> bool:
     """Return whether a target at a position has a delivery; raise `ConflictError` when it neither has it nor comes next."""
     if reached == delivery.to:
         return True
@@ -150,5 +150,5 @@ def require_gone_by(key: tuple[str, ...], delivery: Delivery) -> None:
         )
 
 
-def _words(position: Position | None) -> str:
+def _words(position: SinkPosition | None) -> str:
     return "its beginning" if position is None else f"version {position.version}"

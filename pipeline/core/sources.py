@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Schema
 
@@ -25,7 +25,7 @@ PROVENANCE = (SOURCE, POSITION, INGESTED_AT)
 
 
 @dataclass(frozen=True)
-class Piece:
+class SourceObject:
     """An object of a source: a file, a partition, a page. `stamp` changes when its content does."""
 
     uri: str
@@ -34,10 +34,10 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Part:
+class SourceSplit:
     """A stretch of a piece that can be read by itself: bytes from line end to line end, or rows of whole row groups."""
 
-    piece: Piece
+    piece: SourceObject
     begin: int = 0
     """The first byte (CSV, NDJSON) or the first row (Parquet), from 0."""
     end: int | None = None
@@ -66,7 +66,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadResult:
     """What came out of a piece: rows that fit the schema, with `_position`, and those that did not.
 
     `rejected` has the columns `position` (BIGINT), `reason` and `row` (the text as it stood in the file).
@@ -77,7 +77,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Flowing:
+class ScanQuery:
     """A part as a query that gives its rows once, in order, on the connection it was made for, with one thread.
 
     It is the truth only when all of this holds after it ran; else the part is to be `read`:
@@ -96,7 +96,7 @@ class Flowing:
 class PartReader(Protocol):
     """What reads parts that were planned."""
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the part's rows as `schema`, at their positions in the piece.
 
         Raises `SchemaError` when its columns are others, and `SplitError` when only the whole piece can be read: then
@@ -116,13 +116,13 @@ class Reader(PartReader, Protocol):
     def fingerprint(self) -> str:
         """A hash of the options that decide the rows; where the data is does not count."""
 
-    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return what is new since a cursor, in a stable order; everything that is there now, without one.
 
         Raises `SourceError` when nothing is there to be read, and for a source that does not answer.
         """
 
-    def schema(self, piece: Piece) -> Schema:
+    def schema(self, piece: SourceObject) -> Schema:
         """Return the columns of a piece with their inferred types; raise `SourceError` when it has none."""
 
 
@@ -130,7 +130,7 @@ class Reader(PartReader, Protocol):
 class Divisible(Protocol):
     """A reader whose parts can be divided further, at byte ranges for example."""
 
-    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
+    def parts(self, piece: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
         """Return stretches of about `target_bytes` that together, in order, are the piece; one where it cannot be cut."""
 
 
@@ -139,8 +139,8 @@ class Scannable(Protocol):
     """A reader whose parts DuckDB can scan by itself, which is the fast path."""
 
     def flow(
-        self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema
-    ) -> AbstractContextManager[Flowing | None]:
+        self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema
+    ) -> AbstractContextManager[ScanQuery | None]:
         """Return the part as a query that can be run inside the context; None: it can only be `read`.
 
         Raises as `read` does for other columns and for a file that is not there.
@@ -151,12 +151,12 @@ class Scannable(Protocol):
 class ScannableTogether(Protocol):
     """A reader that DuckDB can scan many small parts of at once: a scan for each costs more than their rows."""
 
-    def is_small(self, part: Part) -> bool:
+    def is_small(self, part: SourceSplit) -> bool:
         """Return whether a part is scanned with others rather than by itself."""
 
     def flow_together(
-        self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part], schema: Schema
-    ) -> AbstractContextManager[Flowing | None]:
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
+    ) -> AbstractContextManager[ScanQuery | None]:
         """Return small parts as one query, in their order, whose rows also have `_source`.
 
         None when one of them can only be read by itself. Raises as `read` does for other columns and for a file that is
@@ -168,7 +168,7 @@ class ScannableTogether(Protocol):
 class Reparsable(Protocol):
     """A reader that can read rejected rows again, which the replay of a quarantine needs."""
 
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+    def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`."""
 
 
@@ -184,7 +184,7 @@ class Evolvable(Protocol):
     def evolving(self, new_columns: NewColumns) -> Reader:
         """Return the reader for a source that does this."""
 
-    def beyond(self, part: Part, schema: Schema) -> Schema:
+    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a part that a contract does not have, with types inferred from the part."""
 
 
@@ -243,7 +243,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyOffsets:
     """What a tail can give without waiting: up to which offset of each partition, and whether more can ever come."""
 
     offsets: Mapping[str, int]
@@ -254,7 +254,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Traits:
+class LogTraits:
     """What a stream has to know of a log, beside how it is read."""
 
     has_whole_partitions: bool = False
@@ -267,14 +267,14 @@ class Traits:
 
 @runtime_checkable
 class Log(Protocol):
-    """What has no end. A piece is a partition, a part a range of its offsets: `Part(piece, begin, end)`.
+    """What has no end. A piece is a partition, a part a range of its offsets: `SourceSplit(piece, begin, end)`.
 
     The record at an offset is always the same one, so that a range that is read again gives the same rows. Offsets
     grow and may have gaps. `_position` is a record's offset, `_source` its partition's URI.
     """
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> LogTraits:
         """What differs from other logs."""
 
     def extents(self) -> Mapping[str, Extent]:
@@ -290,10 +290,10 @@ class Log(Protocol):
 class Tail(Protocol):
     """What reads partitions of a log on and on: it fetches ahead of what is taken from it, up to a bound of its own."""
 
-    def ready(self, timeout_s: float) -> Ready:
+    def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return what can be taken, at once if there is more than was taken last, else when that comes or time is up."""
 
-    def reader(self, parts: Sequence[Part]) -> PartReader:
+    def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
         """Return what reads and flows these parts, which are ready, from memory; from now on they count as taken."""
 
     def add(self, offsets: Mapping[str, int]) -> None:

@@ -56,7 +56,7 @@ class Stager(Protocol):
 
 
 @dataclass(frozen=True)
-class Flow:
+class RowCounts:
     """The rows of one step: `rows_made = rows_out + quarantined + dropped + superseded + deletes`; none is uncounted.
 
     `rows_in` counts what was read from the driving input, `late` what a stream took too late for its window. For a
@@ -78,10 +78,10 @@ class Flow:
         """The rows made of which nothing is known: 0, or there is a mistake in Headwater."""
         return self.rows_made - self.rows_out - self.quarantined - self.dropped - self.superseded - self.deletes
 
-    def __add__(self, other: Flow) -> Flow:
+    def __add__(self, other: RowCounts) -> RowCounts:
         """Return the sum, field by field."""
         ours, theirs = asdict(self), asdict(other)
-        return Flow(**{name: ours[name] + theirs[name] for name in ours})
+        return RowCounts(**{name: ours[name] + theirs[name] for name in ours})
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Manifest:
     """How far the source that it reads is consumed."""
     gaps: Sequence[Gap] = ()
     """What of the source was lost before it was read, as the user accepted."""
-    flow: Flow = field(default_factory=Flow)
+    flow: RowCounts = field(default_factory=RowCounts)
     checks: Mapping[str, int] = field(default_factory=dict)
     """Violations by expectation."""
     aside: Sequence[StagedFile] = ()
@@ -133,7 +133,7 @@ class Manifest:
         parts["aside"] = tuple(StagedFile(**file) for file in parts["aside"])
         parts["backfilled"] = tuple(parts["backfilled"])
         parts["tombstones"] = tuple(StagedFile(**file) for file in parts["tombstones"])
-        parts["flow"] = Flow(**parts["flow"])
+        parts["flow"] = RowCounts(**parts["flow"])
         parts["epoch"] = None if parts["epoch"] is None else epoch_of(parts["epoch"])
         return cls(**parts)
 

@@ -1,6 +1,17 @@
 """Catalog, lineage and leases."""
 
-from pipeline.governance.catalog import Catalog, Check, Filled, Made, Run, Step
-from pipeline.governance.leases import Holder, Lease, Leases, this_process
+from pipeline.governance.catalog import BackfillRecord, Catalog, CheckRecord, RunRecord, StepRecord, VersionRecord
+from pipeline.governance.leases import Lease, LeaseHolder, Leases, this_process
 
-__all__ = ["Catalog", "Check", "Filled", "Holder", "Lease", "Leases", "Made", "Run", "Step", "this_process"]
+__all__ = [
+    "BackfillRecord",
+    "Catalog",
+    "CheckRecord",
+    "Lease",
+    "LeaseHolder",
+    "Leases",
+    "RunRecord",
+    "StepRecord",
+    "VersionRecord",
+    "this_process",
+]

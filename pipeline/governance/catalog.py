@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from pipeline.core.definitions import Action, Verdict
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Flow
+from pipeline.core.staging import RowCounts
 from pipeline.governance.revisions import bring_up_to_date
 
 METADATA = sa.MetaData()
@@ -51,7 +51,7 @@ _STEPS = sa.Table(
     sa.Column("version", sa.BigInteger),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("total_rows", sa.BigInteger, nullable=False),
-    *(sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in asdict(Flow())),
+    *(sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in asdict(RowCounts())),
 )
 _CHECKS = sa.Table(
     "checks",
@@ -116,7 +116,7 @@ FAILED = ("failed", "upstream_failed")
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckRecord:
     """How often an expectation was violated among the rows that were made."""
 
     expectation: str
@@ -127,7 +127,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepRecord:
     """What a run did with one definition."""
 
     name: str
@@ -142,8 +142,8 @@ class Step:
     version: int | None = None
     seconds: float = 0.0
     total_rows: int = 0
-    flow: Flow = field(default_factory=Flow)
-    checks: Sequence[Check] = ()
+    flow: RowCounts = field(default_factory=RowCounts)
+    checks: Sequence[CheckRecord] = ()
     verdict: Verdict | None = None
 
     @property
@@ -163,7 +163,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A run and its steps, in the order they were done."""
 
     run_id: str
@@ -174,11 +174,11 @@ class Run:
     status: str
     """`running`, `done`, `failed` or `refused`; a run that was killed stays `running`."""
     error: str | None
-    steps: Sequence[Step] = ()
+    steps: Sequence[StepRecord] = ()
 
 
 @dataclass(frozen=True)
-class Made:
+class VersionRecord:
     """A version of a table: when, by which run, from which versions of its inputs."""
 
     name: str
@@ -193,7 +193,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Filled:
+class BackfillRecord:
     """What a backfill last did with a partition of a table; `error` is `None` when it was done."""
 
     name: str
@@ -222,7 +222,7 @@ class Catalog:
                 self._engine.dispose()
                 self._engine = None
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunRecord) -> None:
         """Record that a run has started."""
         with self.transaction() as connection:
             connection.execute(_RUNS.insert().values(_plain(run, "steps")))
@@ -233,7 +233,7 @@ class Catalog:
             found = _RUNS.update().where(_RUNS.c.run_id == run_id)
             connection.execute(found.values(ended_at=at, status=status, error=error))
 
-    def record(self, run_id: str, step: Step) -> None:
+    def record(self, run_id: str, step: StepRecord) -> None:
         """Record a step with its checks and verdict, in place of an earlier record of it."""
         with self.transaction() as connection:
             for table in (_STEPS, _CHECKS, _VERDICTS):
@@ -248,7 +248,7 @@ class Catalog:
                 row["metrics_json"] = json.dumps(dict(row.pop("metrics")))
                 connection.execute(_VERDICTS.insert().values(row))
 
-    def keep(self, made: Made) -> None:
+    def keep(self, made: VersionRecord) -> None:
         """Record a version and its lineage, in place of an earlier record of it."""
         with self.transaction() as connection:
             for table in (_VERSIONS, _LINEAGE):
@@ -260,7 +260,7 @@ class Catalog:
                 row = {"name": made.name, "version": made.version, "input": name, "input_version": version}
                 connection.execute(_LINEAGE.insert().values(row))
 
-    def fill(self, filled: Filled) -> None:
+    def fill(self, filled: BackfillRecord) -> None:
         """Record what became of a partition, in place of an earlier record of it."""
         with self.transaction() as connection:
             row = {**_plain(filled, "partition"), "partition_json": json.dumps(filled.partition)}
@@ -268,20 +268,20 @@ class Catalog:
             connection.execute(_PARTITIONS.delete().where(*same))
             connection.execute(_PARTITIONS.insert().values(row))
 
-    def filled(self, name: str) -> tuple[Filled, ...]:
+    def filled(self, name: str) -> tuple[BackfillRecord, ...]:
         """Return what backfills last did with each partition of a table, in no order."""
         with self.transaction() as connection:
             rows = connection.execute(_PARTITIONS.select().where(_PARTITIONS.c.name == name)).mappings().all()
             found = [dict(row) for row in rows]
-            return tuple(Filled(partition=json.loads(row.pop("partition_json")), **row) for row in found)
+            return tuple(BackfillRecord(partition=json.loads(row.pop("partition_json")), **row) for row in found)
 
-    def runs(self, limit: int = 20) -> tuple[Run, ...]:
+    def runs(self, limit: int = 20) -> tuple[RunRecord, ...]:
         """Return the newest runs, newest first, without their steps."""
         with self.transaction() as connection:
             rows = connection.execute(_RUNS.select().order_by(_RUNS.c.started_at.desc()).limit(limit))
-            return tuple(Run(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
+            return tuple(RunRecord(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
 
-    def run(self, run_id: str | None = None) -> Run | None:
+    def run(self, run_id: str | None = None) -> RunRecord | None:
         """Return a run with its steps, the newest without a `run_id`; `None` when there is none."""
         with self.transaction() as connection:
             query = _RUNS.select().order_by(_RUNS.c.started_at.desc()).limit(1)
@@ -291,9 +291,9 @@ class Catalog:
             if row is None:
                 return None
             found = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-            return Run(**found, steps=_steps(connection, found["run_id"]))
+            return RunRecord(**found, steps=_steps(connection, found["run_id"]))
 
-    def last_step(self, name: str) -> Step | None:
+    def last_step(self, name: str) -> StepRecord | None:
         """Return the newest step of a definition that did something."""
         with self.transaction() as connection:
             query = sa.select(_STEPS.c.run_id).join(_RUNS, _RUNS.c.run_id == _STEPS.c.run_id)
@@ -303,7 +303,7 @@ class Catalog:
                 return None
             return next(step for step in _steps(connection, row[0]) if step.name == name)
 
-    def versions(self, name: str) -> tuple[Made, ...]:
+    def versions(self, name: str) -> tuple[VersionRecord, ...]:
         """Return the recorded versions of a table, newest first, with the versions they were made from."""
         with self.transaction() as connection:
             rows = connection.execute(
@@ -353,7 +353,7 @@ def _plain(value: Any, *without: str) -> dict[str, Any]:
     return {name: part for name, part in vars(value).items() if name not in without}
 
 
-def _steps(connection: sa.Connection, run_id: str) -> tuple[Step, ...]:
+def _steps(connection: sa.Connection, run_id: str) -> tuple[StepRecord, ...]:
     def rows(table: sa.Table) -> Sequence[sa.RowMapping]:
         return connection.execute(table.select().where(table.c.run_id == run_id)).mappings().all()
 
@@ -361,16 +361,16 @@ def _steps(connection: sa.Connection, run_id: str) -> tuple[Step, ...]:
     return tuple(_step(dict(row), checks, verdicts) for row in sorted(rows(_STEPS), key=lambda row: int(row["number"])))
 
 
-def _step(row: dict[str, Any], checks: Sequence[sa.RowMapping], verdicts: Sequence[sa.RowMapping]) -> Step:
+def _step(row: dict[str, Any], checks: Sequence[sa.RowMapping], verdicts: Sequence[sa.RowMapping]) -> StepRecord:
     del row["run_id"]
-    flow = Flow(**{name: row.pop(name) for name in asdict(Flow())})
+    flow = RowCounts(**{name: row.pop(name) for name in asdict(RowCounts())})
     found = tuple(
-        Check(c["expectation"], c["condition"], Action(c["action"]), c["rows"], c["violations"])
+        CheckRecord(c["expectation"], c["condition"], Action(c["action"]), c["rows"], c["violations"])
         for c in checks
         if c["name"] == row["name"]
     )
     verdict = next((_verdict(v) for v in verdicts if v["name"] == row["name"]), None)
-    return Step(**row, flow=flow, checks=found, verdict=verdict)
+    return StepRecord(**row, flow=flow, checks=found, verdict=verdict)
 
 
 def _verdict(row: sa.RowMapping) -> Verdict:
@@ -384,7 +384,7 @@ def _verdict(row: sa.RowMapping) -> Verdict:
     )
 
 
-def _made(row: dict[str, Any], edges: Sequence[sa.RowMapping]) -> Made:
+def _made(row: dict[str, Any], edges: Sequence[sa.RowMapping]) -> VersionRecord:
     inputs = {e["input"]: int(e["input_version"]) for e in edges if e["version"] == row["version"]}
     schema = Schema.of(json.loads(row.pop("schema_json")))
-    return Made(**row, schema=schema, inputs=inputs)
+    return VersionRecord(**row, schema=schema, inputs=inputs)

@@ -41,7 +41,7 @@ _LEASES = sa.Table(
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseHolder:
     """Who holds leases: a process, by a token that no other has."""
 
     token: str
@@ -51,9 +51,9 @@ class Holder:
     pid: int
 
 
-def this_process() -> Holder:
+def this_process() -> LeaseHolder:
     """Return a holder for this process; each call gives another one."""
-    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid())
+    return LeaseHolder(secrets.token_hex(8), platform.node(), machine(), os.getpid())
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Leases:
                 _lease(row) for row in connection.execute(_LEASES.select().order_by(_LEASES.c.name)).mappings()
             )
 
-    def acquire(self, name: str, me: Holder, *, take_over: bool = False) -> None:
+    def acquire(self, name: str, me: LeaseHolder, *, take_over: bool = False) -> None:
         """Take a stream's lease; raise `ConflictError`, which says who has it, when somebody living does.
 
         With `take_over` it is taken from whoever has it, who hears of it when he renews it.
@@ -117,7 +117,7 @@ class Leases:
                 return
         raise ConflictError(f"the lease of stream {name!r} was taken by somebody else just now", do="try again")
 
-    def renew(self, me: Holder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
+    def renew(self, me: LeaseHolder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
         """Hold leases on, tell how their streams are, and return what each is asked for; `None` for one that is lost."""
         now = self._clock()
         found: dict[str, str | None] = {}
@@ -134,7 +134,7 @@ class Leases:
                     found[name] = "run"
         return found
 
-    def release(self, name: str, me: Holder, facts: Mapping[str, Any]) -> None:
+    def release(self, name: str, me: LeaseHolder, facts: Mapping[str, Any]) -> None:
         """Give a lease back, if it is still held, and leave word of how its stream ended."""
         mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
         with self._catalog.transaction() as connection:
@@ -151,7 +151,7 @@ class Leases:
             connection.execute(_LEASES.update().where(*mine).values(wish=word))
         return found
 
-    def _taken(self, name: str, me: Holder, found: Lease | None, now: float) -> bool:
+    def _taken(self, name: str, me: LeaseHolder, found: Lease | None, now: float) -> bool:
         """Take a lease that is as it was found; return whether it was."""
         row = _row(name, me, now)
         if found is None:
@@ -170,7 +170,7 @@ class Leases:
             return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1
 
 
-def _row(name: str, me: Holder, now: float) -> dict[str, Any]:
+def _row(name: str, me: LeaseHolder, now: float) -> dict[str, Any]:
     return {
         "name": name,
         "holder": me.token,

@@ -48,7 +48,7 @@ def unless_deleted(expectations: tuple[Expectation, ...], merge: Merge) -> tuple
 
 
 @dataclass(frozen=True)
-class Marked:
+class MarkedRows:
     """The rows of a step with their marks, in the table `_made`; `columns` are the ones to keep."""
 
     expectations: tuple[Expectation, ...]
@@ -111,7 +111,7 @@ def mark(
     expectations: tuple[Expectation, ...],
     *,
     hidden: tuple[str, ...] = (),
-) -> Marked:
+) -> MarkedRows:
     """Materialize a query's rows with a bit for each expectation they violate; `hidden` columns are not kept.
 
     Raises `DefinitionError` for more than 62 expectations, and for two columns of one name or one called
@@ -130,7 +130,7 @@ def mark(
     )
     kept = tuple(name for name in names if name not in hidden)
     provenance = tuple(name for name in (SOURCE, POSITION) if name in names)
-    return Marked(expectations, kept, provenance)
+    return MarkedRows(expectations, kept, provenance)
 
 
 def require_distinct(names: tuple[str, ...]) -> None:
@@ -143,7 +143,9 @@ def require_distinct(names: tuple[str, ...]) -> None:
         seen.add(name.lower())
 
 
-def mark_duplicates(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], order: str = "rowid") -> None:
+def mark_duplicates(
+    con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[str, ...], order: str = "rowid"
+) -> None:
     """Set the bit of `key_is_unique` on every row but the first in `order` of a key that is not otherwise set aside."""
     names, bit, away = listed(key), _unique_bit(marked), _away(marked)
     several = f"select {names} from {MADE} where {BITS} & {away} = 0 group by all having count(*) > 1"
@@ -154,7 +156,7 @@ def mark_duplicates(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[s
     )
 
 
-def mark_known(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], existing: str) -> int:
+def mark_known(con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[str, ...], existing: str) -> int:
     """Set the bit of `key_is_unique` on rows with the key of a row of the SELECT `existing`; return how many there are."""
     bit, away = _unique_bit(marked), _away(marked)
     same = " and ".join(f"{MADE}.{quoted(name)} = d.{quoted(name)}" for name in key)
@@ -165,7 +167,7 @@ def mark_known(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, .
     return 0 if marked_rows is None else int(marked_rows[0])
 
 
-def count_before(con: duckdb.DuckDBPyConnection, marked: Marked, key: tuple[str, ...], existing: str) -> int:
+def count_before(con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[str, ...], existing: str) -> int:
     """Return how many rows come before the row of their key in `existing`, a SELECT of rows with the same columns."""
     names = [quoted(name) for name in _ranked(marked.columns)]
     new, old = (", ".join(f"c{n} := {side}.{name}" for n, name in enumerate(names)) for side in (MADE, "d"))
@@ -187,9 +189,9 @@ def _ranked(names: Sequence[str]) -> tuple[str, ...]:
     return (*first, *rest)
 
 
-def _unique_bit(marked: Marked) -> int:
+def _unique_bit(marked: MarkedRows) -> int:
     return 1 << next(i for i, e in enumerate(marked.expectations) if e.name == UNIQUE)
 
 
-def _away(marked: Marked) -> int:
+def _away(marked: MarkedRows) -> int:
     return marked.mask(Action.QUARANTINE, Action.DROP) & ~_unique_bit(marked)

@@ -17,7 +17,7 @@ START, END = "window_start", "window_end"
 
 
 @dataclass(frozen=True)
-class WindowOf:
+class WindowSpec:
     """Windows of a column of times, for `window`."""
 
     kind: Kind
@@ -30,23 +30,23 @@ class WindowOf:
         return f"{word}({quoted(self.on)}, {intervals})"
 
 
-def tumble(size: str | timedelta, *, on: str) -> WindowOf:
+def tumble(size: str | timedelta, *, on: str) -> WindowSpec:
     """Windows of `size` (`'15 minutes'`), one after the other; each row is in one."""
-    return WindowOf("tumble", on, (span(size, "size"),))
+    return WindowSpec("tumble", on, (span(size, "size"),))
 
 
-def hop(size: str | timedelta, *, every: str | timedelta, on: str) -> WindowOf:
+def hop(size: str | timedelta, *, every: str | timedelta, on: str) -> WindowSpec:
     """Windows of `size` that begin `every` so often; each row is in all that are open at its time."""
-    return WindowOf("hop", on, (span(every, "every"), span(size, "size")))
+    return WindowSpec("hop", on, (span(every, "every"), span(size, "size")))
 
 
-def session(gap: str | timedelta, *, on: str) -> WindowOf:
+def session(gap: str | timedelta, *, on: str) -> WindowSpec:
     """Windows that last as long as rows of a key come less than `gap` apart."""
-    return WindowOf("session", on, (span(gap, "gap"),))
+    return WindowSpec("session", on, (span(gap, "gap"),))
 
 
 def window(
-    windows: WindowOf,
+    windows: WindowSpec,
     *,
     of: str,
     by: str | Sequence[str] = (),

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.kernel.scan import DataFile
-from pipeline.lake.log import Came, Entry, Went
+from pipeline.lake.log import AddedFile, LogEntry, RemovedFile
 
 
 @dataclass(frozen=True)
-class Change:
+class VersionChange:
     """How the files of a table differ from those of an earlier version."""
 
     added: tuple[DataFile, ...]
@@ -18,24 +18,24 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Net:
+class NetChange:
     """Files that came to stay, and files of the earlier version that went, by their paths below the table.
 
     A file that came and then became part of a compacted one is itself among `came`: it holds the rows that are
     new, and stands until it is vacuumed.
     """
 
-    came: tuple[Came, ...]
-    went: tuple[Went, ...]
+    came: tuple[AddedFile, ...]
+    went: tuple[RemovedFile, ...]
 
 
-def net(entries: Sequence[Entry]) -> Net | None:
+def net(entries: Sequence[LogEntry]) -> NetChange | None:
     """Return what some commits did together, or `None` when it cannot be told by whole files.
 
     When rows go from a compacted file, what it was made of goes: files that came meanwhile are as if they had not.
     """
-    came: dict[str, Came] = {}
-    went: dict[str, Went] = {}
+    came: dict[str, AddedFile] = {}
+    went: dict[str, RemovedFile] = {}
     parts: dict[str, tuple[str, ...]] = {}  # a compacted file -> the files the reader knows, or came since
     for entry in entries:
         if not entry.is_plain:
@@ -45,6 +45,6 @@ def net(entries: Sequence[Entry]) -> Net | None:
         for file in entry.went:
             for path in parts.get(file.path, (file.path,)):
                 if came.pop(path, None) is None:
-                    went[path] = Went(path, file.size_bytes if path == file.path else 0)
+                    went[path] = RemovedFile(path, file.size_bytes if path == file.path else 0)
         came |= {file.path: file for file in entry.came}
-    return Net(tuple(came.values()), tuple(went.values()))
+    return NetChange(tuple(came.values()), tuple(went.values()))

@@ -26,7 +26,7 @@ from pipeline.core.staging import StagedFile
 from pipeline.kernel.engine import Limits, connect
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake.delta import DeltaStager, LakeTable, Version
-from pipeline.lake.head import Commit, Head, conflict, open_table
+from pipeline.lake.head import Commit, TableHead, conflict, open_table
 from pipeline.lake.log import COMPACTED
 
 TARGET_BYTES = 128 << 20
@@ -45,12 +45,12 @@ class Compacted:
 
 
 def compact(
-    table: LakeTable, head: Head, *, target_bytes: int = TARGET_BYTES, limits: Limits | None = None
+    table: LakeTable, head: TableHead, *, target_bytes: int = TARGET_BYTES, limits: Limits | None = None
 ) -> Compacted | None:
     """Put files of less than half the target together, partition by partition, in one commit; `None` for nothing to do.
 
     Between the epochs of a stream pass its own head. Rows, marks and what readers are told stay the same. Raises what
-    `Head.commit_files` raises; what was staged is removed then, unless the outcome is unknown.
+    `TableHead.commit_files` raises; what was staged is removed then, unless the outcome is unknown.
     """
     version = table.version(head.number)
     if version is None or version.mark is None:

@@ -25,8 +25,17 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect, is_of_files, listed, literal, schema_of
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.lake.changes import Change, Net, net
-from pipeline.lake.head import Commit, Head, Place, actions_of, conflict, open_table, schema_of_table, uris
+from pipeline.lake.changes import NetChange, VersionChange, net
+from pipeline.lake.head import (
+    Commit,
+    TableDescription,
+    TableHead,
+    actions_of,
+    conflict,
+    open_table,
+    schema_of_table,
+    uris,
+)
 from pipeline.lake.log import APP, entries
 from pipeline.lake.manifests import manifest_name, read_manifest
 from pipeline.lake.stats import delta_stats, logged, partition_value
@@ -107,7 +116,7 @@ class LakeTable:
         change = self.change_since(number, mark, now)
         return None if change is None or change.removed else change.added
 
-    def change_since(self, number: int, mark: int | None, now: Version) -> Change | None:
+    def change_since(self, number: int, mark: int | None, now: Version) -> VersionChange | None:
         """Return the files that came and went between a version and `now`; `None` when that version cannot be told.
 
         The files that went are there to be read, or the answer is `None`.
@@ -119,11 +128,11 @@ class LakeTable:
             if done is None or done[0].mark != mark or done[-1].mark != now.mark:
                 return None
             change = net(done[1:])
-            return None if change is None else Change(self._there(change, now), self._gone(change))
+            return None if change is None else VersionChange(self._there(change, now), self._gone(change))
         except (StorageError, OSError, pa.ArrowInvalid):
             return None
 
-    def _there(self, change: Net, now: Version) -> tuple[DataFile, ...]:
+    def _there(self, change: NetChange, now: Version) -> tuple[DataFile, ...]:
         """Return the files that came, in the order of their names; raise `StorageError` when one is not there."""
         known = {file.uri: file for file in now.files}
         found = {f"{self.storage.uri}/{file.path}": file for file in change.came}
@@ -132,7 +141,7 @@ class LakeTable:
                 raise StorageError(f"table {self.name!r} no longer has a file that came", got=file.path)
         return tuple(known.get(uri, DataFile(uri, found[uri].rows, found[uri].size_bytes)) for uri in sorted(found))
 
-    def _gone(self, change: Net) -> tuple[DataFile, ...]:
+    def _gone(self, change: NetChange) -> tuple[DataFile, ...]:
         """Return the files that went, as they can still be read; raise `OSError` when one cannot."""
         found = []
         for file in sorted(change.went, key=lambda file: file.path):
@@ -212,18 +221,18 @@ class LakeTable:
             raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")
         return found
 
-    def head(self) -> Head:
+    def head(self) -> TableHead:
         """Return the table held open at its newest version, to commit to it again and again."""
-        return Head(self.place)
+        return TableHead(self.place)
 
     def tidy(self) -> None:
         """Keep the log short; see `pipeline.lake.tidy`."""
         tidy(self.place)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> TableDescription:
         """The table as its definition says it."""
-        return Place(self.storage, self.name, self.partition_by, self.description, self.is_quarantine)
+        return TableDescription(self.storage, self.name, self.partition_by, self.description, self.is_quarantine)
 
     def _describe(self, table: DeltaTable, *, lenient: bool = False) -> Version:
         mark = table.transaction_version(APP)

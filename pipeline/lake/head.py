@@ -39,7 +39,7 @@ BARE = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=Fa
 
 
 @dataclass(frozen=True)
-class Place:
+class TableDescription:
     """A table as its definition says it: where it is, its name, and what is said when it is made."""
 
     storage: Storage
@@ -66,7 +66,7 @@ class Commit:
     """Whether the rows of the files that come are those of the files that go: readers who follow see nothing new."""
 
 
-class Head:
+class TableHead:
     """A table held open at its newest version, for one writer who commits again and again.
 
     A commit costs what its own files cost and a listing of the log, whatever the table holds. When another writer
@@ -74,7 +74,7 @@ class Head:
     Not for several threads at once.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: TableDescription) -> None:
         """Open the table; raise `StorageError` when it is there and cannot be read."""
         self.place = place
         self.table: DeltaTable | None = open_table(place)
@@ -305,7 +305,7 @@ class Head:
             )
 
 
-def open_table(place: Place, number: int | None = None) -> DeltaTable | None:
+def open_table(place: TableDescription, number: int | None = None) -> DeltaTable | None:
     """Open a version of a table, the newest by default; `None` when the table is not there."""
     storage = place.storage
     if storage.is_local and not (Path(storage.uri) / "_delta_log").is_dir():
@@ -338,7 +338,7 @@ def schema_of_table(table: DeltaTable) -> Schema:
     return Schema(tuple(replace(column, is_added=column.name in added) for column in columns))
 
 
-def _made_empty(place: Place, schema: DeltaSchema) -> DeltaTable:
+def _made_empty(place: TableDescription, schema: DeltaSchema) -> DeltaTable:
     """Make a quarantine without rows: `create_table_with_add_actions` refuses properties that are not Delta's."""
     table = DeltaTable.create(
         place.storage.uri,

@@ -22,7 +22,7 @@ FOLDED = "_headwater/log/"
 
 
 @dataclass(frozen=True)
-class Came:
+class AddedFile:
     """A file that came in a commit, by its path below the table."""
 
     path: str
@@ -31,7 +31,7 @@ class Came:
 
 
 @dataclass(frozen=True)
-class Went:
+class RemovedFile:
     """A file that went in a commit, by its path below the table."""
 
     path: str
@@ -39,20 +39,20 @@ class Went:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One commit. Files that only changed their shape, not the table's rows, are named in `moved`."""
 
     number: int
     mark: int | None
-    came: Sequence[Came] = ()
-    went: Sequence[Went] = ()
+    came: Sequence[AddedFile] = ()
+    went: Sequence[RemovedFile] = ()
     moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """For each file of a compaction, the files it took the place of."""
     is_plain: bool = True
     """Whether all of this is known: not so when another engine has compacted the table."""
 
 
-def entries(storage: Storage, first: int, last: int) -> tuple[Entry, ...] | None:
+def entries(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...] | None:
     """Return what the commits from one number to another did, or `None` when the log no longer says so of all."""
     found = dict(_read(storage, range(first, last + 1)))
     if missing := [number for number in range(first, last + 1) if number not in found]:
@@ -73,7 +73,7 @@ def number_of(name: str) -> int:
     return int(digits) if digits.isdigit() and len(digits) == 20 else -1  # noqa: PLR2004 - as the protocol says
 
 
-def fold(storage: Storage, first: int, last: int) -> tuple[Entry, ...]:
+def fold(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...]:
     """Write entries that are in the log to a file of their own, where `entries` finds them; return them."""
     found = dict(_read(storage, range(first, last + 1)))
     kept = tuple(found[number] for number in sorted(found))
@@ -83,26 +83,26 @@ def fold(storage: Storage, first: int, last: int) -> tuple[Entry, ...]:
     return kept
 
 
-def _read(storage: Storage, numbers: Iterable[int]) -> Iterable[tuple[int, Entry]]:
+def _read(storage: Storage, numbers: Iterable[int]) -> Iterable[tuple[int, LogEntry]]:
     names = {entry_name(number): number for number in numbers}
     for name, content in storage.read_some(list(names)).items():
         yield names[name], _parsed(names[name], content.decode())
 
 
-def _folded(storage: Storage, first: int, last: int) -> Iterable[Entry]:
+def _folded(storage: Storage, first: int, last: int) -> Iterable[LogEntry]:
     for name in storage.names(FOLDED):
         begin, _, end = name.removeprefix(FOLDED).removesuffix(".jsonl").partition("-")
         if int(begin) <= last and int(end) >= first:
             for line in storage.read_text(name).splitlines():
                 parts = json.loads(line)
-                came = tuple(Came(**file) for file in parts.pop("came"))
-                yield Entry(**parts | {"came": came, "went": tuple(Went(**file) for file in parts["went"])})
+                came = tuple(AddedFile(**file) for file in parts.pop("came"))
+                yield LogEntry(**parts | {"came": came, "went": tuple(RemovedFile(**file) for file in parts["went"])})
 
 
-def _parsed(number: int, text: str) -> Entry:
+def _parsed(number: int, text: str) -> LogEntry:
     mark: int | None = None
-    came: list[Came] = []
-    went: list[Went] = []
+    came: list[AddedFile] = []
+    went: list[RemovedFile] = []
     reshaped: set[str] = set()
     moved: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -115,8 +115,8 @@ def _parsed(number: int, text: str) -> Entry:
                 reshaped.add(unquote(action["path"]))
             elif kind == "add":
                 stats = json.loads(action.get("stats") or "{}")
-                came.append(Came(unquote(action["path"]), int(stats.get("numRecords", 0)), int(action["size"])))
+                came.append(AddedFile(unquote(action["path"]), int(stats.get("numRecords", 0)), int(action["size"])))
             elif kind == "remove":
-                went.append(Went(unquote(action["path"]), int(action.get("size") or 0)))
+                went.append(RemovedFile(unquote(action["path"]), int(action.get("size") or 0)))
     named = {*moved, *(path for paths in moved.values() for path in paths)}
-    return Entry(number, mark, tuple(came), tuple(went), moved, is_plain=named == reshaped)
+    return LogEntry(number, mark, tuple(came), tuple(went), moved, is_plain=named == reshaped)

@@ -35,7 +35,7 @@ _TIME_SLACK = "interval 1 millisecond"  # the Delta protocol lets a writer cut t
 
 
 @dataclass(frozen=True)
-class MergeWork:
+class MergeSpec:
     """A merge to do: staged rows, the table as it is, and what says which row is the last of its key."""
 
     table: LakeTable
@@ -69,7 +69,7 @@ class MergeWork:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """What to commit: files that come and URIs of files that go, and what became of the staged rows."""
 
     files: tuple[StagedFile, ...]
@@ -80,7 +80,7 @@ class Merged:
     deletes: int
 
 
-def merge(work: MergeWork) -> Merged:
+def merge(work: MergeSpec) -> MergeResult:
     """Rank the staged rows with those of the table, and write the files again that hold rows that go.
 
     Nothing is committed. The result does not depend on how rows were spread over merges: a delete leaves a tombstone
@@ -112,7 +112,7 @@ def merge(work: MergeWork) -> Merged:
             ) from error
 
 
-def replace_keys(work: MergeWork, keys: Scan, names: tuple[str, ...]) -> Merged:
+def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeResult:
     """Let staged rows take the place of all rows of the table that have one of the keys in `keys`.
 
     `names` are the columns of `keys` that hold what `work.key` holds in the table. Nothing is committed.
@@ -133,10 +133,10 @@ def replace_keys(work: MergeWork, keys: Scan, names: tuple[str, ...]) -> Merged:
                 f"semi join _rows using ({work.key_columns})"
             )
         files, removed = _write_again(con, work, uris)
-    return Merged(files, removed, (), sum(file.rows for file in work.staged), 0, 0)
+    return MergeResult(files, removed, (), sum(file.rows for file in work.staged), 0, 0)
 
 
-def _merged(con: duckdb.DuckDBPyConnection, work: MergeWork, how: Merge) -> Merged:
+def _merged(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge) -> MergeResult:
     known = () if work.seen is None or work.seen.manifest is None else tuple(work.seen.manifest.tombstones)
     uris = [work.uri(file) for file in work.staged]
     _collect(con, work, how, uris)
@@ -153,10 +153,10 @@ def _merged(con: duckdb.DuckDBPyConnection, work: MergeWork, how: Merge) -> Merg
     files, removed = _write_again(con, work, uris)
     tombstones = _bury(con, work, known) if deletes else known
     rows = sum(file.rows for file in work.staged)
-    return Merged(files, removed, tombstones, rows - superseded - deletes, int(superseded), int(deletes))
+    return MergeResult(files, removed, tombstones, rows - superseded - deletes, int(superseded), int(deletes))
 
 
-def candidates(con: duckdb.DuckDBPyConnection, work: MergeWork, seen: Version) -> list[str]:
+def candidates(con: duckdb.DuckDBPyConnection, work: MergeSpec, seen: Version) -> list[str]:
     """Return the files of a version that can hold one of the keys in `_rows`, by what the log says of them."""
     if not seen.files:
         return []
@@ -190,7 +190,7 @@ def _highest(bounds: pa.Table, number: int) -> str:
     return f"b.max_{number} + {_TIME_SLACK}" if is_time else f"b.max_{number}"
 
 
-def _collect(con: duckdb.DuckDBPyConnection, work: MergeWork, how: Merge, uris: Sequence[str]) -> None:
+def _collect(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge, uris: Sequence[str]) -> None:
     """Make `_rows` of the staged rows: key, sequence, whether gone, and the file and row where they are."""
     if not uris:
         nothing = Scan(work.schema.select((*work.key, how.sequence_by))).query()
@@ -203,7 +203,7 @@ def _collect(con: duckdb.DuckDBPyConnection, work: MergeWork, how: Merge, uris: 
 
 
 def _collect_old(
-    con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str], tombstones: Sequence[str]
+    con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str], tombstones: Sequence[str]
 ) -> None:
     """Add to `_rows` the table's rows, and its tombstones as file -1, of the keys that are in it."""
     con.execute(f"create temp table _keys as select distinct {work.key_columns} from _rows")
@@ -215,7 +215,7 @@ def _collect_old(
     con.execute("drop table _keys")
 
 
-def _read(work: MergeWork, uris: Sequence[str], gone: str, first: int) -> str:
+def _read(work: MergeSpec, uris: Sequence[str], gone: str, first: int) -> str:
     return (
         f"select {work.columns}, {gone} as gone, file_index::bigint + {first} as file, file_row_number as row "
         f"from {_parquet(uris)}"
@@ -226,7 +226,7 @@ def _parquet(uris: Sequence[str]) -> str:
     return f"read_parquet([{', '.join(map(literal, uris))}], union_by_name = true, hive_partitioning = false)"
 
 
-def _rank(con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str]) -> None:
+def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
     """Make `_away` of the rows that go, and `_deleted` of the keys that go with their sequence.
 
     Only keys with several rows are sorted; the row of any other is the last one of its key.
@@ -254,7 +254,7 @@ def _rank(con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str]) 
     con.execute("insert into _away select file, row, true from _deleted")
 
 
-def _settle_ties(con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str]) -> None:
+def _settle_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
     """Of the last rows of a key with one sequence, let the greatest as text stay."""
     keys = work.key_columns
     con.execute(
@@ -277,7 +277,7 @@ def _settle_ties(con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence
 
 
 def _write_again(
-    con: duckdb.DuckDBPyConnection, work: MergeWork, uris: Sequence[str]
+    con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]
 ) -> tuple[tuple[StagedFile, ...], frozenset[str]]:
     """Write the files that hold rows that go again without them; return what is new in the table, and what goes."""
     losing = {int(row[0]) for row in con.execute("select distinct file from _away").fetchall()}
@@ -293,7 +293,7 @@ def _write_again(
     return (*kept, *written), frozenset(uris[number] for number in losing if number >= new)
 
 
-def _groups(work: MergeWork, uris: Sequence[str], losing: set[int]) -> list[list[int]]:
+def _groups(work: MergeSpec, uris: Sequence[str], losing: set[int]) -> list[list[int]]:
     """Return the numbers of the files to write again, those that become one together; neighbours stay so."""
     sizes = {work.uri(file): file.size_bytes for file in work.staged}
     sizes |= {} if work.seen is None else {file.uri: file.size_bytes for file in work.seen.files}
@@ -303,7 +303,7 @@ def _groups(work: MergeWork, uris: Sequence[str], losing: set[int]) -> list[list
     return [[numbers[file.uri] for file in part.files] for part in parts]
 
 
-def _without(work: MergeWork, uris: Sequence[str], group: Sequence[int]) -> str:
+def _without(work: MergeSpec, uris: Sequence[str], group: Sequence[int]) -> str:
     local = ", ".join(f"({index}, {number})" for index, number in enumerate(group))
     files = f"select *, file_index as _i, file_row_number as _row from {_parquet([uris[n] for n in group])}"
     return (
@@ -314,7 +314,7 @@ def _without(work: MergeWork, uris: Sequence[str], group: Sequence[int]) -> str:
     )
 
 
-def _bury(con: duckdb.DuckDBPyConnection, work: MergeWork, known: tuple[StagedFile, ...]) -> tuple[StagedFile, ...]:
+def _bury(con: duckdb.DuckDBPyConnection, work: MergeSpec, known: tuple[StagedFile, ...]) -> tuple[StagedFile, ...]:
     """Write the tombstones of the keys that were deleted now; with too many files of them, all as one."""
     rows = f"select {work.key_columns}, s from _deleted"
     if len(known) + 1 > MOST_TOMBSTONES:
@@ -326,7 +326,7 @@ def _bury(con: duckdb.DuckDBPyConnection, work: MergeWork, known: tuple[StagedFi
     return (*known, *(StagedFile(f"_headwater/{f.path}", f.size_bytes, f.rows, {}, "") for f in written))
 
 
-def _require_columns(work: MergeWork, names: Sequence[str]) -> None:
+def _require_columns(work: MergeSpec, names: Sequence[str]) -> None:
     for name in names:
         if name not in work.schema.names:
             raise DefinitionError(

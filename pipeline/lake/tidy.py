@@ -6,8 +6,8 @@ Who follows the table further back is still told what came since (`pipeline/lake
 
 from __future__ import annotations
 
-from pipeline.lake.head import Place, open_table
-from pipeline.lake.log import Entry, entries, entry_name, fold, number_of
+from pipeline.lake.head import TableDescription, open_table
+from pipeline.lake.log import LogEntry, entries, entry_name, fold, number_of
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.storage import Storage
 
@@ -19,7 +19,7 @@ MANIFESTS = 20
 """How many of the newest manifests are kept, for readers who have just opened their version."""
 
 
-def tidy(place: Place, *, versions: int = VERSIONS) -> None:
+def tidy(place: TableDescription, *, versions: int = VERSIONS) -> None:
     """Write a checkpoint of the newest version; fold the entries, and remove the manifests, that are no longer kept.
 
     Safe beside writers and readers, and when it is cut off: an entry goes only when a checkpoint after it and its
@@ -47,13 +47,13 @@ def tidy(place: Place, *, versions: int = VERSIONS) -> None:
         place.storage.remove(sorted(going))
 
 
-def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) -> tuple[Entry, ...]:
+def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) -> tuple[LogEntry, ...]:
     """Return the entries between two numbers of which there are files."""
     numbers = sorted(n for name in names if first <= (n := number_of(name)) <= last and name == entry_name(n))
     return (entries(storage, numbers[0], numbers[-1]) or ()) if numbers else ()
 
 
-def _forget(storage: Storage, older: tuple[Entry, ...], kept: frozenset[int | None]) -> None:
+def _forget(storage: Storage, older: tuple[LogEntry, ...], kept: frozenset[int | None]) -> None:
     """Remove the manifests of older versions; those of commits that are under way stay."""
     gone = {manifest_name(entry.mark) for entry in older if entry.mark is not None and entry.mark not in kept}
     storage.remove(sorted(gone & set(storage.names("_headwater/"))))

@@ -8,7 +8,7 @@ from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import SourceError, SourceUnavailableError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import PROVENANCE, Evolvable, Part, Piece, Reader
+from pipeline.core.sources import PROVENANCE, Evolvable, Reader, SourceObject, SourceSplit
 from pipeline.kernel.types import stored
 from pipeline.project.readers import LogReader, reader_of
 from pipeline.project.workspace import Workspace
@@ -17,12 +17,12 @@ _LOOKED_AT = 1 << 18
 """How many records of a partition a start of a stream looks at for columns: as many as it takes at once."""
 
 
-def feed_contract(workspace: Workspace, feed: Feed, parts: Sequence[Part]) -> Schema:
+def feed_contract(workspace: Workspace, feed: Feed, parts: Sequence[SourceSplit]) -> Schema:
     """Return the columns of a source that is not stored: those declared, else those of the tables that it reads."""
     return feed.schema if feed.schema.columns else inferred(workspace, feed, parts)
 
 
-def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[Part]) -> Schema:
+def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[SourceSplit]) -> Schema:
     """Return the columns of the first of a source's parts; raise `SourceError` when there is none."""
     if not parts:
         raise SourceError(
@@ -51,14 +51,14 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
     return fresh_contract(workspace, definition, parts)
 
 
-def _held(log: LogReader, read: Mapping[str, int]) -> tuple[Part, ...]:
+def _held(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
     """Return what a log holds beyond offsets that were read: a partition that is taken whole, else its next records."""
     found = []
     for uri, extent in sorted(log.extents().items()):
         begin, whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
         if begin < extent.end:
             end = None if whole else min(extent.end, begin + _LOOKED_AT)
-            found.append(Part(Piece(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
+            found.append(SourceSplit(SourceObject(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
     return tuple(found)
 
 
@@ -76,7 +76,7 @@ def own_columns(schema: Schema) -> Schema:
     return schema.select(tuple(name for name in schema.names if name not in PROVENANCE))
 
 
-def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequence[Part]) -> Schema:
+def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequence[SourceSplit]) -> Schema:
     """Return a contract with the columns that parts add, where the source is to have them.
 
     Each has the type that the first part with it tells.
@@ -89,7 +89,7 @@ def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequenc
     return contract
 
 
-def _beyond(reader: Reader, part: Part, contract: Schema) -> Schema:
+def _beyond(reader: Reader, part: SourceSplit, contract: Schema) -> Schema:
     try:
         found = reader.beyond(part, contract) if isinstance(reader, Evolvable) else Schema(())
     except SourceUnavailableError:
@@ -99,7 +99,7 @@ def _beyond(reader: Reader, part: Part, contract: Schema) -> Schema:
     return stored(found).inferred()
 
 
-def fresh_contract(workspace: Workspace, source: Source, parts: Sequence[Part]) -> Schema:
+def fresh_contract(workspace: Workspace, source: Source, parts: Sequence[SourceSplit]) -> Schema:
     """Return the columns that are declared, else those that the first part tells, and those that all parts add."""
     base = inferred(workspace, source, parts) if source.schema is None else source.schema
     return grown(workspace, source, base, parts)

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 from sqlglot import exp
 
-from pipeline.core.definitions import Definition, Stored
+from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
 from pipeline.kernel.budget import budget_here
@@ -39,17 +39,17 @@ class Workspace:
         """Return a definition; raise `RequestError` when there is none of that name."""
         return self.project.graph[name]
 
-    def stored(self, name: str) -> Stored:
+    def stored(self, name: str) -> StoredDefinition:
         """Return the definition of a table; raise `RequestError` when the name is not one of a table."""
         definition = self.definition(name)
-        if not isinstance(definition, Stored):
+        if not isinstance(definition, StoredDefinition):
             raise RequestError(f"{name!r} is not a table", do=did_you_mean(name, self.table_names))
         return definition
 
     @property
     def table_names(self) -> tuple[str, ...]:
         """The names of all tables, inputs before what reads them."""
-        return tuple(d.name for d in self.project.graph.definitions if isinstance(d, Stored))
+        return tuple(d.name for d in self.project.graph.definitions if isinstance(d, StoredDefinition))
 
     def table(self, name: str) -> LakeTable:
         """Return a definition's table in the lake, whether it is there or not."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from pipeline.report.frame import HEIGHT, SMALL, WIDTH, Frame, along, axis_names, grid, margin, vertical
-from pipeline.report.plot import Plot, Series
+from pipeline.report.plot import ChartSpec, Series
 from pipeline.report.scales import Scale
 from pipeline.report.svg import element, line, picture, shortened, text, width_of
 
@@ -17,13 +17,13 @@ NAMED = 20
 """The longest name beside a bar, in letters."""
 
 
-def bar_chart(plot: Plot, *, rows: bool) -> Markup:
+def bar_chart(plot: ChartSpec, *, rows: bool) -> Markup:
     """Return the drawing of a plot with at least one point, as rows (for names) or as columns."""
     plot = trimmed(plot, first=rows)
     return _rows(plot) if rows else _columns(plot)
 
 
-def trimmed(plot: Plot, *, first: bool) -> Plot:
+def trimmed(plot: ChartSpec, *, first: bool) -> ChartSpec:
     """Return a plot with at most `MOST` groups, the first or the last ones, counted from 0."""
     ticks_kept = plot.x_ticks[:MOST] if first else plot.x_ticks[-MOST:]
     start = ticks_kept[0].value
@@ -33,7 +33,7 @@ def trimmed(plot: Plot, *, first: bool) -> Plot:
     return replace(plot, x_ticks=moved, series=tuple(s for s in series if s.points))
 
 
-def _columns(plot: Plot) -> Markup:
+def _columns(plot: ChartSpec) -> Markup:
     values = [0.0, *(y for series in plot.series for _, y in series.points)]
     frame = Frame(0, 34 + _legend_room(plot), WIDTH - 8, HEIGHT - 48)
     y, marks = vertical(plot, values, frame)
@@ -51,7 +51,7 @@ def _columns(plot: Plot) -> Markup:
     return picture(WIDTH, HEIGHT, _said(plot), *names, class_="chart")
 
 
-def _rows(plot: Plot) -> Markup:
+def _rows(plot: ChartSpec) -> Markup:
     values = [0.0, *(y for series in plot.series for _, y in series.points)]
     thick = 16 if len(plot.series) == 1 else 10
     height = len(plot.x_ticks) * (thick * len(plot.series) + 6)
@@ -75,7 +75,7 @@ def _rows(plot: Plot) -> Markup:
     return picture(WIDTH, frame.bottom + 12, _said(plot), *drawn, *_legend(plot), class_="chart")
 
 
-def _bar(plot: Plot, series: Series, place: float, value: float, box: tuple[float, float, float, float]) -> Markup:
+def _bar(plot: ChartSpec, series: Series, place: float, value: float, box: tuple[float, float, float, float]) -> Markup:
     name = plot.x_ticks[int(place)].label
     of = f"{series.name}, {plot.x_label} {name}" if series.name else f"{plot.x_label} {name}"
     colour = "muted" if series.rank is None else f"s{series.rank}"
@@ -84,11 +84,11 @@ def _bar(plot: Plot, series: Series, place: float, value: float, box: tuple[floa
     return element("g", element("title", f"{of}: {plot.shown(value)}"), shape, class_=colour)
 
 
-def _legend_room(plot: Plot) -> float:
+def _legend_room(plot: ChartSpec) -> float:
     return 22 if len(plot.series) > 1 else 0
 
 
-def _legend(plot: Plot) -> list[Markup]:
+def _legend(plot: ChartSpec) -> list[Markup]:
     """Return a line of the highlighted series' names with their colours; the rest are summed up as others."""
     if len(plot.series) == 1:
         return []
@@ -103,7 +103,7 @@ def _legend(plot: Plot) -> list[Markup]:
     return drawn
 
 
-def _said(plot: Plot) -> str:
+def _said(plot: ChartSpec) -> str:
     """Return what the drawing shows, for those who do not see it."""
     points = [(value, place) for series in plot.series for place, value in series.points]
     (low, at_low), (high, at_high) = min(points), max(points)

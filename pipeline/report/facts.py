@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.core.definitions import Chart, Definition, Stored, Table
+from pipeline.core.definitions import Chart, Definition, StoredDefinition, Table
 from pipeline.core.errors import StorageError, did_you_mean
-from pipeline.governance import Catalog, Run, Step
+from pipeline.governance import Catalog, RunRecord, StepRecord
 from pipeline.kernel.engine import connect, literal, one, quoted
 from pipeline.lake import Lake, LakeTable, Storage
 from pipeline.project.project import Project
@@ -26,25 +26,25 @@ POINTS = 6_000
 
 
 @dataclass(frozen=True)
-class Told:
+class TableSummary:
     """A definition, what the newest run did with it, and the step that last made it."""
 
     definition: Definition
-    now: Step | None = None
-    made: Step | None = None
+    now: StepRecord | None = None
+    made: StepRecord | None = None
     made_at: str | None = None
 
     @property
     def rows(self) -> int | None:
         """The rows of the table as it stands; `None` when it is not made, or is not a table."""
-        if not isinstance(self.definition, Stored):
+        if not isinstance(self.definition, StoredDefinition):
             return None
         known = self.made if self.now is None or self.now.has_failed else self.now
         return None if known is None else known.total_rows
 
 
 @dataclass(frozen=True)
-class Aside:
+class QuarantineSummary:
     """The quarantine of a table: how many rows for which reasons, and a few of them."""
 
     table: str
@@ -54,7 +54,7 @@ class Aside:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ChartData:
     """A mart's chart: its points `(x, y, series)` sorted by x, and what has to be said of what they leave out."""
 
     table: Table
@@ -63,17 +63,17 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportData:
     """All that a report tells."""
 
     project: Project
-    run: Run
-    told: tuple[Told, ...]
-    asides: tuple[Aside, ...] = ()
-    drawn: tuple[Drawn, ...] = ()
+    run: RunRecord
+    told: tuple[TableSummary, ...]
+    asides: tuple[QuarantineSummary, ...] = ()
+    drawn: tuple[ChartData, ...] = ()
 
 
-def read(project: Project, catalog: Catalog) -> Facts:
+def read(project: Project, catalog: Catalog) -> ReportData:
     """Read what there is to tell of the newest run; raise `StorageError` when nothing has run yet."""
     run = catalog.run()
     if run is None:
@@ -85,22 +85,22 @@ def read(project: Project, catalog: Catalog) -> Facts:
         _told(definition, steps.get(definition.name), run, catalog) for definition in project.graph.definitions
     )
     lake = Lake(Storage(project.settings.lake, project.settings.storage))
-    stored = [t.definition for t in told if isinstance(t.definition, Stored)]
+    stored = [t.definition for t in told if isinstance(t.definition, StoredDefinition)]
     asides = [_aside(lake, definition.name) for definition in stored]
     charts = [d for d in stored if isinstance(d, Table) and d.chart is not None]
-    return Facts(
+    return ReportData(
         project, run, told, tuple(a for a in asides if a is not None), tuple(_drawn(lake, table) for table in charts)
     )
 
 
-def _told(definition: Definition, now: Step | None, run: Run, catalog: Catalog) -> Told:
+def _told(definition: Definition, now: StepRecord | None, run: RunRecord, catalog: Catalog) -> TableSummary:
     if now is not None and now.is_done:
-        return Told(definition, now, now, run.ended_at or run.started_at)
+        return TableSummary(definition, now, now, run.ended_at or run.started_at)
     versions = catalog.versions(definition.name)
-    return Told(definition, now, catalog.last_step(definition.name), versions[0].at if versions else None)
+    return TableSummary(definition, now, catalog.last_step(definition.name), versions[0].at if versions else None)
 
 
-def _aside(lake: Lake, name: str) -> Aside | None:
+def _aside(lake: Lake, name: str) -> QuarantineSummary | None:
     found = lake.quarantine(name).version()
     if found is None or not found.rows:
         return None
@@ -114,17 +114,19 @@ def _aside(lake: Lake, name: str) -> Aside | None:
             f"limit {SAMPLES}"
         ).to_arrow_table()
     shown = tuple({**row, "file": PurePosixPath(row["_source"] or "").name} for row in samples.to_pylist())
-    return Aside(name, found.rows, {str(reason): int(rows) for reason, rows in reasons}, shown)
+    return QuarantineSummary(name, found.rows, {str(reason): int(rows) for reason, rows in reasons}, shown)
 
 
-def _drawn(lake: Lake, table: Table) -> Drawn:
+def _drawn(lake: Lake, table: Table) -> ChartData:
     chart, found = table.chart, _in(lake, table).version()
     if chart is None or found is None:
-        return Drawn(table, notes=("The table is not made yet.",))
+        return ChartData(table, notes=("The table is not made yet.",))
     for column in (chart.x, chart.y, chart.by):
         if column is not None and column not in found.schema.names:
             hint = did_you_mean(column, found.schema.names)
-            return Drawn(table, notes=(f"The chart names a column {column!r} that the table does not have; {hint}",))
+            return ChartData(
+                table, notes=(f"The chart names a column {column!r} that the table does not have; {hint}",)
+            )
     with connect(filesystem=lake.storage.filesystem()) as con:
         con.execute(f"create temp table points as {_points(chart, found.scan().query())}")
         points = con.sql(f"from (from points order by x desc, series limit {POINTS}) order by x, series").fetchall()
@@ -137,7 +139,7 @@ def _drawn(lake: Lake, table: Table) -> Drawn:
         f"The last {POINTS:,} of {total:,} points are drawn.": total > POINTS,
     }
     told = tuple(note for note, holds in notes.items() if holds)
-    return Drawn(table, tuple((x, float(y), str(series)) for x, y, series, _ in points), told)
+    return ChartData(table, tuple((x, float(y), str(series)) for x, y, series, _ in points), told)
 
 
 def _points(chart: Chart, query: str) -> str:
@@ -149,5 +151,5 @@ def _points(chart: Chart, query: str) -> str:
     )
 
 
-def _in(lake: Lake, table: Stored) -> LakeTable:
+def _in(lake: Lake, table: StoredDefinition) -> LakeTable:
     return lake.table(table.layer, table.name)

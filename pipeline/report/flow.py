@@ -9,11 +9,11 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from pipeline.core.definitions import LAYERS, Stored
+from pipeline.core.definitions import LAYERS, StoredDefinition
 from pipeline.core.sinks import Sink
-from pipeline.report.facts import Told
+from pipeline.report.facts import TableSummary
 from pipeline.report.grid import Node, Spacing
-from pipeline.report.layout import Band, Box, Layout, Line, lay_out
+from pipeline.report.layout import Band, Box, GraphLayout, Line, lay_out
 from pipeline.report.svg import element, picture, shortened, text, width_of
 from pipeline.report.words import count, quantity
 
@@ -28,7 +28,7 @@ WIDEST = 84
 PAD = 12
 
 
-def flow_picture(told: Sequence[Told]) -> Markup:
+def flow_picture(told: Sequence[TableSummary]) -> Markup:
     """Return the drawing of a graph, its definitions given with inputs before readers."""
     rows = {t.definition.name: t.rows or 0 for t in told}
     layout = fitted([_node(t) for t in told])
@@ -44,7 +44,7 @@ def flow_picture(told: Sequence[Told]) -> Markup:
     )
 
 
-def fitted(nodes: Sequence[Node]) -> Layout:
+def fitted(nodes: Sequence[Node]) -> GraphLayout:
     """Return a layout as wide as the page, if the distance of its columns allows it."""
     close = lay_out(nodes)
     gaps = len({box.x for box in close.boxes}) - 1
@@ -54,14 +54,14 @@ def fitted(nodes: Sequence[Node]) -> Layout:
     return lay_out(nodes, replace(space, columns=min(space.columns + (ROOM - close.width) / gaps, WIDEST)))
 
 
-def band_of(told: Told) -> str:
+def band_of(told: TableSummary) -> str:
     """Return the layer in which a definition is drawn."""
     if isinstance(told.definition, Sink):
         return "sink"
-    return told.definition.layer if isinstance(told.definition, Stored) else "model"
+    return told.definition.layer if isinstance(told.definition, StoredDefinition) else "model"
 
 
-def losses(told: Told) -> str:
+def losses(told: TableSummary) -> str:
     """Return how many rows the last step set aside or dropped, in words; empty when none."""
     if told.made is None:
         return ""
@@ -75,7 +75,7 @@ def losses(told: Told) -> str:
     return ", ".join(f"{count(rows)} {word}" for rows, word in parts if rows)
 
 
-def state(told: Told) -> str:
+def state(told: TableSummary) -> str:
     """Return how a definition stands: `absent`, `refused`, `failed`, `same` (nothing was to do) or `fresh`."""
     if told.now is None and told.made is None:
         return "absent"
@@ -86,31 +86,31 @@ def state(told: Told) -> str:
     return "fresh" if told.now is not None and told.now.decision != "skip" else "same"
 
 
-def summary(told: Told) -> str:
+def summary(told: TableSummary) -> str:
     """Return the second line of a box: its rows, or what became of it."""
     if state(told) == "absent":
         return "not made yet"
     if told.now is not None and told.now.has_failed:
         return told.now.outcome
-    if isinstance(told.definition, Stored):
+    if isinstance(told.definition, StoredDefinition):
         return quantity(told.rows or 0, "row")
     return told.made.decision if told.made is not None else "up to date"
 
 
-def _node(told: Told) -> Node:
+def _node(told: TableSummary) -> Node:
     name, notes = shortened(told.definition.name, LETTERS), (summary(told), losses(told))
     width = max(width_of(name, NAME_PX), *(width_of(note, NOTE_PX) for note in notes)) + 24
     return Node(told.definition.name, BANDS.index(band_of(told)), told.definition.inputs, width, 58 if notes[1] else 42)
 
 
-def _band(band: Band, layout: Layout) -> Markup:
+def _band(band: Band, layout: GraphLayout) -> Markup:
     name = BANDS[band.layer]
     height = layout.height + CAPTION + 2 * PAD
     strip = element("rect", x=band.x, y=0, width=band.width, height=height, rx=8, class_="band")
     return element("g", strip, text((band.x + 12, 22), name.upper(), "caption"), class_=f"of-{name}")
 
 
-def _box(told: Told, box: Box) -> Markup:
+def _box(told: TableSummary, box: Box) -> Markup:
     x, y, name = box.x, box.y + CAPTION, told.definition.name
     parts = [
         element("title", f"{name} ({getattr(told.definition, 'kind', '')}): {_story(told)}"),
@@ -138,6 +138,6 @@ def _line(line: Line, rows: int) -> Markup:
     return element("path", title, d=way, class_="way", stroke_width=1 + 0.5 * math.log10(rows + 1))
 
 
-def _story(told: Told) -> str:
+def _story(told: TableSummary) -> str:
     parts = [summary(told), losses(told), "" if told.now is None else f"{told.now.decision}, {told.now.reason}"]
     return "; ".join(part for part in parts if part)

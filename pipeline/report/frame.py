@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.report.plot import Plot, Tick
+from pipeline.report.plot import ChartSpec, Tick
 from pipeline.report.scales import Scale, ticks
 from pipeline.report.svg import line, text, width_of
 
@@ -27,14 +27,14 @@ class Frame:
     bottom: float
 
 
-def vertical(plot: Plot, values: Sequence[float], frame: Frame) -> tuple[Scale, tuple[Tick, ...]]:
+def vertical(plot: ChartSpec, values: Sequence[float], frame: Frame) -> tuple[Scale, tuple[Tick, ...]]:
     """Return a scale from the bottom of a frame to its top that encloses the values, and its ticks."""
     found = ticks(min(values), max(values))
     scale = Scale(found[0], found[-1], frame.bottom, frame.top)
     return scale, tuple(Tick(value, tick_label(plot, value)) for value in found)
 
 
-def tick_label(plot: Plot, value: float) -> str:
+def tick_label(plot: ChartSpec, value: float) -> str:
     """Return a round y value in words; the unit stands in the label of the axis."""
     return f"{100 * value:.6g}" if plot.percent else f"{value:,.6g}".replace("-", MINUS)
 
@@ -66,7 +66,7 @@ def along(scale: Scale, marks: Sequence[Tick], frame: Frame) -> list[Markup]:
     return drawn
 
 
-def axis_names(plot: Plot, frame: Frame) -> list[Markup]:
+def axis_names(plot: ChartSpec, frame: Frame) -> list[Markup]:
     """Return what the axes show: y above its labels, x below the middle of its own."""
     middle = (frame.left + frame.right) / 2
     return [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.core.definitions import Source, Stored
+from pipeline.core.definitions import Source, StoredDefinition
 from pipeline.quality import score
 from pipeline.report import words
-from pipeline.report.facts import Facts, Told
+from pipeline.report.facts import ReportData, TableSummary
 from pipeline.report.verdicts import Judged, worded
 
 
@@ -22,7 +22,7 @@ class Figure:
     alarm: bool = False
 
 
-def figures(facts: Facts, models: Sequence[Judged]) -> tuple[Figure, ...]:
+def figures(facts: ReportData, models: Sequence[Judged]) -> tuple[Figure, ...]:
     """Return the headline figures; the last one only for a project with models."""
     found = (_tables(facts), _rows_read(facts), _quarantined(facts), _quality(facts))
     best = models[0].headline if models else None
@@ -37,13 +37,17 @@ def figures(facts: Facts, models: Sequence[Judged]) -> tuple[Figure, ...]:
     return (*found, shown)
 
 
-def accounted(told: Sequence[Told]) -> tuple[str, ...]:
+def accounted(told: Sequence[TableSummary]) -> tuple[str, ...]:
     """Return the tables whose last step lost rows that nobody counted."""
-    flows = [(t.definition.name, t.made.flow) for t in told if t.made is not None and isinstance(t.definition, Stored)]
+    flows = [
+        (t.definition.name, t.made.flow)
+        for t in told
+        if t.made is not None and isinstance(t.definition, StoredDefinition)
+    ]
     return tuple(name for name, f in flows if f.uncounted)
 
 
-def score_of(told: Sequence[Told]) -> float | None:
+def score_of(told: Sequence[TableSummary]) -> float | None:
     """Return the quality score of tables by their last steps' checks, in percent."""
     return score((check.rows, check.violations) for t in told if t.made is not None for check in t.made.checks)
 
@@ -53,8 +57,8 @@ def scored(value: float | None) -> str:
     return words.ABSENT if value is None else words.percent(value / 100)
 
 
-def _tables(facts: Facts) -> Figure:
-    stored = [t for t in facts.told if isinstance(t.definition, Stored)]
+def _tables(facts: ReportData) -> Figure:
+    stored = [t for t in facts.told if isinstance(t.definition, StoredDefinition)]
     made = sum(t.now is not None and t.now.is_done for t in stored)
     failed = sum(t.now is not None and t.now.decision == "failed" for t in stored)
     skipped = sum(t.now is not None and t.now.decision == "upstream_failed" for t in stored)
@@ -65,7 +69,7 @@ def _tables(facts: Facts) -> Figure:
     return Figure("Tables", words.count(len(stored)), note, alarm=failed > 0)
 
 
-def _rows_read(facts: Facts) -> Figure:
+def _rows_read(facts: ReportData) -> Figure:
     sources = [t for t in facts.told if isinstance(t.definition, Source)]
     read = sum(t.made.flow.rows_in for t in sources if t.made is not None)
     now = sum(t.now.flow.rows_in for t in sources if t.now is not None)
@@ -74,14 +78,14 @@ def _rows_read(facts: Facts) -> Figure:
     return Figure("Rows read", words.count(read), what if now or not read else f"{what}, none of them in this run")
 
 
-def _quarantined(facts: Facts) -> Figure:
+def _quarantined(facts: ReportData) -> Figure:
     held = sum(aside.rows for aside in facts.asides)
     now = sum(t.now.flow.quarantined for t in facts.told if t.now is not None)
     tables = f"of {words.quantity(len(facts.asides), 'table')}, " if held else ""
     return Figure("Rows in quarantine", words.count(held), f"{tables}{words.count(now)} by this run", alarm=held > 0)
 
 
-def _quality(facts: Facts) -> Figure:
+def _quality(facts: ReportData) -> Figure:
     checks = [check for t in facts.told if t.made is not None for check in t.made.checks]
     held = sum(not check.violations for check in checks)
     note = (

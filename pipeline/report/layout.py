@@ -44,7 +44,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """The picture: boxes, lines and bands within `width` and `height`."""
 
     boxes: tuple[Box, ...]
@@ -54,7 +54,7 @@ class Layout:
     height: float
 
 
-def lay_out(nodes: Sequence[Node], spacing: Spacing | None = None) -> Layout:
+def lay_out(nodes: Sequence[Node], spacing: Spacing | None = None) -> GraphLayout:
     """Place nodes, given with inputs before readers, and route their lines. The same nodes give the same picture."""
     space = Spacing() if spacing is None else spacing
     columns, layers = _columns(nodes)
@@ -68,7 +68,7 @@ def lay_out(nodes: Sequence[Node], spacing: Spacing | None = None) -> Layout:
     lines = tuple(_line(source, n.name, columns, middles, sides) for n in nodes for source in n.inputs)
     height = max((middles[i] + grid.height(i) / 2 for column in order for i in column), default=0.0)
     width = max((band.x + band.width for band in bands), default=0.0)
-    return Layout(boxes, lines, bands, width, height)
+    return GraphLayout(boxes, lines, bands, width, height)
 
 
 def _columns(nodes: Sequence[Node]) -> tuple[dict[str, int], tuple[int, ...]]:

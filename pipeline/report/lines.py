@@ -8,7 +8,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from pipeline.report.frame import HEIGHT, SMALL, WIDTH, Frame, along, axis_names, grid, margin, vertical
-from pipeline.report.plot import Plot, Series
+from pipeline.report.plot import ChartSpec, Series
 from pipeline.report.scales import Scale, apart
 from pipeline.report.svg import element, line, picture, shortened, text
 
@@ -18,7 +18,7 @@ LETTERS = 18
 """The longest name at the end of a line, in letters; the whole name shows on hovering."""
 
 
-def line_chart(plot: Plot) -> Markup:
+def line_chart(plot: ChartSpec) -> Markup:
     """Return the drawing of a plot with at least one point."""
     values = [y for series in plot.series for _, y in series.points]
     label_room = margin([_label(plot, s) for s in plot.highlighted]) + 12
@@ -41,7 +41,7 @@ def line_chart(plot: Plot) -> Markup:
     )
 
 
-def _curve(plot: Plot, series: Series, x: Scale, y: Scale) -> Markup:
+def _curve(plot: ChartSpec, series: Series, x: Scale, y: Scale) -> Markup:
     colour = "muted" if series.rank is None else f"s{series.rank}"
     placed = [(x(a), y(b)) for a, b in series.points]
     dotted = bridges(plot, series)
@@ -54,7 +54,7 @@ def _curve(plot: Plot, series: Series, x: Scale, y: Scale) -> Markup:
     return element("g", element("title", f"{series.name}: {span}" if series.name else span), *shapes, class_=colour)
 
 
-def bridges(plot: Plot, series: Series) -> frozenset[int]:
+def bridges(plot: ChartSpec, series: Series) -> frozenset[int]:
     """Return the points before which a series has no value where others have one.
 
     Where places on the x axis are too many to be shared by all series, there is nothing to miss.
@@ -71,7 +71,7 @@ def _way(placed: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
 
 
-def _names(plot: Plot, x: Scale, y: Scale, frame: Frame) -> list[Markup]:
+def _names(plot: ChartSpec, x: Scale, y: Scale, frame: Frame) -> list[Markup]:
     """Name each highlighted series at its end; names that would overlap move apart, joined to their line."""
     ends = sorted(plot.highlighted, key=lambda series: y(series.points[-1][1]))
     wanted = [y(series.points[-1][1]) for series in ends]
@@ -92,11 +92,11 @@ def _leader(points: Sequence[tuple[float, float]]) -> list[Markup]:
     return [line(start, end, "leader") for start, end in pairwise(points) if end[0] > start[0]]
 
 
-def _label(plot: Plot, series: Series) -> str:
+def _label(plot: ChartSpec, series: Series) -> str:
     return f"{shortened(series.name, LETTERS)} {plot.shown(series.points[-1][1])}".strip()
 
 
-def _said(plot: Plot) -> str:
+def _said(plot: ChartSpec) -> str:
     """Return what the drawing shows, for those who do not see it."""
     many = f", {len(plot.series)} lines" if len(plot.series) > 1 else ""
     named = "; ".join(f"{s.name or plot.y_label} mean {plot.shown(s.mean)}" for s in plot.highlighted)

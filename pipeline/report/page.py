@@ -10,15 +10,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.core.definitions import Stored
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.sources import PROVENANCE
-from pipeline.governance import Check
+from pipeline.governance import CheckRecord
 from pipeline.report import headline, words
 from pipeline.report.bars import MOST, bar_chart
-from pipeline.report.facts import Drawn, Facts, Told
+from pipeline.report.facts import ChartData, ReportData, TableSummary
 from pipeline.report.flow import flow_picture
 from pipeline.report.lines import bridges, line_chart
-from pipeline.report.plot import Plot, plot_of
+from pipeline.report.plot import ChartSpec, plot_of
 from pipeline.report.svg import shortened
 from pipeline.report.verdicts import judged, worded
 
@@ -29,7 +29,7 @@ LONG = 600
 
 
 @dataclass(frozen=True)
-class Shown:
+class RenderedChart:
     """A chart on the page: its drawing, and its figures as a table of text."""
 
     title: str
@@ -41,16 +41,16 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Expected:
+class CheckSummary:
     """A table's checks with its score, and how many violations they found."""
 
-    told: Told
-    checks: tuple[Check, ...]
+    told: TableSummary
+    checks: tuple[CheckRecord, ...]
     score: str
     violations: int
 
 
-def page(facts: Facts) -> str:
+def page(facts: ReportData) -> str:
     """Return the report as one HTML document that refers to nothing outside itself."""
     environment = Environment(
         loader=PackageLoader("pipeline.report"),
@@ -77,15 +77,15 @@ def page(facts: Facts) -> str:
     )
 
 
-def expectations(told: Told) -> list[Check]:
+def expectations(told: TableSummary) -> list[CheckRecord]:
     """Return a table's checks in the order in which it declares them, those of its key last."""
     definition = told.definition
-    order = [e.name for e in definition.expect] if isinstance(definition, Stored) else []
+    order = [e.name for e in definition.expect] if isinstance(definition, StoredDefinition) else []
     checks = () if told.made is None else told.made.checks
     return sorted(checks, key=lambda c: order.index(c.expectation) if c.expectation in order else len(order))
 
 
-def condition(check: Check) -> str:
+def condition(check: CheckRecord) -> str:
     """Return what a check asks of a row, as SQL; the key's uniqueness, which no row can tell alone, in words."""
     return "one row for each key" if check.expectation == "key_is_unique" else check.condition
 
@@ -103,27 +103,29 @@ def cells(row: str | None) -> tuple[tuple[str, str], ...]:
     return tuple((str(name), shortened(_plain(value), each)) for name, value in found.items() if name not in PROVENANCE)
 
 
-def shown(drawn: Drawn) -> Shown:
+def shown(drawn: ChartData) -> RenderedChart:
     """Return a chart with its drawing, or with the reason why there is none."""
     table, chart = drawn.table, drawn.table.chart
     title = table.name.replace("_", " ").capitalize() if chart is None or chart.title is None else chart.title
     if chart is None or not drawn.points:
-        return Shown(title, table.name, None, drawn.notes or ("The table has no rows to draw.",))
+        return RenderedChart(title, table.name, None, drawn.notes or ("The table has no rows to draw.",))
     plot = plot_of(chart, drawn.points, title=title)
     text = isinstance(drawn.points[0][0], str)
     picture = bar_chart(plot, rows=text) if chart.kind == "bar" else line_chart(plot)
     head = (plot.x_label, *(s.name or plot.y_label for s in plot.series))
-    return Shown(
+    return RenderedChart(
         title, table.name, picture, (*_notes(plot, bars=chart.kind == "bar"), *drawn.notes), head, _listed(plot)
     )
 
 
-def _expected(told: Told) -> Expected:
+def _expected(told: TableSummary) -> CheckSummary:
     checks = expectations(told)
-    return Expected(told, tuple(checks), headline.scored(headline.score_of([told])), sum(c.violations for c in checks))
+    return CheckSummary(
+        told, tuple(checks), headline.scored(headline.score_of([told])), sum(c.violations for c in checks)
+    )
 
 
-def _notes(plot: Plot, *, bars: bool) -> tuple[str, ...]:
+def _notes(plot: ChartSpec, *, bars: bool) -> tuple[str, ...]:
     muted = [series.name for series in plot.series if series.rank is None]
     notes = []
     if muted:
@@ -137,7 +139,7 @@ def _notes(plot: Plot, *, bars: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _listed(plot: Plot) -> tuple[tuple[str, ...], ...]:
+def _listed(plot: ChartSpec) -> tuple[tuple[str, ...], ...]:
     found: dict[float, dict[str, str]] = {}
     for series in plot.series:
         for x, y in series.points:

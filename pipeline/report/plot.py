@@ -41,7 +41,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Plot:
+class ChartSpec:
     """A chart without its pixels."""
 
     title: str
@@ -65,7 +65,7 @@ class Plot:
         return tuple(sorted((s for s in self.series if s.rank is not None), key=lambda s: s.rank or 0))
 
 
-def plot_of(chart: Chart, points: Sequence[tuple[Any, float, str]], *, title: str) -> Plot:
+def plot_of(chart: Chart, points: Sequence[tuple[Any, float, str]], *, title: str) -> ChartSpec:
     """Return the plot of points `(x, y, by)` that are sorted by x; text x keeps its place in that order."""
     kind = next((type(x) for x, _, _ in points), float)
     categorical = chart.kind == "bar" or not issubclass(kind, int | float | date) or kind is bool
@@ -77,7 +77,7 @@ def plot_of(chart: Chart, points: Sequence[tuple[Any, float, str]], *, title: st
     series: dict[str, list[tuple[float, float]]] = {}
     for x, y, by in points:
         series.setdefault(by, []).append((place[x], y))
-    return Plot(
+    return ChartSpec(
         title=title,
         x_label=words.axis_label(chart.x),
         y_label=words.axis_label(chart.y) + (" (percent)" if percent else ""),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.core.definitions import Verdict
 from pipeline.report import words
-from pipeline.report.facts import Told
+from pipeline.report.facts import TableSummary
 
 BASELINE = "baseline_"
 
@@ -31,7 +31,7 @@ class Metric:
 class Judged:
     """A model with its verdict. `metrics` have a baseline or threshold, the one that decides first; `others` neither."""
 
-    told: Told
+    told: TableSummary
     verdict: Verdict
     metrics: tuple[Metric, ...]
     others: tuple[Metric, ...]
@@ -42,7 +42,7 @@ class Judged:
         return next(iter((*self.metrics, *self.others)), None)
 
 
-def judged(told: Iterable[Told]) -> tuple[Judged, ...]:
+def judged(told: Iterable[TableSummary]) -> tuple[Judged, ...]:
     """Return the verdicts that were ever given, in the order of the definitions."""
     return tuple(_judged(t, t.made.verdict) for t in told if t.made is not None and t.made.verdict is not None)
 
@@ -69,7 +69,7 @@ def worded(name: str, value: float | None) -> str:
     return words.percent(value) if words.is_share(name) and 0 <= value <= 1 else f"{value:,.4f}"
 
 
-def _judged(told: Told, verdict: Verdict) -> Judged:
+def _judged(told: TableSummary, verdict: Verdict) -> Judged:
     # an artifact says by what it is judged in `metric` and `at_least`, its own or its evaluation's
     rule = getattr(told.definition, "evaluation", told.definition)
     metrics = paired(verdict.metrics, getattr(rule, "metric", None), getattr(rule, "at_least", None))

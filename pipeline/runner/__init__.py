@@ -1,7 +1,7 @@
 """The run over all tables of a project: decide, compute, commit, backfill, replay."""
 
-from pipeline.runner.decide import Options
-from pipeline.runner.dry_run import foresee
+from pipeline.runner.decide import RunOptions
+from pipeline.runner.dry_run import plan_run
 from pipeline.runner.runner import Runner
 
-__all__ = ["Options", "Runner", "foresee"]
+__all__ = ["RunOptions", "Runner", "plan_run"]

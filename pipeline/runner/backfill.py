@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
-from pipeline.batch.step import Order, work_of
+from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.task import run_task
-from pipeline.batch.work import Outcome, Split, Work
+from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Table
 from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, RequestError, StorageError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Flow, Manifest
-from pipeline.governance import Filled, Run, Step
+from pipeline.core.staging import Manifest, RowCounts
+from pipeline.governance import BackfillRecord, RunRecord, StepRecord
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import Limits, connect, schema_of
 from pipeline.kernel.scan import Scan
@@ -34,8 +34,8 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision
 from pipeline.runner.dry_run import feed_of, route_of
-from pipeline.runner.partitions import Column, OfPartition, column_of, every_partition, within
-from pipeline.runner.post_commit import judged, set_aside, settle
+from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
+from pipeline.runner.post_commit import judged, post_commit, set_aside
 from pipeline.runner.quarantine import in_json, json_text, stage_quarantine
 
 PARTLY = "partly "
@@ -44,7 +44,7 @@ _BESIDE = Decision("append", "backfill")
 
 
 @dataclass(frozen=True)
-class Asked:
+class BackfillOptions:
     """Which partitions: those in `A..B` (also `A`, `A..`, `..B`), those that failed, or all; and whether again."""
 
     partitions: str | None = None
@@ -60,7 +60,7 @@ class Backfill:
     definition: Table
     version: Version
     inputs: Mapping[str, Version]
-    column: Column
+    column: PartitionColumn
     every: tuple[str | None, ...]
     left: tuple[str | None, ...]
     done: tuple[str | None, ...]
@@ -74,10 +74,10 @@ class Backfill:
         return fingerprint("backfill", self.definition.fingerprint, marks)
 
 
-Tell = Callable[[Filled], None]
+Tell = Callable[[BackfillRecord], None]
 
 
-def plan_backfill(workspace: Workspace, name: str, asked: Asked) -> Backfill:
+def plan_backfill(workspace: Workspace, name: str, asked: BackfillOptions) -> Backfill:
     """Find the partitions to do; nothing is changed.
 
     Raises `RequestError` for a table that cannot be backfilled or partitions that are not there, and `StorageError`
@@ -92,7 +92,7 @@ def plan_backfill(workspace: Workspace, name: str, asked: Asked) -> Backfill:
             f"table {name!r} is partitioned otherwise than its definition says", do="recompute it: headwater run --full"
         )
     inputs = {n: _consumed(workspace, name, n, version.manifest) for n in definition.inputs}
-    draft = Backfill(definition, version, inputs, Column("", ""), (), (), (), asked.parallel)
+    draft = Backfill(definition, version, inputs, PartitionColumn("", ""), (), (), (), asked.parallel)
     same = version.manifest.backfill == draft.id and not asked.restart
     work, split = _work(workspace, draft, "", "")
     with connect(work.limits, filesystem=work.filesystem) as con, work.maker.make(con, split) as made:
@@ -112,30 +112,30 @@ def plan_backfill(workspace: Workspace, name: str, asked: Asked) -> Backfill:
 
 def backfill(
     workspace: Workspace, plan: Backfill, *, tell: Tell = lambda _: None, clock: Clock = now
-) -> tuple[Filled, ...]:
+) -> tuple[BackfillRecord, ...]:
     """Do what is left of a plan and return what became of each partition, in the order they ended.
 
     A partition that fails is recorded with its error and keeps its rows; the others go on. Raises `ConflictError`
     when another run commits the table meanwhile; what was committed stays done.
     """
-    settle(workspace, plan.definition, plan.version)
+    post_commit(workspace, plan.definition, plan.version)
     begun, at = time.perf_counter(), clock().isoformat()
     run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     catalog, settings = workspace.catalog, workspace.settings
-    catalog.begin(Run(run_id, settings.name, settings.env, at, None, "running", None))
+    catalog.begin(RunRecord(run_id, settings.name, settings.env, at, None, "running", None))
     filler = _Filler(workspace, plan, run_id, at)
-    found: list[Filled] = []
+    found: list[BackfillRecord] = []
     try:
         for filled in filler.fill():
             catalog.fill(filled)
             found.append(filled)
             tell(filled)
-        settle(workspace, plan.definition, filler.version)
+        post_commit(workspace, plan.definition, filler.version)
     except BaseException as error:
         catalog.end(run_id, clock().isoformat(), "failed" if isinstance(error, Exception) else "stopped", str(error))
         raise
     bad = [filled for filled in found if filled.error is not None]
-    step = Step(
+    step = StepRecord(
         name=plan.definition.name,
         number=0,
         kind=plan.definition.kind,
@@ -160,7 +160,7 @@ class _Filler:
 
     def __init__(self, workspace: Workspace, plan: Backfill, run_id: str, at: str) -> None:
         self.version = plan.version
-        self.flow = Flow()
+        self.flow = RowCounts()
         self.checks: dict[str, int] = {}
         self._workspace = workspace
         self._plan = plan
@@ -168,7 +168,7 @@ class _Filler:
         self._at = at
         self._done = list(plan.done)
 
-    def fill(self) -> Iterator[Filled]:
+    def fill(self) -> Iterator[BackfillRecord]:
         """Do each partition that is left; raise what makes it pointless to go on."""
         with ThreadPoolExecutor(at_once(self._plan)) as pool:
             if at_once(self._plan) == 1:  # each sees the rows that the one before has committed
@@ -182,8 +182,8 @@ class _Filler:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _landed(self, partition: str | None, future: Future[tuple[Outcome, float]]) -> Filled:
-        filled = Filled(self._plan.definition.name, partition, self._plan.id, self._run_id, self._at)
+    def _landed(self, partition: str | None, future: Future[tuple[Outcome, float]]) -> BackfillRecord:
+        filled = BackfillRecord(self._plan.definition.name, partition, self._plan.id, self._run_id, self._at)
         try:
             outcome, seconds = future.result()
             begun = time.perf_counter()
@@ -202,7 +202,7 @@ class _Filler:
         if plan.definition.key and not is_within(plan):
             gone = files_of(self._workspace, self.version, plan, partition)
             others = Scan(self.version.schema, tuple(f for f in self.version.files if f.uri not in gone))
-        work = replace(work, maker=OfPartition(work.maker, plan.column, partition), existing=others)
+        work = replace(work, maker=PartitionProducer(work.maker, plan.column, partition), existing=others)
         return run_task(work, replace(split, index=index)), time.perf_counter() - begun
 
     def _commit(self, partition: str | None, outcome: Outcome) -> Manifest:
@@ -259,10 +259,10 @@ def at_once(plan: Backfill) -> int:
     return plan.parallel if is_within(plan) or not plan.definition.key else 1
 
 
-def _work(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> tuple[Work, Split]:
+def _work(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> tuple[TaskSpec, Split]:
     scans = {name: found.scan() for name, found in plan.inputs.items()}
     way = replace(route_of(workspace, plan.definition, scans), executor="inline")
-    work = work_of(Order(plan.definition, way, scans, run_id, at), workspace.lake, workspace.settings)
+    work = work_of(StepSpec(plan.definition, way, scans, run_id, at), workspace.lake, workspace.settings)
     if plan.parallel > 1:
         budget = budget_here(workspace.settings.memory_bytes)
         work = replace(work, limits=Limits(budget.memory_bytes // plan.parallel, max(1, budget.slots // plan.parallel)))

@@ -8,7 +8,7 @@ from pipeline.core.definitions import Artifact, Definition
 from pipeline.project.workspace import Workspace
 
 
-class RunBench:
+class RunBuildContext:
     """The `Bench` of a run: inputs are read when they are asked for."""
 
     def __init__(self, workspace: Workspace, artifact: Artifact, run_id: str) -> None:

@@ -5,48 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
-from pipeline.core.definitions import Merge, Stored, Table
-from pipeline.core.staging import Flow, Mode, StagedFile
+from pipeline.core.definitions import Merge, StoredDefinition, Table
+from pipeline.core.staging import Mode, RowCounts, StagedFile
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import merge_expectations, unless_deleted
 from pipeline.kernel.engine import quoted
 from pipeline.kernel.planner.provenance import passed_on
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform, parse
-from pipeline.lake import MergeWork, Version, merge, replace_keys
+from pipeline.lake import MergeSpec, Version, merge, replace_keys
 from pipeline.project.workspace import Workspace
 from pipeline.runner.quarantine import in_json, json_text, stage_quarantine
 from pipeline.warehouse.modelling import FactTransform
 
 
 @dataclass(frozen=True)
-class Arrival:
+class StagedRows:
     """The staged rows of a step, of which definition and run they are, and the version they come to, if to any."""
 
-    definition: Stored
+    definition: StoredDefinition
     outcome: Outcome
     run_id: str
     seen: Version | None
 
 
 @dataclass(frozen=True)
-class Landing:
+class CommitPlan:
     """What to commit of a step: files that come, URIs of files that go, what is set aside, and how rows flowed."""
 
     files: tuple[StagedFile, ...]
-    flow: Flow
+    flow: RowCounts
     aside: tuple[StagedFile, ...]
     aside_mode: Mode
     removed: frozenset[str] = frozenset()
     tombstones: tuple[StagedFile, ...] = ()
 
 
-def merge_of(definition: Stored) -> Merge | None:
+def merge_of(definition: StoredDefinition) -> Merge | None:
     """Return how a definition's table is merged, or `None` when it is not."""
     return definition.merge if isinstance(definition, Table) else None
 
 
-def to_judge(definition: Stored) -> Stored:
+def definition_to_validate(definition: StoredDefinition) -> StoredDefinition:
     """Return the definition as its new rows are judged: those of a merged table may share a key."""
     how = merge_of(definition)
     if how is None:
@@ -55,7 +55,7 @@ def to_judge(definition: Stored) -> Stored:
     return replace(definition, key=(), expect=expect)
 
 
-def key_passed_on(workspace: Workspace, definition: Stored, driving: str) -> tuple[str, ...] | None:
+def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: str) -> tuple[str, ...] | None:
     """Return the columns in which a table, and its key if it has one, have its driving input's key, or `None`.
 
     Then all rows of one such key come from one row of the input, and changes of the input can be followed by key. A
@@ -71,18 +71,18 @@ def key_passed_on(workspace: Workspace, definition: Stored, driving: str) -> tup
     return passed if passed is not None and (not definition.key or set(passed) <= set(definition.key)) else None
 
 
-def land(workspace: Workspace, arrival: Arrival) -> Landing:
+def plan_commit(workspace: Workspace, arrival: StagedRows) -> CommitPlan:
     """Return what to commit of new rows: for a merged table, after merging them."""
     how, outcome, seen = merge_of(arrival.definition), arrival.outcome, arrival.seen
     aside_mode: Mode = "overwrite" if seen is None else "append"
     if how is None:
-        return Landing(outcome.files, outcome.flow, outcome.aside, aside_mode)
+        return CommitPlan(outcome.files, outcome.flow, outcome.aside, aside_mode)
     done = merge(_work(workspace, arrival, arrival.definition.key, how))
     flow = replace(outcome.flow, rows_out=done.rows_out, superseded=done.superseded, deletes=done.deletes)
-    return Landing(done.files, flow, outcome.aside, aside_mode, done.removed, done.tombstones)
+    return CommitPlan(done.files, flow, outcome.aside, aside_mode, done.removed, done.tombstones)
 
 
-def follow(workspace: Workspace, arrival: Arrival, driving: str, changed: Scan) -> Landing:
+def replace_by_key(workspace: Workspace, arrival: StagedRows, driving: str, changed: Scan) -> CommitPlan:
     """Return what to commit of rows made again: they replace all rows of the keys that `changed` rows of the input have.
 
     Rows of these keys leave the quarantine too, and those set aside now come in.
@@ -97,10 +97,10 @@ def follow(workspace: Workspace, arrival: Arrival, driving: str, changed: Scan) 
     same = " and ".join(f"{in_json(name)} = k.k{n}" for n, name in enumerate(ours))
     those = f"anti join (select distinct {texts} from ({keys.query()})) as k on {same}"
     aside = stage_quarantine(workspace, definition.name, f"{arrival.run_id}-all", outcome.aside, those)
-    return Landing(done.files, outcome.flow, aside, "overwrite", done.removed)
+    return CommitPlan(done.files, outcome.flow, aside, "overwrite", done.removed)
 
 
-def _work(workspace: Workspace, arrival: Arrival, key: tuple[str, ...], how: Merge | None) -> MergeWork:
+def _work(workspace: Workspace, arrival: StagedRows, key: tuple[str, ...], how: Merge | None) -> MergeSpec:
     limits = budget_here(workspace.settings.memory_bytes).whole()
     table, outcome = workspace.table(arrival.definition.name), arrival.outcome
-    return MergeWork(table, key, how, arrival.run_id, outcome.files, outcome.schema, arrival.seen, limits)
+    return MergeSpec(table, key, how, arrival.run_id, outcome.files, outcome.schema, arrival.seen, limits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.core.definitions import Source, Stored
+from pipeline.core.definitions import Source, StoredDefinition
 from pipeline.core.errors import OrderError, SchemaError
 from pipeline.core.schema import Schema, compare
 from pipeline.lake import Version
@@ -54,7 +54,12 @@ def _untyped(schema: Schema) -> Schema:
 
 
 def require_same(
-    definition: Stored, decision: Decision, version: Version | None, schema: Schema, *, may_be_made_anew: bool = False
+    definition: StoredDefinition,
+    decision: Decision,
+    version: Version | None,
+    schema: Schema,
+    *,
+    may_be_made_anew: bool = False,
 ) -> None:
     """Raise `SchemaError` when rows to append or merge have other columns or types than those already there.
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from pipeline.core.cursors import Plan
+from pipeline.core.cursors import ReadPlan
 from pipeline.core.errors import SourceError, few
-from pipeline.core.sources import Part
+from pipeline.core.sources import SourceSplit
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 
@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What a run is asked to do."""
 
     select: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Options:
     """How many definitions are done at once; `None`: as many as there are cores."""
 
 
-DEFAULTS = Options()
+DEFAULTS = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Decision:
 
     kind: Kind
     reason: str
-    plan: Plan | None = None
+    plan: ReadPlan | None = None
     """For a source, and for a table that reads one which is not stored: what is to be read."""
     added: tuple[DataFile, ...] = field(default=(), repr=False)
     """For a table that appends or merges: the new files of its driving input."""
@@ -54,7 +54,7 @@ class Decision:
     """Whether new rows come after those that are there, in the order in which all would come at once."""
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[SourceSplit, ...]:
         """What of a source is to be read."""
         return () if self.plan is None else self.plan.parts
 
@@ -65,7 +65,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputFacts:
     """What is known of a table's inputs: their versions now, and what was added to the driving one."""
 
     versions: Mapping[str, int]
@@ -86,7 +86,7 @@ class Inputs:
 
 
 def decide_source(
-    fingerprint: str, manifest: Manifest | None, since: Plan | None, options: Options = DEFAULTS
+    fingerprint: str, manifest: Manifest | None, since: ReadPlan | None, options: RunOptions = DEFAULTS
 ) -> Decision:
     """Decide for a source from what is new since its cursor; `since` is `None` where there is no cursor to go on from.
 
@@ -112,7 +112,11 @@ def decide_source(
 
 
 def decide_reading(
-    fingerprint: str, manifest: Manifest | None, since: Plan | None, inputs: Inputs, options: Options = DEFAULTS
+    fingerprint: str,
+    manifest: Manifest | None,
+    since: ReadPlan | None,
+    inputs: InputFacts,
+    options: RunOptions = DEFAULTS,
 ) -> Decision:
     """Decide for a table that reads a source which is not stored, from what is new in it and the table's other inputs."""
     read = decide_source(fingerprint, manifest, since, options)
@@ -127,7 +131,7 @@ def decide_reading(
     return replace(read, kind="merge") if read.kind == "append" and inputs.merges else read
 
 
-def again(manifest: Manifest, since: Plan, reason: str) -> Decision:
+def again(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
     """Read all again; raise `SourceError` when some of what was read is no longer there."""
     if since.lost:
         raise SourceError(
@@ -138,7 +142,9 @@ def again(manifest: Manifest, since: Plan, reason: str) -> Decision:
     return Decision("rebuild", reason)
 
 
-def decide_table(fingerprint: str, manifest: Manifest | None, inputs: Inputs, options: Options = DEFAULTS) -> Decision:
+def decide_table(
+    fingerprint: str, manifest: Manifest | None, inputs: InputFacts, options: RunOptions = DEFAULTS
+) -> Decision:
     """Decide for a table from its manifest and its inputs."""
     if options.full:
         return Decision("rebuild", "--full")
@@ -155,7 +161,7 @@ def decide_table(fingerprint: str, manifest: Manifest | None, inputs: Inputs, op
     return Decision("rebuild", f"{others} changed")
 
 
-def _changed(manifest: Manifest, inputs: Inputs) -> list[str]:
+def _changed(manifest: Manifest, inputs: InputFacts) -> list[str]:
     """Return the inputs that are at another version than the one that was consumed."""
     return [
         name
@@ -164,7 +170,7 @@ def _changed(manifest: Manifest, inputs: Inputs) -> list[str]:
     ]
 
 
-def _take_new(inputs: Inputs, added: tuple[DataFile, ...]) -> Decision:
+def _take_new(inputs: InputFacts, added: tuple[DataFile, ...]) -> Decision:
     """Append or merge new rows; replace those of the keys in files that went, unless these are most of the input."""
     if not inputs.removed:
         rows = sum(file.rows for file in added)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.batch.planning import Route, carries_place, route, source_route, strategy
-from pipeline.core.cursors import UNBOUNDED, Bound, Plan
+from pipeline.batch.planning import ExecutionPlan, carries_place, route, source_route, strategy
+from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
 from pipeline.core.definitions import Artifact, Definition, Feed, Source, Table, Verdict
 from pipeline.core.errors import DefinitionError, HeadwaterError
-from pipeline.core.execution import Room
+from pipeline.core.execution import ExecutionLimits
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.sinks import Sink
-from pipeline.core.sources import PROVENANCE, SOURCE, Part
+from pipeline.core.sources import PROVENANCE, SOURCE, SourceSplit
 from pipeline.core.staging import Manifest
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.planner.pruning import file_conditions
@@ -21,12 +21,12 @@ from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import Version, files_for
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.build_context import RunBench
+from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.commit_plan import key_passed_on, merge_of
 from pipeline.runner.decide import (
     Decision,
-    Inputs,
-    Options,
+    InputFacts,
+    RunOptions,
     again,
     decide_reading,
     decide_source,
@@ -37,15 +37,15 @@ from pipeline.streaming.planning.streamed import STREAMED, StreamedDefinitions
 
 
 @dataclass(frozen=True)
-class Foresight:
+class PlannedStep:
     """One definition of a plan: the decision, and for a table how it would be computed."""
 
     definition: Definition
     decision: Decision
-    route: Route | None = None
+    route: ExecutionPlan | None = None
 
 
-def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
+def plan_run(workspace: Workspace, options: RunOptions) -> tuple[PlannedStep, ...]:
     """Return what a run would do now, in order; nothing is written.
 
     A table below one that would change is shown as rebuilt: what it needs to decide better is not there yet. One that
@@ -62,13 +62,13 @@ def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
         above = blocked(definition.inputs, failed)
         try:
             if above is not None:
-                found = Foresight(definition, Decision("skip", str(above)))
+                found = PlannedStep(definition, Decision("skip", str(above)))
             elif definition.name in streamed:
-                found = Foresight(definition, Decision("skip", STREAMED))
+                found = PlannedStep(definition, Decision("skip", STREAMED))
             else:
                 found = _foresee(workspace, options, definition, moving)
         except HeadwaterError as error:
-            found = Foresight(definition, Decision("fail", str(error)))
+            found = PlannedStep(definition, Decision("fail", str(error)))
         if found.decision.kind == "fail" or above is not None:
             failed[definition.name] = definition.name if above is None else above.failed
         elif found.decision.kind != "skip":
@@ -79,7 +79,7 @@ def foresee(workspace: Workspace, options: Options) -> tuple[Foresight, ...]:
 
 def decide(
     workspace: Workspace,
-    options: Options,
+    options: RunOptions,
     definition: Source | Table,
     version: Version | None,
     inputs: Mapping[str, Version],
@@ -99,7 +99,7 @@ def decide(
     if change is not None and change.removed and key_passed_on(workspace, definition, way.driving) is None:
         change = None
     stored = stored_inputs(workspace, definition)
-    known = Inputs(
+    known = InputFacts(
         versions={name: inputs[name].number if name in inputs else -1 for name in stored},
         marks={name: inputs[name].mark if name in inputs else None for name in stored},
         driving=way.driving,
@@ -150,7 +150,9 @@ def _is_later(workspace: Workspace, definition: Table, driving: Version | None, 
     return None not in (*lows, *highs) and (not highs or min(lows) > max(highs))
 
 
-def _since(workspace: Workspace, options: Options, source: Source | Feed, manifest: Manifest | None) -> Plan | None:
+def _since(
+    workspace: Workspace, options: RunOptions, source: Source | Feed, manifest: Manifest | None
+) -> ReadPlan | None:
     """Return what of a source is new since a manifest, or `None` where it is to be read from the beginning."""
     if options.full or manifest is None or manifest.cursor is None:
         return None
@@ -164,7 +166,7 @@ def _planned(workspace: Workspace, source: Source | Feed, decision: Decision, bo
     return replace(decision, plan=reader_of(workspace, source).plan(None, bound))
 
 
-def _first_bound(source: Source | Feed, options: Options, since: Plan | None) -> Bound:
+def _first_bound(source: Source | Feed, options: RunOptions, since: ReadPlan | None) -> Bound:
     """Return the bound of reading a source from its beginning.
 
     Only the first time has one: rows that the table has must not be missing for a while because they are read again.
@@ -172,7 +174,7 @@ def _first_bound(source: Source | Feed, options: Options, since: Plan | None) ->
     return _bound(source, options) if since is None and not options.full else UNBOUNDED
 
 
-def _bound(source: Source | Feed, options: Options) -> Bound:
+def _bound(source: Source | Feed, options: RunOptions) -> Bound:
     return replace(source.bound, until=options.until)
 
 
@@ -221,47 +223,51 @@ def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Versi
     return found
 
 
-def route_of(workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[Part] = ()) -> Route:
+def route_of(
+    workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[SourceSplit] = ()
+) -> ExecutionPlan:
     """Choose how a table is computed from its inputs, or from parts of a source that is not stored."""
     return route(definition, scans, parts, _room(workspace))
 
 
-def route_of_source(workspace: Workspace, definition: Source, parts: Sequence[Part]) -> Route:
+def route_of_source(workspace: Workspace, definition: Source, parts: Sequence[SourceSplit]) -> ExecutionPlan:
     """Choose how a source's parts are read."""
     return source_route(definition, parts, _room(workspace))
 
 
-def _room(workspace: Workspace) -> Room:
+def _room(workspace: Workspace) -> ExecutionLimits:
     settings = workspace.settings
     memory_bytes = budget_here(settings.memory_bytes).memory_bytes
-    return Room(settings.execution, settings.inline_bytes, memory_bytes, has_cluster=bool(settings.ray_address))
+    return ExecutionLimits(
+        settings.execution, settings.inline_bytes, memory_bytes, has_cluster=bool(settings.ray_address)
+    )
 
 
-def _foresee(workspace: Workspace, options: Options, definition: Definition, moving: Collection[str]) -> Foresight:
+def _foresee(workspace: Workspace, options: RunOptions, definition: Definition, moving: Collection[str]) -> PlannedStep:
     above = [repr(name) for name in definition.inputs if name in moving]
     changed = Decision("rebuild", f"{', '.join(above)} would change")
     if isinstance(definition, Artifact):
-        return Foresight(definition, changed if above else _decide_artifact(workspace, options, definition))
+        return PlannedStep(definition, changed if above else _decide_artifact(workspace, options, definition))
     if isinstance(definition, Source):
         decision = decide(workspace, options, definition, workspace.version(definition.name), {})
-        return Foresight(definition, decision, route_of_source(workspace, definition, decision.parts))
+        return PlannedStep(definition, decision, route_of_source(workspace, definition, decision.parts))
     if isinstance(definition, Feed | Sink):
         is_feed = isinstance(definition, Feed)
         words = "not stored: what reads it reads its files" if is_feed else "is sent what its table has new"
-        return Foresight(definition, Decision("skip", words))
+        return PlannedStep(definition, Decision("skip", words))
     if not isinstance(definition, Table):
         raise DefinitionError(f"{definition.name!r} is of no known kind", place=definition.place)
     known = {n: workspace.version(n) for n in stored_inputs(workspace, definition)}
     inputs = {name: found for name, found in known.items() if found is not None}
     scans = scans_of(workspace, definition, inputs)
     if above:
-        return Foresight(definition, changed, route_of(workspace, definition, scans))
+        return PlannedStep(definition, changed, route_of(workspace, definition, scans))
     decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
-    return Foresight(definition, decision, route_of(workspace, definition, scans, decision.parts))
+    return PlannedStep(definition, decision, route_of(workspace, definition, scans, decision.parts))
 
 
-def _decide_artifact(workspace: Workspace, options: Options, definition: Artifact) -> Decision:
-    verdict = None if options.full else definition.verdict(RunBench(workspace, definition, ""))
+def _decide_artifact(workspace: Workspace, options: RunOptions, definition: Artifact) -> Decision:
+    verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
     if verdict is None:
         return Decision("rebuild", "to be judged")
     return Decision("skip", "up to date" if verdict.accepted else still_refused(verdict))

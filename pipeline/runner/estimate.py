@@ -12,24 +12,24 @@ import duckdb
 
 from pipeline.batch.exchange import buckets_for
 from pipeline.batch.execute import execute
-from pipeline.batch.executor import Layout, Tell, layout_of, splits_of
-from pipeline.batch.step import Order
+from pipeline.batch.executor import Executor, OnProgress, layout_of, splits_of
+from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
-from pipeline.core.definitions import Source, Stored, Table
+from pipeline.core.definitions import Source, StoredDefinition, Table
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import SqlTransform
 from pipeline.project.contracts import feed_contract, fresh_contract
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import Arrival, Landing, land, to_judge
+from pipeline.runner.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
 from pipeline.runner.dry_run import feed_of, route_of, route_of_source, scans_of, stored_inputs
 
 _AT = "1970-01-01T00:00:00+00:00"
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Estimate:
     """What computing a table from all of its inputs will take; `rows_out` is the engine's guess, where it has one."""
 
     rows_in: int
@@ -46,7 +46,7 @@ class Forecast:
     buckets: int = 0
 
 
-def order_of_all(workspace: Workspace, definition: Stored) -> Order:
+def order_of_all(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
     """Return the order to compute a table from all of its inputs, as `--full` would, in a run of its own name."""
     run_id = f"trial-{secrets.token_hex(3)}"
     if isinstance(definition, Source):
@@ -60,24 +60,24 @@ def order_of_all(workspace: Workspace, definition: Stored) -> Order:
     scans = scans_of(workspace, definition, inputs)
     way = route_of(workspace, definition, scans, parts)
     schema = None if feed is None else feed_contract(workspace, feed, parts)
-    return Order(definition, way, scans, run_id, _AT, parts=parts, reader=reader, schema=schema, feed=feed)
+    return StepSpec(definition, way, scans, run_id, _AT, parts=parts, reader=reader, schema=schema, feed=feed)
 
 
-def _of_source(workspace: Workspace, definition: Source, run_id: str) -> Order:
+def _of_source(workspace: Workspace, definition: Source, run_id: str) -> StepSpec:
     reader = reader_of(workspace, definition)
     parts = reader.plan(None).parts
     contract = fresh_contract(workspace, definition, parts)
     way = route_of_source(workspace, definition, parts)
-    return Order(definition, way, {}, run_id, _AT, parts=parts, reader=reader, schema=contract)
+    return StepSpec(definition, way, {}, run_id, _AT, parts=parts, reader=reader, schema=contract)
 
 
-def forecast(workspace: Workspace, order: Order) -> Forecast:
+def estimate(workspace: Workspace, order: StepSpec) -> Estimate:
     """Say what an order will take; nothing is read but the log and the files' own figures."""
     layout = layout_of(order, workspace.settings, starts=False)
     splits, buckets = _splits(order, layout)
     at_once = 1 if splits == 1 and not layout.on_ray else min(max(splits, buckets), layout.budget.slots)
     whole = [workspace.require(name) for name in order.scans]
-    return Forecast(
+    return Estimate(
         rows_in=order.route.rows,
         rows_out=_guess(workspace, order),
         bytes_in=order.route.size_bytes,
@@ -91,7 +91,7 @@ def forecast(workspace: Workspace, order: Order) -> Forecast:
     )
 
 
-def trial(workspace: Workspace, order: Order, tell: Tell = lambda _: None) -> tuple[Outcome, Landing]:
+def trial(workspace: Workspace, order: StepSpec, tell: OnProgress = lambda _: None) -> tuple[Outcome, CommitPlan]:
     """Compute a table, merge its rows if it is merged, and remove what was staged: nothing is committed.
 
     Raises what a run would.
@@ -100,8 +100,10 @@ def trial(workspace: Workspace, order: Order, tell: Tell = lambda _: None) -> tu
     table = workspace.table(definition.name).storage
     aside = workspace.lake.quarantine(definition.name).storage
     before, before_aside = table.folders(), aside.folders()
-    outcome = execute(replace(order, definition=to_judge(definition)), workspace.lake, workspace.settings, tell)
-    landing = land(workspace, Arrival(definition, outcome, order.run_id, None))
+    outcome = execute(
+        replace(order, definition=definition_to_validate(definition)), workspace.lake, workspace.settings, tell
+    )
+    landing = plan_commit(workspace, StagedRows(definition, outcome, order.run_id, None))
     table.remove([file.path for file in (*landing.files, *landing.tombstones)])
     table.prune(before)
     aside.remove([file.path for file in landing.aside])
@@ -109,7 +111,7 @@ def trial(workspace: Workspace, order: Order, tell: Tell = lambda _: None) -> tu
     return outcome, landing
 
 
-def _splits(order: Order, layout: Layout) -> tuple[int, int]:
+def _splits(order: StepSpec, layout: Executor) -> tuple[int, int]:
     """Return the numbers of splits, and of buckets where rows meet in those."""
     if order.is_dataset:
         return 1, 0
@@ -119,7 +121,7 @@ def _splits(order: Order, layout: Layout) -> tuple[int, int]:
     return len(splits_of(order, layout)), buckets_for(sum(cut), layout)
 
 
-def _guess(workspace: Workspace, order: Order) -> int | None:
+def _guess(workspace: Workspace, order: StepSpec) -> int | None:
     """Return the rows that the engine expects of a statement, from the statistics in the files."""
     transform = order.definition.transform if isinstance(order.definition, Table) else None
     if not isinstance(transform, SqlTransform) or order.feed is not None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.governance import Step
+    from pipeline.governance import StepRecord
 
 
 class Moment(StrEnum):
@@ -33,12 +33,12 @@ class Event:
     run_id: str
     name: str = ""
     note: str = ""
-    step: Step | None = None
-    work: Work | None = None
+    step: StepRecord | None = None
+    work: StepProgress | None = None
 
 
 @dataclass(frozen=True)
-class Work:
+class StepProgress:
     """How far a step is: the share done, and what it reads in all."""
 
     share: float

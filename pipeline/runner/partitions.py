@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from pipeline.batch.work import Made, Maker, Split
+from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.core.errors import RequestError, few
 from pipeline.kernel.engine import literal, one, plain_type, quoted
 from pipeline.kernel.types import stored_type
 
 
 @dataclass(frozen=True)
-class Column:
+class PartitionColumn:
     """The column that a table is partitioned by first, and its type as the table stores it."""
 
     name: str
@@ -31,39 +31,41 @@ class Column:
 
 
 @dataclass(frozen=True)
-class OfPartition:
+class PartitionProducer:
     """The rows of one partition of what another maker makes; the engine pushes the condition down to the inputs."""
 
-    maker: Maker
-    column: Column
+    maker: RowProducer
+    column: PartitionColumn
     partition: str | None
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Yield the query with the condition around it."""
         with self.maker.make(con, split) as made:
             yield self._of(made)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same."""
         with self.maker.flow(con, split) as made:
             yield None if made is None else self._of(made)
 
-    def _of(self, made: Made) -> Made:
+    def _of(self, made: InputQuery) -> InputQuery:
         query = f"select * from ({made.query}\n) as _headwater_all where {self.column.holds(self.partition)}"
         return replace(made, query=query)
 
 
-def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> Column:
+def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> PartitionColumn:
     """Return a column of a query as a table stores it; raise `RequestError` when there is none."""
     types = {str(row[0]): plain_type(str(row[1])) for row in con.execute(f"describe {query}").fetchall()}
     if name not in types:
         raise RequestError(f"the rows have no column {name!r} to partition by", got=few(types))
-    return Column(name, stored_type(types[name]))
+    return PartitionColumn(name, stored_type(types[name]))
 
 
-def every_partition(con: duckdb.DuckDBPyConnection, column: Column, queries: Sequence[str]) -> tuple[str | None, ...]:
+def every_partition(
+    con: duckdb.DuckDBPyConnection, column: PartitionColumn, queries: Sequence[str]
+) -> tuple[str | None, ...]:
     """Return the partitions that the rows of any of the queries have, in the order of their type, null last."""
     every = " union ".join(
         f"select {quoted(column.name)}::{column.type} as p from ({q}\n) as _headwater_all" for q in queries
@@ -71,7 +73,9 @@ def every_partition(con: duckdb.DuckDBPyConnection, column: Column, queries: Seq
     return tuple(row[0] for row in con.execute(f"select p::varchar from ({every}) order by p nulls last").fetchall())
 
 
-def within(con: duckdb.DuckDBPyConnection, column: Column, every: Sequence[str | None], asked: str) -> tuple[str, ...]:
+def within(
+    con: duckdb.DuckDBPyConnection, column: PartitionColumn, every: Sequence[str | None], asked: str
+) -> tuple[str, ...]:
     """Return the partitions that `A`, `A..B`, `A..` or `..B` asks for, both ends included, in the type's order.
 
     Raises `RequestError` for an end that is not of the column's type, and when there is no such partition.
@@ -96,7 +100,7 @@ def within(con: duckdb.DuckDBPyConnection, column: Column, every: Sequence[str |
     return tuple(str(row[0]) for row in rows)
 
 
-def _known(every: Sequence[str | None], column: Column) -> str:
+def _known(every: Sequence[str | None], column: PartitionColumn) -> str:
     shown = [str(p) for p in every if p is not None]
     if not shown:
         return "the inputs have no rows"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from pipeline.core.definitions import Stored
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
-from pipeline.core.staging import Flow, Manifest
-from pipeline.governance import Check, Made
+from pipeline.core.staging import Manifest, RowCounts
+from pipeline.governance import CheckRecord, VersionRecord
 from pipeline.kernel.checks import key_expectations, merge_expectations
 from pipeline.lake import QUARANTINE, Commit, LakeTable, Version
 from pipeline.project.workspace import Workspace
@@ -19,8 +19,11 @@ from pipeline.runner.events import Moment
 from pipeline.warehouse import Load
 
 
-def settle(
-    workspace: Workspace, definition: Stored, version: Version, reached: Callable[[Moment], None] = lambda _: None
+def post_commit(
+    workspace: Workspace,
+    definition: StoredDefinition,
+    version: Version,
+    reached: Callable[[Moment], None] = lambda _: None,
 ) -> None:
     """Bring quarantine, warehouse and catalog to what a version's manifest says."""
     manifest = version.manifest
@@ -32,7 +35,10 @@ def settle(
 
 
 def follow_up(
-    workspace: Workspace, definition: Stored, version: Version, reached: Callable[[Moment], None] = lambda _: None
+    workspace: Workspace,
+    definition: StoredDefinition,
+    version: Version,
+    reached: Callable[[Moment], None] = lambda _: None,
 ) -> None:
     """Bring the warehouse and the catalog to a version."""
     manifest = version.manifest
@@ -46,15 +52,17 @@ def follow_up(
         workspace.catalog.keep(_made(definition, version, manifest))
 
 
-def judged(definition: Stored, violations: Mapping[str, int], flow: Flow) -> tuple[Check, ...]:
+def judged(definition: StoredDefinition, violations: Mapping[str, int], flow: RowCounts) -> tuple[CheckRecord, ...]:
     """Return a table's expectations with how often each was violated."""
     merge = merge_of(definition)
     promised = key_expectations(definition.key) if merge is None else merge_expectations(definition.key, merge)
     expectations = (*definition.expect, *promised)
-    return tuple(Check(e.name, e.condition, e.action, flow.rows_made, violations.get(e.name, 0)) for e in expectations)
+    return tuple(
+        CheckRecord(e.name, e.condition, e.action, flow.rows_made, violations.get(e.name, 0)) for e in expectations
+    )
 
 
-def set_aside(workspace: Workspace, definition: Stored, manifest: Manifest, mark: int | None = None) -> None:
+def set_aside(workspace: Workspace, definition: StoredDefinition, manifest: Manifest, mark: int | None = None) -> None:
     """Bring the quarantine to what a manifest says, if the table is still there.
 
     `mark` is the mark of the version that the manifest was read from; without it the manifest was committed just now. One
@@ -74,7 +82,7 @@ def set_aside(workspace: Workspace, definition: Stored, manifest: Manifest, mark
         aside.commit_files(Commit(manifest.aside, QUARANTINE, manifest.aside_mode, mark, note), before)
 
 
-def _require_staged(aside: LakeTable, definition: Stored, manifest: Manifest) -> None:
+def _require_staged(aside: LakeTable, definition: StoredDefinition, manifest: Manifest) -> None:
     gone = [file.path for file in manifest.aside if not aside.storage.has(file.path)]
     if gone:
         raise StorageError(
@@ -84,7 +92,7 @@ def _require_staged(aside: LakeTable, definition: Stored, manifest: Manifest) ->
         )
 
 
-def _load(workspace: Workspace, definition: Stored, version: Version) -> None:
+def _load(workspace: Workspace, definition: StoredDefinition, version: Version) -> None:
     loaded = workspace.warehouse.loaded().get(definition.name)
     if loaded == (version.number, version.mark):
         return
@@ -102,8 +110,8 @@ def _load(workspace: Workspace, definition: Stored, version: Version) -> None:
     workspace.warehouse.load(load, filesystem=workspace.lake.storage.filesystem())
 
 
-def _made(definition: Stored, version: Version, manifest: Manifest) -> Made:
-    return Made(
+def _made(definition: StoredDefinition, version: Version, manifest: Manifest) -> VersionRecord:
+    return VersionRecord(
         name=definition.name,
         version=version.number,
         layer=definition.layer,

@@ -14,30 +14,30 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.batch.planning import Route, route, source_route, tree_of
-from pipeline.batch.row_producers import FromArrow, FromSource
-from pipeline.batch.step import Order, work_of
+from pipeline.batch.planning import ExecutionPlan, route, source_route, tree_of
+from pipeline.batch.row_producers import ArrowProducer, SourceProducer
+from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.task import run_task
-from pipeline.batch.work import Maker, Split
+from pipeline.batch.work import RowProducer, Split
 from pipeline.core.clock import Clock, now
-from pipeline.core.definitions import Source, Stored, Table
+from pipeline.core.definitions import Source, StoredDefinition, Table
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import RequestError
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SOURCE, Part, Piece, Reading, Reparsable
-from pipeline.core.staging import Flow
+from pipeline.core.sources import POSITION, SOURCE, ReadResult, Reparsable, SourceObject, SourceSplit
+from pipeline.core.staging import RowCounts
 from pipeline.kernel.engine import arrow, connect, literal
 from pipeline.kernel.planner.provenance import carrying
 from pipeline.kernel.scan import Scan, register
 from pipeline.lake import QUARANTINE
 from pipeline.project.contracts import own_columns, with_declared
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import Arrival, land, merge_of, to_judge
+from pipeline.runner.commit_plan import StagedRows, definition_to_validate, merge_of, plan_commit
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision
 from pipeline.runner.dry_run import feed_of
-from pipeline.runner.post_commit import settle
+from pipeline.runner.post_commit import post_commit
 
 
 def quarantined(workspace: Workspace, name: str) -> pa.Table:
@@ -48,25 +48,25 @@ def quarantined(workspace: Workspace, name: str) -> pa.Table:
         return arrow(con, f"select * from ({scan.query()}) order by {SOURCE}, {POSITION}")
 
 
-def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
+def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
     """Replay a table's quarantined rows and return how they flowed.
 
     Raises `RequestError` when nothing of the table is quarantined, and what a run raises for its rows.
     """
     definition, rows = workspace.stored(name), quarantined(workspace, name)
     version = workspace.require(name)
-    settle(workspace, definition, version)
+    post_commit(workspace, definition, version)
     if not rows.num_rows:
         raise RequestError(f"no rows of {name!r} are quarantined", do="see `headwater quarantine ls`")
     if version.manifest is None:
         raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
     begun, run_id, at = time.perf_counter(), f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", clock().isoformat()
-    judged = to_judge(definition)
-    order, maker = _order(workspace, definition, rows, Order(judged, _HERE, {}, run_id, at, existing=version))
+    judged = definition_to_validate(definition)
+    order, maker = _order(workspace, definition, rows, StepSpec(judged, _HERE, {}, run_id, at, existing=version))
     work = work_of(order, workspace.lake, workspace.settings, maker)
     outcome = run_task(work, Split(0, parts=order.parts))
     require_same(definition, Decision("append", "replay"), version, outcome.schema)
-    landing = land(workspace, Arrival(definition, outcome, run_id, version))
+    landing = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
     manifest = replace(
         version.manifest,
         run_id=run_id,
@@ -82,11 +82,11 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
         at=at,
     )
     committed = workspace.table(name).commit(manifest, landing.files, outcome.schema, version, landing.removed)
-    settle(workspace, definition, committed)
+    post_commit(workspace, definition, committed)
     return landing.flow
 
 
-def joined(epoch: Epoch, flow: Flow) -> Epoch:
+def joined(epoch: Epoch, flow: RowCounts) -> Epoch:
     """Return a stream's epoch after rows that it had set aside were judged again: it is as far as it was."""
     totals = dict(epoch.totals)
     totals["rows_out"] = totals.get("rows_out", 0) + flow.rows_out
@@ -95,10 +95,12 @@ def joined(epoch: Epoch, flow: Flow) -> Epoch:
     return replace(epoch, totals=totals)
 
 
-_HERE = Route("blockwise", "", "quarantined rows", "inline", "replayed in this process")
+_HERE = ExecutionPlan("blockwise", "", "quarantined rows", "inline", "replayed in this process")
 
 
-def _order(workspace: Workspace, definition: Stored, rows: pa.Table, order: Order) -> tuple[Order, Maker]:
+def _order(
+    workspace: Workspace, definition: StoredDefinition, rows: pa.Table, order: StepSpec
+) -> tuple[StepSpec, RowProducer]:
     if isinstance(definition, Source):
         return _from_text(definition, rows, order)
     if not isinstance(definition, Table):
@@ -118,8 +120,8 @@ def _order(workspace: Workspace, definition: Stored, rows: pa.Table, order: Orde
 
 
 def _from_inputs(
-    workspace: Workspace, definition: Table, way: Route, scans: dict[str, Scan], positions: pa.Table
-) -> Maker:
+    workspace: Workspace, definition: Table, way: ExecutionPlan, scans: dict[str, Scan], positions: pa.Table
+) -> RowProducer:
     """Run the definition on just the input rows that the quarantined ones came from."""
     driving = scans[way.driving]
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
@@ -129,10 +131,10 @@ def _from_inputs(
         )
     text, hidden = carrying(tree_of(definition.transform), way.driving, driving.schema.names)
     others = {name: scan for name, scan in scans.items() if name != way.driving}
-    return FromArrow(given, positions.num_rows, views={**others, way.driving: given}, query=text, hidden=hidden)
+    return ArrowProducer(given, positions.num_rows, views={**others, way.driving: given}, query=text, hidden=hidden)
 
 
-def _from_json(workspace: Workspace, rows: pa.Table, order: Order) -> Maker:
+def _from_json(workspace: Workspace, rows: pa.Table, order: StepSpec) -> RowProducer:
     """Judge the rows as they were made: where their inputs cannot be told, a changed step is not run again."""
     schema = order.existing.schema if order.existing is not None else Schema(())
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
@@ -141,20 +143,20 @@ def _from_json(workspace: Workspace, rows: pa.Table, order: Order) -> Maker:
         own = [n for n in (SOURCE, POSITION) if n not in schema.names]
         hidden = "".join(f", {name}" for name in own)
         made = arrow(con, f"select unnest(from_json(row, {literal('{' + types + '}')})){hidden} from _rows")
-    return FromArrow(made, rows.num_rows, hidden=tuple(own))
+    return ArrowProducer(made, rows.num_rows, hidden=tuple(own))
 
 
-def _from_text(definition: Source, rows: pa.Table, order: Order) -> tuple[Order, Maker]:
+def _from_text(definition: Source, rows: pa.Table, order: StepSpec) -> tuple[StepSpec, RowProducer]:
     """Read the text of a source's rejected rows again, held to the contract of today."""
     by_source: dict[str, list[tuple[int, str]]] = {}
     for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
         by_source.setdefault(uri, []).append((position, text))
-    parts = tuple(Part(Piece(uri, 0, "")) for uri in by_source)
+    parts = tuple(SourceSplit(SourceObject(uri, 0, "")) for uri in by_source)
     before = Schema(()) if order.existing is None else own_columns(order.existing.schema).inferred()
     schema = with_declared(definition, before)
     reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
     way = source_route(definition, parts)
-    return replace(order, route=way, parts=parts, schema=schema), FromSource(
+    return replace(order, route=way, parts=parts, schema=schema), SourceProducer(
         reader, schema, order.at, event_time=definition.event_time
     )
 
@@ -175,11 +177,11 @@ class _Kept:
     reader: Reparsable
     rows: dict[str, tuple[tuple[int, str], ...]]
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         kept = self.rows[part.piece.uri]
         reading = self.reader.parse([text for _, text in kept], schema)
         old = pa.array([position for position, _ in kept], pa.int64())
-        return Reading(_moved(reading.rows, old), _moved(reading.rejected, old))
+        return ReadResult(_moved(reading.rows, old), _moved(reading.rejected, old))
 
 
 def _moved(rows: pa.Table, old: pa.Array) -> pa.Table:

@@ -14,26 +14,26 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.execute import execute
 from pipeline.batch.planning import EXPANSION
-from pipeline.batch.step import Order
+from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.core.clock import Clock, now
 from pipeline.core.cursors import Cursor, Gap
-from pipeline.core.definitions import Artifact, Definition, Feed, Source, Stored, Table
+from pipeline.core.definitions import Artifact, Definition, Feed, Source, StoredDefinition, Table
 from pipeline.core.errors import DefinitionError, HeadwaterError, OrderError
 from pipeline.core.graph import Graph
 from pipeline.core.sinks import Sink
-from pipeline.core.staging import Flow, Manifest, Mode
-from pipeline.governance import Run, Step
+from pipeline.core.staging import Manifest, Mode, RowCounts
+from pipeline.governance import RunRecord, StepRecord
 from pipeline.kernel.budget import MemoryPool, budget_here
 from pipeline.lake import Version
 from pipeline.project.contracts import feed_contract
 from pipeline.project.project import Project
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.build_context import RunBench
-from pipeline.runner.commit_plan import Arrival, Landing, follow, land, to_judge
+from pipeline.runner.build_context import RunBuildContext
+from pipeline.runner.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit, replace_by_key
 from pipeline.runner.contracts import require_same, source_contract
-from pipeline.runner.decide import Decision, Options
+from pipeline.runner.decide import Decision, RunOptions
 from pipeline.runner.dry_run import (
     decide,
     feed_of,
@@ -46,19 +46,19 @@ from pipeline.runner.dry_run import (
     still_refused,
     stored_inputs,
 )
-from pipeline.runner.events import Event, Moment, Observer, Work, nobody
-from pipeline.runner.post_commit import judged, settle
-from pipeline.runner.schedule import Blocked, Schedule
+from pipeline.runner.events import Event, Moment, Observer, StepProgress, nobody
+from pipeline.runner.post_commit import judged, post_commit
+from pipeline.runner.schedule import BlockedStep, Schedule
 from pipeline.runner.sink_delivery import send
 from pipeline.streaming.planning.streamed import STREAMED, StreamedDefinitions
 from pipeline.warehouse.modelling import DimensionTransform
 
 
 @dataclass(frozen=True)
-class _Basis:
+class _StepBasis:
     """What a step starts from: the definition and its version before, and what the step will have consumed."""
 
-    definition: Stored
+    definition: StoredDefinition
     decision: Decision
     version: Version | None
     inputs: Mapping[str, Version]
@@ -70,11 +70,11 @@ class Runner:
     """Runs a project's definitions. One runner is one run."""
 
     def __init__(
-        self, project: Project, options: Options | None = None, *, observer: Observer = nobody, clock: Clock = now
+        self, project: Project, options: RunOptions | None = None, *, observer: Observer = nobody, clock: Clock = now
     ) -> None:
         """Keep what to run; nothing is opened yet."""
         self.workspace = Workspace(project)
-        self.options = Options() if options is None else options
+        self.options = RunOptions() if options is None else options
         self.run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._observer = observer
         self._clock = clock
@@ -88,7 +88,7 @@ class Runner:
         self._read: dict[str, Version] = {}
         """The versions of inputs that this run has read or made: it sees one of each."""
 
-    def run(self) -> Run:
+    def run(self) -> RunRecord:
         """Do all chosen definitions and return the run's record.
 
         Raises the first error, in the order of the definitions, once everything else is done and recorded.
@@ -98,7 +98,7 @@ class Runner:
             raise error
         return run
 
-    def attempt(self) -> Run:
+    def attempt(self) -> RunRecord:
         """Do all chosen definitions and return the run's record; what failed is in it, and in `errors`.
 
         Definitions that do not read each other are done side by side. One that reads a failed one is skipped.
@@ -106,13 +106,13 @@ class Runner:
         graph, settings, catalog = self.workspace.project.graph, self.workspace.settings, self.workspace.catalog
         chosen = graph.select(self.options.select)
         definitions = {d.name: d for d in graph.definitions if _is_chosen(d, chosen)}
-        run = Run(self.run_id, settings.name, settings.env, self._at(), None, "running", None)
+        run = RunRecord(self.run_id, settings.name, settings.env, self._at(), None, "running", None)
         catalog.begin(run)
         self._tell(Moment.BEGUN)
-        steps: dict[str, Step] = {}
+        steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 
-        def ended(name: str, outcome: Step | Exception | Blocked) -> None:
+        def ended(name: str, outcome: StepRecord | Exception | BlockedStep) -> None:
             step = _step(definitions[name], outcome)
             steps[name] = step = replace(step, number=numbers[name])
             if isinstance(outcome, Exception):
@@ -135,12 +135,12 @@ class Runner:
         self._tell(Moment.ENDED)
         return run
 
-    def _timed(self, definition: Definition) -> Step:
+    def _timed(self, definition: Definition) -> StepRecord:
         begun = time.perf_counter()
         step = self._do(definition)
         return replace(step, seconds=time.perf_counter() - begun)
 
-    def _do(self, definition: Definition) -> Step:
+    def _do(self, definition: Definition) -> StepRecord:
         if definition.name in self._streamed:
             return _streamed(definition, self.workspace.version(definition.name))
         if isinstance(definition, Artifact):
@@ -152,10 +152,10 @@ class Runner:
             return self._make(definition)
         raise DefinitionError(f"{definition.name!r} is of no known kind", place=definition.place)
 
-    def _make(self, definition: Source | Table) -> Step:
+    def _make(self, definition: Source | Table) -> StepRecord:
         version = self.workspace.version(definition.name, lenient=self.options.full)
         if version is not None and not self.options.full:  # what is made anew need not be made good
-            settle(self.workspace, definition, version)
+            post_commit(self.workspace, definition, version)
         stored = stored_inputs(self.workspace, definition)
         inputs = {name: self._input(name, definition.name) for name in stored}
         decision = decide(self.workspace, self.options, definition, version, inputs)
@@ -172,7 +172,7 @@ class Runner:
 
     def _execute(
         self, definition: Source | Table, decision: Decision, version: Version | None, inputs: Mapping[str, Version]
-    ) -> Step:
+    ) -> StepRecord:
         if isinstance(definition, Source):
             return self._commit(*self._ingest(definition, decision, version))
         return self._commit(*self._compute(definition, decision, version, inputs))
@@ -183,11 +183,11 @@ class Runner:
                 self._read[name] = self.workspace.require(name, reader, is_streamed=name in self._streamed)
             return self._read[name]
 
-    def _ingest(self, definition: Source, decision: Decision, version: Version | None) -> tuple[Order, _Basis]:
+    def _ingest(self, definition: Source, decision: Decision, version: Version | None) -> tuple[StepSpec, _StepBasis]:
         contract = source_contract(self.workspace, definition, version, decision, full=self.options.full)
         notes = dict.fromkeys(column.note for column in contract.columns if column.note)
         decision = replace(decision, reason="; ".join([decision.reason, *notes]))
-        order = Order(
+        order = StepSpec(
             definition=definition,
             route=route_of_source(self.workspace, definition, decision.parts),
             scans={},
@@ -203,7 +203,7 @@ class Runner:
 
     def _compute(
         self, definition: Table, decision: Decision, version: Version | None, inputs: Mapping[str, Version]
-    ) -> tuple[Order, _Basis]:
+    ) -> tuple[StepSpec, _StepBasis]:
         scans = scans_of(self.workspace, definition, inputs)
         feed = feed_of(self.workspace, definition)
         if decision.takes_new and feed is None:
@@ -219,8 +219,8 @@ class Runner:
                 step = replace(definition, transform=definition.transform.first())
             else:
                 scans[definition.name] = version.scan()
-        order = Order(
-            definition=to_judge(step),
+        order = StepSpec(
+            definition=definition_to_validate(step),
             route=route_of(self.workspace, definition, scans, decision.parts),
             scans=scans,
             run_id=self.run_id,
@@ -234,7 +234,7 @@ class Runner:
         )
         return order, _basis(definition, decision, version, inputs)
 
-    def _commit(self, order: Order, basis: _Basis) -> Step:
+    def _commit(self, order: StepSpec, basis: _StepBasis) -> StepRecord:
         definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
         with self._memory.reserve(_needed_bytes(order, basis)) as memory_bytes:
             outcome, landing = self._staged(order, basis, memory_bytes)
@@ -261,8 +261,8 @@ class Runner:
         committed = table.commit(manifest, landing.files, outcome.schema, basis.version, landing.removed)
         self._read[definition.name] = committed
         self._tell(Moment.COMMITTED, definition.name)
-        settle(self.workspace, definition, committed, lambda moment: self._tell(moment, definition.name))
-        return Step(
+        post_commit(self.workspace, definition, committed, lambda moment: self._tell(moment, definition.name))
+        return StepRecord(
             name=definition.name,
             number=0,
             kind=definition.kind,
@@ -277,34 +277,36 @@ class Runner:
             checks=judged(definition, outcome.checks, landing.flow),
         )
 
-    def _staged(self, order: Order, basis: _Basis, memory_bytes: int) -> tuple[Outcome, Landing]:
+    def _staged(self, order: StepSpec, basis: _StepBasis, memory_bytes: int) -> tuple[Outcome, CommitPlan]:
         settings = replace(self.workspace.settings, memory_bytes=memory_bytes)
         outcome = execute(order, self.workspace.lake, settings, lambda share: self._work(order, share))
         require_same(basis.definition, basis.decision, basis.version, outcome.schema, may_be_made_anew=True)
-        arrival = Arrival(basis.definition, outcome, self.run_id, basis.version if basis.decision.takes_new else None)
+        arrival = StagedRows(
+            basis.definition, outcome, self.run_id, basis.version if basis.decision.takes_new else None
+        )
         if not basis.decision.removed:
-            return outcome, land(self.workspace, arrival)
+            return outcome, plan_commit(self.workspace, arrival)
         driving = order.route.driving
         files = (*basis.decision.removed, *basis.decision.added)
-        return outcome, follow(self.workspace, arrival, driving, replace(order.scans[driving], files=files))
+        return outcome, replace_by_key(self.workspace, arrival, driving, replace(order.scans[driving], files=files))
 
-    def _build(self, definition: Artifact) -> Step:
-        bench = RunBench(self.workspace, definition, self.run_id)
+    def _build(self, definition: Artifact) -> StepRecord:
+        bench = RunBuildContext(self.workspace, definition, self.run_id)
         verdict = None if self.options.full else definition.verdict(bench)
         self._tell(Moment.DECIDED, definition.name, "rebuild" if verdict is None else "skip")
-        step = Step(definition.name, 0, definition.kind, "", "skip", "up to date")
+        step = StepRecord(definition.name, 0, definition.kind, "", "skip", "up to date")
         if verdict is not None:
             refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)
             return step if verdict.accepted else refused
         verdict = definition.build(bench)
         self._tell(Moment.COMMITTED, definition.name)
         decision = "accepted" if verdict.accepted else "refused"
-        flow = Flow(rows_in=verdict.rows)
+        flow = RowCounts(rows_in=verdict.rows)
         return replace(step, decision=decision, reason=verdict.reason, flow=flow, verdict=verdict)
 
-    def _send(self, sink: Sink) -> Step:
+    def _send(self, sink: Sink) -> StepRecord:
         """Bring a sink to its table's newest version."""
-        step = Step(sink.name, 0, sink.kind, "", "skip", "it has all of its table")
+        step = StepRecord(sink.name, 0, sink.kind, "", "skip", "it has all of its table")
         if sink.table in self._streamed:
             return replace(step, reason="`headwater stream` sends what it commits")
         self._tell(Moment.DECIDED, sink.name, "send")
@@ -312,28 +314,30 @@ class Runner:
         if sent is None:
             return step
         words = f"{sink.description}, version {sent.to.version} of {sink.table}"
-        flow = Flow(rows_in=sent.rows + sent.gone, rows_made=sent.rows, rows_out=sent.rows)
+        flow = RowCounts(rows_in=sent.rows + sent.gone, rows_made=sent.rows, rows_out=sent.rows)
         return replace(step, decision="sent", reason=words, version=sent.to.version, flow=flow)
 
     def _at(self) -> str:
         return self._clock().isoformat()
 
-    def _work(self, order: Order, share: float) -> None:
-        work = Work(share, order.route.rows, order.route.size_bytes)
+    def _work(self, order: StepSpec, share: float) -> None:
+        work = StepProgress(share, order.route.rows, order.route.size_bytes)
         self._observer(Event(Moment.WORKING, self.run_id, order.definition.name, work=work))
 
-    def _tell(self, moment: Moment, name: str = "", note: str = "", step: Step | None = None) -> None:
+    def _tell(self, moment: Moment, name: str = "", note: str = "", step: StepRecord | None = None) -> None:
         self._observer(Event(moment, self.run_id, name, note, step))
 
 
-def _basis(definition: Stored, decision: Decision, version: Version | None, inputs: Mapping[str, Version]) -> _Basis:
+def _basis(
+    definition: StoredDefinition, decision: Decision, version: Version | None, inputs: Mapping[str, Version]
+) -> _StepBasis:
     """Return what a step starts from, with the cursor of its source and the gaps in what was read of it so far."""
     plan = decision.plan
     if plan is None:
-        return _Basis(definition, decision, version, inputs)
+        return _StepBasis(definition, decision, version, inputs)
     before = version.manifest if decision.takes_new and version is not None else None
     gaps = (*(() if before is None else before.gaps), *plan.gaps)
-    return _Basis(definition, decision, version, inputs, plan.cursor, gaps)
+    return _StepBasis(definition, decision, version, inputs, plan.cursor, gaps)
 
 
 def _is_chosen(definition: Definition, chosen: frozenset[str]) -> bool:
@@ -353,7 +357,7 @@ def _steps_read(graph: Graph, definition: Definition, steps: Collection[str]) ->
     return found
 
 
-def _needed_bytes(order: Order, basis: _Basis) -> int | None:
+def _needed_bytes(order: StepSpec, basis: _StepBasis) -> int | None:
     """Return the memory that holds all rows of a step; `None` for one that works on the cluster."""
     if order.is_dataset or order.route.executor == "ray":
         return None
@@ -362,33 +366,33 @@ def _needed_bytes(order: Order, basis: _Basis) -> int | None:
     return EXPANSION * (read + before)
 
 
-def _step(definition: Definition, outcome: Step | Exception | Blocked) -> Step:
+def _step(definition: Definition, outcome: StepRecord | Exception | BlockedStep) -> StepRecord:
     """Return the record of a step that ended in whichever way."""
-    if isinstance(outcome, Step):
+    if isinstance(outcome, StepRecord):
         return outcome
-    layer = definition.layer if isinstance(definition, Stored) else ""
-    decision = "upstream_failed" if isinstance(outcome, Blocked) else "failed"
-    is_ours = isinstance(outcome, Blocked | HeadwaterError)
+    layer = definition.layer if isinstance(definition, StoredDefinition) else ""
+    decision = "upstream_failed" if isinstance(outcome, BlockedStep) else "failed"
+    is_ours = isinstance(outcome, BlockedStep | HeadwaterError)
     reason = str(outcome) if is_ours else f"{type(outcome).__name__}: {outcome}"
-    return Step(definition.name, 0, definition.kind, layer, decision, reason)
+    return StepRecord(definition.name, 0, definition.kind, layer, decision, reason)
 
 
-def _ending(steps: Sequence[Step]) -> tuple[str, str | None]:
+def _ending(steps: Sequence[StepRecord]) -> tuple[str, str | None]:
     """Return the status of a run, and its first error."""
     decisions = {step.decision for step in steps}
     status = next((word for word in ("failed", "refused") if word in decisions), "done")
     return status, next((f"{step.name}: {step.reason}" for step in steps if step.decision == "failed"), None)
 
 
-def _streamed(definition: Definition, version: Version | None) -> Step:
+def _streamed(definition: Definition, version: Version | None) -> StepRecord:
     """Return the step of a table that a stream makes: a run leaves it as it is."""
-    layer = definition.layer if isinstance(definition, Stored) else ""
-    step = Step(definition.name, 0, definition.kind, layer, "skip", STREAMED)
+    layer = definition.layer if isinstance(definition, StoredDefinition) else ""
+    step = StepRecord(definition.name, 0, definition.kind, layer, "skip", STREAMED)
     return step if version is None else replace(step, version=version.number, total_rows=version.rows)
 
 
-def _skipped(definition: Stored, decision: Decision, version: Version | None) -> Step:
-    return Step(
+def _skipped(definition: StoredDefinition, decision: Decision, version: Version | None) -> StepRecord:
+    return StepRecord(
         name=definition.name,
         number=0,
         kind=definition.kind,

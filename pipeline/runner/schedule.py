@@ -19,7 +19,7 @@ _GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Blocked:
+class BlockedStep:
     """A step that was not started, because a step above it failed."""
 
     reads: str
@@ -39,9 +39,9 @@ def ready(waiting: Mapping[str, Collection[str]], running: Collection[str]) -> l
     return [name for name, reads in waiting.items() if not any(read in waiting or read in running for read in reads)]
 
 
-def blocked(reads: Collection[str], failed: Mapping[str, str]) -> Blocked | None:
+def blocked(reads: Collection[str], failed: Mapping[str, str]) -> BlockedStep | None:
     """Return why a step cannot be done; `failed` gives for each step that was not done the one whose failure is the cause."""
-    return next((Blocked(read, failed[read]) for read in reads if read in failed), None)
+    return next((BlockedStep(read, failed[read]) for read in reads if read in failed), None)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Schedule(Generic[T]):
 
     reads: Mapping[str, Collection[str]]
     do: Callable[[str], T]
-    ended: Callable[[str, T | Exception | Blocked], None]
+    ended: Callable[[str, T | Exception | BlockedStep], None]
     """Called in the thread of `run`, for one step after the other, before any step that reads it starts."""
 
     def run(self, threads: int) -> None:

@@ -9,25 +9,25 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import StorageError
-from pipeline.core.sinks import Delivery, Home, Position, Sink
+from pipeline.core.sinks import Delivery, Sink, SinkContext, SinkPosition
 from pipeline.kernel.engine import Limits, arrow, connect, first_line, listed, quoted, schema_of
 from pipeline.kernel.scan import Scan
-from pipeline.lake import Change, Version
+from pipeline.lake import Version, VersionChange
 from pipeline.project.workspace import Workspace
 
 _BLOCK_ROWS = 10_000
 
 
 @dataclass
-class Sent:
+class DeliveryReport:
     """A delivery that is there: its version, and how many rows came and went."""
 
-    to: Position
+    to: SinkPosition
     rows: int = 0
     gone: int = 0
 
 
-class Sender:
+class SinkSender:
     """Sends what a table has to one sink. After an error it is closed; another one goes on where the sink is."""
 
     def __init__(self, workspace: Workspace, sink: Sink) -> None:
@@ -36,9 +36,9 @@ class Sender:
         self._table = workspace.table(sink.table)
         self._key = workspace.stored(sink.table).key
         self._limits = Limits(memory_bytes=settings.memory_bytes)
-        self._target = sink.to.open(Home(settings.name, settings.env, sink.name, settings.state))
+        self._target = sink.to.open(SinkContext(settings.name, settings.env, sink.name, settings.state))
 
-    def reached(self) -> Position | None:
+    def reached(self) -> SinkPosition | None:
         """Return how far the sink is."""
         return self._target.reached()
 
@@ -47,16 +47,16 @@ class Sender:
         now, reached = self._table.number(), self._target.reached()
         return 0 if now is None else max(0, now - (-1 if reached is None else reached.version))
 
-    def send(self) -> Sent | None:
+    def send(self) -> DeliveryReport | None:
         """Bring the sink to the newest version, from where it is, in one delivery; `None` when it is there.
 
         Raises what `Target.write` raises, and `StorageError` when files of the table cannot be read.
         """
         now = self._table.version(lenient=True)
         since = self._target.reached()
-        if now is None or since == Position(now.number, now.mark):
+        if now is None or since == SinkPosition(now.number, now.mark):
             return None
-        sent = Sent(Position(now.number, now.mark))
+        sent = DeliveryReport(SinkPosition(now.number, now.mark))
         with connect(self._limits, filesystem=self._table.storage.filesystem()) as con:
             try:
                 self._target.write(self._delivery(con, now, since, sent))
@@ -70,7 +70,9 @@ class Sender:
         """Let go of the target."""
         self._target.close()
 
-    def _delivery(self, con: duckdb.DuckDBPyConnection, now: Version, since: Position | None, sent: Sent) -> Delivery:
+    def _delivery(
+        self, con: duckdb.DuckDBPyConnection, now: Version, since: SinkPosition | None, sent: DeliveryReport
+    ) -> Delivery:
         change = None if since is None else self._table.change_since(since.version, since.mark, now)
         found = None if change is None else _changes(con, change, now, self._key)
         rows, gone = (now.scan().query(), None) if found is None else found
@@ -79,9 +81,9 @@ class Sender:
         return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, is_whole=found is None)
 
 
-def send(workspace: Workspace, sink: Sink) -> Sent | None:
-    """Open a sink, bring it to the newest version of its table, and close it; see `Sender.send`."""
-    sender = Sender(workspace, sink)
+def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:
+    """Open a sink, bring it to the newest version of its table, and close it; see `SinkSender.send`."""
+    sender = SinkSender(workspace, sink)
     try:
         return sender.send()
     finally:
@@ -89,7 +91,7 @@ def send(workspace: Workspace, sink: Sink) -> Sent | None:
 
 
 def _changes(
-    con: duckdb.DuckDBPyConnection, change: Change, now: Version, key: tuple[str, ...]
+    con: duckdb.DuckDBPyConnection, change: VersionChange, now: Version, key: tuple[str, ...]
 ) -> tuple[str, str | None] | None:
     """Return SELECTs of the rows that came and of those that went; `None` when the table had other columns before."""
     came = Scan(now.schema, change.added).query()
@@ -114,7 +116,7 @@ def _none(con: duckdb.DuckDBPyConnection, now: Version) -> pa.Table:
     return arrow(con, Scan(now.schema).query())
 
 
-def _counted(con: duckdb.DuckDBPyConnection, query: str, sent: Sent) -> pa.RecordBatchReader:
+def _counted(con: duckdb.DuckDBPyConnection, query: str, sent: DeliveryReport) -> pa.RecordBatchReader:
     """Return the rows of a query as they are read, and count them."""
     reader = con.sql(query).to_arrow_reader(_BLOCK_ROWS)
 

@@ -11,10 +11,10 @@ import pytest
 
 from pipeline.batch.execute import execute
 from pipeline.batch.planning import route, source_route
-from pipeline.batch.step import Order
+from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
-from pipeline.core.definitions import Source, Stored
-from pipeline.core.execution import Execution, Room
+from pipeline.core.definitions import Source, StoredDefinition
+from pipeline.core.execution import Execution, ExecutionLimits
 from pipeline.core.settings import Settings
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import DataFile, Scan
@@ -54,15 +54,17 @@ def step(tmp_path) -> Callable[..., Done]:
     """Do one step, inline or on Ray."""
     numbers = iter(range(1000))
 
-    def do(definition: Stored, scans: Mapping[str, Scan], execution: Execution = "inline", **order: Any) -> Done:
+    def do(
+        definition: StoredDefinition, scans: Mapping[str, Scan], execution: Execution = "inline", **order: Any
+    ) -> Done:
         lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
             parts = definition.reader.plan(None).parts
-            way = source_route(definition, parts, Room(execution))
+            way = source_route(definition, parts, ExecutionLimits(execution))
             order = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **order}
         else:
-            way = route(definition, scans, room=Room(execution))
-        asked = Order(definition, way, scans, "run1", "2024-01-01T00:00:00+00:00", **order)
+            way = route(definition, scans, room=ExecutionLimits(execution))
+        asked = StepSpec(definition, way, scans, "run1", "2024-01-01T00:00:00+00:00", **order)
         settings = Settings("p", tmp_path, tmp_path)
         outcome = execute(asked, lake, settings)
         stored = lake.table(definition.layer, definition.name).storage.uri

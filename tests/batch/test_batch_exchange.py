@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.batch.planning import route
-from pipeline.core.execution import Room
+from pipeline.core.execution import ExecutionLimits
 from pipeline.kernel.sql import sql
 from pipeline.quality import quarantine
 
@@ -64,7 +64,7 @@ def test_the_route_says_what_is_cut(scan):
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
     made = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
 
-    found = route(made, scans, room=Room("ray"))
+    found = route(made, scans, room=ExecutionLimits("ray"))
 
     assert (found.strategy, found.executor) == ("exchange", "ray")
     assert found.reason == "'customers' and 'orders' in buckets by \"c\""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.batch.planning import route
 from pipeline.core.errors import HeadwaterError
-from pipeline.core.execution import Room
+from pipeline.core.execution import ExecutionLimits
 from pipeline.kernel.engine import connect, quoted, schema_of
 from pipeline.kernel.sql import sql
 from pipeline.kernel.types import stored
@@ -63,7 +63,7 @@ def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statem
             for i in range(count)
         ]
         scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in made.inputs}
-        event(route(made, scans, room=Room("ray")).strategy)
+        event(route(made, scans, room=ExecutionLimits("ray")).strategy)
         there = step(made, scans, "ray")
         assert same(values(there), expected), (statement, count)
         assert there.outcome.schema == here.outcome.schema

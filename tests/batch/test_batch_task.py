@@ -11,15 +11,15 @@ import pyarrow as pa
 import pytest
 
 from pipeline.batch.duplicate_keys import put_together
-from pipeline.batch.row_producers import FromArrow, FromFunction, FromSql
+from pipeline.batch.row_producers import ArrowProducer, FunctionProducer, SqlProducer
 from pipeline.batch.task import run_task
-from pipeline.batch.work import Outcome, Split, Work
+from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.connectors import files
 from pipeline.core.definitions import Table, source
 from pipeline.core.errors import DefinitionError, ExpectationError, Place, SchemaError, StorageError
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Flow
+from pipeline.core.staging import RowCounts
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.engine import Limits, connect
 from pipeline.kernel.scan import DataFile, Scan
@@ -33,15 +33,15 @@ NUMBERS = pa.table({"id": [1, 2, 3, 4], "v": ["a", "b", None, "d"]})
 
 @pytest.fixture
 def work(tmp_path):
-    def make(maker, **fields) -> Work:
+    def make(maker, **fields) -> TaskSpec:
         stager, aside = (DeltaStager(Storage(str(tmp_path / name)), "run1") for name in ("out", "aside"))
-        return Work("t", PLACE, maker, stager, aside, "run1", "2024-01-01T00:00:00+00:00", **fields)
+        return TaskSpec("t", PLACE, maker, stager, aside, "run1", "2024-01-01T00:00:00+00:00", **fields)
 
     return make
 
 
-def given(rows: pa.Table) -> FromArrow:
-    return FromArrow(rows, rows.num_rows)
+def given(rows: pa.Table) -> ArrowProducer:
+    return ArrowProducer(rows, rows.num_rows)
 
 
 def test_every_row_is_kept_set_aside_or_dropped_and_counted(step, scan):
@@ -52,7 +52,7 @@ def test_every_row_is_kept_set_aside_or_dropped_and_counted(step, scan):
     done = step(numbers, {"numbers": scan(NUMBERS, NUMBERS.slice(0, 1))})
 
     assert done.rows == [{"id": 1, "v": "a"}, {"id": 3, "v": None}]
-    assert done.outcome.flow == Flow(5, 5, 2, 2, 1, 0, done.outcome.flow.bytes_in)
+    assert done.outcome.flow == RowCounts(5, 5, 2, 2, 1, 0, done.outcome.flow.bytes_in)
     assert done.outcome.checks == {
         "has_v": 1, "small": 1, "not_two": 1, "positive": 0, "key_is_not_null": 0, "key_is_unique": 1,
     }  # fmt: skip
@@ -139,11 +139,11 @@ def test_blocks_of_other_types_are_refused_and_never_rounded(work, scan):
         DefinitionError,
         match="'moody' gives other columns for one block than for another: got 'x' was BIGINT, is DOUBLE",
     ):
-        run_task(work(FromFunction(moody.transform, {}, PLACE)), Split(0, scan(NUMBERS, later)))
+        run_task(work(FunctionProducer(moody.transform, {}, PLACE)), Split(0, scan(NUMBERS, later)))
 
 
 def test_outcomes_of_other_columns_do_not_add_up():
-    one, other = (Outcome(Schema.of({"x": kind}), Flow()) for kind in ("BIGINT", "DOUBLE"))
+    one, other = (Outcome(Schema.of({"x": kind}), RowCounts()) for kind in ("BIGINT", "DOUBLE"))
 
     with pytest.raises(
         SchemaError, match="the splits of one step gave different columns: got 'x' was BIGINT, is DOUBLE"
@@ -153,10 +153,10 @@ def test_outcomes_of_other_columns_do_not_add_up():
 
 def test_outcomes_add_up():
     schema = Schema.of({"x": "BIGINT"})
-    one = Outcome(schema, Flow(rows_in=1, rows_out=1), checks={"a": 1, "b": 0})
-    other = Outcome(schema, Flow(rows_in=2, quarantined=2), checks={"a": 2, "b": 5})
+    one = Outcome(schema, RowCounts(rows_in=1, rows_out=1), checks={"a": 1, "b": 0})
+    other = Outcome(schema, RowCounts(rows_in=2, quarantined=2), checks={"a": 2, "b": 5})
 
-    assert one + other == Outcome(schema, Flow(rows_in=3, rows_out=1, quarantined=2), checks={"a": 3, "b": 5})
+    assert one + other == Outcome(schema, RowCounts(rows_in=3, rows_out=1, quarantined=2), checks={"a": 3, "b": 5})
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_outcomes_add_up():
     ],
 )
 def test_a_statement_that_fails_says_why_and_where(work, scan, text, problem):
-    maker = FromSql(text, "numbers", {})
+    maker = SqlProducer(text, "numbers", {})
 
     with pytest.raises(DefinitionError, match=problem) as error:
         run_task(work(maker), Split(0, scan(NUMBERS)))
@@ -184,7 +184,7 @@ def test_a_function_that_raises_says_where(work, scan):
     transform = table()(boom).transform
 
     with pytest.raises(DefinitionError, match=r"'boom' raised KeyError: got 'no such thing'") as error:
-        run_task(work(FromFunction(transform, {}, Place(__file__, 1))), Split(0, scan(NUMBERS)))
+        run_task(work(FunctionProducer(transform, {}, Place(__file__, 1))), Split(0, scan(NUMBERS)))
     assert error.value.place is not None
     assert error.value.place.line == boom.__code__.co_firstlineno + 1
 
@@ -198,11 +198,11 @@ def test_a_lake_file_that_is_gone_is_an_error_of_storage(work):
     gone = Scan(Schema.of({"id": "BIGINT"}), (DataFile("/nowhere/x.parquet", 1, 1),))
 
     with pytest.raises(StorageError, match="'t' cannot read its inputs: got IO Error: No files found"):
-        run_task(work(FromSql("select id from numbers", "numbers", {})), Split(0, gone))
+        run_task(work(SqlProducer("select id from numbers", "numbers", {})), Split(0, gone))
 
 
 def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
-    maker = FromSql("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
+    maker = SqlProducer("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
     small = Limits(memory_bytes=30_000_000, threads=1)
 
     with pytest.raises(StorageError, match=r"'t' needs more memory than it may take: got .*; raise memory_bytes"):
@@ -229,7 +229,7 @@ def test_of_a_key_in_different_splits_the_first_stays(work):
     whole = put_together(keyed, outcomes)
     assert whole is not None
 
-    assert whole.flow == Flow(rows_in=10, rows_made=10, rows_out=5, quarantined=5)
+    assert whole.flow == RowCounts(rows_in=10, rows_made=10, rows_out=5, quarantined=5)
     assert whole.checks == {"key_is_not_null": 0, "key_is_unique": 5}
     with connect() as con:
         rows = con.execute(f"select * from {keyed.stager.scan(whole.files)} order by id").fetchall()

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from cluster.cli.app import app
 from cluster.cli.live import line_of, span, table_of
 from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.streaming.runtime.metrics import Facts, Histogram
+from pipeline.streaming.runtime.metrics import Histogram, StreamStatus
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
 
@@ -223,8 +223,10 @@ def test_on_a_terminal_a_table_stays_where_it_is_and_goes_in_the_end(plant):
 def test_a_table_fits_where_it_is_shown():
     latency = Histogram()
     latency.add(0.4, 10)
-    facts = Facts("by_minute", "running", 12, 50_000.0, 5e6, {"a": 3}, 90.0, {"quarantined": 3, "late": 2}, 70, 100)
-    broken = Facts("hot", "failed", error="the store is away")
+    facts = StreamStatus(
+        "by_minute", "running", 12, 50_000.0, 5e6, {"a": 3}, 90.0, {"quarantined": 3, "late": 2}, 70, 100
+    )
+    broken = StreamStatus("hot", "failed", error="the store is away")
     texts = {}
     for width in (80, 120, 200):
         console = Console(width=width, record=True, file=io.StringIO())

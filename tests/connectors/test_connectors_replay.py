@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.connectors import files
 from pipeline.core.schema import Schema
-from pipeline.core.sources import Part
+from pipeline.core.sources import SourceSplit
 
 NARROW, WIDE = Schema.of({"a": "BIGINT", "b": "VARCHAR"}), Schema.of({"a": "VARCHAR", "b": "VARCHAR"})
 
@@ -25,7 +25,7 @@ def test_texts_that_were_rejected_fit_a_wider_contract(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text)
     reader = files(path)
-    rejected = reader.read(Part(reader.pieces()[0]), NARROW).rejected
+    rejected = reader.read(SourceSplit(reader.pieces()[0]), NARROW).rejected
     assert rejected.num_rows == 3
 
     again = reader.parse(rejected.column("row").to_pylist(), WIDE)

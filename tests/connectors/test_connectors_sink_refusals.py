@@ -11,14 +11,14 @@ import pytest
 from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
 from pipeline.connectors.json_rows import key_text, texts
 from pipeline.core.errors import DefinitionError, RequestError, SchemaError, SinkError
-from pipeline.core.sinks import Delivery, Home, Position
+from pipeline.core.sinks import Delivery, SinkContext, SinkPosition
 
-V0, V1 = Position(0, 10), Position(1, 11)
+V0, V1 = SinkPosition(0, 10), SinkPosition(1, 11)
 
 
 @pytest.fixture
 def home(tmp_path):
-    return Home("refusals", uuid.uuid4().hex[:8], "alerts", tmp_path)
+    return SinkContext("refusals", uuid.uuid4().hex[:8], "alerts", tmp_path)
 
 
 def first(rows, key=("id",)):
@@ -109,7 +109,7 @@ def test_a_row_that_the_topic_does_not_take_leaves_nothing_behind(kafka, home):
 def test_a_project_may_be_called_as_no_topic_may(kafka, tmp_path):
     topic = f"named-{uuid.uuid4().hex[:8]}"
     kafka.create_topic(topic)
-    target = to_kafka(topic, servers=kafka.bootstrap).open(Home("häfen & co", "dev", topic, tmp_path))
+    target = to_kafka(topic, servers=kafka.bootstrap).open(SinkContext("häfen & co", "dev", topic, tmp_path))
     assert target.marks == f"headwater.h-fen---co.dev.{topic}.reached"
     target.write(first(pa.table({"id": [1]})))
     target.close()

@@ -20,7 +20,7 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT as IS_MISFIT
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 from pipeline.kernel.engine import Limits, connect
 from tests.rigs.exact import EITHER, MISFIT, NUMBERS, TYPES, expected, texts
 
@@ -81,7 +81,7 @@ def reads(tmp_path):
     def call(name, text, schema, **options):
         (tmp_path / name).write_text(text, encoding="utf-8", newline="")
         reader = files(tmp_path / name, **options)
-        part = Part(reader.pieces()[0])
+        part = SourceSplit(reader.pieces()[0])
         return reader.read(part, schema), lambda con: reader.flow(con, part, schema)
 
     return call
@@ -326,7 +326,7 @@ def test_an_inferred_type_can_read_its_sample(tmp_path, values, kind, form):
 
     if form == "csv" or numbers or kind in {"VARCHAR", "DATE", "TIMESTAMPTZ"}:
         assert schema.as_dict() == {"x": kind}
-    assert reader.read(Part(piece), schema).rejected.num_rows == 0
+    assert reader.read(SourceSplit(piece), schema).rejected.num_rows == 0
 
 
 def test_integers_in_nested_json_never_become_reals(tmp_path):
@@ -354,7 +354,7 @@ def test_parquet_that_is_narrowed_loses_nothing(tmp_path, column, kind, right):
     pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
     reader = files(tmp_path / "a.parquet")
 
-    reading = reader.read(Part(reader.pieces()[0]), Schema.of({"x": kind}))
+    reading = reader.read(SourceSplit(reader.pieces()[0]), Schema.of({"x": kind}))
 
     assert reading.rows.num_rows == right if isinstance(right, int) else reading.rows["x"].to_pylist() == right
     assert reading.rows.num_rows + reading.rejected.num_rows == len(column)

@@ -27,7 +27,7 @@ from pipeline.connectors.kafka import kafka as topics
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, Extent, Log, Part, Piece, Reader, Reading, Tail
+from pipeline.core.sources import MISFIT, POSITION, Extent, Log, Reader, ReadResult, SourceObject, SourceSplit, Tail
 from pipeline.kernel.engine import Limits, connect
 from tests.rigs.logs import pieces
 
@@ -110,19 +110,19 @@ def world(request: pytest.FixtureRequest) -> World:
     return WORLDS[request.param](request)
 
 
-def by_uri(log: Log) -> dict[str, Piece]:
+def by_uri(log: Log) -> dict[str, SourceObject]:
     return {piece.uri: piece for piece in pieces(log)}
 
 
-def part(piece: Piece, begin: int, end: int) -> Part:
-    return Part(piece, begin, end, first=begin)
+def part(piece: SourceObject, begin: int, end: int) -> SourceSplit:
+    return SourceSplit(piece, begin, end, first=begin)
 
 
-def read(tail: Tail, wanted: Part, schema: Schema) -> Reading:
+def read(tail: Tail, wanted: SourceSplit, schema: Schema) -> ReadResult:
     return tail.reader([wanted]).read(wanted, schema)
 
 
-def believed(reader: Reader, wanted: Part, schema: Schema) -> Reading:
+def believed(reader: Reader, wanted: SourceSplit, schema: Schema) -> ReadResult:
     """What a run makes of a part: its query if that can be believed, else what it reads with care."""
     with connect(Limits(threads=1)) as con, reader.flow(con, wanted, schema) as flowing:
         if flowing is not None:
@@ -134,16 +134,16 @@ def believed(reader: Reader, wanted: Part, schema: Schema) -> Reading:
             if not odd and rows.num_rows == flowing.rows and not pc.any(rows[MISFIT]).as_py():
                 assert rows.column_names == [*schema.names, POSITION, MISFIT]
                 rows = rows.drop_columns(MISFIT)
-                return Reading(rows, rows.slice(0, 0).select([POSITION]))
+                return ReadResult(rows, rows.slice(0, 0).select([POSITION]))
     return reader.read(wanted, schema)
 
 
-def together(readings: list[Reading]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+def together(readings: list[ReadResult]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     rows = [row for reading in readings for row in reading.rows.to_pylist()]
     return rows, [row for reading in readings for row in reading.rejected.to_pylist()]
 
 
-def whole(world: World, extents: dict[str, Extent]) -> dict[str, Reading]:
+def whole(world: World, extents: dict[str, Extent]) -> dict[str, ReadResult]:
     found = by_uri(world.log)
     return {uri: world.log.read(part(found[uri], e.begin, e.end), world.schema) for uri, e in extents.items()}
 
@@ -226,7 +226,7 @@ def test_plans_one_after_the_other_are_what_the_log_holds(world, rows):
 def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
     world.more()
     found, extents = by_uri(world.log), world.log.extents()
-    taken: dict[str, list[Reading]] = {uri: [] for uri in extents}
+    taken: dict[str, list[ReadResult]] = {uri: [] for uri in extents}
     with world.log.tail({uri: extent.begin for uri, extent in extents.items()}) as tail:
         at = {uri: extent.begin for uri, extent in extents.items()}
         for _ in range(2):

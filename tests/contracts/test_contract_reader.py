@@ -16,7 +16,7 @@ import pytest
 from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part, Piece
+from pipeline.core.sources import POSITION, SourceObject, SourceSplit
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
 ROWS = [("1", "a", "1.5"), ("zz", "b", "2"), ("3", "c, d", ""), ("4", 'e "f"', "-0.25")]
@@ -84,7 +84,9 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def put(folder: Path, kind: str, names: tuple[str, ...] = NAMES, rows: Rows | None = None) -> tuple[Files, Piece]:
+def put(
+    folder: Path, kind: str, names: tuple[str, ...] = NAMES, rows: Rows | None = None
+) -> tuple[Files, SourceObject]:
     path = folder / kind
     path.write_bytes(READERS[kind](names, ROWS if rows is None else rows))
     reader = files(path)
@@ -99,7 +101,7 @@ def first_row(kind: str) -> int:
 def test_rows_fit_the_contract_and_the_others_come_with_their_reason(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
 
-    reading = reader.read(Part(piece), SCHEMA)
+    reading = reader.read(SourceSplit(piece), SCHEMA)
 
     assert reading.rows.column_names == [*NAMES, POSITION]
     assert [tuple(row.values())[:3] for row in reading.rows.to_pylist()] == FIT
@@ -110,7 +112,7 @@ def test_rows_fit_the_contract_and_the_others_come_with_their_reason(kind, tmp_p
 def test_each_record_is_a_row_or_a_reject_at_its_own_position(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
 
-    reading = reader.read(Part(piece), SCHEMA)
+    reading = reader.read(SourceSplit(piece), SCHEMA)
 
     first = first_row(kind)
     assert reading.rows.column(POSITION).to_pylist() == [first, first + 2, first + 3]
@@ -120,7 +122,7 @@ def test_each_record_is_a_row_or_a_reject_at_its_own_position(kind, tmp_path):
 def test_reading_twice_gives_the_same(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
 
-    one, two = reader.read(Part(piece), SCHEMA), reader.read(Part(piece), SCHEMA)
+    one, two = reader.read(SourceSplit(piece), SCHEMA), reader.read(SourceSplit(piece), SCHEMA)
 
     assert one.rows.equals(two.rows)
     assert one.rejected.equals(two.rejected)
@@ -132,14 +134,14 @@ def test_what_one_piece_rejects_does_not_show_in_the_next(kind, tmp_path):
     other.mkdir()
     clean, clean_piece = put(other, kind, rows=[ROWS[0]])
 
-    assert reader.read(Part(piece), SCHEMA).rejected.num_rows == 1
-    assert clean.read(Part(clean_piece), SCHEMA).rejected.num_rows == 0
+    assert reader.read(SourceSplit(piece), SCHEMA).rejected.num_rows == 1
+    assert clean.read(SourceSplit(clean_piece), SCHEMA).rejected.num_rows == 0
 
 
 def test_the_order_of_columns_does_not_matter(kind, tmp_path):
     reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1.5", "1", "a")])
 
-    assert reader.read(Part(piece), SCHEMA).rows.to_pylist() == [
+    assert reader.read(SourceSplit(piece), SCHEMA).rows.to_pylist() == [
         {"id": 1, "name": "a", "x": 1.5, POSITION: first_row(kind)}
     ]
 
@@ -148,7 +150,7 @@ def test_a_new_column_is_refused_with_the_file_and_the_change(kind, tmp_path):
     reader, piece = put(tmp_path, kind, (*NAMES, "y"), [("1", "a", "1.5", "9")])
 
     with pytest.raises(SchemaError, match="new column 'y'") as error:
-        reader.read(Part(piece), SCHEMA)
+        reader.read(SourceSplit(piece), SCHEMA)
     assert error.value.place is not None
     assert error.value.place.file == piece.uri
 
@@ -157,24 +159,24 @@ def test_a_missing_column_is_refused_unless_the_format_has_no_columns(kind, tmp_
     reader, piece = put(tmp_path, kind, ("id", "name"), [("1", "a")])
 
     if "json" in kind:  # a field that no object has is null
-        assert reader.read(Part(piece), SCHEMA).rows.column("x").to_pylist() == [None]
+        assert reader.read(SourceSplit(piece), SCHEMA).rows.column("x").to_pylist() == [None]
         return
     with pytest.raises(SchemaError, match="no 'x'"):
-        reader.read(Part(piece), SCHEMA)
+        reader.read(SourceSplit(piece), SCHEMA)
 
 
 def test_a_name_that_provenance_needs_is_refused(kind, tmp_path):
     reader, piece = put(tmp_path, kind, ("id", "_position"), [("1", "7")])
 
     with pytest.raises(SchemaError, match="'_position' is taken"):
-        reader.read(Part(piece), Schema.of({"id": "BIGINT", "_position": "BIGINT"}))
+        reader.read(SourceSplit(piece), Schema.of({"id": "BIGINT", "_position": "BIGINT"}))
 
 
 def test_a_number_with_a_fraction_is_no_integer(kind, tmp_path):
     rows = [("1.5", "a", "1"), ("2.0", "b", "1"), ("9223372036854775807", "c", "1"), ("9223372036854775808", "d", "1")]
     reader, piece = put(tmp_path, kind, rows=rows)
 
-    reading = reader.read(Part(piece), SCHEMA)
+    reading = reader.read(SourceSplit(piece), SCHEMA)
 
     assert reading.rows.column("id").to_pylist() == [2, 9223372036854775807]
     assert reading.rejected.column("reason").to_pylist() == [
@@ -188,7 +190,7 @@ def test_no_rows_are_no_error(kind, tmp_path):
         pytest.skip("without lines there is no JSON file: that is an empty file")
     reader, piece = put(tmp_path, kind, rows=[])
 
-    reading = reader.read(Part(piece), SCHEMA)
+    reading = reader.read(SourceSplit(piece), SCHEMA)
 
     assert reading.rows.num_rows == reading.rejected.num_rows == 0
     assert reading.rows.schema.names == [*NAMES, POSITION]
@@ -205,7 +207,7 @@ def test_a_name_is_never_taken_for_a_pattern(kind, tmp_path):
             (folder / f"{neighbour}.{suffix}").write_bytes(content)
         reader = files(folder / f"{name}.{suffix}")
         (piece,) = reader.pieces()
-        assert reader.read(Part(piece), SCHEMA).rows.num_rows == 1
+        assert reader.read(SourceSplit(piece), SCHEMA).rows.num_rows == 1
         assert reader.schema(piece).names == NAMES
 
 
@@ -214,7 +216,7 @@ def test_an_empty_file_is_refused(kind, tmp_path):
     reader = files(tmp_path / kind)
 
     with pytest.raises(SourceError, match=r"empty|unpacked"):
-        reader.read(Part(reader.pieces()[0]), SCHEMA)
+        reader.read(SourceSplit(reader.pieces()[0]), SCHEMA)
 
 
 def test_a_cut_file_is_refused_or_its_loss_shows(kind, tmp_path):
@@ -224,11 +226,11 @@ def test_a_cut_file_is_refused_or_its_loss_shows(kind, tmp_path):
     piece = reader.pieces()[0]
 
     if kind in {"a.csv", "a.tsv", "a.ndjson"}:  # plain text does not tell where it should end
-        reading = reader.read(Part(piece), SCHEMA)
+        reading = reader.read(SourceSplit(piece), SCHEMA)
         assert 0 < reading.rows.num_rows + reading.rejected.num_rows < 8000
         return
     with pytest.raises(SourceError, match=r"cannot be (unpacked|read)"):
-        reader.read(Part(piece), SCHEMA)
+        reader.read(SourceSplit(piece), SCHEMA)
 
 
 def test_a_file_that_went_away_is_refused(kind, tmp_path):
@@ -236,12 +238,12 @@ def test_a_file_that_went_away_is_refused(kind, tmp_path):
     Path(piece.uri).unlink()
 
     with pytest.raises(SourceError, match=r"cannot be (unpacked|read)"):
-        reader.read(Part(piece), SCHEMA)
+        reader.read(SourceSplit(piece), SCHEMA)
 
 
 def test_rejected_rows_read_again_under_a_wider_contract_all_fit(kind, tmp_path):
     reader, piece = put(tmp_path, kind, ("x", "id", "name"), [("1", f"q{i}", 'a, "b"') for i in range(3)])
-    texts = reader.read(Part(piece), SCHEMA).rejected.column("row").to_pylist()
+    texts = reader.read(SourceSplit(piece), SCHEMA).rejected.column("row").to_pylist()
 
     again = reader.parse(texts, Schema.of({"id": "VARCHAR", "name": "VARCHAR", "x": "DOUBLE"}))
 
@@ -252,7 +254,7 @@ def test_rejected_rows_read_again_under_a_wider_contract_all_fit(kind, tmp_path)
 
 def test_rejected_rows_read_again_under_the_same_contract_are_rejected_again(kind, tmp_path):
     reader, piece = put(tmp_path, kind, rows=[ROWS[1], ROWS[1]])
-    rejected = reader.read(Part(piece), SCHEMA).rejected
+    rejected = reader.read(SourceSplit(piece), SCHEMA).rejected
 
     again = reader.parse(rejected.column("row").to_pylist(), SCHEMA)
 

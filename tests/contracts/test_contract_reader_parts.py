@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError, SplitError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, Part, Piece, Reading
+from pipeline.core.sources import MISFIT, POSITION, ReadResult, SourceObject, SourceSplit
 from pipeline.kernel.engine import Limits, connect
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
@@ -35,7 +35,7 @@ SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ALONE = Schema.of({"a": "VARCHAR"})
 
 
-def believed(reader: Files, part: Part, schema: Schema) -> pa.Table | None:
+def believed(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | None:
     """What a part gives as a query, or None when it cannot be believed."""
     with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as flowing:
         if flowing is None:
@@ -51,11 +51,11 @@ def believed(reader: Files, part: Part, schema: Schema) -> pa.Table | None:
         return rows.drop_columns(MISFIT)
 
 
-Outcome = Reading | str
+Outcome = ReadResult | str
 """What was read, or the class of the error that was raised."""
 
 
-def read(reader: Files, part: Part, schema: Schema) -> Outcome:
+def read(reader: Files, part: SourceSplit, schema: Schema) -> Outcome:
     try:
         return reader.read(part, schema)
     except (SourceError, SchemaError) as error:
@@ -83,8 +83,8 @@ def check(path: Path, schema: Schema, target_bytes: int, **options) -> tuple[int
         if rows is not None and not isinstance(outcome, str):
             assert rows.equals(outcome.rows)
             assert outcome.rejected.num_rows == 0
-    whole = together([read(reader, Part(piece), schema)])
-    mixed = [o if rows is None else Reading(rows, rows.slice(0, 0)) for o, rows in zip(alone, flowed, strict=True)]
+    whole = together([read(reader, SourceSplit(piece), schema)])
+    mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, flowed, strict=True)]
     allowed = [whole, SplitError.__name__ if len(parts) > 1 else whole]
     if whole == SourceError.__name__:
         allowed.append(([], []))  # lines that end in different ways, each in a part of its own, with no row to lose
@@ -186,7 +186,7 @@ def test_parts_of_json_lines_are_the_whole(lines, ends, start, target, tmp_path_
 
     reader = files(path)
     (piece,) = reader.pieces()
-    if read(reader, Part(piece), SCHEMA) == SchemaError.__name__:  # a part has only its own lines' fields
+    if read(reader, SourceSplit(piece), SCHEMA) == SchemaError.__name__:  # a part has only its own lines' fields
         outcomes = [read(reader, part, SCHEMA) for part in reader.parts(piece, target)]
         assert SchemaError.__name__ in outcomes
         assert all(
@@ -273,10 +273,10 @@ def test_a_packed_file_is_one_part_and_flows(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.parquet"])
 def test_a_file_that_is_no_larger_than_its_target_is_not_looked_at(name):
-    piece = Piece(f"nowhere/{name}", 100, "")
+    piece = SourceObject(f"nowhere/{name}", 100, "")
 
-    assert list(files(name).parts(piece, 100)) == [Part(piece)]
-    assert list(files(name).parts(piece, 1)) == [Part(piece)]  # that it is not there, reading it says
+    assert list(files(name).parts(piece, 100)) == [SourceSplit(piece)]
+    assert list(files(name).parts(piece, 1)) == [SourceSplit(piece)]  # that it is not there, reading it says
 
 
 @pytest.mark.parametrize("head", ['"a\nc",b\n', 'a",b\n', 'a,"b\n', "a\rc,b\n"])
@@ -293,7 +293,7 @@ def test_a_part_with_other_columns_is_refused_before_it_flows(name, tmp_path):
     (tmp_path / "a.csv").write_text("a,c\n1,x\n")
     pq.write_table(pa.table({"a": [1], "c": ["x"]}), tmp_path / "a.parquet")
     reader = files(tmp_path / name)
-    part = Part(reader.pieces()[0])
+    part = SourceSplit(reader.pieces()[0])
 
     with (
         connect() as con,

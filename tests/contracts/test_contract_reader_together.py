@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.batch import row_producers
-from pipeline.batch.row_producers import FromSource
+from pipeline.batch.row_producers import SourceProducer
 from pipeline.batch.validating_pass import REJECTED
 from pipeline.batch.work import Split
 from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SOURCE, Part
+from pipeline.core.sources import POSITION, SOURCE, SourceSplit
 from pipeline.kernel.engine import Limits, connect
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
@@ -61,7 +61,7 @@ PARQUET = st.sampled_from(
 )
 
 
-def one_by_one(reader: Files, parts: list[Part]):
+def one_by_one(reader: Files, parts: list[SourceSplit]):
     """What the files give when each is read by itself."""
     rows, rejected = [], []
     for part in parts:
@@ -71,19 +71,19 @@ def one_by_one(reader: Files, parts: list[Part]):
     return rows, rejected
 
 
-def by_blocks(reader: Files, parts: list[Part]):
+def by_blocks(reader: Files, parts: list[SourceSplit]):
     """What the validating pass makes of them."""
     with connect(Limits(threads=1)) as con:
-        blocks = list(FromSource(reader, SCHEMA, AT).blocks(con, Split(0, parts=tuple(parts))))
+        blocks = list(SourceProducer(reader, SCHEMA, AT).blocks(con, Split(0, parts=tuple(parts))))
         rows = [(r[SOURCE], r[POSITION], r["a"], r["b"]) for block in blocks for r in block.to_pylist()]
         return rows, con.sql(f"select _source, _position, reasons, row from {REJECTED}").fetchall()
 
 
-def by_scan(reader: Files, parts: list[Part]):
+def by_scan(reader: Files, parts: list[SourceSplit]):
     """What the fast path makes of them; `None` where it is not to be believed."""
     with (
         connect(Limits(threads=1)) as con,
-        FromSource(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
+        SourceProducer(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
     ):
         if made is None:
             return None
@@ -104,7 +104,7 @@ def outcome(call, *given):
 
 
 def check(reader: Files) -> None:
-    parts = [Part(piece) for piece in reader.pieces()]
+    parts = [SourceSplit(piece) for piece in reader.pieces()]
     expected = outcome(one_by_one, reader, parts)
     assert outcome(by_blocks, reader, parts) == expected
     scanned = outcome(by_scan, reader, parts)
@@ -159,11 +159,11 @@ def write(folder: Path, kind: str, count: int) -> Files:
 @pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
 def test_small_files_are_one_scan_for_each_order_of_columns(kind, tmp_path):
     reader = write(tmp_path, kind, 60)
-    parts = [Part(piece) for piece in reader.pieces()]
+    parts = [SourceSplit(piece) for piece in reader.pieces()]
 
     with (
         connect(Limits(threads=1)) as con,
-        FromSource(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
+        SourceProducer(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
     ):
         assert made.query.count("read_csv(") + made.query.count("read_parquet(") == (1 if kind == "ndjson" else 2)
         rows = con.sql(f"select a, {SOURCE}, {POSITION} from ({made.query})").fetchall()
@@ -180,7 +180,7 @@ def test_only_the_odd_file_of_many_is_read_by_itself(kind, tmp_path, monkeypatch
     monkeypatch.setattr(
         Files, "read", lambda self, part, schema, was=Files.read: read.append(part) or was(self, part, schema)
     )
-    parts = [Part(piece) for piece in reader.pieces()]
+    parts = [SourceSplit(piece) for piece in reader.pieces()]
 
     rows, rejected = by_blocks(reader, parts)
 
@@ -193,9 +193,9 @@ def test_a_scan_takes_so_many_files_and_bytes_and_large_ones_by_themselves(tmp_p
     reader = write(tmp_path, "csv", 10)
     (tmp_path / "0004.csv").write_text("a,b\n" + "1,x\n" * 400_000)
     monkeypatch.setattr(row_producers, "TOGETHER_FILES", 3)
-    parts = [Part(piece) for piece in reader.pieces()]
+    parts = [SourceSplit(piece) for piece in reader.pieces()]
 
-    groups = FromSource(reader, SCHEMA, AT).groups(parts)
+    groups = SourceProducer(reader, SCHEMA, AT).groups(parts)
 
     assert [len(group) for group in groups] == [3, 1, 1, 3, 2]
     assert [part for group in groups for part in group] == parts

@@ -17,18 +17,20 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
 from pipeline.core.errors import ConflictError, HeadwaterError, SchemaError, SinkError
-from pipeline.core.sinks import Delivery, Destination, Home, Position, Target
+from pipeline.core.sinks import Delivery, Destination, SinkContext, SinkPosition, Target
 
 SCHEMA = pa.schema({"id": pa.int64(), "name": pa.string()})
 NONE = SCHEMA.empty_table()
-V0, V1, V2 = (Position(number, number + 100) for number in range(3))
+V0, V1, V2 = (SinkPosition(number, number + 100) for number in range(3))
 
 
 def rows(*ids: int, name: str = "n") -> pa.Table:
     return pa.table({"id": list(ids), "name": [f"{name}{i}" for i in ids]}, SCHEMA)
 
 
-def delivery(to: Position, since: Position | None, found: pa.Table, gone: pa.Table = NONE, **more: object) -> Delivery:
+def delivery(
+    to: SinkPosition, since: SinkPosition | None, found: pa.Table, gone: pa.Table = NONE, **more: object
+) -> Delivery:
     return Delivery(to, since, found.to_reader(), gone, ("id",), **({"is_whole": since is None} | more))
 
 
@@ -127,8 +129,8 @@ def committed(servers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
         consumer.close()
 
 
-def home(request: pytest.FixtureRequest) -> Home:
-    return Home("contract", uuid.uuid4().hex[:8], "alerts", request.getfixturevalue("tmp_path"))
+def home(request: pytest.FixtureRequest) -> SinkContext:
+    return SinkContext("contract", uuid.uuid4().hex[:8], "alerts", request.getfixturevalue("tmp_path"))
 
 
 WORLDS: dict[str, Callable[[pytest.FixtureRequest], World]] = {
@@ -200,7 +202,7 @@ def test_a_table_that_was_made_again_is_another(target):
     target.write(delivery(V0, None, rows(1)))
 
     with pytest.raises(ConflictError, match="not at version 0"):
-        target.write(delivery(V1, Position(0, 555), rows(2)))
+        target.write(delivery(V1, SinkPosition(0, 555), rows(2)))
 
 
 def test_rows_that_break_off_leave_nothing_behind(world, target):

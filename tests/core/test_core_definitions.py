@@ -17,7 +17,7 @@ from pipeline.core.definitions import Action, Expectation, caller, checks, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema, compare
-from pipeline.core.staging import Flow, Manifest, StagedFile, mark_of
+from pipeline.core.staging import Manifest, RowCounts, StagedFile, mark_of
 
 HERE = Place("flights.py", 3)
 
@@ -200,7 +200,7 @@ STAGED = st.builds(
     partition=st.dictionaries(st.text(), st.none() | st.text()),
     stats=st.text(),
 )
-FLOWS = st.builds(Flow, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
+FLOWS = st.builds(RowCounts, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
 MANIFESTS = st.builds(
     Manifest,
     table=st.text(),
@@ -237,7 +237,7 @@ def test_the_order_of_keys_does_not_change_the_mark(manifest):
 @given(FLOWS, FLOWS, FLOWS)
 def test_flows_add_up_in_any_grouping(a, b, c):
     assert (a + b) + c == a + (b + c)
-    assert a + Flow() == a
+    assert a + RowCounts() == a
     assert (a + b).rows_in == a.rows_in + b.rows_in
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.connectors.kafka import kafka
 from pipeline.connectors.kafka.sink import ToKafka
 from pipeline.core.errors import ConflictError
-from pipeline.core.sinks import Delivery, Destination, Home, Position
+from pipeline.core.sinks import Delivery, Destination, SinkContext, SinkPosition
 from tests.faults.streams import PROCESSES
 
 ROWS = 40
@@ -27,7 +27,7 @@ class Order:
     """What to send: all versions up to one, and between the two blocks of which of them to stop."""
 
     to: Destination
-    home: Home
+    home: SinkContext
     versions: int
     stop_in: int | None = None
 
@@ -62,7 +62,7 @@ def work(order: Order) -> None:
     reached = target.reached()
     try:
         for number in range(0 if reached is None else reached.version + 1, order.versions):
-            to = Position(number, number + 1)
+            to = SinkPosition(number, number + 1)
             rows = _rows(number, order if number == order.stop_in else None)
             target.write(Delivery(to, reached, rows, rows.schema.empty_table(), ("id",), is_whole=reached is None))
             reached = to

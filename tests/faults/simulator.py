@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from pipeline.core.epochs import BEGINNING, Epoch, Reached, Segment, StateFile
+from pipeline.core.epochs import BEGINNING, Epoch, InputProgress, StateFile, StateSegment
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Schema
 from pipeline.core.sources import Extent
 from pipeline.core.staging import Manifest, mark_of
 from pipeline.core.state_identity import StateIdentity
 from pipeline.streaming.operators.snapshots import kept
-from pipeline.streaming.operators.watermarks import Arrived, advanced
-from pipeline.streaming.runtime.start import Identity, decide_start, first_offsets
+from pipeline.streaming.operators.watermarks import InputArrivals, advanced
+from pipeline.streaming.runtime.start import StreamIdentity, decide_start, first_offsets
 from pipeline.streaming.runtime.state_task import needs_base
 
 S = 1_000_000
@@ -34,7 +34,7 @@ SIZE = 10 * S
 TIME = EventTime("t", lateness=timedelta(seconds=4), idle_after=timedelta(seconds=5))
 SCHEMA = Schema.of({"id": "bigint"})
 STATE = StateIdentity("tumble", 1, {"window": "10 seconds"}, {})
-ME = Identity("t", STATE, "e", schema=SCHEMA, table=None)
+ME = StreamIdentity("t", STATE, "e", schema=SCHEMA, table=None)
 
 
 class Conflict(Exception):  # noqa: N818 - as the real one
@@ -239,7 +239,7 @@ class Coordinator:
         self.number = 0 if epoch is None else epoch.number
         self.state = () if epoch is None else tuple(epoch.state)
         self.must_base = epoch is not None and epoch.shards != self.shards and mutant != "deltas after dealing anew"
-        self.reached = Reached() if epoch is None else epoch.inputs["log"]
+        self.reached = InputProgress() if epoch is None else epoch.inputs["log"]
         offsets = {**first_offsets(world.extents(), "committed"), **self.reached.offsets}
         if mutant == "offsets first" and "offsets" in world.files:
             offsets = json.loads(world.files["offsets"])
@@ -335,7 +335,9 @@ class Coordinator:
         then = self.reached
         if mutant == "watermark goes back":
             then = replace(then, watermark=BEGINNING)
-        self.reached = advanced(then, Arrived({**begin, **ends}, latest, behind, has_ended=has_ended), TIME, world.now)
+        self.reached = advanced(
+            then, InputArrivals({**begin, **ends}, latest, behind, has_ended=has_ended), TIME, world.now
+        )
         self.watermark = (
             self.reached.watermark if mutant == "watermark goes back" else max(before, self.reached.watermark)
         )
@@ -386,7 +388,7 @@ class Coordinator:
                 continue
             path = f"state/{name}/{shard}"
             world.write(path, content)
-            segments = (Segment("t", "came", 0, len(content), 1),)
+            segments = (StateSegment("t", "came", 0, len(content), 1),)
             files.append(StateFile(path, shard, base, hashlib.sha256(content).hexdigest(), segments))
             yield "saved"
         before = () if self.must_base else self.state

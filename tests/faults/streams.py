@@ -31,14 +31,14 @@ from pipeline.core.sources import Extent, Tail
 from pipeline.core.staging import Manifest, mark_of
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.runtime.job import Running, Wanted
-from pipeline.streaming.runtime.start import From
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.start import StartPosition
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
 PROCESSES.set_forkserver_preload(["tests.faults.streams"])
-AT_ONCE = Pace(turn_s=0.02, commit_s=0.0, save_s=0.0)
+AT_ONCE = Intervals(turn_s=0.02, commit_s=0.0, save_s=0.0)
 """Every turn is an epoch, so that a run and its repetition cut the log at the same places."""
 TABLES = ("kept", "minutes", "below", "hours")
 
@@ -157,14 +157,14 @@ class Orders:
     kill: Kill | None = None
     files: bool = False
     """Whether what is done with files counts as a point too."""
-    begin: From = "committed"
+    begin: StartPosition = "committed"
     forever: bool = False
     """Whether it goes on until it is ended."""
     take_over: bool = False
     """Whether it begins although another process says that it runs the stream."""
     stop: tuple[int, str] | None = None
     """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
-    pace: Pace = AT_ONCE
+    pace: Intervals = AT_ONCE
 
 
 @dataclass
@@ -204,12 +204,12 @@ def _child(orders: Orders, pipe: Any) -> None:
     points = _Points(orders, pipe)
     if orders.files:
         sys.addaudithook(points.audit)
-    asked = Asked(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
+    asked = StreamOptions(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
     try:
         ends = not orders.forever
         drain = orders.drain and ends
-        wanted = Wanted(orders.names, ends, drain, asked, take_over=orders.take_over)
-        Running(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
+        wanted = StreamJobOptions(orders.names, ends, drain, asked, take_over=orders.take_over)
+        StreamJob(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
     except BaseException as error:
         pipe.send(error)
         raise

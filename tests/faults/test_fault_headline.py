@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.errors import HeadwaterError
-from pipeline.streaming.runtime.stream import Pace
+from pipeline.streaming.runtime.stream import Intervals
 from pipeline.streaming.runtime.verify import verify
 from tests.faults.streams import (
     TOML,
@@ -46,7 +46,7 @@ kept = sql("select id, seq, key, amount, _source, _position from clicks", expect
 minutes = sql("select tumble(happened, interval '1 minute') as minute, key, count(*) as n, sum(id)::bigint as ids from clicks group by all")
 """
 NAMES = ("kept", "minutes")
-PACE = Pace(turn_s=0.05, commit_s=0.1, save_s=0.5)
+PACE = Intervals(turn_s=0.05, commit_s=0.1, save_s=0.5)
 KEYS = 50
 BEGUN = datetime(2026, 1, 1)  # noqa: DTZ001 - as the messages say it
 

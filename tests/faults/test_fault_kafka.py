@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.connectors.kafka import kafka
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 from tests.rigs.logs import pieces
 
 pytestmark = [pytest.mark.long, pytest.mark.fault(14)]
@@ -45,11 +45,11 @@ def test_a_tail_goes_on_while_brokers_are_killed(count, tmp_path):
                 assert producer.flush(SOON_S) == 0
                 while at < (turn + 1) * 100:
                     end = tail.ready(SOON_S).offsets[piece.uri]
-                    reading = tail.reader().read(Part(piece, at, end), IDS)
+                    reading = tail.reader().read(SourceSplit(piece, at, end), IDS)
                     taken += zip(reading.rows["id"].to_pylist(), reading.rows[POSITION].to_pylist(), strict=True)
                     at = end
                 if turn and count > 1:
                     own.start(1 + turn % count)
         assert taken == [(number, number) for number in range(400)]
-        again = log.read(Part(piece, 0, 400), IDS)
+        again = log.read(SourceSplit(piece, 0, 400), IDS)
         assert again.rows["id"].to_pylist() == list(range(400))

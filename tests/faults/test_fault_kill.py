@@ -8,7 +8,7 @@ import shutil
 import signal
 
 from pipeline.project.project import load
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.events import Moment
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import MORE, rows_of
@@ -45,7 +45,7 @@ def _child(folder, pipe, kill_at):
         if kill_at is not None and len(moments) > kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Runner(load(folder), Options(), observer=observe).run()
+    Runner(load(folder), RunOptions(), observer=observe).run()
     pipe.send(moments)
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from pipeline.core.errors import DefinitionError, RequestError, StorageError
 from pipeline.project import Workspace, load
-from pipeline.runner import Options, Runner
+from pipeline.runner import Runner, RunOptions
 from tests.runner.conftest import MORE, SHOP, rows_of
 from tests.runner.conftest import shop as shop  # noqa: PLC0414 - the fixture
 
 
 def run(folder, **options):
-    return {step.name: step for step in Runner(load(folder), Options(**options)).run().steps}
+    return {step.name: step for step in Runner(load(folder), RunOptions(**options)).run().steps}
 
 
 def lake(folder, *parts):

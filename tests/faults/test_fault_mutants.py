@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ConflictError
-from pipeline.lake.head import Head
+from pipeline.lake.head import TableHead
 from pipeline.streaming.operators import snapshots
 from pipeline.streaming.operators.panes import Panes
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Asked, Stream
+from pipeline.streaming.runtime.stream import Stream, StreamOptions
 from tests.faults.streams import AT_ONCE, Clicks, oracle
 
 
@@ -62,7 +62,7 @@ class Mutant:
 
 MUTANTS = {
     "through a newly opened table": Mutant(
-        Head,
+        TableHead,
         "commit_files",
         "if self._is_lost or self._mark_now() != self.mark:",
         "if (self._reload(), setattr(self, 'mark', self._mark_now()), False)[2]:",
@@ -97,7 +97,7 @@ def disturbed(folder) -> None:
             if at == step and stream.number >= 2:
                 raise Crash
 
-        stream = Stream(small.workspace(), plan, Asked(pace=AT_ONCE, shards=shards, takers=1), reached=reached)
+        stream = Stream(small.workspace(), plan, StreamOptions(pace=AT_ONCE, shards=shards, takers=1), reached=reached)
         with closing(stream):
             yield stream
 

@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.runtime.driver import Wanted
-from pipeline.streaming.runtime.job import Running
-from pipeline.streaming.runtime.restart_policy import Patience
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.driver import StreamJobOptions
+from pipeline.streaming.runtime.job import StreamJob
+from pipeline.streaming.runtime.restart_policy import RestartPolicy
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 DEFINITIONS = """\
@@ -30,7 +30,7 @@ ticks = source(
 )
 minutes = sql("select tumble(at, interval '1 minute') as minute, k, count(*) as n, sum(v) as v from ticks group by all")
 """
-PACE = Pace(turn_s=0.01, commit_s=0.05, save_s=0.05, turn_offsets=500)
+PACE = Intervals(turn_s=0.01, commit_s=0.05, save_s=0.05, turn_offsets=500)
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +53,16 @@ def pid_of(hand: Any) -> int:
     return ray.get(hand._actor.__ray_call__.remote(lambda _: os.getpid()))  # noqa: SLF001 - whom to kill
 
 
-def running_of(folder: Path, count: int = 20_000) -> Running:
+def running_of(folder: Path, count: int = 20_000) -> StreamJob:
     (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (folder / "ticks.py").write_text(DEFINITIONS.replace("COUNT", str(count)))
     workspace = Workspace(load(folder))
-    asked = Asked(pace=PACE, shards=2, takers=2)
-    patience = Patience(first_wait_s=0.05)
-    return Running(workspace, Wanted(until_caught_up=True, asked=asked, patience=patience))
+    asked = StreamOptions(pace=PACE, shards=2, takers=2)
+    patience = RestartPolicy(first_wait_s=0.05)
+    return StreamJob(workspace, StreamJobOptions(until_caught_up=True, asked=asked, patience=patience))
 
 
-def held(running: Running, count: int = 20_000) -> None:
+def held(running: StreamJob, count: int = 20_000) -> None:
     assert running.workspace.query("select sum(n)::bigint as n from minutes").to_pylist() == [{"n": 4 * count}]
     assert verify(running.workspace, "minutes").holds
 
@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
     running = running_of(tmp_path)
     pids: list[int] = []
 
-    def kill(found: Running) -> None:
+    def kill(found: StreamJob) -> None:
         stream, facts = found.streams.get("minutes"), found.facts["minutes"]
         if stream is None or facts.restarts != len(pids) or len(pids) == 2 or facts.commits < 3 * (1 + len(pids)):
             return
@@ -99,7 +99,7 @@ def test_a_node_that_goes_takes_no_commit_with_it(tmp_path, nodes):
     running = running_of(tmp_path, 40_000)
     gone = threading.Event()
 
-    def take_away(found: Running) -> None:
+    def take_away(found: StreamJob) -> None:
         if found.facts["minutes"].commits >= 3 and not gone.is_set():
             gone.set()
             nodes.remove_node(second, allow_graceful=False)

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import ConflictError
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Asked, Stream
+from pipeline.streaming.runtime.stream import Stream, StreamOptions
 from tests.faults.streams import AT_ONCE, Clicks, Follower, Orders, oracle, run, start
 from tests.faults.test_fault_streams import driven_by_the_log
 
@@ -94,7 +94,7 @@ def test_of_two_in_step_one_wins_each_epoch(clicks, seed):
     plan = Planner(small.workspace()).plan("minutes")
 
     def opened() -> Stream:
-        return Stream(small.workspace(), plan, Asked(pace=AT_ONCE, shards=1, takers=1))
+        return Stream(small.workspace(), plan, StreamOptions(pace=AT_ONCE, shards=1, takers=1))
 
     rivals = [opened(), opened()]
     conflicts = 0

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
 from pipeline.connectors.kafka import kafka as topics
-from pipeline.core.sinks import Home
+from pipeline.core.sinks import SinkContext
 from tests.contracts.test_contract_target import committed
 from tests.faults.sending import FENCED, Order, expected, sending, stopped
 
@@ -28,7 +28,7 @@ SOON_S = 60.0
 
 @pytest.fixture
 def home(tmp_path):
-    return Home("faults", uuid.uuid4().hex[:8], "alerts", tmp_path)
+    return SinkContext("faults", uuid.uuid4().hex[:8], "alerts", tmp_path)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.state_task import Keeper, Plot
-from pipeline.streaming.runtime.stream import Asked, Stream
+from pipeline.streaming.runtime.state_task import ShardConfig, StateTask
+from pipeline.streaming.runtime.stream import Stream, StreamOptions
 from tests.faults.streams import (
     AT_ONCE,
     PROJECT,
@@ -80,7 +80,7 @@ def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undistur
             StorageError,
             match=rf"{epoch.state[number].path}.*(is damaged|cannot read)|cannot read .*{epoch.state[number].path}",
         ):
-            Keeper(Plot(plan.operator, samples, 0, 1, storage, epoch=epoch))
+            StateTask(ShardConfig(plan.operator, samples, 0, 1, storage, epoch=epoch))
         files[number].write_bytes(whole)
     flipped(files, 0)
     with pytest.raises(StorageError, match=r"is damaged: .*--from earliest"):
@@ -151,7 +151,7 @@ def test_a_clock_that_jumps_changes_nothing_in_event_time(clicks, undisturbed):
         return begun + timedelta(seconds=next(jumps))
 
     while True:
-        stream = Stream(clicks.workspace(), plan, Asked(pace=AT_ONCE, shards=2), clock=clock)
+        stream = Stream(clicks.workspace(), plan, StreamOptions(pace=AT_ONCE, shards=2), clock=clock)
         for _ in range(2):
             stream.turn()
         stream.save()

@@ -10,7 +10,7 @@ import pytest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Asked, Stream
+from pipeline.streaming.runtime.stream import Stream, StreamOptions
 from tests.faults.streams import AT_ONCE, TOML, aside_of
 
 PROJECT = """\
@@ -36,7 +36,7 @@ class Drive:
         self.workspace = Workspace(load(folder))
         self.now = BEGUN
         plan = Planner(self.workspace).plan("minutes")
-        self.stream = Stream(self.workspace, plan, Asked(pace=AT_ONCE, shards=1), clock=lambda: self.now)
+        self.stream = Stream(self.workspace, plan, StreamOptions(pace=AT_ONCE, shards=1), clock=lambda: self.now)
 
     def __enter__(self):
         return self

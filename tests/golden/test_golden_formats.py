@@ -22,14 +22,14 @@ from pipeline.governance import Catalog, Leases
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.replay import quarantined
-from pipeline.streaming.runtime.job import Running, Wanted
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.savepoints import savepoints
-from pipeline.streaming.runtime.state_query import remembered
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.state_query import committed_state
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 HERE = Path(__file__).parent
-ASKED = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=3)
+ASKED = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=3)
 """As many shards as no golden stream has: its state is dealt anew."""
 
 _spec = importlib.util.spec_from_file_location("write", HERE / "write.py")
@@ -61,7 +61,7 @@ def opened(folder: Path) -> Workspace:
 
 def go_on(folder: Path, name: str, **wanted: object) -> None:
     """Run a stream to the end of its log."""
-    Running(opened(folder), Wanted((), asked=ASKED, until_caught_up=True, drain=True, **wanted)).run()
+    StreamJob(opened(folder), StreamJobOptions((), asked=ASKED, until_caught_up=True, drain=True, **wanted)).run()
     assert verify(opened(folder), name).holds
 
 
@@ -132,7 +132,7 @@ def test_epochs_and_their_state(project, version):
     folder = project("epoch", version)
     manifest = opened(folder).require("by_minute").manifest
     assert manifest.epoch.state
-    assert remembered(opened(folder), "by_minute").tables["states"].num_rows > 0
+    assert committed_state(opened(folder), "by_minute").tables["states"].num_rows > 0
     if manifest.epoch.engine == duckdb.__version__:
         go_on(folder, "by_minute")
         rows_in = opened(folder).require("by_minute").manifest.epoch.totals["rows_in"]
@@ -148,7 +148,7 @@ def test_states_of_another_engine_are_refused_with_the_way_out(project, version)
     workspace.table("by_minute").commit(other, (), seen.schema, seen)
     with pytest.raises(StorageError, match=r"kept by engine 1.0.0, and this is .*--from earliest"):
         go_on(folder, "by_minute")
-    assert list(remembered(workspace, "by_minute").tables) == ["states"], "it can be looked at"
+    assert list(committed_state(workspace, "by_minute").tables) == ["states"], "it can be looked at"
     go_on(folder, "by_minute", begin="earliest")
 
 

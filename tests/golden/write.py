@@ -19,15 +19,25 @@ from pipeline.core import epochs, staging
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import Action, Verdict
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Flow, Manifest, StagedFile
-from pipeline.governance import Catalog, Check, Filled, Holder, Leases, Made, Run, Step, revisions
+from pipeline.core.staging import Manifest, RowCounts, StagedFile
+from pipeline.governance import (
+    BackfillRecord,
+    Catalog,
+    CheckRecord,
+    LeaseHolder,
+    Leases,
+    RunRecord,
+    StepRecord,
+    VersionRecord,
+    revisions,
+)
 from pipeline.lake import quarantine as quarantine_format
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime import savepoints
 from pipeline.streaming.runtime.savepoints import save
-from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
 
 HERE = Path(__file__).parent
 TOML = """\
@@ -78,7 +88,7 @@ def stopped(folder: Path, definition: str, done: Callable[[Workspace, str], obje
     (folder / "headwater.toml").write_text(TOML)
     (folder / "plant.py").write_text(PLANT + definition)
     workspace, name = Workspace(load(folder)), definition.partition(" ")[0]
-    asked = Asked(pace=Pace(turn_s=0.02, turn_offsets=TURN), shards=2)
+    asked = StreamOptions(pace=Intervals(turn_s=0.02, turn_offsets=TURN), shards=2)
     stream = Stream(workspace, Planner(workspace).plan(name), asked)
     while not stream.turn():
         pass
@@ -120,7 +130,7 @@ def manifest(folder: Path) -> None:
         marks={"raw_orders": 1 << 62, "shops": None},
         cursor=Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}}),
         gaps=(Gap("kafka://b/orders/0", 5, 9),),
-        flow=Flow(10, 10, 7, 2, 1, 0, 120, 0, 0),
+        flow=RowCounts(10, 10, 7, 2, 1, 0, 120, 0, 0),
         checks={"has_time": 2},
         aside=(staged,),
         aside_mode="overwrite",
@@ -156,15 +166,15 @@ def catalog(folder: Path) -> None:
 
 def record(kept: Catalog) -> None:
     """Record a run with a step, a version, a partition of a backfill and a lease."""
-    kept.begin(Run("r1", "plant", "dev", AT, None, "running", None))
-    check = Check("is_possible", "degrees < 99", Action.QUARANTINE, 10, 3)
+    kept.begin(RunRecord("r1", "plant", "dev", AT, None, "running", None))
+    check = CheckRecord("is_possible", "degrees < 99", Action.QUARANTINE, 10, 3)
     verdict = Verdict(accepted=True, reason="better", metrics={"auc": 0.7}, uri="models:/m/1", version="1", rows=7)
-    flow = Flow(10, 10, 7, 3, 0, 0, 120)
-    step = Step("orders", 0, "table", "silver", "append", "2 new files", "blockwise", "inline", 3, 1.5, 99, flow)
-    kept.record("r1", Step(**{**vars(step), "checks": (check,), "verdict": verdict}))
-    kept.keep(Made("orders", 3, "silver", "r1", AT, 99, 120, Schema.of({"id": "BIGINT"}), {"raw_orders": 7}))
-    kept.fill(Filled("orders", "2024-01-01", "b1", "r1", AT, 4, 0.5))
-    Leases(kept, clock=lambda: 0.0).acquire("by_minute", Holder("holder", "host", "", 1))
+    flow = RowCounts(10, 10, 7, 3, 0, 0, 120)
+    step = StepRecord("orders", 0, "table", "silver", "append", "2 new files", "blockwise", "inline", 3, 1.5, 99, flow)
+    kept.record("r1", StepRecord(**{**vars(step), "checks": (check,), "verdict": verdict}))
+    kept.keep(VersionRecord("orders", 3, "silver", "r1", AT, 99, 120, Schema.of({"id": "BIGINT"}), {"raw_orders": 7}))
+    kept.fill(BackfillRecord("orders", "2024-01-01", "b1", "r1", AT, 4, 0.5))
+    Leases(kept, clock=lambda: 0.0).acquire("by_minute", LeaseHolder("holder", "host", "", 1))
 
 
 WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {

@@ -14,20 +14,20 @@ from sqlalchemy.schema import CreateTable
 from pipeline.core.definitions import Action, Verdict
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
-from pipeline.core.staging import Flow
-from pipeline.governance import Catalog, Check, Filled, Made, Run, Step
+from pipeline.core.staging import RowCounts
+from pipeline.governance import BackfillRecord, Catalog, CheckRecord, RunRecord, StepRecord, VersionRecord
 from pipeline.governance.catalog import METADATA
 
-RUN = Run("r1", "flights", "dev", "2024-01-01T00:00:00+00:00", None, "running", None)
+RUN = RunRecord("r1", "flights", "dev", "2024-01-01T00:00:00+00:00", None, "running", None)
 CHECKS = (
-    Check("has_carrier", "carrier is not null", Action.FAIL, 10, 0),
-    Check("plausible", "delay < 2000", Action.QUARANTINE, 10, 3),
+    CheckRecord("has_carrier", "carrier is not null", Action.FAIL, 10, 0),
+    CheckRecord("plausible", "delay < 2000", Action.QUARANTINE, 10, 3),
 )
-STEP = Step(
+STEP = StepRecord(
     "flights", 0, "table", "silver", "append", "2 new files", "broadcast", "inline", 3, 1.5, 99,
-    Flow(10, 10, 7, 3, 0, 0, 1 << 40), CHECKS,
+    RowCounts(10, 10, 7, 3, 0, 0, 1 << 40), CHECKS,
 )  # fmt: skip
-MADE = Made(
+MADE = VersionRecord(
     "flights", 3, "silver", "r1", "2024-01-01", 99, 1 << 40, Schema.of({"id": "BIGINT"}), {"raw": 7, "airports": 0}
 )
 
@@ -52,7 +52,7 @@ def test_a_new_catalog_is_empty(catalog):
 
 def test_a_run_is_read_as_it_was_recorded(catalog, url):
     verdict = Verdict(accepted=True, reason="better", metrics={"auc": 0.7}, uri="models:/m/1", version="1", rows=7)
-    model = Step("late", 1, "model", "", "accepted", "better", verdict=verdict)
+    model = StepRecord("late", 1, "model", "", "accepted", "better", verdict=verdict)
     catalog.begin(RUN)
     catalog.record("r1", model)
     catalog.record("r1", STEP)
@@ -188,7 +188,7 @@ def test_the_tables_are_made_on_postgresql_too(table):
 
 
 def test_what_became_of_a_partition_replaces_what_was(catalog):
-    first = Filled("visits", "2026-01-01", "b1", "r1", "2026-01-02", error="too short")
+    first = BackfillRecord("visits", "2026-01-01", "b1", "r1", "2026-01-02", error="too short")
     catalog.fill(first)
     catalog.fill(replace(first, partition=None))
     catalog.fill(replace(first, name="other"))

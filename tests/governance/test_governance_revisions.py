@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from pipeline.core.errors import StorageError
-from pipeline.governance import Catalog, Leases, Run
+from pipeline.governance import Catalog, Leases, RunRecord
 from pipeline.governance.catalog import METADATA
 from pipeline.governance.revisions import FORMAT_VERSION, VERSION_TABLE
 from tests.rigs.postgres import postgres as postgres  # noqa: PLC0414 - the fixture
@@ -48,7 +48,7 @@ def run(url: str, *statements: str) -> None:
     engine.dispose()
 
 
-def runs(url: str) -> tuple[Run, ...]:
+def runs(url: str) -> tuple[RunRecord, ...]:
     """Open the catalog and return its runs."""
     with closing(Catalog(url)) as catalog:
         return catalog.runs()

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from pipeline.kernel.aggregates.decomposition import STATES, take_apart
 from pipeline.kernel.engine import connect, quoted, schema_of
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
-from pipeline.kernel.planner.strategy import Plan, driving_of, plan
+from pipeline.kernel.planner.strategy import StrategyChoice, driving_of, plan
 from pipeline.kernel.sql import parse, tables_of
 
 settings.register_profile(
@@ -48,7 +48,7 @@ class Splits:
         relation = self.con.sql(statement)
         return [str(kind) for kind in relation.types], rows_of(relation.to_arrow_table())
 
-    def planned(self, statement: str, parts: int) -> tuple[Plan, list[str], Rows]:
+    def planned(self, statement: str, parts: int) -> tuple[StrategyChoice, list[str], Rows]:
         """Answer a statement by its plan, with the driving table cut into parts."""
         tree = parse(statement)
         chosen = plan(tree)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.definitions import Action, Expectation
 from pipeline.core.errors import DefinitionError
-from pipeline.kernel.checks import Marked, key_expectations, mark, mark_duplicates, mark_known, rank
+from pipeline.kernel.checks import MarkedRows, key_expectations, mark, mark_duplicates, mark_known, rank
 from pipeline.kernel.engine import connect
 
 FLIGHTS = """
@@ -246,6 +246,6 @@ def test_a_position_that_is_no_number_is_left_out(con):
 def test_a_key_expects_nothing_of_a_table_without_one():
     assert key_expectations(()) == ()
     assert (
-        Marked(key_expectations(("a", "b c")), (), ()).expectations[0].condition
+        MarkedRows(key_expectations(("a", "b c")), (), ()).expectations[0].condition
         == '"a" is not null and "b c" is not null'
     )

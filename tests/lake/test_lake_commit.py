@@ -15,7 +15,7 @@ from pipeline.core.errors import ConflictError, OutcomeUnknownError, StorageErro
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect
 from pipeline.kernel.types import arrow_schema
-from pipeline.lake import Commit, Head, Lake, Storage
+from pipeline.lake import Commit, Lake, Storage, TableHead
 
 ONE, TWO = "select 1 as a, 'x' as b", "select 2 as a, 'y' as b"
 
@@ -126,7 +126,7 @@ def test_a_commit_that_comes_between_the_check_and_the_write_is_a_conflict(lake,
     assert lake.rows(w.table).num_rows == 2
 
 
-class Unlucky(Head):
+class Unlucky(TableHead):
     """Commits, and then something happens instead of an answer."""
 
     def __init__(self, place, happens):

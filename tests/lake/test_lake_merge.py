@@ -20,7 +20,7 @@ from pipeline.core.staging import Manifest
 from pipeline.kernel.engine import Limits, connect, literal, schema_of
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.types import stored
-from pipeline.lake import MergeWork, Version, merge, replace_keys
+from pipeline.lake import MergeSpec, Version, merge, replace_keys
 from pipeline.lake.merge import overlapping
 
 HOW = Merge("seq", "op = 'D'")
@@ -43,7 +43,7 @@ class Merging:
         with connect() as con:
             schema = stored(schema_of(con, selects[0]))
             staged = [f for n, text in enumerate(selects) for f in self.table.stager(run).stage(con, text, n)]
-        work = MergeWork(self.table, self.key, self.how, run, tuple(staged), schema, self.seen, self.limits)
+        work = MergeSpec(self.table, self.key, self.how, run, tuple(staged), schema, self.seen, self.limits)
         done = merge(work)
         mode = "merge" if self.seen is not None else "overwrite"
         manifest = Manifest(self.table.name, run, "f", mode, tombstones=done.tombstones)
@@ -313,6 +313,6 @@ def test_rows_of_chosen_keys_are_replaced_and_no_others(merging):
         staged, schema = t.table.stager("r2").stage(con, text, 0), stored(schema_of(con, text))
         keys = t.table.stager("keys").stage(con, "select 2::bigint as k union all select 3", 0)
     scan = Scan(Schema.of({"k": "BIGINT"}), (DataFile(f"{t.table.storage.uri}/{keys[0].path}", 2, 1),))
-    done = replace_keys(MergeWork(t.table, ("id",), None, "r2", staged, schema, t.seen), scan, ("k",))
+    done = replace_keys(MergeSpec(t.table, ("id",), None, "r2", staged, schema, t.seen), scan, ("k",))
     t.seen = t.table.commit(Manifest("t", "r2", "f", "merge"), done.files, schema, t.seen, done.removed)
     assert t.rows() == [(1, 1, "I", "a"), (2, 5, "U", "new"), (2, 6, "U", "and another")]

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pytest
 
 from pipeline.project.project import load
-from pipeline.runner.runner import Options, Runner
+from pipeline.runner.runner import Runner, RunOptions
 
 SETTINGS = """
 [project]
@@ -78,7 +78,7 @@ class Trips:
         return self.runner(**options).run().steps[-1]
 
     def runner(self, **options) -> Runner:
-        return Runner(load(self.root), Options(**options))
+        return Runner(load(self.root), RunOptions(**options))
 
 
 def trips(first: int, rows: int, seed: int) -> pa.Table:

@@ -13,7 +13,7 @@ from pipeline.governance import Catalog
 from pipeline.project.project import load
 from pipeline.report import write_report
 from pipeline.report.verdicts import paired
-from pipeline.runner.runner import Options, Runner
+from pipeline.runner.runner import Runner, RunOptions
 
 VOID = {"meta", "link", "br", "img", "input"}
 
@@ -207,7 +207,7 @@ def test_a_failed_run_is_told_with_its_error_and_what_it_did(corner, report):
 
 def test_a_run_of_one_table_shows_the_others_as_they_are(corner, report):
     Runner(load(corner)).run()
-    Runner(load(corner), Options(select=("orders",), full=True)).run()
+    Runner(load(corner), RunOptions(select=("orders",), full=True)).run()
     assert "Tables 6 1 made, 5 not in this run" in read(report(corner)).text
 
 

@@ -11,11 +11,11 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.operators.operator import PARTLY
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.job import Running
-from pipeline.streaming.runtime.verify import Verified, to_come, verify
+from pipeline.streaming.runtime.job import StreamJob
+from pipeline.streaming.runtime.verify import VerifyResult, to_come, verify
 
 
-def conserved(workspace: Workspace, name: str, count: str | None = None) -> Verified:
+def conserved(workspace: Workspace, name: str, count: str | None = None) -> VerifyResult:
     """Assert it of a stream at its last commit, and that its table is the batch answer on the rows that are not set aside.
 
     `count` is the column of a table of groups that counts the rows of each: rows in = counted + still held + set aside.
@@ -51,16 +51,16 @@ def counters_agree(workspace: Workspace, name: str) -> None:
 @contextmanager
 def of_every_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hold the counters of all streams that are run to a stop, when the last one of a project has stopped."""
-    stopped: dict[str, Running] = {}
-    run = Running.run
+    stopped: dict[str, StreamJob] = {}
+    run = StreamJob.run
 
-    def watched(running: Running, *args: object, **options: object) -> None:
+    def watched(running: StreamJob, *args: object, **options: object) -> None:
         try:
             run(running, *args, **options)
         finally:
             stopped[str(running.workspace.project.settings.root)] = running
 
-    monkeypatch.setattr(Running, "run", watched)
+    monkeypatch.setattr(StreamJob, "run", watched)
     yield
     for running in stopped.values():
         for name in running.names:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.core.sources import Log, Piece
+from pipeline.core.sources import Log, SourceObject
 
 
-def pieces(log: Log) -> list[Piece]:
+def pieces(log: Log) -> list[SourceObject]:
     """Return the partitions in the order of their names, those without records too."""
-    return [Piece(uri, extent.end - extent.begin, extent.stamp) for uri, extent in sorted(log.extents().items())]
+    return [SourceObject(uri, extent.end - extent.begin, extent.stamp) for uri, extent in sorted(log.extents().items())]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError
 from pipeline.project.project import load
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML
 
@@ -199,4 +199,4 @@ def run(folder: Path, text: str, content: Content, *, full: bool = False):
             path.unlink()
         else:
             path.write_bytes(given if isinstance(given, bytes) else given.encode())
-    return Runner(load(folder), Options(full=full)).run()
+    return Runner(load(folder), RunOptions(full=full)).run()

@@ -13,8 +13,8 @@ from pipeline.core.errors import ConflictError, RequestError, SchemaError, Stora
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner import backfill as module
-from pipeline.runner.backfill import Asked, backfill, plan_backfill
-from pipeline.runner.dry_run import Options
+from pipeline.runner.backfill import BackfillOptions, backfill, plan_backfill
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML, rows_of
 
@@ -71,7 +71,7 @@ def web(tmp_path):
 
 
 def run(folder, **options):
-    return {step.name: step for step in Runner(load(folder), Options(**options)).run().steps}
+    return {step.name: step for step in Runner(load(folder), RunOptions(**options)).run().steps}
 
 
 def change(folder, before, after):
@@ -82,7 +82,7 @@ def change(folder, before, after):
 
 def fill(folder, name="visits", partitions=None, **asked):
     workspace = Workspace(load(folder))
-    found = backfill(workspace, plan_backfill(workspace, name, Asked(partitions, **asked)))
+    found = backfill(workspace, plan_backfill(workspace, name, BackfillOptions(partitions, **asked)))
     return {filled.partition: filled for filled in found}
 
 
@@ -117,11 +117,11 @@ def test_a_backfill_of_what_is_up_to_date_changes_nothing(web):
     ],
 )
 def test_partitions_are_chosen_in_the_order_of_their_type(web, asked, found):
-    assert list(plan_backfill(Workspace(load(web)), "visits", Asked(asked)).left) == found
+    assert list(plan_backfill(Workspace(load(web)), "visits", BackfillOptions(asked)).left) == found
 
 
 def test_numbers_are_in_the_order_of_numbers(web):
-    plan = plan_backfill(Workspace(load(web)), "lengths", Asked("5..10"))
+    plan = plan_backfill(Workspace(load(web)), "lengths", BackfillOptions("5..10"))
     assert list(plan.left) == ["5", "9", "10"]
 
 
@@ -227,7 +227,7 @@ def test_a_partition_that_is_no_more_goes(web):
 
 def test_another_commit_meanwhile_is_a_conflict(web):
     workspace = Workspace(load(web))
-    plan = plan_backfill(workspace, "visits", Asked())
+    plan = plan_backfill(workspace, "visits", BackfillOptions())
     run(web, full=True, select=("visits",))
     with pytest.raises(ConflictError, match="another run committed 'visits'"):
         backfill(workspace, plan)
@@ -246,30 +246,30 @@ def test_another_commit_meanwhile_is_a_conflict(web):
 )
 def test_what_cannot_be_backfilled(web, name, partitions, message):
     with pytest.raises(RequestError, match=message):
-        plan_backfill(Workspace(load(web)), name, Asked(partitions))
+        plan_backfill(Workspace(load(web)), name, BackfillOptions(partitions))
 
 
 def test_tables_that_are_not_made_of_partitions(web):
     code = (web / "web.py").read_text()
     change(web, 'key="id",\n', 'key="id",\n    sequence_by="seconds",\n')
     with pytest.raises(RequestError, match="'visits' is merged, and rows of one key may be of several partitions"):
-        plan_backfill(Workspace(load(web)), "visits", Asked())
+        plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
     (web / "web.py").write_text(code.replace('partition_by=["day", "page"]', 'partition_by="page"'))
     with pytest.raises(RequestError, match="'visits' is partitioned otherwise than its definition says"):
-        plan_backfill(Workspace(load(web)), "visits", Asked())
+        plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
     (web / "web.py").write_text(code.replace("seconds * 1 as seconds", "seconds * 1 as seconds, 1 as more"))
     with pytest.raises(SchemaError, match=r"'visits' gives other columns .*new column 'more'"):
-        plan_backfill(Workspace(load(web)), "visits", Asked())
+        plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
     (web / "web.py").write_text(code + "late = sql('select day from raw', partition_by='day')\n")
     with pytest.raises(StorageError, match="'late' is not made yet"):
-        plan_backfill(Workspace(load(web)), "late", Asked())
+        plan_backfill(Workspace(load(web)), "late", BackfillOptions())
 
 
 def test_inputs_that_are_no_longer_kept(web):
     shutil.rmtree(web / ".headwater" / "lake" / "bronze" / "raw")
     run(web, select=("raw",))
     with pytest.raises(StorageError, match=r"consumed version 0 of 'raw', which is no longer kept; .*--full"):
-        plan_backfill(Workspace(load(web)), "visits", Asked())
+        plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -287,7 +287,11 @@ def fill_and_die(folder, after, *, before_aside=False):
         real = module.set_aside
         module.set_aside = lambda *args: (tell(None), real(*args))
     workspace = Workspace(load(folder))
-    backfill(workspace, plan_backfill(workspace, "visits", Asked()), tell=(lambda _: None) if before_aside else tell)
+    backfill(
+        workspace,
+        plan_backfill(workspace, "visits", BackfillOptions()),
+        tell=(lambda _: None) if before_aside else tell,
+    )
 
 
 @pytest.mark.parametrize("before_aside", [False, True])

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.core.errors import SourceError, StorageError
 from pipeline.core.staging import Manifest
 from pipeline.project import Workspace, load
-from pipeline.runner import Options, Runner
+from pipeline.runner import Runner, RunOptions
 
 TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'
 
@@ -34,7 +34,7 @@ def project(tmp_path):
 
 
 def run(folder: Path, **options: object) -> dict[str, tuple[str, str]]:
-    done = Runner(load(folder), Options(**options)).run()
+    done = Runner(load(folder), RunOptions(**options)).run()
     return {step.name: (step.decision, step.reason) for step in done.steps}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options
-from pipeline.runner.estimate import forecast, order_of_all, trial
+from pipeline.runner.dry_run import RunOptions
+from pipeline.runner.estimate import estimate, order_of_all, trial
 from pipeline.runner.runner import Runner
 
 MERGED = """
@@ -45,10 +45,10 @@ def test_a_trial_of_a_merged_table_is_its_run_and_leaves_nothing(tmp_path):
 
 
 def test_a_forecast_says_what_is_read_and_guesses_what_comes(shop):
-    Runner(load(shop), Options()).run()
+    Runner(load(shop), RunOptions()).run()
     workspace = Workspace(load(shop))
 
-    expected = forecast(workspace, order_of_all(workspace, workspace.stored("sales")))
+    expected = estimate(workspace, order_of_all(workspace, workspace.stored("sales")))
 
     assert (expected.rows_in, expected.files, expected.files_in_all, expected.splits) == (4, 1, 1, 1)
     assert expected.rows_out is not None

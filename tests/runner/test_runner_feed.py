@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options, foresee
+from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.replay import quarantined, replay
 from pipeline.runner.runner import Runner
 
@@ -42,7 +42,7 @@ def feed(tmp_path):
 
 
 def run(folder, **options):
-    return {step.name: step for step in Runner(load(folder), Options(**options)).run().steps}
+    return {step.name: step for step in Runner(load(folder), RunOptions(**options)).run().steps}
 
 
 def test_a_table_reads_the_files_and_counts_their_rows(feed):
@@ -134,7 +134,7 @@ def test_a_change_of_the_source_recomputes_what_reads_it(feed):
     run(folder)
     (folder / "feed.py").write_text((HEAD + SILVER).replace('"n": "integer"', '"n": "double"'))
 
-    [found] = [f for f in foresee(Workspace(load(folder)), Options()) if f.definition.name == "big"]
+    [found] = [f for f in plan_run(Workspace(load(folder)), RunOptions()) if f.definition.name == "big"]
 
     assert (found.decision.kind, found.decision.reason) == ("rebuild", "the definition changed")
 

@@ -7,14 +7,14 @@ import pytest
 from pipeline.core.errors import DefinitionError, ExpectationError, RequestError, SchemaError, SourceError, StorageError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options, foresee
+from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.replay import quarantined, replay
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import MORE, SHOP
 
 
 def run(folder, **options):
-    return {step.name: step for step in Runner(load(folder), Options(**options)).run().steps}
+    return {step.name: step for step in Runner(load(folder), RunOptions(**options)).run().steps}
 
 
 def test_every_row_is_accounted_for(shop):
@@ -126,7 +126,7 @@ def test_select_runs_a_part(shop):
 
 
 def test_a_dry_run_writes_nothing(shop):
-    planned = foresee(Workspace(load(shop)), Options())
+    planned = plan_run(Workspace(load(shop)), RunOptions())
     assert [found.decision.kind for found in planned] == ["rebuild"] * 6
     assert not (shop / ".headwater").exists()
 

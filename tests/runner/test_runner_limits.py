@@ -14,7 +14,7 @@ from pipeline.core.errors import RequestError, SettingsError, StorageError
 from pipeline.core.settings import load as load_settings
 from pipeline.kernel.engine import SPILL_SHARE, Limits, connect
 from pipeline.project import Workspace, load
-from pipeline.runner import Options, Runner
+from pipeline.runner import Runner, RunOptions
 from tests.cluster.conftest import BIN
 
 BIG = "select a.range * b.range as n, md5((a.range * b.range)::varchar) as h from range(3000) a, range(3000) b"
@@ -36,7 +36,7 @@ def project(folder, **keys):
 
 def made(folder, **keys):
     workspace = Workspace(load(project(folder, **keys)))
-    Runner(workspace.project, Options(select=("raw",))).run()
+    Runner(workspace.project, RunOptions(select=("raw",))).run()
     return workspace
 
 
@@ -70,7 +70,7 @@ def test_a_table_that_spills_too_much_is_named_with_what_to_raise(tmp_path):
 
 
 def test_spill_is_bounded_by_a_share_of_the_free_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "_place", scratch._Place(tmp_path))  # noqa: SLF001 - as if no project were loaded
+    monkeypatch.setattr(scratch, "_place", scratch._ScratchFolder(tmp_path))  # noqa: SLF001 - as if no project were loaded
     with connect(Limits(threads=2)) as con:
         (text,) = con.execute("select current_setting('max_temp_directory_size')").fetchone()
     value, unit = text.split()

@@ -14,7 +14,7 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.staging import Manifest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.replay import quarantined, replay
 from pipeline.runner.runner import Runner
 from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - the fixture
@@ -86,7 +86,7 @@ def crm(tmp_path):
 
 
 def run(folder, **options):
-    return {step.name: step for step in Runner(load(folder), Options(**options)).run().steps}
+    return {step.name: step for step in Runner(load(folder), RunOptions(**options)).run().steps}
 
 
 def add(folder, number, text):

@@ -22,7 +22,7 @@ from pipeline.lake.head import ADDED
 from pipeline.lake.log import APP
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML
 
@@ -67,7 +67,7 @@ def write(folder: Path, name: str, rows: list[Row], columns: tuple[str, ...]) ->
 
 
 def run(folder: Path, **options: Any) -> None:
-    Runner(load(folder), Options(**options)).run()
+    Runner(load(folder), RunOptions(**options)).run()
 
 
 def rows_of(folder: Path, name: str) -> list[str]:

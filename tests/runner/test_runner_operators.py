@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML
 
@@ -67,12 +67,12 @@ def test_tables_with_a_memory_are_computed_from_all_rows(tmp_path: Path):
         )
         return [tuple(row.values()) for row in found.to_pylist()]
 
-    Runner(load(folder), Options()).run()
+    Runner(load(folder), RunOptions()).run()
     assert hours("first_orders") == [("ann", "08:00"), ("ann", "09:01"), ("bob", "08:00")]
     assert hours("last_orders") == [("ann", "09:01"), ("bob", "08:00")]
     assert hours("unpaid") == [("ann", "09:01"), ("bob", "08:00")]
     assert hours("paid") == [("ann", "08:00"), ("ann", "08:30")]
     assert Workspace(load(folder)).query("select n from counts").to_pylist() == [{"n": 1}, {"n": 1}]
     (folder / "data" / "orders2.csv").write_text(HEADER + "2026-01-05 09:30Z,ann,1\n2026-01-05 10:02Z,ann,1\n")
-    Runner(load(folder), Options()).run()
+    Runner(load(folder), RunOptions()).run()
     assert hours("first_orders") == [("ann", "08:00"), ("ann", "09:01"), ("ann", "10:02"), ("bob", "08:00")]

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError
 from pipeline.project import Workspace, load
-from pipeline.runner import Options, Runner
+from pipeline.runner import Runner, RunOptions
 from pipeline.runner.replay import quarantined
 
 TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'
@@ -39,7 +39,7 @@ def project(tmp_path):
 
 
 def run(folder: Path, **options: object) -> None:
-    Runner(load(folder), Options(**options)).run()
+    Runner(load(folder), RunOptions(**options)).run()
 
 
 def ask(folder: Path, query: str) -> list[tuple[object, ...]]:

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.project.project import load
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.events import Event, Moment
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML, rows_of
@@ -194,7 +194,7 @@ class Ground:
 
     def run(self, observe: Any = lambda _: None, *, full: bool = False) -> None:
         """Run; where a source says that rows would be lost, accept it."""
-        run = Runner(load(self.folder), Options(full=full), observer=observe).attempt()
+        run = Runner(load(self.folder), RunOptions(full=full), observer=observe).attempt()
         for step in run.steps:
             self.told.append(f"{step.name}: {step.decision}, {step.reason}")
         if full:
@@ -210,7 +210,7 @@ class Ground:
         _start(other, self.text)
         for name, content in self.expected.items():
             (other / "data" / name).write_text(content)
-        run = Runner(load(other), Options(full=True)).attempt()
+        run = Runner(load(other), RunOptions(full=True)).attempt()
         assert run.status == "done", run.error
         found, right = everything(self.folder), everything(other)
         assert found.keys() == right.keys()
@@ -263,7 +263,7 @@ def test_a_late_file_with_an_earlier_name_has_the_first_row(tmp_path: Path):
         assert "'v': 99" in str(rows_of(ground.folder)[name])
         assert "f2.csv" in str(rows_of(ground.folder)[f"quarantine/{name}"]) or name == "keyed"
     ground.take("write", 3, HEADER + "1,a,7,2026-01-01,I\n2,a,8,2026-01-01,I\n")
-    steps = {step.name: step.decision for step in Runner(load(ground.folder), Options()).run().steps}
+    steps = {step.name: step.decision for step in Runner(load(ground.folder), RunOptions()).run().steps}
     assert {steps["keyed"], steps["fed_keyed"], steps["raw_keyed"]} == {"append"}
     ground.compare(tmp_path / "other")
 

@@ -17,10 +17,10 @@ from pipeline.kernel.engine import connect
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.report import write_report
-from pipeline.runner.decide import Options
-from pipeline.runner.dry_run import foresee
+from pipeline.runner.decide import RunOptions
+from pipeline.runner.dry_run import plan_run
 from pipeline.runner.runner import Runner
-from pipeline.runner.schedule import Blocked, Schedule
+from pipeline.runner.schedule import BlockedStep, Schedule
 from tests.cluster.conftest import BIN
 from tests.runner.conftest import MORE, rows_of
 
@@ -58,9 +58,9 @@ def test_every_step_ends_once_after_what_it_reads_and_below_a_failure_none_is_do
     assert all(set(reads[name]) <= done for name, done in started)
     for name, outcome in ended.items():
         bad = [read for read in reads[name] if not isinstance(ended[read], str)]
-        assert isinstance(outcome, Blocked) == bool(bad)
+        assert isinstance(outcome, BlockedStep) == bool(bad)
         assert isinstance(outcome, SourceError) == (not bad and int(name[1:]) in failing)
-        if isinstance(outcome, Blocked):
+        if isinstance(outcome, BlockedStep):
             assert outcome.reads == bad[0]
             assert isinstance(ended[outcome.failed], SourceError)
 
@@ -148,7 +148,7 @@ def broken(tmp_path):
 
 
 def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
-    planned = {found.definition.name: found.decision for found in foresee(Workspace(load(broken)), Options())}
+    planned = {found.definition.name: found.decision for found in plan_run(Workspace(load(broken)), RunOptions())}
 
     assert {name: decision.kind for name, decision in planned.items()} == {
         "raw": "rebuild",
@@ -165,7 +165,7 @@ def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_a_failing_table_or_source_stops_only_what_reads_it(broken, threads):
-    runner = Runner(load(broken), Options(threads=threads))
+    runner = Runner(load(broken), RunOptions(threads=threads))
     run = runner.attempt()
 
     did = {step.name: step.decision for step in run.steps}
@@ -236,9 +236,9 @@ def test_the_command_says_what_failed_what_was_skipped_and_ends_with_1(broken):
 
 def test_side_by_side_gives_what_one_by_one_gives(shop):
     for threads in (1, 4):
-        Runner(load(shop), Options(full=True, threads=threads)).run()
+        Runner(load(shop), RunOptions(full=True, threads=threads)).run()
         (shop / "data" / "orders2.csv").write_text(MORE)
-        Runner(load(shop), Options(threads=threads)).run()
+        Runner(load(shop), RunOptions(threads=threads)).run()
         rows, manifests = rows_of(shop), _manifests(shop)
         if threads == 1:
             expected = rows, manifests

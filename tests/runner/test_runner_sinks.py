@@ -13,11 +13,11 @@ from pipeline.core.errors import DefinitionError, SchemaError, SinkError
 from pipeline.lake import compact
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options, foresee
+from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.runner import Runner
-from pipeline.streaming.runtime.job import Running, Wanted, catch_up
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions, catch_up
 from pipeline.streaming.runtime.sink_worker import sinks_of
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 
 HEAD = """\
 import json
@@ -49,7 +49,7 @@ ticks = source(
     schema={"id": "bigint", "k": "bigint", "at": "timestamp"}, event_time="at", stored=False,
 )
 """
-FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01, turn_offsets=20))
+FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01, turn_offsets=20))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def project(tmp_path):
 
 
 def run(workspace, **options):
-    return Runner(workspace.project, Options(**options)).run()
+    return Runner(workspace.project, RunOptions(**options)).run()
 
 
 def did(done):
@@ -212,7 +212,7 @@ def test_what_cannot_be_written_ends_the_sink_alone(project):
         STREAM + "bytes = sql(\"select id, 'x'::blob as b from ticks\")\n"
         'online = sink("bytes", to=to_online(key="id"))\n'
     )
-    running = Running(workspace, Wanted(until_caught_up=True, asked=FAST))
+    running = StreamJob(workspace, StreamJobOptions(until_caught_up=True, asked=FAST))
 
     with pytest.raises(SchemaError, match="column 'b' cannot be sent as JSON"):
         running.run()
@@ -227,7 +227,7 @@ def test_a_sink_stands_in_the_graph(project):
 
     assert workspace.project.graph.names == ("raw", "out")
     assert workspace.definition("out").kind == "sink"
-    assert [found.decision.reason for found in foresee(workspace, Options(select=("out",)))] == [
+    assert [found.decision.reason for found in plan_run(workspace, RunOptions(select=("out",)))] == [
         "is sent what its table has new"
     ]
     assert sinks_of(workspace, ["raw"]) == (workspace.definition("out"),)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.project.project import Project, load
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from serve import create_app
 
@@ -83,7 +83,7 @@ class Cafe:
         (self.root / "data" / f"orders_{name}.csv").write_text(HEADER + rows, encoding="utf-8")
 
     def run(self, *more: str) -> None:
-        Runner(self.project(), Options(select=("+cafe_orders", "+guests", "+cups", *more))).run()
+        Runner(self.project(), RunOptions(select=("+cafe_orders", "+guests", "+cups", *more))).run()
 
     def project(self) -> Project:
         return load(self.root)

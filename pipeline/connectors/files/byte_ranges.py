@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.sources import Part, Piece
+from pipeline.core.sources import SourceObject, SourceSplit
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -50,7 +50,9 @@ def head_bytes(data: Bytes, delimiter: str) -> int | None:
     return len(line) + 1 if end and names else None
 
 
-def parts_of(piece: Piece, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False) -> tuple[Part, ...]:
+def parts_of(
+    piece: SourceObject, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False
+) -> tuple[SourceSplit, ...]:
     """Cut a file at line ends into parts of about `target_bytes`; the first holds the `head`.
 
     With `quotes`, a line end is one only after an even number of quotes since the head. That is so for every
@@ -58,19 +60,19 @@ def parts_of(piece: Piece, data: Bytes, target_bytes: int, *, head: int = 0, quo
     """
     cuts = [(0, 0), *_cuts(data, target_bytes, head, quotes=quotes)]
     if len(cuts) == 1:
-        return (Part(piece),)
+        return (SourceSplit(piece),)
     last, before = cuts[-1]
     rest = _count(data[last:], _FEED) + int(data[-1] != _FEED)
     ends = [*cuts[1:], (len(data), before + rest)]
     return tuple(
-        Part(piece, begin, None if end == len(data) else end, lines + 1, end - begin, until - lines)
+        SourceSplit(piece, begin, None if end == len(data) else end, lines + 1, end - begin, until - lines)
         for (begin, lines), (end, until) in zip(cuts, ends, strict=True)
     )
 
 
-def quoted_parts_of(piece: Piece, data: Bytes, target_bytes: int, head: int | None) -> tuple[Part, ...]:
+def quoted_parts_of(piece: SourceObject, data: Bytes, target_bytes: int, head: int | None) -> tuple[SourceSplit, ...]:
     """Cut a delimited file with a header of so many bytes into parts; one, when its header is not its first line."""
-    return (Part(piece),) if head is None else parts_of(piece, data, target_bytes, head=head, quotes=True)
+    return (SourceSplit(piece),) if head is None else parts_of(piece, data, target_bytes, head=head, quotes=True)
 
 
 def stretch(path: str, begin: int = 0, end: int | None = None) -> Iterator[memoryview]:

@@ -9,7 +9,7 @@ from pipeline.core.errors import Place, SourceError
 
 
 @dataclass(frozen=True)
-class Naming:
+class ColumnNames:
     """Names that a definition gives to the columns of its files."""
 
     names: tuple[str, ...] = ()
@@ -18,7 +18,7 @@ class Naming:
     """Pairs of a name in the file, which may be one of `names`, and the name in the table."""
 
     @classmethod
-    def of(cls, names: Sequence[str], rename: Sequence[tuple[str, str]]) -> Naming:
+    def of(cls, names: Sequence[str], rename: Sequence[tuple[str, str]]) -> ColumnNames:
         """Return a naming; raise `SourceError` for names that SQL cannot tell apart."""
         for option, given in (("names=", names), ("rename=", [new for _, new in rename])):
             twice = same_name(given)

@@ -19,7 +19,7 @@ from pipeline.connectors.files.byte_ranges import bytes_of, head_bytes, stretch
 from pipeline.connectors.files.encoding import recoded
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
-from pipeline.core.sources import Part
+from pipeline.core.sources import SourceSplit
 
 _NAME = "piece"
 PACKED = (".gz", ".zst", ".zip")
@@ -48,7 +48,7 @@ def unpacked(uri: str, encoding: str | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def laid_out(part: Part, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
+def laid_out(part: SourceSplit, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
     """Yield a path with the text of a part; of a delimited file with a header, behind that.
 
     A part that is not whole is copied to a file in a temporary folder.

@@ -20,9 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from pipeline.core.cursors import Bound, Cursor, Plan
+from pipeline.core.cursors import Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError
-from pipeline.core.sources import Part, Piece
+from pipeline.core.sources import SourceObject, SourceSplit
 
 KIND = "files"
 _CHECKED_BYTES = 64 << 20
@@ -37,16 +37,16 @@ class Listing:
     pattern: str
     folder: str = "."
 
-    def pieces(self) -> tuple[Piece, ...]:
+    def pieces(self) -> tuple[SourceObject, ...]:
         """Return the files in the order of their locations; raise `SourceError` when there is none."""
         real = functools.cache(os.path.realpath)
-        found: dict[str, Piece] = {}
+        found: dict[str, SourceObject] = {}
         for path in self._paths():
             with contextlib.suppress(FileNotFoundError):  # it was removed since
                 stat = Path(path).stat()
                 if S_ISREG(stat.st_mode):
                     location = self.location(path, real)
-                    found[location] = Piece(location, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+                    found[location] = SourceObject(location, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
         if not found:
             raise SourceError(f"no file matches {self.pattern!r}", do="check the path", place=Place(self.pattern))
         return tuple(found[location] for location in sorted(found))
@@ -91,7 +91,7 @@ def checksum(content: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class _Consumed:
+class _ConsumedFiles:
     """A file as a cursor knows it."""
 
     size_bytes: int
@@ -103,7 +103,7 @@ class _Consumed:
         return f"{self.size_bytes}-{self.time_ns}"
 
 
-def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> Plan:
+def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPlan:
     """Plan the files that are not consumed yet.
 
     A file is the same while its size and time are, or its size and content. One that was renamed is not read again: its
@@ -118,8 +118,8 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> Plan:
     taken, has_more = _within(bound, {location: file for location, file in fresh.items() if location not in renamed})
     kept = {location: file for location, file in known.items() if location not in renamed.values()}
     consumed = {**kept, **same, **_checked(listing, {**{location: fresh[location] for location in renamed}, **taken})}
-    return Plan(
-        parts=tuple(Part(now[location]) for location in taken),
+    return ReadPlan(
+        parts=tuple(SourceSplit(now[location]) for location in taken),
         cursor=_cursor(consumed),
         new=f"{len(taken)} new file{'s' * (len(taken) != 1)}{', more are left' * has_more}" if taken else "",
         changed=f"{changed[0].rpartition(os.sep)[2]} changed" if changed else "",
@@ -134,8 +134,8 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> Plan:
 
 
 def _compared(
-    listing: Listing, known: Mapping[str, _Consumed], now: Mapping[str, Piece]
-) -> tuple[dict[str, _Consumed], list[str]]:
+    listing: Listing, known: Mapping[str, _ConsumedFiles], now: Mapping[str, SourceObject]
+) -> tuple[dict[str, _ConsumedFiles], list[str]]:
     """Return the files that only have another time, as they are now, and the locations of those that changed."""
     touched = {u: _consumed(now[u]) for u, file in known.items() if u in now and _consumed(now[u]).stamp != file.stamp}
     of_size = {u: f for u, f in touched.items() if known[u].content and known[u].size_bytes == f.size_bytes}
@@ -144,7 +144,7 @@ def _compared(
 
 
 def _found_again(
-    fresh: Mapping[str, _Consumed], gone: Mapping[str, _Consumed]
+    fresh: Mapping[str, _ConsumedFiles], gone: Mapping[str, _ConsumedFiles]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return which new files are files that are gone, renamed, and which only have the content of one."""
     by_file = {file: location for location, file in gone.items()}
@@ -157,9 +157,9 @@ def _found_again(
     }
 
 
-def _within(bound: Bound, files: Mapping[str, _Consumed]) -> tuple[dict[str, _Consumed], bool]:
+def _within(bound: Bound, files: Mapping[str, _ConsumedFiles]) -> tuple[dict[str, _ConsumedFiles], bool]:
     """Return the files that a bound lets in, and whether it leaves others."""
-    taken: dict[str, _Consumed] = {}
+    taken: dict[str, _ConsumedFiles] = {}
     size = 0
     for location, file in files.items():
         if bound.until is not None and file.time_ns > bound.until.timestamp() * 1e9:
@@ -171,21 +171,21 @@ def _within(bound: Bound, files: Mapping[str, _Consumed]) -> tuple[dict[str, _Co
     return taken, len(taken) < len(files)
 
 
-def _checked(listing: Listing, files: Mapping[str, _Consumed]) -> dict[str, _Consumed]:
+def _checked(listing: Listing, files: Mapping[str, _ConsumedFiles]) -> dict[str, _ConsumedFiles]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         contents = pool.map(listing.content, files, (file.size_bytes for file in files.values()))
         return {u: replace(file, content=c) for (u, file), c in zip(files.items(), contents, strict=True)}
 
 
-def _consumed(piece: Piece) -> _Consumed:
-    return _Consumed(piece.size_bytes, int(piece.stamp.rpartition("-")[2]))
+def _consumed(piece: SourceObject) -> _ConsumedFiles:
+    return _ConsumedFiles(piece.size_bytes, int(piece.stamp.rpartition("-")[2]))
 
 
-def _known(listing: Listing, cursor: Cursor) -> dict[str, _Consumed]:
+def _known(listing: Listing, cursor: Cursor) -> dict[str, _ConsumedFiles]:
     files: Mapping[str, tuple[int, int, str]] = cursor.of_kind(KIND)["files"]
     real = functools.cache(os.path.realpath)
-    return {listing.location(listing.path(u), real): _Consumed(*fields) for u, fields in files.items()}
+    return {listing.location(listing.path(u), real): _ConsumedFiles(*fields) for u, fields in files.items()}
 
 
-def _cursor(files: Mapping[str, _Consumed]) -> Cursor:
+def _cursor(files: Mapping[str, _ConsumedFiles]) -> Cursor:
     return Cursor(KIND, {"files": {u: [f.size_bytes, f.time_ns, f.content] for u, f in sorted(files.items())}})

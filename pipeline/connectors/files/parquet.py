@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from pipeline.connectors.contract import RAW, fit_types, hold, not_in_years
 from pipeline.connectors.files.byte_ranges import is_small
-from pipeline.connectors.files.column_names import Naming
+from pipeline.connectors.files.column_names import ColumnNames
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import MISFIT, POSITION, Flowing, NewColumns, Part, Piece, Reading
+from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery, SourceObject, SourceSplit
 from pipeline.kernel.engine import literal, quoted, schema_of
 
 _ROW = "file_row_number"
@@ -31,7 +31,7 @@ class ParquetFile:
     place: Place
 
     @classmethod
-    def of(cls, path: str, naming: Naming, place: Place) -> ParquetFile:
+    def of(cls, path: str, naming: ColumnNames, place: Place) -> ParquetFile:
         """Return a file.
 
         Raises `SourceError` for names that SQL cannot tell apart: where two differ in case only, DuckDB would change one.
@@ -62,14 +62,14 @@ def _selected(own: Schema, names: Sequence[str], nothing: Mapping[str, str]) -> 
     return ", ".join(f"{columns.get(name) or nothing[name]} as {quoted(name)}" for name in names)
 
 
-def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes: int) -> tuple[Part, ...]:
+def parts(con: duckdb.DuckDBPyConnection, path: str, piece: SourceObject, target_bytes: int) -> tuple[SourceSplit, ...]:
     """Cut a file between row groups into parts of about `target_bytes` before compression."""
     groups = con.execute(
         "select any_value(row_group_num_rows), sum(total_uncompressed_size)::bigint "
         f"from parquet_metadata({literal(path)}) group by row_group_id order by row_group_id"
     ).fetchall()
     if is_small(sum(size for _, size in groups), target_bytes) or _has_row_numbers(con, path):
-        return (Part(piece),)
+        return (SourceSplit(piece),)
     sizes, begins, room = [0], [0], target_bytes
     for row, (_, size) in zip(itertools.accumulate((rows for rows, _ in groups), initial=0), groups, strict=False):
         if room <= 0:
@@ -79,14 +79,14 @@ def parts(con: duckdb.DuckDBPyConnection, path: str, piece: Piece, target_bytes:
         sizes[-1] += size
         room -= size
     if len(begins) == 1:
-        return (Part(piece),)
+        return (SourceSplit(piece),)
     ends = [*begins[1:], None]
-    return tuple(Part(piece, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
+    return tuple(SourceSplit(piece, b, e, b + 1, size) for b, e, size in zip(begins, ends, sizes, strict=True))
 
 
 def read(
-    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: Part, schema: Schema, new_columns: NewColumns
-) -> Reading:
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
+) -> ReadResult:
     """Return the rows of a part that fit and those that do not, as JSON objects."""
     undeclared = hold(schema, file.names, file.place, new_columns)
     names = (*schema.names, *undeclared)
@@ -96,8 +96,8 @@ def read(
 
 
 def flow(
-    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: Part, schema: Schema, new_columns: NewColumns
-) -> Flowing | None:
+    con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
+) -> ScanQuery | None:
     """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
     undeclared = hold(schema, file.names, file.place, new_columns)
     columns = as_they_are(file.schema(con), schema)
@@ -105,7 +105,7 @@ def flow(
         return None
     rows_of = f"(select {columns}, {_numbered(part)} from {_scan(file.path, part)})"
     query = f"select *, {not_in_years(schema)} as {MISFIT} from {rows_of}"
-    return Flowing(query, (file.rows if part.end is None else part.end) - part.begin, "select 0")
+    return ScanQuery(query, (file.rows if part.end is None else part.end) - part.begin, "select 0")
 
 
 def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
@@ -113,12 +113,12 @@ def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
     return _ROW in schema_of(con, f"select * from read_parquet({literal(path)})").names
 
 
-def _numbered(part: Part) -> str:
+def _numbered(part: SourceSplit) -> str:
     # only a whole file may have a column of that name itself
     return f"{'row_number() over ()' if part.is_whole else f'{_ROW} + 1'} as {POSITION}"
 
 
-def _scan(path: str, part: Part) -> str:
+def _scan(path: str, part: SourceSplit) -> str:
     """Return a scan of the part's row groups; DuckDB passes over the others by the range of their numbers."""
     if part.is_whole:
         return f"read_parquet({literal(path)})"

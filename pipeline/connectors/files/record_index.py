@@ -22,7 +22,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Lines:
+class RecordIndex:
     """The bytes of a file, where each line begins, and after the last of these where the file ends."""
 
     data: npt.NDArray[np.uint8]
@@ -67,17 +67,17 @@ class Lines:
         return found
 
 
-def lines_of(path: str) -> Lines:
+def lines_of(path: str) -> RecordIndex:
     """Return the lines of a file that is not empty, without a byte order mark."""
     data = np.memmap(path, dtype=np.uint8, mode="r")
     begins = np.concatenate([np.zeros(1, np.int64), _offsets(data, _FEED) + 1])
     bounds = begins if begins[-1] == len(data) else np.append(begins, len(data))
     if data[: len(BOM)].tobytes() == BOM:
         bounds[0] = len(BOM)
-    return Lines(data, bounds)
+    return RecordIndex(data, bounds)
 
 
-def records(lines: Lines, delimiter: str, expected: int, *, blank_counts: bool) -> Numbers:
+def records(lines: RecordIndex, delimiter: str, expected: int, *, blank_counts: bool) -> Numbers:
     """Return the numbers of the lines on which a record begins, the header's first.
 
     Blank lines begin none, unless `blank_counts`. When there are as many lines as `expected`, each is a record;
@@ -89,7 +89,7 @@ def records(lines: Lines, delimiter: str, expected: int, *, blank_counts: bool) 
     return np.flatnonzero(counted) + 1
 
 
-def _inside(lines: Lines, delimiter: str) -> Flags:
+def _inside(lines: RecordIndex, delimiter: str) -> Flags:
     """Return which lines begin inside a quoted field.
 
     A line either leaves that as it was, turns it round, or settles it, whatever it was before: so the last line

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors.contract import REJECTED
-from pipeline.core.sources import POSITION, Reading
+from pipeline.core.sources import POSITION, ReadResult
 
 UNKNOWN = "\ufffd"
 """What stands in a text for bytes that are not UTF-8."""
 
 
 @dataclass(frozen=True)
-class Texts:
+class RejectedTexts:
     """Texts of which some can be read again, and some, for a reason each, cannot."""
 
     rows: pa.StringArray
@@ -27,7 +27,7 @@ class Texts:
     """Null where a text can be read again."""
 
     @classmethod
-    def of(cls, rows: Sequence[str], *, quotes: bool) -> Texts:
+    def of(cls, rows: Sequence[str], *, quotes: bool) -> RejectedTexts:
         """Sort texts by whether they can be read again; with `quotes`, one that leaves a quote open cannot."""
         texts = pa.array(rows, pa.string())
         lost = pc.match_substring(texts, UNKNOWN)
@@ -42,14 +42,14 @@ class Texts:
         lines = [head, *self._kept().to_pylist()] if head else self._kept().to_pylist()
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
 
-    def renumbered(self, reading: Reading, head: str) -> Reading:
+    def renumbered(self, reading: ReadResult, head: str) -> ReadResult:
         """Return what was read with the number of each text, and with the texts that could not be."""
         first = 1 + (1 + head.count("\n") if head else 0)
         spans = pc.add(pc.count_substring(self._kept(), "\n"), 1).to_numpy(zero_copy_only=False)
         begins = first + np.cumsum(spans) - spans
         numbers = np.flatnonzero(pc.is_null(self.reasons).to_numpy(zero_copy_only=False)) + 1
         rejected = pa.concat_tables([_moved(reading.rejected, begins, numbers), self._lost()])
-        return Reading(_moved(reading.rows, begins, numbers), rejected.sort_by(POSITION))
+        return ReadResult(_moved(reading.rows, begins, numbers), rejected.sort_by(POSITION))
 
     def _kept(self) -> pa.StringArray:
         return self.rows.filter(pc.is_null(self.reasons))

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from pipeline.connectors.contract import hold
 from pipeline.connectors.files import parquet, text_scan
 from pipeline.connectors.files.byte_ranges import bytes_of
-from pipeline.connectors.files.csv.reader import Delimited, Dialect, header
+from pipeline.connectors.files.csv.reader import CsvReader, Dialect, header
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, SOURCE, Flowing
+from pipeline.core.sources import MISFIT, POSITION, SOURCE, ScanQuery
 from pipeline.kernel.engine import listed, literal, quoted
 
 SMALL_BYTES = 1 << 20
@@ -56,7 +56,7 @@ def may_join(path: str) -> bool:
     return not _PATTERN.intersection(path)
 
 
-def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, rejects: str) -> Flowing | None:
+def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, rejects: str) -> ScanQuery | None:
     """Return the rows of delimited files as one query, or `None` when one of them cannot flow.
 
     Raises `SchemaError` for a file with other columns, `SourceError` for one that is empty or has a header that cannot be.
@@ -65,7 +65,7 @@ def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, r
         return None
 
     def names_of(file: SmallFile) -> tuple[str, ...] | None:
-        names = header(Delimited(file.path, dialect, Place(file.source)))
+        names = header(CsvReader(file.path, dialect, Place(file.source)))
         undeclared = hold(schema, names, Place(file.source, 1), dialect.new_columns)
         return None if undeclared or dialect.head_bytes(bytes_of(file.path)) is None else names
 
@@ -80,7 +80,7 @@ def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, r
     return _together(scans, schema, rejects, sum(sum(group.counts) for group in groups))
 
 
-def of_documents(files: Sequence[SmallFile], schema: Schema, rejects: str) -> Flowing | None:
+def of_documents(files: Sequence[SmallFile], schema: Schema, rejects: str) -> ScanQuery | None:
     """Return the lines of JSON files as one query; see `of_delimited`."""
     if _TAKEN.intersection(schema.names):
         return None
@@ -92,7 +92,7 @@ def of_documents(files: Sequence[SmallFile], schema: Schema, rejects: str) -> Fl
 
 def of_parquet(
     con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], dialect: Dialect, schema: Schema
-) -> Flowing | None:
+) -> ScanQuery | None:
     """Return the rows of Parquet files as one query, or `None` when a column of one of them has to be cast."""
     if _TAKEN.intersection(schema.names):
         return None
@@ -120,7 +120,7 @@ def of_parquet(
             f"from read_parquet({paths}, file_row_number = true, hive_partitioning = false)"
         )
     rows = sum(count for group in groups.values() for _, _, count in group)
-    return Flowing(_in_order(scans, schema), rows, "select 0")
+    return ScanQuery(_in_order(scans, schema), rows, "select 0")
 
 
 def forget(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
@@ -179,9 +179,9 @@ def _numbered(scan: text_scan.TextScan, schema: Schema, group: _Alike[Form], *, 
     )
 
 
-def _together(scans: Sequence[str], schema: Schema, rejects: str, rows: int) -> Flowing:
+def _together(scans: Sequence[str], schema: Schema, rejects: str, rows: int) -> ScanQuery:
     counts = " + ".join(f"(select count(*) from {rejects}_{number})" for number in range(len(scans)))
-    return Flowing(_in_order(scans, schema), rows, f"select {counts}")
+    return ScanQuery(_in_order(scans, schema), rows, f"select {counts}")
 
 
 def _in_order(scans: Sequence[str], schema: Schema) -> str:

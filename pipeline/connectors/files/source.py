@@ -22,22 +22,32 @@ from pipeline.connectors.contract import moved, unknown
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.files import parquet, small_files, text_scan
 from pipeline.connectors.files.byte_ranges import bytes_of, lines_in, parts_of, quoted_parts_of
-from pipeline.connectors.files.column_names import Naming
+from pipeline.connectors.files.column_names import ColumnNames
 from pipeline.connectors.files.compression import PACKED, laid_out, unpacked
 from pipeline.connectors.files.csv import reader as csv_reader
-from pipeline.connectors.files.csv.reader import Delimited, Dialect
+from pipeline.connectors.files.csv.reader import CsvReader, Dialect
 from pipeline.connectors.files.encoding import encoding_of
 from pipeline.connectors.files.json import layout as json_layout
 from pipeline.connectors.files.json import reader as json_reader
 from pipeline.connectors.files.listing import Listing, plan_files
 from pipeline.connectors.files.parquet import ParquetFile
-from pipeline.connectors.files.rejected_rows import Texts
+from pipeline.connectors.files.rejected_rows import RejectedTexts
 from pipeline.core import scratch
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError, SplitError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, Extent, Flowing, NewColumns, Part, Piece, Reading, Tail, Traits
+from pipeline.core.sources import (
+    MISFIT,
+    Extent,
+    LogTraits,
+    NewColumns,
+    ReadResult,
+    ScanQuery,
+    SourceObject,
+    SourceSplit,
+    Tail,
+)
 from pipeline.kernel.engine import connect, expect_columns
 
 Format = Literal["csv", "json", "parquet"]
@@ -72,9 +82,9 @@ class Files:
         return Listing(self.pattern, self.folder)
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> LogTraits:
         """A file is taken whole, may be archived once it was read, and comes after those before it."""
-        return Traits(has_whole_partitions=True, may_vanish=True, is_in_sequence=True)
+        return LogTraits(has_whole_partitions=True, may_vanish=True, is_in_sequence=True)
 
     @property
     def fingerprint(self) -> str:
@@ -88,66 +98,66 @@ class Files:
         """Return the files for a source that does this with columns that its contract does not have."""
         return replace(self, dialect=replace(self.dialect, new_columns=new_columns))
 
-    def beyond(self, part: Part, schema: Schema) -> Schema:
+    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a file that a contract does not have, typed by all rows of the file."""
         new = unknown(schema, self._names(part.piece))
         return self.schema(part.piece).select(new) if new else Schema(())
 
-    def _names(self, piece: Piece) -> tuple[str, ...]:
+    def _names(self, piece: SourceObject) -> tuple[str, ...]:
         """Return the names of a file's columns, without their types; of many files that are as they stand, quickly."""
         place, path = Place(piece.uri), self.listing.path(piece.uri)
         with self._told(place), contextlib.ExitStack() as stack:
             if self.format == "json" or not self._is_plain(path):
-                path = stack.enter_context(self._path(Part(piece)))
+                path = stack.enter_context(self._path(SourceSplit(piece)))
             if self.format == "csv":
-                return csv_reader.header(Delimited(path, self.dialect, place))
+                return csv_reader.header(CsvReader(path, self.dialect, place))
             if self.format == "json":
                 return json_reader.names(stack.enter_context(connect()), path, place, self.dialect)
             return ParquetFile.of(path, self.dialect.naming, place).names
 
-    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
         return plan_files(self.listing, cursor, bound)
 
-    def pieces(self) -> Sequence[Piece]:
+    def pieces(self) -> Sequence[SourceObject]:
         """Return all files in the order of their locations; raise `SourceError` when there is none."""
         return self.listing.pieces()
 
-    def schema(self, piece: Piece) -> Schema:
+    def schema(self, piece: SourceObject) -> Schema:
         """Return the file's columns, types inferred from all its rows; raise `SourceError` when it has none."""
         place = Place(piece.uri)
-        with self._told(place), self._path(Part(piece)) as path, connect() as con:
+        with self._told(place), self._path(SourceSplit(piece)) as path, connect() as con:
             if self.format == "csv":
-                return csv_reader.infer(con, Delimited(path, self.dialect, place))
+                return csv_reader.infer(con, CsvReader(path, self.dialect, place))
             if self.format == "json":
                 return json_reader.infer(con, path, place, self.dialect)
             return ParquetFile.of(path, self.dialect.naming, place).schema(con)
 
-    def parts(self, piece: Piece, target_bytes: int) -> Sequence[Part]:
+    def parts(self, piece: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
         """Return stretches of a file of about `target_bytes`; one for a packed file, and for one no larger.
 
         A file that cannot be read is one part: reading it says why.
         """
-        whole = (Part(piece),)
+        whole = (SourceSplit(piece),)
         if target_bytes >= piece.size_bytes or not self._is_plain(piece.uri):
             return whole
-        with contextlib.suppress(SourceError), self._told(Place(piece.uri)), self._path(Part(piece)) as path:
+        with contextlib.suppress(SourceError), self._told(Place(piece.uri)), self._path(SourceSplit(piece)) as path:
             return self._cut(piece, path, target_bytes)
         return whole
 
-    def _cut(self, piece: Piece, path: str, target_bytes: int) -> Sequence[Part]:
+    def _cut(self, piece: SourceObject, path: str, target_bytes: int) -> Sequence[SourceSplit]:
         if self.format == "parquet":
             with connect() as con:
                 return parquet.parts(con, path, piece, target_bytes)
         if self.format == "json":
             is_cut = json_layout.layout(self.listing.path(piece.uri)) == "newline_delimited"
-            return parts_of(piece, bytes_of(path), target_bytes) if is_cut else (Part(piece),)
-        if csv_reader.head_of(Delimited(path, self.dialect, Place(piece.uri))).is_short:
-            return (Part(piece),)  # only the beginning of the file tells that
+            return parts_of(piece, bytes_of(path), target_bytes) if is_cut else (SourceSplit(piece),)
+        if csv_reader.head_of(CsvReader(path, self.dialect, Place(piece.uri))).is_short:
+            return (SourceSplit(piece),)  # only the beginning of the file tells that
         data = bytes_of(path)
         return quoted_parts_of(piece, data, target_bytes, self.dialect.head_bytes(data))
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows that fit and those that do not, in the file's order.
 
         The position is the line on which the record begins (CSV, JSON) or the number of the row (Parquet), from 1.
@@ -163,7 +173,7 @@ class Files:
                     return parquet.read(con, found, part, schema, self.dialect.new_columns)
                 if self.format == "json":
                     return moved(json_reader.read(con, path, schema, place, self.dialect), self._before(part))
-                file = Delimited(path, self.dialect, place, goes_on=part.end is not None)
+                file = CsvReader(path, self.dialect, place, goes_on=part.end is not None)
                 return moved(csv_reader.read(con, file, schema), self._before(part))
         except SourceError as error:
             if part.is_whole:
@@ -176,7 +186,7 @@ class Files:
             ) from error
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield a part as a query; None for a column named `_misfit`, an odd header, a Parquet column to be cast.
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
@@ -192,7 +202,7 @@ class Files:
                 with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
                     text_scan.forget(con, path)
 
-    def is_small(self, part: Part) -> bool:
+    def is_small(self, part: SourceSplit) -> bool:
         """Return whether a part is a whole small file, not packed, under a name that is no pattern."""
         path = self.listing.path(part.piece.uri)
         is_plain = self._is_plain(path) and small_files.may_join(path)
@@ -201,8 +211,8 @@ class Files:
 
     @contextmanager
     def flow_together(
-        self, con: duckdb.DuckDBPyConnection, parts: Sequence[Part], schema: Schema
-    ) -> Iterator[Flowing | None]:
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
+    ) -> Iterator[ScanQuery | None]:
         """Yield small files as one query; None where one of them has an odd header, or a Parquet column to be cast.
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
@@ -223,7 +233,9 @@ class Files:
             with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
                 small_files.forget(con, rejects)
 
-    def _flowing(self, con: duckdb.DuckDBPyConnection, path: str, part: Part, schema: Schema) -> Flowing | None:
+    def _flowing(
+        self, con: duckdb.DuckDBPyConnection, path: str, part: SourceSplit, schema: Schema
+    ) -> ScanQuery | None:
         place = Place(part.piece.uri)
         if self.format == "parquet":
             found = ParquetFile.of(path, self.dialect.naming, place)
@@ -231,24 +243,24 @@ class Files:
         lines, before = self._lines(part, path), self._before(part)
         if self.format == "json":
             return text_scan.of_documents(path, schema, lines, before)
-        return text_scan.of_delimited(con, Delimited(path, self.dialect, place), schema, lines, before)
+        return text_scan.of_delimited(con, CsvReader(path, self.dialect, place), schema, lines, before)
 
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+    def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`.
 
         A text that was not UTF-8 is rejected again: what it held is not known. So is one with an open quote.
         """
         is_csv = self.format == "csv"
         # rejected rows are kept under the names of the table and in its order, as UTF-8
-        dialect = replace(self.dialect, has_header=True, naming=Naming(schema.names), encoding=None)
+        dialect = replace(self.dialect, has_header=True, naming=ColumnNames(schema.names), encoding=None)
         schema = self._keyed(schema) if self.format == "json" else schema
         head = csv_reader.headline(schema, dialect) if is_csv else ""
-        texts = Texts.of(rows, quotes=is_csv)
+        texts = RejectedTexts.of(rows, quotes=is_csv)
         with scratch.folder("rows") as folder, connect() as con:
             path, place = str(Path(folder) / "rows"), Place(self.pattern)
             texts.write(path, head)
             if is_csv:
-                reading = csv_reader.read(con, Delimited(path, dialect, place), schema)
+                reading = csv_reader.read(con, CsvReader(path, dialect, place), schema)
             else:
                 reading = json_reader.read(con, path, schema, place)
         return texts.renumbered(reading, head)
@@ -272,7 +284,7 @@ class Files:
         """Read files as they come."""
         yield DirectTail(self, dict(offsets), most=1 << 62)
 
-    def _unchanged(self, part: Part) -> Part:
+    def _unchanged(self, part: SourceSplit) -> SourceSplit:
         """Return the part, where it is a whole file by its bytes as a part without an end.
 
         Raises `SourceError` when that file does not have the size any more with which it was seen.
@@ -290,7 +302,7 @@ class Files:
             )
         return replace(part, end=None, first=1)
 
-    def _path(self, part: Part) -> AbstractContextManager[str]:
+    def _path(self, part: SourceSplit) -> AbstractContextManager[str]:
         part = replace(part, piece=replace(part.piece, uri=self.listing.path(part.piece.uri)))
         if self.format == "parquet":
             return unpacked(part.piece.uri)
@@ -300,21 +312,21 @@ class Files:
         return laid_out(part, self.dialect.delimiter if has_header else None, self.dialect.encoding)
 
     @contextmanager
-    def _in_lines(self, part: Part) -> Iterator[str]:
+    def _in_lines(self, part: SourceSplit) -> Iterator[str]:
         with (
             laid_out(part, None, self.dialect.encoding) as path,
             json_layout.in_lines(path, Place(part.piece.uri)) as lines,
         ):
             yield lines
 
-    def _before(self, part: Part) -> int:
+    def _before(self, part: SourceSplit) -> int:
         """Return how many more lines are before the part's first in the file than in what `_path` gives."""
         return part.first - 1 - self._has_copied_header(part)
 
-    def _lines(self, part: Part, path: str) -> int:
+    def _lines(self, part: SourceSplit, path: str) -> int:
         return lines_in(path) if part.lines is None else part.lines + self._has_copied_header(part)
 
-    def _has_copied_header(self, part: Part) -> bool:
+    def _has_copied_header(self, part: SourceSplit) -> bool:
         return self.format == "csv" and self.dialect.has_header and part.begin > 0
 
     def _is_plain(self, uri: str) -> bool:
@@ -394,7 +406,7 @@ def files(
             got=repr(list(null_values)),
             do="give [''] where nothing but empty fields is null",
         )
-    naming = Naming.of(names, tuple((rename or {}).items()))
+    naming = ColumnNames.of(names, tuple((rename or {}).items()))
     dialect = Dialect(chosen, tuple(null_values), header is not False, naming, encoding_of(encoding))
     return Files(name, kind, dialect)
 

@@ -1,4 +1,4 @@
-"""Parts of text files as queries, true only if all that `Flowing` asks for holds; else they are read carefully."""
+"""Parts of text files as queries, true only if all that `ScanQuery` asks for holds; else they are read carefully."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.connectors import nested_values
-from pipeline.connectors.contract import Cells, any_misfit, cast_cells, casts, hold
+from pipeline.connectors.contract import CellExpressions, any_misfit, cast_cells, casts, hold
 from pipeline.connectors.files.byte_ranges import bytes_of, holds
 from pipeline.connectors.files.csv import arrow_conversion
 from pipeline.connectors.files.csv import reader as csv_reader
-from pipeline.connectors.files.csv.arrow_conversion import Converted, Faults, Form
-from pipeline.connectors.files.csv.reader import Delimited, Dialect
+from pipeline.connectors.files.csv.arrow_conversion import ConversionSpec, ConvertedRows, FaultCount
+from pipeline.connectors.files.csv.reader import CsvReader, Dialect
 from pipeline.connectors.files.json import reader as json_reader
-from pipeline.connectors.values import Rule, Texts
+from pipeline.connectors.values import ConversionRule, TextTraits
 from pipeline.core.errors import Place
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import MISFIT, POSITION, Flowing
+from pipeline.core.sources import MISFIT, POSITION, ScanQuery
 from pipeline.kernel.engine import literal
 
 _CONVERTED = ("converted", "faults")
@@ -39,8 +39,8 @@ class TextScan:
 
 
 def of_delimited(
-    con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema, lines: int, moved: int
-) -> Flowing | None:
+    con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema, lines: int, moved: int
+) -> ScanQuery | None:
     """Return the rows of a delimited file of so many lines, their positions moved; None when the header is an odd one.
 
     The count tells of a field with a line break and of a blank line, `oddities` of all else that cannot be read.
@@ -56,23 +56,23 @@ def of_delimited(
         scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
         return _flowing(scan, lines - before, moved + before, f"select count(*) from {rejects}")
     rows, faults = (_name(file.path, kind) for kind in _CONVERTED)
-    stream = Converted(file.path, form)
+    stream = ConvertedRows(file.path, form)
     con.register(rows, stream)
-    con.register(faults, Faults(stream, lines - before))
-    scan = _text_scan(schema, _converted_cells(schema, form, Texts(holds(file.path, b"_", begins))), rows)
+    con.register(faults, FaultCount(stream, lines - before))
+    scan = _text_scan(schema, _converted_cells(schema, form, TextTraits(holds(file.path, b"_", begins))), rows)
     return _flowing(scan, lines - before, moved + before, f"select faults from {faults}")
 
 
-def _converted_cells(schema: Schema, form: Form, texts: Texts) -> Cells:
+def _converted_cells(schema: Schema, form: ConversionSpec, texts: TextTraits) -> CellExpressions:
     """Return the cells of a file that Arrow converted: only columns that came as text are cast and tested for more."""
     came = csv_reader.cells(schema, tuple(form.types), texts)
 
-    def rule(column: Column, value: str, cast: str) -> Rule:
+    def rule(column: Column, value: str, cast: str) -> ConversionRule:
         if form.types.get(column.name, pa.string()) == pa.string():
             return came.rule(column, value, cast)
-        return Rule(value, fast=arrow_conversion.is_as_written(column, value))
+        return ConversionRule(value, fast=arrow_conversion.is_as_written(column, value))
 
-    return Cells(came.came, rule)
+    return CellExpressions(came.came, rule)
 
 
 def delimited_scan(
@@ -92,12 +92,12 @@ def _with_file(path: str | Sequence[str], scan: str) -> str:
     return scan if isinstance(path, str) else f"(select *, file_index from {scan})"
 
 
-def _text_scan(schema: Schema, cells: Cells, source: str, other: str = "false") -> TextScan:
+def _text_scan(schema: Schema, cells: CellExpressions, source: str, other: str = "false") -> TextScan:
     """Return a scan of cells; a row for which `other` is true is a misfit too."""
     return TextScan(casts(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
 
 
-def of_documents(path: str, schema: Schema, lines: int, moved: int) -> Flowing:
+def of_documents(path: str, schema: Schema, lines: int, moved: int) -> ScanQuery:
     """Return the rows of so many lines of JSON, their positions moved.
 
     Their values come by the very expressions with which they are read carefully.
@@ -128,10 +128,10 @@ def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> T
     return _text_scan(schema, json_reader.cells(schema), source, other)
 
 
-def _flowing(scan: TextScan, rows: int, moved: int, oddities: str) -> Flowing:
+def _flowing(scan: TextScan, rows: int, moved: int, oddities: str) -> ScanQuery:
     numbered = f"row_number() over () + {moved} as {POSITION}"
     query = f"select {scan.columns}, {numbered}, ({scan.misfit}) as {MISFIT} from {scan.source}"
-    return Flowing(query, rows, oddities)
+    return ScanQuery(query, rows, oddities)
 
 
 def forget(con: duckdb.DuckDBPyConnection, path: str) -> None:

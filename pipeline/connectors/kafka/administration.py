@@ -31,7 +31,7 @@ _PATIENCE_MS = 5_000
 
 
 @dataclass(frozen=True)
-class Topic:
+class TopicSettings:
     """A topic as the brokers keep it."""
 
     name: str
@@ -62,7 +62,7 @@ class Topic:
         return tuple(found)
 
 
-def topics(kafka: Kafka) -> tuple[Topic, ...]:
+def topics(kafka: Kafka) -> tuple[TopicSettings, ...]:
     """Return the topics that a source reads, as the brokers keep them; raise `SourceError` when none answers."""
     from kafka.admin import ConfigResource, ConfigResourceType  # noqa: PLC0415 - an extra
 
@@ -95,11 +95,11 @@ def hanging(kafka: Kafka) -> tuple[str, ...]:
         )
 
 
-def _topic(described: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> Topic:
+def _topic(described: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> TopicSettings:
     partitions = described["partitions"]
     retention_ms = int(settings["retention.ms"]["value"])
     policy = settings["cleanup.policy"]["value"]
-    return Topic(
+    return TopicSettings(
         name=described["name"],
         partitions=len(partitions),
         replicas=min(len(p["replica_nodes"]) for p in partitions),

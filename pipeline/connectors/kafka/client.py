@@ -15,7 +15,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from pipeline.connectors.kafka.native import Consumer, Fault
+from pipeline.connectors.kafka.native import Consumer, MessageFault
 from pipeline.connectors.kafka.partitions import Partition, Topic
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.sources import Extent
@@ -152,7 +152,7 @@ class Client:
         self._last = error
 
 
-class Stream:
+class PartitionConsumer:
     """A consumer of some partitions: no group, committed records only, and never an offset of its own choice.
 
     An offset that the brokers do not have any more is an error.
@@ -185,7 +185,7 @@ class Stream:
         """Read more partitions, each from its offset."""
         self.consumer.add([(p.topic, p.number, at) for p, at in offsets.items()])
 
-    def told(self, fault: Fault, partition: Partition) -> None:
+    def told(self, fault: MessageFault, partition: Partition) -> None:
         """Raise `SourceError` for what a partition's reader must not go on after; pass over what mends itself."""
         place = Place(partition.uri)
         if fault.code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001

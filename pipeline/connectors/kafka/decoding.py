@@ -19,19 +19,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors import values
-from pipeline.connectors.contract import RAW, Cells, Raw, any_misfit, cast_cells, casts, fit, hold, of_texts, of_types
+from pipeline.connectors.contract import (
+    RAW,
+    CellExpressions,
+    RawTable,
+    any_misfit,
+    cast_cells,
+    casts,
+    fit,
+    hold,
+    of_texts,
+    of_types,
+)
 from pipeline.connectors.files.json import reader as json_reader
 from pipeline.connectors.kafka.message_batches import FETCHED, VALUE
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.record_codecs import WHY, Codec, codec_of, columns_of, decode
 from pipeline.connectors.kafka.value_formats import TYPES, Avro, Format, Metadata, Protobuf
 from pipeline.connectors.nested_values import only_keys
-from pipeline.connectors.values import Rule
+from pipeline.connectors.values import ConversionRule
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import MISFIT, POSITION, Flowing, NewColumns, Reading
+from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery
 from pipeline.kernel.engine import connect, literal, quoted
 
 BASE64 = "base64:"
@@ -84,7 +95,7 @@ class Decoder:
     @contextlib.contextmanager
     def flow(
         self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
-    ) -> Iterator[Flowing | None]:
+    ) -> Iterator[ScanQuery | None]:
         """Yield records as a query; None when they have to be read with care."""
         table = None if MISFIT in schema.names else self._clean(records, schema, partition)
         if table is None:
@@ -93,19 +104,19 @@ class Decoder:
         name = f"kafka_{id(table):x}"
         con.register(name, table)
         try:
-            yield Flowing(self._query(name, schema, partition), table.num_rows, _NOTHING)
+            yield ScanQuery(self._query(name, schema, partition), table.num_rows, _NOTHING)
         finally:
             with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
                 con.unregister(name)
 
-    def read(self, records: pa.Table, schema: Schema, partition: Partition) -> Reading:
+    def read(self, records: pa.Table, schema: Schema, partition: Partition) -> ReadResult:
         """Return the rows that fit, and those that do not."""
         with connect() as con:
             con.register("_records", records)
             if self._codec is not None:
                 con.register("_columns", self._decoded(records, schema, con, partition))
                 con.execute(f"create temp table {RAW} as select r.*, c.* from _records r positional join _columns c")
-                return _fit(con, schema, Raw(self._cells(schema, partition), "", why=WHY), in_text=False)
+                return _fit(con, schema, RawTable(self._cells(schema, partition), "", why=WHY), in_text=False)
             is_object = json_reader.is_object("line") if self.format == "json" else "true"
             con.execute(
                 f"create temp table {RAW} as select *, {is_object} as is_object from "
@@ -116,10 +127,10 @@ class Decoder:
                 objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
                 source = json_reader.with_texts(Schema(self._own(schema)), objects)
             beyond = json_reader.values_of(self._undeclared(schema, self._keys(con), partition))
-            raw = Raw(self._cells(schema, partition), "", why=f"({self._why()})", source=source, undeclared=beyond)
+            raw = RawTable(self._cells(schema, partition), "", why=f"({self._why()})", source=source, undeclared=beyond)
             return _fit(con, schema, raw, in_text=True)
 
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+    def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again; what is not in a value, as its key, is null."""
         values = [_bytes(row) for row in rows]
         arrays = {VALUE: pa.array(values, pa.binary()), POSITION: pa.array(np.arange(1, len(rows) + 1))}
@@ -140,7 +151,7 @@ class Decoder:
         """Return the columns that come from the value."""
         return tuple(c for c in schema.columns if c.name not in TYPES)
 
-    def _cells(self, schema: Schema, partition: Partition) -> Cells:
+    def _cells(self, schema: Schema, partition: Partition) -> CellExpressions:
         """Return the cells of a value, and of the message itself."""
         value = self._value_cells(Schema(self._own(schema)))
         message = self._message(schema, partition)
@@ -149,7 +160,7 @@ class Decoder:
         if self.event_time is not None and time in value.came:
             came[time] = self._own_time(self.event_time, schema.as_dict()[time], came[time])
 
-        def rule(column: Column, came: str, cast: str) -> Rule:
+        def rule(column: Column, came: str, cast: str) -> ConversionRule:
             if column.name == time and column.name in value.came:
                 return values.of_text(column, came, cast)
             if column.name in value.came:
@@ -157,7 +168,7 @@ class Decoder:
             kind = "VARCHAR" if (column.name, column.type) == ("_key", "VARCHAR") else TYPES[column.name]
             return values.of_type(column, came, kind)
 
-        return Cells(came, rule)
+        return CellExpressions(came, rule)
 
     def _own_time(self, event_time: EventTime, kind: str, came: str) -> str:
         """Return SQL for the text of an event time: the message's own time where there is no value."""
@@ -169,7 +180,7 @@ class Decoder:
         )
         return f"case when {VALUE} is null then {time} else ({came})::varchar end"
 
-    def _value_cells(self, own: Schema) -> Cells:
+    def _value_cells(self, own: Schema) -> CellExpressions:
         if self._codec is not None:
             return of_types({c.name: quoted(_OWN + c.name) for c in own.columns}, own.as_dict())
         if self.format == "json":
@@ -262,7 +273,7 @@ class Decoder:
         return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
 
 
-def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: Raw, *, in_text: bool) -> Reading:
+def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable, *, in_text: bool) -> ReadResult:
     """Return what fits; `raw.why` is SQL for why a record is no row at all, or null."""
     why = raw.why
     encoded = f"'{BASE64}' || base64({VALUE})"

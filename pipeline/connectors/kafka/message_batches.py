@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError
 
-from pipeline.connectors.kafka.client import Stream
-from pipeline.connectors.kafka.native import Batch
+from pipeline.connectors.kafka.client import PartitionConsumer
+from pipeline.connectors.kafka.native import MessageBatch
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.sources import POSITION
@@ -26,20 +26,22 @@ _EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - so the client names its own e
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedRecords:
     """What came of one partition at once: its records in order, and the offset after all that is known of it."""
 
     records: pa.Table
     end: int
 
 
-def fetch(stream: Stream, metadata: Metadata, rows: int, wait_s: float) -> Mapping[Partition, Fetched]:
-    """Return what comes within a time, at most so many records; raise `SourceError` as `Stream.told` does."""
+def fetch(
+    stream: PartitionConsumer, metadata: Metadata, rows: int, wait_s: float
+) -> Mapping[Partition, FetchedRecords]:
+    """Return what comes within a time, at most so many records; raise `SourceError` as `PartitionConsumer.told` does."""
     with stream.consumer.batch(rows, wait_s) as batch:
         if batch is None:
             stream.check()
             return {}
-        found = {p: Fetched(t, int(t.column(POSITION)[-1].as_py()) + 1) for p, t in _tables(batch, metadata)}
+        found = {p: FetchedRecords(t, int(t.column(POSITION)[-1].as_py()) + 1) for p, t in _tables(batch, metadata)}
         for fault in batch.faults:
             partition = Partition(fault.topic or "?", max(0, fault.partition))
             if fault.code != _EOF:
@@ -47,7 +49,9 @@ def fetch(stream: Stream, metadata: Metadata, rows: int, wait_s: float) -> Mappi
                 continue
             before = found.get(partition)
             records = empty(metadata) if before is None else before.records
-            found[partition] = Fetched(records, fault.offset if before is None else max(fault.offset, before.end))
+            found[partition] = FetchedRecords(
+                records, fault.offset if before is None else max(fault.offset, before.end)
+            )
     return found
 
 
@@ -57,7 +61,7 @@ def empty(metadata: Metadata) -> pa.Table:
     return pa.schema([(VALUE, pa.binary()), (POSITION, pa.int64()), *extra]).empty_table()
 
 
-def _tables(batch: Batch, metadata: Metadata) -> list[tuple[Partition, pa.Table]]:
+def _tables(batch: MessageBatch, metadata: Metadata) -> list[tuple[Partition, pa.Table]]:
     if not len(batch):
         return []
     columns = {VALUE: batch.values(), POSITION: batch.offsets()}
@@ -71,5 +75,5 @@ def _tables(batch: Batch, metadata: Metadata) -> list[tuple[Partition, pa.Table]
     return [(_partition(batch, int(p)), table.take(pa.array(np.flatnonzero(batch.places == p)))) for p in places]
 
 
-def _partition(batch: Batch, place: int) -> Partition:
+def _partition(batch: MessageBatch, place: int) -> Partition:
     return Partition(batch.topics[place >> 32], place & 0xFFFFFFFF)

@@ -67,7 +67,7 @@ _Heard = ctypes.CFUNCTYPE(None, _POINTER, _INT, _TEXT, _POINTER)
 
 
 @dataclass(frozen=True)
-class Fault:
+class MessageFault:
     """What came in place of a record."""
 
     code: int
@@ -77,7 +77,7 @@ class Fault:
     offset: int
 
 
-class Batch:
+class MessageBatch:
     """Messages in the client's memory, valid until the context that gave them ends."""
 
     def __init__(self, pointers: npt.NDArray[np.uint64]) -> None:
@@ -158,7 +158,7 @@ class Consumer:
             raise SourceError("Kafka's client cannot read the partitions", got=said)
 
     @contextmanager
-    def batch(self, rows: int, wait_s: float) -> Iterator[Batch | None]:
+    def batch(self, rows: int, wait_s: float) -> Iterator[MessageBatch | None]:
         """Yield what comes within a time, at most so many; None when nothing does."""
         lib = _library()
         pointers = np.empty(rows, np.uint64)
@@ -167,7 +167,7 @@ class Consumer:
             time.sleep(wait_s)  # it was refused at once: come back no sooner
         found = pointers[: max(0, count)]
         try:
-            yield Batch(found) if len(found) else None
+            yield MessageBatch(found) if len(found) else None
         finally:
             destroy = lib.message_destroy
             for pointer in found.tolist():
@@ -256,11 +256,11 @@ def _name(handle: int) -> str:
     return "" if handle == 0 else str(_library().topic_name(handle).decode())
 
 
-def _fault(words: Words, code: int) -> Fault:
+def _fault(words: Words, code: int) -> MessageFault:
     told = ctypes.string_at(int(words[_VALUE]), int(words[_VALUE_BYTES])) if words[_VALUE] else b""
     text = told or _library().err2str(code)
     partition = int(words[_PARTITION].astype(np.int32))
-    return Fault(code, text.decode(errors="replace"), _name(int(words[_TOPIC])), partition, int(words[_OFFSET]))
+    return MessageFault(code, text.decode(errors="replace"), _name(int(words[_TOPIC])), partition, int(words[_OFFSET]))
 
 
 def _headers(pointer: int) -> Iterator[tuple[str, bytes | None]]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.connectors.kafka.client import PATIENCE_S, Stream
+from pipeline.connectors.kafka.client import PATIENCE_S, PartitionConsumer
 from pipeline.connectors.kafka.message_batches import empty, fetch
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
-from pipeline.core.sources import POSITION, Extent, Part
+from pipeline.core.sources import POSITION, Extent, SourceSplit
 
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.source import Kafka
@@ -23,7 +23,7 @@ _WAIT_S = 0.02
 _BUFFER_BYTES = 32 << 20
 
 
-def fetched(kafka: Kafka, part: Part) -> pa.Table:
+def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
     """Return the records of a range; raise `SourceError` when it is not there, or not all of it comes in time."""
     partition = Partition.of(part.piece.uri)
     extent = kafka.client.extents([partition])[partition]
@@ -75,7 +75,7 @@ def _all(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
     It is over when the partition's reader is at its end, whether or not the last offsets hold records: those of
     aborted transactions, of their marks, and of what compaction removed do not come.
     """
-    with closing(Stream(kafka.options(), kafka.place, ahead_bytes=_BUFFER_BYTES)) as stream:
+    with closing(PartitionConsumer(kafka.options(), kafka.place, ahead_bytes=_BUFFER_BYTES)) as stream:
         stream.add({partition: extent.begin})
         tables, at, until = [empty(kafka.metadata)], extent.begin, time.monotonic() + PATIENCE_S
         while at < extent.end:

@@ -53,7 +53,7 @@ def codec_of(format: Avro | Protobuf) -> Codec:  # noqa: A002 - the field's word
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedRecords:
     """Records, and for each the reason why its value is none, else null."""
 
     records: list[Record]
@@ -67,7 +67,7 @@ class Decoded:
         )
 
 
-def decode(codec: Codec, values: Sequence[bytes | None], *, keeps_tombstones: bool) -> Decoded:
+def decode(codec: Codec, values: Sequence[bytes | None], *, keeps_tombstones: bool) -> DecodedRecords:
     """Decode values one by one."""
     why: list[str | None] = [None] * len(values)
     records: list[Record] = [{}] * len(values)
@@ -79,10 +79,12 @@ def decode(codec: Codec, values: Sequence[bytes | None], *, keeps_tombstones: bo
             records[at] = codec.decode(value)
         except UndecodableError as error:
             why[at] = str(error)
-    return Decoded(records, why)
+    return DecodedRecords(records, why)
 
 
-def columns_of(decoded: Decoded, schema: Schema, undeclared: Sequence[str], con: duckdb.DuckDBPyConnection) -> pa.Table:
+def columns_of(
+    decoded: DecodedRecords, schema: Schema, undeclared: Sequence[str], con: duckdb.DuckDBPyConnection
+) -> pa.Table:
     """Return the records' fields as columns of the contract's types, and `_why` where one does not fit, else null.
 
     Nor does a record that has a value in a field that is `undeclared`.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.connectors.json_rows import keys, texts
 from pipeline.core.definitions import names
 from pipeline.core.errors import ConflictError, DefinitionError, HeadwaterError, OutcomeUnknownError, SinkError
-from pipeline.core.sinks import Delivery, Home, Position, is_there, require_gone_by
+from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_there, require_gone_by
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, KafkaException, Message
@@ -54,7 +54,7 @@ class ToKafka:
     security: Security | None = None
     transaction_s: float = 60.0
 
-    def open(self, home: Home) -> KafkaTarget:
+    def open(self, home: SinkContext) -> KafkaTarget:
         """Fence who wrote before under this name, and find how far it was.
 
         Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not said
@@ -96,7 +96,7 @@ def to_kafka(
 
 
 @dataclass
-class _Sent:
+class _SentBatch:
     """What became of the records of a transaction, as the brokers tell."""
 
     error: KafkaError | None = None
@@ -112,7 +112,7 @@ class KafkaTarget:
 
     to: ToKafka
     id: str
-    _reached: Position | None = field(init=False, default=None)
+    _reached: SinkPosition | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Fence, then read the last number: nothing can come to it any more."""
@@ -141,7 +141,7 @@ class KafkaTarget:
         """The topic of numbers."""
         return f"{self.id}.reached"
 
-    def reached(self) -> Position | None:
+    def reached(self) -> SinkPosition | None:
         """Return the version of the last transaction."""
         return self._reached
 
@@ -158,7 +158,7 @@ class KafkaTarget:
                 got=f"version {delivery.to.version} after {delivery.since.version}",
                 do="let a sink of another name send the table to another topic",
             )
-        sent = _Sent()
+        sent = _SentBatch()
         try:
             self._producer.begin_transaction()
             try:
@@ -184,14 +184,14 @@ class KafkaTarget:
         with suppress(KafkaException):
             self._producer.close()
 
-    def _send(self, delivery: Delivery, sent: _Sent) -> None:
+    def _send(self, delivery: Delivery, sent: _SentBatch) -> None:
         if delivery.gone.num_rows:
             self._produce(self.to.topic, keys(delivery.gone, self.to.key), None, sent)
         for found, rows in texts(delivery.rows, delivery.rows.schema, self.to.key):
             self._produce(self.to.topic, found, rows, sent)
         self._produce(self.marks, [self.id], [json.dumps(asdict(delivery.to))], sent)
 
-    def _produce(self, topic: str, found: Sequence[str | None], rows: Sequence[str] | None, sent: _Sent) -> None:
+    def _produce(self, topic: str, found: Sequence[str | None], rows: Sequence[str] | None, sent: _SentBatch) -> None:
         for number, key in enumerate(found):
             while True:
                 try:
@@ -252,7 +252,7 @@ class KafkaTarget:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
-    def _last(self) -> Position | None:
+    def _last(self) -> SinkPosition | None:
         """Return the last committed number. There is no open transaction: this producer has ended those of its id."""
         from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition  # noqa: PLC0415 - an extra
 
@@ -275,7 +275,7 @@ class KafkaTarget:
                 for message in consumer.consume(10_000, _POLL_S):
                     error, value = message.error(), message.value()
                     if error is None and value is not None:
-                        found, until = Position(**json.loads(value)), time.monotonic() + _PATIENCE_S
+                        found, until = SinkPosition(**json.loads(value)), time.monotonic() + _PATIENCE_S
                     elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
                         return found
                     elif error is not None and not error.retriable():

@@ -24,12 +24,12 @@ from pipeline.connectors.kafka.partitions import Partition, Topic
 from pipeline.connectors.kafka.security import Sasl, Tls
 from pipeline.connectors.kafka.value_formats import Avro, Field, Format, Metadata, Protobuf, metadata_of
 from pipeline.connectors.log_batches import plan_log
-from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, Plan
+from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
 from pipeline.core.event_time import EventTime
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.sources import Extent, Flowing, NewColumns, Part, Piece, Reading, Tail, Traits
+from pipeline.core.sources import Extent, LogTraits, NewColumns, ReadResult, ScanQuery, SourceObject, SourceSplit, Tail
 
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.client import Client
@@ -75,7 +75,7 @@ class Kafka:
         """Return the topics for a source that does this with fields that its contract does not have."""
         return replace(self, new_columns=new_columns)
 
-    def beyond(self, part: Part, schema: Schema) -> Schema:
+    def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the fields of a range's records that a contract does not have, with the types that these tell."""
         found = self.decoder.infer(self._fetched(part), Place(part.piece.uri))
         return found.select(unknown(schema, found.names))
@@ -87,23 +87,23 @@ class Kafka:
         return replace(self, event_time=time, metadata=replace(self.metadata, timestamp=True))
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> LogTraits:
         """Partitions are independent of each other, and stay."""
-        return Traits()
+        return LogTraits()
 
-    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> Plan:
+    def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return ranges of what each partition holds beyond the offsets of a cursor; `SourceError` when no topic matches."""
         if not self._topics():
             raise SourceError("no topic matches", got=repr(self.pattern), do="create one", place=self.place)
         return plan_log(self, cursor, bound, row_bytes=_RECORD_BYTES)
 
-    def schema(self, piece: Piece) -> Schema:
+    def schema(self, piece: SourceObject) -> Schema:
         """Return the columns of a partition's first records; raise `SourceError` when there are none to go by."""
         from pipeline.connectors.kafka.ranges import sample  # noqa: PLC0415 - Kafka's client is an extra
 
         return self.decoder.infer(sample(self, Partition.of(piece.uri), _SAMPLED), Place(piece.uri))
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the records of a range at their offsets; without an end, up to what is committed now.
 
         Raises `SchemaError` for a contract that these records cannot have, and `SourceError` when some of the range is
@@ -114,14 +114,14 @@ class Kafka:
         return self.decoder.read(self._fetched(part), schema, partition)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield a range as a query, with its records in memory; None when one of them is no row at all."""
         partition = Partition.of(part.piece.uri)
         self.decoder.hold(schema, Place(part.piece.uri))
         with self.decoder.flow(con, self._fetched(part), schema, partition) as flowing:
             yield flowing
 
-    def parse(self, rows: Sequence[str], schema: Schema) -> Reading:
+    def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again, from the texts that `read` gave; what is not in a value, as its key, is null."""
         self.decoder.hold(schema, self.place)
         return self.decoder.parse(rows, schema)
@@ -193,7 +193,7 @@ class Kafka:
     def _extents(self, topics: Mapping[str, Topic]) -> Mapping[Partition, Extent]:
         return self.client.extents(_partitions(topics))
 
-    def _fetched(self, part: Part) -> pa.Table:
+    def _fetched(self, part: SourceSplit) -> pa.Table:
         from pipeline.connectors.kafka.ranges import fetched  # noqa: PLC0415 - Kafka's client is an extra
 
         return fetched(self, part)

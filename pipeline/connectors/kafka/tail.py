@@ -13,13 +13,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.connectors.kafka.client import Stream
-from pipeline.connectors.kafka.message_batches import Fetched, empty, fetch
+from pipeline.connectors.kafka.client import PartitionConsumer
+from pipeline.connectors.kafka.message_batches import FetchedRecords, empty, fetch
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.ranges import hold
 from pipeline.core.errors import HeadwaterError, Place, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Extent, Flowing, Part, PartReader, Reading, Ready
+from pipeline.core.sources import POSITION, Extent, PartReader, ReadResult, ReadyOffsets, ScanQuery, SourceSplit
 
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.source import Kafka
@@ -30,14 +30,14 @@ _CHECK_S = 5.0
 
 
 @dataclass
-class _Held:
+class _HeldBatch:
     """What is in memory of one partition: tables in order, from an offset to another."""
 
     begin: int
     end: int
     taken: int
     """The offset up to which ranges were asked for: what is before is kept only to be read again."""
-    tables: list[tuple[Fetched, int]] = field(default_factory=list)
+    tables: list[tuple[FetchedRecords, int]] = field(default_factory=list)
     """Each with the offset before which there is nothing of it."""
 
 
@@ -59,9 +59,9 @@ class KafkaTail:
     def __init__(self, kafka: Kafka) -> None:
         """Read nothing yet."""
         self._kafka = kafka
-        self._stream = Stream(kafka.options(), kafka.place, ahead_bytes=kafka.ahead_bytes // 4)
+        self._stream = PartitionConsumer(kafka.options(), kafka.place, ahead_bytes=kafka.ahead_bytes // 4)
         self._lock = threading.Condition()
-        self._held: dict[Partition, _Held] = {}
+        self._held: dict[Partition, _HeldBatch] = {}
         self._ids: dict[str, str] = {}
         self._to_add: dict[Partition, int] = {}
         self._waiting_bytes = self._waiting_rows = 0
@@ -97,11 +97,11 @@ class KafkaTail:
         with self._lock:
             self._ids.update(ids)
             for partition, at in partitions.items():
-                self._held[partition] = _Held(at, at, at)
+                self._held[partition] = _HeldBatch(at, at, at)
                 self._to_add[partition] = at
             self._lock.notify_all()
 
-    def ready(self, timeout_s: float) -> Ready:
+    def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return what can be taken: at once if records wait, else when some come or time is up.
 
         What it names was read from the very topics that the tail began with. Raises `SourceError` when one was deleted,
@@ -116,13 +116,13 @@ class KafkaTail:
             rows, ids = self._waiting_rows, dict(self._ids)
         left = max(until - time.monotonic(), min(timeout_s, _CHECK_S), 0.2)
         if not hold(self._kafka, ids, self._kafka.place, patience_s=left):
-            return Ready(before, 0, is_unanswered=True)
-        return Ready(offsets, rows)
+            return ReadyOffsets(before, 0, is_unanswered=True)
+        return ReadyOffsets(offsets, rows)
 
-    def reader(self, parts: Sequence[Part] = ()) -> PartReader:
+    def reader(self, parts: Sequence[SourceSplit] = ()) -> PartReader:
         """Return what serves ranges from memory; one that is not in memory any more is read from the brokers."""
         del parts  # they count as taken when they are read
-        return _FromMemory(self._kafka, self)
+        return _BufferedReader(self._kafka, self)
 
     @property
     def waiting_bytes(self) -> int:
@@ -130,7 +130,7 @@ class KafkaTail:
         with self._lock:
             return self._waiting_bytes
 
-    def take(self, part: Part) -> pa.Table | None:
+    def take(self, part: SourceSplit) -> pa.Table | None:
         """Return the records of a range, and let go of those before it; None when they are not in memory."""
         partition, end = Partition.of(part.piece.uri), part.end
         with self._lock:
@@ -148,12 +148,12 @@ class KafkaTail:
             records = records.filter(chosen)
         return records
 
-    def _forget(self, held: _Held, before: int) -> None:
+    def _forget(self, held: _HeldBatch, before: int) -> None:
         while held.tables and held.tables[0][0].end <= before:
             held.tables.pop(0)
         held.begin = held.tables[0][1] if held.tables else max(held.begin, min(before, held.end))
 
-    def _count_taken(self, held: _Held, end: int) -> None:
+    def _count_taken(self, held: _HeldBatch, end: int) -> None:
         """Note that a partition was taken up to an offset; a table counts as taken when its end is."""
         for found, _ in held.tables:
             if held.taken < found.end <= end:
@@ -168,7 +168,7 @@ class KafkaTail:
 
     def _run(self) -> None:
         try:
-            found: Mapping[Partition, Fetched] = {}
+            found: Mapping[Partition, FetchedRecords] = {}
             while self._may_fetch():
                 # after silence, the first record is taken as it comes; while they come, many at once
                 rows, wait_s = (_AT_ONCE, _BUSY_WAIT_S) if found else (1, _IDLE_WAIT_S)
@@ -199,7 +199,7 @@ class KafkaTail:
             self._stream.add(added)
         return not is_closed
 
-    def _keep(self, found: Mapping[Partition, Fetched]) -> None:
+    def _keep(self, found: Mapping[Partition, FetchedRecords]) -> None:
         with self._lock:
             for partition, fetched in found.items():
                 held = self._held[partition]
@@ -218,13 +218,13 @@ class KafkaTail:
 
 
 @dataclass(frozen=True)
-class _FromMemory:
+class _BufferedReader:
     """Reads ranges that a tail holds."""
 
     kafka: Kafka
     tail: KafkaTail
 
-    def read(self, part: Part, schema: Schema) -> Reading:
+    def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         records = self.tail.take(part)
         if records is None:
             return self.kafka.read(part, schema)
@@ -232,7 +232,7 @@ class _FromMemory:
         return self.kafka.decoder.read(records, schema, Partition.of(part.piece.uri))
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: Part, schema: Schema) -> Iterator[Flowing | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         records = self.tail.take(part)
         if records is None:
             with self.kafka.flow(con, part, schema) as flowing:

@@ -15,12 +15,12 @@ from sqlglot import exp
 
 from pipeline.kernel.aggregates.grouping import Matcher, aliases_of, keys_of, unclear_name
 from pipeline.kernel.aggregates.mergeable import state_of
-from pipeline.kernel.aggregates.states import AT, STATES, Exported, State, typed
+from pipeline.kernel.aggregates.states import AT, STATES, ExportedState, State, typed
 from pipeline.kernel.engine import schema_of
 from pipeline.kernel.planner.function_calls import aggregates_of, is_aggregate, is_known, own, whole_of
 from pipeline.kernel.planner.scope import tables_of
 
-__all__ = ["STATES", "Split", "Types", "has_groups", "refusal", "take_apart"]
+__all__ = ["STATES", "CallTypes", "Decomposition", "has_groups", "refusal", "take_apart"]
 
 MERGED = "_merged"
 _COLUMNS = "_headwater_columns_"
@@ -28,7 +28,7 @@ _CLAUSES = frozenset({"with_", "expressions", "from_", "joins", "where", "group"
 
 
 @dataclass(frozen=True)
-class Types:
+class CallTypes:
     """The DuckDB types of a split's keys, and of the arguments of each of its calls."""
 
     keys: tuple[str, ...]
@@ -36,7 +36,7 @@ class Types:
 
 
 @dataclass(frozen=True)
-class Split:
+class Decomposition:
     """A grouped SELECT taken apart: keys `_k0…`, states `_a0…`, and the SELECT over their merged values."""
 
     keys: tuple[str, ...]
@@ -52,15 +52,15 @@ class Split:
         columns += [*(call.partial() for call in self.calls), *more]
         return f"{self._select(columns)}{self._by_key()}"
 
-    def types(self, con: duckdb.DuckDBPyConnection) -> Types:
+    def types(self, con: duckdb.DuckDBPyConnection) -> CallTypes:
         """Return the types of the keys and arguments, asked of a connection that has the inputs."""
         arguments = [argument for call in self.calls for argument in call.arguments]
         columns = [*self.keys, *arguments]
         kinds = iter(c.type for c in schema_of(con, self._select(columns)).columns) if columns else iter(())
         keys = tuple(next(kinds) for _ in self.keys)
-        return Types(keys, tuple(tuple(next(kinds) for _ in call.arguments) for call in self.calls))
+        return CallTypes(keys, tuple(tuple(next(kinds) for _ in call.arguments) for call in self.calls))
 
-    def merge(self, types: Types) -> str:
+    def merge(self, types: CallTypes) -> str:
         """Return the SELECT that merges the states of many splits, in `_states`, to one row per key."""
         columns = [f"{typed(f'_k{i}', kind)} as _k{i}" for i, kind in enumerate(types.keys)]
         columns += [
@@ -68,7 +68,7 @@ class Split:
         ]
         return f"select {', '.join(columns)} from {self._rows(types)}{self._by_key()}"
 
-    def combine(self, types: Types, also: tuple[str, ...] = ()) -> str:
+    def combine(self, types: CallTypes, also: tuple[str, ...] = ()) -> str:
         """Return the SELECT that merges the states in `_states` to one row of states per key.
 
         Its columns are those of `_states`; rows of one key have the same values in the columns `also`.
@@ -78,21 +78,21 @@ class Split:
         groups = ", ".join(str(i + 1) for i in range(len(columns)))
         return f"select {', '.join([*columns, *states])} from {self._rows(types, also)} group by {groups}"
 
-    def _rows(self, types: Types, also: tuple[str, ...] = ()) -> str:
+    def _rows(self, types: CallTypes, also: tuple[str, ...] = ()) -> str:
         """Return what is merged: a row per state, and then a row per value of the states that are values."""
         names = [*(f"_k{i}" for i in range(len(self.keys))), *also]
         keys = "".join(f"{name}, " for name in names)
-        exported = [call for call in self.calls if isinstance(call, Exported)]
+        exported = [call for call in self.calls if isinstance(call, ExportedState)]
         columns = names + [call.column for call in exported]
         if any(call.order for call in exported):
             columns.append(f"row_number() over () as {AT}")
         selects = [f"select {', '.join(columns)} from {STATES}"] if columns else []
         for call, kinds in zip(self.calls, types.calls, strict=True):
-            if not isinstance(call, Exported):
+            if not isinstance(call, ExportedState):
                 selects.append(call.rows(keys, kinds))
         return f"({' union all by name '.join(selects)})"
 
-    def answer(self, types: Types) -> str:
+    def answer(self, types: CallTypes) -> str:
         """Return the one SELECT that merges and finishes, from `_states` to the statement's rows and types."""
         return f"with {MERGED} as ({self.merge(types)}) {self.finish}"
 
@@ -120,7 +120,7 @@ def refusal(tree: exp.Select) -> str | None:
     return None if left is None else f"{left.sql('duckdb')} is neither a key nor inside an aggregate"
 
 
-def take_apart(tree: exp.Select) -> Split:
+def take_apart(tree: exp.Select) -> Decomposition:
     """Take a grouped SELECT apart; `refusal` must have said that it can be.
 
     Columns get the names that the statement writes.
@@ -131,7 +131,7 @@ def take_apart(tree: exp.Select) -> Split:
     for clause in ("group", "having", "order", "limit", "offset"):
         source.set(clause, None)
     source.set("expressions", [exp.column(_COLUMNS)])
-    return Split(
+    return Decomposition(
         keys=tuple(key.sql("duckdb", comments=False) for key in matcher.keys),
         calls=tuple(call for call in _states(tree, matcher) if not isinstance(call, str)),
         source=source.sql("duckdb", comments=False),

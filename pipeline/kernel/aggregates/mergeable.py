@@ -2,9 +2,9 @@
 
 | state | of | what a split gives for a group |
 | --- | --- | --- |
-| `Exported` | sums, extremes, moments, sketches, the first or the last row | DuckDB's own state, mostly of a fixed size |
-| `Kept` | DISTINCT, ORDER BY inside, quantiles, the top n | the values that its call is made over again |
-| `Counted` | histogram, mode, entropy | each value with how often it is there |
+| `ExportedState` | sums, extremes, moments, sketches, the first or the last row | DuckDB's own state, mostly of a fixed size |
+| `ListState` | DISTINCT, ORDER BY inside, quantiles, the top n | the values that its call is made over again |
+| `CountState` | histogram, mode, entropy | each value with how often it is there |
 
 Kept and counted values are held in memory where they are merged: as many as all splits together have different
 values (DISTINCT, counts), n of a split and group (top n), or rows (quantiles, ORDER BY), as the call itself would.
@@ -23,8 +23,8 @@ from dataclasses import replace
 
 from sqlglot import exp
 
-from pipeline.kernel.aggregates.states import AT, Binding, Counted, Exported, Kept, State
-from pipeline.kernel.planner.function_calls import Parts, function_name
+from pipeline.kernel.aggregates.states import AT, Binding, CountState, ExportedState, ListState, State
+from pipeline.kernel.planner.function_calls import CallParts, function_name
 
 _SPREAD = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop", "sem"})
 _REGRESSIONS = frozenset(
@@ -71,12 +71,12 @@ def state_of(whole: exp.Expr, column: str, *, in_order: bool) -> State | str:
 
     `in_order` says that the rows of a split, and the splits, come in the order of the input.
     """
-    parts = Parts.of(whole)
+    parts = CallParts.of(whole)
     name = None if parts is None else function_name(parts.call)
     if parts is None or name not in MERGEABLE or not _fits(name, parts):
         return f"{whole.sql('duckdb')} has no state that merges"
     if name in _COUNTED and not parts.distinct:
-        return Counted(column, name, (_sql(parts.arguments[0]),), _where(parts.where))
+        return CountState(column, name, (_sql(parts.arguments[0]),), _where(parts.where))
     if name in _IN_ORDER and not parts.distinct and not parts.order:
         if not in_order:
             return f"{whole.sql('duckdb')} takes rows in their order, which a join does not keep: write ORDER BY in it"
@@ -86,7 +86,7 @@ def state_of(whole: exp.Expr, column: str, *, in_order: bool) -> State | str:
     return _exported(whole, column, name, parts)
 
 
-def _fits(name: str, parts: Parts) -> bool:
+def _fits(name: str, parts: CallParts) -> bool:
     """Return whether a call has a form that is known here, for those that have more than one."""
     values = _VALUES[name]
     constants = parts.arguments[values:]
@@ -103,17 +103,17 @@ def _fits(name: str, parts: Parts) -> bool:
     return not parts.distinct or _fits_distinct(name, parts)
 
 
-def _fits_distinct(name: str, parts: Parts) -> bool:
+def _fits_distinct(name: str, parts: CallParts) -> bool:
     if name in _ORDERED:  # different values have no order but their own
         return name in _COLLECTED and {_sql(key.this) for key in parts.order} == {_sql(parts.arguments[0])}
     return _VALUES[name] == 1 and not _is_top(name, parts) and name not in _COUNTED | _ON_BOOLEANS | set(_SKETCHES)
 
 
-def _is_top(name: str, parts: Parts) -> bool:
+def _is_top(name: str, parts: CallParts) -> bool:
     return name in {"min", "max", *_BY} and len(parts.arguments) > _VALUES[name]
 
 
-def _exported(whole: exp.Expr, column: str, name: str, parts: Parts) -> Exported:
+def _exported(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ExportedState:
     values = [_sql(argument) for argument in parts.arguments[: _VALUES[name]]]
     parameters = []
     for constant in parts.arguments[_VALUES[name] :]:
@@ -123,10 +123,10 @@ def _exported(whole: exp.Expr, column: str, name: str, parts: Parts) -> Exported
     binding = _BINDINGS.get(name, "given")
     if binding == "quantile" and parameters[0][0].endswith("[]"):
         binding = "quantiles"
-    return Exported(column, known, _sql(whole), tuple(values), binding, tuple(parameters))
+    return ExportedState(column, known, _sql(whole), tuple(values), binding, tuple(parameters))
 
 
-def _in_order(whole: exp.Expr, column: str, name: str, parts: Parts) -> State:
+def _in_order(whole: exp.Expr, column: str, name: str, parts: CallParts) -> State:
     if name == "listagg":
         return replace(_exported(whole, column, name, parts), order=f" order by {AT}")
     # not a state of DuckDB's: of two for `last`, it may keep the wrong one when one is of NULL
@@ -134,10 +134,12 @@ def _in_order(whole: exp.Expr, column: str, name: str, parts: Parts) -> State:
     value, where = f"{{'v0': {argument}}}", _where(parts.where)
     again = {"array_agg": "list", "last": "last"}.get(name, "first")
     kept = f"list({value}){where}" if again == "list" else f"[{again}({value}){where}]"
-    return Kept(column, (argument,), kept, f"{again}({column}_0 order by {AT}) filter (where {column}_is)", packed=True)
+    return ListState(
+        column, (argument,), kept, f"{again}({column}_0 order by {AT}) filter (where {column}_is)", packed=True
+    )
 
 
-def _kept(whole: exp.Expr, column: str, name: str, parts: Parts) -> Kept:
+def _kept(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ListState:
     values = [_sql(value) for value in parts.arguments[: _VALUES[name]]]
     arguments = tuple(dict.fromkeys([*values, *(_sql(key.this) for key in parts.order)]))
     packed = len(arguments) > 1 or name in _KEEPS_NULLS
@@ -152,10 +154,10 @@ def _kept(whole: exp.Expr, column: str, name: str, parts: Parts) -> Kept:
     there = f" filter (where {column}_is)" if packed else f" filter (where {held} is not null)"
     kept_again = _chosen(name, _over(parts, column, arguments), held, there)
     again = f"{again} filter (where {column}_is)" if packed else again
-    return Kept(column, arguments, kept, again, packed, kept_again)
+    return ListState(column, arguments, kept, again, packed, kept_again)
 
 
-def _chosen(name: str, parts: Parts, value: str, where: str) -> str:
+def _chosen(name: str, parts: CallParts, value: str, where: str) -> str:
     """Return the list of those values of a split that the call may need."""
     if _is_top(name, parts):
         others = ", ".join(_sql(argument) for argument in parts.arguments[1:])
@@ -169,7 +171,7 @@ def _chosen(name: str, parts: Parts, value: str, where: str) -> str:
 def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
     """Return the call without its FILTER over columns `<column>_0…`."""
     copy = whole.copy()
-    parts = Parts.of(copy)
+    parts = CallParts.of(copy)
     for value in [] if parts is None else [*parts.arguments, *(key.this for key in parts.order)]:
         sql = _sql(value)
         if sql in arguments:
@@ -177,7 +179,7 @@ def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
     return _sql(copy.this if isinstance(copy, exp.Filter) else copy)
 
 
-def _over(parts: Parts, column: str, arguments: tuple[str, ...]) -> Parts:
+def _over(parts: CallParts, column: str, arguments: tuple[str, ...]) -> CallParts:
     """Return the parts of a call that choose values, over columns `<column>_0…`."""
 
     def over(node: exp.Expr) -> exp.Expr:

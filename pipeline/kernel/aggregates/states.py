@@ -27,7 +27,7 @@ _NOT_WIDENED = {"widened": set[str](), "quantile": {"DATE"}, "quantiles": {"DATE
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedState:
     """A call whose state DuckDB exports and merges."""
 
     column: str
@@ -65,7 +65,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ListState:
     """A call that is made again over values kept of each split."""
 
     column: str
@@ -102,7 +102,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountState:
     """A call that needs of each value only how often it is there."""
 
     column: str
@@ -137,7 +137,7 @@ class Counted:
         return _never_empty(f"list({{'key': {value}, 'value': {count}::UBIGINT}}) filter (where {count} is not null)")
 
 
-State = Exported | Kept | Counted
+State = ExportedState | ListState | CountState
 
 
 def typed(sql: str, kind: str) -> str:

@@ -36,7 +36,7 @@ class _Base:
 
 
 @dataclass
-class Terms:
+class CanonicalTerms:
     """The numbered columns of one statement, with their DuckDB types and where they come from."""
 
     _numbers: itertools.count[int] = field(default_factory=itertools.count)

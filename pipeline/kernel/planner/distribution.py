@@ -18,12 +18,12 @@ Sets = tuple[frozenset[Term], ...]
 Kind = Literal["inner", "left", "right", "full", "semi", "anti"]
 
 
-class RefusalError(Exception):
+class NotPartitionableError(Exception):
     """Why a statement cannot run in buckets; never leaves this package."""
 
 
 @dataclass(frozen=True)
-class Equal:
+class Equality:
     """Two terms that a row has to have equal; with `nulls`, null is equal to null."""
 
     left: Term
@@ -32,7 +32,7 @@ class Equal:
 
 
 @dataclass(frozen=True)
-class Share:
+class Distribution:
     """What one bucket holds of a relation; see the module's head."""
 
     whole: bool
@@ -53,14 +53,14 @@ class Share:
         return tuple(frozenset(names[term] for term in self.any_of(i) if term in names) for i in range(len(self.keys)))
 
 
-def filtered(share: Share, equals: Iterable[Equal]) -> Share:
+def filtered(share: Distribution, equals: Iterable[Equality]) -> Distribution:
     """Return the share of the rows in which terms are equal: what equals a key is one."""
     known = list(equals)
     keys = tuple(_grown(terms, maybe, known) for terms, maybe in zip(share.keys, share.maybe, strict=True))
-    return Share(share.whole, keys, share.maybe)
+    return Distribution(share.whole, keys, share.maybe)
 
 
-def _grown(terms: frozenset[Term], maybe: frozenset[Term], equals: list[Equal]) -> frozenset[Term]:
+def _grown(terms: frozenset[Term], maybe: frozenset[Term], equals: list[Equality]) -> frozenset[Term]:
     found = set(terms)
     before = -1
     while before < len(found):
@@ -72,42 +72,48 @@ def _grown(terms: frozenset[Term], maybe: frozenset[Term], equals: list[Equal]) 
     return frozenset(found)
 
 
-def joined(left: Share, right: Share, kind: Kind, equals: list[Equal], what: str) -> None:
-    """Raise `RefusalError` unless the join of two shares is the bucket's share of the join."""
+def joined(left: Distribution, right: Distribution, kind: Kind, equals: list[Equality], what: str) -> None:
+    """Raise `NotPartitionableError` unless the join of two shares is the bucket's share of the join."""
     if left.whole and right.whole:
         return
     if left.whole and kind in {"left", "full", "semi", "anti"}:
-        raise RefusalError(f"{what}: a {kind.upper()} JOIN keeps rows of its left side, which every bucket has")
+        raise NotPartitionableError(
+            f"{what}: a {kind.upper()} JOIN keeps rows of its left side, which every bucket has"
+        )
     if right.whole and kind in {"right", "full"}:
-        raise RefusalError(f"{what}: a {kind.upper()} JOIN keeps rows of its right side, which every bucket has")
+        raise NotPartitionableError(
+            f"{what}: a {kind.upper()} JOIN keeps rows of its right side, which every bucket has"
+        )
     if not left.whole and not right.whole and not _meet(left, right, equals):
-        raise RefusalError(f"{what} is not joined by the key")
+        raise NotPartitionableError(f"{what} is not joined by the key")
 
 
-def _meet(left: Share, right: Share, equals: list[Equal]) -> bool:
+def _meet(left: Distribution, right: Distribution, equals: list[Equality]) -> bool:
     """Return whether rows that match are in one bucket, at each position of the key."""
     loose = filtered(left, equals)
     strict = filtered(left, [equal for equal in equals if not equal.nulls])
     return all(loose.keys[i] & right.keys[i] or strict.keys[i] & right.any_of(i) for i in range(len(left.keys)))
 
 
-def both(left: Share, right: Share) -> Share:
+def both(left: Distribution, right: Distribution) -> Distribution:
     """Return the share of the pairs of rows of two shares."""
-    return Share(
+    return Distribution(
         left.whole and right.whole,
         tuple(a | b for a, b in zip(left.keys, right.keys, strict=True)),
         tuple(a | b for a, b in zip(left.maybe, right.maybe, strict=True)),
     )
 
 
-def united(left: Share, right: Share, columns: list[tuple[Term, Term, Term]], operation: str) -> Share:
+def united(
+    left: Distribution, right: Distribution, columns: list[tuple[Term, Term, Term]], operation: str
+) -> Distribution:
     """Return the share of a set operation; `columns` are its own, with the left and the right side's.
 
     `operation` is one of `union all`, `union`, `except`, `intersect`.
     """
     keeps_left = operation in {"except", "intersect"} and right.whole and not left.whole
     if left.whole != right.whole and not keeps_left:
-        raise RefusalError(f"{operation.upper()}: every bucket has one of its sides whole")
+        raise NotPartitionableError(f"{operation.upper()}: every bucket has one of its sides whole")
     positions = range(len(left.keys))
     keys = tuple(
         frozenset(own for own, a, b in columns if a in left.keys[i] and (keeps_left or b in right.keys[i]))
@@ -118,5 +124,7 @@ def united(left: Share, right: Share, columns: list[tuple[Term, Term, Term]], op
         for i in positions
     )
     if operation != "union all" and not left.whole and not all(keys):
-        raise RefusalError(f"{operation.upper()} compares rows of other buckets: the key is not among its columns")
-    return Share(left.whole and right.whole, keys, maybe)
+        raise NotPartitionableError(
+            f"{operation.upper()} compares rows of other buckets: the key is not among its columns"
+        )
+    return Distribution(left.whole and right.whole, keys, maybe)

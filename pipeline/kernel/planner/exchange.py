@@ -16,9 +16,9 @@ from sqlglot import exp
 from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates.decomposition import has_groups, refusal
 from pipeline.kernel.planner.canonical import common_type, expression_type, family_of, is_column
-from pipeline.kernel.planner.distribution import RefusalError
+from pipeline.kernel.planner.distribution import NotPartitionableError
 from pipeline.kernel.planner.order_and_limit import finished
-from pipeline.kernel.planner.partitioning import Walk
+from pipeline.kernel.planner.partitioning import PartitioningAnalysis
 from pipeline.kernel.planner.scope import Scope
 from pipeline.kernel.planner.strategy import never_apart
 
@@ -63,7 +63,7 @@ def exchange(
     """
     try:
         return _Search.of(tree, schemas, sizes, broadcast_bytes).exchange()
-    except RefusalError as why:
+    except NotPartitionableError as why:
         return str(why)
 
 
@@ -84,14 +84,14 @@ class _Search:
         cls, tree: exp.Query, schemas: Mapping[str, Schema], sizes: Mapping[str, int], broadcast_bytes: int
     ) -> _Search:
         if (why := next((found for node in tree.walk() if (found := _never(node)) is not None), None)) is not None:
-            raise RefusalError(why)
+            raise NotPartitionableError(why)
         scope = Scope.of(tree)
         known = {name.lower(): name for name in schemas}
         bytes_of = {name.lower(): size for name, size in sizes.items()}
         inputs = [name.lower() for name in scope.inputs]
         unknown = next((name for name in inputs if name not in known), None)
         if unknown is not None:
-            raise RefusalError(f"the columns of {unknown!r} are not known")
+            raise NotPartitionableError(f"the columns of {unknown!r} are not known")
         large = frozenset(name for name in inputs if bytes_of.get(name, broadcast_bytes) >= broadcast_bytes)
         by_name = {name: schemas[known[name]] for name in inputs}
         return cls(tree, scope, by_name, bytes_of, {name: known[name] for name in inputs}, large)
@@ -112,15 +112,15 @@ class _Search:
                     return self._exchange(self._extended(keys, classes, select), select)
                 whys.append(why)
         if whys:
-            raise RefusalError(whys[-1])
+            raise NotPartitionableError(whys[-1])
         many = ", ".join(repr(self.names[name]) for name in self.schemas if name in self.large)
         if len(self.large) > 1:
-            raise RefusalError(f"no key is common to {many}")
-        raise RefusalError(f"nothing in it brings rows of {many or 'its inputs'} together by a key")
+            raise NotPartitionableError(f"no key is common to {many}")
+        raise NotPartitionableError(f"nothing in it brings rows of {many or 'its inputs'} together by a key")
 
     def _classes(self) -> list[dict[str, list[str]]]:
         """Return the sets of expressions that the statement has equal, as those of each input."""
-        walk = Walk(self.scope, self.schemas, {})
+        walk = PartitioningAnalysis(self.scope, self.schemas, {})
         walk.query(self.tree, top=True)
         found: dict[tuple[str, str], set[tuple[str, str]]] = {}
         for terms in [*walk.links, *((term,) for term in walk.groups)]:
@@ -175,8 +175,8 @@ class _Search:
     def _why_not(self, keys: Mapping[str, tuple[str | None, ...]], merged: exp.Expr | None) -> str | None:
         """Return why a statement does not hold with its inputs cut by these keys."""
         try:
-            share = Walk(self.scope, self.schemas, keys, merged).query(self.tree, top=True).share
-        except RefusalError as why:
+            share = PartitioningAnalysis(self.scope, self.schemas, keys, merged).query(self.tree, top=True).share
+        except NotPartitionableError as why:
             return str(why)
         return "every bucket would have all of it" if share.whole else None
 
@@ -193,8 +193,8 @@ class _Search:
         reason = f"{cut} in buckets by {by}" + (f", {whole} whole to each" if whole else "")
         return Exchange(self._in_one_type(keys), statement, finish, may_split, merged is not None, reason)
 
-    def _walked(self, keys: Keys) -> Walk:
-        walk = Walk(self.scope, self.schemas, keys)
+    def _walked(self, keys: Keys) -> PartitioningAnalysis:
+        walk = PartitioningAnalysis(self.scope, self.schemas, keys)
         walk.query(self.tree, top=True)
         return walk
 

@@ -19,7 +19,7 @@ _ARGUMENTS = ("this", "expression", "quantile", "count", "separator")
 
 
 @dataclass(frozen=True)
-class Parts:
+class CallParts:
     """An aggregate call in its parts, which are nodes of the statement."""
 
     call: exp.Expr
@@ -30,7 +30,7 @@ class Parts:
     """The condition of its FILTER."""
 
     @classmethod
-    def of(cls, whole: exp.Expr) -> Parts | None:
+    def of(cls, whole: exp.Expr) -> CallParts | None:
         """Take a call with its FILTER apart; `None` when it has a part that is not known here."""
         call = whole.this if isinstance(whole, exp.Filter) else whole
         inner = call.this if isinstance(call, exp.IgnoreNulls) else call

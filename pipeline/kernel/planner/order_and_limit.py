@@ -5,13 +5,13 @@ from __future__ import annotations
 from sqlglot import exp
 
 from pipeline.kernel.planner.canonical import is_of_one_row
-from pipeline.kernel.planner.distribution import RefusalError
-from pipeline.kernel.planner.partitioning import Walk
+from pipeline.kernel.planner.distribution import NotPartitionableError
+from pipeline.kernel.planner.partitioning import PartitioningAnalysis
 from pipeline.kernel.planner.relations import Columns
-from pipeline.kernel.planner.resolver import Frame
+from pipeline.kernel.planner.resolver import SelectScope
 
 
-def finished(tree: exp.Query, walk: Walk, union: str) -> tuple[str, str | None]:
+def finished(tree: exp.Query, walk: PartitioningAnalysis, union: str) -> tuple[str, str | None]:
     """Return the statement of a bucket, and the SELECT over the table `union` of their answers, if one is needed."""
     while isinstance(tree, exp.Subquery):
         tree = tree.this
@@ -19,7 +19,7 @@ def finished(tree: exp.Query, walk: Walk, union: str) -> tuple[str, str | None]:
     if order is None and limit is None and offset is None:
         return tree.sql("duckdb", comments=False), None
     if order is None:
-        raise RefusalError("without ORDER BY, LIMIT takes the first rows of all")
+        raise NotPartitionableError("without ORDER BY, LIMIT takes the first rows of all")
     size, skipped = _count(limit), _count(offset) or 0
     of_bucket = tree.copy()
     distinct = tree.args.get("distinct")
@@ -40,11 +40,11 @@ def _count(clause: exp.Expr | None) -> int | None:
     number = clause.args.get("expression")
     others = any(value for name, value in clause.args.items() if name != "expression")
     if not isinstance(number, exp.Literal) or not number.is_int or others:
-        raise RefusalError(f"{clause.sql('duckdb').strip()} needs all rows at once")
+        raise NotPartitionableError(f"{clause.sql('duckdb').strip()} needs all rows at once")
     return int(number.this)
 
 
-def _orders(tree: exp.Query, order: exp.Expr, walk: Walk) -> list[exp.Expr]:
+def _orders(tree: exp.Query, order: exp.Expr, walk: PartitioningAnalysis) -> list[exp.Expr]:
     outputs = walk.outputs.get(id(tree))
     first = tree
     while isinstance(first, exp.SetOperation | exp.Subquery):
@@ -62,12 +62,16 @@ def _orders(tree: exp.Query, order: exp.Expr, walk: Walk) -> list[exp.Expr]:
 
 
 def _over_columns(
-    tree: exp.Query, by: exp.Expr, names: list[str], outputs: tuple[Frame, Columns] | None, walk: Walk
+    tree: exp.Query,
+    by: exp.Expr,
+    names: list[str],
+    outputs: tuple[SelectScope, Columns] | None,
+    walk: PartitioningAnalysis,
 ) -> exp.Expr:
     """Return an expression of ORDER BY over the columns that the statement gives; alone, as a column's position."""
     if isinstance(by, exp.Column) and not by.table and by.name.lower() in names:
         if names.count(by.name.lower()) > 1:
-            raise RefusalError(f"it orders by {by.sql('duckdb')}, which names two columns")
+            raise NotPartitionableError(f"it orders by {by.sql('duckdb')}, which names two columns")
         return exp.Literal.number(names.index(by.name.lower()) + 1)
     position = None if outputs is None else _position(by, outputs, walk)
     if position is None and isinstance(tree, exp.Select) and not any(e.is_star for e in tree.expressions):
@@ -83,15 +87,15 @@ def _over_columns(
         if at is None and not part.table and name in names and (outputs is None or not outputs[0].names.find(name)):
             at = names.index(name)
         if at is None or not names[at] or names.count(names[at]) > 1:
-            raise RefusalError(f"it orders by {part.sql('duckdb')}, which is not one of its columns")
+            raise NotPartitionableError(f"it orders by {part.sql('duckdb')}, which is not one of its columns")
         return exp.column(exp.to_identifier(names[at], quoted=True))
 
     if not is_of_one_row(by):
-        raise RefusalError(f"it orders by {by.sql('duckdb')}, which is not one of its columns")
+        raise NotPartitionableError(f"it orders by {by.sql('duckdb')}, which is not one of its columns")
     return by.copy().transform(over)
 
 
-def _position(by: exp.Expr, outputs: tuple[Frame, Columns], walk: Walk) -> int | None:
+def _position(by: exp.Expr, outputs: tuple[SelectScope, Columns], walk: PartitioningAnalysis) -> int | None:
     """Return which column of the SELECT list an expression is."""
     frame, columns = outputs
     term = walk.term(by, (frame,))

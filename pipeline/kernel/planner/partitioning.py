@@ -1,6 +1,6 @@
 """Whether a statement, run on each bucket of an exchange, gives the rows of the whole: read from FROM upward.
 
-A rule allows what is known to be right and raises `RefusalError` for the rest. Subqueries in expressions have to be
+A rule allows what is known to be right and raises `NotPartitionableError` for the rest. Subqueries in expressions have to be
 whole, the same in every bucket, or *pinned*: held by their WHERE to the key of the row they are asked for, all of
 whose rows are in its bucket. What a name means is only ever evidence for a key; one that is unclear is none.
 """
@@ -14,10 +14,19 @@ from dataclasses import dataclass, replace
 from sqlglot import exp
 
 from pipeline.kernel.planner.canonical import Term
-from pipeline.kernel.planner.distribution import Equal, Kind, RefusalError, Share, both, filtered, joined, united
+from pipeline.kernel.planner.distribution import (
+    Distribution,
+    Equality,
+    Kind,
+    NotPartitionableError,
+    both,
+    filtered,
+    joined,
+    united,
+)
 from pipeline.kernel.planner.function_calls import aggregates_of, is_aggregate, is_known, own
-from pipeline.kernel.planner.relations import Columns, Names, Relation, star_of
-from pipeline.kernel.planner.resolver import Frame, Reading
+from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns, star_of
+from pipeline.kernel.planner.resolver import ExpressionResolver, SelectScope
 
 _CLAUSES = frozenset(
     [
@@ -50,8 +59,8 @@ class _Joined:
     check: Kind
     """The kind whose checks it has to pass: an ASOF join looks for the best of all rows of its right side."""
     on: exp.Expr | None
-    frame: Names
-    equals: list[Equal]
+    frame: VisibleColumns
+    equals: list[Equality]
     after: Mapping[Term, Term]
     """New terms for the columns that the join may make null."""
     coalesced: frozenset[Term]
@@ -59,10 +68,10 @@ class _Joined:
     what: str
 
 
-class Walk(Reading):
+class PartitioningAnalysis(ExpressionResolver):
     """One reading of a statement, from its tables upward."""
 
-    def query(self, node: exp.Expr, frames: tuple[Frame, ...] = (), *, top: bool = False) -> Relation:
+    def query(self, node: exp.Expr, frames: tuple[SelectScope, ...] = (), *, top: bool = False) -> Relation:
         """Return the columns and the share of a query that stands inside `frames`, the innermost first."""
         if isinstance(node, exp.Subquery) and not any(v and k not in {"this", "alias"} for k, v in node.args.items()):
             return self.query(node.this, frames, top=top)
@@ -71,15 +80,15 @@ class Walk(Reading):
         elif isinstance(node, exp.Select):
             relation = self._select(node, frames)
         else:
-            raise RefusalError(f"{node.sql('duckdb')} needs all rows at once")
+            raise NotPartitionableError(f"{node.sql('duckdb')} needs all rows at once")
         cut = next((c for c in ("limit", "offset") if node.args.get(c)), None)
         if cut is not None and not top and not relation.share.whole:
-            raise RefusalError(f"{cut.upper()} inside a statement needs all rows at once")
+            raise NotPartitionableError(f"{cut.upper()} inside a statement needs all rows at once")
         return relation
 
     # --- FROM
 
-    def _item(self, node: exp.Expr, frames: tuple[Frame, ...]) -> tuple[str, Relation]:
+    def _item(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> tuple[str, Relation]:
         """Return the name and the relation of one item of FROM."""
         known = (
             {"this", "alias", "expressions", "value_constructor"}
@@ -87,12 +96,12 @@ class Walk(Reading):
             else {"this", "alias"}
         )
         if any(value and name not in known for name, value in node.args.items()):
-            raise RefusalError(f"{node.sql('duckdb')} needs all rows at once")
+            raise NotPartitionableError(f"{node.sql('duckdb')} needs all rows at once")
         alias = node.args.get("alias")
         columns = [] if alias is None else alias.args.get("columns") or []
         return node.alias_or_name.lower(), self._relation(node, frames).called(columns)
 
-    def _relation(self, node: exp.Expr, frames: tuple[Frame, ...]) -> Relation:
+    def _relation(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> Relation:
         body = self.scope.bodies.get(id(node))
         if body is not None:
             given = body.parent.args["alias"].args.get("columns") if body.parent is not None else None
@@ -105,45 +114,49 @@ class Walk(Reading):
             names = node.args["alias"].args.get("columns") if node.args.get("alias") else None
             if names and (isinstance(node, exp.Values) or len(names) == len(node.expressions)):
                 return Relation(tuple(("", self.terms.fresh()) for _ in names), self._everywhere())
-        raise RefusalError(f"the columns of {node.sql('duckdb')} are not known")
+        raise NotPartitionableError(f"the columns of {node.sql('duckdb')} are not known")
 
-    def _inside(self, query: exp.Expr, frames: tuple[Frame, ...]) -> Relation:
+    def _inside(self, query: exp.Expr, frames: tuple[SelectScope, ...]) -> Relation:
         """Return a query whose names have to be its own or those of `frames`, unless it is whole."""
         before = self._unresolved
         relation = self.query(query, frames)
         if self._unresolved > before and not relation.share.whole:
-            raise RefusalError(f"a name in ({query.sql('duckdb')}) is not one of its columns")
+            raise NotPartitionableError(f"a name in ({query.sql('duckdb')}) is not one of its columns")
         return relation
 
-    def _from(self, select: exp.Select, frames: tuple[Frame, ...]) -> tuple[Names, list[list[_Joined]]]:
+    def _from(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> tuple[VisibleColumns, list[list[_Joined]]]:
         """Return the names of a FROM and its joins; what commas separate are lists of their own."""
         first = select.args["from_"].this
-        names, chains = Names(), list[list[_Joined]]()
+        names, chains = VisibleColumns(), list[list[_Joined]]()
         waiting = [exp.Join(this=first), *(select.args.get("joins") or [])]
-        chain = Names()
+        chain = VisibleColumns()
         for join in waiting:
             if not any(value for name, value in join.args.items() if name != "this"):  # a comma
-                names, chain = names.beside(chain), Names()
+                names, chain = names.beside(chain), VisibleColumns()
                 alias, relation = self._item(join.this, frames)
-                chains.append([_Joined(relation, "inner", "inner", None, Names(), [], {}, frozenset(), f"{alias!r}")])
-                chain = Names.of(alias, relation.columns)
+                chains.append(
+                    [_Joined(relation, "inner", "inner", None, VisibleColumns(), [], {}, frozenset(), f"{alias!r}")]
+                )
+                chain = VisibleColumns.of(alias, relation.columns)
             else:
                 step, chain = self._join(join, chain, frames)
                 chains[-1].append(step)
         return names.beside(chain), chains
 
-    def _join(self, join: exp.Join, left: Names, frames: tuple[Frame, ...]) -> tuple[_Joined, Names]:
+    def _join(
+        self, join: exp.Join, left: VisibleColumns, frames: tuple[SelectScope, ...]
+    ) -> tuple[_Joined, VisibleColumns]:
         kind = _kind(join)
         alias, relation = self._item(join.this, frames)
-        right = Names.of(alias, relation.columns)
+        right = VisibleColumns.of(alias, relation.columns)
         using = [name.name.lower() for name in join.args.get("using") or []]
         if join.method == "NATURAL":
             using = [name for name, _ in right.star if left.find(name)]
         pairs = [(name, left.only(name), right.only(name)) for name in using]
         on, seen = join.args.get("on"), left.beside(right)
         equals = self._equals([(a, b, False) for _, a, b in pairs])
-        equals += self._conditions(on, (Frame(seen, self._everywhere()), *frames))
-        lost = {"left": right, "right": left, "full": seen}.get(kind, Names())
+        equals += self._conditions(on, (SelectScope(seen, self._everywhere()), *frames))
+        lost = {"left": right, "right": left, "full": seen}.get(kind, VisibleColumns())
         after = {term: self.terms.fresh(self.terms.type_of(term), term) for _, _, term in lost.qualified}
         after |= {t: self.terms.fresh(self.terms.type_of(t), t) for _, t in lost.star if t not in after}
         merged: dict[str, Term] = {}
@@ -161,11 +174,13 @@ class Walk(Reading):
             return step, left
         return step, left.renamed(after).beside(right.renamed(after), merged)
 
-    def _rows(self, chains: list[list[_Joined]], where: list[Equal], frames: tuple[Frame, ...]) -> Share:
+    def _rows(
+        self, chains: list[list[_Joined]], where: list[Equality], frames: tuple[SelectScope, ...]
+    ) -> Distribution:
         """Return the share of the rows that a FROM with a WHERE lets through."""
         inner = [e for chain in chains for step in chain if step.kind == "inner" for e in step.equals]
         pooled = [*where, *inner] if all(s.kind not in {"right", "full"} for c in chains for s in c) else where
-        shares: list[Share] = []
+        shares: list[Distribution] = []
         for chain in chains:
             share = chain[0].relation.share
             for step in chain[1:]:
@@ -177,10 +192,12 @@ class Walk(Reading):
             rows = both(rows, share)
         return filtered(rows, pooled)
 
-    def _step(self, left: Share, step: _Joined, pooled: list[Equal], frames: tuple[Frame, ...]) -> Share:
+    def _step(
+        self, left: Distribution, step: _Joined, pooled: list[Equality], frames: tuple[SelectScope, ...]
+    ) -> Distribution:
         right = step.relation.share
         if step.on is not None:
-            self._subqueries(step.on, (Frame(step.frame, both(left, right)), *frames))
+            self._subqueries(step.on, (SelectScope(step.frame, both(left, right)), *frames))
         inner = step.kind == "inner"
         joined(left, right, step.check, [*step.equals, *pooled] if step.check == "inner" else step.equals, step.what)
         if step.kind in {"semi", "anti"}:
@@ -191,32 +208,32 @@ class Walk(Reading):
             return matched
         maybe = matched.renamed(step.after)
         if step.kind == "full":
-            return Share(whole, tuple(self._either(left, right, step, i) for i in range(self.positions)), maybe)
+            return Distribution(whole, tuple(self._either(left, right, step, i) for i in range(self.positions)), maybe)
         kept = left if step.kind == "left" else right
-        return Share(whole, kept.keys, tuple(a | b for a, b in zip(kept.maybe, maybe, strict=True)))
+        return Distribution(whole, kept.keys, tuple(a | b for a, b in zip(kept.maybe, maybe, strict=True)))
 
     @staticmethod
-    def _either(left: Share, right: Share, step: _Joined, i: int) -> frozenset[Term]:
+    def _either(left: Distribution, right: Distribution, step: _Joined, i: int) -> frozenset[Term]:
         """Return the keys of a FULL JOIN: one of each side, coalesced."""
         pairs = ((step.after.get(a, a), step.after.get(b, b)) for a in left.keys[i] for b in right.keys[i])
         return step.coalesced & {term for a, b in pairs for term in (_coalesce(a, b), _coalesce(b, a))}
 
     # --- SELECT
 
-    def _select(self, select: exp.Select, frames: tuple[Frame, ...]) -> Relation:
+    def _select(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> Relation:
         clause = next((name for name, value in select.args.items() if value and name not in _CLAUSES), None)
         if clause is not None:
-            raise RefusalError(f"{clause.strip('_').upper()} needs all rows at once")
-        names, chains = self._from(select, frames) if select.args.get("from_") else (Names(), [])
+            raise NotPartitionableError(f"{clause.strip('_').upper()} needs all rows at once")
+        names, chains = self._from(select, frames) if select.args.get("from_") else (VisibleColumns(), [])
         given = [(e.alias.lower(), e.unalias()) for e in select.expressions if isinstance(e, exp.Alias)]
         twice = Counter(alias for alias, _ in given)
         aliases = {alias: e if twice[alias] == 1 else exp.null() for alias, e in given}
         condition = select.args["where"].this if select.args.get("where") else None
-        where = self._conditions(condition, (Frame(names, self._everywhere(), aliases), *frames))
+        where = self._conditions(condition, (SelectScope(names, self._everywhere(), aliases), *frames))
         rows = self._rows(chains, where, frames) if chains else self._everywhere()
         if frames and not rows.whole and self._is_pinned(rows, frames):
             rows = replace(rows, whole=True)
-        frame = Frame(names, rows, aliases)
+        frame = SelectScope(names, rows, aliases)
         inside = (frame, *frames)
         self._calls(select, frame)
         for part in (
@@ -236,22 +253,22 @@ class Walk(Reading):
         return Relation(columns, rows)
 
     @staticmethod
-    def _is_pinned(rows: Share, frames: tuple[Frame, ...]) -> bool:
+    def _is_pinned(rows: Distribution, frames: tuple[SelectScope, ...]) -> bool:
         """Return whether the rows are those of one key: the key of the row outside."""
         return bool(rows.keys) and all(
             any(keys & frame.share.any_of(i) for frame in frames) for i, keys in enumerate(rows.keys)
         )
 
-    def _calls(self, select: exp.Select, frame: Frame) -> None:
+    def _calls(self, select: exp.Select, frame: SelectScope) -> None:
         for call in own(select, exp.Func, exp.Columns):
             if isinstance(call, exp.Columns) or (not is_known(call) and not is_aggregate(call)):
-                raise RefusalError(f"{call.sql('duckdb')} is not known to work on a bucket")
+                raise NotPartitionableError(f"{call.sql('duckdb')} is not known to work on a bucket")
         for call in aggregates_of(select):
             columns = [c for c in call.find_all(exp.Column) if not isinstance(c.this, exp.Star)]
             if columns and not any(frame.names.find(c.name.lower(), c.table.lower()) for c in columns):
-                raise RefusalError(f"{call.sql('duckdb')} may be one of the outer rows: qualify its columns")
+                raise NotPartitionableError(f"{call.sql('duckdb')} may be one of the outer rows: qualify its columns")
 
-    def _list(self, select: exp.Select, frames: tuple[Frame, ...]) -> Iterator[tuple[str, Term]]:
+    def _list(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> Iterator[tuple[str, Term]]:
         """Yield the columns of a SELECT list."""
         for e in select.expressions:
             star = e.this if isinstance(e, exp.Column) else e
@@ -264,7 +281,7 @@ class Walk(Reading):
                 name = e.alias if isinstance(e, exp.Alias) else e.name if isinstance(e, exp.Column) else ""
                 yield name.lower(), self.term(e.unalias(), frames)
 
-    def _groups(self, select: exp.Select, columns: Columns, frames: tuple[Frame, ...]) -> None:
+    def _groups(self, select: exp.Select, columns: Columns, frames: tuple[SelectScope, ...]) -> None:
         group, rows = select.args.get("group"), frames[0].share
         aggregates = next(aggregates_of(select), None)
         if group is None and aggregates is None and not select.args.get("having"):
@@ -281,18 +298,20 @@ class Walk(Reading):
         if group is not None and (
             set(filter(group.args.get, group.args)) - {"expressions", "all"} or group.find(*_SETS)
         ):
-            raise RefusalError("grouping sets are computed at once")
+            raise NotPartitionableError("grouping sets are computed at once")
         if not rows.covered_by(keys):
-            raise RefusalError("its groups do not contain the key" if keys else "it aggregates all rows at once")
+            raise NotPartitionableError(
+                "its groups do not contain the key" if keys else "it aggregates all rows at once"
+            )
 
-    def _key_of(self, key: exp.Expr, columns: Columns, frames: tuple[Frame, ...]) -> Term:
+    def _key_of(self, key: exp.Expr, columns: Columns, frames: tuple[SelectScope, ...]) -> Term:
         if isinstance(key, exp.Literal) and key.is_int and 0 < int(key.this) <= len(columns):
             return columns[int(key.this) - 1][1]
         alias = frames[0].aliases.get(key.name.lower()) if isinstance(key, exp.Column) and not key.table else None
         term = self.term(key, frames)
         return term if alias is None or self.term(alias, frames) == term else self.terms.fresh()
 
-    def _windows(self, select: exp.Select, frames: tuple[Frame, ...]) -> None:
+    def _windows(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> None:
         named = {w.name.lower(): w for w in select.args.get("windows") or []}
         for window in own(select, exp.Window):
             if any(window is w for w in named.values()):
@@ -306,9 +325,9 @@ class Walk(Reading):
             terms = [self.term(key, frames) for key in keys]
             self.groups += terms
             if not frames[0].share.covered_by(terms):
-                raise RefusalError(f"{window.sql('duckdb')} is not partitioned by the key")
+                raise NotPartitionableError(f"{window.sql('duckdb')} is not partitioned by the key")
 
-    def _distinct(self, select: exp.Select, columns: Columns, frames: tuple[Frame, ...]) -> None:
+    def _distinct(self, select: exp.Select, columns: Columns, frames: tuple[SelectScope, ...]) -> None:
         distinct = select.args.get("distinct")
         if distinct is None:
             return
@@ -318,13 +337,13 @@ class Walk(Reading):
         )
         self.groups += terms
         if not frames[0].share.covered_by(terms):
-            raise RefusalError("DISTINCT compares rows of other buckets: the key is not among its columns")
+            raise NotPartitionableError("DISTINCT compares rows of other buckets: the key is not among its columns")
 
-    def _set(self, node: exp.SetOperation, frames: tuple[Frame, ...]) -> Relation:
+    def _set(self, node: exp.SetOperation, frames: tuple[SelectScope, ...]) -> Relation:
         clause = next((name for name, value in node.args.items() if value and name not in _SET_CLAUSES), None)
         left, right = self.query(node.left, frames), self.query(node.right, frames)
         if clause is not None or node.args.get("by_name") or len(left.columns) != len(right.columns):
-            raise RefusalError(f"a {node.key.upper()} by name needs all rows at once")
+            raise NotPartitionableError(f"a {node.key.upper()} by name needs all rows at once")
         columns: list[tuple[str, Term]] = []
         sides: list[tuple[Term, Term, Term]] = []
         for (name, a), (_, b) in zip(left.columns, right.columns, strict=True):
@@ -339,7 +358,7 @@ class Walk(Reading):
 
     # --- subqueries in expressions
 
-    def _subqueries(self, root: exp.Expr, frames: tuple[Frame, ...]) -> None:
+    def _subqueries(self, root: exp.Expr, frames: tuple[SelectScope, ...]) -> None:
         """Refuse the subqueries of an expression that are not the same as over all rows, for each row of the bucket."""
         for query in root.walk(prune=lambda n: isinstance(n, exp.Query)):
             if not isinstance(query, exp.Query):
@@ -350,25 +369,27 @@ class Walk(Reading):
             if not relation.share.whole and not (
                 member is not None and self._is_local(member, relation, found, frames)
             ):
-                raise RefusalError(f"({query.sql('duckdb')}) needs rows of other buckets")
+                raise NotPartitionableError(f"({query.sql('duckdb')}) needs rows of other buckets")
 
-    def _membership(self, member: exp.In, relation: Relation, frames: tuple[Frame, ...]) -> list[Equal]:
+    def _membership(self, member: exp.In, relation: Relation, frames: tuple[SelectScope, ...]) -> list[Equality]:
         asked = member.this.unnest()
         sides = asked.expressions if isinstance(asked, exp.Tuple) else [asked]
         pairs = zip(sides, relation.columns, strict=False)
         return self._equals([(self.term(side, frames), term, len(sides) > 1) for side, (_, term) in pairs])
 
-    def _is_local(self, member: exp.In, relation: Relation, equals: list[Equal], frames: tuple[Frame, ...]) -> bool:
+    def _is_local(
+        self, member: exp.In, relation: Relation, equals: list[Equality], frames: tuple[SelectScope, ...]
+    ) -> bool:
         """Return whether IN finds its matches in the bucket, and stands where null is as good as false."""
         if not _filters(member):
             return False
         return any(_meets(frame.share, relation.share, equals) for frame in frames)
 
 
-def _meets(outer: Share, inner: Share, equals: list[Equal]) -> bool:
+def _meets(outer: Distribution, inner: Distribution, equals: list[Equality]) -> bool:
     try:
         joined(outer, inner, "semi", equals, "")
-    except RefusalError:
+    except NotPartitionableError:
         return False
     return True
 
@@ -383,13 +404,13 @@ def _filters(node: exp.Expr) -> bool:
 
 def _kind(join: exp.Join) -> Kind:
     if join.kind not in _KINDS or join.method not in {"", "NATURAL", "ASOF"}:
-        raise RefusalError(f"a {join.method or join.kind} JOIN needs all rows at once")
+        raise NotPartitionableError(f"a {join.method or join.kind} JOIN needs all rows at once")
     if join.kind == "SEMI":
         return "semi"
     if join.kind == "ANTI":
         return "anti"
     if join.method == "ASOF" and join.side not in {"", "LEFT"}:
-        raise RefusalError(f"a {join.side} ASOF JOIN needs all rows at once")
+        raise NotPartitionableError(f"a {join.side} ASOF JOIN needs all rows at once")
     kinds: dict[str, Kind] = {"": "inner", "LEFT": "left", "RIGHT": "right", "FULL": "full"}
     return kinds[join.side]
 

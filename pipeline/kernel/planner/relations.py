@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from pipeline.kernel.planner.canonical import Term
-from pipeline.kernel.planner.distribution import RefusalError, Share
+from pipeline.kernel.planner.distribution import Distribution, NotPartitionableError
 
 Columns = tuple[tuple[str, Term], ...]
 """The columns of a relation, in order: each a name in lower case ('' for none that can be written) and a term."""
@@ -19,7 +19,7 @@ class Relation:
     """The columns of a relation and what a bucket holds of it."""
 
     columns: Columns
-    share: Share
+    share: Distribution
 
     def called(self, names: Iterable[exp.Expr]) -> Relation:
         """Return the relation with its first columns renamed, as `as t(x, y)` does."""
@@ -29,14 +29,14 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Names:
+class VisibleColumns:
     """The columns that a SELECT may name: each by its relation, and those that `*` stands for."""
 
     qualified: tuple[tuple[str, str, Term], ...] = ()
     star: Columns = ()
 
     @classmethod
-    def of(cls, alias: str, columns: Columns) -> Names:
+    def of(cls, alias: str, columns: Columns) -> VisibleColumns:
         """Return the names of one relation."""
         return cls(tuple((alias, name, term) for name, term in columns), columns)
 
@@ -54,25 +54,25 @@ class Names:
         """Return whether a relation or one of its columns has a name."""
         return any(name in {owner, column} for owner, column, _ in self.qualified)
 
-    def renamed(self, terms: Mapping[Term, Term]) -> Names:
+    def renamed(self, terms: Mapping[Term, Term]) -> VisibleColumns:
         """Return the names with other terms."""
-        return Names(
+        return VisibleColumns(
             tuple((owner, name, terms.get(term, term)) for owner, name, term in self.qualified),
             tuple((name, terms.get(term, term)) for name, term in self.star),
         )
 
-    def beside(self, other: Names, merged: Mapping[str, Term] | None = None) -> Names:
+    def beside(self, other: VisibleColumns, merged: Mapping[str, Term] | None = None) -> VisibleColumns:
         """Return the names of two sides of a join; `merged` are the columns of USING, with their terms."""
         merged = merged or {}
         left = tuple((name, merged.get(name, term)) for name, term in self.star)
         right = tuple((name, term) for name, term in other.star if name not in merged)
-        return Names((*self.qualified, *other.qualified), (*left, *right))
+        return VisibleColumns((*self.qualified, *other.qualified), (*left, *right))
 
     def only(self, name: str) -> Term:
         """Return the term of a column of USING."""
         found = self.find(name)
         if len(found) != 1:
-            raise RefusalError(f"{name!r} names {len(found)} columns of one side of a join")
+            raise NotPartitionableError(f"{name!r} names {len(found)} columns of one side of a join")
         return found[0]
 
 
@@ -83,7 +83,7 @@ def star_of(star: exp.Star, columns: Columns) -> list[tuple[str, Term | exp.Expr
     )
     excluded = star.args.get("except_") or []
     if unknown is not None or any(isinstance(e, exp.Column) and e.table for e in excluded):
-        raise RefusalError(f"the columns of {star.sql('duckdb')} are not known")
+        raise NotPartitionableError(f"the columns of {star.sql('duckdb')} are not known")
     gone = {e.name.lower() for e in excluded}
     replaced = {e.alias.lower(): e.unalias() for e in star.args.get("replace") or []}
     renamed = {e.this.name.lower(): e.alias.lower() for e in star.args.get("rename") or []}

@@ -13,22 +13,22 @@ import sqlglot
 from sqlglot import exp
 
 from pipeline.core.schema import Schema
-from pipeline.kernel.planner.canonical import Term, Terms, is_of_one_row
-from pipeline.kernel.planner.distribution import Equal, Share
-from pipeline.kernel.planner.relations import Columns, Names, Relation
+from pipeline.kernel.planner.canonical import CanonicalTerms, Term, is_of_one_row
+from pipeline.kernel.planner.distribution import Distribution, Equality
+from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns
 from pipeline.kernel.planner.scope import Scope
 
 
 @dataclass(frozen=True)
-class Frame:
+class SelectScope:
     """What the expressions of a SELECT may name, and the share of its rows."""
 
-    names: Names
-    share: Share
+    names: VisibleColumns
+    share: Distribution
     aliases: Mapping[str, exp.Expr] = field(default_factory=dict)
 
 
-class Reading:
+class ExpressionResolver:
     """The names and terms of a statement, with the keys by which some of its inputs are in buckets."""
 
     def __init__(
@@ -44,17 +44,17 @@ class Reading:
         self.keys = keys
         self.merged = merged
         self.positions = len(next(iter(keys.values()), ()))
-        self.terms = Terms()
+        self.terms = CanonicalTerms()
         self.links: list[tuple[Term, Term]] = []
         """Terms that the statement has equal, each pair once for each place."""
         self.groups: list[Term] = []
         """Terms by which rows are brought together: of groups, windows and DISTINCT."""
-        self.outputs: dict[int, tuple[Frame, Columns]] = {}
+        self.outputs: dict[int, tuple[SelectScope, Columns]] = {}
         """What the SELECT lists see and give, by the `id` of the SELECT."""
         self._reads = 0
         self._unresolved = 0
 
-    def term(self, node: exp.Expr, frames: tuple[Frame, ...]) -> Term:
+    def term(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> Term:
         """Return the term of an expression; one of no other expression where that is unclear."""
         node = node.unnest()
         if isinstance(node, exp.Column):
@@ -70,7 +70,7 @@ class Reading:
 
         return node.copy().transform(numbered).sql("duckdb", comments=False)
 
-    def _column(self, column: exp.Column, frames: tuple[Frame, ...]) -> Term:
+    def _column(self, column: exp.Column, frames: tuple[SelectScope, ...]) -> Term:
         name, table = column.name.lower(), column.table.lower()
         if column.args.get("db") or isinstance(column.this, exp.Star):
             return self.terms.fresh()
@@ -97,22 +97,22 @@ class Reading:
         keys = self.keys.get(name)
         if keys is None:
             return Relation(columns, self._everywhere())
-        frame = Frame(Names.of(name, columns), self._everywhere())
+        frame = SelectScope(VisibleColumns.of(name, columns), self._everywhere())
         sets = tuple(frozenset[Term]() if key is None else frozenset({self._key(key, frame)}) for key in keys)
-        return Relation(columns, Share(whole=False, keys=sets, maybe=self._everywhere().maybe))
+        return Relation(columns, Distribution(whole=False, keys=sets, maybe=self._everywhere().maybe))
 
-    def _key(self, key: str, frame: Frame) -> Term:
+    def _key(self, key: str, frame: SelectScope) -> Term:
         return self.term(sqlglot.parse_one(key, dialect="duckdb"), (frame,))
 
-    def _everywhere(self) -> Share:
+    def _everywhere(self) -> Distribution:
         nothing = (frozenset[Term](),) * self.positions
-        return Share(whole=True, keys=nothing, maybe=nothing)
+        return Distribution(whole=True, keys=nothing, maybe=nothing)
 
-    def _conditions(self, condition: exp.Expr | None, frames: tuple[Frame, ...]) -> list[Equal]:
+    def _conditions(self, condition: exp.Expr | None, frames: tuple[SelectScope, ...]) -> list[Equality]:
         """Return the equalities that a row has to fulfil for a condition to be true."""
         return [] if condition is None else self._equals(list(dict.fromkeys(self._pairs(condition.unnest(), frames))))
 
-    def _pairs(self, node: exp.Expr, frames: tuple[Frame, ...]) -> list[tuple[Term, Term, bool]]:
+    def _pairs(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> list[tuple[Term, Term, bool]]:
         if isinstance(node, exp.And | exp.Or):
             left, right = (self._pairs(side.unnest(), frames) for side in (node.this, node.expression))
             return [*left, *right] if isinstance(node, exp.And) else [pair for pair in left if pair in right]
@@ -124,7 +124,7 @@ class Reading:
             return [(self.term(a, frames), self.term(b, frames), True) for a, b in both_sides]
         return [(self.term(left, frames), self.term(right, frames), isinstance(node, exp.NullSafeEQ))]
 
-    def _equals(self, pairs: list[tuple[Term, Term, bool]]) -> list[Equal]:
-        equals = [Equal(a, b, nulls) for a, b, nulls in pairs if self.terms.comparable(a, b)]
+    def _equals(self, pairs: list[tuple[Term, Term, bool]]) -> list[Equality]:
+        equals = [Equality(a, b, nulls) for a, b, nulls in pairs if self.terms.comparable(a, b)]
         self.links += [(equal.left, equal.right) for equal in equals]
         return equals

@@ -22,7 +22,7 @@ from pipeline.kernel.aggregates.decomposition import has_groups, refusal
 from pipeline.kernel.planner.function_calls import is_aggregate, is_changing, needs_more_than_a_row
 from pipeline.kernel.planner.scope import Scope, driving_of, relation
 
-__all__ = ["Plan", "Strategy", "driving_of", "plan"]
+__all__ = ["Strategy", "StrategyChoice", "driving_of", "plan"]
 
 Strategy = Literal["blockwise", "broadcast", "partial", "gather"]
 _ROW_BY_ROW = frozenset({"with_", "expressions", "from_", "joins", "where"})
@@ -31,7 +31,7 @@ _METHODS = frozenset({"", "ASOF", "NATURAL"})
 
 
 @dataclass(frozen=True)
-class Plan:
+class StrategyChoice:
     """A strategy, the input that is split, and the reason in words."""
 
     strategy: Strategy
@@ -39,24 +39,24 @@ class Plan:
     reason: str
 
 
-def plan(tree: exp.Query) -> Plan:
+def plan(tree: exp.Query) -> StrategyChoice:
     """Choose the strategy for a statement."""
     scope = Scope.of(tree)
     driving = scope.driving
     if driving is None:
-        return Plan("gather", next(iter(scope.inputs), ""), "its first input is not one table")
+        return StrategyChoice("gather", next(iter(scope.inputs), ""), "its first input is not one table")
     obstacle = _anywhere(scope, driving)
     if obstacle is None and isinstance(tree, exp.Select) and has_groups(tree):
         obstacle = refusal(tree) or _from(tree, scope, driving)
         if obstacle is None:
-            return Plan("partial", driving, f"states per split of {driving!r}, merged once")
+            return StrategyChoice("partial", driving, f"states per split of {driving!r}, merged once")
     obstacle = obstacle or _row_by_row(tree, scope, driving)
     if obstacle is not None:
-        return Plan("gather", driving, obstacle)
+        return StrategyChoice("gather", driving, obstacle)
     others = ", ".join(repr(name) for name in scope.inputs[1:])
     if others:
-        return Plan("broadcast", driving, f"{others} joined whole to each split of {driving!r}")
-    return Plan("blockwise", driving, f"every row of {driving!r} is handled by itself")
+        return StrategyChoice("broadcast", driving, f"{others} joined whole to each split of {driving!r}")
+    return StrategyChoice("blockwise", driving, f"every row of {driving!r} is handled by itself")
 
 
 def _anywhere(scope: Scope, driving: str) -> str | None:

@@ -17,22 +17,22 @@ from pipeline.streaming.operators.shard import dealt, opened
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamedInput:
     """A streamed input: its columns, and which of them is the event time."""
 
     schema: Schema
     event_time: str
 
 
-def whole(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:
+def batch_answer(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:
     """Return what comes out of an operator for all rows of its inputs and then the end of time.
 
     Rows that it would set aside as late, which are those without an event time here, are left out.
     """
-    return whole_since(operator, {BEGINNING: tables}, limits)
+    return batch_answer_since(operator, {BEGINNING: tables}, limits)
 
 
-def whole_since(
+def batch_answer_since(
     operator: Operator, given: Mapping[int, Mapping[str, pa.Table]], limits: Limits | None = None
 ) -> pa.Table:
     """Return the same for rows of which some came when the watermark was there already: `given` has them by it."""
@@ -70,7 +70,7 @@ def before_the_watermark(column: str, watermark: int) -> str:
 LATE = "came after the watermark, or without an event time"
 
 
-def required(name: str, inputs: Mapping[str, Streamed], event_time: str, place: Place) -> Streamed:
+def required(name: str, inputs: Mapping[str, StreamedInput], event_time: str, place: Place) -> StreamedInput:
     """Return an input of a name; raise `DefinitionError` where it is not streamed, or by another event time."""
     found = inputs.get(name)
     if found is None:
@@ -97,10 +97,10 @@ def require_columns(name: str, schema: Schema, columns: tuple[str, ...], place: 
 
 def schemas_of(
     tables: Mapping[str, pa.Table], event_times: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
-) -> dict[str, Streamed]:
+) -> dict[str, StreamedInput]:
     """Return tables in memory as streamed inputs, of those with a contract its columns alone."""
     schemas = {name: from_arrow(table.schema) for name, table in tables.items()}
     return {
-        name: Streamed(schema.select(tuple(contracts.get(name, schema.names))), event_times[name])
+        name: StreamedInput(schema.select(tuple(contracts.get(name, schema.names))), event_times[name])
         for name, schema in schemas.items()
     }

@@ -28,7 +28,7 @@ from pipeline.kernel.engine import listed, quoted
 from pipeline.kernel.sql import SqlTransform, parse, sql_table
 from pipeline.streaming.operators.batch_form import (
     LATE,
-    Streamed,
+    StreamedInput,
     before_the_watermark,
     micros,
     require_columns,
@@ -44,7 +44,7 @@ from pipeline.streaming.operators.state_columns import (
     internal_struct,
     to_internal,
 )
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 Keep = Literal["first", "last"]
 STATE_VERSION = 1
@@ -171,7 +171,7 @@ class DeduplicateTransform(SqlTransform):
             f"select * exclude ({at}, {n}) from _ordered where {n} in (select {n} from _kept)"
         )
 
-    def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
+    def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
         """Return what streams it."""
         found = required(self.table, inputs, self.how.event_time, place)
         require_columns(self.table, found.schema, self.how.key, place)
@@ -255,7 +255,7 @@ class FirstOfKey(_OfKey):
             "kept": f"select {internal_list(self.how.key)}, _at, {HASH} from {quoted(rows)}",
         }
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Take the rows that the watermark has passed in their order, and walk from kept row to kept row."""
         con, key = memory.con, internal_list(self.how.key)
         memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
@@ -320,7 +320,7 @@ class LastOfKey(_OfKey):
         """The table `latest`."""
         return {"latest": f"select * from {quoted(arrived(self.table))}"}
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Find the last of the rows that came and the one remembered."""
         columns = f"{self._columns}, _at, {PLACE}, {HASH}"
         last = f"{in_log_order(self.schema.names, descending=True)}, _is_new"

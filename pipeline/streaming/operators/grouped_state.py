@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import duckdb
 
 from pipeline.core.schema import Schema
-from pipeline.kernel.aggregates.decomposition import STATES, Split, Types
+from pipeline.kernel.aggregates.decomposition import STATES, CallTypes, Decomposition
 from pipeline.kernel.engine import arrow, one, quoted
 from pipeline.streaming.operators.operator import HASH, Prepared, arrived
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 STATE_VERSION = 1
 """Of the columns above."""
@@ -39,8 +39,8 @@ class Grouping:
 
     name: str
     """The input."""
-    split: Split
-    types: Types
+    split: Decomposition
+    types: CallTypes
     columns: Schema
     """Those of the table that comes out."""
     windowed: bool
@@ -66,7 +66,7 @@ class Grouping:
         select = self.split.partial(*span) if of_rows else f"select *, {', '.join(span)} from ({self.split.partial()})"
         return Prepared(select, self.by, late, why)
 
-    def take(self, memory: Memory) -> int:
+    def take(self, memory: StateTables) -> int:
         """Remember the states that arrived, and return how many they are."""
         return memory.add(GROUPS, self._arrived())
 
@@ -75,12 +75,12 @@ class Grouping:
         columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in self.columns.columns)
         return f"select {columns} limit 0"
 
-    def answer(self, memory: Memory, states: str) -> str:
+    def answer(self, memory: StateTables, states: str) -> str:
         """Return the SELECT of the statement's rows over the states of a SELECT, which is run now."""
         _chosen(memory.con, states)
         return self.split.answer(self.types)
 
-    def merge(self, memory: Memory, states: str, condition: str) -> None:
+    def merge(self, memory: StateTables, states: str, condition: str) -> None:
         """Put merged states in the place of those that a condition is true for; `states` is a SELECT of these.
 
         In it, rows of one key have one span.
@@ -95,12 +95,12 @@ class Grouping:
         finally:
             con.unregister(_COMBINED)
 
-    def tidy(self, memory: Memory) -> None:
+    def tidy(self, memory: StateTables) -> None:
         """Merge the states of each key and span, if it is time."""
         if self.is_scattered(memory):
             self.merge(memory, f"from {GROUPS}", "true")
 
-    def is_scattered(self, memory: Memory) -> bool:
+    def is_scattered(self, memory: StateTables) -> bool:
         """Return whether it is time to merge: each row is merged as often as their number doubles, no more."""
         rows, merged = one(memory.con, f"select count(*), count(*) filter (where {LEVEL} = 1) from {GROUPS}")
         return int(rows) - int(merged) >= max(self.most_apart, int(merged))

@@ -36,7 +36,7 @@ _TIMES = ("TIMESTAMP", "TIMESTAMPTZ")
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _GroupedStatement:
     """A statement that is to be streamed."""
 
     select: exp.Select
@@ -65,7 +65,7 @@ def operator_of(
         return "it has more steps than one: make a table of what is grouped first, and stream that"
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")
-    wanted = _Wanted(select, window, name, schemas, event_time, emit, streaming.ttl)
+    wanted = _GroupedStatement(select, window, name, schemas, event_time, emit, streaming.ttl)
     why = _unordered(select) or _emitted(wanted) or _timed(wanted)
     if why is not None:
         return why
@@ -85,7 +85,7 @@ def _unordered(select: exp.Select) -> str | None:
     )
 
 
-def _emitted(wanted: _Wanted) -> str | None:
+def _emitted(wanted: _GroupedStatement) -> str | None:
     """Return why a statement's groups cannot come out when they are wanted."""
     window, select = wanted.window, wanted.select
     if wanted.emit == "close" and window is None:
@@ -99,7 +99,7 @@ def _emitted(wanted: _Wanted) -> str | None:
     return None if wanted.ttl is None or window is None else _NO_TTL
 
 
-def _timed(wanted: _Wanted) -> str | None:
+def _timed(wanted: _GroupedStatement) -> str | None:
     """Return why a statement's windows, or its ttl, do not follow the input's watermark."""
     if wanted.window is None and wanted.ttl is None:
         return None
@@ -132,7 +132,7 @@ def _mergeable(tree: exp.Select, name: str) -> str | None:
     return next((state.replace("a join", "a stream") for state in states if isinstance(state, str)), None)
 
 
-def _grouping(wanted: _Wanted, tree: exp.Select) -> Grouping:
+def _grouping(wanted: _GroupedStatement, tree: exp.Select) -> Grouping:
     split = take_apart(tree)
     with connect() as con:
         register(con, {name: Scan(schema) for name, schema in wanted.schemas.items()})
@@ -144,7 +144,7 @@ def _grouping(wanted: _Wanted, tree: exp.Select) -> Grouping:
     return Grouping(wanted.name, split, types, columns, is_windowed, _layout(wanted, tree), _rules(wanted))
 
 
-def _layout(wanted: _Wanted, tree: exp.Select) -> dict[str, str]:
+def _layout(wanted: _GroupedStatement, tree: exp.Select) -> dict[str, str]:
     """Return what decides the columns of the state: what is read, the keys and the aggregates, in their order."""
     plain = normalised(tree)
     keys = take_apart(plain).keys[int(wanted.window is not None) :]
@@ -156,7 +156,7 @@ def _layout(wanted: _Wanted, tree: exp.Select) -> dict[str, str]:
     return found
 
 
-def _rules(wanted: _Wanted) -> dict[str, str]:
+def _rules(wanted: _GroupedStatement) -> dict[str, str]:
     """Return what decides which rows are in the groups: everything that the statement does before it groups."""
     rows = normalised(wanted.select)
     for clause in ("distinct", "group", "having", "order", "limit", "offset"):
@@ -165,7 +165,7 @@ def _rules(wanted: _Wanted) -> dict[str, str]:
     return {"rows": rows.sql("duckdb", comments=False)}
 
 
-def _operator(wanted: _Wanted, grouping: Grouping) -> Operator:
+def _operator(wanted: _GroupedStatement, grouping: Grouping) -> Operator:
     window, event_time = wanted.window, wanted.event_time or ""
     if window is not None and window.kind == "session":
         return Sessions(grouping, window, event_time)

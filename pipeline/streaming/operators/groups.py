@@ -11,7 +11,7 @@ from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import one, quoted
 from pipeline.streaming.operators.grouped_state import GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Emits, Prepared, Progress, arrived
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Groups:
         until = f"coalesce(max(epoch_us({self.time})), {BEGINNING}) + {self.ttl_us}"
         return self.grouping.prepared("0::bigint", until, late, "its group would have been forgotten", of_rows=True)
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Return the rows of the groups that rows arrived for."""
         grouping = self.grouping
         latest = ", ".join((HASH, *grouping.by))
@@ -81,7 +81,7 @@ class Groups:
             self._forget(memory, progress.watermark)
         return out
 
-    def _forget(self, memory: Memory, watermark: int) -> None:
+    def _forget(self, memory: StateTables, watermark: int) -> None:
         """Forget the groups whose last row is old; one that is merged of old and new rows stays."""
         is_old = f"{UNTIL} <= {watermark}"
         if one(memory.con, f"select count(*) from {GROUPS} where {is_old}")[0]:

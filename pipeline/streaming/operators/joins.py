@@ -29,12 +29,12 @@ from pipeline.kernel.planner.canonical import common_type, expression_type, fami
 from pipeline.kernel.planner.function_calls import aggregates_of
 from pipeline.kernel.planner.projection import needed
 from pipeline.kernel.planner.scope import relation, unused
-from pipeline.streaming.operators.batch_form import LATE, Streamed, micros
+from pipeline.streaming.operators.batch_form import LATE, StreamedInput, micros
 from pipeline.streaming.operators.join_bounds import Bounds, Side, bounds_of
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.row_conditions import spelled
 from pipeline.streaming.operators.state_columns import from_internal, internal_list, to_internal
-from pipeline.streaming.operators.state_tables import ID, SINCE, Memory
+from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
 _OUTER = {"": (False, False), "LEFT": (True, False), "RIGHT": (False, True), "FULL": (True, True)}
 """By the side of a join: whether rows of the left, and of the right, come out without a match too."""
@@ -61,7 +61,7 @@ _CLAUSES = {
 
 
 @dataclass(frozen=True)
-class Relation:
+class JoinSide:
     """One side of a join: the input, the name that the statement has for it, and its columns."""
 
     name: str
@@ -80,10 +80,10 @@ class Relation:
         return column.name.lower() == self.event_time.lower()
 
 
-Sides = tuple[Relation, Relation]
+Sides = tuple[JoinSide, JoinSide]
 
 
-def join_operator(tree: exp.Query, inputs: Mapping[str, Streamed]) -> IntervalJoin | str:
+def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> IntervalJoin | str:
     """Return what streams a join of two streams, or why the statement has no streamed form and the way out.
 
     It is one SELECT with one join, INNER, LEFT, RIGHT or FULL, whose conditions bound the event times of both sides. Rows
@@ -142,11 +142,11 @@ def _refused_joins(tree: exp.Select, joins: Sequence[exp.Join]) -> str | None:
     return None
 
 
-def _relation(select: exp.Select, table: exp.Table, name: str, streamed: Streamed) -> Relation:
+def _relation(select: exp.Select, table: exp.Table, name: str, streamed: StreamedInput) -> JoinSide:
     """Return a side with the columns that the statement names, which alone are remembered."""
     named = needed(select, table.name, streamed.schema)
     columns = tuple(column for column in streamed.schema.names if column in {*named, streamed.event_time})
-    return Relation(name, table.alias_or_name, streamed.schema.select(columns), streamed.event_time)
+    return JoinSide(name, table.alias_or_name, streamed.schema.select(columns), streamed.event_time)
 
 
 def _unbounded(sides: Sides, bounds: Bounds) -> str:
@@ -299,7 +299,7 @@ class IntervalJoin:
             LATE,
         )
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Join new rows with all others, then let go of rows that no other can meet any more."""
         con = memory.con
         begins = []
@@ -336,7 +336,7 @@ class IntervalJoin:
             found.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
         return " union ".join(found)
 
-    def _let_go(self, memory: Memory, number: Side, progress: Progress) -> None:
+    def _let_go(self, memory: StateTables, number: Side, progress: Progress) -> None:
         """Forget the rows that no row on the watermark or after it can meet; of an outer side they come out."""
         low, high = self.bounds
         reach = high if number == 0 else -low
@@ -388,7 +388,7 @@ class IntervalJoin:
         return str(tree.sql("duckdb", comments=False))
 
 
-def _arriving(side: Relation) -> str:
+def _arriving(side: JoinSide) -> str:
     return f"select {internal_list(side.schema.names)}, _at, {HASH} from {quoted(arrived(side.name))}"
 
 

@@ -22,7 +22,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import arrow, connect, first_line, listed, quoted, schema_of
 from pipeline.kernel.frames import raised_at
-from pipeline.streaming.operators.batch_form import LATE, Streamed, before_the_watermark, micros
+from pipeline.streaming.operators.batch_form import LATE, StreamedInput, before_the_watermark, micros
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_columns import (
     PLACE,
@@ -35,7 +35,7 @@ from pipeline.streaming.operators.state_columns import (
     to_internal,
 )
 from pipeline.streaming.operators.state_evolution import evolve
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 STATE_VERSION = 1
 """Of the columns in which keys and waiting rows are kept, beside those that are declared."""
@@ -46,7 +46,7 @@ _OURS = Schema.of({"_seen": "bigint", "_due": "bigint"})
 
 
 @dataclass(frozen=True)
-class Remembered:
+class StateSpec:
     """What a function remembers of each key, what it gives, and how it is called."""
 
     name: str
@@ -59,7 +59,7 @@ class Remembered:
 
 
 @dataclass(frozen=True)
-class Keyed:
+class KeyedStateOperator:
     """A function with a state for each key.
 
     Remembers rows until the watermark passes them, and the `states` of keys for the time to live after their last row.
@@ -67,8 +67,8 @@ class Keyed:
 
     function: Callable[..., Any]
     table: str
-    streamed: Streamed
-    remembered: Remembered
+    streamed: StreamedInput
+    remembered: StateSpec
     place: Place
 
     @property
@@ -127,7 +127,7 @@ class Keyed:
             LATE,
         )
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Call the function in turns until no row is due and no timer."""
         con, ttl = memory.con, self.remembered.ttl_us
         memory.add("waiting", f"select * from {quoted(arrived(self.table))}")

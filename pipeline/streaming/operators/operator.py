@@ -5,7 +5,7 @@ An epoch takes rows of the streamed inputs to it in three moves:
     input blocks --prepare--> rows dealt by a hash of their key --advance--> rows of the table
     (where they are read)     (to the shard of the key)          (in the shard, with its memory)
 
-All that an operator remembers is in the tables of its `Memory`. Given the same rows in whatever blocks, and the same
+All that an operator remembers is in the tables of its `StateTables`. Given the same rows in whatever blocks, and the same
 watermark in the end, the rows that come out are the same, as a multiset, with any number of shards.
 """
 
@@ -18,7 +18,7 @@ from typing import Literal, Protocol, runtime_checkable
 from pipeline.core.epochs import BEGINNING, END
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 __all__ = ["BEGINNING", "END", "HASH", "PARTLY", "Emits", "Evolving", "Operator", "Prepared", "Progress", "arrived"]
 
@@ -89,7 +89,7 @@ class Operator(Protocol):
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows of an input are made ready, given the watermark before the epoch."""
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Take the rows that arrived into the memory and return a SELECT of those that are out now.
 
         It runs in `memory.con`, once for each epoch, in order; what it returns is read before the next call.

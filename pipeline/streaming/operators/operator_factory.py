@@ -8,13 +8,13 @@ from pipeline.core.definitions import Streaming
 from pipeline.core.schema import Schema
 from pipeline.kernel.sql import SqlTransform
 from pipeline.streaming.operators import grouped_statement
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.joins import join_operator
 from pipeline.streaming.operators.operator import Operator
 
 
 def operator_of(
-    transform: SqlTransform, inputs: Mapping[str, Streamed], lookups: Mapping[str, Schema], streaming: Streaming
+    transform: SqlTransform, inputs: Mapping[str, StreamedInput], lookups: Mapping[str, Schema], streaming: Streaming
 ) -> Operator | str:
     """Return what streams a statement that does not work row by row, or why nothing does and the way out.
 

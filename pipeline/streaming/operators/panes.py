@@ -20,7 +20,7 @@ from pipeline.kernel.engine import quoted
 from pipeline.kernel.windows.sql import MONDAY_US, Window
 from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streaming.operators.operator import BEGINNING, HASH, PARTLY, Emits, Prepared, Progress, arrived
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 ENDS = "_ends"
 
@@ -75,7 +75,7 @@ class Panes:
             self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly=partly, note=note
         )
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Return the rows of the windows that close, or of those that rows arrived for."""
         self.grouping.tidy(memory)
         came = self.grouping.take(memory)
@@ -88,7 +88,7 @@ class Panes:
             memory.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")
         return out
 
-    def _touched(self, memory: Memory, before: int) -> str:
+    def _touched(self, memory: StateTables, before: int) -> str:
         new = arrived(self.grouping.name)
         if self.window.kind == "tumble":
             return self.grouping.answer(memory, f"from {GROUPS} semi join {new} using ({HASH}, {UNTIL})")

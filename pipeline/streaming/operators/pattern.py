@@ -21,7 +21,7 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import span
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.planner.function_calls import is_reserved
-from pipeline.streaming.operators.batch_form import Streamed, schemas_of
+from pipeline.streaming.operators.batch_form import StreamedInput, schemas_of
 from pipeline.streaming.operators.operator import Operator
 from pipeline.streaming.operators.pattern_matches import Matches, answered, checked
 from pipeline.streaming.operators.pattern_steps import Contiguity, Pattern, Step
@@ -198,7 +198,7 @@ class PatternTransform:
         streamed = schemas_of(tables, dict(self.pattern.event_times), contracts)
         return answered(Matches(self.pattern, streamed), tables, self.place)
 
-    def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
+    def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
         """Return what streams it."""
         return checked(Matches(self.pattern, {name: inputs[name] for name in self.inputs if name in inputs}), place)
 

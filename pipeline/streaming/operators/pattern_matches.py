@@ -24,12 +24,12 @@ from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import connect, empty, first_line, listed, quoted
 from pipeline.streaming.operators.batch_form import (
     LATE,
-    Streamed,
+    StreamedInput,
+    batch_answer,
     before_the_watermark,
     micros,
     require_columns,
     required,
-    whole,
 )
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.pattern_steps import Pattern, Step
@@ -42,7 +42,7 @@ from pipeline.streaming.operators.state_columns import (
     struct,
     to_internal,
 )
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +62,7 @@ class Matches:
     """
 
     pattern: Pattern
-    streamed: Mapping[str, Streamed]
+    streamed: Mapping[str, StreamedInput]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Matches:
             LATE,
         )
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Let matches grow by the rows that the watermark has passed, and return those that are complete."""
         con, events = memory.con, self.pattern.events
         self._number_rows(memory, progress.watermark)
@@ -152,7 +152,7 @@ class Matches:
         columns = ", ".join(f"({expression}\n) as {quoted(name)}" for name, expression in self.pattern.select)
         return f"select {keys}, {columns} from _complete"
 
-    def _number_rows(self, memory: Memory, watermark: int) -> None:
+    def _number_rows(self, memory: StateTables, watermark: int) -> None:
         """Make `_rows_N` of the rows of each input that are due, with their number in the key and in its instant."""
         con = memory.con
         for number, name in enumerate(self.inputs):
@@ -362,7 +362,7 @@ def checked(matches: Matches, place: Place) -> Matches:
 def answered(matches: Matches, tables: Mapping[str, pa.Table], place: Place) -> pa.Table:
     """Return the matches in whole tables; raise `DefinitionError` where the SQL does not fit them."""
     try:
-        return whole(matches, tables)
+        return batch_answer(matches, tables)
     except duckdb.Error as error:
         raise DefinitionError(
             "the pattern's SQL does not fit its tables", got=first_line(error), place=place

@@ -17,7 +17,7 @@ from pipeline.kernel.engine import one, quoted
 from pipeline.kernel.windows.sql import Window
 from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress
-from pipeline.streaming.operators.state_tables import ID, Memory
+from pipeline.streaming.operators.state_tables import ID, StateTables
 
 _SESSIONS = "_sessions"
 
@@ -68,7 +68,7 @@ class Sessions:
         begin, until = f"min({time})", f"max({time}) + {gap}"
         return self.grouping.prepared(begin, until, late, "its session may have closed", of_rows=True)
 
-    def advance(self, memory: Memory, progress: Progress) -> str:
+    def advance(self, memory: StateTables, progress: Progress) -> str:
         """Return the rows of the sessions that close.
 
         Only keys are looked at of which a row is as old as the gap; their states are merged then, so that a key to
@@ -89,7 +89,7 @@ class Sessions:
         memory.forget(GROUPS, f"{ID} in (select {ID} from {_SESSIONS} where {closed})")
         return out
 
-    def _find(self, memory: Memory, condition: str) -> None:
+    def _find(self, memory: StateTables, condition: str) -> None:
         """Note for the states of some keys in which session they are."""
         keys = ", ".join((HASH, *self.grouping.by))
         before = f"over (partition by {keys} order by {FROM} rows between unbounded preceding and 1 preceding)"
@@ -102,7 +102,7 @@ class Sessions:
             f"select *, max({UNTIL}) {of_session} as _end, count(*) {of_session} as _parts from (select *, {start} from ({rows}))"
         )
 
-    def _merge(self, memory: Memory, condition: str) -> None:
+    def _merge(self, memory: StateTables, condition: str) -> None:
         parts = f"{ID} in (select {ID} from {_SESSIONS} where {condition})"
         self.grouping.merge(memory, self._states(condition), parts)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.kernel.engine import Limits, arrow, connect, listed
 from pipeline.streaming.operators.operator import HASH, Operator, Prepared, Progress, arrived
-from pipeline.streaming.operators.state_tables import Memory
+from pipeline.streaming.operators.state_tables import StateTables
 
 
 def with_hash(prepared: Prepared) -> str:
@@ -37,7 +37,7 @@ class Shard:
     """An operator with the memory of its share of the keys."""
 
     operator: Operator
-    memory: Memory
+    memory: StateTables
 
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> str:
         """Take the rows that were dealt to it, by input, and return the SELECT of those that are out."""
@@ -53,6 +53,6 @@ def opened(operator: Operator, samples: Mapping[str, pa.Table], limits: Limits |
     with connect(limits) as con:
         for name in operator.inputs:
             con.register(arrived(name), samples[name].slice(0, 0))
-        memory = Memory(con)
+        memory = StateTables(con)
         memory.make(operator.memory)
         yield Shard(operator, memory)

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from pipeline.core.epochs import Epoch, Segment, StateFile
+from pipeline.core.epochs import Epoch, StateFile, StateSegment
 from pipeline.core.errors import StorageError
 from pipeline.kernel.engine import arrow, quoted
 from pipeline.streaming.operators.operator import HASH
-from pipeline.streaming.operators.state_tables import ID, SINCE, Memory
+from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
 CAME, GONE = "came", "gone"
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
-def written(memory: Memory, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
+def written(memory: StateTables, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
     """Return the file of what changed in a shard's memory, or of all of it; nothing when nothing changed.
 
     The memory is not told that it was `taken`.
     """
-    segments: list[Segment] = []
+    segments: list[StateSegment] = []
     parts: list[bytes] = []
     end = 0
     for table in memory.tables:
@@ -36,7 +36,7 @@ def written(memory: Memory, name: str, shard: int, *, base: bool) -> tuple[State
             if not rows.num_rows and not base:
                 continue
             content = _packed(rows)
-            segments.append(Segment(table, kind, end, end + len(content), rows.num_rows))
+            segments.append(StateSegment(table, kind, end, end + len(content), rows.num_rows))
             parts.append(content)
             end += len(content)
     if not segments:
@@ -46,15 +46,15 @@ def written(memory: Memory, name: str, shard: int, *, base: bool) -> tuple[State
 
 
 @dataclass(frozen=True)
-class Restoring:
+class RestorePlan:
     """The epoch to go back to, how its files are read, and what brings a memory of then to the columns of today."""
 
     epoch: Epoch
     read: Callable[[str], bytes]
-    evolve: Callable[[Memory], None]
+    evolve: Callable[[StateTables], None]
 
 
-def restored(plan: Restoring, memory: Memory, number: int, shards: int) -> None:
+def restored(plan: RestorePlan, memory: StateTables, number: int, shards: int) -> None:
     """Bring an empty memory to what it was at an epoch, as shard `number` of so many, if they are others than then.
 
     Raises `StorageError` for a file that is not there or is not what the epoch says.
@@ -85,7 +85,7 @@ def checked(file: StateFile, read: Callable[[str], bytes]) -> bytes:
 def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str, pa.Table]]:
     """Yield the tables of all shards at an epoch, without what only the memory needs; their rows are in no order."""
     with duckdb.connect() as con:
-        memory = Memory(con)
+        memory = StateTables(con)
         for shard in range(epoch.shards):
             for file in epoch.state:
                 if file.shard == shard:
@@ -101,7 +101,7 @@ def kept(files: Sequence[StateFile]) -> tuple[StateFile, ...]:
     return tuple(file for number, file in enumerate(files) if number >= last.get(file.shard, 0))
 
 
-def _streams(memory: Memory, table: str, *, base: bool) -> list[tuple[str, pa.Table]]:
+def _streams(memory: StateTables, table: str, *, base: bool) -> list[tuple[str, pa.Table]]:
     if base:
         return [(CAME, arrow(memory.con, f"select * exclude ({SINCE}) from {quoted(table)}"))]
     changes = memory.changes(table)
@@ -116,7 +116,7 @@ def _packed(rows: pa.Table) -> bytes:
     return content
 
 
-def _replay(memory: Memory, file: StateFile, read: Callable[[str], bytes]) -> None:
+def _replay(memory: StateTables, file: StateFile, read: Callable[[str], bytes]) -> None:
     content = checked(file, read)
     for segment in file.segments:
         rows = pa.ipc.open_stream(pa.py_buffer(content)[segment.begin : segment.end]).read_all()
@@ -126,12 +126,12 @@ def _replay(memory: Memory, file: StateFile, read: Callable[[str], bytes]) -> No
             memory.load(segment.table, rows, anew=file.is_base)
 
 
-def _beside() -> Memory:
+def _beside() -> StateTables:
     """Return an empty memory in an engine of its own, for rows that are to be dealt anew."""
-    return Memory(duckdb.connect(config={"threads": 1}))
+    return StateTables(duckdb.connect(config={"threads": 1}))
 
 
-def _adopt(memory: Memory, other: Memory, number: int, shards: int) -> None:
+def _adopt(memory: StateTables, other: StateTables, number: int, shards: int) -> None:
     for table in other.tables:
         rows = arrow(
             other.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)} where {HASH} % {shards} = {number}"

@@ -15,7 +15,7 @@ ID, SINCE = "_id", "_since"
 
 
 @dataclass(frozen=True)
-class Changes:
+class StateChanges:
     """How a table differs from its last snapshot: rows that came and stayed, and the numbers of those that went."""
 
     came: pa.Table
@@ -23,7 +23,7 @@ class Changes:
 
 
 @dataclass
-class Memory:
+class StateTables:
     """The tables of one shard. Rows are added and taken away, never changed."""
 
     con: duckdb.DuckDBPyConnection
@@ -96,10 +96,10 @@ class Memory:
             self.con.execute(f"drop table {quoted(table)}; drop table {_gone(table)}")
         self._next.clear()
 
-    def changes(self, table: str) -> Changes:
+    def changes(self, table: str) -> StateChanges:
         """Return how a table differs from its last snapshot."""
         came = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")
-        return Changes(came, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
+        return StateChanges(came, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
 
     def taken(self) -> None:
         """Begin to note changes anew: a snapshot has them."""

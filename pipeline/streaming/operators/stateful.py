@@ -15,8 +15,8 @@ from pipeline.core.event_time import span
 from pipeline.core.fingerprint import fingerprint, of_function
 from pipeline.core.functions import place_of
 from pipeline.core.schema import Schema
-from pipeline.streaming.operators.batch_form import Streamed, require_columns, required, schemas_of, whole
-from pipeline.streaming.operators.keyed_state import TIMER, Keyed, Remembered
+from pipeline.streaming.operators.batch_form import StreamedInput, batch_answer, require_columns, required, schemas_of
+from pipeline.streaming.operators.keyed_state import TIMER, KeyedStateOperator, StateSpec
 from pipeline.streaming.operators.operator import Operator
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def stateful(  # noqa: PLR0913 - options of a definition
                 place=place,
             )
         lasting = span(ttl, "ttl", place)
-        remembered = Remembered(
+        remembered = StateSpec(
             name, keys, columns, tuple(defaults.items()), Schema.of(schema), lasting // _MICROSECOND, batched
         )
         return Table(
@@ -119,7 +119,7 @@ class StatefulTransform:
     function: Callable[..., Any]
     table: str
     event_time: str
-    remembered: Remembered
+    remembered: StateSpec
     place: Place
 
     @property
@@ -144,10 +144,10 @@ class StatefulTransform:
     def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
         """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
         streamed = schemas_of(tables, {self.table: self.event_time}, contracts)
-        return whole(self.operator(streamed, self.place), tables)
+        return batch_answer(self.operator(streamed, self.place), tables)
 
-    def operator(self, inputs: Mapping[str, Streamed], place: Place) -> Operator:
+    def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
         """Return what streams it."""
         found = required(self.table, inputs, self.event_time, place)
         require_columns(self.table, found.schema, self.remembered.key, place)
-        return Keyed(self.function, self.table, found, self.remembered, place)
+        return KeyedStateOperator(self.function, self.table, found, self.remembered, place)

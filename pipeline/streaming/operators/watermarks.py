@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from pipeline.core.epochs import END, Reached, Seen
+from pipeline.core.epochs import END, InputProgress, PartitionProgress
 from pipeline.core.event_time import EventTime
 
 _MICRO = timedelta(microseconds=1)
@@ -22,7 +22,7 @@ _ALL = "*"
 
 
 @dataclass(frozen=True)
-class Arrived:
+class InputArrivals:
     """What an epoch brought of an input: the next offsets, and the latest event time of each partition that had rows."""
 
     offsets: Mapping[str, int]
@@ -34,7 +34,7 @@ class Arrived:
     """Whether event time goes through all partitions one after the other, as through the files of a folder."""
 
 
-def advanced(before: Reached, arrived: Arrived, how: EventTime, now: int) -> Reached:
+def advanced(before: InputProgress, arrived: InputArrivals, how: EventTime, now: int) -> InputProgress:
     """Return an input's progress after an epoch; `now` is in microseconds since 1970.
 
     The watermark is the least of the latest event times of the partitions, less the lateness: it never passes what a
@@ -52,7 +52,7 @@ def advanced(before: Reached, arrived: Arrived, how: EventTime, now: int) -> Rea
     return replace(before, offsets=offsets, partitions=partitions, watermark=watermark, is_idle=is_idle)
 
 
-def of_all(inputs: Iterable[Reached]) -> int:
+def of_all(inputs: Iterable[InputProgress]) -> int:
     """Return the watermark of several inputs together: the least of those that are not idle.
 
     When all are, it is the least of those that ever had a row.
@@ -62,7 +62,7 @@ def of_all(inputs: Iterable[Reached]) -> int:
     return min((reached.watermark for reached in counted), default=-END)
 
 
-def holding_back(reached: Reached, behind: frozenset[str], how: EventTime, now: int) -> tuple[str, ...]:
+def holding_back(reached: InputProgress, behind: frozenset[str], how: EventTime, now: int) -> tuple[str, ...]:
     """Return the partitions of an input for which its watermark waits: those without a row, else the slowest."""
     active = _active(reached.partitions, behind, how, now)
     empty = tuple(sorted(uri for uri, seen in active.items() if seen.latest is None))
@@ -72,21 +72,21 @@ def holding_back(reached: Reached, behind: frozenset[str], how: EventTime, now: 
     return tuple(sorted(uri for uri, seen in active.items() if seen.latest == least))
 
 
-def _has_rows(reached: Reached) -> bool:
+def _has_rows(reached: InputProgress) -> bool:
     return any(seen.latest is not None for seen in reached.partitions.values())
 
 
-def _seen(before: Reached, arrived: Arrived, now: int, about: int) -> dict[str, Seen]:
+def _seen(before: InputProgress, arrived: InputArrivals, now: int, about: int) -> dict[str, PartitionProgress]:
     found = dict(before.partitions)
     came = {_ALL: max(arrived.latest.values(), default=None)} if arrived.is_one else arrived.latest
     for uri in (_ALL,) if arrived.is_one else (*arrived.offsets, *arrived.latest):
         latest = came.get(uri)
         known = found.get(uri)
         if known is None:
-            found[uri] = Seen(latest, now, _is_live(latest, now, about))
+            found[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
         elif latest is not None:
             latest = latest if known.latest is None else max(latest, known.latest)
-            found[uri] = Seen(latest, now, _is_live(latest, now, about))
+            found[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
     return found
 
 
@@ -94,7 +94,9 @@ def _is_live(latest: int | None, now: int, about: int) -> bool:
     return latest is not None and abs(now - latest) <= about
 
 
-def _active(partitions: Mapping[str, Seen], behind: frozenset[str], how: EventTime, now: int) -> dict[str, Seen]:
+def _active(
+    partitions: Mapping[str, PartitionProgress], behind: frozenset[str], how: EventTime, now: int
+) -> dict[str, PartitionProgress]:
     """Return the partitions that hold the watermark back."""
     if how.idle_after is None:
         return dict(partitions)
@@ -102,7 +104,9 @@ def _active(partitions: Mapping[str, Seen], behind: frozenset[str], how: EventTi
     return {uri: seen for uri, seen in partitions.items() if uri in behind or now - seen.at < patience}
 
 
-def _watermark(partitions: Mapping[str, Seen], active: Mapping[str, Seen], how: EventTime, now: int) -> int:
+def _watermark(
+    partitions: Mapping[str, PartitionProgress], active: Mapping[str, PartitionProgress], how: EventTime, now: int
+) -> int:
     lateness = how.lateness // _MICRO
     if active:
         return _least(seen.latest for seen in active.values()) - lateness

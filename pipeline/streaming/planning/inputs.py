@@ -9,17 +9,17 @@ from typing import cast
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.row_producers import FromSource
-from pipeline.batch.work import Maker
-from pipeline.core.epochs import Epoch, Reached
+from pipeline.batch.row_producers import SourceProducer
+from pipeline.batch.work import RowProducer
+from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, Part, PartReader, Piece
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, PartReader, SourceObject, SourceSplit
 from pipeline.kernel.engine import empty
 
 
 @dataclass(frozen=True)
-class Intake:
+class StreamInput:
     """One streamed input of a stream."""
 
     name: str
@@ -43,7 +43,7 @@ class Intake:
         """Whether it is a table of the lake, which another stream may make."""
         return False
 
-    def made_by(self, offsets: Mapping[str, int], known: Reached) -> Epoch | None:
+    def made_by(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
         """Return, for a table whose versions were read now, how far the stream was that made the last of them."""
         del offsets, known
         return None
@@ -58,11 +58,13 @@ class Intake:
         """SQL for the URI of the partition that a row is from."""
         return SOURCE
 
-    def maker(self, reader: PartReader | None, at: str) -> Maker:
+    def maker(self, reader: PartReader | None, at: str) -> RowProducer:
         """Return what makes rows of ranges that the reader gives, or the log itself; `at` is when they are ingested."""
         kept = set(self.kept)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
-        return FromSource(cast("PartReader", self.log) if reader is None else reader, loose, at, event_time=self.time)
+        return SourceProducer(
+            cast("PartReader", self.log) if reader is None else reader, loose, at, event_time=self.time
+        )
 
     def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
         """Return the rows that the stream looks at, none of them."""
@@ -71,15 +73,15 @@ class Intake:
 
 
 @dataclass(frozen=True)
-class Ranges:
+class OffsetRanges:
     """Offsets to take of an input, by the URI of the partition: from the first on, the second not included."""
 
     of: Mapping[str, tuple[int, int]]
 
-    def parts(self, stamps: Mapping[str, str]) -> tuple[Part, ...]:
+    def parts(self, stamps: Mapping[str, str]) -> tuple[SourceSplit, ...]:
         """Return them as parts of pieces with these stamps, without the empty ones."""
         return tuple(
-            Part(Piece(uri, end - begin, stamps.get(uri, "")), begin, end, begin)
+            SourceSplit(SourceObject(uri, end - begin, stamps.get(uri, "")), begin, end, begin)
             for uri, (begin, end) in sorted(self.of.items())
             if end > begin
         )

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 from sqlglot import exp
 
-from pipeline.core.definitions import Feed, Source, Stored, Streaming, Table
+from pipeline.core.definitions import Feed, Source, StoredDefinition, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.event_time import EventTime, require_event_time
 from pipeline.core.fingerprint import fingerprint
@@ -30,20 +30,20 @@ from pipeline.kernel.types import as_stored, stored
 from pipeline.project.contracts import stream_contract
 from pipeline.project.readers import log_of
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import BEGINNING, Emits, Evolving, Operator, Prepared, Progress
 from pipeline.streaming.operators.operator_factory import operator_of
 from pipeline.streaming.operators.shard import opened, with_hash
-from pipeline.streaming.planning.inputs import Intake
-from pipeline.streaming.planning.table_log import TableIntake, TableLog
+from pipeline.streaming.planning.inputs import StreamInput
+from pipeline.streaming.planning.table_log import TableInput, TableLog
 
 
 @dataclass(frozen=True)
 class StreamPlan:
     """A stream, ready to be opened."""
 
-    definition: Stored
-    intakes: tuple[Intake, ...]
+    definition: StoredDefinition
+    intakes: tuple[StreamInput, ...]
     others: tuple[str, ...] = ()
     """The tables of the lake that are looked into, as they are at the time."""
     operator: Operator | None = None
@@ -89,7 +89,7 @@ class StreamPlan:
             prepared = self.prepared()
             return {intake.name: self._sample(con, intake, prepared[intake.name]) for intake in self.intakes}
 
-    def _sample(self, con: duckdb.DuckDBPyConnection, intake: Intake, prepared: Prepared) -> pa.Table:
+    def _sample(self, con: duckdb.DuckDBPyConnection, intake: StreamInput, prepared: Prepared) -> pa.Table:
         con.register(intake.name, intake.nothing(con))
         select = as_stored(con, prepared.select) if self.operator is None else with_hash(prepared)
         return arrow(con, f"select * from ({select}\n) where false")
@@ -163,7 +163,7 @@ class Planner:
     def streams(self) -> tuple[str, ...]:
         """The names of all streams, inputs before what reads them."""
         found = self.workspace.project.graph.definitions
-        return tuple(d.name for d in found if isinstance(d, Stored) and self.is_streamed(d.name))
+        return tuple(d.name for d in found if isinstance(d, StoredDefinition) and self.is_streamed(d.name))
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -229,7 +229,7 @@ def _of_source(planner: Planner, definition: Source) -> StreamPlan:
     return _with_schema(planner, StreamPlan(definition, (intake,), statement=statement, reason="rows as they come"))
 
 
-def intake_of(planner: Planner, name: str) -> Intake:
+def intake_of(planner: Planner, name: str) -> StreamInput:
     """Return a streamed input: a source with its log, or a table of the lake with its versions."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Feed):
@@ -243,7 +243,7 @@ def intake_of(planner: Planner, name: str) -> Intake:
         require_event_time(declared, plan.schema, f"table {name!r}", definition.place)
     times = {intake.time.column for intake in plan.intakes if intake.time is not None}
     slack = timedelta() if declared is None else declared.lateness
-    return TableIntake(
+    return TableInput(
         name,
         TableLog.of(planner.workspace, name),
         plan.schema,
@@ -253,13 +253,13 @@ def intake_of(planner: Planner, name: str) -> Intake:
     )
 
 
-def lake_intake(planner: Planner, name: str) -> Intake:
+def lake_intake(planner: Planner, name: str) -> StreamInput:
     """Return a streamed input that is in the lake, as its readers follow it: what a stream wrote, another reads."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
         version = planner.workspace.version(name, lenient=True) if definition.new_columns == "add" else None
         schema = planner.plan(name).schema if version is None else version.schema
-        return TableIntake(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
+        return TableInput(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
     return intake_of(planner, name)
 
 
@@ -277,13 +277,13 @@ def event_time(planner: Planner, name: str) -> EventTime | None:
     return above if above is not None and above.column in names else None
 
 
-def _of_world(planner: Planner, definition: Source | Feed) -> Intake:
+def _of_world(planner: Planner, definition: Source | Feed) -> StreamInput:
     if definition.event_time is None:
         raise AssertionError(f"{definition.name!r} is not streamed")
     log = log_of(planner.workspace, definition)
     schema = stream_contract(planner.workspace, definition, log)
     require_event_time(definition.event_time, schema, f"source {definition.name!r}", definition.place)
-    return Intake(definition.name, log, schema, definition.event_time)
+    return StreamInput(definition.name, log, schema, definition.event_time)
 
 
 def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
@@ -326,7 +326,7 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
     joined = tuple(name for name in base.others if planner.is_streamed(name))
     how = plan(transform.tree)
     if not joined and how.strategy in {"blockwise", "broadcast"}:
-        tree = transform.tree if isinstance(intake, TableIntake) else bare(transform.tree, intake.name)
+        tree = transform.tree if isinstance(intake, TableInput) else bare(transform.tree, intake.name)
         text, hidden = carrying(tree, intake.name, (*intake.schema.names, *PROVENANCE))
         found = replace(base, intakes=(_pruned(intake, transform),), statement=text, hidden=hidden)
         return _with_schema(planner, replace(found, reason=how.reason))
@@ -343,24 +343,28 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
     return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in intakes), operator, others)
 
 
-def _streamed(intakes: Sequence[Intake]) -> dict[str, Streamed] | str:
+def _streamed(intakes: Sequence[StreamInput]) -> dict[str, StreamedInput] | str:
     """Return what an operator is told of its inputs, or which of them has no event time."""
-    found = {i.name: Streamed(i.schema, i.time.column) for i in intakes if i.time is not None}
+    found = {i.name: StreamedInput(i.schema, i.time.column) for i in intakes if i.time is not None}
     missing = next((i.name for i in intakes if i.time is None), None)
     return found if missing is None else f"{missing!r} has no event time: give event_time= with one of its columns"
 
 
-def _pruned(intake: Intake, transform: SqlTransform) -> Intake:
+def _pruned(intake: StreamInput, transform: SqlTransform) -> StreamInput:
     return replace(intake, columns=needed(transform.tree, intake.name, intake.schema))
 
 
-def _reading(planner: Planner, name: str) -> Intake:
+def _reading(planner: Planner, name: str) -> StreamInput:
     """Return an input as a table reads it: a source that is stored is read from the lake, where it is stored."""
     return lake_intake(planner, name)
 
 
 def _with_memory(
-    planner: Planner, definition: Stored, intakes: tuple[Intake, ...], operator: Operator, others: tuple[str, ...] = ()
+    planner: Planner,
+    definition: StoredDefinition,
+    intakes: tuple[StreamInput, ...],
+    operator: Operator,
+    others: tuple[str, ...] = (),
 ) -> StreamPlan | str:
     if operator.emits == "upsert" and not definition.key:
         return "its rows change as more come, and it has no key by which they could take each other's place: give key="
@@ -406,7 +410,7 @@ def _rows_of_none(
     return _columns_of(plan, {**samples, **given_tables})
 
 
-def _require_key(definition: Stored, schema: Schema) -> None:
+def _require_key(definition: StoredDefinition, schema: Schema) -> None:
     """Raise `DefinitionError` where the key of a table names a column that its rows do not have."""
     names = {name.lower() for name in schema.names}
     missing = next((name for name in definition.key if name.lower() not in names), None)

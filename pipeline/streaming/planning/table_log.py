@@ -11,17 +11,17 @@ from typing import cast
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.work import Made, Maker, Split
+from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.connectors.direct_tail import DirectTail
-from pipeline.core.epochs import Epoch, Reached
+from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.errors import NewColumnsError, RequestError, SourceError, StorageError
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, PartReader, Tail, Traits
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, LogTraits, PartReader, Tail
 from pipeline.kernel.engine import empty, literal
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake import LakeTable
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.planning.inputs import Intake
+from pipeline.streaming.planning.inputs import StreamInput
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class TableLog:
         return f"lake://{self.table.name}"
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> LogTraits:
         """A version is taken whole."""
-        return Traits(has_whole_partitions=True)
+        return LogTraits(has_whole_partitions=True)
 
     def extents(self) -> Mapping[str, Extent]:
         """Return how many versions there are."""
@@ -90,7 +90,7 @@ class TableLog:
 
 
 @dataclass(frozen=True)
-class TableIntake(Intake):
+class TableInput(StreamInput):
     """A streamed input that is a table of the lake."""
 
     follows: bool = False
@@ -110,7 +110,7 @@ class TableIntake(Intake):
         """It is."""
         return True
 
-    def made_by(self, offsets: Mapping[str, int], known: Reached) -> Epoch | None:
+    def made_by(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
         """Return how far the stream was that made the last of the versions that were read now."""
         return None if offsets == known.offsets else self.table.epoch(offsets[self.table.uri])
 
@@ -128,7 +128,7 @@ class TableIntake(Intake):
         """The URI of the only partition."""
         return literal(f"lake://{self.name}")
 
-    def maker(self, reader: PartReader | None, at: str) -> Maker:
+    def maker(self, reader: PartReader | None, at: str) -> RowProducer:
         """Return what reads the files of versions."""
         del reader, at
         return _FromVersions(self)
@@ -141,16 +141,16 @@ class TableIntake(Intake):
 
 @dataclass(frozen=True)
 class _FromVersions:
-    intake: TableIntake
+    intake: TableInput
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made]:
+    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
         return self._made(con, split)
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[Made | None]:
+    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         return self._made(con, split)
 
     @contextmanager
-    def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[Made]:
+    def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         del con
         (part,) = split.parts
         schema, files = self.intake.table.came(part.begin, part.end or 0)
@@ -160,7 +160,7 @@ class _FromVersions:
         own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
         own += [f"null::bigint as {POSITION}"] if POSITION not in names else []
         query = f"select *{''.join(f', {c}' for c in own)} from ({scan.query()})"
-        yield Made(query, rows_in=scan.rows, bytes_in=scan.size_bytes)
+        yield InputQuery(query, rows_in=scan.rows, bytes_in=scan.size_bytes)
 
     def _require_columns(self, schema: Schema) -> None:
         """Raise `NewColumnsError` when a stream that looks at all columns of a table was planned without some of them."""

@@ -11,9 +11,9 @@ from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest, Mode
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.lake import Head, MergeWork, compact, replace_keys
+from pipeline.lake import MergeSpec, TableHead, compact, replace_keys
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import Arrival, Landing, land, merge_of
+from pipeline.runner.commit_plan import CommitPlan, StagedRows, merge_of, plan_commit
 from pipeline.runner.post_commit import set_aside
 from pipeline.streaming.planning.plan import StreamPlan
 
@@ -24,15 +24,15 @@ TOGETHER_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
-class Made:
+class PreparedEpoch:
     """What is to be committed: what the manifest says, and what was staged."""
 
     manifest: Manifest
     outcome: Outcome
 
 
-def land_epoch(
-    workspace: Workspace, plan: StreamPlan, head: Head, made: Made, reached: Callable[[str], None]
+def commit_epoch(
+    workspace: Workspace, plan: StreamPlan, head: TableHead, made: PreparedEpoch, reached: Callable[[str], None]
 ) -> Manifest:
     """Commit an epoch on top of the version at the head, and bring the quarantine to what it says.
 
@@ -54,20 +54,20 @@ def land_epoch(
     return manifest
 
 
-def _landing(workspace: Workspace, plan: StreamPlan, head: Head, made: Made) -> Landing:
+def _landing(workspace: Workspace, plan: StreamPlan, head: TableHead, made: PreparedEpoch) -> CommitPlan:
     """Return what to commit: rows as they are, or in the place of those with their key."""
     manifest, outcome = made.manifest, made.outcome
     if plan.emits == "append" and merge_of(plan.definition) is None:
-        return Landing(outcome.files, outcome.flow, outcome.aside, manifest.aside_mode)
+        return CommitPlan(outcome.files, outcome.flow, outcome.aside, manifest.aside_mode)
     seen = None if manifest.mode == "overwrite" else workspace.table(plan.name).version(head.number)
     if plan.emits == "append":
-        return land(workspace, Arrival(plan.definition, outcome, manifest.run_id, seen))
-    landing = Landing(outcome.files, outcome.flow, outcome.aside, manifest.aside_mode)
+        return plan_commit(workspace, StagedRows(plan.definition, outcome, manifest.run_id, seen))
+    landing = CommitPlan(outcome.files, outcome.flow, outcome.aside, manifest.aside_mode)
     if seen is None or not outcome.files:
         return landing
     table, key = workspace.table(plan.name), plan.definition.key
     limits = budget_here(workspace.settings.memory_bytes).whole()
-    work = MergeWork(table, key, None, manifest.run_id, outcome.files, outcome.schema, seen, limits)
+    work = MergeSpec(table, key, None, manifest.run_id, outcome.files, outcome.schema, seen, limits)
     files = tuple(DataFile(work.uri(file), file.rows, file.size_bytes) for file in outcome.files)
     done = replace_keys(work, Scan(outcome.schema.select(key), files), key)
     return replace(landing, files=done.files, removed=done.removed)

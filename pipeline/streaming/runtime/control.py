@@ -7,20 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.definitions import Stored
+from pipeline.core.definitions import StoredDefinition
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, StorageError
 from pipeline.governance import Lease, Leases
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 
-Wish = Literal["run", "pause", "drain", "stop"]
+DesiredState = Literal["run", "pause", "drain", "stop"]
 _LOOK_EVERY_S = 0.1
 _REACHED: dict[str, tuple[str, ...]] = {"run": ("running", "draining"), "pause": ("paused",)}
 
 
 @dataclass(frozen=True)
-class Seen:
+class StreamSummary:
     """A stream from outside."""
 
     name: str
@@ -42,26 +42,26 @@ class Seen:
         return told if self.is_running or told in {"ended", "stopped", "failed"} else "lost"
 
 
-def seen(workspace: Workspace) -> tuple[Seen, ...]:
+def stream_summaries(workspace: Workspace) -> tuple[StreamSummary, ...]:
     """Return the streams of a project, inputs before what reads them."""
     leases = {lease.name: lease for lease in Leases(workspace.catalog).all()}
     planner, found = Planner(workspace), []
-    for name in (d.name for d in workspace.project.graph.definitions if isinstance(d, Stored)):
+    for name in (d.name for d in workspace.project.graph.definitions if isinstance(d, StoredDefinition)):
         try:
             if not planner.is_streamed(name):
                 continue
         except StorageError as error:
-            found.append(Seen(name, None, leases.get(name), is_running=False, obstacle=str(error)))
+            found.append(StreamSummary(name, None, leases.get(name), is_running=False, obstacle=str(error)))
             continue
         version, lease = workspace.version(name), leases.get(name)
         manifest = None if version is None else version.manifest
         is_running = lease is not None and lease.is_living(time.time())
-        found.append(Seen(name, None if manifest is None else manifest.epoch, lease, is_running))
+        found.append(StreamSummary(name, None if manifest is None else manifest.epoch, lease, is_running))
     return tuple(found)
 
 
-def ask(
-    workspace: Workspace, name: str, wish: Wish, *, wait_s: float = 30.0, clock: Callable[[], float] = time.time
+def request(
+    workspace: Workspace, name: str, wish: DesiredState, *, wait_s: float = 30.0, clock: Callable[[], float] = time.time
 ) -> Lease:
     """Ask for something of a running stream, wait until it is so, and return its lease then.
 

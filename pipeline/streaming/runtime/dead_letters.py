@@ -18,8 +18,8 @@ import pyarrow as pa
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, RequestError
-from pipeline.core.sources import POSITION, SOURCE, Log, Part, PartReader, Piece, Ready, Tail
-from pipeline.core.staging import Flow
+from pipeline.core.sources import POSITION, SOURCE, Log, PartReader, ReadyOffsets, SourceObject, SourceSplit, Tail
+from pipeline.core.staging import RowCounts
 from pipeline.governance import Leases
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow, connect
@@ -27,13 +27,13 @@ from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.post_commit import set_aside
 from pipeline.runner.replay import joined, quarantined, replay
-from pipeline.streaming.planning.inputs import Intake
+from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
-from pipeline.streaming.planning.table_log import TableIntake
-from pipeline.streaming.runtime.commit import Made, land_epoch
-from pipeline.streaming.runtime.lease_manager import Holding
-from pipeline.streaming.runtime.source_task import Crop, Taker, Turn
-from pipeline.streaming.runtime.validate_and_stage import Judge, Pending
+from pipeline.streaming.planning.table_log import TableInput
+from pipeline.streaming.runtime.commit import PreparedEpoch, commit_epoch
+from pipeline.streaming.runtime.lease_manager import LeaseManager
+from pipeline.streaming.runtime.source_task import SourceRequest, SourceTask, SourceTaskConfig
+from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRows
 
 _LETTER = ["reasons", SOURCE, POSITION, "row"]
 _NEAR = 1024
@@ -41,7 +41,7 @@ _NEAR = 1024
 
 
 @dataclass(frozen=True)
-class Letters:
+class DeadLetters:
     """How many rows a stream set aside for a reason, and from when the first and the last are."""
 
     stream: str
@@ -51,7 +51,7 @@ class Letters:
     last_at: str
 
 
-def letters(workspace: Workspace) -> tuple[Letters, ...]:
+def letters(workspace: Workspace) -> tuple[DeadLetters, ...]:
     """Return what the streams of a project set aside, by stream and reason, the most frequent first."""
     found = []
     for name in Planner(workspace).streams:
@@ -62,11 +62,11 @@ def letters(workspace: Workspace) -> tuple[Letters, ...]:
                 "select reasons, count(*), min(_quarantined_at)::varchar, max(_quarantined_at)::varchar "
                 "from _letters group by 1 order by 2 desc, 1"
             ).fetchall()
-        found += [Letters(name, str(reasons), int(count), *moments) for reasons, count, *moments in counts]
+        found += [DeadLetters(name, str(reasons), int(count), *moments) for reasons, count, *moments in counts]
     return tuple(found)
 
 
-def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> Flow:
+def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
     """Judge the rows that a stream set aside by its definition of today; those that pass join its table, once.
 
     Those that do not pass stay, with today's reasons, and so do those whose record the log does not hold any more.
@@ -80,7 +80,7 @@ def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> Fl
             "pairs that came out without them",
             do=f"mend the definition and make the table anew: headwater stream {name} --from earliest",
         )
-    holding = Holding(Leases(workspace.catalog), lambda _: {"status": "stopped"})
+    holding = LeaseManager(Leases(workspace.catalog), lambda _: {"status": "stopped"})
     try:
         holding.take(name)
         return _replayed(workspace, plan, clock)
@@ -88,7 +88,7 @@ def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> Fl
         holding.close()
 
 
-def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> Flow:
+def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> RowCounts:
     version = workspace.require(plan.name)
     manifest = version.manifest
     if manifest is None or manifest.epoch is None:
@@ -97,14 +97,14 @@ def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> Flow:
     rows = quarantined(workspace, plan.name)
     if not rows.num_rows:
         raise RequestError(f"stream {plan.name!r} has set nothing aside", do="see `headwater deadletter ls`")
-    if isinstance(plan.intakes[0], TableIntake):
+    if isinstance(plan.intakes[0], TableInput):
         return replay(workspace, plan.name, clock=clock)
     return _judged(workspace, plan, version, manifest.epoch, rows, clock)
 
 
 def _judged(  # noqa: PLR0913 - what was found out of one replay
     workspace: Workspace, plan: StreamPlan, version: Version, epoch: Epoch, rows: pa.Table, clock: Clock
-) -> Flow:
+) -> RowCounts:
     if version.manifest is None:
         raise AssertionError(plan.name)
     head = workspace.table(plan.name).head()
@@ -112,7 +112,7 @@ def _judged(  # noqa: PLR0913 - what was found out of one replay
         raise ConflictError(f"stream {plan.name!r} is at work", do="stop or pause it, and replay again")
     run_id, at = f"replay-{secrets.token_hex(4)}", clock()
     pending = _read_again(workspace, plan, rows, int(at.timestamp() * 1e6))
-    with closing(Judge(workspace, plan)) as judge:
+    with closing(EpochStager(workspace, plan)) as judge:
         outcome = judge.stage(pending, run_id, at.isoformat())
     manifest = replace(
         version.manifest,
@@ -125,11 +125,11 @@ def _judged(  # noqa: PLR0913 - what was found out of one replay
         epoch=replace(joined(epoch, outcome.flow), number=max(head.epoch or 0, epoch.number) + 1),
         at=at.isoformat(),
     )
-    land_epoch(workspace, plan, head, Made(manifest, outcome), lambda _: None)
+    commit_epoch(workspace, plan, head, PreparedEpoch(manifest, outcome), lambda _: None)
     return outcome.flow
 
 
-def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant: int) -> Pending:
+def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant: int) -> PendingRows:
     """Return the rows at the offsets of those that were set aside; what is not held any more stays aside."""
     (intake,) = plan.intakes
     held = intake.log.extents()
@@ -142,12 +142,12 @@ def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant:
             kept.append(number)
         else:
             parts.append((uri, 0, extent.end) if whole else (uri, offset, offset + 1))
-    pending = Pending(rows_in=rows.num_rows)
+    pending = PendingRows(rows_in=rows.num_rows)
     stay = rows.select(_LETTER).take(pa.array(kept, pa.int64()))
     if parts:
         wanted = rows.select([SOURCE, POSITION])
         ranges = [
-            Part(Piece(uri, end - begin, held[uri].stamp), begin, end, begin)
+            SourceSplit(SourceObject(uri, end - begin, held[uri].stamp), begin, end, begin)
             for uri, begin, end in _ranges(parts, near)
         ]
         for taken, aside in _taken(workspace, plan, intake, tuple(ranges), instant):
@@ -161,16 +161,16 @@ def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant:
 
 
 def _taken(
-    workspace: Workspace, plan: StreamPlan, intake: Intake, parts: tuple[Part, ...], instant: int
+    workspace: Workspace, plan: StreamPlan, intake: StreamInput, parts: tuple[SourceSplit, ...], instant: int
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     again = replace(intake, log=cast("Log", _Afresh(intake.log)))
     others = {name: workspace.require(name).scan() for name in plan.others}
     limits = budget_here(workspace.settings.memory_bytes).whole()
-    crop = Crop((again,), others, limits, workspace.lake.storage.filesystem(), has_memory=False)
+    crop = SourceTaskConfig((again,), others, limits, workspace.lake.storage.filesystem(), has_memory=False)
     crop = replace(crop, function=plan.function, place=plan.definition.place)
-    turn = Turn({intake.name: parts}, plan.prepared(), 1, instant)
+    turn = SourceRequest({intake.name: parts}, plan.prepared(), 1, instant)
     nothing = pa.table({name: pa.array([], kind) for name, kind in zip(_LETTER, _KINDS, strict=True)})
-    with closing(Taker(crop, {intake.name: {}})) as taker:
+    with closing(SourceTask(crop, {intake.name: {}})) as taker:
         for taken in taker.take(turn):
             yield taken.ready[0], nothing if taken.aside is None else taken.aside
 
@@ -213,11 +213,11 @@ class _Afresh:
 class _FromLog:
     log: Log
 
-    def ready(self, timeout_s: float) -> Ready:
+    def ready(self, timeout_s: float) -> ReadyOffsets:
         del timeout_s
-        return Ready({}, 0)
+        return ReadyOffsets({}, 0)
 
-    def reader(self, parts: Sequence[Part]) -> PartReader:
+    def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
         del parts
         return cast("PartReader", self.log)
 

@@ -13,21 +13,21 @@ from pipeline.core.errors import HeadwaterError, NewColumnsError, UnavailableErr
 from pipeline.core.sources import Extent
 from pipeline.kernel.engine import is_of_files
 from pipeline.streaming.planning.plan import Planner, StreamPlan
-from pipeline.streaming.runtime.lease_manager import Holding
-from pipeline.streaming.runtime.metrics import Facts, Meter
-from pipeline.streaming.runtime.restart_policy import Patience, may_pass
+from pipeline.streaming.runtime.lease_manager import LeaseManager
+from pipeline.streaming.runtime.metrics import StreamMetrics, StreamStatus
+from pipeline.streaming.runtime.restart_policy import RestartPolicy, may_pass
 from pipeline.streaming.runtime.savepoints import restore
-from pipeline.streaming.runtime.start import From
-from pipeline.streaming.runtime.start_position import Begin, resolved
-from pipeline.streaming.runtime.status import facts_of
-from pipeline.streaming.runtime.stream import Asked, Stream
+from pipeline.streaming.runtime.start import StartPosition
+from pipeline.streaming.runtime.start_position import RequestedStart, resolved
+from pipeline.streaming.runtime.status import status_of
+from pipeline.streaming.runtime.stream import Stream, StreamOptions
 
 NOTE_EVERY_S = 0.2
 _PAUSED_S = 0.1
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StreamJobOptions:
     """Which streams to run, and for how long."""
 
     names: tuple[str, ...] = ()
@@ -36,8 +36,8 @@ class Wanted:
     """Whether a stream ends when it has read what its logs held when it began, or a log that ends has ended."""
     drain: bool = False
     """Whether all windows are closed in the end."""
-    asked: Asked = field(default_factory=Asked)
-    begin: Begin | None = None
+    asked: StreamOptions = field(default_factory=StreamOptions)
+    begin: RequestedStart | None = None
     """Where to begin, in place of what is `asked`: it may be a time."""
     restore: str | None = None
     """A savepoint to go back to first."""
@@ -45,33 +45,33 @@ class Wanted:
     """Whether the streams are taken from another process that runs them."""
     fail_fast: bool = False
     """Whether the first stream that fails stops the others."""
-    patience: Patience = field(default_factory=Patience)
+    patience: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 @dataclass
-class Together:
+class StreamJobContext:
     """What the streams of a process share."""
 
     planner: Planner
-    wanted: Wanted
+    wanted: StreamJobOptions
     names: tuple[str, ...]
-    holding: Holding
+    holding: LeaseManager
     reached: Callable[[str, str], None] = lambda _, __: None
     tell: Callable[[str, str], None] = lambda _, __: None
     """Hears of each restart, with the stream's name and the words."""
     stop: threading.Event = field(default_factory=threading.Event)
     done: set[str] = field(default_factory=set)
     streams: dict[str, Stream] = field(default_factory=dict)
-    facts: dict[str, Facts] = field(default_factory=dict)
+    facts: dict[str, StreamStatus] = field(default_factory=dict)
 
 
-class Driver:
+class StreamDriver:
     """Drives one stream, in the thread that calls `run`."""
 
-    def __init__(self, name: str, together: Together) -> None:
+    def __init__(self, name: str, together: StreamJobContext) -> None:
         """Keep the stream's name; nothing is opened yet."""
         self.name = name
-        self.meter = Meter()
+        self.meter = StreamMetrics()
         self._together = together
         self._restarts: list[float] = []
         self._asked = together.wanted.asked
@@ -123,7 +123,7 @@ class Driver:
         if self.meter.commits:
             self._asked = replace(self._asked, begin="committed", anew=False, state="restore")
         elif self._asked.begin != "committed":
-            began: From = {uri: o for reached in stream.inputs.values() for uri, o in reached.began.items()}
+            began: StartPosition = {uri: o for reached in stream.inputs.values() for uri, o in reached.began.items()}
             self._asked = replace(self._asked, begin=began, anew=True)
 
     def _goes_on_after(self, error: Exception) -> bool:
@@ -209,7 +209,7 @@ class Driver:
             if status == "waiting" and known.status != "waiting":
                 self._waits_since = now()
             error = f"{_named(stream.unanswered)} does not answer since {self._waits_since:%H:%M:%S} UTC"
-            facts = facts_of(stream, self.meter, status, now())
+            facts = status_of(stream, self.meter, status, now())
             self._together.facts[self.name] = replace(facts, error=error) if status == "waiting" else facts
 
     def _say(self, status: str, error: str = "") -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from pipeline.streaming.runtime.metrics import BOUNDS_S, Facts, Histogram
-from pipeline.streaming.runtime.sink_worker import Followed
+from pipeline.streaming.runtime.metrics import BOUNDS_S, Histogram, StreamStatus
+from pipeline.streaming.runtime.sink_worker import SinkStatus
 
 _STATUSES = ("starting", "running", "waiting", "paused", "draining", "restarting", "ended", "stopped", "failed")
 _GAUGES = {
@@ -24,7 +24,7 @@ _COUNTERS = {
 }
 
 
-def exposition(streams: Iterable[Facts], sinks: Iterable[Followed] = ()) -> str:
+def exposition(streams: Iterable[StreamStatus], sinks: Iterable[SinkStatus] = ()) -> str:
     """Return the text, of version 0.0.4 of the format; names begin with `headwater_stream_`."""
     given = list(streams)
     lines: list[str] = []
@@ -62,7 +62,7 @@ def exposition(streams: Iterable[Facts], sinks: Iterable[Followed] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _of_sinks(sinks: Sequence[Followed]) -> Iterator[str]:
+def _of_sinks(sinks: Sequence[SinkStatus]) -> Iterator[str]:
     named = [(f"stream={_text(s.table)},sink={_text(s.name)}", s) for s in sinks]
     yield from _family(
         "sink_versions_behind", "gauge", "Versions that are not sent yet.", ((n, s.behind) for n, s in named)
@@ -73,7 +73,7 @@ def _of_sinks(sinks: Sequence[Followed]) -> Iterator[str]:
     )
 
 
-def _gauge(facts: Facts, name: str) -> float | None:
+def _gauge(facts: StreamStatus, name: str) -> float | None:
     known: dict[str, float | None] = {
         "rows_per_second": facts.rows_per_s,
         "bytes_per_second": facts.bytes_per_s,
@@ -91,7 +91,7 @@ def _family(name: str, kind: str, about: str, samples: Iterable[tuple[str, float
             yield f"headwater_stream_{name}{{{labels}}} {value:.10g}"
 
 
-def _histograms(name: str, about: str, streams: Iterable[Facts], of: str) -> Iterator[str]:
+def _histograms(name: str, about: str, streams: Iterable[StreamStatus], of: str) -> Iterator[str]:
     full = f"headwater_stream_{name}"
     yield f"# HELP {full} {about}"
     yield f"# TYPE {full} histogram"
@@ -104,7 +104,7 @@ def _histograms(name: str, about: str, streams: Iterable[Facts], of: str) -> Ite
         yield f"{full}_count{{{_of(facts)}}} {histogram.count}"
 
 
-def _of(facts: Facts) -> str:
+def _of(facts: StreamStatus) -> str:
     return f"stream={_text(facts.name)}"
 
 

@@ -17,23 +17,23 @@ from pipeline.core.errors import RequestError
 from pipeline.governance import Leases
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.driver import Driver, Together, Wanted
-from pipeline.streaming.runtime.lease_manager import Holding
-from pipeline.streaming.runtime.metrics import Facts
-from pipeline.streaming.runtime.sink_worker import Follower, sinks_of
+from pipeline.streaming.runtime.driver import StreamDriver, StreamJobContext, StreamJobOptions
+from pipeline.streaming.runtime.lease_manager import LeaseManager
+from pipeline.streaming.runtime.metrics import StreamStatus
+from pipeline.streaming.runtime.sink_worker import SinkWorker, sinks_of
 from pipeline.streaming.runtime.status import in_short
-from pipeline.streaming.runtime.stream import Asked, Stream
+from pipeline.streaming.runtime.stream import Stream, StreamOptions
 
-__all__ = ["Running", "Wanted", "catch_up"]
+__all__ = ["StreamJob", "StreamJobOptions", "catch_up"]
 
 
-class Running:
+class StreamJob:
     """The streams of a project at work."""
 
     def __init__(
         self,
         workspace: Workspace,
-        wanted: Wanted,
+        wanted: StreamJobOptions,
         *,
         reached: Callable[[str, str], None] = lambda _, __: None,
         tell: Callable[[str, str], None] = lambda _, __: None,
@@ -65,7 +65,7 @@ class Running:
                 "a savepoint is one of one stream", do="name the stream: headwater stream NAME --restore …"
             )
         self.streams: dict[str, Stream] = {}
-        self.facts: dict[str, Facts] = {name: Facts(name) for name in self.names}
+        self.facts: dict[str, StreamStatus] = {name: StreamStatus(name) for name in self.names}
         self.errors: dict[str, BaseException] = {}
         self.trouble = ""
         """What the catalog said when it was last asked, if that went wrong."""
@@ -73,7 +73,7 @@ class Running:
         self._tell = tell
         self._stop = threading.Event()
         self._done: set[str] = set()
-        self.sinks: dict[str, Follower] = {}
+        self.sinks: dict[str, SinkWorker] = {}
         """The sinks of these streams, while they run and after."""
 
     @property
@@ -85,13 +85,13 @@ class Running:
         """Let every stream commit what it has and end."""
         self._stop.set()
 
-    def run(self, watch: Callable[[Running], None] = lambda _: None, every_s: float = 0.25) -> None:
+    def run(self, watch: Callable[[StreamJob], None] = lambda _: None, every_s: float = 0.25) -> None:
         """Run until all streams have ended; `watch` is called now and then from this thread.
 
         Raises `ConflictError` at once when somebody living runs one of them. The first error of a stream is raised when all
         have ended; what they committed stays.
         """
-        holding = Holding(Leases(self.workspace.catalog), self._in_short)
+        holding = LeaseManager(Leases(self.workspace.catalog), self._in_short)
         try:
             for name in self.names:
                 holding.take(name, take_over=self.wanted.take_over)
@@ -101,8 +101,8 @@ class Running:
         for error in self.errors.values():
             raise error
 
-    def _run(self, holding: Holding, watch: Callable[[Running], None], every_s: float) -> None:
-        together = Together(
+    def _run(self, holding: LeaseManager, watch: Callable[[StreamJob], None], every_s: float) -> None:
+        together = StreamJobContext(
             self._planner,
             self.wanted,
             self.names,
@@ -118,7 +118,7 @@ class Running:
             threading.Thread(target=self._work, args=(name, together), name=f"headwater-{name}") for name in self.names
         ]
         self.sinks = {
-            sink.name: Follower(
+            sink.name: SinkWorker(
                 self.workspace, sink, partial(holding.require, sink.table), self._tell, self.wanted.patience
             )
             for sink in sinks_of(self.workspace, self.names)
@@ -156,9 +156,9 @@ class Running:
                 if follower.facts.table == name:
                     follower.wake()
 
-    def _work(self, name: str, together: Together) -> None:
+    def _work(self, name: str, together: StreamJobContext) -> None:
         try:
-            Driver(name, together).run()
+            StreamDriver(name, together).run()
         except Exception as error:  # noqa: BLE001 - raised by `run`, in its thread
             self.errors[name] = error
             if self.wanted.fail_fast:
@@ -173,8 +173,8 @@ class Running:
         return {**in_short(self.facts[name]), **({"sinks": sinks} if sinks else {})}
 
 
-def catch_up(workspace: Workspace, names: Sequence[str] = (), asked: Asked | None = None) -> Running:
+def catch_up(workspace: Workspace, names: Sequence[str] = (), asked: StreamOptions | None = None) -> StreamJob:
     """Run streams until they have caught up with their logs, and return what ran."""
-    running = Running(workspace, Wanted(tuple(names), until_caught_up=True, asked=asked or Asked()))
+    running = StreamJob(workspace, StreamJobOptions(tuple(names), until_caught_up=True, asked=asked or StreamOptions()))
     running.run()
     return running

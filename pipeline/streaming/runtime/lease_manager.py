@@ -12,7 +12,7 @@ from pipeline.core.errors import ConflictError, StorageError
 from pipeline.governance.leases import EVERY_S, LASTS_S, Leases, this_process
 
 
-class Holding:
+class LeaseManager:
     """Leases that are held, what was asked for through them, and which of them are lost.
 
     A catalog that does not answer ends no stream: the commits guard themselves. What cannot be told then is told

@@ -49,14 +49,14 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class _Sent:
+class _StagedEpoch:
     rows: list[tuple[float, int]]
     staging_at: float
     sent_at: float
 
 
 @dataclass
-class Meter:
+class StreamMetrics:
     """The counts of one stream since it was started, through restarts.
 
     A row's latency is from when its log offered it (the look at the log that found it, which may be `turn_s` after it was
@@ -77,7 +77,7 @@ class Meter:
     _lapped: float = 0.0
     _offered: float = 0.0
     _pending: list[tuple[float, int]] = field(default_factory=list)
-    _sent: deque[_Sent] = field(default_factory=deque)
+    _sent: deque[_StagedEpoch] = field(default_factory=deque)
     """Commits that have begun; the next one may begin before the last has ended."""
     _staging_at: float = 0.0
     _lately: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -113,7 +113,7 @@ class Meter:
             self.lap("stage")
         elif step == "saved":
             self.lap("save")
-            self._sent.append(_Sent(self._pending, self._staging_at, self._lapped))
+            self._sent.append(_StagedEpoch(self._pending, self._staging_at, self._lapped))
             self._pending = []
         elif step == "committed":
             now, sent = self.clock(), self._sent.popleft()
@@ -140,11 +140,11 @@ class Meter:
 
 
 TROUBLED = frozenset({"failed", "restarting", "waiting"})
-"""The statuses whose reason is in `Facts.error`."""
+"""The statuses whose reason is in `StreamStatus.error`."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class StreamStatus:
     """A stream as it is at a moment, for people and machines."""
 
     name: str

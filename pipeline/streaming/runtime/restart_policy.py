@@ -25,7 +25,7 @@ _PASSING: tuple[type[BaseException], ...] = (
 
 
 @dataclass(frozen=True)
-class Patience:
+class RestartPolicy:
     """How often a stream is opened again after errors that may pass."""
 
     most: int = 5

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError, SchemaError
 from pipeline.core.sinks import Sink
 from pipeline.project.workspace import Workspace
-from pipeline.runner.sink_delivery import Sender
-from pipeline.streaming.runtime.restart_policy import Patience
+from pipeline.runner.sink_delivery import SinkSender
+from pipeline.streaming.runtime.restart_policy import RestartPolicy
 
 _LOOK_EVERY_S = 0.25
 """How soon a version is seen of which no commit in this process told."""
@@ -23,7 +23,7 @@ _HOPELESS = (DefinitionError, RequestError, SchemaError)
 
 
 @dataclass
-class Followed:
+class SinkStatus:
     """How a sink is: written by its thread alone."""
 
     name: str
@@ -39,7 +39,7 @@ class Followed:
     error: str = ""
 
 
-class Follower:
+class SinkWorker:
     """Sends what a stream commits to one sink."""
 
     def __init__(
@@ -48,10 +48,10 @@ class Follower:
         sink: Sink,
         require: Callable[[], None],
         tell: Callable[[str, str], None],
-        patience: Patience,
+        patience: RestartPolicy,
     ) -> None:
         """Keep the sink; `require` raises when the table's stream is no longer ours, `tell` hears of restarts."""
-        self.facts = Followed(sink.name, sink.table)
+        self.facts = SinkStatus(sink.name, sink.table)
         self.error: Exception | None = None
         self._workspace = workspace
         self._sink = sink
@@ -91,7 +91,7 @@ class Follower:
                 return
 
     def _follow(self) -> None:
-        sender = Sender(self._workspace, self._sink)
+        sender = SinkSender(self._workspace, self._sink)
         try:
             while True:
                 is_last = self._ending.is_set()
@@ -104,7 +104,7 @@ class Follower:
         finally:
             sender.close()
 
-    def _send(self, sender: Sender) -> None:
+    def _send(self, sender: SinkSender) -> None:
         facts = self.facts
         facts.behind = sender.behind()
         sent = sender.send() if facts.behind or facts.status != "following" else None

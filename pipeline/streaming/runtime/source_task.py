@@ -12,10 +12,10 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.validating_pass import REJECTED
-from pipeline.batch.work import Made, Maker, Split
+from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.sources import POSITION, SOURCE, Part, Ready, Tail
+from pipeline.core.sources import POSITION, SOURCE, ReadyOffsets, SourceSplit, Tail
 from pipeline.kernel.engine import Limits, arrow, connect, first_line, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.kernel.planner.scope import unused
@@ -23,7 +23,7 @@ from pipeline.kernel.scan import Scan
 from pipeline.kernel.types import as_stored
 from pipeline.streaming.operators.operator import Prepared
 from pipeline.streaming.operators.shard import dealt
-from pipeline.streaming.planning.inputs import Intake
+from pipeline.streaming.planning.inputs import StreamInput
 
 if TYPE_CHECKING:
     import fsspec
@@ -35,7 +35,7 @@ NO_TIME, AHEAD = "no event time", "too far ahead of the clock"
 
 
 @dataclass(frozen=True)
-class Taken:
+class SourceBatch:
     """What came of the ranges of one input that one worker read."""
 
     name: str
@@ -53,10 +53,10 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Turn:
+class SourceRequest:
     """What a worker is asked to do with what it reads now."""
 
-    parts: Mapping[str, tuple[Part, ...]]
+    parts: Mapping[str, tuple[SourceSplit, ...]]
     """By input."""
     prepared: Mapping[str, Prepared]
     shards: int
@@ -65,10 +65,10 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Crop:
+class SourceTaskConfig:
     """What a worker needs to know of the stream: its inputs, other tables it looks into, and its limits."""
 
-    intakes: tuple[Intake, ...]
+    intakes: tuple[StreamInput, ...]
     others: Mapping[str, Scan] = field(default_factory=dict)
     limits: Limits = field(default_factory=lambda: Limits(threads=1))
     filesystem: fsspec.AbstractFileSystem | None = None
@@ -78,10 +78,10 @@ class Crop:
     place: Place = field(default_factory=lambda: Place(""))
 
 
-class Taker:
+class SourceTask:
     """A worker that reads some partitions of the inputs, with an engine of one thread."""
 
-    def __init__(self, crop: Crop, offsets: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(self, crop: SourceTaskConfig, offsets: Mapping[str, Mapping[str, int]]) -> None:
         """Open the tails of the partitions, by input, at their offsets; raise `SourceError` for one not held any more."""
         self._stack = ExitStack()
         self._crop = crop
@@ -116,7 +116,7 @@ class Taker:
             else:
                 self._tails[name] = self._stack.enter_context(self._intakes[name].log.tail(given))
 
-    def ready(self, timeout_s: float) -> dict[str, Ready]:
+    def ready(self, timeout_s: float) -> dict[str, ReadyOffsets]:
         """Return what can be taken of each input; wait for it only when there is nothing of any."""
         found = {name: tail.ready(0) for name, tail in self._tails.items()}
         if any(ready.rows for ready in found.values()) or not found or timeout_s <= 0:
@@ -124,7 +124,7 @@ class Taker:
         share = timeout_s / len(self._tails)
         return {name: tail.ready(share) for name, tail in self._tails.items()}
 
-    def take(self, turn: Turn) -> list[Taken]:
+    def take(self, turn: SourceRequest) -> list[SourceBatch]:
         """Read the parts of each input and make their rows ready."""
         try:
             return [self._take(self._intakes[name], parts, turn) for name, parts in turn.parts.items() if parts]
@@ -137,7 +137,7 @@ class Taker:
                 place=self._crop.place,
             ) from error
 
-    def _take(self, intake: Intake, parts: tuple[Part, ...], turn: Turn) -> Taken:
+    def _take(self, intake: StreamInput, parts: tuple[SourceSplit, ...], turn: SourceRequest) -> SourceBatch:
         at = datetime.fromtimestamp(turn.now / 1e6, UTC).isoformat()
         maker = intake.maker(self._tails[intake.name].reader(parts), at)
         split = Split(0, parts=parts)
@@ -150,7 +150,7 @@ class Taker:
         self._con.execute(f"create or replace temp view {quoted(intake.name)} as {rows}")
         return replace(taken, ready=self._ready(prepared, turn.shards))
 
-    def _read(self, intake: Intake, maker: Maker, split: Split) -> Made:
+    def _read(self, intake: StreamInput, maker: RowProducer, split: Split) -> InputQuery:
         """Bring the rows of a split into `_taken_rows`: in one pass if all is as it should be, else carefully."""
         columns = ", ".join(map(quoted, intake.kept))
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
@@ -162,7 +162,7 @@ class Taker:
             self._con.execute(f"create or replace temp table {_BLOCK} as select {columns} from ({made.query})")
             return made
 
-    def _flows(self, made: Made, columns: str) -> bool:
+    def _flows(self, made: InputQuery, columns: str) -> bool:
         try:
             rows = one(self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({made.query})")[0]
             return rows == made.rows_in and not any(one(self._con, odd)[0] for odd in made.oddities)
@@ -171,13 +171,13 @@ class Taker:
         except duckdb.Error:
             return False
 
-    def _sorted(self, intake: Intake, prepared: Prepared, turn: Turn, made: Made) -> Taken:
+    def _sorted(self, intake: StreamInput, prepared: Prepared, turn: SourceRequest, made: InputQuery) -> SourceBatch:
         """Find the rows that do not count, and how far event time is by the others."""
         if intake.time is None:
             aside = (
                 arrow(self._con, f"select reasons, _source, _position, row from {REJECTED}") if made.rejected else None
             )
-            return Taken(intake.name, made.rows_in, made.bytes_in, {}, made.rejected, aside=aside)
+            return SourceBatch(intake.name, made.rows_in, made.bytes_in, {}, made.rejected, aside=aside)
         time = quoted(intake.time.column)
         bound = turn.now + int(intake.time.ahead.total_seconds() * 1e6)
         ahead = f"coalesce(epoch_us({time}) > {bound}, false)"
@@ -207,9 +207,9 @@ class Taker:
         if made.rejected:
             aside.append(f"select reasons, _source, _position, row from {REJECTED}")
         rows = arrow(self._con, f"{ASIDE} where false union all {' union all '.join(aside)}") if aside else None
-        return Taken(intake.name, made.rows_in, made.bytes_in, latest, made.rejected, too_late, no_good, rows)
+        return SourceBatch(intake.name, made.rows_in, made.bytes_in, latest, made.rejected, too_late, no_good, rows)
 
-    def _notes(self, intake: Intake, prepared: Prepared, *, has_why: bool) -> str:
+    def _notes(self, intake: StreamInput, prepared: Prepared, *, has_why: bool) -> str:
         """Return the SELECT of notes of the rows that came too late for some of their windows."""
         shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
         counts = f"{_why(intake)} is null and " if has_why else ""
@@ -227,6 +227,6 @@ class Taker:
         return dealt(self._con, prepared, shards)
 
 
-def _why(intake: Intake) -> str:
+def _why(intake: StreamInput) -> str:
     """Return the name of the column with the reason for which a row does not count, beside those of the input."""
     return unused("_why", intake.kept)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.core.cursors import Gap
-from pipeline.core.epochs import Epoch, Reached
+from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.errors import IncompatibleStateError, Place, RequestError, SourceError, StorageError
 from pipeline.core.schema import Schema, compare
 from pipeline.core.sources import Extent
 from pipeline.core.staging import Manifest
 from pipeline.core.state_identity import StateIdentity
 
-From = Literal["committed", "earliest", "latest"] | Mapping[str, int]
+StartPosition = Literal["committed", "earliest", "latest"] | Mapping[str, int]
 """Where a stream begins: where it was, at the beginning or end of what its logs hold, or at offsets by partition."""
 
 
@@ -23,7 +23,7 @@ StateMode = Literal["restore", "keep", "rebuild"]
 
 
 @dataclass(frozen=True)
-class Start:
+class StartDecision:
     """How a stream begins: from a commit, or anew with the table's rows made again."""
 
     epoch: Epoch | None
@@ -32,7 +32,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Identity:
+class StreamIdentity:
     """What a stream is now, as far as its state and its rows depend on it."""
 
     name: str
@@ -51,17 +51,22 @@ class Identity:
 
 
 def decide_start(
-    manifest: Manifest | None, asked: From, now: Identity, *, anew: bool = False, state: StateMode = "restore"
-) -> Start:
+    manifest: Manifest | None,
+    asked: StartPosition,
+    now: StreamIdentity,
+    *,
+    anew: bool = False,
+    state: StateMode = "restore",
+) -> StartDecision:
     """Decide how a stream begins; `anew` allows the table to be made anew from offsets.
 
     Raises `StorageError` when the stream cannot go on from what was committed, with the reason and the ways on, and
     `RequestError` for offsets given to a stream that has committed already.
     """
     if asked != "committed" and (anew or isinstance(asked, str)):
-        return Start(None, anew=now.table is not None)
+        return StartDecision(None, anew=now.table is not None)
     if manifest is None:
-        return Start(None, anew=False)
+        return StartDecision(None, anew=False)
     if not isinstance(asked, str):
         raise RequestError(
             f"stream {now.name!r} has committed epochs: other offsets would lose rows or count them twice",
@@ -81,7 +86,7 @@ def decide_start(
             do=f"{ways} or make the table anew: headwater stream {now.name} --from earliest",
             place=now.place,
         )
-    return Start(manifest.epoch, anew=False)
+    return StartDecision(manifest.epoch, anew=False)
 
 
 _BACK = "take the change back, define a table of another name,"
@@ -89,7 +94,7 @@ _REBUILD = "recompute the state from the log with --rebuild-state,"
 _KEEP = "keep the state as it is with --keep-state,"
 
 
-def _obstacle(epoch: Epoch, now: Identity, state: StateMode) -> tuple[str, str] | None:
+def _obstacle(epoch: Epoch, now: StreamIdentity, state: StateMode) -> tuple[str, str] | None:
     """Return why a commit cannot be gone on from, and the ways on; `None` when it can."""
     change = None if now.table is None else compare(now.table, now.schema)
     if change and not (now.may_grow and not change.removed and not change.retyped):
@@ -105,7 +110,7 @@ def _obstacle(epoch: Epoch, now: Identity, state: StateMode) -> tuple[str, str] 
     return None if reason is None or state == "keep" else (reason, f"{_BACK} {_REBUILD} {_KEEP}")
 
 
-def _change_of_layout(epoch: Epoch, now: Identity) -> str | None:
+def _change_of_layout(epoch: Epoch, now: StreamIdentity) -> str | None:
     """Return why the state of an epoch cannot be read, or `None` when it can."""
     if epoch.format_version == 1:
         if epoch.definition == now.first_fingerprint:
@@ -122,7 +127,7 @@ def stamps_of(extents: Mapping[str, Extent]) -> dict[str, str]:
     return {uri: extent.stamp for uri, extent in extents.items()}
 
 
-def require_same(reached: Reached, extents: Mapping[str, Extent], *, may_lose: bool = False) -> None:
+def require_same(reached: InputProgress, extents: Mapping[str, Extent], *, may_lose: bool = False) -> None:
     """Raise `SourceError` when a partition that was read was made anew, or is gone: its offsets would mean other records.
 
     With `may_lose` one that is gone is no error: it was read whole.
@@ -148,7 +153,7 @@ def gaps_in(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> tuple[
     )
 
 
-def first_offsets(extents: Mapping[str, Extent], asked: From) -> dict[str, int]:
+def first_offsets(extents: Mapping[str, Extent], asked: StartPosition) -> dict[str, int]:
     """Return where each partition begins that was not read yet."""
     if isinstance(asked, str):
         return {uri: extent.end if asked == "latest" else extent.begin for uri, extent in extents.items()}

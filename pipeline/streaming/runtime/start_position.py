@@ -10,13 +10,13 @@ from typing import Any
 
 from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.streaming.planning.plan import StreamPlan
-from pipeline.streaming.runtime.start import From
+from pipeline.streaming.runtime.start import StartPosition
 
-Begin = From | datetime
+RequestedStart = StartPosition | datetime
 """Where to begin, as it is asked for: a time is found in the logs when the stream is opened."""
 
 
-def begin_of(words: str) -> Begin:
+def begin_of(words: str) -> RequestedStart:
     """Return what `--from` says; raise `RequestError` for what cannot be read.
 
     A time is ISO 8601, in UTC where it does not say; offsets are JSON, or the path of a file with it: numbers by the
@@ -42,7 +42,7 @@ def begin_of(words: str) -> Begin:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def resolved(plan: StreamPlan, begin: Begin) -> From:
+def resolved(plan: StreamPlan, begin: RequestedStart) -> StartPosition:
     """Return offsets for a time; raise `RequestError` for a partition that a stream's logs do not have."""
     if isinstance(begin, datetime):
         return {uri: offset for intake in plan.intakes for uri, offset in intake.log.offsets_at(begin).items()}

@@ -17,7 +17,7 @@ from pipeline.streaming.operators.operator import Progress
 from pipeline.streaming.operators.snapshots import tables_in
 from pipeline.streaming.operators.state_columns import PREFIX
 from pipeline.streaming.planning.plan import Planner, StreamPlan
-from pipeline.streaming.runtime.state_task import Keeper, Plot
+from pipeline.streaming.runtime.state_task import ShardConfig, StateTask
 from pipeline.streaming.runtime.stream import Stream
 
 OPEN = "open"
@@ -26,7 +26,7 @@ _TIMES = frozenset({"_from", "_until", "_at", "_end"})
 
 
 @dataclass(frozen=True)
-class Remembered:
+class StateView:
     """A stream's memory at a commit: `open`, where rows are yet to come out, and the tables that it is kept in."""
 
     stream: str
@@ -44,7 +44,7 @@ class Remembered:
         return self.tables[chosen]
 
 
-def remembered(workspace: Workspace, name: str) -> Remembered:
+def committed_state(workspace: Workspace, name: str) -> StateView:
     """Return what a stream remembers as of its last commit.
 
     Raises `RequestError` for a stream that remembers nothing, and `StorageError` for a state file that is damaged or gone.
@@ -58,7 +58,7 @@ def remembered(workspace: Workspace, name: str) -> Remembered:
         raise RequestError(f"stream {name!r} remembers nothing: it makes its rows one by one")
     is_as_then = _is_readable(epoch, plan)
     tables = _with_open(workspace, plan, epoch) if is_as_then else _as_kept(workspace, name, epoch)
-    return Remembered(name, epoch.number, epoch.watermark, tables, sum(file.size_bytes for file in epoch.state))
+    return StateView(name, epoch.number, epoch.watermark, tables, sum(file.size_bytes for file in epoch.state))
 
 
 def live(stream: Stream, table: str | None = None) -> dict[str, pa.Table]:
@@ -107,8 +107,8 @@ def _with_open(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> dict[str
     if plan.operator is None:
         raise AssertionError(plan.name)
     samples = plan.samples({name: workspace.require(name).schema for name in plan.others})
-    plot = Plot(plan.operator, samples, 0, 1, workspace.table(plan.name).storage, epoch=epoch)
-    with closing(Keeper(plot)) as keeper:
+    plot = ShardConfig(plan.operator, samples, 0, 1, workspace.table(plan.name).storage, epoch=epoch)
+    with closing(StateTask(plot)) as keeper:
         kept = {name: readable(rows) for name, rows in keeper.look().items()}
         if plan.emits == "upsert":
             return kept

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.core.epochs import BEGINNING, Epoch, Reached
+from pipeline.core.epochs import BEGINNING, Epoch, InputProgress
 from pipeline.core.errors import RequestError, SourceError
 from pipeline.core.sources import Extent
 from pipeline.kernel.budget import budget_here
@@ -23,11 +23,11 @@ from pipeline.streaming.operators.operator import Progress
 from pipeline.streaming.operators.shard import dealt
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.verify import load_set_aside, read_again
-from pipeline.streaming.runtime.workers import Hand
+from pipeline.streaming.runtime.workers import WorkerHandle
 
 
 @dataclass(frozen=True)
-class Rebuilding:
+class RebuildSource:
     """What a state is recomputed from: the commit up to which the log was read, and what the logs hold now."""
 
     epoch: Epoch
@@ -37,7 +37,7 @@ class Rebuilding:
     """Whether rows that the logs no longer have are done without."""
 
 
-def rebuild(workspace: Workspace, plan: StreamPlan, how: Rebuilding, shards: Sequence[Hand]) -> None:
+def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: Sequence[WorkerHandle]) -> None:
     """Bring shards with an empty state to the state at a commit.
 
     Raises `RequestError` for a state that does not follow from the log alone, and `SourceError` when the log no longer
@@ -70,14 +70,16 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: Rebuilding, shards: Seq
     _advance(shards, [{} for _ in shards], how.epoch.watermark)
 
 
-def _advance(shards: Sequence[Hand], blocks: Sequence[Mapping[str, Sequence[pa.Table]]], watermark: int) -> None:
+def _advance(
+    shards: Sequence[WorkerHandle], blocks: Sequence[Mapping[str, Sequence[pa.Table]]], watermark: int
+) -> None:
     """Let each shard take its blocks, by input, and wait until all have."""
     progress = Progress(BEGINNING, watermark)
     for future in [hand.call("advance", given, progress) for hand, given in zip(shards, blocks, strict=True)]:
         future.result()
 
 
-def _held(reached: Reached, extents: Mapping[str, Extent]) -> Reached:
+def _held(reached: InputProgress, extents: Mapping[str, Extent]) -> InputProgress:
     """Return the progress as if the stream had begun where the log begins now, at the earliest."""
     began = {uri: max(o, extents[uri].begin) if uri in extents else o for uri, o in reached.began.items()}
     return replace(reached, began=began)

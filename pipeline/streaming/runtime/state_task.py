@@ -14,8 +14,8 @@ from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Evolving, Operator, Progress, arrived
 from pipeline.streaming.operators.shard import Shard
-from pipeline.streaming.operators.snapshots import Restoring, restored, written
-from pipeline.streaming.operators.state_tables import ID, SINCE, Memory
+from pipeline.streaming.operators.snapshots import RestorePlan, restored, written
+from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
 FOLDER = "_headwater/state"
 """Where state files are, below the table."""
@@ -24,7 +24,7 @@ _BASE_AFTER = 20
 
 
 @dataclass(frozen=True)
-class Plot:
+class ShardConfig:
     """What a shard is made of: its number of how many, the operator, and where its files are."""
 
     operator: Operator
@@ -38,10 +38,10 @@ class Plot:
     """The commit from which its memory is brought back."""
 
 
-class Keeper:
+class StateTask:
     """A worker with one shard."""
 
-    def __init__(self, plot: Plot) -> None:
+    def __init__(self, plot: ShardConfig) -> None:
         """Make the memory, or bring it back; raise `StorageError` for a state file that is damaged or gone."""
         self._plot = plot
         self._stack = ExitStack()
@@ -49,18 +49,18 @@ class Keeper:
             con = opening.enter_context(connect(plot.limits))
             for name in plot.operator.inputs:
                 con.register(arrived(name), plot.samples[name])
-            memory = Memory(con)
+            memory = StateTables(con)
             same = plot.epoch is not None and plot.epoch.shards == plot.shards
             as_then = plot.operator.evolving if same and isinstance(plot.operator, Evolving) else frozenset()
             memory.make({n: select for n, select in plot.operator.memory.items() if n not in as_then})
             if plot.epoch is not None:
-                plan = Restoring(plot.epoch, plot.storage.read_bytes, self._evolve)
+                plan = RestorePlan(plot.epoch, plot.storage.read_bytes, self._evolve)
                 restored(plan, memory, plot.number, plot.shards)
             memory.make({n: select for n, select in plot.operator.memory.items() if n not in memory.tables})
             self._shard = Shard(plot.operator, memory)
             self._stack = opening.pop_all()
 
-    def _evolve(self, memory: Memory) -> None:
+    def _evolve(self, memory: StateTables) -> None:
         """Bring a state that was declared otherwise to its columns of today."""
         operator = self._plot.operator
         if not isinstance(operator, Evolving):

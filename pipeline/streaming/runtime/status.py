@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.epochs import BEGINNING, END, Epoch
-from pipeline.streaming.runtime.metrics import Facts, Histogram, Meter
+from pipeline.streaming.runtime.metrics import Histogram, StreamMetrics, StreamStatus
 
 if TYPE_CHECKING:
     from pipeline.streaming.runtime.stream import Stream
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 _ENDLESS = 1 << 60
 
 
-def facts_of(stream: Stream, meter: Meter, status: str, now: datetime) -> Facts:
+def status_of(stream: Stream, meter: StreamMetrics, status: str, now: datetime) -> StreamStatus:
     """Return how a stream is; called by the thread that drives it."""
     rows_per_s, bytes_per_s = meter.rates() if status in {"running", "draining"} else (0.0, 0.0)
     epoch = stream.committed
-    return Facts(
+    return StreamStatus(
         name=stream.plan.name,
         status=status,
         epoch=stream.number,
@@ -46,7 +46,7 @@ def state_rows(epoch: Epoch) -> int:
     )
 
 
-def in_short(facts: Facts) -> dict[str, Any]:
+def in_short(facts: StreamStatus) -> dict[str, Any]:
     """Return what a lease tells of a stream."""
     return {
         "status": facts.status,

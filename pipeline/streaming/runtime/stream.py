@@ -23,38 +23,38 @@ import pyarrow as pa
 
 from pipeline.core.clock import Clock, now
 from pipeline.core.cursors import Gap
-from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, StateFile
+from pipeline.core.epochs import BEGINNING, END, Epoch, InputProgress, StateFile
 from pipeline.core.errors import StorageError
 from pipeline.core.processes import cores
-from pipeline.core.sources import Extent, Part, Ready
-from pipeline.core.staging import Flow, Manifest, Mode
+from pipeline.core.sources import Extent, ReadyOffsets, SourceSplit
+from pipeline.core.staging import Manifest, Mode, RowCounts
 from pipeline.kernel.budget import budget_here
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.post_commit import follow_up, set_aside
 from pipeline.streaming.operators.operator import Progress
 from pipeline.streaming.operators.snapshots import kept
-from pipeline.streaming.operators.watermarks import Arrived, advanced, holding_back, of_all
-from pipeline.streaming.planning.inputs import Intake, Ranges
+from pipeline.streaming.operators.watermarks import InputArrivals, advanced, holding_back, of_all
+from pipeline.streaming.planning.inputs import OffsetRanges, StreamInput
 from pipeline.streaming.planning.plan import StreamPlan
-from pipeline.streaming.planning.table_log import TableIntake
-from pipeline.streaming.runtime.commit import TIDY_EVERY, Made, land_epoch
-from pipeline.streaming.runtime.metrics import Meter
-from pipeline.streaming.runtime.source_task import Crop, Taken, Taker, Turn
+from pipeline.streaming.planning.table_log import TableInput
+from pipeline.streaming.runtime.commit import TIDY_EVERY, PreparedEpoch, commit_epoch
+from pipeline.streaming.runtime.metrics import StreamMetrics
+from pipeline.streaming.runtime.source_task import SourceBatch, SourceRequest, SourceTask, SourceTaskConfig
 from pipeline.streaming.runtime.start import (
-    From,
-    Identity,
+    StartPosition,
     StateMode,
+    StreamIdentity,
     decide_start,
     first_offsets,
     gaps_in,
     require_same,
     stamps_of,
 )
-from pipeline.streaming.runtime.state_rebuild import Rebuilding, rebuild
-from pipeline.streaming.runtime.state_task import Keeper, Plot, needs_base
-from pipeline.streaming.runtime.validate_and_stage import Judge, Pending
-from pipeline.streaming.runtime.workers import Hand, Local, Remote
+from pipeline.streaming.runtime.state_rebuild import RebuildSource, rebuild
+from pipeline.streaming.runtime.state_task import ShardConfig, StateTask, needs_base
+from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRows
+from pipeline.streaming.runtime.workers import ActorWorker, ThreadWorker, WorkerHandle
 
 LOOK_EVERY_S = 1.0
 """How often a stream looks for new partitions, and for how far it is behind."""
@@ -63,7 +63,7 @@ RECORD_EVERY_S = 20.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class Intervals:
     """How often a stream does what."""
 
     turn_s: float = 0.1
@@ -77,11 +77,11 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Asked:
+class StreamOptions:
     """What a stream is asked to do."""
 
-    begin: From = "committed"
-    pace: Pace = field(default_factory=Pace)
+    begin: StartPosition = "committed"
+    pace: Intervals = field(default_factory=Intervals)
     shards: int | None = None
     takers: int | None = None
     anew: bool = False
@@ -103,21 +103,21 @@ class Stream:
         self,
         workspace: Workspace,
         plan: StreamPlan,
-        asked: Asked | None = None,
+        asked: StreamOptions | None = None,
         *,
         clock: Clock = now,
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Open a stream where it was, or where it is asked to begin. `reached` hears each step of a commit."""
         self.plan = plan
-        self.asked = Asked() if asked is None else asked
+        self.asked = StreamOptions() if asked is None else asked
         self.session = f"stream-{secrets.token_hex(4)}"
         self._workspace = workspace
         self._clock = clock
         self._reached = reached
         self._stack = ExitStack()
         self._table = workspace.table(plan.name)
-        self.meter = Meter()
+        self.meter = StreamMetrics()
         """Counts its turns; who hears the steps of its commits tells it of these. Another may be put in its place."""
         self._head = self._table.head()
         with ExitStack() as opening:
@@ -136,7 +136,7 @@ class Stream:
         plan, asked, head = self.plan, self.asked, self._head
         begins_anew = asked.begin != "committed" and (asked.anew or isinstance(asked.begin, str))
         seen = None if head.number is None else self._table.version(head.number, lenient=begins_anew)
-        me = Identity(
+        me = StreamIdentity(
             name=plan.name,
             state=plan.identity,
             engine=duckdb.__version__,
@@ -158,7 +158,7 @@ class Stream:
         self.number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
         self.totals = dict.fromkeys(("rows_in", "rows_out", "late", "quarantined", "dropped"), 0)
         self.totals |= {} if epoch is None else dict(epoch.totals)
-        self.inputs = {i.name: Reached() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
+        self.inputs = {i.name: InputProgress() if epoch is None else epoch.inputs[i.name] for i in plan.intakes}
         self.watermark = BEGINNING if epoch is None else epoch.watermark
         self.shards = (asked.shards or cores()) if plan.operator is not None else 1
         self._state: tuple[StateFile, ...] = () if epoch is None else tuple(epoch.state)
@@ -174,12 +174,12 @@ class Stream:
         self._moved = has_other_state or (epoch is None and asked.begin != "committed")
         """Whether there is something to commit, although no rows came out: how far it is, or another state."""
         self._crew(stack, epoch)
-        self._judge = Judge(self._workspace, plan, anew=self._anew)
+        self._judge = EpochStager(self._workspace, plan, anew=self._anew)
         stack.callback(self._judge.close)
         self._committer = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-commit"))
         self._tidying = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="headwater-tidy"))
         self._committing: Future[Manifest] | None = None
-        self._pending = Pending()
+        self._pending = PendingRows()
         self._since_commit = time.monotonic()
         self._since_record = time.monotonic()
         self._is_cut = False
@@ -192,7 +192,7 @@ class Stream:
         """Make the workers: those that read, each with some of the partitions, and one for each shard."""
         plan, settings = self.plan, self._workspace.settings
         on_ray = bool(settings.ray_address) and settings.execution != "inline"
-        hire: Callable[..., Hand] = Remote if on_ray else Local
+        hire: Callable[..., WorkerHandle] = ActorWorker if on_ray else ThreadWorker
         budget = budget_here(settings.memory_bytes)
         extents = self._look()
         offsets = {
@@ -217,30 +217,32 @@ class Stream:
         self.inputs = {n: self.inputs[n].beginning(given, stamps_of(extents[n])) for n, given in offsets.items()}
         others = {name: version.scan() for name, version in self._others.items()}
         limits = replace(budget.part(2 * cores()), threads=1)
-        crop = Crop(plan.intakes, others, limits, self._workspace.lake.storage.filesystem(), plan.operator is not None)
+        crop = SourceTaskConfig(
+            plan.intakes, others, limits, self._workspace.lake.storage.filesystem(), plan.operator is not None
+        )
         crop = replace(crop, function=plan.function, place=plan.definition.place)
-        self._takers: list[Hand] = []
+        self._takers: list[WorkerHandle] = []
         for number in range(count):
             share = {
                 name: {uri: o for uri, o in given.items() if self._owner[name, uri] == number}
                 for name, given in offsets.items()
             }
-            hand = hire(partial(Taker, crop, {n: s for n, s in share.items() if s}), f"headwater-read-{number}")
+            hand = hire(partial(SourceTask, crop, {n: s for n, s in share.items() if s}), f"headwater-read-{number}")
             stack.callback(hand.close)
             self._takers.append(hand)
-        self._keepers: list[Hand] = []
+        self._keepers: list[WorkerHandle] = []
         if plan.operator is None:
             return
         samples = plan.samples({name: version.schema for name, version in self._others.items()})
         rebuilding = (
             None
             if epoch is None or self.asked.state != "rebuild"
-            else Rebuilding(epoch, extents, self.asked.accept_gaps)
+            else RebuildSource(epoch, extents, self.asked.accept_gaps)
         )
         kept_from = epoch if rebuilding is None else None
-        plot = Plot(plan.operator, samples, 0, self.shards, self._table.storage, limits, kept_from)
+        plot = ShardConfig(plan.operator, samples, 0, self.shards, self._table.storage, limits, kept_from)
         for number in range(self.shards):
-            hand = hire(partial(Keeper, replace(plot, number=number)), f"headwater-keep-{number}")
+            hand = hire(partial(StateTask, replace(plot, number=number)), f"headwater-keep-{number}")
             stack.callback(hand.close)
             self._keepers.append(hand)
         for begun in [hand.call("rows") for hand in self._keepers]:
@@ -271,7 +273,7 @@ class Stream:
         instant = int(self._clock().timestamp() * 1e6)
         prepared = self.plan.prepared(self.watermark)
         begun = [
-            hand.call("take", Turn(parts, prepared, self.shards, instant))
+            hand.call("take", SourceRequest(parts, prepared, self.shards, instant))
             for hand, parts in zip(self._takers, takes, strict=True)
             if any(parts.values())
         ]
@@ -308,7 +310,7 @@ class Stream:
                 begun.result()
             self._others = versions
 
-    def _parts(self, ready: Mapping[str, Ready]) -> dict[str, tuple[Part, ...]]:
+    def _parts(self, ready: Mapping[str, ReadyOffsets]) -> dict[str, tuple[SourceSplit, ...]]:
         """Return what a worker is to take: from where each of its partitions is, to what it has ready, or a part of it."""
         found = {}
         for intake in self.plan.intakes:
@@ -322,11 +324,15 @@ class Stream:
                 for uri, end in ends.items()
             }
             self._is_cut = self._is_cut or any(ranges[uri][1] < end for uri, end in ends.items())
-            found[intake.name] = Ranges(ranges).parts(reached.stamps)
+            found[intake.name] = OffsetRanges(ranges).parts(reached.stamps)
         return found
 
     def _advance(
-        self, taken: list[Taken], takes: list[dict[str, tuple[Part, ...]]], ended: Mapping[str, bool], instant: int
+        self,
+        taken: list[SourceBatch],
+        takes: list[dict[str, tuple[SourceSplit, ...]]],
+        ended: Mapping[str, bool],
+        instant: int,
     ) -> None:
         """Move event time on, and let each shard take what came to it."""
         for intake in self.plan.intakes:
@@ -342,11 +348,11 @@ class Stream:
             made = intake.made_by(offsets, known)
             has_ended = ended.get(intake.name, False) or (made is not None and made.watermark >= END)
             stands = offsets == known.offsets
-            if isinstance(intake, TableIntake) and intake.follows and not has_ended and (stands or made is not None):
+            if isinstance(intake, TableInput) and intake.follows and not has_ended and (stands or made is not None):
                 watermark = known.watermark if made is None else max(known.watermark, made.watermark - intake.slack_us)
                 self.inputs[intake.name] = replace(known, offsets=offsets, watermark=watermark)
                 continue
-            arrived = Arrived(offsets, latest, behind, has_ended, is_one=intake.log.traits.is_in_sequence)
+            arrived = InputArrivals(offsets, latest, behind, has_ended, is_one=intake.log.traits.is_in_sequence)
             self.inputs[intake.name] = advanced(known, arrived, intake.time, instant)
         before = self.watermark
         timed = [self.inputs[i.name] for i in self.plan.intakes if i.time is not None]
@@ -422,11 +428,11 @@ class Stream:
         )
         self.settled()
         self._anew, self._state = False, state
-        made = Made(manifest, outcome)
+        made = PreparedEpoch(manifest, outcome)
         self._committing = self._committer.submit(
-            land_epoch, self._workspace, self.plan, self._head, made, self._reached
+            commit_epoch, self._workspace, self.plan, self._head, made, self._reached
         )
-        self._pending = Pending()
+        self._pending = PendingRows()
         self._since_commit = time.monotonic()
         self._moved = False
 
@@ -471,7 +477,7 @@ class Stream:
         self._must_base = False
         return kept((*before, *files))
 
-    def _count(self, flow: Flow) -> None:
+    def _count(self, flow: RowCounts) -> None:
         for name in self.totals:
             self.totals[name] += getattr(flow, name)
 
@@ -514,7 +520,7 @@ class Stream:
             or [intake.name]
         )
 
-    def _behind(self, intake: Intake) -> frozenset[str]:
+    def _behind(self, intake: StreamInput) -> frozenset[str]:
         offsets, held = self.inputs[intake.name].offsets, self._extents[intake.name]
         return frozenset(uri for uri, offset in offsets.items() if uri in held and held[uri].end > offset)
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from pipeline.batch.duckdb_errors import in_our_words
 from pipeline.batch.fast_path import clean
-from pipeline.batch.row_producers import FromArrow
+from pipeline.batch.row_producers import ArrowProducer
 from pipeline.batch.validating_pass import careful, stage_aside
-from pipeline.batch.work import Made, Outcome, Split, Work
-from pipeline.core.staging import Flow
+from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
+from pipeline.core.staging import RowCounts
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.engine import connect, listed
@@ -21,15 +21,15 @@ from pipeline.kernel.profile import start_profiling
 from pipeline.kernel.scan import Scan
 from pipeline.lake import DeltaStager, Version
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import to_judge
+from pipeline.runner.commit_plan import definition_to_validate
 from pipeline.streaming.planning.plan import StreamPlan
-from pipeline.streaming.runtime.source_task import Taken
+from pipeline.streaming.runtime.source_task import SourceBatch
 
 _GIVEN, _KEYS = "_given", "_keys_before"
 
 
 @dataclass
-class Pending:
+class PendingRows:
     """What turns gave since the last commit."""
 
     rows: list[pa.Table] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Pending:
     rejected: int = 0
     ahead: int = 0
 
-    def note(self, taken: Taken) -> None:
+    def note(self, taken: SourceBatch) -> None:
         """Count what was read."""
         self.rows_in += taken.rows_in
         self.bytes_in += taken.bytes_in
@@ -62,13 +62,13 @@ class Pending:
         return not self.rows and not self.aside
 
 
-class Judge:
+class EpochStager:
     """Judges rows by the table's expectations and stages them."""
 
     def __init__(self, workspace: Workspace, plan: StreamPlan, *, anew: bool = False) -> None:
         """Open the engine, and load the keys of the table, unless it is made anew."""
         self._anew = anew
-        definition = to_judge(plan.definition)
+        definition = definition_to_validate(plan.definition)
         table = workspace.table(plan.name)
         self._plan = plan
         self._aside = workspace.lake.quarantine(plan.name).storage
@@ -83,10 +83,10 @@ class Judge:
         )
         if self._remembers_keys:  # groups have one row for each key by what they are
             self._load_keys(table.version(lenient=True), definition.key)
-        self._work = Work(
+        self._work = TaskSpec(
             table=plan.name,
             place=definition.place,
-            maker=FromArrow(pa.table({}), 0),
+            maker=ArrowProducer(pa.table({}), 0),
             stager=self._stager,
             aside=self._stager,
             run_id="",
@@ -108,7 +108,7 @@ class Judge:
         """Close the engine."""
         self._stack.close()
 
-    def stage(self, pending: Pending, run_id: str, at: str) -> Outcome:
+    def stage(self, pending: PendingRows, run_id: str, at: str) -> Outcome:
         """Judge and stage what is pending, under names of their own; raise `ExpectationError` as batch does."""
         work = replace(
             self._work,
@@ -117,7 +117,7 @@ class Judge:
             run_id=run_id,
             at=at,
         )
-        outcome = Outcome(self._plan.schema, Flow(), checks={e.name: 0 for e in work.expectations})
+        outcome = Outcome(self._plan.schema, RowCounts(), checks={e.name: 0 for e in work.expectations})
         if pending.rows:
             with in_our_words(work):
                 outcome = self._judged(work, pending.rows)
@@ -140,7 +140,7 @@ class Judge:
         )
         return replace(outcome, flow=flow, aside=aside)
 
-    def _judged(self, work: Work, turns: Sequence[pa.Table]) -> Outcome:
+    def _judged(self, work: TaskSpec, turns: Sequence[pa.Table]) -> Outcome:
         rows = pa.concat_tables(turns)
         query = f"from {_GIVEN}"
         if self._plan.emits == "upsert" and len(turns) > 1:
@@ -150,7 +150,7 @@ class Judge:
             query = f"select * exclude (_turn) from {_GIVEN} qualify {last}"
         self._con.register(_GIVEN, rows)
         try:
-            made = Made(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
+            made = InputQuery(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
             split = Split(0)
             found = clean(self._con, work, split, made)
             return careful(self._con, work, split, made) if found is None else found

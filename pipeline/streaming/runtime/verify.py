@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.row_producers import FromSource
+from pipeline.batch.row_producers import SourceProducer
 from pipeline.batch.work import Split
 from pipeline.core.clock import now
-from pipeline.core.definitions import Action, LogTransform, Stored, Table
-from pipeline.core.epochs import END, Epoch, Reached
+from pipeline.core.definitions import Action, LogTransform, StoredDefinition, Table
+from pipeline.core.epochs import END, Epoch, InputProgress
 from pipeline.core.errors import RequestError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
@@ -27,20 +27,20 @@ from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.engine import arrow, connect, listed, literal, one, quoted
 from pipeline.kernel.frames import call
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import merge_of, to_judge
-from pipeline.streaming.operators.batch_form import whole_since
+from pipeline.runner.commit_plan import definition_to_validate, merge_of
+from pipeline.streaming.operators.batch_form import batch_answer_since
 from pipeline.streaming.operators.operator import BEGINNING, PARTLY, Progress
-from pipeline.streaming.planning.inputs import Intake, Ranges
+from pipeline.streaming.planning.inputs import OffsetRanges, StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.runtime.source_task import AHEAD, NO_TIME
-from pipeline.streaming.runtime.state_task import Keeper, Plot
+from pipeline.streaming.runtime.state_task import ShardConfig, StateTask
 
 MOST_SHOWN = 20
 _PIECE_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """What a comparison found. Rows are compared as a multiset, real numbers to 9 digits."""
 
     stream: str
@@ -70,7 +70,7 @@ class Verified:
         return self.missing == self.doubled == 0 and self.unexpected <= excused
 
 
-def verify(workspace: Workspace, name: str) -> Verified:
+def verify(workspace: Workspace, name: str) -> VerifyResult:
     """Compare a stream's table with the batch answer of its definition.
 
     Raises `RequestError` for a table that no stream has made, and `SourceError` when its log no longer holds what was read.
@@ -100,7 +100,7 @@ def verify(workspace: Workspace, name: str) -> Verified:
             for what in ("missing", "unexpected")
         )
         counts = {what: int(one(con, f"select count(*) from _{what}")[0]) for what in ("missing", "unexpected")}
-        return Verified(
+        return VerifyResult(
             stream=name,
             epoch=epoch.number,
             rows_read=read,
@@ -117,7 +117,7 @@ def verify(workspace: Workspace, name: str) -> Verified:
         )
 
 
-def _doubled(con: duckdb.DuckDBPyConnection, definition: Stored) -> int:
+def _doubled(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> int:
     if not definition.key:
         return 0
     keys = f"select 1 from _there group by {listed(definition.key)} having count(*) > 1"
@@ -151,7 +151,7 @@ def load_set_aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: S
     return int(one(con, "select (select count(*) from _aside) + (select coalesce(sum(n), 0) from _aside_texts)")[0])
 
 
-def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> int:
+def _load(con: duckdb.DuckDBPyConnection, intake: StreamInput, reached: InputProgress) -> int:
     """Make a table of an input's name with the rows that were read of it and not set aside."""
     con.register("_none", intake.nothing(con))
     con.execute(f"create temp table {quoted(intake.name)} as from _none")
@@ -162,14 +162,16 @@ def _load(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> i
     return rows
 
 
-def read_again(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached) -> Iterator[tuple[str, int]]:
+def read_again(
+    con: duckdb.DuckDBPyConnection, intake: StreamInput, reached: InputProgress
+) -> Iterator[tuple[str, int]]:
     """Yield, for each stretch of an input that was read, a SELECT of its rows that were not set aside, and how many it has.
 
     What was set aside must have been loaded; a SELECT is to be run before the next one is asked for.
     """
     for split in _splits(intake, reached):
         maker = intake.maker(None, now().isoformat())
-        if isinstance(maker, FromSource):
+        if isinstance(maker, SourceProducer):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
         columns = ", ".join(map(quoted, intake.kept))
         with maker.make(con, split) as made:
@@ -178,7 +180,7 @@ def read_again(con: duckdb.DuckDBPyConnection, intake: Intake, reached: Reached)
             yield f"select {columns} from ({made.query}) as r where {kept}{unless_alike}", made.rows_in
 
 
-def _unless_alike(intake: Intake) -> str:
+def _unless_alike(intake: StreamInput) -> str:
     """Return what leaves out, of rows without a place, as many as were set aside with the same text."""
     text = f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in intake.kept)}))::varchar"
     return (
@@ -187,7 +189,7 @@ def _unless_alike(intake: Intake) -> str:
     )
 
 
-def _splits(intake: Intake, reached: Reached) -> list[Split]:
+def _splits(intake: StreamInput, reached: InputProgress) -> list[Split]:
     found = []
     held = intake.log.extents() if intake.log.traits.may_vanish else reached.offsets
     for uri, end in reached.offsets.items():
@@ -196,7 +198,7 @@ def _splits(intake: Intake, reached: Reached) -> list[Split]:
         begin = 0 if intake.is_of_lake else reached.began.get(uri, 0)
         whole = intake.log.traits.has_whole_partitions
         cuts = [begin, end] if whole else [*range(begin, end, _PIECE_ROWS), end]
-        found += [Ranges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
+        found += [OffsetRanges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
     return [Split(number, parts=parts) for number, parts in enumerate(found)]
 
 
@@ -233,10 +235,10 @@ def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Tabl
         for at in noted
     }
     others = {name: arrow(con, f"select {quoted(name)}.* {with_note} where watermark is null")}
-    return whole_since(plan.operator, {BEGINNING: others, **by_watermark})
+    return batch_answer_since(plan.operator, {BEGINNING: others, **by_watermark})
 
 
-def _merged(definition: Stored, rows: str) -> str:
+def _merged(definition: StoredDefinition, rows: str) -> str:
     """Return the rows that stay of a table whose rows of one key are merged: of each key the last, unless it is gone."""
     how = merge_of(definition)
     if how is None:
@@ -248,9 +250,9 @@ def _merged(definition: Stored, rows: str) -> str:
     return f"select * exclude (_gone, _made) from ({ranked}) where not _gone"
 
 
-def _stays(definition: Stored) -> str:
+def _stays(definition: StoredDefinition) -> str:
     """Return the condition on a row that no expectation takes it away."""
-    expected = (*to_judge(definition).expect, *key_expectations(definition.key))
+    expected = (*definition_to_validate(definition).expect, *key_expectations(definition.key))
     away = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
     return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
 
@@ -262,7 +264,7 @@ def to_come(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
     samples = plan.samples({name: workspace.require(name).schema for name in plan.others})
     storage = workspace.table(plan.name).storage
     with ExitStack() as stack:
-        keeper = Keeper(Plot(plan.operator, samples, 0, 1, storage, epoch=epoch))
+        keeper = StateTask(ShardConfig(plan.operator, samples, 0, 1, storage, epoch=epoch))
         stack.callback(keeper.close)
         return keeper.advance({}, Progress(epoch.watermark, END))
 

@@ -15,7 +15,7 @@ class Worker(Protocol):
         """Give back what it holds."""
 
 
-class Hand(Protocol):
+class WorkerHandle(Protocol):
     """A worker, wherever it is. Its calls are done one after the other, in order."""
 
     def call(self, method: str, *args: Any, **named: Any) -> Future[Any]:
@@ -25,7 +25,7 @@ class Hand(Protocol):
         """Let the worker give back what it holds, after the calls that were begun."""
 
 
-class Local:
+class ThreadWorker:
     """A worker in a thread of its own: its engine lets go of Python's lock while it works."""
 
     def __init__(self, make: Callable[[], Worker], name: str) -> None:
@@ -44,7 +44,7 @@ class Local:
         self._pool.shutdown()
 
 
-class Remote:
+class ActorWorker:
     """A worker as a Ray actor. Losing it, or its node, raises at the next call: a stream then goes on from its last commit."""
 
     def __init__(self, make: Callable[[], Worker], name: str) -> None:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from pipeline.connectors.files.byte_ranges import head_bytes, lines_in, parts_of, stretch
-from pipeline.core.sources import Piece
+from pipeline.core.sources import SourceObject
 
 
 def cuts(text: str, target: int, *, head: int = 0, quotes: bool = True):
     data = np.frombuffer(text.encode(), np.uint8)
-    parts = parts_of(Piece("f", len(data), ""), data, target, head=head, quotes=quotes)
+    parts = parts_of(SourceObject("f", len(data), ""), data, target, head=head, quotes=quotes)
     whole = len(parts) == 1
     assert whole or sum(part.lines for part in parts) == text.count("\n") + (not text.endswith("\n"))
     assert whole or [part.first + part.lines for part in parts[:-1]] == [part.first for part in parts[1:]]

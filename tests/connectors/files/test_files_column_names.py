@@ -11,19 +11,19 @@ import pytest
 from pipeline.connectors import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 from pipeline.kernel.engine import arrow, connect
 
 
 def inferred(reader):
     piece = reader.pieces()[0]
     schema = reader.schema(piece)
-    return schema, reader.read(Part(piece), schema)
+    return schema, reader.read(SourceSplit(piece), schema)
 
 
 def flowing(reader, schema):
     """The rows of the fast path, or `None` where it is not to be believed."""
-    part = Part(reader.pieces()[0])
+    part = SourceSplit(reader.pieces()[0])
     with connect() as con, reader.flow(con, part, schema) as flow:
         if flow is None:
             return None
@@ -138,7 +138,7 @@ def test_small_files_without_a_header_are_scanned_together(tmp_path):
         (tmp_path / f"{number}.csv").write_text(f"{number},a\n{number},b\n")
     for options in ({"names": ["id", "v"]}, {"rename": {"column0": "id", "column1": "v"}}):
         reader = files(tmp_path / "*.csv", header=False, **options)
-        parts = [Part(piece) for piece in reader.pieces()]
+        parts = [SourceSplit(piece) for piece in reader.pieces()]
         with connect() as con, reader.flow_together(con, parts, Schema.of({"id": "bigint", "v": "varchar"})) as flow:
             rows = arrow(con, flow.query).to_pylist()
         assert [(r["id"], r["v"], r[POSITION]) for r in rows] == [
@@ -159,7 +159,7 @@ def test_columns_are_renamed_in_every_format(tmp_path, format):  # noqa: A002 - 
     reader = files(path, rename={"P95": "p95_upper", "Größe": "size"})
     schema = Schema.of({"p95": "bigint", "size": "varchar", "p95_upper": "double"})
 
-    reading = reader.read(Part(reader.pieces()[0]), schema)
+    reading = reader.read(SourceSplit(reader.pieces()[0]), schema)
 
     row = {"p95": 1, "size": "a", "p95_upper": 2.5}
     assert [{k: v for k, v in r.items() if k != POSITION} for r in reading.rows.to_pylist()] == [row]

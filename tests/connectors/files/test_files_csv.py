@@ -6,7 +6,7 @@ import pytest
 from pipeline.connectors import contract, files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 from pipeline.kernel.engine import Limits, connect
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
@@ -19,7 +19,7 @@ def read(tmp_path):
         path = tmp_path / "a.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         reader = files(path, **options)
-        return reader.read(Part(reader.pieces()[0]), schema)
+        return reader.read(SourceSplit(reader.pieces()[0]), schema)
 
     return call
 
@@ -222,7 +222,7 @@ def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monke
     (tmp_path / "a.csv").write_text("a,b,c,d,e,f\n1,x,2.5,2024-01-01,7,\nx,,y,,8,new\n3,z,1,2024-13-01,9,\n4,w,5,,1,\n")
     reader = files(tmp_path / "a.csv").evolving("set aside")
     part, schema = (
-        Part(reader.pieces()[0]),
+        SourceSplit(reader.pieces()[0]),
         Schema.of({"a": "bigint", "b": "varchar", "c": "double", "d": "date", "e": "tinyint"}),
     )
     at_once = reader.read(part, schema)
@@ -248,7 +248,7 @@ def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, 
     rows = [names, list(fields.values()), list((fields | {column: bad}).values()), list(fields.values())]
     (tmp_path / "a.csv").write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
     reader, schema = files(tmp_path / "a.csv"), Schema.of(kinds)
-    part = Part(reader.pieces()[0])
+    part = SourceSplit(reader.pieces()[0])
 
     def misfits():
         with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as scan:

@@ -15,7 +15,7 @@ from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT as IS_MISFIT
-from pipeline.core.sources import Part
+from pipeline.core.sources import SourceSplit
 from pipeline.kernel.engine import Limits, connect
 from tests.connectors.test_connectors_values import EACH, SEED, same
 from tests.rigs.exact import MISFIT, expected, texts
@@ -61,7 +61,7 @@ def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
         form = arrow_conversion.form_of(str(path), Dialect(), ["x"], schema)
         if form is None:
             continue
-        stream = arrow_conversion.Converted(str(path), form)
+        stream = arrow_conversion.ConvertedRows(str(path), form)
         (value,) = pa.RecordBatchReader.from_stream(stream).read_all()["x"]
         is_as_written = arrow_conversion.is_as_written(schema.columns[0], "x") or "true"
         con.register("came", pa.table([pa.array([value], form.types["x"])], ["x"]))
@@ -79,7 +79,7 @@ def flowed(path, schema, head_bytes, monkeypatch):
     monkeypatch.setattr(arrow_conversion, "_HEAD_BYTES", head_bytes)
     monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 16)
     reader = files(path)
-    part = Part(reader.pieces()[0])
+    part = SourceSplit(reader.pieces()[0])
     try:
         reading = reader.read(part, schema)
     except SourceError:
@@ -161,7 +161,7 @@ def test_a_file_with_quotes_and_windows_line_ends_is_converted(tmp_path):
     path.write_bytes(b'x,y\r\n"1","a, ""b"""\r\n2,"c"\r\n')
     form = arrow_conversion.form_of(str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"}))
 
-    rows = pa.RecordBatchReader.from_stream(arrow_conversion.Converted(str(path), form)).read_all()
+    rows = pa.RecordBatchReader.from_stream(arrow_conversion.ConvertedRows(str(path), form)).read_all()
 
     assert form.types == {"x": pa.int64(), "y": pa.string()}
     assert rows.to_pydict() == {"x": [1, 2], "y": ['a, "b"', "c"]}

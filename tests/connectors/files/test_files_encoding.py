@@ -12,7 +12,7 @@ from pipeline.connectors import files
 from pipeline.connectors.files import encoding
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 
 ENCODINGS = ["latin-1", "windows-1252", "cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8-sig", "utf-8", "shift_jis"]
 TEXTS = {"shift_jis": "漢字", "latin-1": "café ÿ"}
@@ -32,10 +32,10 @@ def test_text_in_any_encoding_is_read(tmp_path, name, format, packed):  # noqa: 
     reader = files(path, encoding=name)
 
     (piece,) = reader.pieces()
-    reading = reader.read(Part(piece), SCHEMA)
+    reading = reader.read(SourceSplit(piece), SCHEMA)
 
     first = 2 if format == "csv" else 1
-    assert reader.parts(piece, 1) == (Part(piece),) or (name.startswith("utf-8") and not packed)
+    assert reader.parts(piece, 1) == (SourceSplit(piece),) or (name.startswith("utf-8") and not packed)
     assert reading.rows.to_pylist() == [
         {"id": 1, "name": text, POSITION: first},
         {"id": 3, "name": text, POSITION: first + 3},
@@ -57,7 +57,7 @@ def test_a_record_that_cannot_be_decoded_is_set_aside_alone(tmp_path, format, na
     (tmp_path / f"a.{format}").write_bytes(b"".join([*encoded[:3], bad, *encoded[3:]]))
     reader = files(tmp_path / f"a.{format}", encoding=name)
 
-    reading = reader.read(Part(reader.pieces()[0]), SCHEMA)
+    reading = reader.read(SourceSplit(reader.pieces()[0]), SCHEMA)
 
     assert reading.rows["id"].to_pylist() == [1, 3]
     shown = {"windows-1252": "cp1252"}.get(name, name)

@@ -7,7 +7,7 @@ import pytest
 from pipeline.connectors import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 from pipeline.kernel.engine import connect
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR"})
@@ -28,7 +28,7 @@ def piece(tmp_path):
 def read(piece):
     def call(text: str | bytes, schema: Schema = SCHEMA):
         reader, found = piece(text)
-        return reader.read(Part(found), schema)
+        return reader.read(SourceSplit(found), schema)
 
     return call
 
@@ -57,7 +57,7 @@ def test_an_object_with_a_key_twice_is_rejected(read, piece, line):
     text = f'{{"id":1}}\n{line}\n{{"id":3}}\n'
     reading = read(text)
     reader, found = piece(text)
-    with connect() as con, reader.flow(con, Part(found), SCHEMA) as flowing:
+    with connect() as con, reader.flow(con, SourceSplit(found), SCHEMA) as flowing:
         flags = con.sql(f"select _misfit from ({flowing.query})").fetchall()
 
     assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "a key is there twice", "row": line}]
@@ -138,7 +138,7 @@ def test_keys_that_are_rare_or_many_are_columns(piece, objects, keys):
     schema = reader.schema(found)
 
     assert schema.as_dict() == dict.fromkeys((f"k{number}" for number in range(objects * keys)), "BIGINT")
-    read = reader.read(Part(found), schema).rows.drop_columns(POSITION).to_pylist()
+    read = reader.read(SourceSplit(found), schema).rows.drop_columns(POSITION).to_pylist()
     assert [{key: value for key, value in row.items() if value is not None} for row in read] == rows
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.connectors import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ROWS = [{"a": 1, "b": "x\n[{,"}, {"a": 2, "b": None}, {"a": "three", "b": ""}, {"a": 4, "b": "\u00e9"}]
@@ -41,7 +41,7 @@ def opened(tmp_path):
 def test_objects_are_read_in_whatever_layout(opened, text):
     reader, piece = opened(text)
 
-    (part,) = reader.parts(piece, 10)[:1] if "\n{" not in text else (Part(piece),)
+    (part,) = reader.parts(piece, 10)[:1] if "\n{" not in text else (SourceSplit(piece),)
     reading = reader.read(part, SCHEMA)
 
     assert [(row[POSITION], row["a"], row["b"]) for row in reading.rows.to_pylist()] == [
@@ -56,7 +56,7 @@ def test_objects_are_read_in_whatever_layout(opened, text):
 def test_an_array_without_elements_has_no_rows(opened, text):
     reader, piece = opened(text)
 
-    assert reader.read(Part(piece), SCHEMA).rows.num_rows == 0
+    assert reader.read(SourceSplit(piece), SCHEMA).rows.num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_file_that_mixes_layouts_is_refused_by_name(opened, text):
     reader, piece = opened(text)
 
     with pytest.raises(SourceError, match=r"begins as .* of JSON and does not go on so.*a\.json"):
-        reader.read(Part(piece), SCHEMA)
+        reader.read(SourceSplit(piece), SCHEMA)
 
 
 def test_a_large_array_does_not_need_its_size_in_memory(tmp_path):

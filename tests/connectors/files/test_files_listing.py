@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.connectors import Files, Plan, files
+from pipeline.connectors import Files, ReadPlan, files
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SourceError, StorageError
 
@@ -26,13 +26,13 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def plan(project: Path, pattern: str | Path, cursor: Cursor | None = None, **bound: object) -> Plan:
+def plan(project: Path, pattern: str | Path, cursor: Cursor | None = None, **bound: object) -> ReadPlan:
     reader = files(pattern)
     assert isinstance(reader, Files)
     return reader.within(project).plan(cursor, Bound(**bound))
 
 
-def named(found: Plan) -> list[str]:
+def named(found: ReadPlan) -> list[str]:
     return [part.piece.uri for part in found.parts]
 
 

@@ -14,14 +14,14 @@ import pytest
 from pipeline.connectors import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Part
+from pipeline.core.sources import POSITION, SourceSplit
 
 SCHEMA = Schema.of({"id": "BIGINT"})
 
 
 def read(path, schema=SCHEMA, **options):
     reader = files(path, **options)
-    return reader.read(Part(reader.pieces()[0]), schema)
+    return reader.read(SourceSplit(reader.pieces()[0]), schema)
 
 
 def test_pieces_come_in_the_order_of_their_names_and_without_folders(tmp_path):

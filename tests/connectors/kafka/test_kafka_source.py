@@ -16,7 +16,7 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.security import secret
 from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Extent, Part
+from pipeline.core.sources import POSITION, Extent, SourceSplit
 from tests.rigs.logs import pieces
 
 IDS = Schema.of({"id": "BIGINT"})
@@ -61,7 +61,7 @@ def rows(reading):
 
 
 def part(log, begin, end, number=0):
-    return Part(pieces(log)[number], begin, end, first=begin)
+    return SourceSplit(pieces(log)[number], begin, end, first=begin)
 
 
 # --- what moves on its own: retention, topics that come, go and grow
@@ -137,7 +137,7 @@ def test_new_partitions_and_topics_begin_at_their_first_record(cluster, send):
         while min((ready := tail.ready(SOON_S)).offsets.values()) < 1:
             assert ready.rows
         reader = tail.reader()
-        assert sorted(n for p in pieces(log) for n in rows(reader.read(Part(p, 0, 1), IDS))) == [1, 2, 3]
+        assert sorted(n for p in pieces(log) for n in rows(reader.read(SourceSplit(p, 0, 1), IDS))) == [1, 2, 3]
 
 
 # --- transactions
@@ -206,7 +206,7 @@ def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, 
         while at < 40:
             ready = tail.ready(SOON_S)
             assert tail.waiting_bytes < 12 << 20  # the bound, and what came at once on top
-            reading = tail.reader().read(Part(pieces(log)[0], at, ready.offsets[uri]), blob)
+            reading = tail.reader().read(SourceSplit(pieces(log)[0], at, ready.offsets[uri]), blob)
             seen, at = seen + reading.rows.num_rows, ready.offsets[uri]
         assert seen == 40
 
@@ -376,5 +376,5 @@ def drain(log, tail, uri, end):
     while at < end:
         ready = tail.ready(SOON_S)
         assert ready.rows
-        tail.reader().read(Part(pieces(log)[0], at, ready.offsets[uri]), raw)
+        tail.reader().read(SourceSplit(pieces(log)[0], at, ready.offsets[uri]), raw)
         at = ready.offsets[uri]

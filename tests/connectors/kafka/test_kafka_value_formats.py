@@ -24,7 +24,7 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, Part
+from pipeline.core.sources import MISFIT, POSITION, SourceSplit
 from pipeline.kernel.engine import Limits, connect
 from tests.rigs.logs import pieces
 
@@ -211,7 +211,7 @@ def test_a_message_of_20_mb_is_a_row_and_does_not_stall_the_next(kafka_cluster):
         producer.produce(name, value)
     assert producer.flush(30) == 0
     log = kafka(name, servers=kafka_cluster.bootstrap)
-    reading = log.read(Part(pieces(log)[0], 0, 4), ORDER)
+    reading = log.read(SourceSplit(pieces(log)[0], 0, 4), ORDER)
     assert reading.rows[POSITION].to_pylist() == [0, 1, 3]
     assert reasons(reading) == {2: "not UTF-8"}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline import deduplicate
 from pipeline.core.errors import DefinitionError
 from pipeline.core.schema import Schema
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import END
 
 SECOND = 1_000_000
@@ -59,7 +59,7 @@ def firsts(rows, within):
 
 
 def operator(definition):
-    return definition.transform.operator({"events": Streamed(SCHEMA, "ts")}, definition.place)
+    return definition.transform.operator({"events": StreamedInput(SCHEMA, "ts")}, definition.place)
 
 
 @pytest.mark.parametrize("within", [None, 0, 5])
@@ -129,6 +129,6 @@ def test_definitions_say_what_is_wrong():
     with pytest.raises(DefinitionError, match="'events' has no column 'idd'; did you mean 'id'"):
         operator(definition)
     with pytest.raises(DefinitionError, match="streamed by another event time"):
-        definition.transform.operator({"events": Streamed(SCHEMA, "at")}, definition.place)
+        definition.transform.operator({"events": StreamedInput(SCHEMA, "at")}, definition.place)
     with pytest.raises(DefinitionError, match="'events' is not streamed"):
         definition.transform.operator({}, definition.place)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline import sql
 from pipeline.core.schema import Schema
 from pipeline.kernel.sql import parse
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.joins import IntervalJoin, join_operator
 from pipeline.streaming.operators.operator import END
 
@@ -20,8 +20,8 @@ TYPES = {
     "payments": pa.schema([("paid_at", pa.timestamp("us")), ("k", pa.int64()), ("y", pa.int64())]),
 }
 INPUTS = {
-    "orders": Streamed(Schema.of({"ts": "timestamptz", "k": "integer", "x": "bigint"}), "ts"),
-    "payments": Streamed(Schema.of({"paid_at": "timestamp", "k": "bigint", "y": "bigint"}), "paid_at"),
+    "orders": StreamedInput(Schema.of({"ts": "timestamptz", "k": "integer", "x": "bigint"}), "ts"),
+    "payments": StreamedInput(Schema.of({"paid_at": "timestamp", "k": "bigint", "y": "bigint"}), "paid_at"),
 }
 ROW = st.tuples(st.integers(0, 30), st.sampled_from([1, 2, None]), st.integers(0, 3))
 NEAR = "p.paid_at between o.ts - interval '2 seconds' and o.ts + interval 5 seconds"

@@ -16,7 +16,7 @@ from pipeline.core.definitions import Streaming
 from pipeline.core.errors import Place
 from pipeline.kernel.engine import quoted
 from pipeline.kernel.types import from_arrow
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.grouped_statement import operator_of
 from pipeline.streaming.operators.joins import join_operator
 from pipeline.streaming.operators.operator import END
@@ -200,7 +200,7 @@ def test_operators_take_columns_of_any_name(name, drive, proof):
 
     def streamed(names):
         given_ = table(names, rows)
-        inputs = {"t": Streamed(from_arrow(given_.schema), names[1])}
+        inputs = {"t": StreamedInput(from_arrow(given_.schema), names[1])}
         operator = make(names).transform.operator(inputs, PLACE)
         return texts(drive(operator, in_three(rows, names), shards=2).rows), texts(make(names)(given_).to_pylist())
 
@@ -255,7 +255,7 @@ def test_joins_take_columns_of_any_name(side, drive, proof):
         left = names
         right = (names[0], names[1], "v2", "w2")
         tables = {"t": table(left, ROWS), "u": table(right, ROWS[::2])}
-        inputs = {name: Streamed(from_arrow(rows.schema), names[1]) for name, rows in tables.items()}
+        inputs = {name: StreamedInput(from_arrow(rows.schema), names[1]) for name, rows in tables.items()}
         definition = sql(text)
         operator = join_operator(definition.transform.tree, inputs)
         assert not isinstance(operator, str), operator
@@ -280,11 +280,13 @@ def test_joins_take_columns_of_any_name(side, drive, proof):
 def test_keys_may_be_bytes(name, drive):
     rows = table(PLAIN, BLOBS)
     definition = DEFINED[name](PLAIN)
-    operator = definition.transform.operator({"t": Streamed(from_arrow(rows.schema), "at")}, PLACE)
+    operator = definition.transform.operator({"t": StreamedInput(from_arrow(rows.schema), "at")}, PLACE)
 
     found = drive(operator, in_three(BLOBS, PLAIN), shards=2).rows
 
-    plain = DEFINED[name](PLAIN).transform.operator({"t": Streamed(from_arrow(table(PLAIN, ROWS).schema), "at")}, PLACE)
+    plain = DEFINED[name](PLAIN).transform.operator(
+        {"t": StreamedInput(from_arrow(table(PLAIN, ROWS).schema), "at")}, PLACE
+    )
     expected = drive(plain, in_three(ROWS, PLAIN), shards=2).rows
     assert len(found) == len(expected) > 0
     assert {row["k"][0] for row in found} == {row["k"] for row in expected}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline import directly_followed_by, event, followed_by, not_followed_by, pattern
 from pipeline.core.errors import DefinitionError
 from pipeline.core.schema import Schema
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import END
 
 SECOND = 1_000_000
@@ -20,8 +20,8 @@ TYPES = {
     "departures": pa.schema([("left_at", pa.timestamp("us", "UTC")), ("k", pa.string()), ("y", pa.int64())]),
 }
 INPUTS = {
-    "arrivals": Streamed(Schema.of({"ts": "timestamptz", "k": "varchar", "x": "bigint"}), "ts"),
-    "departures": Streamed(Schema.of({"left_at": "timestamptz", "k": "varchar", "y": "bigint"}), "left_at"),
+    "arrivals": StreamedInput(Schema.of({"ts": "timestamptz", "k": "varchar", "x": "bigint"}), "ts"),
+    "departures": StreamedInput(Schema.of({"left_at": "timestamptz", "k": "varchar", "y": "bigint"}), "left_at"),
 }
 TIMES = {"arrivals": "ts", "departures": "left_at"}
 ROW = st.tuples(st.integers(0, 30), st.sampled_from(["a", None]), st.integers(0, 4))
@@ -345,7 +345,7 @@ def test_a_pattern_that_does_not_fit_its_tables_says_why():
     wrong = made((event("a", "arrivals", "z > 1"),), {"a": "a.x"})
     with pytest.raises(DefinitionError, match=r"SQL does not fit its tables: got .*z"):
         wrong.transform.operator(INPUTS, wrong.place)
-    other = INPUTS | {"departures": Streamed(Schema.of({"left_at": "timestamptz", "k": "bigint"}), "left_at")}
+    other = INPUTS | {"departures": StreamedInput(Schema.of({"left_at": "timestamptz", "k": "bigint"}), "left_at")}
     found = made(FOLLOWED, SECONDS)
     with pytest.raises(DefinitionError, match="'k' has other types in 'arrivals' and 'departures'"):
         found.transform.operator(other, found.place)

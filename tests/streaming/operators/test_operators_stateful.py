@@ -11,7 +11,7 @@ from pipeline import stateful
 from pipeline.core.errors import DefinitionError
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import connect, schema_of
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import END
 from pipeline.streaming.operators.state_evolution import evolve
 
@@ -103,7 +103,7 @@ def plain(rows):
 
 
 def operator(definition, name="clicks"):
-    return definition.transform.operator({name: Streamed(SCHEMA, "ts")}, definition.place)
+    return definition.transform.operator({name: StreamedInput(SCHEMA, "ts")}, definition.place)
 
 
 def values(rows):

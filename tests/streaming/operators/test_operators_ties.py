@@ -15,7 +15,7 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.planner.exchange import Exchange
 from pipeline.kernel.scan import Scan
-from pipeline.streaming.operators.batch_form import Streamed
+from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import END, Progress
 from pipeline.streaming.operators.shard import dealt, opened
 
@@ -107,7 +107,7 @@ CASES = {
 def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
     definition, expected_of, columns = CASES[case]
     # the stream's table has the place beside the columns of its contract, as a log's rows do
-    operator = definition.transform.operator({"events": Streamed(Schema.of(TYPES), "ts")}, definition.place)
+    operator = definition.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, definition.place)
 
     @proof
     @given(chopped({"events": ROW}))
@@ -132,14 +132,14 @@ def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
 
 
 def test_a_last_row_is_replaced_by_one_of_its_instant_that_comes_in_a_later_epoch(drive):
-    operator = LAST.transform.operator({"events": Streamed(Schema.of(TYPES), "ts")}, LAST.place)
+    operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
     one, two, three = (table("", [(5, "a", x, "log/0", at)]) for x, at in ((9, 10), (1, 11), (7, 9)))
     driven = drive(operator, [({"events": one}, 5 * SECOND), ({"events": two}, 5 * SECOND), ({"events": three}, END)])
     assert [epoch["x"].to_pylist() for epoch in driven.epochs] == [[9], [1], []]
 
 
 def test_a_state_without_places_is_taken_back_and_its_rows_come_before_those_with_one():
-    operator = LAST.transform.operator({"events": Streamed(Schema.of(TYPES), "ts")}, LAST.place)
+    operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
     with connect() as con:
         con.register("events", table("", [(5, "a", 9, "log/0", 10)]))
         (before,) = dealt(con, operator.prepare("events", 0), 1)

@@ -11,9 +11,9 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.epochs import BEGINNING, END, Epoch, Reached, epoch_of
+from pipeline.core.epochs import BEGINNING, END, Epoch, InputProgress, epoch_of
 from pipeline.core.event_time import EventTime
-from pipeline.streaming.operators.watermarks import Arrived, advanced, holding_back, of_all
+from pipeline.streaming.operators.watermarks import InputArrivals, advanced, holding_back, of_all
 
 S = 1_000_000
 
@@ -21,14 +21,14 @@ S = 1_000_000
 def told(turns, *, lateness=0, idle_after=30, clock=None):
     """Return the watermark after each turn, in seconds; a turn is what came of each partition: a time, None, or '>'."""
     how = EventTime("t", timedelta(seconds=lateness), None if idle_after is None else timedelta(seconds=idle_after))
-    reached, found, offsets = Reached(), [], {}
+    reached, found, offsets = InputProgress(), [], {}
     for number, turn in enumerate(turns):
         for name, latest in turn.items():
             offsets[name] = offsets.get(name, 0) + (latest is not None and latest != ">")
         latest = {name: time * S for name, time in turn.items() if isinstance(time, int)}
         behind = frozenset(name for name, time in turn.items() if time == ">")
         now = (100 + number if clock is None else clock[number]) * S
-        reached = advanced(reached, Arrived(dict(offsets), latest, behind), how, now)
+        reached = advanced(reached, InputArrivals(dict(offsets), latest, behind), how, now)
         found.append(None if reached.watermark in {BEGINNING, -END} else reached.watermark / S)
     return found
 
@@ -110,17 +110,17 @@ def test_a_clock_that_goes_back_takes_nothing_back():
 
 def test_a_log_that_ends_ends_all_time():
     how = EventTime("t")
-    assert advanced(Reached(), Arrived({"a": 1}, {"a": 5}, has_ended=True), how, 0).watermark == END
+    assert advanced(InputProgress(), InputArrivals({"a": 1}, {"a": 5}, has_ended=True), how, 0).watermark == END
 
 
 def test_a_day_of_idle():
     """Every five seconds of a day in which nothing comes: time goes on evenly, and never back."""
     how = EventTime("t", timedelta(seconds=10), timedelta(seconds=30))
-    reached = advanced(Reached(), Arrived({"a": 1, "b": 1}, {"a": 1000 * S, "b": 990 * S}), how, 1000 * S)
+    reached = advanced(InputProgress(), InputArrivals({"a": 1, "b": 1}, {"a": 1000 * S, "b": 990 * S}), how, 1000 * S)
     before = reached.watermark
     for turn in range(86_400 // 5):
         now = 1000 * S + (turn + 1) * 5 * S
-        reached = advanced(reached, Arrived({"a": 1, "b": 1}, {}), how, now)
+        reached = advanced(reached, InputArrivals({"a": 1, "b": 1}, {}), how, now)
         assert reached.watermark >= before
         before = reached.watermark
     assert before == 1000 * S + 86_400 * S - 30 * S - 10 * S
@@ -179,29 +179,31 @@ def test_silence_counts_from_one_run_to_the_next():
     #   partition a       ●50  |  ●90
     #   partition b       ●40  |  ·
     #   watermark         40   |  90
-    first = advanced(Reached(), Arrived({"a": 1, "b": 1}, {"a": 50 * S, "b": 40 * S}), how, 100 * S)
+    first = advanced(InputProgress(), InputArrivals({"a": 1, "b": 1}, {"a": 50 * S, "b": 40 * S}), how, 100 * S)
     again = epoch_of(asdict(Epoch(1, {"x": first}))).inputs["x"]
-    second = advanced(again, Arrived({"a": 2, "b": 1}, {"a": 90 * S}), how, 200 * S)
+    second = advanced(again, InputArrivals({"a": 2, "b": 1}, {"a": 90 * S}), how, 200 * S)
     assert (first.watermark, second.watermark) == (40 * S, 90 * S)
 
 
 def test_an_idle_input_does_not_hold_the_others_back():
     how = EventTime("t", idle_after=timedelta(seconds=30))
-    left = advanced(Reached(), Arrived({"a": 1}, {"a": 50 * S}), how, 100 * S)
-    empty = advanced(Reached(), Arrived({"b": 0}, {}), how, 100 * S)
+    left = advanced(InputProgress(), InputArrivals({"a": 1}, {"a": 50 * S}), how, 100 * S)
+    empty = advanced(InputProgress(), InputArrivals({"b": 0}, {}), how, 100 * S)
     assert of_all([left, empty]) == -END
-    empty = advanced(empty, Arrived({"b": 0}, {}), how, 131 * S)
-    left = advanced(left, Arrived({"a": 2}, {"a": 60 * S}), how, 131 * S)
+    empty = advanced(empty, InputArrivals({"b": 0}, {}), how, 131 * S)
+    left = advanced(left, InputArrivals({"a": 2}, {"a": 60 * S}), how, 131 * S)
     assert of_all([left, empty]) == 60 * S
-    left = advanced(left, Arrived({"a": 2}, {}), how, 1000 * S)
+    left = advanced(left, InputArrivals({"a": 2}, {}), how, 1000 * S)
     assert of_all([left, empty]) == left.watermark >= 60 * S
 
 
 def test_what_holds_the_watermark_back_is_named():
     how = EventTime("t")
-    reached = advanced(Reached(), Arrived({"a": 1, "b": 1, "c": 0}, {"a": 50 * S, "b": 40 * S}), how, 100 * S)
+    reached = advanced(
+        InputProgress(), InputArrivals({"a": 1, "b": 1, "c": 0}, {"a": 50 * S, "b": 40 * S}), how, 100 * S
+    )
     assert holding_back(reached, frozenset(), how, 100 * S) == ("c",)
-    reached = advanced(reached, Arrived({"c": 1}, {"c": 45 * S}), how, 100 * S)
+    reached = advanced(reached, InputArrivals({"c": 1}, {"c": 45 * S}), how, 100 * S)
     assert holding_back(reached, frozenset(), how, 100 * S) == ("b",)
     patient = EventTime("t", idle_after=timedelta(seconds=5))
     assert holding_back(reached, frozenset(), patient, 200 * S) == ()

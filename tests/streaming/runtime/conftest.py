@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.runtime.job import Running, Wanted
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from tests.rigs.conservation import conservation as conservation  # noqa: PLC0414 - the fixture
 
 TOML = """\
@@ -51,7 +51,7 @@ by_minute = sql(
     key=("minute", "sensor"),
 )
 '''
-FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
 
 
 def write(folder: Path, *, count: int | None = 4000, speed: float | None = None, text: str = PLANT) -> Path:
@@ -77,11 +77,11 @@ def opened(folder: Path) -> Workspace:
     return Workspace(load(folder))
 
 
-def start(folder: Path, *names: str, **wanted) -> Running:
+def start(folder: Path, *names: str, **wanted) -> StreamJob:
     """Return streams of the project, ready to run at a quick pace."""
     asked = replace(FAST, **wanted.pop("asked", {}))
     heard = {name: wanted.pop(name) for name in ("reached", "tell") if name in wanted}
-    return Running(opened(folder), Wanted(names, asked=asked, **wanted), **heard)
+    return StreamJob(opened(folder), StreamJobOptions(names, asked=asked, **wanted), **heard)
 
 
 @dataclass
@@ -93,7 +93,7 @@ class AtWork:
 
 
 @contextmanager
-def alive(running: Running, *, fails: bool = False) -> Iterator[AtWork]:
+def alive(running: StreamJob, *, fails: bool = False) -> Iterator[AtWork]:
     """Run streams beside the test and stop them in the end; what they raised is raised here, unless they are to fail."""
     found = AtWork()
 

@@ -13,12 +13,12 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, StorageError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.runner.dry_run import Options
+from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.replay import quarantined
 from pipeline.runner.runner import Runner
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.job import Running, Wanted, catch_up
-from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions, catch_up
+from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 HEAD = """\
@@ -43,7 +43,7 @@ MINUTES = (
     "minutes = sql(\"select tumble(at, interval '1 minute') as minute, k, count(*) as n, sum(v) as total "
     'from ticks group by all")\n'
 )
-FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01))
+FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01))
 
 
 def few(offsets):
@@ -96,7 +96,7 @@ def test_it_goes_on_where_it_was_with_any_number_of_shards(project, shards):
     before = rows(workspace, "select count(*) from minutes")
     assert verify(workspace, "minutes").holds
 
-    running = catch_up(workspace, asked=Asked(pace=FAST.pace, shards=shards))
+    running = catch_up(workspace, asked=StreamOptions(pace=FAST.pace, shards=shards))
 
     assert rows(workspace, "select sum(n) from minutes") == [(4000,)]
     assert before != rows(workspace, "select count(*) from minutes")
@@ -263,7 +263,7 @@ def test_a_table_is_told_again(project, tmp_path):
     Runner(workspace.project).run()
     with pytest.raises(SourceError, match="made anew"):
         catch_up(workspace)
-    catch_up(workspace, asked=Asked(begin="earliest"))
+    catch_up(workspace, asked=StreamOptions(begin="earliest"))
     assert rows(workspace, "select sum(n) from minutes") == [(4,)]
 
 
@@ -275,7 +275,7 @@ def test_a_run_leaves_streams_alone_and_reads_what_they_made(project):
         Runner(workspace.project).run()
     catch_up(workspace)
 
-    steps = {step.name: step for step in Runner(workspace.project, Options()).run().steps}
+    steps = {step.name: step for step in Runner(workspace.project, RunOptions()).run().steps}
 
     assert steps["minutes"].reason == "streamed: headwater stream"
     assert rows(workspace, "from all_time") == [(200,)]
@@ -293,7 +293,7 @@ def test_a_changed_definition_goes_on_only_with_what_it_remembers(project):
     )
     catch_up(judged)
 
-    catch_up(changed, asked=Asked(begin="earliest"))
+    catch_up(changed, asked=StreamOptions(begin="earliest"))
     assert rows(changed, "select count(*), sum(n) from minutes") == [(3, 200)]
 
 
@@ -305,7 +305,7 @@ def test_what_has_no_streamed_form_is_refused_with_the_reason(project):
     with pytest.raises(DefinitionError, match="'ordered' cannot be streamed"):
         Planner(workspace).plan("ordered")
     with pytest.raises(RequestError, match="no table of this project can be streamed: got ordered: it does not group"):
-        Running(workspace, Wanted())
+        StreamJob(workspace, StreamJobOptions())
 
 
 def test_offsets_are_not_given_to_a_stream_that_has_committed(project):
@@ -313,7 +313,7 @@ def test_offsets_are_not_given_to_a_stream_that_has_committed(project):
     catch_up(workspace)
 
     with pytest.raises(RequestError, match="has committed epochs"):
-        catch_up(workspace, asked=Asked(begin={"x": 1}))
+        catch_up(workspace, asked=StreamOptions(begin={"x": 1}))
 
 
 def test_a_state_file_that_is_gone_is_told(project):

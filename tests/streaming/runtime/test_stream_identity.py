@@ -17,8 +17,8 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import catch_up
-from pipeline.streaming.runtime.start import Identity, decide_start
-from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.start import StreamIdentity, decide_start
+from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 SOURCES = """\
@@ -151,7 +151,7 @@ def test_a_change_of_meaning_is_named_and_nothing_else_is_one(project, what):
         assert re.search(f"^its {reason}", change), change
 
 
-FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01))
+FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01))
 
 
 @pytest.mark.parametrize("what", ["lateness of the source", "having", "an expectation"])
@@ -191,7 +191,7 @@ def test_what_decides_the_columns_of_a_state_cannot_be_kept(project):
 
 
 STATE = StateIdentity("tumble", 1, {"window": "1 minute"}, {"rows": "SELECT * FROM t"})
-NOW = Identity("t", STATE, "2.0.0", Schema(()), None, first_fingerprint="abc")
+NOW = StreamIdentity("t", STATE, "2.0.0", Schema(()), None, first_fingerprint="abc")
 FIRST_FORMAT = {"number": 1, "inputs": {}, "state": [], "engine": "2.0.0"}
 
 

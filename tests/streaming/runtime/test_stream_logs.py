@@ -17,15 +17,15 @@ from pipeline.core.errors import DefinitionError, RequestError, SourceError, Sou
 from pipeline.project import Workspace, load
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.dead_letters import replay_letters
-from pipeline.streaming.runtime.job import Running, Wanted
-from pipeline.streaming.runtime.restart_policy import Patience
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.restart_policy import RestartPolicy
 from pipeline.streaming.runtime.start_position import begin_of
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_operations import until
 
-FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
 SECONDS = "timestamp '2026-01-01' + to_seconds(id)"
 
 
@@ -73,8 +73,8 @@ def kafka_of(topic: Topic, options: str = "") -> str:
     return f"kafka({topic.name!r}, servers={topic.servers!r}{options})"
 
 
-def stream(folder: Path, *names: str, asked: Asked = FAST, **wanted: object) -> Running:
-    running = Running(Workspace(load(folder)), Wanted(names, until_caught_up=True, asked=asked, **wanted))
+def stream(folder: Path, *names: str, asked: StreamOptions = FAST, **wanted: object) -> StreamJob:
+    running = StreamJob(Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, asked=asked, **wanted))
     running.run()
     return running
 
@@ -103,7 +103,7 @@ def test_a_start_at_the_end_is_kept_when_the_process_dies_at_once(kafka, tmp_pat
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
     workspace = Workspace(load(folder))
-    running = Running(workspace, Wanted(asked=FAST, begin=begin_of("latest")))
+    running = StreamJob(workspace, StreamJobOptions(asked=FAST, begin=begin_of("latest")))
     thread = threading.Thread(target=running.run)
     thread.start()
     until(lambda: workspace.version("rows") is not None, "the commit of where it begins")
@@ -277,8 +277,9 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path):
         folder = project(tmp_path / "project", kafka_of(topic), ROWS)
         topic.send(range(5))
         workspace = Workspace(load(folder))
-        running = Running(
-            workspace, Wanted(asked=FAST, patience=Patience(most=1, first_wait_s=0.05, longest_wait_s=0.1))
+        running = StreamJob(
+            workspace,
+            StreamJobOptions(asked=FAST, patience=RestartPolicy(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
         )
         thread = threading.Thread(target=running.run)
         thread.start()
@@ -298,7 +299,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path):
 
 
 def test_what_is_away_has_as_many_restarts_as_it_takes():
-    patience = Patience(most=2, longest_wait_s=4.0)
+    patience = RestartPolicy(most=2, longest_wait_s=4.0)
     away, broken = SourceUnavailableError("Kafka does not answer"), SourceError("no")
 
     assert [patience.wait_s([0.0] * n, 1.0, away) for n in (0, 1, 2, 50)] == [0.5, 1.0, 2.0, 2.0]

@@ -14,9 +14,9 @@ from pipeline.core.errors import (
     StorageError,
 )
 from pipeline.streaming.runtime.exposition import exposition
-from pipeline.streaming.runtime.metrics import Facts, Histogram, Meter
-from pipeline.streaming.runtime.restart_policy import Patience, may_pass
-from pipeline.streaming.runtime.sink_worker import Followed
+from pipeline.streaming.runtime.metrics import Histogram, StreamMetrics, StreamStatus
+from pipeline.streaming.runtime.restart_policy import RestartPolicy, may_pass
+from pipeline.streaming.runtime.sink_worker import SinkStatus
 
 
 class Clock:
@@ -33,7 +33,7 @@ def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begu
     #                    5 rows offered  saved 2      |
     #                            committed 1 |        committed 2
     clock = Clock()
-    meter = Meter(clock)
+    meter = StreamMetrics(clock)
     meter.begin()
     clock.now = 0.1
     meter.lap("wait")
@@ -60,7 +60,7 @@ def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begu
 
 
 def test_rows_of_an_epoch_that_is_lost_are_not_counted_as_committed():
-    meter = Meter(Clock())
+    meter = StreamMetrics(Clock())
     meter.begin()
     meter.took(10, 10)
     meter.reached("staged")
@@ -85,7 +85,7 @@ def test_quantiles_lie_within_their_bucket():
 
 
 def test_waits_grow_and_restarts_end():
-    patience = Patience(most=3, within_s=60)
+    patience = RestartPolicy(most=3, within_s=60)
     assert [patience.wait_s([0.0] * n, 10.0) for n in range(4)] == [0.5, 1.0, 2.0, None]
     assert patience.wait_s([0.0, 1.0, 2.0], 62.0) == 1.0, "old ones are forgotten"
 
@@ -131,9 +131,11 @@ def test_what_would_be_met_again(error):
 def test_prometheus_reads_the_facts():
     latency = Histogram()
     latency.add(0.04, 3)
-    facts = Facts("by_minute", "running", 7, 1234.5, lag={'kafka://a/"b"/0': 12, "endless": None}, latency=latency)
-    sink = Followed("alerts", "by_minute", behind=2, rows=9, error="down")
-    lines = exposition([facts, Facts("hot")], [sink]).splitlines()
+    facts = StreamStatus(
+        "by_minute", "running", 7, 1234.5, lag={'kafka://a/"b"/0': 12, "endless": None}, latency=latency
+    )
+    sink = SinkStatus("alerts", "by_minute", behind=2, rows=9, error="down")
+    lines = exposition([facts, StreamStatus("hot")], [sink]).splitlines()
     assert 'headwater_stream_sink_versions_behind{stream="by_minute",sink="alerts"} 2' in lines
     assert 'headwater_stream_sink_rows_total{stream="by_minute",sink="alerts"} 9' in lines
     assert 'headwater_stream_sink_failed{stream="by_minute",sink="alerts"} 1' in lines

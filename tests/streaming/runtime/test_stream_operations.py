@@ -12,12 +12,12 @@ import pytest
 
 from pipeline.core.errors import ConflictError, ExpectationError, RequestError, StorageError
 from pipeline.governance import Leases, this_process
-from pipeline.streaming.runtime.control import ask, seen
-from pipeline.streaming.runtime.restart_policy import Patience
+from pipeline.streaming.runtime.control import request, stream_summaries
+from pipeline.streaming.runtime.restart_policy import RestartPolicy
 from pipeline.streaming.runtime.start_position import begin_of
 from pipeline.streaming.runtime.verify import verify
 
-QUICK = Patience(first_wait_s=0.01, longest_wait_s=0.02)
+QUICK = RestartPolicy(first_wait_s=0.01, longest_wait_s=0.02)
 
 
 def until(condition, what="it"):
@@ -95,31 +95,31 @@ def test_pause_resume_and_drain(plant, streams):
     workspace = streams.opened(folder)
     with streams.alive(running):
         until(lambda: running.facts["by_minute"].commits > 1)
-        ask(workspace, "by_minute", "pause")
+        request(workspace, "by_minute", "pause")
         paused = running.facts["by_minute"]
         still = workspace.require("by_minute").number
         until(lambda: running.facts["readings"].epoch > 20 or running.facts["readings"].commits > 5)
         assert workspace.require("by_minute").number == still
-        assert {each.name: each.status for each in seen(workspace)}["by_minute"] == "paused"
-        ask(workspace, "by_minute", "run")
+        assert {each.name: each.status for each in stream_summaries(workspace)}["by_minute"] == "paused"
+        request(workspace, "by_minute", "run")
         until(lambda: running.facts["by_minute"].epoch > paused.epoch)
-        ask(workspace, "by_minute", "drain")
+        request(workspace, "by_minute", "drain")
         assert workspace.require("by_minute").manifest.epoch.drained
-        ask(workspace, "readings", "stop")
+        request(workspace, "readings", "stop")
         until(lambda: running.facts["readings"].status == "stopped")
-    found = {each.name: (each.status, each.is_running) for each in seen(workspace)}
+    found = {each.name: (each.status, each.is_running) for each in stream_summaries(workspace)}
     assert found["by_minute"] == ("ended", False)
     assert found["readings"] == ("stopped", False)
     assert found["hot"] == ("never run", False)
     with pytest.raises(RequestError, match="stream 'by_minute' is not running"):
-        ask(workspace, "by_minute", "pause")
+        request(workspace, "by_minute", "pause")
 
 
 def test_a_stream_that_does_not_hear_is_told_of(plant, streams):
     workspace = streams.opened(plant())
     Leases(workspace.catalog).acquire("hot", this_process())
     with pytest.raises(ConflictError, match=r"was asked to pause and has not yet: got it is starting after 0.1 s"):
-        ask(workspace, "hot", "pause", wait_s=0.1)
+        request(workspace, "hot", "pause", wait_s=0.1)
 
 
 # -- errors
@@ -167,7 +167,7 @@ def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, 
         running.run()
     assert len(raised) == 3
     assert (running.facts["readings"].status, running.facts["readings"].restarts) == ("failed", 2)
-    (told,) = (each for each in seen(streams.opened(folder)) if each.name == "readings")
+    (told,) = (each for each in stream_summaries(streams.opened(folder)) if each.name == "readings")
     assert (told.status, told.lease.facts["error"]) == ("failed", "the store is away")
 
 

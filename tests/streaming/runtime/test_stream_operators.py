@@ -10,7 +10,7 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import catch_up
-from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 PROJECT = '''\
@@ -50,7 +50,7 @@ def counts(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
     made = pa.table({"w": both["w"], "n": n})
     return made, made
 '''
-FAST = Asked(pace=Pace(turn_s=0.01, commit_s=0.01, save_s=0.01))
+FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01))
 
 
 @pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
@@ -66,7 +66,7 @@ def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives
     stream.save()
     stream.close()
 
-    catch_up(workspace, (name,), asked=Asked(pace=FAST.pace, shards=3))
+    catch_up(workspace, (name,), asked=StreamOptions(pace=FAST.pace, shards=3))
 
     found = verify(workspace, name)
     assert found.holds, found
@@ -100,7 +100,7 @@ def test_a_state_that_is_declared_otherwise_goes_on(tmp_path, shards):
     stream.turn()
     stream.save()
     stream.close()
-    catch_up(workspace, ("counts",), asked=Asked(pace=FAST.pace, shards=2))
+    catch_up(workspace, ("counts",), asked=StreamOptions(pace=FAST.pace, shards=2))
 
     assert verify(workspace, "counts").holds
     assert workspace.query("select max(n)::bigint as n from counts group by w order by w limit 1").to_pylist() == [

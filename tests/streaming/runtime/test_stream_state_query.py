@@ -14,8 +14,8 @@ from pipeline.core.errors import ConflictError, RequestError
 from pipeline.governance import Leases, this_process
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.dead_letters import letters, replay_letters
-from pipeline.streaming.runtime.state_query import live, readable, remembered, where
-from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.state_query import committed_state, live, readable, where
+from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 SOURCE = """\
@@ -64,7 +64,7 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
             assert time.monotonic() < give_up
             time.sleep(0.01)
     workspace = streams.opened(folder)
-    found = remembered(workspace, "by_minute")
+    found = committed_state(workspace, "by_minute")
     assert list(found.tables) == ["open", "states"]
     assert found.table().column_names == ["minute", "sensor", "readings", "mean"]
     assert {"key_1", "key_2", "from", "until"} <= set(found.table("states").column_names)
@@ -76,13 +76,15 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
     with pytest.raises(RequestError, match="has no table 'closed'"):
         found.table("closed")
     with pytest.raises(RequestError, match="remembers nothing"):
-        remembered(workspace, "readings")
+        committed_state(workspace, "readings")
 
 
 def test_the_memory_of_a_stream_in_this_process(plant, streams):
     folder = plant(count=500)
     workspace = streams.opened(folder)
-    few = Asked(pace=Pace(turn_offsets=200))  # not to the end, which would close the windows of what reads it
+    few = StreamOptions(
+        pace=Intervals(turn_offsets=200)
+    )  # not to the end, which would close the windows of what reads it
     with closing(Stream(workspace, Planner(workspace).plan("readings"), few)) as readings:
         readings.turn()
         readings.save()

@@ -14,8 +14,8 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import catch_up
-from pipeline.streaming.runtime.state_query import remembered
-from pipeline.streaming.runtime.stream import Asked, Pace, Stream
+from pipeline.streaming.runtime.state_query import committed_state
+from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 SOURCES = """\
@@ -61,8 +61,8 @@ DEFINITIONS = {
     "pattern": (PATTERN, ("v = 6", "v = 99"), ("low.v + 5", "low.v + 11")),
     "stateful": (STATEFUL, ("pc.fill_null", "pc.add(1, pc.fill_null"), ("0))})", "0)))})")),
 }  # fmt: skip
-PACE = Pace(turn_s=0.01, commit_s=1000, save_s=1000, turn_offsets=150)
-FAST = Asked(pace=replace(PACE, commit_s=0.01), shards=2, takers=1)
+PACE = Intervals(turn_s=0.01, commit_s=1000, save_s=1000, turn_offsets=150)
+FAST = StreamOptions(pace=replace(PACE, commit_s=0.01), shards=2, takers=1)
 
 
 def project(folder, text, sources=SOURCES):
@@ -92,7 +92,7 @@ def rows(workspace):
 
 def to_come(workspace):
     """What would come out if nothing more came, and what else is remembered, as text."""
-    tables = remembered(workspace, "t").tables
+    tables = committed_state(workspace, "t").tables
     kept = {name: table for name, table in tables.items() if name != "states" or "n" in table.column_names}
     return {n: sorted(json.dumps(row, default=str) for row in table.to_pylist()) for n, table in kept.items()}
 
@@ -199,4 +199,4 @@ def test_what_the_log_no_longer_has_is_said_and_can_be_done_without(tmp_path):
     with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, state="rebuild", accept_gaps=True))):
         pass
 
-    assert remembered(workspace, "t").table().column("n").to_pylist() == [4]
+    assert committed_state(workspace, "t").table().column("n").to_pylist() == [4]

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.project import Workspace, load
-from pipeline.streaming.runtime.job import Running, Wanted
-from pipeline.streaming.runtime.restart_policy import Patience
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.restart_policy import RestartPolicy
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
 from tests.rigs.gate import Gate, gated
 from tests.rigs.weed import BUCKET, SECRET, credentials
 from tests.streaming.runtime.test_stream_operations import until
 
-FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
 QUICK = {"timeout": "1s", "max_retries": "1", "retry_timeout": "1s", "backoff_config.max_backoff": "100ms"}
 """The client's patience; without these it tries for three minutes."""
 MINUTES = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
@@ -60,9 +60,9 @@ def test_a_store_that_is_away_is_waited_for(gate, tmp_path):
     folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
     put(folder, 0)
     heard: list[str] = []
-    running = Running(
+    running = StreamJob(
         Workspace(load(folder)),
-        Wanted(asked=FAST, patience=Patience(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
+        StreamJobOptions(asked=FAST, patience=RestartPolicy(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
         tell=lambda name, words: heard.append(f"{name}: {words}"),
     )
     thread = threading.Thread(target=running.run)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pipeline.core.epochs import END
 from pipeline.project import Workspace, load
 from pipeline.runner.replay import quarantined
-from pipeline.streaming.runtime.job import Running, Wanted
-from pipeline.streaming.runtime.stream import Asked, Pace
+from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
 from tests.streaming.runtime.test_stream_operations import until
 
-FAST = Asked(pace=Pace(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
 FILES = 'files("{name}/*.csv")'
 
 
@@ -45,8 +45,8 @@ def put(folder: Path, name: str, file: str, rows: list[tuple[str, str]]) -> None
     draft.rename(folder / name / f"{file}.csv")
 
 
-def stream(folder: Path, *names: str, **wanted: object) -> Running:
-    running = Running(Workspace(load(folder)), Wanted(names, until_caught_up=True, asked=FAST, **wanted))
+def stream(folder: Path, *names: str, **wanted: object) -> StreamJob:
+    running = StreamJob(Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, asked=FAST, **wanted))
     running.run()
     return running
 
@@ -192,7 +192,7 @@ def test_a_left_join_whose_right_side_is_empty_goes_on_after_idle_after(tmp_path
     folder = project(tmp_path, events("lefts", options=idle) + events("rights", options=idle) + LEFT)
     (folder / "rights").mkdir()
     put(folder, "lefts", "a", HOUR)
-    running = Running(Workspace(load(folder)), Wanted(asked=FAST))
+    running = StreamJob(Workspace(load(folder)), StreamJobOptions(asked=FAST))
     thread = threading.Thread(target=running.run)
     thread.start()
     until(lambda: running.facts["joined"].totals.get("rows_in", 0) == 30, "rows in")
@@ -224,7 +224,7 @@ def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
 def test_a_stream_on_an_empty_folder_waits(tmp_path):
     folder = project(tmp_path, events("ticks") + 'kept = sql("select at, k from ticks", event_time="at")\n')
     (folder / "ticks").mkdir()
-    running = Running(Workspace(load(folder)), Wanted(asked=FAST))
+    running = StreamJob(Workspace(load(folder)), StreamJobOptions(asked=FAST))
     thread = threading.Thread(target=running.run)
     thread.start()
     until(lambda: running.facts["kept"].status == "running", "running")

@@ -59,7 +59,7 @@ _TINY, _ZEROS = re.compile(rb"[eE]-[0-9]{3,}(?![0-9A-Za-z-])"), b"0" * _LONG
 
 
 @dataclass(frozen=True)
-class Form:
+class ConversionSpec:
     """How a delimited file is converted: its dialect, and its columns in its order, each with its type."""
 
     dialect: Dialect
@@ -94,11 +94,11 @@ class Form:
 
 
 @dataclass
-class Converted:
+class ConvertedRows:
     """The rows of a delimited file as a stream of Arrow, anew each time that they are asked for."""
 
     path: str
-    form: Form
+    form: ConversionSpec
     rows: int = 0
     """How many came so far."""
 
@@ -122,10 +122,10 @@ class Converted:
 
 
 @dataclass(frozen=True)
-class Faults:
+class FaultCount:
     """One row of one number: the faults of what came by the time that it is asked for."""
 
-    of: Converted
+    of: ConvertedRows
     rows: int
 
     def __arrow_c_schema__(self) -> object:
@@ -139,7 +139,7 @@ class Faults:
         return pa.table([faults], ["faults"]).__arrow_c_stream__(requested_schema)
 
 
-def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> Form | None:
+def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> ConversionSpec | None:
     """Return how a file is converted, or `None` where no column can be, or the file is an odd one."""
     known = set(names)
     wanted = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
@@ -152,8 +152,8 @@ def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -
         head = file.read(_HEAD_BYTES)
     head = head[: head.rfind(b"\n") + 1]
     as_text = {name: pa.string() for name in names}
-    kept = _converted(head, Form(dialect, as_text | wanted), tuple(wanted))
-    return Form(dialect, as_text | {name: wanted[name] for name in kept}) if kept else None
+    kept = _converted(head, ConversionSpec(dialect, as_text | wanted), tuple(wanted))
+    return ConversionSpec(dialect, as_text | {name: wanted[name] for name in kept}) if kept else None
 
 
 def is_as_written(column: Column, value: str) -> str | None:
@@ -212,7 +212,7 @@ def _may_convert(column: Column) -> bool:
     return column.type in _AS_WRITTEN or (column.type in _NUMBERS and not column.is_inferred)
 
 
-def _converted(head: bytes, form: Form, names: tuple[str, ...]) -> tuple[str, ...]:
+def _converted(head: bytes, form: ConversionSpec, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return those columns of which the first lines are converted to just what was written."""
     if not names or not head:
         return ()

@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors import values
-from pipeline.connectors.contract import REJECTED, Cells, hold, judged, of_texts, read_once
+from pipeline.connectors.contract import REJECTED, CellExpressions, hold, judged, of_texts, read_once
 from pipeline.connectors.files.byte_ranges import Bytes, head_bytes
-from pipeline.connectors.files.column_names import Naming, numbered
+from pipeline.connectors.files.column_names import ColumnNames, numbered
 from pipeline.connectors.files.encoding import not_decodable
-from pipeline.connectors.files.record_index import BOM, Lines, Numbers, lines_of, records
+from pipeline.connectors.files.record_index import BOM, Numbers, RecordIndex, lines_of, records
 from pipeline.connectors.inference import settled
-from pipeline.connectors.values import Rule, Texts
+from pipeline.connectors.values import ConversionRule, TextTraits
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import POSITION, NewColumns, Reading
+from pipeline.core.sources import POSITION, NewColumns, ReadResult
 from pipeline.kernel.engine import arrow, expect_columns, listed, literal, quoted, schema_of
 
 _HEADER_BYTES = 1 << 20
@@ -42,7 +42,7 @@ class Dialect:
     delimiter: str = ","
     null_values: tuple[str, ...] = ("",)
     has_header: bool = True
-    naming: Naming = field(default_factory=Naming)
+    naming: ColumnNames = field(default_factory=ColumnNames)
     encoding: str | None = None
     """None for UTF-8."""
     new_columns: NewColumns = "refuse"
@@ -71,7 +71,7 @@ PLAIN = Dialect()
 
 
 @dataclass(frozen=True)
-class Delimited:
+class CsvReader:
     """A delimited file to be read: where it is, how it is written and how errors name it."""
 
     path: str
@@ -81,7 +81,7 @@ class Delimited:
     """Whether the text goes on in another part, so that its last record has to be closed."""
 
 
-def infer(con: duckdb.DuckDBPyConnection, file: Delimited) -> Schema:
+def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
     """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
     head = head_of(file)
     names = head.names
@@ -113,7 +113,7 @@ def strict_scan(
     )
 
 
-def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Reading:
+def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> ReadResult:
     """Return the rows that fit and the records that do not, each with the line on which it begins.
 
     Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed, and, for a file that
@@ -137,12 +137,12 @@ def read(con: duckdb.DuckDBPyConnection, file: Delimited, schema: Schema) -> Rea
     found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
     found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])
     good = rows if found.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
-    texts = _Texts(lines, starts, names, schema.names, file.dialect)
-    return Reading(good, texts.add_to(found))
+    texts = _RecordTexts(lines, starts, names, schema.names, file.dialect)
+    return ReadResult(good, texts.add_to(found))
 
 
 @dataclass(frozen=True)
-class Head:
+class CsvHeader:
     """The columns of a delimited file, by position."""
 
     names: tuple[str, ...]
@@ -152,12 +152,12 @@ class Head:
     """Whether the header has one name less than the records have fields."""
 
 
-def header(file: Delimited) -> tuple[str, ...]:
+def header(file: CsvReader) -> tuple[str, ...]:
     """Return the names of the columns; see `head_of`."""
     return head_of(file).names
 
 
-def head_of(file: Delimited) -> Head:
+def head_of(file: CsvReader) -> CsvHeader:
     """Return the columns of a file by its first line; raise `SourceError` when that does not tell them."""
     with Path(file.path).open("rb") as stream:
         data = stream.read(_HEADER_BYTES).removeprefix(BOM)
@@ -178,7 +178,7 @@ def head_of(file: Delimited) -> Head:
     return _named(dialect, ["", *fields] if is_short else fields, is_short, first)
 
 
-def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) -> Head:  # noqa: FBT001 - private
+def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) -> CsvHeader:  # noqa: FBT001 - private
     """Return the columns whose names in the file, where it has any, are these."""
     given = dialect.naming.names
     if given and dialect.has_header and len(given) != len(fields):
@@ -187,7 +187,7 @@ def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) ->
     named = dialect.naming.named(names, place)
     unnamed = [] if given else [name for name, f in zip(named, fields, strict=True) if not (f and dialect.has_header)]
     notes = {name: f"a column of {place.file} has no name and is called {name!r}" for name in unnamed}
-    return Head(named, notes if dialect.has_header else {}, is_short)
+    return CsvHeader(named, notes if dialect.has_header else {}, is_short)
 
 
 def _not_all_named(names: int, columns: int, place: Place) -> SourceError:
@@ -210,22 +210,22 @@ def _is_short(names: int, reader: Iterator[list[str]]) -> bool:
     return len(firsts) == len(rows) and "" not in firsts and any(row[-1] for row in rows)
 
 
-def cells(schema: Schema, names: Sequence[str] | None = None, texts: Texts | None = None) -> Cells:
+def cells(schema: Schema, names: Sequence[str] | None = None, texts: TextTraits | None = None) -> CellExpressions:
     """Return the cells of a scan of texts; null for a column that is not among the `names` of the scan's."""
     known = set(schema.names if names is None else names)
     return of_texts({name: quoted(name) if name in known else "null::varchar" for name in schema.names}, texts)
 
 
-def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> Cells:
+def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> CellExpressions:
     """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
     nothing = {c.name: "null::date" if c.type == "DATE" else "null::varchar" for c in schema.columns}
     known = set(names)
-    texts = of_texts({n: quoted(n) if n in known else nothing[n] for n in schema.names}, Texts(underscored))
+    texts = of_texts({n: quoted(n) if n in known else nothing[n] for n in schema.names}, TextTraits(underscored))
 
-    def rule(column: Column, text: str, cast: str) -> Rule:
+    def rule(column: Column, text: str, cast: str) -> ConversionRule:
         return values.of_scanned_date(text) if column.type == "DATE" else texts.rule(column, text, cast)
 
-    return Cells(texts.came, rule)
+    return CellExpressions(texts.came, rule)
 
 
 def dates_of(schema: Schema) -> frozenset[str]:
@@ -252,10 +252,10 @@ def _rejects(wanted: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Texts:
+class _RecordTexts:
     """The records of a file as text, to show those that were rejected and to read them again."""
 
-    lines: Lines
+    lines: RecordIndex
     starts: Numbers
     names: tuple[str, ...]
     wanted: tuple[str, ...]

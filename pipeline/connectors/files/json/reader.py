@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.connectors import nested_values, values
-from pipeline.connectors.contract import RAW, Cells, Raw, fit, hold
+from pipeline.connectors.contract import RAW, CellExpressions, RawTable, fit, hold
 from pipeline.connectors.files.csv.reader import PLAIN, Dialect
 from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import lines_of
 from pipeline.connectors.files.rejected_rows import UNKNOWN
 from pipeline.connectors.inference import settled
-from pipeline.connectors.values import Reprinted, Rule, Texts
+from pipeline.connectors.values import ConversionRule, ReprintedNumbers, TextTraits
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import POSITION, Reading
+from pipeline.core.sources import POSITION, ReadResult
 from pipeline.kernel.engine import arrow, literal, schema_of
 from pipeline.kernel.types import decimal_of
 
@@ -30,7 +30,7 @@ _SHOWN = (
     f"coalesce(shown, '{UNKNOWN}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
 )
 _LONG_FRACTION = r"regexp_matches(line, '\.[0-9]{7}')"
-_REPRINTED = Reprinted(
+_REPRINTED = ReprintedNumbers(
     short="has_long_fraction",
     tiny="contains(line, 'e-') or contains(line, 'E-')",
     any="regexp_matches(line, '[0-9.]{16}|[eE]-[0-9]{3}')",
@@ -94,7 +94,9 @@ def _undecodable(con: duckdb.DuckDBPyConnection, dialect: Dialect) -> str | None
     return not_decodable(b"".join(row[0] for row in bad), dialect.encoding) if bad else None
 
 
-def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place, dialect: Dialect = PLAIN) -> Reading:
+def read(
+    con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place, dialect: Dialect = PLAIN
+) -> ReadResult:
     """Return the objects that fit and the lines that do not, each with its line; blank lines are no rows."""
     name_of = {column.data_name: column.name for column in schema.columns}
     names = [name_of.get(key, key) for key in _load(con, path)]
@@ -105,7 +107,7 @@ def read(con: duckdb.DuckDBPyConnection, path: str, schema: Schema, place: Place
     why = f"case {not_text}when is_object then 'a key is there twice' else 'not a JSON object' end"
     bad = f"not is_object or coalesce({nested_values.any_twice('json_keys(line)')}, false)"
     beyond = values_of(undeclared)
-    return fit(con, schema, Raw(cells(schema), _SHOWN, bad, why, with_texts(schema, objects), beyond))
+    return fit(con, schema, RawTable(cells(schema), _SHOWN, bad, why, with_texts(schema, objects), beyond))
 
 
 def values_of(names: Iterable[str]) -> dict[str, str]:
@@ -126,10 +128,10 @@ def _texts(line: str, schema: Schema) -> str:
     return f"json_extract_string({line}, [{paths}])"
 
 
-def cells(schema: Schema) -> Cells:
+def cells(schema: Schema) -> CellExpressions:
     """Return the cells of JSON objects, from their text `line` and the list `texts`."""
     came = {name: f"texts[{number}]" for number, name in enumerate(schema.names, start=1)}
-    return Cells(came, _rule)
+    return CellExpressions(came, _rule)
 
 
 def is_object(line: str) -> str:
@@ -137,17 +139,17 @@ def is_object(line: str) -> str:
     return f"case when json_valid({line}) then json_type({line}) = 'OBJECT' else false end"
 
 
-def _rule(column: Column, came: str, cast: str) -> Rule:
+def _rule(column: Column, came: str, cast: str) -> ConversionRule:
     """Return the rule for a field; a number in its text may have been reprinted, and then the line is asked for it."""
     exact = f"json_extract_string({nested_values.marked('line')}, {_pointer(column.data_name)})"
     if values.is_nested(column.type):
         full = f"case when regexp_matches({came}, '[0-9][.eE]') then {exact} else {came} end"
-        return Rule(nested_values.of_json(column, full))
+        return ConversionRule(nested_values.of_json(column, full))
     exact = nested_values.unmarked(exact)
     if column.type in {"VARCHAR", "JSON"}:
         kept, rest = (came, exact) if column.type == "VARCHAR" else (f"try_cast({x} as json)" for x in (came, exact))
-        return Rule(kept, _is_no_reprinted_number(column, came), fallback=rest)
-    rule = values.of_text(column, came, cast, Texts(reprinted=_REPRINTED))
+        return ConversionRule(kept, _is_no_reprinted_number(column, came), fallback=rest)
+    rule = values.of_text(column, came, cast, TextTraits(reprinted=_REPRINTED))
     return replace(rule, fallback=values.value_of(column, exact)) if rule.fast is not None else rule
 
 
