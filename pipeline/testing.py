@@ -26,7 +26,9 @@ from pipeline.core.schema import Schema
 from pipeline.core.settings import Settings
 from pipeline.core.sources import MISFIT, POSITION, SOURCE, Reader, ReadResult, Scannable
 from pipeline.governance import RunRecord
-from pipeline.kernel.engine import Limits, arrow, connect, listed, no_rows, schema_of
+from pipeline.kernel.engine import arrow, connect, no_rows, schema_of
+from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql_text import listed
 from pipeline.project import Project, Workspace
 from pipeline.runner import Runner, RunOptions
 from pipeline.runner.events import Event, Moment

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from pipeline.core.definitions import Artifact, Layer
-from pipeline.kernel.engine import Limits
+from pipeline.kernel.pool import Limits
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from serve.answers import answer_errors

@@ -10,7 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import Limits, connect, literal
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql_text import literal
 from pipeline.lake import Storage
 from serve.refusals import OverloadError
 from serve.select import Statement
@@ -64,7 +66,7 @@ class Engine:
     def _connection(self) -> duckdb.DuckDBPyConnection:
         with self._lock:
             if self._con is None:
-                con = self._open.enter_context(connect(self._limits, filesystem=self._lake.filesystem()))
+                con = self._open.enter_context(connect(self._limits, filesystem=self._lake.filesystem(), keep=False))
                 if self._limits.memory_bytes is not None:
                     con.execute(f"set max_temp_directory_size = '{4 * self._limits.memory_bytes}B'")
                 con.execute(f"set allowed_directories = [{literal(self._lake.uri.rstrip('/') + '/')}]")

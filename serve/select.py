@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.core.schema import Column, Schema
-from pipeline.kernel.engine import listed, quoted
 from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.types import arrow_type
 from serve.query import COMPARISONS, Filter, Ordering, Query, with_key
 

@@ -13,7 +13,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import RequestError
-from pipeline.kernel.engine import quoted
+from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
 from pipeline.quality import score
 from pipeline.report import write_report

@@ -17,7 +17,9 @@ from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.core.definitions import UNIQUE
 from pipeline.core.sources import POSITION, SOURCE
 from pipeline.core.staging import StagedFile
-from pipeline.kernel.engine import connect, listed, literal, one, quoted
+from pipeline.kernel.engine import connect, one
+from pipeline.kernel.pool import configure
+from pipeline.kernel.sql_text import listed, literal, quoted
 
 _ROW = "file_row_number"
 
@@ -32,7 +34,7 @@ def put_together(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
     if not work.key or not _may_meet(work.key[0], outcomes):
         return whole
     with connect(work.limits, filesystem=work.filesystem) as con:
-        con.execute("set preserve_insertion_order = false")
+        configure(con, "preserve_insertion_order", "false")
         count = _find(con, work, whole.files)
         if not count:
             return whole

@@ -21,7 +21,7 @@ from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Split
 from pipeline.core.settings import Settings
 from pipeline.kernel.budget import Budget, budget_here
-from pipeline.kernel.engine import Limits
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 
 OnProgress = Callable[[float], None]

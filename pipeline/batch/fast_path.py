@@ -9,8 +9,9 @@ from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import RowCounts, StagedFile
 from pipeline.kernel.checks import require_distinct
-from pipeline.kernel.engine import listed, literal, no_rows, one, quoted, schema_of
+from pipeline.kernel.engine import no_rows, one, schema_of
 from pipeline.kernel.profile import Profile, last_profile
+from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import stored
 
 

@@ -27,9 +27,10 @@ from pipeline.core.sources import (
     ScanQuery,
     SourceSplit,
 )
-from pipeline.kernel.engine import arrow, empty, expect_columns, listed, literal, one, quoted
+from pipeline.kernel.engine import arrow, empty, expect_columns, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import from_arrow
 
 BLOCK_BYTES = 128 << 20

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from pipeline.batch.work import Split
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import Limits, Stop, connect, listed, literal, watched
+from pipeline.kernel.engine import Stop, connect, watched
 from pipeline.kernel.planner.exchange import bucket_of
+from pipeline.kernel.pool import Limits, configure
 from pipeline.kernel.profile import Profile, last_profile, start_profiling
 from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.sql_text import listed, literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,7 +55,7 @@ def run_cut(
     scan = split.scan or Scan(cut.schema)
     with connect(cut.limits, filesystem=cut.filesystem, stop=stop) as con:
         start_profiling(con)
-        con.execute(f"set partitioned_write_max_open_files = {MOST_BUCKETS}")
+        configure(con, "partitioned_write_max_open_files", MOST_BUCKETS)
         with nullcontext() if tell is None else watched(con, tell):
             return BucketFiles(tuple(_written(con, cut, scan, split.index)), last_profile(con))
 

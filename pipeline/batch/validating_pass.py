@@ -13,8 +13,9 @@ from pipeline.core.definitions import Action
 from pipeline.core.errors import DefinitionError, ExpectationError, OrderError, few
 from pipeline.core.staging import RowCounts, StagedFile
 from pipeline.kernel.checks import MADE, MarkedRows, count_before, mark, mark_duplicates, mark_known, rank
-from pipeline.kernel.engine import arrow, listed, literal, schema_of, watched
+from pipeline.kernel.engine import arrow, schema_of, watched
 from pipeline.kernel.profile import last_profile
+from pipeline.kernel.sql_text import listed, literal
 from pipeline.kernel.types import stored
 
 REJECTED = "_rejected"

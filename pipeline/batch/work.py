@@ -12,9 +12,10 @@ from pipeline.core.errors import Place, SchemaError
 from pipeline.core.schema import Schema, compare
 from pipeline.core.sources import SourceSplit
 from pipeline.core.staging import RowCounts, StagedFile, Stager
-from pipeline.kernel.engine import Limits, listed, literal
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.profile import Profile
 from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql_text import listed, literal
 
 if TYPE_CHECKING:
     import duckdb

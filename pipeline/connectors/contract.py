@@ -14,7 +14,8 @@ from pipeline.connectors.values import ConversionRule, TextTraits
 from pipeline.core.errors import NewColumnsError, Place, SchemaError, few
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import POSITION, PROVENANCE, NewColumns, ReadResult
-from pipeline.kernel.engine import arrow, literal, quoted, schema_of
+from pipeline.kernel.engine import arrow, schema_of
+from pipeline.kernel.sql_text import literal, quoted
 
 RAW = "raw"
 """The temporary table that `fit` reads: `_position` and the values as they came."""

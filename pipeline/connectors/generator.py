@@ -28,7 +28,8 @@ from pipeline.core.sources import (
     SourceSplit,
     Tail,
 )
-from pipeline.kernel.engine import arrow, connect, first_line, quoted, schema_of
+from pipeline.kernel.engine import arrow, connect, first_line, schema_of
+from pipeline.kernel.sql_text import quoted
 
 _ROW_BYTES = 64
 

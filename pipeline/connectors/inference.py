@@ -19,7 +19,7 @@ from pipeline.connectors.contract import (
     unfit,
 )
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import literal
+from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
 
 _NEXT: Mapping[str, tuple[str, ...]] = {

@@ -10,7 +10,8 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import RequestError, SchemaError, did_you_mean
-from pipeline.kernel.engine import connect, quoted, schema_of
+from pipeline.kernel.engine import connect, schema_of
+from pipeline.kernel.sql_text import quoted
 
 _NOT_JSON = ("BLOB", "BIT")
 _MAY_BE_NO_NUMBER = ("FLOAT", "DOUBLE")

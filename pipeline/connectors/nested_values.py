@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pipeline.connectors import values
 from pipeline.core.schema import Column
-from pipeline.kernel.engine import literal, quoted
+from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import inner_types, nested_type
 
 MARK = "\ufdd1"

@@ -19,7 +19,7 @@ from pipeline.connectors.json_rows import key_text, keys, texts
 from pipeline.core.definitions import names
 from pipeline.core.errors import SchemaError, SinkError
 from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_there, require_gone_by
-from pipeline.kernel.engine import quoted
+from pipeline.kernel.sql_text import quoted
 
 _PATIENCE_S = 30.0
 _REACHED = "headwater_reached"

@@ -32,7 +32,8 @@ from pipeline.core.sources import (
     TableRows,
     Tail,
 )
-from pipeline.kernel.engine import arrow, connect, listed, quoted
+from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.types import from_arrow
 
 _ROW_BYTES = 64

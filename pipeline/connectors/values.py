@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.core.schema import Column
-from pipeline.kernel.engine import literal
+from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import decimal_of
 
 _SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.core.processes import cores, read_text
-from pipeline.kernel.engine import Limits
+from pipeline.kernel.pool import Limits
 
 SHARE = 0.6
 """The share of the machine's memory that a run takes without a setting; the rest is for what no engine counts."""

@@ -14,7 +14,8 @@ import duckdb
 from pipeline.core.definitions import NOT_NULL, SEQUENCED, UNIQUE, Action, Expectation, Merge
 from pipeline.core.errors import DefinitionError, few
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
-from pipeline.kernel.engine import listed, literal, one, quoted, schema_of
+from pipeline.kernel.engine import one, schema_of
+from pipeline.kernel.sql_text import listed, literal, quoted
 
 MADE = "_made"
 BITS = "_bits"

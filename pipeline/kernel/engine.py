@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from pipeline.core import scratch
-from pipeline.core.processes import cores
 from pipeline.core.schema import Column, Schema
+from pipeline.kernel.pool import DATABASE, Limits, configure, connection
+from pipeline.kernel.sql_text import quoted
 
 if TYPE_CHECKING:
     import fsspec
@@ -23,18 +22,8 @@ if TYPE_CHECKING:
 
 _WATCH_EVERY_S = 0.5
 _BATCH_ROWS = 1 << 17
-SPILL_SHARE = 0.5
-"""The share of the free disk that engines may spill to, without a setting."""
 WIDE = 256
 """A table of more columns is wide: its statements are planned with less care."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one connection may take; `None` leaves DuckDB's default (all cores, 80 % of memory)."""
-
-    memory_bytes: int | None = None
-    threads: int | None = None
 
 
 class Stop:
@@ -87,46 +76,38 @@ def current_stop() -> Stop | None:
     return _STOP.get()
 
 
-def spill_to(con: duckdb.DuckDBPyConnection, folder: str, engines: int = 1) -> None:
-    """Let a connection spill to a folder, up to its part of what all engines that work side by side may spill."""
-    whole = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
-    # the bound belongs to the folder: it is set after it
-    con.execute(f"set temp_directory = {literal(folder)}; set max_temp_directory_size = '{whole // engines}B'")
-
-
 @contextmanager
 def connect(
-    limits: Limits | None = None, *, filesystem: fsspec.AbstractFileSystem | None = None, stop: Stop | None = None
+    limits: Limits | None = None,
+    *,
+    filesystem: fsspec.AbstractFileSystem | None = None,
+    stop: Stop | None = None,
+    keep: bool = True,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB in UTC that spills to a folder of its own, up to a bound, and close it.
 
     `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local; `stop` ends its statements, by default
-    what ends those of the thread.
+    what ends those of the thread. The engine behind it is used again after that, unless `keep` is false: for one that
+    works as long as a stream, or whose settings are locked.
     """
-    limits = Limits() if limits is None else limits
-    with scratch.folder("spill") as spill:
-        config: dict[str, str | bool | int | float | list[str]] = {}
-        if limits.memory_bytes is not None:
-            config["memory_limit"] = f"{limits.memory_bytes}B"
-        if limits.threads is not None:
-            config["threads"] = limits.threads
-        con = duckdb.connect(config=config)
-        try:
-            con.execute("set TimeZone = 'UTC'; set enable_progress_bar = true; set enable_progress_bar_print = false")
-            spill_to(con, spill, cores() if limits.threads == 1 else 1)
-            con.execute("set python_scan_all_frames = false; set python_enable_replacements = false")
-            con.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
-            if filesystem is not None:
-                con.register_filesystem(filesystem)
-            stop = current_stop() if stop is None else stop
-            with nullcontext() if stop is None else stop.watching(con):
-                yield con
-        except (duckdb.InterruptException, RuntimeError) as error:
-            if "interrupt" not in str(error).lower():
-                raise
-            raise KeyboardInterrupt from error  # Ctrl-C while a statement runs
-        finally:
-            con.close()
+    stop = current_stop() if stop is None else stop
+    try:
+        with (
+            connection(Limits() if limits is None else limits, filesystem, keep=keep) as con,
+            nullcontext() if stop is None else stop.watching(con),
+        ):
+            yield con
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if "interrupt" not in str(error).lower():
+            raise
+        raise KeyboardInterrupt from error  # Ctrl-C while a statement runs
+
+
+def leave(con: duckdb.DuckDBPyConnection, database: str) -> None:
+    """Detach a database that a connection attached and used, whatever transaction it is in."""
+    with suppress(duckdb.Error):  # it is in none
+        con.execute("rollback")
+    con.execute(f"use {DATABASE}; detach {database}")
 
 
 def expect_columns(con: duckdb.DuckDBPyConnection, count: int) -> None:
@@ -136,7 +117,7 @@ def expect_columns(con: duckdb.DuckDBPyConnection, count: int) -> None:
     quadratic in their number: of 2,000 columns, the first took 5 s of 8, the second half of what was left.
     """
     if count > WIDE:
-        con.execute("set disabled_optimizers = 'common_subexpressions,statistics_propagation'")
+        configure(con, "disabled_optimizers", "'common_subexpressions,statistics_propagation'")
 
 
 @contextmanager
@@ -199,21 +180,6 @@ def is_of_files(error: BaseException) -> bool:
     return isinstance(error, duckdb.IOException) or (
         isinstance(error, duckdb.Error) and not isinstance(error, duckdb.DatabaseError)
     )
-
-
-def quoted(name: str) -> str:
-    """Return an identifier in double quotes."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: str) -> str:
-    """Return a text literal in single quotes."""
-    return "'" + value.replace("'", "''") + "'"
-
-
-def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Return identifiers in double quotes, with commas between."""
-    return ", ".join(quoted(name) for name in names)
 
 
 def arrow(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:

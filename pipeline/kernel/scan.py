@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import listed, literal, quoted
+from pipeline.kernel.sql_text import listed, literal, quoted
 
 if TYPE_CHECKING:
     import duckdb

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.schema import Column, Schema
-from pipeline.kernel.engine import arrow, connect, quoted, schema_of
+from pipeline.kernel.engine import arrow, connect, schema_of
+from pipeline.kernel.sql_text import quoted
 
 _STORED_AS = {
     "HUGEINT": "BIGINT",  # a sum of integers; a larger value fails loudly

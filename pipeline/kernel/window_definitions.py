@@ -9,8 +9,8 @@ from datetime import timedelta
 from pipeline.core.definitions import Emit, Expectation, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError
 from pipeline.core.event_time import span
-from pipeline.kernel.engine import quoted
 from pipeline.kernel.sql import sql
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.windows.sql import Kind, interval
 
 START, END = "window_start", "window_end"

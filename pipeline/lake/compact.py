@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import StorageError
 from pipeline.core.staging import StagedFile
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake.delta import DeltaStager, LakeTable, Version
 from pipeline.lake.head import Commit, TableHead, conflict, open_table

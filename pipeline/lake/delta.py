@@ -23,8 +23,9 @@ from deltalake.exceptions import DeltaError
 from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect, is_of_files, listed, literal, schema_of
+from pipeline.kernel.engine import connect, is_of_files, schema_of
 from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.sql_text import listed, literal
 from pipeline.lake.changes import NetChange, VersionChange, net
 from pipeline.lake.head import (
     Commit,

@@ -17,8 +17,10 @@ from pipeline.core.definitions import Merge
 from pipeline.core.errors import DefinitionError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import StagedFile
-from pipeline.kernel.engine import Limits, arrow, connect, first_line, listed, literal, one, quoted
+from pipeline.kernel.engine import arrow, connect, first_line, one
+from pipeline.kernel.pool import Limits, configure
 from pipeline.kernel.scan import DataFile, Scan, no_rows
+from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.lake.delta import DeltaStager, LakeTable, Version
 
 RANGES = 4096
@@ -95,7 +97,7 @@ def merge(work: MergeSpec) -> MergeResult:
     _require_columns(work, (*work.key, how.sequence_by))
     filesystem = work.table.storage.filesystem()
     with connect(work.limits, filesystem=filesystem) as con:
-        con.execute("set preserve_insertion_order = false")  # else whole row groups wait in memory for their turn
+        configure(con, "preserve_insertion_order", "false")  # else whole row groups wait in memory for their turn
         try:
             return _merged(con, work, how)
         except (duckdb.BinderException, duckdb.ConversionException) as error:
@@ -122,7 +124,7 @@ def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeRe
     _require_columns(work, work.key)
     filesystem = work.table.storage.filesystem()
     with connect(work.limits, filesystem=filesystem) as con:
-        con.execute("set preserve_insertion_order = false")
+        configure(con, "preserve_insertion_order", "false")
         chosen = ", ".join(f"{quoted(name)} as k{number}" for number, name in enumerate(names))
         con.execute(f"create temp table _rows as select distinct {chosen} from ({keys.query()})")
         uris = [*(work.uri(file) for file in work.staged), *candidates(con, work, work.seen)]

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.core.definitions import Chart, Definition, StoredDefinition, Table
 from pipeline.core.errors import StorageError, did_you_mean
 from pipeline.governance import Catalog, RunRecord, StepRecord
-from pipeline.kernel.engine import connect, literal, one, quoted
+from pipeline.kernel.engine import connect, one
+from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Lake, LakeTable, Storage
 from pipeline.project.project import Project
 from pipeline.report.words import quantity

@@ -26,7 +26,8 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, RowCounts
 from pipeline.governance import BackfillRecord, RunRecord, StepRecord
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.engine import Limits, connect, schema_of
+from pipeline.kernel.engine import connect, schema_of
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.types import stored
 from pipeline.lake import Version

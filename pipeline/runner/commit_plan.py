@@ -9,10 +9,10 @@ from pipeline.core.definitions import Merge, StoredDefinition, Table
 from pipeline.core.staging import Mode, RowCounts, StagedFile
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import merge_expectations, unless_deleted
-from pipeline.kernel.engine import quoted
 from pipeline.kernel.planner.provenance import passed_on
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform, parse
+from pipeline.kernel.sql_text import quoted
 from pipeline.lake import MergeSpec, Version, merge, replace_keys
 from pipeline.project.workspace import Workspace
 from pipeline.runner.quarantine import in_json, json_text, stage_quarantine

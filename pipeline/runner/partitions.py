@@ -10,7 +10,8 @@ import duckdb
 
 from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.core.errors import RequestError, few
-from pipeline.kernel.engine import literal, one, plain_type, quoted
+from pipeline.kernel.engine import one, plain_type
+from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import stored_type
 
 

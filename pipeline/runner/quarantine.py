@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.core.staging import StagedFile
-from pipeline.kernel.engine import connect, listed, literal, one
+from pipeline.kernel.engine import connect, one
+from pipeline.kernel.sql_text import listed, literal
 from pipeline.lake import QUARANTINE, DeltaStager
 from pipeline.project.workspace import Workspace
 

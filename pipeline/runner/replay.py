@@ -27,9 +27,10 @@ from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE, ReadResult, Reparsable, SourceObject, SourceSplit
 from pipeline.core.staging import RowCounts
-from pipeline.kernel.engine import arrow, connect, literal
+from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.planner.provenance import carrying
 from pipeline.kernel.scan import Scan, register
+from pipeline.kernel.sql_text import literal
 from pipeline.lake import QUARANTINE
 from pipeline.project.contracts import own_columns, with_declared
 from pipeline.project.workspace import Workspace

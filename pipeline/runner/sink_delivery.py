@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from pipeline.core.errors import StorageError
 from pipeline.core.sinks import Delivery, Sink, SinkContext, SinkPosition
-from pipeline.kernel.engine import Limits, arrow, connect, first_line, listed, quoted, schema_of
+from pipeline.kernel.engine import arrow, connect, first_line, schema_of
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.lake import Version, VersionChange
 from pipeline.project.workspace import Workspace
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import duckdb
 import fsspec
 
-from pipeline.core import scratch
 from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import first_line, listed, literal, quoted, spill_to
+from pipeline.kernel.engine import connect, first_line, leave
 from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.sql_text import listed, literal, quoted
 
 _LOADS = "headwater_loads"
+_DATABASE = "warehouse"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ class DuckDBWarehouse:
 
         Raises `StorageError` when the file cannot be written or another process holds it; it is unchanged then.
         """
-        with self._open(read_only=False) as con:
-            if filesystem is not None:
-                con.register_filesystem(filesystem)
+        with self._open(read_only=False, filesystem=filesystem) as con:
             try:
                 con.execute("begin")
                 _bring(con, load)
@@ -77,21 +76,22 @@ class DuckDBWarehouse:
             yield con
 
     @contextmanager
-    def _open(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._lock, scratch.folder("spill") as spill:
+    def _open(
+        self, *, read_only: bool, filesystem: fsspec.AbstractFileSystem | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._lock, connect(filesystem=filesystem) as con:
             try:
                 Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-                con = duckdb.connect(self.path, read_only=read_only)
+                mode = "read_only" if read_only else "read_write"
+                con.execute(f"attach {literal(self.path)} as {_DATABASE} ({mode}); use {_DATABASE}")
             except (duckdb.Error, OSError) as error:
                 raise self._unusable(error) from error
             try:
-                con.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
-                spill_to(con, spill)
                 yield con
             except (duckdb.IOException, duckdb.TransactionException) as error:
                 raise self._unusable(error) from error
             finally:
-                con.close()
+                leave(con, _DATABASE)
 
     def _unusable(self, error: Exception) -> StorageError:
         return StorageError(

@@ -16,9 +16,10 @@ from sqlglot import exp
 from pipeline.core.definitions import Action, Chart, Expectation, Table, caller, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
-from pipeline.kernel.engine import arrow, connect, literal, quoted
+from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import SqlTransform, parse, sql_table, tables_of
+from pipeline.kernel.sql_text import literal, quoted
 
 VALID_FROM, VALID_TO, IS_CURRENT = "valid_from", "valid_to", "is_current"
 UNKNOWN = 0

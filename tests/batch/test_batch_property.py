@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pipeline.batch.planning import route
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.execution import ExecutionLimits
-from pipeline.kernel.engine import connect, quoted, schema_of
+from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.sql import sql
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import stored
 from tests.kernel.conftest import Splits
 from tests.kernel.test_kernel_strategies import SMALL, grouped, plain, tables

@@ -21,7 +21,8 @@ from pipeline.core.functions import table
 from pipeline.core.schema import Schema
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.checks import key_expectations
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql import sql
 from pipeline.lake import DeltaStager, Storage

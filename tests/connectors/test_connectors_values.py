@@ -21,7 +21,8 @@ from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT as IS_MISFIT
 from pipeline.core.sources import POSITION, SourceSplit
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 from tests.rigs.exact import EITHER, MISFIT, NUMBERS, TYPES, expected, texts
 
 SEED = int(os.environ.get("HEADWATER_SEED", "1"))

@@ -28,7 +28,8 @@ from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, Extent, Log, Reader, ReadResult, SourceObject, SourceSplit, Tail
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 from tests.rigs.logs import pieces
 
 SOON_S = 20.0

@@ -26,7 +26,8 @@ from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError, SplitError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, ReadResult, SourceObject, SourceSplit
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 """Whether generated examples are many: make faults."""

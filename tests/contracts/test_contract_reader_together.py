@@ -21,7 +21,8 @@ from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE, SourceSplit
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 AT = "2026-01-01T00:00:00+00:00"

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from pipeline.kernel.aggregates.decomposition import STATES, take_apart
-from pipeline.kernel.engine import connect, quoted, schema_of
+from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, driving_of, plan
 from pipeline.kernel.sql import parse, tables_of
+from pipeline.kernel.sql_text import quoted
 
 settings.register_profile(
     "fixed",

@@ -12,9 +12,9 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import literal
 from pipeline.kernel.planner.exchange import BUCKETS, exchange
 from pipeline.kernel.sql import parse
+from pipeline.kernel.sql_text import literal
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 """Whether generated examples are many: make faults."""

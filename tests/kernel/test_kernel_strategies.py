@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from pipeline.kernel.engine import literal
+from pipeline.kernel.sql_text import literal
 
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 """Whether generated examples are many: make faults."""

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.schema import Column, Schema
-from pipeline.kernel.engine import arrow, connect, quoted, schema_of
+from pipeline.kernel.engine import arrow, connect, schema_of
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import arrow_schema, arrow_type, from_arrow, sql_type, stored, stored_type
 
 PLAIN = [

@@ -17,8 +17,10 @@ from pipeline.core.definitions import Merge
 from pipeline.core.errors import ConflictError, DefinitionError, StorageError
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest
-from pipeline.kernel.engine import Limits, connect, literal, schema_of
+from pipeline.kernel.engine import connect, schema_of
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import stored
 from pipeline.lake import MergeSpec, Version, merge, replace_keys
 from pipeline.lake.merge import overlapping

@@ -12,7 +12,8 @@ import pytest
 from pipeline.core import scratch
 from pipeline.core.errors import RequestError, SettingsError, StorageError
 from pipeline.core.settings import load as load_settings
-from pipeline.kernel.engine import SPILL_SHARE, Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import SPILL_SHARE, Limits
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner, RunOptions
 from tests.cluster.conftest import BIN

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.kernel.engine import Limits
+from pipeline.kernel.pool import Limits
 
 ORDERS = "/tables/cafe_orders"
 

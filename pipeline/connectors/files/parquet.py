@@ -16,7 +16,8 @@ from pipeline.connectors.files.column_names import ColumnNames
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery, SourceObject, SourceSplit
-from pipeline.kernel.engine import literal, quoted, schema_of
+from pipeline.kernel.engine import schema_of
+from pipeline.kernel.sql_text import literal, quoted
 
 _ROW = "file_row_number"
 

@@ -24,7 +24,7 @@ from pipeline.connectors.files.csv.reader import CsvReader, Dialect, header
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, SOURCE, ScanQuery
-from pipeline.kernel.engine import listed, literal, quoted
+from pipeline.kernel.sql_text import listed, literal, quoted
 
 SMALL_BYTES = 1 << 20
 """A file of more than this is scanned by itself."""

@@ -21,7 +21,7 @@ from pipeline.connectors.values import ConversionRule, TextTraits
 from pipeline.core.errors import Place
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import MISFIT, POSITION, ScanQuery
-from pipeline.kernel.engine import literal
+from pipeline.kernel.sql_text import literal
 
 _CONVERTED = ("converted", "faults")
 _LINE = "'line': 'VARCHAR'"

@@ -43,7 +43,8 @@ from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery
-from pipeline.kernel.engine import connect, literal, quoted
+from pipeline.kernel.engine import connect
+from pipeline.kernel.sql_text import literal, quoted
 
 BASE64 = "base64:"
 """What stands before the bytes of a value that is no text, where it is kept as one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.kernel.engine import literal
+from pipeline.kernel.sql_text import literal
 
 STATES = "_states"
 """The table of all splits' states, one row per split and key, in the order of the splits."""

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import duckdb
 from sqlglot import exp
 
-from pipeline.kernel.engine import quoted, schema_of
+from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.planner.function_calls import is_aggregate, is_known
+from pipeline.kernel.sql_text import quoted
 
 Term = str
 _NUMBER = re.compile(r'"#\d+"')
@@ -122,7 +123,7 @@ def is_column(expression: str) -> bool:
 def expression_type(expression: str, columns: tuple[tuple[str, str], ...]) -> str | None:
     """Return the DuckDB type of an expression over columns in double quotes, given as `(column, type)`."""
     source = ", ".join(f"null::{kind} as {name}" for name, kind in columns) or "1"
-    with duckdb.connect() as con:
+    with connect() as con:
         try:
             return schema_of(con, f"select {expression} from (select {source})").columns[0].type
         except duckdb.Error:

@@ -27,7 +27,7 @@ from sqlglot import exp, parse_one
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import in_words
 from pipeline.kernel.aggregates.grouping import keys_of, text_in, unclear_name
-from pipeline.kernel.engine import arrow, first_line
+from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.planner.function_calls import is_aggregate, own
 from pipeline.kernel.planner.scope import unused
 
@@ -193,7 +193,7 @@ def _span(kind: Kind, name: str, given: exp.Expr, place: Place | None) -> tuple[
 
 @functools.lru_cache(maxsize=256)
 def _constant(sql: str) -> tuple[int, int] | None:
-    with duckdb.connect() as con:
+    with connect() as con:
         found = arrow(con, f"select ({sql})::interval as i").column(0)[0].as_py()
     return None if found is None else (found.months, found.days * 86_400_000_000 + found.nanoseconds // 1000)
 

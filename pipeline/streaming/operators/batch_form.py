@@ -10,7 +10,9 @@ import pyarrow as pa
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE
-from pipeline.kernel.engine import Limits, arrow, connect, quoted
+from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import from_arrow
 from pipeline.streaming.operators.operator import BEGINNING, END, Operator, Progress
 from pipeline.streaming.operators.shard import dealt, opened

@@ -24,8 +24,8 @@ from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE
 from pipeline.core.state_identity import StateIdentity, columns_part
-from pipeline.kernel.engine import listed, quoted
 from pipeline.kernel.sql import SqlTransform, parse, sql_table
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import (
     LATE,
     StreamedInput,

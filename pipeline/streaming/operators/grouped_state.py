@@ -18,7 +18,8 @@ import duckdb
 
 from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates.decomposition import STATES, CallTypes, Decomposition
-from pipeline.kernel.engine import arrow, one, quoted
+from pipeline.kernel.engine import arrow, one
+from pipeline.kernel.sql_text import quoted
 from pipeline.streaming.operators.operator import HASH, Prepared, arrived
 from pipeline.streaming.operators.state_tables import StateTables
 

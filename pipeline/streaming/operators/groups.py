@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from pipeline.core.event_time import in_words
 from pipeline.core.state_identity import StateIdentity
-from pipeline.kernel.engine import one, quoted
+from pipeline.kernel.engine import one
+from pipeline.kernel.sql_text import quoted
 from pipeline.streaming.operators.grouped_state import GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_tables import StateTables

@@ -20,8 +20,9 @@ from pipeline.core.event_time import in_words
 from pipeline.core.fingerprint import of_function
 from pipeline.core.schema import Column, Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
-from pipeline.kernel.engine import arrow, connect, first_line, listed, quoted, schema_of
+from pipeline.kernel.engine import arrow, connect, first_line, schema_of
 from pipeline.kernel.frames import raised_at
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, before_the_watermark, micros
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_columns import (

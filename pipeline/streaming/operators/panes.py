@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipeline.core.state_identity import StateIdentity
-from pipeline.kernel.engine import quoted
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.windows.sql import MONDAY_US, Window
 from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streaming.operators.operator import BEGINNING, HASH, PARTLY, Emits, Prepared, Progress, arrived

@@ -21,7 +21,8 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import in_words
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
-from pipeline.kernel.engine import connect, empty, first_line, listed, quoted
+from pipeline.kernel.engine import connect, empty, first_line
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import (
     LATE,
     StreamedInput,

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.state_identity import StateIdentity
-from pipeline.kernel.engine import one, quoted
+from pipeline.kernel.engine import one
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.windows.sql import Window
 from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from pipeline.kernel.engine import Limits, arrow, connect, listed
+from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql_text import listed
 from pipeline.streaming.operators.operator import HASH, Operator, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_tables import StateTables
 

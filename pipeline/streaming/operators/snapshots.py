@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from pipeline.core.epochs import Epoch, StateFile, StateSegment
 from pipeline.core.errors import StorageError
-from pipeline.kernel.engine import arrow, quoted
+from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.sql_text import quoted
 from pipeline.streaming.operators.operator import HASH
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
@@ -84,7 +85,7 @@ def checked(file: StateFile, read: Callable[[str], bytes]) -> bytes:
 
 def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str, pa.Table]]:
     """Yield the tables of all shards at an epoch, without what only the memory needs; their rows are in no order."""
-    with duckdb.connect() as con:
+    with connect() as con:
         memory = StateTables(con)
         for shard in range(epoch.shards):
             for file in epoch.state:

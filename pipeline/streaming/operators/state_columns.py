@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.core.sources import POSITION, SOURCE
-from pipeline.kernel.engine import listed, quoted
+from pipeline.kernel.sql_text import listed, quoted
 
 PREFIX = "c_"
 PLACE = listed((SOURCE, POSITION))

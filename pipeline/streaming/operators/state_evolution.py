@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.schema import Schema
-from pipeline.kernel.engine import quoted
+from pipeline.kernel.sql_text import quoted
 from pipeline.streaming.operators.state_columns import PREFIX
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")

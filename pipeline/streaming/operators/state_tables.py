@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import duckdb
 import pyarrow as pa
 
-from pipeline.kernel.engine import arrow, one, quoted
+from pipeline.kernel.engine import arrow, one
+from pipeline.kernel.sql_text import quoted
 
 ID, SINCE = "_id", "_since"
 """The columns that every table has besides its own: a number of its row, and the snapshot that first had it."""

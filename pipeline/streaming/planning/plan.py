@@ -19,13 +19,14 @@ from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE
 from pipeline.core.state_identity import StateIdentity
-from pipeline.kernel.engine import arrow, connect, listed, quoted, schema_of
+from pipeline.kernel.engine import arrow, connect, schema_of
 from pipeline.kernel.frames import call
 from pipeline.kernel.planner.projection import needed
 from pipeline.kernel.planner.provenance import bare, carrying
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform
+from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.types import as_stored, stored
 from pipeline.project.contracts import stream_contract
 from pipeline.project.readers import log_of

@@ -17,8 +17,9 @@ from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.errors import NewColumnsError, RequestError, SourceError, StorageError
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Extent, LogTraits, PartReader, Tail
-from pipeline.kernel.engine import empty, literal
+from pipeline.kernel.engine import empty
 from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.sql_text import literal
 from pipeline.lake import LakeTable
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.inputs import StreamInput

@@ -19,7 +19,8 @@ from pipeline.core.epochs import StateFile
 from pipeline.core.errors import ConflictError, RequestError, StorageError, did_you_mean
 from pipeline.core.format_versions import require_known
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect, literal
+from pipeline.kernel.engine import connect
+from pipeline.kernel.sql_text import literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.post_commit import set_aside

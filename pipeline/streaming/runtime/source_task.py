@@ -16,10 +16,12 @@ from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.sources import POSITION, SOURCE, ReadyOffsets, SourceSplit, Tail
-from pipeline.kernel.engine import Limits, arrow, connect, first_line, literal, one, quoted
+from pipeline.kernel.engine import arrow, connect, first_line, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.planner.scope import unused
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import as_stored
 from pipeline.streaming.operators.operator import Prepared
 from pipeline.streaming.operators.shard import dealt
@@ -89,7 +91,7 @@ class SourceTask:
         self._others: Mapping[str, Scan] = {}
         self._tails: dict[str, Tail] = {}
         with ExitStack() as opening:
-            self._con = opening.enter_context(connect(crop.limits, filesystem=crop.filesystem))
+            self._con = opening.enter_context(connect(crop.limits, filesystem=crop.filesystem, keep=False))
             for name, given in offsets.items():
                 self._tails[name] = opening.enter_context(self._intakes[name].log.tail(given))
             self.look_into(crop.others)

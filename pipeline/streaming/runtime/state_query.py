@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from pipeline.core.epochs import END, Epoch
 from pipeline.core.errors import RequestError, did_you_mean
-from pipeline.kernel.engine import arrow, connect, literal, quoted
+from pipeline.kernel.engine import arrow, connect
+from pipeline.kernel.sql_text import literal, quoted
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.operator import Progress
 from pipeline.streaming.operators.snapshots import tables_in

@@ -17,7 +17,8 @@ from pipeline.core.epochs import BEGINNING, Epoch, InputProgress
 from pipeline.core.errors import RequestError, SourceError
 from pipeline.core.sources import Extent
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.engine import connect, quoted
+from pipeline.kernel.engine import connect
+from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.operator import Progress
 from pipeline.streaming.operators.shard import dealt

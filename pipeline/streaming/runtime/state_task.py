@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.core.epochs import Epoch, StateFile
-from pipeline.kernel.engine import Limits, arrow, connect, one, quoted, schema_of
+from pipeline.kernel.engine import arrow, connect, one, schema_of
+from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Evolving, Operator, Progress, arrived
@@ -46,7 +48,7 @@ class StateTask:
         self._plot = plot
         self._stack = ExitStack()
         with ExitStack() as opening:
-            con = opening.enter_context(connect(plot.limits))
+            con = opening.enter_context(connect(plot.limits, keep=False))
             for name in plot.operator.inputs:
                 con.register(arrived(name), plot.samples[name])
             memory = StateTables(con)

@@ -16,9 +16,10 @@ from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
-from pipeline.kernel.engine import connect, listed
+from pipeline.kernel.engine import connect
 from pipeline.kernel.profile import start_profiling
 from pipeline.kernel.scan import Scan
+from pipeline.kernel.sql_text import listed
 from pipeline.lake import DeltaStager, Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_plan import definition_to_validate
@@ -75,7 +76,7 @@ class EpochStager:
         self._stack = ExitStack()
         filesystem = workspace.lake.storage.filesystem()
         limits = budget_here(workspace.settings.memory_bytes).whole()
-        self._con = self._stack.enter_context(connect(limits, filesystem=filesystem))
+        self._con = self._stack.enter_context(connect(limits, filesystem=filesystem, keep=False))
         start_profiling(self._con)
         self._stager = table.stager("")
         self._remembers_keys = (

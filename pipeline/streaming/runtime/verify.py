@@ -24,8 +24,9 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import INGESTED_AT, POSITION, SOURCE
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
-from pipeline.kernel.engine import arrow, connect, listed, literal, one, quoted
+from pipeline.kernel.engine import arrow, connect, one
 from pipeline.kernel.frames import call
+from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_plan import definition_to_validate, merge_of
 from pipeline.streaming.operators.batch_form import batch_answer_since

@@ -16,7 +16,8 @@ from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT as IS_MISFIT
 from pipeline.core.sources import SourceSplit
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 from tests.connectors.test_connectors_values import EACH, SEED, same
 from tests.rigs.exact import MISFIT, expected, texts
 

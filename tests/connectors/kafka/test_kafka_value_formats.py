@@ -25,7 +25,8 @@ from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, SourceSplit
-from pipeline.kernel.engine import Limits, connect
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import Limits
 from tests.rigs.logs import pieces
 
 HERE = Partition("t", 0)

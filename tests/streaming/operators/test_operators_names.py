@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline import deduplicate, event, followed_by, not_followed_by, pattern, sql, stateful
 from pipeline.core.definitions import Streaming
 from pipeline.core.errors import Place
-from pipeline.kernel.engine import quoted
+from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import from_arrow
 from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.grouped_statement import operator_of

@@ -25,7 +25,8 @@ from pipeline.connectors.values import ConversionRule, TextTraits
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import POSITION, NewColumns, ReadResult
-from pipeline.kernel.engine import arrow, expect_columns, listed, literal, quoted, schema_of
+from pipeline.kernel.engine import arrow, expect_columns, schema_of
+from pipeline.kernel.sql_text import listed, literal, quoted
 
 _HEADER_BYTES = 1 << 20
 _SAMPLED, _LEAST_SAMPLED = 20, 2

@@ -18,7 +18,9 @@ import duckdb
 from pipeline.connectors.files.record_index import BOM
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
-from pipeline.kernel.engine import Limits, connect, first_line, literal
+from pipeline.kernel.engine import connect, first_line
+from pipeline.kernel.pool import Limits
+from pipeline.kernel.sql_text import literal
 
 LONGEST_BYTES = 32 << 20
 """The longest object that is read; the reader takes twice as much memory, whatever the file's size."""

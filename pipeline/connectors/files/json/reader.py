@@ -23,7 +23,8 @@ from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
 from pipeline.core.sources import POSITION, ReadResult
-from pipeline.kernel.engine import arrow, literal, schema_of
+from pipeline.kernel.engine import arrow, schema_of
+from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import decimal_of
 
 _SHOWN = (
