@@ -126,7 +126,10 @@ def _taken(key: _Key) -> _Instance | None:
         found = next((instance for instance in reversed(_idle) if instance.key == key), None)
         if found is not None:
             _idle.remove(found)
-        return found
+    if found is not None and not Path(found.spill).is_dir():  # removed with the folder of its project
+        found.close()
+        return None
+    return found
 
 
 def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None) -> _Instance:

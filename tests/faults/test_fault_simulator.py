@@ -31,6 +31,6 @@ def test_every_mutant_of_the_protocol_is_caught(mutant, record_property):
         try:
             simulate(seed, mutant)
         except Wrong as error:
-            record_property(f"mutant: {MUTANTS[mutant]}", error)
+            record_property(f"mutant: {MUTANTS[mutant]}", str(error))
             return
     pytest.fail(f"2,000 schedules do not see it: {MUTANTS[mutant]}")

@@ -21,11 +21,11 @@ from tests.rigs.postgres import postgres as postgres  # noqa: PLC0414 - the fixt
 
 OPEN = """
 import sys
-from pipeline.governance import Catalog, Run
+from pipeline.governance import Catalog, RunRecord
 import pipeline.governance.migrations
 print("ready", flush=True)
 sys.stdin.readline()
-Catalog(sys.argv[1]).begin(Run(sys.argv[2], 'p', 'dev', 't', None, 'running', None))
+Catalog(sys.argv[1]).begin(RunRecord(sys.argv[2], 'p', 'dev', 't', None, 'running', None))
 """
 PROCESSES = 4
 

@@ -16,9 +16,13 @@ from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML
 
 ROOT = Path(__file__).parents[2] / "pipeline"
+SINKS = {"callback.py", "json_rows.py", "online_store.py"}
 MODULES = [
-    *sorted((ROOT / "sources").glob("*.py")),
-    *(ROOT / name for name in ("core/definitions.py", "core/eventtime.py", "run/contract.py", "run/decide.py")),
+    *sorted(
+        path for path in (ROOT / "connectors").rglob("*.py") if path.parent.name != "kafka" and path.name not in SINKS
+    ),
+    *(ROOT / name for name in ("core/definitions.py", "core/event_time.py", "runner/decide.py", "runner/contracts.py")),
+    ROOT / "project/contracts.py",
 ]
 HEAD = "import pyarrow as pa\nfrom pipeline import fail, files, generate, quarantine, source, sql, table, warn\n"
 RAW = 'raw = source(files("data/*.csv"))'

@@ -164,8 +164,8 @@ def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
         folder.chmod(0o755)
     (tmp_path / "readable.csv").write_text("id\n1\n")
     code = (
-        "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.sources import Part\n"
-        "def read(path): reader = files(path); reader.read(Part(reader.pieces()[0]), Schema.of({'id': 'BIGINT'}))\n"
+        "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.sources import SourceSplit\n"
+        "def read(path): reader = files(path); reader.read(SourceSplit(reader.pieces()[0]), Schema.of({'id': 'BIGINT'}))\n"
         "read(sys.argv[2])  # what is imported late is imported now\n"
         "os.seteuid(65534)\n"
         "read(sys.argv[1])"
