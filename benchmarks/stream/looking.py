@@ -32,7 +32,7 @@ def look(folder: Path) -> None:
         stream = found.streams.get(NAME)
         if stream is None:
             return
-        states = stream.look("states").get("states")
+        states = stream.state_tables("states").get("states")
         if states is None or not states.num_rows:
             return
         count = int(pc.sum(states.column("_a0")).as_py())

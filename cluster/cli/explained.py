@@ -85,13 +85,13 @@ def print_explained(workspace: Workspace, one: Explained) -> None:
 
 def _print_stream(plan: StreamPlan) -> None:
     """Print how a table is streamed: its inputs with their event times, what remembers, and how rows come out."""
-    for intake in plan.intakes:
-        time = intake.time
+    for stream_input in plan.inputs:
+        time = stream_input.time
         words = "no event time" if time is None else f"{time.column}, up to {in_words(time.lateness)} late"
-        if getattr(intake, "follows", False):
+        if getattr(stream_input, "follows", False):
             words = f"{words}; the watermark of the stream that makes it"
-        out.print(f"  streams   {intake.name} [dim]by {words}[/]")
-    for name in plan.others:
+        out.print(f"  streams   {stream_input.name} [dim]by {words}[/]")
+    for name in plan.lookups:
         out.print(f"  reads     {name} [dim]as it is at the time[/]")
     if plan.operator is None:
         out.print(f"  memory    none: {plan.reason}")

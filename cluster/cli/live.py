@@ -66,10 +66,10 @@ class _Table:
         self._rates: dict[str, list[float]] = {}
 
     def show(self, running: StreamJob) -> None:
-        for facts in running.facts.values():
+        for facts in running.statuses.values():
             self._rates.setdefault(facts.name, []).append(facts.rows_per_s)
             del self._rates[facts.name][:-12]
-        shown = table_of(running.facts.values(), self._rates, running.trouble, self._live.console.width)
+        shown = table_of(running.statuses.values(), self._rates, running.trouble, self._live.console.width)
         self._live.update(shown, refresh=True)
 
     def say(self, name: str, words: str) -> None:
@@ -86,7 +86,7 @@ class _Lines:
         if time.monotonic() - self._last < self._every_s:
             return
         self._last = time.monotonic()
-        for facts in running.facts.values():
+        for facts in running.statuses.values():
             self._console.print(line_of(facts), markup=False)
 
     def say(self, name: str, words: str) -> None:

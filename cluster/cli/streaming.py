@@ -19,10 +19,10 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.exposition import exposition
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.metrics import StreamStatus
+from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.start import StateMode
 from pipeline.streaming.runtime.start_position import begin_of
 from pipeline.streaming.runtime.status import in_short
-from pipeline.streaming.runtime.stream import StreamOptions
 from pipeline.streaming.runtime.verify import verify as verify_stream
 
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
@@ -79,7 +79,7 @@ def stream(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
         drain=drain,
-        asked=StreamOptions(
+        stream_options=StreamOptions(
             shards=shards,
             anew=anew,
             accept_gaps=accept_gaps,
@@ -111,7 +111,7 @@ def _run(workspace: Workspace, wanted: StreamJobOptions, metrics_port: int | Non
     """Run streams until they end, show how they are, and return the exit code."""
     with ExitStack() as stack:
         view = stack.enter_context(live_view(err, quiet=as_json))
-        running = StreamJob(workspace, wanted, tell=view.say)
+        running = StreamJob(workspace, wanted, on_restart=view.say)
         stopped = stack.enter_context(
             stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
         )
@@ -130,7 +130,7 @@ def _run(workspace: Workspace, wanted: StreamJobOptions, metrics_port: int | Non
 
 
 def _metrics(running: StreamJob) -> str:
-    return exposition(list(running.facts.values()), [follower.facts for follower in running.sinks.values()])
+    return exposition(list(running.statuses.values()), [follower.status for follower in running.sinks.values()])
 
 
 def verify(
@@ -164,10 +164,10 @@ def verify(
 
 def _sum_up(running: StreamJob, *, as_json: bool) -> None:
     """Say how each stream ended."""
-    known = [facts for facts in running.facts.values() if facts.status != "starting"]
+    known = [facts for facts in running.statuses.values() if facts.status != "starting"]
     if as_json:
         if not running.errors:
-            sinks = {name: asdict(follower.facts) for name, follower in running.sinks.items()}
+            sinks = {name: asdict(follower.status) for name, follower in running.sinks.items()}
             print_json({facts.name: {**_json(facts), **facts.totals} for facts in known} | sinks)
         return
     for facts in known:
@@ -186,7 +186,7 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
         if facts.status == "failed" and len(running.errors) > 1:
             out.print(f"  {escape(facts.error)}")
     for follower in running.sinks.values():
-        sink = follower.facts
+        sink = follower.status
         mark = "[red]✗[/]" if sink.status == "failed" else "[green]✓[/]"
         out.print(f"{mark} {sink.name}: {sink.status} at version {text(sink.version)}, {text(sink.rows)} rows sent")
 

@@ -11,7 +11,8 @@ from cluster.cli.console import grid, open_workspace, out, print_json, text
 from cluster.cli.live import span
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.epochs import BEGINNING, END
-from pipeline.streaming.runtime.control import DesiredState, StreamSummary, request, stream_summaries
+from pipeline.governance import DesiredState
+from pipeline.streaming.runtime.control import StreamSummary, request, stream_summaries
 from pipeline.streaming.runtime.metrics import TROUBLED
 from pipeline.streaming.runtime.savepoints import save
 from pipeline.streaming.runtime.savepoints import savepoints as savepoints_of
@@ -68,25 +69,25 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
 @app.command()
 def pause(name: Name, env: Env = None, folder: Folder = HERE) -> None:
     """Let a stream commit what is pending and read nothing until it is resumed."""
-    _ask(name, "pause", "is paused", env, folder)
+    _ask(name, DesiredState.PAUSE, "is paused", env, folder)
 
 
 @app.command()
 def resume(name: Name, env: Env = None, folder: Folder = HERE) -> None:
     """Let a paused stream go on."""
-    _ask(name, "run", "goes on", env, folder)
+    _ask(name, DesiredState.RUN, "goes on", env, folder)
 
 
 @app.command()
 def drain(name: Name, env: Env = None, folder: Folder = HERE) -> None:
     """Let a stream close all its windows, commit and end."""
-    _ask(name, "drain", "is drained and has ended", env, folder)
+    _ask(name, DesiredState.DRAIN, "is drained and has ended", env, folder)
 
 
 @app.command()
 def stop(name: Name, env: Env = None, folder: Folder = HERE) -> None:
     """Let a stream commit what is pending and end; its windows stay open."""
-    _ask(name, "stop", "has ended", env, folder)
+    _ask(name, DesiredState.STOP, "has ended", env, folder)
 
 
 @app.command()
@@ -120,8 +121,8 @@ def savepoints(name: Name, env: Env = None, as_json: Json = False, folder: Folde
         out.print(f"stream {name!r} has no savepoints; make one: headwater streams savepoint {name}")
 
 
-def _ask(name: str, wish: DesiredState, words: str, env: str | None, folder: Folder) -> None:
-    lease = request(open_workspace(folder, env), name, wish)
+def _ask(name: str, state: DesiredState, words: str, env: str | None, folder: Folder) -> None:
+    lease = request(open_workspace(folder, env), name, state)
     if lease.facts.get("status") == "failed":
         out.print(f"[red]✗[/] {name} failed: {lease.facts.get('error')}", soft_wrap=True)
         raise typer.Exit(1)

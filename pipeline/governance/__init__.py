@@ -1,12 +1,13 @@
 """Catalog, lineage and leases."""
 
 from pipeline.governance.catalog import BackfillRecord, Catalog, CheckRecord, RunRecord, StepRecord, VersionRecord
-from pipeline.governance.leases import Lease, LeaseHolder, Leases, this_process
+from pipeline.governance.leases import DesiredState, Lease, LeaseHolder, Leases, this_process
 
 __all__ = [
     "BackfillRecord",
     "Catalog",
     "CheckRecord",
+    "DesiredState",
     "Lease",
     "LeaseHolder",
     "Leases",

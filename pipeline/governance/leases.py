@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,6 +39,15 @@ _LEASES = sa.Table(
     sa.Column("wish", sa.String, nullable=False),
     sa.Column("facts_json", sa.Text, nullable=False),
 )
+
+
+class DesiredState(StrEnum):
+    """What the process that runs a stream is asked to do."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    DRAIN = "drain"
+    STOP = "stop"
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Lease:
     pid: int
     since: float
     until: float
-    wish: str = "run"
+    desired_state: DesiredState = DesiredState.RUN
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def is_living(self, now: float) -> bool:
@@ -117,38 +127,39 @@ class Leases:
                 return
         raise ConflictError(f"the lease of stream {name!r} was taken by somebody else just now", do="try again")
 
-    def renew(self, me: LeaseHolder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
+    def renew(self, me: LeaseHolder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, DesiredState | None]:
         """Hold leases on, tell how their streams are, and return what each is asked for; `None` for one that is lost."""
         now = self._clock()
-        found: dict[str, str | None] = {}
+        found: dict[str, DesiredState | None] = {}
         with self._catalog.transaction() as connection:
             for name, told in facts.items():
                 mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
                 values = {"until": now + LASTS_S, "facts_json": json.dumps(told)}
                 if connection.execute(_LEASES.update().where(*mine).values(**values)).rowcount:
-                    found[name] = connection.execute(sa.select(_LEASES.c.wish).where(*mine)).scalar_one()
+                    desired = connection.execute(sa.select(_LEASES.c.wish).where(*mine)).scalar_one()
+                    found[name] = DesiredState(desired)
                 elif connection.execute(sa.select(_LEASES.c.name).where(_LEASES.c.name == name)).first():
                     found[name] = None
                 else:  # the catalog was made anew
                     connection.execute(_LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(told)}))
-                    found[name] = "run"
+                    found[name] = DesiredState.RUN
         return found
 
     def release(self, name: str, me: LeaseHolder, facts: Mapping[str, Any]) -> None:
         """Give a lease back, if it is still held, and leave word of how its stream ended."""
         mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
         with self._catalog.transaction() as connection:
-            values = {"until": 0.0, "wish": "run", "facts_json": json.dumps(facts)}
+            values = {"until": 0.0, "wish": DesiredState.RUN, "facts_json": json.dumps(facts)}
             connection.execute(_LEASES.update().where(*mine).values(**values))
 
-    def wish(self, name: str, word: str) -> Lease:
+    def request(self, name: str, state: DesiredState) -> Lease:
         """Ask for something of a stream that runs; raise `RequestError` when nobody runs it."""
         found = self.get(name)
         if found is None or not found.is_living(self._clock()):
             raise RequestError(f"stream {name!r} is not running", do=f"start it: headwater stream {name}")
         mine = (_LEASES.c.name == name, _LEASES.c.holder == found.holder)
         with self._catalog.transaction() as connection:
-            connection.execute(_LEASES.update().where(*mine).values(wish=word))
+            connection.execute(_LEASES.update().where(*mine).values(wish=state))
         return found
 
     def _taken(self, name: str, me: LeaseHolder, found: Lease | None, now: float) -> bool:
@@ -179,11 +190,12 @@ def _row(name: str, me: LeaseHolder, now: float) -> dict[str, Any]:
         "pid": me.pid,
         "since": now,
         "until": now + LASTS_S,
-        "wish": "run",
+        "wish": DesiredState.RUN,
         "facts_json": json.dumps({"status": "starting"}),
     }
 
 
 def _lease(row: sa.RowMapping) -> Lease:
     found = dict(row)
-    return Lease(facts=json.loads(found.pop("facts_json")), **found)
+    desired = DesiredState(found.pop("wish"))
+    return Lease(facts=json.loads(found.pop("facts_json")), desired_state=desired, **found)

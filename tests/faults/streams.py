@@ -32,13 +32,13 @@ from pipeline.core.staging import Manifest, mark_of
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.start import StartPosition
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
 PROCESSES.set_forkserver_preload(["tests.faults.streams"])
-AT_ONCE = Intervals(turn_s=0.02, commit_s=0.0, save_s=0.0)
+AT_ONCE = Intervals(batch_s=0.02, commit_s=0.0, idle_commit_s=0.0)
 """Every turn is an epoch, so that a run and its repetition cut the log at the same places."""
 TABLES = ("kept", "minutes", "below", "hours")
 
@@ -152,7 +152,7 @@ class Orders:
     folder: str
     names: tuple[str, ...] = TABLES
     shards: int = 2
-    takers: int = 2
+    source_tasks: int = 2
     drain: bool = True
     kill: Kill | None = None
     files: bool = False
@@ -164,7 +164,7 @@ class Orders:
     """Whether it begins although another process says that it runs the stream."""
     stop: tuple[int, str] | None = None
     """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
-    pace: Intervals = AT_ONCE
+    intervals: Intervals = AT_ONCE
 
 
 @dataclass
@@ -204,12 +204,12 @@ def _child(orders: Orders, pipe: Any) -> None:
     points = _Points(orders, pipe)
     if orders.files:
         sys.addaudithook(points.audit)
-    asked = StreamOptions(orders.begin, orders.pace, shards=orders.shards, takers=orders.takers)
+    asked = StreamOptions(orders.begin, orders.intervals, shards=orders.shards, source_tasks=orders.source_tasks)
     try:
         ends = not orders.forever
         drain = orders.drain and ends
         wanted = StreamJobOptions(orders.names, ends, drain, asked, take_over=orders.take_over)
-        StreamJob(Workspace(load(Path(orders.folder))), wanted, reached=points.reached).run()
+        StreamJob(Workspace(load(Path(orders.folder))), wanted, on_step=points.reached).run()
     except BaseException as error:
         pipe.send(error)
         raise

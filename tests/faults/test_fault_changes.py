@@ -9,7 +9,8 @@ import pytest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 DEFINITIONS = """\
@@ -47,12 +48,12 @@ def test_changes_doubled_and_disordered_are_the_present_state(tmp_path, offsets)
     (tmp_path / "crm.py").write_text(DEFINITIONS)
     workspace = Workspace(load(tmp_path))
     plan = Planner(workspace).plan("present")
-    pace = Intervals(turn_s=0.01, commit_s=0.3, save_s=0.3, turn_offsets=offsets)
+    intervals = Intervals(batch_s=0.01, commit_s=0.3, idle_commit_s=0.3, batch_offsets=offsets)
     stops = [60, 10_000]  # of rows: stopped, and gone on with
     for stop in stops:
-        stream = Stream(workspace, plan, replace(StreamOptions(), pace=pace))
-        while not stream.ended and stream.totals["rows_in"] < stop:
-            stream.turn()
+        stream = Stream(workspace, plan, replace(StreamOptions(), intervals=intervals))
+        while not stream.last.has_ended and stream.progress.totals["rows_in"] < stop:
+            stream.run_micro_batch()
         stream.save()
         stream.close()
 

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.errors import HeadwaterError
-from pipeline.streaming.runtime.stream import Intervals
+from pipeline.streaming.runtime.options import Intervals
 from pipeline.streaming.runtime.verify import verify
 from tests.faults.streams import (
     TOML,
@@ -46,7 +46,7 @@ kept = sql("select id, seq, key, amount, _source, _position from clicks", expect
 minutes = sql("select tumble(happened, interval '1 minute') as minute, key, count(*) as n, sum(id)::bigint as ids from clicks group by all")
 """
 NAMES = ("kept", "minutes")
-PACE = Intervals(turn_s=0.05, commit_s=0.1, save_s=0.5)
+PACE = Intervals(batch_s=0.05, commit_s=0.1, idle_commit_s=0.5)
 KEYS = 50
 BEGUN = datetime(2026, 1, 1)  # noqa: DTZ001 - as the messages say it
 
@@ -115,7 +115,7 @@ def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path, seed, size, recor
         writer.write(messages // (kills + 1))
         writer.flush()
         killed: Counter[str] = Counter()
-        orders = Orders(str(clicks.folder), NAMES, forever=True, pace=PACE)
+        orders = Orders(str(clicks.folder), NAMES, forever=True, intervals=PACE)
         with Follower(clicks, NAMES, every_s=0.1):
             child = start(orders)
             try:
@@ -127,7 +127,7 @@ def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path, seed, size, recor
                 child.process.join()
             writer.write(max(messages - writer.ids, 0))
             writer.flush()
-            assert run(Orders(str(clicks.folder), NAMES, pace=PACE, shards=2)) is not None
+            assert run(Orders(str(clicks.folder), NAMES, intervals=PACE, shards=2)) is not None
         record_property("ended", dict(killed))
         _nothing_is_lost_or_doubled(clicks, writer)
 
@@ -157,7 +157,9 @@ def _trouble(dice, cluster, child, orders, killed) -> Child:
 
 
 def _otherwise(dice, orders) -> Orders:
-    return Orders(orders.folder, NAMES, shards=dice.randint(1, 3), takers=dice.randint(1, 3), forever=True, pace=PACE)
+    return Orders(
+        orders.folder, NAMES, shards=dice.randint(1, 3), source_tasks=dice.randint(1, 3), forever=True, intervals=PACE
+    )
 
 
 def _nothing_is_lost_or_doubled(clicks, writer) -> None:

@@ -21,7 +21,9 @@ from pipeline.lake.head import TableHead
 from pipeline.streaming.operators import snapshots
 from pipeline.streaming.operators.panes import Panes
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Stream, StreamOptions
+from pipeline.streaming.runtime import opening
+from pipeline.streaming.runtime.options import StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from tests.faults.streams import AT_ONCE, Clicks, oracle
 
 
@@ -71,10 +73,15 @@ MUTANTS = {
     "base forgotten": Mutant(
         snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
     ),
-    "pending kept": Mutant(Stream, "commit", "self._pending = Pending()", "pass"),
-    "not settled at start": Mutant(Stream, "_open", "set_aside(", "(lambda *_: None)("),
-    "deltas after dealing anew": Mutant(Stream, "_open", "epoch.shards != self.shards", "False"),
-    "offsets not gone on from": Mutant(Stream, "_crew", "**self.inputs[i.name].offsets", "", "committed_once_each"),
+    "pending kept": Mutant(
+        Stream,
+        "commit",
+        "self.progress, self._replaces_table, self._pending = progress, False, PendingRows(time.monotonic())",
+        "self.progress, self._replaces_table = progress, False",
+    ),
+    "not settled at start": Mutant(opening, "open_at", "set_aside(", "(lambda *_: None)("),
+    "deltas after dealing anew": Mutant(opening, "open_at", "epoch.shards != shards", "False"),
+    "offsets not gone on from": Mutant(opening, "positioned", "**known.offsets", "", "committed_once_each"),
     "late by one": Mutant(Panes, "prepare", "< {closed + slide}", "< {closed}"),
 }
 QUICK = {"through a newly opened table", "pending kept", "not settled at start"}
@@ -82,8 +89,8 @@ QUICK = {"through a newly opened table", "pending kept", "not settled at start"}
 
 def turned(stream: Stream, turns: int) -> None:
     for _ in range(turns):
-        stream.turn()
-    stream.settled()
+        stream.run_micro_batch()
+    stream.wait()
 
 
 def disturbed(folder) -> None:
@@ -94,10 +101,12 @@ def disturbed(folder) -> None:
     @contextmanager
     def opened(shards: int, step: str = "") -> Iterator[Stream]:
         def reached(at: str) -> None:
-            if at == step and stream.number >= 2:
+            if at == step and stream.progress.epoch >= 2:
                 raise Crash
 
-        stream = Stream(small.workspace(), plan, StreamOptions(pace=AT_ONCE, shards=shards, takers=1), reached=reached)
+        stream = Stream(
+            small.workspace(), plan, StreamOptions(intervals=AT_ONCE, shards=shards, source_tasks=1), on_step=reached
+        )
         with closing(stream):
             yield stream
 
@@ -109,8 +118,8 @@ def disturbed(folder) -> None:
     with opened(2) as stream:
         turned(stream, 3)
     with opened(2) as stream:
-        while not stream.ended:
-            stream.turn()
+        while not stream.last.has_ended:
+            stream.run_micro_batch()
         stream.drain()
     oracle(small, ("minutes",))
 

@@ -16,8 +16,8 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.driver import StreamJobOptions
 from pipeline.streaming.runtime.job import StreamJob
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 DEFINITIONS = """\
@@ -30,7 +30,7 @@ ticks = source(
 )
 minutes = sql("select tumble(at, interval '1 minute') as minute, k, count(*) as n, sum(v) as v from ticks group by all")
 """
-PACE = Intervals(turn_s=0.01, commit_s=0.05, save_s=0.05, turn_offsets=500)
+PACE = Intervals(batch_s=0.01, commit_s=0.05, idle_commit_s=0.05, batch_offsets=500)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,11 @@ def running_of(folder: Path, count: int = 20_000) -> StreamJob:
     (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (folder / "ticks.py").write_text(DEFINITIONS.replace("COUNT", str(count)))
     workspace = Workspace(load(folder))
-    asked = StreamOptions(pace=PACE, shards=2, takers=2)
-    patience = RestartPolicy(first_wait_s=0.05)
-    return StreamJob(workspace, StreamJobOptions(until_caught_up=True, asked=asked, patience=patience))
+    asked = StreamOptions(intervals=PACE, shards=2, source_tasks=2)
+    restart_policy = RestartPolicy(first_wait_s=0.05)
+    return StreamJob(
+        workspace, StreamJobOptions(until_caught_up=True, stream_options=asked, restart_policy=restart_policy)
+    )
 
 
 def held(running: StreamJob, count: int = 20_000) -> None:
@@ -76,17 +78,17 @@ def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
     pids: list[int] = []
 
     def kill(found: StreamJob) -> None:
-        stream, facts = found.streams.get("minutes"), found.facts["minutes"]
+        stream, facts = found.streams.get("minutes"), found.statuses["minutes"]
         if stream is None or facts.restarts != len(pids) or len(pids) == 2 or facts.commits < 3 * (1 + len(pids)):
             return
-        hand = (stream._takers if not pids else stream._keepers)[0]  # noqa: SLF001 - whom to kill
+        hand = (stream._shards if pids else stream._sources).tasks[0]  # noqa: SLF001 - whom to kill
         pids.append(pid_of(hand))
         os.kill(pids[-1], signal.SIGKILL)
 
     running.run(kill, every_s=0.01)
 
     assert len(pids) == 2
-    assert running.facts["minutes"].restarts == 2
+    assert running.statuses["minutes"].restarts == 2
     held(running)
 
 
@@ -100,7 +102,7 @@ def test_a_node_that_goes_takes_no_commit_with_it(tmp_path, nodes):
     gone = threading.Event()
 
     def take_away(found: StreamJob) -> None:
-        if found.facts["minutes"].commits >= 3 and not gone.is_set():
+        if found.statuses["minutes"].commits >= 3 and not gone.is_set():
             gone.set()
             nodes.remove_node(second, allow_graceful=False)
             nodes.add_node(num_cpus=2)

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.core.errors import ConflictError
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Stream, StreamOptions
+from pipeline.streaming.runtime.options import StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from tests.faults.streams import AT_ONCE, Clicks, Follower, Orders, oracle, run, start
 from tests.faults.test_fault_streams import driven_by_the_log
 
@@ -94,14 +95,14 @@ def test_of_two_in_step_one_wins_each_epoch(clicks, seed):
     plan = Planner(small.workspace()).plan("minutes")
 
     def opened() -> Stream:
-        return Stream(small.workspace(), plan, StreamOptions(pace=AT_ONCE, shards=1, takers=1))
+        return Stream(small.workspace(), plan, StreamOptions(intervals=AT_ONCE, shards=1, source_tasks=1))
 
     rivals = [opened(), opened()]
     conflicts = 0
     while not all(rival.ended for rival in rivals):
         number = dice.randrange(2)
         try:
-            rivals[number].turn()
+            rivals[number].run_micro_batch()
             if dice.random() < 0.5:
                 rivals[number].settled()
             if rivals[number].ended:

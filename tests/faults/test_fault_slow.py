@@ -9,7 +9,8 @@ import pytest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 DEFINITIONS = """\
@@ -29,7 +30,7 @@ def test_a_slow_store_holds_reading_back(tmp_path):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (tmp_path / "ticks.py").write_text(DEFINITIONS)
     workspace = Workspace(load(tmp_path))
-    pace = Intervals(turn_s=0.0, commit_s=0.0, save_s=0.0, turn_offsets=OFFSETS)
+    intervals = Intervals(batch_s=0.0, commit_s=0.0, idle_commit_s=0.0, batch_offsets=OFFSETS)
     committed: list[int] = []
 
     def slow(step: str) -> None:
@@ -38,10 +39,10 @@ def test_a_slow_store_holds_reading_back(tmp_path):
             committed.append(len(committed) + 1)
 
     ahead = []
-    stream = Stream(workspace, Planner(workspace).plan("kept"), StreamOptions(pace=pace), reached=slow)
-    while not stream.ended:
-        assert stream.turn() <= 2 * OFFSETS
-        ahead.append(stream.number - len(committed))
+    stream = Stream(workspace, Planner(workspace).plan("kept"), StreamOptions(intervals=intervals), on_step=slow)
+    while not stream.last.has_ended:
+        assert stream.run_micro_batch() <= 2 * OFFSETS
+        ahead.append(stream.progress.epoch - len(committed))
     stream.drain()
     stream.close()
 

@@ -14,8 +14,9 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.state_task import ShardConfig, StateTask
-from pipeline.streaming.runtime.stream import Stream, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from tests.faults.streams import (
     AT_ONCE,
     PROJECT,
@@ -151,11 +152,11 @@ def test_a_clock_that_jumps_changes_nothing_in_event_time(clicks, undisturbed):
         return begun + timedelta(seconds=next(jumps))
 
     while True:
-        stream = Stream(clicks.workspace(), plan, StreamOptions(pace=AT_ONCE, shards=2), clock=clock)
+        stream = Stream(clicks.workspace(), plan, StreamOptions(intervals=AT_ONCE, shards=2), clock=clock)
         for _ in range(2):
-            stream.turn()
+            stream.run_micro_batch()
         stream.save()
-        if stream.ended:
+        if stream.last.has_ended:
             stream.drain()
             break
         stream.close()

@@ -21,7 +21,7 @@ from tests.rigs.proxy import Fault, Rule, proxied
 SCHEMA = Schema.of({"a": "INTEGER"})
 LOG = r"/_delta_log/\d{20}\.json$"
 QUICK = {"timeout": "1s", "max_retries": "3", "retry_timeout": "6s", "backoff_config.max_backoff": "200ms"}
-"""The client's patience; without these it tries for three minutes."""
+"""The client's restart_policy; without these it tries for three minutes."""
 EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
 TIMES = (1, 2, 3) if EVERY else (1,)
 

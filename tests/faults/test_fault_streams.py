@@ -75,7 +75,7 @@ def test_killed_at_random_from_outside(clicks, undisturbed, seed):
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     with Follower(clicks):
         for _ in range(4):
-            with start(Orders(str(clicks.folder), shards=dice.randint(1, 4), takers=dice.randint(1, 3))) as child:
+            with start(Orders(str(clicks.folder), shards=dice.randint(1, 4), source_tasks=dice.randint(1, 3))) as child:
                 child.process.join(dice.uniform(0.3, 2.5))
         run(Orders(str(clicks.folder), shards=dice.randint(1, 4)))
     assert driven_by_the_log(oracle(clicks)) == driven_by_the_log(undisturbed)

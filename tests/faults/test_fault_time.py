@@ -10,7 +10,8 @@ import pytest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.stream import Stream, StreamOptions
+from pipeline.streaming.runtime.options import StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from tests.faults.streams import AT_ONCE, TOML, aside_of
 
 PROJECT = """\
@@ -36,7 +37,7 @@ class Drive:
         self.workspace = Workspace(load(folder))
         self.now = BEGUN
         plan = Planner(self.workspace).plan("minutes")
-        self.stream = Stream(self.workspace, plan, StreamOptions(pace=AT_ONCE, shards=1), clock=lambda: self.now)
+        self.stream = Stream(self.workspace, plan, StreamOptions(intervals=AT_ONCE, shards=1), clock=lambda: self.now)
 
     def __enter__(self):
         return self
@@ -47,7 +48,7 @@ class Drive:
     def after(self, seconds: float) -> list[dict[str, object]]:
         """Return the windows that are there once the clock has gone on."""
         self.now += timedelta(seconds=seconds)
-        self.stream.turn()
+        self.stream.run_micro_batch()
         self.stream.save()
         table = self.workspace.table("minutes")
         rows = self.workspace.lake.rows(table) if table.version() else pa.table({"minute": []})
@@ -68,12 +69,12 @@ def test_an_idle_stream_commits_nothing(tmp_path):
     """Time goes on by the clock, and where no window closes there is nothing to keep of that."""
     with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i)", (90,)) as drive:
         drive.after(100)
-        number = drive.stream.number
+        number = drive.stream.progress.epoch
         for _ in range(5):
             drive.after(2)
-        assert drive.stream.number == number
+        assert drive.stream.progress.epoch == number
         assert [row["n"] for row in drive.after(60)] == [60, 30]
-        assert drive.stream.number == number + 1
+        assert drive.stream.progress.epoch == number + 1
 
 
 @pytest.mark.fault(19)

@@ -23,13 +23,13 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.savepoints import savepoints
 from pipeline.streaming.runtime.state_query import committed_state
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 HERE = Path(__file__).parent
-ASKED = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=3)
+ASKED = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=3)
 """As many shards as no golden stream has: its state is dealt anew."""
 
 _spec = importlib.util.spec_from_file_location("write", HERE / "write.py")
@@ -61,7 +61,9 @@ def opened(folder: Path) -> Workspace:
 
 def go_on(folder: Path, name: str, **wanted: object) -> None:
     """Run a stream to the end of its log."""
-    StreamJob(opened(folder), StreamJobOptions((), asked=ASKED, until_caught_up=True, drain=True, **wanted)).run()
+    StreamJob(
+        opened(folder), StreamJobOptions((), stream_options=ASKED, until_caught_up=True, drain=True, **wanted)
+    ).run()
     assert verify(opened(folder), name).holds
 
 

@@ -36,8 +36,9 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime import savepoints
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.savepoints import save
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 
 HERE = Path(__file__).parent
 TOML = """\
@@ -88,9 +89,9 @@ def stopped(folder: Path, definition: str, done: Callable[[Workspace, str], obje
     (folder / "headwater.toml").write_text(TOML)
     (folder / "plant.py").write_text(PLANT + definition)
     workspace, name = Workspace(load(folder)), definition.partition(" ")[0]
-    asked = StreamOptions(pace=Intervals(turn_s=0.02, turn_offsets=TURN), shards=2)
+    asked = StreamOptions(intervals=Intervals(batch_s=0.02, batch_offsets=TURN), shards=2)
     stream = Stream(workspace, Planner(workspace).plan(name), asked)
-    while not stream.turn():
+    while not stream.run_micro_batch():
         pass
     stream.save()
     stream.close()

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.governance import Catalog, Leases, this_process
+from pipeline.governance import Catalog, DesiredState, Leases, this_process
 from pipeline.governance.leases import LASTS_S
 
 
@@ -92,12 +92,12 @@ def test_a_lease_that_was_taken_over_is_lost(leases):
         leases.acquire("delays", this_process())
 
 
-def test_wishes_are_heard_by_who_renews(leases):
+def test_a_desired_state_is_heard_by_who_renews(leases):
     me = this_process()
     with pytest.raises(RequestError, match="stream 'delays' is not running; start it"):
-        leases.wish("delays", "pause")
+        leases.request("delays", DesiredState.PAUSE)
     leases.acquire("delays", me)
-    leases.wish("delays", "pause")
+    leases.request("delays", DesiredState.PAUSE)
     assert leases.renew(me, {"delays": {"status": "running"}}) == {"delays": "pause"}
     leases.release("delays", me, {})
     leases.acquire("delays", me)

@@ -16,8 +16,8 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.runner import Runner
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions, catch_up
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.sink_worker import sinks_of
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 
 HEAD = """\
 import json
@@ -49,7 +49,7 @@ ticks = source(
     schema={"id": "bigint", "k": "bigint", "at": "timestamp"}, event_time="at", stored=False,
 )
 """
-FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01, turn_offsets=20))
+FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01, batch_offsets=20))
 
 
 @pytest.fixture
@@ -165,16 +165,16 @@ def test_streams_send_each_row_of_each_commit_once_to_all_their_sinks(project, t
         'out = sink("even", to=to_callback(note))\nonline = sink("even", to=to_online(key="id"))\n'
     )
 
-    running = catch_up(workspace, asked=FAST)
+    running = catch_up(workspace, stream_options=FAST)
 
     newest = workspace.table("even").number()
     assert newest > 3
     assert Counter(row["id"] for _, row in lines(tmp_path)) == Counter(range(0, 200, 2))
-    assert {name: follower.facts.version for name, follower in running.sinks.items()} == {
+    assert {name: follower.status.version for name, follower in running.sinks.items()} == {
         "out": newest,
         "online": newest,
     }
-    assert running.sinks["out"].facts.rows == 100
+    assert running.sinks["out"].status.rows == 100
     assert OnlineStore(tmp_path / ".headwater" / "online.db", "online").get(198) == {"id": 198, "k": 0}
     assert did(run(workspace))["out"] == "skip"
 
@@ -186,12 +186,12 @@ def test_a_stream_goes_on_while_its_sink_is_down_and_the_next_makes_it_good(proj
     (tmp_path / "down").touch()
 
     with pytest.raises(SinkError, match="OSError: down"):
-        catch_up(workspace, asked=FAST)
+        catch_up(workspace, stream_options=FAST)
 
     assert workspace.require("all_of").rows == 200
     assert lines(tmp_path) == []
     (tmp_path / "down").unlink()
-    catch_up(workspace, asked=FAST)
+    catch_up(workspace, stream_options=FAST)
     assert Counter(row["id"] for _, row in lines(tmp_path)) == Counter(range(200))
 
 
@@ -201,7 +201,7 @@ def test_rows_that_take_the_place_of_others_come_as_the_newest(project, tmp_path
         'online = sink("counts", to=to_online(key="k"))\n'
     )
 
-    catch_up(workspace, asked=FAST)
+    catch_up(workspace, stream_options=FAST)
 
     store = OnlineStore(tmp_path / ".headwater" / "online.db", "online")
     assert [store.get(k)["n"] for k in range(3)] == [67, 67, 66]
@@ -212,14 +212,14 @@ def test_what_cannot_be_written_ends_the_sink_alone(project):
         STREAM + "bytes = sql(\"select id, 'x'::blob as b from ticks\")\n"
         'online = sink("bytes", to=to_online(key="id"))\n'
     )
-    running = StreamJob(workspace, StreamJobOptions(until_caught_up=True, asked=FAST))
+    running = StreamJob(workspace, StreamJobOptions(until_caught_up=True, stream_options=FAST))
 
     with pytest.raises(SchemaError, match="column 'b' cannot be sent as JSON"):
         running.run()
 
     assert workspace.require("bytes").rows == 200
-    assert running.sinks["online"].facts.status == "failed"
-    assert running.sinks["online"].facts.restarts == 0
+    assert running.sinks["online"].status.status == "failed"
+    assert running.sinks["online"].status.restarts == 0
 
 
 def test_a_sink_stands_in_the_graph(project):

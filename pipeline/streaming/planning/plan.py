@@ -44,8 +44,8 @@ class StreamPlan:
     """A stream, ready to be opened."""
 
     definition: StoredDefinition
-    intakes: tuple[StreamInput, ...]
-    others: tuple[str, ...] = ()
+    inputs: tuple[StreamInput, ...]
+    lookups: tuple[str, ...] = ()
     """The tables of the lake that are looked into, as they are at the time."""
     operator: Operator | None = None
     """What remembers; without it rows are made one by one."""
@@ -70,7 +70,7 @@ class StreamPlan:
     def prepared(self, before: Mapping[str, int] | int = BEGINNING) -> dict[str, Prepared]:
         """Return how the rows of each input are made ready, given the watermark before them."""
         if self.operator is None:
-            return {intake.name: Prepared(self.statement) for intake in self.intakes}
+            return {stream_input.name: Prepared(self.statement) for stream_input in self.inputs}
         at = before if isinstance(before, int) else min(before.values(), default=BEGINNING)
         return {name: self.operator.prepare(name, at) for name in self.operator.inputs}
 
@@ -88,10 +88,13 @@ class StreamPlan:
         with connect() as con:
             register(con, {name: Scan(schema) for name, schema in lookups.items()})
             prepared = self.prepared()
-            return {intake.name: self._sample(con, intake, prepared[intake.name]) for intake in self.intakes}
+            return {
+                stream_input.name: self._sample(con, stream_input, prepared[stream_input.name])
+                for stream_input in self.inputs
+            }
 
-    def _sample(self, con: duckdb.DuckDBPyConnection, intake: StreamInput, prepared: Prepared) -> pa.Table:
-        con.register(intake.name, intake.nothing(con))
+    def _sample(self, con: duckdb.DuckDBPyConnection, stream_input: StreamInput, prepared: Prepared) -> pa.Table:
+        con.register(stream_input.name, stream_input.nothing(con))
         select = as_stored(con, prepared.select) if self.operator is None else with_hash(prepared)
         return arrow(con, f"select * from ({select}\n) where false")
 
@@ -119,7 +122,7 @@ class StreamPlan:
         if self.operator is None:
             return fingerprint("no memory")
         ready = [(name, p.select, p.by) for name, p in sorted(self.prepared().items())]
-        kinds = [(i.name, tuple(i.schema.select(i.schema.names).as_dict().items())) for i in self.intakes]
+        kinds = [(i.name, tuple(i.schema.select(i.schema.names).as_dict().items())) for i in self.inputs]
         free = self.operator.evolving if isinstance(self.operator, Evolving) else frozenset()
         memory = sorted((name, select) for name, select in self.operator.memory.items() if name not in free)
         return fingerprint(type(self.operator).__name__, ready, memory, kinds)
@@ -224,13 +227,15 @@ def _of_source(planner: Planner, definition: Source) -> StreamPlan:
             do="give event_time= with the column that says when a row happened",
             place=definition.place,
         )
-    intake = intake_of(planner, definition.name)
-    columns = listed((*intake.schema.names, *PROVENANCE))
+    stream_input = input_of(planner, definition.name)
+    columns = listed((*stream_input.schema.names, *PROVENANCE))
     statement = f"select {columns} from {quoted(definition.name)}"
-    return _with_schema(planner, StreamPlan(definition, (intake,), statement=statement, reason="rows as they come"))
+    return _with_schema(
+        planner, StreamPlan(definition, (stream_input,), statement=statement, reason="rows as they come")
+    )
 
 
-def intake_of(planner: Planner, name: str) -> StreamInput:
+def input_of(planner: Planner, name: str) -> StreamInput:
     """Return a streamed input: a source with its log, or a table of the lake with its versions."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Feed):
@@ -242,7 +247,7 @@ def intake_of(planner: Planner, name: str) -> StreamInput:
     plan, declared = planner.plan(name), definition.streaming.event_time
     if declared is not None:
         require_event_time(declared, plan.schema, f"table {name!r}", definition.place)
-    times = {intake.time.column for intake in plan.intakes if intake.time is not None}
+    times = {stream_input.time.column for stream_input in plan.inputs if stream_input.time is not None}
     slack = timedelta() if declared is None else declared.lateness
     return TableInput(
         name,
@@ -254,14 +259,14 @@ def intake_of(planner: Planner, name: str) -> StreamInput:
     )
 
 
-def lake_intake(planner: Planner, name: str) -> StreamInput:
+def lake_input(planner: Planner, name: str) -> StreamInput:
     """Return a streamed input that is in the lake, as its readers follow it: what a stream wrote, another reads."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
         version = planner.workspace.version(name, lenient=True) if definition.new_columns == "add" else None
         schema = planner.plan(name).schema if version is None else version.schema
         return TableInput(name, TableLog.of(planner.workspace, name), schema, definition.event_time, follows=True)
-    return intake_of(planner, name)
+    return input_of(planner, name)
 
 
 def event_time(planner: Planner, name: str) -> EventTime | None:
@@ -296,14 +301,14 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
         return obstacle
     made = getattr(transform, "operator", None)
     if made is not None:
-        intakes = tuple(_reading(planner, name) for name in transform.inputs)
-        inputs = _streamed(intakes)
-        if isinstance(inputs, str):
-            return inputs
-        return _with_memory(planner, definition, intakes, made(inputs, definition.place))
-    intake = _reading(planner, driving)
-    others = tuple(name for name in transform.inputs if name != driving)
-    base = StreamPlan(definition, (intake,), others)
+        inputs = tuple(_reading(planner, name) for name in transform.inputs)
+        operator_inputs = _streamed(inputs)
+        if isinstance(operator_inputs, str):
+            return operator_inputs
+        return _with_memory(planner, definition, inputs, made(operator_inputs, definition.place))
+    stream_input = _reading(planner, driving)
+    lookups = tuple(name for name in transform.inputs if name != driving)
+    base = StreamPlan(definition, (stream_input,), lookups)
     if isinstance(transform, FunctionTransform):
         found = replace(base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}")
         return _with_schema(planner, found)
@@ -323,53 +328,53 @@ def _unfollowed(planner: Planner, inputs: Sequence[str]) -> str | None:
 
 
 def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -> StreamPlan | str:
-    (intake,) = base.intakes
-    joined = tuple(name for name in base.others if planner.is_streamed(name))
+    (stream_input,) = base.inputs
+    joined = tuple(name for name in base.lookups if planner.is_streamed(name))
     how = plan(transform.tree)
     if not joined and how.strategy in {"blockwise", "broadcast"}:
-        tree = transform.tree if isinstance(intake, TableInput) else bare(transform.tree, intake.name)
-        text, hidden = carrying(tree, intake.name, (*intake.schema.names, *PROVENANCE))
-        found = replace(base, intakes=(_pruned(intake, transform),), statement=text, hidden=hidden)
+        tree = transform.tree if isinstance(stream_input, TableInput) else bare(transform.tree, stream_input.name)
+        text, hidden = carrying(tree, stream_input.name, (*stream_input.schema.names, *PROVENANCE))
+        found = replace(base, inputs=(_pruned(stream_input, transform),), statement=text, hidden=hidden)
         return _with_schema(planner, replace(found, reason=how.reason))
-    intakes = (intake, *(_reading(planner, name) for name in joined))
-    inputs = _streamed(intakes)
-    if isinstance(inputs, str):
-        return inputs
+    inputs = (stream_input, *(_reading(planner, name) for name in joined))
+    operator_inputs = _streamed(inputs)
+    if isinstance(operator_inputs, str):
+        return operator_inputs
     streaming = base.definition.streaming if isinstance(base.definition, Table) else Streaming()
-    others = tuple(name for name in base.others if name not in joined)
-    lookups = {name: _scan(planner, name).schema for name in others}
-    operator = operator_of(transform, inputs, lookups, streaming)
+    lookups = tuple(name for name in base.lookups if name not in joined)
+    lookup_schemas = {name: _scan(planner, name).schema for name in lookups}
+    operator = operator_of(transform, operator_inputs, lookup_schemas, streaming)
     if isinstance(operator, str):
         return operator
-    return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in intakes), operator, others)
+    return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in inputs), operator, lookups)
 
 
-def _streamed(intakes: Sequence[StreamInput]) -> dict[str, StreamedInput] | str:
+def _streamed(inputs: Sequence[StreamInput]) -> dict[str, StreamedInput] | str:
     """Return what an operator is told of its inputs, or which of them has no event time."""
-    found = {i.name: StreamedInput(i.schema, i.time.column) for i in intakes if i.time is not None}
-    missing = next((i.name for i in intakes if i.time is None), None)
+    found = {i.name: StreamedInput(i.schema, i.time.column) for i in inputs if i.time is not None}
+    missing = next((i.name for i in inputs if i.time is None), None)
     return found if missing is None else f"{missing!r} has no event time: give event_time= with one of its columns"
 
 
-def _pruned(intake: StreamInput, transform: SqlTransform) -> StreamInput:
-    return replace(intake, columns=needed(transform.tree, intake.name, intake.schema))
+def _pruned(stream_input: StreamInput, transform: SqlTransform) -> StreamInput:
+    return replace(stream_input, columns=needed(transform.tree, stream_input.name, stream_input.schema))
 
 
 def _reading(planner: Planner, name: str) -> StreamInput:
     """Return an input as a table reads it: a source that is stored is read from the lake, where it is stored."""
-    return lake_intake(planner, name)
+    return lake_input(planner, name)
 
 
 def _with_memory(
     planner: Planner,
     definition: StoredDefinition,
-    intakes: tuple[StreamInput, ...],
+    inputs: tuple[StreamInput, ...],
     operator: Operator,
-    others: tuple[str, ...] = (),
+    lookups: tuple[str, ...] = (),
 ) -> StreamPlan | str:
     if operator.emits == "upsert" and not definition.key:
         return "its rows change as more come, and it has no key by which they could take each other's place: give key="
-    found = StreamPlan(definition, intakes, others, operator=operator, reason=type(operator).__name__)
+    found = StreamPlan(definition, inputs, lookups, operator=operator, reason=type(operator).__name__)
     return _with_schema(planner, found)
 
 
@@ -380,10 +385,10 @@ def _with_schema(planner: Planner, found: StreamPlan) -> StreamPlan:
 
 def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:
     """Return the columns that a stream's rows have, found by running it on none."""
-    others = {name: _scan(planner, name) for name in plan.others}
+    lookups = {name: _scan(planner, name) for name in plan.lookups}
     try:
-        samples = plan.samples({name: scan.schema for name, scan in others.items()})
-        rows = _rows_of_none(planner, plan, samples, others)
+        samples = plan.samples({name: scan.schema for name, scan in lookups.items()})
+        rows = _rows_of_none(planner, plan, samples, lookups)
     except duckdb.Error as error:
         raise DefinitionError(
             f"table {plan.name!r} cannot be streamed", got=str(error).partition("\n")[0], place=plan.definition.place
@@ -397,7 +402,7 @@ def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:
 
 
 def _rows_of_none(
-    planner: Planner, plan: StreamPlan, samples: dict[str, pa.Table], others: Mapping[str, Scan]
+    planner: Planner, plan: StreamPlan, samples: dict[str, pa.Table], lookups: Mapping[str, Scan]
 ) -> pa.Table:
     if plan.operator is not None:
         with opened(plan.operator, samples) as shard:
@@ -405,9 +410,9 @@ def _rows_of_none(
             given = {name: [rows] for name, rows in samples.items()}
             return arrow(con, as_stored(con, shard.advance(given, Progress(BEGINNING, BEGINNING))))
     if plan.function is None:
-        return samples[plan.intakes[0].name]
+        return samples[plan.inputs[0].name]
     with connect(filesystem=planner.workspace.lake.storage.filesystem()) as con:
-        given_tables = {name: con.sql(scan.query()).to_arrow_table() for name, scan in others.items()}
+        given_tables = {name: con.sql(scan.query()).to_arrow_table() for name, scan in lookups.items()}
     return _columns_of(plan, {**samples, **given_tables})
 
 

@@ -142,7 +142,7 @@ class TableInput(StreamInput):
 
 @dataclass(frozen=True)
 class _FromVersions:
-    intake: TableInput
+    stream_input: TableInput
 
     def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
         return self._made(con, split)
@@ -154,10 +154,10 @@ class _FromVersions:
     def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         del con
         (part,) = split.parts
-        schema, files = self.intake.table.came(part.begin, part.end or 0)
+        schema, files = self.stream_input.table.came(part.begin, part.end or 0)
         self._require_columns(schema)
-        scan = Scan(self.intake.schema, files)
-        names = {name.lower() for name in self.intake.schema.names}
+        scan = Scan(self.stream_input.schema, files)
+        names = {name.lower() for name in self.stream_input.schema.names}
         own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
         own += [f"null::bigint as {POSITION}"] if POSITION not in names else []
         query = f"select *{''.join(f', {c}' for c in own)} from ({scan.query()})"
@@ -165,9 +165,14 @@ class _FromVersions:
 
     def _require_columns(self, schema: Schema) -> None:
         """Raise `NewColumnsError` when a stream that looks at all columns of a table was planned without some of them."""
-        intake = self.intake
-        names = intake.schema.names
-        looks_at_all = intake.columns is None or set(names) <= {*intake.columns, SOURCE, POSITION, INGESTED_AT}
+        stream_input = self.stream_input
+        names = stream_input.schema.names
+        looks_at_all = stream_input.columns is None or set(names) <= {
+            *stream_input.columns,
+            SOURCE,
+            POSITION,
+            INGESTED_AT,
+        }
         new = [name for name in schema.names if name not in {*names, *PROVENANCE}]
         if new and looks_at_all:
-            raise NewColumnsError(f"table {intake.name!r} has new columns", got=", ".join(new))
+            raise NewColumnsError(f"table {stream_input.name!r} has new columns", got=", ".join(new))

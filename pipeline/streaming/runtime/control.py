@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, StorageError
-from pipeline.governance import Lease, Leases
+from pipeline.governance import DesiredState, Lease, Leases
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
+from pipeline.streaming.runtime.metrics import RunStatus
 
-DesiredState = Literal["run", "pause", "drain", "stop"]
 _LOOK_EVERY_S = 0.1
-_REACHED: dict[str, tuple[str, ...]] = {"run": ("running", "draining"), "pause": ("paused",)}
+_REACHED: dict[DesiredState, tuple[RunStatus, ...]] = {
+    DesiredState.RUN: (RunStatus.RUNNING, RunStatus.DRAINING),
+    DesiredState.PAUSE: (RunStatus.PAUSED,),
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,12 @@ def stream_summaries(workspace: Workspace) -> tuple[StreamSummary, ...]:
 
 
 def request(
-    workspace: Workspace, name: str, wish: DesiredState, *, wait_s: float = 30.0, clock: Callable[[], float] = time.time
+    workspace: Workspace,
+    name: str,
+    state: DesiredState,
+    *,
+    wait_s: float = 30.0,
+    clock: Callable[[], float] = time.time,
 ) -> Lease:
     """Ask for something of a running stream, wait until it is so, and return its lease then.
 
@@ -69,19 +76,19 @@ def request(
     """
     workspace.stored(name)
     leases = Leases(workspace.catalog, clock=clock)
-    holder = leases.wish(name, wish).holder
+    holder = leases.request(name, state).holder
     give_up = time.monotonic() + wait_s
     while True:
         found = leases.get(name)
         if found is None or found.holder != holder or not found.is_living(clock()):
-            if wish in {"drain", "stop"} and found is not None:
+            if state in {DesiredState.DRAIN, DesiredState.STOP} and found is not None:
                 return found
             raise ConflictError(f"stream {name!r} ended before it was asked", do="see `headwater streams`")
-        if wish in {"run", "pause"} and found.facts.get("status") in _REACHED[wish]:
+        if state in _REACHED and found.facts.get("status") in _REACHED[state]:
             return found
         if time.monotonic() > give_up:
             raise ConflictError(
-                f"stream {name!r} was asked to {wish} and has not yet",
+                f"stream {name!r} was asked to {state} and has not yet",
                 got=f"it is {found.facts.get('status')} after {wait_s:g} s",
                 do="see `headwater streams`",
             )

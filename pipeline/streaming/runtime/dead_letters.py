@@ -97,7 +97,7 @@ def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> RowCounts
     rows = quarantined(workspace, plan.name)
     if not rows.num_rows:
         raise RequestError(f"stream {plan.name!r} has set nothing aside", do="see `headwater deadletter ls`")
-    if isinstance(plan.intakes[0], TableInput):
+    if isinstance(plan.inputs[0], TableInput):
         return replay(workspace, plan.name, clock=clock)
     return _judged(workspace, plan, version, manifest.epoch, rows, clock)
 
@@ -131,12 +131,12 @@ def _judged(  # noqa: PLR0913 - what was found out of one replay
 
 def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant: int) -> PendingRows:
     """Return the rows at the offsets of those that were set aside; what is not held any more stays aside."""
-    (intake,) = plan.intakes
-    held = intake.log.extents()
+    (stream_input,) = plan.inputs
+    held = stream_input.log.extents()
     parts, kept = [], []
     near = 0 if plan.function is not None else _NEAR
     for number, (uri, offset) in enumerate(zip(rows[SOURCE].to_pylist(), rows[POSITION].to_pylist(), strict=True)):
-        whole = intake.log.traits.has_whole_partitions
+        whole = stream_input.log.traits.has_whole_partitions
         extent = held.get(uri)
         if extent is None or offset is None or not (whole or extent.begin <= offset < extent.end):
             kept.append(number)
@@ -150,9 +150,9 @@ def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant:
             SourceSplit(SourceObject(uri, end - begin, held[uri].stamp), begin, end, begin)
             for uri, begin, end in _ranges(parts, near)
         ]
-        for taken, aside in _taken(workspace, plan, intake, tuple(ranges), instant):
-            made = taken if plan.function is not None else _those(taken, wanted)
-            pending.add(made)
+        for taken, aside in _taken(workspace, plan, stream_input, tuple(ranges), instant):
+            input_query = taken if plan.function is not None else _those(taken, wanted)
+            pending.add(input_query)
             stay = pa.concat_tables([stay, _those(aside, wanted).select(_LETTER)])
     pending.rejected = stay.num_rows
     if stay.num_rows:
@@ -161,18 +161,18 @@ def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant:
 
 
 def _taken(
-    workspace: Workspace, plan: StreamPlan, intake: StreamInput, parts: tuple[SourceSplit, ...], instant: int
+    workspace: Workspace, plan: StreamPlan, stream_input: StreamInput, parts: tuple[SourceSplit, ...], instant: int
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
-    again = replace(intake, log=cast("Log", _Afresh(intake.log)))
-    others = {name: workspace.require(name).scan() for name in plan.others}
+    again = replace(stream_input, log=cast("Log", _Afresh(stream_input.log)))
+    lookups = {name: workspace.require(name).scan() for name in plan.lookups}
     limits = budget_here(workspace.settings.memory_bytes).whole()
-    crop = SourceTaskConfig((again,), others, limits, workspace.lake.storage.filesystem(), has_memory=False)
-    crop = replace(crop, function=plan.function, place=plan.definition.place)
-    turn = SourceRequest({intake.name: parts}, plan.prepared(), 1, instant)
+    config = SourceTaskConfig((again,), lookups, limits, workspace.lake.storage.filesystem(), has_state=False)
+    config = replace(config, function=plan.function, place=plan.definition.place)
+    request = SourceRequest({stream_input.name: parts}, plan.prepared(), 1, instant)
     nothing = pa.table({name: pa.array([], kind) for name, kind in zip(_LETTER, _KINDS, strict=True)})
-    with closing(SourceTask(crop, {intake.name: {}})) as taker:
-        for taken in taker.take(turn):
-            yield taken.ready[0], nothing if taken.aside is None else taken.aside
+    with closing(SourceTask(config, {stream_input.name: {}})) as task:
+        for batch in task.take(request):
+            yield batch.ready[0], nothing if batch.aside is None else batch.aside
 
 
 _KINDS = (pa.string(), pa.string(), pa.int64(), pa.string())

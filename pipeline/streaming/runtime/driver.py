@@ -11,16 +11,19 @@ from dataclasses import dataclass, field, replace
 from pipeline.core.clock import now
 from pipeline.core.errors import HeadwaterError, NewColumnsError, UnavailableError
 from pipeline.core.sources import Extent
+from pipeline.governance import DesiredState
 from pipeline.kernel.engine import is_of_files
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.runtime.lease_manager import LeaseManager
-from pipeline.streaming.runtime.metrics import StreamMetrics, StreamStatus
+from pipeline.streaming.runtime.metrics import RunStatus, StreamMetrics, StreamStatus
+from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy, may_pass
 from pipeline.streaming.runtime.savepoints import restore
 from pipeline.streaming.runtime.start import StartPosition
 from pipeline.streaming.runtime.start_position import RequestedStart, resolved
 from pipeline.streaming.runtime.status import status_of
-from pipeline.streaming.runtime.stream import Stream, StreamOptions
+from pipeline.streaming.runtime.steps import CommitStep
+from pipeline.streaming.runtime.stream import Stream
 
 NOTE_EVERY_S = 0.2
 _PAUSED_S = 0.1
@@ -36,16 +39,16 @@ class StreamJobOptions:
     """Whether a stream ends when it has read what its logs held when it began, or a log that ends has ended."""
     drain: bool = False
     """Whether all windows are closed in the end."""
-    asked: StreamOptions = field(default_factory=StreamOptions)
+    stream_options: StreamOptions = field(default_factory=StreamOptions)
     begin: RequestedStart | None = None
-    """Where to begin, in place of what is `asked`: it may be a time."""
+    """Where to begin, in place of what `stream_options` says: it may be a time."""
     restore: str | None = None
     """A savepoint to go back to first."""
     take_over: bool = False
     """Whether the streams are taken from another process that runs them."""
     fail_fast: bool = False
     """Whether the first stream that fails stops the others."""
-    patience: RestartPolicy = field(default_factory=RestartPolicy)
+    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 @dataclass
@@ -53,38 +56,38 @@ class StreamJobContext:
     """What the streams of a process share."""
 
     planner: Planner
-    wanted: StreamJobOptions
+    options: StreamJobOptions
     names: tuple[str, ...]
-    holding: LeaseManager
-    reached: Callable[[str, str], None] = lambda _, __: None
-    tell: Callable[[str, str], None] = lambda _, __: None
+    leases: LeaseManager
+    on_step: Callable[[str, CommitStep], None] = lambda _, __: None
+    on_restart: Callable[[str, str], None] = lambda _, __: None
     """Hears of each restart, with the stream's name and the words."""
     stop: threading.Event = field(default_factory=threading.Event)
     done: set[str] = field(default_factory=set)
     streams: dict[str, Stream] = field(default_factory=dict)
-    facts: dict[str, StreamStatus] = field(default_factory=dict)
+    statuses: dict[str, StreamStatus] = field(default_factory=dict)
 
 
 class StreamDriver:
     """Drives one stream, in the thread that calls `run`."""
 
-    def __init__(self, name: str, together: StreamJobContext) -> None:
+    def __init__(self, name: str, context: StreamJobContext) -> None:
         """Keep the stream's name; nothing is opened yet."""
         self.name = name
-        self.meter = StreamMetrics()
-        self._together = together
+        self.metrics = StreamMetrics()
+        self._context = context
         self._restarts: list[float] = []
-        self._asked = together.wanted.asked
+        self._stream_options = context.options.stream_options
         self._was_opened = False
         self._noted = 0.0
         self._waits_since = now()
 
     def run(self) -> None:
         """Run the stream to its end; raise what it cannot go on after."""
-        together = self._together
+        context = self._context
         try:
             self._wait_for_inputs()
-            while not together.stop.is_set():
+            while not context.stop.is_set():
                 try:
                     self._once()
                     break
@@ -92,16 +95,16 @@ class StreamDriver:
                     if not self._goes_on_after(error):
                         raise
         except Exception as error:
-            self._say("failed", str(error))
+            self._say(RunStatus.FAILED, str(error))
             raise
-        if together.facts[self.name].status not in {"ended", "stopped"}:
-            self._say("stopped")
+        if context.statuses[self.name].status not in {RunStatus.ENDED, RunStatus.STOPPED}:
+            self._say(RunStatus.STOPPED)
 
     def _once(self) -> None:
-        plan = self._together.planner.plan(self.name)
+        plan = self._context.planner.plan(self.name)
         with closing(self._opened(plan)) as stream:
-            stream.meter = self.meter
-            self._together.streams[self.name] = stream
+            stream.metrics = self.metrics
+            self._context.streams[self.name] = stream
             self._was_opened = True
             try:
                 self._drive(stream)
@@ -110,50 +113,52 @@ class StreamDriver:
                 raise
 
     def _opened(self, plan: StreamPlan) -> Stream:
-        together, wanted = self._together, self._together.wanted
+        context, options = self._context, self._context.options
         if not self._was_opened:
-            if wanted.restore is not None:
-                restore(together.planner.workspace, plan, wanted.restore)
-            if wanted.begin is not None:
-                self._asked = replace(self._asked, begin=resolved(plan, wanted.begin))
-        return Stream(together.planner.workspace, plan, self._asked, reached=self._heard)
+            if options.restore is not None:
+                restore(context.planner.workspace, plan, options.restore)
+            if options.begin is not None:
+                self._stream_options = replace(self._stream_options, begin=resolved(plan, options.begin))
+        return Stream(context.planner.workspace, plan, self._stream_options, on_step=self._heard)
 
     def _begin_again(self, stream: Stream) -> None:
         """Let the next opening go on from the commits, or where this one began if there was none."""
-        if self.meter.commits:
-            self._asked = replace(self._asked, begin="committed", anew=False, state="restore")
-        elif self._asked.begin != "committed":
-            began: StartPosition = {uri: o for reached in stream.inputs.values() for uri, o in reached.began.items()}
-            self._asked = replace(self._asked, begin=began, anew=True)
+        if self.metrics.commits:
+            self._stream_options = replace(self._stream_options, begin="committed", anew=False, state="restore")
+        elif self._stream_options.begin != "committed":
+            began: StartPosition = {
+                uri: o for on_step in stream.progress.inputs.values() for uri, o in on_step.began.items()
+            }
+            self._stream_options = replace(self._stream_options, begin=began, anew=True)
 
     def _goes_on_after(self, error: Exception) -> bool:
-        together = self._together
-        lake = together.planner.workspace.lake.storage
+        context = self._context
+        lake = context.planner.workspace.lake.storage
         if is_of_files(error) and not lake.is_local:
             error = lake.failed("the lake does not answer a query", error)
         is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
         if has_grown and self._has_new_plan():
-            together.tell(self.name, f"{error} — goes on from its last commit with these")
-            return not together.stop.is_set()
-        if together.stop.is_set() or not (may_pass(error) or has_grown) or not (self._was_opened or is_away):
+            context.on_restart(self.name, f"{error} — goes on from its last commit with these")
+            return not context.stop.is_set()
+        if context.stop.is_set() or not (may_pass(error) or has_grown) or not (self._was_opened or is_away):
             return False
-        wait_s = together.wanted.patience.wait_s(self._restarts, time.monotonic(), error)
+        wait_s = context.options.restart_policy.wait_s(self._restarts, time.monotonic(), error)
         if wait_s is None:
             return False
         self._restarts.append(time.monotonic())
-        self.meter.restarted()
-        if is_away and together.facts[self.name].status != "waiting":
+        self.metrics.restarted()
+        if is_away and context.statuses[self.name].status != RunStatus.WAITING:
             self._waits_since = now()
         since = f"since {self._waits_since:%H:%M:%S} UTC: " if is_away else ""
-        self._say("waiting" if is_away else "restarting", f"{since}{error}")
+        self._say(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
-        together.tell(self.name, f"{error} — goes on from its last commit: {lately}")
-        together.stop.wait(wait_s)
+        context.on_restart(self.name, f"{error} — goes on from its last commit: {lately}")
+        context.stop.wait(wait_s)
         return True
 
     def _has_new_plan(self) -> bool:
         """Plan the stream anew, since columns came; return whether it has other columns now."""
-        planner = self._together.planner
+        planner = self._context.planner
         before = planner.plan(self.name).schema
         planner.forget(self.name)
         try:
@@ -161,89 +166,96 @@ class StreamDriver:
         except HeadwaterError:
             return False  # the next try to open it says what it is
 
-    def _heard(self, step: str) -> None:
-        if step in {"staged", "saved"}:
-            self._together.holding.require(self.name)
-        self.meter.reached(step)
-        self._together.reached(self.name, step)
+    def _heard(self, step: CommitStep) -> None:
+        if step in {CommitStep.STAGED, CommitStep.SAVED}:
+            self._context.leases.require(self.name)
+        self.metrics.reached(step)
+        self._context.on_step(self.name, step)
 
     # -- driving
 
     def _drive(self, stream: Stream) -> None:
-        together, wanted = self._together, self._together.wanted
+        context, options = self._context, self._context.options
         target = _target(stream)
-        wish = "run"
-        while not together.stop.is_set():
-            wish = together.holding.wish(self.name)
-            together.holding.require(self.name)
-            if wish == "pause":
+        desired = DesiredState.RUN
+        while not context.stop.is_set():
+            desired = context.leases.desired_state(self.name)
+            context.leases.require(self.name)
+            if desired == DesiredState.PAUSE:
                 self._pause(stream)
                 continue
-            if wish in {"drain", "stop"}:
+            if desired in {DesiredState.DRAIN, DesiredState.STOP}:
                 break
-            stream.turn()
-            self._note(stream, "waiting" if stream.unanswered else "running")
-            if stream.ended or (wanted.until_caught_up and self._has_caught_up(stream, target)):
+            stream.run_micro_batch()
+            self._note(stream, RunStatus.WAITING if stream.last.unanswered else RunStatus.RUNNING)
+            if stream.last.has_ended or (options.until_caught_up and self._has_caught_up(stream, target)):
                 break
-        is_over = stream.ended or wanted.drain or wish == "drain"
+        is_over = stream.last.has_ended or options.drain or desired == DesiredState.DRAIN
         if is_over:
-            self._note(stream, "draining", at_once=True)
+            self._note(stream, RunStatus.DRAINING, at_once=True)
             stream.drain()
         else:
             stream.save()
-        has_ended = is_over or (wish != "stop" and not together.stop.is_set())
-        self._note(stream, "ended" if has_ended else "stopped", at_once=True)
+        has_ended = is_over or (desired != DesiredState.STOP and not context.stop.is_set())
+        self._note(stream, RunStatus.ENDED if has_ended else RunStatus.STOPPED, at_once=True)
 
     def _pause(self, stream: Stream) -> None:
         stream.save()
-        holding, stop = self._together.holding, self._together.stop
-        while holding.wish(self.name) == "pause" and not stop.wait(_PAUSED_S):
-            holding.require(self.name)
-            self._note(stream, "paused")
+        leases, stop = self._context.leases, self._context.stop
+        while leases.desired_state(self.name) == DesiredState.PAUSE and not stop.wait(_PAUSED_S):
+            leases.require(self.name)
+            self._note(stream, RunStatus.PAUSED)
 
-    def _note(self, stream: Stream, status: str, *, at_once: bool = False) -> None:
+    def _note(self, stream: Stream, status: RunStatus, *, at_once: bool = False) -> None:
         instant = time.monotonic()
-        if at_once or instant - self._noted >= NOTE_EVERY_S or self._together.facts[self.name].status != status:
+        if at_once or instant - self._noted >= NOTE_EVERY_S or self._context.statuses[self.name].status != status:
             self._noted = instant
-            known = self._together.facts[self.name]
-            if status == "waiting" and known.status != "waiting":
+            known = self._context.statuses[self.name]
+            if status == RunStatus.WAITING and known.status != RunStatus.WAITING:
                 self._waits_since = now()
-            error = f"{_named(stream.unanswered)} does not answer since {self._waits_since:%H:%M:%S} UTC"
-            facts = status_of(stream, self.meter, status, now())
-            self._together.facts[self.name] = replace(facts, error=error) if status == "waiting" else facts
+            error = f"{_named(stream.last.unanswered)} does not answer since {self._waits_since:%H:%M:%S} UTC"
+            statuses = status_of(stream, self.metrics, status, now())
+            self._context.statuses[self.name] = (
+                replace(statuses, error=error) if status == RunStatus.WAITING else statuses
+            )
 
-    def _say(self, status: str, error: str = "") -> None:
-        known = self._together.facts[self.name]
-        self._together.facts[self.name] = replace(
-            known, status=status, error=error or known.error, restarts=self.meter.restarts, rows_per_s=0, bytes_per_s=0
+    def _say(self, status: RunStatus, error: str = "") -> None:
+        known = self._context.statuses[self.name]
+        self._context.statuses[self.name] = replace(
+            known,
+            status=status,
+            error=error or known.error,
+            restarts=self.metrics.restarts,
+            rows_per_s=0,
+            bytes_per_s=0,
         )
 
     def _wait_for_inputs(self) -> None:
         """A stream below another begins when that one has made its table, anew where all are made anew."""
-        together = self._together
-        workspace = together.planner.workspace
-        above = set(workspace.project.graph.upstream(self.name)) & set(together.names)
-        while not together.stop.is_set():
-            if all(other in together.done or self._has_begun(other) for other in above):
+        context = self._context
+        workspace = context.planner.workspace
+        above = set(workspace.project.graph.upstream(self.name)) & set(context.names)
+        while not context.stop.is_set():
+            if all(other in context.done or self._has_begun(other) for other in above):
                 return
-            together.stop.wait(0.02)
+            context.stop.wait(0.02)
 
     def _has_begun(self, other: str) -> bool:
-        together = self._together
-        if together.wanted.begin in {"earliest", "latest"} and other in together.names:
-            stream = together.streams.get(other)  # what was there before it is on its way out
-            return stream is not None and stream.meter.commits > 0
-        return together.planner.workspace.table(other).number() is not None
+        context = self._context
+        if context.options.begin in {"earliest", "latest"} and other in context.names:
+            stream = context.streams.get(other)  # what was there before it is on its way out
+            return stream is not None and stream.metrics.commits > 0
+        return context.planner.workspace.table(other).number() is not None
 
     def _has_caught_up(self, stream: Stream, target: Mapping[str, int]) -> bool:
-        offsets = {uri: o for reached in stream.inputs.values() for uri, o in reached.offsets.items()}
+        offsets = {uri: o for on_step in stream.progress.inputs.values() for uri, o in on_step.offsets.items()}
         if any(offsets.get(uri, 0) < end for uri, end in target.items()):
             return False
-        together = self._together
-        for intake in stream.plan.intakes:
-            if intake.is_of_lake:
-                done = intake.name in together.done or intake.name not in together.names
-                if not done or any(offsets.get(uri, 0) < e.end for uri, e in intake.log.extents().items()):
+        context = self._context
+        for stream_input in stream.plan.inputs:
+            if stream_input.is_of_lake:
+                done = stream_input.name in context.done or stream_input.name not in context.names
+                if not done or any(offsets.get(uri, 0) < e.end for uri, e in stream_input.log.extents().items()):
                     return False
         return True
 
@@ -254,7 +266,7 @@ def _named(inputs: Sequence[str]) -> str:
 
 def _target(stream: Stream) -> dict[str, int]:
     found: dict[str, Extent] = {}
-    for intake in stream.plan.intakes:
-        if not intake.is_of_lake:
-            found |= intake.log.extents()
+    for stream_input in stream.plan.inputs:
+        if not stream_input.is_of_lake:
+            found |= stream_input.log.extents()
     return {uri: extent.end for uri, extent in found.items()}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from pipeline.streaming.runtime.metrics import BOUNDS_S, Histogram, StreamStatus
+from pipeline.streaming.runtime.metrics import BOUNDS_S, Histogram, RunStatus, StreamStatus
 from pipeline.streaming.runtime.sink_worker import SinkStatus
 
-_STATUSES = ("starting", "running", "waiting", "paused", "draining", "restarting", "ended", "stopped", "failed")
 _GAUGES = {
     "epoch": "Number of the last epoch.",
     "rows_per_second": "Rows read a second, of the last seconds.",
@@ -40,7 +39,7 @@ def exposition(streams: Iterable[StreamStatus], sinks: Iterable[SinkStatus] = ()
         "status",
         "gauge",
         "1 for what the stream does now.",
-        ((f'{_of(f)},status="{status}"', int(f.status == status)) for f in given for status in _STATUSES),
+        ((f'{_of(f)},status="{status}"', int(f.status == status)) for f in given for status in RunStatus),
     )
     lines += _family(
         "rows_total",

@@ -19,10 +19,12 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.driver import StreamDriver, StreamJobContext, StreamJobOptions
 from pipeline.streaming.runtime.lease_manager import LeaseManager
-from pipeline.streaming.runtime.metrics import StreamStatus
+from pipeline.streaming.runtime.metrics import TROUBLED, RunStatus, StreamStatus
+from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.sink_worker import SinkWorker, sinks_of
 from pipeline.streaming.runtime.status import in_short
-from pipeline.streaming.runtime.stream import Stream, StreamOptions
+from pipeline.streaming.runtime.steps import CommitStep
+from pipeline.streaming.runtime.stream import Stream
 
 __all__ = ["StreamJob", "StreamJobOptions", "catch_up"]
 
@@ -33,20 +35,20 @@ class StreamJob:
     def __init__(
         self,
         workspace: Workspace,
-        wanted: StreamJobOptions,
+        options: StreamJobOptions,
         *,
-        reached: Callable[[str, str], None] = lambda _, __: None,
-        tell: Callable[[str, str], None] = lambda _, __: None,
+        on_step: Callable[[str, CommitStep], None] = lambda _, __: None,
+        on_restart: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
         """Find the streams; raise `DefinitionError` for one that has no streamed form, `RequestError` for none.
 
-        `reached` hears each step of a commit, `tell` each restart, both with the stream's name.
+        `on_step` hears each step of a commit, `on_restart` each restart, both with the stream's name.
         """
         self.workspace = workspace
-        self.wanted = wanted
+        self.options = options
         self._planner = Planner(workspace)
-        names = wanted.names or self._planner.streams
-        self.left_out: Mapping[str, str] = {} if wanted.names else self._planner.left_out
+        names = options.names or self._planner.streams
+        self.left_out: Mapping[str, str] = {} if options.names else self._planner.left_out
         """Tables below streams that are computed in batch, and why."""
         if not names:
             left_out = {**self._planner.untimed, **self.left_out}
@@ -60,17 +62,17 @@ class StreamJob:
         self.names = (*ordered, *(n for n in names if n not in ordered))
         for name in self.names:
             workspace.stored(name)
-        if wanted.restore is not None and len(self.names) != 1:
+        if options.restore is not None and len(self.names) != 1:
             raise RequestError(
                 "a savepoint is one of one stream", do="name the stream: headwater stream NAME --restore …"
             )
         self.streams: dict[str, Stream] = {}
-        self.facts: dict[str, StreamStatus] = {name: StreamStatus(name) for name in self.names}
+        self.statuses: dict[str, StreamStatus] = {name: StreamStatus(name) for name in self.names}
         self.errors: dict[str, BaseException] = {}
         self.trouble = ""
         """What the catalog said when it was last asked, if that went wrong."""
-        self._reached = reached
-        self._tell = tell
+        self._on_step = on_step
+        self._on_restart = on_restart
         self._stop = threading.Event()
         self._done: set[str] = set()
         self.sinks: dict[str, SinkWorker] = {}
@@ -79,7 +81,7 @@ class StreamJob:
     @property
     def is_ready(self) -> bool:
         """Whether every stream is at work or done, and none waits for a system that is away."""
-        return all(f.status not in {"starting", "waiting", "restarting", "failed"} for f in self.facts.values())
+        return all(f.status not in {RunStatus.STARTING, *TROUBLED} for f in self.statuses.values())
 
     def stop(self) -> None:
         """Let every stream commit what it has and end."""
@@ -91,45 +93,45 @@ class StreamJob:
         Raises `ConflictError` at once when somebody living runs one of them. The first error of a stream is raised when all
         have ended; what they committed stays.
         """
-        holding = LeaseManager(Leases(self.workspace.catalog), self._in_short)
+        leases = LeaseManager(Leases(self.workspace.catalog), self._in_short)
         try:
             for name in self.names:
-                holding.take(name, take_over=self.wanted.take_over)
-            self._run(holding, watch, every_s)
+                leases.take(name, take_over=self.options.take_over)
+            self._run(leases, watch, every_s)
         finally:
-            holding.close()
+            leases.close()
         for error in self.errors.values():
             raise error
 
-    def _run(self, holding: LeaseManager, watch: Callable[[StreamJob], None], every_s: float) -> None:
-        together = StreamJobContext(
+    def _run(self, leases: LeaseManager, watch: Callable[[StreamJob], None], every_s: float) -> None:
+        context = StreamJobContext(
             self._planner,
-            self.wanted,
+            self.options,
             self.names,
-            holding,
+            leases,
             self._heard,
-            self._tell,
+            self._on_restart,
             self._stop,
             self._done,
             self.streams,
-            self.facts,
+            self.statuses,
         )
         threads = [
-            threading.Thread(target=self._work, args=(name, together), name=f"headwater-{name}") for name in self.names
+            threading.Thread(target=self._work, args=(name, context), name=f"headwater-{name}") for name in self.names
         ]
         self.sinks = {
             sink.name: SinkWorker(
-                self.workspace, sink, partial(holding.require, sink.table), self._tell, self.wanted.patience
+                self.workspace, sink, partial(leases.require, sink.table), self._on_restart, self.options.restart_policy
             )
             for sink in sinks_of(self.workspace, self.names)
         }
-        for follower in self.sinks.values():
-            follower.start()
+        for worker in self.sinks.values():
+            worker.start()
         for thread in threads:
             thread.start()
         try:
             while any(thread.is_alive() for thread in threads):
-                self.trouble = holding.trouble
+                self.trouble = leases.trouble
                 watch(self)
                 threads[0].join(every_s)
                 time.sleep(0 if threads[0].is_alive() else every_s)
@@ -143,38 +145,41 @@ class StreamJob:
 
     def _end_sinks(self, table: str) -> None:
         """Let the sinks of a table get what its stream last committed."""
-        for name, follower in self.sinks.items():
-            if follower.facts.table == table:
-                follower.end()
-                if follower.error is not None:
-                    self.errors[name] = follower.error
+        for name, worker in self.sinks.items():
+            if worker.status.table == table:
+                worker.end()
+                if worker.error is not None:
+                    self.errors[name] = worker.error
 
-    def _heard(self, name: str, step: str) -> None:
-        self._reached(name, step)
-        if step == "committed":
-            for follower in self.sinks.values():
-                if follower.facts.table == name:
-                    follower.wake()
+    def _heard(self, name: str, step: CommitStep) -> None:
+        self._on_step(name, step)
+        if step == CommitStep.COMMITTED:
+            for worker in self.sinks.values():
+                if worker.status.table == name:
+                    worker.wake()
 
-    def _work(self, name: str, together: StreamJobContext) -> None:
+    def _work(self, name: str, context: StreamJobContext) -> None:
         try:
-            StreamDriver(name, together).run()
+            StreamDriver(name, context).run()
         except Exception as error:  # noqa: BLE001 - raised by `run`, in its thread
             self.errors[name] = error
-            if self.wanted.fail_fast:
+            if self.options.fail_fast:
                 self.stop()
         finally:
             self._done.add(name)
             self._end_sinks(name)
-            together.holding.release(name)
+            context.leases.release(name)
 
     def _in_short(self, name: str) -> Mapping[str, Any]:
-        sinks = {n: asdict(s.facts) for n, s in self.sinks.items() if s.facts.table == name}
-        return {**in_short(self.facts[name]), **({"sinks": sinks} if sinks else {})}
+        sinks = {n: asdict(s.status) for n, s in self.sinks.items() if s.status.table == name}
+        return {**in_short(self.statuses[name]), **({"sinks": sinks} if sinks else {})}
 
 
-def catch_up(workspace: Workspace, names: Sequence[str] = (), asked: StreamOptions | None = None) -> StreamJob:
+def catch_up(workspace: Workspace, names: Sequence[str] = (), stream_options: StreamOptions | None = None) -> StreamJob:
     """Run streams until they have caught up with their logs, and return what ran."""
-    running = StreamJob(workspace, StreamJobOptions(tuple(names), until_caught_up=True, asked=asked or StreamOptions()))
+    running = StreamJob(
+        workspace,
+        StreamJobOptions(tuple(names), until_caught_up=True, stream_options=stream_options or StreamOptions()),
+    )
     running.run()
     return running

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.core.errors import ConflictError, StorageError
-from pipeline.governance.leases import EVERY_S, LASTS_S, Leases, this_process
+from pipeline.governance.leases import EVERY_S, LASTS_S, DesiredState, Leases, this_process
 
 
 class LeaseManager:
@@ -25,7 +25,7 @@ class LeaseManager:
         self._tell = tell
         self._every_s = every_s
         self._me = this_process()
-        self._held: dict[str, str | None] = {}
+        self._held: dict[str, DesiredState | None] = {}
         self._lock = threading.Lock()
         self._tried = time.monotonic()
         self._end = threading.Event()
@@ -38,11 +38,11 @@ class LeaseManager:
         """Take a stream's lease; raise `ConflictError` when somebody living has it."""
         self._leases.acquire(name, self._me, take_over=take_over)
         with self._lock:
-            self._held[name] = "run"
+            self._held[name] = DesiredState.RUN
 
-    def wish(self, name: str) -> str:
-        """Return what a stream is asked for: `run`, `pause`, `drain` or `stop`."""
-        return self._held.get(name) or "run"
+    def desired_state(self, name: str) -> DesiredState:
+        """Return what a stream is asked to do."""
+        return self._held.get(name) or DesiredState.RUN
 
     def require(self, name: str) -> None:
         """Raise `ConflictError` when a lease is lost; a process that slept asks before it answers."""
@@ -75,7 +75,7 @@ class LeaseManager:
 
     def _renew(self) -> None:
         with self._lock:
-            names = [name for name, wish in self._held.items() if wish is not None]
+            names = [name for name, desired in self._held.items() if desired is not None]
             self._tried = time.monotonic()
             if not names:
                 return

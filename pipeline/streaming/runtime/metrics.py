@@ -7,7 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import accumulate
+
+from pipeline.streaming.runtime.steps import CommitStep
 
 BOUNDS_S = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """The upper ends of the histogram's buckets; a last one has what is longer."""
@@ -59,14 +62,14 @@ class _StagedEpoch:
 class StreamMetrics:
     """The counts of one stream since it was started, through restarts.
 
-    A row's latency is from when its log offered it (the look at the log that found it, which may be `turn_s` after it was
+    A row's latency is from when its log offered it (the look at the log that found it, which may be `batch_s` after it was
     written) to the commit that has it, or that has what it was remembered as.
     """
 
     clock: Callable[[], float] = time.monotonic
     rows: int = 0
     bytes: int = 0
-    turns: int = 0
+    micro_batches: int = 0
     commits: int = 0
     restarts: int = 0
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
@@ -83,8 +86,8 @@ class StreamMetrics:
     _lately: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def begin(self) -> None:
-        """A turn begins."""
-        self.turns += 1
+        """A micro-batch begins."""
+        self.micro_batches += 1
         self._lapped = self.clock()
 
     def lap(self, phase: str) -> None:
@@ -106,16 +109,16 @@ class StreamMetrics:
         while self._lately and self._lapped - self._lately[0][0] > 2 * _RATE_OVER_S:
             self._lately.popleft()
 
-    def reached(self, step: str) -> None:
+    def reached(self, step: CommitStep) -> None:
         """A commit came to a step: `staged` and `saved` in the stream's thread, `committed` in that of its commits."""
-        if step == "staged":
+        if step == CommitStep.STAGED:
             self._staging_at = self._lapped
             self.lap("stage")
-        elif step == "saved":
+        elif step == CommitStep.SAVED:
             self.lap("save")
             self._sent.append(_StagedEpoch(self._pending, self._staging_at, self._lapped))
             self._pending = []
-        elif step == "committed":
+        elif step == CommitStep.COMMITTED:
             now, sent = self.clock(), self._sent.popleft()
             for offered, rows in sent.rows:
                 self.latency.add(now - offered, rows)
@@ -139,7 +142,22 @@ class StreamMetrics:
         return sum(rows for _, rows, _ in lately) / over, sum(size for *_, size in lately) / over
 
 
-TROUBLED = frozenset({"failed", "restarting", "waiting"})
+class RunStatus(StrEnum):
+    """What a stream does, or how it ended."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "waiting"
+    """For a system that does not answer."""
+    PAUSED = "paused"
+    DRAINING = "draining"
+    RESTARTING = "restarting"
+    ENDED = "ended"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+TROUBLED = frozenset({RunStatus.FAILED, RunStatus.RESTARTING, RunStatus.WAITING})
 """The statuses whose reason is in `StreamStatus.error`."""
 
 
@@ -148,8 +166,7 @@ class StreamStatus:
     """A stream as it is at a moment, for people and machines."""
 
     name: str
-    status: str = "starting"
-    """`starting`, `running`, `waiting`, `paused`, `draining`, `restarting`, `ended`, `stopped` or `failed`."""
+    status: RunStatus = RunStatus.STARTING
     epoch: int = 0
     rows_per_s: float = 0.0
     bytes_per_s: float = 0.0

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError, SchemaError
 from pipeline.core.sinks import Sink
@@ -22,14 +23,23 @@ _LOOK_EVERY_S = 0.25
 _HOPELESS = (DefinitionError, RequestError, SchemaError)
 
 
+class DeliveryStatus(StrEnum):
+    """What the delivery to a sink does, or how it ended."""
+
+    STARTING = "starting"
+    FOLLOWING = "following"
+    RESTARTING = "restarting"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
 @dataclass
 class SinkStatus:
-    """How a sink is: written by its thread alone."""
+    """How the delivery to a sink is; written by its thread alone."""
 
     name: str
     table: str
-    status: str = "starting"
-    """`starting`, `following`, `restarting`, `ended` or `failed`."""
+    status: DeliveryStatus = DeliveryStatus.STARTING
     version: int | None = None
     behind: int = 0
     """Versions of the table that are not sent."""
@@ -47,17 +57,17 @@ class SinkWorker:
         workspace: Workspace,
         sink: Sink,
         require: Callable[[], None],
-        tell: Callable[[str, str], None],
-        patience: RestartPolicy,
+        on_restart: Callable[[str, str], None],
+        restart_policy: RestartPolicy,
     ) -> None:
-        """Keep the sink; `require` raises when the table's stream is no longer ours, `tell` hears of restarts."""
-        self.facts = SinkStatus(sink.name, sink.table)
+        """Keep the sink; `require` raises when the table's stream is no longer ours, `on_restart` hears of restarts."""
+        self.status = SinkStatus(sink.name, sink.table)
         self.error: Exception | None = None
         self._workspace = workspace
         self._sink = sink
         self._require = require
-        self._tell = tell
-        self._patience = patience
+        self._on_restart = on_restart
+        self._restart_policy = restart_policy
         self._restarts: list[float] = []
         self._woken = threading.Event()
         self._ending = threading.Event()
@@ -84,10 +94,10 @@ class SinkWorker:
             except Exception as error:  # noqa: BLE001 - raised by `Running.run`, in its thread
                 if not self._goes_on_after(error):
                     self.error = error
-                    self.facts.status, self.facts.error = "failed", str(error)
+                    self.status.status, self.status.error = DeliveryStatus.FAILED, str(error)
                     return
             else:
-                self.facts.status = "ended"
+                self.status.status = DeliveryStatus.ENDED
                 return
 
     def _follow(self) -> None:
@@ -105,14 +115,14 @@ class SinkWorker:
             sender.close()
 
     def _send(self, sender: SinkSender) -> None:
-        facts = self.facts
-        facts.behind = sender.behind()
-        sent = sender.send() if facts.behind or facts.status != "following" else None
+        status = self.status
+        status.behind = sender.behind()
+        sent = sender.send() if status.behind or status.status != DeliveryStatus.FOLLOWING else None
         if sent is not None:
-            facts.rows += sent.rows
+            status.rows += sent.rows
         reached = sender.reached()
-        facts.version = None if reached is None else reached.version
-        facts.behind, facts.status, facts.error = sender.behind(), "following", ""
+        status.version = None if reached is None else reached.version
+        status.behind, status.status, status.error = sender.behind(), DeliveryStatus.FOLLOWING, ""
 
     def _goes_on_after(self, error: Exception) -> bool:
         if self._ending.is_set() or isinstance(error, _HOPELESS) or not isinstance(error, HeadwaterError):
@@ -121,13 +131,13 @@ class SinkWorker:
             self._require()
         except HeadwaterError:
             return False
-        wait_s = self._patience.wait_s(self._restarts, time.monotonic(), error)
+        wait_s = self._restart_policy.wait_s(self._restarts, time.monotonic(), error)
         if wait_s is None:
             return False
         self._restarts.append(time.monotonic())
-        self.facts.status, self.facts.error = "restarting", str(error)
-        self.facts.restarts += 1
-        self._tell(self._sink.name, f"{error} — is tried again in {wait_s:g} s")
+        self.status.status, self.status.error = DeliveryStatus.RESTARTING, str(error)
+        self.status.restarts += 1
+        self._on_restart(self._sink.name, f"{error} — is tried again in {wait_s:g} s")
         self._ending.wait(wait_s)
         return True
 

@@ -70,11 +70,11 @@ class SourceRequest:
 class SourceTaskConfig:
     """What a worker needs to know of the stream: its inputs, other tables it looks into, and its limits."""
 
-    intakes: tuple[StreamInput, ...]
-    others: Mapping[str, Scan] = field(default_factory=dict)
+    inputs: tuple[StreamInput, ...]
+    lookups: Mapping[str, Scan] = field(default_factory=dict)
     limits: Limits = field(default_factory=lambda: Limits(threads=1))
     filesystem: fsspec.AbstractFileSystem | None = None
-    has_memory: bool = True
+    has_state: bool = True
     function: FunctionTransform | None = None
     """What makes the rows of a block, where it is no statement."""
     place: Place = field(default_factory=lambda: Place(""))
@@ -83,32 +83,32 @@ class SourceTaskConfig:
 class SourceTask:
     """A worker that reads some partitions of the inputs, with an engine of one thread."""
 
-    def __init__(self, crop: SourceTaskConfig, offsets: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(self, config: SourceTaskConfig, offsets: Mapping[str, Mapping[str, int]]) -> None:
         """Open the tails of the partitions, by input, at their offsets; raise `SourceError` for one not held any more."""
         self._stack = ExitStack()
-        self._crop = crop
-        self._intakes = {intake.name: intake for intake in crop.intakes}
-        self._others: Mapping[str, Scan] = {}
+        self._config = config
+        self._inputs = {stream_input.name: stream_input for stream_input in config.inputs}
+        self._lookups: Mapping[str, Scan] = {}
         self._tails: dict[str, Tail] = {}
         with ExitStack() as opening:
-            self._con = opening.enter_context(connect(crop.limits, filesystem=crop.filesystem, keep=False))
+            self._con = opening.enter_context(connect(config.limits, filesystem=config.filesystem, keep=False))
             for name, given in offsets.items():
-                self._tails[name] = opening.enter_context(self._intakes[name].log.tail(given))
-            self.look_into(crop.others)
+                self._tails[name] = opening.enter_context(self._inputs[name].log.tail(given))
+            self.update_lookups(config.lookups)
             self._stack = opening.pop_all()
 
     def close(self) -> None:
         """Stop reading."""
         self._stack.close()
 
-    def look_into(self, others: Mapping[str, Scan]) -> None:
+    def update_lookups(self, lookups: Mapping[str, Scan]) -> None:
         """Take other versions of the tables that are not streamed."""
-        changed = {name: scan for name, scan in others.items() if self._others.get(name) != scan}
+        changed = {name: scan for name, scan in lookups.items() if self._lookups.get(name) != scan}
         for name, scan in changed.items():
             self._con.execute(f"drop table if exists {quoted(f'_held_{name}')}")
             self._con.execute(f"create temp table {quoted(f'_held_{name}')} as {scan.query()}")
             self._con.execute(f"create or replace temp view {quoted(name)} as from {quoted(f'_held_{name}')}")
-        self._others = {**self._others, **changed}
+        self._lookups = {**self._lookups, **changed}
 
     def add(self, offsets: Mapping[str, Mapping[str, int]]) -> None:
         """Read more partitions from now on."""
@@ -116,7 +116,7 @@ class SourceTask:
             if name in self._tails:
                 self._tails[name].add(given)
             else:
-                self._tails[name] = self._stack.enter_context(self._intakes[name].log.tail(given))
+                self._tails[name] = self._stack.enter_context(self._inputs[name].log.tail(given))
 
     def ready(self, timeout_s: float) -> dict[str, ReadyOffsets]:
         """Return what can be taken of each input; wait for it only when there is nothing of any."""
@@ -126,109 +126,126 @@ class SourceTask:
         share = timeout_s / len(self._tails)
         return {name: tail.ready(share) for name, tail in self._tails.items()}
 
-    def take(self, turn: SourceRequest) -> list[SourceBatch]:
+    def take(self, request: SourceRequest) -> list[SourceBatch]:
         """Read the parts of each input and make their rows ready."""
         try:
-            return [self._take(self._intakes[name], parts, turn) for name, parts in turn.parts.items() if parts]
+            return [self._take(self._inputs[name], parts, request) for name, parts in request.parts.items() if parts]
         except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
-            ranges = ", ".join(str(part) for parts in turn.parts.values() for part in parts)
+            ranges = ", ".join(str(part) for parts in request.parts.values() for part in parts)
             raise DefinitionError(
                 "a row cannot be made as the definition says",
                 got=first_line(error),
                 do=f"look at {ranges}: declare another type, or use try_cast",
-                place=self._crop.place,
+                place=self._config.place,
             ) from error
 
-    def _take(self, intake: StreamInput, parts: tuple[SourceSplit, ...], turn: SourceRequest) -> SourceBatch:
-        at = datetime.fromtimestamp(turn.now / 1e6, UTC).isoformat()
-        maker = intake.maker(self._tails[intake.name].reader(parts), at)
+    def _take(self, stream_input: StreamInput, parts: tuple[SourceSplit, ...], request: SourceRequest) -> SourceBatch:
+        at = datetime.fromtimestamp(request.now / 1e6, UTC).isoformat()
+        maker = stream_input.maker(self._tails[stream_input.name].reader(parts), at)
         split = Split(0, parts=parts)
-        made = self._read(intake, maker, split)
-        prepared = turn.prepared[intake.name]
-        taken = self._sorted(intake, prepared, turn, made)
+        input_query = self._read(stream_input, maker, split)
+        prepared = request.prepared[stream_input.name]
+        taken = self._sorted(stream_input, prepared, request, input_query)
         has_away = taken.late or taken.ahead
-        why = _why(intake)
+        why = _why(stream_input)
         rows = f"select * exclude ({why}) from {_BLOCK} where {why} is null" if has_away else f"from {_BLOCK}"
-        self._con.execute(f"create or replace temp view {quoted(intake.name)} as {rows}")
-        return replace(taken, ready=self._ready(prepared, turn.shards))
+        self._con.execute(f"create or replace temp view {quoted(stream_input.name)} as {rows}")
+        return replace(taken, ready=self._ready(prepared, request.shards))
 
-    def _read(self, intake: StreamInput, maker: RowProducer, split: Split) -> InputQuery:
+    def _read(self, stream_input: StreamInput, maker: RowProducer, split: Split) -> InputQuery:
         """Bring the rows of a split into `_taken_rows`: in one pass if all is as it should be, else carefully."""
-        columns = ", ".join(map(quoted, intake.kept))
+        columns = ", ".join(map(quoted, stream_input.kept))
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
-        with maker.flow(self._con, split) as made:
-            if made is not None and not made.rejected and self._flows(made, columns):
-                return made
+        with maker.flow(self._con, split) as input_query:
+            if input_query is not None and not input_query.rejected and self._flows(input_query, columns):
+                return input_query
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
-        with maker.make(self._con, split) as made:
-            self._con.execute(f"create or replace temp table {_BLOCK} as select {columns} from ({made.query})")
-            return made
+        with maker.make(self._con, split) as input_query:
+            self._con.execute(f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})")
+            return input_query
 
-    def _flows(self, made: InputQuery, columns: str) -> bool:
+    def _flows(self, input_query: InputQuery, columns: str) -> bool:
         try:
-            rows = one(self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({made.query})")[0]
-            return rows == made.rows_in and not any(one(self._con, odd)[0] for odd in made.oddities)
+            rows = one(
+                self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})"
+            )[0]
+            return rows == input_query.rows_in and not any(one(self._con, odd)[0] for odd in input_query.oddities)
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except duckdb.Error:
             return False
 
-    def _sorted(self, intake: StreamInput, prepared: Prepared, turn: SourceRequest, made: InputQuery) -> SourceBatch:
+    def _sorted(
+        self, stream_input: StreamInput, prepared: Prepared, request: SourceRequest, input_query: InputQuery
+    ) -> SourceBatch:
         """Find the rows that do not count, and how far event time is by the others."""
-        if intake.time is None:
+        if stream_input.time is None:
             aside = (
-                arrow(self._con, f"select reasons, _source, _position, row from {REJECTED}") if made.rejected else None
+                arrow(self._con, f"select reasons, _source, _position, row from {REJECTED}")
+                if input_query.rejected
+                else None
             )
-            return SourceBatch(intake.name, made.rows_in, made.bytes_in, {}, made.rejected, aside=aside)
-        time = quoted(intake.time.column)
-        bound = turn.now + int(intake.time.ahead.total_seconds() * 1e6)
+            return SourceBatch(
+                stream_input.name, input_query.rows_in, input_query.bytes_in, {}, input_query.rejected, aside=aside
+            )
+        time = quoted(stream_input.time.column)
+        bound = request.now + int(stream_input.time.ahead.total_seconds() * 1e6)
         ahead = f"coalesce(epoch_us({time}) > {bound}, false)"
         late, partly = (f"coalesce({c}, false)" if c else "false" for c in (prepared.late, prepared.partly))
         bad = f"({time} is null or {ahead})"
         stats = self._con.execute(
-            f"select {intake.partition}, max(epoch_us({time})) filter (not {ahead}), "
+            f"select {stream_input.partition}, max(epoch_us({time})) filter (not {ahead}), "
             f"count(*) filter ({bad}), count(*) filter (not {bad} and {late}), "
             f"count(*) filter (not {bad} and not {late} and {partly}) from {_BLOCK} group by 1"
         ).fetchall()
         no_good, too_late, noted = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
         latest = {str(row[0]): int(row[1]) for row in stats if row[1] is not None}
-        aside, why = [], _why(intake)
+        aside, why = [], _why(stream_input)
         if no_good or too_late:
             cases = [f"when {time} is null then {literal(NO_TIME)}", f"when {ahead} then {literal(AHEAD)}"]
             cases += [f"when {late} then {literal(prepared.why or 'late')}"] if prepared.late else []
             self._con.execute(
                 f"create or replace temp table {_BLOCK} as select *, case {' '.join(cases)} end as {why} from {_BLOCK}"
             )
-            shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
+            shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.kept)
             aside.append(
                 f"select {why}, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
                 f"from {_BLOCK} where {why} is not null"
             )
         if noted:
-            aside.append(self._notes(intake, prepared, has_why=bool(aside)))
-        if made.rejected:
+            aside.append(self._notes(stream_input, prepared, has_why=bool(aside)))
+        if input_query.rejected:
             aside.append(f"select reasons, _source, _position, row from {REJECTED}")
         rows = arrow(self._con, f"{ASIDE} where false union all {' union all '.join(aside)}") if aside else None
-        return SourceBatch(intake.name, made.rows_in, made.bytes_in, latest, made.rejected, too_late, no_good, rows)
+        return SourceBatch(
+            stream_input.name,
+            input_query.rows_in,
+            input_query.bytes_in,
+            latest,
+            input_query.rejected,
+            too_late,
+            no_good,
+            rows,
+        )
 
-    def _notes(self, intake: StreamInput, prepared: Prepared, *, has_why: bool) -> str:
+    def _notes(self, stream_input: StreamInput, prepared: Prepared, *, has_why: bool) -> str:
         """Return the SELECT of notes of the rows that came too late for some of their windows."""
-        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in intake.kept)
-        counts = f"{_why(intake)} is null and " if has_why else ""
+        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.kept)
+        counts = f"{_why(stream_input)} is null and " if has_why else ""
         return (
             f"select {literal(prepared.note)}, {SOURCE}::varchar, {POSITION}::bigint, "
             f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly}, false)"
         )
 
     def _ready(self, prepared: Prepared, shards: int) -> list[pa.Table]:
-        if self._crop.function is not None:
-            given = {name: arrow(self._con, f"from {quoted(name)}") for name in self._crop.function.inputs}
-            return [call(self._crop.function, given, self._crop.place)]
-        if not self._crop.has_memory:
+        if self._config.function is not None:
+            given = {name: arrow(self._con, f"from {quoted(name)}") for name in self._config.function.inputs}
+            return [call(self._config.function, given, self._config.place)]
+        if not self._config.has_state:
             return [arrow(self._con, as_stored(self._con, prepared.select))]
         return dealt(self._con, prepared, shards)
 
 
-def _why(intake: StreamInput) -> str:
+def _why(stream_input: StreamInput) -> str:
     """Return the name of the column with the reason for which a row does not count, beside those of the input."""
-    return unused("_why", intake.kept)
+    return unused("_why", stream_input.kept)

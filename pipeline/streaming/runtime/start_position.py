@@ -45,9 +45,11 @@ def begin_of(words: str) -> RequestedStart:
 def resolved(plan: StreamPlan, begin: RequestedStart) -> StartPosition:
     """Return offsets for a time; raise `RequestError` for a partition that a stream's logs do not have."""
     if isinstance(begin, datetime):
-        return {uri: offset for intake in plan.intakes for uri, offset in intake.log.offsets_at(begin).items()}
+        return {
+            uri: offset for stream_input in plan.inputs for uri, offset in stream_input.log.offsets_at(begin).items()
+        }
     if isinstance(begin, Mapping):
-        held = {uri: extent for intake in plan.intakes for uri, extent in intake.log.extents().items()}
+        held = {uri: extent for stream_input in plan.inputs for uri, extent in stream_input.log.extents().items()}
         for uri, offset in begin.items():
             if uri not in held:
                 raise RequestError(f"stream {plan.name!r} reads no partition {uri!r}", do=did_you_mean(uri, held))

@@ -64,7 +64,7 @@ def committed_state(workspace: Workspace, name: str) -> StateView:
 
 def live(stream: Stream, table: str | None = None) -> dict[str, pa.Table]:
     """Return what a stream in this process remembers now, as yet uncommitted; called by the thread that drives it."""
-    return {name: readable(rows) for name, rows in stream.look(table).items()}
+    return {name: readable(rows) for name, rows in stream.state_tables(table).items()}
 
 
 def where(rows: pa.Table, keys: Mapping[str, str], limit: int | None = None) -> pa.Table:
@@ -107,13 +107,13 @@ def _is_readable(epoch: Epoch, plan: StreamPlan) -> bool:
 def _with_open(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> dict[str, pa.Table]:
     if plan.operator is None:
         raise AssertionError(plan.name)
-    samples = plan.samples({name: workspace.require(name).schema for name in plan.others})
-    plot = ShardConfig(plan.operator, samples, 0, 1, workspace.table(plan.name).storage, epoch=epoch)
-    with closing(StateTask(plot)) as keeper:
-        kept = {name: readable(rows) for name, rows in keeper.look().items()}
+    samples = plan.samples({name: workspace.require(name).schema for name in plan.lookups})
+    config = ShardConfig(plan.operator, samples, 0, 1, workspace.table(plan.name).storage, epoch=epoch)
+    with closing(StateTask(config)) as state_task:
+        kept = {name: readable(rows) for name, rows in state_task.tables().items()}
         if plan.emits == "upsert":
             return kept
-        return {OPEN: keeper.advance({}, Progress(epoch.watermark, END)), **kept}
+        return {OPEN: state_task.advance({}, Progress(epoch.watermark, END)), **kept}
 
 
 def _as_kept(workspace: Workspace, name: str, epoch: Epoch) -> dict[str, pa.Table]:

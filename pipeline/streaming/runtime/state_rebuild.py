@@ -8,10 +8,8 @@ The rows that come out on the way are in the table already, so they are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import pyarrow as pa
 
 from pipeline.core.epochs import BEGINNING, Epoch, InputProgress
 from pipeline.core.errors import RequestError, SourceError
@@ -23,8 +21,8 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.operator import Progress
 from pipeline.streaming.operators.shard import dealt
 from pipeline.streaming.planning.plan import StreamPlan
+from pipeline.streaming.runtime.shard_group import ShardGroup
 from pipeline.streaming.runtime.verify import load_set_aside, read_again
-from pipeline.streaming.runtime.workers import WorkerHandle
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class RebuildSource:
     """Whether rows that the logs no longer have are done without."""
 
 
-def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: Sequence[WorkerHandle]) -> None:
+def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: ShardGroup) -> None:
     """Bring shards with an empty state to the state at a commit.
 
     Raises `RequestError` for a state that does not follow from the log alone, and `SourceError` when the log no longer
@@ -51,14 +49,14 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
     rows = 0
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
         load_set_aside(con, workspace, plan)
-        for name in plan.others:
+        for name in plan.lookups:
             con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
-        for intake in plan.intakes:
-            reached = _held(how.epoch.inputs[intake.name], how.extents[intake.name])
-            for select, rows_in in read_again(con, intake, reached):
-                con.execute(f"create or replace temp table {quoted(intake.name)} as {select}")
-                parts = dealt(con, plan.operator.prepare(intake.name, BEGINNING), len(shards))
-                _advance(shards, [{intake.name: [part]} for part in parts], BEGINNING)
+        for stream_input in plan.inputs:
+            reached = _held(how.epoch.inputs[stream_input.name], how.extents[stream_input.name])
+            for select, rows_in in read_again(con, stream_input, reached):
+                con.execute(f"create or replace temp table {quoted(stream_input.name)} as {select}")
+                parts = dealt(con, plan.operator.prepare(stream_input.name, BEGINNING), len(shards.tasks))
+                shards.process([{stream_input.name: [part]} for part in parts], Progress(BEGINNING, BEGINNING))
                 rows += rows_in
     lost = how.epoch.totals.get("rows_in", rows) - rows
     if lost > 0 and not how.accept_gaps:
@@ -68,16 +66,7 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
             do="do without them with --accept-gaps, take the change back, define a table of another name, or make the "
             f"table anew from what is left: headwater stream {plan.name} --from earliest",
         )
-    _advance(shards, [{} for _ in shards], how.epoch.watermark)
-
-
-def _advance(
-    shards: Sequence[WorkerHandle], blocks: Sequence[Mapping[str, Sequence[pa.Table]]], watermark: int
-) -> None:
-    """Let each shard take its blocks, by input, and wait until all have."""
-    progress = Progress(BEGINNING, watermark)
-    for future in [hand.call("advance", given, progress) for hand, given in zip(shards, blocks, strict=True)]:
-        future.result()
+    shards.process([{} for _ in shards.tasks], Progress(BEGINNING, how.epoch.watermark))
 
 
 def _held(reached: InputProgress, extents: Mapping[str, Extent]) -> InputProgress:

@@ -43,28 +43,28 @@ class ShardConfig:
 class StateTask:
     """A worker with one shard."""
 
-    def __init__(self, plot: ShardConfig) -> None:
+    def __init__(self, config: ShardConfig) -> None:
         """Make the memory, or bring it back; raise `StorageError` for a state file that is damaged or gone."""
-        self._plot = plot
+        self._config = config
         self._stack = ExitStack()
         with ExitStack() as opening:
-            con = opening.enter_context(connect(plot.limits, keep=False))
-            for name in plot.operator.inputs:
-                con.register(arrived(name), plot.samples[name])
+            con = opening.enter_context(connect(config.limits, keep=False))
+            for name in config.operator.inputs:
+                con.register(arrived(name), config.samples[name])
             memory = StateTables(con)
-            same = plot.epoch is not None and plot.epoch.shards == plot.shards
-            as_then = plot.operator.evolving if same and isinstance(plot.operator, Evolving) else frozenset()
-            memory.make({n: select for n, select in plot.operator.memory.items() if n not in as_then})
-            if plot.epoch is not None:
-                plan = RestorePlan(plot.epoch, plot.storage.read_bytes, self._evolve)
-                restored(plan, memory, plot.number, plot.shards)
-            memory.make({n: select for n, select in plot.operator.memory.items() if n not in memory.tables})
-            self._shard = Shard(plot.operator, memory)
+            same = config.epoch is not None and config.epoch.shards == config.shards
+            as_then = config.operator.evolving if same and isinstance(config.operator, Evolving) else frozenset()
+            memory.make({n: select for n, select in config.operator.memory.items() if n not in as_then})
+            if config.epoch is not None:
+                plan = RestorePlan(config.epoch, config.storage.read_bytes, self._evolve)
+                restored(plan, memory, config.number, config.shards)
+            memory.make({n: select for n, select in config.operator.memory.items() if n not in memory.tables})
+            self._shard = Shard(config.operator, memory)
             self._stack = opening.pop_all()
 
     def _evolve(self, memory: StateTables) -> None:
         """Bring a state that was declared otherwise to its columns of today."""
-        operator = self._plot.operator
+        operator = self._config.operator
         if not isinstance(operator, Evolving):
             return
         for table in operator.evolving & set(memory.tables):
@@ -73,7 +73,7 @@ class StateTask:
 
     def horizon(self) -> int:
         """Return the watermark at which all that is held now is out; `BEGINNING` when nothing waits for one."""
-        select = self._plot.operator.horizon
+        select = self._config.operator.horizon
         found = None if select is None else one(self._shard.memory.con, select)[0]
         return BEGINNING if found is None else int(found)
 
@@ -83,7 +83,7 @@ class StateTask:
 
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> pa.Table:
         """Take rows that were dealt to the shard and return those that are out now."""
-        given = {name: [*blocks.get(name, ()), self._plot.samples[name]] for name in self._plot.operator.inputs}
+        given = {name: [*blocks.get(name, ()), self._config.samples[name]] for name in self._config.operator.inputs}
         con = self._shard.memory.con
         return arrow(con, as_stored(con, self._shard.advance(given, progress)))
 
@@ -93,15 +93,15 @@ class StateTask:
         The file is there for good once this returns, and nothing refers to it before the epoch is committed.
         """
         memory = self._shard.memory
-        found = written(memory, f"{FOLDER}/{name}-{self._plot.number:04d}.arrows", self._plot.number, base=base)
+        found = written(memory, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base)
         memory.taken()
         if found is None:
             return None
         file, content = found
-        self._plot.storage.write_bytes(file.path, content)
+        self._config.storage.write_bytes(file.path, content)
         return file
 
-    def look(self, table: str | None = None) -> dict[str, pa.Table]:
+    def tables(self, table: str | None = None) -> dict[str, pa.Table]:
         """Return what the shard remembers, by table."""
         memory = self._shard.memory
         hidden = f"exclude ({ID}, {SINCE}, {HASH})"

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.epochs import BEGINNING, END, Epoch
-from pipeline.streaming.runtime.metrics import Histogram, StreamMetrics, StreamStatus
+from pipeline.streaming.runtime.metrics import Histogram, RunStatus, StreamMetrics, StreamStatus
 
 if TYPE_CHECKING:
     from pipeline.streaming.runtime.stream import Stream
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 _ENDLESS = 1 << 60
 
 
-def status_of(stream: Stream, meter: StreamMetrics, status: str, now: datetime) -> StreamStatus:
+def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: datetime) -> StreamStatus:
     """Return how a stream is; called by the thread that drives it."""
-    rows_per_s, bytes_per_s = meter.rates() if status in {"running", "draining"} else (0.0, 0.0)
+    rows_per_s, bytes_per_s = metrics.rates() if status in {RunStatus.RUNNING, RunStatus.DRAINING} else (0.0, 0.0)
     epoch = stream.committed
     return StreamStatus(
         name=stream.plan.name,
         status=status,
-        epoch=stream.number,
+        epoch=stream.progress.epoch,
         rows_per_s=rows_per_s,
         bytes_per_s=bytes_per_s,
         lag={uri: None if behind > _ENDLESS else behind for uri, behind in stream.lag().items()},
-        watermark_delay_s=_delay(stream.watermark, now),
-        totals=dict(stream.totals),
+        watermark_delay_s=_delay(stream.progress.watermark, now),
+        totals=dict(stream.progress.totals),
         state_rows=0 if epoch is None else state_rows(epoch),
         state_bytes=0 if epoch is None else sum(file.size_bytes for file in epoch.state),
         shards=stream.shards,
         waits_for=stream.waits_for() if epoch is not None and state_rows(epoch) else (),
-        restarts=meter.restarts,
-        commits=meter.commits,
-        phases_s=dict(meter.phases),
-        latency=_copied(meter.latency),
-        epochs=_copied(meter.epochs),
+        restarts=metrics.restarts,
+        commits=metrics.commits,
+        phases_s=dict(metrics.phases),
+        latency=_copied(metrics.latency),
+        epochs=_copied(metrics.epochs),
     )
 
 

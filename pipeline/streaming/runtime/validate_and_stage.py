@@ -31,10 +31,14 @@ _GIVEN, _KEYS = "_given", "_keys_before"
 
 @dataclass
 class PendingRows:
-    """What turns gave since the last commit."""
+    """What micro-batches gave since the last commit."""
 
+    since: float = 0.0
+    """When the last commit began, by the monotonic clock."""
+    has_progress: bool = False
+    """Whether the stream is further than its last commit, although no rows may have come out."""
     rows: list[pa.Table] = field(default_factory=list)
-    """In the order of the turns: of rows of one key the last one counts, where a stream emits every change."""
+    """In the order of the micro-batches: of rows of one key the last one counts, where a stream emits every change."""
     aside: list[pa.Table] = field(default_factory=list)
     rows_in: int = 0
     bytes_in: int = 0
@@ -42,15 +46,15 @@ class PendingRows:
     rejected: int = 0
     ahead: int = 0
 
-    def note(self, taken: SourceBatch) -> None:
+    def note(self, batch: SourceBatch) -> None:
         """Count what was read."""
-        self.rows_in += taken.rows_in
-        self.bytes_in += taken.bytes_in
-        self.late += taken.late
-        self.rejected += taken.rejected
-        self.ahead += taken.ahead
-        if taken.aside is not None:
-            self.aside.append(taken.aside)
+        self.rows_in += batch.rows_in
+        self.bytes_in += batch.bytes_in
+        self.late += batch.late
+        self.rejected += batch.rejected
+        self.ahead += batch.ahead
+        if batch.aside is not None:
+            self.aside.append(batch.aside)
 
     def add(self, rows: pa.Table) -> None:
         """Keep rows that came out."""
@@ -141,14 +145,14 @@ class EpochStager:
         )
         return replace(outcome, flow=flow, aside=aside)
 
-    def _judged(self, work: TaskSpec, turns: Sequence[pa.Table]) -> Outcome:
-        rows = pa.concat_tables(turns)
+    def _judged(self, work: TaskSpec, batches: Sequence[pa.Table]) -> Outcome:
+        rows = pa.concat_tables(batches)
         query = f"from {_GIVEN}"
-        if self._plan.emits == "upsert" and len(turns) > 1:
-            numbers = [number for number, turn in enumerate(turns) for _ in range(turn.num_rows)]
-            rows = rows.append_column("_turn", pa.array(numbers, pa.int64()))
-            last = f"row_number() over (partition by {listed(work.key)} order by _turn desc) = 1"
-            query = f"select * exclude (_turn) from {_GIVEN} qualify {last}"
+        if self._plan.emits == "upsert" and len(batches) > 1:
+            numbers = [number for number, batch in enumerate(batches) for _ in range(batch.num_rows)]
+            rows = rows.append_column("_batch", pa.array(numbers, pa.int64()))
+            last = f"row_number() over (partition by {listed(work.key)} order by _batch desc) = 1"
+            query = f"select * exclude (_batch) from {_GIVEN} qualify {last}"
         self._con.register(_GIVEN, rows)
         try:
             made = InputQuery(query, rows_in=rows.num_rows, hidden=self._plan.hidden)

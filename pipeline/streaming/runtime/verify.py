@@ -84,8 +84,8 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
     limits = budget_here(workspace.settings.memory_bytes).whole()
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
         read, aside = 0, load_set_aside(con, workspace, plan)
-        for intake in plan.intakes:
-            read += _load(con, intake, epoch.inputs[intake.name])
+        for stream_input in plan.inputs:
+            read += _load(con, stream_input, epoch.inputs[stream_input.name])
         _answer(con, workspace, plan)
         there = f"select * from ({version.scan().query()})"
         con.register("_to_come", to_come(workspace, plan, epoch))
@@ -152,52 +152,52 @@ def load_set_aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: S
     return int(one(con, "select (select count(*) from _aside) + (select coalesce(sum(n), 0) from _aside_texts)")[0])
 
 
-def _load(con: duckdb.DuckDBPyConnection, intake: StreamInput, reached: InputProgress) -> int:
+def _load(con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress) -> int:
     """Make a table of an input's name with the rows that were read of it and not set aside."""
-    con.register("_none", intake.nothing(con))
-    con.execute(f"create temp table {quoted(intake.name)} as from _none")
+    con.register("_none", stream_input.nothing(con))
+    con.execute(f"create temp table {quoted(stream_input.name)} as from _none")
     rows = 0
-    for select, rows_in in read_again(con, intake, reached):
-        con.execute(f"insert into {quoted(intake.name)} {select}")
+    for select, rows_in in read_again(con, stream_input, reached):
+        con.execute(f"insert into {quoted(stream_input.name)} {select}")
         rows += rows_in
     return rows
 
 
 def read_again(
-    con: duckdb.DuckDBPyConnection, intake: StreamInput, reached: InputProgress
+    con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress
 ) -> Iterator[tuple[str, int]]:
     """Yield, for each stretch of an input that was read, a SELECT of its rows that were not set aside, and how many it has.
 
     What was set aside must have been loaded; a SELECT is to be run before the next one is asked for.
     """
-    for split in _splits(intake, reached):
-        maker = intake.maker(None, now().isoformat())
+    for split in _splits(stream_input, reached):
+        maker = stream_input.maker(None, now().isoformat())
         if isinstance(maker, SourceProducer):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
-        columns = ", ".join(map(quoted, intake.kept))
+        columns = ", ".join(map(quoted, stream_input.kept))
         with maker.make(con, split) as made:
             kept = f"not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
-            unless_alike = _unless_alike(intake) if intake.is_of_lake else ""
+            unless_alike = _unless_alike(stream_input) if stream_input.is_of_lake else ""
             yield f"select {columns} from ({made.query}) as r where {kept}{unless_alike}", made.rows_in
 
 
-def _unless_alike(intake: StreamInput) -> str:
+def _unless_alike(stream_input: StreamInput) -> str:
     """Return what leaves out, of rows without a place, as many as were set aside with the same text."""
-    text = f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in intake.kept)}))::varchar"
+    text = f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in stream_input.kept)}))::varchar"
     return (
         f" qualify {POSITION} is not null or row_number() over (partition by {text}) "
         f"> coalesce((select n from _aside_texts as t where t.text = {text}), 0)"
     )
 
 
-def _splits(intake: StreamInput, reached: InputProgress) -> list[Split]:
+def _splits(stream_input: StreamInput, reached: InputProgress) -> list[Split]:
     found = []
-    held = intake.log.extents() if intake.log.traits.may_vanish else reached.offsets
+    held = stream_input.log.extents() if stream_input.log.traits.may_vanish else reached.offsets
     for uri, end in reached.offsets.items():
         if uri not in held:
             continue
-        begin = 0 if intake.is_of_lake else reached.began.get(uri, 0)
-        whole = intake.log.traits.has_whole_partitions
+        begin = 0 if stream_input.is_of_lake else reached.began.get(uri, 0)
+        whole = stream_input.log.traits.has_whole_partitions
         cuts = [begin, end] if whole else [*range(begin, end, _PIECE_ROWS), end]
         found += [OffsetRanges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
     return [Split(number, parts=parts) for number, parts in enumerate(found)]
@@ -205,7 +205,7 @@ def _splits(intake: StreamInput, reached: InputProgress) -> list[Split]:
 
 def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
     """Make `_answer` of the definition's rows, those left out that its expectations take away."""
-    for name in plan.others:
+    for name in plan.lookups:
         con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
     definition = plan.definition
     if plan.operator is None and plan.function is None:
@@ -226,7 +226,7 @@ def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Tabl
     if plan.function is not None:
         return call(plan.function, given, definition.place)
     if plan.operator is None or not noted:
-        contracts = {i.name: i.schema.names for i in plan.intakes}
+        contracts = {i.name: i.schema.names for i in plan.inputs}
         transform = definition.transform
         return transform.over_log(given, contracts) if isinstance(transform, LogTransform) else transform(**given)
     (name,) = plan.operator.inputs
@@ -262,12 +262,12 @@ def to_come(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
     """Return the rows that a stream would still give of what it remembers at an epoch, if nothing more came."""
     if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
         return _empty(plan.schema)
-    samples = plan.samples({name: workspace.require(name).schema for name in plan.others})
+    samples = plan.samples({name: workspace.require(name).schema for name in plan.lookups})
     storage = workspace.table(plan.name).storage
     with ExitStack() as stack:
-        keeper = StateTask(ShardConfig(plan.operator, samples, 0, 1, storage, epoch=epoch))
-        stack.callback(keeper.close)
-        return keeper.advance({}, Progress(epoch.watermark, END))
+        state_task = StateTask(ShardConfig(plan.operator, samples, 0, 1, storage, epoch=epoch))
+        stack.callback(state_task.close)
+        return state_task.advance({}, Progress(epoch.watermark, END))
 
 
 def _empty(schema: Schema) -> pa.Table:

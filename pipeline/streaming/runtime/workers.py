@@ -1,77 +1,96 @@
-"""Workers that live as long as a stream: each with its own thread here, or as an actor of a Ray cluster."""
+"""Workers that live as long as a stream: each with its own thread in this process, or as an actor of a Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+_log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
-    """What works: it keeps an engine and other things that are not passed on, and gives them back in the end."""
+    """An object with resources that cannot be sent to another process, for example an engine."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release its resources."""
 
 
-class WorkerHandle(Protocol):
-    """A worker, wherever it is. Its calls are done one after the other, in order."""
+W = TypeVar("W", bound=Worker)
+W_co = TypeVar("W_co", bound=Worker, covariant=True)
+P = ParamSpec("P")
+R = TypeVar("R")
 
-    def call(self, method: str, *args: Any, **named: Any) -> Future[Any]:
-        """Begin a call of a method and return its future."""
+
+class WorkerHandle(Protocol[W_co]):
+    """A worker, wherever it is. Its calls run one after the other, in order."""
+
+    def submit(self, method: Callable[Concatenate[W_co, P], R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Start a call of one of the worker's methods, for example `SourceTask.take`, and return its future."""
 
     def close(self) -> None:
-        """Let the worker give back what it holds, after the calls that were begun."""
+        """Close the worker after the calls that were started."""
 
 
-class ThreadWorker:
-    """A worker in a thread of its own: its engine lets go of Python's lock while it works."""
+class ThreadWorker(Generic[W]):
+    """A worker in a thread of its own: its engine releases Python's lock while it works."""
 
-    def __init__(self, make: Callable[[], Worker], name: str) -> None:
-        """Begin to make the worker, in its thread; an error is raised by the first call."""
+    def __init__(self, create: Callable[[], W], name: str) -> None:
+        """Start to create the worker in its thread; the first call raises the error if that fails."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._made = self._pool.submit(make)
+        self._worker = self._pool.submit(create)
 
-    def call(self, method: str, *args: Any, **named: Any) -> Future[Any]:
-        """Begin a call."""
-        return self._pool.submit(lambda: getattr(self._made.result(), method)(*args, **named))
+    def submit(self, method: Callable[Concatenate[W, P], R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Start a call."""
+        return self._pool.submit(lambda: method(self._worker.result(), *args, **kwargs))
 
     def close(self) -> None:
-        """Wait for what was begun and close the worker."""
-        with suppress(Exception):  # what could not be made has nothing to give back; the error was raised by a call
-            self._pool.submit(lambda: self._made.result().close()).result()
+        """Wait for the calls that were started and close the worker."""
+        if self._worker.exception() is None:  # else a call has raised it, and there is nothing to close
+            self._pool.submit(lambda: self._worker.result().close()).result()
         self._pool.shutdown()
 
 
-class ActorWorker:
-    """A worker as a Ray actor. Losing it, or its node, raises at the next call: a stream then goes on from its last commit."""
+class ActorWorker(Generic[W]):
+    """A worker as a Ray actor. When it or its node is lost, the next call raises: the stream goes on from its last commit."""
 
-    def __init__(self, make: Callable[[], Worker], name: str) -> None:
-        """Begin to make the worker on the cluster."""
+    def __init__(self, create: Callable[[], W], name: str) -> None:
+        """Start to create the worker on the cluster."""
         import ray  # noqa: PLC0415 - importing Ray takes seconds
 
-        self._actor: Any = ray.remote(_Acting).options(num_cpus=1, max_concurrency=1).remote(make)
+        self._actor: Any = ray.remote(_Actor).options(num_cpus=1, max_concurrency=1).remote(create)
         self.name = name
 
-    def call(self, method: str, *args: Any, **named: Any) -> Future[Any]:
-        """Begin a call."""
-        found: Future[Any] = self._actor.call.remote(method, *args, **named).future()
-        return found
+    def submit(self, method: Callable[Concatenate[W, P], R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Start a call."""
+        future: Future[R] = self._actor.call.remote(method.__name__, *args, **kwargs).future()
+        return future
 
     def close(self) -> None:
-        """Close the worker and end its actor."""
+        """Close the worker and end its actor, which may be lost already."""
         import ray  # noqa: PLC0415 - likewise
 
-        with suppress(Exception):  # it may be lost already
+        try:
             ray.get(self._actor.call.remote("close"), timeout=10)
-        with suppress(Exception):
-            ray.kill(self._actor)
+        except (ray.exceptions.RayError, OSError) as error:
+            _log.debug("worker was not closed", extra={"worker": self.name, "error": str(error)})
+        ray.kill(self._actor)
 
 
-class _Acting:
-    def __init__(self, make: Callable[[], Worker]) -> None:
-        self._worker = make()
+class _Actor:
+    def __init__(self, create: Callable[[], Worker]) -> None:
+        self._worker = create()
 
-    def call(self, method: str, *args: Any, **named: Any) -> Any:
-        return getattr(self._worker, method)(*args, **named)
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._worker, method)(*args, **kwargs)
+
+
+def worker_type(*, on_ray: bool) -> type[ThreadWorker[Any] | ActorWorker[Any]]:
+    """Return where workers are started."""
+    return ActorWorker if on_ray else ThreadWorker
+
+
+def results(futures: Iterable[Future[R]]) -> list[R]:
+    """Return what calls gave, once all of them were started; raise the first error."""
+    return [future.result() for future in list(futures)]

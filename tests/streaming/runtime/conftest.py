@@ -13,7 +13,7 @@ import pytest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.rigs.conservation import conservation as conservation  # noqa: PLC0414 - the fixture
 
 TOML = """\
@@ -51,7 +51,7 @@ by_minute = sql(
     key=("minute", "sensor"),
 )
 '''
-FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
 
 
 def write(folder: Path, *, count: int | None = 4000, speed: float | None = None, text: str = PLANT) -> Path:
@@ -78,10 +78,10 @@ def opened(folder: Path) -> Workspace:
 
 
 def start(folder: Path, *names: str, **wanted) -> StreamJob:
-    """Return streams of the project, ready to run at a quick pace."""
-    asked = replace(FAST, **wanted.pop("asked", {}))
-    heard = {name: wanted.pop(name) for name in ("reached", "tell") if name in wanted}
-    return StreamJob(opened(folder), StreamJobOptions(names, asked=asked, **wanted), **heard)
+    """Return streams of the project, ready to run at a quick intervals."""
+    asked = replace(FAST, **wanted.pop("stream_options", {}))
+    heard = {name: wanted.pop(name) for name in ("on_step", "on_restart") if name in wanted}
+    return StreamJob(opened(folder), StreamJobOptions(names, stream_options=asked, **wanted), **heard)
 
 
 @dataclass

@@ -18,7 +18,8 @@ from pipeline.runner.replay import quarantined
 from pipeline.runner.runner import Runner
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions, catch_up
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 HEAD = """\
@@ -43,12 +44,12 @@ MINUTES = (
     "minutes = sql(\"select tumble(at, interval '1 minute') as minute, k, count(*) as n, sum(v) as total "
     'from ticks group by all")\n'
 )
-FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01))
+FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01))
 
 
 def few(offsets):
     """Ask for so many offsets of each partition at a time, and a commit after each turn."""
-    return replace(FAST, pace=replace(FAST.pace, turn_offsets=offsets))
+    return replace(FAST, intervals=replace(FAST.intervals, batch_offsets=offsets))
 
 
 @pytest.fixture
@@ -90,19 +91,19 @@ def test_it_goes_on_where_it_was_with_any_number_of_shards(project, shards):
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, replace(few(300), shards=2))
     for _ in range(3):  # it does not come to the end
-        stream.turn()
+        stream.run_micro_batch()
     stream.save()
     stream.close()
     before = rows(workspace, "select count(*) from minutes")
     assert verify(workspace, "minutes").holds
 
-    running = catch_up(workspace, asked=StreamOptions(pace=FAST.pace, shards=shards))
+    running = catch_up(workspace, stream_options=StreamOptions(intervals=FAST.intervals, shards=shards))
 
     assert rows(workspace, "select sum(n) from minutes") == [(4000,)]
     assert before != rows(workspace, "select count(*) from minutes")
     assert verify(workspace, "minutes").holds
-    assert running.streams["minutes"].totals["rows_in"] == 4000
-    assert epochs(workspace, "minutes") == list(range(1, running.streams["minutes"].number + 1))
+    assert running.streams["minutes"].progress.totals["rows_in"] == 4000
+    assert epochs(workspace, "minutes") == list(range(1, running.streams["minutes"].progress.epoch + 1))
 
 
 def test_nothing_new_commits_nothing(project):
@@ -120,8 +121,8 @@ def test_rows_that_cannot_count_are_set_aside_with_the_reason(project):
     workspace = project(f'ticks = events(made(100, 1, at=f"{late.replace("AT", "{AT}")}"))\n' + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, few(20))  # the first minute closes before row 90
-    while not stream.ended:
-        stream.turn()
+    while not stream.last.has_ended:
+        stream.run_micro_batch()
     stream.drain()
     stream.close()
 
@@ -180,12 +181,12 @@ def test_rows_that_change_take_each_others_place(project):
     )
     plan = Planner(workspace).plan("latest")
     stream = Stream(workspace, plan, few(100))
-    while not stream.ended:
-        stream.turn()
+    while not stream.last.has_ended:
+        stream.run_micro_batch()
     stream.drain()
     stream.close()
 
-    assert stream.number > 3
+    assert stream.progress.epoch > 3
     assert rows(workspace, "select * from latest order by k") == [(0, 600, 897), (1, 600, 898), (2, 600, 899)]
     assert verify(workspace, "latest").holds
 
@@ -263,7 +264,7 @@ def test_a_table_is_told_again(project, tmp_path):
     Runner(workspace.project).run()
     with pytest.raises(SourceError, match="made anew"):
         catch_up(workspace)
-    catch_up(workspace, asked=StreamOptions(begin="earliest"))
+    catch_up(workspace, stream_options=StreamOptions(begin="earliest"))
     assert rows(workspace, "select sum(n) from minutes") == [(4,)]
 
 
@@ -293,7 +294,7 @@ def test_a_changed_definition_goes_on_only_with_what_it_remembers(project):
     )
     catch_up(judged)
 
-    catch_up(changed, asked=StreamOptions(begin="earliest"))
+    catch_up(changed, stream_options=StreamOptions(begin="earliest"))
     assert rows(changed, "select count(*), sum(n) from minutes") == [(3, 200)]
 
 
@@ -313,14 +314,14 @@ def test_offsets_are_not_given_to_a_stream_that_has_committed(project):
     catch_up(workspace)
 
     with pytest.raises(RequestError, match="has committed epochs"):
-        catch_up(workspace, asked=StreamOptions(begin={"x": 1}))
+        catch_up(workspace, stream_options=StreamOptions(begin={"x": 1}))
 
 
 def test_a_state_file_that_is_gone_is_told(project):
     workspace = project("ticks = events(made(100))\n" + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, few(20))
-    stream.turn()
+    stream.run_micro_batch()
     stream.save()
     stream.close()
     shutil.rmtree(f"{workspace.table('minutes').storage.uri}/_headwater/state")
@@ -367,8 +368,8 @@ def test_a_merged_table_is_streamed_and_verified(project):
     )
     plan = Planner(workspace).plan("last")
     stream = Stream(workspace, plan, few(100))
-    while not stream.ended:
-        stream.turn()
+    while not stream.last.has_ended:
+        stream.run_micro_batch()
     stream.drain()
     stream.close()
 
@@ -391,8 +392,8 @@ def test_a_stream_below_another_waits_as_long_as_that_one(project):
     for _ in range(3):
         for name in ("once", "minutes"):
             with closing(Stream(workspace, Planner(workspace).plan(name), few(40), clock=clock)) as stream:
-                stream.turn()
-                stream.turn()
+                stream.run_micro_batch()
+                stream.run_micro_batch()
                 stream.save()
     catch_up(workspace)
 

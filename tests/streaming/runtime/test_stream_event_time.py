@@ -14,7 +14,7 @@ from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
 
@@ -44,8 +44,10 @@ def project(folder: Path, reader: str, time: str, text: str = MINUTES, *, stored
 
 
 def stream(folder: Path) -> Workspace:
-    asked = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
-    StreamJob(Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=True, asked=asked)).run()
+    asked = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
+    StreamJob(
+        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=True, stream_options=asked)
+    ).run()
     return Workspace(load(folder))
 
 

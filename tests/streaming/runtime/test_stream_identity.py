@@ -17,8 +17,9 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.start import StreamIdentity, decide_start
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 SOURCES = """\
@@ -151,16 +152,16 @@ def test_a_change_of_meaning_is_named_and_nothing_else_is_one(project, what):
         assert re.search(f"^its {reason}", change), change
 
 
-FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01))
+FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01))
 
 
 @pytest.mark.parametrize("what", ["lateness of the source", "having", "an expectation"])
 def test_what_is_no_change_goes_on(project, what):
     before, after, _ = NEIGHBOURS[what]
     first, second = written(project, before, after)
-    catch_up(first, ("t",), asked=FAST)
+    catch_up(first, ("t",), stream_options=FAST)
     changed = second()
-    catch_up(changed, ("t",), asked=FAST)
+    catch_up(changed, ("t",), stream_options=FAST)
 
     assert what == "having" or verify(changed, "t").holds
 
@@ -171,23 +172,23 @@ def test_what_is_no_change_goes_on(project, what):
 def test_a_change_is_refused_with_the_ways_on(project, what):
     before, after, reason = NEIGHBOURS[what]
     first, second = written(project, before, after)
-    catch_up(first, ("t",), asked=FAST)
+    catch_up(first, ("t",), stream_options=FAST)
     changed = second()
 
     ways = "take the change back, define a table of another name, recompute .* --rebuild-state, keep .* --keep-state, .*--from earliest"
     with pytest.raises(StorageError, match=f"its {reason}.*{ways}"):
-        catch_up(changed, ("t",), asked=FAST)
-    catch_up(changed, ("t",), asked=replace(FAST, state="keep"))
-    catch_up(changed, ("t",), asked=FAST)  # declared once, it stands
+        catch_up(changed, ("t",), stream_options=FAST)
+    catch_up(changed, ("t",), stream_options=replace(FAST, state="keep"))
+    catch_up(changed, ("t",), stream_options=FAST)  # declared once, it stands
 
 
 def test_what_decides_the_columns_of_a_state_cannot_be_kept(project):
     before, after, reason = NEIGHBOURS["an aggregate that is added"]
     first, second = written(project, before.replace("as total", "as total, 0::bigint as top"), after)
-    catch_up(first, ("t",), asked=FAST)
+    catch_up(first, ("t",), stream_options=FAST)
 
     with pytest.raises(StorageError, match=f"its {reason}.*--rebuild-state, or make"):
-        catch_up(second(), ("t",), asked=replace(FAST, state="keep"))
+        catch_up(second(), ("t",), stream_options=replace(FAST, state="keep"))
 
 
 STATE = StateIdentity("tumble", 1, {"window": "1 minute"}, {"rows": "SELECT * FROM t"})
@@ -227,12 +228,12 @@ def test_a_stream_of_columns_with_names_of_ours_goes_on_and_is_what_batch_gives(
     workspace = project(
         't = deduplicate("ticks", key="_key", event_time="_at", within="20 seconds")', sources.replace('"at"', '"_at"')
     )
-    few = replace(FAST, pace=replace(FAST.pace, turn_offsets=60), shards=2)
+    few = replace(FAST, intervals=replace(FAST.intervals, batch_offsets=60), shards=2)
     with closing(Stream(workspace, Planner(workspace).plan("t"), few)) as stream:
         for _ in range(2):
-            stream.turn()
+            stream.run_micro_batch()
         stream.save()
-    catch_up(workspace, ("t",), asked=replace(FAST, shards=3))
+    catch_up(workspace, ("t",), stream_options=replace(FAST, shards=3))
 
     found = verify(workspace, "t")
     assert found.holds, found
@@ -246,10 +247,10 @@ BELOW = "t = sql(\"select tumble(at, interval '1 minute') as m, k, sum(v) as tot
 
 def begun(workspace):
     """Let both streams read a part of what there is."""
-    few = replace(FAST, pace=replace(FAST.pace, turn_offsets=30))
+    few = replace(FAST, intervals=replace(FAST.intervals, batch_offsets=30))
     for name in ("a", "t"):
         with closing(Stream(workspace, Planner(workspace).plan(name), few)) as stream:
-            stream.turn()
+            stream.run_micro_batch()
             stream.save()
 
 
@@ -258,17 +259,17 @@ def test_rows_that_were_read_of_a_table_above_stay_as_they_were_read_when_it_cha
     begun(first)
     old = first.require("a").rows
     changed = project(ABOVE.replace("v from", "v + 100 as v from") + BELOW)
-    catch_up(changed, ("a", "t"), asked=FAST)
+    catch_up(changed, ("a", "t"), stream_options=FAST)
 
     assert verify(changed, "t").holds  # of the rows that table `a` has, whichever definition made them
     assert changed.query("select sum(total) as total from t") == changed.query("select sum(v) as total from a")
     found = verify(changed, "a")
     assert (found.missing, found.unexpected) == (old, old)
     assert 0 < old < found.rows_there
-    catch_up(changed, ("a",), asked=replace(FAST, begin="earliest"))
+    catch_up(changed, ("a",), stream_options=replace(FAST, begin="earliest"))
     assert verify(changed, "a").holds
     with pytest.raises(SourceError, match=r"table 'a' was changed in another way than by adding rows.*--from earliest"):
-        catch_up(changed, ("t",), asked=FAST)
+        catch_up(changed, ("t",), stream_options=FAST)
 
 
 def test_a_table_above_that_has_other_types_is_refused_with_what_changed(project):
@@ -278,6 +279,6 @@ def test_a_table_above_that_has_other_types_is_refused_with_what_changed(project
     with pytest.raises(
         StorageError, match=r"columns of 'a' changed: .*v BIGINT before, .*v INTEGER now; take the change back"
     ):
-        catch_up(changed, ("t",), asked=FAST)
+        catch_up(changed, ("t",), stream_options=FAST)
     with pytest.raises(StorageError, match=r"stream 'a' cannot go on .* 'v' was BIGINT, is INTEGER"):
-        catch_up(changed, ("a",), asked=FAST)
+        catch_up(changed, ("a",), stream_options=FAST)

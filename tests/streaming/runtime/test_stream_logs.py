@@ -18,14 +18,14 @@ from pipeline.project import Workspace, load
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.dead_letters import replay_letters
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 from pipeline.streaming.runtime.start_position import begin_of
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_operations import until
 
-FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
 SECONDS = "timestamp '2026-01-01' + to_seconds(id)"
 
 
@@ -74,7 +74,9 @@ def kafka_of(topic: Topic, options: str = "") -> str:
 
 
 def stream(folder: Path, *names: str, asked: StreamOptions = FAST, **wanted: object) -> StreamJob:
-    running = StreamJob(Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, asked=asked, **wanted))
+    running = StreamJob(
+        Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, stream_options=asked, **wanted)
+    )
     running.run()
     return running
 
@@ -103,7 +105,7 @@ def test_a_start_at_the_end_is_kept_when_the_process_dies_at_once(kafka, tmp_pat
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
     workspace = Workspace(load(folder))
-    running = StreamJob(workspace, StreamJobOptions(asked=FAST, begin=begin_of("latest")))
+    running = StreamJob(workspace, StreamJobOptions(stream_options=FAST, begin=begin_of("latest")))
     thread = threading.Thread(target=running.run)
     thread.start()
     until(lambda: workspace.version("rows") is not None, "the commit of where it begins")
@@ -128,7 +130,7 @@ def test_what_retention_took_is_said_and_can_be_accepted(kafka, tmp_path):
     with pytest.raises(SourceError, match=r"--accept-gaps"):
         stream(folder)
     assert ids(folder) == list(range(5))
-    stream(folder, asked=replace(FAST, accept_gaps=True))
+    stream(folder, stream_options=replace(FAST, accept_gaps=True))
 
     assert ids(folder) == [0, 1, 2, 3, 4, 8, 9]
     manifest = Workspace(load(folder)).require("rows").manifest
@@ -279,18 +281,20 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path):
         workspace = Workspace(load(folder))
         running = StreamJob(
             workspace,
-            StreamJobOptions(asked=FAST, patience=RestartPolicy(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
+            StreamJobOptions(
+                stream_options=FAST, restart_policy=RestartPolicy(most=1, first_wait_s=0.05, longest_wait_s=0.1)
+            ),
         )
         thread = threading.Thread(target=running.run)
         thread.start()
-        until(lambda: running.facts["rows"].totals.get("rows_out") == 5, "rows")
+        until(lambda: running.statuses["rows"].totals.get("rows_out") == 5, "rows")
         cluster.kill()
-        until(lambda: running.facts["rows"].status == "waiting", "waiting")
-        assert "does not answer" in running.facts["rows"].error
+        until(lambda: running.statuses["rows"].status == "waiting", "waiting")
+        assert "does not answer" in running.statuses["rows"].error
         assert not running.is_ready
         cluster.start()
         topic.send(range(5, 8))
-        until(lambda: running.facts["rows"].totals.get("rows_out") == 8, "more rows")
+        until(lambda: running.statuses["rows"].totals.get("rows_out") == 8, "more rows")
         until(lambda: running.is_ready, "readiness")
         running.stop()
         thread.join()
@@ -299,11 +303,11 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path):
 
 
 def test_what_is_away_has_as_many_restarts_as_it_takes():
-    patience = RestartPolicy(most=2, longest_wait_s=4.0)
+    restart_policy = RestartPolicy(most=2, longest_wait_s=4.0)
     away, broken = SourceUnavailableError("Kafka does not answer"), SourceError("no")
 
-    assert [patience.wait_s([0.0] * n, 1.0, away) for n in (0, 1, 2, 50)] == [0.5, 1.0, 2.0, 2.0]
-    assert patience.wait_s([0.0] * 2, 1.0, broken) is None
+    assert [restart_policy.wait_s([0.0] * n, 1.0, away) for n in (0, 1, 2, 50)] == [0.5, 1.0, 2.0, 2.0]
+    assert restart_policy.wait_s([0.0] * 2, 1.0, broken) is None
 
 
 # -- what cannot be streamed, and why

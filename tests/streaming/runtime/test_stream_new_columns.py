@@ -63,7 +63,7 @@ def test_a_column_is_taken_while_the_stream_runs(grown, streams):
     folder = grown()
     put(folder, "f1.csv", OLD)
     told = []
-    with streams.alive(streams.start(folder, tell=lambda name, words: told.append((name, words)))):
+    with streams.alive(streams.start(folder, on_restart=lambda name, words: told.append((name, words)))):
         wait_for(lambda: count(streams, folder, "rows") == 1)
         put(folder, "f2.csv", NEW)
         wait_for(lambda: count(streams, folder, "rows") == 2)
@@ -120,7 +120,7 @@ def test_a_state_that_keeps_a_star_is_refused_and_can_be_made_anew(grown, stream
 
     told = []
     with pytest.raises(StorageError, match=r"once' cannot go on.*headwater stream once --from earliest"):
-        streams.start(folder, until_caught_up=True, tell=lambda name, words: told.append((name, words))).run()
+        streams.start(folder, until_caught_up=True, on_restart=lambda name, words: told.append((name, words))).run()
     assert sum(name == "once" and "goes on" in words for name, words in told) <= 1
 
     streams.start(folder, "once", until_caught_up=True, begin="earliest").run()

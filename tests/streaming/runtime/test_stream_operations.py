@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import ConflictError, ExpectationError, RequestError, StorageError
-from pipeline.governance import Leases, this_process
+from pipeline.governance import DesiredState, Leases, this_process
 from pipeline.streaming.runtime.control import request, stream_summaries
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 from pipeline.streaming.runtime.start_position import begin_of
@@ -34,14 +34,14 @@ def test_a_stream_that_somebody_runs_is_refused_and_can_be_taken_over(plant, str
     folder = plant(count=None, speed=2000)
     first = streams.start(folder, "readings")
     with streams.alive(first, fails=True) as at_work:
-        until(lambda: first.facts["readings"].commits > 1)
+        until(lambda: first.statuses["readings"].commits > 1)
         with pytest.raises(ConflictError, match=r"stream 'readings' is being run: got process \d+ on"):
             streams.start(folder, "readings").run()
         Leases(first.workspace.catalog).acquire("readings", this_process(), take_over=True)
         until(lambda: first.errors)
     assert isinstance(at_work.error, ConflictError)
     assert "was taken over by another process" in str(at_work.error)
-    assert first.facts["readings"].status == "failed"
+    assert first.statuses["readings"].status == "failed"
     assert verify(streams.opened(folder), "readings").holds
 
 
@@ -58,7 +58,7 @@ def test_a_zombie_that_comes_to_its_commit_late_fails_there(plant, streams):
             asleep.set()
             awake.wait(30)
 
-    first = streams.start(folder, "readings", until_caught_up=True, reached=sleep)
+    first = streams.start(folder, "readings", until_caught_up=True, on_step=sleep)
     with streams.alive(first, fails=True) as at_work:
         asleep.wait(30)
         streams.start(folder, "readings", until_caught_up=True, take_over=True).run()
@@ -73,17 +73,17 @@ def test_a_catalog_that_is_gone_for_a_moment_ends_no_stream(plant, streams):
     folder = plant(count=None, speed=2000)
     running = streams.start(folder, "readings")
     with streams.alive(running):
-        until(lambda: running.facts["readings"].commits > 1)
+        until(lambda: running.statuses["readings"].commits > 1)
         catalog = next((folder / ".headwater").rglob("catalog.db"))
         catalog.rename(catalog.with_suffix(".away"))
         catalog.mkdir()
         until(lambda: running.trouble, "the trouble")
-        before = running.facts["readings"].commits
-        until(lambda: running.facts["readings"].commits > before + 1, "a commit without the catalog")
+        before = running.statuses["readings"].commits
+        until(lambda: running.statuses["readings"].commits > before + 1, "a commit without the catalog")
         catalog.rmdir()
         catalog.with_suffix(".away").rename(catalog)
         until(lambda: not running.trouble, "the end of the trouble")
-    assert running.facts["readings"].status == "stopped"
+    assert running.statuses["readings"].status == "stopped"
 
 
 # -- what it can be asked for
@@ -94,32 +94,32 @@ def test_pause_resume_and_drain(plant, streams):
     running = streams.start(folder, "readings", "by_minute")
     workspace = streams.opened(folder)
     with streams.alive(running):
-        until(lambda: running.facts["by_minute"].commits > 1)
-        request(workspace, "by_minute", "pause")
-        paused = running.facts["by_minute"]
+        until(lambda: running.statuses["by_minute"].commits > 1)
+        request(workspace, "by_minute", DesiredState.PAUSE)
+        paused = running.statuses["by_minute"]
         still = workspace.require("by_minute").number
-        until(lambda: running.facts["readings"].epoch > 20 or running.facts["readings"].commits > 5)
+        until(lambda: running.statuses["readings"].epoch > 20 or running.statuses["readings"].commits > 5)
         assert workspace.require("by_minute").number == still
         assert {each.name: each.status for each in stream_summaries(workspace)}["by_minute"] == "paused"
-        request(workspace, "by_minute", "run")
-        until(lambda: running.facts["by_minute"].epoch > paused.epoch)
-        request(workspace, "by_minute", "drain")
+        request(workspace, "by_minute", DesiredState.RUN)
+        until(lambda: running.statuses["by_minute"].epoch > paused.epoch)
+        request(workspace, "by_minute", DesiredState.DRAIN)
         assert workspace.require("by_minute").manifest.epoch.drained
-        request(workspace, "readings", "stop")
-        until(lambda: running.facts["readings"].status == "stopped")
+        request(workspace, "readings", DesiredState.STOP)
+        until(lambda: running.statuses["readings"].status == "stopped")
     found = {each.name: (each.status, each.is_running) for each in stream_summaries(workspace)}
     assert found["by_minute"] == ("ended", False)
     assert found["readings"] == ("stopped", False)
     assert found["hot"] == ("never run", False)
     with pytest.raises(RequestError, match="stream 'by_minute' is not running"):
-        request(workspace, "by_minute", "pause")
+        request(workspace, "by_minute", DesiredState.PAUSE)
 
 
 def test_a_stream_that_does_not_hear_is_told_of(plant, streams):
     workspace = streams.opened(plant())
     Leases(workspace.catalog).acquire("hot", this_process())
     with pytest.raises(ConflictError, match=r"was asked to pause and has not yet: got it is starting after 0.1 s"):
-        request(workspace, "hot", "pause", wait_s=0.1)
+        request(workspace, "hot", DesiredState.PAUSE, wait_s=0.1)
 
 
 # -- errors
@@ -147,13 +147,13 @@ def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
         "readings",
         "by_minute",
         until_caught_up=True,
-        patience=QUICK,
-        reached=hook,
-        tell=lambda name, words: told.append(f"{name}: {words}"),
+        restart_policy=QUICK,
+        on_step=hook,
+        on_restart=lambda name, words: told.append(f"{name}: {words}"),
     )
     running.run()
     assert len(raised) >= 2
-    assert len(told) == sum(facts.restarts for facts in running.facts.values()) == len(raised)
+    assert len(told) == sum(facts.restarts for facts in running.statuses.values()) == len(raised)
     assert "the store is away — goes on from its last commit: restart 1 in 0.01 s" in told[0]
     for name in ("readings", "by_minute"):
         assert verify(streams.opened(folder), name).holds
@@ -162,11 +162,13 @@ def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
 def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, streams):
     folder = plant(count=3000)
     hook, raised = failing(100, "staged", StorageError("the store is away"))
-    running = streams.start(folder, "readings", until_caught_up=True, patience=replace(QUICK, most=2), reached=hook)
+    running = streams.start(
+        folder, "readings", until_caught_up=True, restart_policy=replace(QUICK, most=2), on_step=hook
+    )
     with pytest.raises(StorageError, match="the store is away"):
         running.run()
     assert len(raised) == 3
-    assert (running.facts["readings"].status, running.facts["readings"].restarts) == ("failed", 2)
+    assert (running.statuses["readings"].status, running.statuses["readings"].restarts) == ("failed", 2)
     (told,) = (each for each in stream_summaries(streams.opened(folder)) if each.name == "readings")
     assert (told.status, told.lease.facts["error"]) == ("failed", "the store is away")
 
@@ -175,7 +177,9 @@ def test_a_restart_before_the_first_commit_begins_where_the_first_try_did(plant,
     folder = plant(count=3000)
     streams.start(folder, "readings", until_caught_up=True).run()
     hook, _ = failing(1, "staged", StorageError("the store is away"))
-    again = streams.start(folder, "readings", until_caught_up=True, begin="earliest", patience=QUICK, reached=hook)
+    again = streams.start(
+        folder, "readings", until_caught_up=True, begin="earliest", restart_policy=QUICK, on_step=hook
+    )
     again.run()
     assert len(streams.rows(folder, "readings", "degrees")) == 6000
 
@@ -188,10 +192,10 @@ def test_one_stream_that_fails_leaves_the_others(plant, streams):
         if name == "hot":
             hook(name, step)
 
-    running = streams.start(folder, until_caught_up=True, reached=only_hot)
+    running = streams.start(folder, until_caught_up=True, on_step=only_hot)
     with pytest.raises(ExpectationError, match="no good"):
         running.run()
-    assert {name: facts.status for name, facts in running.facts.items()} == {
+    assert {name: facts.status for name, facts in running.statuses.items()} == {
         "readings": "ended",
         "hot": "failed",
         "by_minute": "ended",
@@ -202,11 +206,11 @@ def test_with_fail_fast_all_stop(plant, streams):
     folder = plant(count=None, speed=1000)
     hook, _ = failing(1, "staged", ExpectationError("no good"))
     running = streams.start(
-        folder, "readings", "hot", fail_fast=True, reached=lambda n, s: hook(n, s) if n == "hot" else None
+        folder, "readings", "hot", fail_fast=True, on_step=lambda n, s: hook(n, s) if n == "hot" else None
     )
     with pytest.raises(ExpectationError, match="no good"):
         running.run(every_s=0.02)
-    assert running.facts["readings"].status in {"stopped", "starting"}
+    assert running.statuses["readings"].status in {"stopped", "starting"}
 
 
 # -- where it begins
@@ -242,12 +246,12 @@ def test_begin_at_offsets(plant, streams):
     ) == [(uris[0], 900, 100)]
     with pytest.raises(RequestError, match="has committed epochs: other offsets would lose rows"):
         streams.start(folder, "readings", until_caught_up=True, begin=begin).run()
-    streams.start(folder, "readings", until_caught_up=True, begin={uris[0]: 990}, asked={"anew": True}).run()
+    streams.start(folder, "readings", until_caught_up=True, begin={uris[0]: 990}, stream_options={"anew": True}).run()
     assert len(streams.rows(folder, "readings", "degrees")) == 10 + 1000
     with pytest.raises(RequestError, match="reads no partition 'elsewhere'"):
-        streams.start(folder, "hot", begin={"elsewhere": 1}, asked={"anew": True}).run()
+        streams.start(folder, "hot", begin={"elsewhere": 1}, stream_options={"anew": True}).run()
     with pytest.raises(RequestError, match="does not hold the offset to begin at: got 2000; it holds 0 to 1000"):
-        streams.start(folder, "readings", begin={uris[0]: 2000}, asked={"anew": True}).run()
+        streams.start(folder, "readings", begin={uris[0]: 2000}, stream_options={"anew": True}).run()
 
 
 def test_begin_at_a_time(tmp_path, streams):

@@ -10,7 +10,8 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import catch_up
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 PROJECT = '''\
@@ -50,7 +51,7 @@ def counts(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
     made = pa.table({"w": both["w"], "n": n})
     return made, made
 '''
-FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01))
+FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01))
 
 
 @pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
@@ -58,15 +59,15 @@ def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (tmp_path / "ticks.py").write_text(PROJECT)
     workspace = Workspace(load(tmp_path))
-    catch_up(workspace, ("others",), asked=FAST)  # it is stored, and read from the lake
+    catch_up(workspace, ("others",), stream_options=FAST)  # it is stored, and read from the lake
     plan = Planner(workspace).plan(name)
-    stream = Stream(workspace, plan, replace(FAST, pace=replace(FAST.pace, turn_offsets=150), shards=2))
+    stream = Stream(workspace, plan, replace(FAST, intervals=replace(FAST.intervals, batch_offsets=150), shards=2))
     for _ in range(2):
-        stream.turn()
+        stream.run_micro_batch()
     stream.save()
     stream.close()
 
-    catch_up(workspace, (name,), asked=StreamOptions(pace=FAST.pace, shards=3))
+    catch_up(workspace, (name,), stream_options=StreamOptions(intervals=FAST.intervals, shards=3))
 
     found = verify(workspace, name)
     assert found.holds, found
@@ -86,21 +87,21 @@ def test_a_state_that_is_declared_otherwise_goes_on(tmp_path, shards):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (tmp_path / "ticks.py").write_text(before)
     workspace = Workspace(load(tmp_path))
-    few = replace(FAST, pace=replace(FAST.pace, turn_offsets=150), shards=2)
+    few = replace(FAST, intervals=replace(FAST.intervals, batch_offsets=150), shards=2)
     stream = Stream(workspace, Planner(workspace).plan("counts"), few)
     for _ in range(2):
-        stream.turn()
+        stream.run_micro_batch()
     stream.save()
     stream.close()
 
     (tmp_path / "ticks.py").write_text(after)
     workspace = Workspace(load(tmp_path))
     stream = Stream(workspace, Planner(workspace).plan("counts"), replace(few, shards=shards, state="keep"))
-    assert set(stream.look("states")["states"].column("c_new").to_pylist()) == {7}
-    stream.turn()
+    assert set(stream.state_tables("states")["states"].column("c_new").to_pylist()) == {7}
+    stream.run_micro_batch()
     stream.save()
     stream.close()
-    catch_up(workspace, ("counts",), asked=StreamOptions(pace=FAST.pace, shards=2))
+    catch_up(workspace, ("counts",), stream_options=StreamOptions(intervals=FAST.intervals, shards=2))
 
     assert verify(workspace, "counts").holds
     assert workspace.query("select max(n)::bigint as n from counts group by w order by w limit 1").to_pylist() == [

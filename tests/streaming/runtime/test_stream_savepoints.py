@@ -85,7 +85,7 @@ def test_restore_and_run_is_the_whole_run(drops, streams):
     assert aside_of(streams, drops) == kept_aside
     for number in (3, 4):
         (drops / f"{number:02}.csv").rename(drops / "in" / f"{number:02}.csv")
-    streams.start(drops, "by_minute", until_caught_up=True, asked={"shards": 3}).run()
+    streams.start(drops, "by_minute", until_caught_up=True, stream_options={"shards": 3}).run()
     assert streams.rows(drops, "by_minute") == whole
     assert aside_of(streams, drops) == whole_aside
     assert verify(streams.opened(drops), "by_minute").holds
@@ -158,4 +158,4 @@ def test_a_change_that_it_depends_on_is_refused_with_the_way_out(drops, streams)
 
 def test_catch_up_runs_streams_once(drops, streams):
     arrive(drops, 1)
-    assert catch_up(streams.opened(drops)).facts["by_minute"].status == "ended"
+    assert catch_up(streams.opened(drops)).statuses["by_minute"].status == "ended"

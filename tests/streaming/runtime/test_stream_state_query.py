@@ -14,8 +14,9 @@ from pipeline.core.errors import ConflictError, RequestError
 from pipeline.governance import Leases, this_process
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.dead_letters import letters, replay_letters
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.state_query import committed_state, live, readable, where
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 SOURCE = """\
@@ -60,7 +61,7 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
     running = streams.start(folder, "readings", "by_minute")
     with streams.alive(running):
         give_up = time.monotonic() + 30
-        while not running.facts["by_minute"].totals.get("rows_in"):
+        while not running.statuses["by_minute"].totals.get("rows_in"):
             assert time.monotonic() < give_up
             time.sleep(0.01)
     workspace = streams.opened(folder)
@@ -83,14 +84,14 @@ def test_the_memory_of_a_stream_in_this_process(plant, streams):
     folder = plant(count=500)
     workspace = streams.opened(folder)
     few = StreamOptions(
-        pace=Intervals(turn_offsets=200)
+        intervals=Intervals(batch_offsets=200)
     )  # not to the end, which would close the windows of what reads it
     with closing(Stream(workspace, Planner(workspace).plan("readings"), few)) as readings:
-        readings.turn()
+        readings.run_micro_batch()
         readings.save()
     stream = Stream(workspace, Planner(workspace).plan("by_minute"))
     try:
-        stream.turn()
+        stream.run_micro_batch()
         assert live(stream)["states"].num_rows > 0
     finally:
         stream.close()

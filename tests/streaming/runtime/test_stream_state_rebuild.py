@@ -14,8 +14,9 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import catch_up
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.state_query import committed_state
-from pipeline.streaming.runtime.stream import Intervals, Stream, StreamOptions
+from pipeline.streaming.runtime.stream import Stream
 from pipeline.streaming.runtime.verify import verify
 
 SOURCES = """\
@@ -61,8 +62,8 @@ DEFINITIONS = {
     "pattern": (PATTERN, ("v = 6", "v = 99"), ("low.v + 5", "low.v + 11")),
     "stateful": (STATEFUL, ("pc.fill_null", "pc.add(1, pc.fill_null"), ("0))})", "0)))})")),
 }  # fmt: skip
-PACE = Intervals(turn_s=0.01, commit_s=1000, save_s=1000, turn_offsets=150)
-FAST = StreamOptions(pace=replace(PACE, commit_s=0.01), shards=2, takers=1)
+PACE = Intervals(batch_s=0.01, commit_s=1000, idle_commit_s=1000, batch_offsets=150)
+FAST = StreamOptions(intervals=replace(PACE, commit_s=0.01), shards=2, source_tasks=1)
 
 
 def project(folder, text, sources=SOURCES):
@@ -74,9 +75,9 @@ def project(folder, text, sources=SOURCES):
 
 def begun(workspace, turns=2):
     """Read a part of the log, and commit that."""
-    with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, pace=PACE))) as stream:
+    with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, intervals=PACE))) as stream:
         for _ in range(turns):
-            stream.turn()
+            stream.run_micro_batch()
         stream.save()
     return workspace
 
@@ -107,7 +108,7 @@ def test_it_is_the_state_of_then(tmp_path, name):
     rebuilt(workspace)
 
     assert (rows(workspace), to_come(workspace)) == (before, remembers)
-    catch_up(workspace, ("t",), asked=FAST)
+    catch_up(workspace, ("t",), stream_options=FAST)
     assert verify(workspace, "t").holds
 
 
@@ -123,7 +124,7 @@ def test_with_another_definition_it_is_the_state_of_a_stream_that_always_had_it(
     before, old = rows(workspace), to_come(workspace)
     workspace = project(tmp_path / "p", changed)
     with pytest.raises(StorageError, match="--rebuild-state"):
-        catch_up(workspace, ("t",), asked=FAST)
+        catch_up(workspace, ("t",), stream_options=FAST)
 
     rebuilt(workspace)
 
@@ -135,7 +136,7 @@ def test_a_group_for_ever_is_rebuilt_and_one_with_a_ttl_says_why_not(tmp_path):
     text = 't = sql("select k, count(*) as n from ticks group by k", key="k")'
     workspace = begun(project(tmp_path / "p", text))
     rebuilt(workspace)
-    catch_up(workspace, ("t",), asked=FAST)
+    catch_up(workspace, ("t",), stream_options=FAST)
     assert verify(workspace, "t").holds
 
     workspace = project(tmp_path / "p", text[:-1] + ', ttl="1 hour")')
@@ -159,10 +160,10 @@ def test_killed_half_way_the_last_commit_stands(tmp_path, step):
             raise Crash
 
     with pytest.raises(Crash):
-        rebuilt(workspace, reached=reached)
+        rebuilt(workspace, on_step=reached)
 
     assert (workspace.require("t").number, to_come(workspace)) == (number, remembers)
-    catch_up(workspace, ("t",), asked=FAST)
+    catch_up(workspace, ("t",), stream_options=FAST)
     assert verify(workspace, "t").holds
 
 
@@ -173,7 +174,7 @@ def test_states_of_another_engine_are_rebuilt(tmp_path):
     workspace.table("t").commit(other, (), version.schema, version)
 
     with pytest.raises(StorageError, match=r"kept by engine 1.0.0, .*--rebuild-state,"):
-        catch_up(workspace, ("t",), asked=FAST)
+        catch_up(workspace, ("t",), stream_options=FAST)
     rebuilt(workspace)
 
     assert to_come(workspace) == remembers
@@ -191,7 +192,7 @@ def test_what_the_log_no_longer_has_is_said_and_can_be_done_without(tmp_path):
     for number in range(3):
         (folder / f"{number}.csv").write_text(f"id,k,at,v\n1,1,2026-01-01 00:0{number}:00,{number + 1}\n")
     workspace = project(tmp_path / "p", text)
-    catch_up(workspace, ("t",), asked=FAST)
+    catch_up(workspace, ("t",), stream_options=FAST)
     (folder / "1.csv").unlink()
 
     with pytest.raises(SourceError, match=r"no longer has all rows that were read: got 2 of 3 rows; .*--accept-gaps"):

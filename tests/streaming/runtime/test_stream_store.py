@@ -12,16 +12,16 @@ import pytest
 
 from pipeline.project import Workspace, load
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
 from tests.rigs.gate import Gate, gated
 from tests.rigs.weed import BUCKET, SECRET, credentials
 from tests.streaming.runtime.test_stream_operations import until
 
-FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
 QUICK = {"timeout": "1s", "max_retries": "1", "retry_timeout": "1s", "backoff_config.max_backoff": "100ms"}
-"""The client's patience; without these it tries for three minutes."""
+"""The client's restart_policy; without these it tries for three minutes."""
 MINUTES = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
 
 
@@ -62,24 +62,26 @@ def test_a_store_that_is_away_is_waited_for(gate, tmp_path):
     heard: list[str] = []
     running = StreamJob(
         Workspace(load(folder)),
-        StreamJobOptions(asked=FAST, patience=RestartPolicy(most=1, first_wait_s=0.05, longest_wait_s=0.1)),
-        tell=lambda name, words: heard.append(f"{name}: {words}"),
+        StreamJobOptions(
+            stream_options=FAST, restart_policy=RestartPolicy(most=1, first_wait_s=0.05, longest_wait_s=0.1)
+        ),
+        on_restart=lambda name, words: heard.append(f"{name}: {words}"),
     )
     thread = threading.Thread(target=running.run)
     thread.start()
-    until(lambda: running.facts["rows"].totals.get("rows_out") == 10, "rows")
-    until(lambda: running.facts["minutes"].totals.get("rows_out") == 9, "minutes")
+    until(lambda: running.statuses["rows"].totals.get("rows_out") == 10, "rows")
+    until(lambda: running.statuses["minutes"].totals.get("rows_out") == 9, "minutes")
     gate.close()
     put(folder, 1)
     for name in ("rows", "minutes"):
-        until(lambda name=name: running.facts[name].status == "waiting", f"{name} to wait")
-        until(lambda name=name: running.facts[name].restarts > 2, f"more tries of {name} than there are restarts")
+        until(lambda name=name: running.statuses[name].status == "waiting", f"{name} to wait")
+        until(lambda name=name: running.statuses[name].restarts > 2, f"more tries of {name} than there are restarts")
         assert not running.is_ready
-        assert re.match(r"since ..:..:.. UTC: .*S3 error", running.facts[name].error), running.facts[name].error
+        assert re.match(r"since ..:..:.. UTC: .*S3 error", running.statuses[name].error), running.statuses[name].error
     put(folder, 2)
     gate.open()
-    until(lambda: running.facts["rows"].totals.get("rows_out") == 30, "all rows")
-    until(lambda: running.facts["minutes"].totals.get("rows_out") == 29, "all minutes")
+    until(lambda: running.statuses["rows"].totals.get("rows_out") == 30, "all rows")
+    until(lambda: running.statuses["minutes"].totals.get("rows_out") == 29, "all minutes")
     until(lambda: running.is_ready, "readiness")
     running.stop()
     thread.join()

@@ -11,7 +11,7 @@ import pytest
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
 
@@ -60,8 +60,10 @@ def project(folder: Path, reader: str, *, stored: bool, between: str = "", strea
 
 
 def stream(folder: Path, shards: int, *, drain: bool = False) -> None:
-    asked = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=shards)
-    StreamJob(Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=drain, asked=asked)).run()
+    asked = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=shards)
+    StreamJob(
+        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=drain, stream_options=asked)
+    ).run()
 
 
 def rows(folder: Path) -> dict[str, list[tuple[object, ...]]]:

@@ -15,12 +15,12 @@ from pipeline.core.epochs import END
 from pipeline.project import Workspace, load
 from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
 from tests.streaming.runtime.test_stream_operations import until
 
-FAST = StreamOptions(pace=Intervals(turn_s=0.02, commit_s=0.05, save_s=0.1), shards=2)
+FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
 FILES = 'files("{name}/*.csv")'
 
 
@@ -46,7 +46,9 @@ def put(folder: Path, name: str, file: str, rows: list[tuple[str, str]]) -> None
 
 
 def stream(folder: Path, *names: str, **wanted: object) -> StreamJob:
-    running = StreamJob(Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, asked=FAST, **wanted))
+    running = StreamJob(
+        Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, stream_options=FAST, **wanted)
+    )
     running.run()
     return running
 
@@ -176,7 +178,7 @@ def test_what_event_time_waits_for_is_named(kafka, tmp_path):
     topic.send([0, 5], value=lambda i: json.dumps({"at": f"2026-01-01T00:{i:02}:00", "k": "a"}))
     running = stream(folder)
 
-    assert running.facts["minutes"].waits_for == (f"kafka://{topic.name}/1",)
+    assert running.statuses["minutes"].waits_for == (f"kafka://{topic.name}/1",)
     assert rows(folder, "select count(*) from minutes") == [(0,)]
 
 
@@ -192,12 +194,12 @@ def test_a_left_join_whose_right_side_is_empty_goes_on_after_idle_after(tmp_path
     folder = project(tmp_path, events("lefts", options=idle) + events("rights", options=idle) + LEFT)
     (folder / "rights").mkdir()
     put(folder, "lefts", "a", HOUR)
-    running = StreamJob(Workspace(load(folder)), StreamJobOptions(asked=FAST))
+    running = StreamJob(Workspace(load(folder)), StreamJobOptions(stream_options=FAST))
     thread = threading.Thread(target=running.run)
     thread.start()
-    until(lambda: running.facts["joined"].totals.get("rows_in", 0) == 30, "rows in")
+    until(lambda: running.statuses["joined"].totals.get("rows_in", 0) == 30, "rows in")
     put(folder, "lefts", "b", [("2026-01-01 01:00:00", "late")])
-    until(lambda: running.facts["joined"].totals.get("rows_out", 0) >= 30, "rows out")
+    until(lambda: running.statuses["joined"].totals.get("rows_out", 0) >= 30, "rows out")
     running.stop()
     thread.join()
 
@@ -211,7 +213,7 @@ def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
     put(folder, "lefts", "a", HOUR)
     running = stream(folder)
 
-    assert running.facts["joined"].waits_for == ("rights",)
+    assert running.statuses["joined"].waits_for == ("rights",)
     put(folder, "rights", "a", [("2026-01-01 00:05:30", "k5")])
     stream(folder)
     put(folder, "rights", "b", [("2026-01-01 02:00:00", "none")])
@@ -224,12 +226,12 @@ def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
 def test_a_stream_on_an_empty_folder_waits(tmp_path):
     folder = project(tmp_path, events("ticks") + 'kept = sql("select at, k from ticks", event_time="at")\n')
     (folder / "ticks").mkdir()
-    running = StreamJob(Workspace(load(folder)), StreamJobOptions(asked=FAST))
+    running = StreamJob(Workspace(load(folder)), StreamJobOptions(stream_options=FAST))
     thread = threading.Thread(target=running.run)
     thread.start()
-    until(lambda: running.facts["kept"].status == "running", "running")
+    until(lambda: running.statuses["kept"].status == "running", "running")
     put(folder, "ticks", "a", [("2026-01-01 00:00:00", "a")])
-    until(lambda: running.facts["kept"].totals.get("rows_out") == 1, "the row")
+    until(lambda: running.statuses["kept"].totals.get("rows_out") == 1, "the row")
     assert thread.is_alive()
     running.stop()
     thread.join()

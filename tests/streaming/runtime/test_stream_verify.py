@@ -10,7 +10,7 @@ from deltalake import DeltaTable, write_deltalake
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.job import catch_up
-from pipeline.streaming.runtime.stream import Intervals, StreamOptions
+from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.verify import verify
 
 TICKS = """\
@@ -23,7 +23,7 @@ rows = sql("select id, k, x from ticks")
 twins = sql("select k, k * 1.5 as x from ticks")
 sums = sql("select tumble(at, interval '10 seconds') as at, k, sum(x) as x, count(*) as id from ticks group by all")
 """
-FAST = StreamOptions(pace=Intervals(turn_s=0.01, commit_s=0.01, save_s=0.01))
+FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01))
 
 
 def removed(table: DeltaTable) -> None:
@@ -55,7 +55,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ticks")
     (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (folder / "ticks.py").write_text(TICKS)
-    catch_up(Workspace(load(folder)), ("rows", "twins", "sums"), asked=FAST)
+    catch_up(Workspace(load(folder)), ("rows", "twins", "sums"), stream_options=FAST)
     return folder
 
 

@@ -1,0 +1,121 @@
+"""Where a stream begins: found from its last commit, what its logs hold, and what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import duckdb
+
+from pipeline.core.epochs import Epoch
+from pipeline.core.processes import cores
+from pipeline.core.sources import Extent
+from pipeline.core.staging import Manifest
+from pipeline.lake import TableHead, Version
+from pipeline.project.workspace import Workspace
+from pipeline.runner.post_commit import set_aside
+from pipeline.streaming.planning.plan import StreamPlan
+from pipeline.streaming.runtime.options import StreamOptions
+from pipeline.streaming.runtime.progress import Extents, StreamProgress
+from pipeline.streaming.runtime.start import (
+    StartDecision,
+    StreamIdentity,
+    decide_start,
+    first_offsets,
+    gaps_in,
+    require_same,
+    stamps_of,
+)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a stream begins with."""
+
+    progress: StreamProgress
+    extents: Extents
+    epoch: Epoch | None
+    """The commit that it goes on from."""
+    shards: int
+    replaces_table: bool
+    """Whether its first commit takes the place of all rows that are there."""
+    writes_bases: bool
+    """Whether its first snapshot must hold all state: the files of before do not fit."""
+    has_progress: bool
+    """Whether there is something to commit although nothing was read: where it begins, or another state."""
+
+
+def open_at(workspace: Workspace, plan: StreamPlan, options: StreamOptions, head: TableHead) -> Opening:
+    """Find where a stream begins, and settle its last commit, whose writer may have been killed before.
+
+    Raises `StorageError` when it cannot go on from that commit, `RequestError` for a start that would lose rows, and
+    `SourceError` for partitions that are gone or were made anew.
+    """
+    starts_over = options.begin != "committed" and (options.anew or isinstance(options.begin, str))
+    version = None if head.number is None else workspace.table(plan.name).version(head.number, lenient=starts_over)
+    manifest = None if version is None else version.manifest
+    start = _decided(plan, options, version, manifest)
+    epoch = start.epoch
+    if version is not None and manifest is not None and epoch is not None:
+        set_aside(workspace, plan.definition, manifest, version.mark)
+    number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
+    progress = StreamProgress.at(epoch, [each.name for each in plan.inputs], number)
+    if epoch is not None and manifest is not None:
+        progress = replace(progress, gaps=tuple(manifest.gaps))
+    known_gaps = progress.gaps
+    extents = {each.name: each.log.extents() for each in plan.inputs}
+    progress = positioned(progress, plan, options, extents)
+    shards = 1 if plan.operator is None else options.shards or cores()
+    is_redefined = manifest is not None and manifest.fingerprint != plan.definition.fingerprint
+    has_other_state = epoch is not None and plan.operator is not None and options.state != "restore"
+    begins_elsewhere = epoch is None and options.begin != "committed"
+    return Opening(
+        progress=progress,
+        extents=extents,
+        epoch=epoch,
+        shards=shards,
+        replaces_table=start.anew,
+        writes_bases=epoch is not None and (epoch.shards != shards or is_redefined or options.state == "rebuild"),
+        has_progress=has_other_state or begins_elsewhere or progress.gaps != known_gaps,
+    )
+
+
+def _decided(
+    plan: StreamPlan, options: StreamOptions, version: Version | None, manifest: Manifest | None
+) -> StartDecision:
+    identity = StreamIdentity(
+        name=plan.name,
+        state=plan.identity,
+        engine=duckdb.__version__,
+        schema=plan.schema,
+        table=None if version is None else version.schema,
+        place=plan.definition.place,
+        may_grow=plan.may_grow,
+        first_fingerprint=plan.first_fingerprint,
+    )
+    return decide_start(manifest, options.begin, identity, anew=options.anew, state=options.state)
+
+
+def positioned(progress: StreamProgress, plan: StreamPlan, options: StreamOptions, extents: Extents) -> StreamProgress:
+    """Return the progress with an offset for every partition that the logs hold.
+
+    Raises `SourceError` for a partition that was read and is gone or was made anew. With `accept_gaps`, rows that are no
+    longer there are noted and passed over.
+    """
+    gaps, inputs = progress.gaps, dict(progress.inputs)
+    for each in plan.inputs:
+        held, known = extents[each.name], progress.inputs[each.name]
+        offsets = {**first_offsets(held, options.begin), **known.offsets}
+        if options.accept_gaps:
+            behind = gaps_in(offsets, held)
+            offsets |= {gap.uri: gap.end for gap in behind}
+            gaps += behind
+        require_same(known, held, may_lose=each.log.traits.may_vanish)
+        if each.log.traits.may_vanish:
+            offsets = _held(offsets, held)
+        inputs[each.name] = known.beginning(offsets, stamps_of(held))
+    return replace(progress, inputs=inputs, gaps=gaps)
+
+
+def _held(offsets: Mapping[str, int], held: Mapping[str, Extent]) -> dict[str, int]:
+    return {uri: offset for uri, offset in offsets.items() if uri in held}
