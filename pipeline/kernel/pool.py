@@ -11,9 +11,8 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import duckdb
@@ -50,8 +49,6 @@ class _Key:
     """What an instance is opened with: users with the same key may use it one after the other."""
 
     limits: Limits
-    folder: Path
-    """Where it spills to; see `scratch.base`."""
     filesystem: int | None
     process: int
 
@@ -60,14 +57,8 @@ class _Key:
 class _Instance:
     key: _Key
     root: duckdb.DuckDBPyConnection
-    spill: str
-    stack: ExitStack
     filesystem: fsspec.AbstractFileSystem | None = None
     changed: set[Setting] = field(default_factory=set)
-
-    def close(self) -> None:
-        self.root.close()
-        self.stack.close()
 
 
 _idle: list[_Instance] = []
@@ -80,32 +71,33 @@ _lock = threading.Lock()
 def connection(
     limits: Limits, filesystem: fsspec.AbstractFileSystem | None = None, *, keep: bool = True
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a connection to an instance that nobody else uses, and close it.
+    """Open a connection to an instance that nobody else uses, and close it; it spills to a folder of its own.
 
     With `keep=False` the instance is a new one and is closed with it: for what works long, or locks its settings.
     """
-    key = _Key(limits, scratch.base(), None if filesystem is None else id(filesystem), os.getpid())
-    instance = (_taken(key) if keep else None) or _opened(key, filesystem)
-    try:
-        con = instance.root
-        if keep:
-            con = con.cursor()
-            con.execute(f"attach ':memory:' as {DATABASE}; use {DATABASE}")
-        con.execute(_SESSION)
-        limit_spill(con, instance.spill, cores() if limits.threads == 1 else 1)
-    except BaseException:
-        instance.close()
-        raise
-    _used[id(con)] = instance
-    try:
-        yield con
-    finally:
-        del _used[id(con)]
-        con.close()
-        if keep and _is_clean(instance):
-            _give_back(instance)
-        else:
-            instance.close()
+    key = _Key(limits, None if filesystem is None else id(filesystem), os.getpid())
+    with scratch.folder("spill") as folder:
+        instance = (_taken(key, folder) if keep else None) or _opened(key, filesystem, folder)
+        try:
+            con = instance.root
+            if keep:
+                con = con.cursor()
+                con.execute(f"attach ':memory:' as {DATABASE}; use {DATABASE}")
+            con.execute(_SESSION)
+            _limit_spill(con, folder, cores() if limits.threads == 1 else 1)
+        except BaseException:
+            instance.root.close()
+            raise
+        _used[id(con)] = instance
+        try:
+            yield con
+        finally:
+            del _used[id(con)]
+            con.close()
+            if keep and _is_clean(instance):
+                _give_back(instance)
+            else:
+                instance.root.close()
 
 
 def configure(con: duckdb.DuckDBPyConnection, setting: Setting, value: str | int) -> None:
@@ -115,38 +107,39 @@ def configure(con: duckdb.DuckDBPyConnection, setting: Setting, value: str | int
     con.execute(f"set {setting} = {value}")
 
 
-def limit_spill(con: duckdb.DuckDBPyConnection, folder: str, engines: int) -> None:
+def _limit_spill(con: duckdb.DuckDBPyConnection, folder: str, engines: int) -> None:
     """Bound what an instance spills to a folder: its part of what all engines that work side by side may spill."""
     whole = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
     con.execute(f"set max_temp_directory_size = '{whole // engines}B'")
 
 
-def _taken(key: _Key) -> _Instance | None:
-    with _lock:
-        found = next((instance for instance in reversed(_idle) if instance.key == key), None)
-        if found is not None:
+def _taken(key: _Key, folder: str) -> _Instance | None:
+    """Return an idle instance that spills to a folder, or `None` where there is none."""
+    while True:
+        with _lock:
+            found = next((instance for instance in reversed(_idle) if instance.key == key), None)
+            if found is None:
+                return None
             _idle.remove(found)
-    if found is not None and not Path(found.spill).is_dir():  # removed with the folder of its project
-        found.close()
-        return None
-    return found
+        try:
+            found.root.execute(f"set temp_directory = {literal(folder)}")
+        except duckdb.NotImplementedException:  # it has spilled to another one, and cannot leave it
+            found.root.close()
+        else:
+            return found
 
 
-def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None) -> _Instance:
-    config: dict[str, str | bool | int | float | list[str]] = {}
+def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None, folder: str) -> _Instance:
+    config: dict[str, str | bool | int | float | list[str]] = {"temp_directory": folder}
     if key.limits.memory_bytes is not None:
         config["memory_limit"] = f"{key.limits.memory_bytes}B"
     if key.limits.threads is not None:
         config["threads"] = key.limits.threads
-    with ExitStack() as opening:
-        spill = opening.enter_context(scratch.folder("spill"))
-        root = duckdb.connect(config=config)
-        opening.callback(root.close)
-        root.execute(f"set temp_directory = {literal(spill)}")
-        root.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
-        if filesystem is not None:
-            root.register_filesystem(filesystem)
-        return _Instance(key, root, spill, opening.pop_all(), filesystem)
+    root = duckdb.connect(config=config)
+    root.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
+    if filesystem is not None:
+        root.register_filesystem(filesystem)
+    return _Instance(key, root, filesystem)
 
 
 def _is_clean(instance: _Instance) -> bool:
@@ -167,7 +160,7 @@ def _give_back(instance: _Instance) -> None:
         over = _idle[:-MAX_IDLE]
         del _idle[:-MAX_IDLE]
     for other in over:
-        other.close()
+        other.root.close()
 
 
 def close_idle() -> None:
@@ -176,4 +169,4 @@ def close_idle() -> None:
         idle = [instance for instance in _idle if instance.key.process == os.getpid()]
         _idle.clear()
     for instance in idle:
-        instance.close()
+        instance.root.close()

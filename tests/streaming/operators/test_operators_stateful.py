@@ -173,7 +173,10 @@ NONE = pa.table({"n": pa.array([], pa.int64())})
 @pytest.mark.parametrize(
     ("returns", "message"),
     [
-        (lambda _s, c: c["nowhere"], r"stateful 'odd' raised KeyError: got .*nowhere.*test_operators_stateful.py:\d+\)"),
+        (
+            lambda _s, c: c["nowhere"],
+            r"stateful 'odd' raised KeyError: got .*nowhere.*test_operators_stateful.py:\d+\)",
+        ),
         (lambda _s, c: c, "stateful 'odd' must return two Arrow tables"),
         (lambda _s, _c: (KEPT.drop(["n"]), NONE), "returned states without the column 'n'"),
         (lambda _s, _c: (KEPT, NONE.rename_columns(["m"])), "returned rows without the column 'n'"),

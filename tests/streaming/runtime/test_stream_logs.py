@@ -73,9 +73,9 @@ def kafka_of(topic: Topic, options: str = "") -> str:
     return f"kafka({topic.name!r}, servers={topic.servers!r}{options})"
 
 
-def stream(folder: Path, *names: str, asked: StreamOptions = FAST, **wanted: object) -> StreamJob:
+def stream(folder: Path, *names: str, stream_options: StreamOptions = FAST, **wanted: object) -> StreamJob:
     running = StreamJob(
-        Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, stream_options=asked, **wanted)
+        Workspace(load(folder)), StreamJobOptions(names, until_caught_up=True, stream_options=stream_options, **wanted)
     )
     running.run()
     return running
