@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 HEADWATER := ../../$(BIN)/headwater
 
-.PHONY: help demo test check docs faults bench kafka peers lock clean
+.PHONY: help demo test check docs proofs bench kafka peers lock clean
 
 help:  ## these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,8 +34,8 @@ check: .venv/.ready  ## format, lint, types, import rules
 docs: .venv/.ready  ## run every example of the documentation
 	$(BIN)/python -m pytest tests/docs
 
-faults: .venv/.ready  ## the long proofs: every fault, every seed
-	HEADWATER_FAULTS=all $(BIN)/python -m pytest --timeout 1800 tests/faults
+proofs: .venv/.ready  ## the long proofs: every fault, every case, every seed
+	HEADWATER_PROOFS=1 $(BIN)/python -m pytest --timeout 3600
 
 bench: .venv/.ready  ## measure: make bench NAME=etl (demo without it; others: python -m benchmarks -h)
 	$(BIN)/python -m benchmarks $(or $(NAME),demo)

@@ -11,11 +11,13 @@ from pipeline.batch.planning import route
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.execution import ExecutionLimits
 from pipeline.kernel.engine import connect, schema_of
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql import sql
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import stored
 from tests.kernel.conftest import Splits
 from tests.kernel.test_kernel_strategies import SMALL, grouped, plain, tables
+from tests.rigs.proofs import examples
 
 pytestmark = [
     pytest.mark.ray,
@@ -38,13 +40,14 @@ def values(done):
 
 
 @settings(
-    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+    max_examples=examples(3, 20),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 @given(table=tables(), statement=st.one_of(plain(), grouped()))
 def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statement):
-    with connect() as con:
+    with connect(Limits(threads=1)) as con:
         con.execute(f"create temp table t as {table}; create temp table u as {SMALL}")
-        con.execute("set threads = 1")
         try:
             expected = direct(con, statement)
             made = sql(statement).named("made")

@@ -28,6 +28,7 @@ def test_etl(bench):
     assert found["ours"]["auto"]["parts"].keys() >= {"shipped", "by_month"}
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 def test_etl_on_a_cluster_counts_its_processes(bench):
     found = bench("etl", "--who", "ray")
@@ -39,6 +40,7 @@ def test_medallion(bench):
     assert_measured(bench("medallion", "--who", "auto", "--who", "spark"))
 
 
+@pytest.mark.proof
 def test_tpch(bench):
     found = bench("tpch", "--who", "auto", "--who", "duckdb")
     assert_measured(found)
@@ -49,6 +51,7 @@ def test_tpch(bench):
     assert max(parts.values()) <= found["medians"]["auto"] == ours["seconds"] < ours["wall_seconds"]
 
 
+@pytest.mark.proof
 def test_groupby(bench):
     found = bench("groupby", "--who", "auto", "--who", "call", "--only", "1M in process", "--only", "10M")
     case = found["cases"]["10M"]
@@ -58,6 +61,7 @@ def test_groupby(bench):
     assert found["medians"].keys() == {"auto", "call"}
 
 
+@pytest.mark.proof
 def test_join(bench):
     found = bench("join", "--who", "auto", "--who", "duckdb", "--only", "1M")
     assert_measured(found)
@@ -70,6 +74,7 @@ def test_merge(bench):
     assert_measured(found)
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 def test_scale(bench):
     found = bench("scale", "--only", "1")

@@ -56,6 +56,7 @@ def test_errors_are_json_too(headwater, teashop):
     }
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -140,6 +141,7 @@ def test_several_queries_are_answered_in_their_order(headwater, teashop):
     assert json.loads(done.stdout) == [[{"a": 1}], [{"b": 2}]]
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("how", ["before the command", "after the command", "environment"])
 def test_a_project_is_run_from_anywhere(headwater, teashop, tmp_path, how):
     words = {"before the command": ["-C", str(teashop), "run"], "after the command": ["run", "--project", str(teashop)]}

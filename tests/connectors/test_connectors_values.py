@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from unittest.mock import patch
 
 import duckdb
@@ -24,9 +23,9 @@ from pipeline.core.sources import POSITION, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.exact import EITHER, MISFIT, NUMBERS, TYPES, expected, texts
+from tests.rigs.proofs import PROOFS, SEED
 
-SEED = int(os.environ.get("HEADWATER_SEED", "1"))
-PAIRS = 10_000 if os.environ.get("HEADWATER_FAULTS") == "all" else 2_000
+PAIRS = 10_000 if PROOFS else 2_000
 EACH = PAIRS // len(TYPES) + 1
 _ABSENT = object()
 
@@ -119,6 +118,7 @@ def test_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, form):
     assert scanned(flow, found, 1) == []
 
 
+@pytest.mark.share(15)
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize(
     ("nested", "around", "inside"),
@@ -143,6 +143,7 @@ def test_nested_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, nested, a
     assert scanned(flow, outer, 1) == []
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize(("kind", "form"), [*FORMS, *((kind, "text") for kind in TYPES)])
 def test_messages_keep_all_of_a_text_or_set_it_aside(kind, form):
     given = [text for text in texts(kind, EACH, SEED) if form != "number" or _is_json_number(text)]
@@ -198,6 +199,7 @@ CASES = [
 ]
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize(("text", "kind", "value"), CASES)
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_a_text_that_would_be_bent_is_set_aside(reads, text, kind, value, form):
@@ -254,6 +256,7 @@ JSON_CASES = [
 ]
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize(("value", "kind", "right"), JSON_CASES)
 @pytest.mark.parametrize("way", ["file", "message"])
 def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, way):

@@ -10,7 +10,6 @@ import csv
 import gzip
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -28,9 +27,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, ReadResult, SourceObject, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
-
-EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
-"""Whether generated examples are many: make faults."""
+from tests.rigs.proofs import examples
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ALONE = Schema.of({"a": "VARCHAR"})
@@ -143,7 +140,7 @@ def written(draw):
     return text
 
 
-@settings(max_examples=40 if EVERY else 13, deadline=None)
+@settings(max_examples=examples(4, 40), deadline=None)
 @given(
     body=st.one_of(damaged(), written()),
     head=st.sampled_from(["a,b\n", "a,b\r\n", "\ufeffa,b\n", "b,a\n"]),
@@ -156,7 +153,7 @@ def test_parts_of_delimited_text_are_the_whole(body, head, target, tmp_path_fact
     check(path, SCHEMA, target)
 
 
-@settings(max_examples=25 if EVERY else 8, deadline=None)
+@settings(max_examples=examples(3, 25), deadline=None)
 @given(body=damaged(), target=st.sampled_from([1, 8, 8]))
 def test_parts_of_one_column_are_the_whole(body, target, tmp_path_factory):
     path = tmp_path_factory.mktemp("parts") / "a.csv"
@@ -173,7 +170,7 @@ JSON_LINES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=40 if EVERY else 13, deadline=None)
+@settings(max_examples=examples(4, 40), deadline=None)
 @given(
     lines=st.lists(st.sampled_from([*JSON_LINES[:11] * 3, *JSON_LINES, '{"c":1}', '{"A":1}']), min_size=1, max_size=8),
     ends=st.sampled_from([("\n", ""), ("\n", "\n"), ("\r\n", "\r\n")]),

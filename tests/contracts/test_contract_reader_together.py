@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import duckdb
@@ -23,10 +22,11 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
+from tests.rigs.proofs import PROOFS
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 AT = "2026-01-01T00:00:00+00:00"
-EXAMPLES = 400 if os.environ.get("HEADWATER_FAULTS") == "all" else 12
+EXAMPLES = 400 if PROOFS else 12
 CSV = st.tuples(
     st.sampled_from(["a,b", "b,a", '"a",b', "\ufeffa,b"]),
     st.lists(

@@ -42,6 +42,7 @@ def streamed(workspace):
     return catch_up(workspace)
 
 
+@pytest.mark.proof
 def test_departures_and_arrivals_stream(workspace, streamed):
     assert set(streamed.names) == {"departure_delays", "late_twice"}
     [found] = workspace.query(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 
 import pytest
 
 from tests.faults.rows import ROWS
 from tests.faults.streams import Clicks, Orders, oracle, run
+from tests.rigs.proofs import PROOFS
 
-EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
-"""Whether the long proofs run too."""
 _MARK = "fault(*numbers): shows that nothing is lost or doubled in these rows of docs/faults.md"
 _said: list[str] = []
 _results: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -27,13 +25,6 @@ def undisturbed(tmp_path_factory):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", _MARK)
-    config.addinivalue_line("markers", "long: only make faults runs it")
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("long") and not EVERY:
-            item.add_marker(pytest.mark.skip(reason="make faults runs it"))
 
 
 def pytest_runtest_makereport(item, call):
@@ -54,7 +45,7 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not _results or not EVERY:
+    if not _results or not PROOFS:
         return
     terminalreporter.section("faults")
     for row in ROWS:

@@ -21,7 +21,7 @@ ROW = Schema.of({"writer": "INTEGER", "number": "INTEGER"})
 
 
 @pytest.mark.fault(29)
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] if seed else []) for seed in range(10)])
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(10)])
 def test_files_put_together_and_vacuumed_beside_streams(tmp_path, undisturbed, seed):
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     clicks = Clicks(tmp_path / "project", step=10).write()
@@ -61,7 +61,7 @@ def _writer(folder: str, writer: int, commits: int) -> None:
 
 @pytest.mark.fault(32)
 @pytest.mark.parametrize(
-    ("writers", "commits"), [(3, 6), pytest.param(10, 2000, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]
+    ("writers", "commits"), [(3, 6), pytest.param(10, 2000, marks=[pytest.mark.proof, pytest.mark.timeout(7200)])]
 )
 def test_of_many_writers_no_commit_is_lost(tmp_path, writers, commits):
     running = [PROCESSES.Process(target=_writer, args=(str(tmp_path), number, commits)) for number in range(writers)]
@@ -97,7 +97,7 @@ def _heavy(folder: str, pipe) -> None:
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.timeout(3600)
 @pytest.mark.fault(27)
 @pytest.mark.parametrize(

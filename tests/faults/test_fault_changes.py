@@ -41,6 +41,7 @@ select k, seq, v from (
 """
 
 
+@pytest.mark.share(1)
 @pytest.mark.fault(31)
 @pytest.mark.parametrize("offsets", [7, 60, 1000])
 def test_changes_doubled_and_disordered_are_the_present_state(tmp_path, offsets):

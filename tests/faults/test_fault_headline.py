@@ -94,8 +94,8 @@ class Writer:
 @pytest.mark.parametrize(
     ("seed", "size"),
     [
-        pytest.param(0, (1, 1_000, 4), id="quick", marks=[pytest.mark.long]),
-        pytest.param(1, (3, 100_000, 100), id="headline", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+        pytest.param(0, (1, 1_000, 4), id="quick", marks=[pytest.mark.proof]),
+        pytest.param(1, (3, 100_000, 100), id="headline", marks=[pytest.mark.proof, pytest.mark.timeout(3600)]),
     ],
 )
 def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path, seed, size, record_property):

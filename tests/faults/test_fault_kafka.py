@@ -13,7 +13,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SourceSplit
 from tests.rigs.logs import pieces
 
-pytestmark = [pytest.mark.long, pytest.mark.fault(14)]
+pytestmark = [pytest.mark.proof, pytest.mark.fault(14)]
 IDS = Schema.of({"id": "BIGINT"})
 SOON_S = 60.0
 

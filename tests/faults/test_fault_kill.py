@@ -11,6 +11,7 @@ from pipeline.project.project import load
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.events import Moment
 from pipeline.runner.runner import Runner
+from tests.rigs.proofs import PROOFS
 from tests.runner.conftest import MORE, rows_of
 from tests.runner.conftest import shop as shop  # noqa: PLC0414 - the fixture
 from tests.runner.test_runner_merge import CRM, SECOND, THIRD, add
@@ -65,15 +66,12 @@ class Folder:
         shutil.copytree(self.backup, self.path)
 
 
-EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
-
-
 def every_kill_is_made_good(folder):
-    """Kill a run after each of its steps, or after every third, and repeat it; return the moments it came to."""
+    """Kill a run after each of its steps, or after some of them, and repeat it; return the moments it came to."""
     folder.restore()
     moments = run_in_child(folder.path)
     undisturbed = rows_of(folder.path)
-    for number, moment in list(enumerate(moments))[:: 1 if EVERY else 3]:
+    for number, moment in list(enumerate(moments))[:: 1 if PROOFS else 7]:
         folder.restore()
         run_in_child(folder.path, kill_at=number)
         run_in_child(folder.path)

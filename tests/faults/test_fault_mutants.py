@@ -129,7 +129,7 @@ def test_without_a_mutant_all_holds(tmp_path):
 
 
 @pytest.mark.fault(1, 2, 3, 7, 8, 26)
-@pytest.mark.parametrize("mutant", [pytest.param(m, marks=[] if m in QUICK else [pytest.mark.long]) for m in MUTANTS])
+@pytest.mark.parametrize("mutant", [pytest.param(m, marks=[] if m in QUICK else [pytest.mark.proof]) for m in MUTANTS])
 def test_every_mutant_is_caught(tmp_path, monkeypatch, mutant, record_property):
     MUTANTS[mutant].put(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception)) as caught:

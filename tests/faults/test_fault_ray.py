@@ -93,7 +93,7 @@ def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.fault(11)
 def test_a_node_that_goes_takes_no_commit_with_it(tmp_path, nodes):
     """Row 11: the node on which workers are is taken away while they work."""

@@ -30,7 +30,7 @@ def clicks(tmp_path):
     [
         ("saved", 2),
         *(
-            pytest.param(s, n, marks=pytest.mark.long)
+            pytest.param(s, n, marks=pytest.mark.proof)
             for s in ("staged", "saved", "committed", "settled")
             for n in (1, 2, 3)
         ),
@@ -62,7 +62,7 @@ def test_what_one_thought_dead_set_aside_is_not_set_aside_again(clicks, undistur
 
 
 @pytest.mark.fault(8)
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] if seed else []) for seed in range(20)])
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(20)])
 def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
     """Processes that know nothing of each other; the loser of an epoch fails, and is started again."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
@@ -87,7 +87,7 @@ def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
 
 
 @pytest.mark.fault(8)
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] if seed else []) for seed in range(20)])
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(20)])
 def test_of_two_in_step_one_wins_each_epoch(clicks, seed):
     """In one process, turn by turn in an order of the dice: the loser opens the stream again, each epoch has one winner."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults

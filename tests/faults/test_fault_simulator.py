@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
 
 from tests.faults.schedules import MUTANTS, shrunk, simulate
 from tests.faults.simulator import Wrong
+from tests.rigs.proofs import PROOFS
 
-SCHEDULES = 20_000 if os.environ.get("HEADWATER_FAULTS") == "all" else 300
+SCHEDULES = 20_000 if PROOFS else 300
 
 
 @pytest.mark.fault(1, 2, 3, 5, 7, 8, 24, 26, 28)

@@ -89,7 +89,7 @@ def append(file: Path, version: int, rows: pa.Table) -> None:
         found.write("".join(f"{key}\n" for key in rows["id"].to_pylist()))
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["kafka", "online", "callback"])
 def test_killed_at_any_time(kind, seed, home, request):
@@ -150,7 +150,7 @@ def write(file: Path, first: int) -> None:
     file.with_suffix(".new").rename(file)
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_stream_that_is_killed_with_its_sinks(seed, kafka, topic, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +15,16 @@ from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect
 from pipeline.lake import Lake, LakeTable, Version, compact
+from tests.rigs.proofs import PROOFS
 from tests.rigs.proxy import Fault, Rule, proxied
 
 SCHEMA = Schema.of({"a": "INTEGER"})
 LOG = r"/_delta_log/\d{20}\.json$"
 QUICK = {"timeout": "1s", "max_retries": "3", "retry_timeout": "6s", "backoff_config.max_backoff": "200ms"}
 """The client's restart_policy; without these it tries for three minutes."""
-EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
-TIMES = (1, 2, 3) if EVERY else (1,)
+TIMES = (1, 2, 3) if PROOFS else (1,)
 
-every = pytest.mark.skipif(not EVERY, reason="make faults runs it")
+every = pytest.mark.skipif(not PROOFS, reason="make proofs runs it")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def test_killed_at_every_point_of_an_epoch(clicks, undisturbed):
     assert oracle(clicks, names) == driven_by_the_log(undisturbed)
 
 
-@pytest.mark.long
+@pytest.mark.proof
 @pytest.mark.fault(1, 2, 3, 26)
 @pytest.mark.parametrize("files", [False, True], ids=["steps", "files"])
 def test_killed_at_every_single_point(clicks, undisturbed, files):
@@ -69,7 +69,7 @@ def test_killed_at_every_single_point(clicks, undisturbed, files):
 
 
 @pytest.mark.fault(1, 2, 3, 26)
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] if seed else []) for seed in range(40)])
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(40)])
 def test_killed_at_random_from_outside(clicks, undisturbed, seed):
     """A parent kills at any time, also while an engine or the log of a table writes."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults

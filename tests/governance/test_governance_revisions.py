@@ -77,6 +77,7 @@ def test_the_revisions_make_the_tables_that_the_catalog_uses(url):
     engine.dispose()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("before", ["nothing", "unrevised", "unrevised without counts"])
 def test_processes_that_open_a_catalog_at_once_upgrade_it_once(url, before):
     if before != "nothing":

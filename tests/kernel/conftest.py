@@ -15,6 +15,7 @@ from pipeline.kernel.aggregates.decomposition import STATES, take_apart
 from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, driving_of, plan
+from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.kernel.sql_text import quoted
 
@@ -129,8 +130,7 @@ def rows_of(table: pa.Table) -> Rows:
 
 @pytest.fixture(scope="session")
 def splits() -> Iterator[Splits]:
-    with connect() as con:
-        con.execute("set threads = 1")
+    with connect(Limits(threads=1)) as con:
         yield Splits(con)
 
 

@@ -69,6 +69,7 @@ HELD = [
 """Calls that are made over values kept of each split."""
 
 
+@pytest.mark.share(6)
 @pytest.mark.parametrize("kind", VALUES)
 def test_every_aggregate_of_a_type_over_splits(splits, kind):
     values = " union all ".join(f"select {v} as v" for v in [*VALUES[kind], *VALUES[kind][:1]])
@@ -115,6 +116,7 @@ def test_without_rows_there_is_one_answer_or_no_group(splits):
     assert splits.planned("select count(*) as n from t having count(*) > 0", 3)[2] == []
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("rows", ["limit 0", "", "where k = 1"])
 def test_states_of_all_kinds_beside_each_other(splits, rows):
     splits.give(t=f"select * from (select n, n % 3 as k, nullif(n % 5, 0) as x, -n as i from range(30) r(n)) {rows}")

@@ -47,6 +47,7 @@ CLOSED = [
 ]
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("statement", OPEN)
 def test_the_order_of_rows_does_not_matter(statement):
     dice = random.Random(7)  # noqa: S311 - an order of rows

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import duckdb
 import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.kernel.sql_text import literal
-
-EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
-"""Whether generated examples are many: make faults."""
+from tests.rigs.proofs import PROOFS, examples, some
 
 VALUES = {
     "i bigint": [None, "0", "1", "2", "-3", "9007199254740993"],
@@ -288,12 +284,13 @@ GROUPED = [
 )
 def test_every_part_of_a_statement_over_splits_is_the_direct_query(splits, statements, strategies):
     splits.give(t=table_of(ROWS), u=SMALL)
-    found = [answered(splits, statement, parts=(3,)) for statement in statements]
+    found = [answered(splits, statement, parts=(3,)) for statement in some(statements, 60)]
     assert len(found) - found.count(None) > len(found) / 2  # most of them are SQL
-    assert set(found) - {None} == strategies
+    assert set(found) - {None} <= strategies
+    assert not PROOFS or set(found) - {None} == strategies
 
 
-@settings(max_examples=300 if EVERY else 100)
+@settings(max_examples=examples(33, 300))
 @given(table=tables(), statement=plain())
 def test_a_plain_select_over_splits_is_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
@@ -303,7 +300,7 @@ def test_a_plain_select_over_splits_is_the_direct_query(splits, table, statement
     assert strategy in {"blockwise", "broadcast", "partial", "gather"}  # DISTINCT groups
 
 
-@settings(max_examples=250 if EVERY else 83)
+@settings(max_examples=examples(27, 250))
 @given(table=tables(), statement=grouped())
 def test_a_grouped_select_over_splits_is_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)

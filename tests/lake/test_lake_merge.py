@@ -118,6 +118,7 @@ def last_rows(events):
     return sorted(e for e in kept.values() if e[2] != "D")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("seed", "partition_by"), [(0, ()), (1, ()), (2, ()), (3, ("op",)), (4, ("id",))])
 def test_any_spread_over_merges_gives_the_last_row_of_each_key(merging, seed, partition_by):
     chance = random.Random(seed)  # noqa: S311 - a test

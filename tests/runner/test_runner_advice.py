@@ -145,6 +145,7 @@ ELSEWHERE = {
 """Advice that no run over files can follow, and where it is tried."""
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize("case", CASES, ids=[f"{n}-{case.advice[:30]}" for n, case in enumerate(CASES)])
 def test_the_advice_of_an_error_works(tmp_path, case):
     folder = tmp_path / "p"

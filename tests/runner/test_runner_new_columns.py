@@ -110,6 +110,7 @@ FILES = st.lists(
 )
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_a_table_that_grew_step_by_step_is_the_one_that_is_made_at_once(
     kind: str, tmp_path_factory: pytest.TempPathFactory
@@ -233,6 +234,7 @@ def test_a_row_that_was_set_aside_comes_in_once_its_column_is_declared(tmp_path)
     assert len(rows_of(folder, "raw")) == 2
 
 
+@pytest.mark.share(6)
 @pytest.mark.parametrize("policy", ["add", "set aside", "refuse"])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize(

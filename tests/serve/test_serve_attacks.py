@@ -42,6 +42,7 @@ def fingerprint(root):
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("parameter", ["select", "order", "limit", "offset", "version", "guest", "order_id", "paid_at"])
 def test_no_parameter_becomes_sql(client, parameter):
     for text in INJECTIONS:
@@ -69,6 +70,7 @@ def test_nothing_in_the_project_changes(cafe):
     assert fingerprint(cafe.root) == before
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "sql",
     [

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.connectors.files.record_index import lines_of, records
-
-EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
-"""Whether generated examples are many: make faults."""
+from tests.rigs.proofs import examples
 
 
 def lines(tmp_path, content: bytes):
@@ -82,7 +79,7 @@ def test_blank_lines_count_where_there_is_one_column(tmp_path):
 CELL = st.text(alphabet='a",\n;é', max_size=6)
 
 
-@settings(max_examples=200 if EVERY else 66, deadline=None)
+@settings(max_examples=examples(22, 200), deadline=None)
 @given(
     rows=st.lists(st.lists(CELL, min_size=2, max_size=3), min_size=1, max_size=6),
     end=st.sampled_from(["\n", "\r\n"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 
 import numpy as np
 import pytest
@@ -14,14 +13,12 @@ from hypothesis import strategies as st
 from pipeline.connectors.kafka import native
 from pipeline.connectors.kafka.native import Consumer, _copied
 from pipeline.core.errors import SourceError
-
-EVERY = os.environ.get("HEADWATER_FAULTS") == "all"
-"""Whether generated examples are many: make faults."""
+from tests.rigs.proofs import examples
 
 LONG = st.integers(0, 300).map(lambda n: bytes(i % 251 for i in range(n)))
 
 
-@settings(max_examples=150 if EVERY else 50, deadline=None)
+@settings(max_examples=examples(16, 150), deadline=None)
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=14), LONG), max_size=30))
 def test_values_of_any_length_are_what_was_there(values):
     held = [None if v is None else ctypes.create_string_buffer(v, max(1, len(v))) for v in values]

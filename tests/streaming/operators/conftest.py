@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pipeline.kernel.engine import arrow, connect
 from pipeline.streaming.operators.batch_form import with_place
 from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Operator, Progress
 from pipeline.streaming.operators.shard import dealt, opened
+from tests.rigs.proofs import PROOFS
 
 
 @dataclass
@@ -116,7 +116,7 @@ def _chopped():
 def _proof():
     """How many cases a property is tried on: few, each with many rows, unless all faults are asked for."""
     return settings(
-        max_examples=60 if os.environ.get("HEADWATER_FAULTS") == "all" else 6,
+        max_examples=60 if PROOFS else 6,
         deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),

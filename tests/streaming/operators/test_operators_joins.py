@@ -45,6 +45,7 @@ def operator(text):
     return found
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "statement",
     [

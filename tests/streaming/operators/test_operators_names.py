@@ -194,6 +194,7 @@ def in_three(rows, names):
     return [({"t": table(names, rows[n : n + 4])}, micros[n + 3] if n < 8 else END) for n in (0, 4, 8)]
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", DEFINED)
 def test_operators_take_columns_of_any_name(name, drive, proof):
     make, rows = DEFINED[name], ROWS
@@ -219,6 +220,7 @@ def test_operators_take_columns_of_any_name(name, drive, proof):
     any_name()
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", SQL)
 def test_windows_take_columns_of_any_name(name, drive, proof):
     def streamed(names):
@@ -244,6 +246,7 @@ def test_windows_take_columns_of_any_name(name, drive, proof):
     any_name()
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("side", ["", "left", "full"])
 def test_joins_take_columns_of_any_name(side, drive, proof):
     def streamed(names):

@@ -103,6 +103,7 @@ CASES = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("case", CASES)
 def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
     definition, expected_of, columns = CASES[case]

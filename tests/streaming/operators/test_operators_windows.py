@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -24,13 +23,14 @@ from pipeline.kernel.sql import SqlTransform
 from pipeline.streaming.operators.grouped_statement import operator_of
 from pipeline.streaming.operators.operator import BEGINNING, END, Progress
 from pipeline.streaming.operators.shard import dealt, opened
+from tests.rigs.proofs import PROOFS
 
 EPOCH, NEW_YEAR = datetime.fromisoformat("1970-01-01"), datetime.fromisoformat("2013-01-01")
 SCHEMA = Schema.of({"at": "timestamp", "k": "varchar", "x": "integer"})
 ZONED = Schema.of({"at": "timestamptz", "k": "varchar", "x": "integer"})
 LATENESS = 10
 """Minutes, in the property tests."""
-EXAMPLES = 60 if os.environ.get("HEADWATER_FAULTS") == "all" else 3
+EXAMPLES = 60 if PROOFS else 3
 CLOSE, CHANGE = Streaming("close"), Streaming("change")
 
 
@@ -286,6 +286,7 @@ fixed = settings(
 )
 
 
+@pytest.mark.share(3)
 @dataclass(frozen=True)
 class Run:
     """Events, each with the minutes that it arrives late, how they are chopped into epochs, and who remembers them."""
@@ -331,6 +332,7 @@ def test_closed_windows_are_the_batch_answer(drive, name, run):
     assert same(found.rows, expected.to_pylist())
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", KEYS)
 @fixed
 @given(run=RUNS)
@@ -506,6 +508,7 @@ TIES = (
 )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("window", ["", "tumble(at, interval '10 minutes') as w, "])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_ties_give_one_answer_however_rows_come_and_are_dealt(drive, window, shards):

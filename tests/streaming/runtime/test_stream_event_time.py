@@ -61,6 +61,7 @@ def write(path: Path, factor: int) -> None:
     )
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
 @pytest.mark.parametrize("function", FACTORS)

@@ -138,6 +138,7 @@ def written(project, before, after):
     return project(before), lambda: project(after)
 
 
+@pytest.mark.share(12)
 @pytest.mark.parametrize("what", NEIGHBOURS)
 def test_a_change_of_meaning_is_named_and_nothing_else_is_one(project, what):
     before, after, reason = NEIGHBOURS[what]
@@ -166,6 +167,7 @@ def test_what_is_no_change_goes_on(project, what):
     assert what == "having" or verify(changed, "t").holds
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "what", ["bounds of a join", "within of a deduplication", "condition of a pattern", "code of a function"]
 )

@@ -137,6 +137,7 @@ def failing(times: int, step: str, error: Exception):
     return hook, raised
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("step", ["staged", "saved", "committed", "settled"])
 def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
     folder = plant(count=3000)

@@ -54,6 +54,7 @@ def counts(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
 FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commit_s=0.01))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
 def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives(tmp_path, name):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
@@ -74,6 +75,7 @@ def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives
     assert found.rows_there > 10
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("shards", [2, 3])
 def test_a_state_that_is_declared_otherwise_goes_on(tmp_path, shards):
     """A column comes with its default, one goes, one gets wider: what was counted is kept."""

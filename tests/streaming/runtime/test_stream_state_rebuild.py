@@ -98,6 +98,7 @@ def to_come(workspace):
     return {n: sorted(json.dumps(row, default=str) for row in table.to_pylist()) for n, table in kept.items()}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_it_is_the_state_of_then(tmp_path, name):
     workspace = begun(project(tmp_path / "p", DEFINITIONS[name][0]))
@@ -112,6 +113,7 @@ def test_it_is_the_state_of_then(tmp_path, name):
     assert verify(workspace, "t").holds
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", ["tumble", "join", "deduplicate", "pattern", "stateful"])
 def test_with_another_definition_it_is_the_state_of_a_stream_that_always_had_it(tmp_path, name):
     text, *changes = DEFINITIONS[name]

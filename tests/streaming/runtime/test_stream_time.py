@@ -60,6 +60,7 @@ def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
 HOURS = 'hours = sql("select tumble(at, interval \'1 hour\') as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("window", ["tumble(at, interval '1 hour')", "session(at, interval '10 minutes')"])
 def test_a_file_a_day_drained_every_night(tmp_path, window):
     text = f'hours = sql("select {window} as hour, k, count(*) as n from ticks group by all", key=["hour", "k"])\n'
@@ -90,6 +91,7 @@ def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_pat
     assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize(("minute", "is_late"), [(39, True), (40, False), (41, False)])
 def test_a_row_within_the_gap_of_a_drained_session_is_late_and_no_sessions_meet(tmp_path, minute, is_late):
     #   a    20    30 |--- gap 10 ---| 40        drained: the session ends at 40, and so does the watermark
@@ -122,6 +124,7 @@ VISITS = (
 )
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize(
     ("first", "then", "sessions"),
     [

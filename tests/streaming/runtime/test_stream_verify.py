@@ -59,6 +59,7 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", ["rows", "sums"])
 @pytest.mark.parametrize(
     ("damage", "missing", "unexpected"),
