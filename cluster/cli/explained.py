@@ -15,10 +15,10 @@ from pipeline.core.definitions import StoredDefinition, Table
 from pipeline.core.event_time import in_words
 from pipeline.kernel.aggregates.decomposition import take_apart
 from pipeline.project.workspace import Workspace
+from pipeline.runner.decide import DecisionKind
 from pipeline.runner.dry_run import PlannedStep
 from pipeline.runner.estimate import Estimate
 from pipeline.streaming.planning.plan import Planner, StreamPlan
-from pipeline.streaming.planning.streamed import STREAMED
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def print_explained(workspace: Workspace, one: Explained) -> None:
     out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
     out.print(f"  defined   {definition.place}", soft_wrap=True)
     out.print(f"  would     {one.found.decision.kind}: {one.found.decision.reason}")
-    if one.found.decision.reason == STREAMED and isinstance(definition, StoredDefinition):
+    if one.found.decision.kind is DecisionKind.STREAMED and isinstance(definition, StoredDefinition):
         _print_stream(Planner(workspace).plan(definition.name))
     if way is None or not isinstance(definition, StoredDefinition):
         return

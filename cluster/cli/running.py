@@ -155,7 +155,7 @@ class _Watcher:
         self._progress.update(self._task, description=words, left=f"about {left:.0f} s left" if left >= 1 else "")
 
     def _done(self, step: StepRecord) -> None:
-        if step.decision == "skip":
+        if step.is_unchanged:
             return
         if step.has_failed:
             words = "failed" if step.decision == "failed" else step.reason

@@ -9,9 +9,8 @@ from rich.markup import escape
 
 from cluster.cli.console import grid, out
 from pipeline.governance import RunRecord, StepRecord
-from pipeline.streaming.planning.streamed import STREAMED
 
-_DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date"}
+_DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date", "streamed": "streamed"}
 _COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")
 _MERGED = ("superseded", "deletes")
 """What is shown of a run that merged."""
@@ -39,8 +38,8 @@ def _total(run: RunRecord) -> str:
         "done": len(done),
         "failed": sum(step.decision == "failed" for step in run.steps),
         "skipped": sum(step.decision == "upstream_failed" for step in run.steps),
-        "up to date": sum(step.decision == "skip" and step.reason != STREAMED for step in run.steps),
-        "made by headwater stream": sum(step.reason == STREAMED for step in run.steps),
+        "up to date": sum(step.decision == "skip" for step in run.steps),
+        "made by headwater stream": sum(step.decision == "streamed" for step in run.steps),
     }
     if counts["up to date"] == len(run.steps):
         return f"nothing new: all {len(run.steps)} are up to date"
@@ -50,7 +49,7 @@ def _total(run: RunRecord) -> str:
 
 
 def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:
-    did = "streamed" if step.reason == STREAMED else _DONE.get(step.decision, step.outcome)
+    did = _DONE.get(step.decision, step.outcome)
     if not step.is_done:
         return (step.name, did, *("" for _ in counted), f"{step.seconds:.2f}", "", step.total_rows or "")
     if step.verdict is not None:

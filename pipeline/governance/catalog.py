@@ -111,6 +111,8 @@ _PARTITIONS = sa.Table(
 )
 
 
+UNCHANGED = ("skip", "streamed")
+"""The decisions of steps that had nothing to do: their tables are up to date, or made by a stream."""
 FAILED = ("failed", "upstream_failed")
 """The decisions of steps that made nothing because they, or a step above them, failed."""
 
@@ -157,9 +159,14 @@ class StepRecord:
         return self.decision in FAILED
 
     @property
+    def is_unchanged(self) -> bool:
+        """Whether there was nothing to do: the table is up to date, or made by a stream."""
+        return self.decision in UNCHANGED
+
+    @property
     def is_done(self) -> bool:
-        """Whether the step did something: it was neither up to date nor failed."""
-        return self.decision not in {"skip", *FAILED}
+        """Whether the step did something: it neither failed nor had nothing to do."""
+        return self.decision not in {*UNCHANGED, *FAILED}
 
 
 @dataclass(frozen=True)
@@ -297,7 +304,7 @@ class Catalog:
         """Return the newest step of a definition that did something."""
         with self.transaction() as connection:
             query = sa.select(_STEPS.c.run_id).join(_RUNS, _RUNS.c.run_id == _STEPS.c.run_id)
-            query = query.where(_STEPS.c.name == name, _STEPS.c.decision.not_in(["skip", *FAILED]))
+            query = query.where(_STEPS.c.name == name, _STEPS.c.decision.not_in([*UNCHANGED, *FAILED]))
             row = connection.execute(query.order_by(_RUNS.c.started_at.desc()).limit(1)).first()
             if row is None:
                 return None

@@ -83,7 +83,7 @@ def state(told: TableSummary) -> str:
         return "failed"
     if told.made is not None and told.made.decision == "refused":
         return "refused"
-    return "fresh" if told.now is not None and told.now.decision != "skip" else "same"
+    return "fresh" if told.now is not None and not told.now.is_unchanged else "same"
 
 
 def summary(told: TableSummary) -> str:

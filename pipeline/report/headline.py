@@ -63,8 +63,16 @@ def _tables(facts: ReportData) -> Figure:
     failed = sum(t.now is not None and t.now.decision == "failed" for t in stored)
     skipped = sum(t.now is not None and t.now.decision == "upstream_failed" for t in stored)
     same = sum(t.now is not None and t.now.decision == "skip" for t in stored)
-    left = len(stored) - made - failed - skipped - same
-    parts = ((made, "made"), (failed, "failed"), (skipped, "skipped"), (same, "up to date"), (left, "not in this run"))
+    streamed = sum(t.now is not None and t.now.decision == "streamed" for t in stored)
+    left = len(stored) - made - failed - skipped - same - streamed
+    parts = (
+        (made, "made"),
+        (failed, "failed"),
+        (skipped, "skipped"),
+        (same, "up to date"),
+        (streamed, "streamed"),
+        (left, "not in this run"),
+    )
     note = ", ".join(f"{words.count(n)} {what}" for n, what in parts if n)
     return Figure("Tables", words.count(len(stored)), note, alarm=failed > 0)
 

@@ -33,7 +33,7 @@ from pipeline.kernel.types import stored
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.contracts import require_same
-from pipeline.runner.decide import Decision
+from pipeline.runner.decide import Decision, DecisionKind
 from pipeline.runner.dry_run import feed_of, route_of
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
 from pipeline.runner.post_commit import judged, post_commit, set_aside
@@ -41,7 +41,7 @@ from pipeline.runner.quarantine import in_json, json_text, stage_quarantine
 
 PARTLY = "partly "
 """What stands before the fingerprint of a table some of whose partitions another definition made."""
-_BESIDE = Decision("append", "backfill")
+_BESIDE = Decision(DecisionKind.APPEND, "backfill")
 
 
 @dataclass(frozen=True)

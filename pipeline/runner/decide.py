@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from enum import StrEnum
 
 from pipeline.core.cursors import ReadPlan
 from pipeline.core.errors import SourceError, few
@@ -13,7 +13,19 @@ from pipeline.core.sources import SourceSplit
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 
-Kind = Literal["skip", "append", "merge", "rebuild", "fail"]
+
+class DecisionKind(StrEnum):
+    """What a run does with a definition."""
+
+    SKIP = "skip"
+    APPEND = "append"
+    MERGE = "merge"
+    REBUILD = "rebuild"
+    FAIL = "fail"
+    STREAMED = "streamed"
+    """Nothing: a stream makes it."""
+
+
 _NOT_MADE = "not made yet"
 _SHOWN = 3
 
@@ -41,7 +53,7 @@ DEFAULTS = RunOptions()
 class Decision:
     """Skip, append or merge what is new, or rebuild; why; and what is new."""
 
-    kind: Kind
+    kind: DecisionKind
     reason: str
     plan: ReadPlan | None = None
     """For a source, and for a table that reads one which is not stored: what is to be read."""
@@ -61,7 +73,7 @@ class Decision:
     @property
     def takes_new(self) -> bool:
         """Whether only what is new is read, and joins what is there."""
-        return self.kind in {"append", "merge"}
+        return self.kind in {DecisionKind.APPEND, DecisionKind.MERGE}
 
 
 @dataclass(frozen=True)
@@ -94,9 +106,9 @@ def decide_source(
     read again and some of what was read is no longer there, and when something went before it was read.
     """
     if options.full:
-        return Decision("rebuild", "--full")
+        return Decision(DecisionKind.REBUILD, "--full")
     if manifest is None or since is None:
-        return Decision("rebuild", _NOT_MADE)
+        return Decision(DecisionKind.REBUILD, _NOT_MADE)
     redefined = manifest.fingerprint != fingerprint
     if redefined or since.changed:
         return again(manifest, since, "the definition changed" if redefined else since.changed)
@@ -106,7 +118,7 @@ def decide_source(
             got=few(map(str, since.gaps), _SHOWN),
             do="go on with what is left: headwater run --accept-gaps",
         )
-    kind: Kind = "append" if since.parts else "skip"
+    kind = DecisionKind.APPEND if since.parts else DecisionKind.SKIP
     reason = "; ".join([since.new or "nothing new", *since.notes])
     return Decision(kind, reason, since, is_later=since.is_later)
 
@@ -120,15 +132,15 @@ def decide_reading(
 ) -> Decision:
     """Decide for a table that reads a source which is not stored, from what is new in it and the table's other inputs."""
     read = decide_source(fingerprint, manifest, since, options)
-    if read.kind == "rebuild" or manifest is None or since is None:
+    if read.kind is DecisionKind.REBUILD or manifest is None or since is None:
         return read
     changed = _changed(manifest, inputs)
     if changed:
         return again(manifest, since, f"{', '.join(map(repr, changed))} changed")
-    if read.kind == "append" and not inputs.splits_alone:
+    if read.kind is DecisionKind.APPEND and not inputs.splits_alone:
         return again(manifest, since, read.reason)
     read = replace(read, is_later=read.is_later and inputs.is_later)
-    return replace(read, kind="merge") if read.kind == "append" and inputs.merges else read
+    return replace(read, kind=DecisionKind.MERGE) if read.kind is DecisionKind.APPEND and inputs.merges else read
 
 
 def again(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
@@ -139,7 +151,7 @@ def again(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
             got=f"{len(since.lost)} of what was read is no longer there, the first {since.lost[0]}",
             do="bring it back, or accept the loss with --full",
         )
-    return Decision("rebuild", reason)
+    return Decision(DecisionKind.REBUILD, reason)
 
 
 def decide_table(
@@ -147,18 +159,18 @@ def decide_table(
 ) -> Decision:
     """Decide for a table from its manifest and its inputs."""
     if options.full:
-        return Decision("rebuild", "--full")
+        return Decision(DecisionKind.REBUILD, "--full")
     if manifest is None:
-        return Decision("rebuild", _NOT_MADE)
+        return Decision(DecisionKind.REBUILD, _NOT_MADE)
     if manifest.fingerprint != fingerprint:
-        return Decision("rebuild", "the definition changed")
+        return Decision(DecisionKind.REBUILD, "the definition changed")
     changed = _changed(manifest, inputs)
     if not changed:
-        return Decision("skip", "up to date")
+        return Decision(DecisionKind.SKIP, "up to date")
     if changed == [inputs.driving] and inputs.splits_alone and inputs.added is not None:
         return _take_new(inputs, inputs.added)
     others = ", ".join(repr(name) for name in changed)
-    return Decision("rebuild", f"{others} changed")
+    return Decision(DecisionKind.REBUILD, f"{others} changed")
 
 
 def _changed(manifest: Manifest, inputs: InputFacts) -> list[str]:
@@ -175,9 +187,11 @@ def _take_new(inputs: InputFacts, added: tuple[DataFile, ...]) -> Decision:
     if not inputs.removed:
         rows = sum(file.rows for file in added)
         reason = f"{rows:,} new row{'s' * (rows != 1)} in {inputs.driving!r}"
-        return Decision("merge" if inputs.merges else "append", reason, added=added, is_later=inputs.is_later)
+        return Decision(
+            DecisionKind.MERGE if inputs.merges else DecisionKind.APPEND, reason, added=added, is_later=inputs.is_later
+        )
     touched = max(sum(file.rows for file in added), sum(file.rows for file in inputs.removed))
     if touched > inputs.rows // 2:
-        return Decision("rebuild", f"{inputs.driving!r} changed")
+        return Decision(DecisionKind.REBUILD, f"{inputs.driving!r} changed")
     reason = f"{touched:,} rows of {inputs.driving!r} are in files that were written again"
-    return Decision("merge", reason, added=added, removed=inputs.removed)
+    return Decision(DecisionKind.MERGE, reason, added=added, removed=inputs.removed)

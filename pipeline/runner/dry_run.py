@@ -25,6 +25,7 @@ from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.commit_plan import key_passed_on, merge_of
 from pipeline.runner.decide import (
     Decision,
+    DecisionKind,
     InputFacts,
     RunOptions,
     again,
@@ -62,16 +63,16 @@ def plan_run(workspace: Workspace, options: RunOptions) -> tuple[PlannedStep, ..
         above = blocked(definition.inputs, failed)
         try:
             if above is not None:
-                found = PlannedStep(definition, Decision("skip", str(above)))
+                found = PlannedStep(definition, Decision(DecisionKind.SKIP, str(above)))
             elif definition.name in streamed:
-                found = PlannedStep(definition, Decision("skip", STREAMED))
+                found = PlannedStep(definition, Decision(DecisionKind.STREAMED, STREAMED))
             else:
                 found = _foresee(workspace, options, definition, moving)
         except HeadwaterError as error:
-            found = PlannedStep(definition, Decision("fail", str(error)))
-        if found.decision.kind == "fail" or above is not None:
+            found = PlannedStep(definition, Decision(DecisionKind.FAIL, str(error)))
+        if found.decision.kind is DecisionKind.FAIL or above is not None:
             failed[definition.name] = definition.name if above is None else above.failed
-        elif found.decision.kind != "skip":
+        elif found.decision.kind not in {DecisionKind.SKIP, DecisionKind.STREAMED}:
             moving.add(definition.name)
         planned.append(found)
     return tuple(planned)
@@ -127,7 +128,7 @@ def made_anew(
     """
     source = definition if isinstance(definition, Source) else feed_of(workspace, definition)
     if source is None or decision.plan is None or version is None or version.manifest is None:
-        return Decision("rebuild", reason)
+        return Decision(DecisionKind.REBUILD, reason)
     return _planned(workspace, source, again(version.manifest, decision.plan, reason), UNBOUNDED)
 
 
@@ -161,7 +162,7 @@ def _since(
 
 def _planned(workspace: Workspace, source: Source | Feed, decision: Decision, bound: Bound) -> Decision:
     """Return a decision with what is to be read: for a rebuild, all that is there, up to a bound."""
-    if decision.kind != "rebuild":
+    if decision.kind is not DecisionKind.REBUILD:
         return decision
     return replace(decision, plan=reader_of(workspace, source).plan(None, bound))
 
@@ -245,7 +246,7 @@ def _room(workspace: Workspace) -> ExecutionLimits:
 
 def _foresee(workspace: Workspace, options: RunOptions, definition: Definition, moving: Collection[str]) -> PlannedStep:
     above = [repr(name) for name in definition.inputs if name in moving]
-    changed = Decision("rebuild", f"{', '.join(above)} would change")
+    changed = Decision(DecisionKind.REBUILD, f"{', '.join(above)} would change")
     if isinstance(definition, Artifact):
         return PlannedStep(definition, changed if above else _decide_artifact(workspace, options, definition))
     if isinstance(definition, Source):
@@ -254,7 +255,7 @@ def _foresee(workspace: Workspace, options: RunOptions, definition: Definition, 
     if isinstance(definition, Feed | Sink):
         is_feed = isinstance(definition, Feed)
         words = "not stored: what reads it reads its files" if is_feed else "is sent what its table has new"
-        return PlannedStep(definition, Decision("skip", words))
+        return PlannedStep(definition, Decision(DecisionKind.SKIP, words))
     if not isinstance(definition, Table):
         raise DefinitionError(f"{definition.name!r} is of no known kind", place=definition.place)
     known = {n: workspace.version(n) for n in stored_inputs(workspace, definition)}
@@ -269,5 +270,5 @@ def _foresee(workspace: Workspace, options: RunOptions, definition: Definition, 
 def _decide_artifact(workspace: Workspace, options: RunOptions, definition: Artifact) -> Decision:
     verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
     if verdict is None:
-        return Decision("rebuild", "to be judged")
-    return Decision("skip", "up to date" if verdict.accepted else still_refused(verdict))
+        return Decision(DecisionKind.REBUILD, "to be judged")
+    return Decision(DecisionKind.SKIP, "up to date" if verdict.accepted else still_refused(verdict))

@@ -36,7 +36,7 @@ from pipeline.project.contracts import own_columns, with_declared
 from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_plan import StagedRows, definition_to_validate, merge_of, plan_commit
 from pipeline.runner.contracts import require_same
-from pipeline.runner.decide import Decision
+from pipeline.runner.decide import Decision, DecisionKind
 from pipeline.runner.dry_run import feed_of
 from pipeline.runner.post_commit import post_commit
 
@@ -66,7 +66,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
     order, maker = _order(workspace, definition, rows, StepSpec(judged, _HERE, {}, run_id, at, existing=version))
     work = work_of(order, workspace.lake, workspace.settings, maker)
     outcome = run_task(work, Split(0, parts=order.parts))
-    require_same(definition, Decision("append", "replay"), version, outcome.schema)
+    require_same(definition, Decision(DecisionKind.APPEND, "replay"), version, outcome.schema)
     landing = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
     manifest = replace(
         version.manifest,

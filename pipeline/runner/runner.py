@@ -33,7 +33,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit, replace_by_key
 from pipeline.runner.contracts import require_same, source_contract
-from pipeline.runner.decide import Decision, RunOptions
+from pipeline.runner.decide import Decision, DecisionKind, RunOptions
 from pipeline.runner.dry_run import (
     decide,
     feed_of,
@@ -160,7 +160,7 @@ class Runner:
         inputs = {name: self._input(name, definition.name) for name in stored}
         decision = decide(self.workspace, self.options, definition, version, inputs)
         self._tell(Moment.DECIDED, definition.name, decision.kind)
-        if decision.kind == "skip":
+        if decision.kind is DecisionKind.SKIP:
             if version is not None and version.manifest is not None:
                 self._read[definition.name] = version
             return _skipped(definition, decision, version)
@@ -196,7 +196,7 @@ class Runner:
             parts=decision.parts,
             reader=reader_of(self.workspace, definition),
             schema=contract,
-            existing=version if decision.kind == "append" else None,
+            existing=version if decision.kind is DecisionKind.APPEND else None,
             existing_first=decision.is_later,
         )
         return order, _basis(definition, decision, version, {})
@@ -229,7 +229,7 @@ class Runner:
             reader=None if feed is None else reader_of(self.workspace, feed),
             schema=None if feed is None else feed_contract(self.workspace, feed, decision.parts),
             feed=feed,
-            existing=version if decision.kind == "append" else None,
+            existing=version if decision.kind is DecisionKind.APPEND else None,
             existing_first=decision.is_later,
         )
         return order, _basis(definition, decision, version, inputs)
@@ -239,7 +239,7 @@ class Runner:
         with self._memory.reserve(_needed_bytes(order, basis)) as memory_bytes:
             outcome, landing = self._staged(order, basis, memory_bytes)
         self._tell(Moment.STAGED, definition.name)
-        mode: Mode = "append" if kind == "append" else "merge" if kind == "merge" else "overwrite"
+        mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
         manifest = Manifest(
             table=definition.name,
             run_id=self.run_id,
@@ -387,7 +387,7 @@ def _ending(steps: Sequence[StepRecord]) -> tuple[str, str | None]:
 def _streamed(definition: Definition, version: Version | None) -> StepRecord:
     """Return the step of a table that a stream makes: a run leaves it as it is."""
     layer = definition.layer if isinstance(definition, StoredDefinition) else ""
-    step = StepRecord(definition.name, 0, definition.kind, layer, "skip", STREAMED)
+    step = StepRecord(definition.name, 0, definition.kind, layer, DecisionKind.STREAMED, STREAMED)
     return step if version is None else replace(step, version=version.number, total_rows=version.rows)
 
 
