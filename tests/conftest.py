@@ -1,6 +1,6 @@
 """What tests of several folders share: how much of them runs, on how many workers, and the servers of a session.
 
-Tests run on several workers. Those that use a server run on one worker, which starts it once: `kafka` and `ray` are groups.
+Tests run on several workers; see `rigs/workers.py` for those that share one.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ import pytest
 
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.processes import cores
-from tests.rigs import proofs
+from tests.rigs import proofs, workers
 from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
-
-GROUPS = {"kafka": "kafka", "s3": "s3"}
-"""Which fixtures bring their tests to one worker."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,21 +29,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores() + 1
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    run, left = proofs.chosen(items)
+    items[:], left = proofs.chosen(items)
     config.hook.pytest_deselected(items=left)
-    items[:] = sorted(run, key=lambda item: _group(item) == "")  # the groups are long: they begin first
-    for item in items:
-        if _group(item):
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if hasattr(config, "workerinput"):
+        workers.write(config, items)
 
 
-def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("ray") is not None:
-        return "ray"
-    fixtures = getattr(item, "fixturenames", ())
-    return next((group for fixture, group in GROUPS.items() if fixture in fixtures), "")
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> workers.ByServer:
+    return workers.ByServer(config, log)
 
 
 @pytest.fixture(scope="session")

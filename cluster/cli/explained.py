@@ -15,8 +15,8 @@ from pipeline.core.definitions import StoredDefinition, Table
 from pipeline.core.event_time import in_words
 from pipeline.kernel.aggregates.decomposition import take_apart
 from pipeline.project.workspace import Workspace
+from pipeline.runner.context import PlannedStep
 from pipeline.runner.decide import DecisionKind
-from pipeline.runner.dry_run import PlannedStep
 from pipeline.runner.estimate import Estimate
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 

@@ -15,9 +15,10 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.project.workspace import Workspace
+from pipeline.runner.context import PlannedStep
 from pipeline.runner.decide import RunOptions
-from pipeline.runner.dry_run import PlannedStep, plan_run
-from pipeline.runner.estimate import estimate, order_of_all, trial
+from pipeline.runner.dry_run import plan_run
+from pipeline.runner.estimate import estimate, spec_of_all, trial
 
 
 def explain(
@@ -50,7 +51,7 @@ def _explained(workspace: Workspace, found: PlannedStep, *, analyze: bool) -> Ex
     if found.route is None or not isinstance(definition, StoredDefinition):
         return Explained(found)
     try:
-        order = order_of_all(workspace, definition)
+        order = spec_of_all(workspace, definition)
     except StorageError:
         return Explained(found)  # an input is not made yet
     expected = estimate(workspace, order)

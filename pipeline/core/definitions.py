@@ -141,6 +141,11 @@ class Definition(ABC):
     def fingerprint(self) -> str:
         """A hash of everything that decides its rows; when it changes, the definition is recomputed."""
 
+    @property
+    def selected_with(self) -> str:
+        """The name with which it is chosen too when a run is given names: a sink comes with its table."""
+        return self.name
+
     def named(self, name: str) -> Self:
         """Return the definition with its name, unless it has one."""
         return self if self.name else replace(self, name=name)

@@ -102,6 +102,11 @@ class Sink(Definition):
         return (self.table,)
 
     @property
+    def selected_with(self) -> str:
+        """Its table's name."""
+        return self.table
+
+    @property
     def kind(self) -> str:
         """`sink`."""
         return "sink"

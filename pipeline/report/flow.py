@@ -10,12 +10,12 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from pipeline.core.definitions import LAYERS, StoredDefinition
-from pipeline.core.sinks import Sink
 from pipeline.report.facts import TableSummary
 from pipeline.report.grid import Node, Spacing
 from pipeline.report.layout import Band, Box, GraphLayout, Line, lay_out
 from pipeline.report.svg import element, picture, shortened, text, width_of
 from pipeline.report.words import count, quantity
+from pipeline.runner.handlers import handler_of
 
 BANDS = (*LAYERS, "model", "sink")
 NAME_PX, NOTE_PX = 12.0, 11.0
@@ -56,9 +56,7 @@ def fitted(nodes: Sequence[Node]) -> GraphLayout:
 
 def band_of(told: TableSummary) -> str:
     """Return the layer in which a definition is drawn."""
-    if isinstance(told.definition, Sink):
-        return "sink"
-    return told.definition.layer if isinstance(told.definition, StoredDefinition) else "model"
+    return handler_of(told.definition).lane(told.definition)
 
 
 def losses(told: TableSummary) -> str:

@@ -34,7 +34,7 @@ from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.dry_run import feed_of, route_of
+from pipeline.runner.facts import feed_of, route_of
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
 from pipeline.runner.post_commit import judged, post_commit, set_aside
 from pipeline.runner.quarantine import in_json, json_text, stage_quarantine

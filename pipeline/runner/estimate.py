@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,17 +14,13 @@ from pipeline.batch.execute import execute
 from pipeline.batch.executor import Executor, OnProgress, layout_of, splits_of
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
-from pipeline.core.definitions import Source, StoredDefinition, Table
+from pipeline.core.definitions import StoredDefinition, Table
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import SqlTransform
-from pipeline.project.contracts import feed_contract, fresh_contract
-from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
-from pipeline.runner.dry_run import feed_of, route_of, route_of_source, scans_of, stored_inputs
-
-_AT = "1970-01-01T00:00:00+00:00"
+from pipeline.runner.handlers import handler_of
 
 
 @dataclass(frozen=True)
@@ -46,29 +41,12 @@ class Estimate:
     buckets: int = 0
 
 
-def order_of_all(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
-    """Return the order to compute a table from all of its inputs, as `--full` would, in a run of its own name."""
-    run_id = f"trial-{secrets.token_hex(3)}"
-    if isinstance(definition, Source):
-        return _of_source(workspace, definition, run_id)
-    if not isinstance(definition, Table):
+def spec_of_all(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
+    """Return the step that computes a table from all of its inputs, as `--full` would, in a run of its own name."""
+    spec = handler_of(definition).spec(workspace, definition)
+    if spec is None:
         raise TypeError(type(definition).__name__)
-    feed = feed_of(workspace, definition)
-    reader = None if feed is None else reader_of(workspace, feed)
-    parts = () if reader is None else reader.plan(None).parts
-    inputs = {name: workspace.require(name, definition.name) for name in stored_inputs(workspace, definition)}
-    scans = scans_of(workspace, definition, inputs)
-    way = route_of(workspace, definition, scans, parts)
-    schema = None if feed is None else feed_contract(workspace, feed, parts)
-    return StepSpec(definition, way, scans, run_id, _AT, parts=parts, reader=reader, schema=schema, feed=feed)
-
-
-def _of_source(workspace: Workspace, definition: Source, run_id: str) -> StepSpec:
-    reader = reader_of(workspace, definition)
-    parts = reader.plan(None).parts
-    contract = fresh_contract(workspace, definition, parts)
-    way = route_of_source(workspace, definition, parts)
-    return StepSpec(definition, way, {}, run_id, _AT, parts=parts, reader=reader, schema=contract)
+    return spec
 
 
 def estimate(workspace: Workspace, order: StepSpec) -> Estimate:

@@ -37,7 +37,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_plan import StagedRows, definition_to_validate, merge_of, plan_commit
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.dry_run import feed_of
+from pipeline.runner.facts import feed_of
 from pipeline.runner.post_commit import post_commit
 
 

@@ -1,0 +1,130 @@
+"""A step of a table, from its specification to its record: computed, committed once, and what follows brought up to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pipeline.batch.execute import execute
+from pipeline.batch.planning import EXPANSION
+from pipeline.batch.step import StepSpec
+from pipeline.batch.work import Outcome
+from pipeline.core.cursors import Cursor, Gap
+from pipeline.core.definitions import StoredDefinition
+from pipeline.core.staging import Manifest, Mode
+from pipeline.governance import StepRecord
+from pipeline.lake import Version
+from pipeline.runner.commit_plan import CommitPlan, StagedRows, plan_commit, replace_by_key
+from pipeline.runner.context import RunContext
+from pipeline.runner.contracts import require_same
+from pipeline.runner.decide import Decision, DecisionKind
+from pipeline.runner.events import Moment
+from pipeline.runner.facts import fingerprint_of
+from pipeline.runner.post_commit import judged, post_commit
+
+
+@dataclass(frozen=True)
+class StepBasis:
+    """What a step starts from: the definition and its version before, and what the step will have consumed."""
+
+    definition: StoredDefinition
+    decision: Decision
+    version: Version | None
+    inputs: Mapping[str, Version]
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """The cursor of the source that the step reads, if it reads one."""
+        return None if self.decision.plan is None else self.decision.plan.cursor
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """What the source lost before it was read, so far and now."""
+        if self.decision.plan is None:
+            return ()
+        version = self.version if self.decision.takes_new else None
+        before = None if version is None else version.manifest
+        return (*(() if before is None else before.gaps), *self.decision.plan.gaps)
+
+
+def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord:
+    """Compute a step, commit it once, and bring quarantine, warehouse and catalog to it."""
+    definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
+    with run.memory.reserve(_needed_bytes(spec, basis)) as memory_bytes:
+        outcome, commit = _staged(run, spec, basis, memory_bytes)
+    run.tell(Moment.STAGED, definition.name)
+    mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
+    manifest = Manifest(
+        table=definition.name,
+        run_id=run.run_id,
+        fingerprint=fingerprint_of(run.workspace, definition),
+        mode=mode,
+        inputs={name: version.number for name, version in basis.inputs.items()},
+        marks={name: version.mark for name, version in basis.inputs.items()},
+        cursor=basis.cursor,
+        gaps=basis.gaps,
+        flow=commit.flow,
+        checks=dict(outcome.checks),
+        aside=commit.aside,
+        aside_mode=commit.aside_mode,
+        tombstones=commit.tombstones,
+        seconds=time.perf_counter() - begun,
+        at=spec.at,
+    )
+    table = run.workspace.table(definition.name)
+    committed = table.commit(manifest, commit.files, outcome.schema, basis.version, commit.removed)
+    run.made(definition.name, committed)
+    run.tell(Moment.COMMITTED, definition.name)
+    post_commit(run.workspace, definition, committed, lambda moment: run.tell(moment, definition.name))
+    return StepRecord(
+        name=definition.name,
+        number=0,
+        kind=definition.kind,
+        layer=definition.layer,
+        decision=kind,
+        reason=basis.decision.reason,
+        strategy=spec.route.strategy,
+        executor=spec.route.executor,
+        version=committed.number,
+        total_rows=committed.rows,
+        flow=commit.flow,
+        checks=judged(definition, outcome.checks, commit.flow),
+    )
+
+
+def skipped(definition: StoredDefinition, decision: Decision, version: Version | None) -> StepRecord:
+    """Return the record of a step that had nothing to do."""
+    return StepRecord(
+        name=definition.name,
+        number=0,
+        kind=definition.kind,
+        layer=definition.layer,
+        decision=decision.kind,
+        reason=decision.reason,
+        version=None if version is None else version.number,
+        total_rows=0 if version is None else version.rows,
+    )
+
+
+def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int) -> tuple[Outcome, CommitPlan]:
+    workspace, decision = run.workspace, basis.decision
+    settings = replace(workspace.settings, memory_bytes=memory_bytes)
+    outcome = execute(spec, workspace.lake, settings, lambda share: run.tell_progress(spec, share))
+    require_same(basis.definition, decision, basis.version, outcome.schema, may_be_made_anew=True)
+    before = basis.version if decision.takes_new else None
+    staged = StagedRows(basis.definition, outcome, run.run_id, before)
+    if not decision.removed:
+        return outcome, plan_commit(workspace, staged)
+    driving = spec.route.driving
+    files = (*decision.removed, *decision.added)
+    return outcome, replace_by_key(workspace, staged, driving, replace(spec.scans[driving], files=files))
+
+
+def _needed_bytes(spec: StepSpec, basis: StepBasis) -> int | None:
+    """Return the memory that holds all rows of a step; `None` for one that works on the cluster."""
+    if spec.is_dataset or spec.route.executor == "ray":
+        return None
+    read = sum(scan.size_bytes for scan in spec.scans.values()) + sum(part.size_bytes for part in spec.parts)
+    before = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)
+    return EXPANSION * (read + before)

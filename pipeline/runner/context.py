@@ -1,0 +1,71 @@
+"""What the steps of a run share."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import dataclass
+
+from pipeline.batch.planning import ExecutionPlan
+from pipeline.batch.step import StepSpec
+from pipeline.core.clock import Clock
+from pipeline.core.definitions import Definition
+from pipeline.governance import StepRecord
+from pipeline.kernel.budget import MemoryPool, budget_here
+from pipeline.lake import Version
+from pipeline.project.workspace import Workspace
+from pipeline.runner.decide import Decision, RunOptions
+from pipeline.runner.events import Event, Moment, Observer, StepProgress
+from pipeline.streaming.planning.streamed import StreamedDefinitions
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One definition of a plan: the decision, and for a table how it would be computed."""
+
+    definition: Definition
+    decision: Decision
+    route: ExecutionPlan | None = None
+
+
+class RunContext:
+    """A run as its steps see it, from several threads: each version of an input is read once, and time is the run's."""
+
+    def __init__(self, workspace: Workspace, options: RunOptions, observer: Observer, clock: Clock) -> None:
+        """Keep what to run; nothing is opened yet."""
+        self.workspace = workspace
+        self.options = options
+        self.run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        budget = budget_here(workspace.settings.memory_bytes)
+        self.threads = options.threads or budget.slots
+        self.memory = MemoryPool(budget, self.threads)
+        self.streamed = StreamedDefinitions(workspace)
+        self._observer = observer
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._versions: dict[str, Version] = {}
+        """The versions of inputs that this run has read or made: it sees one of each."""
+
+    def at(self) -> str:
+        """Return the time, ISO 8601."""
+        return self._clock().isoformat()
+
+    def version(self, name: str, reader: str) -> Version:
+        """Return the version of an input that this run sees; raise `StorageError` when it is not made yet."""
+        with self._lock:
+            if name not in self._versions:
+                self._versions[name] = self.workspace.require(name, reader, is_streamed=name in self.streamed)
+            return self._versions[name]
+
+    def made(self, name: str, version: Version) -> None:
+        """Let the steps below see the version that a step made or left."""
+        self._versions[name] = version
+
+    def tell(self, moment: Moment, name: str = "", note: str = "", step: StepRecord | None = None) -> None:
+        """Tell whoever watches the run that it reached a moment."""
+        self._observer(Event(moment, self.run_id, name, note, step))
+
+    def tell_progress(self, spec: StepSpec, share: float) -> None:
+        """Tell which share of a step is done."""
+        progress = StepProgress(share, spec.route.rows, spec.route.size_bytes)
+        self._observer(Event(Moment.WORKING, self.run_id, spec.definition.name, work=progress))

@@ -1,0 +1,193 @@
+"""What decisions are made on, read from the project and the lake without changing either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pipeline.batch.planning import ExecutionPlan, carries_place, route, source_route, strategy
+from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
+from pipeline.core.definitions import Definition, Feed, Source, Table
+from pipeline.core.execution import ExecutionLimits
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.sources import PROVENANCE, SOURCE, SourceSplit
+from pipeline.core.staging import Manifest
+from pipeline.kernel.budget import budget_here
+from pipeline.kernel.planner.pruning import file_conditions
+from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.sql import SqlTransform
+from pipeline.lake import Version, files_for
+from pipeline.project.readers import reader_of
+from pipeline.project.workspace import Workspace
+from pipeline.runner.commit_plan import key_passed_on, merge_of
+from pipeline.runner.decide import (
+    Decision,
+    DecisionKind,
+    InputFacts,
+    RunOptions,
+    again,
+    decide_reading,
+    decide_source,
+    decide_table,
+)
+
+
+def decide(
+    workspace: Workspace,
+    options: RunOptions,
+    definition: Source | Table,
+    version: Version | None,
+    inputs: Mapping[str, Version],
+) -> Decision:
+    """Decide what to do with a table that is at `version`, its inputs as they were just read."""
+    manifest = None if version is None else version.manifest
+    if isinstance(definition, Source):
+        since = _since(workspace, options, definition, manifest)
+        decision = decide_source(definition.fingerprint, manifest, since, options)
+        return _planned(workspace, definition, decision, _first_bound(definition, options, since))
+    way = route_of(workspace, definition, {})
+    feed = feed_of(workspace, definition)
+    change = None
+    if manifest is not None and way.splits_alone and way.driving in manifest.inputs and way.driving in inputs:
+        mark = manifest.marks.get(way.driving)
+        change = workspace.table(way.driving).change_since(manifest.inputs[way.driving], mark, inputs[way.driving])
+    if change is not None and change.removed and key_passed_on(workspace, definition, way.driving) is None:
+        change = None
+    stored = stored_inputs(workspace, definition)
+    known = InputFacts(
+        versions={name: inputs[name].number if name in inputs else -1 for name in stored},
+        marks={name: inputs[name].mark if name in inputs else None for name in stored},
+        driving=way.driving,
+        added=None if change is None else change.added,
+        splits_alone=way.splits_alone,
+        merges=definition.merge is not None,
+        removed=() if change is None else change.removed,
+        rows=inputs[way.driving].rows if way.driving in inputs else 0,
+        is_later=_is_later(workspace, definition, inputs.get(way.driving), () if change is None else change.added),
+    )
+    if feed is None:
+        return decide_table(definition.fingerprint, manifest, known, options)
+    since = _since(workspace, options, feed, manifest)
+    fingerprint_now = fingerprint_of(workspace, definition)
+    decision = decide_reading(fingerprint_now, manifest, since, known, options)
+    return _planned(workspace, feed, decision, _first_bound(feed, options, since))
+
+
+def made_anew(
+    workspace: Workspace, definition: Source | Table, version: Version | None, decision: Decision, reason: str
+) -> Decision:
+    """Return the decision for a table whose new rows turned out to belong before those that are there.
+
+    Raises `SourceError` when its source would have to be read again and some of it is no longer there.
+    """
+    source = definition if isinstance(definition, Source) else feed_of(workspace, definition)
+    if source is None or decision.plan is None or version is None or version.manifest is None:
+        return Decision(DecisionKind.REBUILD, reason)
+    return _planned(workspace, source, again(version.manifest, decision.plan, reason), UNBOUNDED)
+
+
+def _is_later(workspace: Workspace, definition: Table, driving: Version | None, added: Sequence[DataFile]) -> bool:
+    """Return whether files that came to the driving input hold rows behind all others, by their places in the source.
+
+    Where rows do not carry their places, their order is that of their values: nothing is known then.
+    """
+    if not definition.key or merge_of(definition) is not None:
+        return True
+    name = strategy(definition).driving
+    if driving is None:
+        return carries_place(definition, name, PROVENANCE)
+    if not added or not carries_place(definition, name, driving.schema.names):
+        return not added
+    bounds = workspace.table(name).bounds(driving, (SOURCE,))
+    new = {file.uri for file in added}
+    ends = list(zip(*(bounds.column(n).to_pylist() for n in ("uri", "min_0", "max_0")), strict=True))
+    lows, highs = [low for uri, low, _ in ends if uri in new], [high for uri, _, high in ends if uri not in new]
+    return None not in (*lows, *highs) and (not highs or min(lows) > max(highs))
+
+
+def _since(
+    workspace: Workspace, options: RunOptions, source: Source | Feed, manifest: Manifest | None
+) -> ReadPlan | None:
+    """Return what of a source is new since a manifest, or `None` where it is to be read from the beginning."""
+    if options.full or manifest is None or manifest.cursor is None:
+        return None
+    return reader_of(workspace, source).plan(manifest.cursor, _bound(source, options))
+
+
+def _planned(workspace: Workspace, source: Source | Feed, decision: Decision, bound: Bound) -> Decision:
+    """Return a decision with what is to be read: for a rebuild, all that is there, up to a bound."""
+    if decision.kind is not DecisionKind.REBUILD:
+        return decision
+    return replace(decision, plan=reader_of(workspace, source).plan(None, bound))
+
+
+def _first_bound(source: Source | Feed, options: RunOptions, since: ReadPlan | None) -> Bound:
+    """Return the bound of reading a source from its beginning.
+
+    Only the first time has one: rows that the table has must not be missing for a while because they are read again.
+    """
+    return _bound(source, options) if since is None and not options.full else UNBOUNDED
+
+
+def _bound(source: Source | Feed, options: RunOptions) -> Bound:
+    return replace(source.bound, until=options.until)
+
+
+def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
+    """Return the source that a table reads which is not stored, if it reads one."""
+    found = (workspace.definition(name) for name in definition.inputs)
+    return next((source for source in found if isinstance(source, Feed)), None)
+
+
+def stored_inputs(workspace: Workspace, definition: Definition) -> tuple[str, ...]:
+    """Return the inputs that are tables in the lake."""
+    return tuple(name for name in definition.inputs if not isinstance(workspace.definition(name), Feed))
+
+
+def keeps_rows(workspace: Workspace, name: str) -> bool:
+    """Return whether an input still shows all that it ever showed, except for what was corrected.
+
+    So does a source, and what is made of such inputs row by row. A merged table and an aggregate forget.
+    """
+    definition = workspace.definition(name)
+    if not isinstance(definition, Table):
+        return True
+    is_by_row = strategy(definition).strategy in {"blockwise", "broadcast"}
+    return is_by_row and definition.merge is None and all(keeps_rows(workspace, above) for above in definition.inputs)
+
+
+def fingerprint_of(workspace: Workspace, definition: Definition) -> str:
+    """Return a definition's fingerprint, which is also that of a source it reads that is not stored."""
+    feed = feed_of(workspace, definition)
+    return definition.fingerprint if feed is None else fingerprint(definition.fingerprint, feed.fingerprint)
+
+
+def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Version]) -> dict[str, Scan]:
+    """Return a table's inputs as it reads them: without the files that its statement cannot need."""
+    if not isinstance(definition.transform, SqlTransform):
+        return {name: version.scan() for name, version in inputs.items()}
+    tree, found = definition.transform.tree, {}
+    for name, version in inputs.items():
+        conditions = file_conditions(tree, name, version.schema)
+        found[name] = replace(version.scan(), files=files_for(workspace.table(name), version, conditions))
+    return found
+
+
+def route_of(
+    workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[SourceSplit] = ()
+) -> ExecutionPlan:
+    """Choose how a table is computed from its inputs, or from parts of a source that is not stored."""
+    return route(definition, scans, parts, _room(workspace))
+
+
+def route_of_source(workspace: Workspace, definition: Source, parts: Sequence[SourceSplit]) -> ExecutionPlan:
+    """Choose how a source's parts are read."""
+    return source_route(definition, parts, _room(workspace))
+
+
+def _room(workspace: Workspace) -> ExecutionLimits:
+    settings = workspace.settings
+    memory_bytes = budget_here(settings.memory_bytes).memory_bytes
+    return ExecutionLimits(
+        settings.execution, settings.inline_bytes, memory_bytes, has_cluster=bool(settings.ray_address)
+    )

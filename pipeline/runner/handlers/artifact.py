@@ -1,0 +1,65 @@
+"""Artifacts, for example models: built from tables, judged, and kept when they are good enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.core.definitions import Artifact, Verdict
+from pipeline.core.staging import RowCounts
+from pipeline.governance import StepRecord
+from pipeline.project.workspace import Workspace
+from pipeline.runner.build_context import RunBuildContext
+from pipeline.runner.context import PlannedStep, RunContext
+from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.events import Moment
+
+
+class ArtifactHandler:
+    """See `Handler`."""
+
+    is_step = True
+
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Artifact, changing: str) -> PlannedStep:
+        """It is built again when its inputs or its definition changed since its last verdict."""
+        if changing:
+            return PlannedStep(definition, Decision(DecisionKind.REBUILD, changing))
+        verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
+        if verdict is None:
+            return PlannedStep(definition, Decision(DecisionKind.REBUILD, "to be judged"))
+        reason = "up to date" if verdict.accepted else still_refused(verdict)
+        return PlannedStep(definition, Decision(DecisionKind.SKIP, reason))
+
+    def run(self, run: RunContext, definition: Artifact) -> StepRecord:
+        """Build it with all memory: a model is trained with libraries that know no bound."""
+        with run.memory.reserve(None):
+            return _build(run, definition)
+
+    def spec(self, workspace: Workspace, definition: Artifact) -> None:
+        """It is no table."""
+        del workspace, definition
+
+    def lane(self, definition: Artifact) -> str:
+        """It is drawn as a model."""
+        del definition
+        return "model"
+
+
+def still_refused(verdict: Verdict) -> str:
+    """Return why a refused artifact is not built again."""
+    return f"{verdict.reason}; refused before, and nothing changed since: change its rows or definition, or use --full"
+
+
+def _build(run: RunContext, definition: Artifact) -> StepRecord:
+    context = RunBuildContext(run.workspace, definition, run.run_id)
+    verdict = None if run.options.full else definition.verdict(context)
+    kind = DecisionKind.REBUILD if verdict is None else DecisionKind.SKIP
+    run.tell(Moment.DECIDED, definition.name, kind)
+    step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "up to date")
+    if verdict is not None:
+        refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)
+        return step if verdict.accepted else refused
+    verdict = definition.build(context)
+    run.tell(Moment.COMMITTED, definition.name)
+    decision = "accepted" if verdict.accepted else "refused"
+    counts = RowCounts(rows_in=verdict.rows)
+    return replace(step, decision=decision, reason=verdict.reason, flow=counts, verdict=verdict)

@@ -1,0 +1,35 @@
+"""Sources that are not stored: the tables that read them read their data."""
+
+from __future__ import annotations
+
+from pipeline.core.definitions import Feed
+from pipeline.core.errors import DefinitionError
+from pipeline.governance import StepRecord
+from pipeline.project.workspace import Workspace
+from pipeline.runner.context import PlannedStep, RunContext
+from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+
+
+class FeedHandler:
+    """See `Handler`."""
+
+    is_step = False
+
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Feed, changing: str) -> PlannedStep:
+        """There is nothing to do."""
+        del workspace, options, changing
+        return PlannedStep(definition, Decision(DecisionKind.SKIP, "not stored: what reads it reads its files"))
+
+    def run(self, run: RunContext, definition: Feed) -> StepRecord:
+        """Raise `DefinitionError`: a run has no step for it."""
+        del run
+        raise DefinitionError(f"source {definition.name!r} is not stored, so it has no step", place=definition.place)
+
+    def spec(self, workspace: Workspace, definition: Feed) -> None:
+        """It is no table."""
+        del workspace, definition
+
+    def lane(self, definition: Feed) -> str:
+        """It is drawn where sources are."""
+        del definition
+        return "bronze"

@@ -1,0 +1,47 @@
+"""Sinks: brought to the newest versions of their tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.core.sinks import Sink
+from pipeline.core.staging import RowCounts
+from pipeline.governance import StepRecord
+from pipeline.project.workspace import Workspace
+from pipeline.runner.context import PlannedStep, RunContext
+from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.events import Moment
+from pipeline.runner.sink_delivery import send
+
+
+class SinkHandler:
+    """See `Handler`."""
+
+    is_step = True
+
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Sink, changing: str) -> PlannedStep:
+        """What it will be sent is known when its table is made."""
+        del workspace, options, changing
+        return PlannedStep(definition, Decision(DecisionKind.SKIP, "is sent what its table has new"))
+
+    def run(self, run: RunContext, definition: Sink) -> StepRecord:
+        """Bring it to its table's newest version, unless a stream does."""
+        step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "it has all of its table")
+        if definition.table in run.streamed:
+            return replace(step, reason="`headwater stream` sends what it commits")
+        run.tell(Moment.DECIDED, definition.name, "send")
+        sent = send(run.workspace, definition)
+        if sent is None:
+            return step
+        words = f"{definition.description}, version {sent.to.version} of {definition.table}"
+        counts = RowCounts(rows_in=sent.rows + sent.gone, rows_made=sent.rows, rows_out=sent.rows)
+        return replace(step, decision="sent", reason=words, version=sent.to.version, flow=counts)
+
+    def spec(self, workspace: Workspace, definition: Sink) -> None:
+        """It is no table."""
+        del workspace, definition
+
+    def lane(self, definition: Sink) -> str:
+        """It is drawn as a sink."""
+        del definition
+        return "sink"

@@ -1,0 +1,118 @@
+"""Tables, dimensions, facts, marts and feature views: computed from tables of the lake, or from a source that is not stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.batch.step import StepSpec
+from pipeline.core.definitions import Table
+from pipeline.core.errors import OrderError
+from pipeline.governance import StepRecord
+from pipeline.kernel.scan import Scan
+from pipeline.lake import Version
+from pipeline.project.contracts import feed_contract
+from pipeline.project.readers import reader_of
+from pipeline.project.workspace import Workspace
+from pipeline.runner.commit_plan import definition_to_validate
+from pipeline.runner.commit_step import StepBasis, commit_step, skipped
+from pipeline.runner.context import PlannedStep, RunContext
+from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.events import Moment
+from pipeline.runner.facts import decide, feed_of, keeps_rows, made_anew, route_of, scans_of, stored_inputs
+from pipeline.runner.handlers.source import EPOCH_START, trial_id
+from pipeline.runner.post_commit import post_commit
+from pipeline.warehouse.modelling import DimensionTransform
+
+
+class TableHandler:
+    """See `Handler`."""
+
+    is_step = True
+
+    def plan(self, workspace: Workspace, options: RunOptions, definition: Table, changing: str) -> PlannedStep:
+        """Decide from the versions of the inputs; below one that would change, the table is shown as rebuilt."""
+        known = {name: workspace.version(name) for name in stored_inputs(workspace, definition)}
+        inputs = {name: version for name, version in known.items() if version is not None}
+        scans = scans_of(workspace, definition, inputs)
+        if changing:
+            decision = Decision(DecisionKind.REBUILD, changing)
+        else:
+            decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
+        return PlannedStep(definition, decision, route_of(workspace, definition, scans, decision.parts))
+
+    def run(self, run: RunContext, definition: Table) -> StepRecord:
+        """Append or merge what is new, or compute all of the table."""
+        version = run.workspace.version(definition.name, lenient=run.options.full)
+        if version is not None and not run.options.full:  # what is made anew need not be made good
+            post_commit(run.workspace, definition, version)
+        names = stored_inputs(run.workspace, definition)
+        inputs = {name: run.version(name, definition.name) for name in names}
+        decision = decide(run.workspace, run.options, definition, version, inputs)
+        run.tell(Moment.DECIDED, definition.name, decision.kind)
+        if decision.kind is DecisionKind.SKIP:
+            if version is not None and version.manifest is not None:
+                run.made(definition.name, version)
+            return skipped(definition, decision, version)
+        try:
+            return _compute(run, StepBasis(definition, decision, version, inputs))
+        except OrderError as error:
+            decision = made_anew(run.workspace, definition, version, decision, error.problem)
+            return _compute(run, StepBasis(definition, decision, version, inputs))
+
+    def spec(self, workspace: Workspace, definition: Table) -> StepSpec:
+        """Return the step that computes the table from all of its inputs."""
+        feed = feed_of(workspace, definition)
+        reader = None if feed is None else reader_of(workspace, feed)
+        parts = () if reader is None else reader.plan(None).parts
+        names = stored_inputs(workspace, definition)
+        scans = scans_of(workspace, definition, {name: workspace.require(name, definition.name) for name in names})
+        route = route_of(workspace, definition, scans, parts)
+        schema = None if feed is None else feed_contract(workspace, feed, parts)
+        return StepSpec(
+            definition, route, scans, trial_id(), EPOCH_START, parts=parts, reader=reader, schema=schema, feed=feed
+        )
+
+    def lane(self, definition: Table) -> str:
+        """A table is drawn in its layer."""
+        return definition.layer
+
+
+def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
+    definition, decision, version = basis.definition, basis.decision, basis.version
+    if not isinstance(definition, Table):
+        raise TypeError(type(definition).__name__)
+    workspace = run.workspace
+    scans = scans_of(workspace, definition, basis.inputs)
+    feed = feed_of(workspace, definition)
+    if decision.takes_new and feed is None:
+        driving = route_of(workspace, definition, scans).driving
+        scans[driving] = replace(scans[driving], files=decision.added)
+    computed, scans = _with_last_version(run, definition, version, scans)
+    spec = StepSpec(
+        definition=definition_to_validate(computed),
+        route=route_of(workspace, definition, scans, decision.parts),
+        scans=scans,
+        run_id=run.run_id,
+        at=run.at(),
+        parts=decision.parts,
+        reader=None if feed is None else reader_of(workspace, feed),
+        schema=None if feed is None else feed_contract(workspace, feed, decision.parts),
+        feed=feed,
+        existing=version if decision.kind is DecisionKind.APPEND else None,
+        existing_first=decision.is_later,
+    )
+    return commit_step(run, spec, basis)
+
+
+def _with_last_version(
+    run: RunContext, definition: Table, version: Version | None, scans: Mapping[str, Scan]
+) -> tuple[Table, dict[str, Scan]]:
+    """Return a dimension as it is computed: from its own last version too, unless its inputs still show all they ever did."""
+    transform = definition.transform
+    if not isinstance(transform, DimensionTransform) or not definition.remembers:
+        return definition, dict(scans)
+    inputs_keep_rows = all(keeps_rows(run.workspace, name) for name in definition.inputs)
+    if version is None or run.options.full or inputs_keep_rows:
+        return replace(definition, transform=transform.first()), dict(scans)
+    return definition, {**scans, definition.name: version.scan()}

@@ -1,0 +1,51 @@
+"""Which tests share a worker: those that use one server, and those of a file whose fixtures are made once for it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+SERVERS = ("kafka", "s3")
+"""The fixtures of servers: all tests of one run on one worker, which starts it once."""
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return what an item shares a worker for: a server, Ray, or its file; else its own name."""
+    if item.get_closest_marker("ray") is not None:
+        return "ray"
+    fixtures = set(getattr(item, "fixturenames", ()))
+    server = next((name for name in SERVERS if name in fixtures), None)
+    if server is not None:
+        return server
+    definitions: dict[str, Any] = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    of_file = any(each.scope in {"module", "class"} for found in definitions.values() for each in found)
+    return str(item.path) if of_file else item.nodeid
+
+
+class ByServer(LoadScopeScheduling):
+    """Sends the tests of a group to one worker. Workers write the groups down; large groups begin first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if not hasattr(self, "_groups"):
+            path = _file(next(iter(self.registered_collections)).workerinput)
+            self._groups = json.loads(path.read_text(encoding="utf-8"))
+            atexit.register(path.unlink, missing_ok=True)
+        return str(self._groups[nodeid])
+
+
+def write(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Write the groups down, whole at once, since every worker does."""
+    worker: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+    draft = _file(worker).with_suffix(f".{worker['workerid']}")
+    draft.write_text(json.dumps({item.nodeid: group_of(item) for item in items}), encoding="utf-8")
+    draft.replace(_file(worker))
+
+
+def _file(worker: dict[str, Any]) -> Path:
+    return Path(tempfile.gettempdir()) / f"headwater-tests-{worker['testrunuid']}.json"
