@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 50_000
 _BUSY_WAIT_S, _IDLE_WAIT_S = 0.01, 0.1
-_CHECK_S = 5.0
+_IDLE_CHECK_S = 0.5
+"""How often the topics are asked for while no record comes."""
+_ANSWER_S, _CHECK_S = 0.5, 5.0
+"""How long brokers may take to answer that, and how long when the fetch has failed."""
 
 
 @dataclass
@@ -35,6 +38,8 @@ class _HeldBatch:
 
     begin: int
     end: int
+    checked: int
+    """The offset up to which records are known to be of the topic that the tail began with: these can be taken."""
     taken: int
     """The offset up to which ranges were asked for: what is before is kept only to be read again."""
     tables: list[tuple[FetchedRecords, int]] = field(default_factory=list)
@@ -65,6 +70,9 @@ class KafkaTail:
         self._ids: dict[str, str] = {}
         self._to_add: dict[Partition, int] = {}
         self._waiting_bytes = self._waiting_rows = 0
+        """Of what is checked and not taken yet, the rows; of all that is not taken, the bytes."""
+        self._checked_at = 0.0
+        self._is_unanswered = False
         self._failed: HeadwaterError | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="headwater-kafka", daemon=True)
@@ -97,27 +105,22 @@ class KafkaTail:
         with self._lock:
             self._ids.update(ids)
             for partition, at in partitions.items():
-                self._held[partition] = _HeldBatch(at, at, at)
+                self._held[partition] = _HeldBatch(at, at, at, at)
                 self._to_add[partition] = at
             self._lock.notify_all()
 
     def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return what can be taken: at once if records wait, else when some come or time is up.
 
-        What it names was read from the very topics that the tail began with. Raises `SourceError` when one was deleted,
-        when retention was faster, or when brokers refuse. While no broker answers, nothing is ready.
+        What it names was read from the very topics that the tail began with: the thread that fetches has checked that, so
+        no broker is asked here. Raises `SourceError` when a topic was deleted, when retention was faster, or when brokers
+        refuse. While no broker answers, nothing more is ready.
         """
-        until = time.monotonic() + timeout_s
         with self._lock:
             self._lock.wait_for(lambda: self._waiting_rows or self._failed, timeout_s)
             self._raise()
-            offsets = {p.uri: held.end for p, held in self._held.items()}
-            before = {p.uri: held.taken for p, held in self._held.items()}
-            rows, ids = self._waiting_rows, dict(self._ids)
-        left = max(until - time.monotonic(), min(timeout_s, _CHECK_S), 0.2)
-        if not hold(self._kafka, ids, self._kafka.place, patience_s=left):
-            return ReadyOffsets(before, 0, is_unanswered=True)
-        return ReadyOffsets(offsets, rows)
+            offsets = {p.uri: held.checked for p, held in self._held.items()}
+            return ReadyOffsets(offsets, self._waiting_rows, is_unanswered=self._is_unanswered)
 
     def reader(self, parts: Sequence[SourceSplit] = ()) -> PartReader:
         """Return what serves ranges from memory; one that is not in memory any more is read from the brokers."""
@@ -157,7 +160,7 @@ class KafkaTail:
         """Note that a partition was taken up to an offset; a table counts as taken when its end is."""
         for found, _ in held.tables:
             if held.taken < found.end <= end:
-                self._waiting_rows -= found.records.num_rows
+                self._waiting_rows -= found.records.num_rows if found.end <= held.checked else 0
                 self._waiting_bytes -= found.records.nbytes
         held.taken = end
         self._lock.notify_all()
@@ -175,6 +178,8 @@ class KafkaTail:
                 found = fetch(self._stream, self._kafka.metadata, rows, wait_s)
                 if found:
                     self._keep(found)
+                if found or time.monotonic() - self._checked_at > _IDLE_CHECK_S:
+                    self._check()
         except HeadwaterError as error:
             self._fail(self._explained(error))
         except Exception as error:  # noqa: BLE001 - what ends the thread is told to whoever waits for it
@@ -207,8 +212,19 @@ class KafkaTail:
                     continue
                 held.tables.append((fetched, held.end))
                 held.end = fetched.end
-                self._waiting_rows += fetched.records.num_rows
                 self._waiting_bytes += fetched.records.nbytes
+
+    def _check(self) -> None:
+        """Offer what was fetched, if the topics are still those that the tail began with; raise `SourceError` if not."""
+        with self._lock:
+            ends, ids = {partition: held.end for partition, held in self._held.items()}, dict(self._ids)
+        is_answered = hold(self._kafka, ids, self._kafka.place, patience_s=_ANSWER_S)
+        with self._lock:
+            self._checked_at, self._is_unanswered = time.monotonic(), not is_answered
+            for partition, end in ends.items() if is_answered else ():
+                held = self._held[partition]
+                self._waiting_rows += sum(f.records.num_rows for f, _ in held.tables if held.checked < f.end <= end)
+                held.checked = max(held.checked, end)
             self._lock.notify_all()
 
     def _fail(self, error: HeadwaterError) -> None:

@@ -22,20 +22,19 @@ import pyarrow as pa
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import Epoch
 from pipeline.core.processes import cores
-from pipeline.core.sources import Extent, ReadyOffsets
+from pipeline.core.sources import ReadyOffsets
 from pipeline.core.staging import Manifest, Mode
 from pipeline.kernel.budget import budget_here
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.operator import Progress
-from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.commit import EpochCommitter, PreparedEpoch
+from pipeline.streaming.runtime.log_watcher import LogWatcher
 from pipeline.streaming.runtime.metrics import StreamMetrics
 from pipeline.streaming.runtime.opening import Opening, open_at
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.progress import (
     Arrivals,
-    Extents,
     Splits,
     StreamProgress,
     advance,
@@ -53,9 +52,6 @@ from pipeline.streaming.runtime.state_task import ShardConfig
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
 from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRows
 from pipeline.streaming.runtime.workers import worker_type
-
-LOOK_EVERY_S = 1.0
-"""How often a stream looks for new partitions, for how far it is behind, and for new versions of its lookup tables."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,8 @@ class Stream:
         self._committer.committed = opened.epoch
         self.progress: StreamProgress = opened.progress
         """How far it is, with what was read and not committed yet."""
-        self._logs = _Logs(self.plan.inputs, opened.extents)
+        self._logs = LogWatcher(self.plan.inputs, opened.extents)
+        stack.callback(self._logs.close)
         self._lookups = {name: self._workspace.require(name) for name in self.plan.lookups}
         self._start_workers(stack, opened)
         self._replaces_table = opened.replaces_table
@@ -338,23 +335,6 @@ class Stream:
     def state_tables(self, name: str | None = None) -> dict[str, pa.Table]:
         """Return the state as it is now, uncommitted: the tables of all shards, or one of them."""
         return {} if self._shards is None else self._shards.tables(name)
-
-
-class _Logs:
-    """What the logs of a stream hold: asked of them now and then."""
-
-    def __init__(self, inputs: Sequence[StreamInput], extents: Extents) -> None:
-        self.extents = extents
-        self._inputs = inputs
-        self._asked_at = time.monotonic()
-
-    def refresh(self) -> bool:
-        """Ask again, if it is time, and return whether it was."""
-        if time.monotonic() - self._asked_at <= LOOK_EVERY_S:
-            return False
-        extents: dict[str, Mapping[str, Extent]] = {each.name: each.log.extents() for each in self._inputs}
-        self.extents, self._asked_at = extents, time.monotonic()
-        return True
 
 
 __all__ = ["MicroBatch", "Stream"]
