@@ -11,6 +11,7 @@ from sqlglot import exp
 from pipeline.core.definitions import Source, StoredDefinition, Table
 from pipeline.core.execution import Execution, ExecutionLimits
 from pipeline.core.functions import FunctionTransform
+from pipeline.core.refusal import Refusal
 from pipeline.core.sources import SourceSplit
 from pipeline.kernel.planner import provenance
 from pipeline.kernel.planner.exchange import Exchange, exchange
@@ -80,11 +81,11 @@ def _meets(found: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
     return found.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
 
 
-def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchange | str:
+def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchange | Refusal:
     """Return how a table's statement runs in buckets of rows that meet, or why it cannot."""
     transform = definition.transform if isinstance(definition, Table) else None
     if not isinstance(transform, SqlTransform):
-        return "it is no statement"
+        return Refusal("it is no statement")
     schemas = {name: scan.schema for name, scan in scans.items()}
     tree = transform.tree_over({name: schema.names for name, schema in schemas.items()})
     sizes = {name: scan.size_bytes for name, scan in scans.items()}
@@ -95,7 +96,7 @@ def _in_buckets(
     definition: StoredDefinition, found: ExecutionPlan, scans: Mapping[str, Scan], why: str
 ) -> ExecutionPlan:
     chosen = exchanged(definition, scans)
-    if isinstance(chosen, str):
+    if isinstance(chosen, Refusal):
         return replace(found, reason=f"{found.reason}; {chosen}")
     return replace(found, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
 

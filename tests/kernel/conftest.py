@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from pipeline.core.refusal import Refusal
 from pipeline.kernel.aggregates.decomposition import STATES, take_apart
 from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
@@ -72,7 +73,7 @@ class Splits:
         names = tables_of(tree)
         schemas = {name: schema_of(self.con, f"from {quoted('made_' + name.lower())}") for name in names}
         chosen = exchange(tree, schemas, {name: 2 if name.lower() in large else 1 for name in names}, 2)
-        if isinstance(chosen, str):
+        if isinstance(chosen, Refusal):
             return chosen, [], []
         apart = take_apart(tree) if chosen.merges else None
         union, query = (BUCKETS, chosen.statement) if apart is None else (STATES, apart.partial())

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.kernel.planner.exchange import BUCKETS, exchange
 from pipeline.kernel.sql import parse
 from pipeline.kernel.sql_text import literal
-from tests.rigs.proofs import examples, some
+from tests.rigs.proofs import PROOFS, examples, some
 
 COLUMNS = {
     "t": {"k": "bigint", "j": "integer", "s": "varchar", "x": "double", "d": "date"},
@@ -245,7 +246,7 @@ def answered(splits, statement, buckets=(1, 3, 7), large=LARGE):
     chosen = None
     for count in buckets:
         chosen, types, got = splits.exchanged(statement, count, large)
-        if isinstance(chosen, str):
+        if isinstance(chosen, Refusal):
             return chosen
         assert types == kinds, (statement, chosen)
         assert splits.same(got, rows), (statement, chosen, count, got, rows)
@@ -374,12 +375,12 @@ def said(statement):
 
 @pytest.mark.parametrize("statement", [line.strip() for line in COVERED.strip().splitlines()])
 def test_it_covers(statement):
-    assert not isinstance(said(statement), str), said(statement)
+    assert not isinstance(said(statement), Refusal), said(statement)
 
 
 @pytest.mark.parametrize("statement", [line.strip() for line in REFUSED.strip().splitlines()])
 def test_it_refuses(statement):
-    assert isinstance(said(statement), str), said(statement)
+    assert isinstance(said(statement), Refusal), said(statement)
 
 
 def test_keys_are_in_one_type_and_one_order_and_as_many_as_hold():
@@ -441,7 +442,7 @@ def test_order_and_limit_are_done_once_more_over_the_buckets():
     ],
 )
 def test_a_refusal_says_why(statement, why):
-    assert why in said(statement)
+    assert why in str(said(statement))
 
 
 @pytest.fixture(scope="module")
@@ -515,18 +516,19 @@ def test_queries_of_tpch_in_buckets_are_the_direct_ones(splits, tpch, large, cov
     splits.give(**TPCH)
     found = {number: answered(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
     assert len(found) == 22
-    assert {number for number, chosen in found.items() if not isinstance(chosen, str)} == covered
+    assert {number for number, chosen in found.items() if not isinstance(chosen, Refusal)} == covered
 
 
 def test_every_part_of_a_statement_in_buckets_is_the_direct_query(splits):
     splits.give(**{name: rows_as_query(name, rows) for name, rows in ROWS.items()})
     found = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
     sql = [chosen for chosen in found if chosen is not None]
-    covered = [chosen for chosen in sql if not isinstance(chosen, str)]
+    covered = [chosen for chosen in sql if not isinstance(chosen, Refusal)]
     assert len(sql) > len(found) / 2  # most of them are SQL
-    assert len(covered) > 0.55 * len(sql), (len(covered), len(sql))  # the others mostly have no key in common
-    assert any(chosen.merges for chosen in covered)
-    assert any(chosen.driving_may_split for chosen in covered)
+    if PROOFS:
+        assert len(covered) > 0.55 * len(sql), (len(covered), len(sql))  # the others mostly have no key in common
+        assert any(chosen.merges for chosen in covered)
+        assert any(chosen.driving_may_split for chosen in covered)
 
 
 @settings(max_examples=examples(33, 300))
@@ -535,5 +537,5 @@ def test_a_statement_in_buckets_is_the_direct_query(splits, given_tables, statem
     splits.give(**given_tables)
     chosen = answered(splits, statement, large=large)  # asserts that both have the same rows
     assume(chosen is not None)
-    event("refused" if isinstance(chosen, str) else "covered")
-    assert isinstance(chosen, str) or chosen.keys
+    event("refused" if isinstance(chosen, Refusal) else "covered")
+    assert isinstance(chosen, Refusal) or chosen.keys

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import duckdb
 from sqlglot import exp
 
+from pipeline.core.refusal import Refusal
 from pipeline.kernel.aggregates.grouping import Matcher, aliases_of, keys_of, unclear_name
 from pipeline.kernel.aggregates.mergeable import state_of
 from pipeline.kernel.aggregates.states import AT, STATES, ExportedState, State, typed
@@ -133,7 +134,7 @@ def take_apart(tree: exp.Select) -> Decomposition:
     source.set("expressions", [exp.column(_COLUMNS)])
     return Decomposition(
         keys=tuple(key.sql("duckdb", comments=False) for key in matcher.keys),
-        calls=tuple(call for call in _states(tree, matcher) if not isinstance(call, str)),
+        calls=tuple(call for call in _states(tree, matcher) if not isinstance(call, Refusal)),
         source=source.sql("duckdb", comments=False),
         finish=_finish(tree, matcher).sql("duckdb", comments=False),
     )
@@ -150,7 +151,7 @@ def _grouped(tree: exp.Select) -> exp.Select:
     return grouped
 
 
-def _states(tree: exp.Select, matcher: Matcher) -> list[State | str]:
+def _states(tree: exp.Select, matcher: Matcher) -> list[State | Refusal]:
     in_order = _is_in_order(tree)
     return [state_of(whole, f"_a{i}", in_order=in_order) for i, whole in enumerate(matcher.calls)]
 
@@ -220,7 +221,7 @@ def _unmerged_call(tree: exp.Select) -> str | None:
             return f"{node.sql('duckdb')} is not known to work row by row"
     in_order = _is_in_order(tree)
     states = (state_of(whole_of(node), "", in_order=in_order) for node in aggregates_of(tree))
-    return next((state for state in states if isinstance(state, str)), None)
+    return next((state.reason for state in states if isinstance(state, Refusal)), None)
 
 
 def _unsplit_part(tree: exp.Select) -> str | None:

@@ -23,6 +23,7 @@ from dataclasses import replace
 
 from sqlglot import exp
 
+from pipeline.core.refusal import Refusal
 from pipeline.kernel.aggregates.states import AT, Binding, CountState, ExportedState, ListState, State
 from pipeline.kernel.planner.function_calls import CallParts, function_name
 
@@ -66,7 +67,7 @@ _PARAMETERS = {
 """How many arguments a call takes of each row, and how many constants after them at most."""
 
 
-def state_of(whole: exp.Expr, column: str, *, in_order: bool) -> State | str:
+def state_of(whole: exp.Expr, column: str, *, in_order: bool) -> State | Refusal:
     """Return the state of a call with its FILTER, in a column of that name, or why it has none.
 
     `in_order` says that the rows of a split, and the splits, come in the order of the input.
@@ -74,12 +75,14 @@ def state_of(whole: exp.Expr, column: str, *, in_order: bool) -> State | str:
     parts = CallParts.of(whole)
     name = None if parts is None else function_name(parts.call)
     if parts is None or name not in MERGEABLE or not _fits(name, parts):
-        return f"{whole.sql('duckdb')} has no state that merges"
+        return Refusal(f"{whole.sql('duckdb')} has no state that merges")
     if name in _COUNTED and not parts.distinct:
         return CountState(column, name, (_sql(parts.arguments[0]),), _where(parts.where))
     if name in _IN_ORDER and not parts.distinct and not parts.order:
         if not in_order:
-            return f"{whole.sql('duckdb')} takes rows in their order, which a join does not keep: write ORDER BY in it"
+            return Refusal(
+                f"{whole.sql('duckdb')} takes rows in their order, which a join does not keep: write ORDER BY in it"
+            )
         return _in_order(whole, column, name, parts)
     if parts.distinct or parts.order or name in _HELD or _is_top(name, parts):
         return _kept(whole, column, name, parts)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates.decomposition import has_groups, refusal
 from pipeline.kernel.planner.canonical import common_type, expression_type, family_of, is_column
@@ -56,7 +57,7 @@ def bucket_of(expressions: Iterable[str], buckets: int) -> str:
 
 def exchange(
     tree: exp.Query, schemas: Mapping[str, Schema], sizes: Mapping[str, int], broadcast_bytes: int
-) -> Exchange | str:
+) -> Exchange | Refusal:
     """Return how a statement runs in buckets, or why it cannot.
 
     Inputs of `broadcast_bytes` or more are never given whole to every bucket; missing sizes count as large.
@@ -64,7 +65,7 @@ def exchange(
     try:
         return _Search.of(tree, schemas, sizes, broadcast_bytes).exchange()
     except NotPartitionableError as why:
-        return str(why)
+        return Refusal(str(why))
 
 
 @dataclass(frozen=True)

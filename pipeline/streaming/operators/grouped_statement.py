@@ -11,6 +11,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from pipeline.core.definitions import Emit, Streaming
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import columns_part
 from pipeline.kernel.aggregates.decomposition import STATES, has_groups, refusal, take_apart
@@ -52,7 +53,7 @@ class _GroupedStatement:
 
 def operator_of(
     transform: SqlTransform, name: str, schemas: Mapping[str, Schema], streaming: Streaming, event_time: str | None
-) -> Operator | str:
+) -> Operator | Refusal:
     """Return the operator of a grouped statement that streams its input `name`, or why it has none and the way out.
 
     `schemas` are the columns of all its inputs; those that are not streamed are tables where rows are prepared.
@@ -60,21 +61,21 @@ def operator_of(
     """
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
-        return "it does not group"
+        return Refusal("it does not group")
     has_windows_below = transform.window is None and in_plain_sql(select) is not select
     if type(transform) is not SqlTransform or has_windows_below:
-        return "it has more steps than one: make a table of what is grouped first, and stream that"
+        return Refusal("it has more steps than one: make a table of what is grouped first, and stream that")
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")
     wanted = _GroupedStatement(select, window, name, schemas, event_time, emit, streaming.ttl)
     why = _unordered(select) or _emitted(wanted) or _timed(wanted)
     if why is not None:
-        return why
+        return Refusal(why)
     select = cast("exp.Select", transform.decided)
     wanted = replace(wanted, select=select)
     tree = select if window is None else in_panes(select, window)
     why = (None if window is None else unclear_name(select)) or _mergeable(tree, name)
-    return _operator(wanted, _grouping(wanted, tree)) if why is None else why
+    return _operator(wanted, _grouping(wanted, tree)) if why is None else Refusal(why)
 
 
 def _unordered(select: exp.Select) -> str | None:
@@ -130,7 +131,7 @@ def _mergeable(tree: exp.Select, name: str) -> str | None:
     if chosen.strategy != "partial" or why is not None:
         return f"{why or chosen.reason}: it has no streamed form"
     states = (state_of(whole_of(call), "", in_order=False) for call in aggregates_of(tree))
-    return next((state.replace("a join", "a stream") for state in states if isinstance(state, str)), None)
+    return next((state.reason.replace("a join", "a stream") for state in states if isinstance(state, Refusal)), None)
 
 
 def _grouping(wanted: _GroupedStatement, tree: exp.Select) -> Grouping:

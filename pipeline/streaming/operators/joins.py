@@ -21,6 +21,7 @@ import sqlglot
 from sqlglot import exp
 
 from pipeline.core.event_time import in_words
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.aggregates.grouping import normalised
@@ -83,7 +84,7 @@ class JoinSide:
 Sides = tuple[JoinSide, JoinSide]
 
 
-def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> IntervalJoin | str:
+def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> IntervalJoin | Refusal:
     """Return what streams a join of two streams, or why the statement has no streamed form and the way out.
 
     It is one SELECT with one join, INNER, LEFT, RIGHT or FULL, whose conditions bound the event times of both sides. Rows
@@ -91,16 +92,16 @@ def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> Inter
     """
     refused = _refused(tree)
     if refused is not None:
-        return refused
+        return Refusal(refused)
     select = cast("exp.Select", tree)
     join: exp.Join = select.args["joins"][0]
     tables = [cast("exp.Table", relation(select)), cast("exp.Table", join.this)]
     if tables[0].name.lower() == tables[1].name.lower():
-        return f"{tables[0].name!r} is joined to itself; join it to a table that selects from it"
+        return Refusal(f"{tables[0].name!r} is joined to itself; join it to a table that selects from it")
     streamed = {name.lower(): (name, found) for name, found in inputs.items()}
     missing = next((table.name for table in tables if table.name.lower() not in streamed), None)
     if missing is not None:
-        return f"{missing!r} is not streamed; a join with it needs no memory"
+        return Refusal(f"{missing!r} is not streamed; a join with it needs no memory")
     sides = cast("Sides", tuple(_relation(select, table, *streamed[table.name.lower()]) for table in tables))
     outer = _OUTER[join.side.upper()]
     conjuncts = list(_conjuncts(join.args.get("on")))
@@ -109,7 +110,7 @@ def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> Inter
         conjuncts += _conjuncts(None if where is None else where.this)
     bounds = bounds_of(conjuncts, lambda column: _time_of(column, sides))
     if bounds.low is None or bounds.high is None:
-        return _unbounded(sides, bounds)
+        return Refusal(_unbounded(sides, bounds))
     keys = [*_using(join, sides), *_equalities(conjuncts, sides)]
     return IntervalJoin(select, sides, outer, (bounds.low, bounds.high), tuple(keys))
 

@@ -16,6 +16,7 @@ from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.event_time import EventTime, require_event_time
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.functions import FunctionTransform
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.sources import PROVENANCE
 from pipeline.core.state_identity import StateIdentity
@@ -136,7 +137,7 @@ class Planner:
         self.workspace = workspace
         definitions = workspace.project.graph.definitions
         self._has_streams = any(isinstance(d, Source | Feed) and d.event_time is not None for d in definitions)
-        self._plans: dict[str, StreamPlan | str] = {}
+        self._plans: dict[str, StreamPlan | Refusal] = {}
 
     def is_streamed(self, name: str) -> bool:
         """Return whether a definition is a stream, or a source that one reads."""
@@ -150,7 +151,7 @@ class Planner:
         driving = definition.transform.inputs[0]
         if definition.transform.language == "dataset" or not self.is_streamed(driving):
             return False
-        return not isinstance(self._planned(definition), str)
+        return not isinstance(self._planned(definition), Refusal)
 
     def changes(self, name: str) -> bool:
         """Return whether rows of a streamed table take each other's place as it goes on."""
@@ -173,9 +174,9 @@ class Planner:
     def left_out(self) -> dict[str, str]:
         """The tables that read a stream and are no streams themselves, with the reason."""
         return {
-            name: found
+            name: found.reason
             for name, found in self._plans.items()
-            if isinstance(found, str) and self.is_streamed(self._driving(name))
+            if isinstance(found, Refusal) and self.is_streamed(self._driving(name))
         }
 
     @property
@@ -203,7 +204,7 @@ class Planner:
         if not isinstance(definition, Source | Table):
             raise RequestError(f"{name!r} is no table that can be streamed")
         found = self._planned(definition)
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             raise DefinitionError(
                 f"table {name!r} cannot be streamed: {found}",
                 do="compute it in batch, with `headwater run`",
@@ -211,7 +212,7 @@ class Planner:
             )
         return found
 
-    def _planned(self, definition: Source | Table) -> StreamPlan | str:
+    def _planned(self, definition: Source | Table) -> StreamPlan | Refusal:
         if definition.name not in self._plans:
             if isinstance(definition, Source):
                 self._plans[definition.name] = _of_source(self, definition)
@@ -292,18 +293,18 @@ def _of_world(planner: Planner, definition: Source | Feed) -> StreamInput:
     return StreamInput(definition.name, log, schema, definition.event_time)
 
 
-def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
+def _shape(planner: Planner, definition: Table) -> StreamPlan | Refusal:
     """Return how a table is streamed, or why it cannot be."""
     transform = definition.transform
     driving = transform.inputs[0]
     obstacle = _unfollowed(planner, transform.inputs)
     if obstacle is not None:
-        return obstacle
+        return Refusal(obstacle)
     made = getattr(transform, "operator", None)
     if made is not None:
         inputs = tuple(_reading(planner, name) for name in transform.inputs)
         operator_inputs = _streamed(inputs)
-        if isinstance(operator_inputs, str):
+        if isinstance(operator_inputs, Refusal):
             return operator_inputs
         return _with_memory(planner, definition, inputs, made(operator_inputs, definition.place))
     stream_input = _reading(planner, driving)
@@ -313,7 +314,7 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | str:
         found = replace(base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}")
         return _with_schema(planner, found)
     if not isinstance(transform, SqlTransform):
-        return f"a {definition.kind} is computed from all of its input"
+        return Refusal(f"a {definition.kind} is computed from all of its input")
     return _of_statement(planner, base, transform)
 
 
@@ -327,7 +328,7 @@ def _unfollowed(planner: Planner, inputs: Sequence[str]) -> str | None:
     return f"rows of {changing!r} take each other's place, and a stream follows only rows that are added"
 
 
-def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -> StreamPlan | str:
+def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -> StreamPlan | Refusal:
     (stream_input,) = base.inputs
     joined = tuple(name for name in base.lookups if planner.is_streamed(name))
     how = plan(transform.tree)
@@ -338,22 +339,24 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
         return _with_schema(planner, replace(found, reason=how.reason))
     inputs = (stream_input, *(_reading(planner, name) for name in joined))
     operator_inputs = _streamed(inputs)
-    if isinstance(operator_inputs, str):
+    if isinstance(operator_inputs, Refusal):
         return operator_inputs
     streaming = base.definition.streaming if isinstance(base.definition, Table) else Streaming()
     lookups = tuple(name for name in base.lookups if name not in joined)
     lookup_schemas = {name: _scan(planner, name).schema for name in lookups}
     operator = operator_of(transform, operator_inputs, lookup_schemas, streaming)
-    if isinstance(operator, str):
+    if isinstance(operator, Refusal):
         return operator
     return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in inputs), operator, lookups)
 
 
-def _streamed(inputs: Sequence[StreamInput]) -> dict[str, StreamedInput] | str:
+def _streamed(inputs: Sequence[StreamInput]) -> dict[str, StreamedInput] | Refusal:
     """Return what an operator is told of its inputs, or which of them has no event time."""
     found = {i.name: StreamedInput(i.schema, i.time.column) for i in inputs if i.time is not None}
     missing = next((i.name for i in inputs if i.time is None), None)
-    return found if missing is None else f"{missing!r} has no event time: give event_time= with one of its columns"
+    if missing is not None:
+        return Refusal(f"{missing!r} has no event time: give event_time= with one of its columns")
+    return found
 
 
 def _pruned(stream_input: StreamInput, transform: SqlTransform) -> StreamInput:
@@ -371,9 +374,11 @@ def _with_memory(
     inputs: tuple[StreamInput, ...],
     operator: Operator,
     lookups: tuple[str, ...] = (),
-) -> StreamPlan | str:
+) -> StreamPlan | Refusal:
     if operator.emits == "upsert" and not definition.key:
-        return "its rows change as more come, and it has no key by which they could take each other's place: give key="
+        return Refusal(
+            "its rows change as more come, and it has no key by which they could take each other's place: give key="
+        )
     found = StreamPlan(definition, inputs, lookups, operator=operator, reason=type(operator).__name__)
     return _with_schema(planner, found)
 

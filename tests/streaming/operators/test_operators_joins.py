@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import sql
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.kernel.sql import parse
 from pipeline.streaming.operators.batch_form import StreamedInput
@@ -143,5 +144,5 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
 )
 def test_what_has_no_streamed_form_says_why(text, reason):
     found = join_operator(parse(text), INPUTS)
-    assert isinstance(found, str)
-    assert reason in found
+    assert isinstance(found, Refusal)
+    assert reason in found.reason

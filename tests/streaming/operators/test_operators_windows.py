@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.definitions import Streaming
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql import SqlTransform
@@ -56,7 +57,7 @@ def rows(*events, zone=None):
 
 def streamed(text, streaming=CLOSE, schema=SCHEMA, most_apart=None):
     found = operator_of(SqlTransform(text), "t", {"t": schema}, streaming, "at")
-    assert not isinstance(found, str), found
+    assert not isinstance(found, Refusal), found
     if most_apart is not None:
         found = replace(found, grouping=replace(found.grouping, most_apart=most_apart))
     return found
@@ -402,7 +403,7 @@ def test_a_table_of_the_lake_may_be_joined():
     names = pa.table({"k": ["a", "b"], "name": ["Anna", "Bert"]})
     schemas = {"t": SCHEMA, "names": Schema.of({"k": "varchar", "name": "varchar"})}
     operator = operator_of(SqlTransform(text), "t", schemas, CLOSE, "at")
-    assert not isinstance(operator, str)
+    assert not isinstance(operator, Refusal)
     block = rows((1, "a"), (2, "b"), (3, "c"), (4, "a"))
     with connect() as con:
         con.register("t", block)
@@ -449,8 +450,8 @@ def test_a_table_of_the_lake_may_be_joined():
 )
 def test_what_has_no_streamed_form_says_why(text, streaming, why):
     found = operator_of(SqlTransform(text), "t", {"t": SCHEMA, "u": SCHEMA}, streaming, "at")
-    assert isinstance(found, str)
-    assert why in found
+    assert isinstance(found, Refusal)
+    assert why in found.reason
 
 
 def test_windows_need_an_event_time_that_is_a_time():
