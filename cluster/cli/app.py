@@ -12,7 +12,8 @@ import sys
 import typer
 
 from cluster.cli.commands import CONTEXT, CommandGroup
-from cluster.cli.options import HERE, PROJECT, Folder
+from cluster.cli.logs import LogFormat, configure
+from cluster.cli.options import HERE, PROJECT, Folder, LogForm, Quiet, Verbose
 
 app = typer.Typer(
     name="headwater",
@@ -26,8 +27,11 @@ app = typer.Typer(
 
 
 @app.callback()
-def main(folder: Folder = HERE) -> None:
+def main(
+    folder: Folder = HERE, verbose: Verbose = 0, quiet: Quiet = False, log_format: LogForm = LogFormat.TEXT
+) -> None:
     """Data from its sources through lake and warehouse to models and endpoints, from one set of definitions."""
+    configure(verbose=verbose, quiet=quiet, form=log_format)
     if folder != HERE:
         os.environ[PROJECT] = str(folder.absolute())  # a command's own --project comes before it
 

@@ -54,6 +54,7 @@ class Explained:
                 "engine_seconds": self.outcome.profile.seconds,
                 "seconds": self.seconds,
                 "files_out": len(self.outcome.files),
+                "fallbacks": dict(self.outcome.fallbacks),
             }
         return facts
 
@@ -137,6 +138,7 @@ def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:
         ("memory of a task, MB", f"{expected.task_bytes / 1e6:,.0f}", f"{profile.peak_bytes / 1e6:,.0f}"),
         ("spilled by a task, MB", "", spilled),
         ("files out", "", len(outcome.files)),
+        *((f"splits validated: {reason}", "", count) for reason, count in outcome.fallbacks.items()),
         ("MB/s", "", speed),
         ("seconds", "", f"{seconds:.2f}"),
     ]

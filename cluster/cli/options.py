@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.logs import LogFormat
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Env = Annotated[str | None, typer.Option("--env", help="The environment of headwater.toml; dev without it.")]
 PROJECT = "HEADWATER_PROJECT"
@@ -15,3 +17,8 @@ Folder = Annotated[
     Path, typer.Option("--project", "-C", envvar=PROJECT, help="The project's folder.", show_default=False)
 ]
 HERE = Path()
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Log what happens; twice: every step.", show_default=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
+LogForm = Annotated[LogFormat, typer.Option("--log-format", help="How log lines are written to standard error.")]

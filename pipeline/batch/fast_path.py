@@ -6,17 +6,18 @@ import duckdb
 
 from pipeline.batch.work import STOP, InputQuery, Outcome, Split, TaskSpec
 from pipeline.core.errors import StorageError
+from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.staging import RowCounts, StagedFile
 from pipeline.kernel.checks import require_distinct
-from pipeline.kernel.engine import no_rows, one, schema_of
+from pipeline.kernel.engine import first_line, no_rows, one, schema_of
 from pipeline.kernel.profile import Profile, last_profile
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import stored
 
 
-def clean(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | None:
-    """Stage a split's rows in one pass, or return `None` when anything about it is not as it should be.
+def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | Refusal:
+    """Stage a split's rows in one pass, or return why its rows have to go through the validating pass.
 
     What was staged by then has the names that the careful way gives its files, which replace them.
     """
@@ -24,16 +25,20 @@ def clean(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: In
         return _pass(con, work, split, made)
     except (duckdb.InterruptException, duckdb.OutOfMemoryException):
         raise
-    except (duckdb.Error, StorageError):
-        return None  # the careful way finds out what it is, and says so
+    except (duckdb.Error, StorageError) as error:
+        if STOP in str(error):
+            return Refusal("a row does not meet an expectation")
+        return Refusal(
+            f"the pass failed: {first_line(error)}"
+        )  # the validating pass says what it is, if it is an error
 
 
-def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | None:
+def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | Refusal:
     found = schema_of(con, made.query if made.schema is None else no_rows(made.schema))
     require_distinct(found.names)
     schema = stored(Schema(tuple(c for c in found.columns if c.name not in made.hidden)))
     if not set(work.key) <= set(schema.names):
-        return None
+        return Refusal("a column of the key is missing")
     kinds = {c.name: c.type for c in found.columns}
     columns = ", ".join(
         quoted(c.name) if kinds[c.name] == c.type else f"{quoted(c.name)}::{c.type} as {quoted(c.name)}"
@@ -42,8 +47,10 @@ def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: In
     select = f"select {columns} from ({made.query}\n) as _headwater_made{_guard(work)}"
     files = work.stager.stage(con, select, split.index, schema)
     profile = last_profile(con)
-    if not is_whole(con, made, profile) or has_duplicates(con, work, files):
-        return None
+    if not is_whole(con, made, profile):
+        return Refusal("a record does not fit the contract")
+    if has_duplicates(con, work, files):
+        return Refusal("a key comes twice")
     rows = sum(file.rows for file in files)
     flow = RowCounts(rows_in=made.rows_in, rows_made=rows, rows_out=rows, bytes_in=made.bytes_in)
     return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)

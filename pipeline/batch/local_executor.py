@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
@@ -30,7 +31,8 @@ def run_lanes(
     share = _Share(splits, tell)
     with ThreadPoolExecutor(lanes, thread_name_prefix="headwater-lane") as pool:
         futures: dict[Future[T], Split] = {
-            pool.submit(tried, partial(task, split, share.of(split), stop)): split for split in splits
+            pool.submit(copy_context().run, tried, partial(task, split, share.of(split), stop)): split
+            for split in splits
         }
         try:
             for future in as_completed(futures):

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from pipeline.batch.work import Split
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import HeadwaterError, SourceError, SplitError, StorageError
+from pipeline.core.logs import logger
 
+log = logger(__name__)
 Task = Callable[..., Any]
 
 
@@ -49,6 +51,9 @@ def attempt(
     for split in splits:
         if not isinstance(found.get(split.index), FailedTask | None):
             continue
+        failure = found.get(split.index)
+        reason = str(failure.error) if isinstance(failure, FailedTask) else "its worker was lost"
+        log.warning("split is tried again", split=str(split), reason=reason)
         found |= _run([replace(split, is_last_try=True)], place, task, tell)
         outcome = found.get(split.index)
         if isinstance(outcome, FailedTask):

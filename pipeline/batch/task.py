@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+
+import duckdb
 
 from pipeline.batch.duckdb_errors import in_our_words
-from pipeline.batch.fast_path import clean
-from pipeline.batch.validating_pass import careful
-from pipeline.batch.work import Outcome, Split, TaskSpec
+from pipeline.batch.fast_path import fast_path
+from pipeline.batch.validating_pass import validating_pass
+from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
+from pipeline.core.logs import logger
+from pipeline.core.refusal import Refusal
 from pipeline.kernel.engine import Stop, connect, watched
 from pipeline.kernel.profile import start_profiling
+
+log = logger(__name__)
 
 
 def run_task(
@@ -26,17 +33,28 @@ def run_task(
     does not fit its inputs; nothing that a reader can see has changed then.
     """
     with in_our_words(work):
+        reason = "the input has no fast path"
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.maker.flow(con, split) as made:
-                if made is not None:
+            with work.maker.flow(con, split) as query:
+                if query is not None:
                     with nullcontext() if tell is None else watched(con, tell):
-                        outcome = None if made.rejected else clean(con, work, split, made)
-                    if outcome is not None:
-                        return outcome
-                    if made.again:
-                        return careful(con, work, split, made, tell)
+                        found = _fast_path(con, work, split, query)
+                    if isinstance(found, Outcome):
+                        return found
+                    reason = found.reason
+                    if query.again:
+                        return _fell_back(validating_pass(con, work, split, query, tell), reason)
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.maker.make(con, split) as made:
-                return careful(con, work, split, made, tell)
+            with work.maker.make(con, split) as query:
+                return _fell_back(validating_pass(con, work, split, query, tell), reason)
+
+
+def _fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
+    return Refusal("the source rejected rows") if query.rejected else fast_path(con, work, split, query)
+
+
+def _fell_back(outcome: Outcome, reason: str) -> Outcome:
+    log.info("validating pass", reason=reason, rows=outcome.flow.rows_in)
+    return replace(outcome, fallbacks={reason: 1})

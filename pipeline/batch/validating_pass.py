@@ -22,7 +22,7 @@ REJECTED = "_rejected"
 """The temporary table of rows that a reader could not fit to the contract."""
 
 
-def careful(
+def validating_pass(
     con: duckdb.DuckDBPyConnection,
     work: TaskSpec,
     split: Split,

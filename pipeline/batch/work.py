@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -127,6 +128,8 @@ class Outcome:
     aside: tuple[StagedFile, ...] = ()
     checks: Mapping[str, int] = field(default_factory=dict)
     profile: Profile = field(default_factory=Profile)
+    fallbacks: Mapping[str, int] = field(default_factory=dict)
+    """How many splits were done by the validating pass instead of the fast path, by reason."""
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return both outcomes as one, in order; raise `SchemaError` when they are of different columns."""
@@ -144,4 +147,5 @@ class Outcome:
             aside=self.aside + other.aside,
             checks={name: count + other.checks.get(name, 0) for name, count in self.checks.items()},
             profile=self.profile + other.profile,
+            fallbacks=dict(Counter(self.fallbacks) + Counter(other.fallbacks)),
         )

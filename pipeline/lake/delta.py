@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -21,6 +20,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipeline.core.errors import OutcomeUnknownError, StorageError
+from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect, is_of_files, schema_of
@@ -44,6 +44,8 @@ from pipeline.lake.storage import Storage
 from pipeline.lake.tidy import EVERY, tidy
 
 ROW_GROUP = 122_880
+
+log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,10 @@ class LakeTable:
             raise conflict(self.name)
         number = head.commit_files(commit)
         if number and number % EVERY == 0:
-            with suppress(StorageError, DeltaError, OSError):  # the next time will do
+            try:
                 tidy(self.place)
+            except (StorageError, DeltaError, OSError) as error:
+                log.warning("table log was not tidied: it is tried again later", table=self.name, error=str(error))
         found = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
         if found is None:
             raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")

@@ -14,6 +14,7 @@ from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.graph import Graph
+from pipeline.core.logs import fields, logger
 from pipeline.governance import RunRecord, StepRecord
 from pipeline.lake import Version
 from pipeline.project.project import Project
@@ -24,6 +25,8 @@ from pipeline.runner.events import Moment, Observer, nobody
 from pipeline.runner.handlers import handler_of
 from pipeline.runner.schedule import BlockedStep, Schedule
 from pipeline.streaming.planning.streamed import STREAMED
+
+log = logger(__name__)
 
 
 class Runner:
@@ -94,11 +97,16 @@ class Runner:
 
     def _timed(self, definition: Definition) -> StepRecord:
         begun = time.perf_counter()
-        if definition.name in self._context.streamed:
-            step = _streamed(definition, self.workspace.version(definition.name))
-        else:
-            step = handler_of(definition).run(self._context, definition)
-        return replace(step, seconds=time.perf_counter() - begun)
+        with fields(run=self.run_id, table=definition.name):
+            if definition.name in self._context.streamed:
+                step = _streamed(definition, self.workspace.version(definition.name))
+            else:
+                step = handler_of(definition).run(self._context, definition)
+            seconds = time.perf_counter() - begun
+            log.info(
+                "step", decision=step.decision, reason=step.reason, rows=step.flow.rows_out, seconds=f"{seconds:.3f}"
+            )
+        return replace(step, seconds=seconds)
 
 
 def _is_chosen(definition: Definition, chosen: frozenset[str]) -> bool:

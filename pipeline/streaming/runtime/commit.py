@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from pipeline.batch.work import Outcome
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import HeadwaterError, StorageError
+from pipeline.core.logs import logger
 from pipeline.core.staging import Manifest, Mode
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.scan import DataFile, Scan
@@ -20,7 +20,7 @@ from pipeline.runner.post_commit import follow_up, set_aside
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
 
-_log = logging.getLogger(__name__)
+log = logger(__name__)
 TIDY_EVERY = 100
 """After how many versions small files are put together, and the log is kept short."""
 TOGETHER_BYTES = 32 << 20
@@ -82,7 +82,7 @@ class EpochCommitter:
             try:
                 self.record()
             except StorageError as error:
-                _log.warning("catalog is behind: it is brought up to date later", extra=self._where(error))
+                log.warning("catalog is behind: it is brought up to date later", **self._where(error))
 
     def record(self) -> None:
         """Bring the catalog and the warehouse to the last commit: not at each one, but now and then, and in the end."""
@@ -97,7 +97,7 @@ class EpochCommitter:
             self._table.tidy()
             self._workspace.lake.quarantine(self._plan.name).tidy()
         except (HeadwaterError, OSError) as error:
-            _log.warning("table log was not tidied: it is tried again later", extra=self._where(error))
+            log.warning("table log was not tidied: it is tried again later", **self._where(error))
 
     def _where(self, error: Exception) -> dict[str, str]:
         return {"table": self._plan.name, "error": str(error)}
@@ -124,9 +124,10 @@ def commit_epoch(
         try:
             compact(workspace.table(plan.name), head, target_bytes=TOGETHER_BYTES)
         except StorageError as error:
-            _log.warning(
+            log.warning(
                 "small files were not put together: it is tried again later",
-                extra={"table": plan.name, "error": str(error)},
+                table=plan.name,
+                error=str(error),
             )
     return manifest
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
 from pipeline.core.errors import HeadwaterError, NewColumnsError, UnavailableError
+from pipeline.core.logs import logger
 from pipeline.core.sources import Extent
 from pipeline.governance import DesiredState
 from pipeline.kernel.engine import is_of_files
@@ -25,6 +26,7 @@ from pipeline.streaming.runtime.status import status_of
 from pipeline.streaming.runtime.steps import CommitStep
 from pipeline.streaming.runtime.stream import Stream
 
+log = logger(__name__)
 NOTE_EVERY_S = 0.2
 _PAUSED_S = 0.1
 
@@ -151,6 +153,7 @@ class StreamDriver:
             self._waits_since = now()
         since = f"since {self._waits_since:%H:%M:%S} UTC: " if is_away else ""
         self._say(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
+        log.info("stream is opened again", wait_s=wait_s, error=str(error))
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
         context.on_restart(self.name, f"{error} — goes on from its last commit: {lately}")
         context.stop.wait(wait_s)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.core.errors import RequestError
+from pipeline.core.logs import fields
 from pipeline.governance import Leases
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
@@ -160,7 +161,8 @@ class StreamJob:
 
     def _work(self, name: str, context: StreamJobContext) -> None:
         try:
-            StreamDriver(name, context).run()
+            with fields(stream=name):
+                StreamDriver(name, context).run()
         except Exception as error:  # noqa: BLE001 - raised by `run`, in its thread
             self.errors[name] = error
             if self.options.fail_fast:

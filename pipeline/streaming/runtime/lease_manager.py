@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from pipeline.core.errors import ConflictError, StorageError
+from pipeline.core.logs import logger
 from pipeline.governance.leases import EVERY_S, LASTS_S, DesiredState, Leases, this_process
+
+log = logger(__name__)
 
 
 class LeaseManager:
@@ -59,8 +61,10 @@ class LeaseManager:
         with self._lock:
             held = self._held.pop(name, None)
         if held is not None:
-            with suppress(StorageError):  # it runs out
+            try:
                 self._leases.release(name, self._me, self._tell(name))
+            except StorageError as error:
+                log.warning("lease was not given back: it runs out", stream=name, error=str(error))
 
     def close(self) -> None:
         """Give all back and end."""
@@ -82,9 +86,13 @@ class LeaseManager:
             try:
                 found = self._leases.renew(self._me, {name: self._tell(name) for name in names})
             except StorageError as error:
+                if not self.trouble:
+                    log.warning("catalog does not answer: leases are renewed later", error=str(error))
                 self.trouble = str(error)
                 return
             finally:
                 self._tried = time.monotonic()
             self.trouble = ""
+            for name in (name for name, desired in found.items() if desired is None):
+                log.error("lease is lost: another process runs the stream", stream=name)
             self._held.update(found)

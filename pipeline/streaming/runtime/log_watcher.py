@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 
 from pipeline.core.errors import UnavailableError
+from pipeline.core.logs import logger
 from pipeline.core.sources import Extent
 from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.runtime.progress import Extents
 
-_log = logging.getLogger(__name__)
+log = logger(__name__)
 EVERY_S = 1.0
 """How often logs are asked: for new partitions, and for how far the stream is behind."""
 
@@ -53,7 +53,7 @@ class LogWatcher:
             try:
                 found: dict[str, Mapping[str, Extent]] = {each.name: each.log.extents() for each in self._inputs}
             except UnavailableError as error:
-                _log.debug("a log does not answer", extra={"error": str(error)})
+                log.debug("a log does not answer", error=str(error))
             except Exception as error:  # noqa: BLE001 - raised by `refresh`, in the stream's thread
                 with self._lock:
                     self._error = error

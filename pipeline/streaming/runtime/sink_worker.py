@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError, SchemaError
+from pipeline.core.logs import logger
 from pipeline.core.sinks import Sink
 from pipeline.project.workspace import Workspace
 from pipeline.runner.sink_delivery import SinkSender
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 
+log = logger(__name__)
 _LOOK_EVERY_S = 0.25
 """How soon a version is seen of which no commit in this process told."""
 _HOPELESS = (DefinitionError, RequestError, SchemaError)
@@ -137,6 +139,7 @@ class SinkWorker:
         self._restarts.append(time.monotonic())
         self.status.status, self.status.error = DeliveryStatus.RESTARTING, str(error)
         self.status.restarts += 1
+        log.info("sink is opened again", sink=self._sink.name, wait_s=wait_s, error=str(error))
         self._on_restart(self._sink.name, f"{error} — is tried again in {wait_s:g} s")
         self._ending.wait(wait_s)
         return True

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from pipeline.batch.duckdb_errors import in_our_words
-from pipeline.batch.fast_path import clean
+from pipeline.batch.fast_path import fast_path
 from pipeline.batch.row_producers import ArrowProducer
-from pipeline.batch.validating_pass import careful, stage_aside
+from pipeline.batch.validating_pass import stage_aside, validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
+from pipeline.core.logs import logger
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
@@ -26,6 +27,7 @@ from pipeline.runner.commit_plan import definition_to_validate
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.source_task import SourceBatch
 
+log = logger(__name__)
 _GIVEN, _KEYS = "_given", "_keys_before"
 
 
@@ -157,7 +159,10 @@ class EpochStager:
         try:
             made = InputQuery(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
             split = Split(0)
-            found = clean(self._con, work, split, made)
-            return careful(self._con, work, split, made) if found is None else found
+            found = fast_path(self._con, work, split, made)
+            if isinstance(found, Outcome):
+                return found
+            log.info("validating pass", reason=found.reason, rows=rows.num_rows)
+            return replace(validating_pass(self._con, work, split, made), fallbacks={found.reason: 1})
         finally:
             self._con.unregister(_GIVEN)

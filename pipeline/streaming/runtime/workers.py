@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-_log = logging.getLogger(__name__)
+from pipeline.core.logs import logger
+
+log = logger(__name__)
 
 
 class Worker(Protocol):
@@ -74,7 +75,7 @@ class ActorWorker(Generic[W]):
         try:
             ray.get(self._actor.call.remote("close"), timeout=10)
         except (ray.exceptions.RayError, OSError) as error:
-            _log.debug("worker was not closed", extra={"worker": self.name, "error": str(error)})
+            log.debug("worker was not closed", worker=self.name, error=str(error))
         ray.kill(self._actor)
 
 
