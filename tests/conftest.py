@@ -5,6 +5,7 @@ Tests run on several workers; see `rigs/workers.py` for those that share one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("COLUMNS", "160")  # workers have no terminal
     for line in proofs.MARKERS:
         config.addinivalue_line("markers", line)
 

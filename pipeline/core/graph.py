@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.core.definitions import Definition, Feed, StoredDefinition, Table
+from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.sinks import Sink
 
@@ -97,6 +97,18 @@ class Graph:
         if below:
             chosen |= self.downstream(name)
         return chosen
+
+    def follows_a_stream(self, name: str) -> bool:
+        """Return whether a definition has an event time, or is a table whose first input does, and so on up to a source.
+
+        Such a table is a stream, unless its statement has no streamed form.
+        """
+        definition = self[name]
+        if isinstance(definition, Source | Feed):
+            return definition.event_time is not None
+        if not isinstance(definition, Table) or definition.role != "table":
+            return False
+        return self.follows_a_stream(definition.transform.inputs[0])
 
 
 def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> None:

@@ -60,13 +60,15 @@ class Workspace:
         """Return the newest version of a table, or `None` when it is not made yet; see `LakeTable.version`."""
         return self.table(name).version(lenient=lenient)
 
-    def require(self, name: str, reader: str | None = None, *, is_streamed: bool = False) -> Version:
+    def require(self, name: str, reader: str | None = None, *, is_streamed: bool | None = None) -> Version:
         """Return the newest version of a table; raise `StorageError` when it is not made yet.
 
-        `reader` is the definition that reads it, for the error; `is_streamed` says whether a stream makes it.
+        `reader` is the definition that reads it, for the error; `is_streamed` says whether a stream makes it, which is
+        guessed from its inputs where it is not given.
         """
         version = self.version(name)
         if version is None:
+            is_streamed = self.project.graph.follows_a_stream(name) if is_streamed is None else is_streamed
             raise StorageError(
                 f"table {name!r} is not made yet"
                 if reader is None

@@ -249,7 +249,7 @@ def test_how_a_table_is_streamed_is_explained(here, plant):
 
     shown = here("explain", "by_minute")
 
-    assert "skip: streamed: headwater stream" in shown
+    assert "streamed: `headwater stream` makes it" in shown
     assert "streams   readings by at, up to 0 seconds late; the watermark of the stream that makes it" in shown
     assert "memory    panes: states" in shown
 

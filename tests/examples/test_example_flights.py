@@ -168,7 +168,7 @@ def test_the_model_passes_its_gate_and_beats_a_computed_baseline(first):
 
 def test_a_second_run_finds_nothing_new(folder, first):
     assert first
-    assert {step.decision for step in Runner(load(folder)).run().steps} == {"skip"}
+    assert {step.decision for step in Runner(load(folder)).run().steps} <= {"skip", "streamed"}
 
 
 def test_the_notebook_runs(folder, workspace, monkeypatch, capsys):

@@ -99,13 +99,13 @@ def test_of_two_in_step_one_wins_each_epoch(clicks, seed):
 
     rivals = [opened(), opened()]
     conflicts = 0
-    while not all(rival.ended for rival in rivals):
+    while not all(rival.last.has_ended for rival in rivals):
         number = dice.randrange(2)
         try:
             rivals[number].run_micro_batch()
             if dice.random() < 0.5:
-                rivals[number].settled()
-            if rivals[number].ended:
+                rivals[number].wait()
+            if rivals[number].last.has_ended:
                 rivals[number].drain()
         except ConflictError:
             conflicts += 1

@@ -11,7 +11,7 @@ from pipeline.project.workspace import Workspace
 if TYPE_CHECKING:
     from pipeline.streaming.planning.plan import Planner
 
-STREAMED = "streamed: headwater stream"
+STREAMED = "`headwater stream` makes it"
 """Why a run leaves a table as it is that a stream makes."""
 
 

@@ -278,7 +278,7 @@ def test_a_run_leaves_streams_alone_and_reads_what_they_made(project):
 
     steps = {step.name: step for step in Runner(workspace.project, RunOptions()).run().steps}
 
-    assert steps["minutes"].reason == "streamed: headwater stream"
+    assert steps["minutes"].reason == "`headwater stream` makes it"
     assert rows(workspace, "from all_time") == [(200,)]
 
 
