@@ -20,7 +20,7 @@ from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version
 from pipeline.project.project import Project
-from pipeline.warehouse import DuckDBWarehouse
+from pipeline.warehouse import open_warehouse
 
 
 class Workspace:
@@ -33,7 +33,7 @@ class Workspace:
         self.settings = settings
         self.lake = Lake(Storage(settings.lake, settings.storage))
         self.catalog = Catalog(settings.catalog)
-        self.warehouse = DuckDBWarehouse(settings.warehouse)
+        self.warehouse = open_warehouse(settings.warehouse)
 
     def definition(self, name: str) -> Definition:
         """Return a definition; raise `RequestError` when there is none of that name."""

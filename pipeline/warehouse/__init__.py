@@ -1,6 +1,6 @@
 """The warehouse: dimensional modelling and loading."""
 
-from pipeline.warehouse.duckdb import DuckDBWarehouse, Load
 from pipeline.warehouse.modelling import Lookup, dimension, fact, lookup, mart
+from pipeline.warehouse.warehouse import Load, Warehouse, open_warehouse
 
-__all__ = ["DuckDBWarehouse", "Load", "Lookup", "dimension", "fact", "lookup", "mart"]
+__all__ = ["Load", "Lookup", "Warehouse", "dimension", "fact", "lookup", "mart", "open_warehouse"]

@@ -16,25 +16,12 @@ import fsspec
 
 from pipeline.core.errors import StorageError
 from pipeline.kernel.engine import connect, first_line, leave
-from pipeline.kernel.scan import DataFile, Scan
+from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed, literal, quoted
+from pipeline.warehouse.warehouse import Load
 
 _LOADS = "headwater_loads"
 _DATABASE = "warehouse"
-
-
-@dataclass(frozen=True)
-class Load:
-    """A version of a table to bring in: all its rows, and what came since a version where only rows were added."""
-
-    name: str
-    version: int
-    mark: int
-    scan: Scan
-    key: tuple[str, ...] = ()
-    description: str = ""
-    since: tuple[int, int] | None = None
-    added: tuple[DataFile, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pytest
 from pipeline.core.errors import StorageError
 from pipeline.core.schema import Schema
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.warehouse import DuckDBWarehouse, Load
+from pipeline.warehouse import Load
+from pipeline.warehouse.duckdb import DuckDBWarehouse
 
 SCHEMA = Schema.of({"id": "BIGINT", "v": "VARCHAR"})
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import functools
 import io
 import json
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
 from fastavro import parse_schema, schemaless_reader
 
 from pipeline.connectors.kafka.record_codecs import Record, UndecodableError, inferred
@@ -23,6 +24,8 @@ from pipeline.kernel.engine import connect
 
 _HEAD_BYTES = 5
 _TIMEOUT_S = 10
+_RETRIES = 1
+"""Quick ones, of the client: a stream that the registry holds up is opened again and again by itself."""
 _NOT_FOUND, _SERVER_ERRORS = 404, 500
 
 
@@ -71,33 +74,38 @@ class AvroCodec:
         return self._known[number]
 
     def _asked(self, number: int) -> str | None:
+        """Return the text of a schema, or `None` when the registry has none of that id."""
         place = Place(self._format.registry)
         parts = urllib.parse.urlsplit(self._format.registry)
         if parts.scheme == "file":
             file = Path(urllib.request.url2pathname(parts.path)) / f"{number}.avsc"
-            return file.read_text() if file.is_file() else None
+            return file.read_text(encoding="utf-8") if file.is_file() else None
         if parts.scheme not in {"http", "https"}:
             raise SourceError("a registry is an address of HTTP, or a folder", got=repr(parts.scheme), place=place)
-        request = urllib.request.Request(f"{self._format.registry.rstrip('/')}/schemas/ids/{number}")  # noqa: S310 - checked
-        if self._format.registry_user is not None:
-            pair = f"{self._format.registry_user}:{secret(self._format.registry_password or '')}"
-            request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked above
-                return str(json.loads(answer.read())["schema"])
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code == _NOT_FOUND:
-                    return None
-                if error.code >= _SERVER_ERRORS:
-                    raise SourceUnavailableError(
-                        "the schema registry does not answer", got=f"status {error.code}", place=place
-                    ) from error
-                raise SourceError("the schema registry refuses", got=f"status {error.code}", place=place) from error
-        except (OSError, ValueError, KeyError) as error:
+            return str(self._registry.get_schema(number).schema_str)
+        except SchemaRegistryError as error:
+            if error.http_status_code == _NOT_FOUND:
+                return None
+            if error.http_status_code >= _SERVER_ERRORS:
+                raise SourceUnavailableError(
+                    "the schema registry does not answer", got=f"status {error.http_status_code}", place=place
+                ) from error
+            raise SourceError(
+                "the schema registry refuses", got=f"status {error.http_status_code}", place=place
+            ) from error
+        except Exception as error:  # whatever the HTTP library of its client raises
             raise SourceUnavailableError(
                 f"the schema registry does not tell schema {number}",
                 got=str(error),
                 do="bring it back: schemas that were met before are known, this one is new",
                 place=place,
             ) from error
+
+    @functools.cached_property
+    def _registry(self) -> SchemaRegistryClient:
+        options: dict[str, Any] = {"url": self._format.registry, "timeout": _TIMEOUT_S, "max.retries": _RETRIES}
+        if self._format.registry_user is not None:
+            password = secret(self._format.registry_password or "")
+            options["basic.auth.user.info"] = f"{self._format.registry_user}:{password}"
+        return SchemaRegistryClient(options)

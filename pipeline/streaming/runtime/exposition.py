@@ -1,112 +1,113 @@
-"""Facts of streams as text that Prometheus reads."""
+"""Statuses of streams and sinks as text that Prometheus reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from pipeline.streaming.runtime.metrics import BOUNDS_S, Histogram, RunStatus, StreamStatus
 from pipeline.streaming.runtime.sink_worker import SinkStatus
 
-_GAUGES = {
-    "epoch": "Number of the last epoch.",
-    "rows_per_second": "Rows read a second, of the last seconds.",
-    "bytes_per_second": "Bytes read a second, of the last seconds.",
-    "watermark_delay_seconds": "How far the watermark is behind the clock.",
-    "state_rows": "Rows remembered, as of the last commit.",
-    "state_bytes": "Bytes of the memory's files, as of the last commit.",
-    "shards": "Shards that remember.",
-}
-_COUNTERS = {
-    "commits_total": "Epochs committed by this process.",
-    "restarts_total": "Times the stream was opened again after an error.",
-}
+_PREFIX = "headwater_stream_"
 
 
 def exposition(streams: Iterable[StreamStatus], sinks: Iterable[SinkStatus] = ()) -> str:
     """Return the text, of version 0.0.4 of the format; names begin with `headwater_stream_`."""
-    given = list(streams)
-    lines: list[str] = []
-    for name, about in _GAUGES.items():
-        lines += _family(name, "gauge", about, ((_of(f), _gauge(f, name)) for f in given))
-    lines += _family(
-        "lag_offsets",
-        "gauge",
-        "Offsets of a partition that are not read yet.",
-        ((f"{_of(f)},partition={_text(uri)}", lag) for f in given for uri, lag in f.lag.items()),
-    )
-    lines += _family(
-        "status",
-        "gauge",
-        "1 for what the stream does now.",
-        ((f'{_of(f)},status="{status}"', int(f.status == status)) for f in given for status in RunStatus),
-    )
-    lines += _family(
-        "rows_total",
-        "counter",
-        "Rows since the stream was made, by what became of them.",
-        ((f"{_of(f)},fate={_text(fate)}", count) for f in given for fate, count in f.totals.items()),
-    )
-    for name, about in _COUNTERS.items():
-        lines += _family(name, "counter", about, ((_of(f), getattr(f, name.removesuffix("_total"))) for f in given))
-    lines += _family(
-        "phase_seconds_total",
-        "counter",
-        "Seconds by phase of turns and epochs.",
-        ((f"{_of(f)},phase={_text(phase)}", seconds) for f in given for phase, seconds in f.phases_s.items()),
-    )
-    lines += _of_sinks(list(sinks))
-    lines += _histograms("latency_seconds", "From a row offered by its log to its commit.", given, "latency")
-    lines += _histograms("commit_seconds", "From the begin of staging to the commit.", given, "epochs")
-    return "\n".join(lines) + "\n"
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Streams(list(streams), list(sinks)))
+    return generate_latest(registry).decode()
 
 
-def _of_sinks(sinks: Sequence[SinkStatus]) -> Iterator[str]:
-    named = [(f"stream={_text(s.table)},sink={_text(s.name)}", s) for s in sinks]
-    yield from _family(
-        "sink_versions_behind", "gauge", "Versions that are not sent yet.", ((n, s.behind) for n, s in named)
-    )
-    yield from _family("sink_rows_total", "counter", "Rows sent by this process.", ((n, s.rows) for n, s in named))
-    yield from _family(
-        "sink_failed", "gauge", "1 for a sink that takes nothing now.", ((n, int(bool(s.error))) for n, s in named)
-    )
+class _Streams(Collector):
+    def __init__(self, streams: Sequence[StreamStatus], sinks: Sequence[SinkStatus]) -> None:
+        self._streams = streams
+        self._sinks = sinks
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._gauges()
+        yield from self._counters()
+        yield from self._histograms()
+        yield from self._of_sinks()
+
+    def _gauges(self) -> Iterator[Metric]:
+        yield self._gauge("epoch", "Number of the last epoch.", lambda s: s.epoch)
+        yield self._gauge("rows_per_second", "Rows read per second, over the last seconds.", lambda s: s.rows_per_s)
+        yield self._gauge("bytes_per_second", "Bytes read per second, over the last seconds.", lambda s: s.bytes_per_s)
+        yield self._gauge(
+            "watermark_delay_seconds", "How far the watermark is behind the clock.", lambda s: s.watermark_delay_s
+        )
+        yield self._gauge("state_rows", "Rows of state, as of the last commit.", lambda s: s.state_rows)
+        yield self._gauge("state_bytes", "Bytes of the state files, as of the last commit.", lambda s: s.state_bytes)
+        yield self._gauge("shards", "Number of state shards.", lambda s: s.shards)
+        lag = GaugeMetricFamily(
+            f"{_PREFIX}lag_offsets", "Offsets of a partition that are not read yet.", labels=("stream", "partition")
+        )
+        status = GaugeMetricFamily(f"{_PREFIX}status", "1 for what the stream does now.", labels=("stream", "status"))
+        for stream in self._streams:
+            for uri, behind in stream.lag.items():
+                if behind is not None:
+                    lag.add_metric((stream.name, uri), behind)
+            for each in RunStatus:
+                status.add_metric((stream.name, each.value), int(stream.status == each))
+        yield lag
+        yield status
+
+    def _gauge(self, name: str, about: str, value_of: Callable[[StreamStatus], float | None]) -> Metric:
+        family = GaugeMetricFamily(f"{_PREFIX}{name}", about, labels=("stream",))
+        for stream in self._streams:
+            value = value_of(stream)
+            if value is not None:
+                family.add_metric((stream.name,), value)
+        return family
+
+    def _counters(self) -> Iterator[Metric]:
+        rows = CounterMetricFamily(
+            f"{_PREFIX}rows", "Rows since the stream was made, by what became of them.", labels=("stream", "fate")
+        )
+        commits = CounterMetricFamily(f"{_PREFIX}commits", "Epochs committed by this process.", labels=("stream",))
+        restarts = CounterMetricFamily(
+            f"{_PREFIX}restarts", "Times the stream was opened again after an error.", labels=("stream",)
+        )
+        phases = CounterMetricFamily(
+            f"{_PREFIX}phase_seconds", "Seconds by phase of micro-batches and epochs.", labels=("stream", "phase")
+        )
+        for stream in self._streams:
+            commits.add_metric((stream.name,), stream.commits)
+            restarts.add_metric((stream.name,), stream.restarts)
+            for fate, count in stream.totals.items():
+                rows.add_metric((stream.name, fate), count)
+            for phase, seconds in stream.phases_s.items():
+                phases.add_metric((stream.name, phase), seconds)
+        yield from (rows, commits, restarts, phases)
+
+    def _histograms(self) -> Iterator[Metric]:
+        latency = HistogramMetricFamily(
+            f"{_PREFIX}latency_seconds", "From a row offered by its log to its commit.", labels=("stream",)
+        )
+        commits = HistogramMetricFamily(
+            f"{_PREFIX}commit_seconds", "From the start of staging to the commit.", labels=("stream",)
+        )
+        for stream in self._streams:
+            latency.add_metric((stream.name,), _buckets(stream.latency), stream.latency.sum_s)
+            commits.add_metric((stream.name,), _buckets(stream.epochs), stream.epochs.sum_s)
+        yield from (latency, commits)
+
+    def _of_sinks(self) -> Iterator[Metric]:
+        labels = ("stream", "sink")
+        behind = GaugeMetricFamily(f"{_PREFIX}sink_versions_behind", "Versions that are not sent yet.", labels=labels)
+        rows = CounterMetricFamily(f"{_PREFIX}sink_rows", "Rows sent by this process.", labels=labels)
+        failed = GaugeMetricFamily(f"{_PREFIX}sink_failed", "1 for a sink that takes nothing now.", labels=labels)
+        for sink in self._sinks:
+            behind.add_metric((sink.table, sink.name), sink.behind)
+            rows.add_metric((sink.table, sink.name), sink.rows)
+            failed.add_metric((sink.table, sink.name), int(bool(sink.error)))
+        yield from (behind, rows, failed)
 
 
-def _gauge(facts: StreamStatus, name: str) -> float | None:
-    known: dict[str, float | None] = {
-        "rows_per_second": facts.rows_per_s,
-        "bytes_per_second": facts.bytes_per_s,
-        "watermark_delay_seconds": facts.watermark_delay_s,
-    }
-    found: float | None = known[name] if name in known else getattr(facts, name)
-    return found
-
-
-def _family(name: str, kind: str, about: str, samples: Iterable[tuple[str, float | None]]) -> Iterator[str]:
-    yield f"# HELP headwater_stream_{name} {about}"
-    yield f"# TYPE headwater_stream_{name} {kind}"
-    for labels, value in samples:
-        if value is not None:
-            yield f"headwater_stream_{name}{{{labels}}} {value:.10g}"
-
-
-def _histograms(name: str, about: str, streams: Iterable[StreamStatus], of: str) -> Iterator[str]:
-    full = f"headwater_stream_{name}"
-    yield f"# HELP {full} {about}"
-    yield f"# TYPE {full} histogram"
-    for facts in streams:
-        histogram: Histogram = getattr(facts, of)
-        ends = [f"{bound:g}" for bound in BOUNDS_S] + ["+Inf"]
-        for end, count in zip(ends, accumulate(histogram.counts), strict=True):
-            yield f'{full}_bucket{{{_of(facts)},le="{end}"}} {count}'
-        yield f"{full}_sum{{{_of(facts)}}} {histogram.sum_s:.10g}"
-        yield f"{full}_count{{{_of(facts)}}} {histogram.count}"
-
-
-def _of(facts: StreamStatus) -> str:
-    return f"stream={_text(facts.name)}"
-
-
-def _text(value: str) -> str:
-    escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    return f'"{escaped}"'
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    ends = [f"{bound:g}" for bound in BOUNDS_S] + ["+Inf"]
+    return list(zip(ends, map(float, accumulate(histogram.counts)), strict=True))

@@ -4,6 +4,7 @@ from concurrent.futures import BrokenExecutor
 
 import duckdb
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.core.errors import (
     ConflictError,
@@ -135,17 +136,20 @@ def test_prometheus_reads_the_facts():
         "by_minute", "running", 7, 1234.5, lag={'kafka://a/"b"/0': 12, "endless": None}, latency=latency
     )
     sink = SinkStatus("alerts", "by_minute", behind=2, rows=9, error="down")
-    lines = exposition([facts, StreamStatus("hot")], [sink]).splitlines()
-    assert 'headwater_stream_sink_versions_behind{stream="by_minute",sink="alerts"} 2' in lines
-    assert 'headwater_stream_sink_rows_total{stream="by_minute",sink="alerts"} 9' in lines
-    assert 'headwater_stream_sink_failed{stream="by_minute",sink="alerts"} 1' in lines
-    assert 'headwater_stream_epoch{stream="by_minute"} 7' in lines
-    assert 'headwater_stream_rows_per_second{stream="by_minute"} 1234.5' in lines
-    assert 'headwater_stream_lag_offsets{stream="by_minute",partition="kafka://a/\\"b\\"/0"} 12' in lines
-    assert 'headwater_stream_status{stream="by_minute",status="running"} 1' in lines
-    assert 'headwater_stream_latency_seconds_bucket{stream="by_minute",le="0.05"} 3' in lines
-    assert 'headwater_stream_latency_seconds_count{stream="by_minute"} 3' in lines
-    assert not any("endless" in line for line in lines)
-    assert len([line for line in lines if line.startswith("# TYPE")]) == len(
-        {line for line in lines if "# TYPE" in line}
-    )
+    families = list(text_string_to_metric_families(exposition([facts, StreamStatus("hot")], [sink])))
+    found = {(sample.name, *sorted(sample.labels.values())): sample.value for f in families for sample in f.samples}
+
+    def value(name, *labels):
+        return found[f"headwater_stream_{name}", *sorted(labels)]
+
+    assert value("sink_versions_behind", "by_minute", "alerts") == 2
+    assert value("sink_rows_total", "by_minute", "alerts") == 9
+    assert value("sink_failed", "by_minute", "alerts") == 1
+    assert value("epoch", "by_minute") == 7
+    assert value("rows_per_second", "by_minute") == 1234.5
+    assert value("lag_offsets", "by_minute", 'kafka://a/"b"/0') == 12
+    assert value("status", "by_minute", "running") == 1
+    assert value("latency_seconds_bucket", "by_minute", "0.05") == 3
+    assert value("latency_seconds_count", "by_minute") == 3
+    assert not any("endless" in labels for labels in found)
+    assert len({family.name for family in families}) == len(families)
