@@ -68,6 +68,7 @@ def test_join(bench):
     assert (found["rows"], found["memory_bytes"]) == (1000, 1 << 30)
 
 
+@pytest.mark.proof
 def test_merge(bench):
     found = bench("merge", "--who", "auto", "--only", "100k into 10M")
     assert (found["changes"], found["rows"]) == (100, 10_000)

@@ -69,6 +69,7 @@ def held(running: StreamJob, count: int = 20_000) -> None:
     assert verify(running.workspace, "minutes").holds
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.fault(10)
 def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
