@@ -12,7 +12,7 @@ from pipeline.core.definitions import Source, StoredDefinition, Table
 from pipeline.core.execution import Execution, ExecutionLimits
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.refusal import Refusal
-from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.planner import provenance
 from pipeline.kernel.planner.exchange import Exchange, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, plan

@@ -25,8 +25,8 @@ from pipeline.core.sources import (
     Scannable,
     ScannableTogether,
     ScanQuery,
-    SourceSplit,
 )
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import arrow, empty, expect_columns, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.scan import Scan, register

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from pipeline.batch.work import Split
 from pipeline.core.processes import cores
-from pipeline.core.sources import Divisible, Reader, SourceSplit
+from pipeline.core.sources import Divisible, Reader
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.scan import Scan
 
 PART_BYTES = 128 << 20

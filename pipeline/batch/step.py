@@ -13,7 +13,8 @@ from pipeline.core.definitions import Feed, Source, StoredDefinition, Table
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Column, Schema
 from pipeline.core.settings import Settings
-from pipeline.core.sources import Reader, SourceSplit
+from pipeline.core.sources import Reader
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
 from pipeline.kernel.planner.projection import needed

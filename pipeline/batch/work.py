@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.core.definitions import Expectation
 from pipeline.core.errors import Place, SchemaError
 from pipeline.core.schema import Schema, compare
-from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import RowCounts, StagedFile, Stager
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.profile import Profile

@@ -9,7 +9,7 @@ from pipeline.connectors.online_store import OnlineStore, to_online
 from pipeline.connectors.registry import connector
 from pipeline.connectors.replay import replay
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
-from pipeline.core.sources import SourceObject, SourceSplit
+from pipeline.core.splits import SourceObject, SourceSplit
 
 __all__ = [
     "UNBOUNDED",

@@ -15,7 +15,8 @@ from pipeline.connectors.files.source import Files
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, NewColumns, ReadResult, SourceObject, SourceSplit
+from pipeline.core.sources import POSITION, NewColumns, ReadResult
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import from_arrow

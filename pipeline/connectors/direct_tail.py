@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from pipeline.core.errors import SourceError
-from pipeline.core.sources import Extent, Log, PartReader, ReadyOffsets, SourceSplit
+from pipeline.core.sources import Extent, Log, PartReader, ReadyOffsets
+from pipeline.core.splits import SourceSplit
 
 MOST_ROWS = 1 << 18
 """The most offsets of a partition that are offered at a time, so that an epoch is bounded however much is behind."""

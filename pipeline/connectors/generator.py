@@ -17,17 +17,8 @@ from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import RequestError, SourceError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.sources import (
-    MISFIT,
-    POSITION,
-    Extent,
-    LogTraits,
-    ReadResult,
-    ScanQuery,
-    SourceObject,
-    SourceSplit,
-    Tail,
-)
+from pipeline.core.sources import MISFIT, POSITION, Extent, LogTraits, ReadResult, ScanQuery, Tail
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import arrow, connect, first_line, schema_of
 from pipeline.kernel.sql_text import quoted
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from pipeline.core.cursors import Bound, Cursor, Gap, ReadPlan
 from pipeline.core.errors import SourceError
-from pipeline.core.sources import Extent, SourceObject, SourceSplit
+from pipeline.core.sources import Extent
+from pipeline.core.splits import SourceObject, SourceSplit
 
 KIND = "offsets"
 _PART_BYTES = 128 << 20

@@ -27,11 +27,10 @@ from pipeline.core.sources import (
     LogTraits,
     ReadResult,
     ScanQuery,
-    SourceObject,
-    SourceSplit,
     TableRows,
     Tail,
 )
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.types import from_arrow

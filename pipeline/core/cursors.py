@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.core.errors import StorageError
-
-if TYPE_CHECKING:
-    from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 
 
 @dataclass(frozen=True)

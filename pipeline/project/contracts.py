@@ -8,7 +8,8 @@ from pipeline.core.cursors import Bound
 from pipeline.core.definitions import Feed, Source
 from pipeline.core.errors import SourceError, SourceUnavailableError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import PROVENANCE, Evolvable, Reader, SourceObject, SourceSplit
+from pipeline.core.sources import PROVENANCE, Evolvable, Reader
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.types import stored
 from pipeline.project.readers import LogReader, reader_of
 from pipeline.project.workspace import Workspace

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pipeline.core.cursors import ReadPlan
 from pipeline.core.errors import SourceError, few
-from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import Manifest
 from pipeline.kernel.scan import DataFile
 

@@ -10,7 +10,8 @@ from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
 from pipeline.core.definitions import Definition, Feed, Source, Table
 from pipeline.core.execution import ExecutionLimits
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.sources import PROVENANCE, SOURCE, SourceSplit
+from pipeline.core.sources import PROVENANCE, SOURCE
+from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import Manifest
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.planner.pruning import file_conditions

@@ -25,7 +25,8 @@ from pipeline.core.epochs import Epoch
 from pipeline.core.errors import RequestError
 from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SOURCE, ReadResult, Reparsable, SourceObject, SourceSplit
+from pipeline.core.sources import POSITION, SOURCE, ReadResult, Reparsable
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.planner.provenance import carrying

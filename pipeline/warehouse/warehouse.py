@@ -1,4 +1,4 @@
-"""What a warehouse is, and which one a URL names."""
+"""What a warehouse promises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.core.errors import SettingsError
 from pipeline.kernel.scan import DataFile, Scan
 
 if TYPE_CHECKING:
@@ -39,18 +38,3 @@ class Warehouse(Protocol):
 
     def read(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open the warehouse for reading."""
-
-
-def open_warehouse(url: str) -> Warehouse:
-    """Return the warehouse that a URL names: the path of a file is DuckDB's.
-
-    Raises `SettingsError` for another system.
-    """
-    scheme, separator, path = url.partition("://")
-    if separator and scheme not in {"duckdb", "file"}:
-        raise SettingsError(
-            "there is no warehouse of this kind", got=url, do="give the path of a DuckDB file, in headwater.toml"
-        )
-    from pipeline.warehouse.duckdb import DuckDBWarehouse  # noqa: PLC0415 - the one that is used is imported
-
-    return DuckDBWarehouse(path if separator else url)

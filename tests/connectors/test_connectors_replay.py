@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.connectors import files
 from pipeline.core.schema import Schema
-from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 
 NARROW, WIDE = Schema.of({"a": "BIGINT", "b": "VARCHAR"}), Schema.of({"a": "VARCHAR", "b": "VARCHAR"})
 

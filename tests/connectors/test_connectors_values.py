@@ -19,7 +19,8 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT as IS_MISFIT
-from pipeline.core.sources import POSITION, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.exact import EITHER, MISFIT, NUMBERS, TYPES, expected, texts

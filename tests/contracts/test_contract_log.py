@@ -27,7 +27,8 @@ from pipeline.connectors.kafka import kafka as topics
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, Extent, Log, Reader, ReadResult, SourceObject, SourceSplit, Tail
+from pipeline.core.sources import MISFIT, POSITION, Extent, Log, Reader, ReadResult, Tail
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.logs import pieces

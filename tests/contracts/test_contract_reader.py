@@ -16,7 +16,8 @@ import pytest
 from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SourceObject, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceObject, SourceSplit
 
 SCHEMA = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE"})
 ROWS = [("1", "a", "1.5"), ("zz", "b", "2"), ("3", "c, d", ""), ("4", 'e "f"', "-0.25")]

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError, SplitError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, ReadResult, SourceObject, SourceSplit
+from pipeline.core.sources import MISFIT, POSITION, ReadResult
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.proofs import examples

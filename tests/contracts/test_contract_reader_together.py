@@ -19,7 +19,8 @@ from pipeline.batch.work import Split
 from pipeline.connectors import Files, files
 from pipeline.core.errors import SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SOURCE, SourceSplit
+from pipeline.core.sources import POSITION, SOURCE
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.proofs import PROOFS

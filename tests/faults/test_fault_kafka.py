@@ -10,7 +10,8 @@ from confluent_kafka import Producer
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.connectors.kafka import kafka
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceSplit
 from tests.rigs.logs import pieces
 
 pytestmark = [pytest.mark.proof, pytest.mark.fault(14)]

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.connectors import files
 from pipeline.core.schema import Schema
-from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import WIDE, connect, expect_columns
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.core.sources import Log, SourceObject
+from pipeline.core.sources import Log
+from pipeline.core.splits import SourceObject
 
 
 def pieces(log: Log) -> list[SourceObject]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.sources import SourceObject, SourceSplit
+from pipeline.core.splits import SourceObject, SourceSplit
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -19,7 +19,7 @@ from pipeline.connectors.files.byte_ranges import bytes_of, head_bytes, stretch
 from pipeline.connectors.files.encoding import recoded
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
-from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 
 _NAME = "piece"
 PACKED = (".gz", ".zst", ".zip")

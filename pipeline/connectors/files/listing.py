@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError
-from pipeline.core.sources import SourceObject, SourceSplit
+from pipeline.core.splits import SourceObject, SourceSplit
 
 KIND = "files"
 _CHECKED_BYTES = 64 << 20

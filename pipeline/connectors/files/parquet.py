@@ -15,7 +15,8 @@ from pipeline.connectors.files.byte_ranges import is_small
 from pipeline.connectors.files.column_names import ColumnNames
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery, SourceObject, SourceSplit
+from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import schema_of
 from pipeline.kernel.sql_text import literal, quoted
 

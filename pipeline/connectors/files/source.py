@@ -37,17 +37,8 @@ from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import Place, SourceError, SplitError
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.sources import (
-    MISFIT,
-    Extent,
-    LogTraits,
-    NewColumns,
-    ReadResult,
-    ScanQuery,
-    SourceObject,
-    SourceSplit,
-    Tail,
-)
+from pipeline.core.sources import MISFIT, Extent, LogTraits, NewColumns, ReadResult, ScanQuery, Tail
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import connect, expect_columns
 
 Format = Literal["csv", "json", "parquet"]

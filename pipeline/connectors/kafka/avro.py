@@ -15,7 +15,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from fastavro import parse_schema, schemaless_reader
 
-from pipeline.connectors.kafka.record_codecs import Record, UndecodableError, inferred
+from pipeline.connectors.kafka.records import Record, UndecodableError, inferred
 from pipeline.connectors.kafka.security import secret
 from pipeline.connectors.kafka.value_formats import Avro
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError

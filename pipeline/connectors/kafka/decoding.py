@@ -34,7 +34,8 @@ from pipeline.connectors.contract import (
 from pipeline.connectors.files.json import reader as json_reader
 from pipeline.connectors.kafka.message_batches import FETCHED, VALUE
 from pipeline.connectors.kafka.partitions import Partition
-from pipeline.connectors.kafka.record_codecs import WHY, Codec, codec_of, columns_of, decode
+from pipeline.connectors.kafka.record_codecs import codec_of
+from pipeline.connectors.kafka.records import WHY, Codec, columns_of, decode
 from pipeline.connectors.kafka.value_formats import TYPES, Avro, Format, Metadata, Protobuf
 from pipeline.connectors.nested_values import only_keys
 from pipeline.connectors.values import ConversionRule

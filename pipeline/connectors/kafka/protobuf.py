@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from pipeline.connectors.kafka.record_codecs import Record, UndecodableError
+from pipeline.connectors.kafka.records import Record, UndecodableError
 from pipeline.connectors.kafka.value_formats import Protobuf
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema

@@ -13,7 +13,8 @@ from pipeline.connectors.kafka.client import PATIENCE_S, PartitionConsumer
 from pipeline.connectors.kafka.message_batches import empty, fetch
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
-from pipeline.core.sources import POSITION, Extent, SourceSplit
+from pipeline.core.sources import POSITION, Extent
+from pipeline.core.splits import SourceSplit
 
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.source import Kafka

@@ -29,7 +29,8 @@ from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_me
 from pipeline.core.event_time import EventTime
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
-from pipeline.core.sources import Extent, LogTraits, NewColumns, ReadResult, ScanQuery, SourceObject, SourceSplit, Tail
+from pipeline.core.sources import Extent, LogTraits, NewColumns, ReadResult, ScanQuery, Tail
+from pipeline.core.splits import SourceObject, SourceSplit
 
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.client import Client

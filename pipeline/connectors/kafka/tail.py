@@ -19,7 +19,8 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.ranges import hold
 from pipeline.core.errors import HeadwaterError, Place, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Extent, PartReader, ReadResult, ReadyOffsets, ScanQuery, SourceSplit
+from pipeline.core.sources import POSITION, Extent, PartReader, ReadResult, ReadyOffsets, ScanQuery
+from pipeline.core.splits import SourceSplit
 
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.source import Kafka

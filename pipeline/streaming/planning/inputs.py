@@ -14,7 +14,8 @@ from pipeline.batch.work import RowProducer
 from pipeline.core.epochs import Epoch, InputProgress
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, PartReader, SourceObject, SourceSplit
+from pipeline.core.sources import INGESTED_AT, POSITION, PROVENANCE, SOURCE, Log, PartReader
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import empty
 
 

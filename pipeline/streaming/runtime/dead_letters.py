@@ -18,7 +18,8 @@ import pyarrow as pa
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, RequestError
-from pipeline.core.sources import POSITION, SOURCE, Log, PartReader, ReadyOffsets, SourceObject, SourceSplit, Tail
+from pipeline.core.sources import POSITION, SOURCE, Log, PartReader, ReadyOffsets, Tail
+from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.core.staging import RowCounts
 from pipeline.governance import Leases
 from pipeline.kernel.budget import budget_here

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.core.cursors import Gap
 from pipeline.core.epochs import BEGINNING, END, Epoch, InputProgress, StateFile
-from pipeline.core.sources import Extent, ReadyOffsets, SourceSplit
+from pipeline.core.sources import Extent, ReadyOffsets
+from pipeline.core.splits import SourceSplit
 from pipeline.core.staging import RowCounts
 from pipeline.streaming.operators.watermarks import InputArrivals, advanced, holding_back, of_all
 from pipeline.streaming.planning.inputs import OffsetRanges, StreamInput

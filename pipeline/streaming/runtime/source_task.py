@@ -15,7 +15,8 @@ from pipeline.batch.validating_pass import REJECTED
 from pipeline.batch.work import InputQuery, RowProducer, Split
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import FunctionTransform
-from pipeline.core.sources import POSITION, SOURCE, ReadyOffsets, SourceSplit, Tail
+from pipeline.core.sources import POSITION, SOURCE, ReadyOffsets, Tail
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import arrow, connect, first_line, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.planner.scope import unused

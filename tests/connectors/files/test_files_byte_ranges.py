@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.connectors.files.byte_ranges import head_bytes, lines_in, parts_of, stretch
-from pipeline.core.sources import SourceObject
+from pipeline.core.splits import SourceObject
 
 
 def cuts(text: str, target: int, *, head: int = 0, quotes: bool = True):

@@ -11,7 +11,8 @@ import pytest
 from pipeline.connectors import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import arrow, connect
 
 

@@ -6,7 +6,8 @@ import pytest
 from pipeline.connectors import contract, files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 

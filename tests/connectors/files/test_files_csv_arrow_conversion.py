@@ -15,7 +15,7 @@ from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT as IS_MISFIT
-from pipeline.core.sources import SourceSplit
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.connectors.test_connectors_values import EACH, SEED, same

@@ -12,7 +12,8 @@ from pipeline.connectors import files
 from pipeline.connectors.files import encoding
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceSplit
 
 ENCODINGS = ["latin-1", "windows-1252", "cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8-sig", "utf-8", "shift_jis"]
 TEXTS = {"shift_jis": "漢字", "latin-1": "café ÿ"}

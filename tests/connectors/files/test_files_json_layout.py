@@ -11,7 +11,8 @@ import pytest
 from pipeline.connectors import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceSplit
 
 SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ROWS = [{"a": 1, "b": "x\n[{,"}, {"a": 2, "b": None}, {"a": "three", "b": ""}, {"a": 4, "b": "\u00e9"}]

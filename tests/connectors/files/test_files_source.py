@@ -14,7 +14,8 @@ import pytest
 from pipeline.connectors import files
 from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, SourceSplit
+from pipeline.core.sources import POSITION
+from pipeline.core.splits import SourceSplit
 
 SCHEMA = Schema.of({"id": "BIGINT"})
 
@@ -164,7 +165,7 @@ def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
         folder.chmod(0o755)
     (tmp_path / "readable.csv").write_text("id\n1\n")
     code = (
-        "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.sources import SourceSplit\n"
+        "import os, sys; from pipeline.connectors import files; from pipeline.core.schema import Schema; from pipeline.core.splits import SourceSplit\n"
         "def read(path): reader = files(path); reader.read(SourceSplit(reader.pieces()[0]), Schema.of({'id': 'BIGINT'}))\n"
         "read(sys.argv[2])  # what is imported late is imported now\n"
         "os.seteuid(65534)\n"

@@ -16,7 +16,8 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.security import secret
 from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import POSITION, Extent, SourceSplit
+from pipeline.core.sources import POSITION, Extent
+from pipeline.core.splits import SourceSplit
 from tests.rigs.logs import pieces
 
 IDS = Schema.of({"id": "BIGINT"})

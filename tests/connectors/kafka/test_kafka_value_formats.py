@@ -24,7 +24,8 @@ from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.schema import Schema
-from pipeline.core.sources import MISFIT, POSITION, SourceSplit
+from pipeline.core.sources import MISFIT, POSITION
+from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.logs import pieces
