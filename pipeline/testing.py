@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from pipeline.commit.moments import Moment
 from pipeline.core.cursors import Bound, Cursor, ReadPlan
 from pipeline.core.definitions import source
 from pipeline.core.graph import Graph
@@ -31,7 +32,7 @@ from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import listed
 from pipeline.project import Project, Workspace
 from pipeline.runner import Runner, RunOptions
-from pipeline.runner.events import Event, Moment
+from pipeline.runner.events import Event
 
 __all__ = ["ReaderContract", "World"]
 

@@ -9,9 +9,9 @@ import typer
 
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.runner.replay import quarantined, replay
+from pipeline.replay.dead_letters import replay_letters
+from pipeline.replay.quarantine import quarantined, replay
 from pipeline.streaming.planning.plan import Planner
-from pipeline.streaming.runtime.dead_letters import replay_letters
 
 app = typer.Typer(help="Rows that were set aside: list, show, replay after a fix.", no_args_is_help=True)
 

@@ -16,6 +16,7 @@ from cluster.cli.console import err, open_project, out, print_failure, print_jso
 from cluster.cli.interrupts import interrupts, leave
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
+from pipeline.commit.moments import Moment
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog, RunRecord, StepRecord
 from pipeline.project.project import Project
@@ -23,7 +24,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.report import write_report
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run
-from pipeline.runner.events import Event, Moment, StepProgress
+from pipeline.runner.events import Event, StepProgress
 from pipeline.runner.runner import Runner
 
 REFUSED = 3

@@ -32,9 +32,9 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.planner.determinism import deterministic
-from pipeline.kernel.planner.function_calls import aggregates_of
-from pipeline.kernel.planner.scope import tables_of
 from pipeline.kernel.scan import register
+from pipeline.kernel.syntax.function_calls import aggregates_of
+from pipeline.kernel.syntax.scope import tables_of
 from pipeline.kernel.windows.sql import Window, in_plain_sql, window_of
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
+from pipeline.commit.post_commit import judged, post_commit, set_aside
+from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Table
 from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, RequestError, StorageError
@@ -36,8 +38,6 @@ from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
 from pipeline.runner.facts import feed_of, route_of
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
-from pipeline.runner.post_commit import judged, post_commit, set_aside
-from pipeline.runner.quarantine import in_json, json_text, stage_quarantine
 
 PARTLY = "partly "
 """What stands before the fingerprint of a table some of whose partitions another definition made."""

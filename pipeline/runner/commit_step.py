@@ -10,18 +10,18 @@ from pipeline.batch.execute import execute
 from pipeline.batch.planning import EXPANSION
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
+from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit, replace_by_key
+from pipeline.commit.moments import Moment
+from pipeline.commit.post_commit import judged, post_commit
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.staging import Manifest, Mode
 from pipeline.governance import StepRecord
 from pipeline.lake import Version
-from pipeline.runner.commit_plan import CommitPlan, StagedRows, plan_commit, replace_by_key
 from pipeline.runner.context import RunContext
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.events import Moment
 from pipeline.runner.facts import fingerprint_of
-from pipeline.runner.post_commit import judged, post_commit
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.batch.planning import ExecutionPlan
 from pipeline.batch.step import StepSpec
+from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock
 from pipeline.core.definitions import Definition
 from pipeline.governance import StepRecord
@@ -15,7 +16,7 @@ from pipeline.kernel.budget import MemoryPool, budget_here
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.decide import Decision, RunOptions
-from pipeline.runner.events import Event, Moment, Observer, StepProgress
+from pipeline.runner.events import Event, Observer, StepProgress
 from pipeline.streaming.planning.streamed import StreamedDefinitions
 
 

@@ -14,12 +14,12 @@ from pipeline.batch.execute import execute
 from pipeline.batch.executor import Executor, OnProgress, layout_of, splits_of
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
+from pipeline.commit.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
 from pipeline.core.definitions import StoredDefinition, Table
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import SqlTransform
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
 from pipeline.runner.handlers import handler_of
 
 

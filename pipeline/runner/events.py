@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from pipeline.commit.moments import Moment
 
 if TYPE_CHECKING:
     from pipeline.governance import StepRecord
-
-
-class Moment(StrEnum):
-    """The points of a run between which it can be killed; `working` comes any number of times."""
-
-    BEGUN = "begun"
-    DECIDED = "decided"
-    WORKING = "working"
-    STAGED = "staged"
-    COMMITTED = "committed"
-    SETTLED = "settled"
-    LOADED = "loaded"
-    RECORDED = "recorded"
-    ENDED = "ended"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.batch.planning import ExecutionPlan, carries_place, route, source_route, strategy
+from pipeline.commit.commit_plan import key_passed_on, merge_of
 from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
 from pipeline.core.definitions import Definition, Feed, Source, Table
 from pipeline.core.execution import ExecutionLimits
@@ -20,7 +21,6 @@ from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import Version, files_for
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import key_passed_on, merge_of
 from pipeline.runner.decide import (
     Decision,
     DecisionKind,

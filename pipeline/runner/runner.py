@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.core.errors import HeadwaterError
@@ -21,7 +22,7 @@ from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import RunContext
 from pipeline.runner.decide import DecisionKind, RunOptions
-from pipeline.runner.events import Moment, Observer, nobody
+from pipeline.runner.events import Observer, nobody
 from pipeline.runner.handlers import handler_of
 from pipeline.runner.schedule import BlockedStep, Schedule
 from pipeline.streaming.planning.streamed import STREAMED

@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from cluster.cli.interrupts import interrupts
-from pipeline.runner.events import Event, Moment, nobody
+from pipeline.commit.moments import Moment
+from pipeline.runner.events import Event, nobody
 
 
 def test_an_interrupt_that_went_astray_is_raised_at_the_next_event():

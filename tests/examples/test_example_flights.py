@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.project import Workspace, load
+from pipeline.replay.quarantine import quarantined
 from pipeline.runner import Runner
-from pipeline.runner.replay import quarantined
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.verify import verify
 

@@ -7,9 +7,9 @@ import os
 import shutil
 import signal
 
+from pipeline.commit.moments import Moment
 from pipeline.project.project import load
 from pipeline.runner.dry_run import RunOptions
-from pipeline.runner.events import Moment
 from pipeline.runner.runner import Runner
 from tests.rigs.proofs import PROOFS
 from tests.runner.conftest import MORE, rows_of

@@ -9,8 +9,8 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
+from pipeline.replay.quarantine import quarantined, replay
 from pipeline.runner.dry_run import RunOptions, plan_run
-from pipeline.runner.replay import quarantined, replay
 from pipeline.runner.runner import Runner
 
 TOML = '[project]\nname = "feed"\ndefinitions = "feed.py"\n'

@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError
 from pipeline.project import Workspace, load
+from pipeline.replay.quarantine import quarantined
 from pipeline.runner import Runner, RunOptions
-from pipeline.runner.replay import quarantined
 
 TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'
 IMPORTS = (

@@ -23,9 +23,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from pipeline.commit.moments import Moment
 from pipeline.project.project import load
 from pipeline.runner.dry_run import RunOptions
-from pipeline.runner.events import Event, Moment
+from pipeline.runner.events import Event
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import TOML, rows_of
 

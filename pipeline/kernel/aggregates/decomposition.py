@@ -18,8 +18,8 @@ from pipeline.kernel.aggregates.grouping import Matcher, aliases_of, keys_of, un
 from pipeline.kernel.aggregates.mergeable import state_of
 from pipeline.kernel.aggregates.states import AT, STATES, ExportedState, State, typed
 from pipeline.kernel.engine import schema_of
-from pipeline.kernel.planner.function_calls import aggregates_of, is_aggregate, is_known, own, whole_of
-from pipeline.kernel.planner.scope import tables_of
+from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate, is_known, own, whole_of
+from pipeline.kernel.syntax.scope import tables_of
 
 __all__ = ["STATES", "CallTypes", "Decomposition", "has_groups", "refusal", "take_apart"]
 

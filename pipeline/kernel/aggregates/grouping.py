@@ -13,8 +13,8 @@ from typing import cast
 
 from sqlglot import exp
 
-from pipeline.kernel.planner.function_calls import aggregates_of, is_aggregate
-from pipeline.kernel.planner.scope import relation
+from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate
+from pipeline.kernel.syntax.scope import relation
 
 _NO_PARTS = (exp.Identifier, exp.DataType, exp.Literal, exp.Var)
 

@@ -25,7 +25,7 @@ from sqlglot import exp
 
 from pipeline.core.refusal import Refusal
 from pipeline.kernel.aggregates.states import AT, Binding, CountState, ExportedState, ListState, State
-from pipeline.kernel.planner.function_calls import CallParts, function_name
+from pipeline.kernel.syntax.function_calls import CallParts, function_name
 
 _SPREAD = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop", "sem"})
 _REGRESSIONS = frozenset(

@@ -16,8 +16,8 @@ import duckdb
 from sqlglot import exp
 
 from pipeline.kernel.engine import connect, schema_of
-from pipeline.kernel.planner.function_calls import is_aggregate, is_known
 from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.syntax.function_calls import is_aggregate, is_known
 
 Term = str
 _NUMBER = re.compile(r'"#\d+"')

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from sqlglot import exp
 
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.kernel.planner.function_calls import aggregates_of, function_name, is_aggregate, own
+from pipeline.kernel.syntax.function_calls import aggregates_of, function_name, is_aggregate, own
 
 _FIRST_OR_LAST = frozenset({"first", "last", "arbitrary"})
 _COLLECTED = frozenset({"array_agg", "listagg"})

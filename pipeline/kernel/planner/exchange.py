@@ -20,8 +20,8 @@ from pipeline.kernel.planner.canonical import common_type, expression_type, fami
 from pipeline.kernel.planner.distribution import NotPartitionableError
 from pipeline.kernel.planner.order_and_limit import finished
 from pipeline.kernel.planner.partitioning import PartitioningAnalysis
-from pipeline.kernel.planner.scope import Scope
 from pipeline.kernel.planner.strategy import never_apart
+from pipeline.kernel.syntax.scope import Scope
 
 BUCKETS = "_buckets"
 _MOST_TRIES = 96

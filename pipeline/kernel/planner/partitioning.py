@@ -24,9 +24,9 @@ from pipeline.kernel.planner.distribution import (
     joined,
     united,
 )
-from pipeline.kernel.planner.function_calls import aggregates_of, is_aggregate, is_known, own
 from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns, star_of
 from pipeline.kernel.planner.resolver import ExpressionResolver, SelectScope
+from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate, is_known, own
 
 _CLAUSES = frozenset(
     [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlglot import exp
 
 from pipeline.core.sources import POSITION, PROVENANCE, SOURCE
-from pipeline.kernel.planner.scope import Scope, relation
+from pipeline.kernel.syntax.scope import Scope, relation
 
 
 def carrying(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

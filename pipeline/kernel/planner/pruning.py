@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from pipeline.core.schema import Column, Schema
-from pipeline.kernel.planner.scope import Scope
 from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.syntax.scope import Scope
 
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL")
 _SLACK = "interval 1 millisecond"

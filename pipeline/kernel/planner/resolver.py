@@ -16,7 +16,7 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.planner.canonical import CanonicalTerms, Term, is_of_one_row
 from pipeline.kernel.planner.distribution import Distribution, Equality
 from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns
-from pipeline.kernel.planner.scope import Scope
+from pipeline.kernel.syntax.scope import Scope
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Literal
 from sqlglot import exp
 
 from pipeline.kernel.aggregates.decomposition import has_groups, refusal
-from pipeline.kernel.planner.function_calls import is_aggregate, is_changing, needs_more_than_a_row
-from pipeline.kernel.planner.scope import Scope, driving_of, relation
+from pipeline.kernel.syntax.function_calls import is_aggregate, is_changing, needs_more_than_a_row
+from pipeline.kernel.syntax.scope import Scope, driving_of, relation
 
 __all__ = ["Strategy", "StrategyChoice", "driving_of", "plan"]
 

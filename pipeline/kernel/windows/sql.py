@@ -28,8 +28,8 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import in_words
 from pipeline.kernel.aggregates.grouping import keys_of, text_in, unclear_name
 from pipeline.kernel.engine import arrow, connect, first_line
-from pipeline.kernel.planner.function_calls import is_aggregate, own
-from pipeline.kernel.planner.scope import unused
+from pipeline.kernel.syntax.function_calls import is_aggregate, own
+from pipeline.kernel.syntax.scope import unused
 
 Kind = Literal["tumble", "hop", "session"]
 _INTERVALS: dict[Kind, tuple[str, ...]] = {"tumble": ("size",), "hop": ("slide", "size"), "session": ("gap",)}

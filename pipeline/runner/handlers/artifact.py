@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.commit.moments import Moment
 from pipeline.core.definitions import Artifact, Verdict
 from pipeline.core.staging import RowCounts
 from pipeline.governance import StepRecord
@@ -11,7 +12,6 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
-from pipeline.runner.events import Moment
 
 
 class ArtifactHandler:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.commit.moments import Moment
+from pipeline.commit.sink_delivery import send
 from pipeline.core.sinks import Sink
 from pipeline.core.staging import RowCounts
 from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
-from pipeline.runner.events import Moment
-from pipeline.runner.sink_delivery import send
 
 
 class SinkHandler:

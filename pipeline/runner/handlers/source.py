@@ -6,6 +6,8 @@ import secrets
 from dataclasses import replace
 
 from pipeline.batch.step import StepSpec
+from pipeline.commit.moments import Moment
+from pipeline.commit.post_commit import post_commit
 from pipeline.core.definitions import Source
 from pipeline.core.errors import OrderError
 from pipeline.governance import StepRecord
@@ -17,9 +19,7 @@ from pipeline.runner.commit_step import StepBasis, commit_step, skipped
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.contracts import source_contract
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
-from pipeline.runner.events import Moment
 from pipeline.runner.facts import decide, made_anew, route_of_source
-from pipeline.runner.post_commit import post_commit
 
 EPOCH_START = "1970-01-01T00:00:00+00:00"
 """When the rows of a trial are ingested."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.batch.step import StepSpec
+from pipeline.commit.commit_plan import definition_to_validate
+from pipeline.commit.moments import Moment
+from pipeline.commit.post_commit import post_commit
 from pipeline.core.definitions import Table
 from pipeline.core.errors import OrderError
 from pipeline.governance import StepRecord
@@ -14,14 +17,11 @@ from pipeline.lake import Version
 from pipeline.project.contracts import feed_contract
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import definition_to_validate
 from pipeline.runner.commit_step import StepBasis, commit_step, skipped
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
-from pipeline.runner.events import Moment
 from pipeline.runner.facts import decide, feed_of, keeps_rows, made_anew, route_of, scans_of, stored_inputs
 from pipeline.runner.handlers.source import EPOCH_START, trial_id
-from pipeline.runner.post_commit import post_commit
 from pipeline.warehouse.modelling import DimensionTransform
 
 

@@ -18,14 +18,14 @@ from pipeline.kernel.aggregates.decomposition import STATES, has_groups, refusal
 from pipeline.kernel.aggregates.grouping import normalised, unclear_name
 from pipeline.kernel.aggregates.mergeable import state_of
 from pipeline.kernel.engine import arrow, connect, schema_of
-from pipeline.kernel.planner.function_calls import aggregates_of, whole_of
 from pipeline.kernel.planner.projection import needed
 from pipeline.kernel.planner.provenance import passed_on
-from pipeline.kernel.planner.scope import relation
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.sql_text import quoted
+from pipeline.kernel.syntax.function_calls import aggregates_of, whole_of
+from pipeline.kernel.syntax.scope import relation
 from pipeline.kernel.windows.sql import Window, in_panes, in_plain_sql
 from pipeline.streaming.operators.grouped_state import Grouping
 from pipeline.streaming.operators.groups import Groups

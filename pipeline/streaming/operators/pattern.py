@@ -20,7 +20,7 @@ from pipeline.core.definitions import Expectation, Layer, Table, caller, checks,
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.event_time import span
 from pipeline.core.fingerprint import fingerprint
-from pipeline.kernel.planner.function_calls import is_reserved
+from pipeline.kernel.syntax.function_calls import is_reserved
 from pipeline.streaming.operators.batch_form import StreamedInput, schemas_of
 from pipeline.streaming.operators.operator import Operator
 from pipeline.streaming.operators.pattern_matches import Matches, answered, checked

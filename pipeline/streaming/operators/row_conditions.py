@@ -11,7 +11,7 @@ from sqlglot.errors import SqlglotError
 
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.kernel.aggregates.grouping import normalised
-from pipeline.kernel.planner.function_calls import aggregates_of
+from pipeline.kernel.syntax.function_calls import aggregates_of
 from pipeline.streaming.operators.state_columns import PREFIX
 
 

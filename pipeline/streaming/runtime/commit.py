@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
+from pipeline.commit.commit_plan import CommitPlan, StagedRows, merge_of, plan_commit
+from pipeline.commit.post_commit import follow_up, set_aside
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.core.logs import logger
@@ -15,8 +17,6 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake import MergeSpec, TableHead, compact, replace_keys
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import CommitPlan, StagedRows, merge_of, plan_commit
-from pipeline.runner.post_commit import follow_up, set_aside
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
+from pipeline.commit.post_commit import set_aside
 from pipeline.core.epochs import Epoch
 from pipeline.core.processes import cores
 from pipeline.core.sources import Extent
 from pipeline.core.staging import Manifest
 from pipeline.lake import TableHead, Version
 from pipeline.project.workspace import Workspace
-from pipeline.runner.post_commit import set_aside
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.progress import Extents, StreamProgress

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 
+from pipeline.commit.post_commit import set_aside
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import StateFile
 from pipeline.core.errors import ConflictError, RequestError, StorageError, did_you_mean
@@ -23,7 +24,6 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
 from pipeline.project.workspace import Workspace
-from pipeline.runner.post_commit import set_aside
 from pipeline.streaming.operators.snapshots import checked
 from pipeline.streaming.planning.plan import StreamPlan
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipeline.commit.sink_delivery import SinkSender
 from pipeline.core.errors import DefinitionError, HeadwaterError, RequestError, SchemaError
 from pipeline.core.logs import logger
 from pipeline.core.sinks import Sink
 from pipeline.project.workspace import Workspace
-from pipeline.runner.sink_delivery import SinkSender
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 
 log = logger(__name__)

@@ -19,10 +19,10 @@ from pipeline.core.sources import POSITION, SOURCE, ReadyOffsets, Tail
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import arrow, connect, first_line, one
 from pipeline.kernel.frames import call
-from pipeline.kernel.planner.scope import unused
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import literal, quoted
+from pipeline.kernel.syntax.scope import unused
 from pipeline.kernel.types import as_stored
 from pipeline.streaming.operators.operator import Prepared
 from pipeline.streaming.operators.shard import dealt

@@ -13,6 +13,7 @@ from pipeline.batch.fast_path import fast_path
 from pipeline.batch.row_producers import ArrowProducer
 from pipeline.batch.validating_pass import stage_aside, validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
+from pipeline.commit.commit_plan import definition_to_validate
 from pipeline.core.logs import logger
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.budget import budget_here
@@ -23,7 +24,6 @@ from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import listed
 from pipeline.lake import DeltaStager, Version
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import definition_to_validate
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.source_task import SourceBatch
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.batch.row_producers import SourceProducer
 from pipeline.batch.work import Split
+from pipeline.commit.commit_plan import definition_to_validate, merge_of
 from pipeline.core.clock import now
 from pipeline.core.definitions import Action, LogTransform, StoredDefinition, Table
 from pipeline.core.epochs import END, Epoch, InputProgress
@@ -28,7 +29,6 @@ from pipeline.kernel.engine import arrow, connect, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import definition_to_validate, merge_of
 from pipeline.streaming.operators.batch_form import batch_answer_since
 from pipeline.streaming.operators.operator import BEGINNING, PARTLY, Progress
 from pipeline.streaming.planning.inputs import OffsetRanges, StreamInput

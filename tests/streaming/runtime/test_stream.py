@@ -13,8 +13,8 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, StorageError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
+from pipeline.replay.quarantine import quarantined
 from pipeline.runner.dry_run import RunOptions
-from pipeline.runner.replay import quarantined
 from pipeline.runner.runner import Runner
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions, catch_up

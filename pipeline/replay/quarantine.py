@@ -19,6 +19,8 @@ from pipeline.batch.row_producers import ArrowProducer, SourceProducer
 from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import RowProducer, Split
+from pipeline.commit.commit_plan import StagedRows, definition_to_validate, merge_of, plan_commit
+from pipeline.commit.post_commit import post_commit
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Source, StoredDefinition, Table
 from pipeline.core.epochs import Epoch
@@ -35,11 +37,9 @@ from pipeline.kernel.sql_text import literal
 from pipeline.lake import QUARANTINE
 from pipeline.project.contracts import own_columns, with_declared
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import StagedRows, definition_to_validate, merge_of, plan_commit
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
 from pipeline.runner.facts import feed_of
-from pipeline.runner.post_commit import post_commit
 
 
 def quarantined(workspace: Workspace, name: str) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
+from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
 from pipeline.core.definitions import Merge, StoredDefinition, Table
 from pipeline.core.staging import Mode, RowCounts, StagedFile
 from pipeline.kernel.budget import budget_here
@@ -15,7 +16,6 @@ from pipeline.kernel.sql import SqlTransform, parse
 from pipeline.kernel.sql_text import quoted
 from pipeline.lake import MergeSpec, Version, merge, replace_keys
 from pipeline.project.workspace import Workspace
-from pipeline.runner.quarantine import in_json, json_text, stage_quarantine
 from pipeline.warehouse.modelling import FactTransform
 
 

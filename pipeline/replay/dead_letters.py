@@ -15,6 +15,7 @@ from typing import cast
 
 import pyarrow as pa
 
+from pipeline.commit.post_commit import set_aside
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, RequestError
@@ -26,8 +27,7 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow, connect
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
-from pipeline.runner.post_commit import set_aside
-from pipeline.runner.replay import joined, quarantined, replay
+from pipeline.replay.quarantine import joined, quarantined, replay
 from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.planning.table_log import TableInput

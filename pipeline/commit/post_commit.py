@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from pipeline.commit.commit_plan import merge_of
+from pipeline.commit.moments import Moment
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
 from pipeline.core.staging import Manifest, RowCounts
@@ -14,8 +16,6 @@ from pipeline.governance import CheckRecord, VersionRecord
 from pipeline.kernel.checks import key_expectations, merge_expectations
 from pipeline.lake import QUARANTINE, Commit, LakeTable, Version
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_plan import merge_of
-from pipeline.runner.events import Moment
 from pipeline.warehouse import Load
 
 

@@ -1,0 +1,19 @@
+"""The points of a run between which it can be killed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Moment(StrEnum):
+    """The points of a run between which it can be killed; `working` comes any number of times."""
+
+    BEGUN = "begun"
+    DECIDED = "decided"
+    WORKING = "working"
+    STAGED = "staged"
+    COMMITTED = "committed"
+    SETTLED = "settled"
+    LOADED = "loaded"
+    RECORDED = "recorded"
+    ENDED = "ended"

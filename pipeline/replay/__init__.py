@@ -1,0 +1,1 @@
+"""Rejected rows, validated again after a fix."""
