@@ -9,8 +9,8 @@ import typer
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.quarantine import near
-from pipeline.replay.dead_letters import letters, replay_letters
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.dead_letters import letters, replay_letters
+from pipeline.reprocessing.quarantine import quarantined
 
 app = typer.Typer(help="Rows that streams set aside: list, show, replay after a fix.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]

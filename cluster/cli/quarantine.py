@@ -9,8 +9,8 @@ import typer
 
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.replay.dead_letters import replay_letters
-from pipeline.replay.quarantine import quarantined, replay
+from pipeline.reprocessing.dead_letters import replay_letters
+from pipeline.reprocessing.quarantine import quarantined, replay
 from pipeline.streaming.planning.plan import Planner
 
 app = typer.Typer(help="Rows that were set aside: list, show, replay after a fix.", no_args_is_help=True)

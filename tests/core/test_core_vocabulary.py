@@ -6,6 +6,8 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import pipeline
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipeline", "ml", "serve", "cluster")
 
@@ -17,3 +19,9 @@ def test_no_two_public_classes_have_one_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(str(path.relative_to(ROOT)))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_room_has_the_name_of_a_public_function():
+    """Importing a room would put it in the place of the function: `from pipeline import replay`."""
+    rooms = {path.name for path in (ROOT / "pipeline").iterdir()} | {p.stem for p in (ROOT / "pipeline").glob("*.py")}
+    assert rooms & set(pipeline.__all__) == set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.project import Workspace, load
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.runner import Runner
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.verify import verify

@@ -21,7 +21,7 @@ from pipeline.core.staging import Manifest
 from pipeline.governance import Catalog, Leases
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.savepoints import savepoints

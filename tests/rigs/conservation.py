@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline.project.workspace import Workspace
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.streaming.operators.operator import PARTLY
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import StreamJob

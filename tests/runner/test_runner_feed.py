@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.replay.quarantine import quarantined, replay
+from pipeline.reprocessing.quarantine import quarantined, replay
 from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.runner import Runner
 

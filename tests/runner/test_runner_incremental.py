@@ -7,7 +7,7 @@ import pytest
 from pipeline.core.errors import DefinitionError, ExpectationError, RequestError, SchemaError, SourceError, StorageError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.replay.quarantine import quarantined, replay
+from pipeline.reprocessing.quarantine import quarantined, replay
 from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import MORE, SHOP

@@ -14,7 +14,7 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.staging import Manifest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.replay.quarantine import quarantined, replay
+from pipeline.reprocessing.quarantine import quarantined, replay
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - the fixture

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError
 from pipeline.project import Workspace, load
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.runner import Runner, RunOptions
 
 TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'

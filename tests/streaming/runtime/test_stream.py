@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, StorageError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from pipeline.streaming.planning.plan import Planner

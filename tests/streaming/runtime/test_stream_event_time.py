@@ -11,7 +11,7 @@ import pytest
 from pipeline import files, source, sql
 from pipeline.core.errors import DefinitionError, RequestError
 from pipeline.project import Workspace, load
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.runner import Runner
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions

@@ -15,8 +15,8 @@ from confluent_kafka.admin import AdminClient
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, SourceUnavailableError
 from pipeline.project import Workspace, load
-from pipeline.replay.dead_letters import replay_letters
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.dead_letters import replay_letters
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy

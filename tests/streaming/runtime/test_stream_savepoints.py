@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import RequestError, StorageError
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.savepoints import pinned, save, savepoints
 from pipeline.streaming.runtime.verify import verify

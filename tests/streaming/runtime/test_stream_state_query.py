@@ -12,7 +12,7 @@ import pytest
 from pipeline.core.epochs import END
 from pipeline.core.errors import ConflictError, RequestError
 from pipeline.governance import Leases, this_process
-from pipeline.replay.dead_letters import letters, replay_letters
+from pipeline.reprocessing.dead_letters import letters, replay_letters
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.state_query import committed_state, live, readable, where

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.epochs import END
 from pipeline.project import Workspace, load
-from pipeline.replay.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.rigs.conservation import conserved

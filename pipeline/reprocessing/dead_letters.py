@@ -27,7 +27,7 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow, connect
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
-from pipeline.replay.quarantine import joined, quarantined, replay
+from pipeline.reprocessing.quarantine import joined, quarantined, replay
 from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.planning.table_log import TableInput
