@@ -21,7 +21,7 @@ QUICK = RestartPolicy(first_wait_s=0.01, longest_wait_s=0.02)
 
 
 def until(condition, what="it"):
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < give_up, f"{what} took too long"
         time.sleep(0.01)

@@ -60,7 +60,7 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
     folder = plant(count=None, speed=4000)
     running = streams.start(folder, "readings", "by_minute")
     with streams.alive(running):
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 60
         while not running.statuses["by_minute"].totals.get("rows_in"):
             assert time.monotonic() < give_up
             time.sleep(0.01)
