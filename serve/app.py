@@ -81,7 +81,7 @@ def _backend(project: Project, layers: Collection[Layer], limits: Limits | None,
     return Backend(
         project=project,
         tables=Tables(workspace, layers),
-        models=Champions(settings.models, [d for d in project.graph.definitions if isinstance(d, Artifact)]),
+        models=Champions(settings.models, project.graph.all_of(Artifact)),
         engine=Engine(workspace.lake.storage, bounds, patience),
     )
 

@@ -39,11 +39,11 @@ def check(url: str, project: Project) -> list[CallResult]:
     A model is asked about two real rows of its feature view, read through the endpoint itself.
     """
     answers = [_call(url, "/health")[0]]
-    gold = [d for d in project.graph.definitions if isinstance(d, StoredDefinition) and d.layer == "gold"]
+    gold = [d for d in project.graph.all_of(StoredDefinition) if d.layer == "gold"]
     best = next((d for d in gold if d.kind == "mart"), gold[0] if gold else None)
     if best is not None:
         answers.append(_call(url, f"/tables/{best.name}?limit=3")[0])
-    models = (d for d in project.graph.definitions if isinstance(d, Artifact) and d.kind == "model")
+    models = (d for d in project.graph.all_of(Artifact) if d.kind == "model")
     model = next(models, None)
     if model is not None:
         answers.extend(_ask(url, model))

@@ -36,7 +36,7 @@ class Tables:
         self, workspace: Workspace, layers: Collection[Layer], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Keep what to serve; nothing is read yet. `clock` gives seconds."""
-        stored = (d for d in workspace.project.graph.definitions if isinstance(d, StoredDefinition))
+        stored = workspace.project.graph.all_of(StoredDefinition)
         self._definitions = {d.name: d for d in stored if d.layer in layers}
         self._workspace = workspace
         self._clock = clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,12 +12,12 @@ from rich.tree import Tree
 from cluster.cli.console import as_objects, grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.summary import print_summary
-from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import RequestError
 from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
 from pipeline.quality import score
 from pipeline.report import write_report
+from pipeline.runner.handlers import handler_of
 
 Name = Annotated[str, typer.Argument(help="A definition's name.")]
 
@@ -24,19 +25,7 @@ Name = Annotated[str, typer.Argument(help="A definition's name.")]
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the definitions with their rows and versions."""
     workspace = open_workspace(folder, env)
-    rows = []
-    for definition in workspace.project.graph.definitions:
-        version = workspace.version(definition.name) if isinstance(definition, StoredDefinition) else None
-        rows.append(
-            {
-                "name": definition.name,
-                "kind": definition.kind,
-                "layer": definition.layer if isinstance(definition, StoredDefinition) else "",
-                "rows": None if version is None else version.rows,
-                "version": None if version is None else version.number,
-                "description": definition.description.partition("\n")[0],
-            }
-        )
+    rows = [asdict(handler_of(d).describe(workspace, d)) for d in workspace.project.graph.definitions]
     if as_json:
         print_json(rows)
         return
@@ -178,9 +167,8 @@ def _grow(workspace: Workspace, tree: Tree, name: str, *, up: bool) -> None:
     graph = workspace.project.graph
     near = graph[name].inputs if up else [d.name for d in graph.definitions if name in d.inputs]
     for other in near:
-        definition = graph[other]
-        version = workspace.version(other) if isinstance(definition, StoredDefinition) else None
-        known = "" if version is None else f" [dim]version {version.number}, {version.rows:,} rows[/]"
+        shown = handler_of(graph[other]).describe(workspace, graph[other])
+        known = "" if shown.version is None else f" [dim]version {shown.version}, {shown.rows:,} rows[/]"
         _grow(workspace, tree.add(f"{other}{known}"), other, up=up)
 
 

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.sinks import Sink
+
+D = TypeVar("D", bound=Definition)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Graph:
     @cached_property
     def _by_name(self) -> dict[str, Definition]:
         return {definition.name: definition for definition in self.definitions}
+
+    def all_of(self, kind: type[D]) -> tuple[D, ...]:
+        """Return the definitions of a kind, inputs before what reads them."""
+        return tuple(definition for definition in self.definitions if isinstance(definition, kind))
 
     def upstream(self, name: str) -> frozenset[str]:
         """Return every definition that `name` depends on, at any distance."""

@@ -136,9 +136,13 @@ def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None, folder: str
     if key.limits.threads is not None:
         config["threads"] = key.limits.threads
     root = duckdb.connect(config=config)
-    root.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
-    if filesystem is not None:
-        root.register_filesystem(filesystem)
+    try:
+        root.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
+        if filesystem is not None:
+            root.register_filesystem(filesystem)
+    except BaseException:
+        root.close()
+        raise
     return _Instance(key, root, filesystem)
 
 
@@ -154,8 +158,6 @@ def _is_clean(instance: _Instance) -> bool:
 
 def _give_back(instance: _Instance) -> None:
     with _lock:
-        if not _idle:
-            atexit.register(close_idle)
         _idle.append(instance)
         over = _idle[:-MAX_IDLE]
         del _idle[:-MAX_IDLE]
@@ -170,3 +172,6 @@ def close_idle() -> None:
         _idle.clear()
     for instance in idle:
         instance.root.close()
+
+
+atexit.register(close_idle)

@@ -49,7 +49,7 @@ class Workspace:
     @property
     def table_names(self) -> tuple[str, ...]:
         """The names of all tables, inputs before what reads them."""
-        return tuple(d.name for d in self.project.graph.definitions if isinstance(d, StoredDefinition))
+        return tuple(d.name for d in self.project.graph.all_of(StoredDefinition))
 
     def table(self, name: str) -> LakeTable:
         """Return a definition's table in the lake, whether it is there or not."""

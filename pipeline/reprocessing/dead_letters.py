@@ -11,13 +11,13 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import cast
 
 import pyarrow as pa
 
 from pipeline.commit.post_commit import set_aside
 from pipeline.core.clock import Clock, now
-from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, RequestError
 from pipeline.core.sources import POSITION, SOURCE, Log, PartReader, ReadyOffsets, Tail
 from pipeline.core.splits import SourceObject, SourceSplit
@@ -100,21 +100,21 @@ def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> RowCounts
         raise RequestError(f"stream {plan.name!r} has set nothing aside", do="see `headwater deadletter ls`")
     if isinstance(plan.inputs[0], TableInput):
         return replay(workspace, plan.name, clock=clock)
-    return _judged(workspace, plan, version, manifest.epoch, rows, clock)
+    return _validated(workspace, plan, version, rows, clock())
 
 
-def _judged(  # noqa: PLR0913 - what was found out of one replay
-    workspace: Workspace, plan: StreamPlan, version: Version, epoch: Epoch, rows: pa.Table, clock: Clock
-) -> RowCounts:
-    if version.manifest is None:
+def _validated(workspace: Workspace, plan: StreamPlan, version: Version, rows: pa.Table, at: datetime) -> RowCounts:
+    """Validate rows that were rejected, and commit those that pass as an epoch of their stream."""
+    epoch = None if version.manifest is None else version.manifest.epoch
+    if version.manifest is None or epoch is None:
         raise AssertionError(plan.name)
     head = workspace.table(plan.name).head()
     if head.mark != version.mark:
         raise ConflictError(f"stream {plan.name!r} is at work", do="stop or pause it, and replay again")
-    run_id, at = f"replay-{secrets.token_hex(4)}", clock()
+    run_id = f"replay-{secrets.token_hex(4)}"
     pending = _read_again(workspace, plan, rows, int(at.timestamp() * 1e6))
-    with closing(EpochStager(workspace, plan)) as judge:
-        outcome = judge.stage(pending, run_id, at.isoformat())
+    with closing(EpochStager(workspace, plan)) as stager:
+        outcome = stager.stage(pending, run_id, at.isoformat())
     manifest = replace(
         version.manifest,
         run_id=run_id,

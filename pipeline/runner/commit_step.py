@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.batch.execute import execute
@@ -14,14 +14,15 @@ from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit, rep
 from pipeline.commit.moments import Moment
 from pipeline.commit.post_commit import judged, post_commit
 from pipeline.core.cursors import Cursor, Gap
-from pipeline.core.definitions import StoredDefinition
+from pipeline.core.definitions import Source, StoredDefinition, Table
+from pipeline.core.errors import OrderError
 from pipeline.core.staging import Manifest, Mode
 from pipeline.governance import StepRecord
 from pipeline.lake import Version
 from pipeline.runner.context import RunContext
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.facts import fingerprint_of
+from pipeline.runner.facts import decide, fingerprint_of, made_anew
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,34 @@ class StepBasis:
         version = self.version if self.decision.takes_new else None
         before = None if version is None else version.manifest
         return (*(() if before is None else before.gaps), *self.decision.plan.gaps)
+
+
+Compute = Callable[[RunContext, StepBasis], StepRecord]
+
+
+def run_step(
+    run: RunContext, definition: Source | Table, inputs: Mapping[str, Version], compute: Compute
+) -> StepRecord:
+    """Decide what to do with a table and do it: computed by `compute`, unless there is nothing to do.
+
+    What follows from its last commit is brought up to date first. When new rows turn out to belong before those that are
+    there, the table is computed anew.
+    """
+    workspace, options = run.workspace, run.options
+    version = workspace.version(definition.name, lenient=options.full)
+    if version is not None and not options.full:  # what is computed anew need not be brought up to date
+        post_commit(workspace, definition, version)
+    decision = decide(workspace, options, definition, version, inputs)
+    run.tell(Moment.DECIDED, definition.name, decision.kind)
+    if decision.kind is DecisionKind.SKIP:
+        if version is not None and version.manifest is not None:
+            run.made(definition.name, version)
+        return _skipped(definition, decision, version)
+    try:
+        return compute(run, StepBasis(definition, decision, version, inputs))
+    except OrderError as error:
+        decision = made_anew(workspace, definition, version, decision, error.problem)
+        return compute(run, StepBasis(definition, decision, version, inputs))
 
 
 def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord:
@@ -93,7 +122,7 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
     )
 
 
-def skipped(definition: StoredDefinition, decision: Decision, version: Version | None) -> StepRecord:
+def _skipped(definition: StoredDefinition, decision: Decision, version: Version | None) -> StepRecord:
     """Return the record of a step that had nothing to do."""
     return StepRecord(
         name=definition.name,

@@ -12,6 +12,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.handlers.handler import Description, described
 
 
 class ArtifactHandler:
@@ -37,6 +38,11 @@ class ArtifactHandler:
     def spec(self, workspace: Workspace, definition: Artifact) -> None:
         """It is no table."""
         del workspace, definition
+
+    def describe(self, workspace: Workspace, definition: Artifact) -> Description:
+        """It has no versions."""
+        del workspace
+        return described(definition)
 
     def lane(self, definition: Artifact) -> str:
         """It is drawn as a model."""

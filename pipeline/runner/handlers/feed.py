@@ -8,6 +8,7 @@ from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.handlers.handler import Description, described
 
 
 class FeedHandler:
@@ -28,6 +29,11 @@ class FeedHandler:
     def spec(self, workspace: Workspace, definition: Feed) -> None:
         """It is no table."""
         del workspace, definition
+
+    def describe(self, workspace: Workspace, definition: Feed) -> Description:
+        """It has no versions."""
+        del workspace
+        return described(definition)
 
     def lane(self, definition: Feed) -> str:
         """It is drawn where sources are."""

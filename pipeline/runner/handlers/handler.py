@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from pipeline.batch.step import StepSpec
-from pipeline.core.definitions import Definition
+from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import RunOptions
 
 D_contra = TypeVar("D_contra", bound=Definition, contravariant=True)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A definition in a list: what it is, and what there is of it."""
+
+    name: str
+    kind: str
+    layer: str = ""
+    """Empty for what is no table."""
+    rows: int | None = None
+    version: int | None = None
+    """None for what is not made yet, and for what has no versions."""
+    description: str = ""
+    """The first line."""
+
+
+def described(definition: Definition) -> Description:
+    """Return what is said of a definition that is no table."""
+    return Description(definition.name, definition.kind, description=definition.description.partition("\n")[0])
+
+
+def table_described(workspace: Workspace, definition: StoredDefinition) -> Description:
+    """Return what is said of a table, with its newest version."""
+    version = workspace.version(definition.name)
+    found = replace(described(definition), layer=definition.layer)
+    return found if version is None else replace(found, rows=version.rows, version=version.number)
 
 
 class Handler(Protocol[D_contra]):
@@ -28,6 +56,9 @@ class Handler(Protocol[D_contra]):
 
     def spec(self, workspace: Workspace, definition: D_contra) -> StepSpec | None:
         """Return the step that computes it from all of its inputs, as `--full` would; `None` for what is no table."""
+
+    def describe(self, workspace: Workspace, definition: D_contra) -> Description:
+        """Return what a list of definitions says of it."""
 
     def lane(self, definition: D_contra) -> str:
         """Return the lane of the report in which it is drawn."""

@@ -12,6 +12,7 @@ from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.handlers.handler import Description, described
 
 
 class SinkHandler:
@@ -40,6 +41,11 @@ class SinkHandler:
     def spec(self, workspace: Workspace, definition: Sink) -> None:
         """It is no table."""
         del workspace, definition
+
+    def describe(self, workspace: Workspace, definition: Sink) -> Description:
+        """It has no versions."""
+        del workspace
+        return described(definition)
 
     def lane(self, definition: Sink) -> str:
         """It is drawn as a sink."""

@@ -6,20 +6,17 @@ import secrets
 from dataclasses import replace
 
 from pipeline.batch.step import StepSpec
-from pipeline.commit.moments import Moment
-from pipeline.commit.post_commit import post_commit
 from pipeline.core.definitions import Source
-from pipeline.core.errors import OrderError
 from pipeline.governance import StepRecord
-from pipeline.lake import Version
 from pipeline.project.contracts import fresh_contract
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_step import StepBasis, commit_step, skipped
+from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.contracts import source_contract
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
-from pipeline.runner.facts import decide, made_anew, route_of_source
+from pipeline.runner.facts import decide, route_of_source
+from pipeline.runner.handlers.handler import Description, table_described
 
 EPOCH_START = "1970-01-01T00:00:00+00:00"
 """When the rows of a trial are ingested."""
@@ -40,20 +37,7 @@ class SourceHandler:
 
     def run(self, run: RunContext, definition: Source) -> StepRecord:
         """Read what is new and append it, or read all of it again."""
-        version = run.workspace.version(definition.name, lenient=run.options.full)
-        if version is not None and not run.options.full:  # what is made anew need not be made good
-            post_commit(run.workspace, definition, version)
-        decision = decide(run.workspace, run.options, definition, version, {})
-        run.tell(Moment.DECIDED, definition.name, decision.kind)
-        if decision.kind is DecisionKind.SKIP:
-            if version is not None and version.manifest is not None:
-                run.made(definition.name, version)
-            return skipped(definition, decision, version)
-        try:
-            return _ingest(run, definition, decision, version)
-        except OrderError as error:
-            decision = made_anew(run.workspace, definition, version, decision, error.problem)
-            return _ingest(run, definition, decision, version)
+        return run_step(run, definition, {}, _ingest)
 
     def spec(self, workspace: Workspace, definition: Source) -> StepSpec:
         """Return the step that reads all of the source."""
@@ -62,6 +46,10 @@ class SourceHandler:
         contract = fresh_contract(workspace, definition, parts)
         route = route_of_source(workspace, definition, parts)
         return StepSpec(definition, route, {}, trial_id(), EPOCH_START, parts=parts, reader=reader, schema=contract)
+
+    def describe(self, workspace: Workspace, definition: Source) -> Description:
+        """Its newest version is shown."""
+        return table_described(workspace, definition)
 
     def lane(self, definition: Source) -> str:
         """A source is drawn in its layer."""
@@ -73,10 +61,13 @@ def trial_id() -> str:
     return f"trial-{secrets.token_hex(3)}"
 
 
-def _ingest(run: RunContext, definition: Source, decision: Decision, version: Version | None) -> StepRecord:
-    contract = source_contract(run.workspace, definition, version, decision, full=run.options.full)
+def _ingest(run: RunContext, basis: StepBasis) -> StepRecord:
+    definition, version = basis.definition, basis.version
+    if not isinstance(definition, Source):
+        raise TypeError(type(definition).__name__)
+    contract = source_contract(run.workspace, definition, version, basis.decision, full=run.options.full)
     notes = dict.fromkeys(column.note for column in contract.columns if column.note)
-    decision = replace(decision, reason="; ".join([decision.reason, *notes]))
+    decision = replace(basis.decision, reason="; ".join([basis.decision.reason, *notes]))
     spec = StepSpec(
         definition=definition,
         route=route_of_source(run.workspace, definition, decision.parts),
@@ -89,4 +80,4 @@ def _ingest(run: RunContext, definition: Source, decision: Decision, version: Ve
         existing=version if decision.kind is DecisionKind.APPEND else None,
         existing_first=decision.is_later,
     )
-    return commit_step(run, spec, StepBasis(definition, decision, version, {}))
+    return commit_step(run, spec, replace(basis, decision=decision))

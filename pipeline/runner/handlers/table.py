@@ -7,20 +7,18 @@ from dataclasses import replace
 
 from pipeline.batch.step import StepSpec
 from pipeline.commit.commit_plan import definition_to_validate
-from pipeline.commit.moments import Moment
-from pipeline.commit.post_commit import post_commit
 from pipeline.core.definitions import Table
-from pipeline.core.errors import OrderError
 from pipeline.governance import StepRecord
 from pipeline.kernel.scan import Scan
 from pipeline.lake import Version
 from pipeline.project.contracts import feed_contract
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
-from pipeline.runner.commit_step import StepBasis, commit_step, skipped
+from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import Decision, DecisionKind, RunOptions
-from pipeline.runner.facts import decide, feed_of, keeps_rows, made_anew, route_of, scans_of, stored_inputs
+from pipeline.runner.facts import decide, feed_of, keeps_rows, route_of, scans_of, stored_inputs
+from pipeline.runner.handlers.handler import Description, table_described
 from pipeline.runner.handlers.source import EPOCH_START, trial_id
 from pipeline.warehouse.modelling import DimensionTransform
 
@@ -43,22 +41,8 @@ class TableHandler:
 
     def run(self, run: RunContext, definition: Table) -> StepRecord:
         """Append or merge what is new, or compute all of the table."""
-        version = run.workspace.version(definition.name, lenient=run.options.full)
-        if version is not None and not run.options.full:  # what is made anew need not be made good
-            post_commit(run.workspace, definition, version)
         names = stored_inputs(run.workspace, definition)
-        inputs = {name: run.version(name, definition.name) for name in names}
-        decision = decide(run.workspace, run.options, definition, version, inputs)
-        run.tell(Moment.DECIDED, definition.name, decision.kind)
-        if decision.kind is DecisionKind.SKIP:
-            if version is not None and version.manifest is not None:
-                run.made(definition.name, version)
-            return skipped(definition, decision, version)
-        try:
-            return _compute(run, StepBasis(definition, decision, version, inputs))
-        except OrderError as error:
-            decision = made_anew(run.workspace, definition, version, decision, error.problem)
-            return _compute(run, StepBasis(definition, decision, version, inputs))
+        return run_step(run, definition, {name: run.version(name, definition.name) for name in names}, _compute)
 
     def spec(self, workspace: Workspace, definition: Table) -> StepSpec:
         """Return the step that computes the table from all of its inputs."""
@@ -72,6 +56,10 @@ class TableHandler:
         return StepSpec(
             definition, route, scans, trial_id(), EPOCH_START, parts=parts, reader=reader, schema=schema, feed=feed
         )
+
+    def describe(self, workspace: Workspace, definition: Table) -> Description:
+        """Its newest version is shown."""
+        return table_described(workspace, definition)
 
     def lane(self, definition: Table) -> str:
         """A table is drawn in its layer."""

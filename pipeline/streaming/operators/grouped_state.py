@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import duckdb
 
 from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates.decomposition import STATES, CallTypes, Decomposition
-from pipeline.kernel.engine import arrow, one
+from pipeline.kernel.engine import arrow, connect, one, schema_of
+from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql_text import quoted
 from pipeline.streaming.operators.operator import HASH, Prepared, arrived
 from pipeline.streaming.operators.state_tables import StateTables
@@ -41,15 +43,33 @@ class Grouping:
     name: str
     """The input."""
     split: Decomposition
-    types: CallTypes
-    columns: Schema
-    """Those of the table that comes out."""
+    schemas: Mapping[str, Schema]
+    """The columns of all tables that the statement reads."""
     windowed: bool
     """Whether `_k0` is a window."""
     layout: Mapping[str, str] = field(default_factory=dict)
     """The parts of the state's identity that every grouped statement has."""
     rules: Mapping[str, str] = field(default_factory=dict)
     most_apart: int = MOST_APART
+
+    @property
+    def types(self) -> CallTypes:
+        """The types of the keys and of the calls' arguments; the engine is asked when they are first used."""
+        return self._asked[0]
+
+    @property
+    def columns(self) -> Schema:
+        """Those of the table that comes out; see `types`."""
+        return self._asked[1]
+
+    @cached_property
+    def _asked(self) -> tuple[CallTypes, Schema]:
+        with connect() as con:
+            register(con, {name: Scan(schema) for name, schema in self.schemas.items()})
+            types = self.split.types(con)
+            states = arrow(con, self.split.partial())
+            con.register(STATES, states.slice(0, 0))
+            return types, schema_of(con, self.split.answer(types))
 
     @property
     def by(self) -> tuple[str, ...]:

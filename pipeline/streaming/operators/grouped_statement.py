@@ -7,21 +7,18 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import cast
 
-import pyarrow as pa
 from sqlglot import exp
 
 from pipeline.core.definitions import Emit, Streaming
 from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import columns_part
-from pipeline.kernel.aggregates.decomposition import STATES, has_groups, refusal, take_apart
+from pipeline.kernel.aggregates.decomposition import has_groups, refusal, take_apart
 from pipeline.kernel.aggregates.grouping import normalised, unclear_name
 from pipeline.kernel.aggregates.mergeable import state_of
-from pipeline.kernel.engine import arrow, connect, schema_of
 from pipeline.kernel.planner.projection import needed
 from pipeline.kernel.planner.provenance import passed_on
 from pipeline.kernel.planner.strategy import plan
-from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.syntax.function_calls import aggregates_of, whole_of
@@ -57,7 +54,8 @@ def operator_of(
     """Return the operator of a grouped statement that streams its input `name`, or why it has none and the way out.
 
     `schemas` are the columns of all its inputs; those that are not streamed are tables where rows are prepared.
-    `event_time` is the column by which the input's watermark goes. Raises `duckdb.Error` for a statement that is wrong.
+    `event_time` is the column by which the watermark of the input advances. A statement that the engine refuses is found when
+    the columns of the operator are first used.
     """
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
@@ -135,15 +133,14 @@ def _mergeable(tree: exp.Select, name: str) -> str | None:
 
 
 def _grouping(wanted: _GroupedStatement, tree: exp.Select) -> Grouping:
-    split = take_apart(tree)
-    with connect() as con:
-        register(con, {name: Scan(schema) for name, schema in wanted.schemas.items()})
-        types = split.types(con)
-        states: pa.Table = arrow(con, split.partial())
-        con.register(STATES, states.slice(0, 0))
-        columns = schema_of(con, split.answer(types))
-    is_windowed = wanted.window is not None
-    return Grouping(wanted.name, split, types, columns, is_windowed, _layout(wanted, tree), _rules(wanted))
+    return Grouping(
+        name=wanted.name,
+        split=take_apart(tree),
+        schemas=wanted.schemas,
+        windowed=wanted.window is not None,
+        layout=_layout(wanted, tree),
+        rules=_rules(wanted),
+    )
 
 
 def _layout(wanted: _GroupedStatement, tree: exp.Select) -> dict[str, str]:

@@ -167,8 +167,7 @@ class Planner:
     @property
     def streams(self) -> tuple[str, ...]:
         """The names of all streams, inputs before what reads them."""
-        found = self.workspace.project.graph.definitions
-        return tuple(d.name for d in found if isinstance(d, StoredDefinition) and self.is_streamed(d.name))
+        return tuple(name for name in self.workspace.table_names if self.is_streamed(name))
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -183,7 +182,7 @@ class Planner:
     def untimed(self) -> dict[str, str]:
         """The tables that have an event time of their own, while the source that they read has none, with the reason."""
         graph = self.workspace.project.graph
-        tables = [d for d in graph.definitions if isinstance(d, Table) and d.streaming.event_time is not None]
+        tables = [d for d in graph.all_of(Table) if d.streaming.event_time is not None]
         return {
             table.name: f"{table.transform.inputs[0]!r}, which it reads first, has no event time"
             for table in tables

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.core.definitions import StoredDefinition
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import ConflictError, StorageError
 from pipeline.governance import DesiredState, Lease, Leases
@@ -48,7 +47,7 @@ def stream_summaries(workspace: Workspace) -> tuple[StreamSummary, ...]:
     """Return the streams of a project, inputs before what reads them."""
     leases = {lease.name: lease for lease in Leases(workspace.catalog).all()}
     planner, found = Planner(workspace), []
-    for name in (d.name for d in workspace.project.graph.definitions if isinstance(d, StoredDefinition)):
+    for name in workspace.table_names:
         try:
             if not planner.is_streamed(name):
                 continue

@@ -106,16 +106,16 @@ class StreamJob:
 
     def _run(self, leases: LeaseManager, watch: Callable[[StreamJob], None], every_s: float) -> None:
         context = StreamJobContext(
-            self._planner,
-            self.options,
-            self.names,
-            leases,
-            self._heard,
-            self._on_restart,
-            self._stop,
-            self._done,
-            self.streams,
-            self.statuses,
+            planner=self._planner,
+            options=self.options,
+            names=self.names,
+            leases=leases,
+            on_step=self._heard,
+            on_restart=self._on_restart,
+            stop=self._stop,
+            done=self._done,
+            streams=self.streams,
+            statuses=self.statuses,
         )
         threads = [
             threading.Thread(target=self._work, args=(name, context), name=f"headwater-{name}") for name in self.names

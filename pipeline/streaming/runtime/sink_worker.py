@@ -147,4 +147,4 @@ class SinkWorker:
 
 def sinks_of(workspace: Workspace, tables: Sequence[str]) -> tuple[Sink, ...]:
     """Return the sinks of some tables."""
-    return tuple(d for d in workspace.project.graph.definitions if isinstance(d, Sink) and d.table in tables)
+    return tuple(sink for sink in workspace.project.graph.all_of(Sink) if sink.table in tables)

@@ -1,0 +1,188 @@
+"""Engines that are used again: nothing of one user is there for the next, and nothing is read that is no longer true."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.kernel import pool
+from pipeline.kernel.engine import connect
+from pipeline.kernel.pool import DATABASE, Limits, configure
+from tests.rigs.proofs import examples
+
+ONE = Limits(threads=1)
+LEFT = {
+    "table": "create table t as select 1 as a",
+    "temporary table": "create temp table t as select 1 as a",
+    "view": "create view t as select 1 as a",
+    "temporary view": "create temp view t as select 1 as a",
+    "macro": "create macro t() as table select 1 as a",
+    "schema": "create schema t; create table t.t as select 1 as a",
+    "open transaction": "begin; create table t as select 1 as a",
+    "profile": "pragma enable_profiling = 'no_output'; create table t as select 1 as a",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_idle_instances():
+    pool.close_idle()
+    yield
+    pool.close_idle()
+
+
+def instance_of(con):
+    return pool._used[id(con)]  # noqa: SLF001 - which instance it is, is what is tested
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_nothing_that_a_user_created_is_left(what):
+    with connect(ONE) as con:
+        con.execute(LEFT[what])
+        first = instance_of(con)
+    with connect(ONE) as con:
+        assert instance_of(con) is first
+        for relation in ("t", "t()", "t.t", f"{DATABASE}.main.t"):
+            with pytest.raises(duckdb.Error, match=r"does not exist|not found"):
+                con.execute(f"from {relation}")
+        assert con.execute("select count(*) from duckdb_tables()").fetchone() == (0,)
+        assert con.execute("select current_setting('enable_profiling')").fetchone() == (None,)
+
+
+def test_registered_rows_go_with_their_user():
+    with connect(ONE) as con:
+        con.register("rows_here", pa.table({"a": [1]}))
+        assert con.execute("from rows_here").fetchall() == [(1,)]
+    with connect(ONE) as con, pytest.raises(duckdb.CatalogException):
+        con.execute("from rows_here")
+
+
+def test_settings_that_were_changed_are_put_back():
+    names = ("disabled_optimizers", "preserve_insertion_order", "partitioned_write_max_open_files")
+    asked = "select " + ", ".join(f"current_setting('{name}')" for name in names)
+    with connect(ONE) as con:
+        before = con.execute(asked).fetchone()
+        configure(con, "disabled_optimizers", "'statistics_propagation'")
+        configure(con, "preserve_insertion_order", "false")
+        configure(con, "partitioned_write_max_open_files", 7)
+        assert con.execute(asked).fetchone() != before
+    with connect(ONE) as con:
+        assert con.execute(asked).fetchone() == before
+
+
+def test_an_instance_has_one_user_at_a_time():
+    with connect(ONE) as first, connect(ONE) as second:
+        assert instance_of(first) is not instance_of(second)
+        first.execute("create table t as select 1 as a")
+        with pytest.raises(duckdb.CatalogException):
+            second.execute("from t")
+
+
+def test_many_users_at_once_see_only_their_own():
+    wrong = []
+
+    def work(number):
+        for turn in range(20):
+            with connect(ONE) as con:
+                con.execute(f"create table mine as select {number} as n, {turn} as t")
+                if con.execute("from mine").fetchall() != [(number, turn)]:
+                    wrong.append((number, turn))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(pool._idle) <= pool.MAX_IDLE  # noqa: SLF001
+
+
+def test_other_limits_are_another_instance():
+    with connect(ONE) as con:
+        first = instance_of(con)
+    with connect(Limits(threads=2)) as con:
+        assert instance_of(con) is not first
+        assert con.execute("select current_setting('threads')").fetchone() == (2,)
+
+
+def test_one_that_is_not_kept_is_closed():
+    with connect(ONE, keep=False) as con:
+        con.execute("create table t as select 1 as a; set lock_configuration = true")
+    with pytest.raises(duckdb.ConnectionException):
+        con.execute("select 1")
+    with connect(ONE) as con:
+        con.execute("set enable_progress_bar = true")
+
+
+def test_an_instance_that_spilled_is_not_used_again_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADWATER_TMP", str(tmp_path))
+    small = Limits(memory_bytes=64 << 20, threads=1)
+    with connect(small) as con:
+        con.execute("create temp table t as select range as i, repeat('x', 90) || range as s from range(2_000_000)")
+        first = instance_of(con)
+        assert any(path.is_file() for path in tmp_path.rglob("*"))
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    with connect(small) as con:
+        assert instance_of(con) is not first
+        assert con.execute("select 1").fetchone() == (1,)
+
+
+def test_a_user_whose_folder_is_gone_gets_a_new_one(tmp_path, monkeypatch):
+    """A project is removed and made again in one process."""
+    for name in ("a", "b"):
+        monkeypatch.setenv("HEADWATER_TMP", str(tmp_path / name))
+        with connect(ONE) as con:
+            assert (
+                con.execute("select current_setting('temp_directory')").fetchone()[0].startswith(str(tmp_path / name))
+            )
+
+
+def test_after_an_error_and_after_an_interrupt_the_next_user_works():
+    with pytest.raises(duckdb.ConversionException), connect(ONE) as con:
+        con.execute("begin; create table t as select 'x'::integer")
+    with connect(ONE) as con:
+        con.execute("create table t as select 1 as a")
+    with connect(ONE) as con:
+        threading.Timer(0.2, con.interrupt).start()
+        with pytest.raises(duckdb.InterruptException):
+            con.execute("select count(*) from range(100_000_000_000)")
+    with connect(ONE) as con:
+        assert con.execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_use_an_instance_of_its_parent():
+    with connect(ONE):
+        pass
+    key = pool._idle[-1].key  # noqa: SLF001
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if pool._taken(pool._Key(ONE, None, os.getpid()), "/tmp") is None else 1)  # noqa: S108, SLF001
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert key.process == os.getpid()
+
+
+@settings(max_examples=examples(5, 40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    versions=st.lists(
+        st.tuples(st.sampled_from([3, 3, 5000]), st.sampled_from("ab"), st.booleans()), min_size=2, max_size=8
+    )
+)
+def test_a_file_that_is_written_again_is_read_anew(tmp_path: Path, versions):
+    """A retried task writes the names of its files again: what an instance knows of a file must not outlive it."""
+    path = tmp_path / "a.parquet"
+    for number, (rows, letter, same_time) in enumerate(versions):
+        pq.write_table(pa.table({"n": [number] * rows, "s": [letter] * rows}), path)
+        if same_time:
+            os.utime(path, ns=(10**18, 10**18))
+        with connect(ONE) as con:
+            found = con.execute(f"select min(n), max(n), count(*), min(s) from read_parquet('{path}')").fetchone()
+        assert found == (number, number, rows, letter)
