@@ -8,7 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks import data, demo, peer, scale, turns
+from benchmarks import data, demo, interleaved_runs, peer, scale
 from benchmarks.measure import machine, versions
 from benchmarks.stream import QUESTIONS
 
@@ -37,18 +37,18 @@ def main() -> None:
         figures = demo.run(chosen.runs)
         demo.show(figures)
     else:
-        turns.require_known(chosen.who, CONTESTANTS)
+        interleaved_runs.require_known(chosen.who, CONTESTANTS)
         with tempfile.TemporaryDirectory(prefix="run-", dir=data.home()) as folder:
             cases = importlib.import_module(f"benchmarks.{chosen.name}").cases(chosen.scale, chosen.only)
-            figures = turns.run(cases, chosen.runs, Path(folder), chosen.who)
+            figures = interleaved_runs.run(cases, chosen.runs, Path(folder), chosen.who)
         figures = {**about(chosen.name, chosen.scale, chosen.runs), **figures}
-        turns.show(figures)
+        interleaved_runs.show(figures)
         if chosen.name == "scale":
             figures = scale.conclude(figures)
             scale.show(figures)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if failed := turns.failures(figures):
+    if failed := interleaved_runs.failures(figures):
         raise SystemExit("\n".join(failed))
 
 
@@ -65,7 +65,7 @@ def streamed(chosen: argparse.Namespace) -> None:
         raise SystemExit("\n".join(failed))
 
 
-def about(name: str, size: float, runs: int) -> turns.Figures:
+def about(name: str, size: float, runs: int) -> interleaved_runs.Figures:
     """Return what the figures are of, and what they were measured on and with."""
     found = {"ours": versions(), "peers": peer.versions()}
     return {"benchmark": name, "scale": size, "runs": runs, "machine": machine(), "versions": found}

@@ -16,10 +16,10 @@ from pathlib import Path
 import duckdb
 
 from benchmarks import data
+from benchmarks.interleaved_runs import Answer, Case, Ran
 from benchmarks.nodes import Nodes
 from benchmarks.peer import Script, peer
 from benchmarks.project import Project, ours, seconds, source_text, written
-from benchmarks.turns import Answer, Case, Ran
 
 PEERS = ("duckdb", "polars", "daft", "spark")
 LINEITEM = {

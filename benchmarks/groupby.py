@@ -17,10 +17,10 @@ from pathlib import Path
 import duckdb
 
 from benchmarks import data
+from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran
 from benchmarks.nodes import Nodes
 from benchmarks.peer import Script, peer
 from benchmarks.project import Project, ours, seconds, source_text, written
-from benchmarks.turns import Answer, Case, Contestant, Ran
 
 IN_PROCESS = "1M in process"
 SIZES = {IN_PROCESS: (10**6, 10**3), "10M": (10**7, 10**4), "100M": (10**8, 10**5), "100M groups": (10**8, 10**8)}

@@ -16,10 +16,10 @@ from pathlib import Path
 import duckdb
 
 from benchmarks import data
+from benchmarks.interleaved_runs import Answer, Case, Ran
 from benchmarks.nodes import Nodes
 from benchmarks.peer import Script, peer
 from benchmarks.project import Project, ours, seconds, source_text, written
-from benchmarks.turns import Answer, Case, Ran
 
 SIZES = {"1M": 10**6, "10M": 10**7, "10GB": 25 * 10**7}
 """Rows of each side at scale 1; a row has 40 bytes that do not compress."""

@@ -15,10 +15,10 @@ import duckdb
 
 from benchmarks import data
 from benchmarks.etl import LINEITEM
+from benchmarks.interleaved_runs import Answer, Case, Ran
 from benchmarks.nodes import Nodes
 from benchmarks.peer import Script, peer
 from benchmarks.project import Project, ours, seconds, source_text, written
-from benchmarks.turns import Answer, Case, Ran
 
 PEERS = ("duckdb", "spark")
 DEFINITIONS = """

@@ -18,9 +18,9 @@ import pyarrow.dataset as ds
 from deltalake import write_deltalake
 
 from benchmarks import data
+from benchmarks.interleaved_runs import Answer, Case, Contestant, Ran
 from benchmarks.peer import Script, peer
 from benchmarks.project import Project, seconds, source_text, written
-from benchmarks.turns import Answer, Case, Contestant, Ran
 
 SIZES = {
     "1k into 10M": (10**3, 10**7),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.interleaved_runs import RELATIVE, Answer, Contestant, Ran, UnableError
 from benchmarks.measure import measure
-from benchmarks.turns import RELATIVE, Answer, Contestant, Ran, UnableError
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(file.stem.removeprefix("in_") for file in Path(__file__).with_name("peers").glob("in_*.py"))

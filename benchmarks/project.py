@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.interleaved_runs import Answer, Contestant, Ran, UnableError
 from benchmarks.measure import Measured, measure
 from benchmarks.nodes import Nodes, running
-from benchmarks.turns import Answer, Contestant, Ran, UnableError
 from pipeline.project import Workspace, load
 
 HEADWATER = str(Path(sys.executable).parent / "headwater")

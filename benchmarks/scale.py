@@ -19,8 +19,8 @@ from functools import partial
 
 from benchmarks import data
 from benchmarks.etl import expected, job
+from benchmarks.interleaved_runs import Case, Contestant, Figures, Ran, UnableError
 from benchmarks.project import on_ray
-from benchmarks.turns import Case, Contestant, Figures, Ran, UnableError
 
 NODES = (1, 2, 4)
 CORES_EACH = 1

@@ -19,10 +19,10 @@ from string import Template
 import duckdb
 
 from benchmarks import data
+from benchmarks.interleaved_runs import Answer, Case, Ran
 from benchmarks.nodes import Nodes
 from benchmarks.peer import Script, peer
 from benchmarks.project import Project, ours, source_text, took, written
-from benchmarks.turns import Answer, Case, Ran
 
 TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
 QUERIES = Path(__file__).parent / "tpch.sql"

@@ -85,7 +85,7 @@ class ReaderContract:
             return
         for part in reader.plan(None).parts:
             reading = reader.read(part, schema)
-            with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as scan:
+            with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scan:
                 if scan is None:
                     continue
                 kinds = schema_of(con, f"select {listed(schema.names)} from ({scan.query})")
@@ -231,8 +231,8 @@ def _decisions(run: RunRecord) -> list[str]:
 
 def _rows(project: Project) -> int:
     workspace = Workspace(project)
-    aside = workspace.lake.quarantine("rows").version()
-    return workspace.require("rows").rows + (0 if aside is None else aside.rows)
+    quarantined = workspace.lake.quarantine("rows").version()
+    return workspace.require("rows").rows + (0 if quarantined is None else quarantined.rows)
 
 
 def _content(project: Project) -> list[Any]:

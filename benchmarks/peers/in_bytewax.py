@@ -24,7 +24,7 @@ from bytewax.operators import windowing
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 EPOCH = timedelta(seconds=0.5)
 WAIT = timedelta(hours=2)

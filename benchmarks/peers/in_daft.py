@@ -9,7 +9,7 @@ import daft
 from daft import DataType, col
 from daft.functions import date_sub
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 LINEITEM = {
     "l_orderkey": DataType.int64(),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 
 def merge(clock: Clock, base: str, changes: str, to: str) -> None:

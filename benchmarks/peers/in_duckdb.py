@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 LINEITEM = (
     "{l_orderkey: 'bigint', l_partkey: 'bigint', l_suppkey: 'bigint', l_linenumber: 'integer', l_quantity: 'double', "

@@ -14,7 +14,7 @@ from pathlib import Path
 from pyflink.common import Configuration
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 JARS = Path(sys.prefix) / "jars"
 EVERY = "500 ms"

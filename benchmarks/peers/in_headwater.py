@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 from pipeline import sql
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 
 def groupby(clock: Clock, rows: str, to: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 LINEITEM = {
     "l_orderkey": pl.Int64,

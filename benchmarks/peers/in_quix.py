@@ -15,7 +15,7 @@ from typing import Any
 from quixstreams import Application
 from quixstreams.dataframe.windows import Count, Sum
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 from benchmarks.peers.topics import drained, made
 
 COMMIT_S = 0.5

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
-from benchmarks.peers.said import Clock
+from benchmarks.peers.timings import Clock
 
 EVENT = "happened_at timestamp, id bigint, key string, value double"
 BATCH = 1_000_000

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import duckdb
 
-from benchmarks.turns import Answer
+from benchmarks.interleaved_runs import Answer
 
 BEGINNING_US = 1_735_689_600_000_000
 """2025-01-01 UTC: when the first event of a backlog happens."""

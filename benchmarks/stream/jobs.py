@@ -6,12 +6,12 @@ from pathlib import Path
 
 import duckdb
 
+from benchmarks.interleaved_runs import Answer, Contestant, Ran
 from benchmarks.measure import Measured
 from benchmarks.peer import Script, peer
 from benchmarks.project import Project, written
 from benchmarks.stream.events import END, SCHEMA, WINDOWS, Events
 from benchmarks.stream.landed import commits
-from benchmarks.turns import Answer, Contestant, Ran
 
 IMPORTS = "from pipeline import kafka\n"
 HEADWATER = "headwater"

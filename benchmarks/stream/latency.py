@@ -20,17 +20,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from benchmarks.interleaved_runs import Figures, UnableError
 from benchmarks.kafka import Cluster
 from benchmarks.peer import Script, interpreter, require
 from benchmarks.project import Project, written
-from benchmarks.stream import landed, looking
+from benchmarks.stream import landed, state_probe
 from benchmarks.stream.events import PARTITIONS, Events
 from benchmarks.stream.follow import followed
 from benchmarks.stream.jobs import FORMS, HEADWATER, HOMES, ROWS, source
 from benchmarks.stream.landed import Latency
 from benchmarks.stream.load import loaded, loading
 from benchmarks.stream.rig import broker
-from benchmarks.turns import Figures, UnableError
 
 RATES = (1_000, 10_000, 50_000)
 PEER_RATE = 10_000
@@ -117,10 +117,10 @@ def _theirs(name: str, load: _Load, folder: Path) -> Latency:
 
 def _state(load: _Load, folder: Path) -> Latency:
     """Return how long after an event was made the state had it: a process that runs the stream looks at it all the time."""
-    definitions = source(load.brokers, load.topic) + f"{looking.NAME} = sql({looking.STATEMENT!r})\n"
+    definitions = source(load.brokers, load.topic) + f"{state_probe.NAME} = sql({state_probe.STATEMENT!r})\n"
     project = Project(written(folder / f"project-state-{load.topic}", definitions))
     said = project.folder / "said.txt"
-    command = [sys.executable, "-m", "benchmarks.stream.looking", str(project.folder)]
+    command = [sys.executable, "-m", "benchmarks.stream.state_probe", str(project.folder)]
     environ = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
     def looks() -> list[tuple[int, int, int]]:

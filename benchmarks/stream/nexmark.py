@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from benchmarks.interleaved_runs import Figures, UnableError
 from benchmarks.kafka import Cluster
 from benchmarks.measure import measure
 from benchmarks.nexmark.events import KEYS, KINDS, SCHEMAS, House
@@ -24,7 +25,6 @@ from benchmarks.stream.events import PARTITIONS, STAMP
 from benchmarks.stream.jobs import IMPORTS
 from benchmarks.stream.load import fill
 from benchmarks.stream.rig import broker
-from benchmarks.turns import Figures, UnableError
 from pipeline.project import Workspace, load
 
 EVENTS = 1_000_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.interleaved_runs import Figures, require_known
 from benchmarks.peer import versions
 from benchmarks.stream import latency, nexmark, throughput
 from benchmarks.stream.jobs import HEADWATER, HOMES
-from benchmarks.turns import Figures, require_known
 
 
 def run(question: str, scale: float, runs: int, folder: Path, chosen: tuple[list[str], list[str]]) -> Figures:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.interleaved_runs import Case, Figures, run
 from benchmarks.kafka import Cluster
 from benchmarks.stream.events import Events
 from benchmarks.stream.jobs import GUARANTEES, HEADWATER, expected, ours, theirs
 from benchmarks.stream.rig import backlog, broker
-from benchmarks.turns import Case, Figures, run
 
 EVENTS = 10_000_000
 SLOW = {"quix": 0.03, "bytewax": 0.03}

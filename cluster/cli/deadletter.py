@@ -10,7 +10,7 @@ from cluster.cli.console import grid, open_workspace, out, print_json, print_row
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.quarantine import near
 from pipeline.reprocessing.dead_letters import letters, replay_letters
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 
 app = typer.Typer(help="Rows that streams set aside: list, show, replay after a fix.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]
@@ -40,7 +40,7 @@ def show(
     folder: Folder = HERE,
 ) -> None:
     """Show the rows with their partition and offset; bytes that are no text are in base64, and say so."""
-    rows = quarantined(open_workspace(folder, env), name)
+    rows = quarantined_rows(open_workspace(folder, env), name)
     if reason is not None:
         rows = rows.filter([reason.lower() in str(given).lower() for given in rows["reasons"].to_pylist()])
     if as_json:

@@ -95,11 +95,11 @@ def _print_stream(plan: StreamPlan) -> None:
     for name in plan.lookups:
         out.print(f"  reads     {name} [dim]as it is at the time[/]")
     if plan.operator is None:
-        out.print(f"  memory    none: {plan.reason}")
+        out.print(f"  state     none: {plan.reason}")
     else:
-        remembered = ", ".join(plan.operator.memory)
+        tables = ", ".join(plan.operator.state)
         out.print(
-            f"  memory    {type(plan.operator).__name__.lower()}: {remembered}, in shards by key, spilled past the budget"
+            f"  state     {type(plan.operator).__name__.lower()}: {tables}, in shards by key, spilled past the budget"
         )
     words = "rows that stay as they are" if plan.emits == "append" else "rows in the place of those with their key"
     out.print(f"  gives     {words}")

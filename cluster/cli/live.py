@@ -119,7 +119,7 @@ _COLUMNS = (
     _Column("latency p50 · p99", lambda facts, _: latency(facts)),
     _Column("event time", lambda facts, _: delay(facts.watermark_delay_s), 90),
     _Column("memory", lambda facts, _: memory(facts), 100),
-    _Column("aside", lambda facts, _: aside(facts), 110),
+    _Column("aside", lambda facts, _: quarantined(facts), 110),
     _Column("time spent", lambda facts, _: _bar(facts), 165, to_right=False),
 )
 
@@ -180,7 +180,7 @@ def memory(facts: StreamStatus) -> str:
     return f"{facts.state_rows:,} rows" if facts.state_rows or facts.state_bytes else "-"
 
 
-def aside(facts: StreamStatus) -> str:
+def quarantined(facts: StreamStatus) -> str:
     """Return the rows that were set aside, the late ones by themselves."""
     late, all_of_them = facts.totals.get("late", 0), facts.totals.get("quarantined", 0)
     return "-" if not all_of_them else f"{all_of_them:,}" + (f" ({late:,} late)" if late else "")

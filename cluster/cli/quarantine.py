@@ -10,7 +10,7 @@ import typer
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.reprocessing.dead_letters import replay_letters
-from pipeline.reprocessing.quarantine import quarantined, replay
+from pipeline.reprocessing.quarantine import quarantined_rows, replay
 from pipeline.streaming.planning.plan import Planner
 
 app = typer.Typer(help="Rows that were set aside: list, show, replay after a fix.", no_args_is_help=True)
@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(help="A table's name.")]
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the tables that have quarantined rows."""
     workspace = open_workspace(folder, env)
-    counts = [(name, quarantined(workspace, name).num_rows) for name in workspace.table_names]
+    counts = [(name, quarantined_rows(workspace, name).num_rows) for name in workspace.table_names]
     found = [(name, count) for name, count in counts if count]
     if as_json:
         print_json([{"name": name, "rows": count} for name, count in found])
@@ -41,7 +41,7 @@ def show(
     folder: Folder = HERE,
 ) -> None:
     """Show a table's quarantined rows with the reasons and where they came from."""
-    rows = quarantined(open_workspace(folder, env), name)
+    rows = quarantined_rows(open_workspace(folder, env), name)
     if as_json:
         print_rows(rows, as_json=True)
         return

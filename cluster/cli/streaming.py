@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from cluster.cli.console import err, grid, open_workspace, out, print_json, text
-from cluster.cli.live import EVERY_S, aside, latency, live_view
+from cluster.cli.live import EVERY_S, latency, live_view, quarantined
 from cluster.cli.metrics import metrics_at
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.stopping import stoppable
@@ -173,7 +173,7 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
     for facts in known:
         mark = "[red]✗[/]" if facts.status == "failed" else "[green]✓[/]"
         counts = f"{text(facts.totals.get('rows_in', 0))} rows in, {text(facts.totals.get('rows_out', 0))} out"
-        away = [f"{aside(facts)} set aside"] if facts.totals.get("quarantined") else []
+        away = [f"{quarantined(facts)} set aside"] if facts.totals.get("quarantined") else []
         away += [f"{text(facts.totals['dropped'])} dropped"] if facts.totals.get("dropped") else []
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []

@@ -16,7 +16,7 @@ _VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutO
 
 
 @contextmanager
-def in_our_words(work: TaskSpec) -> Iterator[None]:
+def translate_errors(work: TaskSpec) -> Iterator[None]:
     """Raise what DuckDB raises as an error of ours that names the table and its place."""
     try:
         yield

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from pipeline.batch.validating_pass import stage_aside
+from pipeline.batch.validating_pass import stage_rejects
 from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.core.definitions import UNIQUE
 from pipeline.core.sources import POSITION, SOURCE
@@ -41,10 +41,10 @@ def put_together(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
         if not work.are_splits_ranked:
             return None
         files = _written_again(con, work, whole.files, len(outcomes))
-        aside = stage_aside(con, work, Split(len(outcomes)), [_those(work, whole)])
+        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_those(work, whole)])
     flow = replace(whole.flow, rows_out=whole.flow.rows_out - count, quarantined=whole.flow.quarantined + count)
     checks = {**whole.checks, UNIQUE: whole.checks[UNIQUE] + count}
-    return replace(whole, files=files, flow=flow, aside=(*whole.aside, *aside), checks=checks)
+    return replace(whole, files=files, flow=flow, quarantined=(*whole.quarantined, *quarantined), checks=checks)
 
 
 def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:

@@ -35,7 +35,7 @@ def in_buckets(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
         splits = _cut(job.telling(0, 0.5), chosen, place)
         limits = job.layout.limits(max(2, len(splits)))
         work = replace(
-            job.work, maker=replace(cast("SqlProducer", job.work.maker), text=chosen.statement), limits=limits
+            job.work, producer=replace(cast("SqlProducer", job.work.producer), text=chosen.statement), limits=limits
         )
         outcome = _answered(replace(job.telling(0.5, 1), work=work), chosen, splits, place)
     finally:
@@ -94,5 +94,5 @@ def _answered(job: StepExecution, chosen: Exchange, splits: Sequence[Split], pla
     work = replace(job.work, stager=DeltaStager(kept, job.order.run_id), expectations=(), key=())
     answers = replace(job, work=work).made(splits)
     files = tuple(DataFile(f"{kept.uri}/{file.path}", file.rows, file.size_bytes) for file in answers.files)
-    outcome = job.alone(Split(0, Scan(answers.schema, files)), maker=SqlProducer(chosen.finish, BUCKETS, {}))
+    outcome = job.alone(Split(0, Scan(answers.schema, files)), producer=SqlProducer(chosen.finish, BUCKETS, {}))
     return replace(outcome, profile=answers.profile + outcome.profile)

@@ -57,5 +57,5 @@ def _dataset(job: StepExecution) -> Outcome:
     transform = cast("FunctionTransform", cast("Table", order.definition).transform)
     readers = dataset_rows(transform.function, {name: order.scans[name] for name in transform.inputs})
     for reader in readers:
-        return job.alone(Split(0), maker=ArrowProducer(reader, order.route.rows, order.route.size_bytes))
+        return job.alone(Split(0), producer=ArrowProducer(reader, order.route.rows, order.route.size_bytes))
     raise AssertionError("a dataset function gives one reader")

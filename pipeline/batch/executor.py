@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.batch.local_executor import run_lanes
+from pipeline.batch.local_executor import run_local
 from pipeline.batch.splits import (
     MOST_BYTES,
     MOST_BYTES_PARTITIONED,
@@ -45,7 +45,7 @@ class Executor:
     def run(self, task: Callable[..., Any], splits: Sequence[Split], tell: OnProgress) -> Iterator[tuple[Split, Any]]:
         """Run a task for every split, side by side, and yield each with what it gave, as they finish."""
         if not self.on_ray:
-            yield from run_lanes(task, splits, self.budget.slots, tell)
+            yield from run_local(task, splits, self.budget.slots, tell)
             return
         from pipeline.batch.ray_executor import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
 

@@ -60,7 +60,7 @@ def is_whole(con: duckdb.DuckDBPyConnection, made: InputQuery, profile: Profile)
     """Return whether the pass just done saw every record of the split, and none that is odd."""
     if made.scanned is not None and profile.scanned.get("READ_CSV", made.scanned) != made.scanned:
         return False
-    return not any(one(con, odd)[0] for odd in made.oddities)
+    return not any(one(con, odd)[0] for odd in made.rejects)
 
 
 def _guard(work: TaskSpec) -> str:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Task = Callable[[Split, Callable[[float], None], Stop], T]
 
 
-def run_lanes(
+def run_local(
     task: Task[T], splits: Sequence[Split], lanes: int, tell: Callable[[float], None] = lambda _: None
 ) -> Iterator[tuple[Split, T]]:
     """Run a task for every split, as many at a time as there are lanes, and yield each with what it returned.

@@ -30,9 +30,9 @@ def in_states(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
 
     Returns `None` when there are so many groups that their states would not fit: group them where their rows meet.
     """
-    order, maker = job.order, cast("SqlProducer", job.work.maker)
+    order, producer = job.order, cast("SqlProducer", job.work.producer)
     apart = take_apart(cast("exp.Select", tree_of(cast("Table", order.definition).transform)))
-    task = replace(job.work, maker=replace(maker, text=apart.partial()))
+    task = replace(job.work, producer=replace(producer, text=apart.partial()))
     found: list[PartialStates] = job.each(partial(run_states, task), splits)
     kept = [part.rows for part in found if part.rows is not None]
     if len(kept) < len(found) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
@@ -44,7 +44,7 @@ def in_states(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
         answer = apart.answer(apart.types(con))
     rows_in, bytes_in = sum(p.rows_in for p in found), sum(p.bytes_in for p in found)
     merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
-    return _with_rejected(job.alone(Split(len(splits)), maker=merger), found)
+    return _with_rejected(job.alone(Split(len(splits)), producer=merger), found)
 
 
 def _with_rejected(outcome: Outcome, found: Sequence[PartialStates]) -> Outcome:
@@ -58,6 +58,6 @@ def _with_rejected(outcome: Outcome, found: Sequence[PartialStates]) -> Outcome:
     return replace(
         outcome,
         flow=flow,
-        aside=outcome.aside + tuple(file for part in found for file in part.aside),
+        quarantined=outcome.quarantined + tuple(file for part in found for file in part.quarantined),
         profile=reduce(add, (part.profile for part in found), outcome.profile),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from pipeline.batch.duckdb_errors import in_our_words
+from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import is_whole
 from pipeline.batch.validating_pass import stage_rejected
 from pipeline.batch.work import InputQuery, Split, TaskSpec
@@ -30,7 +30,7 @@ class PartialStates:
     rows_in: int
     bytes_in: int
     rejected: int
-    aside: tuple[StagedFile, ...]
+    quarantined: tuple[StagedFile, ...]
     profile: Profile
 
 
@@ -38,21 +38,21 @@ def run_states(
     work: TaskSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> PartialStates:
     """Compute a split's states; `work` makes the partial statement."""
-    with in_our_words(work):
+    with translate_errors(work):
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.maker.flow(con, split) as made:
+            with work.producer.for_fast_path(con, split) as made:
                 if made is not None:
                     found = _flowed(con, made, tell)
                     if found is not None:
                         return found
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.maker.make(con, split) as made:
+            with work.producer.for_validation(con, split) as made:
                 rows = arrow_within(con, made.query, MOST_BYTES)
                 profile = Profile() if rows is None else last_profile(con)
-                aside = stage_rejected(con, work, split, made)
-                return PartialStates(rows, made.rows_in, made.bytes_in, made.rejected, aside, profile)
+                quarantined = stage_rejected(con, work, split, made)
+                return PartialStates(rows, made.rows_in, made.bytes_in, made.rejected, quarantined, profile)
 
 
 def _flowed(

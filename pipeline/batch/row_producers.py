@@ -55,7 +55,7 @@ class SourceProducer:
     """The source's, which may have to be made of a number."""
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Read the split's parts one after the other, with those rows set aside that do not fit."""
         expect_columns(con, len(self.schema.columns))
         con.register("_none", empty(con, self.all_columns))
@@ -90,11 +90,11 @@ class SourceProducer:
         if not isinstance(self.reader, Scannable):
             return None
         try:
-            with self._flow_of(con, parts) as scan:
+            with self._scan_of(con, parts) as scan:
                 if scan is None:
                     return None
                 rows = arrow(con, scan.query)
-                return None if rows.num_rows != scan.rows or one(con, scan.oddities)[0] else rows
+                return None if rows.num_rows != scan.rows or one(con, scan.rejects)[0] else rows
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except (duckdb.Error, SourceError, SchemaError):
@@ -127,14 +127,14 @@ class SourceProducer:
         con.unregister("_bad")
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Let the split's parts flow one after the other, if each of them can; small ones together."""
         if split.is_last_try or not isinstance(self.reader, Scannable):
             yield None
             return
         expect_columns(con, len(self.schema.columns))
         with ExitStack() as stack:
-            opened = [stack.enter_context(self._flow_of(con, parts)) for parts in self.groups(split.parts)]
+            opened = [stack.enter_context(self._scan_of(con, parts)) for parts in self.groups(split.parts)]
             flows = [flow for flow in opened if flow is not None]
             if len(flows) < len(opened) or not flows:
                 yield None
@@ -144,19 +144,19 @@ class SourceProducer:
                 " union all ".join(flow.query for flow in flows),
                 rows_in=rows,
                 bytes_in=split.size_bytes,
-                oddities=tuple(dict.fromkeys(flow.oddities for flow in flows)),
+                rejects=tuple(dict.fromkeys(flow.rejects for flow in flows)),
                 scanned=rows,
                 schema=self.all_columns,
                 again=False,
             )
 
     @contextmanager
-    def _flow_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> Iterator[ScanQuery | None]:
+    def _scan_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> Iterator[ScanQuery | None]:
         """Yield parts as one query of all columns, which ends at a misfit."""
         if len(parts) > 1 and isinstance(self.reader, ScannableTogether):
-            flow, source = self.reader.flow_together(con, parts, self._contract), SOURCE
+            flow, source = self.reader.scan_together(con, parts, self._contract), SOURCE
         elif isinstance(self.reader, Scannable):
-            flow, source = self.reader.flow(con, parts[0], self._contract), literal(parts[0].piece.uri)
+            flow, source = self.reader.scan(con, parts[0], self._contract), literal(parts[0].piece.uri)
         else:
             raise TypeError(type(self.reader).__name__)
         with flow as scan:
@@ -245,21 +245,21 @@ class SqlProducer:
     """What reads the driving input where that is a source which is not stored."""
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Make the inputs views and return the statement."""
         if self.source is None:
             yield self._over(con, split)
             return
-        with self.source.make(con, split) as read:
+        with self.source.for_validation(con, split) as read:
             yield self._over_read(con, read)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same: a statement flows as its input does."""
         if self.source is None:
             yield self._over(con, split)
             return
-        with self.source.flow(con, split) as read:
+        with self.source.for_fast_path(con, split) as read:
             yield None if read is None else self._over_read(con, read)
 
     def _over(self, con: duckdb.DuckDBPyConnection, split: Split) -> InputQuery:
@@ -283,7 +283,7 @@ class FunctionProducer:
     source: SourceProducer | None = None
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Call the function on each block of the split and keep what it returns."""
         driving = self.transform.inputs[0]
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
@@ -303,9 +303,9 @@ class FunctionProducer:
         bad = 0 if self.source is None else one(con, f"select count(*) from {REJECTED}")[0]
         yield InputQuery(f"select * from {_ROWS}", rows_in=rows_in + bad, bytes_in=split.size_bytes, rejected=bad)
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         """Do the same: a function's rows are kept either way, so that it is called once."""
-        return self.make(con, split)
+        return self.for_validation(con, split)
 
     def _blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
         if self.source is not None:
@@ -335,7 +335,7 @@ class WholeInputProducer:
     source: SourceProducer | None = None
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Read the inputs, call the transform and keep what it returns."""
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         with self._driving(con, split) as read:
@@ -349,13 +349,13 @@ class WholeInputProducer:
             return self.transform(**tables)
         return self.transform.over_log(tables, {self.transform.inputs[0]: self.source.schema.names})
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         """Do the same: what is returned is kept either way."""
-        return self.make(con, split)
+        return self.for_validation(con, split)
 
     def _driving(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
         if self.source is not None:
-            return self.source.make(con, split)
+            return self.source.for_validation(con, split)
         scan = split.scan or Scan(Schema(()))
         return nullcontext(InputQuery(scan.query(), rows_in=scan.rows, bytes_in=split.size_bytes))
 
@@ -372,7 +372,7 @@ class ArrowProducer:
     hidden: tuple[str, ...] = ()
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Make the rows a view, whatever the split."""
         del split
         con.register("_given", self.rows)
@@ -380,10 +380,10 @@ class ArrowProducer:
         yield InputQuery(self.query, rows_in=self.rows_in, bytes_in=self.bytes_in, hidden=self.hidden)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same for a table; a stream of blocks comes only once."""
         if isinstance(self.rows, pa.Table):
-            with self.make(con, split) as made:
+            with self.for_validation(con, split) as made:
                 yield made
         else:
             yield None

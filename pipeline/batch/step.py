@@ -64,17 +64,17 @@ class StepSpec:
         return self.scans[self.route.driving].schema
 
 
-def work_of(order: StepSpec, lake: Lake, settings: Settings, maker: RowProducer | None = None) -> TaskSpec:
-    """Return what a task needs to know for a step; rows come from `maker`, else as the definition says."""
+def work_of(order: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
+    """Return what a task needs to know for a step; rows come from `producer`, else as the definition says."""
     definition = order.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
-    aside = lake.quarantine(definition.name)
+    quarantined = lake.quarantine(definition.name)
     return TaskSpec(
         table=definition.name,
         place=definition.place,
-        maker=_maker(order) if maker is None else maker,
+        producer=_maker(order) if producer is None else producer,
         stager=table.stager(order.run_id),
-        aside=DeltaStager(aside.storage, order.run_id),
+        quarantined=DeltaStager(quarantined.storage, order.run_id),
         run_id=order.run_id,
         at=order.at,
         expectations=(*definition.expect, *key_expectations(definition.key)),

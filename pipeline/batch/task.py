@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import duckdb
 
-from pipeline.batch.duckdb_errors import in_our_words
+from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import fast_path
 from pipeline.batch.validating_pass import validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
@@ -32,11 +32,11 @@ def run_task(
     Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
     does not fit its inputs; nothing that a reader can see has changed then.
     """
-    with in_our_words(work):
+    with translate_errors(work):
         reason = "the input has no fast path"
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.maker.flow(con, split) as query:
+            with work.producer.for_fast_path(con, split) as query:
                 if query is not None:
                     with nullcontext() if tell is None else watched(con, tell):
                         found = _fast_path(con, work, split, query)
@@ -47,7 +47,7 @@ def run_task(
                         return _fell_back(validating_pass(con, work, split, query, tell), reason)
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.maker.make(con, split) as query:
+            with work.producer.for_validation(con, split) as query:
                 return _fell_back(validating_pass(con, work, split, query, tell), reason)
 
 

@@ -54,7 +54,7 @@ def _staged(
     schema = stored(found)
     casts = {c.name: c.type for c, before in zip(schema.columns, found.columns, strict=True) if c != before}
     files = work.stager.stage(con, marked.kept(casts), split.index, schema)
-    queries = ([marked.aside()] if quarantined else []) + _rejected(made)
+    queries = ([marked.rejected()] if quarantined else []) + _rejected(made)
     flow = RowCounts(
         rows_in=made.rows_in,
         rows_made=rows + made.rejected,
@@ -63,28 +63,28 @@ def _staged(
         dropped=dropped,
         bytes_in=made.bytes_in,
     )
-    return Outcome(schema, flow, files, stage_aside(con, work, split, queries))
+    return Outcome(schema, flow, files, stage_rejects(con, work, split, queries))
 
 
 def stage_rejected(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery
 ) -> tuple[StagedFile, ...]:
     """Stage the rows that no contract fits, where nothing else of the split is set aside."""
-    return stage_aside(con, work, split, _rejected(made))
+    return stage_rejects(con, work, split, _rejected(made))
 
 
 def _rejected(made: InputQuery) -> list[str]:
     return [f"select reasons, _source, _position, row from {REJECTED}"] if made.rejected else []
 
 
-def stage_aside(
+def stage_rejects(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, queries: Sequence[str]
 ) -> tuple[StagedFile, ...]:
     """Stage rows with `reasons`, `_source`, `_position` and `row` for the quarantine."""
     if not queries:
         return ()
     stamp = f"{literal(work.run_id)} as _run, {literal(work.at)}::timestamptz as _quarantined_at"
-    return work.aside.stage(con, f"select *, {stamp} from ({' union all '.join(queries)})", split.index)
+    return work.quarantined.stage(con, f"select *, {stamp} from ({' union all '.join(queries)})", split.index)
 
 
 def _refuse(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows, checks: Mapping[str, int]) -> None:

@@ -63,7 +63,7 @@ class InputQuery:
     """Columns that help to judge and are not kept."""
     rejected: int = 0
     """The rows of the table `_rejected`, which no contract fits."""
-    oddities: tuple[str, ...] = ()
+    rejects: tuple[str, ...] = ()
     """Queries that give 0 after the pass, unless the split must be looked at carefully."""
     scanned: int | None = None
     """The rows that the source's scans give in the pass, unless the split must be looked at carefully."""
@@ -76,10 +76,10 @@ class InputQuery:
 class RowProducer(Protocol):
     """Makes the rows of a split on a connection. Making a split twice gives the same rows."""
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
         """Prepare the inputs for the time of the context, the careful way, and return the query."""
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         """Do the same for one pass that keeps nothing, or return `None` where only the careful way will do."""
 
 
@@ -89,9 +89,9 @@ class TaskSpec:
 
     table: str
     place: Place
-    maker: RowProducer
+    producer: RowProducer
     stager: Stager
-    aside: Stager
+    quarantined: Stager
     run_id: str
     at: str
     expectations: tuple[Expectation, ...] = ()
@@ -125,7 +125,7 @@ class Outcome:
     schema: Schema
     flow: RowCounts
     files: tuple[StagedFile, ...] = ()
-    aside: tuple[StagedFile, ...] = ()
+    quarantined: tuple[StagedFile, ...] = ()
     checks: Mapping[str, int] = field(default_factory=dict)
     profile: Profile = field(default_factory=Profile)
     fallbacks: Mapping[str, int] = field(default_factory=dict)
@@ -144,7 +144,7 @@ class Outcome:
             schema=self.schema,
             flow=self.flow + other.flow,
             files=self.files + other.files,
-            aside=self.aside + other.aside,
+            quarantined=self.quarantined + other.quarantined,
             checks={name: count + other.checks.get(name, 0) for name, count in self.checks.items()},
             profile=self.profile + other.profile,
             fallbacks=dict(Counter(self.fallbacks) + Counter(other.fallbacks)),

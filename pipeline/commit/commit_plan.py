@@ -35,8 +35,8 @@ class CommitPlan:
 
     files: tuple[StagedFile, ...]
     flow: RowCounts
-    aside: tuple[StagedFile, ...]
-    aside_mode: Mode
+    quarantined: tuple[StagedFile, ...]
+    quarantine_mode: Mode
     removed: frozenset[str] = frozenset()
     tombstones: tuple[StagedFile, ...] = ()
 
@@ -74,12 +74,12 @@ def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: s
 def plan_commit(workspace: Workspace, arrival: StagedRows) -> CommitPlan:
     """Return what to commit of new rows: for a merged table, after merging them."""
     how, outcome, seen = merge_of(arrival.definition), arrival.outcome, arrival.seen
-    aside_mode: Mode = "overwrite" if seen is None else "append"
+    quarantine_mode: Mode = "overwrite" if seen is None else "append"
     if how is None:
-        return CommitPlan(outcome.files, outcome.flow, outcome.aside, aside_mode)
+        return CommitPlan(outcome.files, outcome.flow, outcome.quarantined, quarantine_mode)
     done = merge(_work(workspace, arrival, arrival.definition.key, how))
     flow = replace(outcome.flow, rows_out=done.rows_out, superseded=done.superseded, deletes=done.deletes)
-    return CommitPlan(done.files, flow, outcome.aside, aside_mode, done.removed, done.tombstones)
+    return CommitPlan(done.files, flow, outcome.quarantined, quarantine_mode, done.removed, done.tombstones)
 
 
 def replace_by_key(workspace: Workspace, arrival: StagedRows, driving: str, changed: Scan) -> CommitPlan:
@@ -96,8 +96,8 @@ def replace_by_key(workspace: Workspace, arrival: StagedRows, driving: str, chan
     texts = ", ".join(f"{json_text(quoted(name))} as k{n}" for n, name in enumerate(theirs))
     same = " and ".join(f"{in_json(name)} = k.k{n}" for n, name in enumerate(ours))
     those = f"anti join (select distinct {texts} from ({keys.query()})) as k on {same}"
-    aside = stage_quarantine(workspace, definition.name, f"{arrival.run_id}-all", outcome.aside, those)
-    return CommitPlan(done.files, outcome.flow, aside, "overwrite", done.removed)
+    quarantined = stage_quarantine(workspace, definition.name, f"{arrival.run_id}-all", outcome.quarantined, those)
+    return CommitPlan(done.files, outcome.flow, quarantined, "overwrite", done.removed)
 
 
 def _work(workspace: Workspace, arrival: StagedRows, key: tuple[str, ...], how: Merge | None) -> MergeSpec:

@@ -29,7 +29,7 @@ def post_commit(
     manifest = version.manifest
     if manifest is None:
         return
-    set_aside(workspace, definition, manifest, version.mark)
+    update_quarantine(workspace, definition, manifest, version.manifest_id)
     reached(Moment.SETTLED)
     follow_up(workspace, definition, version, reached)
 
@@ -62,28 +62,32 @@ def judged(definition: StoredDefinition, violations: Mapping[str, int], flow: Ro
     )
 
 
-def set_aside(workspace: Workspace, definition: StoredDefinition, manifest: Manifest, mark: int | None = None) -> None:
+def update_quarantine(
+    workspace: Workspace, definition: StoredDefinition, manifest: Manifest, manifest_id: int | None = None
+) -> None:
     """Bring the quarantine to what a manifest says, if the table is still there.
 
-    `mark` is the mark of the version that the manifest was read from; without it the manifest was committed just now. One
+    `manifest_id` is the mark of the version that the manifest was read from; without it the manifest was committed just now. One
     of an earlier format is read into today's fields, and these have another mark.
 
     Whoever commits on top of a manifest has settled it before, so one that wakes up late must not set its rows aside again.
     """
-    mark = manifest.mark if mark is None else mark
-    aside = workspace.lake.quarantine(definition.name)
-    before = aside.version()
-    if manifest.aside and workspace.table(definition.name).mark() != mark:
+    manifest_id = manifest.manifest_id if manifest_id is None else manifest_id
+    quarantined = workspace.lake.quarantine(definition.name)
+    before = quarantined.version()
+    if manifest.quarantined and workspace.table(definition.name).manifest_id() != manifest_id:
         return
-    if before is None or before.mark != mark:
-        _require_staged(aside, definition, manifest)
-    if manifest.aside or (before is not None and manifest.aside_mode == "overwrite"):
+    if before is None or before.manifest_id != manifest_id:
+        _require_staged(quarantined, definition, manifest)
+    if manifest.quarantined or (before is not None and manifest.quarantine_mode == "overwrite"):
         note = {"headwater.run": manifest.run_id}
-        aside.commit_files(Commit(manifest.aside, QUARANTINE, manifest.aside_mode, mark, note), before)
+        quarantined.commit_files(
+            Commit(manifest.quarantined, QUARANTINE, manifest.quarantine_mode, manifest_id, note), before
+        )
 
 
-def _require_staged(aside: LakeTable, definition: StoredDefinition, manifest: Manifest) -> None:
-    gone = [file.path for file in manifest.aside if not aside.storage.has(file.path)]
+def _require_staged(quarantined: LakeTable, definition: StoredDefinition, manifest: Manifest) -> None:
+    gone = [file.path for file in manifest.quarantined if not quarantined.storage.has(file.path)]
     if gone:
         raise StorageError(
             f"quarantined rows of {definition.name!r} are gone from the lake",
@@ -94,13 +98,13 @@ def _require_staged(aside: LakeTable, definition: StoredDefinition, manifest: Ma
 
 def _load(workspace: Workspace, definition: StoredDefinition, version: Version) -> None:
     loaded = workspace.warehouse.loaded().get(definition.name)
-    if loaded == (version.number, version.mark):
+    if loaded == (version.number, version.manifest_id):
         return
     added = None if loaded is None else workspace.table(definition.name).added_since(*loaded, version)
     load = Load(
         name=definition.name,
         version=version.number,
-        mark=version.mark or 0,
+        manifest_id=version.manifest_id or 0,
         scan=version.scan(),
         key=definition.key,
         description=definition.description,

@@ -29,15 +29,18 @@ def stage_quarantine(
 
     `writer` names the files. What is returned takes the place of what is there once it is committed.
     """
-    aside = workspace.lake.quarantine(name)
-    before = aside.version()
+    quarantined = workspace.lake.quarantine(name)
+    before = quarantined.version()
     if before is None or not before.files:
         return tuple(new)
-    columns, files = listed(QUARANTINE.names), ", ".join(literal(f"{aside.storage.uri}/{file.path}") for file in new)
+    columns, files = (
+        listed(QUARANTINE.names),
+        ", ".join(literal(f"{quarantined.storage.uri}/{file.path}") for file in new),
+    )
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         rows = f"select {columns} from ({before.scan().query()}) as q {those}"
         if files:
             rows += f" union all select {columns} from read_parquet([{files}], hive_partitioning = false)"
         if not one(con, f"select count(*) from ({rows})")[0]:
             return ()
-        return DeltaStager(aside.storage, writer).stage(con, rows, 0)
+        return DeltaStager(quarantined.storage, writer).stage(con, rows, 0)

@@ -56,9 +56,9 @@ class SinkSender:
         """
         now = self._table.version(lenient=True)
         since = self._target.reached()
-        if now is None or since == SinkPosition(now.number, now.mark):
+        if now is None or since == SinkPosition(now.number, now.manifest_id):
             return None
-        sent = DeliveryReport(SinkPosition(now.number, now.mark))
+        sent = DeliveryReport(SinkPosition(now.number, now.manifest_id))
         with connect(self._limits, filesystem=self._table.storage.filesystem()) as con:
             try:
                 self._target.write(self._delivery(con, now, since, sent))
@@ -75,7 +75,7 @@ class SinkSender:
     def _delivery(
         self, con: duckdb.DuckDBPyConnection, now: Version, since: SinkPosition | None, sent: DeliveryReport
     ) -> Delivery:
-        change = None if since is None else self._table.change_since(since.version, since.mark, now)
+        change = None if since is None else self._table.change_since(since.version, since.manifest_id, now)
         found = None if change is None else _changes(con, change, now, self._key)
         rows, gone = (now.scan().query(), None) if found is None else found
         lost = _none(con, now) if gone is None else arrow(con, gone)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pipeline.connectors.contract import RAW, fit_types, hold, unknown
+from pipeline.connectors.contract import RAW, check_columns, fit_types, unknown
 from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.connectors.files.source import Files
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
@@ -72,7 +72,7 @@ class ArrowReader(ABC):
         first = next(batches, None)
         with connect() as con:
             names = schema.names if first is None else tuple(first.schema.names)
-            undeclared = hold(schema, names, Place(part.piece.uri), self.new_columns)
+            undeclared = check_columns(schema, names, Place(part.piece.uri), self.new_columns)
             rows = _nothing(schema) if first is None else pa.Table.from_batches(itertools.chain([first], batches))
             con.register("_batches", rows)
             nothing = "".join(f", null::varchar as {quoted(name)}" for name in schema.names if name not in names)

@@ -6,10 +6,9 @@ same rows over again, with the same version.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,7 +54,7 @@ class CallbackTarget:
     def reached(self) -> SinkPosition | None:
         """Return the version in the file."""
         try:
-            return SinkPosition(**json.loads(self.file.read_text()))
+            return SinkPosition.from_json(self.file.read_text())
         except FileNotFoundError:
             return None
 
@@ -99,7 +98,7 @@ class CallbackTarget:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         written = self.file.with_suffix(".new")
         with written.open("w") as file:
-            json.dump(asdict(position), file)
+            file.write(position.to_json())
             file.flush()
             os.fsync(file.fileno())
         written.replace(self.file)

@@ -51,7 +51,9 @@ class RawTable:
     """SQL for the values of columns that the contract does not have: a row with one is rejected."""
 
 
-def hold(schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewColumns = "refuse") -> tuple[str, ...]:
+def check_columns(
+    schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewColumns = "refuse"
+) -> tuple[str, ...]:
     """Return the columns of a file that its contract does not have, where rows with a value in one are set aside.
 
     Raises `SchemaError` for other columns than the contract's, in whatever order, unless `new_columns` allows them.
@@ -357,7 +359,7 @@ def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequen
     return fit(con, schema, RawTable(of_types(came, kinds), row, undeclared=beyond))
 
 
-def moved(reading: ReadResult, by: int) -> ReadResult:
+def shift_positions(reading: ReadResult, by: int) -> ReadResult:
     """Return what was read with all positions greater by so much."""
     return reading if by == 0 else ReadResult(_moved(reading.rows, by), _moved(reading.rejected, by))
 

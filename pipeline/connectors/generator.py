@@ -64,14 +64,14 @@ class Generator:
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Make the rows of a range again."""
-        with connect() as con, self.flow(con, part, schema) as flowing:
-            if flowing is None:
+        with connect() as con, self.scan(con, part, schema) as scanned:
+            if scanned is None:
                 raise AssertionError("a generator's rows always flow")
-            rows = arrow(con, f"select * exclude ({MISFIT}) from ({flowing.query})")
+            rows = arrow(con, f"select * exclude ({MISFIT}) from ({scanned.query})")
         return ReadResult(rows, REJECTED.empty_table())
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Give the rows of a range, in the contract's types."""
         number = int(part.piece.uri.rpartition("/")[2])
         end = self.extents()[part.piece.uri].end if part.end is None else part.end

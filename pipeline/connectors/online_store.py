@@ -131,7 +131,8 @@ class OnlineTarget:
                 )
             self._con.executemany(f"insert or replace into {table} values (?, ?)", zip(found, rows, strict=True))
         self._con.execute(
-            f"insert or replace into {_REACHED} values (?, ?, ?)", [self._sink, delivery.to.version, delivery.to.mark]
+            f"insert or replace into {_REACHED} values (?, ?, ?)",
+            [self._sink, delivery.to.version, delivery.to.manifest_id],
         )
 
     def _forget(self, gone: pa.Table) -> None:

@@ -69,7 +69,7 @@ class Replay:
         select = f"select {listed(names)} from ({found.query}) where {by} is not null{condition}"
         with connect(filesystem=found.filesystem) as con:
             rows = arrow(con, f"{select} order by {by}, {listed(names)}")
-        return ReplayLog(self, rows.combine_chunks(), found.mark)
+        return ReplayLog(self, rows.combine_chunks(), found.manifest_id)
 
 
 def replay(table: str, *, by: str, speed: float | None = None, where: str | None = None) -> Replay:
@@ -93,7 +93,7 @@ class ReplayLog:
 
     replay: Replay
     rows: pa.Table
-    mark: int | None
+    manifest_id: int | None
     began: float = field(default_factory=time.monotonic, compare=False)
 
     @property
@@ -125,14 +125,14 @@ class ReplayLog:
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows of a range."""
-        with connect() as con, self.flow(con, part, schema) as flowing:
-            if flowing is None:
+        with connect() as con, self.scan(con, part, schema) as scanned:
+            if scanned is None:
                 raise AssertionError("rows that are here flow")
-            rows = arrow(con, f"select * exclude ({MISFIT}) from ({flowing.query})")
+            rows = arrow(con, f"select * exclude ({MISFIT}) from ({scanned.query})")
         return ReadResult(rows, REJECTED.empty_table())
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Give the rows of a range."""
         end = self.rows.num_rows if part.end is None else part.end
         name = f"_replayed_{part.begin}"
@@ -153,7 +153,7 @@ class ReplayLog:
             times = pc.cast(pc.cast(self.rows.column(self.replay.column), pa.timestamp("us")), pa.int64())
             reached = times[0].as_py() + int((time.monotonic() - self.began) * 1e6 * self.replay.speed)
             end = int(pc.sum(pc.less_equal(times, reached)).as_py() or 0)
-        return {self.uri: Extent(0, end, f"{self.mark}")}
+        return {self.uri: Extent(0, end, f"{self.manifest_id}")}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
         """Return the place of the first row from that time or later."""

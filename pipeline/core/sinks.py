@@ -7,6 +7,7 @@ how far it is, where it can in the same transaction as the rows.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,10 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SinkPosition:
-    """A version of a table. A table that was removed and made again has the numbers, but not the marks."""
+    """A version of a table. Version numbers recur when a table is removed and made again; manifest ids do not."""
 
     version: int
-    mark: int | None = None
+    manifest_id: int | None = None
+
+    def to_json(self) -> str:
+        """Return the text in which a target keeps its position."""
+        return json.dumps({"version": self.version, "mark": self.manifest_id})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SinkPosition:
+        """Return what `to_json` wrote."""
+        found = json.loads(text)
+        return cls(found["version"], found["mark"])
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,14 @@ class ScanQuery:
 
     It is the truth only when all of this holds after it ran; else the part is to be `read`:
     the query raised nothing, its scan gave exactly `rows` rows, no row had `_misfit`, and the first value of
-    `oddities` is 0. A column that is not selected is not looked at, so select them all.
+    `rejects` is 0. A column that is not selected is not looked at, so select them all.
     """
 
     query: str
     """A SELECT of the contract's columns in their types, then `_position` (BIGINT) and `_misfit` (BOOLEAN)."""
     rows: int
     """How many records the part has when every line is one."""
-    oddities: str
+    rejects: str
     """A query, to be run after the other in the same connection, of how many faults the scan found."""
 
 
@@ -98,7 +98,7 @@ class Divisible(Protocol):
 class Scannable(Protocol):
     """A reader whose parts DuckDB can scan by itself, which is the fast path."""
 
-    def flow(
+    def scan(
         self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema
     ) -> AbstractContextManager[ScanQuery | None]:
         """Return the part as a query that can be run inside the context; None: it can only be `read`.
@@ -114,7 +114,7 @@ class ScannableTogether(Protocol):
     def is_small(self, part: SourceSplit) -> bool:
         """Return whether a part is scanned with others rather than by itself."""
 
-    def flow_together(
+    def scan_together(
         self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
     ) -> AbstractContextManager[ScanQuery | None]:
         """Return small parts as one query, in their order, whose rows also have `_source`.
@@ -171,7 +171,7 @@ class TableRows:
     query: str
     """A SELECT of its rows."""
     schema: Schema
-    mark: int | None
+    manifest_id: int | None
     """Changes when the table does."""
     filesystem: fsspec.AbstractFileSystem | None = None
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 """The format of the manifests that are written; earlier ones can be read."""
+_IN_JSON = {"quarantined": "aside", "quarantine_mode": "aside_mode", "manifest_ids": "marks"}
+"""The keys that fields have in the JSON of a manifest: they are part of its format."""
+_FROM_JSON = {key: name for name, key in _IN_JSON.items()}
 _STAMP = re.compile(r"\d+-\d+")
 Mode = Literal["append", "overwrite", "merge"]
 """How files come to a table: beside what is there, in its place, or in the place of some of its files."""
@@ -94,7 +97,7 @@ class Manifest:
     mode: Mode
     inputs: Mapping[str, int] = field(default_factory=dict)
     """The version of each input table up to which it is consumed."""
-    marks: Mapping[str, int | None] = field(default_factory=dict)
+    manifest_ids: Mapping[str, int | None] = field(default_factory=dict)
     """The marks of those versions: a table that was removed and made again has the numbers, but not the marks."""
     cursor: Cursor | None = None
     """How far the source that it reads is consumed."""
@@ -103,9 +106,9 @@ class Manifest:
     flow: RowCounts = field(default_factory=RowCounts)
     checks: Mapping[str, int] = field(default_factory=dict)
     """Violations by expectation."""
-    aside: Sequence[StagedFile] = ()
+    quarantined: Sequence[StagedFile] = ()
     """Staged files of quarantined rows, to be committed to the quarantine."""
-    aside_mode: Mode = "append"
+    quarantine_mode: Mode = "append"
     """Whether they come beside what is in the quarantine, or in its place."""
     tombstones: Sequence[StagedFile] = ()
     """For a merged table: files of the keys that were deleted, each with the sequence of its delete."""
@@ -122,15 +125,17 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON with sorted keys: the same manifest gives the same text."""
-        return json.dumps(asdict(self), sort_keys=True)
+        parts = {_IN_JSON.get(name, name): value for name, value in asdict(self).items()}
+        return json.dumps(parts, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Return what `to_json` wrote, in this or an earlier format; raise `StorageError` for a later one."""
         parts = _of_this_format(json.loads(text))
+        parts = {_FROM_JSON.get(name, name): value for name, value in parts.items()}
         parts["cursor"] = None if parts["cursor"] is None else Cursor(**parts["cursor"])
         parts["gaps"] = tuple(Gap(**gap) for gap in parts["gaps"])
-        parts["aside"] = tuple(StagedFile(**file) for file in parts["aside"])
+        parts["quarantined"] = tuple(StagedFile(**file) for file in parts["quarantined"])
         parts["backfilled"] = tuple(parts["backfilled"])
         parts["tombstones"] = tuple(StagedFile(**file) for file in parts["tombstones"])
         parts["flow"] = RowCounts(**parts["flow"])
@@ -138,9 +143,9 @@ class Manifest:
         return cls(**parts)
 
     @property
-    def mark(self) -> int:
+    def manifest_id(self) -> int:
         """The number a Delta transaction carries for this manifest: 63 bits of its SHA-256."""
-        return mark_of(self.to_json())
+        return manifest_id_of(self.to_json())
 
 
 def _of_this_format(parts: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +169,6 @@ def _listed(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"kind": "files", "value": {"files": files}, "format_version": 1}
 
 
-def mark_of(text: str) -> int:
+def manifest_id_of(text: str) -> int:
     """Return the first 63 bits of a text's SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -78,7 +78,7 @@ class MarkedRows:
         )
         return f"select {columns} from {MADE} where {BITS} & {away} = 0"
 
-    def aside(self) -> str:
+    def rejected(self) -> str:
         """Return the SELECT of the quarantined rows: `reasons`, provenance where known, and the row as JSON."""
         mask = self.mask(Action.QUARANTINE)
         cases = ", ".join(

@@ -54,9 +54,9 @@ def compact(
     `TableHead.commit_files` raises; what was staged is removed then, unless the outcome is unknown.
     """
     version = table.version(head.number)
-    if version is None or version.mark is None:
+    if version is None or version.manifest_id is None:
         return None
-    if version.mark != head.mark:
+    if version.manifest_id != head.manifest_id:
         raise conflict(table.name)
     groups = list(_groups(table, version, target_bytes))
     if not groups:
@@ -81,7 +81,7 @@ def compact(
             moved[files[0].path] = group
     note = {COMPACTED: json.dumps({new: [_path(table, file) for file in old] for new, old in moved.items()})}
     gone = frozenset(file.uri for group in groups for file in group)
-    commit = Commit(staged, version.schema, "append", version.mark, note, gone, moves=True)
+    commit = Commit(staged, version.schema, "append", version.manifest_id, note, gone, moves=True)
     try:
         number = head.commit_files(commit)
     except StorageError:

@@ -57,7 +57,7 @@ class Version:
     files: tuple[DataFile, ...]
     partition_by: tuple[str, ...] = ()
     manifest: Manifest | None = None
-    mark: int | None = None
+    manifest_id: int | None = None
 
     def scan(self) -> Scan:
         """Return all rows."""
@@ -89,7 +89,7 @@ class LakeTable:
         """
         found = open_table(self.place, number)
         described = None if found is None else self._describe(found, lenient=lenient)
-        has_manifest = described is None or described.mark is None or described.manifest is not None
+        has_manifest = described is None or described.manifest_id is None or described.manifest is not None
         if number is None and not (has_manifest or lenient or self.is_quarantine):
             return self.version()  # a stream went on meanwhile, far enough for its manifest to be gone
         return described
@@ -105,21 +105,21 @@ class LakeTable:
         found = open_table(self.place)
         return None if found is None else found.version()
 
-    def mark(self) -> int | None:
+    def manifest_id(self) -> int | None:
         """Return the mark of the newest version; `None` when the table is not there, or was made by others."""
         found = open_table(self.place)
         return None if found is None else found.transaction_version(APP)
 
-    def added_since(self, number: int, mark: int | None, now: Version) -> tuple[DataFile, ...] | None:
+    def added_since(self, number: int, manifest_id: int | None, now: Version) -> tuple[DataFile, ...] | None:
         """Return the files that came between a version and `now`, or `None` when it is more than an addition.
 
         `None` too when the earlier version is no longer kept, or no longer has that mark because the table was
         removed and made again: the caller reads everything then.
         """
-        change = self.change_since(number, mark, now)
+        change = self.change_since(number, manifest_id, now)
         return None if change is None or change.removed else change.added
 
-    def change_since(self, number: int, mark: int | None, now: Version) -> VersionChange | None:
+    def change_since(self, number: int, manifest_id: int | None, now: Version) -> VersionChange | None:
         """Return the files that came and went between a version and `now`; `None` when that version cannot be told.
 
         The files that went are there to be read, or the answer is `None`.
@@ -128,7 +128,7 @@ class LakeTable:
             return None
         try:
             done = entries(self.storage, number, now.number)
-            if done is None or done[0].mark != mark or done[-1].mark != now.mark:
+            if done is None or done[0].manifest_id != manifest_id or done[-1].manifest_id != now.manifest_id:
                 return None
             change = net(done[1:])
             return None if change is None else VersionChange(self._there(change, now), self._gone(change))
@@ -206,14 +206,14 @@ class LakeTable:
         `OutcomeUnknownError` when the store does not say what became of it.
         """
         self.storage.make()
-        self.storage.write_text(manifest_name(manifest.mark), manifest.to_json())
+        self.storage.write_text(manifest_name(manifest.manifest_id), manifest.to_json())
         note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
-        return self.commit_files(Commit(files, schema, manifest.mode, manifest.mark, note, removed), seen)
+        return self.commit_files(Commit(files, schema, manifest.mode, manifest.manifest_id, note, removed), seen)
 
     def commit_files(self, commit: Commit, seen: Version | None) -> Version:
         """Commit files under a mark, unless the table carries that mark already."""
         head = self.head()
-        if head.mark not in {commit.mark, None if seen is None else seen.mark}:
+        if head.manifest_id not in {commit.manifest_id, None if seen is None else seen.manifest_id}:
             raise conflict(self.name)
         number = head.commit_files(commit)
         if number and number % EVERY == 0:
@@ -240,7 +240,7 @@ class LakeTable:
         return TableDescription(self.storage, self.name, self.partition_by, self.description, self.is_quarantine)
 
     def _describe(self, table: DeltaTable, *, lenient: bool = False) -> Version:
-        mark = table.transaction_version(APP)
+        manifest_id = table.transaction_version(APP)
         has_manifest = not (lenient or self.is_quarantine)
         actions = actions_of(table)
         counts = (actions.column(name).to_pylist() for name in ("num_records", "size_bytes"))
@@ -253,17 +253,17 @@ class LakeTable:
             schema=schema_of_table(table),
             files=files,
             partition_by=tuple(table.metadata().partition_columns),
-            manifest=self._manifest(table, mark) if mark is not None and has_manifest else None,
-            mark=mark,
+            manifest=self._manifest(table, manifest_id) if manifest_id is not None and has_manifest else None,
+            manifest_id=manifest_id,
         )
 
-    def _manifest(self, table: DeltaTable, mark: int) -> Manifest | None:
+    def _manifest(self, table: DeltaTable, manifest_id: int) -> Manifest | None:
         """Return a version's manifest; `None` when it is gone and another version has come since."""
         try:
-            return read_manifest(self.storage, self.name, mark)
+            return read_manifest(self.storage, self.name, manifest_id)
         except StorageError as error:
             newest = open_table(self.place) if isinstance(error.__cause__, FileNotFoundError) else None
-            if newest is None or newest.transaction_version(APP) == mark or newest.version() < table.version():
+            if newest is None or newest.transaction_version(APP) == manifest_id or newest.version() < table.version():
                 raise
             return None
 

@@ -56,7 +56,7 @@ class Commit:
     files: Sequence[StagedFile]
     schema: Schema
     mode: Mode
-    mark: int
+    manifest_id: int
     note: Mapping[str, str] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
     """For a merge: the URIs of the files that go, in the same commit."""
@@ -78,7 +78,7 @@ class TableHead:
         """Open the table; raise `StorageError` when it is there and cannot be read."""
         self.place = place
         self.table: DeltaTable | None = open_table(place)
-        self.mark = self._mark_now()
+        self.manifest_id = self._newest_manifest_id()
         self._is_stale = False
         self._is_lost = False
         self._taken_in = 0
@@ -96,7 +96,9 @@ class TableHead:
     @property
     def manifest(self) -> Manifest | None:
         """The manifest of the newest version, or `None` while there is none; read anew each time."""
-        return None if self.mark is None else read_manifest(self.place.storage, self.place.name, self.mark)
+        return (
+            None if self.manifest_id is None else read_manifest(self.place.storage, self.place.name, self.manifest_id)
+        )
 
     def commit(
         self,
@@ -116,21 +118,26 @@ class TableHead:
         the store does not say what became of it (commit the same manifest again to find out), and `StorageError`
         when it surely failed.
         """
-        if epoch is not None and self.mark != manifest.mark and self.epoch is not None and epoch <= self.epoch:
+        if (
+            epoch is not None
+            and self.manifest_id != manifest.manifest_id
+            and self.epoch is not None
+            and epoch <= self.epoch
+        ):
             raise ConflictError(f"epoch {epoch} of {self.place.name!r} is committed", got=f"another up to {self.epoch}")
         self.place.storage.make()
-        self.place.storage.write_text(manifest_name(manifest.mark), manifest.to_json())
+        self.place.storage.write_text(manifest_name(manifest.manifest_id), manifest.to_json())
         note = {"headwater.run": manifest.run_id, "headwater.mode": manifest.mode}
-        return self.commit_files(Commit(files, schema, manifest.mode, manifest.mark, note, removed, epoch))
+        return self.commit_files(Commit(files, schema, manifest.mode, manifest.manifest_id, note, removed, epoch))
 
     def commit_files(self, commit: Commit) -> int:
         """Commit files under a mark as `commit` does, unless the table carries that mark already."""
         if self._is_stale:
             self._reload()
-        if self.table is not None and self._mark_now() == commit.mark and not commit.moves:
-            self.mark = commit.mark
-            return self._where(commit.mark, self.table.version())
-        if self._is_lost or self._mark_now() != self.mark:
+        if self.table is not None and self._newest_manifest_id() == commit.manifest_id and not commit.moves:
+            self.manifest_id = commit.manifest_id
+            return self._where(commit.manifest_id, self.table.version())
+        if self._is_lost or self._newest_manifest_id() != self.manifest_id:
             raise conflict(self.place.name)
         self._require_partitions(commit)
         self.place.storage.sync([file.path for file in commit.files])
@@ -154,10 +161,12 @@ class TableHead:
         schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
         if self.table is None and place.is_quarantine:
             self.table = _made_empty(place, schema)
-        marks = [Transaction(APP, commit.mark)]
+        manifest_ids = [Transaction(APP, commit.manifest_id)]
         if commit.epoch is not None:
-            marks.append(Transaction(_stream(place.name), commit.epoch))
-        properties = CommitProperties(custom_metadata=dict(commit.note), app_transactions=marks, max_commit_retries=0)
+            manifest_ids.append(Transaction(_stream(place.name), commit.epoch))
+        properties = CommitProperties(
+            custom_metadata=dict(commit.note), app_transactions=manifest_ids, max_commit_retries=0
+        )
         if self.table is None or self._is_partitioned_otherwise() or self._is_ordered_otherwise(commit):
             create_table_with_add_actions(
                 place.storage.uri,
@@ -195,9 +204,9 @@ class TableHead:
             Field(f.name, f.type, nullable=True, metadata={ADDED: "true"}) for f in schema.fields if f.name not in known
         ]
         if new:
-            marks = [] if self.mark is None else [Transaction(APP, self.mark)]
+            manifest_ids = [] if self.manifest_id is None else [Transaction(APP, self.manifest_id)]
             table.alter.add_columns(
-                new, commit_properties=CommitProperties(app_transactions=marks, max_commit_retries=0)
+                new, commit_properties=CommitProperties(app_transactions=manifest_ids, max_commit_retries=0)
             )
 
     def _removals(self, table: DeltaTable, commit: Commit) -> list[RemoveAction]:
@@ -226,9 +235,9 @@ class TableHead:
 
     def _landed(self, commit: Commit, before: int | None) -> int | None:
         """Return the version of a commit that went through, although others may have committed on top of it."""
-        self._is_lost = self._mark_now() != commit.mark
-        self.mark = commit.mark
-        return self._where(commit.mark, 0 if before is None else before + 1)
+        self._is_lost = self._newest_manifest_id() != commit.manifest_id
+        self.manifest_id = commit.manifest_id
+        return self._where(commit.manifest_id, 0 if before is None else before + 1)
 
     def _resolve(self, commit: Commit, error: Exception, before: int | None, *, may_try: bool) -> int | None:
         """Find out what became of a commit that raised: its number, `None` to try again, or an error that says it."""
@@ -244,11 +253,13 @@ class TableHead:
         done = entries(self.place.storage, begin, self.number or 0) if (self.number or -1) >= begin else ()
         names = {file.path for file in commit.files}
         ours = [
-            e for e in done or () if e.mark == commit.mark and (set(e.moved) == names if commit.moves else not e.moved)
+            e
+            for e in done or ()
+            if e.manifest_id == commit.manifest_id and (set(e.moved) == names if commit.moves else not e.moved)
         ]
-        if ours or (self._mark_now() == commit.mark and not commit.moves):
+        if ours or (self._newest_manifest_id() == commit.manifest_id and not commit.moves):
             return self._landed(commit, before)
-        if self._mark_now() != self.mark:
+        if self._newest_manifest_id() != self.manifest_id:
             self._is_lost = True
             raise conflict(self.place.name) from error
         has_moved = self.number != before
@@ -259,12 +270,12 @@ class TableHead:
         problem = f"table {self.place.name!r} could not be committed"
         raise self.place.storage.failed(problem, error, "nothing was changed; run again") from error
 
-    def _where(self, mark: int, begin: int) -> int:
+    def _where(self, manifest_id: int, begin: int) -> int:
         """Return the number of the version that brought a mark, from `begin` on."""
         assert self.table is not None  # noqa: S101 - it carries the mark
         now = int(self.table.version())
         done = () if begin >= now else entries(self.place.storage, begin, now) or ()
-        return next((entry.number for entry in done if entry.mark == mark), now)
+        return next((entry.number for entry in done if entry.manifest_id == manifest_id), now)
 
     def _advance(self) -> None:
         # an object that has taken in many versions one by one slows down: a new one starts from the checkpoint
@@ -280,7 +291,7 @@ class TableHead:
         self._is_stale = False
         self._taken_in = 0
 
-    def _mark_now(self) -> int | None:
+    def _newest_manifest_id(self) -> int | None:
         return None if self.table is None else self.table.transaction_version(APP)
 
     def _is_partitioned_otherwise(self) -> bool:

@@ -43,7 +43,7 @@ class LogEntry:
     """One commit. Files that only changed their shape, not the table's rows, are named in `moved`."""
 
     number: int
-    mark: int | None
+    manifest_id: int | None
     came: Sequence[AddedFile] = ()
     went: Sequence[RemovedFile] = ()
     moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def _folded(storage: Storage, first: int, last: int) -> Iterable[LogEntry]:
 
 
 def _parsed(number: int, text: str) -> LogEntry:
-    mark: int | None = None
+    manifest_id: int | None = None
     came: list[AddedFile] = []
     went: list[RemovedFile] = []
     reshaped: set[str] = set()
@@ -108,7 +108,7 @@ def _parsed(number: int, text: str) -> LogEntry:
     for line in text.splitlines():
         for kind, action in json.loads(line).items():
             if kind == "txn" and action["appId"] == APP:
-                mark = int(action["version"])
+                manifest_id = int(action["version"])
             elif kind == "commitInfo":
                 moved = json.loads(action.get(COMPACTED, "{}"))
             elif kind in {"add", "remove"} and not action["dataChange"]:
@@ -119,4 +119,4 @@ def _parsed(number: int, text: str) -> LogEntry:
             elif kind == "remove":
                 went.append(RemovedFile(unquote(action["path"]), int(action.get("size") or 0)))
     named = {*moved, *(path for paths in moved.values() for path in paths)}
-    return LogEntry(number, mark, tuple(came), tuple(went), moved, is_plain=named == reshaped)
+    return LogEntry(number, manifest_id, tuple(came), tuple(went), moved, is_plain=named == reshaped)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from pipeline.core.errors import StorageError
-from pipeline.core.staging import Manifest, mark_of
+from pipeline.core.staging import Manifest, manifest_id_of
 from pipeline.lake.storage import Storage
 
 
-def manifest_name(mark: int) -> str:
+def manifest_name(manifest_id: int) -> str:
     """Return where the manifest of a mark stands below its table."""
-    return f"_headwater/{mark:016x}.json"
+    return f"_headwater/{manifest_id:016x}.json"
 
 
-def read_manifest(storage: Storage, table: str, mark: int) -> Manifest:
+def read_manifest(storage: Storage, table: str, manifest_id: int) -> Manifest:
     """Read the manifest of a mark; raise `StorageError`, caused by `FileNotFoundError` when it is gone."""
     try:
-        text = storage.read_text(manifest_name(mark))
+        text = storage.read_text(manifest_name(manifest_id))
     except StorageError as error:
         raise StorageError(
             f"the manifest of table {table!r} is gone",
             got=error.got,
             do="restore the file, or recompute the table with --full",
         ) from error.__cause__
-    if mark_of(text) != mark:
+    if manifest_id_of(text) != manifest_id:
         raise StorageError(
             f"the manifest of table {table!r} is damaged",
-            got=f"another content than the one committed in {manifest_name(mark)}",
+            got=f"another content than the one committed in {manifest_name(manifest_id)}",
             do="restore the file, or recompute the table with --full",
         )
     return Manifest.from_json(text)

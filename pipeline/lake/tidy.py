@@ -34,7 +34,7 @@ def tidy(place: TableDescription, *, versions: int = VERSIONS) -> None:
     newest = entries(place.storage, max(0, now - MANIFESTS + 1), now)
     if newest is None:  # another engine keeps this log
         return
-    kept = frozenset(entry.mark for entry in newest)
+    kept = frozenset(entry.manifest_id for entry in newest)
     names = place.storage.names("_delta_log/")
     _forget(place.storage, _present(place.storage, names, now - MANIFESTS - 2 * EVERY, now - MANIFESTS), kept)
     checkpoints = sorted(number_of(name) for name in names if ".checkpoint" in name)
@@ -55,5 +55,9 @@ def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) ->
 
 def _forget(storage: Storage, older: tuple[LogEntry, ...], kept: frozenset[int | None]) -> None:
     """Remove the manifests of older versions; those of commits that are under way stay."""
-    gone = {manifest_name(entry.mark) for entry in older if entry.mark is not None and entry.mark not in kept}
+    gone = {
+        manifest_name(entry.manifest_id)
+        for entry in older
+        if entry.manifest_id is not None and entry.manifest_id not in kept
+    }
     storage.remove(sorted(gone & set(storage.names("_headwater/"))))

@@ -18,7 +18,9 @@ def reader_of(workspace: Workspace, definition: Source | Feed) -> Reader:
 
     def rows_of(name: str) -> TableRows:
         version = workspace.require(name, definition.name)
-        return TableRows(version.scan().query(), version.schema, version.mark, workspace.lake.storage.filesystem())
+        return TableRows(
+            version.scan().query(), version.schema, version.manifest_id, workspace.lake.storage.filesystem()
+        )
 
     return reader.over(rows_of)
 

@@ -16,7 +16,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from pipeline.commit.post_commit import set_aside
+from pipeline.commit.post_commit import update_quarantine
 from pipeline.core.clock import Clock, now
 from pipeline.core.errors import ConflictError, RequestError
 from pipeline.core.sources import POSITION, SOURCE, Log, PartReader, ReadyOffsets, Tail
@@ -27,7 +27,7 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow, connect
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import joined, quarantined, replay
+from pipeline.reprocessing.quarantine import joined, quarantined_rows, replay
 from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.planning.table_log import TableInput
@@ -56,7 +56,7 @@ def letters(workspace: Workspace) -> tuple[DeadLetters, ...]:
     """Return what the streams of a project set aside, by stream and reason, the most frequent first."""
     found = []
     for name in Planner(workspace).streams:
-        rows = quarantined(workspace, name)
+        rows = quarantined_rows(workspace, name)
         with connect() as con:
             con.register("_letters", rows)
             counts = con.execute(
@@ -94,8 +94,8 @@ def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> RowCounts
     manifest = version.manifest
     if manifest is None or manifest.epoch is None:
         return replay(workspace, plan.name, clock=clock)
-    set_aside(workspace, plan.definition, manifest, version.mark)
-    rows = quarantined(workspace, plan.name)
+    update_quarantine(workspace, plan.definition, manifest, version.manifest_id)
+    rows = quarantined_rows(workspace, plan.name)
     if not rows.num_rows:
         raise RequestError(f"stream {plan.name!r} has set nothing aside", do="see `headwater deadletter ls`")
     if isinstance(plan.inputs[0], TableInput):
@@ -109,7 +109,7 @@ def _validated(workspace: Workspace, plan: StreamPlan, version: Version, rows: p
     if version.manifest is None or epoch is None:
         raise AssertionError(plan.name)
     head = workspace.table(plan.name).head()
-    if head.mark != version.mark:
+    if head.manifest_id != version.manifest_id:
         raise ConflictError(f"stream {plan.name!r} is at work", do="stop or pause it, and replay again")
     run_id = f"replay-{secrets.token_hex(4)}"
     pending = _read_again(workspace, plan, rows, int(at.timestamp() * 1e6))
@@ -121,8 +121,8 @@ def _validated(workspace: Workspace, plan: StreamPlan, version: Version, rows: p
         mode="append",
         flow=outcome.flow,
         checks=dict(outcome.checks),
-        aside=outcome.aside,
-        aside_mode="overwrite",
+        quarantined=outcome.quarantined,
+        quarantine_mode="overwrite",
         epoch=replace(joined(epoch, outcome.flow), number=max(head.epoch or 0, epoch.number) + 1),
         at=at.isoformat(),
     )
@@ -151,13 +151,13 @@ def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant:
             SourceSplit(SourceObject(uri, end - begin, held[uri].stamp), begin, end, begin)
             for uri, begin, end in _ranges(parts, near)
         ]
-        for taken, aside in _taken(workspace, plan, stream_input, tuple(ranges), instant):
+        for taken, quarantined in _taken(workspace, plan, stream_input, tuple(ranges), instant):
             input_query = taken if plan.function is not None else _those(taken, wanted)
             pending.add(input_query)
-            stay = pa.concat_tables([stay, _those(aside, wanted).select(_LETTER)])
+            stay = pa.concat_tables([stay, _those(quarantined, wanted).select(_LETTER)])
     pending.rejected = stay.num_rows
     if stay.num_rows:
-        pending.aside.append(stay)
+        pending.quarantined.append(stay)
     return pending
 
 
@@ -173,7 +173,7 @@ def _taken(
     nothing = pa.table({name: pa.array([], kind) for name, kind in zip(_LETTER, _KINDS, strict=True)})
     with closing(SourceTask(config, {stream_input.name: {}})) as task:
         for batch in task.take(request):
-            yield batch.ready[0], nothing if batch.aside is None else batch.aside
+            yield batch.ready[0], nothing if batch.quarantined is None else batch.quarantined
 
 
 _KINDS = (pa.string(), pa.string(), pa.int64(), pa.string())

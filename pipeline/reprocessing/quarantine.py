@@ -42,10 +42,10 @@ from pipeline.runner.decide import Decision, DecisionKind
 from pipeline.runner.facts import feed_of
 
 
-def quarantined(workspace: Workspace, name: str) -> pa.Table:
+def quarantined_rows(workspace: Workspace, name: str) -> pa.Table:
     """Return a table's quarantined rows: `reasons`, `_source`, `_position`, `row`, `_run`, `_quarantined_at`."""
-    aside = workspace.lake.quarantine(workspace.stored(name).name).version()
-    scan = Scan(QUARANTINE) if aside is None else aside.scan()
+    quarantined = workspace.lake.quarantine(workspace.stored(name).name).version()
+    scan = Scan(QUARANTINE) if quarantined is None else quarantined.scan()
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         return arrow(con, f"select * from ({scan.query()}) order by {SOURCE}, {POSITION}")
 
@@ -55,7 +55,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
 
     Raises `RequestError` when nothing of the table is quarantined, and what a run raises for its rows.
     """
-    definition, rows = workspace.stored(name), quarantined(workspace, name)
+    definition, rows = workspace.stored(name), quarantined_rows(workspace, name)
     version = workspace.require(name)
     post_commit(workspace, definition, version)
     if not rows.num_rows:
@@ -64,8 +64,8 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
         raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
     begun, run_id, at = time.perf_counter(), f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", clock().isoformat()
     judged = definition_to_validate(definition)
-    order, maker = _order(workspace, definition, rows, StepSpec(judged, _HERE, {}, run_id, at, existing=version))
-    work = work_of(order, workspace.lake, workspace.settings, maker)
+    order, producer = _order(workspace, definition, rows, StepSpec(judged, _HERE, {}, run_id, at, existing=version))
+    work = work_of(order, workspace.lake, workspace.settings, producer)
     outcome = run_task(work, Split(0, parts=order.parts))
     require_same(definition, Decision(DecisionKind.APPEND, "replay"), version, outcome.schema)
     landing = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
@@ -76,8 +76,8 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
         mode="append" if merge_of(definition) is None else "merge",
         flow=landing.flow,
         checks=dict(outcome.checks),
-        aside=outcome.aside,
-        aside_mode="overwrite",
+        quarantined=outcome.quarantined,
+        quarantine_mode="overwrite",
         tombstones=landing.tombstones,
         epoch=None if version.manifest.epoch is None else joined(version.manifest.epoch, landing.flow),
         seconds=time.perf_counter() - begun,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
-from pipeline.commit.post_commit import judged, post_commit, set_aside
+from pipeline.commit.post_commit import judged, post_commit, update_quarantine
 from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Table
@@ -71,8 +71,8 @@ class Backfill:
     @property
     def id(self) -> str:
         """A hash of the definition and of its inputs' versions: the same backfill has the same."""
-        marks = sorted((name, found.number, found.mark) for name, found in self.inputs.items())
-        return fingerprint("backfill", self.definition.fingerprint, marks)
+        manifest_ids = sorted((name, found.number, found.manifest_id) for name, found in self.inputs.items())
+        return fingerprint("backfill", self.definition.fingerprint, manifest_ids)
 
 
 Tell = Callable[[BackfillRecord], None]
@@ -96,7 +96,7 @@ def plan_backfill(workspace: Workspace, name: str, asked: BackfillOptions) -> Ba
     draft = Backfill(definition, version, inputs, PartitionColumn("", ""), (), (), (), asked.parallel)
     same = version.manifest.backfill == draft.id and not asked.restart
     work, split = _work(workspace, draft, "", "")
-    with connect(work.limits, filesystem=work.filesystem) as con, work.maker.make(con, split) as made:
+    with connect(work.limits, filesystem=work.filesystem) as con, work.producer.for_validation(con, split) as made:
         query, hidden = made.query, made.hidden
         kept = tuple(c for c in stored(schema_of(con, query)).columns if c.name not in hidden)
         require_same(definition, _BESIDE, version, Schema(kept))
@@ -193,7 +193,9 @@ class _Filler:
             raise
         except HeadwaterError as error:
             return replace(filled, error=str(error))
-        set_aside(self._workspace, self._plan.definition, manifest)  # else the next one would not know of these rows
+        update_quarantine(
+            self._workspace, self._plan.definition, manifest
+        )  # else the next one would not know of these rows
         return replace(filled, rows=outcome.flow.rows_out, seconds=seconds + time.perf_counter() - begun)
 
     def _compute(self, index: int, partition: str | None) -> tuple[Outcome, float]:
@@ -203,7 +205,7 @@ class _Filler:
         if plan.definition.key and not is_within(plan):
             gone = files_of(self._workspace, self.version, plan, partition)
             others = Scan(self.version.schema, tuple(f for f in self.version.files if f.uri not in gone))
-        work = replace(work, maker=PartitionProducer(work.maker, plan.column, partition), existing=others)
+        work = replace(work, producer=PartitionProducer(work.producer, plan.column, partition), existing=others)
         return run_task(work, replace(split, index=index)), time.perf_counter() - begun
 
     def _commit(self, partition: str | None, outcome: Outcome) -> Manifest:
@@ -222,11 +224,11 @@ class _Filler:
             fingerprint=("" if whole else PARTLY) + plan.definition.fingerprint,
             mode="merge",
             inputs={name: found.number for name, found in plan.inputs.items()},
-            marks={name: found.mark for name, found in plan.inputs.items()},
+            manifest_ids={name: found.manifest_id for name, found in plan.inputs.items()},
             flow=outcome.flow,
             checks=dict(outcome.checks),
-            aside=stage_quarantine(self._workspace, plan.definition.name, writer, outcome.aside, others),
-            aside_mode="overwrite",
+            quarantined=stage_quarantine(self._workspace, plan.definition.name, writer, outcome.quarantined, others),
+            quarantine_mode="overwrite",
             backfill=plan.id,
             backfilled=tuple(done),
             at=self._at,
@@ -279,7 +281,7 @@ def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> V
         found = workspace.table(of).version(number, lenient=True)
     except StorageError:
         found = None
-    if found is None or found.mark != manifest.marks.get(of):
+    if found is None or found.manifest_id != manifest.manifest_ids.get(of):
         raise StorageError(
             f"{name!r} consumed version {number} of {of!r}, which is no longer kept",
             do=f"recompute it from what is there: headwater run --full --select {name}",

@@ -38,4 +38,4 @@ class RunBuildContext:
     def version(self, name: str) -> int:
         """Return the mark of the version of an input that `table` returns: its number may come again, it may not."""
         version = self._workspace.require(name, self._artifact.name)
-        return version.number if version.mark is None else version.mark
+        return version.number if version.manifest_id is None else version.manifest_id

@@ -81,7 +81,7 @@ class InputFacts:
     """What is known of a table's inputs: their versions now, and what was added to the driving one."""
 
     versions: Mapping[str, int]
-    marks: Mapping[str, int | None]
+    manifest_ids: Mapping[str, int | None]
     driving: str
     added: tuple[DataFile, ...] | None
     """The files added to the driving input since it was consumed; `None` when it changed in another way."""
@@ -178,7 +178,7 @@ def _changed(manifest: Manifest, inputs: InputFacts) -> list[str]:
     return [
         name
         for name, version in inputs.versions.items()
-        if (manifest.inputs.get(name), manifest.marks.get(name)) != (version, inputs.marks.get(name))
+        if (manifest.inputs.get(name), manifest.manifest_ids.get(name)) != (version, inputs.manifest_ids.get(name))
     ]
 
 

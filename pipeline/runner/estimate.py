@@ -76,16 +76,16 @@ def trial(workspace: Workspace, order: StepSpec, tell: OnProgress = lambda _: No
     """
     definition = order.definition
     table = workspace.table(definition.name).storage
-    aside = workspace.lake.quarantine(definition.name).storage
-    before, before_aside = table.folders(), aside.folders()
+    quarantined = workspace.lake.quarantine(definition.name).storage
+    before, before_aside = table.folders(), quarantined.folders()
     outcome = execute(
         replace(order, definition=definition_to_validate(definition)), workspace.lake, workspace.settings, tell
     )
     landing = plan_commit(workspace, StagedRows(definition, outcome, order.run_id, None))
     table.remove([file.path for file in (*landing.files, *landing.tombstones)])
     table.prune(before)
-    aside.remove([file.path for file in landing.aside])
-    aside.prune(before_aside)
+    quarantined.remove([file.path for file in landing.quarantined])
+    quarantined.prune(before_aside)
     return outcome, landing
 
 

@@ -50,14 +50,16 @@ def decide(
     feed = feed_of(workspace, definition)
     change = None
     if manifest is not None and way.splits_alone and way.driving in manifest.inputs and way.driving in inputs:
-        mark = manifest.marks.get(way.driving)
-        change = workspace.table(way.driving).change_since(manifest.inputs[way.driving], mark, inputs[way.driving])
+        manifest_id = manifest.manifest_ids.get(way.driving)
+        change = workspace.table(way.driving).change_since(
+            manifest.inputs[way.driving], manifest_id, inputs[way.driving]
+        )
     if change is not None and change.removed and key_passed_on(workspace, definition, way.driving) is None:
         change = None
     stored = stored_inputs(workspace, definition)
     known = InputFacts(
         versions={name: inputs[name].number if name in inputs else -1 for name in stored},
-        marks={name: inputs[name].mark if name in inputs else None for name in stored},
+        manifest_ids={name: inputs[name].manifest_id if name in inputs else None for name in stored},
         driving=way.driving,
         added=None if change is None else change.added,
         splits_alone=way.splits_alone,

@@ -33,22 +33,22 @@ class PartitionColumn:
 
 @dataclass(frozen=True)
 class PartitionProducer:
-    """The rows of one partition of what another maker makes; the engine pushes the condition down to the inputs."""
+    """The rows of one partition of what another producer makes; the engine pushes the condition down to the inputs."""
 
-    maker: RowProducer
+    producer: RowProducer
     column: PartitionColumn
     partition: str | None
 
     @contextmanager
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Yield the query with the condition around it."""
-        with self.maker.make(con, split) as made:
+        with self.producer.for_validation(con, split) as made:
             yield self._of(made)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same."""
-        with self.maker.flow(con, split) as made:
+        with self.producer.for_fast_path(con, split) as made:
             yield None if made is None else self._of(made)
 
     def _of(self, made: InputQuery) -> InputQuery:

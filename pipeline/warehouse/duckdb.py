@@ -41,7 +41,7 @@ class DuckDBWarehouse:
             if not con.execute("select 1 from duckdb_tables() where table_name = ?", [_LOADS]).fetchall():
                 return {}
             rows = con.execute(f"select name, version, mark from {_LOADS}").fetchall()
-            return {str(name): (int(version), int(mark)) for name, version, mark in rows}
+            return {str(name): (int(version), int(manifest_id)) for name, version, manifest_id in rows}
 
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
         """Bring a table to a version: append what was added since the loaded one, else replace it.
@@ -91,7 +91,7 @@ class DuckDBWarehouse:
 def _bring(con: duckdb.DuckDBPyConnection, load: Load) -> None:
     con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint, mark bigint)")
     row = con.execute(f"select version, mark from {_LOADS} where name = ?", [load.name]).fetchone()
-    if row is not None and row == (load.version, load.mark):
+    if row is not None and row == (load.version, load.manifest_id):
         return
     table = quoted(load.name)
     if row is not None and load.since == row:
@@ -102,4 +102,4 @@ def _bring(con: duckdb.DuckDBPyConnection, load: Load) -> None:
             con.execute(f"alter table {table} add primary key ({listed(load.key)})")
     if load.description:
         con.execute(f"comment on table {table} is {literal(load.description)}")
-    con.execute(f"insert or replace into {_LOADS} values (?, ?, ?)", [load.name, load.version, load.mark])
+    con.execute(f"insert or replace into {_LOADS} values (?, ?, ?)", [load.name, load.version, load.manifest_id])

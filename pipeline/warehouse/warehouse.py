@@ -19,7 +19,7 @@ class Load:
 
     name: str
     version: int
-    mark: int
+    manifest_id: int
     scan: Scan
     key: tuple[str, ...] = ()
     description: str = ""

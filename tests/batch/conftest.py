@@ -31,7 +31,7 @@ class Done:
 
     outcome: Outcome
     rows: list[dict[str, Any]]
-    aside: list[dict[str, Any]]
+    quarantined: list[dict[str, Any]]
 
 
 @pytest.fixture
@@ -69,7 +69,9 @@ def step(tmp_path) -> Callable[..., Done]:
         outcome = execute(asked, lake, settings)
         stored = lake.table(definition.layer, definition.name).storage.uri
         return Done(
-            outcome, _read(stored, outcome.files), _read(lake.quarantine(definition.name).storage.uri, outcome.aside)
+            outcome,
+            _read(stored, outcome.files),
+            _read(lake.quarantine(definition.name).storage.uri, outcome.quarantined),
         )
 
     return do

@@ -80,5 +80,5 @@ def test_expectations_and_keys_hold_across_buckets(step, scan):
     here, there = (step(made, scans, execution) for execution in ("inline", "ray"))
 
     assert there.rows == here.rows
-    assert sorted(row["row"] for row in there.aside) == sorted(row["row"] for row in here.aside) != []
+    assert sorted(row["row"] for row in there.quarantined) == sorted(row["row"] for row in here.quarantined) != []
     assert there.outcome.checks == here.outcome.checks

@@ -44,7 +44,9 @@ NAMES = pa.table({"g": ["g0", "g1"], "name": ["zero", "one"]})
 def same(one, other) -> None:
     """Both outcomes have the same rows, the same rows aside, the same figures and the same columns."""
     assert other.rows == one.rows
-    assert sorted((r["reasons"], r["row"]) for r in other.aside) == sorted((r["reasons"], r["row"]) for r in one.aside)
+    assert sorted((r["reasons"], r["row"]) for r in other.quarantined) == sorted(
+        (r["reasons"], r["row"]) for r in one.quarantined
+    )
     assert other.outcome.flow == one.outcome.flow
     assert other.outcome.checks == one.outcome.checks
     assert other.outcome.schema == one.outcome.schema
@@ -114,7 +116,7 @@ def test_a_key_that_comes_in_two_splits_is_kept_once(both):
     done = both(numbers, numbers=[*PARTS, PARTS[0].slice(0, 3)])
 
     assert len(done.rows) == 40
-    assert [row["reasons"] for row in done.aside] == ["key_is_unique"] * 3
+    assert [row["reasons"] for row in done.quarantined] == ["key_is_unique"] * 3
 
 
 def test_a_source_of_several_files(step, tmp_path):
@@ -126,7 +128,7 @@ def test_a_source_of_several_files(step, tmp_path):
 
     same(here, there)
     assert there.outcome.flow.rows_out == 6
-    assert sorted(row["_position"] for row in there.aside) == [3, 3, 3]
+    assert sorted(row["_position"] for row in there.quarantined) == [3, 3, 3]
 
 
 def test_a_dataset_knows_its_rows_and_is_run_once(step, scan, tmp_path):

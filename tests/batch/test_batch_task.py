@@ -34,9 +34,9 @@ NUMBERS = pa.table({"id": [1, 2, 3, 4], "v": ["a", "b", None, "d"]})
 
 @pytest.fixture
 def work(tmp_path):
-    def make(maker, **fields) -> TaskSpec:
-        stager, aside = (DeltaStager(Storage(str(tmp_path / name)), "run1") for name in ("out", "aside"))
-        return TaskSpec("t", PLACE, maker, stager, aside, "run1", "2024-01-01T00:00:00+00:00", **fields)
+    def make(producer, **fields) -> TaskSpec:
+        stager, quarantined = (DeltaStager(Storage(str(tmp_path / name)), "run1") for name in ("out", "aside"))
+        return TaskSpec("t", PLACE, producer, stager, quarantined, "run1", "2024-01-01T00:00:00+00:00", **fields)
 
     return make
 
@@ -57,7 +57,7 @@ def test_every_row_is_kept_set_aside_or_dropped_and_counted(step, scan):
     assert done.outcome.checks == {
         "has_v": 1, "small": 1, "not_two": 1, "positive": 0, "key_is_not_null": 0, "key_is_unique": 1,
     }  # fmt: skip
-    assert sorted((row["reasons"], row["row"]) for row in done.aside) == [
+    assert sorted((row["reasons"], row["row"]) for row in done.quarantined) == [
         ("key_is_unique", '{"id":1,"v":"a"}'),
         ("small", '{"id":4,"v":"d"}'),
     ]
@@ -82,7 +82,7 @@ def test_a_source_keeps_where_its_rows_came_from_and_sets_misfits_aside(step, tm
 
     a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
     assert [(r["id"], r["_source"], r["_position"]) for r in done.rows] == [(1, a, 2), (2, b, 2)]
-    assert [(r["reasons"], r["_source"], r["_position"], r["row"]) for r in done.aside] == [
+    assert [(r["reasons"], r["_source"], r["_position"], r["row"]) for r in done.quarantined] == [
         ("column 'id' is not BIGINT: x", a, 3, "x")
     ]
     flow = done.outcome.flow
@@ -171,10 +171,10 @@ def test_outcomes_add_up():
     ],
 )
 def test_a_statement_that_fails_says_why_and_where(work, scan, text, problem):
-    maker = SqlProducer(text, "numbers", {})
+    producer = SqlProducer(text, "numbers", {})
 
     with pytest.raises(DefinitionError, match=problem) as error:
-        run_task(work(maker), Split(0, scan(NUMBERS)))
+        run_task(work(producer), Split(0, scan(NUMBERS)))
     assert error.value.place == PLACE
 
 
@@ -203,11 +203,11 @@ def test_a_lake_file_that_is_gone_is_an_error_of_storage(work):
 
 
 def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
-    maker = SqlProducer("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
+    producer = SqlProducer("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
     small = Limits(memory_bytes=30_000_000, threads=1)
 
     with pytest.raises(StorageError, match=r"'t' needs more memory than it may take: got .*; raise memory_bytes"):
-        run_task(work(maker, limits=small), Split(0, scan(NUMBERS)))
+        run_task(work(producer, limits=small), Split(0, scan(NUMBERS)))
 
 
 def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
@@ -217,13 +217,13 @@ def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
     done = step(numbers, {"numbers": scan(NUMBERS)}, existing=SimpleNamespace(scan=lambda: before))
 
     assert [row["id"] for row in done.rows] == [1, 3, 4]
-    assert [row["reasons"] for row in done.aside] == ["key_is_unique"]
+    assert [row["reasons"] for row in done.quarantined] == ["key_is_unique"]
 
 
 def test_of_a_key_in_different_splits_the_first_stays(work):
     unranked = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
     keyed = replace(unranked, are_splits_ranked=True)
-    later = replace(keyed, maker=given(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
+    later = replace(keyed, producer=given(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1)), run_task(later, Split(2))]
 
     assert put_together(unranked, outcomes) is None
@@ -234,15 +234,17 @@ def test_of_a_key_in_different_splits_the_first_stays(work):
     assert whole.checks == {"key_is_not_null": 0, "key_is_unique": 5}
     with connect() as con:
         rows = con.execute(f"select * from {keyed.stager.scan(whole.files)} order by id").fetchall()
-        aside = con.execute(f"select reasons, row from {keyed.aside.scan(whole.aside)} order by row").fetchall()
+        quarantined = con.execute(
+            f"select reasons, row from {keyed.quarantined.scan(whole.quarantined)} order by row"
+        ).fetchall()
     assert rows == [(1, "a"), (2, "b"), (3, None), (4, "d"), (5, "y")]
-    assert {reason for reason, _ in aside} == {"key_is_unique"}
-    assert aside[0][1] == '{"id":1,"v":"z"}'
+    assert {reason for reason, _ in quarantined} == {"key_is_unique"}
+    assert quarantined[0][1] == '{"id":1,"v":"z"}'
 
 
 def test_splits_whose_keys_do_not_meet_are_not_read_again(work):
     keyed = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
-    later = replace(keyed, maker=given(pa.table({"id": [5, 9], "v": ["x", "y"]})))
+    later = replace(keyed, producer=given(pa.table({"id": [5, 9], "v": ["x", "y"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1))]
     for file in (file for outcome in outcomes for file in outcome.files):
         Path(keyed.stager.storage.uri, file.path).unlink()

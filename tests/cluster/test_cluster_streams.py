@@ -249,7 +249,7 @@ def test_how_a_table_is_streamed_is_explained(here, plant):
 
     assert "streamed: `headwater stream` makes it" in shown
     assert "streams   readings by at, up to 0 seconds late; the watermark of the stream that makes it" in shown
-    assert "memory    panes: states" in shown
+    assert "state     panes: states" in shown
 
 
 def test_a_run_says_which_tables_are_left_to_streams_and_a_query_how_to_make_them(here, plant):

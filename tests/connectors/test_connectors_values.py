@@ -66,12 +66,12 @@ def scanned(flow, found, first):
 
 
 def _scanned(flow, found, first):
-    with connect(Limits(threads=1)) as con, flow(con) as flowing:
+    with connect(Limits(threads=1)) as con, flow(con) as scanned:
         try:
-            rows = None if flowing is None else con.sql(flowing.query).to_arrow_table()
+            rows = None if scanned is None else con.sql(scanned.query).to_arrow_table()
         except duckdb.Error:
             rows = None
-        if rows is None or con.execute(flowing.oddities).fetchall()[0][0]:
+        if rows is None or con.execute(scanned.rejects).fetchall()[0][0]:
             return [], set()  # a record is missing, so positions are off: it is not believed at all
     kept = rows.filter(pc.invert(rows[IS_MISFIT])).to_pylist()
     return [row for row in kept if not same(row["x"], found[row[POSITION] - first])], {row[POSITION] for row in kept}
@@ -83,7 +83,7 @@ def reads(tmp_path):
         (tmp_path / name).write_text(text, encoding="utf-8", newline="")
         reader = files(tmp_path / name, **options)
         part = SourceSplit(reader.pieces()[0])
-        return reader.read(part, schema), lambda con: reader.flow(con, part, schema)
+        return reader.read(part, schema), lambda con: reader.scan(con, part, schema)
 
     return call
 
@@ -161,7 +161,7 @@ def test_messages_keep_all_of_a_text_or_set_it_aside(kind, form):
     found = values_of(decoder.read(records, schema, partition), len(given), 0)
 
     assert wrong(given, kind, found) == []
-    assert scanned(lambda con: decoder.flow(con, records, schema, partition), found, 0) == []
+    assert scanned(lambda con: decoder.scan(con, records, schema, partition), found, 0) == []
 
 
 def _is_json_number(text):
@@ -270,8 +270,8 @@ def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, way):
         decoder, partition, first = Decoder("json", Metadata()), Partition("t", 0), 0
         reading = decoder.read(records, schema, partition)
 
-        def flow(con):
-            return decoder.flow(con, records, schema, partition)
+        def scan(con):
+            return decoder.scan(con, records, schema, partition)
 
     found = values_of(reading, 1, first)
     assert found == [MISFIT if right is None else right]

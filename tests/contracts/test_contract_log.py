@@ -126,14 +126,14 @@ def read(tail: Tail, wanted: SourceSplit, schema: Schema) -> ReadResult:
 
 def believed(reader: Reader, wanted: SourceSplit, schema: Schema) -> ReadResult:
     """What a run makes of a part: its query if that can be believed, else what it reads with care."""
-    with connect(Limits(threads=1)) as con, reader.flow(con, wanted, schema) as flowing:
-        if flowing is not None:
+    with connect(Limits(threads=1)) as con, reader.scan(con, wanted, schema) as scanned:
+        if scanned is not None:
             try:
-                rows = con.sql(flowing.query).to_arrow_table()
-                odd = con.execute(flowing.oddities).fetchall()[0][0]
+                rows = con.sql(scanned.query).to_arrow_table()
+                odd = con.execute(scanned.rejects).fetchall()[0][0]
             except duckdb.Error:
                 odd, rows = 1, None
-            if not odd and rows.num_rows == flowing.rows and not pc.any(rows[MISFIT]).as_py():
+            if not odd and rows.num_rows == scanned.rows and not pc.any(rows[MISFIT]).as_py():
                 assert rows.column_names == [*schema.names, POSITION, MISFIT]
                 rows = rows.drop_columns(MISFIT)
                 return ReadResult(rows, rows.slice(0, 0).select([POSITION]))

@@ -36,16 +36,16 @@ ALONE = Schema.of({"a": "VARCHAR"})
 
 def believed(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | None:
     """What a part gives as a query, or None when it cannot be believed."""
-    with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as flowing:
-        if flowing is None:
+    with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scanned:
+        if scanned is None:
             return None
         try:
-            rows = con.sql(flowing.query).to_arrow_table()
+            rows = con.sql(scanned.query).to_arrow_table()
         except duckdb.Error:
             return None
         assert rows.column_names == [*schema.names, POSITION, MISFIT]
-        odd = con.execute(flowing.oddities).fetchall()[0][0]
-        if odd or rows.num_rows != flowing.rows or pc.any(rows[MISFIT]).as_py():
+        odd = con.execute(scanned.rejects).fetchall()[0][0]
+        if odd or rows.num_rows != scanned.rows or pc.any(rows[MISFIT]).as_py():
             return None
         return rows.drop_columns(MISFIT)
 
@@ -297,11 +297,11 @@ def test_a_part_with_other_columns_is_refused_before_it_flows(name, tmp_path):
     with (
         connect() as con,
         pytest.raises(SchemaError, match="no 'b', new column 'c'"),
-        reader.flow(con, part, SCHEMA),
+        reader.scan(con, part, SCHEMA),
     ):
         pass
     Path(part.piece.uri).unlink()
-    with connect() as con, pytest.raises(SourceError, match="cannot be read"), reader.flow(con, part, SCHEMA):
+    with connect() as con, pytest.raises(SourceError, match="cannot be read"), reader.scan(con, part, SCHEMA):
         pass
 
 
@@ -322,9 +322,9 @@ def test_one_connection_takes_part_after_part_and_keeps_nothing(tmp_path):
     odd = []
     with connect(Limits(threads=1)) as con:
         for part in reader.parts(reader.pieces()[0], 1):
-            with reader.flow(con, part, SCHEMA) as flowing:
-                con.sql(flowing.query).to_arrow_table()
-                odd.append(con.execute(flowing.oddities).fetchall()[0][0])
+            with reader.scan(con, part, SCHEMA) as scanned:
+                con.sql(scanned.query).to_arrow_table()
+                odd.append(con.execute(scanned.rejects).fetchall()[0][0])
         assert con.execute("from duckdb_tables()").fetchall() == []
     assert odd == [0, 1, 0]
 

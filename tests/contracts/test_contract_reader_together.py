@@ -85,7 +85,7 @@ def by_scan(reader: Files, parts: list[SourceSplit]):
     """What the fast path makes of them; `None` where it is not to be believed."""
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
+        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as made,
     ):
         if made is None:
             return None
@@ -93,7 +93,7 @@ def by_scan(reader: Files, parts: list[SourceSplit]):
             rows = con.sql(made.query).fetchall()
         except duckdb.Error:
             return None
-        if len(rows) != made.rows_in or any(con.execute(odd).fetchall()[0][0] for odd in made.oddities):
+        if len(rows) != made.rows_in or any(con.execute(odd).fetchall()[0][0] for odd in made.rejects):
             return None
         return [(source, position, a, b) for a, b, source, position, _ in rows]
 
@@ -165,7 +165,7 @@ def test_small_files_are_one_scan_for_each_order_of_columns(kind, tmp_path):
 
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).flow(con, Split(0, parts=tuple(parts))) as made,
+        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as made,
     ):
         assert made.query.count("read_csv(") + made.query.count("read_parquet(") == (1 if kind == "ndjson" else 2)
         rows = con.sql(f"select a, {SOURCE}, {POSITION} from ({made.query})").fetchall()

@@ -17,7 +17,7 @@ from pipeline.core.definitions import Action, Expectation, caller, checks, names
 from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.functions import table
 from pipeline.core.schema import Schema, compare
-from pipeline.core.staging import Manifest, RowCounts, StagedFile, mark_of
+from pipeline.core.staging import Manifest, RowCounts, StagedFile, manifest_id_of
 
 HERE = Place("flights.py", 3)
 
@@ -212,7 +212,7 @@ MANIFESTS = st.builds(
     gaps=st.lists(st.builds(Gap, st.text(), COUNTS, COUNTS)).map(tuple),
     flow=FLOWS,
     checks=st.dictionaries(st.text(), COUNTS),
-    aside=st.lists(STAGED).map(tuple),
+    quarantined=st.lists(STAGED).map(tuple),
     seconds=st.floats(allow_nan=False),
     at=st.text(),
 )
@@ -223,7 +223,7 @@ def test_a_manifest_comes_back_from_json(manifest):
     text = manifest.to_json()
     assert Manifest.from_json(text) == manifest
     assert Manifest.from_json(text).to_json() == text
-    assert 0 <= manifest.mark < 2**63
+    assert 0 <= manifest.manifest_id < 2**63
 
 
 @given(MANIFESTS)
@@ -231,7 +231,7 @@ def test_the_order_of_keys_does_not_change_the_mark(manifest):
     parts = json.loads(manifest.to_json())
     parts["inputs"] = dict(reversed(parts["inputs"].items()))
     parts["checks"] = dict(reversed(parts["checks"].items()))
-    assert Manifest.from_json(json.dumps(parts)).mark == manifest.mark
+    assert Manifest.from_json(json.dumps(parts)).manifest_id == manifest.manifest_id
 
 
 @given(FLOWS, FLOWS, FLOWS)
@@ -242,4 +242,4 @@ def test_flows_add_up_in_any_grouping(a, b, c):
 
 
 def test_a_mark_is_that_of_the_text():
-    assert mark_of("a") == int("ca978112ca1bbdca", 16) >> 1
+    assert manifest_id_of("a") == int("ca978112ca1bbdca", 16) >> 1

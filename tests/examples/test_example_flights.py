@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.project import Workspace, load
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.runner import Runner
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.verify import verify
@@ -95,7 +95,7 @@ def test_rows_flow_without_loss(first):
 
 
 def test_bad_weather_is_set_aside_with_its_line(workspace, first):
-    [row] = quarantined(workspace, "weather").to_pylist()
+    [row] = quarantined_rows(workspace, "weather").to_pylist()
     assert json.loads(row["row"])["wind_speed"] > 1000
     line = Path(row["_source"]).read_text().splitlines()[row["_position"] - 1]
     assert str(json.loads(row["row"])["wind_speed"])[:6] in line

@@ -118,7 +118,7 @@ def simulate(seed: int, mutant: str = "", most: int | None = None, length: int =
 
 def hold(world: World) -> None:
     """Hold the oracle: epochs once each, every row in one place, no window twice, none closed too early or late."""
-    epochs = [epoch for v in world.table if (epoch := world.manifest(v.mark).epoch) is not None]
+    epochs = [epoch for v in world.table if (epoch := world.manifest(v.manifest_id).epoch) is not None]
     _in_order(epochs)
     for version, epoch in zip(world.table, epochs, strict=True):
         _require(
@@ -126,10 +126,10 @@ def hold(world: World) -> None:
         )
     given = {row.id: row for rows in world.rows.values() for row in rows}
     out = [row for version in world.table for row in version.rows]
-    late = {row: watermark for _, rows in world.aside for row, watermark in rows}
+    late = {row: watermark for _, rows in world.quarantined for row, watermark in rows}
     windows = Counter((row.window, row.key) for row in out)
     _require([window for window, count in windows.items() if count > 1], "came out twice")
-    ids = Counter([i for row in out for i in row.ids] + [i for _, rows in world.aside for i, _ in rows])
+    ids = Counter([i for row in out for i in row.ids] + [i for _, rows in world.quarantined for i, _ in rows])
     _require([row for row, count in ids.items() if count > 1], "count twice")
     _require(sorted(given.keys() - ids.keys()), "are lost")
     _require([row for row, watermark in late.items() if given[row].window + SIZE > watermark], "were not late")

@@ -21,7 +21,7 @@ from pipeline.core.epochs import BEGINNING, Epoch, InputProgress, StateFile, Sta
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Schema
 from pipeline.core.sources import Extent
-from pipeline.core.staging import Manifest, mark_of
+from pipeline.core.staging import Manifest, manifest_id_of
 from pipeline.core.state_identity import StateIdentity
 from pipeline.streaming.operators.snapshots import kept
 from pipeline.streaming.operators.watermarks import InputArrivals, advanced
@@ -123,7 +123,7 @@ class World:
     files: dict[str, bytes] = field(default_factory=dict)
     unsynced: set[str] = field(default_factory=set)
     table: list[Version] = field(default_factory=list)
-    aside: list[tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
+    quarantined: list[tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
     """Of each commit of the quarantine: the mark, and the rows with the watermark that they were too late for."""
     arrived: int = 4
     sessions: int = 0
@@ -160,7 +160,7 @@ class World:
 
     def manifest(self, mark: int) -> Manifest:
         text = self.files.get(f"{mark:x}", b"").decode()
-        if mark_of(text) != mark:
+        if manifest_id_of(text) != mark:
             raise Damaged(f"manifest {mark:x}")
         return Manifest.from_json(text)
 
@@ -229,7 +229,7 @@ class Coordinator:
 
     def _run(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
-        self.seen = len(world.table), (world.table[-1].mark if world.table else None)
+        self.seen = len(world.table), (world.table[-1].manifest_id if world.table else None)
         yield "looked"
         manifest = None if self.seen[1] is None else world.manifest(self.seen[1])
         start = decide_start(manifest, "committed", ME)
@@ -397,8 +397,8 @@ class Coordinator:
         if mutant == "base forgotten":
             self.state = tuple({file.shard: file for file in (*before, *files)}.values())
         epoch = Epoch(self.number, {"log": self.reached}, STATE, self.watermark, self.shards, self.state, {}, "e")
-        aside = hashlib.sha256(repr(late).encode()).hexdigest() if late else ""
-        manifest = Manifest("t", name, aside, "append", epoch=epoch)
+        quarantined = hashlib.sha256(repr(late).encode()).hexdigest() if late else ""
+        manifest = Manifest("t", name, quarantined, "append", epoch=epoch)
         if mutant != "pending kept":
             self.out, self.late = [], []
         if mutant == "offsets first":
@@ -410,13 +410,13 @@ class Coordinator:
         world, mutant = self.world, self.world.mutant
         world.write(f"aside/{manifest.run_id}", json.dumps(late).encode())
         text = manifest.to_json()
-        mark = mark_of(text)
+        mark = manifest_id_of(text)
         world.write(f"{mark:x}", text.encode())
         yield "manifest"
         attempts = 2 if mutant == "no answer is no commit" else 1
         for attempt in range(attempts):
             number = len(world.table)
-            current = world.table[-1].mark if world.table else None
+            current = world.table[-1].manifest_id if world.table else None
             if current != self.seen[1] and mutant not in {"no mark check", "by URI"} and not attempt:
                 raise Conflict
             yield "checked"
@@ -428,7 +428,7 @@ class Coordinator:
             except Refused:
                 if attempt + 1 < attempts:
                     continue
-                if not world.table or world.table[-1].mark != mark:
+                if not world.table or world.table[-1].manifest_id != mark:
                     raise Conflict from None
                 break
         self.seen = len(world.table), mark
@@ -439,13 +439,13 @@ class Coordinator:
     def _set_aside(self, manifest: Manifest, mark: int | None) -> Iterator[str]:
         world = self.world
         late = tuple((i, w) for i, w in json.loads(world.files.get(f"aside/{manifest.run_id}", b"[]")))
-        before = len(world.aside)
+        before = len(world.quarantined)
         yield "quarantine"
-        if not late or (world.aside and world.aside[-1][0] == mark):
+        if not late or (world.quarantined and world.quarantined[-1][0] == mark):
             return
-        if world.table[-1].mark != mark and world.mutant != "settled late":
+        if world.table[-1].manifest_id != mark and world.mutant != "settled late":
             return
         yield "missing aside"
-        if len(world.aside) != before:
+        if len(world.quarantined) != before:
             raise Conflict
-        world.aside.append((mark or 0, late))
+        world.quarantined.append((mark or 0, late))

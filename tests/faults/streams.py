@@ -28,7 +28,7 @@ from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.generator import Generator
 from pipeline.core.epochs import Epoch
 from pipeline.core.sources import Extent, Tail
-from pipeline.core.staging import Manifest, mark_of
+from pipeline.core.staging import Manifest, manifest_id_of
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
@@ -298,7 +298,7 @@ def epochs_of(workspace: Workspace, name: str) -> Epochs:
             assert not found, f"{name}: manifest {mark:016x} is gone, and older ones are there"
             continue  # of long ago
         text = storage.read_text(f"_headwater/{mark:016x}.json")
-        assert mark_of(text) == mark
+        assert manifest_id_of(text) == mark
         found.append(Manifest.from_json(text))
     return Epochs(found)
 
@@ -399,12 +399,12 @@ def _by_id(con: duckdb.DuckDBPyConnection, clicks: Clicks, name: str) -> None:
         lost = con.sql(f"select id from log except select id from ({fates})").fetchall()
         assert not lost, f"{name}: {lost[:5]} are nowhere"
     if name == "minutes":
-        aside = f"select {_PLACE} as id from {_LOG.format(name)}"
-        (twice,) = con.sql(f"select count(*) - count(distinct id) from ({aside})").fetchall()[0]
+        quarantined = f"select {_PLACE} as id from {_LOG.format(name)}"
+        (twice,) = con.sql(f"select count(*) - count(distinct id) from ({quarantined})").fetchall()[0]
         assert twice == 0
         windows = "select sum(n) from (select n from there_minutes union all select (\"row\"->>'n')::bigint from aside_minutes where reasons = 'not_k8')"
         (counted,) = con.sql(windows).fetchall()[0]
-        (away,) = con.sql(f"select count(*) from ({aside})").fetchall()[0]
+        (away,) = con.sql(f"select count(*) from ({quarantined})").fetchall()[0]
         assert counted + away == clicks.count * clicks.partitions, f"{counted} in windows, {away} set aside"
 
 

@@ -66,7 +66,7 @@ MUTANTS = {
     "through a newly opened table": Mutant(
         TableHead,
         "commit_files",
-        "if self._is_lost or self._mark_now() != self.mark:",
+        "if self._is_lost or self._mark_now() != self.manifest_id:",
         "if (self._reload(), setattr(self, 'mark', self._mark_now()), False)[2]:",
         "disturbed",  # the second of two that work at once is to fail
     ),

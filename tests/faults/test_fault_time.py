@@ -91,6 +91,6 @@ def test_rows_of_tomorrow_are_set_aside_and_end_no_window(tmp_path):
     happened = "timestamp '2026-01-01' + to_seconds(i + case when i % 10 = 3 then 86400 else 0 end)"
     with Drive(tmp_path / "p", happened, (91,)) as drive:
         assert [row["n"] for row in drive.after(100)] == [54]
-        aside = aside_of(drive.workspace, "minutes").to_pylist()
-    assert [row["_position"] for row in aside] == list(range(3, 91, 10))
-    assert {row["reasons"] for row in aside} == {"too far ahead of the clock"}
+        quarantined = aside_of(drive.workspace, "minutes").to_pylist()
+    assert [row["_position"] for row in quarantined] == list(range(3, 91, 10))
+    assert {row["reasons"] for row in quarantined} == {"too far ahead of the clock"}

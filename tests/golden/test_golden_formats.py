@@ -21,7 +21,7 @@ from pipeline.core.staging import Manifest
 from pipeline.governance import Catalog, Leases
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.savepoints import savepoints
@@ -115,7 +115,7 @@ def test_manifests(version):
     assert json.loads(text).get("format_version", 1) == version
     assert (found.format_version, found.table, found.mode) == (2, "orders", "merge")
     assert found.cursor == Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}})
-    assert (found.flow.rows_out, found.backfilled, found.aside) == (7, ("2024-01-01", None), found.tombstones)
+    assert (found.flow.rows_out, found.backfilled, found.quarantined) == (7, ("2024-01-01", None), found.tombstones)
 
 
 @every("cursor")
@@ -173,11 +173,11 @@ def test_quarantines(project, version, is_settled):
     """Rows are set aside beside those of an earlier format; so are those that a killed process had yet to set aside."""
     folder = project("quarantine", version)
     if is_settled:
-        assert quarantined(opened(folder), "hot").num_rows == 2
+        assert quarantined_rows(opened(folder), "hot").num_rows == 2
     else:
         shutil.rmtree(folder / "lake" / "quarantine" / "hot" / "_delta_log")
     go_on(folder, "hot")
-    found = quarantined(opened(folder), "hot").to_pylist()
+    found = quarantined_rows(opened(folder), "hot").to_pylist()
     assert [row["_position"] for row in found] == [23, 123, 223]
     assert {row["reasons"] for row in found} == {"is_possible"}
 
@@ -234,7 +234,7 @@ def test_a_later_quarantine_is_refused_before_anything_is_committed(project):
     with pytest.raises(StorageError, match=LATER.format("the quarantine of table 'hot'")):
         go_on(folder, "hot")
     with pytest.raises(StorageError, match=LATER.format("the quarantine of table 'hot'")):
-        quarantined(opened(folder), "hot")
+        quarantined_rows(opened(folder), "hot")
     assert opened(folder).require("hot").number == version
 
 

@@ -37,8 +37,8 @@ def ids(con, query):
     return [row[0] for row in con.execute(query).fetchall()]
 
 
-def aside(con, marked):
-    rows = con.execute(marked.aside()).fetchall()
+def rejected(con, marked):
+    rows = con.execute(marked.rejected()).fetchall()
     return [(reasons, json.loads(row)) for reasons, _, _, row in rows]
 
 
@@ -46,7 +46,7 @@ def test_a_condition_that_is_null_does_not_hold(con):
     marked = mark(con, FLIGHTS, expect("quarantine", on_time="delay >= 0", somewhere="origin is not null"))
     assert marked.violations(con) == {"on_time": 2, "somewhere": 1}
     assert ids(con, marked.kept()) == ["a", None]
-    assert [(reasons, row["id"]) for reasons, row in aside(con, marked)] == [
+    assert [(reasons, row["id"]) for reasons, row in rejected(con, marked)] == [
         ("on_time", "b"),
         ("on_time", "c"),
         ("somewhere", "d"),
@@ -58,13 +58,13 @@ def test_a_row_that_is_quarantined_and_dropped_is_quarantined(con):
     marked = mark(con, FLIGHTS, expect("quarantine", late="delay > 0") + expect("drop", jfk="origin = 'JFK'"))
     assert marked.violations(con) == {"late": 2, "jfk": 3}
     assert ids(con, marked.kept()) == []
-    assert [row["id"] for _, row in aside(con, marked)] == ["b", "c"]
+    assert [row["id"] for _, row in rejected(con, marked)] == ["b", "c"]
     assert marked.counts(con) == (5, 2, 3)
 
 
 def test_all_reasons_are_given(con):
     marked = mark(con, FLIGHTS, expect("quarantine", late="delay > 0", east="origin = 'EWR'"))
-    assert [reasons for reasons, _ in aside(con, marked)] == ["late, east", "late, east", "east", "east"]
+    assert [reasons for reasons, _ in rejected(con, marked)] == ["late, east", "late, east", "east", "east"]
 
 
 def test_warn_and_fail_keep_the_rows(con):
@@ -86,7 +86,7 @@ def test_without_rows_nothing_is_violated(con):
     mark_duplicates(con, marked, ("id",))
     assert marked.violations(con) == {"key_is_not_null": 0, "key_is_unique": 0, "late": 0}
     assert marked.counts(con) == (0, 0, 0)
-    assert aside(con, marked) == []
+    assert rejected(con, marked) == []
 
 
 DOUBLES = """
@@ -109,7 +109,7 @@ def judged(con, key, *more, existing=None):
     if existing is not None:
         mark_known(con, marked, key, existing)
     kept = [row[2] for row in con.execute(marked.kept()).fetchall()]
-    return kept, {row["n"]: reasons for reasons, row in aside(con, marked)}
+    return kept, {row["n"]: reasons for reasons, row in rejected(con, marked)}
 
 
 def test_the_first_row_of_a_key_stays(con):
@@ -173,7 +173,7 @@ def test_names_with_quotes(con, name):
     column = '"' + name.replace('"', '""') + '"' if name else "plain"
     marked = mark(con, f"select 1 as {column}, 2 as other", expect("quarantine", **{name: f"{column} > 1"}))
     assert marked.violations(con) == {name: 1}
-    assert aside(con, marked) == [(name, {name or "plain": 1, "other": 2})]
+    assert rejected(con, marked) == [(name, {name or "plain": 1, "other": 2})]
 
 
 @pytest.mark.parametrize("column", ["q", "v", "x", "_made", "reasons", "row", "_headwater_made", "d", "first_row"])
@@ -183,7 +183,7 @@ def test_columns_called_like_our_own(con, column):
     mark_duplicates(con, marked, (column,))
     assert ids(con, marked.kept()) == [1]
     assert marked.counts(con) == (3, 1, 1)
-    assert aside(con, marked) == [("key_is_unique", {column: 1})]
+    assert rejected(con, marked) == [("key_is_unique", {column: 1})]
 
 
 @pytest.mark.parametrize(
@@ -235,12 +235,12 @@ def test_hidden_columns_tell_where_a_quarantined_row_came_from(con):
     query = "select 1 as x, 'a.csv' as _source, 7::bigint as _position"
     marked = mark(con, query, expect("quarantine", none="false"), hidden=("_source", "_position"))
     assert marked.columns == ("x",)
-    assert con.execute(marked.aside()).fetchall() == [("none", "a.csv", 7, '{"x":1}')]
+    assert con.execute(marked.rejected()).fetchall() == [("none", "a.csv", 7, '{"x":1}')]
 
 
 def test_a_position_that_is_no_number_is_left_out(con):
     marked = mark(con, "select 'here' as _position, 5 as _source", expect("quarantine", none="false"))
-    assert con.execute(marked.aside()).fetchall()[0][1:3] == ("5", None)
+    assert con.execute(marked.rejected()).fetchall()[0][1:3] == ("5", None)
 
 
 def test_a_key_expects_nothing_of_a_table_without_one():

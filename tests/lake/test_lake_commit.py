@@ -39,7 +39,7 @@ def test_create_append_and_overwrite(lake, writer):
     assert lake.rows(w.table).to_pylist() == [{"a": 3, "b": "z"}]
     assert third.schema == Schema.of({"a": "INTEGER", "b": "VARCHAR"})
     assert third.manifest is not None
-    assert (third.manifest.run_id, third.mark) == ("r3", third.manifest.mark)
+    assert (third.manifest.run_id, third.manifest_id) == ("r3", third.manifest.manifest_id)
 
 
 def test_an_overwrite_may_change_the_columns(lake, writer):
@@ -150,7 +150,7 @@ def test_a_reply_that_was_lost_is_found_in_the_log(writer):
     head = Unlucky(w.table.place, fail)
 
     assert head.commit_files(Commit(w.stage(TWO, "r2"), schema, "append", 222)) == 1
-    assert (head.number, head.mark) == (1, 222)
+    assert (head.number, head.manifest_id) == (1, 222)
     assert head.commit_files(Commit(w.stage(TWO, "r3"), schema, "append", 333)) == 2
     assert len(DeltaTable(w.table.storage.uri).history()) == 3
 
@@ -272,14 +272,14 @@ def test_what_was_added_since_a_version(writer):
     for number, mode in enumerate(["append", "append", "overwrite", "append"], start=1):
         versions.append(w.write(f"select {number} as a, 'n' as b", f"r{number + 1}", mode, versions[-1]))
 
-    assert w.table.added_since(0, versions[0].mark, versions[0]) == ()
-    assert [f.rows for f in w.table.added_since(0, versions[0].mark, versions[2])] == [1, 1]
-    assert w.table.added_since(0, versions[0].mark, versions[3]) is None
-    assert w.table.added_since(0, versions[0].mark, versions[4]) is None
-    assert w.table.added_since(3, versions[3].mark, versions[4]) == tuple(
+    assert w.table.added_since(0, versions[0].manifest_id, versions[0]) == ()
+    assert [f.rows for f in w.table.added_since(0, versions[0].manifest_id, versions[2])] == [1, 1]
+    assert w.table.added_since(0, versions[0].manifest_id, versions[3]) is None
+    assert w.table.added_since(0, versions[0].manifest_id, versions[4]) is None
+    assert w.table.added_since(3, versions[3].manifest_id, versions[4]) == tuple(
         f for f in versions[4].files if f not in versions[3].files
     )
-    assert w.table.added_since(4, versions[4].mark, versions[3]) is None
+    assert w.table.added_since(4, versions[4].manifest_id, versions[3]) is None
 
 
 def test_what_was_added_since_a_version_that_is_gone_is_not_known(writer):
@@ -290,14 +290,14 @@ def test_what_was_added_since_a_version_that_is_gone_is_not_known(writer):
     DeltaTable(w.table.storage.uri).create_checkpoint()
     (log / f"{0:020}.json").unlink()
 
-    assert w.table.added_since(0, first.mark, second) is None
+    assert w.table.added_since(0, first.manifest_id, second) is None
     assert w.table.version() == second
 
 
 def test_a_manifest_that_is_damaged_or_gone_is_an_error(writer):
     w = writer()
     version = w.write(ONE)
-    path = Path(w.table.storage.uri, "_headwater", f"{version.mark:016x}.json")
+    path = Path(w.table.storage.uri, "_headwater", f"{version.manifest_id:016x}.json")
     text = path.read_text()
 
     path.write_text(text.replace('"r1"', '"r2"'))
@@ -319,7 +319,7 @@ def test_a_quarantine_carries_marks_and_no_manifests(lake, writer):
     first = w.table.commit_files(commit, None)
 
     assert w.table.commit_files(commit, None) == first
-    assert (first.mark, first.manifest, first.rows) == (5, None, 1)
+    assert (first.manifest_id, first.manifest, first.rows) == (5, None, 1)
     assert DeltaTable(w.table.storage.uri).history()[0]["headwater.run"] == "r"
 
 

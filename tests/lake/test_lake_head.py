@@ -43,14 +43,24 @@ def feed(table):
 
 
 def test_epochs_are_committed_one_after_the_other(stream):
-    assert (stream.head.number, stream.head.mark, stream.head.epoch, stream.head.manifest) == (None, None, None, None)
+    assert (stream.head.number, stream.head.manifest_id, stream.head.epoch, stream.head.manifest) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
     assert [stream.epoch(n) for n in range(3)] == [0, 1, 2]
 
     reopened = stream.table.head()
     version = stream.table.version()
     for head in (stream.head, reopened):
-        assert (head.number, head.epoch, head.mark, head.manifest) == (2, 2, version.mark, version.manifest)
+        assert (head.number, head.epoch, head.manifest_id, head.manifest) == (
+            2,
+            2,
+            version.manifest_id,
+            version.manifest,
+        )
     assert version.rows == 3
 
 
@@ -77,13 +87,13 @@ def test_of_two_heads_the_second_is_told_and_stays_told(stream):
 def test_a_reader_who_follows_sees_no_row_twice_through_a_compaction(stream):
     #  version        0 … 7   8 compacted   9 … 16   17 compacted   18
     #  since 3        gets the rows of 4 … 7, 9 … 16 and 18, each once, whichever files hold them now
-    marks = [(stream.epoch(n), stream.head.mark) for n in range(8)]
+    marks = [(stream.epoch(n), stream.head.manifest_id) for n in range(8)]
     done = compact(stream.table, stream.head)
     assert (done.number, done.before) == (8, 8)
-    marks += [(stream.epoch(n), stream.head.mark) for n in range(8, 16)]
+    marks += [(stream.epoch(n), stream.head.manifest_id) for n in range(8, 16)]
     before = stream.table.version()
     assert compact(stream.table, stream.head).number == 17
-    marks.append((stream.epoch(16), stream.head.mark))
+    marks.append((stream.epoch(16), stream.head.manifest_id))
 
     now = stream.table.version()
     assert now.rows == 17
@@ -91,7 +101,7 @@ def test_a_reader_who_follows_sees_no_row_twice_through_a_compaction(stream):
         change = stream.table.change_since(number, mark, now)
         assert stream.values(change.added) == list(range(epoch + 1, 17)), f"since {number}"
         assert change.removed == ()
-    assert stream.table.change_since(before.number, before.mark, now).removed == ()
+    assert stream.table.change_since(before.number, before.manifest_id, now).removed == ()
     assert feed(stream.table) == list(range(17))
     assert stream.values(now.files) == list(range(17))
 
@@ -104,9 +114,9 @@ def test_a_compaction_keeps_mark_and_manifest_and_a_stream_goes_on(stream):
     done = compact(stream.table, stream.table.head())  # another process, beside the stream
 
     after = stream.table.version()
-    assert (after.mark, after.manifest, after.rows) == (before.mark, before.manifest, before.rows)
+    assert (after.manifest_id, after.manifest, after.rows) == (before.manifest_id, before.manifest, before.rows)
     assert len(after.files) == done.after < len(before.files) == done.before
-    assert stream.table.added_since(before.number, before.mark, after) == ()
+    assert stream.table.added_since(before.number, before.manifest_id, after) == ()
     assert stream.epoch(8) == after.number + 1
     assert compact(stream.table, stream.head) is None
 
@@ -124,7 +134,7 @@ def test_a_compaction_that_comes_second_tries_again_or_leaves(stream):
 
 def test_rows_that_go_from_a_compacted_file_go_for_readers_who_knew_its_parts(writer):
     stream = Stream(writer())
-    known = [(stream.epoch(n), stream.head.mark) for n in range(4)]
+    known = [(stream.epoch(n), stream.head.manifest_id) for n in range(4)]
     compact(stream.table, stream.head)
     [file] = stream.table.version().files
     files = stream.writer.stage("select a, p from (values (0, 'p0'), (2, 'p0')) as t(a, p)", "merged")
@@ -154,16 +164,16 @@ def test_vacuum_removes_what_is_old_and_needed_by_nobody(stream):
     assert all(
         stream.table.storage.has(file.uri.removeprefix(f"{stream.table.storage.uri}/")) for file in version.files
     )
-    assert stream.table.storage.has(manifest_name(version.mark))
+    assert stream.table.storage.has(manifest_name(version.manifest_id))
 
 
 def test_a_log_that_is_kept_short_still_tells_what_came(writer):
     stream = Stream(writer())
-    known = [(stream.epoch(n), stream.head.mark) for n in range(30)]
+    known = [(stream.epoch(n), stream.head.manifest_id) for n in range(30)]
     tidy(stream.table.place)
-    known += [(stream.epoch(n), stream.head.mark) for n in range(30, 60)]
+    known += [(stream.epoch(n), stream.head.manifest_id) for n in range(30, 60)]
     tidy(stream.table.place, versions=10)
-    known += [(stream.epoch(n), stream.head.mark) for n in range(60, 65)]
+    known += [(stream.epoch(n), stream.head.manifest_id) for n in range(60, 65)]
 
     log = [name for name in stream.table.storage.names("_delta_log/") if name.endswith("0.json") or ".json" in name]
     assert len(log) < 40
@@ -184,17 +194,17 @@ def test_a_manifest_that_is_gone_is_only_missed_for_the_newest_version(stream):
     stream.epoch(0)
     first = stream.table.version()
     stream.epoch(1)
-    stream.table.storage.remove([manifest_name(first.mark)])
+    stream.table.storage.remove([manifest_name(first.manifest_id)])
 
     assert stream.table.version(0).manifest is None
-    stream.table.storage.remove([manifest_name(stream.head.mark)])
+    stream.table.storage.remove([manifest_name(stream.head.manifest_id)])
     with pytest.raises(StorageError, match="the manifest of table 't' is gone"):
         stream.table.version(1)
 
 
 def test_a_compaction_by_another_engine_is_told_as_unknown(writer):
     stream = Stream(writer())
-    known = [(stream.epoch(n), stream.head.mark) for n in range(5)]
+    known = [(stream.epoch(n), stream.head.manifest_id) for n in range(5)]
     DeltaTable(stream.table.storage.uri).optimize.compact()
 
     assert stream.epoch(5) == 6

@@ -300,12 +300,12 @@ def test_what_came_and_went_since_a_version(merging):
     t.merge(values((1, 1, "I", "a")))
     first = t.seen
     t.merge(values((1, 2, "U", "x")))
-    change = t.table.change_since(first.number, first.mark, t.seen)
+    change = t.table.change_since(first.number, first.manifest_id, t.seen)
     assert (change.removed, change.added) == (first.files, t.seen.files)
-    assert t.table.added_since(first.number, first.mark, t.seen) is None
+    assert t.table.added_since(first.number, first.manifest_id, t.seen) is None
     assert t.table.change_since(first.number, 7, t.seen) is None
     Path(first.files[0].uri).unlink()
-    assert t.table.change_since(first.number, first.mark, t.seen) is None
+    assert t.table.change_since(first.number, first.manifest_id, t.seen) is None
 
 
 def test_rows_of_chosen_keys_are_replaced_and_no_others(merging):

@@ -53,7 +53,7 @@ def test_a_run_tells_how_the_model_came_to_be(project):
     assert run.data.params["split_at"] == "2024-01-08 00:00:00+00:00"
     assert run.data.params["baseline"] == "('carrier',)"
     trips = Workspace(load(project.root)).require("trips")
-    assert run.data.tags["headwater.inputs"] == f'{{"trips": {trips.mark}}}'
+    assert run.data.tags["headwater.inputs"] == f'{{"trips": {trips.manifest_id}}}'
     assert run.data.tags["headwater.run"] == runner.run_id
     assert run.data.tags["headwater.fingerprint"] == load(project.root).graph["lateness"].fingerprint
     assert {"auc", "baseline_auc", "log_loss", "brier", "average_precision", "accuracy"} <= set(run.data.metrics)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.operators.operator import PARTLY
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import StreamJob
@@ -39,8 +39,10 @@ def counters_agree(workspace: Workspace, name: str) -> None:
     """Assert that what a stream counted is what is there: the rows of its table and of its quarantine."""
     version = workspace.require(name)
     totals = version.manifest.epoch.totals
-    aside = [r for r in quarantined(workspace, name).column("reasons").to_pylist() if not r.startswith(PARTLY)]
-    assert totals["quarantined"] == len(aside), f"{name}: {totals}, {len(aside)} rows set aside"
+    quarantined = [
+        r for r in quarantined_rows(workspace, name).column("reasons").to_pylist() if not r.startswith(PARTLY)
+    ]
+    assert totals["quarantined"] == len(quarantined), f"{name}: {totals}, {len(quarantined)} rows set aside"
     assert totals["late"] <= totals["quarantined"]
     if Planner(workspace).changes(name):
         assert version.rows <= totals["rows_out"]

@@ -94,9 +94,9 @@ def rows_of(folder: Path) -> dict[str, list[str]]:
     for name in workspace.table_names:
         if workspace.version(name) is not None:
             found[name] = _texts(workspace.lake.rows(workspace.table(name)).to_pylist())
-        aside = workspace.lake.quarantine(name)
-        if aside.version() is not None:
-            found[f"quarantine/{name}"] = _texts(workspace.lake.rows(aside).to_pylist())
+        quarantined = workspace.lake.quarantine(name)
+        if quarantined.version() is not None:
+            found[f"quarantine/{name}"] = _texts(workspace.lake.rows(quarantined).to_pylist())
     for name in workspace.warehouse.loaded():
         with workspace.warehouse.read() as con:
             found[f"warehouse/{name}"] = _texts(con.sql(f'from "{name}"').to_arrow_table().to_pylist())

@@ -284,8 +284,8 @@ def fill_and_die(folder, after, *, before_aside=False):
             os.kill(os.getpid(), signal.SIGKILL)
 
     if before_aside:  # between a commit and what follows from it
-        real = module.set_aside
-        module.set_aside = lambda *args: (tell(None), real(*args))
+        real = module.update_quarantine
+        module.update_quarantine = lambda *args: (tell(None), real(*args))
     workspace = Workspace(load(folder))
     backfill(
         workspace,

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import quarantined, replay
+from pipeline.reprocessing.quarantine import quarantined_rows, replay
 from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.runner import Runner
 
@@ -58,9 +58,9 @@ def test_a_table_reads_the_files_and_counts_their_rows(feed):
         {"id": 2, "shop": "b", "twice": 4},
         {"id": 4, "shop": "a", "twice": 8},
     ]
-    [aside] = quarantined(workspace, "big").to_pylist()
-    assert (aside["reasons"], aside["_position"]) == ("named", 4)
-    assert aside["_source"].endswith("1.csv")
+    [quarantined] = quarantined_rows(workspace, "big").to_pylist()
+    assert (quarantined["reasons"], quarantined["_position"]) == ("named", 4)
+    assert quarantined["_source"].endswith("1.csv")
 
 
 def test_a_star_means_the_columns_of_the_contract_and_positions_are_known_all_the_same(feed):
@@ -71,8 +71,11 @@ def test_a_star_means_the_columns_of_the_contract_and_positions_are_known_all_th
     assert run(folder)["big"].flow.quarantined == 1
     workspace = Workspace(load(folder))
     assert workspace.require("big").schema.names == ("id", "shop", "n", "day", "more")
-    [aside] = quarantined(workspace, "big").to_pylist()
-    assert (aside["_position"], aside["row"]) == (4, '{"id":3,"shop":null,"n":3,"day":"2024-01-03","more":4}')
+    [quarantined] = quarantined_rows(workspace, "big").to_pylist()
+    assert (quarantined["_position"], quarantined["row"]) == (
+        4,
+        '{"id":3,"shop":null,"n":3,"day":"2024-01-03","more":4}',
+    )
     (folder / "feed.py").write_text(HEAD + 'big = sql("select *, _position from sales")\n')
     run(folder)
     assert Workspace(load(folder)).query("select _position from big order by id").column(0).to_pylist() == [2, 3, 4, 5]
@@ -85,8 +88,11 @@ def test_a_row_that_does_not_fit_is_set_aside_though_the_statement_would_not_wan
     flow = run(folder)["big"].flow
 
     assert (flow.rows_in, flow.rows_out, flow.quarantined) == (7, 2, 2)
-    aside = quarantined(Workspace(load(folder)), "big").to_pylist()
-    assert [(row["_position"], row["row"]) for row in aside] == [(2, "1.5,a,0,2024-01-01"), (3, "2,a,two,2024-01-01")]
+    quarantined = quarantined_rows(Workspace(load(folder)), "big").to_pylist()
+    assert [(row["_position"], row["row"]) for row in quarantined] == [
+        (2, "1.5,a,0,2024-01-01"),
+        (3, "2,a,two,2024-01-01"),
+    ]
 
 
 def test_a_column_that_no_statement_names_is_not_judged(feed):
@@ -203,8 +209,8 @@ def test_a_file_that_cannot_be_read_ends_the_run_or_is_set_aside(feed, stored):
 
     flow = steps["sales" if stored else "big"].flow
     assert (flow.rows_in, flow.rows_out, flow.quarantined) == (5, 4, 1)
-    [aside] = quarantined(Workspace(load(folder)), "sales" if stored else "big").to_pylist()
-    assert aside["reasons"] == "unreadable: the file cannot be unpacked"
-    assert aside["row"] == aside["_source"]
-    assert aside["row"].endswith("2.csv.gz")
+    [quarantined] = quarantined_rows(Workspace(load(folder)), "sales" if stored else "big").to_pylist()
+    assert quarantined["reasons"] == "unreadable: the file cannot be unpacked"
+    assert quarantined["row"] == quarantined["_source"]
+    assert quarantined["row"].endswith("2.csv.gz")
     assert {step.decision for step in run(folder).values()} == {"skip"}

@@ -7,7 +7,7 @@ import pytest
 from pipeline.core.errors import DefinitionError, ExpectationError, RequestError, SchemaError, SourceError, StorageError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import quarantined, replay
+from pipeline.reprocessing.quarantine import quarantined_rows, replay
 from pipeline.runner.dry_run import RunOptions, plan_run
 from pipeline.runner.runner import Runner
 from tests.runner.conftest import MORE, SHOP
@@ -38,11 +38,11 @@ def test_every_row_is_accounted_for(shop):
 def test_quarantined_rows_name_reason_file_and_line(shop):
     run(shop)
     workspace = Workspace(load(shop))
-    [bad] = quarantined(workspace, "raw_orders").to_pylist()
+    [bad] = quarantined_rows(workspace, "raw_orders").to_pylist()
     assert bad["_source"].endswith("orders1.csv")
     assert (bad["_position"], bad["row"]) == (7, "five,2026-01-06,cup,1,4.0")
     assert "order_id" in bad["reasons"]
-    found = quarantined(workspace, "orders").to_pylist()
+    found = quarantined_rows(workspace, "orders").to_pylist()
     assert [(r["_position"], r["reasons"]) for r in found] == [(5, "sold_something"), (6, "key_is_unique")]
 
 
@@ -83,7 +83,7 @@ def test_a_changed_file_is_read_again(shop):
     steps = run(shop)
     assert steps["raw_orders"].decision == steps["orders"].decision == "rebuild"
     assert steps["raw_orders"].flow.quarantined == 0
-    assert quarantined(Workspace(load(shop)), "raw_orders").num_rows == 0
+    assert quarantined_rows(Workspace(load(shop)), "raw_orders").num_rows == 0
 
 
 def test_a_changed_file_is_refused_when_another_is_gone(shop, rows):
@@ -140,7 +140,7 @@ def test_replay_after_a_fix_brings_rows_back(shop):
     assert workspace.query("select product, quantity from orders where order_id = 4").to_pylist() == [
         {"product": "cup", "quantity": 0}
     ]
-    assert [r["reasons"] for r in quarantined(workspace, "orders").to_pylist()] == ["key_is_unique"]
+    assert [r["reasons"] for r in quarantined_rows(workspace, "orders").to_pylist()] == ["key_is_unique"]
     assert run(shop)["orders"].decision == "skip"
     with pytest.raises(RequestError, match="no rows of 'sales' are quarantined"):
         replay(workspace, "sales")
@@ -154,7 +154,7 @@ def test_replay_of_a_source_whose_file_is_gone(shop):
     workspace = Workspace(load(shop))
     with pytest.raises(SchemaError, match=r"'raw_orders' gives other columns .*'order_id' was BIGINT, is VARCHAR"):
         replay(workspace, "raw_orders")
-    assert quarantined(workspace, "raw_orders").num_rows == 1
+    assert quarantined_rows(workspace, "raw_orders").num_rows == 1
 
 
 def test_a_fail_expectation_commits_nothing(shop, rows):

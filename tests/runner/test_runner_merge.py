@@ -14,7 +14,7 @@ from pipeline.core.errors import DefinitionError, Place
 from pipeline.core.staging import Manifest
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import quarantined, replay
+from pipeline.reprocessing.quarantine import quarantined_rows, replay
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from tests.batch.conftest import cluster as cluster  # noqa: PLC0414 - the fixture
@@ -165,7 +165,7 @@ def test_a_replayed_row_is_merged_not_appended(crm):
     flow = replay(workspace, "customers")
     assert (flow.rows_out, flow.quarantined, flow.superseded, flow.uncounted) == (0, 2, 1, 0)
     assert customers(crm)[3] == "CH"
-    assert sorted(r["reasons"] for r in quarantined(workspace, "customers").to_pylist()) == [
+    assert sorted(r["reasons"] for r in quarantined_rows(workspace, "customers").to_pylist()) == [
         "key_is_not_null",
         "sequence_is_not_null",
     ]

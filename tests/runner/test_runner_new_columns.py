@@ -86,10 +86,10 @@ def everything(folder: Path) -> dict[str, list[str]]:
 
 def quarantined(folder: Path, name: str = "raw") -> list[tuple[int, str, str]]:
     workspace = Workspace(load(folder))
-    aside = workspace.lake.quarantine(name)
-    if aside.version() is None:
+    quarantined = workspace.lake.quarantine(name)
+    if quarantined.version() is None:
         return []
-    return sorted((r["_position"], r["reasons"], r["row"]) for r in workspace.lake.rows(aside).to_pylist())
+    return sorted((r["_position"], r["reasons"], r["row"]) for r in workspace.lake.rows(quarantined).to_pylist())
 
 
 COLUMNS = st.lists(st.sampled_from(["b", "c"]), unique=True, max_size=2).flatmap(
@@ -263,7 +263,7 @@ def test_a_run_that_is_killed_once_the_table_has_the_column_is_made_good_by_the_
     write(folder, "f2.csv", [{"id": 2, "v": 2, "b": "x"}], ("id", "v", "b"))
     workspace = Workspace(load(folder))
     raw = workspace.version("raw")
-    marks = CommitProperties(app_transactions=[Transaction(APP, raw.mark)])
+    marks = CommitProperties(app_transactions=[Transaction(APP, raw.manifest_id)])
     field = Field("b", "string", nullable=True, metadata={ADDED: "true"})
     DeltaTable(workspace.table("raw").storage.uri).alter.add_columns([field], commit_properties=marks)
     assert workspace.query("select id, b from raw").to_pylist() == [{"id": 1, "b": None}]

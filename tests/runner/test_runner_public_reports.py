@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.core.errors import HeadwaterError
 from pipeline.project import Workspace, load
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.runner import Runner, RunOptions
 
 TOML = '[project]\nname = "p"\ndefinitions = "p.py"\n'
@@ -46,8 +46,8 @@ def ask(folder: Path, query: str) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for row in Workspace(load(folder)).query(query).to_pylist()]
 
 
-def aside(folder: Path, table: str = "raw") -> list[str]:
-    return quarantined(Workspace(load(folder)), table).column("reasons").to_pylist()
+def reasons(folder: Path, table: str = "raw") -> list[str]:
+    return quarantined_rows(Workspace(load(folder)), table).column("reasons").to_pylist()
 
 
 RAW = 'raw = source(files("data/*.csv"), schema={"id": "bigint", "val": "varchar"})\n'
@@ -68,7 +68,7 @@ def test_lines_that_end_in_two_returns_come_once(project):
         return
     rows, distinct = ask(folder, "select count(*), count(distinct id) from raw")[0]
     assert rows == distinct
-    assert rows + len(aside(folder)) == 60_000
+    assert rows + len(reasons(folder)) == 60_000
 
 
 def test_good_rows_stay_beside_a_stray_line_break(project):
@@ -79,8 +79,8 @@ def test_good_rows_stay_beside_a_stray_line_break(project):
     run(folder)
     kept = {row[0] for row in ask(folder, "select id from raw")}
     assert {n for n in range(1, 20_001) if n % 1000} <= kept
-    assert len(kept) + len(aside(folder)) >= 20_000
-    assert ask(folder, "select count(*) from raw")[0][0] + len(aside(folder)) == text.count("\n") - 1
+    assert len(kept) + len(reasons(folder)) >= 20_000
+    assert ask(folder, "select count(*) from raw")[0][0] + len(reasons(folder)) == text.count("\n") - 1
 
 
 def test_a_column_of_letters_whose_last_line_is_doubly_quoted(project):
@@ -88,7 +88,7 @@ def test_a_column_of_letters_whose_last_line_is_doubly_quoted(project):
     folder = project('raw = source(files("data/*.csv"), schema={"a": "varchar"})\n')
     (folder / "data" / "a.csv").write_text("a\n" + "A\n" * 1034 + '""A""\n')
     run(folder)
-    assert ask(folder, "select count(*) from raw")[0][0] + len(aside(folder)) == 1035
+    assert ask(folder, "select count(*) from raw")[0][0] + len(reasons(folder)) == 1035
 
 
 def test_integers_at_and_beyond_the_ends_of_their_type(project):
@@ -98,7 +98,7 @@ def test_integers_at_and_beyond_the_ends_of_their_type(project):
     (folder / "data" / "a.csv").write_text("a,b\n" + "\n".join(values) + "\n")
     run(folder)
     assert ask(folder, "select a, b from raw order by all") == [(-128, 1), (1, 32767), (127, 1)]
-    assert len(aside(folder)) == 5
+    assert len(reasons(folder)) == 5
 
 
 def test_integers_above_bigint_keep_all_their_digits(project):

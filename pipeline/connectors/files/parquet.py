@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.connectors.contract import RAW, fit_types, hold, not_in_years
+from pipeline.connectors.contract import RAW, check_columns, fit_types, not_in_years
 from pipeline.connectors.files.byte_ranges import is_small
 from pipeline.connectors.files.column_names import ColumnNames
 from pipeline.core.errors import Place, SourceError
@@ -90,18 +90,18 @@ def read(
     con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
 ) -> ReadResult:
     """Return the rows of a part that fit and those that do not, as JSON objects."""
-    undeclared = hold(schema, file.names, file.place, new_columns)
+    undeclared = check_columns(schema, file.names, file.place, new_columns)
     names = (*schema.names, *undeclared)
     columns = _selected(file.schema(con), names, dict.fromkeys(names, "null::varchar"))
     con.execute(f"create temp table {RAW} as select {_numbered(part)}, {columns} from {_scan(file.path, part)}")
     return fit_types(con, schema, undeclared)
 
 
-def flow(
+def scan(
     con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
 ) -> ScanQuery | None:
     """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
-    undeclared = hold(schema, file.names, file.place, new_columns)
+    undeclared = check_columns(schema, file.names, file.place, new_columns)
     columns = as_they_are(file.schema(con), schema)
     if undeclared or columns is None:
         return None

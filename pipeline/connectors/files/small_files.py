@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.connectors.contract import hold
+from pipeline.connectors.contract import check_columns
 from pipeline.connectors.files import parquet, text_scan
 from pipeline.connectors.files.byte_ranges import bytes_of
 from pipeline.connectors.files.csv.reader import CsvReader, Dialect, header
@@ -66,7 +66,7 @@ def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, r
 
     def names_of(file: SmallFile) -> tuple[str, ...] | None:
         names = header(CsvReader(file.path, dialect, Place(file.source)))
-        undeclared = hold(schema, names, Place(file.source, 1), dialect.new_columns)
+        undeclared = check_columns(schema, names, Place(file.source, 1), dialect.new_columns)
         return None if undeclared or dialect.head_bytes(bytes_of(file.path)) is None else names
 
     groups = _by_first_line(files, dialect, names_of)
@@ -108,7 +108,7 @@ def of_parquet(
     for group in groups.values():
         place = Place(group[0][1].source)
         own = parquet.ParquetFile.of(group[0][1].path, dialect.naming, place).schema(con)
-        undeclared = hold(schema, own.names, place, dialect.new_columns)
+        undeclared = check_columns(schema, own.names, place, dialect.new_columns)
         columns = parquet.as_they_are(own, schema)
         if undeclared or columns is None or _TAKEN.intersection(own.names):
             return None

@@ -18,7 +18,7 @@ from typing import Literal
 
 import duckdb
 
-from pipeline.connectors.contract import moved, unknown
+from pipeline.connectors.contract import shift_positions, unknown
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.files import parquet, small_files, text_scan
 from pipeline.connectors.files.byte_ranges import bytes_of, lines_in, parts_of, quoted_parts_of
@@ -163,9 +163,9 @@ class Files:
                     found = ParquetFile.of(path, self.dialect.naming, place)
                     return parquet.read(con, found, part, schema, self.dialect.new_columns)
                 if self.format == "json":
-                    return moved(json_reader.read(con, path, schema, place, self.dialect), self._before(part))
+                    return shift_positions(json_reader.read(con, path, schema, place, self.dialect), self._before(part))
                 file = CsvReader(path, self.dialect, place, goes_on=part.end is not None)
-                return moved(csv_reader.read(con, file, schema), self._before(part))
+                return shift_positions(csv_reader.read(con, file, schema), self._before(part))
         except SourceError as error:
             if part.is_whole:
                 raise
@@ -177,7 +177,7 @@ class Files:
             ) from error
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield a part as a query; None for a column named `_misfit`, an odd header, a Parquet column to be cast.
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
@@ -201,7 +201,7 @@ class Files:
         return is_whole and is_plain and part.size_bytes <= small_files.SMALL_BYTES
 
     @contextmanager
-    def flow_together(
+    def scan_together(
         self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
     ) -> Iterator[ScanQuery | None]:
         """Yield small files as one query; None where one of them has an odd header, or a Parquet column to be cast.
@@ -230,7 +230,7 @@ class Files:
         place = Place(part.piece.uri)
         if self.format == "parquet":
             found = ParquetFile.of(path, self.dialect.naming, place)
-            return parquet.flow(con, found, part, schema, self.dialect.new_columns)
+            return parquet.scan(con, found, part, schema, self.dialect.new_columns)
         lines, before = self._lines(part, path), self._before(part)
         if self.format == "json":
             return text_scan.of_documents(path, schema, lines, before)

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.connectors import nested_values
-from pipeline.connectors.contract import CellExpressions, any_misfit, cast_cells, casts, hold
+from pipeline.connectors.contract import CellExpressions, any_misfit, cast_cells, casts, check_columns
 from pipeline.connectors.files.byte_ranges import bytes_of, holds
 from pipeline.connectors.files.csv import arrow_conversion
 from pipeline.connectors.files.csv import reader as csv_reader
@@ -43,10 +43,10 @@ def of_delimited(
 ) -> ScanQuery | None:
     """Return the rows of a delimited file of so many lines, their positions moved; None when the header is an odd one.
 
-    The count tells of a field with a line break and of a blank line, `oddities` of all else that cannot be read.
+    The count tells of a field with a line break and of a blank line, `rejects` of all else that cannot be read.
     """
     names = csv_reader.header(file)
-    undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
+    undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     begins, before = file.dialect.head_bytes(bytes_of(file.path)), file.dialect.header_lines
     if undeclared or begins is None:
         return None
@@ -128,10 +128,10 @@ def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> T
     return _text_scan(schema, json_reader.cells(schema), source, other)
 
 
-def _flowing(scan: TextScan, rows: int, moved: int, oddities: str) -> ScanQuery:
+def _flowing(scan: TextScan, rows: int, moved: int, rejects: str) -> ScanQuery:
     numbered = f"row_number() over () + {moved} as {POSITION}"
     query = f"select {scan.columns}, {numbered}, ({scan.misfit}) as {MISFIT} from {scan.source}"
-    return ScanQuery(query, rows, oddities)
+    return ScanQuery(query, rows, rejects)
 
 
 def forget(con: duckdb.DuckDBPyConnection, path: str) -> None:

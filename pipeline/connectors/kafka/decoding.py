@@ -26,8 +26,8 @@ from pipeline.connectors.contract import (
     any_misfit,
     cast_cells,
     casts,
+    check_columns,
     fit,
-    hold,
     of_texts,
     of_types,
 )
@@ -77,9 +77,9 @@ class Decoder:
         found = self._codec.schema(values.to_pylist(), place) if self._codec is not None else _inferred(values, place)
         return Schema.of({**found.as_dict(), **extra})
 
-    def hold(self, schema: Schema, place: Place) -> None:
+    def check_columns(self, schema: Schema, place: Place) -> None:
         """Raise `SchemaError` for a contract that these records cannot have."""
-        hold(schema, schema.names, place)
+        check_columns(schema, schema.names, place)
         for column in schema.columns:
             if column.name in TYPES and column.name not in self.metadata.columns:
                 field = column.name.removeprefix("_")
@@ -95,7 +95,7 @@ class Decoder:
             raise SchemaError(problem, got=got, do="give schema= with one", place=place)
 
     @contextlib.contextmanager
-    def flow(
+    def scan(
         self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
     ) -> Iterator[ScanQuery | None]:
         """Yield records as a query; None when they have to be read with care."""
@@ -223,7 +223,9 @@ class Decoder:
         """Return the fields with which a record is set aside; raise `SchemaError` for those that are refused."""
         if self.new_columns is None:
             return ()
-        return hold(schema, tuple(dict.fromkeys((*schema.names, *names))), Place(partition.uri), self.new_columns)
+        return check_columns(
+            schema, tuple(dict.fromkeys((*schema.names, *names))), Place(partition.uri), self.new_columns
+        )
 
     def _clean(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
         """Return what a query can be run over, or None when a row is no row at all."""

@@ -34,9 +34,9 @@ def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
     try:
         records = empty(kafka.metadata) if begin >= end else _all(kafka, partition, Extent(begin, end))
     except SourceError:
-        hold(kafka, ids, place)  # a topic that is gone is the better reason
+        check_topics(kafka, ids, place)  # a topic that is gone is the better reason
         raise
-    if not hold(kafka, ids, place):
+    if not check_topics(kafka, ids, place):
         raise SourceUnavailableError(
             "Kafka does not answer", got="no id of the topic", do="see whether it is well", place=place
         )
@@ -51,7 +51,7 @@ def sample(kafka: Kafka, partition: Partition, rows: int) -> pa.Table:
     return _all(kafka, partition, Extent(extent.begin, min(extent.end, extent.begin + rows)))
 
 
-def hold(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s: float = PATIENCE_S) -> bool:
+def check_topics(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s: float = PATIENCE_S) -> bool:
     """Raise `SourceError` when a topic is not the one with its id any more; False when no broker answers in time.
 
     What was read before this was asked came from the topic with that id.

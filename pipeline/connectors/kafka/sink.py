@@ -9,14 +9,13 @@ processes which send, the one that came later fences the other.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
@@ -189,7 +188,7 @@ class KafkaTarget:
             self._produce(self.to.topic, keys(delivery.gone, self.to.key), None, sent)
         for found, rows in texts(delivery.rows, delivery.rows.schema, self.to.key):
             self._produce(self.to.topic, found, rows, sent)
-        self._produce(self.marks, [self.id], [json.dumps(asdict(delivery.to))], sent)
+        self._produce(self.marks, [self.id], [delivery.to.to_json()], sent)
 
     def _produce(self, topic: str, found: Sequence[str | None], rows: Sequence[str] | None, sent: _SentBatch) -> None:
         for number, key in enumerate(found):
@@ -275,7 +274,7 @@ class KafkaTarget:
                 for message in consumer.consume(10_000, _POLL_S):
                     error, value = message.error(), message.value()
                     if error is None and value is not None:
-                        found, until = SinkPosition(**json.loads(value)), time.monotonic() + _PATIENCE_S
+                        found, until = SinkPosition.from_json(value), time.monotonic() + _PATIENCE_S
                     elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
                         return found
                     elif error is not None and not error.retriable():

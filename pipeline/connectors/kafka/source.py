@@ -111,20 +111,20 @@ class Kafka:
         gone, is not committed in time, or when the topic is not the one that the piece was of.
         """
         partition = Partition.of(part.piece.uri)
-        self.decoder.hold(schema, Place(part.piece.uri))
+        self.decoder.check_columns(schema, Place(part.piece.uri))
         return self.decoder.read(self._fetched(part), schema, partition)
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield a range as a query, with its records in memory; None when one of them is no row at all."""
         partition = Partition.of(part.piece.uri)
-        self.decoder.hold(schema, Place(part.piece.uri))
-        with self.decoder.flow(con, self._fetched(part), schema, partition) as flowing:
-            yield flowing
+        self.decoder.check_columns(schema, Place(part.piece.uri))
+        with self.decoder.scan(con, self._fetched(part), schema, partition) as scanned:
+            yield scanned
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again, from the texts that `read` gave; what is not in a value, as its key, is null."""
-        self.decoder.hold(schema, self.place)
+        self.decoder.check_columns(schema, self.place)
         return self.decoder.parse(rows, schema)
 
     def extents(self) -> Mapping[str, Extent]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.connectors.kafka.client import PartitionConsumer
 from pipeline.connectors.kafka.message_batches import FetchedRecords, empty, fetch
 from pipeline.connectors.kafka.partitions import Partition
-from pipeline.connectors.kafka.ranges import hold
+from pipeline.connectors.kafka.ranges import check_topics
 from pipeline.core.errors import HeadwaterError, Place, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, Extent, PartReader, ReadResult, ReadyOffsets, ScanQuery
@@ -189,7 +189,7 @@ class KafkaTail:
     def _explained(self, error: HeadwaterError) -> HeadwaterError:
         """Return a better reason where there is one: offsets that are gone may be those of a topic that is gone."""
         try:
-            hold(self._kafka, dict(self._ids), self._kafka.place, patience_s=_CHECK_S)
+            check_topics(self._kafka, dict(self._ids), self._kafka.place, patience_s=_CHECK_S)
         except SourceError as found:
             return found
         return error
@@ -219,7 +219,7 @@ class KafkaTail:
         """Offer what was fetched, if the topics are still those that the tail began with; raise `SourceError` if not."""
         with self._lock:
             ends, ids = {partition: held.end for partition, held in self._held.items()}, dict(self._ids)
-        is_answered = hold(self._kafka, ids, self._kafka.place, patience_s=_ANSWER_S)
+        is_answered = check_topics(self._kafka, ids, self._kafka.place, patience_s=_ANSWER_S)
         with self._lock:
             self._checked_at, self._is_unanswered = time.monotonic(), not is_answered
             for partition, end in ends.items() if is_answered else ():
@@ -245,19 +245,19 @@ class _BufferedReader:
         records = self.tail.take(part)
         if records is None:
             return self.kafka.read(part, schema)
-        self.kafka.decoder.hold(schema, Place(part.piece.uri))
+        self.kafka.decoder.check_columns(schema, Place(part.piece.uri))
         return self.kafka.decoder.read(records, schema, Partition.of(part.piece.uri))
 
     @contextmanager
-    def flow(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
+    def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         records = self.tail.take(part)
         if records is None:
-            with self.kafka.flow(con, part, schema) as flowing:
-                yield flowing
+            with self.kafka.scan(con, part, schema) as scanned:
+                yield scanned
             return
-        self.kafka.decoder.hold(schema, Place(part.piece.uri))
-        with self.kafka.decoder.flow(con, records, schema, Partition.of(part.piece.uri)) as flowing:
-            yield flowing
+        self.kafka.decoder.check_columns(schema, Place(part.piece.uri))
+        with self.kafka.decoder.scan(con, records, schema, Partition.of(part.piece.uri)) as scanned:
+            yield scanned
 
 
 def overtaken(partition: Partition, at: int, extent: Extent) -> SourceError:

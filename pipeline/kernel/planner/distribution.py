@@ -2,7 +2,7 @@
 
 An exchange sends each row of some inputs to the bucket of its key, and the whole of the others to every bucket.
 A relation computed in each bucket is then either *whole*, the same in all, or the buckets' shares of it make up the
-relation. A share knows by which terms its rows are in their bucket: `keys` always hold what was hashed; `maybe`
+relation. A share knows by which terms its rows are in their bucket: `keys` always hold what was hashed; `nullable_keys`
 hold it or null, as the columns of an outer join's other side do. Both are by the position of the key.
 """
 
@@ -35,18 +35,18 @@ class Equality:
 class Distribution:
     """What one bucket holds of a relation; see the module's head."""
 
-    whole: bool
+    is_replicated: bool
     keys: Sets
-    maybe: Sets
+    nullable_keys: Sets
 
     def any_of(self, position: int) -> frozenset[Term]:
         """Return the terms that are the key at a position, or null."""
-        return self.keys[position] | self.maybe[position]
+        return self.keys[position] | self.nullable_keys[position]
 
     def covered_by(self, terms: Iterable[Term]) -> bool:
         """Return whether rows that are alike in `terms` are all in one bucket."""
         found = frozenset(terms)
-        return self.whole or all(found & keys for keys in self.keys)
+        return self.is_replicated or all(found & keys for keys in self.keys)
 
     def renamed(self, names: Mapping[Term, Term]) -> Sets:
         """Return what is left of the keys where the columns may also be null."""
@@ -56,35 +56,38 @@ class Distribution:
 def filtered(share: Distribution, equals: Iterable[Equality]) -> Distribution:
     """Return the share of the rows in which terms are equal: what equals a key is one."""
     known = list(equals)
-    keys = tuple(_grown(terms, maybe, known) for terms, maybe in zip(share.keys, share.maybe, strict=True))
-    return Distribution(share.whole, keys, share.maybe)
+    keys = tuple(
+        _grown(terms, nullable_keys, known)
+        for terms, nullable_keys in zip(share.keys, share.nullable_keys, strict=True)
+    )
+    return Distribution(share.is_replicated, keys, share.nullable_keys)
 
 
-def _grown(terms: frozenset[Term], maybe: frozenset[Term], equals: list[Equality]) -> frozenset[Term]:
+def _grown(terms: frozenset[Term], nullable_keys: frozenset[Term], equals: list[Equality]) -> frozenset[Term]:
     found = set(terms)
     before = -1
     while before < len(found):
         before = len(found)
         for equal in equals:
             sides = {equal.left, equal.right}
-            if sides & found or (not equal.nulls and sides & maybe):
+            if sides & found or (not equal.nulls and sides & nullable_keys):
                 found |= sides
     return frozenset(found)
 
 
 def joined(left: Distribution, right: Distribution, kind: Kind, equals: list[Equality], what: str) -> None:
     """Raise `NotPartitionableError` unless the join of two shares is the bucket's share of the join."""
-    if left.whole and right.whole:
+    if left.is_replicated and right.is_replicated:
         return
-    if left.whole and kind in {"left", "full", "semi", "anti"}:
+    if left.is_replicated and kind in {"left", "full", "semi", "anti"}:
         raise NotPartitionableError(
             f"{what}: a {kind.upper()} JOIN keeps rows of its left side, which every bucket has"
         )
-    if right.whole and kind in {"right", "full"}:
+    if right.is_replicated and kind in {"right", "full"}:
         raise NotPartitionableError(
             f"{what}: a {kind.upper()} JOIN keeps rows of its right side, which every bucket has"
         )
-    if not left.whole and not right.whole and not _meet(left, right, equals):
+    if not left.is_replicated and not right.is_replicated and not _meet(left, right, equals):
         raise NotPartitionableError(f"{what} is not joined by the key")
 
 
@@ -98,9 +101,9 @@ def _meet(left: Distribution, right: Distribution, equals: list[Equality]) -> bo
 def both(left: Distribution, right: Distribution) -> Distribution:
     """Return the share of the pairs of rows of two shares."""
     return Distribution(
-        left.whole and right.whole,
+        left.is_replicated and right.is_replicated,
         tuple(a | b for a, b in zip(left.keys, right.keys, strict=True)),
-        tuple(a | b for a, b in zip(left.maybe, right.maybe, strict=True)),
+        tuple(a | b for a, b in zip(left.nullable_keys, right.nullable_keys, strict=True)),
     )
 
 
@@ -111,20 +114,20 @@ def united(
 
     `operation` is one of `union all`, `union`, `except`, `intersect`.
     """
-    keeps_left = operation in {"except", "intersect"} and right.whole and not left.whole
-    if left.whole != right.whole and not keeps_left:
+    keeps_left = operation in {"except", "intersect"} and right.is_replicated and not left.is_replicated
+    if left.is_replicated != right.is_replicated and not keeps_left:
         raise NotPartitionableError(f"{operation.upper()}: every bucket has one of its sides whole")
     positions = range(len(left.keys))
     keys = tuple(
         frozenset(own for own, a, b in columns if a in left.keys[i] and (keeps_left or b in right.keys[i]))
         for i in positions
     )
-    maybe = tuple(
+    nullable_keys = tuple(
         frozenset(own for own, a, b in columns if a in left.any_of(i) and (keeps_left or b in right.any_of(i)))
         for i in positions
     )
-    if operation != "union all" and not left.whole and not all(keys):
+    if operation != "union all" and not left.is_replicated and not all(keys):
         raise NotPartitionableError(
             f"{operation.upper()} compares rows of other buckets: the key is not among its columns"
         )
-    return Distribution(left.whole and right.whole, keys, maybe)
+    return Distribution(left.is_replicated and right.is_replicated, keys, nullable_keys)

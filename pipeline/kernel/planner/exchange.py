@@ -179,7 +179,7 @@ class _Search:
             share = PartitioningAnalysis(self.scope, self.schemas, keys, merged).query(self.tree, top=True).share
         except NotPartitionableError as why:
             return str(why)
-        return "every bucket would have all of it" if share.whole else None
+        return "every bucket would have all of it" if share.is_replicated else None
 
     def _exchange(self, keys: dict[str, tuple[str, ...]], merged: exp.Expr | None) -> Exchange:
         statement, finish = (self.tree.sql("duckdb", comments=False), None)

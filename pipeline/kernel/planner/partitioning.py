@@ -82,7 +82,7 @@ class PartitioningAnalysis(ExpressionResolver):
         else:
             raise NotPartitionableError(f"{node.sql('duckdb')} needs all rows at once")
         cut = next((c for c in ("limit", "offset") if node.args.get(c)), None)
-        if cut is not None and not top and not relation.share.whole:
+        if cut is not None and not top and not relation.share.is_replicated:
             raise NotPartitionableError(f"{cut.upper()} inside a statement needs all rows at once")
         return relation
 
@@ -120,7 +120,7 @@ class PartitioningAnalysis(ExpressionResolver):
         """Return a query whose names have to be its own or those of `frames`, unless it is whole."""
         before = self._unresolved
         relation = self.query(query, frames)
-        if self._unresolved > before and not relation.share.whole:
+        if self._unresolved > before and not relation.share.is_replicated:
             raise NotPartitionableError(f"a name in ({query.sql('duckdb')}) is not one of its columns")
         return relation
 
@@ -202,15 +202,19 @@ class PartitioningAnalysis(ExpressionResolver):
         joined(left, right, step.check, [*step.equals, *pooled] if step.check == "inner" else step.equals, step.what)
         if step.kind in {"semi", "anti"}:
             return left
-        whole, pairs = left.whole and right.whole, both(left, right)
+        whole, pairs = left.is_replicated and right.is_replicated, both(left, right)
         matched = filtered(pairs, step.equals)
         if inner:
             return matched
-        maybe = matched.renamed(step.after)
+        nullable_keys = matched.renamed(step.after)
         if step.kind == "full":
-            return Distribution(whole, tuple(self._either(left, right, step, i) for i in range(self.positions)), maybe)
+            return Distribution(
+                whole, tuple(self._either(left, right, step, i) for i in range(self.positions)), nullable_keys
+            )
         kept = left if step.kind == "left" else right
-        return Distribution(whole, kept.keys, tuple(a | b for a, b in zip(kept.maybe, maybe, strict=True)))
+        return Distribution(
+            whole, kept.keys, tuple(a | b for a, b in zip(kept.nullable_keys, nullable_keys, strict=True))
+        )
 
     @staticmethod
     def _either(left: Distribution, right: Distribution, step: _Joined, i: int) -> frozenset[Term]:
@@ -231,8 +235,8 @@ class PartitioningAnalysis(ExpressionResolver):
         condition = select.args["where"].this if select.args.get("where") else None
         where = self._conditions(condition, (SelectScope(names, self._everywhere(), aliases), *frames))
         rows = self._rows(chains, where, frames) if chains else self._everywhere()
-        if frames and not rows.whole and self._is_pinned(rows, frames):
-            rows = replace(rows, whole=True)
+        if frames and not rows.is_replicated and self._is_pinned(rows, frames):
+            rows = replace(rows, is_replicated=True)
         frame = SelectScope(names, rows, aliases)
         inside = (frame, *frames)
         self._calls(select, frame)
@@ -293,7 +297,7 @@ class PartitioningAnalysis(ExpressionResolver):
                 self.term(e.unalias(), frames) for e in select.expressions if not any(id(n) in mine for n in e.walk())
             ]
         self.groups += keys
-        if rows.whole or select is self.merged:
+        if rows.is_replicated or select is self.merged:
             return
         if group is not None and (
             set(filter(group.args.get, group.args)) - {"expressions", "all"} or group.find(*_SETS)
@@ -366,7 +370,7 @@ class PartitioningAnalysis(ExpressionResolver):
             relation, parent = self._inside(query, frames), query.parent
             member = parent if isinstance(parent, exp.In) and parent.args.get("query") is query else None
             found = [] if member is None else self._membership(member, relation, frames)
-            if not relation.share.whole and not (
+            if not relation.share.is_replicated and not (
                 member is not None and self._is_local(member, relation, found, frames)
             ):
                 raise NotPartitionableError(f"({query.sql('duckdb')}) needs rows of other buckets")

@@ -99,14 +99,16 @@ class ExpressionResolver:
             return Relation(columns, self._everywhere())
         frame = SelectScope(VisibleColumns.of(name, columns), self._everywhere())
         sets = tuple(frozenset[Term]() if key is None else frozenset({self._key(key, frame)}) for key in keys)
-        return Relation(columns, Distribution(whole=False, keys=sets, maybe=self._everywhere().maybe))
+        return Relation(
+            columns, Distribution(is_replicated=False, keys=sets, nullable_keys=self._everywhere().nullable_keys)
+        )
 
     def _key(self, key: str, frame: SelectScope) -> Term:
         return self.term(sqlglot.parse_one(key, dialect="duckdb"), (frame,))
 
     def _everywhere(self) -> Distribution:
         nothing = (frozenset[Term](),) * self.positions
-        return Distribution(whole=True, keys=nothing, maybe=nothing)
+        return Distribution(is_replicated=True, keys=nothing, nullable_keys=nothing)
 
     def _conditions(self, condition: exp.Expr | None, frames: tuple[SelectScope, ...]) -> list[Equality]:
         """Return the equalities that a row has to fulfil for a condition to be true."""

@@ -48,7 +48,7 @@ def batch_answer_since(
                 con.register(name, arrow(con, in_time))
                 rows.setdefault(name, []).extend(dealt(con, prepared, 1))
         with opened(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
-            return arrow(shard.memory.con, shard.advance(rows, Progress(BEGINNING, END)))
+            return arrow(shard.state.con, shard.advance(rows, Progress(BEGINNING, END)))
 
 
 def with_place(rows: pa.Table) -> pa.Table:

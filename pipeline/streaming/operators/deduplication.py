@@ -247,7 +247,7 @@ class FirstOfKey(_OfKey):
         return "select max(_at) + 1 from waiting"
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The tables `waiting` and `kept`."""
         rows = arrived(self.table)
         return {
@@ -255,10 +255,10 @@ class FirstOfKey(_OfKey):
             "kept": f"select {internal_list(self.how.key)}, _at, {HASH} from {quoted(rows)}",
         }
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Take the rows that the watermark has passed in their order, and walk from kept row to kept row."""
-        con, key = memory.con, internal_list(self.how.key)
-        memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
+        con, key = state.con, internal_list(self.how.key)
+        state.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             f"create or replace temp table _due as select {self._columns}, _at, {HASH}, {self._key} as _key, "
             f"row_number() over (order by {key}, {in_log_order(self.schema.names)}) as _n "
@@ -272,10 +272,10 @@ class FirstOfKey(_OfKey):
             "union all select _next from _walk join _linked using (_n) where _next is not null) "
             "select * from _due where _n in (select _n from _walk)"
         )
-        memory.forget("waiting", f"_at < {progress.watermark}")
+        state.forget("waiting", f"_at < {progress.watermark}")
         if self.how.within_us is not None:  # else a key comes out once, and is kept for ever
-            memory.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
-        memory.add(
+            state.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
+        state.add(
             "kept",
             f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_over(progress)}) "
             "group by all",
@@ -316,21 +316,21 @@ class LastOfKey(_OfKey):
         return None
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The table `latest`."""
         return {"latest": f"select * from {quoted(arrived(self.table))}"}
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Find the last of the rows that came and the one remembered."""
         columns = f"{self._columns}, _at, {PLACE}, {HASH}"
         last = f"{in_log_order(self.schema.names, descending=True)}, _is_new"
-        memory.con.execute(
+        state.con.execute(
             f"create or replace temp table _out as select *, {self._key} as _key from (select {columns}, true as _is_new "
             f"from {quoted(arrived(self.table))} union all select {columns}, false from latest) "
             f"qualify row_number() over (partition by _key order by {last}) = 1"
         )
-        memory.forget("latest", f"_at < {progress.watermark} or {self._key} in (select _key from _out where _is_new)")
-        memory.add(
+        state.forget("latest", f"_at < {progress.watermark} or {self._key} in (select _key from _out where _is_new)")
+        state.add(
             "latest",
             f"select {columns} from _out where _is_new and _at >= {progress.watermark}",
         )

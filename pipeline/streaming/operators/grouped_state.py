@@ -77,7 +77,7 @@ class Grouping:
         return tuple(f"_k{i}" for i in range(int(self.windowed), len(self.split.keys)))
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The tables of the memory."""
         return {GROUPS: self._arrived()}
 
@@ -87,43 +87,43 @@ class Grouping:
         select = self.split.partial(*span) if of_rows else f"select *, {', '.join(span)} from ({self.split.partial()})"
         return Prepared(select, self.by, late, why)
 
-    def take(self, memory: StateTables) -> int:
+    def take(self, state: StateTables) -> int:
         """Remember the states that arrived, and return how many they are."""
-        return memory.add(GROUPS, self._arrived())
+        return state.add(GROUPS, self._arrived())
 
     def nothing(self) -> str:
         """Return the SELECT of no rows."""
         columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in self.columns.columns)
         return f"select {columns} limit 0"
 
-    def answer(self, memory: StateTables, states: str) -> str:
+    def answer(self, state: StateTables, states: str) -> str:
         """Return the SELECT of the statement's rows over the states of a SELECT, which is run now."""
-        _chosen(memory.con, states)
+        _chosen(state.con, states)
         return self.split.answer(self.types)
 
-    def merge(self, memory: StateTables, states: str, condition: str) -> None:
+    def merge(self, state: StateTables, states: str, condition: str) -> None:
         """Put merged states in the place of those that a condition is true for; `states` is a SELECT of these.
 
         In it, rows of one key have one span.
         """
-        con = memory.con
+        con = state.con
         _chosen(con, states)
         # through Arrow, as all states come: the engine does not cast every state to what it is in a table
         con.register(_COMBINED, arrow(con, self.split.combine(self.types, SPAN)))
         try:
-            memory.forget(GROUPS, condition)
-            memory.add(GROUPS, f"select *, 1::tinyint as {LEVEL} from {_COMBINED}")
+            state.forget(GROUPS, condition)
+            state.add(GROUPS, f"select *, 1::tinyint as {LEVEL} from {_COMBINED}")
         finally:
             con.unregister(_COMBINED)
 
-    def tidy(self, memory: StateTables) -> None:
+    def tidy(self, state: StateTables) -> None:
         """Merge the states of each key and span, if it is time."""
-        if self.is_scattered(memory):
-            self.merge(memory, f"from {GROUPS}", "true")
+        if self.is_scattered(state):
+            self.merge(state, f"from {GROUPS}", "true")
 
-    def is_scattered(self, memory: StateTables) -> bool:
+    def is_scattered(self, state: StateTables) -> bool:
         """Return whether it is time to merge: each row is merged as often as their number doubles, no more."""
-        rows, merged = one(memory.con, f"select count(*), count(*) filter (where {LEVEL} = 1) from {GROUPS}")
+        rows, merged = one(state.con, f"select count(*), count(*) filter (where {LEVEL} = 1) from {GROUPS}")
         return int(rows) - int(merged) >= max(self.most_apart, int(merged))
 
     def _arrived(self) -> str:

@@ -48,9 +48,9 @@ class Groups:
         return StateIdentity("group", STATE_VERSION, self.grouping.layout, rules)
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The states by key."""
-        return self.grouping.memory
+        return self.grouping.state
 
     @property
     def horizon(self) -> str | None:
@@ -67,25 +67,25 @@ class Groups:
         until = f"coalesce(max(epoch_us({self.time})), {BEGINNING}) + {self.ttl_us}"
         return self.grouping.prepared("0::bigint", until, late, "its group would have been forgotten", of_rows=True)
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the groups that rows arrived for."""
         grouping = self.grouping
         latest = ", ".join((HASH, *grouping.by))
         span = f"max({UNTIL}) over (partition by {latest}) as {UNTIL}"
-        if grouping.is_scattered(memory):
-            grouping.merge(memory, f"select * replace ({span}) from {GROUPS}", "true")
+        if grouping.is_scattered(state):
+            grouping.merge(state, f"select * replace ({span}) from {GROUPS}", "true")
         touched = f"select {HASH} from {arrived(grouping.name)}"
         out = grouping.nothing()
-        if grouping.take(memory):
-            out = grouping.answer(memory, f"from {GROUPS} where {HASH} in ({touched})")
+        if grouping.take(state):
+            out = grouping.answer(state, f"from {GROUPS} where {HASH} in ({touched})")
         if self.ttl_us is not None:
-            self._forget(memory, progress.watermark)
+            self._forget(state, progress.watermark)
         return out
 
-    def _forget(self, memory: StateTables, watermark: int) -> None:
+    def _forget(self, state: StateTables, watermark: int) -> None:
         """Forget the groups whose last row is old; one that is merged of old and new rows stays."""
         is_old = f"{UNTIL} <= {watermark}"
-        if one(memory.con, f"select count(*) from {GROUPS} where {is_old}")[0]:
+        if one(state.con, f"select count(*) from {GROUPS} where {is_old}")[0]:
             seen = f"{HASH} in (select {HASH} from {GROUPS} where {is_old})"
             old = f"select {HASH} from {GROUPS} where {seen} group by {HASH} having max({UNTIL}) <= {watermark}"
-            memory.forget(GROUPS, f"{is_old} and {HASH} in ({old})")
+            state.forget(GROUPS, f"{is_old} and {HASH} in ({old})")

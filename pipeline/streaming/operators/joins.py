@@ -279,7 +279,7 @@ class IntervalJoin:
         return f"select max(_last) from ({' union all '.join(held)})" if held else None
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """For each side its rows, and for an outer one those that met another in a table of their own."""
         found: dict[str, str] = {}
         for side, names, is_outer in zip(self.sides, _MEMORIES, self.outer, strict=True):
@@ -300,15 +300,15 @@ class IntervalJoin:
             LATE,
         )
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Join new rows with all others, then let go of rows that no other can meet any more."""
-        con = memory.con
+        con = state.con
         begins = []
         for number, side in enumerate(self.sides):
             mine = _MEMORIES[number][0]
             found = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
             begins.append(int(found[0][0]))
-            memory.add(mine, _arriving(side))
+            state.add(mine, _arriving(side))
         inner = [
             self._joined(self._rows(0, begins, new=True), self._rows(1, begins)),
             self._joined(self._rows(0, begins, new=False), self._rows(1, begins, new=True)),
@@ -320,9 +320,9 @@ class IntervalJoin:
         for number, (mine, matched) in enumerate(_MEMORIES):
             if self.outer[number]:
                 met = f"{ID} in (from _met_{number})"
-                memory.add(matched, f"select * exclude ({ID}, {SINCE}) from {mine} where {met}")
-                memory.forget(mine, met)
-            self._let_go(memory, number, progress)
+                state.add(matched, f"select * exclude ({ID}, {SINCE}) from {mine} where {met}")
+                state.forget(mine, met)
+            self._let_go(state, number, progress)
         return "select * from _out"
 
     def _matched(self, number: Side, begins: Sequence[int]) -> str:
@@ -337,7 +337,7 @@ class IntervalJoin:
             found.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
         return " union ".join(found)
 
-    def _let_go(self, memory: StateTables, number: Side, progress: Progress) -> None:
+    def _let_go(self, state: StateTables, number: Side, progress: Progress) -> None:
         """Forget the rows that no row on the watermark or after it can meet; of an outer side they come out."""
         low, high = self.bounds
         reach = high if number == 0 else -low
@@ -347,9 +347,9 @@ class IntervalJoin:
             alone = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
             nothing = f"{self._rows(1 - number, (0, 0))} where false"
             pair = (alone, nothing) if number == 0 else (nothing, alone)
-            memory.con.execute(f"insert into _out {self._joined(*pair, side='LEFT' if number == 0 else 'RIGHT')}")
-            memory.forget(matched, is_over)
-        memory.forget(mine, is_over)
+            state.con.execute(f"insert into _out {self._joined(*pair, side='LEFT' if number == 0 else 'RIGHT')}")
+            state.forget(matched, is_over)
+        state.forget(mine, is_over)
 
     def _rows(self, number: Side, begins: Sequence[int], *, new: bool | None = None) -> str:
         """Return a SELECT of the remembered rows of a side: those that came now, those from before, or all."""

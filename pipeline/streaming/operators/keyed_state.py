@@ -110,7 +110,7 @@ class KeyedStateOperator:
         )
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The tables `waiting` and `states`."""
         rows = quoted(arrived(self.table))
         columns = [*_OURS.columns, *self._held_state.columns]
@@ -128,25 +128,25 @@ class KeyedStateOperator:
             LATE,
         )
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Call the function in turns until no row is due and no timer."""
-        con, ttl = memory.con, self.remembered.ttl_us
-        memory.add("waiting", f"select * from {quoted(arrived(self.table))}")
+        con, ttl = state.con, self.remembered.ttl_us
+        state.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             "create or replace temp table _todo as select * exclude (_gap), sum(_gap) over (partition by _key order by _at) "
             f"as _run from (select {self._columns}, _at, {PLACE}, {HASH}, _key, (_at - lag(_at, 1, _at) over (partition by _key "
             f"order by _at) > {ttl})::bigint as _gap from waiting where _at < {progress.watermark})"
         )
-        memory.forget("waiting", f"_at < {progress.watermark}")
+        state.forget("waiting", f"_at < {progress.watermark}")
         touched = (
             f"_key in (select _key from _todo) or _due < {progress.watermark} or _seen < {progress.watermark - ttl}"
         )
         con.execute(f"create or replace temp table _states as select {self._state_columns} from states where {touched}")
-        memory.forget("states", touched)
+        state.forget("states", touched)
         out: list[pa.Table] = []
         while self._has_turn(con, progress.watermark):
             out.append(self._turn(con))
-        memory.add("states", f"select * from _states where _seen >= {progress.watermark - ttl}")
+        state.add("states", f"select * from _states where _seen >= {progress.watermark - ttl}")
         if not out:
             columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in self.remembered.gives.columns)
             return f"select {columns} limit 0"

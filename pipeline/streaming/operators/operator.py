@@ -79,7 +79,7 @@ class Operator(Protocol):
         """What its state is by the definition: a state may be restored where that is the same."""
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The tables it remembers in, each as SQL of a SELECT without rows that has its columns, `_hash` among them."""
 
     @property
@@ -89,10 +89,10 @@ class Operator(Protocol):
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows of an input are made ready, given the watermark before the epoch."""
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Take the rows that arrived into the memory and return a SELECT of those that are out now.
 
-        It runs in `memory.con`, once for each epoch, in order; what it returns is read before the next call.
+        It runs in `state.con`, once for each epoch, in order; what it returns is read before the next call.
         """
 
 

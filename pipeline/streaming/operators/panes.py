@@ -47,9 +47,9 @@ class Panes:
         return StateIdentity(self.window.kind, STATE_VERSION, layout, self.grouping.rules)
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The states by pane and key."""
-        return self.grouping.memory
+        return self.grouping.state
 
     @property
     def horizon(self) -> str | None:
@@ -75,27 +75,27 @@ class Panes:
             self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly=partly, note=note
         )
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the windows that close, or of those that rows arrived for."""
-        self.grouping.tidy(memory)
-        came = self.grouping.take(memory)
+        self.grouping.tidy(state)
+        came = self.grouping.take(state)
         out = self.grouping.nothing()
         if self.emits == "append" and self._some_close(progress):
-            out = self.grouping.answer(memory, self._by_window(GROUPS, progress.before, progress.watermark))
+            out = self.grouping.answer(state, self._by_window(GROUPS, progress.before, progress.watermark))
         elif self.emits == "upsert" and came:
-            out = self._touched(memory, progress.before)
+            out = self._touched(state, progress.before)
         if self._some_close(progress):
-            memory.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")
+            state.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")
         return out
 
-    def _touched(self, memory: StateTables, before: int) -> str:
+    def _touched(self, state: StateTables, before: int) -> str:
         new = arrived(self.grouping.name)
         if self.window.kind == "tumble":
-            return self.grouping.answer(memory, f"from {GROUPS} semi join {new} using ({HASH}, {UNTIL})")
+            return self.grouping.answer(state, f"from {GROUPS} semi join {new} using ({HASH}, {UNTIL})")
         touched = f"select distinct {HASH}, {ENDS} from ({self._by_window(new, before)})"
         near = f"(from {GROUPS} where {HASH} in (select {HASH} from {new}))"
         states = self._by_window(near, before)
-        return self.grouping.answer(memory, f"from ({states}) semi join ({touched}) using ({HASH}, {ENDS})")
+        return self.grouping.answer(state, f"from ({states}) semi join ({touched}) using ({HASH}, {ENDS})")
 
     def _some_close(self, progress: Progress) -> bool:
         """Return whether a window may end after `before` and not after the watermark."""

@@ -96,7 +96,7 @@ class Matches:
         return f"select max(_last) + 1 from ({' union all '.join(held)})"
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """A table `waiting_N` for each input, and `open`."""
         waiting = {f"waiting_{n}": f"select * from {quoted(arrived(name))}" for n, name in enumerate(self.inputs)}
         first = quoted(arrived(self.inputs[0]))
@@ -115,10 +115,10 @@ class Matches:
             LATE,
         )
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Let matches grow by the rows that the watermark has passed, and return those that are complete."""
-        con, events = memory.con, self.pattern.events
-        self._number_rows(memory, progress.watermark)
+        con, events = state.con, self.pattern.events
+        self._number_rows(state, progress.watermark)
         touched = f"_key in (select _key from _order) or _began < {progress.watermark - self.pattern.within_us}"
         if progress.before != BEGINNING and not _any(con, "_order") and not _any(con, f"open where {touched}"):
             con.execute("create or replace temp table _complete as from open limit 0")
@@ -131,7 +131,7 @@ class Matches:
                 f"create or replace temp table _await_{number} as select {self._columns}, 0::bigint as _n from open "
                 f"where _step = {number} and ({touched})"
             )
-        memory.forget("open", touched)
+        state.forget("open", touched)
         self._begin(con)
         for number in range(len(events) + 1):
             is_first = progress.before == BEGINNING  # every statement runs once, so that a mistake is found at once
@@ -140,7 +140,7 @@ class Matches:
                 is_first = False
         self._complete(con, progress.watermark)
         kept = f"_began >= {progress.watermark - self.pattern.within_us}"
-        memory.add(
+        state.add(
             "open",
             f"select g.* exclude (_n, _direct), _direct and _n = coalesce(_rows, 0) as _direct from _grown as g "
             f"left join (select _key, max(_n) as _rows from _order group by _key) using (_key) where {kept}",
@@ -153,17 +153,17 @@ class Matches:
         columns = ", ".join(f"({expression}\n) as {quoted(name)}" for name, expression in self.pattern.select)
         return f"select {keys}, {columns} from _complete"
 
-    def _number_rows(self, memory: StateTables, watermark: int) -> None:
+    def _number_rows(self, state: StateTables, watermark: int) -> None:
         """Make `_rows_N` of the rows of each input that are due, with their number in the key and in its instant."""
-        con = memory.con
+        con = state.con
         for number, name in enumerate(self.inputs):
-            memory.add(f"waiting_{number}", f"select * from {quoted(arrived(name))}")
+            state.add(f"waiting_{number}", f"select * from {quoted(arrived(name))}")
             columns = self._schema(name).names
             con.execute(
                 f"create or replace temp table _due_{number} as select {internal_list(columns)}, _at, {HASH}, _key, "
                 f"row_number() over (order by {in_log_order(columns)}) as _w from waiting_{number} where _at < {watermark}"
             )
-            memory.forget(f"waiting_{number}", f"_at < {watermark}")
+            state.forget(f"waiting_{number}", f"_at < {watermark}")
         due = " union all ".join(
             f"select _key, _at, {number} as _rank, _w from _due_{number}" for number in range(len(self.inputs))
         )

@@ -49,9 +49,9 @@ class Sessions:
         return StateIdentity("session", STATE_VERSION, layout, self.grouping.rules)
 
     @property
-    def memory(self) -> Mapping[str, str]:
+    def state(self) -> Mapping[str, str]:
         """The states by key, of rows that are in one session."""
-        return self.grouping.memory
+        return self.grouping.state
 
     @property
     def horizon(self) -> str | None:
@@ -69,28 +69,28 @@ class Sessions:
         begin, until = f"min({time})", f"max({time}) + {gap}"
         return self.grouping.prepared(begin, until, late, "its session may have closed", of_rows=True)
 
-    def advance(self, memory: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the sessions that close.
 
         Only keys are looked at of which a row is as old as the gap; their states are merged then, so that a key to
         which rows keep coming is looked at once a gap.
         """
         grouping = self.grouping
-        grouping.take(memory)
+        grouping.take(state)
         is_due = f"{UNTIL} <= {progress.watermark}"
-        if grouping.is_scattered(memory):
-            self._find(memory, "true")
-        elif one(memory.con, f"select count(*) from {GROUPS} where {is_due}")[0]:
-            self._find(memory, f"{HASH} in (select {HASH} from {GROUPS} where {is_due})")
+        if grouping.is_scattered(state):
+            self._find(state, "true")
+        elif one(state.con, f"select count(*) from {GROUPS} where {is_due}")[0]:
+            self._find(state, f"{HASH} in (select {HASH} from {GROUPS} where {is_due})")
         else:
             return grouping.nothing()
         closed = f"_end <= {progress.watermark}"
-        self._merge(memory, f"not ({closed}) and _parts > 1")
-        out = grouping.answer(memory, self._states(closed))
-        memory.forget(GROUPS, f"{ID} in (select {ID} from {_SESSIONS} where {closed})")
+        self._merge(state, f"not ({closed}) and _parts > 1")
+        out = grouping.answer(state, self._states(closed))
+        state.forget(GROUPS, f"{ID} in (select {ID} from {_SESSIONS} where {closed})")
         return out
 
-    def _find(self, memory: StateTables, condition: str) -> None:
+    def _find(self, state: StateTables, condition: str) -> None:
         """Note for the states of some keys in which session they are."""
         keys = ", ".join((HASH, *self.grouping.by))
         before = f"over (partition by {keys} order by {FROM} rows between unbounded preceding and 1 preceding)"
@@ -98,14 +98,14 @@ class Sessions:
         rows = f"select *, {is_first} from {GROUPS} where {condition}"
         start = f"max({FROM}) filter (where _is_first) over (partition by {keys} order by {FROM}) as _start"
         of_session = f"over (partition by {keys}, _start)"
-        memory.con.execute(
+        state.con.execute(
             f"create or replace temp table {_SESSIONS} as "
             f"select *, max({UNTIL}) {of_session} as _end, count(*) {of_session} as _parts from (select *, {start} from ({rows}))"
         )
 
-    def _merge(self, memory: StateTables, condition: str) -> None:
+    def _merge(self, state: StateTables, condition: str) -> None:
         parts = f"{ID} in (select {ID} from {_SESSIONS} where {condition})"
-        self.grouping.merge(memory, self._states(condition), parts)
+        self.grouping.merge(state, self._states(condition), parts)
 
     def _states(self, condition: str) -> str:
         """Return the SELECT of states by session in place of panes."""

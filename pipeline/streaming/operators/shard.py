@@ -39,14 +39,14 @@ class Shard:
     """An operator with the memory of its share of the keys."""
 
     operator: Operator
-    memory: StateTables
+    state: StateTables
 
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> str:
         """Take the rows that were dealt to it, by input, and return the SELECT of those that are out."""
-        con = self.memory.con
+        con = self.state.con
         for name in self.operator.inputs:
             con.register(arrived(name), pa.concat_tables(blocks[name]))
-        return self.operator.advance(self.memory, progress)
+        return self.operator.advance(self.state, progress)
 
 
 @contextmanager
@@ -55,6 +55,6 @@ def opened(operator: Operator, samples: Mapping[str, pa.Table], limits: Limits |
     with connect(limits) as con:
         for name in operator.inputs:
             con.register(arrived(name), samples[name].slice(0, 0))
-        memory = StateTables(con)
-        memory.make(operator.memory)
-        yield Shard(operator, memory)
+        state = StateTables(con)
+        state.make(operator.state)
+        yield Shard(operator, state)

@@ -24,7 +24,7 @@ CAME, GONE = "came", "gone"
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
-def written(memory: StateTables, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
+def written(state: StateTables, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
     """Return the file of what changed in a shard's memory, or of all of it; nothing when nothing changed.
 
     The memory is not told that it was `taken`.
@@ -32,8 +32,8 @@ def written(memory: StateTables, name: str, shard: int, *, base: bool) -> tuple[
     segments: list[StateSegment] = []
     parts: list[bytes] = []
     end = 0
-    for table in memory.tables:
-        for kind, rows in _streams(memory, table, base=base):
+    for table in state.tables:
+        for kind, rows in _streams(state, table, base=base):
             if not rows.num_rows and not base:
                 continue
             content = _packed(rows)
@@ -55,20 +55,20 @@ class RestorePlan:
     evolve: Callable[[StateTables], None]
 
 
-def restored(plan: RestorePlan, memory: StateTables, number: int, shards: int) -> None:
+def restored(plan: RestorePlan, state: StateTables, number: int, shards: int) -> None:
     """Bring an empty memory to what it was at an epoch, as shard `number` of so many, if they are others than then.
 
     Raises `StorageError` for a file that is not there or is not what the epoch says.
     """
     epoch, same = plan.epoch, shards == plan.epoch.shards
     for shard in [number] if same else range(epoch.shards):
-        loaded = memory if same else _beside()
+        loaded = state if same else _beside()
         for file in epoch.state:
             if file.shard == shard:
                 _replay(loaded, file, plan.read)
         plan.evolve(loaded)
         if not same:
-            _adopt(memory, loaded, number, shards)
+            _adopt(state, loaded, number, shards)
 
 
 def checked(file: StateFile, read: Callable[[str], bytes]) -> bytes:
@@ -86,14 +86,14 @@ def checked(file: StateFile, read: Callable[[str], bytes]) -> bytes:
 def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str, pa.Table]]:
     """Yield the tables of all shards at an epoch, without what only the memory needs; their rows are in no order."""
     with connect() as con:
-        memory = StateTables(con)
+        state = StateTables(con)
         for shard in range(epoch.shards):
             for file in epoch.state:
                 if file.shard == shard:
-                    _replay(memory, file, read)
-            for table in memory.tables:
+                    _replay(state, file, read)
+            for table in state.tables:
                 yield table, arrow(con, f"select * exclude ({ID}, {SINCE}, {HASH}) from {quoted(table)}")
-            memory.drop()
+            state.drop()
 
 
 def kept(files: Sequence[StateFile]) -> tuple[StateFile, ...]:
@@ -102,10 +102,10 @@ def kept(files: Sequence[StateFile]) -> tuple[StateFile, ...]:
     return tuple(file for number, file in enumerate(files) if number >= last.get(file.shard, 0))
 
 
-def _streams(memory: StateTables, table: str, *, base: bool) -> list[tuple[str, pa.Table]]:
+def _streams(state: StateTables, table: str, *, base: bool) -> list[tuple[str, pa.Table]]:
     if base:
-        return [(CAME, arrow(memory.con, f"select * exclude ({SINCE}) from {quoted(table)}"))]
-    changes = memory.changes(table)
+        return [(CAME, arrow(state.con, f"select * exclude ({SINCE}) from {quoted(table)}"))]
+    changes = state.changes(table)
     return [(GONE, changes.gone), (CAME, changes.came)]
 
 
@@ -117,14 +117,14 @@ def _packed(rows: pa.Table) -> bytes:
     return content
 
 
-def _replay(memory: StateTables, file: StateFile, read: Callable[[str], bytes]) -> None:
+def _replay(state: StateTables, file: StateFile, read: Callable[[str], bytes]) -> None:
     content = checked(file, read)
     for segment in file.segments:
         rows = pa.ipc.open_stream(pa.py_buffer(content)[segment.begin : segment.end]).read_all()
         if segment.kind == GONE:
-            memory.lose(segment.table, rows)
+            state.lose(segment.table, rows)
         else:
-            memory.load(segment.table, rows, anew=file.is_base)
+            state.load(segment.table, rows, anew=file.is_base)
 
 
 def _beside() -> StateTables:
@@ -132,12 +132,12 @@ def _beside() -> StateTables:
     return StateTables(duckdb.connect(config={"threads": 1}))
 
 
-def _adopt(memory: StateTables, other: StateTables, number: int, shards: int) -> None:
+def _adopt(state: StateTables, other: StateTables, number: int, shards: int) -> None:
     for table in other.tables:
         rows = arrow(
             other.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)} where {HASH} % {shards} = {number}"
         )
-        memory.con.register("_dealt_anew", rows)
-        memory.add(table, "select * from _dealt_anew")
-        memory.con.unregister("_dealt_anew")
+        state.con.register("_dealt_anew", rows)
+        state.add(table, "select * from _dealt_anew")
+        state.con.unregister("_dealt_anew")
     other.con.close()

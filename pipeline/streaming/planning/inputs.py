@@ -59,7 +59,7 @@ class StreamInput:
         """SQL for the URI of the partition that a row is from."""
         return SOURCE
 
-    def maker(self, reader: PartReader | None, at: str) -> RowProducer:
+    def producer(self, reader: PartReader | None, at: str) -> RowProducer:
         """Return what makes rows of ranges that the reader gives, or the log itself; `at` is when they are ingested."""
         kept = set(self.kept)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))

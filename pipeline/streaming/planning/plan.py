@@ -125,8 +125,8 @@ class StreamPlan:
         ready = [(name, p.select, p.by) for name, p in sorted(self.prepared().items())]
         kinds = [(i.name, tuple(i.schema.select(i.schema.names).as_dict().items())) for i in self.inputs]
         free = self.operator.evolving if isinstance(self.operator, Evolving) else frozenset()
-        memory = sorted((name, select) for name, select in self.operator.memory.items() if name not in free)
-        return fingerprint(type(self.operator).__name__, ready, memory, kinds)
+        state = sorted((name, select) for name, select in self.operator.state.items() if name not in free)
+        return fingerprint(type(self.operator).__name__, ready, state, kinds)
 
 
 class Planner:
@@ -410,7 +410,7 @@ def _rows_of_none(
 ) -> pa.Table:
     if plan.operator is not None:
         with opened(plan.operator, samples) as shard:
-            con = shard.memory.con
+            con = shard.state.con
             given = {name: [rows] for name, rows in samples.items()}
             return arrow(con, as_stored(con, shard.advance(given, Progress(BEGINNING, BEGINNING))))
     if plan.function is None:

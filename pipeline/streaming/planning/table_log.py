@@ -80,7 +80,7 @@ class TableLog:
         if begin == 0:
             return now.schema, now.files
         then = self.table.version(begin - 1, lenient=True)
-        change = None if then is None else self.table.change_since(begin - 1, then.mark, now)
+        change = None if then is None else self.table.change_since(begin - 1, then.manifest_id, now)
         if change is None or change.removed:
             raise SourceError(
                 f"table {self.table.name!r} was changed in another way than by adding rows",
@@ -129,7 +129,7 @@ class TableInput(StreamInput):
         """The URI of the only partition."""
         return literal(f"lake://{self.name}")
 
-    def maker(self, reader: PartReader | None, at: str) -> RowProducer:
+    def producer(self, reader: PartReader | None, at: str) -> RowProducer:
         """Return what reads the files of versions."""
         del reader, at
         return _FromVersions(self)
@@ -144,10 +144,10 @@ class TableInput(StreamInput):
 class _FromVersions:
     stream_input: TableInput
 
-    def make(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
+    def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
         return self._made(con, split)
 
-    def flow(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
+    def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
         return self._made(con, split)
 
     @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, merge_of, plan_commit
-from pipeline.commit.post_commit import follow_up, set_aside
+from pipeline.commit.post_commit import follow_up, update_quarantine
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.core.logs import logger
@@ -117,8 +117,8 @@ def commit_epoch(
     epoch = None if manifest.epoch is None else manifest.epoch.number
     number = head.commit(manifest, commit_plan.files, plan.schema, removed=commit_plan.removed, epoch=epoch)
     on_step(CommitStep.COMMITTED)
-    if manifest.aside or manifest.aside_mode == "overwrite":
-        set_aside(workspace, plan.definition, manifest)
+    if manifest.quarantined or manifest.quarantine_mode == "overwrite":
+        update_quarantine(workspace, plan.definition, manifest)
     on_step(CommitStep.SETTLED)
     if number and number % TIDY_EVERY == 0:
         try:
@@ -135,7 +135,7 @@ def commit_epoch(
 def _commit_plan(workspace: Workspace, plan: StreamPlan, head: TableHead, prepared: PreparedEpoch) -> CommitPlan:
     """Return what to commit: rows as they are, or in the place of those with their key."""
     manifest, outcome = prepared.manifest, prepared.outcome
-    whole = CommitPlan(outcome.files, outcome.flow, outcome.aside, manifest.aside_mode)
+    whole = CommitPlan(outcome.files, outcome.flow, outcome.quarantined, manifest.quarantine_mode)
     if plan.emits == "append" and merge_of(plan.definition) is None:
         return whole
     version = None if manifest.mode == "overwrite" else workspace.table(plan.name).version(head.number)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from pipeline.commit.post_commit import set_aside
+from pipeline.commit.post_commit import update_quarantine
 from pipeline.core.epochs import Epoch
 from pipeline.core.processes import cores
 from pipeline.core.sources import Extent
@@ -57,7 +57,7 @@ def open_at(workspace: Workspace, plan: StreamPlan, options: StreamOptions, head
     start = _decided(plan, options, version, manifest)
     epoch = start.epoch
     if version is not None and manifest is not None and epoch is not None:
-        set_aside(workspace, plan.definition, manifest, version.mark)
+        update_quarantine(workspace, plan.definition, manifest, version.manifest_id)
     number = max(head.epoch or 0, 0 if epoch is None else epoch.number)
     progress = StreamProgress.at(epoch, [each.name for each in plan.inputs], number)
     if epoch is not None and manifest is not None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 
-from pipeline.commit.post_commit import set_aside
+from pipeline.commit.post_commit import update_quarantine
 from pipeline.core.clock import Clock, now
 from pipeline.core.epochs import StateFile
 from pipeline.core.errors import ConflictError, RequestError, StorageError, did_you_mean
@@ -49,7 +49,7 @@ class Savepoint:
     """The commit's manifest, as JSON."""
     files: Sequence[StagedFile]
     """Those of the table then."""
-    aside: Sequence[StagedFile]
+    quarantined: Sequence[StagedFile]
     """Those of its quarantine."""
     columns: Sequence[tuple[str, str]]
     format_version: int = FORMAT_VERSION
@@ -102,8 +102,8 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             if table.number() == version.number:
                 raise
             continue
-        aside = _quarantine_at(workspace, name, version)
-        if aside is None:
+        quarantined = _quarantine_at(workspace, name, version)
+        if quarantined is None:
             time.sleep(0.05)
             continue
         kept = replace(manifest, epoch=replace(manifest.epoch, state=tuple(state)))
@@ -114,7 +114,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             version=version.number,
             manifest=kept.to_json(),
             files=table.staged(version),
-            aside=aside,
+            quarantined=quarantined,
             columns=tuple((c.name, c.type) for c in version.schema.columns),
         )
         table.storage.write_text(f"{folder}/savepoint.json", found.to_json())  # last: without it there is none
@@ -136,7 +136,7 @@ def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[s
     found = savepoints(workspace, name)
     return (
         frozenset(file.path for each in found for file in each.files),
-        frozenset(file.path for each in found for file in each.aside),
+        frozenset(file.path for each in found for file in each.quarantined),
     )
 
 
@@ -155,10 +155,10 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
     seen = table.version(lenient=True)
     if seen is None:
         raise StorageError(f"table {plan.name!r} is gone", do="make it anew: headwater stream --from earliest")
-    aside = workspace.lake.quarantine(plan.name)
+    quarantined = workspace.lake.quarantine(plan.name)
     _require_same(savepoint, seen)
     _require_there(table, savepoint.files, label)
-    _require_there(aside, savepoint.aside, label)
+    _require_there(quarantined, savepoint.quarantined, label)
     manifest = Manifest.from_json(savepoint.manifest)
     for file in () if manifest.epoch is None else manifest.epoch.state:
         checked(file, table.storage.read_bytes)
@@ -169,8 +169,8 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
         manifest,
         run_id=run_id,
         mode="merge",
-        aside=_written_anew(workspace, aside, savepoint.aside, run_id),
-        aside_mode="overwrite",
+        quarantined=_written_anew(workspace, quarantined, savepoint.quarantined, run_id),
+        quarantine_mode="overwrite",
         at=clock().isoformat(),
     )
     committed = table.commit(
@@ -180,7 +180,7 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
         seen,
         frozenset(uri for path, uri in now_there.items() if path not in again),
     )
-    set_aside(workspace, plan.definition, manifest)
+    update_quarantine(workspace, plan.definition, manifest)
     return committed
 
 
@@ -207,12 +207,12 @@ def _copied(storage: Storage, file: StateFile, folder: str) -> StateFile:
 
 def _quarantine_at(workspace: Workspace, name: str, version: Version) -> tuple[StagedFile, ...] | None:
     """Return the files of the quarantine as they belong to a version of the table; `None` while they cannot be told."""
-    aside = workspace.lake.quarantine(name)
-    there = aside.version()
-    waits = version.manifest is not None and bool(version.manifest.aside)
-    if waits and (there is None or there.mark != version.mark):
+    quarantined = workspace.lake.quarantine(name)
+    there = quarantined.version()
+    waits = version.manifest is not None and bool(version.manifest.quarantined)
+    if waits and (there is None or there.manifest_id != version.manifest_id):
         return None  # not settled yet
-    files = () if there is None else aside.staged(there)
+    files = () if there is None else quarantined.staged(there)
     return files if workspace.table(name).number() == version.number else None
 
 
@@ -238,13 +238,13 @@ def _require_there(table: LakeTable, files: Sequence[StagedFile], label: str) ->
 
 
 def _written_anew(
-    workspace: Workspace, aside: LakeTable, files: Sequence[StagedFile], run_id: str
+    workspace: Workspace, quarantined: LakeTable, files: Sequence[StagedFile], run_id: str
 ) -> tuple[StagedFile, ...]:
     """Stage the quarantined rows of files under new names: a commit cannot take away and bring a file of one name."""
     if not files:
         return ()
-    uris = ", ".join(literal(f"{aside.storage.uri}/{file.path}") for file in files)
+    uris = ", ".join(literal(f"{quarantined.storage.uri}/{file.path}") for file in files)
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
-        return DeltaStager(aside.storage, run_id).stage(
+        return DeltaStager(quarantined.storage, run_id).stage(
             con, f"select * from read_parquet([{uris}], hive_partitioning = false)", 0
         )

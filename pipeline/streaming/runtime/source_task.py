@@ -50,7 +50,7 @@ class SourceBatch:
     late: int = 0
     ahead: int = 0
     """Rows without an event time, or with one too far ahead."""
-    aside: pa.Table | None = None
+    quarantined: pa.Table | None = None
     ready: Sequence[pa.Table] = ()
     """The prepared rows for each shard; for a stream without memory, one table of the rows it makes."""
 
@@ -142,9 +142,9 @@ class SourceTask:
 
     def _take(self, stream_input: StreamInput, parts: tuple[SourceSplit, ...], request: SourceRequest) -> SourceBatch:
         at = datetime.fromtimestamp(request.now / 1e6, UTC).isoformat()
-        maker = stream_input.maker(self._tails[stream_input.name].reader(parts), at)
+        producer = stream_input.producer(self._tails[stream_input.name].reader(parts), at)
         split = Split(0, parts=parts)
-        input_query = self._read(stream_input, maker, split)
+        input_query = self._read(stream_input, producer, split)
         prepared = request.prepared[stream_input.name]
         taken = self._sorted(stream_input, prepared, request, input_query)
         has_away = taken.late or taken.ahead
@@ -153,15 +153,15 @@ class SourceTask:
         self._con.execute(f"create or replace temp view {quoted(stream_input.name)} as {rows}")
         return replace(taken, ready=self._ready(prepared, request.shards))
 
-    def _read(self, stream_input: StreamInput, maker: RowProducer, split: Split) -> InputQuery:
+    def _read(self, stream_input: StreamInput, producer: RowProducer, split: Split) -> InputQuery:
         """Bring the rows of a split into `_taken_rows`: in one pass if all is as it should be, else carefully."""
         columns = ", ".join(map(quoted, stream_input.kept))
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
-        with maker.flow(self._con, split) as input_query:
+        with producer.for_fast_path(self._con, split) as input_query:
             if input_query is not None and not input_query.rejected and self._flows(input_query, columns):
                 return input_query
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
-        with maker.make(self._con, split) as input_query:
+        with producer.for_validation(self._con, split) as input_query:
             self._con.execute(f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})")
             return input_query
 
@@ -170,7 +170,7 @@ class SourceTask:
             rows = one(
                 self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})"
             )[0]
-            return rows == input_query.rows_in and not any(one(self._con, odd)[0] for odd in input_query.oddities)
+            return rows == input_query.rows_in and not any(one(self._con, odd)[0] for odd in input_query.rejects)
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except duckdb.Error:
@@ -181,13 +181,18 @@ class SourceTask:
     ) -> SourceBatch:
         """Find the rows that do not count, and how far event time is by the others."""
         if stream_input.time is None:
-            aside = (
+            quarantined = (
                 arrow(self._con, f"select reasons, _source, _position, row from {REJECTED}")
                 if input_query.rejected
                 else None
             )
             return SourceBatch(
-                stream_input.name, input_query.rows_in, input_query.bytes_in, {}, input_query.rejected, aside=aside
+                stream_input.name,
+                input_query.rows_in,
+                input_query.bytes_in,
+                {},
+                input_query.rejected,
+                quarantined=quarantined,
             )
         time = quoted(stream_input.time.column)
         bound = request.now + int(stream_input.time.ahead.total_seconds() * 1e6)
@@ -201,7 +206,7 @@ class SourceTask:
         ).fetchall()
         no_good, too_late, noted = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
         latest = {str(row[0]): int(row[1]) for row in stats if row[1] is not None}
-        aside, why = [], _why(stream_input)
+        quarantined, why = [], _why(stream_input)
         if no_good or too_late:
             cases = [f"when {time} is null then {literal(NO_TIME)}", f"when {ahead} then {literal(AHEAD)}"]
             cases += [f"when {late} then {literal(prepared.why or 'late')}"] if prepared.late else []
@@ -209,15 +214,19 @@ class SourceTask:
                 f"create or replace temp table {_BLOCK} as select *, case {' '.join(cases)} end as {why} from {_BLOCK}"
             )
             shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.kept)
-            aside.append(
+            quarantined.append(
                 f"select {why}, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
                 f"from {_BLOCK} where {why} is not null"
             )
         if noted:
-            aside.append(self._notes(stream_input, prepared, has_why=bool(aside)))
+            quarantined.append(self._notes(stream_input, prepared, has_why=bool(quarantined)))
         if input_query.rejected:
-            aside.append(f"select reasons, _source, _position, row from {REJECTED}")
-        rows = arrow(self._con, f"{ASIDE} where false union all {' union all '.join(aside)}") if aside else None
+            quarantined.append(f"select reasons, _source, _position, row from {REJECTED}")
+        rows = (
+            arrow(self._con, f"{ASIDE} where false union all {' union all '.join(quarantined)}")
+            if quarantined
+            else None
+        )
         return SourceBatch(
             stream_input.name,
             input_query.rows_in,

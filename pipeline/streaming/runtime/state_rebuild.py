@@ -22,7 +22,7 @@ from pipeline.streaming.operators.operator import Progress
 from pipeline.streaming.operators.shard import dealt
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.shard_group import ShardGroup
-from pipeline.streaming.runtime.verify import load_set_aside, read_again
+from pipeline.streaming.runtime.verify import load_quarantined, read_again
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
     limits = budget_here(workspace.settings.memory_bytes).whole()
     rows = 0
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
-        load_set_aside(con, workspace, plan)
+        load_quarantined(con, workspace, plan)
         for name in plan.lookups:
             con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
         for stream_input in plan.inputs:

@@ -51,30 +51,30 @@ class StateTask:
             con = opening.enter_context(connect(config.limits, keep=False))
             for name in config.operator.inputs:
                 con.register(arrived(name), config.samples[name])
-            memory = StateTables(con)
+            state = StateTables(con)
             same = config.epoch is not None and config.epoch.shards == config.shards
             as_then = config.operator.evolving if same and isinstance(config.operator, Evolving) else frozenset()
-            memory.make({n: select for n, select in config.operator.memory.items() if n not in as_then})
+            state.make({n: select for n, select in config.operator.state.items() if n not in as_then})
             if config.epoch is not None:
                 plan = RestorePlan(config.epoch, config.storage.read_bytes, self._evolve)
-                restored(plan, memory, config.number, config.shards)
-            memory.make({n: select for n, select in config.operator.memory.items() if n not in memory.tables})
-            self._shard = Shard(config.operator, memory)
+                restored(plan, state, config.number, config.shards)
+            state.make({n: select for n, select in config.operator.state.items() if n not in state.tables})
+            self._shard = Shard(config.operator, state)
             self._stack = opening.pop_all()
 
-    def _evolve(self, memory: StateTables) -> None:
+    def _evolve(self, state: StateTables) -> None:
         """Bring a state that was declared otherwise to its columns of today."""
         operator = self._config.operator
         if not isinstance(operator, Evolving):
             return
-        for table in operator.evolving & set(memory.tables):
-            before = schema_of(memory.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)}")
-            memory.reshape(table, operator.evolved(before))
+        for table in operator.evolving & set(state.tables):
+            before = schema_of(state.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)}")
+            state.reshape(table, operator.evolved(before))
 
     def horizon(self) -> int:
         """Return the watermark at which all that is held now is out; `BEGINNING` when nothing waits for one."""
         select = self._config.operator.horizon
-        found = None if select is None else one(self._shard.memory.con, select)[0]
+        found = None if select is None else one(self._shard.state.con, select)[0]
         return BEGINNING if found is None else int(found)
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class StateTask:
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> pa.Table:
         """Take rows that were dealt to the shard and return those that are out now."""
         given = {name: [*blocks.get(name, ()), self._config.samples[name]] for name in self._config.operator.inputs}
-        con = self._shard.memory.con
+        con = self._shard.state.con
         return arrow(con, as_stored(con, self._shard.advance(given, progress)))
 
     def snapshot(self, name: str, *, base: bool) -> StateFile | None:
@@ -92,9 +92,9 @@ class StateTask:
 
         The file is there for good once this returns, and nothing refers to it before the epoch is committed.
         """
-        memory = self._shard.memory
-        found = written(memory, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base)
-        memory.taken()
+        state = self._shard.state
+        found = written(state, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base)
+        state.taken()
         if found is None:
             return None
         file, content = found
@@ -103,14 +103,14 @@ class StateTask:
 
     def tables(self, table: str | None = None) -> dict[str, pa.Table]:
         """Return what the shard remembers, by table."""
-        memory = self._shard.memory
+        state = self._shard.state
         hidden = f"exclude ({ID}, {SINCE}, {HASH})"
-        names = memory.tables if table is None else (table,)
-        return {name: arrow(memory.con, f"select * {hidden} from {quoted(name)}") for name in names}
+        names = state.tables if table is None else (table,)
+        return {name: arrow(state.con, f"select * {hidden} from {quoted(name)}") for name in names}
 
     def rows(self) -> int:
         """Return how many rows it remembers."""
-        return sum(self._shard.memory.rows(table) for table in self._shard.memory.tables)
+        return sum(self._shard.state.rows(table) for table in self._shard.state.tables)
 
 
 def needs_base(files: Sequence[StateFile], shard: int) -> bool:

@@ -187,7 +187,7 @@ class Stream:
             self._sources.add(name, new)
             self.progress = self.progress.reading(name, new, stamps_of(held))
         versions = {name: self._workspace.require(name) for name in self._lookups}
-        changed = {name: v.scan() for name, v in versions.items() if v.mark != self._lookups[name].mark}
+        changed = {name: v.scan() for name, v in versions.items() if v.manifest_id != self._lookups[name].manifest_id}
         if changed:
             self._sources.update_lookups(changed)
             self._lookups = versions
@@ -250,12 +250,12 @@ class Stream:
             fingerprint=self.plan.definition.fingerprint,
             mode=mode,
             inputs={**{name: v.number for name, v in self._lookups.items()}, **self._consumed()},
-            marks={name: v.mark for name, v in self._lookups.items()},
+            manifest_ids={name: v.manifest_id for name, v in self._lookups.items()},
             gaps=progress.gaps,
             flow=outcome.flow,
             checks=dict(outcome.checks),
-            aside=outcome.aside,
-            aside_mode=mode,
+            quarantined=outcome.quarantined,
+            quarantine_mode=mode,
             epoch=self._epoch(progress),
             at=at,
         )

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from pipeline.batch.duckdb_errors import in_our_words
+from pipeline.batch.duckdb_errors import translate_errors
 from pipeline.batch.fast_path import fast_path
 from pipeline.batch.row_producers import ArrowProducer
-from pipeline.batch.validating_pass import stage_aside, validating_pass
+from pipeline.batch.validating_pass import stage_rejects, validating_pass
 from pipeline.batch.work import InputQuery, Outcome, Split, TaskSpec
 from pipeline.commit.commit_plan import definition_to_validate
 from pipeline.core.logs import logger
@@ -41,7 +41,7 @@ class PendingRows:
     """Whether the stream is further than its last commit, although no rows may have come out."""
     rows: list[pa.Table] = field(default_factory=list)
     """In the order of the micro-batches: of rows of one key the last one counts, where a stream emits every change."""
-    aside: list[pa.Table] = field(default_factory=list)
+    quarantined: list[pa.Table] = field(default_factory=list)
     rows_in: int = 0
     bytes_in: int = 0
     late: int = 0
@@ -55,8 +55,8 @@ class PendingRows:
         self.late += batch.late
         self.rejected += batch.rejected
         self.ahead += batch.ahead
-        if batch.aside is not None:
-            self.aside.append(batch.aside)
+        if batch.quarantined is not None:
+            self.quarantined.append(batch.quarantined)
 
     def add(self, rows: pa.Table) -> None:
         """Keep rows that came out."""
@@ -66,7 +66,7 @@ class PendingRows:
     @property
     def is_empty(self) -> bool:
         """Whether nothing would be seen of a commit but how far the stream is."""
-        return not self.rows and not self.aside
+        return not self.rows and not self.quarantined
 
 
 class EpochStager:
@@ -93,9 +93,9 @@ class EpochStager:
         self._work = TaskSpec(
             table=plan.name,
             place=definition.place,
-            maker=ArrowProducer(pa.table({}), 0),
+            producer=ArrowProducer(pa.table({}), 0),
             stager=self._stager,
-            aside=self._stager,
+            quarantined=self._stager,
             run_id="",
             at="",
             expectations=(*definition.expect, *key_expectations(definition.key)),
@@ -120,21 +120,23 @@ class EpochStager:
         work = replace(
             self._work,
             stager=replace(self._stager, run_id=run_id),
-            aside=DeltaStager(self._aside, run_id),
+            quarantined=DeltaStager(self._aside, run_id),
             run_id=run_id,
             at=at,
         )
         outcome = Outcome(self._plan.schema, RowCounts(), checks={e.name: 0 for e in work.expectations})
         if pending.rows:
-            with in_our_words(work):
+            with translate_errors(work):
                 outcome = self._judged(work, pending.rows)
             if self._remembers_keys and outcome.files:
                 names = listed(work.key)
                 self._con.execute(f"insert into {_KEYS} select {names} from {work.stager.scan(outcome.files)}")
-        aside = outcome.aside
-        if pending.aside:
-            self._con.register("_set_aside", pa.concat_tables(pending.aside))
-            aside += stage_aside(self._con, work, Split(1), ["select reasons, _source, _position, row from _set_aside"])
+        quarantined = outcome.quarantined
+        if pending.quarantined:
+            self._con.register("_set_aside", pa.concat_tables(pending.quarantined))
+            quarantined += stage_rejects(
+                self._con, work, Split(1), ["select reasons, _source, _position, row from _set_aside"]
+            )
             self._con.unregister("_set_aside")
         away = pending.late + pending.rejected + pending.ahead
         flow = replace(
@@ -145,7 +147,7 @@ class EpochStager:
             rows_made=outcome.flow.rows_made + away,
             quarantined=outcome.flow.quarantined + away,
         )
-        return replace(outcome, flow=flow, aside=aside)
+        return replace(outcome, flow=flow, quarantined=quarantined)
 
     def _judged(self, work: TaskSpec, batches: Sequence[pa.Table]) -> Outcome:
         rows = pa.concat_tables(batches)

@@ -83,7 +83,7 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
         raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
     limits = budget_here(workspace.settings.memory_bytes).whole()
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
-        read, aside = 0, load_set_aside(con, workspace, plan)
+        read, quarantined = 0, load_quarantined(con, workspace, plan)
         for stream_input in plan.inputs:
             read += _load(con, stream_input, epoch.inputs[stream_input.name])
         _answer(con, workspace, plan)
@@ -105,7 +105,7 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
             stream=name,
             epoch=epoch.number,
             rows_read=read,
-            rows_aside=aside,
+            rows_aside=quarantined,
             rows_expected=int(one(con, "select count(*) from _expected")[0]),
             rows_there=version.rows,
             rows_remembered=still.num_rows,
@@ -125,28 +125,28 @@ def _doubled(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> in
     return int(one(con, f"select count(*) from ({keys})")[0])
 
 
-def load_set_aside(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
+def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
     """Make `_aside` of the places of the rows that were set aside before the definition saw them, and `_aside_texts`.
 
     These are of rows that have no place: of a table of the lake that does not carry it. One is as good as its twin.
     """
-    aside = workspace.lake.quarantine(plan.name).version()
+    quarantined = workspace.lake.quarantine(plan.name).version()
     con.execute(f"create temp table _aside ({SOURCE} varchar, {POSITION} bigint)")
     con.execute("create temp table _aside_texts (text varchar, n bigint)")
     con.execute(f"create temp table _notes ({SOURCE} varchar, {POSITION} bigint, watermark bigint)")
-    if aside is not None:
+    if quarantined is not None:
         is_note = f"starts_with(reasons, {literal(PARTLY)})"
         con.execute(
-            f"insert into _aside select {SOURCE}, {POSITION} from ({aside.scan().query()}) "
+            f"insert into _aside select {SOURCE}, {POSITION} from ({quarantined.scan().query()}) "
             f"where {POSITION} is not null and not {is_note}"
         )
         con.execute(
             f"insert into _notes select {SOURCE}, {POSITION}, epoch_us(substr(reasons, {len(PARTLY) + 1})::timestamp) "
-            f"from ({aside.scan().query()}) where {is_note}"
+            f"from ({quarantined.scan().query()}) where {is_note}"
         )
         why = {NO_TIME, AHEAD, *(prepared.why for prepared in plan.prepared(0).values())}
         con.execute(
-            f'insert into _aside_texts select "row", count(*) from ({aside.scan().query()}) '
+            f'insert into _aside_texts select "row", count(*) from ({quarantined.scan().query()}) '
             f"where {POSITION} is null and reasons in ({', '.join(map(literal, sorted(why)))}) group by 1"
         )
     return int(one(con, "select (select count(*) from _aside) + (select coalesce(sum(n), 0) from _aside_texts)")[0])
@@ -171,11 +171,11 @@ def read_again(
     What was set aside must have been loaded; a SELECT is to be run before the next one is asked for.
     """
     for split in _splits(stream_input, reached):
-        maker = stream_input.maker(None, now().isoformat())
-        if isinstance(maker, SourceProducer):
+        producer = stream_input.producer(None, now().isoformat())
+        if isinstance(producer, SourceProducer):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
         columns = ", ".join(map(quoted, stream_input.kept))
-        with maker.make(con, split) as made:
+        with producer.for_validation(con, split) as made:
             kept = f"not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
             unless_alike = _unless_alike(stream_input) if stream_input.is_of_lake else ""
             yield f"select {columns} from ({made.query}) as r where {kept}{unless_alike}", made.rows_in

@@ -22,14 +22,14 @@ def inferred(reader):
     return schema, reader.read(SourceSplit(piece), schema)
 
 
-def flowing(reader, schema):
+def scanned(reader, schema):
     """The rows of the fast path, or `None` where it is not to be believed."""
     part = SourceSplit(reader.pieces()[0])
-    with connect() as con, reader.flow(con, part, schema) as flow:
+    with connect() as con, reader.scan(con, part, schema) as flow:
         if flow is None:
             return None
         rows = arrow(con, flow.query)
-        is_whole = rows.num_rows == flow.rows and not con.execute(flow.oddities).fetchall()[0][0]
+        is_whole = rows.num_rows == flow.rows and not con.execute(flow.rejects).fetchall()[0][0]
         return rows.drop_columns(["_misfit"]).to_pylist() if is_whole else None
 
 
@@ -56,7 +56,7 @@ def test_a_column_without_a_name_has_one_by_its_position_and_a_note(tmp_path, te
     assert all(f"is called {c.name!r}" in c.note for c in schema.columns if c.note)
     assert reading.rejected.num_rows == 0
     assert reading.rows.num_rows == text.count("\n") - 1
-    assert flowing(reader, schema) == reading.rows.to_pylist()
+    assert scanned(reader, schema) == reading.rows.to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_files_without_a_header_and_names_in_its_place(tmp_path, options, names,
     assert [str(x) for x in reading.rows[names[0]].to_pylist()] == rows
     assert reading.rows[POSITION].to_pylist() == ([1, 3, 4] if len(rows) == 3 else [3, 4])
     assert not [c for c in schema.columns if c.note]  # nothing to warn of
-    assert flowing(reader, schema) is None  # for the line break
+    assert scanned(reader, schema) is None  # for the line break
     (tmp_path / "a.csv").write_text(mark + "1,a\n2,b\n3,c\n")
-    assert [str(row[names[0]]) for row in flowing(reader, Schema.of(dict.fromkeys(names, "varchar")))] == rows
+    assert [str(row[names[0]]) for row in scanned(reader, Schema.of(dict.fromkeys(names, "varchar")))] == rows
     typed = Schema.of({names[0]: "bigint", names[1]: "varchar"})
-    assert [str(row[names[0]]) for row in flowing(reader, typed)] == rows
+    assert [str(row[names[0]]) for row in scanned(reader, typed)] == rows
 
 
 def test_a_part_of_a_file_without_a_header_has_its_positions(tmp_path):
@@ -140,7 +140,7 @@ def test_small_files_without_a_header_are_scanned_together(tmp_path):
     for options in ({"names": ["id", "v"]}, {"rename": {"column0": "id", "column1": "v"}}):
         reader = files(tmp_path / "*.csv", header=False, **options)
         parts = [SourceSplit(piece) for piece in reader.pieces()]
-        with connect() as con, reader.flow_together(con, parts, Schema.of({"id": "bigint", "v": "varchar"})) as flow:
+        with connect() as con, reader.scan_together(con, parts, Schema.of({"id": "bigint", "v": "varchar"})) as flow:
             rows = arrow(con, flow.query).to_pylist()
         assert [(r["id"], r["v"], r[POSITION]) for r in rows] == [
             (n, v, p) for n in range(3) for v, p in (("a", 1), ("b", 2))
@@ -168,7 +168,7 @@ def test_columns_are_renamed_in_every_format(tmp_path, format):  # noqa: A002 - 
     found, whole = inferred(reader)
     assert found.as_dict() == {"p95": "VARCHAR", "p95_upper": "DOUBLE", "size": "VARCHAR"}
     assert (whole.rows.num_rows, whole.rejected.num_rows) == (2, 0)
-    assert flowing(reader, found) == whole.rows.to_pylist()
+    assert scanned(reader, found) == whole.rows.to_pylist()
     texts = Schema.of({"p95": "varchar", "size": "varchar", "p95_upper": "double"})
     again = reader.parse(reading.rejected["row"].to_pylist(), texts)
     assert [(r["p95"], r["size"], r["p95_upper"]) for r in again.rows.to_pylist()] == [("q", "b", 3.5)]

@@ -253,7 +253,7 @@ def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, 
     part = SourceSplit(reader.pieces()[0])
 
     def misfits():
-        with connect(Limits(threads=1)) as con, reader.flow(con, part, schema) as scan:
+        with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scan:
             return con.execute(f"select {POSITION} from ({scan.query}) where _misfit").fetchall()
 
     in_lists = misfits()

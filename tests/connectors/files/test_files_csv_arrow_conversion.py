@@ -87,11 +87,11 @@ def flowed(path, schema, head_bytes, monkeypatch):
         reading = None
     with connect(Limits(threads=1)) as con:
         try:
-            with reader.flow(con, part, schema) as flowing:
-                if flowing is None:
+            with reader.scan(con, part, schema) as scanned:
+                if scanned is None:
                     return None, reading
-                rows = con.sql(flowing.query).to_arrow_table()
-                believed = rows.num_rows == flowing.rows and not con.execute(flowing.oddities).fetchall()[0][0]
+                rows = con.sql(scanned.query).to_arrow_table()
+                believed = rows.num_rows == scanned.rows and not con.execute(scanned.rejects).fetchall()[0][0]
         except (duckdb.Error, SourceError):
             return None, reading
     return rows if believed and not pc.any(rows[IS_MISFIT]).as_py() else None, reading

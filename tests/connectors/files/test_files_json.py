@@ -58,8 +58,8 @@ def test_an_object_with_a_key_twice_is_rejected(read, piece, line):
     text = f'{{"id":1}}\n{line}\n{{"id":3}}\n'
     reading = read(text)
     reader, found = piece(text)
-    with connect() as con, reader.flow(con, SourceSplit(found), SCHEMA) as flowing:
-        flags = con.sql(f"select _misfit from ({flowing.query})").fetchall()
+    with connect() as con, reader.scan(con, SourceSplit(found), SCHEMA) as scanned:
+        flags = con.sql(f"select _misfit from ({scanned.query})").fetchall()
 
     assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "a key is there twice", "row": line}]
     assert [flag for (flag,) in flags] == [False, True, False]

@@ -45,11 +45,11 @@ def read(values, schema, kind="json", **options):
 def flowed(values, schema, kind="json", **options):
     """What flows, or None when it cannot be believed."""
     decoder = Decoder(kind, Metadata(), **options)
-    with connect(Limits(threads=1)) as con, decoder.flow(con, records(values), schema, HERE) as flowing:
-        if flowing is None:
+    with connect(Limits(threads=1)) as con, decoder.scan(con, records(values), schema, HERE) as scanned:
+        if scanned is None:
             return None
         try:
-            rows = con.sql(flowing.query).to_arrow_table()
+            rows = con.sql(scanned.query).to_arrow_table()
         except duckdb.Error:
             return None
         assert rows.column_names == [*schema.names, POSITION, MISFIT]

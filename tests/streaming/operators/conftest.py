@@ -55,14 +55,14 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
                 for number, rows in enumerate(dealt(con, prepared, shards)):
                     arriving[number].setdefault(name, []).append(rows)
             outs = [
-                arrow(shard.memory.con, shard.advance(arriving[number], Progress(before, watermark)))
+                arrow(shard.state.con, shard.advance(arriving[number], Progress(before, watermark)))
                 for number, shard in enumerate(parts)
             ]
             is_users = any(HASH in rows.column_names for rows in first.values())
             assert is_users or all(HASH not in out.column_names for out in outs)
             driven.epochs.append(pa.concat_tables(outs))
             before = watermark
-        driven.remembered = sum(shard.memory.rows(table) for shard in parts for table in shard.memory.tables)
+        driven.remembered = sum(shard.state.rows(table) for shard in parts for table in shard.state.tables)
     return driven
 
 

@@ -234,7 +234,7 @@ def test_all_that_is_remembered_of_a_key_goes_on_but_not_under_another_key():
     streamed = operator(activity)
     with connect() as con:
         con.execute('create table _arrived_clicks as select null::struct("user" varchar) as _key, 0::ubigint as _hash')
-        con.execute(f"create table states as {streamed.memory['states']}")
+        con.execute(f"create table states as {streamed.state['states']}")
         before = schema_of(con, "from states")
         assert schema_of(con, f"select {', '.join(streamed.evolved(before))} from states") == before
     other = Schema((type(before.columns[0])("_key", "STRUCT(id BIGINT)"), *before.columns[1:]))

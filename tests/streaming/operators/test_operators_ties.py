@@ -147,10 +147,8 @@ def test_a_state_without_places_is_taken_back_and_its_rows_come_before_those_wit
         con.register("events", table("", [(5, "a", 1, "log/0", 11)]))
         (now,) = dealt(con, operator.prepare("events", 0), 1)
     with opened(operator, {"events": now}) as shard:
-        shard.memory.load(
-            "latest", before.drop_columns(["_source", "_position"]).append_column("_id", [[1]]), anew=True
-        )
-        out = arrow(shard.memory.con, shard.advance({"events": [now]}, Progress(5 * SECOND, 5 * SECOND)))
+        shard.state.load("latest", before.drop_columns(["_source", "_position"]).append_column("_id", [[1]]), anew=True)
+        out = arrow(shard.state.con, shard.advance({"events": [now]}, Progress(5 * SECOND, 5 * SECOND)))
     assert out["x"].to_pylist() == [1]
 
 

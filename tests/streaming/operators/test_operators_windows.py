@@ -390,10 +390,10 @@ def test_a_memory_that_was_kept_in_a_file_goes_on(tmp_path, name):
     with opened(operator, {"t": prepared[0]}) as shard:
         for part in prepared[:2]:
             shard.advance({"t": [part]}, Progress(BEGINNING, BEGINNING))
-        pq.write_table(shard.memory.changes("states").came, tmp_path / "states.parquet")
+        pq.write_table(shard.state.changes("states").came, tmp_path / "states.parquet")
     with opened(operator, {"t": prepared[0]}) as shard:
-        shard.memory.add("states", f"select * exclude (_id) from '{tmp_path}/states.parquet'")
-        found = arrow(shard.memory.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
+        shard.state.add("states", f"select * exclude (_id) from '{tmp_path}/states.parquet'")
+        found = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
     assert same(found.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
 
 
@@ -410,7 +410,7 @@ def test_a_table_of_the_lake_may_be_joined():
         con.register("names", names)
         prepared = dealt(con, operator.prepare("t", BEGINNING), 1)
     with opened(operator, {"t": prepared[0]}) as shard:
-        found = arrow(shard.memory.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
+        found = arrow(shard.state.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
     assert same(found.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, StorageError
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
 from pipeline.streaming.planning.plan import Planner
@@ -126,12 +126,12 @@ def test_rows_that_cannot_count_are_set_aside_with_the_reason(project):
     stream.drain()
     stream.close()
 
-    aside = {row["_position"]: row["reasons"] for row in quarantined(workspace, "minutes").to_pylist()}
+    quarantined = {row["_position"]: row["reasons"] for row in quarantined_rows(workspace, "minutes").to_pylist()}
 
-    assert set(aside) == {90, 91, 92}
-    assert "late" in aside[90] or "closed" in aside[90]
-    assert "no event time" in aside[91]
-    assert "ahead" in aside[92]
+    assert set(quarantined) == {90, 91, 92}
+    assert "late" in quarantined[90] or "closed" in quarantined[90]
+    assert "no event time" in quarantined[91]
+    assert "ahead" in quarantined[92]
     assert rows(workspace, "select sum(n) from minutes") == [(97,)]
     assert verify(workspace, "minutes").holds
     flow = workspace.require("minutes").manifest.epoch.totals
@@ -147,7 +147,7 @@ def test_rows_are_judged_as_in_batch(project):
     catch_up(workspace)
 
     assert rows(workspace, "select count(*), max(v) from odd") == [(45, 89)]
-    assert quarantined(workspace, "odd").num_rows == 5
+    assert quarantined_rows(workspace, "odd").num_rows == 5
     assert verify(workspace, "odd").holds
 
 
@@ -239,7 +239,7 @@ def test_files_are_read_as_they_come(project, tmp_path):
     catch_up(workspace)
 
     assert [(n, total) for _, _, n, total in rows(workspace, "from minutes")] == [(3, 7)]
-    assert [row["_position"] for row in quarantined(workspace, "minutes").to_pylist()] == [3]
+    assert [row["_position"] for row in quarantined_rows(workspace, "minutes").to_pylist()] == [3]
     assert verify(workspace, "minutes").holds
 
 
@@ -340,7 +340,7 @@ def test_a_key_stays_with_its_first_row_whichever_epoch_it_came_in(project, tmp_
     catch_up(workspace)
 
     assert rows(workspace, "from first order by id") == [(1, 1), (2, 2), (3, 4)]
-    assert [row["reasons"] for row in quarantined(workspace, "first").sort_by("_position").to_pylist()] == [
+    assert [row["reasons"] for row in quarantined_rows(workspace, "first").sort_by("_position").to_pylist()] == [
         "key_is_unique",
         "key_is_unique",
         "key_is_not_null",
@@ -398,7 +398,7 @@ def test_a_stream_below_another_waits_as_long_as_that_one(project):
     catch_up(workspace)
 
     assert rows(workspace, "select sum(n)::bigint from minutes") == [(120,)]
-    assert quarantined(workspace, "minutes").num_rows == 0
+    assert quarantined_rows(workspace, "minutes").num_rows == 0
 
 
 def test_a_row_that_cannot_be_made_is_told_with_its_place(project):

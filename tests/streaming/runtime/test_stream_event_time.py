@@ -11,7 +11,7 @@ import pytest
 from pipeline import files, source, sql
 from pipeline.core.errors import DefinitionError, RequestError
 from pipeline.project import Workspace, load
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.runner import Runner
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
@@ -72,9 +72,9 @@ def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, funct
 
     found = workspace.query("select epoch(minute)::bigint as minute, n from minutes order by 1").to_pylist()
     assert [tuple(row.values()) for row in found] == [(SECONDS, 2), (SECONDS + 60, 1)]
-    aside = quarantined(workspace, "events" if stored else "minutes")
-    assert sorted(aside["reasons"].to_pylist()) == ["no event time", f"not a time: {function}(at)"]
-    assert any(str(BEYOND) in row for row in aside["row"].to_pylist())
+    quarantined = quarantined_rows(workspace, "events" if stored else "minutes")
+    assert sorted(quarantined["reasons"].to_pylist()) == ["no event time", f"not a time: {function}(at)"]
+    assert any(str(BEYOND) in row for row in quarantined["row"].to_pylist())
     for name in ("events", "minutes") if stored else ("minutes",):
         conserved(workspace, name)
 
@@ -89,7 +89,7 @@ def test_a_table_that_is_computed_in_batch_sees_the_same_times(tmp_path):
     assert workspace.query('select epoch("at")::bigint as second from last').column("second").to_pylist() == [
         SECONDS + 60
     ]
-    assert quarantined(workspace, "last")["reasons"].to_pylist() == ["not a time: epoch_ms(at)"]
+    assert quarantined_rows(workspace, "last")["reasons"].to_pylist() == ["not a time: epoch_ms(at)"]
 
 
 @pytest.mark.parametrize("function", FACTORS)
@@ -108,7 +108,7 @@ def test_a_tombstone_has_the_number_of_its_message(kafka, tmp_path, function):
     workspace = stream(folder)
 
     assert workspace.query("select id from accounts order by id").column("id").to_pylist() == [1, 3]
-    assert quarantined(workspace, "accounts").num_rows == 0
+    assert quarantined_rows(workspace, "accounts").num_rows == 0
     conserved(workspace, "accounts")
 
 

@@ -16,7 +16,7 @@ from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.errors import DefinitionError, RequestError, SourceError, SourceUnavailableError
 from pipeline.project import Workspace, load
 from pipeline.reprocessing.dead_letters import replay_letters
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
@@ -212,7 +212,7 @@ def test_dead_letters_of_kafka_come_back(kafka, tmp_path):
 
     assert replay_letters(Workspace(load(folder)), "rows").rows_out == 1
     assert ids(folder) == [0, 1, 2, 3, 4]
-    assert quarantined(Workspace(load(folder)), "rows").num_rows == 1
+    assert quarantined_rows(Workspace(load(folder)), "rows").num_rows == 1
 
 
 # -- tombstones
@@ -240,7 +240,7 @@ def test_a_tombstone_has_the_time_of_its_message(kafka, tmp_path, kind):
     workspace = Workspace(load(folder))
 
     assert workspace.query("select id from accounts order by id").column("id").to_pylist() == [1, 3]
-    assert quarantined(workspace, "accounts").num_rows == 0
+    assert quarantined_rows(workspace, "accounts").num_rows == 0
     conserved(workspace, "accounts")
 
 

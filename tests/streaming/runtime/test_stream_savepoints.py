@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import RequestError, StorageError
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import catch_up
 from pipeline.streaming.runtime.savepoints import pinned, save, savepoints
 from pipeline.streaming.runtime.verify import verify
@@ -62,7 +62,7 @@ def run(streams, folder, *numbers: int, **wanted) -> None:
 
 
 def aside_of(streams, folder):
-    return sorted(quarantined(streams.opened(folder), "by_minute")["row"].to_pylist())
+    return sorted(quarantined_rows(streams.opened(folder), "by_minute")["row"].to_pylist())
 
 
 def test_restore_and_run_is_the_whole_run(drops, streams):
@@ -99,9 +99,9 @@ def test_savepoints_have_labels_and_name_what_they_need(drops, streams):
     first, second = save(workspace, "by_minute"), save(workspace, "by_minute", "nightly.1")
     assert [each.label for each in savepoints(workspace, "by_minute")] == [first.label, "nightly.1"]
     assert first.label == f"epoch-{second.epoch}"
-    table, aside = pinned(workspace, "by_minute")
+    table, quarantined = pinned(workspace, "by_minute")
     assert all(workspace.table("by_minute").storage.has(path) for path in table)
-    assert aside
+    assert quarantined
     with pytest.raises(RequestError, match=r"has a savepoint 'nightly.1' already"):
         save(workspace, "by_minute", "nightly.1")
     with pytest.raises(RequestError, match="a label is a word of letters"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.epochs import END
 from pipeline.project import Workspace, load
-from pipeline.reprocessing.quarantine import quarantined
+from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
@@ -70,7 +70,7 @@ def test_a_file_a_day_drained_every_night(tmp_path, window):
         stream(folder, drain=True)
         found = rows(folder, "select count(*), sum(n) from hours")
         assert found == [(4 * day, 4 * day)]
-        assert quarantined(Workspace(load(folder)), "hours").num_rows == 0
+        assert quarantined_rows(Workspace(load(folder)), "hours").num_rows == 0
         assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
 
 
@@ -85,7 +85,7 @@ def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_pat
         ("2026-01-01 10:00:00", 1),
         ("2026-01-01 11:00:00", 1),
     ]
-    assert quarantined(Workspace(load(folder)), "hours").column("reasons").to_pylist() == [
+    assert quarantined_rows(Workspace(load(folder)), "hours").column("reasons").to_pylist() == [
         "all its windows have closed"
     ]
     assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
@@ -113,7 +113,7 @@ def test_a_row_within_the_gap_of_a_drained_session_is_late_and_no_sessions_meet(
 
     found = rows(folder, "select minute(began), minute(over), n from visits where k = 'a' order by began")
     assert found == [(25, 40, 2), *([] if is_late else [(minute, minute + 10, 1)])]
-    reasons = quarantined(Workspace(load(folder)), "visits").column("reasons").to_pylist()
+    reasons = quarantined_rows(Workspace(load(folder)), "visits").column("reasons").to_pylist()
     assert reasons == ["its session may have closed"] * (2 * is_late)
     conserved(Workspace(load(folder)), "visits", "n")
 
@@ -258,7 +258,7 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others_and_verify_kno
         (5, 2),
         (10, 1),
     ]
-    reasons = quarantined(workspace, "hops").column("reasons").to_pylist()
+    reasons = quarantined_rows(workspace, "hops").column("reasons").to_pylist()
     assert reasons == ["late for its windows that end by 2026-01-01 00:12:00.000000"]
     assert workspace.require("hops").manifest.epoch.totals["quarantined"] == 0
     conserved(workspace, "hops")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors import values
-from pipeline.connectors.contract import REJECTED, CellExpressions, hold, judged, of_texts, read_once
+from pipeline.connectors.contract import REJECTED, CellExpressions, check_columns, judged, of_texts, read_once
 from pipeline.connectors.files.byte_ranges import Bytes, head_bytes
 from pipeline.connectors.files.column_names import ColumnNames, numbered
 from pipeline.connectors.files.encoding import not_decodable
@@ -121,7 +121,7 @@ def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> Rea
     `goes_on` elsewhere, when the last record is broken off.
     """
     lines, names, head = lines_of(file.path), header(file), file.dialect.header_lines
-    undeclared = hold(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
+    undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
     rows, reasons = judged(con, schema, cells(schema, names), scan, {name: quoted(name) for name in undeclared})
     rejects = arrow(con, _rejects(len(names)))

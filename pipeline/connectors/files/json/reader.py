@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.connectors import nested_values, values
-from pipeline.connectors.contract import RAW, CellExpressions, RawTable, fit, hold
+from pipeline.connectors.contract import RAW, CellExpressions, RawTable, check_columns, fit
 from pipeline.connectors.files.csv.reader import PLAIN, Dialect
 from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import lines_of
@@ -101,7 +101,7 @@ def read(
     """Return the objects that fit and the lines that do not, each with its line; blank lines are no rows."""
     name_of = {column.data_name: column.name for column in schema.columns}
     names = [name_of.get(key, key) for key in _load(con, path)]
-    undeclared = hold(schema, tuple(dict.fromkeys((*schema.names, *names))), place, dialect.new_columns)
+    undeclared = check_columns(schema, tuple(dict.fromkeys((*schema.names, *names))), place, dialect.new_columns)
     objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
     no_text = _undecodable(con, dialect)
     not_text = "" if no_text is None else f"when shown is null then {literal(no_text)} "

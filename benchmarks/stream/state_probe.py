@@ -1,4 +1,4 @@
-"""A stream run in this process, and its state looked at over and over: `python -m benchmarks.stream.looking PROJECT`.
+"""A stream run in this process, and its state looked at over and over: `python -m benchmarks.stream.state_probe PROJECT`.
 
 Each time the state has more events than before, a line says so: the clock, the latest event's own time, and how many
 events there are, the first two in microseconds since 1970. Ends with Ctrl-C.

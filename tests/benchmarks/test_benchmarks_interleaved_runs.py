@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.turns import Case, Contestant, Ran, UnableError, failures, in_turn, is_equal, require_known, run, show
+from benchmarks.interleaved_runs import (
+    Case,
+    Contestant,
+    Ran,
+    UnableError,
+    failures,
+    in_turn,
+    is_equal,
+    require_known,
+    run,
+    show,
+)
 
 RIGHT = [("a", 1, 0.5)]
 
