@@ -13,6 +13,8 @@ import pytest
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.processes import cores
 from tests.rigs import proofs, workers
+from tests.rigs.command import CommandServer, ConsoleScript
+from tests.rigs.command import headwater_command as running_command
 from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
 
 
@@ -40,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> workers.ByServer:
     return workers.ByServer(config, log)
+
+
+@pytest.fixture(scope="session")
+def headwater_command() -> Iterator[CommandServer | ConsoleScript]:
+    """What runs the `headwater` command."""
+    with running_command() as command:
+        yield command
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.cluster.conftest import BIN
+from tests.rigs.command import BIN
 
 
 def test_a_new_project_runs_and_then_has_nothing_to_do(headwater, teashop):

@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from tests.cluster.conftest import BIN
+from tests.rigs.command import BIN
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 

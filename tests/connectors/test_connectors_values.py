@@ -270,7 +270,7 @@ def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, way):
         decoder, partition, first = Decoder("json", Metadata()), Partition("t", 0), 0
         reading = decoder.read(records, schema, partition)
 
-        def scan(con):
+        def flow(con):
             return decoder.scan(con, records, schema, partition)
 
     found = values_of(reading, 1, first)

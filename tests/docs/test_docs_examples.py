@@ -8,20 +8,21 @@ says why it is not run here leaves it out.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pipeline.project import load
+from tests.rigs.command import CommandServer, ConsoleScript, environment
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+SHELL = re.compile(r"[|&;<>$`]")
+"""What only a shell understands."""
 BLOCK = re.compile(r"(?P<note><!--[^>]*-->\n)?```(?P<kind>python|console|toml)\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -42,8 +43,8 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda p: str(p.relative_to(ROOT)))
-def test_examples_run(page, tmp_path):
-    shell = Shell(tmp_path)
+def test_examples_run(page, tmp_path, headwater_command):
+    shell = Shell(tmp_path, headwater_command)
     projects: set[str] = set()
     names: dict[str, object] = {}
     for block in blocks_of(page):
@@ -85,23 +86,29 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 class Shell:
     """Runs commands one after the other, in a folder that `cd` changes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, headwater: CommandServer | ConsoleScript) -> None:
         self.folder = folder
-        self.environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "140"}
+        self.headwater = headwater
+        self.environ = environment({"COLUMNS": "140"})
 
     def run(self, command: str, expected: list[str], where: str) -> None:
         if command.startswith("cd "):
             self.folder = self.folder / shlex.split(command)[1]
             return
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=self.environ, capture_output=True, text=True, check=False
-        )
+        done = self._done(command)
         printed = done.stdout + done.stderr
         fails = any(line.startswith("! ") for line in expected)
         assert (done.returncode != 0) == fails, f"{where}: {command}\n{printed}"
         wanted = "\n".join(line.removeprefix("! ") for line in expected)
         pattern = r"[^\x00]*?".join(re.escape(flat(part)) for part in wanted.split("..."))
         assert re.search(pattern, flat(printed)), f"{where}: {command}\n{printed}\nhas not\n{wanted}"
+
+    def _done(self, command: str) -> subprocess.CompletedProcess[str]:
+        words = shlex.split(command)
+        if words[0] == "headwater" and not SHELL.search(command):
+            return self.headwater.run(*words[1:], cwd=self.folder, env=self.environ, timeout=240)
+        bash = ["bash", "-c", command]
+        return subprocess.run(bash, cwd=self.folder, env=self.environ, capture_output=True, text=True, check=False)
 
 
 def flat(text: str) -> str:

@@ -106,7 +106,7 @@ class Out:
 
 @dataclass(frozen=True)
 class Version:
-    mark: int
+    manifest_id: int
     rows: tuple[Out, ...]
 
 

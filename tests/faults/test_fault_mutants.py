@@ -66,8 +66,8 @@ MUTANTS = {
     "through a newly opened table": Mutant(
         TableHead,
         "commit_files",
-        "if self._is_lost or self._mark_now() != self.manifest_id:",
-        "if (self._reload(), setattr(self, 'mark', self._mark_now()), False)[2]:",
+        "if self._is_lost or self._newest_manifest_id() != self.manifest_id:",
+        "if (self._reload(), setattr(self, 'manifest_id', self._newest_manifest_id()), False)[2]:",
         "disturbed",  # the second of two that work at once is to fail
     ),
     "base forgotten": Mutant(
@@ -79,7 +79,7 @@ MUTANTS = {
         "self.progress, self._replaces_table, self._pending = progress, False, PendingRows(time.monotonic())",
         "self.progress, self._replaces_table = progress, False",
     ),
-    "not settled at start": Mutant(opening, "open_at", "set_aside(", "(lambda *_: None)("),
+    "not settled at start": Mutant(opening, "open_at", "update_quarantine(", "(lambda *_: None)("),
     "deltas after dealing anew": Mutant(opening, "open_at", "epoch.shards != shards", "False"),
     "offsets not gone on from": Mutant(opening, "positioned", "**known.offsets", "", "committed_once_each"),
     "late by one": Mutant(Panes, "prepare", "< {closed + slide}", "< {closed}"),
@@ -126,6 +126,12 @@ def disturbed(folder) -> None:
 
 def test_without_a_mutant_all_holds(tmp_path):
     disturbed(tmp_path / "project")
+
+
+def test_every_mutant_changes_the_code_as_it_is_now(monkeypatch):
+    for mutant in MUTANTS.values():
+        with monkeypatch.context() as patch:
+            mutant.put(patch)
 
 
 @pytest.mark.fault(1, 2, 3, 7, 8, 26)

@@ -97,7 +97,7 @@ def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undistur
 def test_a_manifest_that_is_not_what_was_committed_is_refused(clicks):
     run(Orders(str(clicks.folder), ("minutes",), drain=False))
     table = clicks.workspace().table("minutes")
-    manifest = Path(table.storage.uri) / "_headwater" / f"{table.mark():016x}.json"
+    manifest = Path(table.storage.uri) / "_headwater" / f"{table.manifest_id():016x}.json"
     manifest.write_text(manifest.read_text().replace('"number": ', '"number": 1'))
     with pytest.raises(StorageError, match="the manifest of table 'minutes' is damaged"):
         run(Orders(str(clicks.folder), ("minutes",)))

@@ -16,7 +16,7 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import SPILL_SHARE, Limits
 from pipeline.project import Workspace, load
 from pipeline.runner import Runner, RunOptions
-from tests.cluster.conftest import BIN
+from tests.rigs.command import BIN
 
 BIG = "select a.range * b.range as n, md5((a.range * b.range)::varchar) as h from range(3000) a, range(3000) b"
 DEFINITIONS = """\

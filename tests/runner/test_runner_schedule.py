@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 
@@ -21,7 +20,7 @@ from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run
 from pipeline.runner.runner import Runner
 from pipeline.runner.schedule import BlockedStep, Schedule
-from tests.cluster.conftest import BIN
+from tests.rigs.command import environment
 from tests.runner.conftest import MORE, rows_of
 
 GRAPHS = st.integers(1, 9).flatmap(
@@ -217,9 +216,9 @@ def test_a_failed_table_keeps_the_rows_it_had_and_the_report_says_so(broken):
     assert "skipped: reads &#39;a&#39;, which failed" in page.read_text()
 
 
-def test_the_command_says_what_failed_what_was_skipped_and_ends_with_1(broken):
+def test_the_command_says_what_failed_what_was_skipped_and_ends_with_1(broken, headwater_command):
     def headwater(*words):
-        return subprocess.run([str(BIN / "headwater"), *words], cwd=broken, capture_output=True, text=True, check=False)
+        return headwater_command.run(*words, cwd=broken, env=environment(), timeout=240)
 
     done = headwater("run")
     assert done.returncode == 1

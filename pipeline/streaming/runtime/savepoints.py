@@ -33,6 +33,8 @@ FOLDER = "_headwater/savepoints"
 """Where savepoints are, below the table."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIES = 50
+_STORED_QUARANTINE = "aside"
+"""The key of `quarantined` in formats 1 and 2."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Savepoint:
 
     def to_json(self) -> str:
         """Return it as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = asdict(self)
+        fields[_STORED_QUARANTINE] = fields.pop("quarantined")
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Savepoint:
@@ -76,7 +80,8 @@ class Savepoint:
         what = f"savepoint {parts.get('label')!r} of stream {parts.get('stream')!r}"
         do = "upgrade Headwater, or go back to another savepoint"
         require_known(parts.get("format_version", 1), FORMAT_VERSION, what, do)
-        for name in ("files", "aside"):
+        parts["quarantined"] = parts.pop(_STORED_QUARANTINE)
+        for name in ("files", "quarantined"):
             parts[name] = tuple(StagedFile(**file) for file in parts[name])
         parts["columns"] = tuple((name, kind) for name, kind in parts["columns"])
         return cls(**{**parts, "format_version": FORMAT_VERSION})

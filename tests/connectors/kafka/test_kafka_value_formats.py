@@ -202,7 +202,7 @@ def test_tombstones_that_are_kept_are_rows_of_nulls():
 
 def test_a_contract_of_texts_has_one_column():
     with pytest.raises(SchemaError, match=r"a topic of text values has one column.*got a, b"):
-        Decoder("text", Metadata()).hold(Schema.of({"a": "VARCHAR", "b": "VARCHAR"}), Place("t"))
+        Decoder("text", Metadata()).check_columns(Schema.of({"a": "VARCHAR", "b": "VARCHAR"}), Place("t"))
 
 
 def test_a_message_of_20_mb_is_a_row_and_does_not_stall_the_next(kafka_cluster):

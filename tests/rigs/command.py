@@ -1,0 +1,137 @@
+"""The `headwater` command, each time in a process of its own, without importing its libraries each time.
+
+A server that has imported them forks a process for each command, which gets the words, the folder, the environment and the files for
+its output, and then runs what the console script runs. The quick suite runs some two hundred commands, whose imports were most of
+their cost. `make proofs` runs the installed console script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.rigs.proofs import PROOFS
+
+BIN = Path(sys.executable).parent
+PRELOADED = (
+    "cluster.cli.app",
+    "cluster.cli.console",
+    "cluster.cli.running",
+    "pipeline.report.page",
+    "pipeline.runner.runner",
+)
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a shell that finds this Python's commands."""
+    return {**os.environ, "COLUMNS": "160", "PATH": f"{BIN}:{os.environ['PATH']}", **(changes or {})}
+
+
+@dataclass(frozen=True)
+class CommandServer:
+    """Runs one command at a time."""
+
+    process: subprocess.Popen[str]
+
+    def run(self, *words: str, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+        """Run `headwater`; return what it printed and its exit code.
+
+        Raises `TimeoutExpired` after `timeout` seconds, when the process has been killed.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / "out", Path(folder) / "err"]
+            request = {"words": words, "cwd": str(cwd), "env": dict(env), "files": [str(file) for file in files]}
+            pid = self._answer(json.dumps(request))
+            timer = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+            timer.start()
+            code = self._answer("wait")
+            timer.cancel()
+            if code == -signal.SIGKILL:
+                raise subprocess.TimeoutExpired(["headwater", *words], timeout)
+            out, err = (file.read_text(encoding="utf-8") for file in files)
+            return subprocess.CompletedProcess(["headwater", *words], code, out, err)
+
+    def _answer(self, line: str) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+class ConsoleScript:
+    """Runs the installed command."""
+
+    def run(self, *words: str, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+        """Run it as a shell does."""
+        command = [str(BIN / "headwater"), *words]
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@contextlib.contextmanager
+def headwater_command() -> Iterator[CommandServer | ConsoleScript]:
+    """Yield what runs the command: the console script in `make proofs`, a server otherwise."""
+    if PROOFS or not hasattr(os, "fork"):
+        yield ConsoleScript()
+        return
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the tests
+    ) as process:
+        yield CommandServer(process)  # it ends with its input, which is closed here
+
+
+def _serve() -> None:
+    """Fork a process for each command and return in it; exit when the input ends."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    pid = 0
+    for line in sys.stdin:
+        if line == "wait\n":
+            sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+        else:
+            pid = os.fork()
+            if pid == 0:
+                _become(**json.loads(line))
+                return
+            sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+    sys.exit()
+
+
+def _become(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -> None:
+    """Make this process one that a shell would have started."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = ["headwater", *words]
+    modes: list[tuple[str, str]] = [(os.devnull, "r"), *((file, "w") for file in files)]
+    streams: list[Any] = []
+    for number, (path, mode) in enumerate(modes):
+        with open(path, mode) as file:  # noqa: PTH123 - by number
+            os.dup2(file.fileno(), number)
+        streams.append(open(number, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as the process
+    sys.stdin, sys.stdout, sys.stderr = streams
+
+
+if __name__ == "__main__":
+    _serve()
+    from cluster.cli import main
+
+    main()
