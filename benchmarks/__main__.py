@@ -56,8 +56,8 @@ def streamed(chosen: argparse.Namespace) -> None:
     """Answer a question about streams; end with 1 when ours could not do what was asked."""
     stream = importlib.import_module("benchmarks.stream.run")  # needs Kafka's client, which the others do not
     with tempfile.TemporaryDirectory(prefix="run-", dir=data.home()) as folder:
-        asked = (chosen.only, chosen.who)
-        figures = stream.run(chosen.question, chosen.scale, chosen.runs, Path(folder), asked)
+        options = (chosen.only, chosen.who)
+        figures = stream.run(chosen.question, chosen.scale, chosen.runs, Path(folder), options)
     figures = {**about(f"stream {chosen.question}", chosen.scale, chosen.runs), **figures}
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -67,8 +67,8 @@ def streamed(chosen: argparse.Namespace) -> None:
 
 def about(name: str, size: float, runs: int) -> interleaved_runs.Figures:
     """Return what the figures are of, and what they were measured on and with."""
-    found = {"ours": versions(), "peers": peer.versions()}
-    return {"benchmark": name, "scale": size, "runs": runs, "machine": machine(), "versions": found}
+    setup = {"ours": versions(), "peers": peer.versions()}
+    return {"benchmark": name, "scale": size, "runs": runs, "machine": machine(), "versions": setup}
 
 
 if __name__ == "__main__":

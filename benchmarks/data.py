@@ -82,10 +82,10 @@ def _tpch(form: str, scale: float, *tables: str) -> Path:
 def copied(folder: Path, to: Path) -> Path:
     """Copy a folder; its Parquet files, which nobody changes, are linked."""
 
-    def copy(one: str, other: str) -> str:
-        if not one.endswith(".parquet"):
-            return str(shutil.copy2(one, other))
-        os.link(one, other)
+    def copy(table: str, other: str) -> str:
+        if not table.endswith(".parquet"):
+            return str(shutil.copy2(table, other))
+        os.link(table, other)
         return other
 
     shutil.copytree(folder, to, symlinks=True, copy_function=copy)

@@ -48,22 +48,22 @@ def show(figures: dict[str, object]) -> None:
     if not isinstance(ours, dict):
         raise TypeError(type(ours).__name__)
     print(f"{'demo':8} {'seconds':>8} {'aim':>5} {'peak GB':>8} {'aim':>5}   of which")
-    for name, found in ours.items():
+    for name, result in ours.items():
         aim = AIMS[name]
-        parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in found["parts"].items())
-        peak, most = found["peak_bytes"] / 1e9, aim["peak_bytes"] / 1e9
-        print(f"{name:8} {found['seconds']:8.1f} {aim['seconds']:5.0f} {peak:8.2f} {most:5.1f}   {parts}")
+        parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in result["parts"].items())
+        peak, most = result["peak_bytes"] / 1e9, aim["peak_bytes"] / 1e9
+        print(f"{name:8} {result['seconds']:8.1f} {aim['seconds']:5.0f} {peak:8.2f} {most:5.1f}   {parts}")
 
 
 def _demo(project: Path) -> dict[str, Measured]:
     headwater = str(Path(sys.executable).parent / "headwater")
-    done = {}
+    measured = {}
     for number, command in enumerate(COMMANDS, start=1):
-        found = measure([headwater, *command], project)
-        if found.code:
-            raise SystemExit(f"headwater {' '.join(command)} ended with {found.code}:\n{found.output}{found.errors}")
-        done[f"{number} {command[0]}"] = found
-    return done
+        result = measure([headwater, *command], project)
+        if result.code:
+            raise SystemExit(f"headwater {' '.join(command)} ended with {result.code}:\n{result.output}{result.errors}")
+        measured[f"{number} {command[0]}"] = result
+    return measured
 
 
 def _medians(demos: list[dict[str, Measured]]) -> dict[str, object]:

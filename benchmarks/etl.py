@@ -58,17 +58,17 @@ def job(lines: Path, nodes: Nodes | None, folder: Path) -> Ran:
     """Do Headwater's job in a folder, on nodes or as it decides."""
     text = source_text("lineitem", lines / "*.csv", LINEITEM, stored=False) + DEFINITIONS
     project = Project(written(folder, text), nodes)
-    found, steps = project.run()
+    result, steps = project.run()
     rows = [row for query in (WRITTEN, SUMMED) for row in project.rows(query.format(_name(query)))]
-    return Ran(found.seconds, found.seconds, found.peak_bytes, rows, seconds(steps))
+    return Ran(result.seconds, result.seconds, result.peak_bytes, rows, seconds(steps))
 
 
 def expected(lines: Path) -> Answer:
     """Return the answer, by DuckDB straight from the files."""
     with duckdb.connect() as con:
         con.execute(f"create view lineitem as from read_csv('{lines}/*.csv', header = true, columns = {LINEITEM})")
-        made = "select *, date_trunc('month', l_shipdate)::date as ship_month, l_extendedprice * (1 - l_discount) as revenue"
-        con.execute(f"create table shipped as {made} from lineitem where l_quantity > 5")
+        computed = "select *, date_trunc('month', l_shipdate)::date as ship_month, l_extendedprice * (1 - l_discount) as revenue"
+        con.execute(f"create table shipped as {computed} from lineitem where l_quantity > 5")
         con.execute(
             """create view by_month as select ship_month, l_returnflag, count(*) as lines, sum(revenue) as revenue
             from shipped group by all"""

@@ -38,9 +38,9 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
             facts = {"rows": rows, "groups": groups, "bytes_in": data.size_bytes(files)}
             if name == IN_PROCESS:
                 script = Script("headwater", "groupby", [files], _answer, "parts")
-                here = Contestant("call", partial(script.run, python=Path(sys.executable)), is_ours=True)
+                in_process = Contestant("call", partial(script.run, python=Path(sys.executable)), is_ours=True)
                 pandas = peer(Script("pandas", "groupby", [files], _answer, "parts"))
-                yield Case(name, _expected(files), [here, pandas], facts)
+                yield Case(name, _expected(files), [in_process, pandas], facts)
             else:
                 peers = [peer(Script(who, "groupby", [files], _answer)) for who in ("duckdb", "polars")]
                 with _loaded(files) as base:
@@ -65,9 +65,9 @@ def _loaded(files: Path) -> Iterator[Path]:
 def _job(base: Path, nodes: Nodes | None, folder: Path) -> Ran:
     del folder  # all runs work on the rows that are there
     project = Project(base, nodes)
-    found, steps = project.run("totals", full=True)
+    result, steps = project.run("totals", full=True)
     rows = project.rows(ANSWER.format("totals"))
-    return Ran(found.seconds, found.seconds, found.peak_bytes, rows, seconds(steps))
+    return Ran(result.seconds, result.seconds, result.peak_bytes, rows, seconds(steps))
 
 
 def _expected(files: Path) -> Answer:

@@ -68,15 +68,15 @@ def in_turn(case: Case, runs: int, folder: Path) -> Figures:
                     ran[contestant.name].append(_once(contestant, case.expected, folder))
                 except UnableError as error:
                     out[contestant.name] = str(error)
-    found = {c.name: _figures(ran[c.name], out.get(c.name)) for c in case.contestants}
-    ours = {c.name: found[c.name] for c in case.contestants if c.is_ours}
-    peers = {c.name: found[c.name] for c in case.contestants if not c.is_ours}
+    results = {c.name: _figures(ran[c.name], out.get(c.name)) for c in case.contestants}
+    ours = {c.name: results[c.name] for c in case.contestants if c.is_ours}
+    peers = {c.name: results[c.name] for c in case.contestants if not c.is_ours}
     return {**case.facts, **compared(ours, peers)}
 
 
 def compared(ours: Mapping[str, Figures], peers: Mapping[str, Figures]) -> Figures:
     """Return medians by name, and our medians over each peer's; `ratios` are those of the first of ours."""
-    medians = {name: found["seconds"] for name, found in {**ours, **peers}.items() if "seconds" in found}
+    medians = {name: result["seconds"] for name, result in {**ours, **peers}.items() if "seconds" in result}
     ratios = {
         name: {peer: medians[name] / medians[peer] for peer in peers if peer in medians}
         for name in ours
@@ -92,31 +92,31 @@ def together(cases: Mapping[str, Figures]) -> Figures:
     A ratio is taken over the cases that both did, so it is not the ratio of the sums when one did fewer.
     """
     ours, peers = ({name: _sum(cases, side, name) for name in _names(cases, side)} for side in ("ours", "peers"))
-    done = {
-        name: {c for c, found in cases.items() if name in found["medians"]}
+    completed = {
+        name: {c for c, case in cases.items() if name in case["medians"]}
         for side in ("ours", "peers")
         for name in _names(cases, side)
     }
 
     def ratio(name: str, peer: str) -> float:
-        both = done[name] & done[peer]
-        sums = [sum(cases[c]["medians"][who] for c in both) for who in (name, peer)]
+        shared = completed[name] & completed[peer]
+        sums = [sum(cases[c]["medians"][who] for c in shared) for who in (name, peer)]
         return float(sums[0] / sums[1])
 
     figures = compared(ours, peers)
-    ratios = {name: {p: ratio(name, p) for p in peers if done[name] & done[p]} for name in ours}
+    ratios = {name: {p: ratio(name, p) for p in peers if completed[name] & completed[p]} for name in ours}
     return {**figures, "ratios": ratios.get(next(iter(ours), ""), {}), "ratios_of": ratios, "cases": dict(cases)}
 
 
 def run(cases: Iterable[Case], runs: int, folder: Path, who: Sequence[str] = ()) -> Figures:
     """Run a benchmark's cases, with all contestants or those named, and return the figures, of several also together."""
-    found = {}
+    results = {}
     for case in cases:
         chosen = [c for c in case.contestants if c.name in who or not who]
-        found[case.name] = in_turn(replace(case, contestants=chosen), runs, folder)
-    if not found:
+        results[case.name] = in_turn(replace(case, contestants=chosen), runs, folder)
+    if not results:
         raise SystemExit("no such case")
-    return next(iter(found.values())) if len(found) == 1 else together(found)
+    return next(iter(results.values())) if len(results) == 1 else together(results)
 
 
 def require_known(who: Sequence[str], known: Iterable[str]) -> None:
@@ -132,8 +132,8 @@ def show(figures: Figures) -> None:
     for name, case in figures.get("cases", {"": figures}).items():
         print(f"{name:22} {'seconds':>9} {'wall':>9} {'peak GB':>8} {'ours/it':>8}")
         for side in ("ours", "peers"):
-            for who, found in case[side].items():
-                print(_line(who, found, case["ratios"].get(who)))
+            for who, result in case[side].items():
+                print(_line(who, result, case["ratios"].get(who)))
         print()
 
 
@@ -141,22 +141,22 @@ def failures(figures: Figures) -> list[str]:
     """Return who of ours could not do which case."""
     cases = figures.get("cases", {"": figures})
     return [
-        f"{who} {name}: {found['skipped']}"
+        f"{who} {name}: {result['skipped']}"
         for name, case in cases.items()
-        for who, found in case["ours"].items()
-        if "skipped" in found and not found["skipped"].startswith("not here:")
+        for who, result in case["ours"].items()
+        if "skipped" in result and not result["skipped"].startswith("not here:")
     ]
 
 
-def is_equal(one: object, other: object, relative: float) -> bool:
+def is_equal(actual: object, other: object, relative: float) -> bool:
     """Return whether two answers are the same, numbers that are not whole within a relative distance."""
-    if isinstance(one, float | Decimal) or isinstance(other, float | Decimal):
-        if not isinstance(one, int | float | Decimal) or not isinstance(other, int | float | Decimal):
+    if isinstance(actual, float | Decimal) or isinstance(other, float | Decimal):
+        if not isinstance(actual, int | float | Decimal) or not isinstance(other, int | float | Decimal):
             return False
-        return math.isclose(one, other, rel_tol=relative, abs_tol=relative)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(is_equal(a, b, relative) for a, b in zip(one, other, strict=True))
-    return one == other
+        return math.isclose(actual, other, rel_tol=relative, abs_tol=relative)
+    if isinstance(actual, list | tuple) and isinstance(other, list | tuple):
+        return len(actual) == len(other) and all(is_equal(a, b, relative) for a, b in zip(actual, other, strict=True))
+    return actual == other
 
 
 def _once(contestant: Contestant, expected: Answer, folder: Path) -> Ran:
@@ -190,15 +190,17 @@ def _names(cases: Mapping[str, Figures], side: str) -> list[str]:
 
 
 def _sum(cases: Mapping[str, Figures], side: str, name: str) -> Figures:
-    done = [case[side][name] for case in cases.values() if "seconds" in case[side].get(name, {})]
-    if not done:
+    completed = [case[side][name] for case in cases.values() if "seconds" in case[side].get(name, {})]
+    if not completed:
         return {"skipped": next(case[side][name]["skipped"] for case in cases.values() if name in case[side])}
-    sums = {key: sum(found[key] for found in done) for key in ("seconds", "wall_seconds")}
-    return {**sums, "peak_bytes": max(found["peak_bytes"] for found in done), "cases": len(done)}
+    sums = {key: sum(result[key] for result in completed) for key in ("seconds", "wall_seconds")}
+    return {**sums, "peak_bytes": max(result["peak_bytes"] for result in completed), "cases": len(completed)}
 
 
-def _line(who: str, found: Figures, ratio: float | None) -> str:
-    if "skipped" in found:
-        return f"{who:22} left out: {found['skipped'][:120]}"
+def _line(who: str, result: Figures, ratio: float | None) -> str:
+    if "skipped" in result:
+        return f"{who:22} left out: {result['skipped'][:120]}"
     beside = "" if ratio is None else f"{ratio:8.2f}"
-    return f"{who:22} {found['seconds']:9.2f} {found['wall_seconds']:9.2f} {found['peak_bytes'] / 1e9:8.2f} {beside:>8}"
+    return (
+        f"{who:22} {result['seconds']:9.2f} {result['wall_seconds']:9.2f} {result['peak_bytes'] / 1e9:8.2f} {beside:>8}"
+    )

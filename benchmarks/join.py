@@ -66,9 +66,9 @@ def _loaded(sides: dict[str, Path], budget: int) -> Iterator[Path]:
 def _job(base: Path, nodes: Nodes | None, folder: Path) -> Ran:
     del folder  # all runs work on the rows that are there
     project = Project(base, nodes)
-    found, steps = project.run("joined", full=True)
+    result, steps = project.run("joined", full=True)
     rows = project.rows(ANSWER.format("joined"))
-    return Ran(found.seconds, found.seconds, found.peak_bytes, rows, seconds(steps))
+    return Ran(result.seconds, result.seconds, result.peak_bytes, rows, seconds(steps))
 
 
 def _expected(sides: dict[str, Path]) -> Answer:

@@ -63,14 +63,14 @@ def home() -> Path:
     Raises `UnavailableError` where there is no Java 17, no Maven, or no way to Maven Central, and `ValueError` for a
     jar that is not the one that `kafka.sha256` names.
     """
-    found = Path(os.environ.get("HEADWATER_KAFKA") or _HERE.parent / ".kafka") / VERSION
+    folder = Path(os.environ.get("HEADWATER_KAFKA") or _HERE.parent / ".kafka") / VERSION
     if shutil.which("java") is None:
         raise UnavailableError("Kafka needs Java 17: there is no `java`")
-    if not (found / "seed").is_dir():
-        with _alone(found):
-            if not (found / "seed").is_dir():
-                _fetch(found)
-    return found
+    if not (folder / "seed").is_dir():
+        with _alone(folder):
+            if not (folder / "seed").is_dir():
+                _fetch(folder)
+    return folder
 
 
 def _fetch(folder: Path) -> None:
@@ -99,23 +99,23 @@ def _copy_jars(libs: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pom = Path(folder) / "pom.xml"
         pom.write_text(_POM.format(kafka=VERSION))
-        done = subprocess.run(
+        process = subprocess.run(
             ["mvn", "-B", "-q", "-f", str(pom), _COPY, "-DincludeScope=runtime", f"-DoutputDirectory={libs}"],
             capture_output=True,
             text=True,
             check=False,
             timeout=_FETCH_S,
         )
-    if done.returncode:
-        said = next((line for line in done.stdout.splitlines() if "ERROR" in line), done.stderr.strip()[-300:])
-        raise UnavailableError(f"Kafka cannot be fetched: {said}")
+    if process.returncode:
+        reason = next((line for line in process.stdout.splitlines() if "ERROR" in line), process.stderr.strip()[-300:])
+        raise UnavailableError(f"Kafka cannot be fetched: {reason}")
     _check(libs)
 
 
 def _check(libs: Path) -> None:
-    wanted = dict(line.split()[::-1] for line in (_HERE / "kafka.sha256").read_text().splitlines())
+    checksums = dict(line.split()[::-1] for line in (_HERE / "kafka.sha256").read_text().splitlines())
     got = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in libs.iterdir()}
-    wrong = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
+    wrong = sorted(name for name in checksums.keys() | got.keys() if checksums.get(name) != got.get(name))
     if wrong:
         raise ValueError(f"jars that are not those of kafka.sha256: {', '.join(wrong)}")
 
@@ -137,11 +137,11 @@ def _command(folder: Path, options: Sequence[str], main: str, *words: str) -> li
 
 
 def _java(folder: Path, options: Sequence[str], main: str, *words: str) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         _command(folder, options, main, *words), capture_output=True, text=True, check=False, timeout=_START_S
     )
-    if done.returncode:
-        raise UnavailableError(f"Kafka cannot be set up: {(done.stdout + done.stderr).strip()[-500:]}")
+    if process.returncode:
+        raise UnavailableError(f"Kafka cannot be set up: {(process.stdout + process.stderr).strip()[-500:]}")
 
 
 @dataclass
@@ -293,8 +293,8 @@ class Cluster:
 
         topic = NewTopic(name, partitions, replicas, config=dict(settings or {}))
         admin = self.admin()  # held: its requests end with it
-        for done in admin.create_topics([topic], operation_timeout=_START_S).values():
-            done.result()
+        for creation in admin.create_topics([topic], operation_timeout=_START_S).values():
+            creation.result()
         for node in self._nodes:
             if not node.ended.is_set():
                 self._await(node, name, partitions)
@@ -306,8 +306,8 @@ class Cluster:
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{node.port}", "log_level": 0})
         until = time.monotonic() + _START_S
         while time.monotonic() < until:
-            found = admin.list_topics(name, timeout=_START_S).topics[name].partitions
-            if len(found) == partitions and all(each.leader >= 0 for each in found.values()):
+            metadata = admin.list_topics(name, timeout=_START_S).topics[name].partitions
+            if len(metadata) == partitions and all(partition.leader >= 0 for partition in metadata.values()):
                 return
             time.sleep(0.02)
         raise BrokerError(f"broker {node.number} does not know the topic {name!r}")
@@ -362,9 +362,9 @@ def _properties(node: _Node, nodes: Sequence[_Node], settings: Mapping[str, str]
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _random_id() -> str:

@@ -82,14 +82,14 @@ def _tree(roots: Sequence[int]) -> list[int]:
             except (OSError, IndexError):  # it has just ended
                 continue
             parents.setdefault(parent, []).append(int(entry.name))
-    found: set[int] = set()
+    pids: set[int] = set()
     waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        if pid not in found:
-            found.add(pid)
+        if pid not in pids:
+            pids.add(pid)
             waiting.extend(parents.get(pid, ()))
-    return sorted(found)
+    return sorted(pids)
 
 
 def _pss(pid: int) -> int:

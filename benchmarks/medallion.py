@@ -51,11 +51,11 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
 def _job(lines: Path, nodes: Nodes | None, folder: Path) -> Ran:
     text = source_text("bronze", lines / "*.csv", LINEITEM) + DEFINITIONS
     project = Project(written(folder, text), nodes)
-    found, steps = project.run()
+    result, steps = project.run()
     warned = next(check["violations"] for check in steps["silver"].checks if check["expectation"] == "is_modest")
     counted = [(steps["silver"].flow["quarantined"],), (warned,)]
     rows = [*project.rows(SILVER.format("silver")), *counted, *project.rows(GOLD.format("gold"))]
-    return Ran(found.seconds, found.seconds, found.peak_bytes, rows, seconds(steps))
+    return Ran(result.seconds, result.seconds, result.peak_bytes, rows, seconds(steps))
 
 
 def _expected(lines: Path) -> Answer:

@@ -42,7 +42,7 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
             news = data.made(f"changes-to-{rows}", _accounts(f"i * {rows} * 10 // ({changes} * 9)", step=2), changes)
             facts = {"rows": rows, "changes": changes, "bytes_in": data.size_bytes(table)}
             base, arguments = _peers_base(table), [_peers_base(table), news / "00000.parquet"]
-            peers = [peer(Script(who, "merge", arguments, found, "parts")) for who, found in PEERS.items()]
+            peers = [peer(Script(who, "merge", arguments, package, "parts")) for who, package in PEERS.items()]
             ours = Contestant("auto", partial(_ours, table, news), is_ours=True)
             yield Case(
                 name,
@@ -60,10 +60,10 @@ def _accounts(number: str, *, step: int) -> str:
 def _ours(table: Path, news: Path, folder: Path) -> Ran:
     project = Project(data.copied(_ours_base(table), folder / "project"))
     shutil.copy(news / "00000.parquet", project.folder / "data" / "news.parquet")
-    found, steps = project.run()
+    result, steps = project.run()
     rows = project.rows(ANSWER.format("accounts"))
     parts = seconds(steps)
-    return Ran(sum(parts.values()), found.seconds, found.peak_bytes, rows, parts)
+    return Ran(sum(parts.values()), result.seconds, result.peak_bytes, rows, parts)
 
 
 def _ours_base(table: Path) -> Path:

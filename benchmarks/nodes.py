@@ -68,11 +68,11 @@ def _started(role: list[str], cpus: int, keys: Mapping[str, str]) -> Iterator[in
 
 def _wait(address: str, count: int, environ: Mapping[str, str]) -> None:
     command = [sys.executable, "-c", _WAIT, address, str(count)]
-    done = subprocess.run(
+    status = subprocess.run(
         command, env={**os.environ, **environ}, timeout=START_S, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise SystemExit(f"no Ray cluster of {count} on {address}:\n{done.stderr}")
+    if status.returncode:
+        raise SystemExit(f"no Ray cluster of {count} on {address}:\n{status.stderr}")
 
 
 def _free_port() -> int:

@@ -26,8 +26,8 @@ def interpreter(home: str = "") -> Path:
 
     Peers that cannot live with the others have a home of their own, `.peers-NAME` for `-NAME`.
     """
-    found = Path(os.environ.get("HEADWATER_BENCH_PEERS") or ROOT / ".peers")
-    return found.with_name(found.name + home) / "bin" / "python"
+    folder = Path(os.environ.get("HEADWATER_BENCH_PEERS") or ROOT / ".peers")
+    return folder.with_name(folder.name + home) / "bin" / "python"
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Script:
 
     def run(self, folder: Path, python: Path) -> Ran:
         """Run it in a folder; raise `UnableError` when it fails."""
-        found = measure(self.command(folder, python), folder, environ=self.environ(folder))
-        if found.code:
-            lines = [line for line in found.errors.strip().splitlines() if line.strip()]
-            raise UnableError(f"ended with {found.code}: {lines[-1][:300] if lines else 'without a word'}")
-        said = json.loads(found.output.strip().splitlines()[-1])
-        parts = {"start": said["start"], **said["parts"]}
-        seconds = found.seconds - said["start"] if self.compare == "wall" else sum(said["parts"].values())
-        return Ran(seconds, found.seconds, found.peak_bytes, self.answer(folder), parts)
+        result = measure(self.command(folder, python), folder, environ=self.environ(folder))
+        if result.code:
+            lines = [line for line in result.errors.strip().splitlines() if line.strip()]
+            raise UnableError(f"ended with {result.code}: {lines[-1][:300] if lines else 'without a word'}")
+        answer = json.loads(result.output.strip().splitlines()[-1])
+        parts = {"start": answer["start"], **answer["parts"]}
+        seconds = result.seconds - answer["start"] if self.compare == "wall" else sum(answer["parts"].values())
+        return Ran(seconds, result.seconds, result.peak_bytes, self.answer(folder), parts)
 
 
 def peer(script: Script, *, relative: float = RELATIVE) -> Contestant:
@@ -82,9 +82,9 @@ def versions(home: str = "") -> dict[str, str]:
     if not interpreter(home).exists():
         return {}
     code = "import json, importlib.metadata as m; print(json.dumps({d.name: d.version for d in m.distributions()}))"
-    done = subprocess.run([str(interpreter(home)), "-c", code], capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return dict(sorted(found.items()))
+    process = subprocess.run([str(interpreter(home)), "-c", code], capture_output=True, text=True, check=True)
+    installed: dict[str, str] = json.loads(process.stdout)
+    return dict(sorted(installed.items()))
 
 
 def require(script: Script) -> None:

@@ -45,20 +45,20 @@ class Project:
             words += ["--select", name]
         on_ray = {} if self.nodes is None else {**self.nodes.environ, "HEADWATER_EXECUTION": "ray"}
         pids = () if self.nodes is None else self.nodes.pids
-        found = measure(words, self.folder, environ={"RAY_ADDRESS": "", **on_ray, **self.environ}, beside=pids)
-        if found.code:
-            raise UnableError(f"headwater ended with {found.code}: {_said(found)}")
-        steps = json.loads(found.output)["steps"]
-        return found, {
+        result = measure(words, self.folder, environ={"RAY_ADDRESS": "", **on_ray, **self.environ}, beside=pids)
+        if result.code:
+            raise UnableError(f"headwater ended with {result.code}: {_said(result)}")
+        steps = json.loads(result.output)["steps"]
+        return result, {
             step["name"]: Step(step["seconds"], step["executor"], step["flow"], step["checks"]) for step in steps
         }
 
     def stream(self, *names: str, drain: bool = False) -> tuple[Measured, Mapping[str, Mapping[str, int]]]:
         """Do `headwater stream` until all is read, and return what it took and the totals of each stream."""
-        found = measure(self.streaming(*names, "--until-caught-up", *(["--drain"] if drain else [])), self.folder)
-        if found.code:
-            raise UnableError(f"headwater ended with {found.code}: {_said(found)}")
-        return found, json.loads(found.output)
+        result = measure(self.streaming(*names, "--until-caught-up", *(["--drain"] if drain else [])), self.folder)
+        if result.code:
+            raise UnableError(f"headwater ended with {result.code}: {_said(result)}")
+        return result, json.loads(result.output)
 
     def streaming(self, *words: str) -> list[str]:
         """Return the words of `headwater stream`."""
@@ -96,10 +96,10 @@ def seconds(steps: Mapping[str, Step]) -> dict[str, float]:
     return {name: step.seconds for name, step in steps.items()}
 
 
-def took(found: Measured) -> float:
+def took(result: Measured) -> float:
     """Return the seconds of a run from its first step to its last, by what it says of itself."""
-    told = json.loads(found.output)
-    begin, end = (datetime.fromisoformat(told[name]) for name in ("started_at", "ended_at"))
+    record = json.loads(result.output)
+    begin, end = (datetime.fromisoformat(record[name]) for name in ("started_at", "ended_at"))
     return (end - begin).total_seconds()
 
 
@@ -120,9 +120,9 @@ def source_text(name: str, pattern: Path, schema: Mapping[str, str] | None = Non
     return f"{name} = source(files({str(pattern)!r}){options}{unstored})\n"
 
 
-def _said(found: Measured) -> str:
+def _said(result: Measured) -> str:
     try:
-        error = json.loads(found.output)["error"]
+        error = json.loads(result.output)["error"]
     except (ValueError, KeyError, TypeError):
-        return (found.errors.strip() or found.output.strip())[-300:]
+        return (result.errors.strip() or result.output.strip())[-300:]
     return ", ".join(str(error[key]) for key in ("problem", "got") if error.get(key))

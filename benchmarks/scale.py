@@ -44,10 +44,10 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
 
 def conclude(figures: Figures) -> Figures:
     """Return the figures with the speed-up and what it means for terabytes a day."""
-    done = [case for case in figures.get("cases", {"": figures}).values() if "ray" in case["medians"]]
-    if not done:
+    completed = [case for case in figures.get("cases", {"": figures}).values() if "ray" in case["medians"]]
+    if not completed:
         return figures
-    first, last = done[0], done[-1]
+    first, last = completed[0], completed[-1]
     speed = last["bytes_in"] / 1e6 / last["medians"]["ray"] / last["cores"]
     needs = {}
     for terabytes in TERABYTES:

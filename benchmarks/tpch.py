@@ -39,41 +39,41 @@ def queries(scale: float) -> dict[str, str]:
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
     """Yield the one job: all queries, or only those that are named."""
     tables = data.tpch_parquet(scale)
-    asked = {name: text for name, text in queries(scale).items() if name in only or not only}
+    selected = {name: text for name, text in queries(scale).items() if name in only or not only}
     base = data.home() / f"tpch-lake-{scale:g}"
     shutil.rmtree(base, ignore_errors=True)
     texts = [source_text(name, tables / name / "*.parquet") for name in TABLES]
-    texts += [f"{name} = sql({query!r})\n" for name, query in asked.items()]
+    texts += [f"{name} = sql({query!r})\n" for name, query in selected.items()]
     loaded, _ = Project(written(base, "".join(texts))).run(*TABLES)
     scripts = base / "queries.sql"
-    scripts.write_text(";\n".join(f"-- {name}\n{query}" for name, query in asked.items()), encoding="utf-8")
+    scripts.write_text(";\n".join(f"-- {name}\n{query}" for name, query in selected.items()), encoding="utf-8")
     facts = {"bytes_in": data.size_bytes(tables), "load": {"seconds": loaded.seconds, "peak_bytes": loaded.peak_bytes}}
-    answer = partial(_answer, asked)
+    answer = partial(_answer, selected)
     peers = [
         peer(Script("duckdb", "tpch", [tables, scripts], answer, "parts")),
         peer(Script("spark", "tpch", [tables, scripts], answer, "parts"), relative=SIX_DIGITS),
     ]
-    yield Case("tpch", _expected(tables, asked), [*ours(partial(_job, base, asked)), *peers], facts)
+    yield Case("tpch", _expected(tables, selected), [*ours(partial(_job, base, selected)), *peers], facts)
     shutil.rmtree(base)
 
 
-def _job(base: Path, asked: Mapping[str, str], nodes: Nodes | None, folder: Path) -> Ran:
+def _job(base: Path, selected: Mapping[str, str], nodes: Nodes | None, folder: Path) -> Ran:
     del folder  # all runs work on the tables that are loaded
     project = Project(base, nodes)
-    found, steps = project.run(*asked, full=True)
-    seconds = {name: steps[name].seconds for name in asked}
-    rows = [(name, *row) for name in asked for row in project.rows(f"select * from {name} order by all")]
-    return Ran(took(found), found.seconds, found.peak_bytes, rows, seconds)
+    result, steps = project.run(*selected, full=True)
+    seconds = {name: steps[name].seconds for name in selected}
+    rows = [(name, *row) for name in selected for row in project.rows(f"select * from {name} order by all")]
+    return Ran(took(result), result.seconds, result.peak_bytes, rows, seconds)
 
 
-def _expected(tables: Path, asked: Mapping[str, str]) -> Answer:
+def _expected(tables: Path, selected: Mapping[str, str]) -> Answer:
     with duckdb.connect() as con:
         for name in TABLES:
             con.execute(f"create view {name} as from read_parquet('{tables}/{name}/*.parquet')")
-        return [(n, *row) for n, q in asked.items() for row in con.sql(f"from ({q}) order by all").fetchall()]
+        return [(n, *row) for n, q in selected.items() for row in con.sql(f"from ({q}) order by all").fetchall()]
 
 
-def _answer(asked: Mapping[str, str], folder: Path) -> Answer:
+def _answer(selected: Mapping[str, str], folder: Path) -> Answer:
     with duckdb.connect() as con:
-        scans = {name: f"from read_parquet('{folder}/{name}/*.parquet') order by all" for name in asked}
+        scans = {name: f"from read_parquet('{folder}/{name}/*.parquet') order by all" for name in selected}
         return [(name, *row) for name, scan in scans.items() for row in con.sql(scan).fetchall()]

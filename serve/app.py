@@ -106,8 +106,8 @@ def _add_models(app: FastAPI, backend: Backend) -> None:
 def _add_pages(app: FastAPI, backend: Backend) -> None:
     @app.get("/health")
     def tell_health() -> Response:
-        found = health(backend.project.settings, backend.tables, backend.models)
-        return JSONResponse(found, 503 if found["status"] == "down" else 200)
+        report = health(backend.project.settings, backend.tables, backend.models)
+        return JSONResponse(report, 503 if report["status"] == "down" else 200)
 
     @app.get("/openapi.json")
     def tell_openapi() -> Response:
@@ -125,9 +125,9 @@ def _add_pages(app: FastAPI, backend: Backend) -> None:
 
 async def _body(request: Request) -> bytes:
     """Return a request's body, of which no more is read than may come."""
-    found = bytearray()
+    body = bytearray()
     async for chunk in request.stream():
-        found += chunk
-        if len(found) > MOST_BODY_BYTES:
+        body += chunk
+        if len(body) > MOST_BODY_BYTES:
             raise TooLargeError(f"the body is longer than {MOST_BODY_BYTES} bytes", do="send fewer rows at once")
-    return bytes(found)
+    return bytes(body)

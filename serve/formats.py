@@ -50,12 +50,12 @@ def negotiate(accept: str | None) -> str:
 def read_page(engine: Engine, statement: Statement, schema: Schema, limit: int, media_type: str) -> Page:
     """Run a page's statement, which gives one row more than `limit` when more follow, and encode its rows."""
     if media_type == JSON:
-        found = engine.rows(as_json(statement, schema))
+        rows = engine.rows(as_json(statement, schema))
     elif media_type == CSV:
-        found = engine.rows(as_text(statement, schema))
+        rows = engine.rows(as_text(statement, schema))
     else:
-        found = engine.rows(statement).cast(arrow_schema(schema))
-    return Page(media_type, _encoded(found.slice(0, limit), media_type), found.num_rows > limit)
+        rows = engine.rows(statement).cast(arrow_schema(schema))
+    return Page(media_type, _encoded(rows.slice(0, limit), media_type), rows.num_rows > limit)
 
 
 def envelope(table: str, version: int, page: Page, following: str | None) -> bytes:

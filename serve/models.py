@@ -64,7 +64,7 @@ class Champions:
             raise ModelError(known.predictor.problem, do=known.predictor.do)
         return known.predictor
 
-    def found(self, name: str) -> Predictor | None:
+    def predictor_or_none(self, name: str) -> Predictor | None:
         """Return a champion, or `None` when there is none yet."""
         try:
             return self.predictor(name)

@@ -88,19 +88,19 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
             "next": {"type": ["string", "null"], "description": "the link to the next page"},
         },
     }
-    found = _get(
+    operation = _get(
         "Tables", definition.name, definition.description, answer, errors=("400", "404", "406", "410", "414", "503")
     )
-    found["description"] = f"{definition.description}\n\n{_FILTERS}".strip()
-    found["x-kind"] = definition.kind
-    found["responses"]["200"]["content"] |= {CSV: {}, ARROW: {}}
-    found["parameters"] = [*(_filter(column) for column in columns), *WORDS]
-    return found
+    operation["description"] = f"{definition.description}\n\n{_FILTERS}".strip()
+    operation["x-kind"] = definition.kind
+    operation["responses"]["200"]["content"] |= {CSV: {}, ARROW: {}}
+    operation["parameters"] = [*(_filter(column) for column in columns), *WORDS]
+    return operation
 
 
 def _model(artifact: Artifact, models: Champions) -> dict[str, Any]:
     try:
-        predictor = models.found(artifact.name)
+        predictor = models.predictor_or_none(artifact.name)
     except StorageError:
         predictor = None
     inputs = {} if predictor is None else predictor.inputs
@@ -138,8 +138,8 @@ def _get(
 
 def _responses(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, Any]:
     wrong = {"content": {JSON: {"schema": _ref("Error")}}}
-    found: dict[str, Any] = {"200": {"description": "the answer", "content": {JSON: {"schema": answer}}}}
-    return found | {status: {"description": REASONS[status], **wrong} for status in errors}
+    responses: dict[str, Any] = {"200": {"description": "the answer", "content": {JSON: {"schema": answer}}}}
+    return responses | {status: {"description": REASONS[status], **wrong} for status in errors}
 
 
 def _filter(column: Column) -> dict[str, Any]:

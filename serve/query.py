@@ -110,20 +110,20 @@ def parse(parameters: Parameters, schema: Schema, key: tuple[str, ...]) -> Query
     """Return the query; its order ends with the key. Raises `HttpError` naming the first thing that is wrong."""
     words = parameters.words
     select = _columns(words["select"], schema) if "select" in words else schema.names
-    order = tuple(_ordering(term, schema) for term in _listed("order", words.get("order")))
+    ordering = tuple(_ordering(term, schema) for term in _listed("order", words.get("order")))
     return Query(
         select=select,
         filters=tuple(_filter(_column(name, schema), value) for name, value in parameters.conditions),
-        order=with_key(order, key),
+        order=with_key(ordering, key),
         limit=whole("limit", words.get("limit", str(DEFAULT_LIMIT)), 1, MOST_ROWS),
         offset=whole("offset", words.get("offset", "0"), 0, MOST_OFFSET),
     )
 
 
-def with_key(order: tuple[Ordering, ...], key: Sequence[str]) -> tuple[Ordering, ...]:
+def with_key(ordering: tuple[Ordering, ...], key: Sequence[str]) -> tuple[Ordering, ...]:
     """Return an order with the columns of the key behind it, each once."""
-    given = {term.column for term in order}
-    return (*order, *(Ordering(column) for column in key if column not in given))
+    ordered = {term.column for term in ordering}
+    return (*ordering, *(Ordering(column) for column in key if column not in ordered))
 
 
 def whole(name: str, text: str, least: int, most: int) -> int:
@@ -154,8 +154,8 @@ def _filter(column: Column, text: str) -> Filter:
     if operator == "like" and column.type != "VARCHAR":
         raise HttpError(f"'like' is for text, and column {column.name!r} is {column.type}", do="compare it instead")
     values = _members(column, value) if operator == "in" else (value,)
-    for one in values:
-        _check_form(column, one)
+    for operand in values:
+        _check_form(column, operand)
     return Filter(column, operator, values)
 
 
@@ -185,13 +185,13 @@ def _members(column: Column, text: str) -> tuple[str, ...]:
     inner = re.fullmatch(r"\(([\s\S]+)\)", text)
     at = 0
     while inner is not None:
-        found = re.compile(r'(?:"((?:[^"\\]|\\[\s\S])*)"|([^",][^,]*|))(,|$)').match(inner[1], at)
-        if found is None:
+        member = re.compile(r'(?:"((?:[^"\\]|\\[\s\S])*)"|([^",][^,]*|))(,|$)').match(inner[1], at)
+        if member is None:
             break
-        values.append(re.sub(r"\\([\s\S])", r"\1", found[1]) if found[1] is not None else found[2])
-        if not found[3]:
+        values.append(re.sub(r"\\([\s\S])", r"\1", member[1]) if member[1] is not None else member[2])
+        if not member[3]:
             return tuple(values)
-        at = found.end()
+        at = member.end()
     raise HttpError(
         f"{column.name}=in. takes a list in parentheses",
         got=shown(text),

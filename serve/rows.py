@@ -35,13 +35,13 @@ def read_rows(tables: Tables, engine: Engine, name: str, request: Request) -> Re
     _require_values(engine, query.filters)
     schema = version.schema.select(query.select)
     try:
-        found = read_page(engine, page(version.scan(), query), schema, query.limit, media_type)
+        rows = read_page(engine, page(version.scan(), query), schema, query.limit, media_type)
     except StorageError as error:
         if parameters.version is None:
             raise
         raise gone(name, parameters.version) from error
-    following = f"{request.url.path}?{_following(parameters, query, version.number)}" if found.has_next else None
-    return _answer(name, version.number, found, following)
+    following = f"{request.url.path}?{_following(parameters, query, version.number)}" if rows.has_next else None
+    return _answer(name, version.number, rows, following)
 
 
 def _require_values(engine: Engine, filters: tuple[Filter, ...]) -> None:
@@ -67,9 +67,9 @@ def _following(parameters: Parameters, query: Query, version: int) -> str:
     return urlencode(pairs, safe=",.():*")
 
 
-def _answer(name: str, version: int, found: Page, following: str | None) -> Response:
+def _answer(name: str, version: int, rows: Page, following: str | None) -> Response:
     headers = {"Table-Version": str(version), "Vary": "Accept"}
     if following is not None:
         headers["Link"] = f'<{following}>; rel="next"'
-    body = envelope(name, version, found, following) if found.media_type == JSON else found.rows
-    return Response(body, media_type=found.media_type, headers=headers)
+    body = envelope(name, version, rows, following) if rows.media_type == JSON else rows.rows
+    return Response(body, media_type=rows.media_type, headers=headers)

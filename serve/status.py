@@ -51,8 +51,8 @@ def health(settings: Settings, tables: Tables, models: Champions) -> dict[str, A
     champions: dict[str, str | None] = {}
     for artifact in models.definitions:
         try:
-            found = models.found(artifact.name)
-            champions[artifact.name] = None if found is None else found.version
+            champion = models.predictor_or_none(artifact.name)
+            champions[artifact.name] = None if champion is None else champion.version
         except StorageError as error:
             champions[artifact.name] = None
             reasons.append(_reason(error, settings))

@@ -57,8 +57,8 @@ def _read(message: Any) -> tuple[str, tuple[datetime, float]]:
     return event["key"], (datetime.fromisoformat(event["happened_at"]).replace(tzinfo=UTC), event["value"])
 
 
-def _written(found: tuple[str, tuple[int, tuple[int, float]]]) -> tuple[str, str]:
-    key, (window, (events, total)) = found
+def _written(counted: tuple[str, tuple[int, tuple[int, float]]]) -> tuple[str, str]:
+    key, (window, (events, total)) = counted
     start = datetime(2025, 1, 1) + timedelta(minutes=window)  # noqa: DTZ001 - UTC, written without its name
     return key, json.dumps({"window_start": start.isoformat(), "key": key, "events": events, "total": total})
 
@@ -74,10 +74,10 @@ def work(words: list[str], addresses: list[str], number: int) -> None:
 
 
 def _addresses(count: int) -> list[str]:
-    found = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in found]
-    for one in found:
-        one.close()
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return addresses
 
 

@@ -41,11 +41,11 @@ def environment(clock: Clock, to: str) -> TableEnvironment:
     config = Configuration()
     for name, value in settings.items():
         config.set_string(name, value)
-    found = TableEnvironment.create(
+    tables = TableEnvironment.create(
         EnvironmentSettings.new_instance().in_streaming_mode().with_configuration(config).build()
     )
     clock.start = time.perf_counter() - begun
-    return found
+    return tables
 
 
 def windows(flink: TableEnvironment, clock: Clock, brokers: str, topic: str, to: str) -> None:

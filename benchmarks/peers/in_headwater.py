@@ -16,9 +16,9 @@ def groupby(clock: Clock, rows: str, to: str) -> None:
     """Five aggregates by one key, of a table in memory to a table in memory: the median of calls after a first one."""
     totals = sql("select k, count(*) as n, sum(v) as total, avg(v) as mean, max(v) as most from rows group by k")
     table = pq.read_table(rows)
-    made = clock.often("totals", lambda: totals(rows=table))
+    result = clock.often("totals", lambda: totals(rows=table))
     Path(to, "totals").mkdir()
-    pq.write_table(made, f"{to}/totals/0.parquet")
+    pq.write_table(result, f"{to}/totals/0.parquet")
 
 
 JOBS: dict[str, Callable[..., None]] = {"groupby": groupby}

@@ -19,9 +19,9 @@ def groupby(clock: Clock, rows: str, to: str) -> None:
         by = frame.groupby("k", as_index=False)
         return by.agg(n=("v", "size"), total=("v", "sum"), mean=("v", "mean"), most=("v", "max"))
 
-    made = clock.often("totals", grouped)
+    result = clock.often("totals", grouped)
     Path(to, "totals").mkdir()
-    made.to_parquet(f"{to}/totals/0.parquet")
+    result.to_parquet(f"{to}/totals/0.parquet")
 
 
 JOBS: dict[str, Callable[..., None]] = {"groupby": groupby}

@@ -26,9 +26,9 @@ def fetch(home: str, jars: tuple[str, ...]) -> str | None:
             if shutil.which("mvn") is None:
                 return "there is no `mvn`"
             words = ["mvn", "-B", "-q", COPY, f"-Dartifact={jar}", f"-DoutputDirectory={folder}"]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            if done.returncode:
-                return next((line for line in done.stdout.splitlines() if "ERROR" in line), "Maven failed")
+            process = subprocess.run(words, capture_output=True, text=True, check=False)
+            if process.returncode:
+                return next((line for line in process.stdout.splitlines() if "ERROR" in line), "Maven failed")
     return None
 
 

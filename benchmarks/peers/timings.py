@@ -34,10 +34,10 @@ class Clock:
         taken = []
         for _ in range(CALLS):
             begun = time.perf_counter()
-            made = call()
+            result = call()
             taken.append(time.perf_counter() - begun)
         self.parts[name] = statistics.median(taken)
-        return made
+        return result
 
     def say(self) -> None:
         """Print what `benchmarks.peer` reads."""

@@ -29,15 +29,15 @@ def drained(brokers: str, topic: str, to: str) -> None:
     )
     partitions = consumer.list_topics(topic).topics[topic].partitions
     consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
-    left = set(partitions)
+    remaining = set(partitions)
     with Path(to, "0.json").open("wb") as file:
-        while left:
+        while remaining:
             for message in consumer.consume(SOME, 1.0):
                 error = message.error()
                 if error is None:
                     file.write((message.value() or b"") + b"\n")
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its only name
-                    left.discard(message.partition())
+                    remaining.discard(message.partition())
                 else:
                     raise SystemExit(str(error))
     consumer.close()

@@ -86,8 +86,8 @@ class Events:
             after = self.first + self.count
             for first in range(self.first, after, CHUNK):
                 rows = self._rows(first, min(first + CHUNK, after))
-                found = con.sql(
+                messages = con.sql(
                     f"""select ({text})::blob as text, key::blob as key, right(key, 4)::int % {PARTITIONS} as partition
                     from (select *, {rest} as rest from ({rows})) order by id"""
                 ).to_arrow_table()
-                yield Messages(*(found.column(name).to_pylist() for name in ("text", "key", "partition")))
+                yield Messages(*(messages.column(name).to_pylist() for name in ("text", "key", "partition")))

@@ -41,18 +41,18 @@ class Follower:
 
     def latency(self, first: int, count: int) -> Latency:
         """Return how long the rows with `count` ids from `first` on took; `SystemExit` when it is not each of them once."""
-        came = pa.table({"text": pa.array(self._texts, pa.binary()), "at_us": self._times})
+        arrivals = pa.table({"text": pa.array(self._texts, pa.binary()), "at_us": self._times})
         with duckdb.connect() as con:
-            con.register("came", came)
-            found = con.sql(
+            con.register("arrivals", arrivals)
+            quantiles = con.sql(
                 f"""select quantile_cont(took, 0.5), quantile_cont(took, 0.99), max(took), count(*), count(distinct id)
                 from (
                     select (row->>'id')::bigint as id,
                         (at_us - epoch_us((row->>'happened_at')::timestamp)) / 1000 as took
-                    from (select decode(text)::json as row, at_us from came)
+                    from (select decode(text)::json as row, at_us from arrivals)
                 ) where id between {first} and {first + count - 1}"""
             ).fetchall()
-        return judged(found[0], count)
+        return judged(quantiles[0], count)
 
     def _follow(self) -> None:
         options = {

@@ -48,9 +48,9 @@ def ours(brokers: str, topic: str) -> Contestant:
 
     def run(folder: Path) -> Ran:
         project = Project(written(folder, source(brokers, topic) + f"counts = sql({WINDOWS!r})\n"))
-        found, _ = project.stream("counts")
+        result, _ = project.stream("counts")
         rows = project.rows(_ANSWER.format("counts"))
-        return Ran(found.seconds, found.seconds, found.peak_bytes, rows, _between(project, found))
+        return Ran(result.seconds, result.seconds, result.peak_bytes, rows, _between(project, result))
 
     return Contestant(HEADWATER, run, is_ours=True)
 
@@ -70,13 +70,13 @@ def expected(events: Events) -> Answer:
     return events.windows()
 
 
-def _between(project: Project, found: Measured) -> dict[str, float]:
+def _between(project: Project, result: Measured) -> dict[str, float]:
     """Return what lies between the first commit and the last: seconds and events; and the whole process, in seconds."""
-    made = commits(project.table("counts"))
-    first, last = made[0], made[-1]
+    versions = commits(project.table("counts"))
+    first, last = versions[0], versions[-1]
     return {
-        "whole_process": found.seconds,
-        "commits": float(len(made)),
+        "whole_process": result.seconds,
+        "commits": float(len(versions)),
         "between_s": (last.at_us - first.at_us) / 1e6,
         "between_events": float(last.rows_in - first.rows_in),
     }

@@ -56,7 +56,7 @@ class Commit:
 
 def commits(table: Path) -> list[Commit]:
     """Return the versions of a Delta table, in order."""
-    found = []
+    versions = []
     for log in sorted((table / "_delta_log").glob("[0-9]*.json")):
         if log.name.count(".") > 1:
             continue
@@ -67,8 +67,8 @@ def commits(table: Path) -> list[Commit]:
         manifest = json.loads(place.read_text()) if place is not None and place.exists() else {}
         rows = sum(json.loads(add["stats"])["numRecords"] for add in adds)
         paths = tuple(str(table / unquote(add["path"])) for add in adds)
-        found.append(Commit(int(log.stem), log.stat().st_ctime_ns // 1000, rows, paths, manifest))
-    return found
+        versions.append(Commit(int(log.stem), log.stat().st_ctime_ns // 1000, rows, paths, manifest))
+    return versions
 
 
 def in_delta(table: Path) -> Files:
@@ -78,13 +78,13 @@ def in_delta(table: Path) -> Files:
 
 def in_spark(folder: Path) -> Files:
     """Return the files of Spark's sink: those that the log of its batches names, from when it does."""
-    found: dict[str, int] = {}
+    added: dict[str, int] = {}
     logs = [log for log in (folder / "_spark_metadata").glob("[0-9]*") if log.suffix in {"", ".compact"}]
     for log in sorted(logs, key=lambda log: int(log.name.partition(".")[0])):
         for line in log.read_text().splitlines()[1:]:
             path = json.loads(line)["path"].removeprefix("file://")
-            found.setdefault(path, log.stat().st_ctime_ns // 1000)
-    return found
+            added.setdefault(path, log.stat().st_ctime_ns // 1000)
+    return added
 
 
 def in_flink(folder: Path) -> Files:
@@ -110,19 +110,19 @@ def latency(folder: Path, form: str, first: int, count: int) -> Latency:
     with duckdb.connect() as con:
         con.execute("create table landed (filename varchar, at_us bigint)")
         con.executemany("insert into landed values (?, ?)", list(files.items()))
-        found = con.sql(
+        quantiles = con.sql(
             f"""select quantile_cont(took, 0.5), quantile_cont(took, 0.99), max(took), count(*), count(distinct id) from (
                 select id, (at_us - epoch_us(happened_at)) / 1000 as took
                 from {_read(files, form)} join landed using (filename) where id between {first} and {first + count - 1})"""
         ).fetchall()
-    return judged(found[0], count)
+    return judged(quantiles[0], count)
 
 
-def judged(found: tuple[Any, ...], count: int) -> Latency:
+def judged(quantiles: tuple[Any, ...], count: int) -> Latency:
     """Return half, nearly all and the most of the rows' times; `SystemExit` when it is not each row once."""
-    if not found[3] == found[4] == count:
-        raise SystemExit(f"another answer: {found[3]} rows of {found[4]} ids, not {count}")
-    return Latency(float(found[0]), float(found[1]), float(found[2]), int(found[3]))
+    if not quantiles[3] == quantiles[4] == count:
+        raise SystemExit(f"another answer: {quantiles[3]} rows of {quantiles[4]} ids, not {count}")
+    return Latency(float(quantiles[0]), float(quantiles[1]), float(quantiles[2]), int(quantiles[3]))
 
 
 def _read(files: Files, form: str) -> str:

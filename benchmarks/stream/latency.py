@@ -43,27 +43,27 @@ UNTOLD = {"bytewax": "its readers see rows before they are committed, so there i
 def measured(scale: float, folder: Path, only: Sequence[str] = (), peers: Sequence[str] = ()) -> Figures:
     """Return the latencies of ours at each rate, or at those named, and of peers at 10,000 events a second."""
     seconds = max(3, round(SECONDS * scale))
-    found: dict[str, Figures] = {}
+    results: dict[str, Figures] = {}
     theirs: dict[str, Figures] = {}
     with broker(folder) as cluster:
         for rate in RATES:
             if str(rate) in only or not only:
                 load = _Load(cluster, f"rows-{rate}", rate, seconds)
                 states = _Load(cluster, f"states-{rate}", rate, seconds)
-                found[str(rate)] = {
+                results[str(rate)] = {
                     "row": _told(partial(_ours, load, folder)),
                     "state": _told(partial(_state, states, folder)),
                 }
         for name in peers:
             load = _Load(cluster, f"{name}-rows", PEER_RATE, seconds)
             theirs[name] = {str(PEER_RATE): {"row": _told(partial(_theirs, name, load, folder))}}
-    rows = found.get(str(PEER_RATE), {}).get("row", {})
+    rows = results.get(str(PEER_RATE), {}).get("row", {})
     ratios = {
         name: rows["p99"] / figures[str(PEER_RATE)]["row"]["p99"]
         for name, figures in theirs.items()
         if "p99" in rows and "p99" in figures[str(PEER_RATE)]["row"]
     }
-    return {"seconds": seconds, "latency_ms": found, "peers": theirs, "ratios": ratios}
+    return {"seconds": seconds, "latency_ms": results, "peers": theirs, "ratios": ratios}
 
 
 class _Load:
@@ -82,10 +82,10 @@ class _Load:
         """
         loaded(loading(self.brokers, self.topic, self.warm, self.rate))
         _wait(process, lambda: landed_rows() >= self.warm.count)
-        done = loaded(loading(self.brokers, self.topic, self.counted, self.rate))
+        load = loaded(loading(self.brokers, self.topic, self.counted, self.rate))
         _wait(process, lambda: landed_rows() >= self.warm.count + self.counted.count)
-        if done.seconds > 1.1 * self.counted.count / self.rate + 1:
-            raise UnableError(f"the load itself took {done.seconds:.1f} s")
+        if load.seconds > 1.1 * self.counted.count / self.rate + 1:
+            raise UnableError(f"the load itself took {load.seconds:.1f} s")
 
 
 def _ours(load: _Load, folder: Path) -> Latency:
@@ -119,14 +119,14 @@ def _state(load: _Load, folder: Path) -> Latency:
     """Return how long after an event was made the state had it: a process that runs the stream looks at it all the time."""
     definitions = source(load.brokers, load.topic) + f"{state_probe.NAME} = sql({state_probe.STATEMENT!r})\n"
     project = Project(written(folder / f"project-state-{load.topic}", definitions))
-    said = project.folder / "said.txt"
+    log = project.folder / "said.txt"
     command = [sys.executable, "-m", "benchmarks.stream.state_probe", str(project.folder)]
     environ = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
     def looks() -> list[tuple[int, int, int]]:
-        lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
-        found = (LOOKED.fullmatch(line) for line in lines)
-        return [(int(each[1]), int(each[2]), int(each[3])) for each in found if each is not None]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        matches = (LOOKED.fullmatch(line) for line in lines)
+        return [(int(match[1]), int(match[2]), int(match[3])) for match in matches if match is not None]
 
     with _running(command, project.folder, environ) as process:
         load.run(process, lambda: max((count for _, _, count in looks()), default=0))
@@ -135,15 +135,15 @@ def _state(load: _Load, folder: Path) -> Latency:
 
 def _seen(looks: Sequence[tuple[int, int, int]], warm: int) -> Latency:
     """Return the latencies of the events between looks: they were made one after the other, at an even rate."""
-    found: list[float] = []
+    delays: list[float] = []
     for (_, last, count), (clock, now_last, now_count) in itertools.pairwise(looks):
         if count >= warm:
             step = (now_last - last) / (now_count - count)
-            found += [(clock - last - step * (n + 1)) / 1000 for n in range(now_count - count)]
-    if not found:
+            delays += [(clock - last - step * (n + 1)) / 1000 for n in range(now_count - count)]
+    if not delays:
         raise UnableError("no state was seen")
-    found.sort()
-    return Latency(found[len(found) // 2], found[int(len(found) * 0.99)], found[-1], len(found))
+    delays.sort()
+    return Latency(delays[len(delays) // 2], delays[int(len(delays) * 0.99)], delays[-1], len(delays))
 
 
 def _told(measure: Callable[[], Latency]) -> Figures:
@@ -158,13 +158,13 @@ def _running(
     command: Sequence[str], folder: Path, environ: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a process group of its own, and end it as Ctrl-C does, at last the hard way."""
-    with (folder / "said.txt").open("wb") as said:
+    with (folder / "said.txt").open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=folder,
             env={**os.environ, "RAY_ADDRESS": "", **(environ or {})},
-            stdout=said,
-            stderr=said,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
         )
         try:
@@ -200,10 +200,10 @@ def show(figures: Figures) -> None:
     everyone = {HEADWATER: figures["latency_ms"], **figures["peers"]}
     for who, rates in everyone.items():
         for rate, kinds in rates.items():
-            for kind, found in kinds.items():
+            for kind, result in kinds.items():
                 words = (
-                    f"left out: {found['skipped'][:90]}"
-                    if "skipped" in found
-                    else f"{found['p50']:9.0f} {found['p99']:9.0f} {found['max']:9.0f}"
+                    f"left out: {result['skipped'][:90]}"
+                    if "skipped" in result
+                    else f"{result['p50']:9.0f} {result['p99']:9.0f} {result['max']:9.0f}"
                 )
                 print(f"{who:16} {int(rate):9,} {kind:6} {words}")

@@ -60,10 +60,10 @@ def loading(brokers: str, topic: str, events: Events, per_s: int | None = None) 
 
 def loaded(process: subprocess.Popen[str]) -> Loaded:
     """Wait for a load and return what it says; raise `SystemExit` when it failed."""
-    said, _ = process.communicate()
+    output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"the load ended with {process.returncode}")
-    return Loaded(**json.loads(said))
+    return Loaded(**json.loads(output))
 
 
 def at_once(producer: Producer, topic: str, events: Events) -> Loaded:
@@ -84,21 +84,21 @@ def at_once(producer: Producer, topic: str, events: Events) -> Loaded:
 
 def evenly(producer: Producer, topic: str, events: Events, per_s: int) -> Loaded:
     """Put so many events a second, each with the time at which it was made."""
-    tails = [one for some in events.tails() for one in zip(some.texts, some.keys, some.partitions, strict=True)]
-    begun, size, done, slipped = time.perf_counter(), 0, 0, 0.0
+    tails = [message for some in events.tails() for message in zip(some.texts, some.keys, some.partitions, strict=True)]
+    begun, size, sent, slipped = time.perf_counter(), 0, 0, 0.0
     for elapsed in _ticks(begun):
         due = min(events.count, int(elapsed * per_s))
         head = b'{"happened_at":"' + datetime.now(UTC).strftime(STAMP).encode() + b'",'
-        for tail, key, partition in tails[done:due]:
+        for tail, key, partition in tails[sent:due]:
             producer.produce(topic, head + tail, key, partition)
             size += len(head) + len(tail)
-        done = due
+        sent = due
         producer.poll(0)
-        slipped = max(slipped, time.perf_counter() - begun - done / per_s)
-        if done == events.count:
+        slipped = max(slipped, time.perf_counter() - begun - sent / per_s)
+        if sent == events.count:
             break
     _flush(producer)
-    return Loaded(done, size, time.perf_counter() - begun, slipped)
+    return Loaded(sent, size, time.perf_counter() - begun, slipped)
 
 
 def fill(brokers: str, topic: str, messages: pa.Table) -> None:
@@ -146,12 +146,12 @@ def main() -> None:
         {"bootstrap.servers": chosen.brokers, **_FAST, "linger.ms": 1 if chosen.per_s else 20},
     )
     events = Events(chosen.count, chosen.seed, chosen.first)
-    done = (
+    load = (
         evenly(producer, chosen.topic, events, chosen.per_s)
         if chosen.per_s
         else at_once(producer, chosen.topic, events)
     )
-    print(json.dumps(asdict(done)))
+    print(json.dumps(asdict(load)))
 
 
 if __name__ == "__main__":

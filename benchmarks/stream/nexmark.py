@@ -57,24 +57,24 @@ def streamed(query: Query, sources: str, folder: Path) -> tuple[Project, dict[st
     if any("sides" in table.sql for table in query.tables.values()):
         _sides(folder)
         project.run("sides")
-    found, _ = project.stream(*query.tables, drain=True)
-    figures = {"seconds": found.seconds, "peak_bytes": float(found.peak_bytes)}
+    result, _ = project.stream(*query.tables, drain=True)
+    figures = {"seconds": result.seconds, "peak_bytes": float(result.peak_bytes)}
     if query.afterwards:
-        then = measure([HEADWATER, "run", "--json", *(w for n in query.afterwards for w in ("--select", n))], folder)
-        if then.code:
-            raise UnableError(f"headwater run ended with {then.code}: {then.errors[-300:]}")
-        figures["afterwards_seconds"] = then.seconds
+        batch = measure([HEADWATER, "run", "--json", *(w for n in query.afterwards for w in ("--select", n))], folder)
+        if batch.code:
+            raise UnableError(f"headwater run ended with {batch.code}: {batch.errors[-300:]}")
+        figures["afterwards_seconds"] = batch.seconds
     return project, figures
 
 
-def differences(con: duckdb.DuckDBPyConnection, query: Query, made: pa.Table) -> tuple[int, int]:
+def differences(con: duckdb.DuckDBPyConnection, query: Query, actual: pa.Table) -> tuple[int, int]:
     """Return how many rows of the oracle are missing, and how many are there that it does not have."""
-    con.register("made", made)
+    con.register("actual", actual)
     columns = ", ".join(_comparable(column, con.sql(query.oracle)) for column in query.columns)
     con.execute(f"create or replace temp view expected as {query.oracle}")
-    sides = (f"select {columns} from expected", f"select {columns} from made")
-    missing, unexpected = (_count(con, f"(({one}) except all ({other}))") for one, other in (sides, sides[::-1]))
-    con.unregister("made")
+    sides = (f"select {columns} from expected", f"select {columns} from actual")
+    missing, unexpected = (_count(con, f"(({left}) except all ({other}))") for left, other in (sides, sides[::-1]))
+    con.unregister("actual")
     return missing, unexpected
 
 

@@ -39,16 +39,16 @@ def failures(question: str, figures: Figures) -> list[str]:
     """Return what of ours could not be done."""
     if question == "nexmark":
         return [f"{name}: {case['skipped']}" for name, case in figures["queries"].items() if "skipped" in case]
-    found = [
-        f"{rate} events/s, {kind}: {one['skipped']}"
+    reasons = [
+        f"{rate} events/s, {kind}: {result['skipped']}"
         for rate, kinds in figures.get("latency_ms", {}).items()
-        for kind, one in kinds.items()
-        if "skipped" in one and not one["skipped"].startswith("not here:")
+        for kind, result in kinds.items()
+        if "skipped" in result and not result["skipped"].startswith("not here:")
     ]
     cases = figures.get("cases", {})
-    return found + [
-        f"{case} {who}: {one['skipped']}"
+    return reasons + [
+        f"{case} {who}: {result['skipped']}"
         for case, of in cases.items()
-        for who, one in of["ours"].items()
-        if "skipped" in one
+        for who, result in of["ours"].items()
+        if "skipped" in result
     ]

@@ -27,9 +27,9 @@ def look(folder: Path) -> None:
     running = StreamJob(Workspace(load(folder)), StreamJobOptions((NAME,)))
     seen = 0
 
-    def watch(found: StreamJob) -> None:
+    def watch(job: StreamJob) -> None:
         nonlocal seen
-        stream = found.streams.get(NAME)
+        stream = job.streams.get(NAME)
         if stream is None:
             return
         states = stream.state_tables("states").get("states")

@@ -23,8 +23,8 @@ SLOW = {"quix": 0.03, "bytewax": 0.03}
 def measured(scale: float, runs: int, folder: Path, who: Sequence[str], peers: Sequence[str] = ()) -> Figures:
     """Let all do the job with both backlogs; return the figures, with rates."""
     with broker(folder) as cluster:
-        found = run(_cases(cluster, max(1000, round(EVENTS * scale)), peers), runs, folder, who)
-    return concluded(found)
+        results = run(_cases(cluster, max(1000, round(EVENTS * scale)), peers), runs, folder, who)
+    return concluded(results)
 
 
 def _cases(cluster: Cluster, count: int, peers: Sequence[str]) -> Iterator[Case]:
@@ -47,14 +47,14 @@ def concluded(figures: Figures) -> Figures:
     """Return figures with `events_per_s` and `bytes_per_s` of each, and our time of an event over each peer's."""
     cases = figures["cases"]
     rates, sizes, notes = {}, {}, {}
-    for half, whole in zip(list(cases.values())[::2], list(cases.values())[1::2], strict=True):
-        for who in whole["medians"].keys() & half["medians"].keys():
-            seconds = whole["medians"][who] - half["medians"][who]
+    for half, full in zip(list(cases.values())[::2], list(cases.values())[1::2], strict=True):
+        for who in full["medians"].keys() & half["medians"].keys():
+            seconds = full["medians"][who] - half["medians"][who]
             if seconds <= 0:
                 notes[who] = "half a backlog took no less time: too few events to tell a rate"
                 continue
-            rates[who] = (whole["events"] - half["events"]) / seconds
-            sizes[who] = (whole["bytes_in"] - half["bytes_in"]) / seconds
+            rates[who] = (full["events"] - half["events"]) / seconds
+            sizes[who] = (full["bytes_in"] - half["bytes_in"]) / seconds
     ratios = {who: rate / rates[HEADWATER] for who, rate in rates.items() if who != HEADWATER and HEADWATER in rates}
     return {
         "cases": cases,

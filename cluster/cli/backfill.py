@@ -13,7 +13,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.running import INTERRUPTED, REFUSED
 from pipeline.core.errors import RequestError
 from pipeline.governance import BackfillRecord
-from pipeline.runner.backfill import Backfill, BackfillOptions, at_once, plan_backfill
+from pipeline.runner.backfill import Backfill, BackfillOptions, parallelism, plan_backfill
 from pipeline.runner.backfill import backfill as fill
 
 
@@ -40,19 +40,19 @@ def backfill(
     if dry_run:
         _print_plan(plan, as_json=as_json)
         return
-    if parallel > at_once(plan) and not as_json:
+    if parallel > parallelism(plan) and not as_json:
         err.print("one after the other: rows of one key may be of several partitions")
     shown = _Shown(len(plan.left), quiet=as_json)
     try:
-        found = fill(workspace, plan, tell=shown)
+        report = fill(workspace, plan, on_partition=shown)
     except KeyboardInterrupt:
         err.print("interrupted; what was committed stays, and the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
-    bad = sum(filled.error is not None for filled in found)
+    bad = sum(filled.error is not None for filled in report)
     if as_json:
-        print_json({"table": name, "before": plan.done, "partitions": [asdict(filled) for filled in found]})
+        print_json({"table": name, "before": plan.completed, "partitions": [asdict(filled) for filled in report]})
     else:
-        _print_end(plan, len(found) - bad, bad)
+        _print_end(plan, len(report) - bad, bad)
     if bad:
         raise typer.Exit(REFUSED)
 
@@ -79,17 +79,17 @@ class _Shown:
 
 def _print_plan(plan: Backfill, *, as_json: bool) -> None:
     if as_json:
-        print_json({"table": plan.definition.name, "partitions": plan.left, "before": plan.done})
+        print_json({"table": plan.definition.name, "partitions": plan.left, "before": plan.completed})
         return
     for partition in plan.left:
         out.print(_word(partition), markup=False)
     _print_end(plan, 0, 0)
 
 
-def _print_end(plan: Backfill, done: int, bad: int) -> None:
-    name, before = plan.definition.name, len(plan.done)
-    left = len(plan.left) - done - bad
-    parts = [f"{n} {word}" for n, word in ((done, "done"), (bad, "failed"), (left, "to do")) if n]
+def _print_end(plan: Backfill, completed: int, bad: int) -> None:
+    name, before = plan.definition.name, len(plan.completed)
+    left = len(plan.left) - completed - bad
+    parts = [f"{n} {word}" for n, word in ((completed, "done"), (bad, "failed"), (left, "to do")) if n]
     if before:
         parts.append(f"{before} done before")
     out.print(f"[bold]{name}: {', '.join(parts) or 'nothing to do'}[/]")

@@ -76,10 +76,10 @@ class CommandGroup(TyperGroup):
 def load(name: str) -> Any:
     """Import a command's module and return the command, or the group of commands."""
     module, _, attribute = COMMANDS[name][0].partition(".")
-    found = getattr(import_module(f"cluster.cli.{module}"), attribute)
+    command = getattr(import_module(f"cluster.cli.{module}"), attribute)
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=CONTEXT)
-    if isinstance(found, typer.Typer):
-        alone.add_typer(found, name=name)
+    if isinstance(command, typer.Typer):
+        alone.add_typer(command, name=name)
         return cast("TyperGroup", get_command(alone)).commands[name]
-    alone.command(name)(found)
+    alone.command(name)(command)
     return get_command(alone)

@@ -137,14 +137,14 @@ def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 def _apart(names: Sequence[str]) -> list[str]:
     """Return names with `_1`, `_2`, ... behind those that came before, as DuckDB does."""
-    found: list[str] = []
+    unique: list[str] = []
     for name in names:
         chosen, number = name, 0
-        while chosen in found:
+        while chosen in unique:
             number += 1
             chosen = f"{name}_{number}"
-        found.append(chosen)
-    return found
+        unique.append(chosen)
+    return unique
 
 
 def _number(value: Any) -> object:

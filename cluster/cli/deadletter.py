@@ -9,7 +9,7 @@ import typer
 from cluster.cli.console import grid, open_workspace, out, print_json, print_rows, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from cluster.cli.quarantine import near
-from pipeline.reprocessing.dead_letters import letters, replay_letters
+from pipeline.reprocessing.dead_letters import dead_letters, replay_letters
 from pipeline.reprocessing.quarantine import quarantined_rows
 
 app = typer.Typer(help="Rows that streams set aside: list, show, replay after a fix.", no_args_is_help=True)
@@ -20,11 +20,11 @@ _LONG = 120
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List what streams set aside, by reason."""
-    found = letters(open_workspace(folder, env))
+    summaries = dead_letters(open_workspace(folder, env))
     if as_json:
-        print_json(list(found))
-    elif found:
-        rows = [(each.stream, each.reasons, each.rows, each.first_at[:19], each.last_at[:19]) for each in found]
+        print_json(list(summaries))
+    elif summaries:
+        rows = [(s.stream, s.reasons, s.rows, s.first_at[:19], s.last_at[:19]) for s in summaries]
         grid(None, ("stream", "reason", "rows", "first", "last"), rows, right="rows")
     else:
         out.print("no stream has set anything aside")
@@ -42,7 +42,7 @@ def show(
     """Show the rows with their partition and offset; bytes that are no text are in base64, and say so."""
     rows = quarantined_rows(open_workspace(folder, env), name)
     if reason is not None:
-        rows = rows.filter([reason.lower() in str(given).lower() for given in rows["reasons"].to_pylist()])
+        rows = rows.filter([reason.lower() in str(reasons).lower() for reasons in rows["reasons"].to_pylist()])
     if as_json:
         print_rows(rows.slice(0, limit), as_json=True)
         return
@@ -68,5 +68,5 @@ def replay(name: Name, env: Env = None, as_json: Json = False, folder: Folder = 
 
 
 def _short(row: str | None) -> str:
-    found = row or ""
-    return found if len(found) <= _LONG else f"{found[:_LONG]}… ({len(found):,} characters)"
+    content = row or ""
+    return content if len(content) <= _LONG else f"{content[:_LONG]}… ({len(content):,} characters)"

@@ -97,16 +97,16 @@ def _temporary() -> Iterator[Finding]:
 
 def _topics(name: str, kafka: Kafka) -> Iterator[Finding]:
     """Look at the topics that a source reads, and for transactions that hold its readers back."""
-    from pipeline.connectors.kafka.administration import hanging, topics  # noqa: PLC0415 - its client is an extra
+    from pipeline.connectors.kafka.administration import hanging_transactions, topics  # noqa: PLC0415 - its client is an extra
 
     try:
         for topic in topics(kafka):
-            state, words = ("note", "; ".join(topic.worries)) if topic.worries else ("ok", "nothing to worry about")
+            state, words = ("note", "; ".join(topic.warnings)) if topic.warnings else ("ok", "nothing to worry about")
             yield Finding(f"{name}: topic {topic.name}", state, f"{topic.partitions} partitions; {words}")
         for uri, offsets in kafka.held_back().items():
             if offsets:
                 yield Finding(f"{name}: {uri}", "note", f"{offsets:,} offsets wait behind an open transaction")
-        for transaction in hanging(kafka):
+        for transaction in hanging_transactions(kafka):
             yield Finding(f"{name}: transaction", "bad", f"hangs: {transaction}")
     except HeadwaterError as error:
         yield Finding(f"{name}: topics", "bad", str(error))

@@ -25,8 +25,8 @@ from pipeline.streaming.planning.plan import Planner, StreamPlan
 class Explained:
     """What is known of a table; the last parts only where they were asked for."""
 
-    found: PlannedStep
-    order: StepSpec | None = None
+    step: PlannedStep
+    spec: StepSpec | None = None
     expected: Estimate | None = None
     outcome: Outcome | None = None
     seconds: float = 0.0
@@ -34,17 +34,17 @@ class Explained:
     @property
     def route(self) -> ExecutionPlan | None:
         """How all of it is computed, else how the next run computes what is new."""
-        return self.found.route if self.order is None else self.order.route
+        return self.step.route if self.spec is None else self.spec.route
 
     def facts(self) -> dict[str, object]:
         """Return all of it as plain values."""
-        decision = self.found.decision
-        facts: dict[str, object] = {"name": self.found.definition.name}
+        decision = self.step.decision
+        facts: dict[str, object] = {"name": self.step.definition.name}
         facts |= {"decision": decision.kind, "reason": decision.reason}
-        way = self.route
-        if way is not None:
-            facts |= {name: value for name, value in vars(way).items() if name not in {"exchange", "reason", "why"}}
-            facts |= {"strategy_reason": way.reason, "executor_reason": way.why}
+        route = self.route
+        if route is not None:
+            facts |= {name: value for name, value in vars(route).items() if name not in {"exchange", "reason", "why"}}
+            facts |= {"strategy_reason": route.reason, "executor_reason": route.why}
         if self.expected is not None:
             facts["expected"] = asdict(self.expected)
         if self.outcome is not None:
@@ -59,28 +59,28 @@ class Explained:
         return facts
 
 
-def print_explained(workspace: Workspace, one: Explained) -> None:
+def print_explained(workspace: Workspace, explained: Explained) -> None:
     """Print what is known of a table."""
-    definition, way = one.found.definition, one.route
+    definition, route = explained.step.definition, explained.route
     out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
     out.print(f"  defined   {definition.place}", soft_wrap=True)
-    out.print(f"  would     {one.found.decision.kind}: {one.found.decision.reason}")
-    if one.found.decision.kind is DecisionKind.STREAMED and isinstance(definition, StoredDefinition):
+    out.print(f"  would     {explained.step.decision.kind}: {explained.step.decision.reason}")
+    if explained.step.decision.kind is DecisionKind.STREAMED and isinstance(definition, StoredDefinition):
         _print_stream(Planner(workspace).plan(definition.name))
-    if way is None or not isinstance(definition, StoredDefinition):
+    if route is None or not isinstance(definition, StoredDefinition):
         return
-    out.print(f"  strategy  {way.strategy}: {way.reason}")
-    out.print(f"  where     {way.executor}: {way.why}")
-    for name in definition.inputs if one.order is None else one.order.scans:
+    out.print(f"  strategy  {route.strategy}: {route.reason}")
+    out.print(f"  where     {route.executor}: {route.why}")
+    for name in definition.inputs if explained.spec is None else explained.spec.scans:
         version = workspace.version(name)
         size = "not made yet" if version is None else _size(version.rows, version.scan().size_bytes, len(version.files))
-        out.print(f"  reads     {name} {'(split) ' if name == way.driving else ''}[dim]{size}[/]")
-    if one.expected is not None:
-        _print_expected(one.expected)
+        out.print(f"  reads     {name} {'(split) ' if name == route.driving else ''}[dim]{size}[/]")
+    if explained.expected is not None:
+        _print_expected(explained.expected)
     if isinstance(definition, Table):
-        _print_parts(definition, way)
-    if one.expected is not None and one.outcome is not None:
-        _print_actual(one.expected, one.outcome, one.seconds)
+        _print_parts(definition, route)
+    if explained.expected is not None and explained.outcome is not None:
+        _print_actual(explained.expected, explained.outcome, explained.seconds)
     out.print()
 
 
@@ -115,14 +115,14 @@ def _print_expected(expected: Estimate) -> None:
     out.print(f"  memory    at most {share:,.0f} MB a task and {memory:,.0f} MB in all; what is more spills to disk")
 
 
-def _print_parts(definition: Table, way: ExecutionPlan) -> None:
-    if way.strategy == "partial" or (way.exchange is not None and way.exchange.merges):
+def _print_parts(definition: Table, route: ExecutionPlan) -> None:
+    if route.strategy == "partial" or (route.exchange is not None and route.exchange.merges):
         apart = take_apart(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
         out.print(f"  partial   {apart.partial()}", soft_wrap=True)
         out.print(f"  finish    {apart.finish}", soft_wrap=True)
-    elif way.exchange is not None and way.exchange.finish is not None:
-        out.print(f"  bucket    {way.exchange.statement}", soft_wrap=True)
-        out.print(f"  finish    {way.exchange.finish}", soft_wrap=True)
+    elif route.exchange is not None and route.exchange.finish is not None:
+        out.print(f"  bucket    {route.exchange.statement}", soft_wrap=True)
+        out.print(f"  finish    {route.exchange.finish}", soft_wrap=True)
 
 
 def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:

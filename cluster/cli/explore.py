@@ -47,17 +47,17 @@ def show(
     definition = workspace.stored(name)
     version = workspace.require(name)
     rows = workspace.query(f"select * from {quoted(name)} limit {limit}")
-    made = workspace.catalog.versions(name)
+    history = workspace.catalog.versions(name)
     if as_json:
         facts = {"name": name, "kind": definition.kind, "layer": definition.layer, "version": version.number}
-        print_json({**facts, "columns": version.schema.as_dict(), "versions": made, "rows": as_objects(rows)})
+        print_json({**facts, "columns": version.schema.as_dict(), "versions": history, "rows": as_objects(rows)})
         return
     out.print(f"[bold]{name}[/]  {definition.description}")
     out.print(
         f"[dim]{definition.kind}, {definition.layer}, version {version.number}, {version.rows:,} rows,[/] {definition.place}"
     )
     grid("Columns", ("name", "type"), [(c.name, c.type) for c in version.schema.columns])
-    versions = [(m.version, m.at[:19], m.rows, m.run_id, _inputs(m.inputs)) for m in made[:5]]
+    versions = [(m.version, m.at[:19], m.rows, m.run_id, _inputs(m.inputs)) for m in history[:5]]
     grid("Versions", ("version", "at", "rows", "run", "made from"), versions, right="version, rows")
     out.print()
     print_rows(rows, as_json=False, most=limit)

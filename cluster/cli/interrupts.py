@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from pipeline.runner.events import Event, Observer
-from pipeline.runner.schedule import steps_at_work
+from pipeline.runner.schedule import has_running_steps
 
 
 class Interrupts:
@@ -46,7 +46,7 @@ def leave(code: int) -> NoReturn:
 
     What is committed is whole, and the interpreter would wait for the step's threads or be ended by them.
     """
-    if steps_at_work():
+    if has_running_steps():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -56,12 +56,12 @@ def leave(code: int) -> NoReturn:
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
     """Watch for Ctrl-C for the time of the context; only the main thread can."""
-    found = Interrupts()
+    state = Interrupts()
     if threading.current_thread() is not threading.main_thread():
-        yield found
+        yield state
         return
-    before = signal.signal(signal.SIGINT, found.ask)
+    before = signal.signal(signal.SIGINT, state.ask)
     try:
-        yield found
+        yield state
     finally:
         signal.signal(signal.SIGINT, before)

@@ -204,12 +204,12 @@ def _spark(rates: Sequence[float]) -> str:
 def _bar(facts: StreamStatus) -> Text:
     """Return the shares of the phases as a bar."""
     total = sum(facts.phases_s.values())
-    found = Text()
+    bar = Text()
     if not total:
-        return found
+        return bar
     ends, at = 0.0, 0
     for phase in PHASES:
         ends += facts.phases_s.get(phase, 0.0) / total * _BAR
-        found.append("▇" * (round(ends) - at), _SHADES[phase])
+        bar.append("▇" * (round(ends) - at), _SHADES[phase])
         at = round(ends)
-    return found
+    return bar

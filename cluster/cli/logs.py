@@ -30,8 +30,8 @@ def configure(*, verbose: int = 0, quiet: bool = False, form: LogFormat = LogFor
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    found: dict[str, object] = getattr(record, "fields", {})
-    return found
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
 
 
 class _Text(logging.Formatter):

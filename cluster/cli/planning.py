@@ -18,7 +18,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run
-from pipeline.runner.estimate import estimate, spec_of_all, trial
+from pipeline.runner.estimate import estimate, full_spec, trial
 
 
 def explain(
@@ -38,49 +38,49 @@ def explain(
     if not analyze and (as_json or not names):
         print_plan(planned, as_json=as_json)
         return
-    explained = [_explained(workspace, found, analyze=analyze) for found in planned]
+    explained = [_explained(workspace, step, analyze=analyze) for step in planned]
     if as_json:
-        print_json([one.facts() for one in explained])
+        print_json([table.facts() for table in explained])
         return
-    for one in explained:
-        print_explained(workspace, one)
+    for table in explained:
+        print_explained(workspace, table)
 
 
-def _explained(workspace: Workspace, found: PlannedStep, *, analyze: bool) -> Explained:
-    definition = found.definition
-    if found.route is None or not isinstance(definition, StoredDefinition):
-        return Explained(found)
+def _explained(workspace: Workspace, step: PlannedStep, *, analyze: bool) -> Explained:
+    definition = step.definition
+    if step.route is None or not isinstance(definition, StoredDefinition):
+        return Explained(step)
     try:
-        order = spec_of_all(workspace, definition)
+        spec = full_spec(workspace, definition)
     except StorageError:
-        return Explained(found)  # an input is not made yet
-    expected = estimate(workspace, order)
+        return Explained(step)  # an input is not made yet
+    expected = estimate(workspace, spec)
     if not analyze:
-        return Explained(found, order, expected)
+        return Explained(step, spec, expected)
     begun = time.perf_counter()
     with err.status(f"computing {definition.name}"):
-        outcome, landing = trial(workspace, order)
-    return Explained(found, order, expected, replace(outcome, flow=landing.flow), time.perf_counter() - begun)
+        outcome, commit_plan = trial(workspace, spec)
+    return Explained(step, spec, expected, replace(outcome, flow=commit_plan.flow), time.perf_counter() - begun)
 
 
 def print_plan(planned: Sequence[PlannedStep], *, as_json: bool) -> None:
     """Print a plan, one line for each definition."""
     if as_json:
-        print_json([_facts(found) for found in planned])
+        print_json([_facts(step) for step in planned])
         return
     rows = [
         (
-            found.definition.name,
-            found.decision.kind,
-            found.decision.reason,
-            "" if found.route is None else found.route.strategy,
-            "" if found.route is None else found.route.executor,
-            "" if found.route is None else f"{found.route.reason}; {found.route.why}",
+            step.definition.name,
+            step.decision.kind,
+            step.decision.reason,
+            "" if step.route is None else step.route.strategy,
+            "" if step.route is None else step.route.executor,
+            "" if step.route is None else f"{step.route.reason}; {step.route.why}",
         )
-        for found in planned
+        for step in planned
     ]
     grid(None, ("name", "would", "because", "strategy", "where", "why so"), rows)
 
 
-def _facts(found: PlannedStep) -> dict[str, object]:
-    return Explained(found).facts()
+def _facts(step: PlannedStep) -> dict[str, object]:
+    return Explained(step).facts()

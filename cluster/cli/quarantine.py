@@ -23,11 +23,11 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the tables that have quarantined rows."""
     workspace = open_workspace(folder, env)
     counts = [(name, quarantined_rows(workspace, name).num_rows) for name in workspace.table_names]
-    found = [(name, count) for name, count in counts if count]
+    tables = [(name, count) for name, count in counts if count]
     if as_json:
-        print_json([{"name": name, "rows": count} for name, count in found])
-    elif found:
-        grid(None, ("table", "rows"), found, right="rows")
+        print_json([{"name": name, "rows": count} for name, count in tables])
+    elif tables:
+        grid(None, ("table", "rows"), tables, right="rows")
     else:
         out.print("no rows are quarantined")
 

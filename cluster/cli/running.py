@@ -63,22 +63,22 @@ def run(
 
         planned = plan_run(Workspace(project), options)
         print_plan(planned, as_json=as_json)
-        raise typer.Exit(int(any(found.decision.kind == "fail" for found in planned)))
+        raise typer.Exit(int(any(step.decision.kind == "fail" for step in planned)))
     try:
-        done, errors = _watched(project, options, quiet=as_json)
+        record, errors = _watched(project, options, quiet=as_json)
     except KeyboardInterrupt:
         err.print("interrupted; what was committed stays, and the next run goes on from there")
         leave(INTERRUPTED)
     if as_json:
-        print_json(done)
+        print_json(record)
     elif summary:
-        print_summary(done)
+        print_summary(record)
         _print_where(project)
     for name, error in errors.items():
         print_failure(name, error)
-    if done.status == "failed":
+    if record.status == "failed":
         raise typer.Exit(1)
-    if done.status == "refused":
+    if record.status == "refused":
         raise typer.Exit(REFUSED)
 
 
@@ -97,14 +97,14 @@ def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[Run
     with Progress(*columns, TextColumn("{task.fields[left]}"), console=err, transient=True, disable=quiet) as progress:
         watcher = _Watcher(progress, progress.add_task("starting", total=len(names), left=""), expected)
         try:
-            with interrupts() as asked:
-                runner = Runner(project, options, observer=asked.before(watcher))
-                done = runner.attempt()
+            with interrupts() as interrupt:
+                runner = Runner(project, options, observer=interrupt.before(watcher))
+                record = runner.attempt()
         except HeadwaterError as error:
             _report_failure(project, error, quiet=quiet)
             raise
     write_report(project, workspace.catalog, project.settings.state / "report.html")
-    return done, runner.errors
+    return record, runner.errors
 
 
 def _report_failure(project: Project, error: HeadwaterError, *, quiet: bool) -> None:
@@ -162,8 +162,8 @@ class _Watcher:
             words = "failed" if step.decision == "failed" else step.reason
             self._progress.console.print(f"[red]✗[/] {step.name}: {escape(words)}")
             return
-        made = step.flow.rows_out
-        rows = "" if step.verdict else f"{text(made)} row{'s' * (made != 1)}, "
+        rows_out = step.flow.rows_out
+        rows = "" if step.verdict else f"{text(rows_out)} row{'s' * (rows_out != 1)}, "
         flow = step.flow
         away = [f"{text(n)} {word}" for n, word in ((flow.quarantined, "quarantined"), (flow.dropped, "dropped")) if n]
         rows += "".join(f"[yellow]{part}[/], " for part in away)

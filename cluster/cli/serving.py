@@ -50,7 +50,7 @@ def serve(
 
 def _wait() -> None:
     """Return when the process is asked to end."""
-    asked = threading.Event()
+    stop_requested = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
-    asked.wait()
+        signal.signal(number, lambda *_: stop_requested.set())
+    stop_requested.wait()

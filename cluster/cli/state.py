@@ -28,10 +28,10 @@ Keys = Annotated[
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the streams that remember something, with how much."""
-    found = [
-        (each.name, each.epoch)
-        for each in stream_summaries(open_workspace(folder, env))
-        if each.epoch and each.epoch.state
+    streams = [
+        (stream.name, stream.epoch)
+        for stream in stream_summaries(open_workspace(folder, env))
+        if stream.epoch and stream.epoch.state
     ]
     parts = [
         {
@@ -43,7 +43,7 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
             "shards": epoch.shards,
             "watermark": _moment(epoch.watermark),
         }
-        for name, epoch in found
+        for name, epoch in streams
     ]
     if as_json:
         print_json(parts)
@@ -65,13 +65,13 @@ def show(
     folder: Folder = HERE,
 ) -> None:
     """Show what a stream remembers: its open windows with their values so far, or the rows that wait for others."""
-    found = committed_state(open_workspace(folder, env), name)
-    rows = where(found.table(table), _pairs(key or []))
+    state = committed_state(open_workspace(folder, env), name)
+    rows = where(state.table(table), _pairs(key or []))
     if as_json:
         print_rows(rows.slice(0, limit), as_json=True)
         return
-    tables = ", ".join(f"{each} ({text(rows.num_rows)})" for each, rows in found.tables.items())
-    out.print(f"[dim]{name} at epoch {text(found.epoch)}, watermark {_moment(found.watermark)}; tables: {tables}[/]")
+    tables = ", ".join(f"{table_name} ({text(rows.num_rows)})" for table_name, rows in state.tables.items())
+    out.print(f"[dim]{name} at epoch {text(state.epoch)}, watermark {_moment(state.watermark)}; tables: {tables}[/]")
     print_rows(rows, as_json=False, most=limit)
 
 

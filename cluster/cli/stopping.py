@@ -37,26 +37,26 @@ def stoppable(stop: Callable[[], None], say: Callable[[], None]) -> Iterator[Sto
 
     No exception is raised in between, so nothing is cut short by the first.
     """
-    found = Stopped()
+    stopped = Stopped()
     if threading.current_thread() is not threading.main_thread():
-        yield found
+        yield stopped
         return
 
     def hear(number: int, frame: FrameType | None) -> None:
         del frame
-        if found.by is not None and time.monotonic() - found.at < _SAME_S:
+        if stopped.by is not None and time.monotonic() - stopped.at < _SAME_S:
             return
-        if found.by is not None:
+        if stopped.by is not None:
             sys.stderr.write("\nended at once; what was not committed is read again by the next start\n")
             sys.stderr.flush()
             os._exit(INTERRUPTED + number)
-        found.by, found.at = number, time.monotonic()
+        stopped.by, stopped.at = number, time.monotonic()
         stop()
         say()
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield found
+        yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

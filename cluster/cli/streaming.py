@@ -75,7 +75,7 @@ def stream(
     """Run streams: rows are committed exactly once, every half second, until Ctrl-C. `headwater streams` manages them."""
     if restore is not None and begin != "committed":
         raise RequestError("a stream begins at a savepoint or at --from, not at both")
-    wanted = StreamJobOptions(
+    options = StreamJobOptions(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
         drain=drain,
@@ -90,7 +90,7 @@ def stream(
         take_over=take_over,
         fail_fast=fail_fast,
     )
-    code = _run(open_workspace(folder, env), wanted, metrics_port, as_json=as_json)
+    code = _run(open_workspace(folder, env), options, metrics_port, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
@@ -107,16 +107,16 @@ def _state_mode(begin: str, *, rebuild: bool, keep: bool) -> StateMode:
     return "rebuild" if rebuild else "keep" if keep else "restore"
 
 
-def _run(workspace: Workspace, wanted: StreamJobOptions, metrics_port: int | None, *, as_json: bool) -> int:
+def _run(workspace: Workspace, options: StreamJobOptions, metrics_port: int | None, *, as_json: bool) -> int:
     """Run streams until they end, show how they are, and return the exit code."""
     with ExitStack() as stack:
         view = stack.enter_context(live_view(err, quiet=as_json))
-        running = StreamJob(workspace, wanted, on_restart=view.say)
+        running = StreamJob(workspace, options, on_restart=view.say)
         stopped = stack.enter_context(
             stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
         )
         port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running), lambda: running.is_ready))
-        if not as_json and not wanted.names:
+        if not as_json and not options.names:
             for name, reason in running.left_out.items():
                 err.print(f"[dim]{name} is not streamed: {escape(reason)}[/]")
         if port is not None and not as_json:
@@ -140,25 +140,25 @@ def verify(
     folder: Folder = HERE,
 ) -> None:
     """Compute a stream's table in batch and compare the two, row by row."""
-    found = verify_stream(open_workspace(folder, env), name)
+    comparison = verify_stream(open_workspace(folder, env), name)
     if as_json:
-        print_json(found)
+        print_json(comparison)
     else:
-        mark = "[green]✓[/]" if found.holds else "[red]✗[/]"
+        mark = "[green]✓[/]" if comparison.holds else "[red]✗[/]"
         out.print(
-            f"{mark} {name} at epoch {found.epoch}: {text(found.rows_read)} rows read, {text(found.rows_aside)} set aside; "
-            f"{text(found.rows_there)} rows in the table and {text(found.rows_remembered)} to come, "
-            f"{text(found.rows_expected)} in batch: {text(found.missing)} missing, {text(found.unexpected)} unexpected"
-            + (f", {text(found.doubled)} keys twice" if found.doubled else "")
+            f"{mark} {name} at epoch {comparison.epoch}: {text(comparison.rows_read)} rows read, {text(comparison.rows_aside)} set aside; "
+            f"{text(comparison.rows_there)} rows in the table and {text(comparison.rows_remembered)} to come, "
+            f"{text(comparison.rows_expected)} in batch: {text(comparison.missing)} missing, {text(comparison.unexpected)} unexpected"
+            + (f", {text(comparison.doubled)} keys twice" if comparison.doubled else "")
         )
-        if found.lost:
+        if comparison.lost:
             out.print(
-                f"the log no longer has {text(found.lost)} of the rows that were read (a compacted topic, or files that "
+                f"the log no longer has {text(comparison.lost)} of the rows that were read (a compacted topic, or files that "
                 "were removed): what came of them cannot be computed again"
             )
-        if found.differences:
-            grid(None, tuple(found.differences[0]), [tuple(row.values()) for row in found.differences])
-    if not found.holds:
+        if comparison.differences:
+            grid(None, tuple(comparison.differences[0]), [tuple(row.values()) for row in comparison.differences])
+    if not comparison.holds:
         raise typer.Exit(1)
 
 
@@ -192,6 +192,6 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
 
 
 def _json(facts: StreamStatus) -> dict[str, object]:
-    found = in_short(facts)
+    summary = in_short(facts)
     quantiles = {f"latency_p{int(q * 100)}_s": facts.latency.quantile(q) for q in (0.5, 0.99)}
-    return {**found, **quantiles, "commits": facts.commits, "phases_s": dict(facts.phases_s)}
+    return {**summary, **quantiles, "commits": facts.commits, "phases_s": dict(facts.phases_s)}

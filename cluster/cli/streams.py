@@ -31,11 +31,11 @@ def list_them(context: typer.Context, env: Env = None, as_json: Json = False, fo
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List the streams: what they do, how far they are, and who runs them."""
-    found = stream_summaries(open_workspace(folder, env))
+    summaries = stream_summaries(open_workspace(folder, env))
     if as_json:
-        print_json([_parts(each) for each in found])
+        print_json([_parts(stream) for stream in summaries])
         return
-    if not found:
+    if not summaries:
         out.print("this project has no streams: give a source event_time=, and read it with a table")
         return
     rows = [
@@ -48,7 +48,7 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
             "" if p["watermark_delay_s"] is None else span(p["watermark_delay_s"]),
             p["holder"],
         )
-        for p in map(_parts, found)
+        for p in map(_parts, summaries)
     ]
     grid(
         None,
@@ -56,14 +56,14 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
         rows,
         right="epoch,rows/s,behind,event time",
     )
-    for each in found:
-        if each.obstacle:
-            out.print(f"[yellow]{each.name}[/]: {text(each.obstacle)}", soft_wrap=True)
-        if each.lease is not None and each.lease.facts.get("error") and each.status in TROUBLED:
-            out.print(f"[red]{each.name}[/]: {each.lease.facts['error']}", soft_wrap=True)
-        for name, sink in ({} if each.lease is None else each.lease.facts.get("sinks", {})).items():
+    for stream in summaries:
+        if stream.obstacle:
+            out.print(f"[yellow]{stream.name}[/]: {text(stream.obstacle)}", soft_wrap=True)
+        if stream.lease is not None and stream.lease.facts.get("error") and stream.status in TROUBLED:
+            out.print(f"[red]{stream.name}[/]: {stream.lease.facts['error']}", soft_wrap=True)
+        for name, sink in ({} if stream.lease is None else stream.lease.facts.get("sinks", {})).items():
             how = f"[red]{sink['status']}[/]: {sink['error']}" if sink["error"] else sink["status"]
-            out.print(f"[dim]{each.name} →[/] {name}: {how}, {text(sink['behind'])} versions behind", soft_wrap=True)
+            out.print(f"[dim]{stream.name} →[/] {name}: {how}, {text(sink['behind'])} versions behind", soft_wrap=True)
 
 
 @app.command()
@@ -99,23 +99,23 @@ def savepoint(
     folder: Folder = HERE,
 ) -> None:
     """Keep a stream's last commit, to go back to with `headwater stream NAME --restore LABEL`; it may be running."""
-    found = save(open_workspace(folder, env), name, label)
+    saved = save(open_workspace(folder, env), name, label)
     if as_json:
-        print_json({"stream": name, "label": found.label, "epoch": found.epoch, "version": found.version})
+        print_json({"stream": name, "label": saved.label, "epoch": saved.epoch, "version": saved.version})
     else:
-        out.print(f"[green]✓[/] {name}: savepoint {found.label} at epoch {found.epoch}, {text(found.rows)} rows")
+        out.print(f"[green]✓[/] {name}: savepoint {saved.label} at epoch {saved.epoch}, {text(saved.rows)} rows")
 
 
 @app.command()
 def savepoints(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
     """List a stream's savepoints."""
-    found = savepoints_of(open_workspace(folder, env), name)
+    saved = savepoints_of(open_workspace(folder, env), name)
     if as_json:
         print_json(
-            [{"label": s.label, "epoch": s.epoch, "version": s.version, "at": s.at, "rows": s.rows} for s in found]
+            [{"label": s.label, "epoch": s.epoch, "version": s.version, "at": s.at, "rows": s.rows} for s in saved]
         )
-    elif found:
-        rows = [(s.label, s.epoch, s.version, s.rows, s.at[:19].replace("T", " ")) for s in found]
+    elif saved:
+        rows = [(s.label, s.epoch, s.version, s.rows, s.at[:19].replace("T", " ")) for s in saved]
         grid(None, ("label", "epoch", "version", "rows", "made at (UTC)"), rows, right="epoch,version,rows")
     else:
         out.print(f"stream {name!r} has no savepoints; make one: headwater streams savepoint {name}")
@@ -129,15 +129,15 @@ def _ask(name: str, state: DesiredState, words: str, env: str | None, folder: Fo
     out.print(f"[green]✓[/] {name} {words}, at epoch {text(lease.facts.get('epoch'))}")
 
 
-def _parts(each: StreamSummary) -> dict[str, Any]:
-    facts = each.lease.facts if each.lease is not None else {}
-    running = facts if each.is_running else {}
-    lease = each.lease if each.is_running else None
-    epoch = each.epoch
+def _parts(stream: StreamSummary) -> dict[str, Any]:
+    facts = stream.lease.facts if stream.lease is not None else {}
+    running = facts if stream.is_running else {}
+    lease = stream.lease if stream.is_running else None
+    epoch = stream.epoch
     delay = None if epoch is None or not BEGINNING < epoch.watermark < END else time.time() - epoch.watermark / 1e6
     return {
-        "name": each.name,
-        "status": each.status,
+        "name": stream.name,
+        "status": stream.status,
         "epoch": None if epoch is None else epoch.number,
         "lag": running.get("lag"),
         "rows_per_s": running.get("rows_per_s"),

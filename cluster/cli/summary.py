@@ -33,9 +33,9 @@ def print_summary(run: RunRecord) -> None:
 
 
 def _total(run: RunRecord) -> str:
-    done = [step for step in run.steps if step.is_done]
+    computed = [step for step in run.steps if step.is_done]
     counts = {
-        "done": len(done),
+        "done": len(computed),
         "failed": sum(step.decision == "failed" for step in run.steps),
         "skipped": sum(step.decision == "upstream_failed" for step in run.steps),
         "up to date": sum(step.decision == "skip" for step in run.steps),
@@ -43,9 +43,9 @@ def _total(run: RunRecord) -> str:
     }
     if counts["up to date"] == len(run.steps):
         return f"nothing new: all {len(run.steps)} are up to date"
-    told = [f"{count} {word}" for word, count in counts.items() if count or word in {"done", "up to date"}]
-    rows = sum(step.flow.rows_out for step in done)
-    return ", ".join([*told, f"{rows:,} rows written", f"{_seconds(run):.1f} s"])
+    parts = [f"{count} {word}" for word, count in counts.items() if count or word in {"done", "up to date"}]
+    rows = sum(step.flow.rows_out for step in computed)
+    return ", ".join([*parts, f"{rows:,} rows written", f"{_seconds(run):.1f} s"])
 
 
 def _row(step: StepRecord, counted: Sequence[str]) -> tuple[object, ...]:

@@ -40,7 +40,7 @@ def features(
     """
     place = caller()
     key = names(entity)
-    made = sql_table(
+    view = sql_table(
         SqlTransform(text),
         place,
         layer="gold",
@@ -50,7 +50,7 @@ def features(
         description=description,
     )
     _require(SqlTransform(text).tree.named_selects, key, event_time, place)
-    return FeatureView(**{f.name: getattr(made, f.name) for f in fields(made)}, entity=key, event_time=event_time)
+    return FeatureView(**{f.name: getattr(view, f.name) for f in fields(view)}, entity=key, event_time=event_time)
 
 
 def _require(columns: Sequence[str], entity: tuple[str, ...], event_time: str, place: Place) -> None:

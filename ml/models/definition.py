@@ -116,9 +116,9 @@ def model(  # noqa: PLR0913 - a decorator's options, all given by name
 
 def _time(text: str, place: Place) -> datetime:
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
         raise DefinitionError(
             "split_at is not a date or time", got=repr(text), do="write 2013-10-01", place=place
         ) from error
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -65,8 +65,8 @@ def baseline_probability(
         return np.full(len(holdout), overall)
     by, rate = list(columns), "mean label"
     rates = label.rename(rate).groupby([train[name] for name in by], dropna=False).mean().reset_index()
-    found = holdout[by].merge(rates, on=by, how="left")[rate]
-    return np.asarray(found.fillna(overall), dtype=float)
+    probability = holdout[by].merge(rates, on=by, how="left")[rate]
+    return np.asarray(probability.fillna(overall), dtype=float)
 
 
 def gate(evaluation: Evaluation, model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[bool, str]:

@@ -99,8 +99,8 @@ class Registry:
         with self._speaking():
             if self._is_database:
                 return Origin.of(self._tags(name))
-            found = _champion(self._client(), name)
-            return None if found is None else Origin.of(found.tags)
+            champion = _champion(self._client(), name)
+            return None if champion is None else Origin.of(champion.tags)
 
     def refusal(self, name: str, origin: Origin) -> Verdict | None:
         """Return the newest refusal of a model of this very origin, or `None` when there is none. Writes nothing."""
@@ -181,8 +181,8 @@ class Registry:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             return
-        wanted = f"attributes.status = 'FINISHED' and tags.`{_VERDICT}` LIKE '{REFUSED}%'"
-        for run in client.search_runs([experiment.experiment_id], wanted, order_by=["attributes.start_time DESC"]):
+        condition = f"attributes.status = 'FINISHED' and tags.`{_VERDICT}` LIKE '{REFUSED}%'"
+        for run in client.search_runs([experiment.experiment_id], condition, order_by=["attributes.start_time DESC"]):
             yield run.info.run_id, dict(run.data.tags)
 
     def _client(self) -> Any:
@@ -205,9 +205,9 @@ class Registry:
             engine.dispose()
 
     def _experiment(self, client: Any, name: str) -> str:
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         url = sa.make_url(self._store) if self._is_database else None
         if url is None or url.get_backend_name() != "sqlite" or not url.database:
             return str(client.create_experiment(name))
@@ -322,8 +322,8 @@ def _features(folder: str) -> dict[str, str]:
     """Return the kinds of a model's features in the signature's order, which the metadata has lost."""
     from mlflow.models import Model  # noqa: PLC0415 - takes two seconds
 
-    found = Model.load(folder)
-    kinds, signature = found.metadata or {}, found.signature
+    model = Model.load(folder)
+    kinds, signature = model.metadata or {}, model.signature
     return {name: kinds[_FEATURES][name] for name in signature.inputs.input_names()}
 
 
@@ -331,14 +331,14 @@ _MLFLOW = {"text": "string", "timestamp": "datetime"}
 
 
 def _requirements(estimator: object) -> list[str]:
-    found = {}
-    own = type(estimator).__module__.partition(".")[0]
-    for name in ("cloudpickle", "pandas", "scikit-learn", own):
+    requirements = {}
+    package = type(estimator).__module__.partition(".")[0]
+    for name in ("cloudpickle", "pandas", "scikit-learn", package):
         try:
-            found[name] = f"{name}=={version(name)}"
+            requirements[name] = f"{name}=={version(name)}"
         except PackageNotFoundError:  # a class of the project, which goes with the model
             continue
-    return list(found.values())
+    return list(requirements.values())
 
 
 def _answers(store: str) -> None:

@@ -158,11 +158,11 @@ def _require_enough(label: pa.ChunkedArray, word: str, evaluation: Evaluation, p
             do="move split_at, wait for data, or lower min_rows",
             place=place,
         )
-    found = pc.unique(label).to_pylist()
-    if len(found) == 1:
+    labels = pc.unique(label).to_pylist()
+    if len(labels) == 1:
         raise ModelError(
             f"all {rows:,} {word} rows have one label",
-            got=f"{evaluation.label} = {found[0]}",
+            got=f"{evaluation.label} = {labels[0]}",
             do="move split_at, or check how the label is made",
             place=place,
         )

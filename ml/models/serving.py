@@ -62,10 +62,10 @@ def load_champion(store: str, name: str) -> Predictor:
     """
     from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow's world
 
-    found = Registry(store).champion(name)
-    if found is None:
+    champion = Registry(store).champion(name)
+    if champion is None:
         raise ModelError(f"model {name!r} has no champion yet", do=f"train one: headwater run --select +{name}")
-    return Predictor(name, found.version, dict(found.features), found.estimator)
+    return Predictor(name, champion.version, dict(champion.features), champion.estimator)
 
 
 def _value(value: Any, kind: str, name: str, number: int) -> Any:
@@ -82,15 +82,15 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        found = float(value)
+        number = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 def _integer(value: Any) -> float | None:
-    found = _number(value)
-    return found if found is not None and found.is_integer() else None
+    number = _number(value)
+    return number if number is not None and number.is_integer() else None
 
 
 def _boolean(value: Any) -> float | None:
@@ -103,12 +103,12 @@ def _text(value: Any) -> str | None:
 
 def _timestamp(value: Any) -> datetime | None:
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         return None
-    if not isinstance(found, datetime):
+    if not isinstance(time, datetime):
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 _READ = {"number": _number, "integer": _integer, "boolean": _boolean, "text": _text, "timestamp": _timestamp}

@@ -65,12 +65,12 @@ def build(model: Model, bench: BuildContext) -> Verdict:
 
 def feature_view(model: Model, bench: BuildContext) -> FeatureView:
     """Return the view a model learns from; raise `DefinitionError` when it is another kind of table."""
-    found = bench.definition(model.view)
-    if isinstance(found, FeatureView):
-        return found
+    view = bench.definition(model.view)
+    if isinstance(view, FeatureView):
+        return view
     raise DefinitionError(
         f"model {model.name!r} learns from {model.view!r}, which is not a feature view",
-        got=f"a {getattr(found, 'kind', 'definition')}",
+        got=f"a {getattr(view, 'kind', 'definition')}",
         do="define it with features(…)",
         place=model.place,
     )
@@ -104,18 +104,20 @@ def probability(estimator: Any, features: pd.DataFrame, place: Place | None = No
     import numpy as np  # noqa: PLC0415 - only training and serving need it
 
     try:
-        both = np.asarray(estimator.predict_proba(features), dtype=float)
+        probabilities = np.asarray(estimator.predict_proba(features), dtype=float)
     except Exception as error:
         problem = f"the estimator cannot score these rows: {type(error).__name__}"
         raise ModelError(problem, got=str(error) or None, place=place) from error
-    if both.shape != (len(features), 2) or not ((both >= 0) & (both <= 1)).all():
+    if probabilities.shape != (len(features), 2) or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ModelError(
             "predict_proba does not give two probabilities a row",
-            got=f"an array of shape {both.shape}" if both.shape != (len(features), 2) else "values outside 0 to 1",
+            got=f"an array of shape {probabilities.shape}"
+            if probabilities.shape != (len(features), 2)
+            else "values outside 0 to 1",
             do="return a fitted classifier of two classes",
             place=place,
         )
-    return both[:, 1]
+    return probabilities[:, 1]
 
 
 def _judged(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dict[str, float], dict[str, float]]:

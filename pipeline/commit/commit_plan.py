@@ -71,36 +71,36 @@ def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: s
     return passed if passed is not None and (not definition.key or set(passed) <= set(definition.key)) else None
 
 
-def plan_commit(workspace: Workspace, arrival: StagedRows) -> CommitPlan:
+def plan_commit(workspace: Workspace, staged: StagedRows) -> CommitPlan:
     """Return what to commit of new rows: for a merged table, after merging them."""
-    how, outcome, seen = merge_of(arrival.definition), arrival.outcome, arrival.seen
+    how, outcome, seen = merge_of(staged.definition), staged.outcome, staged.seen
     quarantine_mode: Mode = "overwrite" if seen is None else "append"
     if how is None:
         return CommitPlan(outcome.files, outcome.flow, outcome.quarantined, quarantine_mode)
-    done = merge(_work(workspace, arrival, arrival.definition.key, how))
-    flow = replace(outcome.flow, rows_out=done.rows_out, superseded=done.superseded, deletes=done.deletes)
-    return CommitPlan(done.files, flow, outcome.quarantined, quarantine_mode, done.removed, done.tombstones)
+    merged = merge(_work(workspace, staged, staged.definition.key, how))
+    flow = replace(outcome.flow, rows_out=merged.rows_out, superseded=merged.superseded, deletes=merged.deletes)
+    return CommitPlan(merged.files, flow, outcome.quarantined, quarantine_mode, merged.removed, merged.tombstones)
 
 
-def replace_by_key(workspace: Workspace, arrival: StagedRows, driving: str, changed: Scan) -> CommitPlan:
+def replace_by_key(workspace: Workspace, staged: StagedRows, driving: str, changed: Scan) -> CommitPlan:
     """Return what to commit of rows made again: they replace all rows of the keys that `changed` rows of the input have.
 
     Rows of these keys leave the quarantine too, and those set aside now come in.
     """
-    outcome, definition = arrival.outcome, arrival.definition
+    outcome, definition = staged.outcome, staged.definition
     theirs, ours = workspace.stored(driving).key, key_passed_on(workspace, definition, driving)
     if ours is None:
         raise AssertionError(f"{definition.name!r} does not have the key of {driving!r}")
     keys = replace(changed, schema=changed.schema.select(theirs))
-    done = replace_keys(_work(workspace, arrival, ours, None), keys, theirs)
+    replaced = replace_keys(_work(workspace, staged, ours, None), keys, theirs)
     texts = ", ".join(f"{json_text(quoted(name))} as k{n}" for n, name in enumerate(theirs))
     same = " and ".join(f"{in_json(name)} = k.k{n}" for n, name in enumerate(ours))
     those = f"anti join (select distinct {texts} from ({keys.query()})) as k on {same}"
-    quarantined = stage_quarantine(workspace, definition.name, f"{arrival.run_id}-all", outcome.quarantined, those)
-    return CommitPlan(done.files, outcome.flow, quarantined, "overwrite", done.removed)
+    quarantined = stage_quarantine(workspace, definition.name, f"{staged.run_id}-all", outcome.quarantined, those)
+    return CommitPlan(replaced.files, outcome.flow, quarantined, "overwrite", replaced.removed)
 
 
-def _work(workspace: Workspace, arrival: StagedRows, key: tuple[str, ...], how: Merge | None) -> MergeSpec:
+def _work(workspace: Workspace, staged: StagedRows, key: tuple[str, ...], how: Merge | None) -> MergeSpec:
     limits = budget_here(workspace.settings.memory_bytes).whole()
-    table, outcome = workspace.table(arrival.definition.name), arrival.outcome
-    return MergeSpec(table, key, how, arrival.run_id, outcome.files, outcome.schema, arrival.seen, limits)
+    table, outcome = workspace.table(staged.definition.name), staged.outcome
+    return MergeSpec(table, key, how, staged.run_id, outcome.files, outcome.schema, staged.seen, limits)

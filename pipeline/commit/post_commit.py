@@ -31,10 +31,10 @@ def post_commit(
         return
     update_quarantine(workspace, definition, manifest, version.manifest_id)
     reached(Moment.SETTLED)
-    follow_up(workspace, definition, version, reached)
+    update_warehouse_and_catalog(workspace, definition, version, reached)
 
 
-def follow_up(
+def update_warehouse_and_catalog(
     workspace: Workspace,
     definition: StoredDefinition,
     version: Version,
@@ -48,11 +48,13 @@ def follow_up(
         _load(workspace, definition, version)
         reached(Moment.LOADED)
     known = workspace.catalog.versions(definition.name)
-    if not any((made.version, made.run_id) == (version.number, manifest.run_id) for made in known):
-        workspace.catalog.keep(_made(definition, version, manifest))
+    if not any((record.version, record.run_id) == (version.number, manifest.run_id) for record in known):
+        workspace.catalog.keep(_version_record(definition, version, manifest))
 
 
-def judged(definition: StoredDefinition, violations: Mapping[str, int], flow: RowCounts) -> tuple[CheckRecord, ...]:
+def check_records(
+    definition: StoredDefinition, violations: Mapping[str, int], flow: RowCounts
+) -> tuple[CheckRecord, ...]:
     """Return a table's expectations with how often each was violated."""
     merge = merge_of(definition)
     promised = key_expectations(definition.key) if merge is None else merge_expectations(definition.key, merge)
@@ -87,11 +89,11 @@ def update_quarantine(
 
 
 def _require_staged(quarantined: LakeTable, definition: StoredDefinition, manifest: Manifest) -> None:
-    gone = [file.path for file in manifest.quarantined if not quarantined.storage.has(file.path)]
-    if gone:
+    missing = [file.path for file in manifest.quarantined if not quarantined.storage.has(file.path)]
+    if missing:
         raise StorageError(
             f"quarantined rows of {definition.name!r} are gone from the lake",
-            got=f"no file {gone[0]}",
+            got=f"no file {missing[0]}",
             do=f"recompute them: headwater run --full --select {definition.name}",
         )
 
@@ -114,7 +116,7 @@ def _load(workspace: Workspace, definition: StoredDefinition, version: Version) 
     workspace.warehouse.load(load, filesystem=workspace.lake.storage.filesystem())
 
 
-def _made(definition: StoredDefinition, version: Version, manifest: Manifest) -> VersionRecord:
+def _version_record(definition: StoredDefinition, version: Version, manifest: Manifest) -> VersionRecord:
     return VersionRecord(
         name=definition.name,
         version=version.number,

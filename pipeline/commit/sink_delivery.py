@@ -26,7 +26,7 @@ class DeliveryReport:
 
     to: SinkPosition
     rows: int = 0
-    gone: int = 0
+    removed: int = 0
 
 
 class SinkSender:
@@ -76,11 +76,11 @@ class SinkSender:
         self, con: duckdb.DuckDBPyConnection, now: Version, since: SinkPosition | None, sent: DeliveryReport
     ) -> Delivery:
         change = None if since is None else self._table.change_since(since.version, since.manifest_id, now)
-        found = None if change is None else _changes(con, change, now, self._key)
-        rows, gone = (now.scan().query(), None) if found is None else found
-        lost = _none(con, now) if gone is None else arrow(con, gone)
-        sent.gone = lost.num_rows
-        return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, is_whole=found is None)
+        changes = None if change is None else _changes(con, change, now, self._key)
+        rows, removed = (now.scan().query(), None) if changes is None else changes
+        lost = _none(con, now) if removed is None else arrow(con, removed)
+        sent.removed = lost.num_rows
+        return Delivery(sent.to, since, _counted(con, rows, sent), lost, self._key, is_whole=changes is None)
 
 
 def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:
@@ -96,22 +96,20 @@ def _changes(
     con: duckdb.DuckDBPyConnection, change: VersionChange, now: Version, key: tuple[str, ...]
 ) -> tuple[str, str | None] | None:
     """Return SELECTs of the rows that came and of those that went; `None` when the table had other columns before."""
-    came = Scan(now.schema, change.added).query()
+    added = Scan(now.schema, change.added).query()
     if not change.removed:
-        return came, None
-    went = Scan(now.schema, change.removed).query()
+        return added, None
+    removed = Scan(now.schema, change.removed).query()
     try:
-        if schema_of(con, went) != schema_of(con, came):
+        if schema_of(con, removed) != schema_of(con, added):
             return None
     except duckdb.BinderException:
         return None
     if not key:
-        return f"({came}) except all ({went})", f"({went}) except all ({came})"
+        return f"({added}) except all ({removed})", f"({removed}) except all ({added})"
     same = " and ".join(f"w.{quoted(name)} is not distinct from c.{quoted(name)}" for name in key)
-    gone = (
-        f"select * from ({went}) w where not exists (select 1 from (select {listed(key)} from ({came})) c where {same})"
-    )
-    return f"({came}) except all ({went})", gone
+    deleted = f"select * from ({removed}) w where not exists (select 1 from (select {listed(key)} from ({added})) c where {same})"
+    return f"({added}) except all ({removed})", deleted
 
 
 def _none(con: duckdb.DuckDBPyConnection, now: Version) -> pa.Table:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pipeline.connectors.contract import RAW, check_columns, fit_types, unknown
+from pipeline.connectors.contract import RAW, apply_contract_to_types, check_columns, undeclared_names
 from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.connectors.files.source import Files
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
@@ -49,15 +49,17 @@ class ArrowReader(ABC):
 
     def evolving(self, new_columns: NewColumns) -> ArrowReader:
         """Return the reader for a source that does this with columns that its contract does not have."""
-        found = copy.copy(self)
-        object.__setattr__(found, "new_columns", new_columns)  # its dataclass is frozen, and not ours to add a field to
-        return found
+        reader = copy.copy(self)
+        object.__setattr__(
+            reader, "new_columns", new_columns
+        )  # its dataclass is frozen, and not ours to add a field to
+        return reader
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a part's first batch that a contract does not have."""
         first = next(self.batches(part), None)
-        found = Schema(()) if first is None else from_arrow(first.schema)
-        return found.select(unknown(schema, found.names))
+        columns = Schema(()) if first is None else from_arrow(first.schema)
+        return columns.select(undeclared_names(schema, columns.names))
 
     def schema(self, piece: SourceObject) -> Schema:
         """Return the columns of a piece's first batch; raise `SourceError` when there is none."""
@@ -78,7 +80,7 @@ class ArrowReader(ABC):
             nothing = "".join(f", null::varchar as {quoted(name)}" for name in schema.names if name not in names)
             numbered = f"row_number() over () + {part.first - 1} as {POSITION}"
             con.execute(f"create temp table {RAW} as select {numbered}, *{nothing} from _batches")
-            return fit_types(con, schema, undeclared)
+            return apply_contract_to_types(con, schema, undeclared)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again; positions are 1-based in `rows`."""

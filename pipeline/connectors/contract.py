@@ -18,12 +18,12 @@ from pipeline.kernel.engine import arrow, schema_of
 from pipeline.kernel.sql_text import literal, quoted
 
 RAW = "raw"
-"""The temporary table that `fit` reads: `_position` and the values as they came."""
+"""The temporary table that `apply_contract` reads: `_position` and the values as they came."""
 REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", pa.string())])
 _CHECKED, _SCANNED = "checked_rows", "scanned_rows"
-AT_ONCE = 128
+COLUMNS_PER_STATEMENT = 128
 """How many columns a statement looks at that need not look at all: DuckDB compares each expression with every other."""
-_MANY = 32
+_LIST_TEST_COLUMNS = 32
 """How many columns of one rule are tested as a list. A long list is planned at once, a short one takes longer to test."""
 _ITEM = "item"
 
@@ -32,7 +32,7 @@ _ITEM = "item"
 class CellExpressions:
     """SQL for the raw value of each column, and the rule that converts it, given the names of that and of its cast."""
 
-    came: Mapping[str, str]
+    raw: Mapping[str, str]
     rule: Callable[[Column, str, str], ConversionRule]
 
 
@@ -77,14 +77,16 @@ def check_columns(
             do=f"rename it: files(…, rename={{{recased[0]!r}: {folded[recased[0].lower()]!r}}})",
             place=place,
         )
-    gone = [] if new_columns == "add" else missing
+    not_allowed = [] if new_columns == "add" else missing
     refused = added if new_columns == "refuse" else []
-    if gone or refused:
+    if not_allowed or refused:
         take = 'source(…, new_columns="add") takes new columns and makes missing ones null'
-        other = "take missing ones out of schema=" if gone else '"set aside" quarantines rows with a value in one'
+        other = (
+            "take missing ones out of schema=" if not_allowed else '"set aside" quarantines rows with a value in one'
+        )
         raise SchemaError(
             "the columns are not those of the contract",
-            got=few([*(f"no {name!r}" for name in gone), *(f"new column {name!r}" for name in refused)]),
+            got=few([*(f"no {name!r}" for name in not_allowed), *(f"new column {name!r}" for name in refused)]),
             do=f"{take}; {other}",
             place=place,
         )
@@ -98,13 +100,13 @@ def check_columns(
     return tuple(added)
 
 
-def unknown(schema: Schema, names: Iterable[str]) -> tuple[str, ...]:
+def undeclared_names(schema: Schema, names: Iterable[str]) -> tuple[str, ...]:
     """Return the names that no column of a contract has, in whatever case."""
     known = {name.lower() for name in (*schema.names, *PROVENANCE)}
     return tuple(name for name in names if name.lower() not in known)
 
 
-def of_texts(came: Mapping[str, str], texts: TextTraits | None = None) -> CellExpressions:
+def text_cells(raw: Mapping[str, str], texts: TextTraits | None = None) -> CellExpressions:
     """Return cells of texts as they stand in a file, nested ones as DuckDB writes them."""
 
     def rule(column: Column, text: str, cast: str) -> ConversionRule:
@@ -112,10 +114,10 @@ def of_texts(came: Mapping[str, str], texts: TextTraits | None = None) -> CellEx
             return ConversionRule(nested_values.of_text(column, text))
         return values.of_text(column, text, cast, texts)
 
-    return CellExpressions(came, rule)
+    return CellExpressions(raw, rule)
 
 
-def of_types(came: Mapping[str, str], kinds: Mapping[str, str]) -> CellExpressions:
+def typed_cells(raw: Mapping[str, str], kinds: Mapping[str, str]) -> CellExpressions:
     """Return cells of values that have a type already, by the column's name."""
 
     def rule(column: Column, value: str, cast: str) -> ConversionRule:
@@ -125,14 +127,14 @@ def of_types(came: Mapping[str, str], kinds: Mapping[str, str]) -> CellExpressio
             return ConversionRule(nested_values.of_text(column, value))
         return values.of_type(column, value, kind)
 
-    return CellExpressions(came, rule)
+    return CellExpressions(raw, rule)
 
 
 @dataclass(frozen=True)
 class InternalNames:
     """The internal names for each column of a schema: they begin with more underscores than any column's name does."""
 
-    came: tuple[str, ...]
+    raw: tuple[str, ...]
     cast: tuple[str, ...]
     value: tuple[str, ...]
 
@@ -145,17 +147,17 @@ class InternalNames:
 
     def part(self, begin: int, count: int) -> InternalNames:
         """Return the names for some of the columns."""
-        return InternalNames(*(names[begin : begin + count] for names in (self.came, self.cast, self.value)))
+        return InternalNames(*(names[begin : begin + count] for names in (self.raw, self.cast, self.value)))
 
 
 def cast_cells(schema: Schema, cells: CellExpressions, source: str) -> str:
     """Return a query of `source` to which what came for each column is added, and its cast."""
     names = InternalNames.of(schema)
-    came = "".join(f", {cells.came[c.name]} as {name}" for c, name in zip(schema.columns, names.came, strict=True))
+    raw = "".join(f", {cells.raw[c.name]} as {name}" for c, name in zip(schema.columns, names.raw, strict=True))
     cast = "".join(
         f", {rule.cast} as {name}" for rule, name in zip(_rules(schema, cells, names), names.cast, strict=True)
     )
-    return f"(select *{cast} from (select *{came} from {source}))"
+    return f"(select *{cast} from (select *{raw} from {source}))"
 
 
 def casts(schema: Schema) -> str:
@@ -164,48 +166,48 @@ def casts(schema: Schema) -> str:
 
 
 def values_of(schema: Schema) -> str:
-    """Return the values of `checked` under the names of the columns."""
+    """Return the values of `converted` under the names of the columns."""
     return _named(InternalNames.of(schema).value, schema)
 
 
 def _named(internal: tuple[str, ...], schema: Schema) -> str:
-    return ", ".join(f"{name} as {quoted(own)}" for name, own in zip(internal, schema.names, strict=True))
+    return ", ".join(f"{name} as {quoted(column)}" for name, column in zip(internal, schema.names, strict=True))
 
 
 def any_misfit(schema: Schema, cells: CellExpressions, names: InternalNames | None = None) -> str:
-    """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `fit`.
+    """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `apply_contract`.
 
     Most rows pass all fast tests at once; only for another is each column looked at. `names` are those of the columns
     where `cast_cells` has more.
     """
     names = names or InternalNames.of(schema)
-    rules = tuple(zip(schema.columns, names.came, names.cast, _rules(schema, cells, names), strict=True))
+    rules = tuple(zip(schema.columns, names.raw, names.cast, _rules(schema, cells, names), strict=True))
     lost = [
-        f"({cast} is null and {came} is not null)"
-        for _, came, cast, rule in rules
-        if rule.fast is None and rule.cast != came
+        f"({cast} is null and {raw} is not null)"
+        for _, raw, cast, rule in rules
+        if rule.fast is None and rule.cast != raw
     ]
-    alone = [(column, came, rule) for column, came, _, rule in rules if rule.fast is not None]
-    if len(alone) >= _MANY:
+    alone = [(column, raw, rule) for column, raw, _, rule in rules if rule.fast is not None]
+    if len(alone) >= _LIST_TEST_COLUMNS:
         groups: dict[tuple[str, str], list[tuple[Column, str, ConversionRule]]] = {}
         for each in alone:
             groups.setdefault((each[0].type, _test_in_list(each[0], cells)), []).append(each)
-        alone = [each for same in groups.values() if len(same) < _MANY for each in same]
+        alone = [each for same in groups.values() if len(same) < _LIST_TEST_COLUMNS for each in same]
         for (_, test), same in groups.items():
-            if len(same) >= _MANY:
-                all_came = ", ".join(came for _, came, _ in same)
+            if len(same) >= _LIST_TEST_COLUMNS:
+                all_came = ", ".join(raw for _, raw, _ in same)
                 lost.append(f"not list_bool_and(list_transform([{all_came}], lambda {_ITEM}: {test}))")
     if alone:
         fast = " and ".join(f"({rule.fast})" for _, _, rule in alone)
-        each_fits = " and ".join(_test(came, rule) for _, came, rule in alone)
+        each_fits = " and ".join(_test(raw, rule) for _, raw, rule in alone)
         lost.append(f"case when {fast} then false else not ({each_fits}) end")
     return " or ".join(lost) or "false"
 
 
-def _test(came: str, rule: ConversionRule) -> str:
+def _test(raw: str, rule: ConversionRule) -> str:
     """Return SQL that is true where the cast is the value."""
     strict = f"coalesce({rule.strict}, false)"
-    return f"case when {rule.fast} then true when {came} is null then true else {strict} end"
+    return f"case when {rule.fast} then true when {raw} is null then true else {strict} end"
 
 
 def _test_in_list(column: Column, cells: CellExpressions) -> str:
@@ -215,10 +217,10 @@ def _test_in_list(column: Column, cells: CellExpressions) -> str:
 
 
 def _rules(schema: Schema, cells: CellExpressions, names: InternalNames) -> list[ConversionRule]:
-    return [cells.rule(*given) for given in zip(schema.columns, names.came, names.cast, strict=True)]
+    return [cells.rule(*arguments) for arguments in zip(schema.columns, names.raw, names.cast, strict=True)]
 
 
-def checked(schema: Schema, cells: CellExpressions, source: str) -> str:
+def converted(schema: Schema, cells: CellExpressions, source: str) -> str:
     """Return a query that adds to `cast_cells` the value of each cell, null where it does not fit."""
     names = InternalNames.of(schema)
     rules = zip(_rules(schema, cells, names), names.cast, names.value, strict=True)
@@ -226,20 +228,20 @@ def checked(schema: Schema, cells: CellExpressions, source: str) -> str:
     return f"(select *{kept} from {cast_cells(schema, cells, source)})"
 
 
-def unfit(schema: Schema) -> list[str]:
-    """Return for each column SQL over `checked`, true where its value does not fit."""
+def misfit_tests(schema: Schema) -> list[str]:
+    """Return for each column SQL over `converted`, true where its value does not fit."""
     names = InternalNames.of(schema)
-    return [f"{value} is null and {came} is not null" for value, came in zip(names.value, names.came, strict=True)]
+    return [f"{value} is null and {raw} is not null" for value, raw in zip(names.value, names.raw, strict=True)]
 
 
-def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
-    """Return SQL over `checked` for the reasons why a row does not fit, or null.
+def misfit_reasons(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
+    """Return SQL over `converted` for the reasons why a row does not fit, or null.
 
     `undeclared` is SQL for the values of columns that the contract does not have.
     """
     parts = [
-        f"case when {test} then {values.reason(column, came)} end"
-        for column, test, came in zip(schema.columns, unfit(schema), InternalNames.of(schema).came, strict=True)
+        f"case when {test} then {values.reason(column, raw)} end"
+        for column, test, raw in zip(schema.columns, misfit_tests(schema), InternalNames.of(schema).raw, strict=True)
     ]
     parts += [
         f"case when {value} is not null then {literal(f'column {name!r} is not in the contract: ')} || {value} end"
@@ -251,16 +253,16 @@ def misfits(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
 
 def is_wide(columns: int) -> bool:
     """Return whether so many columns are looked at some at a time."""
-    return columns > AT_ONCE
+    return columns > COLUMNS_PER_STATEMENT
 
 
-def some_at_once(schema: Schema) -> Iterator[Schema]:
+def column_groups(schema: Schema) -> Iterator[Schema]:
     """Yield the columns that a statement looks at, and then the next ones."""
-    for begin in range(0, len(schema.columns), AT_ONCE):
-        yield Schema(schema.columns[begin : begin + AT_ONCE])
+    for begin in range(0, len(schema.columns), COLUMNS_PER_STATEMENT):
+        yield Schema(schema.columns[begin : begin + COLUMNS_PER_STATEMENT])
 
 
-def read_once(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
+def materialize_wide(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
     """Return the scan of so many columns, or for a very wide one a table of its rows, made now."""
     if not is_wide(columns):
         return source
@@ -268,7 +270,7 @@ def read_once(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
     return _SCANNED
 
 
-def judged(
+def convert_rows(
     con: duckdb.DuckDBPyConnection, schema: Schema, cells: CellExpressions, source: str, undeclared: Mapping[str, str]
 ) -> tuple[pa.Table, pa.ChunkedArray]:
     """Return the values of a scan's rows in their order, and for each the reasons why it does not fit, or null.
@@ -276,30 +278,35 @@ def judged(
     Of a very wide scan some columns are looked at at a time, and only those of which one may not fit.
     """
     if not is_wide(len(schema.columns)):
-        why = misfits(schema, undeclared)
-        found = arrow(con, f"select {values_of(schema)}, {why} as why from {checked(schema, cells, source)}")
-        return pa.table(found.columns[:-1], schema.names), found.columns[-1]
-    scanned = read_once(con, source, len(schema.columns))
+        why = misfit_reasons(schema, undeclared)
+        result = arrow(con, f"select {values_of(schema)}, {why} as why from {converted(schema, cells, source)}")
+        return pa.table(result.columns[:-1], schema.names), result.columns[-1]
+    scanned = materialize_wide(con, source, len(schema.columns))
     rows = cast_cells(schema, cells, scanned)
-    found = arrow(con, f"select {casts(schema)}, {_tests(schema, cells, AT_ONCE)} from {rows}").columns
-    columns, are_bad = found[: len(schema.columns)], found[len(schema.columns) :]
+    result = arrow(con, f"select {casts(schema)}, {_tests(schema, cells, COLUMNS_PER_STATEMENT)} from {rows}").columns
+    columns, are_bad = result[: len(schema.columns)], result[len(schema.columns) :]
     reasons: list[pa.ChunkedArray] = []
-    for some, is_bad in zip(some_at_once(schema), are_bad, strict=True):
+    for some, is_bad in zip(column_groups(schema), are_bad, strict=True):
         if not pc.any(is_bad).as_py():
             continue
-        came = ", ".join(f"{cells.came[name]} as {quoted(name)}" for name in some.names)
-        own, came_rows = CellExpressions(_by_name(some.names), cells.rule), f"(select {came} from {scanned})"
-        tests = arrow(con, f"select {_tests(some, own, 1)} from {cast_cells(some, own, came_rows)}").columns
+        raw = ", ".join(f"{cells.raw[name]} as {quoted(name)}" for name in some.names)
+        batch_cells, came_rows = (
+            CellExpressions(_columns_by_name(some.names), cells.rule),
+            f"(select {raw} from {scanned})",
+        )
+        tests = arrow(
+            con, f"select {_tests(some, batch_cells, 1)} from {cast_cells(some, batch_cells, came_rows)}"
+        ).columns
         bad = Schema(tuple(c for c, test in zip(some.columns, tests, strict=True) if pc.any(test).as_py()))
         again = arrow(
-            con, f"select {values_of(bad)}, {misfits(bad)} as why from {checked(bad, own, came_rows)}"
+            con, f"select {values_of(bad)}, {misfit_reasons(bad)} as why from {converted(bad, batch_cells, came_rows)}"
         ).columns
         for name, values_again in zip(bad.names, again[:-1], strict=True):
             columns[schema.names.index(name)] = values_again
         reasons.append(again[-1])
     if undeclared:
-        reasons += arrow(con, f"select {misfits(Schema(()), undeclared)} as why from {scanned}").columns
-    return pa.table(columns, schema.names), _joined(con, reasons, len(columns[0]))
+        reasons += arrow(con, f"select {misfit_reasons(Schema(()), undeclared)} as why from {scanned}").columns
+    return pa.table(columns, schema.names), _concatenated(con, reasons, len(columns[0]))
 
 
 def _tests(schema: Schema, cells: CellExpressions, count: int) -> str:
@@ -307,30 +314,32 @@ def _tests(schema: Schema, cells: CellExpressions, count: int) -> str:
     names = InternalNames.of(schema)
     begins = range(0, len(schema.columns), count)
     parts = ((Schema(schema.columns[begin : begin + count]), names.part(begin, count)) for begin in begins)
-    return ", ".join(f"({any_misfit(part, cells, own)}) as bad{n}" for n, (part, own) in enumerate(parts))
+    return ", ".join(
+        f"({any_misfit(part, cells, names_of_part)}) as bad{n}" for n, (part, names_of_part) in enumerate(parts)
+    )
 
 
-def _by_name(names: Iterable[str]) -> dict[str, str]:
+def _columns_by_name(names: Iterable[str]) -> dict[str, str]:
     """Return SQL for what came for columns that their source has under their names."""
     return {name: quoted(name) for name in names}
 
 
-def _joined(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedArray], rows: int) -> pa.ChunkedArray:
+def _concatenated(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedArray], rows: int) -> pa.ChunkedArray:
     """Return texts of several columns as one, null where all are."""
     if not reasons:
         return pa.chunked_array([pa.nulls(rows, pa.string())])
     names = [f"w{number}" for number in range(len(reasons))]
     con.register("_reasons", pa.table(list(reasons), names))
-    found = arrow(con, f"select nullif(concat_ws('; ', {', '.join(names)}), '') as why from _reasons")
+    result = arrow(con, f"select nullif(concat_ws('; ', {', '.join(names)}), '') as why from _reasons")
     con.unregister("_reasons")
-    return found.column("why")
+    return result.column("why")
 
 
-def fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable) -> ReadResult:
+def apply_contract(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable) -> ReadResult:
     """Hold the rows of `raw` to the contract; one with a value of which something would be lost is rejected."""
     con.execute(
         f"create or replace temp table {_CHECKED} as select *, case when {raw.bad} then {raw.why} "
-        f"else {misfits(schema, raw.undeclared)} end as reason from {checked(schema, raw.cells, raw.source)}"
+        f"else {misfit_reasons(schema, raw.undeclared)} end as reason from {converted(schema, raw.cells, raw.source)}"
     )
     rows = arrow(
         con, f"select {values_of(schema)}, {POSITION} from {_CHECKED} where reason is null order by {POSITION}"
@@ -349,21 +358,23 @@ def not_in_years(schema: Schema) -> str:
     return f"coalesce({' or '.join(parts) or 'false'}, false)"
 
 
-def fit_types(con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()) -> ReadResult:
+def apply_contract_to_types(
+    con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()
+) -> ReadResult:
     """Hold the rows of `raw`, whose values have types already, to the contract; rejected ones are kept as JSON."""
     kinds = schema_of(con, f"from {RAW}").as_dict()
-    came = _by_name(schema.names)
+    raw = _columns_by_name(schema.names)
     packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in (*schema.names, *undeclared))
     row = f"to_json(struct_pack({packed}))::varchar"
     beyond = {name: f"{quoted(name)}::varchar" for name in undeclared}
-    return fit(con, schema, RawTable(of_types(came, kinds), row, undeclared=beyond))
+    return apply_contract(con, schema, RawTable(typed_cells(raw, kinds), row, undeclared=beyond))
 
 
 def shift_positions(reading: ReadResult, by: int) -> ReadResult:
     """Return what was read with all positions greater by so much."""
-    return reading if by == 0 else ReadResult(_moved(reading.rows, by), _moved(reading.rejected, by))
+    return reading if by == 0 else ReadResult(_shifted(reading.rows, by), _shifted(reading.rejected, by))
 
 
-def _moved(rows: pa.Table, by: int) -> pa.Table:
+def _shifted(rows: pa.Table, by: int) -> pa.Table:
     at = rows.schema.get_field_index(POSITION)
     return rows.set_column(at, POSITION, pc.add(rows.column(at), by))

@@ -11,9 +11,9 @@ from pipeline.core.errors import SourceError
 from pipeline.core.sources import Extent, Log, PartReader, ReadyOffsets
 from pipeline.core.splits import SourceSplit
 
-MOST_ROWS = 1 << 18
+MAX_ROWS = 1 << 18
 """The most offsets of a partition that are offered at a time, so that an epoch is bounded however much is behind."""
-_LOOK_EVERY_S = 0.02
+_POLL_INTERVAL_S = 0.02
 
 
 @dataclass
@@ -22,7 +22,7 @@ class DirectTail:
 
     log: Log
     offsets: dict[str, int]
-    most: int = MOST_ROWS
+    max_rows: int = MAX_ROWS
     ends_at: Mapping[str, int] | None = None
     """For a log that ends: the offset of each partition after which nothing comes."""
     taken: dict[str, int] = field(init=False)
@@ -30,7 +30,7 @@ class DirectTail:
     def __post_init__(self) -> None:
         """Begin at the offsets; raise `SourceError` for one that is not held any more."""
         self.taken = dict(self.offsets)
-        require_held(self.offsets, self.log.extents())
+        require_available(self.offsets, self.log.extents())
 
     def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return what is there beyond what was read; wait for it if there is nothing."""
@@ -38,14 +38,14 @@ class DirectTail:
         while True:
             extents = self.log.extents()
             until = {
-                uri: min(extents[uri].end, offset + self.most) if uri in extents else offset
+                uri: min(extents[uri].end, offset + self.max_rows) if uri in extents else offset
                 for uri, offset in self.taken.items()
             }
             rows = sum(until[uri] - offset for uri, offset in self.taken.items())
             ended = self.ends_at is not None and all(until[u] >= self.ends_at.get(u, 0) for u in until)
             if rows or ended or time.monotonic() >= give_up:
                 return ReadyOffsets(until, rows, ended)
-            time.sleep(min(_LOOK_EVERY_S, max(give_up - time.monotonic(), 0)))
+            time.sleep(min(_POLL_INTERVAL_S, max(give_up - time.monotonic(), 0)))
 
     def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
         """Return the log, the parts noted as taken."""
@@ -58,7 +58,7 @@ class DirectTail:
         self.taken.update(offsets)
 
 
-def require_held(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> None:
+def require_available(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> None:
     """Raise `SourceError` when an offset is no longer held, or a partition has fewer than were read of it."""
     for uri, offset in offsets.items():
         extent = extents.get(uri)

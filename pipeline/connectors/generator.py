@@ -90,8 +90,8 @@ class Generator:
         if self.per_second is not None:
             so_far = self.base + max(int((time.time() - self.began) * self.per_second), 0)
             end = so_far if end is None else min(so_far, end)
-        whole = (1 << 62) if end is None else end
-        return {f"generator://{self.fingerprint}/{number}": Extent(0, whole) for number in range(self.partitions)}
+        end_offset = (1 << 62) if end is None else end
+        return {f"generator://{self.fingerprint}/{number}": Extent(0, end_offset) for number in range(self.partitions)}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
         """Refuse: rows are made when they are read."""

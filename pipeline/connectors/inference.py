@@ -13,16 +13,16 @@ from pipeline.connectors.contract import (
     InternalNames,
     any_misfit,
     cast_cells,
-    checked,
+    column_groups,
+    converted,
     is_wide,
-    some_at_once,
-    unfit,
+    misfit_tests,
 )
 from pipeline.core.schema import Schema
 from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
 
-_NEXT: Mapping[str, tuple[str, ...]] = {
+_CANDIDATES: Mapping[str, tuple[str, ...]] = {
     "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # what an integer was taken for that is too long for a BIGINT
     "BIGINT": ("BIGINT", "DECIMAL(38,0)"),
     "DATE": ("DATE", "TIMESTAMP", "TIMESTAMPTZ"),
@@ -32,7 +32,7 @@ _NEXT: Mapping[str, tuple[str, ...]] = {
 }
 """What is tried for a type that DuckDB found; after all of these, text."""
 _TEXT = "VARCHAR"
-_EITHER = r"(0?[1-9]|1[0-2])([-/.])(0?[1-9]|1[0-2])[-/.][0-9]{4}"
+_AMBIGUOUS_DATE = r"(0?[1-9]|1[0-2])([-/.])(0?[1-9]|1[0-2])[-/.][0-9]{4}"
 _SAMPLED = 10_000
 """How many rows are looked at for dates that can be read in two ways."""
 
@@ -51,25 +51,27 @@ class _Sample:
         rows = cast_cells(schema, cells, self.source(schema))
         return bool(self.con.execute(f"select bool_or({any_misfit(schema, cells)}) from {rows}").fetchall()[0][0])
 
-    def asked(self, schema: Schema, questions_of: Callable[[Schema], list[str]], rows: int | None = None) -> list[Any]:
+    def aggregate(
+        self, schema: Schema, questions_of: Callable[[Schema], list[str]], rows: int | None = None
+    ) -> list[Any]:
         """Return the answer to an aggregate for each column, over all rows or the first ones."""
         answers: list[Any] = []
         most = "" if rows is None else f" limit {rows}"
-        for tried in some_at_once(schema):
-            sample = f"select * from {checked(tried, self.cells_of(tried), self.source(tried))}{most}"
+        for tried in column_groups(schema):
+            sample = f"select * from {converted(tried, self.cells_of(tried), self.source(tried))}{most}"
             answers += self.con.execute(f"select {', '.join(questions_of(tried))} from ({sample})").fetchall()[0]
         return answers
 
 
-def settled(
+def infer_types(
     con: duckdb.DuckDBPyConnection,
-    found: Schema,
+    sniffed: Schema,
     cells_of: Callable[[Schema], CellExpressions],
     source: Callable[[Schema], str],
 ) -> Schema:
     """Return the columns with types that hold all values of a query, of those that come next to the ones that were found."""
     sample = _Sample(con, cells_of, source)
-    columns = {column.name: replace(column, is_inferred=True) for column in found.columns}
+    columns = {column.name: replace(column, is_inferred=True) for column in sniffed.columns}
     waiting = {name: choices(column.type) for name, column in columns.items()}
     chosen: dict[str, str] = {}
     while waiting:
@@ -77,48 +79,48 @@ def settled(
         tried = Schema(tuple(replace(columns[name], type=chosen[name]) for name in waiting))
         if is_wide(len(waiting)) and not sample.has_misfit(tried):
             break
-        unfitting = sample.asked(tried, lambda some: [f"bool_or({test})" for test in unfit(some)])
+        unfitting = sample.aggregate(tried, lambda some: [f"bool_or({test})" for test in misfit_tests(some)])
         waiting = {name: kinds[1:] for (name, kinds), bad in zip(waiting.items(), unfitting, strict=True) if bad}
     settled_on = Schema(tuple(replace(column, type=chosen[name]) for name, column in columns.items()))
-    notes = _ambiguous(sample, settled_on)
+    notes = _ambiguous_dates(sample, settled_on)
     return Schema(tuple(replace(column, note=notes.get(column.name, "")) for column in settled_on.columns))
 
 
-def _ambiguous(sample: _Sample, schema: Schema) -> dict[str, str]:
+def _ambiguous_dates(sample: _Sample, schema: Schema) -> dict[str, str]:
     """Return notes on the text columns of which every value is a date that can be read day first and month first."""
     texts = Schema(tuple(column for column in schema.columns if column.type == _TEXT))
 
     def is_either(some: Schema) -> list[str]:
-        pattern = literal(_EITHER)
+        pattern = literal(_AMBIGUOUS_DATE)
         return [
-            f"case when bool_and(regexp_full_match({came}, {pattern})) then any_value({came}) end"
-            for came in InternalNames.of(some).came
+            f"case when bool_and(regexp_full_match({raw}, {pattern})) then any_value({raw}) end"
+            for raw in InternalNames.of(some).raw
         ]
 
     return {
         name: f"{name!r} is VARCHAR: dates such as {example} can be read day first and month first; declare it as varchar, "
         f"and read it by strptime({name}, '{_format(example, 'dm')}') or '{_format(example, 'md')}'"
-        for name, example in zip(texts.names, sample.asked(texts, is_either, _SAMPLED), strict=True)
+        for name, example in zip(texts.names, sample.aggregate(texts, is_either, _SAMPLED), strict=True)
         if example is not None
     }
 
 
-def _format(date: str, order: str) -> str:
+def _format(date: str, parts: str) -> str:
     mark = next(character for character in date if not character.isdigit())
-    return mark.join((*(f"%{part}" for part in order), "%Y"))
+    return mark.join((*(f"%{part}" for part in parts), "%Y"))
 
 
 def choices(kind: str) -> tuple[str, ...]:
     """Return the types to try for one that DuckDB found, as a lake stores them; the last one holds every text."""
     if inner_types(kind) is None:
-        return tuple(dict.fromkeys((*map(stored_type, _NEXT.get(kind, (kind,))), _TEXT)))
-    most = max(len(_NEXT.get(leaf, (leaf,))) for leaf in _leaves(kind))
+        return tuple(dict.fromkeys((*map(stored_type, _CANDIDATES.get(kind, (kind,))), _TEXT)))
+    most = max(len(_CANDIDATES.get(leaf, (leaf,))) for leaf in _leaves(kind))
     tries = (_with_leaves(kind, lambda leaf, n=n: _nth(leaf, n)) for n in range(most))  # type: ignore[misc]
     return tuple(dict.fromkeys((*tries, _with_leaves(kind, lambda _: _TEXT), _TEXT)))
 
 
 def _nth(leaf: str, number: int) -> str:
-    kinds = _NEXT.get(leaf, (leaf,))
+    kinds = _CANDIDATES.get(leaf, (leaf,))
     return stored_type(kinds[min(number, len(kinds) - 1)])
 
 

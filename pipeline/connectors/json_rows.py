@@ -48,8 +48,8 @@ def keys(rows: pa.Table, key: Sequence[str]) -> list[str | None]:
     """Return the keys of rows alone, as `texts` gives them."""
     with connect() as con:
         con.register("_block", rows)
-        found: list[str | None] = con.sql(f"select {_key(key)} as k from _block").to_arrow_table()["k"].to_pylist()
-        return found
+        row_keys: list[str | None] = con.sql(f"select {_key(key)} as k from _block").to_arrow_table()["k"].to_pylist()
+        return row_keys
 
 
 def key_text(values: Sequence[object]) -> str:
@@ -58,9 +58,9 @@ def key_text(values: Sequence[object]) -> str:
     Raises `RequestError` for a value that is not text, a whole number, a date or a truth value.
     """
     plain = [value.isoformat() if isinstance(value, date) else value for value in values]
-    for value, given in zip(plain, values, strict=True):
-        if not isinstance(value, str | int) or isinstance(given, datetime):
-            raise RequestError("a key is of text, whole numbers, dates or truth values", got=repr(given))
+    for value, original in zip(plain, values, strict=True):
+        if not isinstance(value, str | int) or isinstance(original, datetime):
+            raise RequestError("a key is of text, whole numbers, dates or truth values", got=repr(original))
     if len(plain) == 1 and isinstance(plain[0], str):
         return plain[0]
     return json.dumps(plain if len(plain) > 1 else plain[0], ensure_ascii=False, separators=(",", ":"))

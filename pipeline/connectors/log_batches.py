@@ -39,32 +39,36 @@ def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) 
     A partition that was made anew, or holds less than was read of it, has changed: all is to be read again. Raises
     `SourceError` for a log that has no end, unless rows are bounded.
     """
-    held = log.extents()
+    extents = log.extents()
     known = {} if cursor is None else _known(cursor)
-    begins = {uri: max(known[uri].next, e.begin) if uri in known else e.begin for uri, e in held.items()}
-    ends = _ends(log, held, begins, bound, row_bytes)
+    begins = {uri: max(known[uri].next, e.begin) if uri in known else e.begin for uri, e in extents.items()}
+    ends = _ends(log, extents, begins, bound, row_bytes)
     consumed = {
-        uri: _ConsumedOffsets(known[uri].begin if uri in known else begins[uri], end, held[uri].stamp)
+        uri: _ConsumedOffsets(known[uri].begin if uri in known else begins[uri], end, extents[uri].stamp)
         for uri, end in ends.items()
     }
-    count = sum(ends[uri] - begins[uri] for uri in held)
-    has_more = any(ends[uri] < held[uri].end for uri in held)
+    count = sum(ends[uri] - begins[uri] for uri in extents)
+    has_more = any(ends[uri] < extents[uri].end for uri in extents)
     return ReadPlan(
-        parts=tuple(_parts(held, begins, ends, row_bytes)),
+        parts=tuple(_parts(extents, begins, ends, row_bytes)),
         cursor=_cursor({**known, **consumed}),
         new=f"{count:,} new offset{'s' * (count != 1)}{', more are left' * has_more}" if count else "",
-        changed=next((text for uri in known if uri in held and (text := _change(uri, known[uri], held[uri]))), ""),
-        lost=tuple(text for uri, before in known.items() if (text := _loss(uri, before, held.get(uri)))),
-        gaps=tuple(Gap(u, k.next, held[u].begin) for u, k in known.items() if u in held and k.next < held[u].begin),
+        changed=next(
+            (text for uri in known if uri in extents and (text := _change(uri, known[uri], extents[uri]))), ""
+        ),
+        lost=tuple(text for uri, before in known.items() if (text := _lost_offsets(uri, before, extents.get(uri)))),
+        gaps=tuple(
+            Gap(u, k.next, extents[u].begin) for u, k in known.items() if u in extents and k.next < extents[u].begin
+        ),
         has_more=has_more,
     )
 
 
 def _ends(
-    log: _Log, held: Mapping[str, Extent], begins: Mapping[str, int], bound: Bound, row_bytes: int
+    log: _Log, extents: Mapping[str, Extent], begins: Mapping[str, int], bound: Bound, row_bytes: int
 ) -> dict[str, int]:
     """Return the offset at which each partition's ranges end; a bound of rows is shared between the partitions."""
-    ends = {uri: max(extent.end, begins[uri]) for uri, extent in held.items()}
+    ends = {uri: max(extent.end, begins[uri]) for uri, extent in extents.items()}
     if bound.until is not None:
         at = log.offsets_at(bound.until)
         ends = {uri: max(min(end, at.get(uri, end)), begins[uri]) for uri, end in ends.items()}
@@ -93,15 +97,15 @@ def _most_rows(bound: Bound, row_bytes: int) -> int | None:
 
 
 def _parts(
-    held: Mapping[str, Extent], begins: Mapping[str, int], ends: Mapping[str, int], row_bytes: int
+    extents: Mapping[str, Extent], begins: Mapping[str, int], ends: Mapping[str, int], row_bytes: int
 ) -> Iterator[SourceSplit]:
     step = _PART_BYTES // row_bytes
     ranges = [
         [
-            range_of(uri, held[uri].stamp, a, min(a + step, ends[uri]), row_bytes)
+            range_of(uri, extents[uri].stamp, a, min(a + step, ends[uri]), row_bytes)
             for a in range(begins[uri], ends[uri], step)
         ]
-        for uri in sorted(held)
+        for uri in sorted(extents)
     ]
     return (part for round_ in itertools.zip_longest(*ranges) for part in round_ if part is not None)
 
@@ -118,7 +122,7 @@ def _change(uri: str, before: _ConsumedOffsets, now: Extent) -> str:
     return f"{uri} holds less than was read of it" if now.end < before.next else ""
 
 
-def _loss(uri: str, before: _ConsumedOffsets, now: Extent | None) -> str:
+def _lost_offsets(uri: str, before: _ConsumedOffsets, now: Extent | None) -> str:
     """Return which offsets that were read are there no more; empty when all are."""
     if before.begin == before.next:
         return ""

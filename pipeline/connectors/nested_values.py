@@ -40,21 +40,19 @@ def of_json(column: Column, text: str) -> str:
 
 def of_text(column: Column, text: str) -> str:
     """Return SQL for a nested value written as DuckDB writes it, null when something within it is none of its type."""
-    return (
-        f"try(list_transform([try_cast({text} as {_in_text(column.type)})], lambda j: {_of_text(column, 'j', 1)})[1])"
-    )
+    return f"try(list_transform([try_cast({text} as {_with_text_values(column.type)})], lambda j: {_of_text(column, 'j', 1)})[1])"
 
 
 def _of_json(column: Column, node: str, depth: int) -> str:
     """Return SQL for a node of JSON, which `node` names; an error in it makes all null."""
-    kind, inner = column.type, _within(column)
+    kind, inner = column.type, _inner_columns(column)
     if inner is None:
-        return _leaf(column, unmarked(node))
+        return _scalar(column, unmarked(node))
     name, shapes = (
         f"x{depth}",
         {key: "JSON" if values.is_nested(part.type) else "VARCHAR" for key, part in inner.items()},
     )
-    wanted, extra = ("ARRAY" if kind.endswith("]") else "OBJECT"), ""
+    json_type, extra = ("ARRAY" if kind.endswith("]") else "OBJECT"), ""
     if kind.endswith("]"):
         opened = f"json_transform({node}, {literal(json.dumps([shapes['element']]))})"
         body = f"list_transform({opened}, lambda {name}: {_of_json(inner['element'], name, depth + 1)})"
@@ -62,29 +60,27 @@ def _of_json(column: Column, node: str, depth: int) -> str:
         shape = json.dumps(f"MAP(VARCHAR, {shapes['value']})")
         opened = f"json_transform({node}, {literal(shape)})"
         body = _map(
-            opened, name, _leaf(inner["key"], f"{name}.key"), _of_json(inner["value"], f"{name}.value", depth + 1)
+            opened, name, _scalar(inner["key"], f"{name}.key"), _of_json(inner["value"], f"{name}.value", depth + 1)
         )
     else:
         opened = f"json_transform({node}, {literal(json.dumps(shapes))})"
         fields = {key: _of_json(part, f"{name}.{quoted(key)}", depth + 1) for key, part in inner.items()}
         body = f"list_transform([{opened}], lambda {name}: {_struct(fields)})[1]"
         extra = f" and {only_keys(f'json_keys({node})', tuple(inner))}"
-    fits = f"json_type({node}) = '{wanted}'{extra}"
-    return (
-        f"case when {node} is null or json_type({node}) = 'NULL' then null when {fits} or {_stop(node)} then {body} end"
-    )
+    fits = f"json_type({node}) = '{json_type}'{extra}"
+    return f"case when {node} is null or json_type({node}) = 'NULL' then null when {fits} or {_raise_misfit(node)} then {body} end"
 
 
 def _of_text(column: Column, node: str, depth: int) -> str:
-    kind, inner = column.type, _within(column)
+    kind, inner = column.type, _inner_columns(column)
     if inner is None:
-        return _leaf(column, node)
+        return _scalar(column, node)
     name = f"x{depth}"
     if kind.endswith("]"):
         return f"list_transform({node}, lambda {name}: {_of_text(inner['element'], name, depth + 1)})"
     if kind.startswith("MAP"):
         value = _of_text(inner["value"], f"{name}.value", depth + 1)
-        return _map(node, name, _leaf(inner["key"], f"{name}.key"), value)
+        return _map(node, name, _scalar(inner["key"], f"{name}.key"), value)
     fields = {key: _of_text(part, f"{node}.{quoted(key)}", depth + 1) for key, part in inner.items()}
     return f"case when {node} is not null then {_struct(fields)} end"
 
@@ -100,7 +96,7 @@ def any_twice(keys: str) -> str:
     return f"(len(list_distinct({keys})) < len({keys}))"
 
 
-def _within(column: Column) -> dict[str, Column] | None:
+def _inner_columns(column: Column) -> dict[str, Column] | None:
     inner = inner_types(column.type)
     return None if inner is None else {name: replace(column, type=part) for name, part in inner.items()}
 
@@ -114,20 +110,24 @@ def _struct(fields: Mapping[str, str]) -> str:
     return f"struct_pack({', '.join(f'{quoted(name)} := {value}' for name, value in fields.items())})"
 
 
-def _leaf(column: Column, text: str) -> str:
+def _scalar(column: Column, text: str) -> str:
     if column.type == "VARCHAR":
         return text
     kept = values.value_of(column, "y")
-    held = f"list_transform([{kept}], lambda z: case when z is not null or y is null or {_stop('y')} then z end)[1]"
-    return f"list_transform([{text}], lambda y: {held})[1]"
+    strict = f"list_transform([{kept}], lambda z: case when z is not null or y is null or {_raise_misfit('y')} then z end)[1]"
+    return f"list_transform([{text}], lambda y: {strict})[1]"
 
 
-def _stop(text: str) -> str:
+def _raise_misfit(text: str) -> str:
     """Return SQL that raises: `error` itself cannot stand within `try`."""
     return f"cast(concat('misfit ', {text}) as boolean)"
 
 
-def _in_text(kind: str) -> str:
+def _with_text_values(kind: str) -> str:
     """Return a nested type of the same shape whose values are texts."""
     inner = inner_types(kind)
-    return "VARCHAR" if inner is None else nested_type(kind, {name: _in_text(part) for name, part in inner.items()})
+    return (
+        "VARCHAR"
+        if inner is None
+        else nested_type(kind, {name: _with_text_values(part) for name, part in inner.items()})
+    )

@@ -65,8 +65,8 @@ class OnlineStore:
         """Return the row of a key, given column by column; `None` when there is none."""
         text = key_text(key)
         with _opened(self.file) as con:
-            found = con.execute(f"select row from {quoted(self.sink)} where key = ?", [text]).fetchone()
-        row: dict[str, Any] | None = None if found is None else json.loads(found[0])
+            record = con.execute(f"select row from {quoted(self.sink)} where key = ?", [text]).fetchone()
+        row: dict[str, Any] | None = None if record is None else json.loads(record[0])
         return row
 
 
@@ -90,14 +90,14 @@ class OnlineTarget:
                 f"create table if not exists {quoted(sink)} (key text primary key, row text) without rowid"
             )
         except (sqlite3.Error, OSError) as error:
-            raise self._refused(error) from error
+            raise self._unusable(error) from error
 
     def reached(self) -> SinkPosition | None:
         """Return the version in the file."""
         try:
             row = self._con.execute(f"select version, mark from {_REACHED} where sink = ?", [self._sink]).fetchone()
         except sqlite3.Error as error:
-            raise self._refused(error) from error
+            raise self._unusable(error) from error
         return None if row is None else SinkPosition(*row)
 
     def write(self, delivery: Delivery) -> None:
@@ -106,43 +106,43 @@ class OnlineTarget:
             self._con.execute("begin immediate")
             try:
                 if not is_there(delivery, self.reached()):
-                    self._bring(delivery)
+                    self._apply(delivery)
                 self._con.execute("commit")
             except BaseException:
                 self._con.execute("rollback")
                 raise
         except sqlite3.Error as error:
-            raise self._refused(error) from error
+            raise self._unusable(error) from error
 
     def close(self) -> None:
         """Close the file."""
         self._con.close()
 
-    def _bring(self, delivery: Delivery) -> None:
+    def _apply(self, delivery: Delivery) -> None:
         require_gone_by(self._key, delivery)
         table = quoted(self._sink)
         if delivery.is_whole:
             self._con.execute(f"delete from {table}")
-        self._forget(delivery.gone)
-        for found, rows in texts(delivery.rows, delivery.rows.schema, self._key):
-            if None in found:
+        self._delete(delivery.gone)
+        for row_keys, rows in texts(delivery.rows, delivery.rows.schema, self._key):
+            if None in row_keys:
                 raise SchemaError(
-                    "a row has no key", got=rows[found.index(None)], do=f"let {self._key[0]!r} never be null"
+                    "a row has no key", got=rows[row_keys.index(None)], do=f"let {self._key[0]!r} never be null"
                 )
-            self._con.executemany(f"insert or replace into {table} values (?, ?)", zip(found, rows, strict=True))
+            self._con.executemany(f"insert or replace into {table} values (?, ?)", zip(row_keys, rows, strict=True))
         self._con.execute(
             f"insert or replace into {_REACHED} values (?, ?, ?)",
             [self._sink, delivery.to.version, delivery.to.manifest_id],
         )
 
-    def _forget(self, gone: pa.Table) -> None:
+    def _delete(self, rows: pa.Table) -> None:
         """Forget rows before the new ones come: one of the same key may be among these."""
-        if gone.num_rows:
+        if rows.num_rows:
             self._con.executemany(
-                f"delete from {quoted(self._sink)} where key = ?", [(key,) for key in keys(gone, self._key)]
+                f"delete from {quoted(self._sink)} where key = ?", [(key,) for key in keys(rows, self._key)]
             )
 
-    def _refused(self, error: Exception) -> SinkError:
+    def _unusable(self, error: Exception) -> SinkError:
         return SinkError(
             f"the online store {self._file} cannot be used", got=str(error), do="check what else has it open"
         )

@@ -59,17 +59,17 @@ class Replay:
 
     def over(self, rows_of: Callable[[str], TableRows]) -> ReplayLog:
         """Read the table's newest version and order it; raise `DefinitionError` for a column that it does not have."""
-        found = rows_of(self.table)
-        if self.column not in found.schema.names:
+        table_rows = rows_of(self.table)
+        if self.column not in table_rows.schema.names:
             raise DefinitionError(
-                f"{self.table!r} has no column {self.column!r} to be replayed by", got=few(found.schema.names)
+                f"{self.table!r} has no column {self.column!r} to be replayed by", got=few(table_rows.schema.names)
             )
-        names = [name for name in found.schema.names if name not in PROVENANCE]
+        names = [name for name in table_rows.schema.names if name not in PROVENANCE]
         by, condition = quoted(self.column), "" if self.where is None else f" and ({self.where}\n)"
-        select = f"select {listed(names)} from ({found.query}) where {by} is not null{condition}"
-        with connect(filesystem=found.filesystem) as con:
+        select = f"select {listed(names)} from ({table_rows.query}) where {by} is not null{condition}"
+        with connect(filesystem=table_rows.filesystem) as con:
             rows = arrow(con, f"{select} order by {by}, {listed(names)}")
-        return ReplayLog(self, rows.combine_chunks(), found.manifest_id)
+        return ReplayLog(self, rows.combine_chunks(), table_rows.manifest_id)
 
 
 def replay(table: str, *, by: str, speed: float | None = None, where: str | None = None) -> Replay:
@@ -103,10 +103,10 @@ class ReplayLog:
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return the rows that are there beyond the offset of a cursor; all have changed when the table did."""
-        found = plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
-        if not found.changed:
-            return found
-        return replace(found, changed=f"{self.replay.table!r} changed", lost=())
+        read_plan = plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
+        if not read_plan.changed:
+            return read_plan
+        return replace(read_plan, changed=f"{self.replay.table!r} changed", lost=())
 
     @property
     def fingerprint(self) -> str:

@@ -37,7 +37,7 @@ _COUNT = r"[+-]?[0-9]+ *[a-z]+|[+-]?[0-9]+\.[0-9]{1,6}0* *s[a-z]*"
 _SPAN = rf"\s*(({_COUNT}|[+-]?[0-9]+:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,6}}0*)?)?)\s*)+"
 _LONGEST_SHIFT = 400
 """The greatest exponent with which a number is an integer or a decimal; with a greater one it fits none."""
-_SHOWN = 1000
+_REASON_LENGTH = 1000
 """How much of a value is in the reason why it was set aside; all of it is in the row."""
 _SHORT = 10
 """The length up to which a decimal of JSON is tested as a real."""
@@ -104,7 +104,7 @@ def of_text(column: Column, text: str, cast: str, texts: TextTraits | None = Non
     if not is_exact or column.is_inferred:
         return ConversionRule(casting, fast, strict)
     written = f"case when {_strict(column, 'y', _cast('y', column))} then {_cast('y', column)} end"
-    return ConversionRule(casting, fast, strict, f"list_transform([{_written_out(text)}], lambda y: {written})[1]")
+    return ConversionRule(casting, fast, strict, f"list_transform([{_without_exponent(text)}], lambda y: {written})[1]")
 
 
 def value_of(column: Column, text: str) -> str:
@@ -145,8 +145,8 @@ def is_nested(kind: str) -> bool:
 def reason(column: Column, text: str) -> str:
     """Return SQL for why a text is no value of a column: the column, the type, the value, and what helps."""
     shown = f"({text})::varchar"
-    shown = f"case when len({shown}) > {_SHOWN} then left({shown}, {_SHOWN}) || '…' else {shown} end"
-    why = f"{literal(not_of(column))} || {shown}"
+    shown = f"case when len({shown}) > {_REASON_LENGTH} then left({shown}, {_REASON_LENGTH}) || '…' else {shown} end"
+    why = f"{literal(type_mismatch(column))} || {shown}"
     if column.is_inferred:
         return f"{why} || {literal(f' (the type was inferred; declare {column.name} as varchar)')}"
     if column.type.startswith("TIMESTAMP") and column.type != "TIMESTAMPTZ":
@@ -155,7 +155,7 @@ def reason(column: Column, text: str) -> str:
     return why
 
 
-def not_of(column: Column) -> str:
+def type_mismatch(column: Column) -> str:
     """Return the words before a value that is not of its column's type."""
     return f"column {column.name!r} is not {column.type}: "
 
@@ -168,7 +168,7 @@ def _fast(column: Column, text: str, cast: str, texts: TextTraits) -> str | None
     if kind in _REALS:
         grouped = f" and not contains({text}, '_')" if texts.underscored else ""
         first = f"{text} >= '1' and {cast} < 1e15" if column.is_inferred else f"{text} >= '-'"
-        return f"isfinite({cast}) and {_no_tiny(text, cast, texts)} and {first}{grouped}"
+        return f"isfinite({cast}) and {_no_underflow(text, cast, texts)} and {first}{grouped}"
     if kind == "DATE":
         return f"strlen({text}) = 10 and {cast} between '1000-01-01' and '9999-12-31'"
     if kind.startswith("TIMESTAMP"):
@@ -192,12 +192,12 @@ def _fast_number(column: Column, text: str, cast: str, texts: TextTraits) -> str
     same = f"{cast}::double = try_cast({text} as double) and abs({cast}::double) < 1e{digits - places}"
     first = "1" if column.is_inferred else "-"
     return (
-        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and {_no_tiny(text, cast, texts)} "
+        f"strlen({text}) <= {_SHORT} and {text} >= '{first}' and {_no_underflow(text, cast, texts)} "
         f"and {same} and not contains({text}, '_') and not {texts.reprinted.short}"
     )
 
 
-def _no_tiny(text: str, cast: str, texts: TextTraits) -> str:
+def _no_underflow(text: str, cast: str, texts: TextTraits) -> str:
     """Return the test that a number is zero only if it was written so, and not with an exponent that made it vanish."""
     if texts.reprinted is None:
         return f"({cast} <> 0 or strlen({text}) <= {_NEVER_TINY})"
@@ -259,7 +259,7 @@ def _is_exact(kind: str) -> bool:
     return kind in _INTEGERS or decimal_of(kind) is not None
 
 
-def _written_out(text: str) -> str:
+def _without_exponent(text: str) -> str:
     """Return SQL for a number with an exponent without it; null for what is none. DuckDB's decimals lose digits of one."""
     point, digits = "(len(m['i']) + m['e']::int)", "(m['i'] || m['f'])"
     shifted = (

@@ -237,8 +237,8 @@ class Catalog:
     def end(self, run_id: str, at: str, status: str, error: str | None = None) -> None:
         """Record how a run ended."""
         with self.transaction() as connection:
-            found = _RUNS.update().where(_RUNS.c.run_id == run_id)
-            connection.execute(found.values(ended_at=at, status=status, error=error))
+            run = _RUNS.update().where(_RUNS.c.run_id == run_id)
+            connection.execute(run.values(ended_at=at, status=status, error=error))
 
     def record(self, run_id: str, step: StepRecord) -> None:
         """Record a step with its checks and verdict, in place of an earlier record of it."""
@@ -255,16 +255,16 @@ class Catalog:
                 row["metrics_json"] = json.dumps(dict(row.pop("metrics")))
                 connection.execute(_VERDICTS.insert().values(row))
 
-    def keep(self, made: VersionRecord) -> None:
+    def keep(self, record: VersionRecord) -> None:
         """Record a version and its lineage, in place of an earlier record of it."""
         with self.transaction() as connection:
             for table in (_VERSIONS, _LINEAGE):
-                same = (table.c.name == made.name, table.c.version == made.version)
+                same = (table.c.name == record.name, table.c.version == record.version)
                 connection.execute(table.delete().where(*same))
-            row = {**_plain(made, "schema", "inputs"), "schema_json": json.dumps(made.schema.as_dict())}
+            row = {**_plain(record, "schema", "inputs"), "schema_json": json.dumps(record.schema.as_dict())}
             connection.execute(_VERSIONS.insert().values(row))
-            for name, version in made.inputs.items():
-                row = {"name": made.name, "version": made.version, "input": name, "input_version": version}
+            for name, version in record.inputs.items():
+                row = {"name": record.name, "version": record.version, "input": name, "input_version": version}
                 connection.execute(_LINEAGE.insert().values(row))
 
     def fill(self, filled: BackfillRecord) -> None:
@@ -279,8 +279,8 @@ class Catalog:
         """Return what backfills last did with each partition of a table, in no order."""
         with self.transaction() as connection:
             rows = connection.execute(_PARTITIONS.select().where(_PARTITIONS.c.name == name)).mappings().all()
-            found = [dict(row) for row in rows]
-            return tuple(BackfillRecord(partition=json.loads(row.pop("partition_json")), **row) for row in found)
+            records = [dict(row) for row in rows]
+            return tuple(BackfillRecord(partition=json.loads(row.pop("partition_json")), **row) for row in records)
 
     def runs(self, limit: int = 20) -> tuple[RunRecord, ...]:
         """Return the newest runs, newest first, without their steps."""
@@ -297,8 +297,8 @@ class Catalog:
             row = connection.execute(query).first()
             if row is None:
                 return None
-            found = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-            return RunRecord(**found, steps=_steps(connection, found["run_id"]))
+            fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+            return RunRecord(**fields, steps=_steps(connection, fields["run_id"]))
 
     def last_step(self, name: str) -> StepRecord | None:
         """Return the newest step of a definition that did something."""
@@ -371,13 +371,13 @@ def _steps(connection: sa.Connection, run_id: str) -> tuple[StepRecord, ...]:
 def _step(row: dict[str, Any], checks: Sequence[sa.RowMapping], verdicts: Sequence[sa.RowMapping]) -> StepRecord:
     del row["run_id"]
     flow = RowCounts(**{name: row.pop(name) for name in asdict(RowCounts())})
-    found = tuple(
+    own_checks = tuple(
         CheckRecord(c["expectation"], c["condition"], Action(c["action"]), c["rows"], c["violations"])
         for c in checks
         if c["name"] == row["name"]
     )
     verdict = next((_verdict(v) for v in verdicts if v["name"] == row["name"]), None)
-    return StepRecord(**row, flow=flow, checks=found, verdict=verdict)
+    return StepRecord(**row, flow=flow, checks=own_checks, verdict=verdict)
 
 
 def _verdict(row: sa.RowMapping) -> Verdict:

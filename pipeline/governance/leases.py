@@ -114,36 +114,38 @@ class Leases:
         With `take_over` it is taken from whoever has it, who hears of it when he renews it.
         """
         for _ in range(3):
-            found = self.get(name)
+            lease = self.get(name)
             now = self._clock()
-            if found is not None and found.is_living(now) and not take_over and found.holder != me.token:
-                since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.since))
+            if lease is not None and lease.is_living(now) and not take_over and lease.holder != me.token:
+                since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(lease.since))
                 raise ConflictError(
                     f"stream {name!r} is being run",
-                    got=f"process {found.pid} on {found.host}, since {since}",
+                    got=f"process {lease.pid} on {lease.host}, since {since}",
                     do=f"stop it with `headwater streams stop {name}`, or take it over with --take-over",
                 )
-            if self._taken(name, me, found, now):
+            if self._taken(name, me, lease, now):
                 return
         raise ConflictError(f"the lease of stream {name!r} was taken by somebody else just now", do="try again")
 
     def renew(self, me: LeaseHolder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, DesiredState | None]:
         """Hold leases on, tell how their streams are, and return what each is asked for; `None` for one that is lost."""
         now = self._clock()
-        found: dict[str, DesiredState | None] = {}
+        states: dict[str, DesiredState | None] = {}
         with self._catalog.transaction() as connection:
-            for name, told in facts.items():
+            for name, reported in facts.items():
                 mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
-                values = {"until": now + LASTS_S, "facts_json": json.dumps(told)}
+                values = {"until": now + LASTS_S, "facts_json": json.dumps(reported)}
                 if connection.execute(_LEASES.update().where(*mine).values(**values)).rowcount:
                     desired = connection.execute(sa.select(_LEASES.c.wish).where(*mine)).scalar_one()
-                    found[name] = DesiredState(desired)
+                    states[name] = DesiredState(desired)
                 elif connection.execute(sa.select(_LEASES.c.name).where(_LEASES.c.name == name)).first():
-                    found[name] = None
+                    states[name] = None
                 else:  # the catalog was made anew
-                    connection.execute(_LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(told)}))
-                    found[name] = DesiredState.RUN
-        return found
+                    connection.execute(
+                        _LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(reported)})
+                    )
+                    states[name] = DesiredState.RUN
+        return states
 
     def release(self, name: str, me: LeaseHolder, facts: Mapping[str, Any]) -> None:
         """Give a lease back, if it is still held, and leave word of how its stream ended."""
@@ -154,18 +156,18 @@ class Leases:
 
     def request(self, name: str, state: DesiredState) -> Lease:
         """Ask for something of a stream that runs; raise `RequestError` when nobody runs it."""
-        found = self.get(name)
-        if found is None or not found.is_living(self._clock()):
+        lease = self.get(name)
+        if lease is None or not lease.is_living(self._clock()):
             raise RequestError(f"stream {name!r} is not running", do=f"start it: headwater stream {name}")
-        mine = (_LEASES.c.name == name, _LEASES.c.holder == found.holder)
+        mine = (_LEASES.c.name == name, _LEASES.c.holder == lease.holder)
         with self._catalog.transaction() as connection:
             connection.execute(_LEASES.update().where(*mine).values(wish=state))
-        return found
+        return lease
 
-    def _taken(self, name: str, me: LeaseHolder, found: Lease | None, now: float) -> bool:
+    def _taken(self, name: str, me: LeaseHolder, lease: Lease | None, now: float) -> bool:
         """Take a lease that is as it was found; return whether it was."""
         row = _row(name, me, now)
-        if found is None:
+        if lease is None:
             try:
                 with self._catalog.transaction() as connection:
                     connection.execute(_LEASES.insert().values(row))
@@ -174,9 +176,9 @@ class Leases:
                     return False
                 raise
             return True
-        same = [_LEASES.c.name == name, _LEASES.c.holder == found.holder]
-        if not found.is_living(now):  # of a living one the end moves on
-            same.append(_LEASES.c.until == found.until)
+        same = [_LEASES.c.name == name, _LEASES.c.holder == lease.holder]
+        if not lease.is_living(now):  # of a living one the end moves on
+            same.append(_LEASES.c.until == lease.until)
         with self._catalog.transaction() as connection:
             return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1
 
@@ -196,6 +198,6 @@ def _row(name: str, me: LeaseHolder, now: float) -> dict[str, Any]:
 
 
 def _lease(row: sa.RowMapping) -> Lease:
-    found = dict(row)
-    desired = DesiredState(found.pop("wish"))
-    return Lease(facts=json.loads(found.pop("facts_json")), desired_state=desired, **found)
+    fields = dict(row)
+    desired = DesiredState(fields.pop("wish"))
+    return Lease(facts=json.loads(fields.pop("facts_json")), desired_state=desired, **fields)

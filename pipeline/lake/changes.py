@@ -25,26 +25,26 @@ class NetChange:
     new, and stands until it is vacuumed.
     """
 
-    came: tuple[AddedFile, ...]
-    went: tuple[RemovedFile, ...]
+    added: tuple[AddedFile, ...]
+    removed: tuple[RemovedFile, ...]
 
 
-def net(entries: Sequence[LogEntry]) -> NetChange | None:
+def net_change(entries: Sequence[LogEntry]) -> NetChange | None:
     """Return what some commits did together, or `None` when it cannot be told by whole files.
 
     When rows go from a compacted file, what it was made of goes: files that came meanwhile are as if they had not.
     """
-    came: dict[str, AddedFile] = {}
-    went: dict[str, RemovedFile] = {}
+    added: dict[str, AddedFile] = {}
+    removed: dict[str, RemovedFile] = {}
     parts: dict[str, tuple[str, ...]] = {}  # a compacted file -> the files the reader knows, or came since
     for entry in entries:
         if not entry.is_plain:
             return None
         for new, old in entry.moved.items():
             parts[new] = tuple(part for path in old for part in parts.get(path, (path,)))
-        for file in entry.went:
+        for file in entry.removed:
             for path in parts.get(file.path, (file.path,)):
-                if came.pop(path, None) is None:
-                    went[path] = RemovedFile(path, file.size_bytes if path == file.path else 0)
-        came |= {file.path: file for file in entry.came}
-    return NetChange(tuple(came.values()), tuple(went.values()))
+                if added.pop(path, None) is None:
+                    removed[path] = RemovedFile(path, file.size_bytes if path == file.path else 0)
+        added |= {file.path: file for file in entry.added}
+    return NetChange(tuple(added.values()), tuple(removed.values()))

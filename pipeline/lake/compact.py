@@ -32,7 +32,7 @@ from pipeline.lake.log import COMPACTED
 
 TARGET_BYTES = 128 << 20
 """The size of the files that small ones become."""
-FEWEST = 4
+MIN_FILES = 4
 """The fewest files of a partition that are worth being written again."""
 
 
@@ -80,14 +80,14 @@ def compact(
             staged.extend(files)
             moved[files[0].path] = group
     note = {COMPACTED: json.dumps({new: [_path(table, file) for file in old] for new, old in moved.items()})}
-    gone = frozenset(file.uri for group in groups for file in group)
-    commit = Commit(staged, version.schema, "append", version.manifest_id, note, gone, moves=True)
+    replaced = frozenset(file.uri for group in groups for file in group)
+    commit = Commit(staged, version.schema, "append", version.manifest_id, note, replaced, moves=True)
     try:
         number = head.commit_files(commit)
     except StorageError:
         table.storage.remove([file.path for file in staged])
         raise
-    return Compacted(number, len(gone), len(staged))
+    return Compacted(number, len(replaced), len(staged))
 
 
 def vacuum(table: LakeTable, *, keep: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
@@ -96,18 +96,18 @@ def vacuum(table: LakeTable, *, keep: dt.timedelta, now: dt.datetime) -> tuple[s
     A file that was never committed goes when it is that old, so `keep` must be longer than any run or epoch takes.
     Readers who follow and are further behind than that read the table anew.
     """
-    found = open_table(table.place)
-    if found is None:
+    delta_table = open_table(table.place)
+    if delta_table is None:
         return ()
     hours = max(0, int(keep.total_seconds() // 3600))
-    candidates = set(found.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True))
+    candidates = set(delta_table.vacuum(retention_hours=hours, enforce_retention_duration=False, full=True))
     old = tuple(sorted(name for name in candidates & _ages(table, now - keep)))
     table.storage.remove(old)
     return old
 
 
 def _ages(table: LakeTable, before: dt.datetime) -> set[str]:
-    return {name for name, changed in table.storage.changed().items() if changed < before}
+    return {name for name, changed in table.storage.modified_times().items() if changed < before}
 
 
 def _groups(table: LakeTable, version: Version, target_bytes: int) -> Iterator[tuple[DataFile, ...]]:
@@ -117,7 +117,7 @@ def _groups(table: LakeTable, version: Version, target_bytes: int) -> Iterator[t
         if file.size_bytes < target_bytes // 2:
             partitions[_path(table, file).rpartition("/")[0]].append(file)
     for files in partitions.values():
-        if len(files) >= FEWEST:
+        if len(files) >= MIN_FILES:
             yield from (s.files for s in Scan(version.schema, tuple(files)).splits(target_bytes) if len(s.files) > 1)
 
 

@@ -26,7 +26,7 @@ from pipeline.core.staging import Manifest, StagedFile
 from pipeline.kernel.engine import connect, is_of_files, schema_of
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql_text import listed, literal
-from pipeline.lake.changes import NetChange, VersionChange, net
+from pipeline.lake.changes import NetChange, VersionChange, net_change
 from pipeline.lake.head import (
     Commit,
     TableDescription,
@@ -41,7 +41,7 @@ from pipeline.lake.log import APP, entries
 from pipeline.lake.manifests import manifest_name, read_manifest
 from pipeline.lake.stats import delta_stats, logged, partition_value
 from pipeline.lake.storage import Storage
-from pipeline.lake.tidy import EVERY, tidy
+from pipeline.lake.tidy import TIDY_INTERVAL, tidy
 
 ROW_GROUP = 122_880
 
@@ -87,8 +87,8 @@ class LakeTable:
         for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one. A version
         that is not the newest comes without one too when its manifest is no longer kept.
         """
-        found = open_table(self.place, number)
-        described = None if found is None else self._describe(found, lenient=lenient)
+        delta_table = open_table(self.place, number)
+        described = None if delta_table is None else self._describe(delta_table, lenient=lenient)
         has_manifest = described is None or described.manifest_id is None or described.manifest is not None
         if number is None and not (has_manifest or lenient or self.is_quarantine):
             return self.version()  # a stream went on meanwhile, far enough for its manifest to be gone
@@ -102,13 +102,13 @@ class LakeTable:
             return max(
                 (int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()), default=None
             )
-        found = open_table(self.place)
-        return None if found is None else found.version()
+        delta_table = open_table(self.place)
+        return None if delta_table is None else delta_table.version()
 
     def manifest_id(self) -> int | None:
         """Return the mark of the newest version; `None` when the table is not there, or was made by others."""
-        found = open_table(self.place)
-        return None if found is None else found.transaction_version(APP)
+        delta_table = open_table(self.place)
+        return None if delta_table is None else delta_table.transaction_version(APP)
 
     def added_since(self, number: int, manifest_id: int | None, now: Version) -> tuple[DataFile, ...] | None:
         """Return the files that came between a version and `now`, or `None` when it is more than an addition.
@@ -127,31 +127,33 @@ class LakeTable:
         if now.number < number:
             return None
         try:
-            done = entries(self.storage, number, now.number)
-            if done is None or done[0].manifest_id != manifest_id or done[-1].manifest_id != now.manifest_id:
+            commits = entries(self.storage, number, now.number)
+            if commits is None or commits[0].manifest_id != manifest_id or commits[-1].manifest_id != now.manifest_id:
                 return None
-            change = net(done[1:])
-            return None if change is None else VersionChange(self._there(change, now), self._gone(change))
+            change = net_change(commits[1:])
+            return (
+                None if change is None else VersionChange(self._added_files(change, now), self._removed_files(change))
+            )
         except (StorageError, OSError, pa.ArrowInvalid):
             return None
 
-    def _there(self, change: NetChange, now: Version) -> tuple[DataFile, ...]:
+    def _added_files(self, change: NetChange, now: Version) -> tuple[DataFile, ...]:
         """Return the files that came, in the order of their names; raise `StorageError` when one is not there."""
         known = {file.uri: file for file in now.files}
-        found = {f"{self.storage.uri}/{file.path}": file for file in change.came}
-        for uri, file in found.items():
+        added = {f"{self.storage.uri}/{file.path}": file for file in change.added}
+        for uri, file in added.items():
             if uri not in known and not self.storage.has(file.path):
                 raise StorageError(f"table {self.name!r} no longer has a file that came", got=file.path)
-        return tuple(known.get(uri, DataFile(uri, found[uri].rows, found[uri].size_bytes)) for uri in sorted(found))
+        return tuple(known.get(uri, DataFile(uri, added[uri].rows, added[uri].size_bytes)) for uri in sorted(added))
 
-    def _gone(self, change: NetChange) -> tuple[DataFile, ...]:
+    def _removed_files(self, change: NetChange) -> tuple[DataFile, ...]:
         """Return the files that went, as they can still be read; raise `OSError` when one cannot."""
-        found = []
-        for file in sorted(change.went, key=lambda file: file.path):
+        removed = []
+        for file in sorted(change.removed, key=lambda file: file.path):
             with self.storage.open(file.path) as content:
                 rows = pq.ParquetFile(content).metadata.num_rows
-            found.append(DataFile(f"{self.storage.uri}/{file.path}", rows, file.size_bytes))
-        return tuple(found)
+            removed.append(DataFile(f"{self.storage.uri}/{file.path}", rows, file.size_bytes))
+        return tuple(removed)
 
     def stager(self, run_id: str) -> DeltaStager:
         """Return what writes this table's files for a run."""
@@ -166,12 +168,18 @@ class LakeTable:
         if table is None:
             raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
         actions = actions_of(table)
-        found: dict[str, pa.Array | pa.ChunkedArray] = {"uri": pa.array(uris(self.storage, actions), pa.string())}
+        columns_by_name: dict[str, pa.Array | pa.ChunkedArray] = {
+            "uri": pa.array(uris(self.storage, actions), pa.string())
+        }
         for number, name in enumerate(columns):
             for which in ("min", "max"):
-                said = next((n for n in (f"partition.{name}", f"{which}.{name}") if n in actions.column_names), None)
-                found[f"{which}_{number}"] = pa.nulls(actions.num_rows) if said is None else actions.column(said)
-        return pa.table(found)
+                logged_name = next(
+                    (n for n in (f"partition.{name}", f"{which}.{name}") if n in actions.column_names), None
+                )
+                columns_by_name[f"{which}_{number}"] = (
+                    pa.nulls(actions.num_rows) if logged_name is None else actions.column(logged_name)
+                )
+        return pa.table(columns_by_name)
 
     def staged(self, version: Version) -> tuple[StagedFile, ...]:
         """Return the files of a version as if they were staged, to be committed again; their bounds are not kept."""
@@ -216,15 +224,15 @@ class LakeTable:
         if head.manifest_id not in {commit.manifest_id, None if seen is None else seen.manifest_id}:
             raise conflict(self.name)
         number = head.commit_files(commit)
-        if number and number % EVERY == 0:
+        if number and number % TIDY_INTERVAL == 0:
             try:
                 tidy(self.place)
             except (StorageError, DeltaError, OSError) as error:
                 log.warning("table log was not tidied: it is tried again later", table=self.name, error=str(error))
-        found = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
-        if found is None:
+        version = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
+        if version is None:
             raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")
-        return found
+        return version
 
     def head(self) -> TableHead:
         """Return the table held open at its newest version, to commit to it again and again."""

@@ -29,13 +29,13 @@ from pipeline.lake.quarantine import PROPERTIES, require_format
 from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
 
-TRIES = 5
+MAX_TRIES = 5
 """How often a commit is tried while nobody else's comes between."""
-REOPEN = 50
+REOPEN_AFTER = 50
 """After how many of its own versions the table is opened anew."""
-ADDED = "headwater.added"
+ADDED_COLUMN = "headwater.added"
 """The mark of a column that came later than some of its table's files."""
-BARE = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class TableHead:
         self.table: DeltaTable | None = open_table(place)
         self.manifest_id = self._newest_manifest_id()
         self._is_stale = False
-        self._is_lost = False
-        self._taken_in = 0
+        self._has_conflict = False
+        self._updates = 0
 
     @property
     def number(self) -> int | None:
@@ -136,23 +136,23 @@ class TableHead:
             self._reload()
         if self.table is not None and self._newest_manifest_id() == commit.manifest_id and not commit.moves:
             self.manifest_id = commit.manifest_id
-            return self._where(commit.manifest_id, self.table.version())
-        if self._is_lost or self._newest_manifest_id() != self.manifest_id:
+            return self._number_of(commit.manifest_id, self.table.version())
+        if self._has_conflict or self._newest_manifest_id() != self.manifest_id:
             raise conflict(self.place.name)
         self._require_partitions(commit)
         self.place.storage.sync([file.path for file in commit.files])
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_TRIES)):
             before = self.number
             try:
                 self._write(commit)
                 self._advance()
             except Exception as error:  # noqa: BLE001 - whatever was raised, only the log says what happened
-                found = self._resolve(commit, error, before, may_try=left > 0)
+                number = self._resolve(commit, error, before, may_try=left > 0)
             else:
-                found = self._landed(commit, before)
-            if found is not None:
-                self.place.storage.sync([entry_name(found)])
-                return found
+                number = self._committed(commit, before)
+            if number is not None:
+                self.place.storage.sync([entry_name(number)])
+                return number
         raise AssertionError("the last try has returned or raised")
 
     def _write(self, commit: Commit) -> None:
@@ -160,7 +160,7 @@ class TableHead:
         place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
         schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
         if self.table is None and place.is_quarantine:
-            self.table = _made_empty(place, schema)
+            self.table = _create_quarantine(place, schema)
         manifest_ids = [Transaction(APP, commit.manifest_id)]
         if commit.epoch is not None:
             manifest_ids.append(Transaction(_stream(place.name), commit.epoch))
@@ -191,7 +191,7 @@ class TableHead:
             schema,
             partition_by=list(place.partition_by),
             commit_properties=properties,
-            post_commithook_properties=BARE,
+            post_commithook_properties=NO_HOOKS,
         )
 
     def _add_columns(self, table: DeltaTable, schema: DeltaSchema) -> None:
@@ -201,7 +201,9 @@ class TableHead:
         """
         known = {field.name for field in table.schema().fields}
         new = [
-            Field(f.name, f.type, nullable=True, metadata={ADDED: "true"}) for f in schema.fields if f.name not in known
+            Field(f.name, f.type, nullable=True, metadata={ADDED_COLUMN: "true"})
+            for f in schema.fields
+            if f.name not in known
         ]
         if new:
             manifest_ids = [] if self.manifest_id is None else [Transaction(APP, self.manifest_id)]
@@ -233,11 +235,11 @@ class TableHead:
             for uri in sorted(commit.removed)
         ]
 
-    def _landed(self, commit: Commit, before: int | None) -> int | None:
+    def _committed(self, commit: Commit, before: int | None) -> int | None:
         """Return the version of a commit that went through, although others may have committed on top of it."""
-        self._is_lost = self._newest_manifest_id() != commit.manifest_id
+        self._has_conflict = self._newest_manifest_id() != commit.manifest_id
         self.manifest_id = commit.manifest_id
-        return self._where(commit.manifest_id, 0 if before is None else before + 1)
+        return self._number_of(commit.manifest_id, 0 if before is None else before + 1)
 
     def _resolve(self, commit: Commit, error: Exception, before: int | None, *, may_try: bool) -> int | None:
         """Find out what became of a commit that raised: its number, `None` to try again, or an error that says it."""
@@ -250,17 +252,17 @@ class TableHead:
                 do="run again when the store answers: it will find out",
             ) from unreadable
         begin = 0 if before is None else before + 1
-        done = entries(self.place.storage, begin, self.number or 0) if (self.number or -1) >= begin else ()
+        commits = entries(self.place.storage, begin, self.number or 0) if (self.number or -1) >= begin else ()
         names = {file.path for file in commit.files}
         ours = [
             e
-            for e in done or ()
+            for e in commits or ()
             if e.manifest_id == commit.manifest_id and (set(e.moved) == names if commit.moves else not e.moved)
         ]
         if ours or (self._newest_manifest_id() == commit.manifest_id and not commit.moves):
-            return self._landed(commit, before)
+            return self._committed(commit, before)
         if self._newest_manifest_id() != self.manifest_id:
-            self._is_lost = True
+            self._has_conflict = True
             raise conflict(self.place.name) from error
         has_moved = self.number != before
         if may_try and (has_moved or isinstance(error, CommitFailedError)):
@@ -270,26 +272,26 @@ class TableHead:
         problem = f"table {self.place.name!r} could not be committed"
         raise self.place.storage.failed(problem, error, "nothing was changed; run again") from error
 
-    def _where(self, manifest_id: int, begin: int) -> int:
+    def _number_of(self, manifest_id: int, begin: int) -> int:
         """Return the number of the version that brought a mark, from `begin` on."""
         assert self.table is not None  # noqa: S101 - it carries the mark
         now = int(self.table.version())
-        done = () if begin >= now else entries(self.place.storage, begin, now) or ()
-        return next((entry.number for entry in done if entry.manifest_id == manifest_id), now)
+        commits = () if begin >= now else entries(self.place.storage, begin, now) or ()
+        return next((entry.number for entry in commits if entry.manifest_id == manifest_id), now)
 
     def _advance(self) -> None:
         # an object that has taken in many versions one by one slows down: a new one starts from the checkpoint
-        if self.table is None or self._is_partitioned_otherwise() or self._taken_in >= REOPEN:
+        if self.table is None or self._is_partitioned_otherwise() or self._updates >= REOPEN_AFTER:
             self._reload()
         else:
             self.table.update_incremental()
-            self._taken_in += 1
+            self._updates += 1
 
     def _reload(self) -> None:
         self._is_stale = True
         self.table = open_table(self.place)
         self._is_stale = False
-        self._taken_in = 0
+        self._updates = 0
 
     def _newest_manifest_id(self) -> int | None:
         return None if self.table is None else self.table.transaction_version(APP)
@@ -341,15 +343,15 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
 
 def schema_of_table(table: DeltaTable) -> Schema:
     """Return the columns of a table, in DuckDB's type names; those that were added before those of the provenance."""
-    added = {field.name for field in table.schema().fields if field.metadata.get(ADDED)}
-    found = from_arrow(pa.schema(table.schema().to_arrow()))
+    added = {field.name for field in table.schema().fields if field.metadata.get(ADDED_COLUMN)}
+    schema = from_arrow(pa.schema(table.schema().to_arrow()))
     if not added:
-        return found
-    columns = sorted(found.columns, key=lambda column: column.name in PROVENANCE)
+        return schema
+    columns = sorted(schema.columns, key=lambda column: column.name in PROVENANCE)
     return Schema(tuple(replace(column, is_added=column.name in added) for column in columns))
 
 
-def _made_empty(place: TableDescription, schema: DeltaSchema) -> DeltaTable:
+def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTable:
     """Make a quarantine without rows: `create_table_with_add_actions` refuses properties that are not Delta's."""
     table = DeltaTable.create(
         place.storage.uri,

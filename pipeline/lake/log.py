@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 from urllib.parse import unquote
 
 from pipeline.lake.storage import Storage
@@ -19,6 +20,8 @@ APP = "headwater"
 COMPACTED = "headwater.compacted"
 """The note of a compaction: for each file that came, the files whose rows it holds."""
 FOLDED = "_headwater/log/"
+_FOLDED_FIELDS = {"added": "came", "removed": "went"}
+"""The names of two fields of an entry in a folded line."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class LogEntry:
 
     number: int
     manifest_id: int | None
-    came: Sequence[AddedFile] = ()
-    went: Sequence[RemovedFile] = ()
+    added: Sequence[AddedFile] = ()
+    removed: Sequence[RemovedFile] = ()
     moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """For each file of a compaction, the files it took the place of."""
     is_plain: bool = True
@@ -54,12 +57,12 @@ class LogEntry:
 
 def entries(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...] | None:
     """Return what the commits from one number to another did, or `None` when the log no longer says so of all."""
-    found = dict(_read(storage, range(first, last + 1)))
-    if missing := [number for number in range(first, last + 1) if number not in found]:
-        found |= {e.number: e for e in _folded(storage, missing[0], missing[-1])}
-    if any(number not in found for number in missing):
+    by_number = dict(_read(storage, range(first, last + 1)))
+    if missing := [number for number in range(first, last + 1) if number not in by_number]:
+        by_number |= {e.number: e for e in _folded(storage, missing[0], missing[-1])}
+    if any(number not in by_number for number in missing):
         return None
-    return tuple(found[number] for number in range(first, last + 1))
+    return tuple(by_number[number] for number in range(first, last + 1))
 
 
 def entry_name(number: int) -> str:
@@ -75,17 +78,17 @@ def number_of(name: str) -> int:
 
 def fold(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...]:
     """Write entries that are in the log to a file of their own, where `entries` finds them; return them."""
-    found = dict(_read(storage, range(first, last + 1)))
-    kept = tuple(found[number] for number in sorted(found))
+    by_number = dict(_read(storage, range(first, last + 1)))
+    kept = tuple(by_number[number] for number in sorted(by_number))
     if kept:
-        lines = "".join(f"{json.dumps(asdict(entry))}\n" for entry in kept)
+        lines = "".join(f"{json.dumps(_folded_line(entry))}\n" for entry in kept)
         storage.write_text(f"{FOLDED}{kept[0].number:020}-{kept[-1].number:020}.jsonl", lines)
     return kept
 
 
 def _read(storage: Storage, numbers: Iterable[int]) -> Iterable[tuple[int, LogEntry]]:
     names = {entry_name(number): number for number in numbers}
-    for name, content in storage.read_some(list(names)).items():
+    for name, content in storage.read_existing(list(names)).items():
         yield names[name], _parsed(names[name], content.decode())
 
 
@@ -94,15 +97,26 @@ def _folded(storage: Storage, first: int, last: int) -> Iterable[LogEntry]:
         begin, _, end = name.removeprefix(FOLDED).removesuffix(".jsonl").partition("-")
         if int(begin) <= last and int(end) >= first:
             for line in storage.read_text(name).splitlines():
-                parts = json.loads(line)
-                came = tuple(AddedFile(**file) for file in parts.pop("came"))
-                yield LogEntry(**parts | {"came": came, "went": tuple(RemovedFile(**file) for file in parts["went"])})
+                yield _unfolded(json.loads(line))
+
+
+def _folded_line(entry: LogEntry) -> dict[str, Any]:
+    """Return an entry as a folded line has it, where the fields `added` and `removed` are called `came` and `went`."""
+    line = asdict(entry)
+    return {_FOLDED_FIELDS.get(name, name): value for name, value in line.items()}
+
+
+def _unfolded(line: Mapping[str, Any]) -> LogEntry:
+    fields = {name: value for name, value in line.items() if name not in _FOLDED_FIELDS.values()}
+    added = tuple(AddedFile(**file) for file in line["came"])
+    removed = tuple(RemovedFile(**file) for file in line["went"])
+    return LogEntry(added=added, removed=removed, **fields)
 
 
 def _parsed(number: int, text: str) -> LogEntry:
     manifest_id: int | None = None
-    came: list[AddedFile] = []
-    went: list[RemovedFile] = []
+    added: list[AddedFile] = []
+    removed: list[RemovedFile] = []
     reshaped: set[str] = set()
     moved: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -115,8 +129,8 @@ def _parsed(number: int, text: str) -> LogEntry:
                 reshaped.add(unquote(action["path"]))
             elif kind == "add":
                 stats = json.loads(action.get("stats") or "{}")
-                came.append(AddedFile(unquote(action["path"]), int(stats.get("numRecords", 0)), int(action["size"])))
+                added.append(AddedFile(unquote(action["path"]), int(stats.get("numRecords", 0)), int(action["size"])))
             elif kind == "remove":
-                went.append(RemovedFile(unquote(action["path"]), int(action.get("size") or 0)))
+                removed.append(RemovedFile(unquote(action["path"]), int(action.get("size") or 0)))
     named = {*moved, *(path for paths in moved.values() for path in paths)}
-    return LogEntry(number, manifest_id, tuple(came), tuple(went), moved, is_plain=named == reshaped)
+    return LogEntry(number, manifest_id, tuple(added), tuple(removed), moved, is_plain=named == reshaped)

@@ -25,13 +25,13 @@ from pipeline.lake.delta import DeltaStager, LakeTable, Version
 
 RANGES = 4096
 """Into how many ranges the new keys are summed up to find the files that can hold one of them."""
-TOGETHER_BYTES = 128 << 20
+REWRITE_BYTES = 128 << 20
 """The size of the files that are written again as one."""
 SMALL_BYTES = 16 << 20
 """A staged file below this size joins the files that are written again, so that merges do not leave small files."""
-MOST_TOMBSTONES = 8
+MAX_TOMBSTONE_FILES = 8
 """The most files of tombstones; then they become one."""
-OWN_NAMES = frozenset({"file_index", "file_row_number", "filename"})
+RESERVED_NAMES = frozenset({"file_index", "file_row_number", "filename"})
 """Columns that the engine knows of every Parquet file; a table cannot have its own of these names and be merged."""
 _TIME_SLACK = "interval 1 millisecond"  # the Delta protocol lets a writer cut the greatest time to milliseconds
 
@@ -134,7 +134,7 @@ def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeRe
                 f"insert into _away select file, row, false from ({_read(work, old, 'false', len(work.staged))}) "
                 f"semi join _rows using ({work.key_columns})"
             )
-        files, removed = _write_again(con, work, uris)
+        files, removed = _rewrite(con, work, uris)
     return MergeResult(files, removed, (), sum(file.rows for file in work.staged), 0, 0)
 
 
@@ -152,8 +152,8 @@ def _merged(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge) -> Merg
         f"select count(*) filter (where file < {new} and not is_delete), count(*) filter (where is_delete) from _away",
     )
     con.execute("drop table _rows; drop table _several; drop table _ranked; drop table _tied")
-    files, removed = _write_again(con, work, uris)
-    tombstones = _bury(con, work, known) if deletes else known
+    files, removed = _rewrite(con, work, uris)
+    tombstones = _write_tombstones(con, work, known) if deletes else known
     rows = sum(file.rows for file in work.staged)
     return MergeResult(files, removed, tombstones, rows - superseded - deletes, int(superseded), int(deletes))
 
@@ -181,10 +181,10 @@ def overlapping(bounds: pa.Table, ranges: pa.Table) -> list[str]:
         con.register("_ranges", ranges)
         meets = [f"(b.min_{n} is null or r.high_{n} >= b.min_{n})" for n in columns]
         meets += [f"(b.max_{n} is null or r.low_{n} <= {_highest(bounds, n)})" for n in columns]
-        found = con.execute(
+        result = con.execute(
             f"select uri from _bounds as b semi join _ranges as r on {' and '.join(meets)} order by uri"
         )
-        return [str(row[0]) for row in found.fetchall()]
+        return [str(row[0]) for row in result.fetchall()]
 
 
 def _highest(bounds: pa.Table, number: int) -> str:
@@ -200,8 +200,8 @@ def _collect(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge, uris: 
             f"create temp table _rows as select {work.columns}, false as gone, 0 as file, 0 as row from ({nothing})"
         )
         return
-    gone = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
-    con.execute(f"create temp table _rows as {_read(work, uris, gone, 0)}")
+    is_delete = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
+    con.execute(f"create temp table _rows as {_read(work, uris, is_delete, 0)}")
 
 
 def _collect_old(
@@ -217,9 +217,9 @@ def _collect_old(
     con.execute("drop table _keys")
 
 
-def _read(work: MergeSpec, uris: Sequence[str], gone: str, first: int) -> str:
+def _read(work: MergeSpec, uris: Sequence[str], is_delete: str, first: int) -> str:
     return (
-        f"select {work.columns}, {gone} as gone, file_index::bigint + {first} as file, file_row_number as row "
+        f"select {work.columns}, {is_delete} as gone, file_index::bigint + {first} as file, file_row_number as row "
         f"from {_parquet(uris)}"
     )
 
@@ -246,7 +246,7 @@ def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) 
         f"insert into _away select file, row, false from _ranked where place = 1 and gone "
         f"qualify row_number() over (partition by {keys} order by file, row) > 1"
     )
-    _settle_ties(con, work, uris)
+    _break_ties(con, work, uris)
     con.execute(
         f"create temp table _deleted as select {keys}, s, file, row from _ranked where place = 1 and gone "
         f"qualify row_number() over (partition by {keys} order by file, row) = 1 "
@@ -256,7 +256,7 @@ def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) 
     con.execute("insert into _away select file, row, true from _deleted")
 
 
-def _settle_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
+def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
     """Of the last rows of a key with one sequence, let the greatest as text stay."""
     keys = work.key_columns
     con.execute(
@@ -278,7 +278,7 @@ def _settle_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence
     )
 
 
-def _write_again(
+def _rewrite(
     con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]
 ) -> tuple[tuple[StagedFile, ...], frozenset[str]]:
     """Write the files that hold rows that go again without them; return what is new in the table, and what goes."""
@@ -301,7 +301,7 @@ def _groups(work: MergeSpec, uris: Sequence[str], losing: set[int]) -> list[list
     sizes |= {} if work.seen is None else {file.uri: file.size_bytes for file in work.seen.files}
     numbers = {uris[number]: number for number in losing}
     files = tuple(DataFile(uri, 0, sizes[uri]) for uri in sorted(numbers))
-    parts = Scan(work.schema, files).splits(TOGETHER_BYTES) if files else ()
+    parts = Scan(work.schema, files).splits(REWRITE_BYTES) if files else ()
     return [[numbers[file.uri] for file in part.files] for part in parts]
 
 
@@ -316,10 +316,12 @@ def _without(work: MergeSpec, uris: Sequence[str], group: Sequence[int]) -> str:
     )
 
 
-def _bury(con: duckdb.DuckDBPyConnection, work: MergeSpec, known: tuple[StagedFile, ...]) -> tuple[StagedFile, ...]:
+def _write_tombstones(
+    con: duckdb.DuckDBPyConnection, work: MergeSpec, known: tuple[StagedFile, ...]
+) -> tuple[StagedFile, ...]:
     """Write the tombstones of the keys that were deleted now; with too many files of them, all as one."""
     rows = f"select {work.key_columns}, s from _deleted"
-    if len(known) + 1 > MOST_TOMBSTONES:
+    if len(known) + 1 > MAX_TOMBSTONE_FILES:
         before = f"select {work.key_columns}, s from {_parquet([work.uri(file) for file in known])}"
         rows = f"select {work.key_columns}, max(s) as s from ({rows} union all {before}) group by {work.key_columns}"
         known = ()
@@ -335,7 +337,7 @@ def _require_columns(work: MergeSpec, names: Sequence[str]) -> None:
                 f"table {work.table.name!r} has no column {name!r}, by which it is merged",
                 got=", ".join(work.schema.names),
             )
-    taken = sorted(OWN_NAMES & {name.lower() for name in work.schema.names})
+    taken = sorted(RESERVED_NAMES & {name.lower() for name in work.schema.names})
     if taken:
         raise DefinitionError(
             f"table {work.table.name!r} is merged and has a column {taken[0]!r}, which is the engine's own",

@@ -26,7 +26,7 @@ def files_for(table: LakeTable, version: Version, conditions: Sequence[FileCondi
     with connect() as con:
         con.register("_bounds", bounds)
         try:
-            found = {str(row[0]) for row in con.execute(f"select uri from _bounds where {holds}").fetchall()}
+            matching = {str(row[0]) for row in con.execute(f"select uri from _bounds where {holds}").fetchall()}
         except duckdb.Error:
             return version.files
-    return tuple(file for file in version.files if file.uri in found)
+    return tuple(file for file in version.files if file.uri in matching)

@@ -33,13 +33,13 @@ def delta_stats(
     nulls: dict[str, int] = {}
     bounded = True
     for name, kind in types.items():
-        found = columns.get('"' + name.replace('"', '""') + '"', {})
-        if name in without or "null_count" not in found or not _is_plain(kind):
+        statistics = columns.get('"' + name.replace('"', '""') + '"', {})
+        if name in without or "null_count" not in statistics or not _is_plain(kind):
             continue
-        nulls[name] = int(found["null_count"])
+        nulls[name] = int(statistics["null_count"])
         if nulls[name] == rows:
             continue
-        low, high = _bound(found, "min", kind), _bound(found, "max", kind)
+        low, high = _bound(statistics, "min", kind), _bound(statistics, "max", kind)
         bounded = bounded and low is not None and high is not None
         least[name], greatest[name] = low, high
     bounds = {"minValues": least, "maxValues": greatest} if bounded else {}
@@ -59,8 +59,8 @@ def logged(value: object) -> str | None:
         return str(value).lower()
     if isinstance(value, dt.datetime):
         text = value.replace(tzinfo=None).isoformat(sep=" " if value.tzinfo is None else "T")
-        whole, dot, part = text.partition(".")
-        return f"{whole}{dot}{part.rstrip('0')}" + ("" if value.tzinfo is None else "Z")
+        seconds, dot, fraction = text.partition(".")
+        return f"{seconds}{dot}{fraction.rstrip('0')}" + ("" if value.tzinfo is None else "Z")
     return None if value is None else str(value)
 
 
@@ -69,9 +69,9 @@ def _is_plain(kind: str) -> bool:
     return named or (kind.startswith("DECIMAL") and not kind.endswith("]"))
 
 
-def _bound(found: Mapping[str, str], which: str, kind: str) -> object | None:
-    text = found.get(which)
-    if text is None or found.get("has_nan") == "true":
+def _bound(statistics: Mapping[str, str], which: str, kind: str) -> object | None:
+    text = statistics.get(which)
+    if text is None or statistics.get("has_nan") == "true":
         return None
     if kind in _INTEGERS:
         return int(text)
@@ -92,8 +92,8 @@ def _number(text: str) -> float | None:
 def _moment(text: str, kind: str) -> str | None:
     if kind == "DATE":
         return text if _DATE.fullmatch(text) else None
-    found = _TIME.fullmatch(text)
-    return None if found is None else f"{found[1]}T{found[2]}" + ("Z" if kind == "TIMESTAMPTZ" else "")
+    match = _TIME.fullmatch(text)
+    return None if match is None else f"{match[1]}T{match[2]}" + ("Z" if kind == "TIMESTAMPTZ" else "")
 
 
 def _cut(text: str, which: str) -> str | None:

@@ -17,16 +17,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.core.errors import OutcomeUnknownError, StorageError, StorageUnavailableError
 
-_AWAY = re.compile(
+_UNAVAILABLE = re.compile(
     r"connect|time.?out|timed out|unreachable|error sending request|dns error|slow ?down|internal ?error|unavailable|\b50[0234]\b",
     re.IGNORECASE,
 )
-_RAISED = re.compile(r"^[\w.]+: .*$", re.MULTILINE)
+_EXCEPTION_LINE = re.compile(r"^[\w.]+: .*$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 _RETRIES = 3
 """How often fsspec's client tries a request again, within seconds; a stream then says that it waits, and goes on trying."""
-DRAFT = ".draft-"
+DRAFT_PREFIX = ".draft-"
 """How the names of local files begin that are not yet what they are to become."""
 
 
@@ -97,7 +97,7 @@ class Storage:
 
     def failed(self, problem: str, error: Exception, do: str | None = None) -> StorageError:
         """Return the error for what the store raised: one that says so where the store does not answer."""
-        kind = StorageUnavailableError if not self.is_local and _is_away(error) else StorageError
+        kind = StorageUnavailableError if not self.is_local and _is_unavailable(error) else StorageError
         return kind(problem, got=_reason(error), do=do)
 
     def read_text(self, name: str) -> str:
@@ -112,35 +112,37 @@ class Storage:
             raise self.failed(f"cannot read {name!r} below {self.uri}", error) from error
         return content
 
-    def read_some(self, names: Sequence[str]) -> dict[str, bytes]:
+    def read_existing(self, names: Sequence[str]) -> dict[str, bytes]:
         """Read those of some files that are there, at the same time where the store allows."""
         paths = {self._filesystem()._strip_protocol(self._path(name)): name for name in names}  # noqa: SLF001 - public in all but name
         try:
-            found = self._filesystem().cat(list(paths), on_error="return") if paths else {}
+            contents = self._filesystem().cat(list(paths), on_error="return") if paths else {}
         except Exception as error:  # likewise
             raise self.failed(f"cannot read below {self.uri}", error) from error
-        for path, content in found.items():
+        for path, content in contents.items():
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
                 raise self.failed(f"cannot read {paths[path]!r} below {self.uri}", content) from content
-        return {paths[path]: content for path, content in found.items() if isinstance(content, bytes)}
+        return {paths[path]: content for path, content in contents.items() if isinstance(content, bytes)}
 
     def names(self, prefix: str = "") -> tuple[str, ...]:
         """Return the sorted names of the files, at any depth, whose names begin with a prefix."""
         folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
-        found = self._filesystem()
-        root = found._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
+        filesystem = self._filesystem()
+        root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
         try:
-            paths = [path.removeprefix(root) for path in found.find(folder)]
+            paths = [path.removeprefix(root) for path in filesystem.find(folder)]
         except Exception as error:  # likewise
             raise self.failed(f"cannot list {prefix!r} below {self.uri}", error) from error
-        return tuple(sorted(n for n in paths if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT)))
+        return tuple(
+            sorted(n for n in paths if n.startswith(prefix) and not n.rpartition("/")[2].startswith(DRAFT_PREFIX))
+        )
 
-    def changed(self) -> dict[str, dt.datetime]:
+    def modified_times(self) -> dict[str, dt.datetime]:
         """Return when each file, at any depth, was last written, in UTC."""
-        found = self._filesystem()
-        root = found._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
+        filesystem = self._filesystem()
+        root = filesystem._strip_protocol(self.uri).rstrip("/") + "/"  # noqa: SLF001 - likewise
         try:
-            details = found.find(root, detail=True)
+            details = filesystem.find(root, detail=True)
         except Exception as error:  # likewise
             raise self.failed(f"cannot list {self.uri}", error) from error
         return {path.removeprefix(root): _moment(detail) for path, detail in details.items()}
@@ -158,8 +160,8 @@ class Storage:
 
     def open(self, name: str) -> BinaryIO:
         """Open a file to be read; raise `OSError` when it is not there."""
-        found: BinaryIO = self._filesystem().open(self._path(name), "rb")
-        return found
+        file: BinaryIO = self._filesystem().open(self._path(name), "rb")
+        return file
 
     def has(self, name: str) -> bool:
         """Return whether a file is there; raise `StorageError` when the store does not say."""
@@ -168,11 +170,11 @@ class Storage:
         except Exception as error:  # likewise
             raise self.failed(f"cannot look for {name!r} below {self.uri}", error) from error
 
-    def inside(self, folder: str) -> tuple[str, ...]:
+    def list_folder(self, folder: str) -> tuple[str, ...]:
         """Return the names of what is in a folder below the place, in order; none where there is no such folder."""
-        found = self._filesystem()
+        filesystem = self._filesystem()
         try:
-            entries = found.ls(self._path(folder), detail=False)
+            entries = filesystem.ls(self._path(folder), detail=False)
         except FileNotFoundError:
             return ()
         except Exception as error:  # likewise
@@ -194,10 +196,10 @@ class Storage:
 
     def clear(self) -> None:
         """Remove the place and all below it, if it is there."""
-        found = self._filesystem()
+        filesystem = self._filesystem()
         try:
-            if found.exists(self.uri):
-                found.rm(self.uri, recursive=True)
+            if filesystem.exists(self.uri):
+                filesystem.rm(self.uri, recursive=True)
         except Exception as error:  # likewise
             raise self.failed(f"cannot remove {self.uri}", error) from error
 
@@ -231,16 +233,16 @@ class Storage:
 
 
 def _moment(detail: Mapping[str, Any]) -> dt.datetime:
-    found = detail.get("LastModified", detail.get("mtime"))
-    return found if isinstance(found, dt.datetime) else dt.datetime.fromtimestamp(float(found or 0), dt.UTC)
+    modified = detail.get("LastModified", detail.get("mtime"))
+    return modified if isinstance(modified, dt.datetime) else dt.datetime.fromtimestamp(float(modified or 0), dt.UTC)
 
 
 @contextmanager
 def _draft(target: Path, content: bytes) -> Iterator[tuple[Path, Path]]:
     """Write a file beside the one it is to become; once it became that, let the folder's entry survive a crash."""
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.is_dir()]
+    created = [folder for folder in (target.parent, *target.parent.parents) if not folder.is_dir()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f"{DRAFT}{target.name}.{os.getpid()}.{threading.get_ident()}")
+    draft = target.with_name(f"{DRAFT_PREFIX}{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with draft.open("wb") as file:
             file.write(content)
@@ -249,7 +251,7 @@ def _draft(target: Path, content: bytes) -> Iterator[tuple[Path, Path]]:
         yield draft, target
     finally:
         draft.unlink(missing_ok=True)
-    for folder in (target.parent, *(folder.parent for folder in made)):
+    for folder in (target.parent, *(folder.parent for folder in created)):
         _fsync(folder)
 
 
@@ -277,17 +279,18 @@ def _fsspec_options(protocol: str, options: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _is_away(error: BaseException) -> bool:
+def _is_unavailable(error: BaseException) -> bool:
     """Return whether an error says that a store does not answer, or cannot now: the libraries have no common type for it."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
     return (
-        isinstance(error, ConnectionError | TimeoutError) or _AWAY.search(f"{type(error).__name__} {error}") is not None
+        isinstance(error, ConnectionError | TimeoutError)
+        or _UNAVAILABLE.search(f"{type(error).__name__} {error}") is not None
     )
 
 
 def _reason(error: Exception) -> str:
     """Return what an error says in one line; of a traceback that DuckDB gives for an error in Python, the first error."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    inner = _RAISED.search(text) if "Traceback (most recent call last)" in text else None
+    inner = _EXCEPTION_LINE.search(text) if "Traceback (most recent call last)" in text else None
     return " ".join(_COLOURS.sub("", text if inner is None else inner[0]).split())

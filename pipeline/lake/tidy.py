@@ -1,6 +1,6 @@
 """Keeping the log of a table short: checkpoints, so that it opens fast, and old entries folded, so that it lists fast.
 
-What is kept: every version of the last `VERSIONS` can be opened, and the newest `MANIFESTS` manifests can be read.
+What is kept: every version of the last `KEPT_VERSIONS` can be opened, and the newest `KEPT_MANIFESTS` manifests can be read.
 Who follows the table further back is still told what came since (`pipeline/lake/log.py`).
 """
 
@@ -11,15 +11,15 @@ from pipeline.lake.log import LogEntry, entries, entry_name, fold, number_of
 from pipeline.lake.manifests import manifest_name
 from pipeline.lake.storage import Storage
 
-EVERY = 100
+TIDY_INTERVAL = 100
 """After how many versions there is something to do."""
-VERSIONS = 500
-"""How many versions can surely be opened; up to `EVERY` more can."""
-MANIFESTS = 20
+KEPT_VERSIONS = 500
+"""How many versions can surely be opened; up to `TIDY_INTERVAL` more can."""
+KEPT_MANIFESTS = 20
 """How many of the newest manifests are kept, for readers who have just opened their version."""
 
 
-def tidy(place: TableDescription, *, versions: int = VERSIONS) -> None:
+def tidy(place: TableDescription, *, versions: int = KEPT_VERSIONS) -> None:
     """Write a checkpoint of the newest version; fold the entries, and remove the manifests, that are no longer kept.
 
     Safe beside writers and readers, and when it is cut off: an entry goes only when a checkpoint after it and its
@@ -31,19 +31,23 @@ def tidy(place: TableDescription, *, versions: int = VERSIONS) -> None:
         return
     table.create_checkpoint()
     now = int(table.version())
-    newest = entries(place.storage, max(0, now - MANIFESTS + 1), now)
+    newest = entries(place.storage, max(0, now - KEPT_MANIFESTS + 1), now)
     if newest is None:  # another engine keeps this log
         return
     kept = frozenset(entry.manifest_id for entry in newest)
     names = place.storage.names("_delta_log/")
-    _forget(place.storage, _present(place.storage, names, now - MANIFESTS - 2 * EVERY, now - MANIFESTS), kept)
+    _remove_manifests(
+        place.storage,
+        _present(place.storage, names, now - KEPT_MANIFESTS - 2 * TIDY_INTERVAL, now - KEPT_MANIFESTS),
+        kept,
+    )
     checkpoints = sorted(number_of(name) for name in names if ".checkpoint" in name)
     old = [number for number in checkpoints if 0 <= number <= now - versions]
     if old:
         going = [name for name in names if 0 <= number_of(name) < old[-1]]
         numbers = sorted(number for name in going if entry_name(number := number_of(name)) == name)
         if numbers:
-            _forget(place.storage, fold(place.storage, numbers[0], numbers[-1]), kept)
+            _remove_manifests(place.storage, fold(place.storage, numbers[0], numbers[-1]), kept)
         place.storage.remove(sorted(going))
 
 
@@ -53,11 +57,11 @@ def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) ->
     return (entries(storage, numbers[0], numbers[-1]) or ()) if numbers else ()
 
 
-def _forget(storage: Storage, older: tuple[LogEntry, ...], kept: frozenset[int | None]) -> None:
+def _remove_manifests(storage: Storage, older: tuple[LogEntry, ...], kept: frozenset[int | None]) -> None:
     """Remove the manifests of older versions; those of commits that are under way stay."""
-    gone = {
+    obsolete = {
         manifest_name(entry.manifest_id)
         for entry in older
         if entry.manifest_id is not None and entry.manifest_id not in kept
     }
-    storage.remove(sorted(gone & set(storage.names("_headwater/"))))
+    storage.remove(sorted(obsolete & set(storage.names("_headwater/"))))

@@ -27,7 +27,7 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import arrow, connect
 from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
-from pipeline.reprocessing.quarantine import joined, quarantined_rows, replay
+from pipeline.reprocessing.quarantine import quarantined_rows, replay, with_replayed_rows
 from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.planning.table_log import TableInput
@@ -36,8 +36,8 @@ from pipeline.streaming.runtime.lease_manager import LeaseManager
 from pipeline.streaming.runtime.source_task import SourceRequest, SourceTask, SourceTaskConfig
 from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRows
 
-_LETTER = ["reasons", SOURCE, POSITION, "row"]
-_NEAR = 1024
+_DEAD_LETTER_COLUMNS = ["reasons", SOURCE, POSITION, "row"]
+_NEAR_OFFSETS = 1024
 """Offsets no further apart are read together."""
 
 
@@ -52,9 +52,9 @@ class DeadLetters:
     last_at: str
 
 
-def letters(workspace: Workspace) -> tuple[DeadLetters, ...]:
+def dead_letters(workspace: Workspace) -> tuple[DeadLetters, ...]:
     """Return what the streams of a project set aside, by stream and reason, the most frequent first."""
-    found = []
+    dead_letters = []
     for name in Planner(workspace).streams:
         rows = quarantined_rows(workspace, name)
         with connect() as con:
@@ -63,8 +63,8 @@ def letters(workspace: Workspace) -> tuple[DeadLetters, ...]:
                 "select reasons, count(*), min(_quarantined_at)::varchar, max(_quarantined_at)::varchar "
                 "from _letters group by 1 order by 2 desc, 1"
             ).fetchall()
-        found += [DeadLetters(name, str(reasons), int(count), *moments) for reasons, count, *moments in counts]
-    return tuple(found)
+        dead_letters += [DeadLetters(name, str(reasons), int(count), *moments) for reasons, count, *moments in counts]
+    return tuple(dead_letters)
 
 
 def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
@@ -81,12 +81,12 @@ def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> Ro
             "pairs that came out without them",
             do=f"mend the definition and make the table anew: headwater stream {name} --from earliest",
         )
-    holding = LeaseManager(Leases(workspace.catalog), lambda _: {"status": "stopped"})
+    leases = LeaseManager(Leases(workspace.catalog), lambda _: {"status": "stopped"})
     try:
-        holding.take(name)
+        leases.take(name)
         return _replayed(workspace, plan, clock)
     finally:
-        holding.close()
+        leases.close()
 
 
 def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> RowCounts:
@@ -123,7 +123,7 @@ def _validated(workspace: Workspace, plan: StreamPlan, version: Version, rows: p
         checks=dict(outcome.checks),
         quarantined=outcome.quarantined,
         quarantine_mode="overwrite",
-        epoch=replace(joined(epoch, outcome.flow), number=max(head.epoch or 0, epoch.number) + 1),
+        epoch=replace(with_replayed_rows(epoch, outcome.flow), number=max(head.epoch or 0, epoch.number) + 1),
         at=at.isoformat(),
     )
     commit_epoch(workspace, plan, head, PreparedEpoch(manifest, outcome), lambda _: None)
@@ -133,44 +133,44 @@ def _validated(workspace: Workspace, plan: StreamPlan, version: Version, rows: p
 def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant: int) -> PendingRows:
     """Return the rows at the offsets of those that were set aside; what is not held any more stays aside."""
     (stream_input,) = plan.inputs
-    held = stream_input.log.extents()
+    extents = stream_input.log.extents()
     parts, kept = [], []
-    near = 0 if plan.function is not None else _NEAR
+    near = 0 if plan.function is not None else _NEAR_OFFSETS
     for number, (uri, offset) in enumerate(zip(rows[SOURCE].to_pylist(), rows[POSITION].to_pylist(), strict=True)):
-        whole = stream_input.log.traits.has_whole_partitions
-        extent = held.get(uri)
-        if extent is None or offset is None or not (whole or extent.begin <= offset < extent.end):
+        has_whole_partitions = stream_input.log.traits.has_whole_partitions
+        extent = extents.get(uri)
+        if extent is None or offset is None or not (has_whole_partitions or extent.begin <= offset < extent.end):
             kept.append(number)
         else:
-            parts.append((uri, 0, extent.end) if whole else (uri, offset, offset + 1))
+            parts.append((uri, 0, extent.end) if has_whole_partitions else (uri, offset, offset + 1))
     pending = PendingRows(rows_in=rows.num_rows)
-    stay = rows.select(_LETTER).take(pa.array(kept, pa.int64()))
+    stay = rows.select(_DEAD_LETTER_COLUMNS).take(pa.array(kept, pa.int64()))
     if parts:
-        wanted = rows.select([SOURCE, POSITION])
+        positions = rows.select([SOURCE, POSITION])
         ranges = [
-            SourceSplit(SourceObject(uri, end - begin, held[uri].stamp), begin, end, begin)
+            SourceSplit(SourceObject(uri, end - begin, extents[uri].stamp), begin, end, begin)
             for uri, begin, end in _ranges(parts, near)
         ]
-        for taken, quarantined in _taken(workspace, plan, stream_input, tuple(ranges), instant):
-            input_query = taken if plan.function is not None else _those(taken, wanted)
+        for taken, quarantined in _read_batches(workspace, plan, stream_input, tuple(ranges), instant):
+            input_query = taken if plan.function is not None else _at_positions(taken, positions)
             pending.add(input_query)
-            stay = pa.concat_tables([stay, _those(quarantined, wanted).select(_LETTER)])
+            stay = pa.concat_tables([stay, _at_positions(quarantined, positions).select(_DEAD_LETTER_COLUMNS)])
     pending.rejected = stay.num_rows
     if stay.num_rows:
         pending.quarantined.append(stay)
     return pending
 
 
-def _taken(
+def _read_batches(
     workspace: Workspace, plan: StreamPlan, stream_input: StreamInput, parts: tuple[SourceSplit, ...], instant: int
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
-    again = replace(stream_input, log=cast("Log", _Afresh(stream_input.log)))
+    again = replace(stream_input, log=cast("Log", _UntailedLog(stream_input.log)))
     lookups = {name: workspace.require(name).scan() for name in plan.lookups}
     limits = budget_here(workspace.settings.memory_bytes).whole()
     config = SourceTaskConfig((again,), lookups, limits, workspace.lake.storage.filesystem(), has_state=False)
     config = replace(config, function=plan.function, place=plan.definition.place)
     request = SourceRequest({stream_input.name: parts}, plan.prepared(), 1, instant)
-    nothing = pa.table({name: pa.array([], kind) for name, kind in zip(_LETTER, _KINDS, strict=True)})
+    nothing = pa.table({name: pa.array([], kind) for name, kind in zip(_DEAD_LETTER_COLUMNS, _KINDS, strict=True)})
     with closing(SourceTask(config, {stream_input.name: {}})) as task:
         for batch in task.take(request):
             yield batch.ready[0], nothing if batch.quarantined is None else batch.quarantined
@@ -181,25 +181,25 @@ _KINDS = (pa.string(), pa.string(), pa.int64(), pa.string())
 
 def _ranges(parts: Sequence[tuple[str, int, int]], near: int) -> list[tuple[str, int, int]]:
     """Return ranges of offsets that have all of the parts, joined where they are near to each other."""
-    found: list[tuple[str, int, int]] = []
+    ranges: list[tuple[str, int, int]] = []
     for uri, begin, end in sorted(set(parts)):
-        if found and found[-1][0] == uri and begin <= found[-1][2] + near:
-            found[-1] = (uri, found[-1][1], max(end, found[-1][2]))
+        if ranges and ranges[-1][0] == uri and begin <= ranges[-1][2] + near:
+            ranges[-1] = (uri, ranges[-1][1], max(end, ranges[-1][2]))
         else:
-            found.append((uri, begin, end))
-    return found
+            ranges.append((uri, begin, end))
+    return ranges
 
 
-def _those(rows: pa.Table, wanted: pa.Table) -> pa.Table:
+def _at_positions(rows: pa.Table, positions: pa.Table) -> pa.Table:
     """Return the rows that are from the places of `wanted`."""
     with connect() as con:
         con.register("_rows", rows)
-        con.register("_wanted", wanted)
+        con.register("_wanted", positions)
         return arrow(con, f"select * from _rows semi join _wanted using ({SOURCE}, {POSITION})")
 
 
 @dataclass(frozen=True)
-class _Afresh:
+class _UntailedLog:
     """A log whose tail reads ranges from the log itself."""
 
     log: Log
@@ -207,11 +207,11 @@ class _Afresh:
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
         del offsets
-        yield _FromLog(self.log)
+        yield _UntailedReader(self.log)
 
 
 @dataclass(frozen=True)
-class _FromLog:
+class _UntailedReader:
     log: Log
 
     def ready(self, timeout_s: float) -> ReadyOffsets:

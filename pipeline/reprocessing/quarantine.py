@@ -64,31 +64,33 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
         raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
     begun, run_id, at = time.perf_counter(), f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", clock().isoformat()
     judged = definition_to_validate(definition)
-    order, producer = _order(workspace, definition, rows, StepSpec(judged, _HERE, {}, run_id, at, existing=version))
-    work = work_of(order, workspace.lake, workspace.settings, producer)
-    outcome = run_task(work, Split(0, parts=order.parts))
+    spec, producer = _prepare(
+        workspace, definition, rows, StepSpec(judged, _INLINE_PLAN, {}, run_id, at, existing=version)
+    )
+    work = work_of(spec, workspace.lake, workspace.settings, producer)
+    outcome = run_task(work, Split(0, parts=spec.parts))
     require_same(definition, Decision(DecisionKind.APPEND, "replay"), version, outcome.schema)
-    landing = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
+    commit = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
     manifest = replace(
         version.manifest,
         run_id=run_id,
         fingerprint=definition.fingerprint,
         mode="append" if merge_of(definition) is None else "merge",
-        flow=landing.flow,
+        flow=commit.flow,
         checks=dict(outcome.checks),
         quarantined=outcome.quarantined,
         quarantine_mode="overwrite",
-        tombstones=landing.tombstones,
-        epoch=None if version.manifest.epoch is None else joined(version.manifest.epoch, landing.flow),
+        tombstones=commit.tombstones,
+        epoch=None if version.manifest.epoch is None else with_replayed_rows(version.manifest.epoch, commit.flow),
         seconds=time.perf_counter() - begun,
         at=at,
     )
-    committed = workspace.table(name).commit(manifest, landing.files, outcome.schema, version, landing.removed)
+    committed = workspace.table(name).commit(manifest, commit.files, outcome.schema, version, commit.removed)
     post_commit(workspace, definition, committed)
-    return landing.flow
+    return commit.flow
 
 
-def joined(epoch: Epoch, flow: RowCounts) -> Epoch:
+def with_replayed_rows(epoch: Epoch, flow: RowCounts) -> Epoch:
     """Return a stream's epoch after rows that it had set aside were judged again: it is as far as it was."""
     totals = dict(epoch.totals)
     totals["rows_out"] = totals.get("rows_out", 0) + flow.rows_out
@@ -97,14 +99,14 @@ def joined(epoch: Epoch, flow: RowCounts) -> Epoch:
     return replace(epoch, totals=totals)
 
 
-_HERE = ExecutionPlan("blockwise", "", "quarantined rows", "inline", "replayed in this process")
+_INLINE_PLAN = ExecutionPlan("blockwise", "", "quarantined rows", "inline", "replayed in this process")
 
 
-def _order(
-    workspace: Workspace, definition: StoredDefinition, rows: pa.Table, order: StepSpec
+def _prepare(
+    workspace: Workspace, definition: StoredDefinition, rows: pa.Table, spec: StepSpec
 ) -> tuple[StepSpec, RowProducer]:
     if isinstance(definition, Source):
-        return _from_text(definition, rows, order)
+        return _from_text(definition, rows, spec)
     if not isinstance(definition, Table):
         raise RequestError(f"{definition.name!r} is not a table")
     if feed_of(workspace, definition) is not None:
@@ -113,53 +115,55 @@ def _order(
             do=f"mend the files or the definition and run `headwater run --select {definition.name}`",
         )
     scans = {n: workspace.require(n, definition.name).scan() for n in definition.inputs}
-    way = route(definition, scans)
+    plan = route(definition, scans)
     positions = rows.select([SOURCE, POSITION])
     known = not isinstance(definition.transform, FunctionTransform) and not positions[POSITION].null_count
-    if known and way.splits_alone and {SOURCE, POSITION} <= set(scans[way.driving].schema.names):
-        return order, _from_inputs(workspace, definition, way, scans, positions)
-    return order, _from_json(workspace, rows, order)
+    if known and plan.splits_alone and {SOURCE, POSITION} <= set(scans[plan.driving].schema.names):
+        return spec, _from_inputs(workspace, definition, plan, scans, positions)
+    return spec, _from_json(workspace, rows, spec)
 
 
 def _from_inputs(
-    workspace: Workspace, definition: Table, way: ExecutionPlan, scans: dict[str, Scan], positions: pa.Table
+    workspace: Workspace, definition: Table, plan: ExecutionPlan, scans: dict[str, Scan], positions: pa.Table
 ) -> RowProducer:
     """Run the definition on just the input rows that the quarantined ones came from."""
-    driving = scans[way.driving]
+    driving = scans[plan.driving]
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         con.register("_positions", positions)
-        given = arrow(
+        input_rows = arrow(
             con, f"select i.* from ({driving.query()}) as i semi join _positions using ({SOURCE}, {POSITION})"
         )
-    text, hidden = carrying(tree_of(definition.transform), way.driving, driving.schema.names)
-    others = {name: scan for name, scan in scans.items() if name != way.driving}
-    return ArrowProducer(given, positions.num_rows, views={**others, way.driving: given}, query=text, hidden=hidden)
+    text, hidden = carrying(tree_of(definition.transform), plan.driving, driving.schema.names)
+    others = {name: scan for name, scan in scans.items() if name != plan.driving}
+    return ArrowProducer(
+        input_rows, positions.num_rows, views={**others, plan.driving: input_rows}, query=text, hidden=hidden
+    )
 
 
-def _from_json(workspace: Workspace, rows: pa.Table, order: StepSpec) -> RowProducer:
+def _from_json(workspace: Workspace, rows: pa.Table, spec: StepSpec) -> RowProducer:
     """Judge the rows as they were made: where their inputs cannot be told, a changed step is not run again."""
-    schema = order.existing.schema if order.existing is not None else Schema(())
+    schema = spec.existing.schema if spec.existing is not None else Schema(())
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         register(con, {"_rows": rows})
         types = ", ".join(f'"{c.name}": "{c.type}"' for c in schema.columns)
-        own = [n for n in (SOURCE, POSITION) if n not in schema.names]
-        hidden = "".join(f", {name}" for name in own)
-        made = arrow(con, f"select unnest(from_json(row, {literal('{' + types + '}')})){hidden} from _rows")
-    return ArrowProducer(made, rows.num_rows, hidden=tuple(own))
+        provenance = [n for n in (SOURCE, POSITION) if n not in schema.names]
+        hidden = "".join(f", {name}" for name in provenance)
+        parsed = arrow(con, f"select unnest(from_json(row, {literal('{' + types + '}')})){hidden} from _rows")
+    return ArrowProducer(parsed, rows.num_rows, hidden=tuple(provenance))
 
 
-def _from_text(definition: Source, rows: pa.Table, order: StepSpec) -> tuple[StepSpec, RowProducer]:
+def _from_text(definition: Source, rows: pa.Table, spec: StepSpec) -> tuple[StepSpec, RowProducer]:
     """Read the text of a source's rejected rows again, held to the contract of today."""
     by_source: dict[str, list[tuple[int, str]]] = {}
     for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
         by_source.setdefault(uri, []).append((position, text))
     parts = tuple(SourceSplit(SourceObject(uri, 0, "")) for uri in by_source)
-    before = Schema(()) if order.existing is None else own_columns(order.existing.schema).inferred()
+    before = Schema(()) if spec.existing is None else own_columns(spec.existing.schema).inferred()
     schema = with_declared(definition, before)
-    reader = _Kept(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
-    way = source_route(definition, parts)
-    return replace(order, route=way, parts=parts, schema=schema), SourceProducer(
-        reader, schema, order.at, event_time=definition.event_time
+    reader = _StoredTextReader(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
+    plan = source_route(definition, parts)
+    return replace(spec, route=plan, parts=parts, schema=schema), SourceProducer(
+        reader, schema, spec.at, event_time=definition.event_time
     )
 
 
@@ -173,7 +177,7 @@ def _reparsable(definition: Source) -> Reparsable:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _StoredTextReader:
     """Reads rows that were kept as text, at their old positions."""
 
     reader: Reparsable
@@ -183,10 +187,10 @@ class _Kept:
         kept = self.rows[part.piece.uri]
         reading = self.reader.parse([text for _, text in kept], schema)
         old = pa.array([position for position, _ in kept], pa.int64())
-        return ReadResult(_moved(reading.rows, old), _moved(reading.rejected, old))
+        return ReadResult(_restore_positions(reading.rows, old), _restore_positions(reading.rejected, old))
 
 
-def _moved(rows: pa.Table, old: pa.Array) -> pa.Table:
+def _restore_positions(rows: pa.Table, old: pa.Array) -> pa.Table:
     """Replace positions in a list of rows by the positions these had in their file."""
     at = rows.schema.get_field_index(POSITION)
     where = pc.subtract(rows.column(POSITION), 1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
-from pipeline.commit.post_commit import judged, post_commit, update_quarantine
+from pipeline.commit.post_commit import check_records, post_commit, update_quarantine
 from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Table
@@ -39,9 +39,9 @@ from pipeline.runner.decide import Decision, DecisionKind
 from pipeline.runner.facts import feed_of, route_of
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
 
-PARTLY = "partly "
+PARTIAL_PREFIX = "partly "
 """What stands before the fingerprint of a table some of whose partitions another definition made."""
-_BESIDE = Decision(DecisionKind.APPEND, "backfill")
+_APPEND = Decision(DecisionKind.APPEND, "backfill")
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,21 @@ class Backfill:
     column: PartitionColumn
     every: tuple[str | None, ...]
     left: tuple[str | None, ...]
-    done: tuple[str | None, ...]
+    completed: tuple[str | None, ...]
     """The partitions that this same backfill has done before."""
     parallel: int
 
     @property
     def id(self) -> str:
         """A hash of the definition and of its inputs' versions: the same backfill has the same."""
-        manifest_ids = sorted((name, found.number, found.manifest_id) for name, found in self.inputs.items())
+        manifest_ids = sorted((name, version.number, version.manifest_id) for name, version in self.inputs.items())
         return fingerprint("backfill", self.definition.fingerprint, manifest_ids)
 
 
-Tell = Callable[[BackfillRecord], None]
+OnPartition = Callable[[BackfillRecord], None]
 
 
-def plan_backfill(workspace: Workspace, name: str, asked: BackfillOptions) -> Backfill:
+def plan_backfill(workspace: Workspace, name: str, options: BackfillOptions) -> Backfill:
     """Find the partitions to do; nothing is changed.
 
     Raises `RequestError` for a table that cannot be backfilled or partitions that are not there, and `StorageError`
@@ -93,26 +93,29 @@ def plan_backfill(workspace: Workspace, name: str, asked: BackfillOptions) -> Ba
             f"table {name!r} is partitioned otherwise than its definition says", do="recompute it: headwater run --full"
         )
     inputs = {n: _consumed(workspace, name, n, version.manifest) for n in definition.inputs}
-    draft = Backfill(definition, version, inputs, PartitionColumn("", ""), (), (), (), asked.parallel)
-    same = version.manifest.backfill == draft.id and not asked.restart
+    draft = Backfill(definition, version, inputs, PartitionColumn("", ""), (), (), (), options.parallel)
+    same = version.manifest.backfill == draft.id and not options.restart
     work, split = _work(workspace, draft, "", "")
-    with connect(work.limits, filesystem=work.filesystem) as con, work.producer.for_validation(con, split) as made:
-        query, hidden = made.query, made.hidden
+    with (
+        connect(work.limits, filesystem=work.filesystem) as con,
+        work.producer.for_validation(con, split) as input_query,
+    ):
+        query, hidden = input_query.query, input_query.hidden
         kept = tuple(c for c in stored(schema_of(con, query)).columns if c.name not in hidden)
-        require_same(definition, _BESIDE, version, Schema(kept))
+        require_same(definition, _APPEND, version, Schema(kept))
         column = column_of(con, query, definition.partition_by[0])
         every = every_partition(con, column, [query, version.scan().query()])
-        chosen = every if asked.partitions is None else within(con, column, every, asked.partitions)
-    if asked.failed:
+        chosen = every if options.partitions is None else within(con, column, every, options.partitions)
+    if options.failed:
         bad = {filled.partition for filled in workspace.catalog.filled(name) if filled.error is not None}
         chosen = tuple(p for p in chosen if p in bad)
-    done = tuple(version.manifest.backfilled) if same else ()
-    left = tuple(p for p in chosen if p not in done)
-    return replace(draft, column=column, every=every, left=left, done=done)
+    completed = tuple(version.manifest.backfilled) if same else ()
+    left = tuple(p for p in chosen if p not in completed)
+    return replace(draft, column=column, every=every, left=left, completed=completed)
 
 
 def backfill(
-    workspace: Workspace, plan: Backfill, *, tell: Tell = lambda _: None, clock: Clock = now
+    workspace: Workspace, plan: Backfill, *, on_partition: OnPartition = lambda _: None, clock: Clock = now
 ) -> tuple[BackfillRecord, ...]:
     """Do what is left of a plan and return what became of each partition, in the order they ended.
 
@@ -124,39 +127,39 @@ def backfill(
     run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     catalog, settings = workspace.catalog, workspace.settings
     catalog.begin(RunRecord(run_id, settings.name, settings.env, at, None, "running", None))
-    filler = _Filler(workspace, plan, run_id, at)
-    found: list[BackfillRecord] = []
+    filler = _PartitionWorker(workspace, plan, run_id, at)
+    records: list[BackfillRecord] = []
     try:
         for filled in filler.fill():
             catalog.fill(filled)
-            found.append(filled)
-            tell(filled)
+            records.append(filled)
+            on_partition(filled)
         post_commit(workspace, plan.definition, filler.version)
     except BaseException as error:
         catalog.end(run_id, clock().isoformat(), "failed" if isinstance(error, Exception) else "stopped", str(error))
         raise
-    bad = [filled for filled in found if filled.error is not None]
+    bad = [filled for filled in records if filled.error is not None]
     step = StepRecord(
         name=plan.definition.name,
         number=0,
         kind=plan.definition.kind,
         layer=plan.definition.layer,
-        decision="backfill" if found else "skip",
-        reason=f"{len(found) - len(bad)} of {len(plan.every)} partitions" + (f", {len(bad)} failed" if bad else ""),
+        decision="backfill" if records else "skip",
+        reason=f"{len(records) - len(bad)} of {len(plan.every)} partitions" + (f", {len(bad)} failed" if bad else ""),
         executor="inline",
         version=filler.version.number,
         seconds=time.perf_counter() - begun,
         total_rows=filler.version.rows,
         flow=filler.flow,
-        checks=judged(plan.definition, filler.checks, filler.flow),
+        checks=check_records(plan.definition, filler.checks, filler.flow),
     )
     catalog.record(run_id, step)
     problem = f"{len(bad)} partitions failed, the first {bad[0].partition}: {bad[0].error}" if bad else None
     catalog.end(run_id, clock().isoformat(), "failed" if bad else "done", problem)
-    return tuple(found)
+    return tuple(records)
 
 
-class _Filler:
+class _PartitionWorker:
     """Computes partitions, several at once, and commits them one after the other."""
 
     def __init__(self, workspace: Workspace, plan: Backfill, run_id: str, at: str) -> None:
@@ -167,23 +170,23 @@ class _Filler:
         self._plan = plan
         self._run_id = run_id
         self._at = at
-        self._done = list(plan.done)
+        self._completed = list(plan.completed)
 
     def fill(self) -> Iterator[BackfillRecord]:
         """Do each partition that is left; raise what makes it pointless to go on."""
-        with ThreadPoolExecutor(at_once(self._plan)) as pool:
-            if at_once(self._plan) == 1:  # each sees the rows that the one before has committed
+        with ThreadPoolExecutor(parallelism(self._plan)) as pool:
+            if parallelism(self._plan) == 1:  # each sees the rows that the one before has committed
                 for index, partition in enumerate(self._plan.left):
-                    yield self._landed(partition, pool.submit(self._compute, index, partition))
+                    yield self._commit_result(partition, pool.submit(self._compute, index, partition))
                 return
             futures = {pool.submit(self._compute, i, p): p for i, p in enumerate(self._plan.left)}
             try:
                 for future in as_completed(futures):
-                    yield self._landed(futures[future], future)
+                    yield self._commit_result(futures[future], future)
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _landed(self, partition: str | None, future: Future[tuple[Outcome, float]]) -> BackfillRecord:
+    def _commit_result(self, partition: str | None, future: Future[tuple[Outcome, float]]) -> BackfillRecord:
         filled = BackfillRecord(self._plan.definition.name, partition, self._plan.id, self._run_id, self._at)
         try:
             outcome, seconds = future.result()
@@ -202,9 +205,9 @@ class _Filler:
         begun, plan = time.perf_counter(), self._plan
         work, split = _work(self._workspace, plan, self._run_id, self._at)
         others = None
-        if plan.definition.key and not is_within(plan):
-            gone = files_of(self._workspace, self.version, plan, partition)
-            others = Scan(self.version.schema, tuple(f for f in self.version.files if f.uri not in gone))
+        if plan.definition.key and not keys_stay_in_partition(plan):
+            replaced = files_of(self._workspace, self.version, plan, partition)
+            others = Scan(self.version.schema, tuple(f for f in self.version.files if f.uri not in replaced))
         work = replace(work, producer=PartitionProducer(work.producer, plan.column, partition), existing=others)
         return run_task(work, replace(split, index=index)), time.perf_counter() - begun
 
@@ -213,30 +216,30 @@ class _Filler:
         manifest = before.manifest
         if manifest is None:
             raise StorageError(f"the manifest of table {plan.definition.name!r} is gone", do="recompute it with --full")
-        require_same(plan.definition, _BESIDE, before, outcome.schema)
-        done = [*self._done, partition]
-        whole = set(plan.every) <= set(done) or manifest.fingerprint == plan.definition.fingerprint
+        require_same(plan.definition, _APPEND, before, outcome.schema)
+        completed = [*self._completed, partition]
+        is_complete = set(plan.every) <= set(completed) or manifest.fingerprint == plan.definition.fingerprint
         others = f"where {in_json(plan.column.name)} is distinct from {json_text(plan.column.value(partition))}"
-        writer = f"{self._run_id}-{len(done)}-all"
+        writer = f"{self._run_id}-{len(completed)}-all"
         manifest = replace(
             manifest,
             run_id=self._run_id,
-            fingerprint=("" if whole else PARTLY) + plan.definition.fingerprint,
+            fingerprint=("" if is_complete else PARTIAL_PREFIX) + plan.definition.fingerprint,
             mode="merge",
-            inputs={name: found.number for name, found in plan.inputs.items()},
-            manifest_ids={name: found.manifest_id for name, found in plan.inputs.items()},
+            inputs={name: version.number for name, version in plan.inputs.items()},
+            manifest_ids={name: version.manifest_id for name, version in plan.inputs.items()},
             flow=outcome.flow,
             checks=dict(outcome.checks),
             quarantined=stage_quarantine(self._workspace, plan.definition.name, writer, outcome.quarantined, others),
             quarantine_mode="overwrite",
             backfill=plan.id,
-            backfilled=tuple(done),
+            backfilled=tuple(completed),
             at=self._at,
         )
         removed = files_of(self._workspace, before, plan, partition)
         table = self._workspace.table(plan.definition.name)
         self.version = table.commit(manifest, outcome.files, outcome.schema, before, removed)
-        self._done = done
+        self._completed = completed
         read = outcome.flow  # each partition is looked for in the whole input, which counts once
         self.flow = replace(self.flow + read, rows_in=read.rows_in, bytes_in=read.bytes_in)
         self.checks = {n: self.checks.get(n, 0) + count for n, count in outcome.checks.items()}
@@ -252,24 +255,24 @@ def files_of(workspace: Workspace, version: Version, plan: Backfill, partition: 
         return frozenset(str(row[0]) for row in rows.fetchall())
 
 
-def is_within(plan: Backfill) -> bool:
+def keys_stay_in_partition(plan: Backfill) -> bool:
     """Return whether rows of one key are always of one partition."""
     return plan.column.name in plan.definition.key
 
 
-def at_once(plan: Backfill) -> int:
+def parallelism(plan: Backfill) -> int:
     """Return how many partitions are computed at once: those that may share a key, one after the other."""
-    return plan.parallel if is_within(plan) or not plan.definition.key else 1
+    return plan.parallel if keys_stay_in_partition(plan) or not plan.definition.key else 1
 
 
 def _work(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> tuple[TaskSpec, Split]:
-    scans = {name: found.scan() for name, found in plan.inputs.items()}
-    way = replace(route_of(workspace, plan.definition, scans), executor="inline")
-    work = work_of(StepSpec(plan.definition, way, scans, run_id, at), workspace.lake, workspace.settings)
+    scans = {name: version.scan() for name, version in plan.inputs.items()}
+    route = replace(route_of(workspace, plan.definition, scans), executor="inline")
+    work = work_of(StepSpec(plan.definition, route, scans, run_id, at), workspace.lake, workspace.settings)
     if plan.parallel > 1:
         budget = budget_here(workspace.settings.memory_bytes)
         work = replace(work, limits=Limits(budget.memory_bytes // plan.parallel, max(1, budget.slots // plan.parallel)))
-    return work, Split(0, scans[way.driving])
+    return work, Split(0, scans[route.driving])
 
 
 def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> Version:
@@ -278,15 +281,15 @@ def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> V
     if number is None:
         return workspace.require(of, name)
     try:
-        found = workspace.table(of).version(number, lenient=True)
+        version = workspace.table(of).version(number, lenient=True)
     except StorageError:
-        found = None
-    if found is None or found.manifest_id != manifest.manifest_ids.get(of):
+        version = None
+    if version is None or version.manifest_id != manifest.manifest_ids.get(of):
         raise StorageError(
             f"{name!r} consumed version {number} of {of!r}, which is no longer kept",
             do=f"recompute it from what is there: headwater run --full --select {name}",
         )
-    return found
+    return version
 
 
 def _require_table(workspace: Workspace, name: str) -> Table:

@@ -12,7 +12,7 @@ from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit, replace_by_key
 from pipeline.commit.moments import Moment
-from pipeline.commit.post_commit import judged, post_commit
+from pipeline.commit.post_commit import check_records, post_commit
 from pipeline.core.cursors import Cursor, Gap
 from pipeline.core.definitions import Source, StoredDefinition, Table
 from pipeline.core.errors import OrderError
@@ -22,7 +22,7 @@ from pipeline.lake import Version
 from pipeline.runner.context import RunContext
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.facts import decide, fingerprint_of, made_anew
+from pipeline.runner.facts import decide, fingerprint_of, rebuild_decision
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ def run_step(
     if version is not None and not options.full:  # what is computed anew need not be brought up to date
         post_commit(workspace, definition, version)
     decision = decide(workspace, options, definition, version, inputs)
-    run.tell(Moment.DECIDED, definition.name, decision.kind)
+    run.notify(Moment.DECIDED, definition.name, decision.kind)
     if decision.kind is DecisionKind.SKIP:
         if version is not None and version.manifest is not None:
-            run.made(definition.name, version)
+            run.keep_version(definition.name, version)
         return _skipped(definition, decision, version)
     try:
         return compute(run, StepBasis(definition, decision, version, inputs))
     except OrderError as error:
-        decision = made_anew(workspace, definition, version, decision, error.problem)
+        decision = rebuild_decision(workspace, definition, version, decision, error.problem)
         return compute(run, StepBasis(definition, decision, version, inputs))
 
 
@@ -82,7 +82,7 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
     definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
     with run.memory.reserve(_needed_bytes(spec, basis)) as memory_bytes:
         outcome, commit = _staged(run, spec, basis, memory_bytes)
-    run.tell(Moment.STAGED, definition.name)
+    run.notify(Moment.STAGED, definition.name)
     mode: Mode = "append" if kind is DecisionKind.APPEND else "merge" if kind is DecisionKind.MERGE else "overwrite"
     manifest = Manifest(
         table=definition.name,
@@ -103,9 +103,9 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
     )
     table = run.workspace.table(definition.name)
     committed = table.commit(manifest, commit.files, outcome.schema, basis.version, commit.removed)
-    run.made(definition.name, committed)
-    run.tell(Moment.COMMITTED, definition.name)
-    post_commit(run.workspace, definition, committed, lambda moment: run.tell(moment, definition.name))
+    run.keep_version(definition.name, committed)
+    run.notify(Moment.COMMITTED, definition.name)
+    post_commit(run.workspace, definition, committed, lambda moment: run.notify(moment, definition.name))
     return StepRecord(
         name=definition.name,
         number=0,
@@ -118,7 +118,7 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
         version=committed.number,
         total_rows=committed.rows,
         flow=commit.flow,
-        checks=judged(definition, outcome.checks, commit.flow),
+        checks=check_records(definition, outcome.checks, commit.flow),
     )
 
 
@@ -139,7 +139,7 @@ def _skipped(definition: StoredDefinition, decision: Decision, version: Version 
 def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int) -> tuple[Outcome, CommitPlan]:
     workspace, decision = run.workspace, basis.decision
     settings = replace(workspace.settings, memory_bytes=memory_bytes)
-    outcome = execute(spec, workspace.lake, settings, lambda share: run.tell_progress(spec, share))
+    outcome = execute(spec, workspace.lake, settings, lambda share: run.notify_progress(spec, share))
     require_same(basis.definition, decision, basis.version, outcome.schema, may_be_made_anew=True)
     before = basis.version if decision.takes_new else None
     staged = StagedRows(basis.definition, outcome, run.run_id, before)

@@ -58,15 +58,15 @@ class RunContext:
                 self._versions[name] = self.workspace.require(name, reader, is_streamed=name in self.streamed)
             return self._versions[name]
 
-    def made(self, name: str, version: Version) -> None:
+    def keep_version(self, name: str, version: Version) -> None:
         """Let the steps below see the version that a step made or left."""
         self._versions[name] = version
 
-    def tell(self, moment: Moment, name: str = "", note: str = "", step: StepRecord | None = None) -> None:
+    def notify(self, moment: Moment, name: str = "", note: str = "", step: StepRecord | None = None) -> None:
         """Tell whoever watches the run that it reached a moment."""
         self._observer(Event(moment, self.run_id, name, note, step))
 
-    def tell_progress(self, spec: StepSpec, share: float) -> None:
+    def notify_progress(self, spec: StepSpec, share: float) -> None:
         """Tell which share of a step is done."""
         progress = StepProgress(share, spec.route.rows, spec.route.size_bytes)
         self._observer(Event(Moment.WORKING, self.run_id, spec.definition.name, work=progress))

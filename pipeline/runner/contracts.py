@@ -39,9 +39,9 @@ def source_contract(
     return contract
 
 
-def _require_first(contract: Schema, told: Schema) -> None:
+def _require_first(contract: Schema, fresh: Schema) -> None:
     """Raise `OrderError` when parts that come before others tell another type or order of the columns: theirs counts."""
-    known, theirs = contract.as_dict(), told.as_dict()
+    known, theirs = contract.as_dict(), fresh.as_dict()
     for name, kind in theirs.items():
         if known.get(name, kind) != kind:
             raise OrderError(f"{name!r} is {kind} by data that comes before, not {known[name]}")

@@ -111,7 +111,7 @@ def decide_source(
         return Decision(DecisionKind.REBUILD, _NOT_MADE)
     redefined = manifest.fingerprint != fingerprint
     if redefined or since.changed:
-        return again(manifest, since, "the definition changed" if redefined else since.changed)
+        return reread(manifest, since, "the definition changed" if redefined else since.changed)
     if since.gaps and not options.accept_gaps:
         raise SourceError(
             f"the source of {manifest.table!r} no longer has what comes next: it was deleted before it was read",
@@ -136,14 +136,14 @@ def decide_reading(
         return read
     changed = _changed(manifest, inputs)
     if changed:
-        return again(manifest, since, f"{', '.join(map(repr, changed))} changed")
+        return reread(manifest, since, f"{', '.join(map(repr, changed))} changed")
     if read.kind is DecisionKind.APPEND and not inputs.splits_alone:
-        return again(manifest, since, read.reason)
+        return reread(manifest, since, read.reason)
     read = replace(read, is_later=read.is_later and inputs.is_later)
     return replace(read, kind=DecisionKind.MERGE) if read.kind is DecisionKind.APPEND and inputs.merges else read
 
 
-def again(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
+def reread(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
     """Read all again; raise `SourceError` when some of what was read is no longer there."""
     if since.lost:
         raise SourceError(

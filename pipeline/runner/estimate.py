@@ -41,7 +41,7 @@ class Estimate:
     buckets: int = 0
 
 
-def spec_of_all(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
+def full_spec(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
     """Return the step that computes a table from all of its inputs, as `--full` would, in a run of its own name."""
     spec = handler_of(definition).spec(workspace, definition)
     if spec is None:
@@ -49,18 +49,18 @@ def spec_of_all(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
     return spec
 
 
-def estimate(workspace: Workspace, order: StepSpec) -> Estimate:
+def estimate(workspace: Workspace, spec: StepSpec) -> Estimate:
     """Say what an order will take; nothing is read but the log and the files' own figures."""
-    layout = layout_of(order, workspace.settings, starts=False)
-    splits, buckets = _splits(order, layout)
+    layout = layout_of(spec, workspace.settings, starts=False)
+    splits, buckets = _splits(spec, layout)
     at_once = 1 if splits == 1 and not layout.on_ray else min(max(splits, buckets), layout.budget.slots)
-    whole = [workspace.require(name) for name in order.scans]
+    versions = [workspace.require(name) for name in spec.scans]
     return Estimate(
-        rows_in=order.route.rows,
-        rows_out=_guess(workspace, order),
-        bytes_in=order.route.size_bytes,
-        files=len(order.parts) + sum(len(scan.files) for scan in order.scans.values()),
-        files_in_all=len(order.parts) + sum(len(version.files) for version in whole),
+        rows_in=spec.route.rows,
+        rows_out=_estimated_rows(workspace, spec),
+        bytes_in=spec.route.size_bytes,
+        files=len(spec.parts) + sum(len(scan.files) for scan in spec.scans.values()),
+        files_in_all=len(spec.parts) + sum(len(version.files) for version in versions),
         splits=splits,
         at_once=at_once,
         task_bytes=layout.limits(max(splits, buckets)).memory_bytes or layout.budget.memory_bytes,
@@ -69,52 +69,52 @@ def estimate(workspace: Workspace, order: StepSpec) -> Estimate:
     )
 
 
-def trial(workspace: Workspace, order: StepSpec, tell: OnProgress = lambda _: None) -> tuple[Outcome, CommitPlan]:
+def trial(workspace: Workspace, spec: StepSpec, on_progress: OnProgress = lambda _: None) -> tuple[Outcome, CommitPlan]:
     """Compute a table, merge its rows if it is merged, and remove what was staged: nothing is committed.
 
     Raises what a run would.
     """
-    definition = order.definition
+    definition = spec.definition
     table = workspace.table(definition.name).storage
     quarantined = workspace.lake.quarantine(definition.name).storage
     before, before_aside = table.folders(), quarantined.folders()
     outcome = execute(
-        replace(order, definition=definition_to_validate(definition)), workspace.lake, workspace.settings, tell
+        replace(spec, definition=definition_to_validate(definition)), workspace.lake, workspace.settings, on_progress
     )
-    landing = plan_commit(workspace, StagedRows(definition, outcome, order.run_id, None))
-    table.remove([file.path for file in (*landing.files, *landing.tombstones)])
+    commit = plan_commit(workspace, StagedRows(definition, outcome, spec.run_id, None))
+    table.remove([file.path for file in (*commit.files, *commit.tombstones)])
     table.prune(before)
-    quarantined.remove([file.path for file in landing.quarantined])
+    quarantined.remove([file.path for file in commit.quarantined])
     quarantined.prune(before_aside)
-    return outcome, landing
+    return outcome, commit
 
 
-def _splits(order: StepSpec, layout: Executor) -> tuple[int, int]:
+def _splits(spec: StepSpec, layout: Executor) -> tuple[int, int]:
     """Return the numbers of splits, and of buckets where rows meet in those."""
-    if order.is_dataset:
+    if spec.is_dataset:
         return 1, 0
-    if order.route.exchange is None:
-        return len(splits_of(order, layout)), 0
-    cut = (order.scans[name].size_bytes for name in order.route.exchange.keys)
-    return len(splits_of(order, layout)), buckets_for(sum(cut), layout)
+    if spec.route.exchange is None:
+        return len(splits_of(spec, layout)), 0
+    cut = (spec.scans[name].size_bytes for name in spec.route.exchange.keys)
+    return len(splits_of(spec, layout)), buckets_for(sum(cut), layout)
 
 
-def _guess(workspace: Workspace, order: StepSpec) -> int | None:
+def _estimated_rows(workspace: Workspace, spec: StepSpec) -> int | None:
     """Return the rows that the engine expects of a statement, from the statistics in the files."""
-    transform = order.definition.transform if isinstance(order.definition, Table) else None
-    if not isinstance(transform, SqlTransform) or order.feed is not None:
+    transform = spec.definition.transform if isinstance(spec.definition, Table) else None
+    if not isinstance(transform, SqlTransform) or spec.feed is not None:
         return None
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         try:
-            register(con, order.scans)
+            register(con, spec.scans)
             plan = json.loads(con.execute(f"explain (format json) {transform.sql}").fetchall()[0][1])
         except duckdb.Error:  # a run says what is wrong with it
             return None
-    guesses = (node.get("extra_info", {}).get("Estimated Cardinality") for node in _down(plan[0]))
+    guesses = (node.get("extra_info", {}).get("Estimated Cardinality") for node in _walk(plan[0]))
     return next((int(guess) for guess in guesses if guess is not None), None)
 
 
-def _down(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _walk(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield node
     for child in node.get("children", ()):
-        yield from _down(child)
+        yield from _walk(child)

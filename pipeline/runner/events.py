@@ -36,6 +36,6 @@ class StepProgress:
 Observer = Callable[[Event], None]
 
 
-def nobody(event: Event) -> None:
+def no_observer(event: Event) -> None:
     """Watch nothing."""
     del event

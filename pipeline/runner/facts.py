@@ -26,10 +26,10 @@ from pipeline.runner.decide import (
     DecisionKind,
     InputFacts,
     RunOptions,
-    again,
     decide_reading,
     decide_source,
     decide_table,
+    reread,
 )
 
 
@@ -43,40 +43,40 @@ def decide(
     """Decide what to do with a table that is at `version`, its inputs as they were just read."""
     manifest = None if version is None else version.manifest
     if isinstance(definition, Source):
-        since = _since(workspace, options, definition, manifest)
+        since = _read_since(workspace, options, definition, manifest)
         decision = decide_source(definition.fingerprint, manifest, since, options)
         return _planned(workspace, definition, decision, _first_bound(definition, options, since))
-    way = route_of(workspace, definition, {})
+    route = route_of(workspace, definition, {})
     feed = feed_of(workspace, definition)
     change = None
-    if manifest is not None and way.splits_alone and way.driving in manifest.inputs and way.driving in inputs:
-        manifest_id = manifest.manifest_ids.get(way.driving)
-        change = workspace.table(way.driving).change_since(
-            manifest.inputs[way.driving], manifest_id, inputs[way.driving]
+    if manifest is not None and route.splits_alone and route.driving in manifest.inputs and route.driving in inputs:
+        manifest_id = manifest.manifest_ids.get(route.driving)
+        change = workspace.table(route.driving).change_since(
+            manifest.inputs[route.driving], manifest_id, inputs[route.driving]
         )
-    if change is not None and change.removed and key_passed_on(workspace, definition, way.driving) is None:
+    if change is not None and change.removed and key_passed_on(workspace, definition, route.driving) is None:
         change = None
     stored = stored_inputs(workspace, definition)
     known = InputFacts(
         versions={name: inputs[name].number if name in inputs else -1 for name in stored},
         manifest_ids={name: inputs[name].manifest_id if name in inputs else None for name in stored},
-        driving=way.driving,
+        driving=route.driving,
         added=None if change is None else change.added,
-        splits_alone=way.splits_alone,
+        splits_alone=route.splits_alone,
         merges=definition.merge is not None,
         removed=() if change is None else change.removed,
-        rows=inputs[way.driving].rows if way.driving in inputs else 0,
-        is_later=_is_later(workspace, definition, inputs.get(way.driving), () if change is None else change.added),
+        rows=inputs[route.driving].rows if route.driving in inputs else 0,
+        is_later=_is_later(workspace, definition, inputs.get(route.driving), () if change is None else change.added),
     )
     if feed is None:
         return decide_table(definition.fingerprint, manifest, known, options)
-    since = _since(workspace, options, feed, manifest)
+    since = _read_since(workspace, options, feed, manifest)
     fingerprint_now = fingerprint_of(workspace, definition)
     decision = decide_reading(fingerprint_now, manifest, since, known, options)
     return _planned(workspace, feed, decision, _first_bound(feed, options, since))
 
 
-def made_anew(
+def rebuild_decision(
     workspace: Workspace, definition: Source | Table, version: Version | None, decision: Decision, reason: str
 ) -> Decision:
     """Return the decision for a table whose new rows turned out to belong before those that are there.
@@ -86,7 +86,7 @@ def made_anew(
     source = definition if isinstance(definition, Source) else feed_of(workspace, definition)
     if source is None or decision.plan is None or version is None or version.manifest is None:
         return Decision(DecisionKind.REBUILD, reason)
-    return _planned(workspace, source, again(version.manifest, decision.plan, reason), UNBOUNDED)
+    return _planned(workspace, source, reread(version.manifest, decision.plan, reason), UNBOUNDED)
 
 
 def _is_later(workspace: Workspace, definition: Table, driving: Version | None, added: Sequence[DataFile]) -> bool:
@@ -108,7 +108,7 @@ def _is_later(workspace: Workspace, definition: Table, driving: Version | None, 
     return None not in (*lows, *highs) and (not highs or min(lows) > max(highs))
 
 
-def _since(
+def _read_since(
     workspace: Workspace, options: RunOptions, source: Source | Feed, manifest: Manifest | None
 ) -> ReadPlan | None:
     """Return what of a source is new since a manifest, or `None` where it is to be read from the beginning."""
@@ -138,8 +138,8 @@ def _bound(source: Source | Feed, options: RunOptions) -> Bound:
 
 def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
     """Return the source that a table reads which is not stored, if it reads one."""
-    found = (workspace.definition(name) for name in definition.inputs)
-    return next((source for source in found if isinstance(source, Feed)), None)
+    inputs = (workspace.definition(name) for name in definition.inputs)
+    return next((source for source in inputs if isinstance(source, Feed)), None)
 
 
 def stored_inputs(workspace: Workspace, definition: Definition) -> tuple[str, ...]:
@@ -169,26 +169,26 @@ def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Versi
     """Return a table's inputs as it reads them: without the files that its statement cannot need."""
     if not isinstance(definition.transform, SqlTransform):
         return {name: version.scan() for name, version in inputs.items()}
-    tree, found = definition.transform.tree, {}
+    tree, scans = definition.transform.tree, {}
     for name, version in inputs.items():
         conditions = file_conditions(tree, name, version.schema)
-        found[name] = replace(version.scan(), files=files_for(workspace.table(name), version, conditions))
-    return found
+        scans[name] = replace(version.scan(), files=files_for(workspace.table(name), version, conditions))
+    return scans
 
 
 def route_of(
     workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[SourceSplit] = ()
 ) -> ExecutionPlan:
     """Choose how a table is computed from its inputs, or from parts of a source that is not stored."""
-    return route(definition, scans, parts, _room(workspace))
+    return route(definition, scans, parts, _execution_limits(workspace))
 
 
 def route_of_source(workspace: Workspace, definition: Source, parts: Sequence[SourceSplit]) -> ExecutionPlan:
     """Choose how a source's parts are read."""
-    return source_route(definition, parts, _room(workspace))
+    return source_route(definition, parts, _execution_limits(workspace))
 
 
-def _room(workspace: Workspace) -> ExecutionLimits:
+def _execution_limits(workspace: Workspace) -> ExecutionLimits:
     settings = workspace.settings
     memory_bytes = budget_here(settings.memory_bytes).memory_bytes
     return ExecutionLimits(

@@ -42,18 +42,18 @@ class PartitionProducer:
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         """Yield the query with the condition around it."""
-        with self.producer.for_validation(con, split) as made:
-            yield self._of(made)
+        with self.producer.for_validation(con, split) as input_query:
+            yield self._of(input_query)
 
     @contextmanager
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same."""
-        with self.producer.for_fast_path(con, split) as made:
-            yield None if made is None else self._of(made)
+        with self.producer.for_fast_path(con, split) as input_query:
+            yield None if input_query is None else self._of(input_query)
 
-    def _of(self, made: InputQuery) -> InputQuery:
-        query = f"select * from ({made.query}\n) as _headwater_all where {self.column.holds(self.partition)}"
-        return replace(made, query=query)
+    def _of(self, input_query: InputQuery) -> InputQuery:
+        query = f"select * from ({input_query.query}\n) as _headwater_all where {self.column.holds(self.partition)}"
+        return replace(input_query, query=query)
 
 
 def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> PartitionColumn:
@@ -75,13 +75,13 @@ def every_partition(
 
 
 def within(
-    con: duckdb.DuckDBPyConnection, column: PartitionColumn, every: Sequence[str | None], asked: str
+    con: duckdb.DuckDBPyConnection, column: PartitionColumn, every: Sequence[str | None], range_text: str
 ) -> tuple[str, ...]:
     """Return the partitions that `A`, `A..B`, `A..` or `..B` asks for, both ends included, in the type's order.
 
     Raises `RequestError` for an end that is not of the column's type, and when there is no such partition.
     """
-    first, dots, last = asked.partition("..")
+    first, dots, last = range_text.partition("..")
     ends = {">=": first, "<=": last if dots else first}
     for end in filter(None, ends.values()):
         if one(con, f"select try_cast({literal(end)} as {column.type})")[0] is None:
@@ -97,7 +97,7 @@ def within(
         con.execute(f"select t from (values {values}) as v(t, p) where {is_in} order by p").fetchall() if known else []
     )
     if not rows:
-        raise RequestError(f"no partition is in {asked!r}", do=_known(every, column))
+        raise RequestError(f"no partition is in {range_text!r}", do=_known(every, column))
     return tuple(str(row[0]) for row in rows)
 
 

@@ -22,7 +22,7 @@ from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import RunContext
 from pipeline.runner.decide import DecisionKind, RunOptions
-from pipeline.runner.events import Observer, nobody
+from pipeline.runner.events import Observer, no_observer
 from pipeline.runner.handlers import handler_of
 from pipeline.runner.schedule import BlockedStep, Schedule
 from pipeline.streaming.planning.streamed import STREAMED
@@ -34,7 +34,12 @@ class Runner:
     """Runs a project's definitions. One runner is one run."""
 
     def __init__(
-        self, project: Project, options: RunOptions | None = None, *, observer: Observer = nobody, clock: Clock = now
+        self,
+        project: Project,
+        options: RunOptions | None = None,
+        *,
+        observer: Observer = no_observer,
+        clock: Clock = now,
     ) -> None:
         """Keep what to run; nothing is opened yet."""
         self.workspace = Workspace(project)
@@ -69,7 +74,7 @@ class Runner:
         definitions = {d.name: d for d in graph.definitions if _is_chosen(d, chosen)}
         run = RunRecord(context.run_id, settings.name, settings.env, context.at(), None, "running", None)
         catalog.begin(run)
-        context.tell(Moment.BEGUN)
+        context.notify(Moment.BEGUN)
         steps: dict[str, StepRecord] = {}
         numbers = {name: number for number, name in enumerate(definitions)}
 
@@ -79,7 +84,7 @@ class Runner:
             if isinstance(outcome, Exception):
                 self.errors[name] = outcome
             catalog.record(context.run_id, step)
-            context.tell(Moment.RECORDED, name, step=step)
+            context.notify(Moment.RECORDED, name, step=step)
 
         reads = {name: _steps_read(graph, definition, definitions) for name, definition in definitions.items()}
         try:
@@ -93,7 +98,7 @@ class Runner:
         status, error = _ending(in_order)
         run = replace(run, ended_at=context.at(), status=status, error=error, steps=tuple(in_order))
         catalog.end(context.run_id, str(run.ended_at), status, run.error)
-        context.tell(Moment.ENDED)
+        context.notify(Moment.ENDED)
         return run
 
     def _timed(self, definition: Definition) -> StepRecord:
@@ -117,13 +122,13 @@ def _is_chosen(definition: Definition, chosen: frozenset[str]) -> bool:
 
 def _steps_read(graph: Graph, definition: Definition, steps: Collection[str]) -> list[str]:
     """Return the steps of a run that a definition reads, directly or by a source that is not stored."""
-    found = []
+    names = []
     for name in definition.inputs:
         if name in steps:
-            found.append(name)
+            names.append(name)
         elif not handler_of(graph[name]).is_step:
-            found += _steps_read(graph, graph[name], steps)
-    return found
+            names += _steps_read(graph, graph[name], steps)
+    return names
 
 
 def _step(definition: Definition, outcome: StepRecord | Exception | BlockedStep) -> StepRecord:

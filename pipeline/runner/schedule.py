@@ -82,7 +82,7 @@ class Schedule(Generic[T]):
                     failed[name] = name
                 self.ended(name, outcome)
         except BaseException:
-            _end(stop, list(running.values()))
+            _interrupt(stop, list(running.values()))
             raise
 
     def _start(self, name: str, finished: SimpleQueue[tuple[str, T | BaseException]], stop: Stop) -> threading.Thread:
@@ -109,7 +109,7 @@ def _next(finished: SimpleQueue[tuple[str, T | BaseException]]) -> tuple[str, T 
     return name, outcome
 
 
-def _end(stop: Stop, threads: Sequence[threading.Thread]) -> None:
+def _interrupt(stop: Stop, threads: Sequence[threading.Thread]) -> None:
     """Interrupt the statements of threads until these end: an interrupt between two statements is lost."""
     until = time.monotonic() + _GRACE_S
     for thread in threads:
@@ -118,6 +118,6 @@ def _end(stop: Stop, threads: Sequence[threading.Thread]) -> None:
             thread.join(0.05)
 
 
-def steps_at_work() -> bool:
+def has_running_steps() -> bool:
     """Return whether a step of an interrupted run is still at work, in code that cannot be interrupted."""
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())

@@ -80,7 +80,7 @@ def bench(kept, tmp_path):
     def run(name, *words, code=0):
         file = tmp_path / "figures.json"
         command = [sys.executable, "-m", "benchmarks", name, "--scale", SCALE, "--runs", "1", "--json", str(file)]
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, *words],
             cwd=ROOT,
             env={**os.environ, "HEADWATER_BENCH_DATA": str(kept), "HEADWATER_BENCH_PEERS": str(tmp_path / "none")},
@@ -88,7 +88,7 @@ def bench(kept, tmp_path):
             text=True,
             check=False,
         )
-        assert done.returncode == code, done.stdout + done.stderr
+        assert process.returncode == code, process.stdout + process.stderr
         return json.loads(file.read_text())
 
     return run

@@ -10,30 +10,30 @@ from benchmarks.tpch import queries
 SHAPE = {"benchmark", "scale", "runs", "machine", "versions", "medians", "ours", "peers", "ratios"}
 
 
-def assert_measured(found, who="auto"):
+def assert_measured(figures, who="auto"):
     """Ours was timed, which it is only with the right answer; each peer is left out with the reason."""
-    assert found.keys() >= SHAPE
-    assert found["medians"][who] == found["ours"][who]["seconds"] > 0
-    assert found["ours"][who]["peak_bytes"] > 50e6
-    assert found["machine"]["memory_bytes"] > 1e9
-    assert found["versions"]["ours"]["duckdb"]
-    assert all(peer["skipped"].startswith("not here: no ") for peer in found["peers"].values())
-    assert found["ratios"] == {}
+    assert figures.keys() >= SHAPE
+    assert figures["medians"][who] == figures["ours"][who]["seconds"] > 0
+    assert figures["ours"][who]["peak_bytes"] > 50e6
+    assert figures["machine"]["memory_bytes"] > 1e9
+    assert figures["versions"]["ours"]["duckdb"]
+    assert all(peer["skipped"].startswith("not here: no ") for peer in figures["peers"].values())
+    assert figures["ratios"] == {}
 
 
 def test_etl(bench):
-    found = bench("etl", "--who", "auto", *(word for name in PEERS for word in ("--who", name)))
-    assert_measured(found)
-    assert tuple(found["peers"]) == PEERS
-    assert found["ours"]["auto"]["parts"].keys() >= {"shipped", "by_month"}
+    figures = bench("etl", "--who", "auto", *(word for name in PEERS for word in ("--who", name)))
+    assert_measured(figures)
+    assert tuple(figures["peers"]) == PEERS
+    assert figures["ours"]["auto"]["parts"].keys() >= {"shipped", "by_month"}
 
 
 @pytest.mark.proof
 @pytest.mark.ray
 def test_etl_on_a_cluster_counts_its_processes(bench):
-    found = bench("etl", "--who", "ray")
-    assert_measured(found, "ray")
-    assert found["ours"]["ray"]["peak_bytes"] > 400e6  # the cluster's own, which a command alone does not have
+    figures = bench("etl", "--who", "ray")
+    assert_measured(figures, "ray")
+    assert figures["ours"]["ray"]["peak_bytes"] > 400e6  # the cluster's own, which a command alone does not have
 
 
 def test_medallion(bench):
@@ -42,46 +42,46 @@ def test_medallion(bench):
 
 @pytest.mark.proof
 def test_tpch(bench):
-    found = bench("tpch", "--who", "auto", "--who", "duckdb")
-    assert_measured(found)
-    assert found["load"]["seconds"] > 0
-    parts = found["ours"]["auto"]["parts"]
+    figures = bench("tpch", "--who", "auto", "--who", "duckdb")
+    assert_measured(figures)
+    assert figures["load"]["seconds"] > 0
+    parts = figures["ours"]["auto"]["parts"]
     assert list(parts) == list(queries(1)) == [f"q{number:02}" for number in range(1, 23)]
-    ours = found["ours"]["auto"]
-    assert max(parts.values()) <= found["medians"]["auto"] == ours["seconds"] < ours["wall_seconds"]
+    ours = figures["ours"]["auto"]
+    assert max(parts.values()) <= figures["medians"]["auto"] == ours["seconds"] < ours["wall_seconds"]
 
 
 @pytest.mark.proof
 def test_groupby(bench):
-    found = bench("groupby", "--who", "auto", "--who", "call", "--only", "1M in process", "--only", "10M")
-    case = found["cases"]["10M"]
+    figures = bench("groupby", "--who", "auto", "--who", "call", "--only", "1M in process", "--only", "10M")
+    case = figures["cases"]["10M"]
     assert (case["rows"], case["groups"]) == (10_000, 10)
     assert case["medians"]["auto"] > 0
-    assert found["cases"]["1M in process"]["medians"]["call"] < 1
-    assert found["medians"].keys() == {"auto", "call"}
+    assert figures["cases"]["1M in process"]["medians"]["call"] < 1
+    assert figures["medians"].keys() == {"auto", "call"}
 
 
 @pytest.mark.proof
 def test_join(bench):
-    found = bench("join", "--who", "auto", "--who", "duckdb", "--only", "1M")
-    assert_measured(found)
-    assert (found["rows"], found["memory_bytes"]) == (1000, 1 << 30)
+    figures = bench("join", "--who", "auto", "--who", "duckdb", "--only", "1M")
+    assert_measured(figures)
+    assert (figures["rows"], figures["memory_bytes"]) == (1000, 1 << 30)
 
 
 @pytest.mark.proof
 def test_merge(bench):
-    found = bench("merge", "--who", "auto", "--only", "100k into 10M")
-    assert (found["changes"], found["rows"]) == (100, 10_000)
-    assert_measured(found)
+    figures = bench("merge", "--who", "auto", "--only", "100k into 10M")
+    assert (figures["changes"], figures["rows"]) == (100, 10_000)
+    assert_measured(figures)
 
 
 @pytest.mark.proof
 @pytest.mark.ray
 def test_scale(bench):
-    found = bench("scale", "--only", "1")
-    assert_measured(found, "ray")
-    model = found["cost_model"]
-    assert model["mb_s_per_core"] == pytest.approx(found["bytes_in"] / 1e6 / found["medians"]["ray"])
+    figures = bench("scale", "--only", "1")
+    assert_measured(figures, "ray")
+    model = figures["cost_model"]
+    assert model["mb_s_per_core"] == pytest.approx(figures["bytes_in"] / 1e6 / figures["medians"]["ray"])
     one, five = (model["needs"][f"{n} TB a day"]["cores"] for n in (1, 5))
     assert (one - 1) * 4 * 3600 * model["mb_s_per_core"] < 1e6 <= one * 4 * 3600 * model["mb_s_per_core"]
     assert 5 * (one - 1) < five <= 5 * one

@@ -22,16 +22,16 @@ RIGHT = [("a", 1, 0.5)]
 
 def contestant(name, *seconds, answer=RIGHT, is_ours=False, log=None):
     """One that takes these seconds, run by run."""
-    left = list(seconds)
+    remaining = list(seconds)
 
     def once(folder):
         assert not list(folder.iterdir())
         (folder / "made").write_text("x")
         if log is not None:
             log.append(name)
-        if not left:
+        if not remaining:
             raise UnableError("no strength")
-        taken = left.pop(0)
+        taken = remaining.pop(0)
         return Ran(taken, taken + 1, int(taken * 10), answer, {"part": taken})
 
     return Contestant(name, once, is_ours)
@@ -40,12 +40,12 @@ def contestant(name, *seconds, answer=RIGHT, is_ours=False, log=None):
 def test_all_run_in_turn_and_medians_are_compared(tmp_path):
     log = []
     ours, peer = contestant("ours", 1, 9, 2, is_ours=True, log=log), contestant("peer", 4, 3, 5, log=log)
-    found = in_turn(Case("c", RIGHT, [ours, peer], {"rows": 7}), 3, tmp_path)
+    result = in_turn(Case("c", RIGHT, [ours, peer], {"rows": 7}), 3, tmp_path)
     assert log == ["ours", "peer"] * 3
-    assert found["medians"] == {"ours": 2, "peer": 4}
-    assert found["ratios"] == {"peer": 0.5}
-    assert found["rows"] == 7
-    assert found["ours"]["ours"] == {
+    assert result["medians"] == {"ours": 2, "peer": 4}
+    assert result["ratios"] == {"peer": 0.5}
+    assert result["rows"] == 7
+    assert result["ours"]["ours"] == {
         "seconds": 2,
         "wall_seconds": 3,
         "peak_bytes": 20,
@@ -58,14 +58,14 @@ def test_all_run_in_turn_and_medians_are_compared(tmp_path):
 def test_one_that_fails_or_is_wrong_is_left_out_with_its_reason(tmp_path):
     weak, wrong = contestant("weak", 1), contestant("wrong", 1, 1, answer=[("a", 2, 0.5)])
     short = contestant("short", 1, answer=[])
-    found = in_turn(Case("c", RIGHT, [contestant("ours", 2, 2, is_ours=True), weak, wrong, short]), 2, tmp_path)
-    assert {name: peer["skipped"] for name, peer in found["peers"].items()} == {
+    result = in_turn(Case("c", RIGHT, [contestant("ours", 2, 2, is_ours=True), weak, wrong, short]), 2, tmp_path)
+    assert {name: peer["skipped"] for name, peer in result["peers"].items()} == {
         "weak": "no strength",
         "wrong": "another answer: ('a', 2, 0.5), not ('a', 1, 0.5)",
         "short": "another answer: 0 rows, not 1",
     }
-    assert found["medians"] == {"ours": 2}
-    assert found["ratios"] == {}
+    assert result["medians"] == {"ours": 2}
+    assert result["ratios"] == {}
 
 
 def test_several_cases_are_summed_over_what_both_did(tmp_path, capsys):
@@ -73,25 +73,25 @@ def test_several_cases_are_summed_over_what_both_did(tmp_path, capsys):
         return Case(name, RIGHT, [contestant("ours", ours, is_ours=True), *peers])
 
     cases = [case("small", 1, contestant("fast", 2), contestant("slow", 4)), case("large", 5, contestant("fast", 10))]
-    found = run(cases, 1, tmp_path)
-    assert found["medians"] == {"ours": 6, "fast": 12, "slow": 4}
-    assert found["ratios"] == {"fast": 0.5, "slow": 0.25}
-    assert found["cases"]["large"]["ratios"] == {"fast": 0.5}
-    show(found)
+    result = run(cases, 1, tmp_path)
+    assert result["medians"] == {"ours": 6, "fast": 12, "slow": 4}
+    assert result["ratios"] == {"fast": 0.5, "slow": 0.25}
+    assert result["cases"]["large"]["ratios"] == {"fast": 0.5}
+    show(result)
     assert "large" in capsys.readouterr().out
 
 
 def test_ours_that_failed_is_told_and_what_is_not_here_is_not(tmp_path):
-    found = run([Case("c", RIGHT, [contestant("ours", is_ours=True), contestant("peer", 1)])], 1, tmp_path)
-    assert failures(found) == ["ours : no strength"]
-    found["ours"]["ours"]["skipped"] = "not here: four cores"
-    assert failures(found) == []
+    result = run([Case("c", RIGHT, [contestant("ours", is_ours=True), contestant("peer", 1)])], 1, tmp_path)
+    assert failures(result) == ["ours : no strength"]
+    result["ours"]["ours"]["skipped"] = "not here: four cores"
+    assert failures(result) == []
 
 
 def test_only_those_who_are_named_run(tmp_path):
     log = []
-    both = [contestant("ours", 1, is_ours=True, log=log), contestant("peer", 1, log=log)]
-    assert run([Case("c", RIGHT, both)], 1, tmp_path, ["peer"])["medians"] == {"peer": 1}
+    contestants = [contestant("ours", 1, is_ours=True, log=log), contestant("peer", 1, log=log)]
+    assert run([Case("c", RIGHT, contestants)], 1, tmp_path, ["peer"])["medians"] == {"peer": 1}
     assert log == ["peer"]
     with pytest.raises(SystemExit, match="no such case"):
         run([], 1, tmp_path)
@@ -104,8 +104,8 @@ def test_a_name_that_no_contestant_has_is_an_error_that_lists_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("actual", "other", "same"),
     [(1, 1, True), (1, 2, False), (0.1 + 0.2, 0.3, True), (0.3, 0.3001, False), (1.0, "1", False), (None, None, True)],
 )
-def test_numbers_that_are_not_whole_are_equal_within_a_distance(one, other, same):
-    assert is_equal([(one,)], [(other,)], 1e-9) is same
+def test_numbers_that_are_not_whole_are_equal_within_a_distance(actual, other, same):
+    assert is_equal([(actual,)], [(other,)], 1e-9) is same

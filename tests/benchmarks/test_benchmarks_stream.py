@@ -33,14 +33,14 @@ def house():
 def texts(events):
     """All events of a backlog, as they would be sent."""
     some = list(events.messages())
-    return [json.loads(text) for one in some for text in one.texts], some
+    return [json.loads(text) for batch in some for text in batch.texts], some
 
 
 def test_events_are_json_of_a_hundred_bytes_and_the_rows_that_the_answer_is_computed_from():
     events = Events(5000, seed=3)
     rows, some = texts(events)
     assert [row["id"] for row in rows] == list(range(5000))
-    assert 90 < sum(len(text) for one in some for text in one.texts) / 5000 < 105
+    assert 90 < sum(len(text) for batch in some for text in batch.texts) / 5000 < 105
     with duckdb.connect() as con:
         written = con.sql(events.rows).fetchall()
     read = [(r["id"], datetime.strptime(r["happened_at"], STAMP), r["key"], r["value"]) for r in rows]  # noqa: DTZ007 - UTC
@@ -55,12 +55,12 @@ def test_the_same_seed_gives_the_same_events_and_another_gives_others():
 
 def test_a_key_has_one_partition_and_the_last_event_of_each_closes_all_windows():
     _, some = texts(Events(5000))
-    found = {}
-    for one in some:
-        for key, partition in zip(one.keys, one.partitions, strict=True):
-            found.setdefault(key, set()).add(partition)
-    assert all(len(partitions) == 1 for partitions in found.values())
-    assert {p for partitions in found.values() for p in partitions} == set(range(PARTITIONS))
+    partitions_of = {}
+    for batch in some:
+        for key, partition in zip(batch.keys, batch.partitions, strict=True):
+            partitions_of.setdefault(key, set()).add(partition)
+    assert all(len(partitions) == 1 for partitions in partitions_of.values())
+    assert {p for partitions in partitions_of.values() for p in partitions} == set(range(PARTITIONS))
     last = json.loads(Events(5000).last(2))
     assert (last["key"], last["id"]) == (END, -3)
     assert datetime.strptime(last["happened_at"], STAMP).replace(tzinfo=UTC) > datetime.fromtimestamp(
@@ -106,18 +106,18 @@ def asked_at_once(house, query: Query):
 @pytest.mark.parametrize("name", [name for name in QUERIES if name != "q18"])  # which is no SQL
 def test_a_query_asked_at_once_gives_what_its_oracle_gives(house, name):
     query = QUERIES[name]
-    made = asked_at_once(house, query)
-    assert made.num_rows > 0
-    assert differences(house, query, made) == (0, 0)
+    rows = asked_at_once(house, query)
+    assert rows.num_rows > 0
+    assert differences(house, query, rows) == (0, 0)
 
 
 def test_a_missing_row_and_one_too_many_are_counted(house):
     query = QUERIES["q2"]
-    made = asked_at_once(house, query)
-    assert differences(house, query, made.slice(1)) == (1, 0)
+    actual = asked_at_once(house, query)
+    assert differences(house, query, actual.slice(1)) == (1, 0)
     with house.cursor() as con:
-        twice = con.sql("from made union all from made").to_arrow_table()
-    assert differences(house, query, twice) == (0, made.num_rows)
+        twice = con.sql("from actual union all from actual").to_arrow_table()
+    assert differences(house, query, twice) == (0, actual.num_rows)
 
 
 def commit(table, number, rows, rows_in):
@@ -136,15 +136,15 @@ def commit(table, number, rows, rows_in):
 
 
 def test_a_row_can_be_read_when_the_log_names_its_file(tmp_path):
-    made = datetime.now(UTC).strftime(STAMP)
+    written_at = datetime.now(UTC).strftime(STAMP)
     for number in range(2):
-        rows = f"select range + {number * 10} as id, timestamp '{made}' as happened_at from range(10)"
+        rows = f"select range + {number * 10} as id, timestamp '{written_at}' as happened_at from range(10)"
         commit(tmp_path, number, rows, (number + 1) * 10)
-    found = landed.commits(tmp_path)
-    assert [(c.number, c.rows, c.rows_in) for c in found] == [(0, 10, 10), (1, 10, 20)]
+    versions = landed.commits(tmp_path)
+    assert [(c.number, c.rows, c.rows_in) for c in versions] == [(0, 10, 10), (1, 10, 20)]
     late = landed.latency(tmp_path, "delta", 10, 10)
     assert 0 <= late.p50 <= late.p99 <= late.most < 60_000
-    assert found[0].at_us <= found[1].at_us <= time.time_ns() // 1000
+    assert versions[0].at_us <= versions[1].at_us <= time.time_ns() // 1000
     with pytest.raises(SystemExit, match="another answer: 10 rows of 10 ids, not 20"):
         landed.latency(tmp_path, "delta", 10, 20)
 
@@ -156,8 +156,8 @@ def test_the_rate_is_of_what_the_other_half_took_longer():
         return {"events": count, "bytes_in": count * 100, "medians": medians, "ours": ours, "peers": {"flink": {}}}
 
     cases = {"half-1": case(1000, 3.0, 12.0), "whole-1": case(2000, 5.0, 16.0)}
-    found = concluded({"cases": cases, "medians": {}, "ours": {"headwater": {}}, "peers": {"flink": {}}})
-    assert found["events_per_s"] == {"headwater": 500, "flink": 250}
-    assert found["bytes_per_s"]["headwater"] == 50_000
-    assert found["ratios"] == {"flink": 0.5}
-    assert found["between_commits_per_s"] == 250
+    result = concluded({"cases": cases, "medians": {}, "ours": {"headwater": {}}, "peers": {"flink": {}}})
+    assert result["events_per_s"] == {"headwater": 500, "flink": 250}
+    assert result["bytes_per_s"]["headwater"] == 50_000
+    assert result["ratios"] == {"flink": 0.5}
+    assert result["between_commits_per_s"] == 250

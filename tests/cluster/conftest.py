@@ -12,10 +12,10 @@ def headwater(headwater_command, tmp_path):
     """Run the command in a folder and return what it printed and how it ended."""
 
     def run(*words, cwd=tmp_path, env=None, check=None, timeout=240):
-        done = headwater_command.run(*words, cwd=cwd, env=environment(env), timeout=timeout)
+        process = headwater_command.run(*words, cwd=cwd, env=environment(env), timeout=timeout)
         if check is not None:
-            assert done.returncode == check, done.stdout + done.stderr
-        return done
+            assert process.returncode == check, process.stdout + process.stderr
+        return process
 
     return run
 

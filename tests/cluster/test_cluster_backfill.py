@@ -11,10 +11,10 @@ from tests.runner.test_runner_backfill import web as web  # noqa: PLC0414 - the 
 def test_partitions_are_listed_done_and_skipped(headwater, web):
     listed = headwater("backfill", "visits", "--partitions", "2026-01-02..", "--dry-run", cwd=web, check=0).stdout
     assert listed.split("\n")[:4] == ["2026-01-02", "2026-01-03", "2026-01-10", "visits: 3 to do"]
-    done = headwater("backfill", "visits", "-p", "2026-01-02..2026-01-03", cwd=web, check=0)
-    assert "✓ 2026-01-02: 1 row" in done.stderr
-    assert "(2 of 2)" in done.stderr
-    assert "visits: 2 done" in done.stdout
+    process = headwater("backfill", "visits", "-p", "2026-01-02..2026-01-03", cwd=web, check=0)
+    assert "✓ 2026-01-02: 1 row" in process.stderr
+    assert "(2 of 2)" in process.stderr
+    assert "visits: 2 done" in process.stdout
     again = headwater("backfill", "visits", "-p", "2026-01-02..2026-01-03", cwd=web, check=0).stdout
     assert "visits: 2 done before" in again
     assert "--restart does them again" in again
@@ -25,12 +25,12 @@ def test_partitions_are_listed_done_and_skipped(headwater, web):
 
 def test_failed_partitions_are_told_and_can_be_done_alone(headwater, web):
     change(web, "expect=[quarantine", "expect=[fail('short', 'seconds <> 9'), quarantine")
-    done = headwater("backfill", "visits", cwd=web, check=3)
-    assert "✗ 2026-01-03: table 'visits' does not meet 'short'" in done.stderr
-    assert "visits: 4 done, 1 failed" in done.stdout
-    assert "headwater backfill visits --failed" in done.stdout
-    told = json.loads(headwater("backfill", "visits", "--failed", "--json", cwd=web, check=3).stdout)
-    [failed] = told["partitions"]
+    process = headwater("backfill", "visits", cwd=web, check=3)
+    assert "✗ 2026-01-03: table 'visits' does not meet 'short'" in process.stderr
+    assert "visits: 4 done, 1 failed" in process.stdout
+    assert "headwater backfill visits --failed" in process.stdout
+    report = json.loads(headwater("backfill", "visits", "--failed", "--json", cwd=web, check=3).stdout)
+    [failed] = report["partitions"]
     assert (failed["partition"], failed["rows"]) == ("2026-01-03", 0)
     assert "does not meet 'short'" in failed["error"]
     change(web, "seconds <> 9", "seconds <> 99")

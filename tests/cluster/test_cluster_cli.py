@@ -13,10 +13,10 @@ from tests.rigs.command import BIN
 
 
 def test_a_new_project_runs_and_then_has_nothing_to_do(headwater, teashop):
-    done = headwater("run", cwd=teashop, check=0)
-    assert "rows in" in done.stdout
-    assert "late" in done.stdout
-    assert "3 done, 0 up to date" in done.stdout
+    process = headwater("run", cwd=teashop, check=0)
+    assert "rows in" in process.stdout
+    assert "late" in process.stdout
+    assert "3 done, 0 up to date" in process.stdout
     assert (teashop / ".headwater" / "report.html").exists()
     assert "nothing new: all 3 are up to date" in headwater("run", cwd=teashop, check=0).stdout
 
@@ -46,8 +46,8 @@ def test_every_command_speaks_json(headwater, teashop):
 
 
 def test_errors_are_json_too(headwater, teashop):
-    done = headwater("show", "order", "--json", cwd=teashop, check=1)
-    assert json.loads(done.stdout)["error"] == {
+    process = headwater("show", "order", "--json", cwd=teashop, check=1)
+    assert json.loads(process.stdout)["error"] == {
         "kind": "RequestError",
         "problem": "'order' is not defined",
         "got": None,
@@ -75,9 +75,9 @@ def test_errors_are_json_too(headwater, teashop):
     ],
 )
 def test_wrong_use_is_one_clear_message(headwater, teashop, words, code, message):
-    done = headwater(*words, cwd=teashop, check=code)
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    process = headwater(*words, cwd=teashop, check=code)
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_outside_a_project_it_says_how_to_begin(headwater, tmp_path):
@@ -129,16 +129,16 @@ def test_interrupted_it_says_so_and_goes_on_later(headwater, teashop):
     assert "interrupted; what was committed stays" in stderr
     assert "Traceback" not in stderr
     code.write_text(code.read_text().replace("time.sleep(60)", "pass"))
-    done = headwater("run", cwd=teashop, check=0)
-    assert "2 up to date" in done.stdout or "orders        up to date" in done.stdout
+    later = headwater("run", cwd=teashop, check=0)
+    assert "2 up to date" in later.stdout or "orders        up to date" in later.stdout
 
 
 def test_several_queries_are_answered_in_their_order(headwater, teashop):
     headwater("run", cwd=teashop, check=0)
-    done = headwater(
+    process = headwater(
         "query", "select 1 as a from orders limit 1", "select 2 as b from orders limit 1", "--json", cwd=teashop
     )
-    assert json.loads(done.stdout) == [[{"a": 1}], [{"b": 2}]]
+    assert json.loads(process.stdout) == [[{"a": 1}], [{"b": 2}]]
 
 
 @pytest.mark.share(1)
@@ -154,5 +154,5 @@ def test_a_project_is_run_from_anywhere(headwater, teashop, tmp_path, how):
 
 
 def test_a_project_of_the_command_comes_before_that_of_the_environment(headwater, teashop, tmp_path):
-    done = headwater("ls", "-C", str(teashop), cwd=tmp_path, env={"HEADWATER_PROJECT": str(tmp_path)}, check=0)
-    assert "raw_orders" in done.stdout
+    process = headwater("ls", "-C", str(teashop), cwd=tmp_path, env={"HEADWATER_PROJECT": str(tmp_path)}, check=0)
+    assert "raw_orders" in process.stdout

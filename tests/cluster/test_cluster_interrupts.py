@@ -9,14 +9,14 @@ import pytest
 
 from cluster.cli.interrupts import interrupts
 from pipeline.commit.moments import Moment
-from pipeline.runner.events import Event, nobody
+from pipeline.runner.events import Event, no_observer
 
 
 def test_an_interrupt_that_went_astray_is_raised_at_the_next_event():
     before = signal.getsignal(signal.SIGINT)
     seen = []
-    with interrupts() as asked:
-        observe = asked.before(seen.append)
+    with interrupts() as interrupt:
+        observe = interrupt.before(seen.append)
         observe(Event(Moment.BEGUN, "r"))
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -27,5 +27,5 @@ def test_an_interrupt_that_went_astray_is_raised_at_the_next_event():
 
 
 def test_without_an_interrupt_events_pass():
-    with interrupts() as asked:
-        assert asked.before(nobody)(Event(Moment.BEGUN, "r")) is None
+    with interrupts() as interrupt:
+        assert interrupt.before(no_observer)(Event(Moment.BEGUN, "r")) is None

@@ -49,9 +49,9 @@ def test_a_project_runs_as_a_job(headwater, teashop, cluster, tmp_path):
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     environment = json.dumps({"env_vars": variables})
-    done = submit(teashop, "--address", cluster, "--runtime-env-json", environment, "--", "headwater", "run")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 done, 0 up to date" in done.stdout
+    process = submit(teashop, "--address", cluster, "--runtime-env-json", environment, "--", "headwater", "run")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "3 done, 0 up to date" in process.stdout
     run = json.loads(headwater("show", "--json", cwd=teashop, env=variables, check=0).stdout)
     assert {step["name"]: step["executor"] for step in run["steps"]} == dict.fromkeys(
         ("raw_orders", "orders", "sales_by_day"), "ray"
@@ -64,7 +64,7 @@ def submit(folder, *words):
     """Submit a job; a cluster that has just started says for a while that it has no agent yet."""
     deadline = time.monotonic() + 90
     while True:
-        done = subprocess.run(
+        process = subprocess.run(
             [str(BIN / "ray"), "job", "submit", "--working-dir", ".", *words],
             cwd=folder,
             env={**os.environ, "RAY_AUTH_MODE": "disabled"},
@@ -73,8 +73,8 @@ def submit(folder, *words):
             timeout=240,
             check=False,
         )
-        if "No available agent" not in done.stderr or time.monotonic() > deadline:
-            return done
+        if "No available agent" not in process.stderr or time.monotonic() > deadline:
+            return process
         time.sleep(1)
 
 

@@ -78,10 +78,10 @@ def fetched(address):
 
 def until(condition):
     give_up = time.monotonic() + 60
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < give_up
         time.sleep(0.05)
-    return found
+    return value
 
 
 @pytest.fixture
@@ -89,17 +89,17 @@ def here(tmp_path):
     """A function that runs the command on the project in this process, which spares its start."""
 
     def run(*words):
-        done = CliRunner().invoke(app, [*words, "-C", str(tmp_path)])
-        if done.exception is not None:
-            raise done.exception
-        return done.stdout
+        result = CliRunner().invoke(app, [*words, "-C", str(tmp_path)])
+        if result.exception is not None:
+            raise result.exception
+        return result.stdout
 
     return run
 
 
 def epoch_of(here):
-    found = json.loads(here("streams", "ls", "--json"))
-    return {each["name"]: each for each in found}
+    streams = json.loads(here("streams", "ls", "--json"))
+    return {stream["name"]: stream for stream in streams}
 
 
 def test_a_stream_runs_until_ctrl_c_and_commits_what_is_pending(here, plant):
@@ -135,8 +135,8 @@ def test_sigterm_ends_it_as_ctrl_c_does(here, plant):
 
 def from_a_file(folder, expectation="n < 6"):
     """Let the readings come from a file: such a log has no end, so the last window stays open."""
-    made = "select timestamp '2024-01-01' + to_seconds(i) as at, i % 7 as n from range(1000) as t(i)"
-    duckdb.sql(made).write_csv(str(folder / "readings.csv"))
+    statement = "select timestamp '2024-01-01' + to_seconds(i) as at, i % 7 as n from range(1000) as t(i)"
+    duckdb.sql(statement).write_csv(str(folder / "readings.csv"))
     computed = """generate({"at": "timestamp '2024-01-01' + to_seconds(i)", "n": "i % 7"}, COUNT)"""
     text = PLANT.replace(computed, f"files({str(folder / 'readings.csv')!r})").replace(
         "import generate", "import files"
@@ -147,9 +147,9 @@ def from_a_file(folder, expectation="n < 6"):
 def test_from_one_command_to_the_next(here, plant):
     folder = plant("count=1000")
     from_a_file(folder)
-    done = json.loads(here("stream", "--until-caught-up", "--json"))
-    assert (done["readings"]["rows_in"], done["readings"]["quarantined"]) == (1000, 142)
-    assert done["by_minute"]["latency_p99_s"] > 0
+    summary = json.loads(here("stream", "--until-caught-up", "--json"))
+    assert (summary["readings"]["rows_in"], summary["readings"]["quarantined"]) == (1000, 142)
+    assert summary["by_minute"]["latency_p99_s"] > 0
     assert [row["name"] for row in json.loads(here("state", "ls", "--json"))] == ["by_minute"]
     (row,) = json.loads(here("state", "show", "by_minute", "--json"))
     assert row["minute"].startswith("2024-01-01T00:16")
@@ -270,7 +270,7 @@ def test_streams_are_listed_while_one_reads_a_table_again_that_is_not_made_yet(h
         file.write('again = source(replay("by_minute", by="minute"), event_time="minute", stored=False)\n')
         file.write('late = sql("select minute, n from again")\n')
 
-    assert {name: each["status"] for name, each in epoch_of(here).items()} == {
+    assert {name: stream["status"] for name, stream in epoch_of(here).items()} == {
         "readings": "never run",
         "by_minute": "never run",
         "late": "not ready",

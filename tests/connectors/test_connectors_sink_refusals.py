@@ -33,9 +33,9 @@ def test_a_key_is_found_by_the_text_it_is_kept_under(key):
     names = tuple(f"k{number}" for number in range(len(key)))
     rows = pa.table({name: [value] for name, value in zip(names, key, strict=True)})
 
-    ((found, _),) = texts(rows.to_batches(), rows.schema, names)
+    ((row_keys, _),) = texts(rows.to_batches(), rows.schema, names)
 
-    assert found == [key_text(key)]
+    assert row_keys == [key_text(key)]
 
 
 @pytest.mark.parametrize("value", [1.5, None, datetime(2026, 1, 31, tzinfo=UTC), b"x"])
@@ -110,7 +110,7 @@ def test_a_project_may_be_called_as_no_topic_may(kafka, tmp_path):
     topic = f"named-{uuid.uuid4().hex[:8]}"
     kafka.create_topic(topic)
     target = to_kafka(topic, servers=kafka.bootstrap).open(SinkContext("häfen & co", "dev", topic, tmp_path))
-    assert target.marks == f"headwater.h-fen---co.dev.{topic}.reached"
+    assert target.reached == f"headwater.h-fen---co.dev.{topic}.reached"
     target.write(first(pa.table({"id": [1]})))
     target.close()
     assert str(target.to) == f"Kafka topic {topic}"

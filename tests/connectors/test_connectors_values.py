@@ -33,13 +33,13 @@ _ABSENT = object()
 
 def values_of(reading, count, first):
     """The values at their places in the input, `MISFIT` where a row was set aside."""
-    found = [_ABSENT] * count
+    values = [_ABSENT] * count
     for value, position in zip(reading.rows["x"].to_pylist(), reading.rows[POSITION].to_pylist(), strict=True):
-        found[position - first] = value
+        values[position - first] = value
     for position in reading.rejected[POSITION].to_pylist():
-        found[position - first] = MISFIT
-    assert _ABSENT not in found
-    return found
+        values[position - first] = MISFIT
+    assert _ABSENT not in values
+    return values
 
 
 def same(got, want):
@@ -52,20 +52,20 @@ def same(got, want):
     return got == want
 
 
-def wrong(given, kind, found):
-    pairs = zip(given, found, strict=True)
+def wrong(texts, kind, results):
+    pairs = zip(texts, results, strict=True)
     return [(text, got) for text, got in pairs if not same(got, expected(text, kind))]
 
 
-def scanned(flow, found, first):
+def scanned(flow, results, first):
     """What of the fast path differs from the validating pass, of the rows that it takes for right, tested either way."""
-    by_itself, passed = _scanned(flow, found, first)
+    by_itself, passed = _scanned(flow, results, first)
     with patch.object(contract, "_MANY", 1):
-        in_lists, passed_in_lists = _scanned(flow, found, first)
+        in_lists, passed_in_lists = _scanned(flow, results, first)
     return by_itself + in_lists + [passed ^ passed_in_lists] * (passed != passed_in_lists)
 
 
-def _scanned(flow, found, first):
+def _scanned(flow, results, first):
     with connect(Limits(threads=1)) as con, flow(con) as scanned:
         try:
             rows = None if scanned is None else con.sql(scanned.query).to_arrow_table()
@@ -74,7 +74,7 @@ def _scanned(flow, found, first):
         if rows is None or con.execute(scanned.rejects).fetchall()[0][0]:
             return [], set()  # a record is missing, so positions are off: it is not believed at all
     kept = rows.filter(pc.invert(rows[IS_MISFIT])).to_pylist()
-    return [row for row in kept if not same(row["x"], found[row[POSITION] - first])], {row[POSITION] for row in kept}
+    return [row for row in kept if not same(row["x"], results[row[POSITION] - first])], {row[POSITION] for row in kept}
 
 
 @pytest.fixture
@@ -90,17 +90,17 @@ def reads(tmp_path):
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_csv_keeps_all_of_a_text_or_sets_it_aside(reads, tmp_path, kind):
-    given = texts(kind, EACH, SEED)
+    inputs = texts(kind, EACH, SEED)
     with (tmp_path / "text.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerows([["x"], *([text] for text in given)])
+        writer.writerows([["x"], *([text] for text in inputs)])
     text = (tmp_path / "text.csv").read_text(encoding="utf-8")
 
     reading, flow = reads("a.csv", text, Schema.of({"x": kind}), null_values=["NULL"])
-    found = values_of(reading, len(given), 2)
+    results = values_of(reading, len(inputs), 2)
 
-    assert wrong(given, kind, found) == []
-    assert scanned(flow, found, 2) == []
+    assert wrong(inputs, kind, results) == []
+    assert scanned(flow, results, 2) == []
 
 
 FORMS = [*((kind, "string") for kind in TYPES), *((kind, "number") for kind in NUMBERS)]
@@ -108,15 +108,15 @@ FORMS = [*((kind, "string") for kind in TYPES), *((kind, "number") for kind in N
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 def test_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, form):
-    given = [text for text in texts(kind, EACH, SEED) if form == "string" or _is_json_number(text)]
-    written = [text if form == "number" else json.dumps(text) for text in given]
+    inputs = [text for text in texts(kind, EACH, SEED) if form == "string" or _is_json_number(text)]
+    written = [text if form == "number" else json.dumps(text) for text in inputs]
     lines = "".join(f'{{"x": {text}}}\n' for text in written)
 
     reading, flow = reads("a.json", lines, Schema.of({"x": kind}))
-    found = values_of(reading, len(given), 1)
+    results = values_of(reading, len(inputs), 1)
 
-    assert wrong(given, kind, found) == []
-    assert scanned(flow, found, 1) == []
+    assert wrong(inputs, kind, results) == []
+    assert scanned(flow, results, 1) == []
 
 
 @pytest.mark.share(15)
@@ -131,37 +131,37 @@ def test_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, form):
     ids=["list", "struct", "map"],
 )
 def test_nested_json_keeps_all_of_a_text_or_sets_it_aside(reads, kind, nested, around, inside):
-    given = texts(kind, EACH // 3, SEED)
+    inputs = texts(kind, EACH // 3, SEED)
     if kind in NUMBERS:
-        given = [text for text in given if _is_json_number(text)]
-    written = [text if kind in NUMBERS else json.dumps(text) for text in given]
+        inputs = [text for text in inputs if _is_json_number(text)]
+    written = [text if kind in NUMBERS else json.dumps(text) for text in inputs]
     lines = "".join(f'{{"x": {around.format(text)}}}\n' for text in written)
 
     reading, flow = reads("a.json", lines, Schema.of({"x": nested.format(kind)}))
-    outer = values_of(reading, len(given), 1)
+    outer = values_of(reading, len(inputs), 1)
 
-    assert wrong(given, kind, [MISFIT if value is MISFIT else inside(value) for value in outer]) == []
+    assert wrong(inputs, kind, [MISFIT if value is MISFIT else inside(value) for value in outer]) == []
     assert scanned(flow, outer, 1) == []
 
 
 @pytest.mark.share(20)
 @pytest.mark.parametrize(("kind", "form"), [*FORMS, *((kind, "text") for kind in TYPES)])
 def test_messages_keep_all_of_a_text_or_set_it_aside(kind, form):
-    given = [text for text in texts(kind, EACH, SEED) if form != "number" or _is_json_number(text)]
+    inputs = [text for text in texts(kind, EACH, SEED) if form != "number" or _is_json_number(text)]
     written = {
         "string": lambda text: json.dumps({"x": text}),
         "number": lambda text: f'{{"x":{text}}}',
         "text": lambda text: text,
     }[form]
-    came = [written(text).encode() for text in given]
-    records = pa.table({"value": pa.array(came, pa.binary()), POSITION: pa.array(range(len(came)))})
+    messages = [written(text).encode() for text in inputs]
+    records = pa.table({"value": pa.array(messages, pa.binary()), POSITION: pa.array(range(len(messages)))})
     decoder = Decoder("text" if form == "text" else "json", Metadata())
     schema, partition = Schema.of({"x": kind}), Partition("t", 0)
 
-    found = values_of(decoder.read(records, schema, partition), len(given), 0)
+    results = values_of(decoder.read(records, schema, partition), len(inputs), 0)
 
-    assert wrong(given, kind, found) == []
-    assert scanned(lambda con: decoder.scan(con, records, schema, partition), found, 0) == []
+    assert wrong(inputs, kind, results) == []
+    assert scanned(lambda con: decoder.scan(con, records, schema, partition), results, 0) == []
 
 
 def _is_json_number(text):
@@ -207,8 +207,8 @@ def test_a_text_that_would_be_bent_is_set_aside(reads, text, kind, value, form):
     line = json.dumps({"x": text}) if form == "json" else f'x\n"{text}"'
     reading, flow = reads(f"a.{form}", f"{line}\n", Schema.of({"x": kind}))
 
-    found = duckdb.sql("select x::varchar from rows", connection=_with(reading.rows)).fetchall()
-    assert found == ([] if value is None else [(value,)])
+    results = duckdb.sql("select x::varchar from rows", connection=_with(reading.rows)).fetchall()
+    assert results == ([] if value is None else [(value,)])
     if value is None:
         assert (
             reading.rejected["reason"][0]
@@ -259,10 +259,10 @@ JSON_CASES = [
 
 @pytest.mark.share(20)
 @pytest.mark.parametrize(("value", "kind", "right"), JSON_CASES)
-@pytest.mark.parametrize("way", ["file", "message"])
-def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, way):
+@pytest.mark.parametrize("form", ["file", "message"])
+def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, form):
     line, schema = f'{{"x":{value}}}', Schema.of({"x": kind})
-    if way == "file":
+    if form == "file":
         reading, flow = reads("a.json", f"{line}\n", schema)
         first = 1
     else:
@@ -273,9 +273,9 @@ def test_a_value_of_json_is_whole_or_set_aside(reads, value, kind, right, way):
         def flow(con):
             return decoder.scan(con, records, schema, partition)
 
-    found = values_of(reading, 1, first)
-    assert found == [MISFIT if right is None else right]
-    assert scanned(flow, found, first) == []
+    results = values_of(reading, 1, first)
+    assert results == [MISFIT if right is None else right]
+    assert scanned(flow, results, first) == []
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])

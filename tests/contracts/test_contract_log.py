@@ -120,13 +120,13 @@ def part(piece: SourceObject, begin: int, end: int) -> SourceSplit:
     return SourceSplit(piece, begin, end, first=begin)
 
 
-def read(tail: Tail, wanted: SourceSplit, schema: Schema) -> ReadResult:
-    return tail.reader([wanted]).read(wanted, schema)
+def read(tail: Tail, split: SourceSplit, schema: Schema) -> ReadResult:
+    return tail.reader([split]).read(split, schema)
 
 
-def believed(reader: Reader, wanted: SourceSplit, schema: Schema) -> ReadResult:
+def believed(reader: Reader, split: SourceSplit, schema: Schema) -> ReadResult:
     """What a run makes of a part: its query if that can be believed, else what it reads with care."""
-    with connect(Limits(threads=1)) as con, reader.scan(con, wanted, schema) as scanned:
+    with connect(Limits(threads=1)) as con, reader.scan(con, split, schema) as scanned:
         if scanned is not None:
             try:
                 rows = con.sql(scanned.query).to_arrow_table()
@@ -137,7 +137,7 @@ def believed(reader: Reader, wanted: SourceSplit, schema: Schema) -> ReadResult:
                 assert rows.column_names == [*schema.names, POSITION, MISFIT]
                 rows = rows.drop_columns(MISFIT)
                 return ReadResult(rows, rows.slice(0, 0).select([POSITION]))
-    return reader.read(wanted, schema)
+    return reader.read(split, schema)
 
 
 def together(readings: list[ReadResult]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
@@ -146,8 +146,8 @@ def together(readings: list[ReadResult]) -> tuple[list[dict[str, object]], list[
 
 
 def whole(world: World, extents: dict[str, Extent]) -> dict[str, ReadResult]:
-    found = by_uri(world.log)
-    return {uri: world.log.read(part(found[uri], e.begin, e.end), world.schema) for uri, e in extents.items()}
+    objects = by_uri(world.log)
+    return {uri: world.log.read(part(objects[uri], e.begin, e.end), world.schema) for uri, e in extents.items()}
 
 
 def caught_up(tail: Tail, extents: dict[str, Extent]) -> dict[str, int]:
@@ -197,11 +197,11 @@ def test_extents_grow_and_what_was_there_stays(world):
 def test_any_chopping_of_the_offsets_gives_the_same_rows(world, seed):
     world.more()
     draw = random.Random(seed)  # noqa: S311 - a seed that can be said again
-    found, extents = by_uri(world.log), world.log.extents()
+    objects, extents = by_uri(world.log), world.log.extents()
     for uri, reading in whole(world, extents).items():
         extent = extents[uri]
         cuts = sorted({extent.begin, extent.end, *(draw.randint(extent.begin, extent.end) for _ in range(2))})
-        parts = [part(found[uri], a, b) for a, b in itertools.pairwise(cuts)]
+        parts = [part(objects[uri], a, b) for a, b in itertools.pairwise(cuts)]
         assert together([believed(world.log, each, world.schema) for each in parts]) == together([reading])
 
 
@@ -227,7 +227,7 @@ def test_plans_one_after_the_other_are_what_the_log_holds(world, rows):
 
 def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
     world.more()
-    found, extents = by_uri(world.log), world.log.extents()
+    objects, extents = by_uri(world.log), world.log.extents()
     taken: dict[str, list[ReadResult]] = {uri: [] for uri in extents}
     with world.log.tail({uri: extent.begin for uri, extent in extents.items()}) as tail:
         at = {uri: extent.begin for uri, extent in extents.items()}
@@ -236,8 +236,8 @@ def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
             for uri, extent in extents.items():
                 middle = (at[uri] + extent.end) // 2
                 for end in (middle, extent.end):
-                    wanted = part(found[uri], at[uri], end)
-                    taken[uri].append(believed(tail.reader([wanted]), wanted, world.schema))
+                    split = part(objects[uri], at[uri], end)
+                    taken[uri].append(believed(tail.reader([split]), split, world.schema))
                     at[uri] = end
             world.more()
             extents = world.log.extents()
@@ -248,22 +248,22 @@ def test_a_tail_gives_what_reading_gives_in_epochs_of_any_size(world):
 
 def test_a_tail_begins_where_it_is_told_and_takes_on_more(world):
     world.more()
-    found, extents = by_uri(world.log), world.log.extents()
+    objects, extents = by_uri(world.log), world.log.extents()
     first, second = sorted((uri for uri, e in extents.items() if e.end > e.begin))[:2]
     begin = (extents[first].begin + extents[first].end) // 2
     with world.log.tail({first: begin}) as tail:
         assert caught_up(tail, {first: extents[first]}).keys() == {first}
-        rest = read(tail, part(found[first], begin, extents[first].end), world.schema)
+        rest = read(tail, part(objects[first], begin, extents[first].end), world.schema)
         tail.add({second: extents[second].begin})
         caught_up(tail, {uri: extents[uri] for uri in (first, second)})
-        other = read(tail, part(found[second], extents[second].begin, extents[second].end), world.schema)
-    assert rest.rows.equals(world.log.read(part(found[first], begin, extents[first].end), world.schema).rows)
+        other = read(tail, part(objects[second], extents[second].begin, extents[second].end), world.schema)
+    assert rest.rows.equals(world.log.read(part(objects[first], begin, extents[first].end), world.schema).rows)
     assert other.rows.num_rows + other.rejected.num_rows > 0
 
 
 def test_a_tail_waits_without_news_and_wakes_with_them(world):
     world.more()
-    found, extents = by_uri(world.log), world.log.extents()
+    objects, extents = by_uri(world.log), world.log.extents()
     with world.log.tail({uri: extent.end for uri, extent in extents.items()}) as tail:
         assert tail.ready(0.05).rows == 0
         count = world.more()
@@ -272,7 +272,7 @@ def test_a_tail_waits_without_news_and_wakes_with_them(world):
             ready = tail.ready(SOON_S)
             assert ready.rows
             for uri, end in ready.offsets.items():
-                reading = read(tail, part(found[uri], extents[uri].end, end), world.schema)
+                reading = read(tail, part(objects[uri], extents[uri].end, end), world.schema)
                 seen += reading.rows.num_rows + reading.rejected.num_rows
                 extents[uri] = Extent(extents[uri].begin, end)
         assert seen == count
@@ -281,14 +281,14 @@ def test_a_tail_waits_without_news_and_wakes_with_them(world):
 
 def test_a_part_that_a_tail_does_not_hold_any_more_is_read_again(world):
     world.more()
-    found, extents = by_uri(world.log), world.log.extents()
+    objects, extents = by_uri(world.log), world.log.extents()
     uri = max(extents, key=lambda u: extents[u].end)
     extent, middle = extents[uri], (extents[uri].begin + extents[uri].end) // 2
     with world.log.tail({uri: extent.begin}) as tail:
         caught_up(tail, {uri: extent})
-        first = read(tail, part(found[uri], extent.begin, middle), world.schema)
-        read(tail, part(found[uri], middle, extent.end), world.schema)
-        again = read(tail, part(found[uri], extent.begin, middle), world.schema)
+        first = read(tail, part(objects[uri], extent.begin, middle), world.schema)
+        read(tail, part(objects[uri], middle, extent.end), world.schema)
+        again = read(tail, part(objects[uri], extent.begin, middle), world.schema)
     assert again.rows.equals(first.rows)
 
 

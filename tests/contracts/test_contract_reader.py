@@ -123,10 +123,10 @@ def test_each_record_is_a_row_or_a_reject_at_its_own_position(kind, tmp_path):
 def test_reading_twice_gives_the_same(kind, tmp_path):
     reader, piece = put(tmp_path, kind)
 
-    one, two = reader.read(SourceSplit(piece), SCHEMA), reader.read(SourceSplit(piece), SCHEMA)
+    first, second = reader.read(SourceSplit(piece), SCHEMA), reader.read(SourceSplit(piece), SCHEMA)
 
-    assert one.rows.equals(two.rows)
-    assert one.rejected.equals(two.rejected)
+    assert first.rows.equals(second.rows)
+    assert first.rejected.equals(second.rejected)
 
 
 def test_what_one_piece_rejects_does_not_show_in_the_next(kind, tmp_path):

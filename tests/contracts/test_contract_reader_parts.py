@@ -82,10 +82,10 @@ def check(path: Path, schema: Schema, target_bytes: int, **options) -> tuple[int
         if rows is not None and not isinstance(outcome, str):
             assert rows.equals(outcome.rows)
             assert outcome.rejected.num_rows == 0
-    whole = together([read(reader, SourceSplit(piece), schema)])
+    whole_file = together([read(reader, SourceSplit(piece), schema)])
     mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, flowed, strict=True)]
-    allowed = [whole, SplitError.__name__ if len(parts) > 1 else whole]
-    if whole == SourceError.__name__:
+    allowed = [whole_file, SplitError.__name__ if len(parts) > 1 else whole_file]
+    if whole_file == SourceError.__name__:
         allowed.append(([], []))  # lines that end in different ways, each in a part of its own, with no row to lose
     assert together(alone) in allowed
     assert together(mixed) in allowed
@@ -246,9 +246,9 @@ def test_parts_of_parquet_are_the_whole(rows, tmp_path):
     pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
 
     for target in (1, 300, 10_000):
-        found, flow = check(tmp_path / "a.parquet", SCHEMA, target)
+        count, flow = check(tmp_path / "a.parquet", SCHEMA, target)
         assert flow == 0  # texts are to become integers
-        assert (found > 1) == (rows > 3 and target < 10_000)
+        assert (count > 1) == (rows > 3 and target < 10_000)
     assert check(tmp_path / "none.parquet", SCHEMA, 1) == (1, 0)
 
 

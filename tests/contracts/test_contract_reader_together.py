@@ -85,15 +85,15 @@ def by_scan(reader: Files, parts: list[SourceSplit]):
     """What the fast path makes of them; `None` where it is not to be believed."""
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as made,
+        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as query,
     ):
-        if made is None:
+        if query is None:
             return None
         try:
-            rows = con.sql(made.query).fetchall()
+            rows = con.sql(query.query).fetchall()
         except duckdb.Error:
             return None
-        if len(rows) != made.rows_in or any(con.execute(odd).fetchall()[0][0] for odd in made.rejects):
+        if len(rows) != query.rows_in or any(con.execute(odd).fetchall()[0][0] for odd in query.rejects):
             return None
         return [(source, position, a, b) for a, b, source, position, _ in rows]
 
@@ -165,10 +165,10 @@ def test_small_files_are_one_scan_for_each_order_of_columns(kind, tmp_path):
 
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as made,
+        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as query,
     ):
-        assert made.query.count("read_csv(") + made.query.count("read_parquet(") == (1 if kind == "ndjson" else 2)
-        rows = con.sql(f"select a, {SOURCE}, {POSITION} from ({made.query})").fetchall()
+        assert query.query.count("read_csv(") + query.query.count("read_parquet(") == (1 if kind == "ndjson" else 2)
+        rows = con.sql(f"select a, {SOURCE}, {POSITION} from ({query.query})").fetchall()
         assert con.execute("select count(*) from duckdb_tables()").fetchall()[0][0] in {0, 2, 4}
     assert rows == [(n, part.piece.uri, 2 if kind == "csv" else 1) for n, part in enumerate(parts)]
 

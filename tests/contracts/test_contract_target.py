@@ -29,9 +29,9 @@ def rows(*ids: int, name: str = "n") -> pa.Table:
 
 
 def delivery(
-    to: SinkPosition, since: SinkPosition | None, found: pa.Table, gone: pa.Table = NONE, **more: object
+    to: SinkPosition, since: SinkPosition | None, rows: pa.Table, gone: pa.Table = NONE, **more: object
 ) -> Delivery:
-    return Delivery(to, since, found.to_reader(), gone, ("id",), **({"is_whole": since is None} | more))
+    return Delivery(to, since, rows.to_reader(), gone, ("id",), **({"is_whole": since is None} | more))
 
 
 class World(Protocol):
@@ -64,8 +64,8 @@ class OfOnline:
 
     def seen(self) -> list[dict[str, object]]:
         store = OnlineStore(self.to.file(self.home.state), self.home.sink)
-        found = [store.get(key) for key in range(20)]
-        return [row for row in found if row is not None]
+        rows = [store.get(key) for key in range(20)]
+        return [row for row in rows if row is not None]
 
 
 class OfCallback:
@@ -74,8 +74,8 @@ class OfCallback:
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.taken: list[dict[str, object]] = []
         self.to = to_callback(
-            lambda _, found: self.taken.extend(found.to_pylist()),
-            gone=lambda _, found: self.taken.extend({"id": key} for key in found["id"].to_pylist()),
+            lambda _, table: self.taken.extend(table.to_pylist()),
+            gone=lambda _, table: self.taken.extend({"id": key} for key in table["id"].to_pylist()),
         )
         self.home = home(request)
 
@@ -101,8 +101,8 @@ class OfKafka:
         return self.to.open(self.home)
 
     def seen(self) -> list[dict[str, object]]:
-        found = committed(self.cluster.bootstrap, self.topic)
-        return [{"id": int(key)} if value is None else json.loads(value) for key, value in found]
+        records = committed(self.cluster.bootstrap, self.topic)
+        return [{"id": int(key)} if value is None else json.loads(value) for key, value in records]
 
 
 def committed(servers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
@@ -116,15 +116,15 @@ def committed(servers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
         }
     )
     consumer.assign([TopicPartition(topic, 0, 0)])
-    found = []
+    messages = []
     try:
         while True:
             for message in consumer.consume(1000, 1.0):
                 if message.error() is None:
-                    found.append((message.key(), message.value()))
+                    messages.append((message.key(), message.value()))
                 else:
                     assert message.error().code() == KafkaError._PARTITION_EOF  # noqa: SLF001
-                    return found
+                    return messages
     finally:
         consumer.close()
 
@@ -147,9 +147,9 @@ def world(request: pytest.FixtureRequest) -> World:
 
 @pytest.fixture
 def target(world: World) -> Iterator[Target]:
-    found = world.open()
-    yield found
-    found.close()
+    opened = world.open()
+    yield opened
+    opened.close()
 
 
 def test_versions_come_in_order_and_a_restart_goes_on(world, target):
@@ -260,16 +260,16 @@ def test_rows_that_cannot_be_written_are_refused_in_words(world, target, poison)
     if not world.checks_rows:
         pytest.skip("a function takes any rows")
     target.write(delivery(V0, None, rows(1)))
-    found, words = POISON[poison]
+    table, message = POISON[poison]
 
-    with pytest.raises(SchemaError, match=words):
-        target.write(delivery(V1, V0, found, gone=found.slice(1)))
+    with pytest.raises(SchemaError, match=message):
+        target.write(delivery(V1, V0, table, gone=table.slice(1)))
 
     assert world.seen() == [{"id": 1, "name": "n1"}]
 
 
 def test_many_rows_of_a_few_kinds(world, target):
-    found = pa.table(
+    rows = pa.table(
         {
             "id": pa.array(range(20), pa.int64()),
             "at": pa.array([1_700_000_000_000_000 + i for i in range(20)], pa.timestamp("us")),
@@ -277,7 +277,7 @@ def test_many_rows_of_a_few_kinds(world, target):
             "none": pa.array([None] * 20, pa.float64()),
         }
     )
-    target.write(delivery(V0, None, found, gone=found.slice(20)))
+    target.write(delivery(V0, None, rows, gone=rows.slice(20)))
 
     seen = world.seen()
 

@@ -29,12 +29,12 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         if url.path == "/newest":
-            found: object = {"id": self.server.tickets}
+            answer: object = {"id": self.server.tickets}
         else:
-            asked = parse_qs(url.query)
-            ids = range(int(asked["after"][0]) + 1, int(asked["upto"][0]) + 1)
-            found = [{"id": number, "subject": f"ticket {number}"} for number in ids]
-        body = json.dumps(found).encode()
+            query = parse_qs(url.query)
+            ids = range(int(query["after"][0]) + 1, int(query["upto"][0]) + 1)
+            answer = [{"id": number, "subject": f"ticket {number}"} for number in ids]
+        body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -36,9 +36,9 @@ class Block:
 def blocks_of(page: Path) -> list[Block]:
     content = page.read_text(encoding="utf-8")
     return [
-        Block(found["kind"], found["text"], content[: found.start()].count("\n") + 1)
-        for found in BLOCK.finditer(content)
-        if not found["note"]
+        Block(match["kind"], match["text"], content[: match.start()].count("\n") + 1)
+        for match in BLOCK.finditer(content)
+        if not match["note"]
     ]
 
 
@@ -74,13 +74,13 @@ def test_links_lead_somewhere(page):
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
-    found: list[tuple[str, list[str]]] = []
+    runs: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if line.startswith("$ "):
-            found.append((line[2:], []))
+            runs.append((line[2:], []))
         elif line.strip():
-            found[-1][1].append(line)
-    return found
+            runs[-1][1].append(line)
+    return runs
 
 
 class Shell:
@@ -95,15 +95,15 @@ class Shell:
         if command.startswith("cd "):
             self.folder = self.folder / shlex.split(command)[1]
             return
-        done = self._done(command)
-        printed = done.stdout + done.stderr
+        process = self._process(command)
+        printed = process.stdout + process.stderr
         fails = any(line.startswith("! ") for line in expected)
-        assert (done.returncode != 0) == fails, f"{where}: {command}\n{printed}"
-        wanted = "\n".join(line.removeprefix("! ") for line in expected)
-        pattern = r"[^\x00]*?".join(re.escape(flat(part)) for part in wanted.split("..."))
-        assert re.search(pattern, flat(printed)), f"{where}: {command}\n{printed}\nhas not\n{wanted}"
+        assert (process.returncode != 0) == fails, f"{where}: {command}\n{printed}"
+        pattern_text = "\n".join(line.removeprefix("! ") for line in expected)
+        pattern = r"[^\x00]*?".join(re.escape(flat(part)) for part in pattern_text.split("..."))
+        assert re.search(pattern, flat(printed)), f"{where}: {command}\n{printed}\nhas not\n{pattern_text}"
 
-    def _done(self, command: str) -> subprocess.CompletedProcess[str]:
+    def _process(self, command: str) -> subprocess.CompletedProcess[str]:
         words = shlex.split(command)
         if words[0] == "headwater" and not SHELL.search(command):
             return self.headwater.run(*words[1:], cwd=self.folder, env=self.environ, timeout=240)

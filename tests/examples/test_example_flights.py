@@ -45,18 +45,18 @@ def streamed(workspace):
 @pytest.mark.proof
 def test_departures_and_arrivals_stream(workspace, streamed):
     assert set(streamed.names) == {"departure_delays", "late_twice"}
-    [found] = workspace.query(
+    [row] = workspace.query(
         "select sum(departures)::bigint as departures, max(worst_delay) as worst, count(*) as hours from departure_delays"
     ).to_pylist()
-    assert found["departures"] == 336_776 - 8_255
-    assert found["worst"] == 1_301
+    assert row["departures"] == 336_776 - 8_255
+    assert row["worst"] == 1_301
     assert verify(workspace, "departure_delays").holds
     assert verify(workspace, "late_twice").holds
 
 
 def test_a_plane_that_is_late_twice_is_found_by_hand_too(workspace, streamed):
     assert streamed
-    [found] = workspace.query(
+    [row] = workspace.query(
         """
         select count(*) as matches, count(*) filter (where arr_delay <= 15 or dep_delay <= 15) as not_late,
                count(*) filter (where left_at <= arrived_at or left_at - arrived_at > interval 12 hours) as apart,
@@ -66,8 +66,8 @@ def test_a_plane_that_is_late_twice_is_found_by_hand_too(workspace, streamed):
         from late_twice t
         """
     ).to_pylist()
-    assert found["matches"] > 10_000
-    assert (found["not_late"], found["apart"], found["not_the_next"]) == (0, 0, 0)
+    assert row["matches"] > 10_000
+    assert (row["not_late"], row["apart"], row["not_the_next"]) == (0, 0, 0)
 
 
 def test_the_known_truths(workspace):

@@ -86,7 +86,7 @@ class Dripping(Generator):
 
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
-        yield DirectTail(self, dict(offsets), most=self.step, ends_at=dict.fromkeys(offsets, self.count or 0))
+        yield DirectTail(self, dict(offsets), max_rows=self.step, ends_at=dict.fromkeys(offsets, self.count or 0))
 
 
 def dripping(columns: Mapping[str, str], *, partitions: int, count: int, step: int) -> Dripping:

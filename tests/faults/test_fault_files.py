@@ -25,8 +25,8 @@ def test_bytes_are_read_as_they_were_written(storage):
     storage.write_bytes("state/a.bin", content)
 
     assert storage.read_bytes("state/a.bin") == content
-    assert storage.read_some(["state/a.bin", "state/none"]) == {"state/a.bin": content}
-    assert storage.read_some([]) == {}
+    assert storage.read_existing(["state/a.bin", "state/none"]) == {"state/a.bin": content}
+    assert storage.read_existing([]) == {}
     with storage.open("state/a.bin") as file:
         assert file.read(3) == content[:3]
     with pytest.raises(StorageError, match="cannot read 'state/none'") as error:

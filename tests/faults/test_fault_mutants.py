@@ -66,7 +66,7 @@ MUTANTS = {
     "through a newly opened table": Mutant(
         TableHead,
         "commit_files",
-        "if self._is_lost or self._newest_manifest_id() != self.manifest_id:",
+        "if self._has_conflict or self._newest_manifest_id() != self.manifest_id:",
         "if (self._reload(), setattr(self, 'manifest_id', self._newest_manifest_id()), False)[2]:",
         "disturbed",  # the second of two that work at once is to fail
     ),

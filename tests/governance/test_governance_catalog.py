@@ -59,11 +59,11 @@ def test_a_run_is_read_as_it_was_recorded(catalog, url):
     catalog.end("r1", "2024-01-01T00:01:00+00:00", "done")
 
     for read in (catalog, Catalog(url)):
-        found = read.run("r1")
-        assert found is not None
-        assert replace(found, steps=()) == replace(RUN, ended_at="2024-01-01T00:01:00+00:00", status="done")
-        assert found.steps == (STEP, model)
-        assert read.run() == found
+        run = read.run("r1")
+        assert run is not None
+        assert replace(run, steps=()) == replace(RUN, ended_at="2024-01-01T00:01:00+00:00", status="done")
+        assert run.steps == (STEP, model)
+        assert read.run() == run
         assert read.last_step("flights") == STEP
 
 
@@ -75,9 +75,9 @@ def test_recording_a_step_again_replaces_it(catalog):
     catalog.record("r1", again)
     catalog.record("r1", again)
 
-    found = catalog.run("r1")
-    assert found is not None
-    assert found.steps == (again,)
+    run = catalog.run("r1")
+    assert run is not None
+    assert run.steps == (again,)
 
 
 def test_recording_a_version_again_replaces_it(catalog):
@@ -93,9 +93,9 @@ def test_the_last_step_is_the_newest_that_was_not_skipped(catalog):
         catalog.begin(replace(RUN, run_id=f"r{number}", started_at=f"2024-01-0{number + 1}"))
         catalog.record(f"r{number}", replace(STEP, decision=decision))
 
-    found = catalog.last_step("flights")
-    assert found is not None
-    assert found.decision == "rebuild"
+    step = catalog.last_step("flights")
+    assert step is not None
+    assert step.decision == "rebuild"
 
 
 def test_runs_come_newest_first_and_no_more_than_asked_for(catalog):
@@ -123,9 +123,9 @@ def test_writers_at_once_do_not_lose_anything(url):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(24)))
 
-    found = Catalog(url).run("r1")
-    assert found is not None
-    assert [step.name for step in found.steps] == [f"t{n}" for n in range(24)]
+    run = Catalog(url).run("r1")
+    assert run is not None
+    assert [step.name for step in run.steps] == [f"t{n}" for n in range(24)]
     assert len(Catalog(url).versions("flights")) == 24
 
 
@@ -156,11 +156,11 @@ def test_a_catalog_that_may_not_be_written_to_is_an_error(catalog, url, tmp_path
         "catalog = Catalog(sys.argv[1]); print(len(catalog.runs())); catalog.end('r1', 't', 'done')"
     )
 
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=False)
+    process = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=False)
 
-    assert done.stdout == "1\n", done.stderr
-    assert "StorageError: the catalog at" in done.stderr
-    assert "attempt to write a readonly database" in done.stderr
+    assert process.stdout == "1\n", process.stderr
+    assert "StorageError: the catalog at" in process.stderr
+    assert "attempt to write a readonly database" in process.stderr
 
 
 def test_a_password_is_not_shown():
@@ -193,6 +193,6 @@ def test_what_became_of_a_partition_replaces_what_was(catalog):
     catalog.fill(replace(first, partition=None))
     catalog.fill(replace(first, name="other"))
     assert set(catalog.filled("visits")) == {first, replace(first, partition=None)}
-    done = replace(first, run_id="r2", rows=4, seconds=0.5, error=None)
-    catalog.fill(done)
-    assert set(catalog.filled("visits")) == {done, replace(first, partition=None)}
+    outcome = replace(first, run_id="r2", rows=4, seconds=0.5, error=None)
+    catalog.fill(outcome)
+    assert set(catalog.filled("visits")) == {outcome, replace(first, partition=None)}

@@ -62,17 +62,17 @@ def test_a_lease_is_free_once_it_is_given_back_and_keeps_the_last_word(leases):
 
 @pytest.mark.parametrize("is_looked_after", [True, False])
 def test_a_lease_is_free_when_its_process_is_gone(leases, is_looked_after):
-    gone = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    gone.stdout.read()
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    process.stdout.read()
     if is_looked_after:
-        gone.wait()
+        process.wait()
     else:
-        os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
-    leases.acquire("delays", replace(this_process(), pid=gone.pid))
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    leases.acquire("delays", replace(this_process(), pid=process.pid))
     leases.acquire("delays", this_process())
     assert leases.get("delays").pid == os.getpid()
-    gone.stdout.close()
-    gone.wait()
+    process.stdout.close()
+    process.wait()
 
 
 def test_of_a_process_on_another_machine_nothing_is_known(leases):

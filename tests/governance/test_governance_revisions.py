@@ -35,9 +35,9 @@ def url(request, tmp_path) -> str:
     """The address of a database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/catalog.db"
-    found = request.getfixturevalue("postgres")
-    run(found, "drop schema public cascade", "create schema public")
-    return found
+    database = request.getfixturevalue("postgres")
+    run(database, "drop schema public cascade", "create schema public")
+    return database
 
 
 def run(url: str, *statements: str) -> None:
@@ -71,9 +71,9 @@ def test_the_revisions_make_the_tables_that_the_catalog_uses(url):
     assert runs(url) == ()
     engine = sa.create_engine(url)
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        assert compare_metadata(found, METADATA) == []
-        assert found.get_current_revision() == f"{FORMAT_VERSION:04}"
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, METADATA) == []
+        assert context.get_current_revision() == f"{FORMAT_VERSION:04}"
     engine.dispose()
 
 
@@ -92,7 +92,7 @@ def test_processes_that_open_a_catalog_at_once_upgrade_it_once(url, before):
         process.stdin.write("go\n")
         process.stdin.flush()
     assert [process.communicate()[1] for process in started] == [""] * PROCESSES
-    assert {each.run_id for each in runs(url)} == {f"r{n}" for n in range(PROCESSES)}
+    assert {run.run_id for run in runs(url)} == {f"r{n}" for n in range(PROCESSES)}
     engine = sa.create_engine(url)
     assert {column["name"] for column in sa.inspect(engine).get_columns("steps")} == set(
         METADATA.tables["steps"].c.keys()

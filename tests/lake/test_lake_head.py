@@ -38,8 +38,8 @@ def stream(writer, request) -> Stream:
 
 
 def feed(table):
-    found = DeltaTable(table.storage.uri).load_cdf(starting_version=0)
-    return sorted(pa.RecordBatchReader.from_stream(found).read_all()["a"].to_pylist())
+    reader = DeltaTable(table.storage.uri).load_cdf(starting_version=0)
+    return sorted(pa.RecordBatchReader.from_stream(reader).read_all()["a"].to_pylist())
 
 
 def test_epochs_are_committed_one_after_the_other(stream):
@@ -88,8 +88,8 @@ def test_a_reader_who_follows_sees_no_row_twice_through_a_compaction(stream):
     #  version        0 … 7   8 compacted   9 … 16   17 compacted   18
     #  since 3        gets the rows of 4 … 7, 9 … 16 and 18, each once, whichever files hold them now
     marks = [(stream.epoch(n), stream.head.manifest_id) for n in range(8)]
-    done = compact(stream.table, stream.head)
-    assert (done.number, done.before) == (8, 8)
+    compacted = compact(stream.table, stream.head)
+    assert (compacted.number, compacted.before) == (8, 8)
     marks += [(stream.epoch(n), stream.head.manifest_id) for n in range(8, 16)]
     before = stream.table.version()
     assert compact(stream.table, stream.head).number == 17
@@ -111,11 +111,11 @@ def test_a_compaction_keeps_mark_and_manifest_and_a_stream_goes_on(stream):
         stream.epoch(number)
     before = stream.table.version()
 
-    done = compact(stream.table, stream.table.head())  # another process, beside the stream
+    compacted = compact(stream.table, stream.table.head())  # another process, beside the stream
 
     after = stream.table.version()
     assert (after.manifest_id, after.manifest, after.rows) == (before.manifest_id, before.manifest, before.rows)
-    assert len(after.files) == done.after < len(before.files) == done.before
+    assert len(after.files) == compacted.after < len(before.files) == compacted.before
     assert stream.table.added_since(before.number, before.manifest_id, after) == ()
     assert stream.epoch(8) == after.number + 1
     assert compact(stream.table, stream.head) is None
@@ -156,9 +156,9 @@ def test_vacuum_removes_what_is_old_and_needed_by_nobody(stream):
     now = dt.datetime.now(dt.UTC)
 
     assert vacuum(stream.table, keep=dt.timedelta(hours=2), now=now) == ()
-    gone = vacuum(stream.table, keep=dt.timedelta(0), now=now + dt.timedelta(hours=1))
+    removed = vacuum(stream.table, keep=dt.timedelta(0), now=now + dt.timedelta(hours=1))
 
-    assert len(gone) == 9
+    assert len(removed) == 9
     version = stream.table.version()
     assert stream.values(version.files) == list(range(8))
     assert all(

@@ -46,15 +46,15 @@ class Merging:
             schema = stored(schema_of(con, selects[0]))
             staged = [f for n, text in enumerate(selects) for f in self.table.stager(run).stage(con, text, n)]
         work = MergeSpec(self.table, self.key, self.how, run, tuple(staged), schema, self.seen, self.limits)
-        done = merge(work)
+        result = merge(work)
         mode = "merge" if self.seen is not None else "overwrite"
-        manifest = Manifest(self.table.name, run, "f", mode, tombstones=done.tombstones)
-        self.seen = self.table.commit(manifest, done.files, schema, self.seen, done.removed)
-        return done
+        manifest = Manifest(self.table.name, run, "f", mode, tombstones=result.tombstones)
+        self.seen = self.table.commit(manifest, result.files, schema, self.seen, result.removed)
+        return result
 
-    def rows(self, columns="id, seq, op, v", order="all"):
+    def rows(self, columns="id, seq, op, v", order_by="all"):
         with connect() as con:
-            return con.sql(f"select {columns} from ({self.seen.scan().query()}) order by {order}").fetchall()
+            return con.sql(f"select {columns} from ({self.seen.scan().query()}) order by {order_by}").fetchall()
 
 
 @pytest.fixture
@@ -77,37 +77,37 @@ def values(*events):
 
 def test_the_greatest_sequence_of_a_key_stays(merging):
     t = merging()
-    done = t.merge(values((1, 1, "I", "a"), (2, 1, "I", "b"), (1, 3, "U", "c"), (1, 2, "U", "late")))
-    assert (done.rows_out, done.superseded, done.deletes) == (2, 2, 0)
+    result = t.merge(values((1, 1, "I", "a"), (2, 1, "I", "b"), (1, 3, "U", "c"), (1, 2, "U", "late")))
+    assert (result.rows_out, result.superseded, result.deletes) == (2, 2, 0)
     assert t.rows() == [(1, 3, "U", "c"), (2, 1, "I", "b")]
-    done = t.merge(values((1, 2, "U", "older"), (2, 2, "U", "newer"), (3, 1, "I", "d")))
-    assert (done.rows_out, done.superseded, done.deletes) == (2, 1, 0)
+    result = t.merge(values((1, 2, "U", "older"), (2, 2, "U", "newer"), (3, 1, "I", "d")))
+    assert (result.rows_out, result.superseded, result.deletes) == (2, 1, 0)
     assert t.rows() == [(1, 3, "U", "c"), (2, 2, "U", "newer"), (3, 1, "I", "d")]
 
 
 def test_a_delete_removes_its_key_and_a_late_older_row_does_not_bring_it_back(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a"), (2, 1, "I", "b")))
-    done = t.merge(values((1, 5, "D", None), (9, 1, "D", None)))
-    assert (done.rows_out, done.superseded, done.deletes) == (0, 0, 2)
+    result = t.merge(values((1, 5, "D", None), (9, 1, "D", None)))
+    assert (result.rows_out, result.superseded, result.deletes) == (0, 0, 2)
     assert t.rows() == [(2, 1, "I", "b")]
-    done = t.merge(values((1, 4, "U", "late"), (1, 5, "D", None), (9, 1, "I", "at once")))
-    assert (done.rows_out, done.superseded, done.deletes) == (0, 3, 0)
+    result = t.merge(values((1, 4, "U", "late"), (1, 5, "D", None), (9, 1, "I", "at once")))
+    assert (result.rows_out, result.superseded, result.deletes) == (0, 3, 0)
     assert t.rows() == [(2, 1, "I", "b")]
-    done = t.merge(values((1, 6, "I", "again")))
-    assert done.rows_out == 1
+    result = t.merge(values((1, 6, "I", "again")))
+    assert result.rows_out == 1
     assert t.rows() == [(1, 6, "I", "again"), (2, 1, "I", "b")]
 
 
 def test_rows_of_one_key_and_sequence_are_settled_the_same_in_any_order(lake):
     events = [(1, 1, "I", "a"), (1, 1, "I", "b"), (1, 1, "I", None), (2, 1, "I", "x"), (2, 1, "D", None)]
-    found = set()
-    for number, order in enumerate(random.Random(1).sample([*itertools.permutations(events)], 12)):  # noqa: S311 - a test
+    results = set()
+    for number, permutation in enumerate(random.Random(1).sample([*itertools.permutations(events)], 12)):  # noqa: S311 - a test
         t = Merging(lake.table("silver", f"t{number}"))
-        t.merge(values(*order[:2]))
-        t.merge(values(*order[2:]))
-        found.add(tuple(t.rows()))
-    assert found == {((1, 1, "I", "b"),)}
+        t.merge(values(*permutation[:2]))
+        t.merge(values(*permutation[2:]))
+        results.add(tuple(t.rows()))
+    assert results == {((1, 1, "I", "b"),)}
 
 
 def last_rows(events):
@@ -129,8 +129,8 @@ def test_any_spread_over_merges_gives_the_last_row_of_each_key(merging, seed, pa
     t = merging(partition_by)
     for start, end in itertools.pairwise([0, *cuts, len(events)]):
         middle = chance.randint(start, end)
-        done = t.merge(values(*events[start:middle]), values(*events[middle:end]))
-        assert done.rows_out + done.superseded + done.deletes == end - start
+        result = t.merge(values(*events[start:middle]), values(*events[middle:end]))
+        assert result.rows_out + result.superseded + result.deletes == end - start
         assert t.rows() == last_rows(events[:end])
     assert len(t.seen.manifest.tombstones) <= 8
 
@@ -144,10 +144,10 @@ def test_only_files_that_lose_a_row_are_written_again(merging):
         )
     )
     before = {file.uri for file in t.seen.files}
-    done = t.merge(values((150, 2, "U", "x"), (500, 1, "I", "new"), (-1, 0, "I", "new")))
+    result = t.merge(values((150, 2, "U", "x"), (500, 1, "I", "new"), (-1, 0, "I", "new")))
     after = {file.uri for file in t.seen.files}
     assert len(before - after) == 1
-    assert done.removed == before - after
+    assert result.removed == before - after
     assert len(after - before) == 1  # the row that came is written with those that stay
     assert t.seen.rows == 402
 
@@ -155,8 +155,8 @@ def test_only_files_that_lose_a_row_are_written_again(merging):
 def test_new_keys_are_appended_and_nothing_is_written_again(merging):
     t = merging()
     t.merge("select 2 * i as id, 1::bigint as seq, 'I' as op, 'v' as v from range(100) t(i)")
-    done = t.merge("select 2 * i + 1 as id, 1::bigint as seq, 'I' as op, 'v' as v from range(50) t(i)")
-    assert (done.removed, done.rows_out) == (frozenset(), 50)
+    result = t.merge("select 2 * i + 1 as id, 1::bigint as seq, 'I' as op, 'v' as v from range(50) t(i)")
+    assert (result.removed, result.rows_out) == (frozenset(), 50)
     assert len(t.seen.files) == 2
 
 
@@ -181,8 +181,8 @@ def test_keys_of_every_type_are_found(merging, kind, partitions):
     t = merging(partitions, key=("n", "k"))
     rows = f"select i as n, {kind} as k, SEQ::bigint as seq, 'I' as op from range(4) t(i)"
     t.merge(rows.replace("SEQ", "1"))
-    done = t.merge(rows.replace("SEQ", "2"))
-    assert (done.rows_out, done.superseded) == (4, 0)
+    result = t.merge(rows.replace("SEQ", "2"))
+    assert (result.rows_out, result.superseded) == (4, 0)
     assert t.rows("n, seq", "n") == [(0, 2), (1, 2), (2, 2), (3, 2)]
 
 
@@ -263,8 +263,8 @@ def test_a_merge_larger_than_its_memory_spills(merging):
     t = merging(limits=Limits(memory_bytes=120 << 20, threads=2))
     rows = "select (i * 7919) % 1500000 as id, {}::bigint as seq, 'I' as op, md5(i::varchar) as v from range({}) t(i)"
     t.merge(rows.format(1, 1_500_000))
-    done = t.merge(rows.format(2, 700_000))
-    assert (done.rows_out, t.seen.rows) == (700_000, 1_500_000)
+    result = t.merge(rows.format(2, 700_000))
+    assert (result.rows_out, t.seen.rows) == (700_000, 1_500_000)
     assert t.rows("distinct seq, count(*) over (partition by seq)", "seq") == [(1, 800_000), (2, 700_000)]
 
 
@@ -316,6 +316,6 @@ def test_rows_of_chosen_keys_are_replaced_and_no_others(merging):
         staged, schema = t.table.stager("r2").stage(con, text, 0), stored(schema_of(con, text))
         keys = t.table.stager("keys").stage(con, "select 2::bigint as k union all select 3", 0)
     scan = Scan(Schema.of({"k": "BIGINT"}), (DataFile(f"{t.table.storage.uri}/{keys[0].path}", 2, 1),))
-    done = replace_keys(MergeSpec(t.table, ("id",), None, "r2", staged, schema, t.seen), scan, ("k",))
-    t.seen = t.table.commit(Manifest("t", "r2", "f", "merge"), done.files, schema, t.seen, done.removed)
+    result = replace_keys(MergeSpec(t.table, ("id",), None, "r2", staged, schema, t.seen), scan, ("k",))
+    t.seen = t.table.commit(Manifest("t", "r2", "f", "merge"), result.files, schema, t.seen, result.removed)
     assert t.rows() == [(1, 1, "I", "a"), (2, 5, "U", "new"), (2, 6, "U", "and another")]

@@ -31,15 +31,15 @@ ROWS = pa.table(
 @pytest.fixture(params=[(), ("part",)], ids=["plain", "partitioned"])
 def table(tmp_path, request):
     """A table of four files of three rows each."""
-    found = Lake(Storage(str(tmp_path))).table("silver", "t", partition_by=request.param)
-    stager = found.stager("r")
+    lake_table = Lake(Storage(str(tmp_path))).table("silver", "t", partition_by=request.param)
+    stager = lake_table.stager("r")
     files = []
     with connect() as con:
         for number in range(4):
             con.register("rows", ROWS.slice(3 * number, 3))
             files += stager.stage(con, "select * from rows", number)
-    found.commit(Manifest("t", "r", "f", "overwrite"), files, from_arrow(ROWS.schema), None)
-    return found
+    lake_table.commit(Manifest("t", "r", "f", "overwrite"), files, from_arrow(ROWS.schema), None)
+    return lake_table
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def table(tmp_path, request):
 def test_files_are_passed_over(table, statement, left):
     version = table.version()
 
-    found = files_for(table, version, file_conditions(parse(statement), "t", version.schema))
+    selected = files_for(table, version, file_conditions(parse(statement), "t", version.schema))
 
-    assert len(found) == left
+    assert len(selected) == left
     with connect() as con:
         con.register("u", pa.table({"n": [5, 9]}))
         answers = []
-        for files in (version.files, found):
+        for files in (version.files, selected):
             scan = version.scan() if files is version.files else type(version.scan())(version.schema, files)
             con.execute(f"create or replace temp view t as {scan.query()}")
             answers.append(con.execute(f"select * from ({statement}) order by all").fetchall())

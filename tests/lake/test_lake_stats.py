@@ -47,14 +47,14 @@ def test_a_reader_that_goes_by_the_bounds_finds_every_value(writer):
     (file,) = w.stage(f"select {nulls}", "r2")
     assert json.loads(file.stats)["nullCount"] == dict.fromkeys(VALUES, 1)
 
-    found = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
+    dataset = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
 
     for name, (_, _, values) in VALUES.items():
         field = pc.field(name)
         for value in values:
-            same = field == pa.scalar(value, found.schema.field(name).type)
-            assert found.to_table(filter=same).column(name).to_pylist() == [value], name
-        assert found.to_table(filter=field.is_null()).num_rows == 1, name
+            same = field == pa.scalar(value, dataset.schema.field(name).type)
+            assert dataset.to_table(filter=same).column(name).to_pylist() == [value], name
+        assert dataset.to_table(filter=field.is_null()).num_rows == 1, name
 
 
 @pytest.mark.parametrize(
@@ -66,19 +66,19 @@ def test_a_value_without_an_exact_bound_hides_no_row(writer, bad):
     (file,) = w.stage(f"select {bad} as x, 1 as i", "r2")
     assert "minValues" not in json.loads(file.stats)
 
-    found = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
+    dataset = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
 
-    assert found.to_table(filter=pc.field("x").is_valid()).num_rows == 1
-    assert found.to_table(filter=pc.field("i") == 2).num_rows == 1
+    assert dataset.to_table(filter=pc.field("x").is_valid()).num_rows == 1
+    assert dataset.to_table(filter=pc.field("i") == 2).num_rows == 1
 
 
 def test_a_decimal_of_many_digits_is_found(writer):
     w = writer()
     w.write("select 12345678901234567890.12::decimal(38,2) as x union all select -1")
 
-    found = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
+    dataset = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
 
-    assert found.to_table(filter=pc.field("x") == Decimal("12345678901234567890.12")).num_rows == 1
+    assert dataset.to_table(filter=pc.field("x") == Decimal("12345678901234567890.12")).num_rows == 1
 
 
 def test_a_long_text_is_cut_down_below_and_raised_above(writer):
@@ -105,8 +105,8 @@ def test_nested_and_binary_columns_have_no_bounds_and_hide_nothing(writer):
     assert w.table.version().schema.as_dict() == {
         "l": "INTEGER[]", "s": 'STRUCT("a" INTEGER)', "m": "MAP(VARCHAR, INTEGER)", "b": "BLOB", "i": "INTEGER"
     }  # fmt: skip
-    found = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
-    assert found.to_table(filter=pc.field("i") == 1).column("l").to_pylist() == [[1, 2]]
+    dataset = DeltaTable(w.table.storage.uri).to_pyarrow_dataset()
+    assert dataset.to_table(filter=pc.field("i") == 1).column("l").to_pylist() == [[1, 2]]
 
 
 PARTS = ["007", None, "a b/c=d%", "é", "x:y?z#w", "__HIVE_DEFAULT_PARTITION__", "q'uo\"te", "*[ab]"]
@@ -126,8 +126,8 @@ def test_partitions_may_be_null_or_hold_any_character(lake, writer):
     for rows in (lake.rows(w.table), DeltaTable(w.table.storage.uri).to_pyarrow_table()):
         assert {row["i"]: row["p"] for row in rows.to_pylist()} == by_row
     for value in PARTS:
-        found = DeltaTable(w.table.storage.uri).to_pyarrow_table(filters=[("p", "=", value)]) if value else None
-        assert found is None or found.num_rows == 1
+        matching = DeltaTable(w.table.storage.uri).to_pyarrow_table(filters=[("p", "=", value)]) if value else None
+        assert matching is None or matching.num_rows == 1
 
 
 @pytest.mark.parametrize(

@@ -106,10 +106,10 @@ def trips(first: int, rows: int, seed: int) -> pa.Table:
 def start(root: Path) -> Trips:
     (root / "headwater.toml").write_text(SETTINGS)
     (root / "trips").mkdir()
-    found = Trips(root)
-    found.define()
-    found.add("january")
-    return found
+    trips = Trips(root)
+    trips.define()
+    trips.add("january")
+    return trips
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +133,6 @@ def project(tmp_path, empty_store) -> Trips:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Trips:
     """A project that has a champion, its store made by its run; not to be changed."""
-    found = start(tmp_path_factory.mktemp("trained"))
-    assert found.run().decision == "accepted"
-    return found
+    trips = start(tmp_path_factory.mktemp("trained"))
+    assert trips.run().decision == "accepted"
+    return trips

@@ -19,17 +19,17 @@ def define(function=None, **changes):
 
 
 def test_a_model_is_named_after_its_function_and_reads_its_parameter():
-    made = define(baseline="carrier")
+    definition = define(baseline="carrier")
 
-    assert (made.name, made.kind, made.inputs, made.description) == (
+    assert (definition.name, definition.kind, definition.inputs, definition.description) == (
         "lateness",
         "model",
         ("trips",),
         "How likely a trip is late.",
     )
     split_at = datetime(2024, 1, 8, tzinfo=UTC)
-    assert made.evaluation == Evaluation("late", split_at, "auc", 0.6, ("carrier",), 1000)
-    assert made.place.file == __file__
+    assert definition.evaluation == Evaluation("late", split_at, "auc", 0.6, ("carrier",), 1000)
+    assert definition.place.file == __file__
 
 
 def test_calling_it_calls_the_function():

@@ -13,14 +13,14 @@ from ml.models.evaluation import HIGHER_IS_BETTER, Evaluation, baseline_probabil
 
 
 def test_the_metrics_of_four_rows_by_hand():
-    found = measure(np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1]))
+    metrics = measure(np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1]))
 
-    assert set(found) == set(HIGHER_IS_BETTER)
-    assert found["accuracy"] == 0.5
-    assert found["auc"] == 0.75  # of the four pairs of a late and a punctual row, three are in order
-    assert found["average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
-    assert found["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
-    assert found["log_loss"] == pytest.approx(-(2 * math.log(0.9) + 2 * math.log(0.4)) / 4)
+    assert set(metrics) == set(HIGHER_IS_BETTER)
+    assert metrics["accuracy"] == 0.5
+    assert metrics["auc"] == 0.75  # of the four pairs of a late and a punctual row, three are in order
+    assert metrics["average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert metrics["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
+    assert metrics["log_loss"] == pytest.approx(-(2 * math.log(0.9) + 2 * math.log(0.4)) / 4)
 
 
 def test_the_baseline_is_the_mean_label_of_equal_values():
@@ -50,7 +50,7 @@ def test_the_gate(metric, at_least, figures, accepted, reason):
     model, baseline = figures
     evaluation = Evaluation("late", datetime(2024, 1, 1, tzinfo=UTC), metric, at_least)
 
-    found, words = gate(evaluation, {metric: model}, {metric: baseline})
+    verdict, words = gate(evaluation, {metric: model}, {metric: baseline})
 
-    assert found is accepted
+    assert verdict is accepted
     assert words.startswith(reason)

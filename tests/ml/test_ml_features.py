@@ -23,11 +23,11 @@ def test_the_package_exports_what_definitions_need():
 
 def test_importing_it_loads_no_library_of_machine_learning():
     heavy = "{'mlflow', 'pandas', 'sklearn'}"
-    asked = f"import ml, ml.models, sys; print({heavy} & set(sys.modules))"
+    code = f"import ml, ml.models, sys; print({heavy} & set(sys.modules))"
 
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout == "set()\n"
+    assert process.stdout == "set()\n"
 
 
 def test_a_feature_view_is_a_gold_table_with_its_entity_as_key():
@@ -43,9 +43,9 @@ def test_a_feature_view_is_a_gold_table_with_its_entity_as_key():
 def test_it_can_be_called_on_tables():
     view = ml.features(TEXT, entity=["trip_id"], event_time="started_at")
 
-    made = view(raw_trips=pa.table({"trip_id": [1], "started_at": [2], "load": [0.5], "other": [3]}))
+    rows = view(raw_trips=pa.table({"trip_id": [1], "started_at": [2], "load": [0.5], "other": [3]}))
 
-    assert made.to_pylist() == [{"trip_id": 1, "started_at": 2, "load": 0.5}]
+    assert rows.to_pylist() == [{"trip_id": 1, "started_at": 2, "load": 0.5}]
 
 
 def test_another_event_time_makes_it_another_definition():

@@ -41,14 +41,14 @@ RIDES = pa.table(
 
 
 def test_rows_before_the_split_train_and_the_others_judge():
-    found = divided(RIDES)
+    parts = divided(RIDES)
 
-    assert list(found.train.features["x"].fillna(-1)) == [-1, 2, 4]  # in the order of time
-    assert list(found.train.label) == [0, 1, 0]
-    assert list(found.holdout.features["x"]) == [5, 6, 7, 8]  # the split itself judges
-    assert list(found.holdout.label) == [1, 0, 0, 1]
-    assert (found.rows, found.unlabelled, found.undated) == (8, 1, 0)
-    assert found.kinds == {"x": "integer"}  # neither entity, nor event time, nor label
+    assert list(parts.train.features["x"].fillna(-1)) == [-1, 2, 4]  # in the order of time
+    assert list(parts.train.label) == [0, 1, 0]
+    assert list(parts.holdout.features["x"]) == [5, 6, 7, 8]  # the split itself judges
+    assert list(parts.holdout.label) == [1, 0, 0, 1]
+    assert (parts.rows, parts.unlabelled, parts.undated) == (8, 1, 0)
+    assert parts.kinds == {"x": "integer"}  # neither entity, nor event time, nor label
 
 
 def test_the_order_of_the_table_does_not_matter():
@@ -60,10 +60,10 @@ def test_the_order_of_the_table_does_not_matter():
 def test_rows_without_an_event_time_are_left_out_and_counted():
     table = RIDES.set_column(1, "at", days(8, 7, None, 5, 4, None, 2, 1))
 
-    found = divided(table)
+    parts = divided(table)
 
-    assert len(found.train.label) + len(found.holdout.label) == 6
-    assert (found.unlabelled, found.undated) == (1, 1)  # one has neither
+    assert len(parts.train.label) + len(parts.holdout.label) == 6
+    assert (parts.unlabelled, parts.undated) == (1, 1)  # one has neither
 
 
 @pytest.mark.parametrize("at", [pa.timestamp("us"), pa.timestamp("ns", "America/New_York"), pa.date32(), pa.date64()])
@@ -91,17 +91,17 @@ def test_event_times_of_every_type_are_read_as_utc(at):
     ],
 )
 def test_what_a_column_is_for_the_estimator_does_not_depend_on_its_nulls(values, kind, dtype):
-    found = divided(RIDES.append_column("y", pa.array(values) if isinstance(values, list) else values))
+    parts = divided(RIDES.append_column("y", pa.array(values) if isinstance(values, list) else values))
 
-    assert found.kinds["y"] == kind
-    assert found.train.features["y"].dtype == dtype
-    assert found.holdout.features["y"].dtype == dtype
+    assert parts.kinds["y"] == kind
+    assert parts.train.features["y"].dtype == dtype
+    assert parts.holdout.features["y"].dtype == dtype
 
 
 def test_a_boolean_label_is_made_0_and_1():
-    found = divided(RIDES.set_column(3, "late", RIDES["late"].cast(pa.bool_())))
+    parts = divided(RIDES.set_column(3, "late", RIDES["late"].cast(pa.bool_())))
 
-    assert list(found.train.label) == [0, 1, 0]
+    assert list(parts.train.label) == [0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -130,10 +130,10 @@ def test_a_class_of_the_project_is_served_where_its_code_is_not(project):
     project.define(OWN_CLASS)
     project.run()
     (project.root / "trips_project.py").unlink()
-    asked = f"from ml.models import load_champion; print(load_champion({project.store!r}, 'lateness').predict([{ROW}]))"
+    code = f"from ml.models import load_champion; print(load_champion({project.store!r}, 'lateness').predict([{ROW}]))"
 
-    done = subprocess.run(
-        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=project.root.anchor
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project.root.anchor
     )
 
-    assert (done.stdout, done.stderr) == ("[0.8]\n", "")
+    assert (process.stdout, process.stderr) == ("[0.8]\n", "")

@@ -223,7 +223,7 @@ def lateness(trips):
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("estimator", "message"),
     [
         ("[0.1, 0.2, 0.7]", r"does not give two probabilities a row: got an array of shape \(.*, 3\); return .*py:\d+"),
         ("[-1, 2]", r"does not give two probabilities a row: got values outside 0 to 1"),
@@ -231,8 +231,8 @@ def lateness(trips):
         ("[0.5, 0.5], threading.Lock()", r"estimator of model 'lateness' cannot be kept: got Constant: .*pickle.*lock"),
     ],
 )
-def test_an_estimator_that_cannot_be_used_says_why(project, made, message):
-    project.define(OWN_CLASSIFIER, **{"[0.5, 0.5]": made})
+def test_an_estimator_that_cannot_be_used_says_why(project, estimator, message):
+    project.define(OWN_CLASSIFIER, **{"[0.5, 0.5]": estimator})
 
     with pytest.raises(ModelError, match=message):
         project.run()

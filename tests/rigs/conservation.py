@@ -23,16 +23,16 @@ def conserved(workspace: Workspace, name: str, count: str | None = None) -> Veri
     counters_agree(workspace, name)
     epoch = workspace.require(name).manifest.epoch
     totals = epoch.totals
-    found = verify(workspace, name)
-    assert found.holds, found
-    assert found.rows_read + found.lost == totals["rows_in"]
+    verified = verify(workspace, name)
+    assert verified.holds, verified
+    assert verified.rows_read + verified.lost == totals["rows_in"]
     if not Planner(workspace).changes(name):
-        assert found.rows_there + found.rows_remembered == found.rows_expected
+        assert verified.rows_there + verified.rows_remembered == verified.rows_expected
     if count is not None:
         counted = sum(workspace.query(f'select "{count}" as n from "{name}"').column("n").to_pylist())
-        held = sum(to_come(workspace, Planner(workspace).plan(name), epoch).column(count).to_pylist())
-        assert totals["rows_in"] == counted + held + totals["quarantined"], (totals, counted, held)
-    return found
+        in_state = sum(to_come(workspace, Planner(workspace).plan(name), epoch).column(count).to_pylist())
+        assert totals["rows_in"] == counted + in_state + totals["quarantined"], (totals, counted, in_state)
+    return verified
 
 
 def counters_agree(workspace: Workspace, name: str) -> None:

@@ -52,12 +52,12 @@ def _word(text, kind):
 
 
 def _exact(text, kind):
-    found = _NUMBER.fullmatch(text)
-    if found is None:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
         return MISFIT
-    if Decimal(found[1]) == 0:
-        return EITHER if kind.startswith("U") and "-" in found[1] else 0
-    if found[2] and abs(int(found[2])) > _LONGEST_EXPONENT:
+    if Decimal(match[1]) == 0:
+        return EITHER if kind.startswith("U") and "-" in match[1] else 0
+    if match[2] and abs(int(match[2])) > _LONGEST_EXPONENT:
         return MISFIT
     with decimal.localcontext(prec=2000):
         number = Decimal(text.strip())
@@ -65,18 +65,18 @@ def _exact(text, kind):
             low, high = BOUNDS[kind]
             return int(number) if number == number.to_integral_value() and low <= number <= high else MISFIT
         digits, places = map(int, re.findall(r"\d+", kind))
-        whole = number.scaleb(places)
-        return number if whole == whole.to_integral_value() and abs(whole) < 10**digits else MISFIT
+        scaled = number.scaleb(places)
+        return number if scaled == scaled.to_integral_value() and abs(scaled) < 10**digits else MISFIT
 
 
 def _real(text):
     if re.fullmatch(r"\s*[+-]?(nan|inf|infinity)\s*", text, re.IGNORECASE):
         return float(text)
-    found = _NUMBER.fullmatch(text)
-    if found is None:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
         return MISFIT
     number = float(text)
-    return MISFIT if math.isinf(number) or (number == 0 and Decimal(found[1]) != 0) else number
+    return MISFIT if math.isinf(number) or (number == 0 and Decimal(match[1]) != 0) else number
 
 
 def _moment(text, kind):
@@ -88,20 +88,20 @@ def _moment(text, kind):
 
 def _time_of(text, kind):
     if kind == "DATE":
-        found = _DATE.fullmatch(text)
-        return dt.date(int(found[1]), int(found[3]), int(found[4])) if found else MISFIT
+        match = _DATE.fullmatch(text)
+        return dt.date(int(match[1]), int(match[3]), int(match[4])) if match else MISFIT
     if kind == "TIME":
-        found = _TIME.fullmatch(text)
-        return MISFIT if found is None or _micros(found[4]) is None else dt.time(*_clock(found.groups()))
-    found = _TIMESTAMP.fullmatch(_HOUR.sub(r"\g<0>:00", text, count=1))
-    if found is None or _micros(found[8]) is None or (found[9] and kind == "TIMESTAMP"):
+        match = _TIME.fullmatch(text)
+        return MISFIT if match is None or _micros(match[4]) is None else dt.time(*_clock(match.groups()))
+    match = _TIMESTAMP.fullmatch(_HOUR.sub(r"\g<0>:00", text, count=1))
+    if match is None or _micros(match[8]) is None or (match[9] and kind == "TIMESTAMP"):
         return MISFIT
-    clock = _clock(found.groups()[4:8])
-    day = dt.datetime(int(found[1]), int(found[3]), int(found[4]), tzinfo=dt.UTC if kind == "TIMESTAMPTZ" else None)
+    clock = _clock(match.groups()[4:8])
+    day = dt.datetime(int(match[1]), int(match[3]), int(match[4]), tzinfo=dt.UTC if kind == "TIMESTAMPTZ" else None)
     at = day + dt.timedelta(days=1) if clock == (24, 0, 0, 0) else day.replace(**_named(clock))
-    if not found[9] or found[9].strip() == "Z":
+    if not match[9] or match[9].strip() == "Z":
         return at
-    zone = found[9].strip().replace(":", "")
+    zone = match[9].strip().replace(":", "")
     hours, minutes = int(zone[1:3]), int(zone[3:5] or 0)
     if hours > 15 or minutes > 59:
         return MISFIT

@@ -33,8 +33,8 @@ def postgres() -> Iterator[str]:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     data = str(folder / "data")
-    made = ["initdb", "-D", data, "-U", "headwater", "--auth", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run(made, user=user, cwd=folder, check=True, capture_output=True)
+    command = ["initdb", "-D", data, "-U", "headwater", "--auth", "trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run(command, user=user, cwd=folder, check=True, capture_output=True)
     served = ["postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(

@@ -118,7 +118,7 @@ def _wait_for(port: int, guard: subprocess.Popen[bytes], log: Path) -> None:
 def _free_ports(count: int) -> list[int]:
     with suppress(OSError):
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [found.getsockname()[1] for found in sockets]
-    for found in sockets:
-        found.close()
+    ports = [bound.getsockname()[1] for bound in sockets]
+    for bound in sockets:
+        bound.close()
     return ports

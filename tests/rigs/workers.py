@@ -24,7 +24,7 @@ def group_of(item: pytest.Item) -> str:
     if server is not None:
         return server
     definitions: dict[str, Any] = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
-    of_file = any(each.scope in {"module", "class"} for found in definitions.values() for each in found)
+    of_file = any(each.scope in {"module", "class"} for fixture in definitions.values() for each in fixture)
     return str(item.path) if of_file else item.nodeid
 
 

@@ -90,17 +90,17 @@ def shop(tmp_path: Path) -> Path:
 def rows_of(folder: Path) -> dict[str, list[str]]:
     """Return the rows of every table, quarantine and warehouse table, as sorted texts, without run ids and times."""
     workspace = Workspace(load(folder))
-    found = {}
+    rows = {}
     for name in workspace.table_names:
         if workspace.version(name) is not None:
-            found[name] = _texts(workspace.lake.rows(workspace.table(name)).to_pylist())
+            rows[name] = _texts(workspace.lake.rows(workspace.table(name)).to_pylist())
         quarantined = workspace.lake.quarantine(name)
         if quarantined.version() is not None:
-            found[f"quarantine/{name}"] = _texts(workspace.lake.rows(quarantined).to_pylist())
+            rows[f"quarantine/{name}"] = _texts(workspace.lake.rows(quarantined).to_pylist())
     for name in workspace.warehouse.loaded():
         with workspace.warehouse.read() as con:
-            found[f"warehouse/{name}"] = _texts(con.sql(f'from "{name}"').to_arrow_table().to_pylist())
-    return found
+            rows[f"warehouse/{name}"] = _texts(con.sql(f'from "{name}"').to_arrow_table().to_pylist())
+    return rows
 
 
 def _texts(rows: list[dict[str, object]]) -> list[str]:

@@ -174,8 +174,8 @@ def test_every_piece_of_advice_is_tried():
 def advice_in(path: Path) -> list[str]:
     """Return the texts of all `do=` in a module, with `…` for what is put into them."""
     calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    given = (keyword.value for call in calls for keyword in call.keywords if keyword.arg == "do")
-    return [text for value in given if (text := worded(value))]
+    keywords = (keyword.value for call in calls for keyword in call.keywords if keyword.arg == "do")
+    return [text for value in keywords if (text := worded(value))]
 
 
 def worded(value: ast.expr) -> str:
@@ -198,10 +198,10 @@ def run(folder: Path, text: str, content: Content, *, full: bool = False):
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "headwater.toml").write_text(TOML)
     (folder / "shop.py").write_text(f"{HEAD}{text}\n")
-    for name, given in content.items():
+    for name, data in content.items():
         path = folder / "data" / name
-        if given is None:
+        if data is None:
             path.unlink()
         else:
-            path.write_bytes(given if isinstance(given, bytes) else given.encode())
+            path.write_bytes(data if isinstance(data, bytes) else data.encode())
     return Runner(load(folder), RunOptions(full=full)).run()

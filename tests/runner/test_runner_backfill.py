@@ -82,8 +82,8 @@ def change(folder, before, after):
 
 def fill(folder, name="visits", partitions=None, **asked):
     workspace = Workspace(load(folder))
-    found = backfill(workspace, plan_backfill(workspace, name, BackfillOptions(partitions, **asked)))
-    return {filled.partition: filled for filled in found}
+    records = backfill(workspace, plan_backfill(workspace, name, BackfillOptions(partitions, **asked)))
+    return {filled.partition: filled for filled in records}
 
 
 def seconds(folder):
@@ -93,9 +93,9 @@ def seconds(folder):
 
 def test_a_backfill_of_what_is_up_to_date_changes_nothing(web):
     before = rows_of(web)
-    done = fill(web)
-    assert list(done) == ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10", None]
-    assert [filled.rows for filled in done.values()] == [1, 1, 1, 1, 1]
+    records = fill(web)
+    assert list(records) == ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10", None]
+    assert [filled.rows for filled in records.values()] == [1, 1, 1, 1, 1]
     assert rows_of(web) == before
     [step] = Workspace(load(web)).catalog.run().steps
     flow = step.flow
@@ -106,7 +106,7 @@ def test_a_backfill_of_what_is_up_to_date_changes_nothing(web):
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("requested", "expected"),
     [
         ("2026-01-02", ["2026-01-02"]),
         ("2026-01-02..2026-01-03", ["2026-01-02", "2026-01-03"]),
@@ -116,8 +116,8 @@ def test_a_backfill_of_what_is_up_to_date_changes_nothing(web):
         (None, ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-10", None]),
     ],
 )
-def test_partitions_are_chosen_in_the_order_of_their_type(web, asked, found):
-    assert list(plan_backfill(Workspace(load(web)), "visits", BackfillOptions(asked)).left) == found
+def test_partitions_are_chosen_in_the_order_of_their_type(web, requested, expected):
+    assert list(plan_backfill(Workspace(load(web)), "visits", BackfillOptions(requested)).left) == expected
 
 
 def test_numbers_are_in_the_order_of_numbers(web):
@@ -135,19 +135,19 @@ def test_only_the_files_of_a_partition_are_replaced(web):
 
 
 def test_a_changed_definition_reaches_the_table_partition_by_partition(web):
-    whole = rows_of(web)["visits"]
+    recomputed = rows_of(web)["visits"]
     change(web, "seconds * 1 as", "seconds * 2 as")
     fill(web, partitions="..2026-01-02")
     assert seconds(web) == {1: 20, 3: 10, 5: 9, 6: 11, 7: 3}
     assert Workspace(load(web)).version("visits").manifest.fingerprint.startswith("partly ")
-    done = fill(web)
-    assert list(done) == ["2026-01-03", "2026-01-10", None]
+    records = fill(web)
+    assert list(records) == ["2026-01-03", "2026-01-10", None]
     assert seconds(web) == {1: 20, 3: 10, 5: 18, 6: 22, 7: 6}
     assert run(web)["visits"].decision == "skip"
     filled = rows_of(web)
     run(web, full=True)
     assert rows_of(web) == filled
-    assert filled["visits"] != whole
+    assert filled["visits"] != recomputed
 
 
 def test_partly_done_a_run_recomputes_it_also_when_the_definition_is_put_back(web):
@@ -161,11 +161,11 @@ def test_partly_done_a_run_recomputes_it_also_when_the_definition_is_put_back(we
 def test_the_quarantine_of_a_partition_is_replaced_too(web):
     change(web, "seconds > 0", "seconds > -5")
     fill(web, partitions="2026-01-01")
-    found = Workspace(load(web)).lake
-    rows = found.rows(found.quarantine("visits")).to_pylist()
+    lake = Workspace(load(web)).lake
+    rows = lake.rows(lake.quarantine("visits")).to_pylist()
     assert sorted(row["_position"] for row in rows) == [5, 10]  # 3, of that day, is well now
     fill(web)
-    rows = found.rows(found.quarantine("visits")).to_pylist()
+    rows = lake.rows(lake.quarantine("visits")).to_pylist()
     assert [row["_position"] for row in rows] == [5]  # the second row of key 3
 
 
@@ -193,9 +193,9 @@ def test_what_is_done_is_not_done_again_until_asked(web):
 def test_failed_partitions_are_kept_and_done_alone_after_a_fix(web):
     before = seconds(web)
     change(web, "expect=[quarantine", "expect=[fail('short', 'coalesce(seconds, 0) < 10 or seconds = 11'), quarantine")
-    done = fill(web)
-    assert [p for p, filled in done.items() if filled.error] == ["2026-01-01"]
-    assert "does not meet 'short'" in done["2026-01-01"].error
+    records = fill(web)
+    assert [p for p, filled in records.items() if filled.error] == ["2026-01-01"]
+    assert "does not meet 'short'" in records["2026-01-01"].error
     assert seconds(web) == before
     assert Workspace(load(web)).catalog.run().status == "failed"
     change(web, "seconds * 1 as", "least(seconds, 9.5) as")
@@ -207,8 +207,8 @@ def test_failed_partitions_are_kept_and_done_alone_after_a_fix(web):
 @pytest.mark.parametrize("name", ["by_day", "lengths"])
 def test_several_at_once_give_the_same(web, name):
     before = rows_of(web)
-    done = fill(web, name, parallel=2)
-    assert len(done) == len(rows_of(web)[name]) or name == "by_day"
+    records = fill(web, name, parallel=2)
+    assert len(records) == len(rows_of(web)[name]) or name == "by_day"
     assert rows_of(web) == before
     assert run(web)[name].decision == "skip"
 
@@ -219,8 +219,8 @@ def test_a_partition_that_is_no_more_goes(web):
         '"select id, day, page, seconds * 1 as seconds from raw"',
         "\"select id, day, page, seconds * 1 as seconds from raw where day <> '2026-01-10'\"",
     )
-    done = fill(web)
-    assert done["2026-01-10"].rows == 0
+    records = fill(web)
+    assert records["2026-01-10"].rows == 0
     assert set(seconds(web)) == {1, 3, 5}
     assert run(web)["visits"].decision == "skip"
 
@@ -290,7 +290,7 @@ def fill_and_die(folder, after, *, before_aside=False):
     backfill(
         workspace,
         plan_backfill(workspace, "visits", BackfillOptions()),
-        tell=(lambda _: None) if before_aside else tell,
+        on_partition=(lambda _: None) if before_aside else tell,
     )
 
 

@@ -34,8 +34,8 @@ def project(tmp_path):
 
 
 def run(folder: Path, **options: object) -> dict[str, tuple[str, str]]:
-    done = Runner(load(folder), RunOptions(**options)).run()
-    return {step.name: (step.decision, step.reason) for step in done.steps}
+    record = Runner(load(folder), RunOptions(**options)).run()
+    return {step.name: (step.decision, step.reason) for step in record.steps}
 
 
 def ids(folder: Path, table: str = "rows") -> list[int]:

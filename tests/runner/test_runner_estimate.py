@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
-from pipeline.runner.estimate import estimate, spec_of_all, trial
+from pipeline.runner.estimate import estimate, full_spec, trial
 from pipeline.runner.runner import Runner
 
 MERGED = """
@@ -32,14 +32,14 @@ def test_a_trial_of_a_merged_table_is_its_run_and_leaves_nothing(tmp_path):
     (tmp_path / "data" / "1.csv").write_text(CHANGES)
     workspace = Workspace(load(tmp_path))
 
-    _, landing = trial(workspace, spec_of_all(workspace, workspace.stored("state")))
+    _, commit = trial(workspace, full_spec(workspace, workspace.stored("state")))
 
     assert not [path for path in found_below(tmp_path) if "state" in path]
     [step] = Runner(load(tmp_path)).run().steps
-    assert landing.flow == step.flow
+    assert commit.flow == step.flow
     assert (step.flow.rows_out, step.flow.superseded, step.flow.deletes, step.flow.quarantined) == (1, 2, 1, 2)
     before = found_below(tmp_path)
-    trial(workspace, spec_of_all(workspace, workspace.stored("state")))
+    trial(workspace, full_spec(workspace, workspace.stored("state")))
     assert found_below(tmp_path) == before
     assert {step.decision for step in Runner(load(tmp_path)).run().steps} == {"skip"}
 
@@ -48,7 +48,7 @@ def test_a_forecast_says_what_is_read_and_guesses_what_comes(shop):
     Runner(load(shop), RunOptions()).run()
     workspace = Workspace(load(shop))
 
-    expected = estimate(workspace, spec_of_all(workspace, workspace.stored("sales")))
+    expected = estimate(workspace, full_spec(workspace, workspace.stored("sales")))
 
     assert (expected.rows_in, expected.files, expected.files_in_all, expected.splits) == (4, 1, 1, 1)
     assert expected.rows_out is not None

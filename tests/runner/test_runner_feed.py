@@ -140,9 +140,9 @@ def test_a_change_of_the_source_recomputes_what_reads_it(feed):
     run(folder)
     (folder / "feed.py").write_text((HEAD + SILVER).replace('"n": "integer"', '"n": "double"'))
 
-    [found] = [f for f in plan_run(Workspace(load(folder)), RunOptions()) if f.definition.name == "big"]
+    [planned] = [f for f in plan_run(Workspace(load(folder)), RunOptions()) if f.definition.name == "big"]
 
-    assert (found.decision.kind, found.decision.reason) == ("rebuild", "the definition changed")
+    assert (planned.decision.kind, planned.decision.reason) == ("rebuild", "the definition changed")
 
 
 def test_a_function_of_blocks_reads_a_feed(feed):

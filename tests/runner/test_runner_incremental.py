@@ -42,8 +42,8 @@ def test_quarantined_rows_name_reason_file_and_line(shop):
     assert bad["_source"].endswith("orders1.csv")
     assert (bad["_position"], bad["row"]) == (7, "five,2026-01-06,cup,1,4.0")
     assert "order_id" in bad["reasons"]
-    found = quarantined_rows(workspace, "orders").to_pylist()
-    assert [(r["_position"], r["reasons"]) for r in found] == [(5, "sold_something"), (6, "key_is_unique")]
+    quarantined = quarantined_rows(workspace, "orders").to_pylist()
+    assert [(r["_position"], r["reasons"]) for r in quarantined] == [(5, "sold_something"), (6, "key_is_unique")]
 
 
 def test_bronze_rows_carry_source_position_and_time(shop):
@@ -127,7 +127,7 @@ def test_select_runs_a_part(shop):
 
 def test_a_dry_run_writes_nothing(shop):
     planned = plan_run(Workspace(load(shop)), RunOptions())
-    assert [found.decision.kind for found in planned] == ["rebuild"] * 6
+    assert [step.decision.kind for step in planned] == ["rebuild"] * 6
     assert not (shop / ".headwater").exists()
 
 

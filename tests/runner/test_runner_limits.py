@@ -75,9 +75,9 @@ def test_spill_is_bounded_by_a_share_of_the_free_disk(tmp_path, monkeypatch):
     with connect(Limits(threads=2)) as con:
         (text,) = con.execute("select current_setting('max_temp_directory_size')").fetchone()
     value, unit = text.split()
-    found = float(value) * 1024 ** (["bytes", "KiB", "MiB", "GiB", "TiB"].index(unit))
+    limit_bytes = float(value) * 1024 ** (["bytes", "KiB", "MiB", "GiB", "TiB"].index(unit))
     disk = os.statvfs(tmp_path)
-    assert found == pytest.approx(SPILL_SHARE * disk.f_bavail * disk.f_frsize, rel=0.2)
+    assert limit_bytes == pytest.approx(SPILL_SHARE * disk.f_bavail * disk.f_frsize, rel=0.2)
 
 
 @pytest.mark.parametrize("key", ["spill_bytes", "query_seconds"])
@@ -100,18 +100,18 @@ def test_a_killed_run_leaves_nothing_after_the_next_command(tmp_path):
     process = subprocess.Popen([str(BIN / "headwater"), "run"], cwd=folder, env=environ, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     tmp = folder / ".headwater" / "tmp"
-    while not (found := list(tmp.glob("run-*/*"))) and time.monotonic() < deadline:
+    while not (leftovers := list(tmp.glob("run-*/*"))) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert found
+    assert leftovers
     time.sleep(1.5)
     process.send_signal(signal.SIGKILL)
     process.wait(20)
     assert list(tmp.iterdir())
 
-    done = subprocess.run(
+    doctor = subprocess.run(
         [str(BIN / "headwater"), "doctor"], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )
 
-    assert "of 1 processes that were killed, now removed" in done.stdout
+    assert "of 1 processes that were killed, now removed" in doctor.stdout
     assert list(tmp.iterdir()) == []
     assert not list(system.glob("headwater*"))

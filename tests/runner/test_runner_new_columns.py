@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import HeadwaterError, SchemaError
-from pipeline.lake.head import ADDED
+from pipeline.lake.head import ADDED_COLUMN
 from pipeline.lake.log import APP
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
@@ -264,7 +264,7 @@ def test_a_run_that_is_killed_once_the_table_has_the_column_is_made_good_by_the_
     workspace = Workspace(load(folder))
     raw = workspace.version("raw")
     marks = CommitProperties(app_transactions=[Transaction(APP, raw.manifest_id)])
-    field = Field("b", "string", nullable=True, metadata={ADDED: "true"})
+    field = Field("b", "string", nullable=True, metadata={ADDED_COLUMN: "true"})
     DeltaTable(workspace.table("raw").storage.uri).alter.add_columns([field], commit_properties=marks)
     assert workspace.query("select id, b from raw").to_pylist() == [{"id": 1, "b": None}]
 

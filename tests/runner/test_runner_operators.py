@@ -44,9 +44,9 @@ unpaid = pattern(
 @stateful(key="customer", event_time="at", state={"n": "bigint default 0"}, schema={"n": "bigint"}, ttl="1 day")
 def counts(state: pa.Table, clicks: pa.Table) -> tuple[pa.Table, pa.Table]:
     """How many payments."""
-    found = state.join(clicks.group_by("customer").aggregate([([], "count_all")]), "customer")
-    n = pc.add(found["n"], pc.fill_null(found["count_all"], 0))
-    return pa.table({"customer": found["customer"], "n": n}), pa.table({"n": n})
+    joined = state.join(clicks.group_by("customer").aggregate([([], "count_all")]), "customer")
+    n = pc.add(joined["n"], pc.fill_null(joined["count_all"], 0))
+    return pa.table({"customer": joined["customer"], "n": n}), pa.table({"n": n})
 '''
 HEADER = "at,customer,amount\n"
 ORDERS = HEADER + "2026-01-05 08:00Z,ann,5\n2026-01-05 08:30Z,ann,7\n2026-01-05 09:01Z,ann,9\n2026-01-05 08:00Z,bob,2\n"
@@ -62,10 +62,10 @@ def test_tables_with_a_memory_are_computed_from_all_rows(tmp_path: Path):
     (folder / "data" / "payments.csv").write_text(PAYMENTS)
 
     def hours(name):
-        found = Workspace(load(folder)).query(
+        rows = Workspace(load(folder)).query(
             f"select customer, strftime(t.at, '%H:%M') as hour from {name} as t order by all"
         )
-        return [tuple(row.values()) for row in found.to_pylist()]
+        return [tuple(row.values()) for row in rows.to_pylist()]
 
     Runner(load(folder), RunOptions()).run()
     assert hours("first_orders") == [("ann", "08:00"), ("ann", "09:01"), ("bob", "08:00")]

@@ -106,10 +106,10 @@ def test_integers_above_bigint_keep_all_their_digits(project):
     folder = project('raw = source(files("data/*.csv"))\n')
     (folder / "data" / "a.csv").write_text("id,n\n1,17758512297797920768\n2,\n3,3374168267804635136\n")
     run(folder)
-    found = dict(ask(folder, "select id, n::varchar from raw"))
-    assert found[1] == "17758512297797920768"
-    assert found[2] is None
-    assert found[3] == "3374168267804635136"
+    values = dict(ask(folder, "select id, n::varchar from raw"))
+    assert values[1] == "17758512297797920768"
+    assert values[2] is None
+    assert values[3] == "3374168267804635136"
 
 
 # --- tables that grow, merge and are partitioned
@@ -230,8 +230,8 @@ def test_the_hour_that_comes_twice_keeps_both_of_its_rows_apart(project):
     run(folder)
     assert ask(folder, 'select count(*), count(distinct "at") from raw') == [(3, 3)]
     assert ask(folder, "select count(*) from second") == [(2,)]
-    found = [row[0].astimezone(UTC) for row in ask(folder, 'select "at" from raw order by 1')]
-    assert found == [datetime.fromisoformat(moment) for moment in moments]
+    instants = [row[0].astimezone(UTC) for row in ask(folder, 'select "at" from raw order by 1')]
+    assert instants == [datetime.fromisoformat(moment) for moment in moments]
 
 
 def test_the_first_year_and_the_last_stay_what_they_are(project):

@@ -145,7 +145,7 @@ class Ground:
     text: str
     expected: dict[str, str] = field(default_factory=dict)
     """The files whose rows count, by name: those that are there, and those that are gone since they were read."""
-    told: list[str] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
     """What the runs did."""
     names: dict[int, str] = field(default_factory=dict)
     """The names of the files that are there."""
@@ -177,7 +177,7 @@ class Ground:
             (self.folder / "data" / old).rename(self.folder / "data" / new)
             self.names[number] = new
             self.expected[new] = self.expected.pop(old)
-            self.take("write", 5, f"{HEADER}1,a,{len(self.told)},2026-01-01,I\n")
+            self.take("write", 5, f"{HEADER}1,a,{len(self.decisions)},2026-01-01,I\n")
             self.run()  # a new name is remembered with the next rows; an edit before makes it another file
 
     def kill(self, moment: Moment, after: int) -> None:
@@ -197,7 +197,7 @@ class Ground:
         """Run; where a source says that rows would be lost, accept it."""
         run = Runner(load(self.folder), RunOptions(full=full), observer=observe).attempt()
         for step in run.steps:
-            self.told.append(f"{step.name}: {step.decision}, {step.reason}")
+            self.decisions.append(f"{step.name}: {step.decision}, {step.reason}")
         if full:
             assert run.status == "done", run.error
             self.expected = {name: self.expected[name] for name in self.names.values()}
@@ -213,10 +213,10 @@ class Ground:
             (other / "data" / name).write_text(content)
         run = Runner(load(other), RunOptions(full=True)).attempt()
         assert run.status == "done", run.error
-        found, right = everything(self.folder), everything(other)
-        assert found.keys() == right.keys()
-        for name, rows in right.items():
-            assert found[name] == rows, (name, self.expected, self.told)
+        actual, expected = everything(self.folder), everything(other)
+        assert actual.keys() == expected.keys()
+        for name, rows in expected.items():
+            assert actual[name] == rows, (name, self.expected, self.decisions)
 
 
 def _start(folder: Path, text: str) -> None:

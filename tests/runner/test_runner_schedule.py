@@ -54,7 +54,7 @@ def test_every_step_ends_once_after_what_it_reads_and_below_a_failure_none_is_do
 
     assert set(ended) == set(reads)
     assert max(at_once, default=0) - before <= threads
-    assert all(set(reads[name]) <= done for name, done in started)
+    assert all(set(reads[name]) <= finished for name, finished in started)
     for name, outcome in ended.items():
         bad = [read for read in reads[name] if not isinstance(ended[read], str)]
         assert isinstance(outcome, BlockedStep) == bool(bad)
@@ -71,9 +71,9 @@ def test_steps_that_do_not_read_each_other_are_at_work_at_once():
 
 
 def test_one_thread_keeps_the_order_of_the_definitions():
-    done = []
-    Schedule({name: [] for name in "cab"}, done.append, lambda *_: None).run(1)
-    assert done == ["c", "a", "b"]
+    finished = []
+    Schedule({name: [] for name in "cab"}, finished.append, lambda *_: None).run(1)
+    assert finished == ["c", "a", "b"]
 
 
 def test_an_interrupt_ends_the_statements_of_the_other_steps():
@@ -147,7 +147,7 @@ def broken(tmp_path):
 
 
 def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
-    planned = {found.definition.name: found.decision for found in plan_run(Workspace(load(broken)), RunOptions())}
+    planned = {step.definition.name: step.decision for step in plan_run(Workspace(load(broken)), RunOptions())}
 
     assert {name: decision.kind for name, decision in planned.items()} == {
         "raw": "rebuild",
@@ -220,17 +220,17 @@ def test_the_command_says_what_failed_what_was_skipped_and_ends_with_1(broken, h
     def headwater(*words):
         return headwater_command.run(*words, cwd=broken, env=environment(), timeout=240)
 
-    done = headwater("run")
-    assert done.returncode == 1
-    assert "2 done, 2 failed, 3 skipped, 0 up to date" in done.stdout
-    assert "c skipped: reads 'a', which failed" in done.stdout
-    assert "error: gone: no file matches" in done.stderr
-    assert "error: a: " in done.stderr
-    assert "twenty" in done.stderr
-    assert "Traceback" not in done.stderr
-    told = json.loads(headwater("run", "--json").stdout)
-    assert {step["name"]: step["decision"] for step in told["steps"]}["b"] == "skip"
-    assert told["status"] == "failed"
+    process = headwater("run")
+    assert process.returncode == 1
+    assert "2 done, 2 failed, 3 skipped, 0 up to date" in process.stdout
+    assert "c skipped: reads 'a', which failed" in process.stdout
+    assert "error: gone: no file matches" in process.stderr
+    assert "error: a: " in process.stderr
+    assert "twenty" in process.stderr
+    assert "Traceback" not in process.stderr
+    report = json.loads(headwater("run", "--json").stdout)
+    assert {step["name"]: step["decision"] for step in report["steps"]}["b"] == "skip"
+    assert report["status"] == "failed"
 
 
 def test_side_by_side_gives_what_one_by_one_gives(shop):
@@ -248,14 +248,14 @@ def test_side_by_side_gives_what_one_by_one_gives(shop):
 def _manifests(folder):
     """Return what the manifests say, apart from times, names of runs and versions."""
     workspace = Workspace(load(folder))
-    found = {}
+    manifests = {}
     for name in workspace.table_names:
         manifest = workspace.version(name).manifest
-        found[name] = (
+        manifests[name] = (
             manifest.mode,
             manifest.fingerprint,
             manifest.flow,
             manifest.checks,
             None if manifest.cursor is None else sorted(manifest.cursor.value["files"]),
         )
-    return found
+    return manifests

@@ -67,8 +67,8 @@ def run(workspace, **options):
     return Runner(workspace.project, RunOptions(**options)).run()
 
 
-def did(done):
-    return {step.name: step.decision for step in done.steps}
+def did(record):
+    return {step.name: step.decision for step in record.steps}
 
 
 def lines(folder: Path, name: str = "taken.jsonl"):
@@ -227,7 +227,7 @@ def test_a_sink_stands_in_the_graph(project):
 
     assert workspace.project.graph.names == ("raw", "out")
     assert workspace.definition("out").kind == "sink"
-    assert [found.decision.reason for found in plan_run(workspace, RunOptions(select=("out",)))] == [
+    assert [step.decision.reason for step in plan_run(workspace, RunOptions(select=("out",)))] == [
         "is sent what its table has new"
     ]
     assert sinks_of(workspace, ["raw"]) == (workspace.definition("out"),)

@@ -117,8 +117,8 @@ def cafe(tmp_path) -> Cafe:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     """The app of a café that nobody changes."""
-    with open_cafe(tmp_path_factory.mktemp("cafe")).client() as found:
-        yield found
+    with open_cafe(tmp_path_factory.mktemp("cafe")).client() as client:
+        yield client
 
 
 @pytest.fixture

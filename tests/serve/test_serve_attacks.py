@@ -157,12 +157,12 @@ def test_pages_agree_while_new_versions_are_committed(cafe):
     def read_all(client) -> None:
         while not stop.is_set():
             answer = client.get("/tables/cafe_orders?limit=2&select=order_id&order=cups").json()
-            version, found = answer["version"], [row["order_id"] for row in answer["rows"]]
+            version, ids = answer["version"], [row["order_id"] for row in answer["rows"]]
             while answer["next"]:
                 answer = client.get(answer["next"]).json()
                 assert answer["version"] == version
-                found += [row["order_id"] for row in answer["rows"]]
-            assert sorted(found) == list(range(1, 6 + version)), "each row of the version once"
+                ids += [row["order_id"] for row in answer["rows"]]
+            assert sorted(ids) == list(range(1, 6 + version)), "each row of the version once"
             seen.add(version)
 
     with cafe.client() as client, ThreadPoolExecutor(3) as pool:

@@ -87,8 +87,8 @@ def bar(tmp_path_factory, at):
 
 @pytest.fixture(scope="module")
 def client(bar):
-    with bar.client() as found:
-        yield found
+    with bar.client() as client:
+        yield client
 
 
 def champions(bar, clock) -> Champions:
@@ -172,14 +172,14 @@ def test_a_new_champion_is_seen_after_a_while(tmp_path, at):
     (tmp_path / "drinks.csv").write_text(drinks())
     train(tmp_path, 1.0)
     now = [0.0]
-    found = champions(at(tmp_path), lambda: now[0])
-    first = found.predictor("mood")
+    models = champions(at(tmp_path), lambda: now[0])
+    first = models.predictor("mood")
     train(tmp_path, 0.5)
-    assert found.predictor("mood") is first, "not asked again yet"
+    assert models.predictor("mood") is first, "not asked again yet"
     now[0] = FRESH_S + 0.1
-    assert found.predictor("mood").version == "2"
+    assert models.predictor("mood").version == "2"
     now[0] *= 2
-    assert found.predictor("mood") is found.predictor("mood"), "asked again, and not loaded again"
+    assert models.predictor("mood") is models.predictor("mood"), "asked again, and not loaded again"
 
 
 def test_a_champion_in_use_outlives_its_store(tmp_path, bar):
@@ -190,11 +190,11 @@ def test_a_champion_in_use_outlives_its_store(tmp_path, bar):
     source.backup(copy)
     source.close()
     copy.close()
-    found = Champions(f"sqlite:///{store}", [bar.project().graph["mood"]], lambda: now[0])
-    first = found.predictor("mood")
+    models = Champions(f"sqlite:///{store}", [bar.project().graph["mood"]], lambda: now[0])
+    first = models.predictor("mood")
     store.write_bytes(b"not a database" * 1000)
     now[0] = FRESH_S + 0.1
-    assert found.predictor("mood") is first
+    assert models.predictor("mood") is first
     with pytest.raises(StorageError, match="cannot be used"):
         Champions(f"sqlite:///{store}", [bar.project().graph["mood"]]).predictor("mood")
 

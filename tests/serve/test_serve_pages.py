@@ -9,10 +9,10 @@ class Links(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.addresses: list[str] = []
 
     def handle_starttag(self, _tag, attrs):
-        self.found += [value or "" for name, value in attrs if name in {"src", "href", "action", "data"}]
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "action", "data"}]
 
 
 def test_the_page_needs_nothing_else(client):
@@ -20,7 +20,7 @@ def test_the_page_needs_nothing_else(client):
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     links = Links()
     links.feed(answer.text)
-    assert links.found == []
+    assert links.addresses == []
     assert not re.search(r"https?://|@import|url\(|innerHTML|eval\(", answer.text)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 

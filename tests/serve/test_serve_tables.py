@@ -29,7 +29,7 @@ def test_rows_come_in_the_order_of_the_key_with_json_types(rows):
 
 
 @pytest.mark.parametrize(
-    ("column", "condition", "found"),
+    ("column", "condition", "expected"),
     [
         ("order_id", "eq.3", [3]),
         ("order_id", "neq.3", [1, 2, 4, 5]),
@@ -62,8 +62,8 @@ def test_rows_come_in_the_order_of_the_key_with_json_types(rows):
         ("guest", "gt.O", [3, 4]),
     ],
 )
-def test_a_column_filters(rows, column, condition, found):
-    assert ids(rows((column, condition))) == found
+def test_a_column_filters(rows, column, condition, expected):
+    assert ids(rows((column, condition))) == expected
 
 
 def test_several_filters_all_hold(rows):
@@ -71,8 +71,8 @@ def test_several_filters_all_hold(rows):
 
 
 def test_select_order_limit_and_offset(rows):
-    found = rows(select="guest,cups", order="cups.desc,order_id.asc", limit="2", offset="1")
-    assert found == [{"guest": "Bo", "cups": 2}, {"guest": "Ann", "cups": 1}]
+    page = rows(select="guest,cups", order="cups.desc,order_id.asc", limit="2", offset="1")
+    assert page == [{"guest": "Bo", "cups": 2}, {"guest": "Ann", "cups": 1}]
 
 
 def test_nulls_come_last_in_both_directions(rows):
@@ -81,11 +81,11 @@ def test_nulls_come_last_in_both_directions(rows):
 
 
 def test_following_next_gives_each_row_once(client):
-    path, found, pages = "/tables/cafe_orders?cups=is.not_null&limit=2&select=order_id&order=cups.desc", [], 0
+    path, seen, pages = "/tables/cafe_orders?cups=is.not_null&limit=2&select=order_id&order=cups.desc", [], 0
     while path:
         answer = client.get(path).json()
-        found, path, pages = found + ids(answer["rows"]), answer["next"], pages + 1
-    assert (found, pages) == ([3, 2, 1, 4], 2)
+        seen, path, pages = seen + ids(answer["rows"]), answer["next"], pages + 1
+    assert (seen, pages) == ([3, 2, 1, 4], 2)
 
 
 def test_next_names_the_version_and_ends_the_order_with_the_key(client):
@@ -94,11 +94,11 @@ def test_next_names_the_version_and_ends_the_order_with_the_key(client):
 
 
 def test_pages_of_a_table_without_key_miss_nothing(client):
-    path, found = "/tables/cups?limit=1", []
+    path, cups = "/tables/cups?limit=1", []
     while path:
         answer = client.get(path).json()
-        found, path = [*found, answer["rows"][0]["cups"]], answer["next"]
-    assert found == [1, 1, 2, 3, None]
+        cups, path = [*cups, answer["rows"][0]["cups"]], answer["next"]
+    assert cups == [1, 1, 2, 3, None]
 
 
 def test_nested_values_have_no_nan_either(rows):

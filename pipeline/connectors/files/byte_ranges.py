@@ -19,21 +19,21 @@ _FEED, _QUOTE = 10, 34
 _CHUNK_BYTES = 1 << 20  # what fits a core's cache is counted fastest
 _LOOK_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 20
-_SPARE = 1.5
+_REMAINDER_FACTOR = 1.5
 """A rest of up to this many times the target is not cut again."""
 
 
 def is_small(size_bytes: int, target_bytes: int) -> bool:
     """Return whether so many bytes make one part."""
-    return size_bytes <= _SPARE * target_bytes
+    return size_bytes <= _REMAINDER_FACTOR * target_bytes
 
 
-def bytes_of(path: str) -> Bytes:
+def mapped_bytes(path: str) -> Bytes:
     """Return the bytes of a file that is not empty, mapped into memory."""
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
 
 
-def holds(path: str, byte: bytes, start: int) -> bool:
+def contains_byte(path: str, byte: bytes, start: int) -> bool:
     """Return whether a byte is anywhere in a file that is not empty, from `start` on."""
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(byte, start) >= 0
@@ -50,7 +50,7 @@ def head_bytes(data: Bytes, delimiter: str) -> int | None:
     return len(line) + 1 if end and names else None
 
 
-def parts_of(
+def splits_of(
     piece: SourceObject, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False
 ) -> tuple[SourceSplit, ...]:
     """Cut a file at line ends into parts of about `target_bytes`; the first holds the `head`.
@@ -70,12 +70,12 @@ def parts_of(
     )
 
 
-def quoted_parts_of(piece: SourceObject, data: Bytes, target_bytes: int, head: int | None) -> tuple[SourceSplit, ...]:
+def quoted_splits_of(piece: SourceObject, data: Bytes, target_bytes: int, head: int | None) -> tuple[SourceSplit, ...]:
     """Cut a delimited file with a header of so many bytes into parts; one, when its header is not its first line."""
-    return (SourceSplit(piece),) if head is None else parts_of(piece, data, target_bytes, head=head, quotes=True)
+    return (SourceSplit(piece),) if head is None else splits_of(piece, data, target_bytes, head=head, quotes=True)
 
 
-def stretch(path: str, begin: int = 0, end: int | None = None) -> Iterator[memoryview]:
+def read_range(path: str, begin: int = 0, end: int | None = None) -> Iterator[memoryview]:
     """Yield a stretch of a file bit by bit; each is to be used before the next.
 
     Read into one buffer that stays in a core's cache, bytes come at twice the speed of a mapped file's.
@@ -91,7 +91,7 @@ def stretch(path: str, begin: int = 0, end: int | None = None) -> Iterator[memor
 def lines_in(path: str) -> int:
     """Return how many lines a file has; the last may lack its end."""
     lines, is_ended = 0, True
-    for some in stretch(path):
+    for some in read_range(path):
         lines += _count(np.frombuffer(some, np.uint8), _FEED)
         is_ended = some[-1] == _FEED
     return lines + (not is_ended)
@@ -109,12 +109,12 @@ def _cuts(data: Bytes, target_bytes: int, head: int, *, quotes: bool) -> Iterato
         goal = min(max(begin + target_bytes - 1, at), len(data))
         lines += _count(data[at:goal], _FEED)
         is_open = quotes and _count(data[at:goal], _QUOTE) % 2 == 1
-        found, passed = _line_end(data, goal, is_open=is_open, quotes=quotes)
-        at, lines = found, lines + passed
-        if found >= len(data):
+        line_end, passed = _line_end(data, goal, is_open=is_open, quotes=quotes)
+        at, lines = line_end, lines + passed
+        if line_end >= len(data):
             return
-        yield found, lines
-        begin = found
+        yield line_end, lines
+        begin = line_end
 
 
 def _line_end(data: Bytes, start: int, *, is_open: bool, quotes: bool) -> tuple[int, int]:

@@ -20,24 +20,24 @@ class ColumnNames:
     @classmethod
     def of(cls, names: Sequence[str], rename: Sequence[tuple[str, str]]) -> ColumnNames:
         """Return a naming; raise `SourceError` for names that SQL cannot tell apart."""
-        for option, given in (("names=", names), ("rename=", [new for _, new in rename])):
-            twice = same_name(given)
+        for option, new_names in (("names=", names), ("rename=", [new for _, new in rename])):
+            twice = same_name(new_names)
             if twice is not None:
                 problem = f"{option} gives {twice[0]!r} and {twice[1]!r} to two columns"
                 raise SourceError(problem, do="give each column its own name; case does not tell names apart")
-            if not all(given):
+            if not all(new_names):
                 raise SourceError(f"{option} gives an empty name", do="give each column a name")
         return cls(tuple(names), tuple(rename))
 
-    def named(self, found: Sequence[str], place: Place) -> tuple[str, ...]:
+    def named(self, file_names: Sequence[str], place: Place) -> tuple[str, ...]:
         """Return the table's names of the columns in a file; raise `SourceError` for two that SQL cannot tell apart."""
         renamed = dict(self.rename)
-        names = tuple(renamed.get(name, name) for name in found)
+        names = tuple(renamed.get(name, name) for name in file_names)
         twice = same_name(names)
         if twice is None:
             return names
         before, name = twice
-        if name in renamed.values() and name in found:
+        if name in renamed.values() and name in file_names:
             problem = f"rename= gives a column the name {name!r}, which the file has too"
             raise SourceError(problem, do="give it a name that the file does not have", place=place)
         if before == name:
@@ -53,13 +53,13 @@ class ColumnNames:
 def numbered(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names with `column0`, `column1`, ... by position in place of empty ones, as DuckDB does."""
     taken = {name.lower() for name in names if name}
-    found = []
+    numbered_names = []
     for number, name in enumerate(names):
         chosen = name or f"column{number}"
         while not name and chosen in taken:
             chosen += "_1"
-        found.append(chosen)
-    return tuple(found)
+        numbered_names.append(chosen)
+    return tuple(numbered_names)
 
 
 def same_name(names: Sequence[str]) -> tuple[str, str] | None:

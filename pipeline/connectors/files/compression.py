@@ -15,19 +15,27 @@ from typing import IO, cast
 
 import pyarrow as pa
 
-from pipeline.connectors.files.byte_ranges import bytes_of, head_bytes, stretch
+from pipeline.connectors.files.byte_ranges import head_bytes, mapped_bytes, read_range
 from pipeline.connectors.files.encoding import recoded
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.splits import SourceSplit
 
 _NAME = "piece"
-PACKED = (".gz", ".zst", ".zip")
-_BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, pa.ArrowException)
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".zip")
+_DECOMPRESSION_ERRORS = (
+    OSError,
+    EOFError,
+    zlib.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    pa.ArrowException,
+)
 
 
 @contextmanager
-def unpacked(uri: str, encoding: str | None = None) -> Iterator[str]:
+def decompressed(uri: str, encoding: str | None = None) -> Iterator[str]:
     """Yield a path with the file's plain content, in a temporary folder: a link, or what was packed or encoded in it.
 
     Raises `SourceError` for a file that is empty, cannot be unpacked whole, or is a zip of more than one file.
@@ -35,8 +43,8 @@ def unpacked(uri: str, encoding: str | None = None) -> Iterator[str]:
     suffix = Path(uri).suffix.lower()
     with scratch.folder("piece") as folder:
         plain = Path(folder) / _NAME
-        if suffix in PACKED:
-            _unpack(uri, suffix, plain, encoding)
+        if suffix in COMPRESSED_SUFFIXES:
+            _decompress(uri, suffix, plain, encoding)
         elif encoding is not None:
             with Path(uri).open("rb") as stream:
                 _copy(stream, plain, encoding)
@@ -48,21 +56,21 @@ def unpacked(uri: str, encoding: str | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def laid_out(part: SourceSplit, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
+def split_as_file(part: SourceSplit, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
     """Yield a path with the text of a part; of a delimited file with a header, behind that.
 
     A part that is not whole is copied to a file in a temporary folder.
     """
     if part.is_whole:
-        with unpacked(part.piece.uri, encoding) as path:
+        with decompressed(part.piece.uri, encoding) as path:
             yield path
         return
     uri = part.piece.uri
-    head = head_bytes(bytes_of(uri), delimiter) if delimiter and part.begin else 0
+    head = head_bytes(mapped_bytes(uri), delimiter) if delimiter and part.begin else 0
     with scratch.folder("piece") as folder:
         plain = Path(folder) / _NAME
         with plain.open("wb", buffering=0) as file:
-            for some in itertools.chain(stretch(uri, 0, head), stretch(uri, part.begin, part.end)):
+            for some in itertools.chain(read_range(uri, 0, head), read_range(uri, part.begin, part.end)):
                 _write(file, some)
         yield str(plain)
 
@@ -80,11 +88,11 @@ def _copy(stream: IO[bytes], plain: Path, encoding: str | None) -> None:
             file.writelines(recoded(stream, encoding))
 
 
-def _unpack(uri: str, suffix: str, plain: Path, encoding: str | None) -> None:
+def _decompress(uri: str, suffix: str, plain: Path, encoding: str | None) -> None:
     try:
         with _opened(uri, suffix) as packed:
             _copy(packed, plain, encoding)
-    except _BROKEN as error:
+    except _DECOMPRESSION_ERRORS as error:
         raise SourceError(
             "the file cannot be unpacked",
             got=str(error),

@@ -40,22 +40,22 @@ class Listing:
     def pieces(self) -> tuple[SourceObject, ...]:
         """Return the files in the order of their locations; raise `SourceError` when there is none."""
         real = functools.cache(os.path.realpath)
-        found: dict[str, SourceObject] = {}
+        objects: dict[str, SourceObject] = {}
         for path in self._paths():
             with contextlib.suppress(FileNotFoundError):  # it was removed since
                 stat = Path(path).stat()
                 if S_ISREG(stat.st_mode):
                     location = self.location(path, real)
-                    found[location] = SourceObject(location, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
-        if not found:
+                    objects[location] = SourceObject(location, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+        if not objects:
             raise SourceError(f"no file matches {self.pattern!r}", do="check the path", place=Place(self.pattern))
-        return tuple(found[location] for location in sorted(found))
+        return tuple(objects[location] for location in sorted(objects))
 
     def location(self, path: str, real: Callable[[str], str] = os.path.realpath) -> str:
         """Return where a file is, as its rows' `_source` says it."""
         folder, _, name = path.rpartition(os.sep)
-        whole = real(folder or (os.sep if path.startswith(os.sep) else ".")).rstrip(os.sep) + os.sep + name
-        return whole.removeprefix(real(self.folder).rstrip(os.sep) + os.sep)
+        full_path = real(folder or (os.sep if path.startswith(os.sep) else ".")).rstrip(os.sep) + os.sep + name
+        return full_path.removeprefix(real(self.folder).rstrip(os.sep) + os.sep)
 
     def path(self, location: str) -> str:
         """Return the path of a file at a location."""
@@ -76,8 +76,8 @@ class Listing:
             pattern = unquote(urlsplit(pattern, allow_fragments=False).path)
         if (Path(self.folder) / pattern).is_file():
             return [self.path(pattern)]
-        found = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - takes any path
-        return [self.path(each) for each in found]
+        matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - takes any path
+        return [self.path(each) for each in matches]
 
 
 def checksum(content: bytes) -> str:
@@ -112,18 +112,22 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPla
     now = {piece.uri: piece for piece in listing.pieces()}
     known = {} if cursor is None else _known(listing, cursor)
     same, changed = _compared(listing, known, now)
-    gone = {location: file for location, file in known.items() if location not in now}
+    missing = {location: file for location, file in known.items() if location not in now}
     fresh = {location: _consumed(piece) for location, piece in now.items() if location not in known}
-    renamed, alike = _found_again(_checked(listing, fresh), gone) if gone else ({}, {})
-    taken, has_more = _within(bound, {location: file for location, file in fresh.items() if location not in renamed})
+    renamed, alike = _match_missing(_with_checksums(listing, fresh), missing) if missing else ({}, {})
+    taken, has_more = _limit(bound, {location: file for location, file in fresh.items() if location not in renamed})
     kept = {location: file for location, file in known.items() if location not in renamed.values()}
-    consumed = {**kept, **same, **_checked(listing, {**{location: fresh[location] for location in renamed}, **taken})}
+    consumed = {
+        **kept,
+        **same,
+        **_with_checksums(listing, {**{location: fresh[location] for location in renamed}, **taken}),
+    }
     return ReadPlan(
         parts=tuple(SourceSplit(now[location]) for location in taken),
         cursor=_cursor(consumed),
         new=f"{len(taken)} new file{'s' * (len(taken) != 1)}{', more are left' * has_more}" if taken else "",
         changed=f"{changed[0].rpartition(os.sep)[2]} changed" if changed else "",
-        lost=tuple(location for location in gone if location not in renamed.values()),
+        lost=tuple(location for location in missing if location not in renamed.values()),
         is_later=not known or not taken or min(taken) > max(known),
         has_more=has_more,
         notes=(
@@ -139,15 +143,15 @@ def _compared(
     """Return the files that only have another time, as they are now, and the locations of those that changed."""
     touched = {u: _consumed(now[u]) for u, file in known.items() if u in now and _consumed(now[u]).stamp != file.stamp}
     of_size = {u: f for u, f in touched.items() if known[u].content and known[u].size_bytes == f.size_bytes}
-    same = {u: file for u, file in _checked(listing, of_size).items() if file.content == known[u].content}
+    same = {u: file for u, file in _with_checksums(listing, of_size).items() if file.content == known[u].content}
     return same, [location for location in touched if location not in same]
 
 
-def _found_again(
-    fresh: Mapping[str, _ConsumedFiles], gone: Mapping[str, _ConsumedFiles]
+def _match_missing(
+    fresh: Mapping[str, _ConsumedFiles], missing: Mapping[str, _ConsumedFiles]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return which new files are files that are gone, renamed, and which only have the content of one."""
-    by_file = {file: location for location, file in gone.items()}
+    by_file = {file: location for location, file in missing.items()}
     renamed = {location: old for location, file in fresh.items() if (old := by_file.pop(file, None)) is not None}
     by_content = {file.content: location for file, location in by_file.items() if file.content}
     return renamed, {
@@ -157,7 +161,7 @@ def _found_again(
     }
 
 
-def _within(bound: Bound, files: Mapping[str, _ConsumedFiles]) -> tuple[dict[str, _ConsumedFiles], bool]:
+def _limit(bound: Bound, files: Mapping[str, _ConsumedFiles]) -> tuple[dict[str, _ConsumedFiles], bool]:
     """Return the files that a bound lets in, and whether it leaves others."""
     taken: dict[str, _ConsumedFiles] = {}
     size = 0
@@ -171,7 +175,7 @@ def _within(bound: Bound, files: Mapping[str, _ConsumedFiles]) -> tuple[dict[str
     return taken, len(taken) < len(files)
 
 
-def _checked(listing: Listing, files: Mapping[str, _ConsumedFiles]) -> dict[str, _ConsumedFiles]:
+def _with_checksums(listing: Listing, files: Mapping[str, _ConsumedFiles]) -> dict[str, _ConsumedFiles]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         contents = pool.map(listing.content, files, (file.size_bytes for file in files.values()))
         return {u: replace(file, content=c) for (u, file), c in zip(files.items(), contents, strict=True)}

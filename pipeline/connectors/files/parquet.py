@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.connectors.contract import RAW, check_columns, fit_types, not_in_years
+from pipeline.connectors.contract import RAW, apply_contract_to_types, check_columns, not_in_years
 from pipeline.connectors.files.byte_ranges import is_small
 from pipeline.connectors.files.column_names import ColumnNames
 from pipeline.core.errors import Place, SourceError
@@ -46,21 +46,21 @@ class ParquetFile:
 
     def schema(self, con: duckdb.DuckDBPyConnection) -> Schema:
         """Return the columns and types."""
-        found = schema_of(con, f"select * from read_parquet({literal(self.path)})")
-        named = zip(found.columns, self.names, strict=True)
+        file_schema = schema_of(con, f"select * from read_parquet({literal(self.path)})")
+        named = zip(file_schema.columns, self.names, strict=True)
         return Schema(tuple(Column(name, c.type, key=c.name if c.name != name else "") for c, name in named))
 
 
-def as_they_are(own: Schema, schema: Schema) -> str | None:
+def uncast_columns(file_schema: Schema, schema: Schema) -> str | None:
     """Return SQL for a contract's columns, null where a file has none; `None` when one has to be cast."""
-    known, wanted = own.as_dict(), schema.as_dict()
-    if any(known.get(name, kind) != kind for name, kind in wanted.items()):
+    known, types = file_schema.as_dict(), schema.as_dict()
+    if any(known.get(name, kind) != kind for name, kind in types.items()):
         return None
-    return _selected(own, schema.names, {name: f"null::{kind}" for name, kind in wanted.items()})
+    return _selected(file_schema, schema.names, {name: f"null::{kind}" for name, kind in types.items()})
 
 
-def _selected(own: Schema, names: Sequence[str], nothing: Mapping[str, str]) -> str:
-    columns = {column.name: quoted(column.data_name) for column in own.columns}
+def _selected(file_schema: Schema, names: Sequence[str], nothing: Mapping[str, str]) -> str:
+    columns = {column.name: quoted(column.data_name) for column in file_schema.columns}
     return ", ".join(f"{columns.get(name) or nothing[name]} as {quoted(name)}" for name in names)
 
 
@@ -94,7 +94,7 @@ def read(
     names = (*schema.names, *undeclared)
     columns = _selected(file.schema(con), names, dict.fromkeys(names, "null::varchar"))
     con.execute(f"create temp table {RAW} as select {_numbered(part)}, {columns} from {_scan(file.path, part)}")
-    return fit_types(con, schema, undeclared)
+    return apply_contract_to_types(con, schema, undeclared)
 
 
 def scan(
@@ -102,7 +102,7 @@ def scan(
 ) -> ScanQuery | None:
     """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
     undeclared = check_columns(schema, file.names, file.place, new_columns)
-    columns = as_they_are(file.schema(con), schema)
+    columns = uncast_columns(file.schema(con), schema)
     if undeclared or columns is None:
         return None
     rows_of = f"(select {columns}, {_numbered(part)} from {_scan(file.path, part)})"

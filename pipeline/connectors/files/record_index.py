@@ -54,17 +54,17 @@ class RecordIndex:
 
     def quoted(self) -> Numbers:
         """Return the indexes of the lines that hold a double quote."""
-        held = np.zeros(self.count, np.bool_)
-        held[self.numbers_at(_offsets(self.data, _QUOTE)) - 1] = True
-        return np.flatnonzero(held)
+        has_quote = np.zeros(self.count, np.bool_)
+        has_quote[self.numbers_at(_offsets(self.data, _QUOTE)) - 1] = True
+        return np.flatnonzero(has_quote)
 
     def _cut(self, bounds: Numbers) -> pa.LargeBinaryArray:
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.data)]
         return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
 
     def _is(self, offsets: Numbers, byte: int) -> Flags:
-        found: Flags = (offsets >= 0) & (self.data[np.maximum(offsets, 0)] == byte)
-        return found
+        matches: Flags = (offsets >= 0) & (self.data[np.maximum(offsets, 0)] == byte)
+        return matches
 
 
 def lines_of(path: str) -> RecordIndex:
@@ -85,11 +85,11 @@ def records(lines: RecordIndex, delimiter: str, expected: int, *, blank_counts: 
     """
     counted = np.ones(lines.count, np.bool_) if blank_counts else ~lines.blank()
     if np.count_nonzero(counted) != expected:
-        counted &= ~_inside(lines, delimiter)
+        counted &= ~_starts_inside_quotes(lines, delimiter)
     return np.flatnonzero(counted) + 1
 
 
-def _inside(lines: RecordIndex, delimiter: str) -> Flags:
+def _starts_inside_quotes(lines: RecordIndex, delimiter: str) -> Flags:
     """Return which lines begin inside a quoted field.
 
     A line either leaves that as it was, turns it round, or settles it, whatever it was before: so the last line

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.connectors.contract import REJECTED
 from pipeline.core.sources import POSITION, ReadResult
 
-UNKNOWN = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 """What stands in a text for bytes that are not UTF-8."""
 
 
@@ -30,7 +30,7 @@ class RejectedTexts:
     def of(cls, rows: Sequence[str], *, quotes: bool) -> RejectedTexts:
         """Sort texts by whether they can be read again; with `quotes`, one that leaves a quote open cannot."""
         texts = pa.array(rows, pa.string())
-        lost = pc.match_substring(texts, UNKNOWN)
+        lost = pc.match_substring(texts, REPLACEMENT_CHARACTER)
         is_open = pc.equal(pc.bit_wise_and(pc.count_substring(texts, '"'), 1), 1) if quotes else pa.scalar(value=False)
         why = pc.case_when(
             pc.make_struct(lost, is_open), "not UTF-8", "a quote is not closed", pa.scalar(None, pa.string())
@@ -48,8 +48,8 @@ class RejectedTexts:
         spans = pc.add(pc.count_substring(self._kept(), "\n"), 1).to_numpy(zero_copy_only=False)
         begins = first + np.cumsum(spans) - spans
         numbers = np.flatnonzero(pc.is_null(self.reasons).to_numpy(zero_copy_only=False)) + 1
-        rejected = pa.concat_tables([_moved(reading.rejected, begins, numbers), self._lost()])
-        return ReadResult(_moved(reading.rows, begins, numbers), rejected.sort_by(POSITION))
+        rejected = pa.concat_tables([_renumbered(reading.rejected, begins, numbers), self._lost()])
+        return ReadResult(_renumbered(reading.rows, begins, numbers), rejected.sort_by(POSITION))
 
     def _kept(self) -> pa.StringArray:
         return self.rows.filter(pc.is_null(self.reasons))
@@ -60,7 +60,7 @@ class RejectedTexts:
         return every.filter(pc.is_valid(self.reasons))
 
 
-def _moved(rows: pa.Table, begins: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> pa.Table:
+def _renumbered(rows: pa.Table, begins: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) -> pa.Table:
     at = rows.schema.get_field_index(POSITION)
-    found = numbers[np.searchsorted(begins, rows.column(POSITION).to_numpy())] if rows.num_rows else numbers[:0]
-    return rows.set_column(at, POSITION, pa.array(found, pa.int64()))
+    positions = numbers[np.searchsorted(begins, rows.column(POSITION).to_numpy())] if rows.num_rows else numbers[:0]
+    return rows.set_column(at, POSITION, pa.array(positions, pa.int64()))

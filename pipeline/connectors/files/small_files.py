@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from pipeline.connectors.contract import check_columns
 from pipeline.connectors.files import parquet, text_scan
-from pipeline.connectors.files.byte_ranges import bytes_of
-from pipeline.connectors.files.csv.reader import CsvReader, Dialect, header
+from pipeline.connectors.files.byte_ranges import mapped_bytes
+from pipeline.connectors.files.csv.reader import CsvReader, Dialect, column_names
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, POSITION, SOURCE, ScanQuery
@@ -29,7 +29,7 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 SMALL_BYTES = 1 << 20
 """A file of more than this is scanned by itself."""
 _FILE, _NUMBER = "_headwater_file", "_headwater_number"
-_TAKEN = {"file_index", "file_row_number", "filename", _FILE, _NUMBER, SOURCE, POSITION, MISFIT}
+_RESERVED_NAMES = {"file_index", "file_row_number", "filename", _FILE, _NUMBER, SOURCE, POSITION, MISFIT}
 _PATTERN = frozenset("*?[]{}")
 Form = TypeVar("Form")
 
@@ -43,7 +43,7 @@ class SmallFile:
 
 
 @dataclass(frozen=True)
-class _Alike(Generic[Form]):
+class _FileGroup(Generic[Form]):
     """Files of one form, each with its place among all, and how many lines or rows each has."""
 
     form: Form
@@ -51,23 +51,23 @@ class _Alike(Generic[Form]):
     counts: Sequence[int]
 
 
-def may_join(path: str) -> bool:
+def can_be_listed(path: str) -> bool:
     """Return whether the engine can be given a path in a list: it takes some names for patterns."""
     return not _PATTERN.intersection(path)
 
 
-def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, rejects: str) -> ScanQuery | None:
+def scan_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, rejects: str) -> ScanQuery | None:
     """Return the rows of delimited files as one query, or `None` when one of them cannot flow.
 
     Raises `SchemaError` for a file with other columns, `SourceError` for one that is empty or has a header that cannot be.
     """
-    if _TAKEN.intersection(schema.names):
+    if _RESERVED_NAMES.intersection(schema.names):
         return None
 
     def names_of(file: SmallFile) -> tuple[str, ...] | None:
-        names = header(CsvReader(file.path, dialect, Place(file.source)))
+        names = column_names(CsvReader(file.path, dialect, Place(file.source)))
         undeclared = check_columns(schema, names, Place(file.source, 1), dialect.new_columns)
-        return None if undeclared or dialect.head_bytes(bytes_of(file.path)) is None else names
+        return None if undeclared or dialect.head_bytes(mapped_bytes(file.path)) is None else names
 
     groups = _by_first_line(files, dialect, names_of)
     if groups is None:
@@ -75,42 +75,42 @@ def of_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, r
     scans = []
     for number, group in enumerate(groups):
         paths = [file.path for _, file in group.files]
-        scan = text_scan.delimited_scan(paths, dialect, group.form, schema, f"{rejects}_{number}")
+        scan = text_scan.delimited_text_scan(paths, dialect, group.form, schema, f"{rejects}_{number}")
         scans.append(_numbered(scan, schema, group, first_line=1 + dialect.header_lines))
-    return _together(scans, schema, rejects, sum(sum(group.counts) for group in groups))
+    return _union(scans, schema, rejects, sum(sum(group.counts) for group in groups))
 
 
-def of_documents(files: Sequence[SmallFile], schema: Schema, rejects: str) -> ScanQuery | None:
-    """Return the lines of JSON files as one query; see `of_delimited`."""
-    if _TAKEN.intersection(schema.names):
+def scan_json(files: Sequence[SmallFile], schema: Schema, rejects: str) -> ScanQuery | None:
+    """Return the lines of JSON files as one query; see `scan_delimited`."""
+    if _RESERVED_NAMES.intersection(schema.names):
         return None
     counts = [_lines(_content(file)) for file in files]
-    group = _Alike((), tuple(enumerate(files)), counts)
-    scan = text_scan.documents_scan([file.path for file in files], schema, f"{rejects}_0")
-    return _together([_numbered(scan, schema, group, first_line=1)], schema, rejects, sum(counts))
+    group = _FileGroup((), tuple(enumerate(files)), counts)
+    scan = text_scan.json_text_scan([file.path for file in files], schema, f"{rejects}_0")
+    return _union([_numbered(scan, schema, group, first_line=1)], schema, rejects, sum(counts))
 
 
-def of_parquet(
+def scan_parquet(
     con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], dialect: Dialect, schema: Schema
 ) -> ScanQuery | None:
     """Return the rows of Parquet files as one query, or `None` when a column of one of them has to be cast."""
-    if _TAKEN.intersection(schema.names):
+    if _RESERVED_NAMES.intersection(schema.names):
         return None
     groups: dict[pa.Schema, list[tuple[int, SmallFile, int]]] = {}
     for number, file in enumerate(files):
         try:
-            found = pq.read_metadata(file.path)
+            footer = pq.read_metadata(file.path)
         except pa.ArrowException:
             return None  # who reads it by itself says what it is
-        own = found.schema.to_arrow_schema().remove_metadata()
-        groups.setdefault(own, []).append((number, file, found.num_rows))
+        file_schema = footer.schema.to_arrow_schema().remove_metadata()
+        groups.setdefault(file_schema, []).append((number, file, footer.num_rows))
     scans = []
     for group in groups.values():
         place = Place(group[0][1].source)
-        own = parquet.ParquetFile.of(group[0][1].path, dialect.naming, place).schema(con)
-        undeclared = check_columns(schema, own.names, place, dialect.new_columns)
-        columns = parquet.as_they_are(own, schema)
-        if undeclared or columns is None or _TAKEN.intersection(own.names):
+        file_schema = parquet.ParquetFile.of(group[0][1].path, dialect.naming, place).schema(con)
+        undeclared = check_columns(schema, file_schema.names, place, dialect.new_columns)
+        columns = parquet.uncast_columns(file_schema, schema)
+        if undeclared or columns is None or _RESERVED_NAMES.intersection(file_schema.names):
             return None
         numbers, sources = _list(n for n, _, _ in group), _list(literal(file.source) for _, file, _ in group)
         paths = _list(literal(file.path) for _, file, _ in group)
@@ -123,7 +123,7 @@ def of_parquet(
     return ScanQuery(_in_order(scans, schema), rows, "select 0")
 
 
-def forget(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
+def drop_rejects(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
     """Drop what the engine noted of the files."""
     names = con.execute("select table_name from duckdb_tables() where starts_with(table_name, ?)", [rejects]).fetchall()
     for (name,) in names:
@@ -132,7 +132,7 @@ def forget(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
 
 def _by_first_line(
     files: Sequence[SmallFile], dialect: Dialect, form_of: Callable[[SmallFile], Form | None]
-) -> list[_Alike[Form]] | None:
+) -> list[_FileGroup[Form]] | None:
     """Return files by the columns in their first line, which is taken apart once for all files that share it."""
     has_names = bool(dialect.naming.names)
     forms: dict[bytes, Form] = {}
@@ -148,7 +148,7 @@ def _by_first_line(
         members, counts = groups.setdefault(forms[first], ([], []))
         members.append((number, file))
         counts.append(_lines(content) - dialect.header_lines)
-    return [_Alike(form, members, counts) for form, (members, counts) in groups.items()]
+    return [_FileGroup(form, members, counts) for form, (members, counts) in groups.items()]
 
 
 def _content(file: SmallFile) -> bytes:
@@ -162,7 +162,7 @@ def _lines(content: bytes) -> int:
     return content.count(b"\n") + (not content.endswith(b"\n"))
 
 
-def _numbered(scan: text_scan.TextScan, schema: Schema, group: _Alike[Form], *, first_line: int) -> str:
+def _numbered(scan: text_scan.TextScan, schema: Schema, group: _FileGroup[Form], *, first_line: int) -> str:
     """Return a scan's rows with their file and position, and those as misfits that are not among the rows of their file."""
     before = _list(accumulate(group.counts, initial=0))
     sources = _list(literal(file.source) for _, file in group.files)
@@ -179,16 +179,16 @@ def _numbered(scan: text_scan.TextScan, schema: Schema, group: _Alike[Form], *, 
     )
 
 
-def _together(scans: Sequence[str], schema: Schema, rejects: str, rows: int) -> ScanQuery:
+def _union(scans: Sequence[str], schema: Schema, rejects: str, rows: int) -> ScanQuery:
     counts = " + ".join(f"(select count(*) from {rejects}_{number})" for number in range(len(scans)))
     return ScanQuery(_in_order(scans, schema), rows, f"select {counts}")
 
 
 def _in_order(scans: Sequence[str], schema: Schema) -> str:
     """Return the rows of all scans in the order of the files; only those of several scans have to be sorted."""
-    order = f" order by {_FILE}, {POSITION}" if len(scans) > 1 else ""
+    order_by = f" order by {_FILE}, {POSITION}" if len(scans) > 1 else ""
     kept = f"{listed(schema.names)}, {SOURCE}, {POSITION}, {MISFIT}"
-    return f"select {kept} from ({' union all '.join(scans)}){order}"
+    return f"select {kept} from ({' union all '.join(scans)}){order_by}"
 
 
 def _list(items: Iterable[object]) -> str:

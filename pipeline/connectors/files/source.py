@@ -18,12 +18,12 @@ from typing import Literal
 
 import duckdb
 
-from pipeline.connectors.contract import shift_positions, unknown
+from pipeline.connectors.contract import shift_positions, undeclared_names
 from pipeline.connectors.direct_tail import DirectTail
 from pipeline.connectors.files import parquet, small_files, text_scan
-from pipeline.connectors.files.byte_ranges import bytes_of, lines_in, parts_of, quoted_parts_of
+from pipeline.connectors.files.byte_ranges import lines_in, mapped_bytes, quoted_splits_of, splits_of
 from pipeline.connectors.files.column_names import ColumnNames
-from pipeline.connectors.files.compression import PACKED, laid_out, unpacked
+from pipeline.connectors.files.compression import COMPRESSED_SUFFIXES, decompressed, split_as_file
 from pipeline.connectors.files.csv import reader as csv_reader
 from pipeline.connectors.files.csv.reader import CsvReader, Dialect
 from pipeline.connectors.files.encoding import encoding_of
@@ -91,17 +91,17 @@ class Files:
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the columns of a file that a contract does not have, typed by all rows of the file."""
-        new = unknown(schema, self._names(part.piece))
+        new = undeclared_names(schema, self._column_names(part.piece))
         return self.schema(part.piece).select(new) if new else Schema(())
 
-    def _names(self, piece: SourceObject) -> tuple[str, ...]:
+    def _column_names(self, piece: SourceObject) -> tuple[str, ...]:
         """Return the names of a file's columns, without their types; of many files that are as they stand, quickly."""
         place, path = Place(piece.uri), self.listing.path(piece.uri)
-        with self._told(place), contextlib.ExitStack() as stack:
+        with self._translated_errors(place), contextlib.ExitStack() as stack:
             if self.format == "json" or not self._is_plain(path):
                 path = stack.enter_context(self._path(SourceSplit(piece)))
             if self.format == "csv":
-                return csv_reader.header(CsvReader(path, self.dialect, place))
+                return csv_reader.column_names(CsvReader(path, self.dialect, place))
             if self.format == "json":
                 return json_reader.names(stack.enter_context(connect()), path, place, self.dialect)
             return ParquetFile.of(path, self.dialect.naming, place).names
@@ -117,7 +117,7 @@ class Files:
     def schema(self, piece: SourceObject) -> Schema:
         """Return the file's columns, types inferred from all its rows; raise `SourceError` when it has none."""
         place = Place(piece.uri)
-        with self._told(place), self._path(SourceSplit(piece)) as path, connect() as con:
+        with self._translated_errors(place), self._path(SourceSplit(piece)) as path, connect() as con:
             if self.format == "csv":
                 return csv_reader.infer(con, CsvReader(path, self.dialect, place))
             if self.format == "json":
@@ -129,12 +129,16 @@ class Files:
 
         A file that cannot be read is one part: reading it says why.
         """
-        whole = (SourceSplit(piece),)
+        whole_file = (SourceSplit(piece),)
         if target_bytes >= piece.size_bytes or not self._is_plain(piece.uri):
-            return whole
-        with contextlib.suppress(SourceError), self._told(Place(piece.uri)), self._path(SourceSplit(piece)) as path:
+            return whole_file
+        with (
+            contextlib.suppress(SourceError),
+            self._translated_errors(Place(piece.uri)),
+            self._path(SourceSplit(piece)) as path,
+        ):
             return self._cut(piece, path, target_bytes)
-        return whole
+        return whole_file
 
     def _cut(self, piece: SourceObject, path: str, target_bytes: int) -> Sequence[SourceSplit]:
         if self.format == "parquet":
@@ -142,11 +146,11 @@ class Files:
                 return parquet.parts(con, path, piece, target_bytes)
         if self.format == "json":
             is_cut = json_layout.layout(self.listing.path(piece.uri)) == "newline_delimited"
-            return parts_of(piece, bytes_of(path), target_bytes) if is_cut else (SourceSplit(piece),)
-        if csv_reader.head_of(CsvReader(path, self.dialect, Place(piece.uri))).is_short:
+            return splits_of(piece, mapped_bytes(path), target_bytes) if is_cut else (SourceSplit(piece),)
+        if csv_reader.read_header(CsvReader(path, self.dialect, Place(piece.uri))).is_short:
             return (SourceSplit(piece),)  # only the beginning of the file tells that
-        data = bytes_of(path)
-        return quoted_parts_of(piece, data, target_bytes, self.dialect.head_bytes(data))
+        data = mapped_bytes(path)
+        return quoted_splits_of(piece, data, target_bytes, self.dialect.head_bytes(data))
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows that fit and those that do not, in the file's order.
@@ -155,17 +159,19 @@ class Files:
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read, and of these
         `SplitError` for a part that, it turns out, does not end where a record does.
         """
-        place, part, schema = Place(part.piece.uri), self._unchanged(part), self._keyed(schema)
+        place, part, schema = Place(part.piece.uri), self._require_unchanged(part), self._with_file_names(schema)
         try:
-            with self._told(place), self._path(part) as path, connect() as con:
+            with self._translated_errors(place), self._path(part) as path, connect() as con:
                 expect_columns(con, len(schema.columns))
                 if self.format == "parquet":
-                    found = ParquetFile.of(path, self.dialect.naming, place)
-                    return parquet.read(con, found, part, schema, self.dialect.new_columns)
+                    parquet_file = ParquetFile.of(path, self.dialect.naming, place)
+                    return parquet.read(con, parquet_file, part, schema, self.dialect.new_columns)
                 if self.format == "json":
-                    return shift_positions(json_reader.read(con, path, schema, place, self.dialect), self._before(part))
-                file = CsvReader(path, self.dialect, place, goes_on=part.end is not None)
-                return shift_positions(csv_reader.read(con, file, schema), self._before(part))
+                    return shift_positions(
+                        json_reader.read(con, path, schema, place, self.dialect), self._position_offset(part)
+                    )
+                file = CsvReader(path, self.dialect, place, continues=part.end is not None)
+                return shift_positions(csv_reader.read(con, file, schema), self._position_offset(part))
         except SourceError as error:
             if part.is_whole:
                 raise
@@ -182,21 +188,21 @@ class Files:
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        part, schema = self._unchanged(part), self._keyed(schema)
+        part, schema = self._require_unchanged(part), self._with_file_names(schema)
         with contextlib.ExitStack() as until:
-            with self._told(Place(part.piece.uri)):
+            with self._translated_errors(Place(part.piece.uri)):
                 path = until.enter_context(self._path(part))
-                found = None if MISFIT in schema.names else self._flowing(con, path, part, schema)
+                query = None if MISFIT in schema.names else self._scan_query(con, path, part, schema)
             try:
-                yield found
+                yield query
             finally:
                 with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
-                    text_scan.forget(con, path)
+                    text_scan.release(con, path)
 
     def is_small(self, part: SourceSplit) -> bool:
         """Return whether a part is a whole small file, not packed, under a name that is no pattern."""
         path = self.listing.path(part.piece.uri)
-        is_plain = self._is_plain(path) and small_files.may_join(path)
+        is_plain = self._is_plain(path) and small_files.can_be_listed(path)
         is_whole = part.begin == 0 and part.end in {None, part.piece.size_bytes}
         return is_whole and is_plain and part.size_bytes <= small_files.SMALL_BYTES
 
@@ -208,33 +214,33 @@ class Files:
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
-        uris, schema = [self._unchanged(part).piece.uri for part in parts], self._keyed(schema)
+        uris, schema = [self._require_unchanged(part).piece.uri for part in parts], self._with_file_names(schema)
         files = [small_files.SmallFile(self.listing.path(uri), uri) for uri in uris]
         rejects = f"rejects_{secrets.token_hex(8)}"
-        with self._told(Place(f"{files[0].source} and {len(files) - 1} more")):
+        with self._translated_errors(Place(f"{files[0].source} and {len(files) - 1} more")):
             if self.format == "parquet":
-                found = small_files.of_parquet(con, files, self.dialect, schema)
+                query = small_files.scan_parquet(con, files, self.dialect, schema)
             elif self.format == "json":
-                found = small_files.of_documents(files, schema, rejects)
+                query = small_files.scan_json(files, schema, rejects)
             else:
-                found = small_files.of_delimited(files, self.dialect, schema, rejects)
+                query = small_files.scan_delimited(files, self.dialect, schema, rejects)
         try:
-            yield found
+            yield query
         finally:
             with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
-                small_files.forget(con, rejects)
+                small_files.drop_rejects(con, rejects)
 
-    def _flowing(
+    def _scan_query(
         self, con: duckdb.DuckDBPyConnection, path: str, part: SourceSplit, schema: Schema
     ) -> ScanQuery | None:
         place = Place(part.piece.uri)
         if self.format == "parquet":
-            found = ParquetFile.of(path, self.dialect.naming, place)
-            return parquet.scan(con, found, part, schema, self.dialect.new_columns)
-        lines, before = self._lines(part, path), self._before(part)
+            parquet_file = ParquetFile.of(path, self.dialect.naming, place)
+            return parquet.scan(con, parquet_file, part, schema, self.dialect.new_columns)
+        lines, before = self._lines(part, path), self._position_offset(part)
         if self.format == "json":
-            return text_scan.of_documents(path, schema, lines, before)
-        return text_scan.of_delimited(con, CsvReader(path, self.dialect, place), schema, lines, before)
+            return text_scan.scan_json(path, schema, lines, before)
+        return text_scan.scan_delimited(con, CsvReader(path, self.dialect, place), schema, lines, before)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`.
@@ -244,8 +250,8 @@ class Files:
         is_csv = self.format == "csv"
         # rejected rows are kept under the names of the table and in its order, as UTF-8
         dialect = replace(self.dialect, has_header=True, naming=ColumnNames(schema.names), encoding=None)
-        schema = self._keyed(schema) if self.format == "json" else schema
-        head = csv_reader.headline(schema, dialect) if is_csv else ""
+        schema = self._with_file_names(schema) if self.format == "json" else schema
+        head = csv_reader.header_line(schema, dialect) if is_csv else ""
         texts = RejectedTexts.of(rows, quotes=is_csv)
         with scratch.folder("rows") as folder, connect() as con:
             path, place = str(Path(folder) / "rows"), Place(self.pattern)
@@ -273,9 +279,9 @@ class Files:
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
         """Read files as they come."""
-        yield DirectTail(self, dict(offsets), most=1 << 62)
+        yield DirectTail(self, dict(offsets), max_rows=1 << 62)
 
-    def _unchanged(self, part: SourceSplit) -> SourceSplit:
+    def _require_unchanged(self, part: SourceSplit) -> SourceSplit:
         """Return the part, where it is a whole file by its bytes as a part without an end.
 
         Raises `SourceError` when that file does not have the size any more with which it was seen.
@@ -296,21 +302,21 @@ class Files:
     def _path(self, part: SourceSplit) -> AbstractContextManager[str]:
         part = replace(part, piece=replace(part.piece, uri=self.listing.path(part.piece.uri)))
         if self.format == "parquet":
-            return unpacked(part.piece.uri)
+            return decompressed(part.piece.uri)
         if self.format == "json" and part.is_whole:
             return self._in_lines(part)
         has_header = self.format == "csv" and self.dialect.has_header
-        return laid_out(part, self.dialect.delimiter if has_header else None, self.dialect.encoding)
+        return split_as_file(part, self.dialect.delimiter if has_header else None, self.dialect.encoding)
 
     @contextmanager
     def _in_lines(self, part: SourceSplit) -> Iterator[str]:
         with (
-            laid_out(part, None, self.dialect.encoding) as path,
+            split_as_file(part, None, self.dialect.encoding) as path,
             json_layout.in_lines(path, Place(part.piece.uri)) as lines,
         ):
             yield lines
 
-    def _before(self, part: SourceSplit) -> int:
+    def _position_offset(self, part: SourceSplit) -> int:
         """Return how many more lines are before the part's first in the file than in what `_path` gives."""
         return part.first - 1 - self._has_copied_header(part)
 
@@ -322,9 +328,9 @@ class Files:
 
     def _is_plain(self, uri: str) -> bool:
         """Return whether a file is read as it is: neither packed, nor in another encoding."""
-        return Path(uri).suffix.lower() not in PACKED and self.dialect.encoding is None
+        return Path(uri).suffix.lower() not in COMPRESSED_SUFFIXES and self.dialect.encoding is None
 
-    def _keyed(self, schema: Schema) -> Schema:
+    def _with_file_names(self, schema: Schema) -> Schema:
         """Return the columns with their names in the files, where these are others."""
         keys = {new: old for old, new in self.dialect.naming.rename}
         return (
@@ -334,7 +340,7 @@ class Files:
         )
 
     @contextmanager
-    def _told(self, place: Place) -> Iterator[None]:
+    def _translated_errors(self, place: Place) -> Iterator[None]:
         """Turn what the file system and DuckDB raise into a `SourceError` in words."""
         try:
             yield
@@ -342,7 +348,7 @@ class Files:
             raise SourceError("the file cannot be read", got=error.strerror or str(error), place=place) from error
         except duckdb.Error as error:
             problem = f"the file cannot be read as {self.format.upper()}"
-            raise SourceError(problem, got=_in_words(error), place=place) from error
+            raise SourceError(problem, got=_short_message(error), place=place) from error
 
 
 def files(
@@ -368,7 +374,7 @@ def files(
     and options that do not go small_files.
     """
     name = str(pattern)
-    suffixes = [s.lower() for s in Path(name).suffixes if s.lower() not in PACKED]
+    suffixes = [s.lower() for s in Path(name).suffixes if s.lower() not in COMPRESSED_SUFFIXES]
     suffix = suffixes[-1] if suffixes else ""
     kind = format or _FORMATS.get(suffix)
     if kind is None or kind not in _FORMATS.values():
@@ -377,9 +383,9 @@ def files(
     chosen = delimiter or ("\t" if suffix == ".tsv" else ",")
     if len(chosen.encode()) != 1 or chosen in {'"', "\n", "\r"}:
         raise SourceError("a delimiter is one character of ASCII, and no quote", got=repr(chosen))
-    given = {"encoding=": encoding is not None, "header=": header is not None, "names=": bool(names)}
+    is_given = {"encoding=": encoding is not None, "header=": header is not None, "names=": bool(names)}
     for option, formats in (("encoding=", ("csv", "json")), ("header=", ("csv",)), ("names=", ("csv",))):
-        if given[option] and kind not in formats:
+        if is_given[option] and kind not in formats:
             raise SourceError(
                 f"{option} is for {' and '.join(each.upper() for each in formats)}", got=kind, do=f"remove {option}"
             )
@@ -402,7 +408,7 @@ def files(
     return Files(name, kind, dialect)
 
 
-def _in_words(error: duckdb.Error) -> str:
+def _short_message(error: duckdb.Error) -> str:
     """Return the first line of DuckDB's message without its own class and file names."""
     text = str(error).strip().partition("\n")[0]
     if "state machine" in text or "sniffing" in text or "CSV Error" in text:

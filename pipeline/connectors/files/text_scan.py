@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.connectors import nested_values
 from pipeline.connectors.contract import CellExpressions, any_misfit, cast_cells, casts, check_columns
-from pipeline.connectors.files.byte_ranges import bytes_of, holds
+from pipeline.connectors.files.byte_ranges import contains_byte, mapped_bytes
 from pipeline.connectors.files.csv import arrow_conversion
 from pipeline.connectors.files.csv import reader as csv_reader
 from pipeline.connectors.files.csv.arrow_conversion import ConversionSpec, ConvertedRows, FaultCount
@@ -38,49 +38,49 @@ class TextScan:
     source: str
 
 
-def of_delimited(
+def scan_delimited(
     con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema, lines: int, moved: int
 ) -> ScanQuery | None:
     """Return the rows of a delimited file of so many lines, their positions moved; None when the header is an odd one.
 
     The count tells of a field with a line break and of a blank line, `rejects` of all else that cannot be read.
     """
-    names = csv_reader.header(file)
+    names = csv_reader.column_names(file)
     undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
-    begins, before = file.dialect.head_bytes(bytes_of(file.path)), file.dialect.header_lines
+    begins, before = file.dialect.head_bytes(mapped_bytes(file.path)), file.dialect.header_lines
     if undeclared or begins is None:
         return None
-    form = arrow_conversion.form_of(file.path, file.dialect, names, schema)
+    form = arrow_conversion.conversion_spec(file.path, file.dialect, names, schema)
     if form is None:
         rejects = _name(file.path, "rejects")
-        scan = delimited_scan(file.path, file.dialect, names, schema, rejects)
-        return _flowing(scan, lines - before, moved + before, f"select count(*) from {rejects}")
+        scan = delimited_text_scan(file.path, file.dialect, names, schema, rejects)
+        return _scan_query(scan, lines - before, moved + before, f"select count(*) from {rejects}")
     rows, faults = (_name(file.path, kind) for kind in _CONVERTED)
     stream = ConvertedRows(file.path, form)
     con.register(rows, stream)
     con.register(faults, FaultCount(stream, lines - before))
-    scan = _text_scan(schema, _converted_cells(schema, form, TextTraits(holds(file.path, b"_", begins))), rows)
-    return _flowing(scan, lines - before, moved + before, f"select faults from {faults}")
+    scan = _text_scan(schema, _converted_cells(schema, form, TextTraits(contains_byte(file.path, b"_", begins))), rows)
+    return _scan_query(scan, lines - before, moved + before, f"select faults from {faults}")
 
 
 def _converted_cells(schema: Schema, form: ConversionSpec, texts: TextTraits) -> CellExpressions:
     """Return the cells of a file that Arrow converted: only columns that came as text are cast and tested for more."""
-    came = csv_reader.cells(schema, tuple(form.types), texts)
+    text_cells = csv_reader.cells(schema, tuple(form.types), texts)
 
     def rule(column: Column, value: str, cast: str) -> ConversionRule:
         if form.types.get(column.name, pa.string()) == pa.string():
-            return came.rule(column, value, cast)
+            return text_cells.rule(column, value, cast)
         return ConversionRule(value, fast=arrow_conversion.is_as_written(column, value))
 
-    return CellExpressions(came.came, rule)
+    return CellExpressions(text_cells.raw, rule)
 
 
-def delimited_scan(
+def delimited_text_scan(
     path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], schema: Schema, rejects: str
 ) -> TextScan:
     """Return the scan of one or several delimited files whose header has these names."""
-    head = dialect.head_bytes(bytes_of(path)) if isinstance(path, str) else None
-    underscored = not isinstance(path, str) or holds(path, b"_", head or 0)
+    head = dialect.head_bytes(mapped_bytes(path)) if isinstance(path, str) else None
+    underscored = not isinstance(path, str) or contains_byte(path, b"_", head or 0)
     source = csv_reader.strict_scan(path, dialect, names, csv_reader.dates_of(schema), rejects)
     return _text_scan(
         schema, csv_reader.scanned_cells(schema, names, underscored=underscored), _with_file(path, source)
@@ -97,7 +97,7 @@ def _text_scan(schema: Schema, cells: CellExpressions, source: str, other: str =
     return TextScan(casts(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
 
 
-def of_documents(path: str, schema: Schema, lines: int, moved: int) -> ScanQuery:
+def scan_json(path: str, schema: Schema, lines: int, moved: int) -> ScanQuery:
     """Return the rows of so many lines of JSON, their positions moved.
 
     Their values come by the very expressions with which they are read carefully.
@@ -105,10 +105,10 @@ def of_documents(path: str, schema: Schema, lines: int, moved: int) -> ScanQuery
     A line that is blank, no object, or has a field of another name is a misfit; one that is no JSON is an error.
     """
     rejects = _name(path, "rejects")
-    return _flowing(documents_scan(path, schema, rejects), lines, moved, f"select count(*) from {rejects}")
+    return _scan_query(json_text_scan(path, schema, rejects), lines, moved, f"select count(*) from {rejects}")
 
 
-def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> TextScan:
+def json_text_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> TextScan:
     """Return the scan of one or several files of JSON lines."""
     paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
     # `case`, since DuckDB weighs both sides of an `and`: most lines have just the fields of the contract, each once
@@ -128,13 +128,13 @@ def documents_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> T
     return _text_scan(schema, json_reader.cells(schema), source, other)
 
 
-def _flowing(scan: TextScan, rows: int, moved: int, rejects: str) -> ScanQuery:
+def _scan_query(scan: TextScan, rows: int, moved: int, rejects: str) -> ScanQuery:
     numbered = f"row_number() over () + {moved} as {POSITION}"
     query = f"select {scan.columns}, {numbered}, ({scan.misfit}) as {MISFIT} from {scan.source}"
     return ScanQuery(query, rows, rejects)
 
 
-def forget(con: duckdb.DuckDBPyConnection, path: str) -> None:
+def release(con: duckdb.DuckDBPyConnection, path: str) -> None:
     """Drop what a connection holds of a file."""
     for kind in _CONVERTED:
         con.unregister(_name(path, kind))

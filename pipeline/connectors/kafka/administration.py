@@ -26,7 +26,7 @@ _OPTIONS = {
     "ssl.key.password": "ssl_password",
 }
 """What librdkafka calls a setting, and what kafka-python does."""
-_SHORT_S = 86_400
+_SHORT_RETENTION_S = 86_400
 _PATIENCE_MS = 5_000
 
 
@@ -46,20 +46,20 @@ class TopicSettings:
     """Whether of the records of one key only the last are kept."""
 
     @property
-    def worries(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What may hurt a stream that reads the topic, in words."""
-        found = []
-        if self.retention_s is not None and self.retention_s < _SHORT_S:
-            found.append(
+        warnings = []
+        if self.retention_s is not None and self.retention_s < _SHORT_RETENTION_S:
+            warnings.append(
                 f"records go after {self.retention_s / 3600:g} h: a stream that stands still longer stops loudly"
             )
         if self.replicas < 2:  # noqa: PLR2004 - one copy is none
-            found.append("one replica: what its broker loses is lost")
+            warnings.append("one replica: what its broker loses is lost")
         if self.in_sync < self.replicas:
-            found.append(f"{self.in_sync} of {self.replicas} replicas in step")
+            warnings.append(f"{self.in_sync} of {self.replicas} replicas in step")
         if self.compacted:
-            found.append("compacted: records go, so batch over the topic is not what was streamed")
-        return tuple(found)
+            warnings.append("compacted: records go, so batch over the topic is not what was streamed")
+        return tuple(warnings)
 
 
 def topics(kafka: Kafka) -> tuple[TopicSettings, ...]:
@@ -71,7 +71,7 @@ def topics(kafka: Kafka) -> tuple[TopicSettings, ...]:
         described = admin.describe_topics(names)
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         settings = admin.describe_configs(resources, config_filter="all")["topic"]
-    return tuple(_topic(found, settings[found["name"]]) for found in described)
+    return tuple(_topic(topic, settings[topic["name"]]) for topic in described)
 
 
 def create(kafka: Kafka, *, partitions: int = 4, replicas: int = 1) -> tuple[str, ...]:
@@ -86,12 +86,12 @@ def create(kafka: Kafka, *, partitions: int = 4, replicas: int = 1) -> tuple[str
     return tuple(missing)
 
 
-def hanging(kafka: Kafka) -> tuple[str, ...]:
+def hanging_transactions(kafka: Kafka) -> tuple[str, ...]:
     """Return the transactions, in words, that hold readers back longer than any should: an operator must end them."""
     with _admin(kafka) as admin:
         return tuple(
-            f"{found['transactional_id']} for {found['age_ms'] / 1000:.0f} s on {found['topic_partitions']}"
-            for found in admin.find_hanging_transactions()
+            f"{transaction['transactional_id']} for {transaction['age_ms'] / 1000:.0f} s on {transaction['topic_partitions']}"
+            for transaction in admin.find_hanging_transactions()
         )
 
 
@@ -114,9 +114,9 @@ def _admin(kafka: Kafka) -> Iterator[KafkaAdminClient]:
     from kafka import KafkaAdminClient  # noqa: PLC0415 - likewise
     from kafka.errors import KafkaError  # noqa: PLC0415 - likewise
 
-    given = {_OPTIONS[name]: value for name, value in kafka.options().items() if name in _OPTIONS}
+    options = {_OPTIONS[name]: value for name, value in kafka.options().items() if name in _OPTIONS}
     try:
-        client = KafkaAdminClient(**given, bootstrap_timeout_ms=_PATIENCE_MS, request_timeout_ms=_PATIENCE_MS)
+        client = KafkaAdminClient(**options, bootstrap_timeout_ms=_PATIENCE_MS, request_timeout_ms=_PATIENCE_MS)
         try:
             yield client
         finally:

@@ -67,13 +67,13 @@ class AvroCodec:
 
     def _schema_of(self, number: int) -> Any:
         if number not in self._known:
-            found = self._asked(number)
-            if found is None:
+            text = self._fetch_schema(number)
+            if text is None:
                 raise UndecodableError(f"the registry has no schema {number}")
-            self._known[number] = parse_schema(json.loads(found))
+            self._known[number] = parse_schema(json.loads(text))
         return self._known[number]
 
-    def _asked(self, number: int) -> str | None:
+    def _fetch_schema(self, number: int) -> str | None:
         """Return the text of a schema, or `None` when the registry has none of that id."""
         place = Place(self._format.registry)
         parts = urllib.parse.urlsplit(self._format.registry)

@@ -24,12 +24,12 @@ from pipeline.connectors.contract import (
     CellExpressions,
     RawTable,
     any_misfit,
+    apply_contract,
     cast_cells,
     casts,
     check_columns,
-    fit,
-    of_texts,
-    of_types,
+    text_cells,
+    typed_cells,
 )
 from pipeline.connectors.files.json import reader as json_reader
 from pipeline.connectors.kafka.message_batches import FETCHED, VALUE
@@ -49,10 +49,10 @@ from pipeline.kernel.sql_text import literal, quoted
 
 BASE64 = "base64:"
 """What stands before the bytes of a value that is no text, where it is kept as one."""
-_NOTHING = "select 0"
+_NO_FAULTS = "select 0"
 _TIMES = {"DATE": "%Y-%m-%d", "TIMESTAMP": "%Y-%m-%d %H:%M:%S.%f"}
 """How a message's own time is written as the text of an event time, in UTC; with its offset for all other types."""
-_OWN = "own:"
+_VALUE_PREFIX = "own:"
 """What stands before the name of a decoded column, to be told from those of the message."""
 
 
@@ -74,8 +74,10 @@ class Decoder:
         if self.format in {"raw", "text"}:
             return Schema.of({VALUE: "BLOB" if self.format == "raw" else "VARCHAR", **extra})
         values = records.column(VALUE).drop_null()
-        found = self._codec.schema(values.to_pylist(), place) if self._codec is not None else _inferred(values, place)
-        return Schema.of({**found.as_dict(), **extra})
+        inferred = (
+            self._codec.schema(values.to_pylist(), place) if self._codec is not None else _inferred(values, place)
+        )
+        return Schema.of({**inferred.as_dict(), **extra})
 
     def check_columns(self, schema: Schema, place: Place) -> None:
         """Raise `SchemaError` for a contract that these records cannot have."""
@@ -88,9 +90,9 @@ class Decoder:
                     do=f"give kafka(…, metadata=({field!r},))",
                     place=place,
                 )
-        own = self._own(schema)
-        if self.format in {"raw", "text"} and len(own) != 1:
-            got = ", ".join(column.name for column in own) or "none"
+        value_columns = self._value_columns(schema)
+        if self.format in {"raw", "text"} and len(value_columns) != 1:
+            got = ", ".join(column.name for column in value_columns) or "none"
             problem = f"a topic of {self.format} values has one column beside those of its messages"
             raise SchemaError(problem, got=got, do="give schema= with one", place=place)
 
@@ -99,14 +101,14 @@ class Decoder:
         self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
     ) -> Iterator[ScanQuery | None]:
         """Yield records as a query; None when they have to be read with care."""
-        table = None if MISFIT in schema.names else self._clean(records, schema, partition)
+        table = None if MISFIT in schema.names else self._scannable(records, schema, partition)
         if table is None:
             yield None
             return
         name = f"kafka_{id(table):x}"
         con.register(name, table)
         try:
-            yield ScanQuery(self._query(name, schema, partition), table.num_rows, _NOTHING)
+            yield ScanQuery(self._query(name, schema, partition), table.num_rows, _NO_FAULTS)
         finally:
             with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
                 con.unregister(name)
@@ -118,7 +120,9 @@ class Decoder:
             if self._codec is not None:
                 con.register("_columns", self._decoded(records, schema, con, partition))
                 con.execute(f"create temp table {RAW} as select r.*, c.* from _records r positional join _columns c")
-                return _fit(con, schema, RawTable(self._cells(schema, partition), "", why=WHY), in_text=False)
+                return _apply_contract(
+                    con, schema, RawTable(self._cells(schema, partition), "", why=WHY), in_text=False
+                )
             is_object = json_reader.is_object("line") if self.format == "json" else "true"
             con.execute(
                 f"create temp table {RAW} as select *, {is_object} as is_object from "
@@ -127,10 +131,12 @@ class Decoder:
             source = f"(select *, line as shown from {RAW})"
             if self.format == "json":
                 objects = f"(select * replace (case when is_object then line end as line), line as shown from {RAW})"
-                source = json_reader.with_texts(Schema(self._own(schema)), objects)
+                source = json_reader.with_texts(Schema(self._value_columns(schema)), objects)
             beyond = json_reader.values_of(self._undeclared(schema, self._keys(con), partition))
-            raw = RawTable(self._cells(schema, partition), "", why=f"({self._why()})", source=source, undeclared=beyond)
-            return _fit(con, schema, raw, in_text=True)
+            raw = RawTable(
+                self._cells(schema, partition), "", why=f"({self._invalid_reason()})", source=source, undeclared=beyond
+            )
+            return _apply_contract(con, schema, raw, in_text=True)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
         """Read rejected rows again; what is not in a value, as its key, is null."""
@@ -149,30 +155,30 @@ class Decoder:
     def _codec(self) -> Codec | None:
         return codec_of(self.format) if isinstance(self.format, Avro | Protobuf) else None
 
-    def _own(self, schema: Schema) -> tuple[Column, ...]:
+    def _value_columns(self, schema: Schema) -> tuple[Column, ...]:
         """Return the columns that come from the value."""
         return tuple(c for c in schema.columns if c.name not in TYPES)
 
     def _cells(self, schema: Schema, partition: Partition) -> CellExpressions:
         """Return the cells of a value, and of the message itself."""
-        value = self._value_cells(Schema(self._own(schema)))
-        message = self._message(schema, partition)
-        came = {c.name: value.came.get(c.name) or message[c.name] for c in schema.columns}
+        value = self._value_cells(Schema(self._value_columns(schema)))
+        message = self._message_columns(schema, partition)
+        raw = {c.name: value.raw.get(c.name) or message[c.name] for c in schema.columns}
         time = "" if self.event_time is None else self.event_time.column
-        if self.event_time is not None and time in value.came:
-            came[time] = self._own_time(self.event_time, schema.as_dict()[time], came[time])
+        if self.event_time is not None and time in value.raw:
+            raw[time] = self._event_time_text(self.event_time, schema.as_dict()[time], raw[time])
 
-        def rule(column: Column, came: str, cast: str) -> ConversionRule:
-            if column.name == time and column.name in value.came:
-                return values.of_text(column, came, cast)
-            if column.name in value.came:
-                return value.rule(column, came, cast)
+        def rule(column: Column, raw: str, cast: str) -> ConversionRule:
+            if column.name == time and column.name in value.raw:
+                return values.of_text(column, raw, cast)
+            if column.name in value.raw:
+                return value.rule(column, raw, cast)
             kind = "VARCHAR" if (column.name, column.type) == ("_key", "VARCHAR") else TYPES[column.name]
-            return values.of_type(column, came, kind)
+            return values.of_type(column, raw, kind)
 
-        return CellExpressions(came, rule)
+        return CellExpressions(raw, rule)
 
-    def _own_time(self, event_time: EventTime, kind: str, came: str) -> str:
+    def _event_time_text(self, event_time: EventTime, kind: str, raw: str) -> str:
         """Return SQL for the text of an event time: the message's own time where there is no value."""
         number = event_time.number_of("_timestamp")
         time = (
@@ -180,18 +186,20 @@ class Decoder:
             if number
             else f"strftime(_timestamp at time zone 'UTC', {literal(_TIMES.get(kind, '%Y-%m-%d %H:%M:%S.%f+00'))})"
         )
-        return f"case when {VALUE} is null then {time} else ({came})::varchar end"
+        return f"case when {VALUE} is null then {time} else ({raw})::varchar end"
 
-    def _value_cells(self, own: Schema) -> CellExpressions:
+    def _value_cells(self, value_schema: Schema) -> CellExpressions:
         if self._codec is not None:
-            return of_types({c.name: quoted(_OWN + c.name) for c in own.columns}, own.as_dict())
+            return typed_cells(
+                {c.name: quoted(_VALUE_PREFIX + c.name) for c in value_schema.columns}, value_schema.as_dict()
+            )
         if self.format == "json":
-            return json_reader.cells(own)
+            return json_reader.cells(value_schema)
         if self.format == "raw":
-            return of_types(dict.fromkeys(own.names, VALUE), dict.fromkeys(own.names, "BLOB"))
-        return of_texts(dict.fromkeys(own.names, "line"))
+            return typed_cells(dict.fromkeys(value_schema.names, VALUE), dict.fromkeys(value_schema.names, "BLOB"))
+        return text_cells(dict.fromkeys(value_schema.names, "line"))
 
-    def _message(self, schema: Schema, partition: Partition) -> dict[str, str]:
+    def _message_columns(self, schema: Schema, partition: Partition) -> dict[str, str]:
         """Return SQL for the columns of the message itself."""
         message = {
             "_topic": literal(partition.topic),
@@ -203,7 +211,7 @@ class Decoder:
             message["_key"] = "decode(_key, 'replace')"
         return message
 
-    def _why(self) -> str:
+    def _invalid_reason(self) -> str:
         """Return SQL for the reason why a value is no row at all, or null."""
         tombstone = f"when {VALUE} is null then {'null' if self.keeps_tombstones else literal('no value')}"
         if self.format == "raw":
@@ -216,8 +224,8 @@ class Decoder:
         """Return the keys of the JSON objects in `raw`, where they matter."""
         if self.new_columns is None or self.format != "json":
             return ()
-        found = con.execute(f"select distinct unnest(json_keys(line)) as key from {RAW} where is_object order by key")
-        return tuple(str(row[0]) for row in found.fetchall())
+        result = con.execute(f"select distinct unnest(json_keys(line)) as key from {RAW} where is_object order by key")
+        return tuple(str(row[0]) for row in result.fetchall())
 
     def _undeclared(self, schema: Schema, names: Iterable[str], partition: Partition) -> tuple[str, ...]:
         """Return the fields with which a record is set aside; raise `SchemaError` for those that are refused."""
@@ -227,7 +235,7 @@ class Decoder:
             schema, tuple(dict.fromkeys((*schema.names, *names))), Place(partition.uri), self.new_columns
         )
 
-    def _clean(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
+    def _scannable(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
         """Return what a query can be run over, or None when a row is no row at all."""
         if not self.keeps_tombstones and records.column(VALUE).null_count:
             return None
@@ -249,14 +257,14 @@ class Decoder:
 
     def _query(self, name: str, schema: Schema, partition: Partition) -> str:
         source, other = quoted(name), "false"
-        if self.format == "json" and not self._own(schema):
+        if self.format == "json" and not self._value_columns(schema):
             other = f"(line is not null and not {json_reader.is_object('line')})"
         elif self.format == "json":
             # what is no JSON stops the query; what begins with a brace and is JSON is an object
-            source = json_reader.with_texts(Schema(self._own(schema)), source)
+            source = json_reader.with_texts(Schema(self._value_columns(schema)), source)
             other = "not coalesce(starts_with(line, '{'), true)"
             if self.new_columns is not None:
-                names = tuple(column.name for column in self._own(schema))
+                names = tuple(column.name for column in self._value_columns(schema))
                 other += f" or not coalesce({only_keys('json_keys(line)', names)}, true)"
         cells = self._cells(schema, partition)
         return (
@@ -270,14 +278,14 @@ class Decoder:
         """Return the columns of the values, and `_why` for those that cannot be decoded."""
         assert self._codec is not None  # noqa: S101 - asked before
         values = records.column(VALUE).to_pylist()
-        own = Schema(self._own(schema))
+        value_schema = Schema(self._value_columns(schema))
         decoded = decode(self._codec, values, keeps_tombstones=self.keeps_tombstones)
         undeclared = self._undeclared(schema, decoded.names, partition)
-        found = columns_of(decoded, own, undeclared, con)
-        return found.rename_columns([*(f"{_OWN}{name}" for name in own.names), WHY])
+        table = columns_of(decoded, value_schema, undeclared, con)
+        return table.rename_columns([*(f"{_VALUE_PREFIX}{name}" for name in value_schema.names), WHY])
 
 
-def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable, *, in_text: bool) -> ReadResult:
+def _apply_contract(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable, *, in_text: bool) -> ReadResult:
     """Return what fits; `raw.why` is SQL for why a record is no row at all, or null."""
     why = raw.why
     encoded = f"'{BASE64}' || base64({VALUE})"
@@ -289,7 +297,7 @@ def _fit(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable, *, in_te
         why = (
             f"coalesce({why}, case when _key is not null and try(decode(_key)) is null then 'the key is not UTF-8' end)"
         )
-    return fit(con, schema, replace(raw, row=row, bad=f"({why}) is not null", why=why))
+    return apply_contract(con, schema, replace(raw, row=row, bad=f"({why}) is not null", why=why))
 
 
 def _bytes(row: str) -> bytes | None:

@@ -41,18 +41,18 @@ def fetch(
         if batch is None:
             stream.check()
             return {}
-        found = {p: FetchedRecords(t, int(t.column(POSITION)[-1].as_py()) + 1) for p, t in _tables(batch, metadata)}
+        fetched = {p: FetchedRecords(t, int(t.column(POSITION)[-1].as_py()) + 1) for p, t in _tables(batch, metadata)}
         for fault in batch.faults:
             partition = Partition(fault.topic or "?", max(0, fault.partition))
             if fault.code != _EOF:
                 stream.told(fault, partition)
                 continue
-            before = found.get(partition)
+            before = fetched.get(partition)
             records = empty(metadata) if before is None else before.records
-            found[partition] = FetchedRecords(
+            fetched[partition] = FetchedRecords(
                 records, fault.offset if before is None else max(fault.offset, before.end)
             )
-    return found
+    return fetched
 
 
 def empty(metadata: Metadata) -> pa.Table:
@@ -65,8 +65,8 @@ def _tables(batch: MessageBatch, metadata: Metadata) -> list[tuple[Partition, pa
     if not len(batch):
         return []
     columns = {VALUE: batch.values(), POSITION: batch.offsets()}
-    wanted = {"_key": batch.keys, "_timestamp": batch.timestamps, "_headers": batch.headers}
-    columns |= {name: wanted[name]() for name in metadata.columns if name in wanted}
+    readers = {"_key": batch.keys, "_timestamp": batch.timestamps, "_headers": batch.headers}
+    columns |= {name: readers[name]() for name in metadata.columns if name in readers}
     table = pa.table(columns)
     first = int(batch.places[0])
     if (batch.places == first).all():

@@ -108,8 +108,8 @@ def _one(value: Any, field: Any) -> object:
     if field.message_type is not None:
         return value.ToDatetime() if field.message_type.full_name == _TIMESTAMP else _fields(value)
     if field.enum_type is not None:
-        found = field.enum_type.values_by_number.get(value)
-        return str(value) if found is None else found.name
+        enum_value = field.enum_type.values_by_number.get(value)
+        return str(value) if enum_value is None else enum_value.name
     return value
 
 

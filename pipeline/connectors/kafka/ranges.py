@@ -19,7 +19,7 @@ from pipeline.core.splits import SourceSplit
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.source import Kafka
 
-_AT_ONCE = 20_000
+_FETCH_ROWS = 20_000
 _WAIT_S = 0.02
 _BUFFER_BYTES = 32 << 20
 
@@ -32,7 +32,7 @@ def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
     begin = max(part.begin, extent.begin) if part.is_whole else part.begin
     ids, place = {partition.topic: part.piece.stamp}, Place(part.piece.uri)
     try:
-        records = empty(kafka.metadata) if begin >= end else _all(kafka, partition, Extent(begin, end))
+        records = empty(kafka.metadata) if begin >= end else _fetch_range(kafka, partition, Extent(begin, end))
     except SourceError:
         check_topics(kafka, ids, place)  # a topic that is gone is the better reason
         raise
@@ -48,7 +48,7 @@ def sample(kafka: Kafka, partition: Partition, rows: int) -> pa.Table:
     extent = kafka.client.extents([partition])[partition]
     if extent.begin == extent.end:
         return empty(kafka.metadata)
-    return _all(kafka, partition, Extent(extent.begin, min(extent.end, extent.begin + rows)))
+    return _fetch_range(kafka, partition, Extent(extent.begin, min(extent.end, extent.begin + rows)))
 
 
 def check_topics(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s: float = PATIENCE_S) -> bool:
@@ -56,21 +56,21 @@ def check_topics(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s:
 
     What was read before this was asked came from the topic with that id.
     """
-    found = kafka.client.ids(tuple(ids), patience_s)
-    if found is None:
+    current_ids = kafka.client.ids(tuple(ids), patience_s)
+    if current_ids is None:
         return False
-    for topic, wanted in ids.items():
-        if found[topic] != wanted:
+    for topic, expected_id in ids.items():
+        if current_ids[topic] != expected_id:
             raise SourceError(
                 f"the topic {topic!r} was deleted, and is not the one that was read",
-                got=f"the id {found[topic]}, not {wanted}" if found[topic] else "no topic",
+                got=f"the id {current_ids[topic]}, not {expected_id}" if current_ids[topic] else "no topic",
                 do="its offsets mean other records now: start again from the earliest",
                 place=place,
             )
     return True
 
 
-def _all(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
+def _fetch_range(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
     """Return the records of a range.
 
     It is over when the partition's reader is at its end, whether or not the last offsets hold records: those of
@@ -80,10 +80,10 @@ def _all(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table:
         stream.add({partition: extent.begin})
         tables, at, until = [empty(kafka.metadata)], extent.begin, time.monotonic() + PATIENCE_S
         while at < extent.end:
-            found = fetch(stream, kafka.metadata, _AT_ONCE, _WAIT_S).get(partition)
-            if found is not None and found.end > at:
-                tables.append(found.records)
-                at, until = found.end, time.monotonic() + PATIENCE_S
+            fetched = fetch(stream, kafka.metadata, _FETCH_ROWS, _WAIT_S).get(partition)
+            if fetched is not None and fetched.end > at:
+                tables.append(fetched.records)
+                at, until = fetched.end, time.monotonic() + PATIENCE_S
             elif time.monotonic() > until:
                 raise SourceUnavailableError(
                     "the records of a range do not come",

@@ -9,7 +9,7 @@ from typing import Protocol
 import duckdb
 import pyarrow as pa
 
-from pipeline.connectors.values import not_of
+from pipeline.connectors.values import type_mismatch
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Schema
 from pipeline.kernel.engine import empty, schema_of
@@ -73,17 +73,17 @@ def columns_of(
     for name in undeclared:
         for at, record in enumerate(decoded.records):
             if record.get(name) is not None:
-                why[at] = _and(why[at], f"column {name!r} is not in the contract: {record[name]}")
-    wanted = empty(con, schema).schema if schema.columns else pa.schema([])
+                why[at] = _append_reason(why[at], f"column {name!r} is not in the contract: {record[name]}")
+    arrow_schema = empty(con, schema).schema if schema.columns else pa.schema([])
     columns = {}
     for column in schema.columns:
         cells = [_plain(record.get(column.name)) for record in decoded.records]
-        kind = wanted.field(column.name).type
-        columns[column.name] = _column(cells, kind, why, lambda value, c=column: f"{not_of(c)}{value}")  # type: ignore[misc]
+        kind = arrow_schema.field(column.name).type
+        columns[column.name] = _column(cells, kind, why, lambda value, c=column: f"{type_mismatch(c)}{value}")  # type: ignore[misc]
     return pa.table({**columns, WHY: pa.array(why, pa.string())})
 
 
-def _and(why: str | None, more: str) -> str:
+def _append_reason(why: str | None, more: str) -> str:
     return more if why is None else f"{why}; {more}"
 
 
@@ -105,7 +105,7 @@ def _column(cells: list[object], kind: pa.DataType, why: list[str | None], reaso
             try:
                 pa.array([cell], kind)
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-                why[at] = _and(why[at], reason(cell))
+                why[at] = _append_reason(why[at], reason(cell))
                 cells[at] = None
         return pa.array(cells, kind)
 

@@ -30,13 +30,13 @@ class Tls:
 
     def files(self) -> dict[str, str]:
         """Return the settings of certificates alone."""
-        given = {
+        settings = {
             "ssl.ca.location": self.ca,
             "ssl.certificate.location": self.certificate,
             "ssl.key.location": self.key,
             "ssl.key.password": None if self.key_password is None else secret(self.key_password),
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def secret(value: str, environment: Mapping[str, str] = os.environ) -> str:
     if not value.startswith(_FROM_ENVIRONMENT):
         return value
     name = value.removeprefix(_FROM_ENVIRONMENT)
-    found = environment.get(name)
-    if not found:
+    secret_value = environment.get(name)
+    if not secret_value:
         raise SettingsError(f"the environment has no {name!r}, which holds a secret of Kafka", do=f"set {name}")
-    return found
+    return secret_value

@@ -32,7 +32,7 @@ _PATIENCE_S = 30.0
 _POLL_S = 0.1
 _LOG = logging.getLogger("headwater.kafka")
 _LOG.addHandler(logging.NullHandler())
-_MARKS = {"cleanup.policy": "compact", "segment.bytes": str(1 << 20), "segment.ms": "3600000"}
+_POSITION_TOPIC_SETTINGS = {"cleanup.policy": "compact", "segment.bytes": str(1 << 20), "segment.ms": "3600000"}
 """Settings of the topic of numbers: it is read whole at a start, so it is kept short."""
 
 
@@ -100,7 +100,7 @@ class _SentBatch:
 
     error: KafkaError | None = None
 
-    def heard(self, error: KafkaError | None, message: Message) -> None:
+    def on_delivery(self, error: KafkaError | None, message: Message) -> None:
         del message
         self.error = self.error or error
 
@@ -131,12 +131,12 @@ class KafkaTarget:
                 logger=_LOG,
             )
             self._producer.init_transactions(_PATIENCE_S)
-            self._reached = self._last()
+            self._reached = self._last_position()
         except KafkaException as error:
-            raise self._words(error) from error
+            raise self._translated(error) from error
 
     @property
-    def marks(self) -> str:
+    def position_topic(self) -> str:
         """The topic of numbers."""
         return f"{self.id}.reached"
 
@@ -173,7 +173,7 @@ class KafkaTarget:
                     raise cause from error  # `produce` says only that the producer ended, this says why
                 raise
         except KafkaException as error:
-            raise self._words(error, sent.error) from error
+            raise self._translated(error, sent.error) from error
         self._reached = delivery.to
 
     def close(self) -> None:
@@ -186,15 +186,19 @@ class KafkaTarget:
     def _send(self, delivery: Delivery, sent: _SentBatch) -> None:
         if delivery.gone.num_rows:
             self._produce(self.to.topic, keys(delivery.gone, self.to.key), None, sent)
-        for found, rows in texts(delivery.rows, delivery.rows.schema, self.to.key):
-            self._produce(self.to.topic, found, rows, sent)
-        self._produce(self.marks, [self.id], [delivery.to.to_json()], sent)
+        for row_keys, rows in texts(delivery.rows, delivery.rows.schema, self.to.key):
+            self._produce(self.to.topic, row_keys, rows, sent)
+        self._produce(self.position_topic, [self.id], [delivery.to.to_json()], sent)
 
-    def _produce(self, topic: str, found: Sequence[str | None], rows: Sequence[str] | None, sent: _SentBatch) -> None:
-        for number, key in enumerate(found):
+    def _produce(
+        self, topic: str, row_keys: Sequence[str | None], rows: Sequence[str] | None, sent: _SentBatch
+    ) -> None:
+        for number, key in enumerate(row_keys):
             while True:
                 try:
-                    self._producer.produce(topic, None if rows is None else rows[number], key, on_delivery=sent.heard)
+                    self._producer.produce(
+                        topic, None if rows is None else rows[number], key, on_delivery=sent.on_delivery
+                    )
                     break
                 except BufferError:
                     self._producer.poll(_POLL_S)
@@ -241,17 +245,17 @@ class KafkaTarget:
         known = admin.list_topics(timeout=_PATIENCE_S).topics
         if self.to.topic not in known:
             raise SinkError(f"there is no Kafka topic {self.to.topic!r}", do="create it")
-        if self.marks in known:
+        if self.position_topic in known:
             return
         try:
-            admin.create_topics([NewTopic(self.marks, 1, -1, config=_MARKS)], operation_timeout=_PATIENCE_S)[
-                self.marks
-            ].result()
+            admin.create_topics(
+                [NewTopic(self.position_topic, 1, -1, config=_POSITION_TOPIC_SETTINGS)], operation_timeout=_PATIENCE_S
+            )[self.position_topic].result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
-    def _last(self) -> SinkPosition | None:
+    def _last_position(self) -> SinkPosition | None:
         """Return the last committed number. There is no open transaction: this producer has ended those of its id."""
         from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition  # noqa: PLC0415 - an extra
 
@@ -267,33 +271,39 @@ class KafkaTarget:
             },
             logger=_LOG,
         )
-        found, until = None, time.monotonic() + _PATIENCE_S
+        position, until = None, time.monotonic() + _PATIENCE_S
         try:
-            consumer.assign([TopicPartition(self.marks, 0, 0)])
+            consumer.assign([TopicPartition(self.position_topic, 0, 0)])
             while time.monotonic() < until:
                 for message in consumer.consume(10_000, _POLL_S):
                     error, value = message.error(), message.value()
                     if error is None and value is not None:
-                        found, until = SinkPosition.from_json(value), time.monotonic() + _PATIENCE_S
+                        position, until = SinkPosition.from_json(value), time.monotonic() + _PATIENCE_S
                     elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - so the client names it
-                        return found
+                        return position
                     elif error is not None and not error.retriable():
                         raise KafkaException(error)
         finally:
             consumer.close()
         raise SinkError(
-            f"the topic {self.marks!r} cannot be read", got=f"no answer in {_PATIENCE_S:g} s", do="check the brokers"
+            f"the topic {self.position_topic!r} cannot be read",
+            got=f"no answer in {_PATIENCE_S:g} s",
+            do="check the brokers",
         )
 
-    def _words(self, error: KafkaException, cause: KafkaError | None = None) -> HeadwaterError:
+    def _translated(self, error: KafkaException, cause: KafkaError | None = None) -> HeadwaterError:
         from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
-        found: KafkaError = error.args[0]
-        if found.code() in {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}:  # noqa: SLF001
+        kafka_error: KafkaError = error.args[0]
+        if kafka_error.code() in {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}:  # noqa: SLF001
             return ConflictError(
                 f"another process sends to {self.to}, or this one slept past the time of its transaction",
-                got=found.str(),
+                got=kafka_error.str(),
                 do="what it did not commit is sent by the next one",
             )
-        said = found.str() if cause is None or cause.code() == found.code() else f"{cause.str()} ({found.str()})"
-        return SinkError(f"{self.to} does not take the rows", got=said, do="check servers=, security= and the topic")
+        message = (
+            kafka_error.str()
+            if cause is None or cause.code() == kafka_error.code()
+            else f"{cause.str()} ({kafka_error.str()})"
+        )
+        return SinkError(f"{self.to} does not take the rows", got=message, do="check servers=, security= and the topic")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
-from pipeline.connectors.contract import unknown
+from pipeline.connectors.contract import undeclared_names
 from pipeline.connectors.kafka.partitions import Partition, Topic
 from pipeline.connectors.kafka.security import Sasl, Tls
 from pipeline.connectors.kafka.value_formats import Avro, Field, Format, Metadata, Protobuf, metadata_of
@@ -78,8 +78,8 @@ class Kafka:
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the fields of a range's records that a contract does not have, with the types that these tell."""
-        found = self.decoder.infer(self._fetched(part), Place(part.piece.uri))
-        return found.select(unknown(schema, found.names))
+        inferred = self.decoder.infer(self._fetched(part), Place(part.piece.uri))
+        return inferred.select(undeclared_names(schema, inferred.names))
 
     def timed(self, time: EventTime) -> Kafka:
         """Return the topics for a source with this event time: a tombstone then has its message's time."""
@@ -129,17 +129,17 @@ class Kafka:
 
     def extents(self) -> Mapping[str, Extent]:
         """Return what each partition holds now, without what waits behind an open transaction."""
-        found = self._topics()
-        extents = self._extents(found)
-        return {p.uri: Extent(e.begin, e.end, found[p.topic].id) for p, e in extents.items()}
+        topics = self._topics()
+        extents = self._extents(topics)
+        return {p.uri: Extent(e.begin, e.end, topics[p.topic].id) for p, e in extents.items()}
 
     def held_back(self) -> Mapping[str, int]:
         """Return for each partition how many offsets wait behind a transaction that is neither committed nor aborted.
 
         It is over in seconds, or at the transaction's time-out; one that stays is an alarm: the partition stands still.
         """
-        found = self._extents(self._topics())
-        return {p.uri: max(0, end - found[p].end) for p, end in self.client.high_watermarks(tuple(found)).items()}
+        extents = self._extents(self._topics())
+        return {p.uri: max(0, end - extents[p].end) for p, end in self.client.high_watermarks(tuple(extents)).items()}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
         """Return for each partition the offset of the first record of that time or later; its end where there is none.

@@ -25,7 +25,7 @@ from pipeline.core.splits import SourceSplit
 if TYPE_CHECKING:
     from pipeline.connectors.kafka.source import Kafka
 
-_AT_ONCE = 50_000
+_FETCH_ROWS = 50_000
 _BUSY_WAIT_S, _IDLE_WAIT_S = 0.01, 0.1
 _IDLE_CHECK_S = 0.5
 """How often the topics are asked for while no record comes."""
@@ -34,7 +34,7 @@ _ANSWER_S, _CHECK_S = 0.5, 5.0
 
 
 @dataclass
-class _HeldBatch:
+class _PartitionBuffer:
     """What is in memory of one partition: tables in order, from an offset to another."""
 
     begin: int
@@ -50,13 +50,13 @@ class _HeldBatch:
 @contextmanager
 def tail(kafka: Kafka, offsets: Mapping[str, int]) -> Iterator[KafkaTail]:
     """Read partitions on, from their offsets, until the context ends; raise `SourceError` for one that is not held."""
-    found = KafkaTail(kafka)
+    kafka_tail = KafkaTail(kafka)
     try:
-        found.add(offsets)
-        found.start()
-        yield found
+        kafka_tail.add(offsets)
+        kafka_tail.start()
+        yield kafka_tail
     finally:
-        found.close()
+        kafka_tail.close()
 
 
 class KafkaTail:
@@ -67,7 +67,7 @@ class KafkaTail:
         self._kafka = kafka
         self._stream = PartitionConsumer(kafka.options(), kafka.place, ahead_bytes=kafka.ahead_bytes // 4)
         self._lock = threading.Condition()
-        self._held: dict[Partition, _HeldBatch] = {}
+        self._buffers: dict[Partition, _PartitionBuffer] = {}
         self._ids: dict[str, str] = {}
         self._to_add: dict[Partition, int] = {}
         self._waiting_bytes = self._waiting_rows = 0
@@ -101,12 +101,12 @@ class KafkaTail:
         extents = self._kafka.client.extents(tuple(partitions))
         for partition, at in partitions.items():
             if not extents[partition].begin <= at:
-                raise overtaken(partition, at, extents[partition])
+                raise retention_error(partition, at, extents[partition])
         ids = {name: topic.id for name, topic in topics.items() if name not in self._ids}
         with self._lock:
             self._ids.update(ids)
             for partition, at in partitions.items():
-                self._held[partition] = _HeldBatch(at, at, at, at)
+                self._buffers[partition] = _PartitionBuffer(at, at, at, at)
                 self._to_add[partition] = at
             self._lock.notify_all()
 
@@ -119,8 +119,8 @@ class KafkaTail:
         """
         with self._lock:
             self._lock.wait_for(lambda: self._waiting_rows or self._failed, timeout_s)
-            self._raise()
-            offsets = {p.uri: held.checked for p, held in self._held.items()}
+            self._raise_failure()
+            offsets = {p.uri: buffer.checked for p, buffer in self._buffers.items()}
             return ReadyOffsets(offsets, self._waiting_rows, is_unanswered=self._is_unanswered)
 
     def reader(self, parts: Sequence[SourceSplit] = ()) -> PartReader:
@@ -138,13 +138,13 @@ class KafkaTail:
         """Return the records of a range, and let go of those before it; None when they are not in memory."""
         partition, end = Partition.of(part.piece.uri), part.end
         with self._lock:
-            held = self._held.get(partition)
-            if held is None or end is None or part.begin < held.begin or end > held.end:
+            buffer = self._buffers.get(partition)
+            if buffer is None or end is None or part.begin < buffer.begin or end > buffer.end:
                 return None
-            self._forget(held, part.begin)
-            if end > held.taken:
-                self._count_taken(held, end)
-            pieces = [f.records for f, begin in held.tables if begin < end and f.end > part.begin]
+            self._discard(buffer, part.begin)
+            if end > buffer.taken:
+                self._count_taken(buffer, end)
+            pieces = [f.records for f, begin in buffer.tables if begin < end and f.end > part.begin]
         records = pa.concat_tables([empty(self._kafka.metadata), *pieces])
         positions = records.column(POSITION)
         if len(positions) and (positions[0].as_py() < part.begin or positions[-1].as_py() >= end):
@@ -152,80 +152,82 @@ class KafkaTail:
             records = records.filter(chosen)
         return records
 
-    def _forget(self, held: _HeldBatch, before: int) -> None:
-        while held.tables and held.tables[0][0].end <= before:
-            held.tables.pop(0)
-        held.begin = held.tables[0][1] if held.tables else max(held.begin, min(before, held.end))
+    def _discard(self, buffer: _PartitionBuffer, before: int) -> None:
+        while buffer.tables and buffer.tables[0][0].end <= before:
+            buffer.tables.pop(0)
+        buffer.begin = buffer.tables[0][1] if buffer.tables else max(buffer.begin, min(before, buffer.end))
 
-    def _count_taken(self, held: _HeldBatch, end: int) -> None:
+    def _count_taken(self, buffer: _PartitionBuffer, end: int) -> None:
         """Note that a partition was taken up to an offset; a table counts as taken when its end is."""
-        for found, _ in held.tables:
-            if held.taken < found.end <= end:
-                self._waiting_rows -= found.records.num_rows if found.end <= held.checked else 0
-                self._waiting_bytes -= found.records.nbytes
-        held.taken = end
+        for fetched, _ in buffer.tables:
+            if buffer.taken < fetched.end <= end:
+                self._waiting_rows -= fetched.records.num_rows if fetched.end <= buffer.checked else 0
+                self._waiting_bytes -= fetched.records.nbytes
+        buffer.taken = end
         self._lock.notify_all()
 
-    def _raise(self) -> None:
+    def _raise_failure(self) -> None:
         if self._failed is not None:
             raise self._failed
 
     def _run(self) -> None:
         try:
-            found: Mapping[Partition, FetchedRecords] = {}
-            while self._may_fetch():
+            fetched: Mapping[Partition, FetchedRecords] = {}
+            while self._wait_for_room():
                 # after silence, the first record is taken as it comes; while they come, many at once
-                rows, wait_s = (_AT_ONCE, _BUSY_WAIT_S) if found else (1, _IDLE_WAIT_S)
-                found = fetch(self._stream, self._kafka.metadata, rows, wait_s)
-                if found:
-                    self._keep(found)
-                if found or time.monotonic() - self._checked_at > _IDLE_CHECK_S:
+                rows, wait_s = (_FETCH_ROWS, _BUSY_WAIT_S) if fetched else (1, _IDLE_WAIT_S)
+                fetched = fetch(self._stream, self._kafka.metadata, rows, wait_s)
+                if fetched:
+                    self._store(fetched)
+                if fetched or time.monotonic() - self._checked_at > _IDLE_CHECK_S:
                     self._check()
         except HeadwaterError as error:
-            self._fail(self._explained(error))
+            self._fail(self._root_cause(error))
         except Exception as error:  # noqa: BLE001 - what ends the thread is told to whoever waits for it
             self._fail(SourceError("fetching from Kafka failed", got=repr(error), place=self._kafka.place))
 
-    def _explained(self, error: HeadwaterError) -> HeadwaterError:
+    def _root_cause(self, error: HeadwaterError) -> HeadwaterError:
         """Return a better reason where there is one: offsets that are gone may be those of a topic that is gone."""
         try:
             check_topics(self._kafka, dict(self._ids), self._kafka.place, patience_s=_CHECK_S)
-        except SourceError as found:
-            return found
+        except SourceError as cause:
+            return cause
         return error
 
-    def _may_fetch(self) -> bool:
+    def _wait_for_room(self) -> bool:
         """Wait until there is room, and add partitions that were asked for; False when it is over."""
         with self._lock:
             bound = self._kafka.ahead_bytes
-            self._lock.wait_for(lambda: self._is_closed or self._to_add or (self._held and self._waiting_bytes < bound))
+            self._lock.wait_for(
+                lambda: self._is_closed or self._to_add or (self._buffers and self._waiting_bytes < bound)
+            )
             added, self._to_add = self._to_add, {}
             is_closed = self._is_closed
         if added and not is_closed:
             self._stream.add(added)
         return not is_closed
 
-    def _keep(self, found: Mapping[Partition, FetchedRecords]) -> None:
+    def _store(self, fetched_by_partition: Mapping[Partition, FetchedRecords]) -> None:
         with self._lock:
-            for partition, fetched in found.items():
-                held = self._held[partition]
-                if fetched.end <= held.end:
+            for partition, fetched in fetched_by_partition.items():
+                buffer = self._buffers[partition]
+                if fetched.end <= buffer.end:
                     continue
-                held.tables.append((fetched, held.end))
-                held.end = fetched.end
+                buffer.tables.append((fetched, buffer.end))
+                buffer.end = fetched.end
                 self._waiting_bytes += fetched.records.nbytes
 
     def _check(self) -> None:
         """Offer what was fetched, if the topics are still those that the tail began with; raise `SourceError` if not."""
         with self._lock:
-            ends, ids = {partition: held.end for partition, held in self._held.items()}, dict(self._ids)
+            ends, ids = {partition: buffer.end for partition, buffer in self._buffers.items()}, dict(self._ids)
         is_answered = check_topics(self._kafka, ids, self._kafka.place, patience_s=_ANSWER_S)
         with self._lock:
             self._checked_at, self._is_unanswered = time.monotonic(), not is_answered
             for partition, end in ends.items() if is_answered else ():
-                held = self._held[partition]
-                self._waiting_rows += sum(f.records.num_rows for f, _ in held.tables if held.checked < f.end <= end)
-                held.checked = max(held.checked, end)
+                buffer = self._buffers[partition]
+                self._waiting_rows += sum(f.records.num_rows for f, _ in buffer.tables if buffer.checked < f.end <= end)
+                buffer.checked = max(buffer.checked, end)
             self._lock.notify_all()
 
     def _fail(self, error: HeadwaterError) -> None:
@@ -260,7 +262,7 @@ class _BufferedReader:
             yield scanned
 
 
-def overtaken(partition: Partition, at: int, extent: Extent) -> SourceError:
+def retention_error(partition: Partition, at: int, extent: Extent) -> SourceError:
     """Return the error of an offset that a partition does not hold any more."""
     return SourceError(
         "records were deleted before they were read: retention has overtaken the reader",

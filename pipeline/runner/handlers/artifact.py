@@ -59,13 +59,13 @@ def _build(run: RunContext, definition: Artifact) -> StepRecord:
     context = RunBuildContext(run.workspace, definition, run.run_id)
     verdict = None if run.options.full else definition.verdict(context)
     kind = DecisionKind.REBUILD if verdict is None else DecisionKind.SKIP
-    run.tell(Moment.DECIDED, definition.name, kind)
+    run.notify(Moment.DECIDED, definition.name, kind)
     step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "up to date")
     if verdict is not None:
         refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)
         return step if verdict.accepted else refused
     verdict = definition.build(context)
-    run.tell(Moment.COMMITTED, definition.name)
+    run.notify(Moment.COMMITTED, definition.name)
     decision = "accepted" if verdict.accepted else "refused"
     counts = RowCounts(rows_in=verdict.rows)
     return replace(step, decision=decision, reason=verdict.reason, flow=counts, verdict=verdict)

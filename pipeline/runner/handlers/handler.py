@@ -38,8 +38,8 @@ def described(definition: Definition) -> Description:
 def table_described(workspace: Workspace, definition: StoredDefinition) -> Description:
     """Return what is said of a table, with its newest version."""
     version = workspace.version(definition.name)
-    found = replace(described(definition), layer=definition.layer)
-    return found if version is None else replace(found, rows=version.rows, version=version.number)
+    description = replace(described(definition), layer=definition.layer)
+    return description if version is None else replace(description, rows=version.rows, version=version.number)
 
 
 class Handler(Protocol[D_contra]):

@@ -30,12 +30,12 @@ class SinkHandler:
         step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "it has all of its table")
         if definition.table in run.streamed:
             return replace(step, reason="`headwater stream` sends what it commits")
-        run.tell(Moment.DECIDED, definition.name, "send")
+        run.notify(Moment.DECIDED, definition.name, "send")
         sent = send(run.workspace, definition)
         if sent is None:
             return step
         words = f"{definition.description}, version {sent.to.version} of {definition.table}"
-        counts = RowCounts(rows_in=sent.rows + sent.gone, rows_made=sent.rows, rows_out=sent.rows)
+        counts = RowCounts(rows_in=sent.rows + sent.removed, rows_made=sent.rows, rows_out=sent.rows)
         return replace(step, decision="sent", reason=words, version=sent.to.version, flow=counts)
 
     def spec(self, workspace: Workspace, definition: Sink) -> None:

@@ -59,7 +59,7 @@ class TableLog:
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
         """Read versions as they come."""
-        yield DirectTail(self, dict(offsets), most=1 << 62)
+        yield DirectTail(self, dict(offsets), max_rows=1 << 62)
 
     def epoch(self, end: int) -> Epoch | None:
         """Return how far the stream was that made the last of the versions before `end`; `None` when it is not known."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, merge_of, plan_commit
-from pipeline.commit.post_commit import follow_up, update_quarantine
+from pipeline.commit.post_commit import update_quarantine, update_warehouse_and_catalog
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import HeadwaterError, StorageError
 from pipeline.core.logs import logger
@@ -89,7 +89,7 @@ class EpochCommitter:
         self._recorded_at = time.monotonic()
         version = self._table.version()
         if version is not None:
-            follow_up(self._workspace, self._plan.definition, version)
+            update_warehouse_and_catalog(self._workspace, self._plan.definition, version)
 
     def _tidy(self) -> None:
         """Keep the log of the table short, beside the stream, which finds out by itself what is wrong with the store."""

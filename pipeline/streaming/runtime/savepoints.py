@@ -190,7 +190,7 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
 
 
 def _labels(storage: Storage) -> tuple[str, ...]:
-    return tuple(label for label in storage.inside(FOLDER) if storage.has(f"{FOLDER}/{label}/savepoint.json"))
+    return tuple(label for label in storage.list_folder(FOLDER) if storage.has(f"{FOLDER}/{label}/savepoint.json"))
 
 
 def _read(storage: Storage, label: str) -> Savepoint:

@@ -3,16 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.connectors.files.byte_ranges import head_bytes, lines_in, parts_of, stretch
+from pipeline.connectors.files.byte_ranges import head_bytes, lines_in, read_range, splits_of
 from pipeline.core.splits import SourceObject
 
 
 def cuts(text: str, target: int, *, head: int = 0, quotes: bool = True):
     data = np.frombuffer(text.encode(), np.uint8)
-    parts = parts_of(SourceObject("f", len(data), ""), data, target, head=head, quotes=quotes)
-    whole = len(parts) == 1
-    assert whole or sum(part.lines for part in parts) == text.count("\n") + (not text.endswith("\n"))
-    assert whole or [part.first + part.lines for part in parts[:-1]] == [part.first for part in parts[1:]]
+    parts = splits_of(SourceObject("f", len(data), ""), data, target, head=head, quotes=quotes)
+    is_whole = len(parts) == 1
+    assert is_whole or sum(part.lines for part in parts) == text.count("\n") + (not text.endswith("\n"))
+    assert is_whole or [part.first + part.lines for part in parts[:-1]] == [part.first for part in parts[1:]]
     return [(part.begin, part.end, part.first) for part in parts]
 
 
@@ -88,4 +88,4 @@ def test_a_stretch_is_those_bytes(begin, end, tmp_path):
     content = bytes(range(250)) * 12_000
     (tmp_path / "f").write_bytes(content)
 
-    assert b"".join(bytes(some) for some in stretch(str(tmp_path / "f"), begin, end)) == content[begin:end]
+    assert b"".join(bytes(some) for some in read_range(str(tmp_path / "f"), begin, end)) == content[begin:end]

@@ -165,10 +165,10 @@ def test_columns_are_renamed_in_every_format(tmp_path, format):  # noqa: A002 - 
     row = {"p95": 1, "size": "a", "p95_upper": 2.5}
     assert [{k: v for k, v in r.items() if k != POSITION} for r in reading.rows.to_pylist()] == [row]
     assert reading.rejected["reason"].to_pylist() == ["column 'p95' is not BIGINT: q"]
-    found, whole = inferred(reader)
-    assert found.as_dict() == {"p95": "VARCHAR", "p95_upper": "DOUBLE", "size": "VARCHAR"}
-    assert (whole.rows.num_rows, whole.rejected.num_rows) == (2, 0)
-    assert scanned(reader, found) == whole.rows.to_pylist()
+    inferred_schema, read_part = inferred(reader)
+    assert inferred_schema.as_dict() == {"p95": "VARCHAR", "p95_upper": "DOUBLE", "size": "VARCHAR"}
+    assert (read_part.rows.num_rows, read_part.rejected.num_rows) == (2, 0)
+    assert scanned(reader, inferred_schema) == read_part.rows.to_pylist()
     texts = Schema.of({"p95": "varchar", "size": "varchar", "p95_upper": "double"})
     again = reader.parse(reading.rejected["row"].to_pylist(), texts)
     assert [(r["p95"], r["size"], r["p95_upper"]) for r in again.rows.to_pylist()] == [("q", "b", 3.5)]

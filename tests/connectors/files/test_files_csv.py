@@ -242,7 +242,7 @@ def test_columns_that_are_looked_at_some_at_a_time_give_the_same(tmp_path, monke
     ("column", "bad"), [("c3", "x"), ("c50", "2024-13-01"), ("c99", "1.5"), ("c137", ""), ("c137", "1_0"), ("c60", "é")]
 )
 def test_columns_that_are_tested_as_a_list_give_the_same(tmp_path, monkeypatch, column, bad):
-    names = [f"c{number}" for number in range(contract.AT_ONCE + 10)]
+    names = [f"c{number}" for number in range(contract.COLUMNS_PER_STATEMENT + 10)]
     kinds = (
         dict.fromkeys(names, "bigint") | dict.fromkeys(names[:40], "decimal(6, 2)") | {"c50": "date", "c60": "varchar"}
     )

@@ -59,7 +59,7 @@ def test_a_text_that_arrow_converts_is_converted_by_the_rule(tmp_path, kind):
         if not text or set(text) & set(',"\r\n'):
             continue
         path.write_text(f"x\n{text}\n", encoding="utf-8")
-        form = arrow_conversion.form_of(str(path), Dialect(), ["x"], schema)
+        form = arrow_conversion.conversion_spec(str(path), Dialect(), ["x"], schema)
         if form is None:
             continue
         stream = arrow_conversion.ConvertedRows(str(path), form)
@@ -160,7 +160,9 @@ def test_a_file_that_flows_has_the_rows_that_are_read_with_care(tmp_path, monkey
 def test_a_file_with_quotes_and_windows_line_ends_is_converted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'x,y\r\n"1","a, ""b"""\r\n2,"c"\r\n')
-    form = arrow_conversion.form_of(str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"}))
+    form = arrow_conversion.conversion_spec(
+        str(path), Dialect(), ["x", "y"], Schema.of({"x": "bigint", "y": "varchar"})
+    )
 
     rows = pa.RecordBatchReader.from_stream(arrow_conversion.ConvertedRows(str(path), form)).read_all()
 
@@ -173,14 +175,14 @@ def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
     path.write_text("a,b,c,d,e\n1.0,1,0,x,inf\n2.0,2,1.5,y,1\n")
     schema = Schema.of({"a": "bigint", "b": "bigint", "c": "double", "d": "varchar", "e": "double"})
 
-    form = arrow_conversion.form_of(str(path), Dialect(), schema.names, schema)
+    form = arrow_conversion.conversion_spec(str(path), Dialect(), schema.names, schema)
 
     text = pa.string()
     assert form.types == {"a": text, "b": pa.int64(), "c": pa.float64(), "d": text, "e": text}
 
 
 @pytest.mark.parametrize(
-    ("found", "texts"),
+    ("number", "texts"),
     [
         ("0X1f", {"i"}),
         ("x0", set()),
@@ -194,12 +196,12 @@ def test_columns_that_arrow_cannot_convert_come_as_texts(tmp_path):
     ],
 )
 @pytest.mark.parametrize("place", [0, 90, 95, 99, 100, 101, 150, 199])
-def test_numbers_of_which_arrow_makes_others_are_found_wherever_they_are(tmp_path, monkeypatch, found, texts, place):
+def test_numbers_of_which_arrow_makes_others_are_found_wherever_they_are(tmp_path, monkeypatch, number, texts, place):
     monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 100)
     path, schema = tmp_path / "a.csv", Schema.of({"i": "bigint", "d": "double", "t": "varchar"})
-    path.write_text("i,d,t\n" + "1,2.5,y\n" * 5 + f"3,4.5,{'-' * place}\n5,6.5,{found}\n7,8.5,z\n")
+    path.write_text("i,d,t\n" + "1,2.5,y\n" * 5 + f"3,4.5,{'-' * place}\n5,6.5,{number}\n7,8.5,z\n")
 
-    form = arrow_conversion.form_of(str(path), Dialect(), schema.names, schema)
+    form = arrow_conversion.conversion_spec(str(path), Dialect(), schema.names, schema)
 
     kinds = {"i": pa.int64(), "d": pa.float64()}
     assert form.types == {"t": pa.string(), **{n: pa.string() if n in texts else kind for n, kind in kinds.items()}}

@@ -28,8 +28,8 @@ def piece(tmp_path):
 @pytest.fixture
 def read(piece):
     def call(text: str | bytes, schema: Schema = SCHEMA):
-        reader, found = piece(text)
-        return reader.read(SourceSplit(found), schema)
+        reader, source_object = piece(text)
+        return reader.read(SourceSplit(source_object), schema)
 
     return call
 
@@ -57,8 +57,8 @@ def test_a_line_that_is_no_object_is_rejected(read, line):
 def test_an_object_with_a_key_twice_is_rejected(read, piece, line):
     text = f'{{"id":1}}\n{line}\n{{"id":3}}\n'
     reading = read(text)
-    reader, found = piece(text)
-    with connect() as con, reader.scan(con, SourceSplit(found), SCHEMA) as scanned:
+    reader, source_object = piece(text)
+    with connect() as con, reader.scan(con, SourceSplit(source_object), SCHEMA) as scanned:
         flags = con.sql(f"select _misfit from ({scanned.query})").fetchall()
 
     assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "a key is there twice", "row": line}]
@@ -126,39 +126,39 @@ def test_a_line_of_forty_megabytes_is_read(read):
 
 
 def test_types_are_inferred_from_the_objects_alone(piece):
-    reader, found = piece('{"id":1,"x":1}\n[1]\n{bad\n{"id":2,"x":1.5,"t":"2024-01-01"}\n')
+    reader, source_object = piece('{"id":1,"x":1}\n[1]\n{bad\n{"id":2,"x":1.5,"t":"2024-01-01"}\n')
 
-    assert reader.schema(found).as_dict() == {"id": "BIGINT", "x": "DOUBLE", "t": "DATE"}
+    assert reader.schema(source_object).as_dict() == {"id": "BIGINT", "x": "DOUBLE", "t": "DATE"}
 
 
 @pytest.mark.parametrize(("objects", "keys"), [(30, 1), (250, 1), (2, 250)])
 def test_keys_that_are_rare_or_many_are_columns(piece, objects, keys):
     rows = [{f"k{number}": number for number in range(n * keys, n * keys + keys)} for n in range(objects)]
-    reader, found = piece("".join(json.dumps(row) + "\n" for row in rows))
+    reader, source_object = piece("".join(json.dumps(row) + "\n" for row in rows))
 
-    schema = reader.schema(found)
+    schema = reader.schema(source_object)
 
     assert schema.as_dict() == dict.fromkeys((f"k{number}" for number in range(objects * keys)), "BIGINT")
-    read = reader.read(SourceSplit(found), schema).rows.drop_columns(POSITION).to_pylist()
+    read = reader.read(SourceSplit(source_object), schema).rows.drop_columns(POSITION).to_pylist()
     assert [{key: value for key, value in row.items() if value is not None} for row in read] == rows
 
 
 def test_an_object_within_an_object_of_many_keys_is_a_map(piece):
-    reader, found = piece(json.dumps({"id": 1, "of": {f"k{number}": number for number in range(250)}}) + "\n")
+    reader, source_object = piece(json.dumps({"id": 1, "of": {f"k{number}": number for number in range(250)}}) + "\n")
 
-    assert reader.schema(found).as_dict() == {"id": "BIGINT", "of": "MAP(VARCHAR, BIGINT)"}
+    assert reader.schema(source_object).as_dict() == {"id": "BIGINT", "of": "MAP(VARCHAR, BIGINT)"}
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[]", "\n", "{bad\n"])
 def test_without_an_object_on_a_line_there_are_no_types(piece, text):
-    reader, found = piece(text)
+    reader, source_object = piece(text)
 
     with pytest.raises(SourceError, match="no line holds a JSON object; write one object a line"):
-        reader.schema(found)
+        reader.schema(source_object)
 
 
 def test_fields_that_differ_only_in_case_are_refused(piece):
-    reader, found = piece('{"id":1,"ID":2}\n')
+    reader, source_object = piece('{"id":1,"ID":2}\n')
 
     with pytest.raises(SourceError, match="'ID' and 'id', which differ in case only"):
-        reader.schema(found)
+        reader.schema(source_object)

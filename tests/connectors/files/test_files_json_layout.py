@@ -92,10 +92,10 @@ def test_a_large_array_does_not_need_its_size_in_memory(tmp_path):
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
 
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "a.json")], capture_output=True, text=True, check=True
     )
 
-    lines, grown_kb = map(int, said.stdout.split())
+    lines, grown_kb = map(int, process.stdout.split())
     assert lines == 300_001
     assert grown_kb < 200_000  # of a file of 300 MB

@@ -32,11 +32,11 @@ def plan(project: Path, pattern: str | Path, cursor: Cursor | None = None, **bou
     return reader.within(project).plan(cursor, Bound(**bound))
 
 
-def named(found: ReadPlan) -> list[str]:
-    return [part.piece.uri for part in found.parts]
+def named(plan: ReadPlan) -> list[str]:
+    return [part.piece.uri for part in plan.parts]
 
 
-WAYS = [
+PATTERNS = [
     "data/f*.csv",
     "data/../data/f*.csv",
     "./data/f*.csv",
@@ -52,26 +52,26 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("first", WAYS[:1] + WAYS[7:8])
-def test_a_file_is_the_same_however_the_pattern_is_written(project, first, way):
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("first", PATTERNS[:1] + PATTERNS[7:8])
+def test_a_file_is_the_same_however_the_pattern_is_written(project, first, pattern):
     before = plan(project, first.replace("PROJECT", str(project)))
-    after = plan(project, way.replace("PROJECT", str(project)), before.cursor)
+    after = plan(project, pattern.replace("PROJECT", str(project)), before.cursor)
 
     assert named(before) == ["data/f1.csv", "data/f2.csv"]
     assert (after.parts, after.changed, after.lost, after.notes) == ((), "", (), ())
 
 
-@pytest.mark.parametrize("way", ["moved", "copied", "copied with its times"])
-def test_nothing_is_new_in_a_project_that_is_somewhere_else(project, tmp_path, way):
+@pytest.mark.parametrize("transfer", ["moved", "copied", "copied with its times"])
+def test_nothing_is_new_in_a_project_that_is_somewhere_else(project, tmp_path, transfer):
     before, other = plan(project, f"{project}/data/f*.csv"), tmp_path / "other"
-    if way == "moved":
+    if transfer == "moved":
         project.rename(other)
     else:
         shutil.copytree(
-            project, other, symlinks=True, copy_function=shutil.copy2 if "times" in way else shutil.copyfile
+            project, other, symlinks=True, copy_function=shutil.copy2 if "times" in transfer else shutil.copyfile
         )
-        if way == "copied":
+        if transfer == "copied":
             os.utime(other / "data" / "f1.csv", ns=(1, 1))
 
     after = plan(other, f"{other}/data/f*.csv", before.cursor)
@@ -189,12 +189,12 @@ def test_whatever_becomes_of_files_each_is_read_once(tmp_path_factory, steps, bo
         elif len(contents) > 1:
             (folder / chosen).unlink()
             contents.pop(chosen)
-        found = reader.plan(cursor, Bound(size_bytes=bound))
-        assert found.changed == ""
-        read += [contents[part.piece.uri] for part in found.parts]
-        cursor = found.cursor
-    while (found := reader.plan(cursor)).parts:
-        read += [contents[part.piece.uri] for part in found.parts]
-        cursor = found.cursor
+        plan = reader.plan(cursor, Bound(size_bytes=bound))
+        assert plan.changed == ""
+        read += [contents[part.piece.uri] for part in plan.parts]
+        cursor = plan.cursor
+    while (plan := reader.plan(cursor)).parts:
+        read += [contents[part.piece.uri] for part in plan.parts]
+        cursor = plan.cursor
     assert len(read) == len(set(read))
     assert set(read) >= set(contents.values())

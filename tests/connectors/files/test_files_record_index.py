@@ -18,9 +18,9 @@ def lines(tmp_path, content: bytes):
     return lines_of(str(path))
 
 
-def starts(found, delimiter=","):
+def starts(index, delimiter=","):
     """The lines on which records begin, found by their quotes."""
-    return records(found, delimiter, -1, blank_counts=False).tolist()
+    return records(index, delimiter, -1, blank_counts=False).tolist()
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_lines_keep_their_ends_and_lose_the_byte_order_mark(content, texts, tmp_
 
 
 def test_an_offset_is_found_on_its_line(tmp_path):
-    found = lines(tmp_path, b"ab\ncd\nef")
+    index = lines(tmp_path, b"ab\ncd\nef")
 
-    assert found.numbers_at(np.array([0, 2, 3, 5, 6, 7])).tolist() == [1, 1, 2, 2, 3, 3]
+    assert index.numbers_at(np.array([0, 2, 3, 5, 6, 7])).tolist() == [1, 1, 2, 2, 3, 3]
 
 
 # line   1 2 3       4 5    6 7      8
@@ -65,15 +65,15 @@ def test_a_record_begins_where_the_quotes_say(text, begins, tmp_path):
 
 
 def test_when_every_line_is_a_record_no_quote_is_looked_at(tmp_path):
-    found = lines(tmp_path, b'h\n"open\n"shut\n')
+    index = lines(tmp_path, b'h\n"open\n"shut\n')
 
-    assert records(found, ",", 3, blank_counts=False).tolist() == [1, 2, 3]
+    assert records(index, ",", 3, blank_counts=False).tolist() == [1, 2, 3]
 
 
 def test_blank_lines_count_where_there_is_one_column(tmp_path):
-    found = lines(tmp_path, b"h\n\n1\n")
+    index = lines(tmp_path, b"h\n\n1\n")
 
-    assert records(found, ",", 3, blank_counts=True).tolist() == [1, 2, 3]
+    assert records(index, ",", 3, blank_counts=True).tolist() == [1, 2, 3]
 
 
 CELL = st.text(alphabet='a",\n;é', max_size=6)

@@ -172,15 +172,15 @@ def test_a_file_that_may_not_be_read_is_refused(name, tmp_path):
         "read(sys.argv[1])"
     )
 
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(path), str(tmp_path / "readable.csv")],
         capture_output=True,
         text=True,
         check=False,
     )
 
-    assert "SourceError: the file cannot be" in done.stderr
-    assert "Permission denied" in done.stderr
+    assert "SourceError: the file cannot be" in process.stderr
+    assert "Permission denied" in process.stderr
 
 
 def test_texts_with_line_breaks_and_open_quotes_keep_their_numbers():

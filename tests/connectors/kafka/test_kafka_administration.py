@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from pipeline.connectors.kafka import kafka as source
-from pipeline.connectors.kafka.administration import create, hanging, topics
+from pipeline.connectors.kafka.administration import create, hanging_transactions, topics
 
 
 def test_topics_are_made_once_and_looked_at(kafka):
@@ -15,10 +15,10 @@ def test_topics_are_made_once_and_looked_at(kafka):
     assert create(reader, partitions=3) == ("admin-a", "admin-b")
     assert create(reader) == ()
 
-    found = {topic.name: topic for topic in topics(reader)}
-    assert {name: topic.partitions for name, topic in found.items()} == {"admin-a": 3, "admin-b": 3}
-    assert found["admin-a"].worries == ("one replica: what its broker loses is lost",)
-    assert hanging(reader) == ()
+    by_name = {topic.name: topic for topic in topics(reader)}
+    assert {name: topic.partitions for name, topic in by_name.items()} == {"admin-a": 3, "admin-b": 3}
+    assert by_name["admin-a"].warnings == ("one replica: what its broker loses is lost",)
+    assert hanging_transactions(reader) == ()
 
 
 def test_what_will_hurt_is_said(kafka):
@@ -29,7 +29,7 @@ def test_what_will_hurt_is_said(kafka):
 
     assert topic.retention_s == 60
     assert topic.compacted
-    assert [worry.partition(":")[0] for worry in topic.worries] == [
+    assert [worry.partition(":")[0] for worry in topic.warnings] == [
         "records go after 0.0166667 h",
         "one replica",
         "compacted",
@@ -49,7 +49,7 @@ except SourceError as error:
 
 def test_brokers_that_are_not_there_are_an_error():
     """In a process of its own: the client leaves sockets behind that were refused."""
-    told = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
 
-    assert told.stdout.startswith("the brokers of Kafka do not do what was asked: got ")
-    assert "check servers=, security= and rights" in told.stdout
+    assert process.stdout.startswith("the brokers of Kafka do not do what was asked: got ")
+    assert "check servers=, security= and rights" in process.stdout

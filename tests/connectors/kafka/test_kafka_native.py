@@ -21,8 +21,8 @@ LONG = st.integers(0, 300).map(lambda n: bytes(i % 251 for i in range(n)))
 @settings(max_examples=examples(16, 150), deadline=None)
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=14), LONG), max_size=30))
 def test_values_of_any_length_are_what_was_there(values):
-    held = [None if v is None else ctypes.create_string_buffer(v, max(1, len(v))) for v in values]
-    starts = np.array([0 if h is None else ctypes.addressof(h) for h in held], np.int64)
+    buffers = [None if v is None else ctypes.create_string_buffer(v, max(1, len(v))) for v in values]
+    starts = np.array([0 if h is None else ctypes.addressof(h) for h in buffers], np.int64)
     lengths = np.array([len(v or b"") for v in values], np.int64)
     assert _copied(starts, lengths).to_pylist() == values
 
@@ -41,9 +41,9 @@ def test_a_value_at_the_end_of_mapped_memory(size):
 def test_more_than_one_array_can_hold_comes_in_several(monkeypatch):
     monkeypatch.setattr(native, "_WINDOW_BYTES", 1000)
     value = ctypes.create_string_buffer(b"x" * 300, 300)
-    found = _copied(np.full(10, ctypes.addressof(value)), np.full(10, 300))
-    assert found.num_chunks > 1
-    assert found.to_pylist() == [b"x" * 300] * 10
+    copied = _copied(np.full(10, ctypes.addressof(value)), np.full(10, 300))
+    assert copied.num_chunks > 1
+    assert copied.to_pylist() == [b"x" * 300] * 10
 
 
 def test_an_option_that_the_client_does_not_know():

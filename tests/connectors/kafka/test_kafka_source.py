@@ -45,8 +45,8 @@ def send(cluster):
         producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0, "message.max.bytes": 32 << 20})
         errors = []
         for value in values:
-            told = {"on_delivery": lambda error, _: errors.append(error)}
-            producer.produce(name, value, partition=partition, **told, **more)
+            options = {"on_delivery": lambda error, _: errors.append(error)}
+            producer.produce(name, value, partition=partition, **options, **more)
         assert producer.flush(SOON_S) == 0
         assert errors == [None] * len(values)
 
@@ -71,15 +71,15 @@ def part(log, begin, end, number=0):
 def test_retention_that_overtakes_a_range_is_an_error(cluster, topic, send):
     log = kafka(topic, servers=cluster.bootstrap)
     send(topic, ids(range(10)))
-    wanted = part(log, 0, 10)
+    split = part(log, 0, 10)
     delete_before(cluster, topic, 4)
 
     assert log.extents() == {f"kafka://{topic}/0": Extent(4, 10)}
     with pytest.raises(SourceError, match="records were deleted before they were read"):
-        log.read(wanted, IDS)
+        log.read(split, IDS)
     with (
         pytest.raises(SourceError, match=r"got the offset 0, where the partition begins at 4"),
-        log.tail({wanted.piece.uri: 0}),
+        log.tail({split.piece.uri: 0}),
     ):
         pass
     assert rows(log.read(part(log, 4, 10), IDS)) == list(range(4, 10))
@@ -132,9 +132,9 @@ def test_new_partitions_and_topics_begin_at_their_first_record(cluster, send):
         cluster.create_topic(f"x{prefix}-c")
         send(f"{prefix}-a", ids([2]), partition=1)
         send(f"{prefix}-b", ids([3]))
-        found = log.extents()
-        assert found == {f"kafka://{prefix}-{name}": Extent(0, 1) for name in ("a/0", "a/1", "b/0")}
-        tail.add({uri: 0 for uri in found if not uri.endswith("-a/0")})
+        extents = log.extents()
+        assert extents == {f"kafka://{prefix}-{name}": Extent(0, 1) for name in ("a/0", "a/1", "b/0")}
+        tail.add({uri: 0 for uri in extents if not uri.endswith("-a/0")})
         while min((ready := tail.ready(SOON_S)).offsets.values()) < 1:
             assert ready.rows
         reader = tail.reader()
@@ -295,7 +295,7 @@ def test_it_must_be_said_where_kafka_is(cluster, topic, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "has topics, or the pattern"),
         ({"topics": "a", "pattern": "b"}, "has topics, or the pattern"),
@@ -305,8 +305,8 @@ def test_it_must_be_said_where_kafka_is(cluster, topic, monkeypatch):
         ({"topics": "a", "metadata": ("keys",)}, "no such field: got 'keys'; did you mean 'key'"),
     ],
 )
-def test_options_that_do_not_go_together(options, said):
-    with pytest.raises(DefinitionError, match=said):
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(DefinitionError, match=message):
         kafka(**options)
 
 
@@ -335,22 +335,22 @@ def test_a_uri_that_names_no_partition():
 
 def delete_before(cluster, topic, offset):
     admin = cluster.admin()
-    for done in admin.delete_records([TopicPartition(topic, 0, offset)]).values():
-        done.result()
+    for future in admin.delete_records([TopicPartition(topic, 0, offset)]).values():
+        future.result()
 
 
 def delete(cluster, topic):
     admin = cluster.admin()
-    for done in admin.delete_topics([topic], operation_timeout=SOON_S).values():
-        done.result()
+    for future in admin.delete_topics([topic], operation_timeout=SOON_S).values():
+        future.result()
 
 
 def add_partitions(cluster, topic, count):
     from confluent_kafka.cimpl import NewPartitions  # noqa: PLC0415 - beside its use
 
     admin = cluster.admin()
-    for done in admin.create_partitions([NewPartitions(topic, count)], operation_timeout=SOON_S).values():
-        done.result()
+    for future in admin.create_partitions([NewPartitions(topic, count)], operation_timeout=SOON_S).values():
+        future.result()
 
 
 def transactional(cluster):

@@ -65,13 +65,13 @@ def check(values, schema, kind="json", **options):
     reading = read(values, schema, kind, **options)
     at = reading.rows[POSITION].to_pylist() + reading.rejected[POSITION].to_pylist()
     assert sorted(at) == list(range(len(values)))
-    found = flowed(values, schema, kind, **options)
-    assert found is None or (found.equals(reading.rows) and reading.rejected.num_rows == 0)
+    scanned = flowed(values, schema, kind, **options)
+    assert scanned is None or (scanned.equals(reading.rows) and reading.rejected.num_rows == 0)
     again = Decoder(kind, Metadata(), **options).parse(reading.rejected["row"].to_pylist(), schema)
     assert again.rows.num_rows == 0
     assert again.rejected["reason"].to_pylist() == reading.rejected["reason"].to_pylist()
     assert again.rejected["row"].to_pylist() == reading.rejected["row"].to_pylist()
-    return reading, found is not None
+    return reading, scanned is not None
 
 
 GOOD = {"id": 1, "name": "n", "x": 1.5, "at": "2024-01-01T00:00:00Z", "tags": [1, 2]}
@@ -181,8 +181,8 @@ def test_whatever_comes_is_a_row_or_a_misfit(values):
 @given(VALUES, st.sampled_from(["text", "raw"]), st.booleans())
 def test_texts_and_bytes(values, kind, keeps):
     reading, _ = check(values, Schema.of({"v": "VARCHAR" if kind == "text" else "BLOB"}), kind, keeps_tombstones=keeps)
-    wanted = [v if kind == "raw" or v is None else v.decode() for v in values if is_kept(v, kind, keeps=keeps)]
-    assert reading.rows["v"].to_pylist() == wanted
+    expected = [v if kind == "raw" or v is None else v.decode() for v in values if is_kept(v, kind, keeps=keeps)]
+    assert reading.rows["v"].to_pylist() == expected
 
 
 def is_kept(value, kind, *, keeps):
@@ -266,22 +266,22 @@ def test_avro_of_several_writers(schemas):
     assert reading.rows["name"].to_pylist() == ["n", "n", None]
     assert reading.rows["tags"].to_pylist() == [[1, 2]] * 3
     assert reading.rows["at"][0].as_py().isoformat() == "2023-11-14T22:13:20+00:00"
-    found = Decoder(schemas, Metadata()).infer(records(values), Place("t"))
-    assert found.as_dict().items() >= ORDER.as_dict().items() - {("tags", "INTEGER[]")}
+    inferred = Decoder(schemas, Metadata()).infer(records(values), Place("t"))
+    assert inferred.as_dict().items() >= ORDER.as_dict().items() - {("tags", "INTEGER[]")}
 
 
 def test_avro_that_is_poison(schemas):
-    whole = avro(7, ORDERS, order(1))
-    values = [whole, whole[:-3], b"{}", whole + b"\0", None, b"\0" + (99).to_bytes(4, "big") + whole[5:]]
+    complete = avro(7, ORDERS, order(1))
+    values = [complete, complete[:-3], b"{}", complete + b"\0", None, b"\0" + (99).to_bytes(4, "big") + complete[5:]]
     reading, is_clean = check(values, ORDER, schemas)
     assert not is_clean
     assert reading.rows["id"].to_pylist() == [1]
-    said = reasons(reading)
-    assert said[1].startswith("not Avro of its schema")
-    assert said[2] == "not Avro with the id of a schema"
-    assert said[3] == "not Avro of its schema: bytes are left over"
-    assert said[4] == "no value"
-    assert said[5] == "the registry has no schema 99"
+    messages = reasons(reading)
+    assert messages[1].startswith("not Avro of its schema")
+    assert messages[2] == "not Avro with the id of a schema"
+    assert messages[3] == "not Avro of its schema: bytes are left over"
+    assert messages[4] == "no value"
+    assert messages[5] == "the registry has no schema 99"
 
 
 def test_avro_whose_types_are_not_the_contracts(schemas):
@@ -292,15 +292,15 @@ def test_avro_whose_types_are_not_the_contracts(schemas):
 
 
 def test_a_registry_that_is_down_stops_new_schemas_alone():
-    asked = []
+    requested = []
 
     class Registry(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.path, self.headers["Authorization"]))
-            found = {"/schemas/ids/7": ORDERS, "/schemas/ids/8": LATER}.get(self.path)
-            self.send_response(200 if found else 404)
+            requested.append((self.path, self.headers["Authorization"]))
+            schema = {"/schemas/ids/7": ORDERS, "/schemas/ids/8": LATER}.get(self.path)
+            self.send_response(200 if schema else 404)
             self.end_headers()
-            self.wfile.write(json.dumps({"schema": json.dumps(found)}).encode() if found else b"{}")
+            self.wfile.write(json.dumps({"schema": json.dumps(schema)}).encode() if schema else b"{}")
 
         def log_message(self, *words):
             pass
@@ -315,7 +315,7 @@ def test_a_registry_that_is_down_stops_new_schemas_alone():
         assert reasons(unknown) == {0: "the registry has no schema 9"}
         server.shutdown()
         thread.join()
-    assert asked == [("/schemas/ids/7", "Basic bWU6Z2VoZWlt"), ("/schemas/ids/9", "Basic bWU6Z2VoZWlt")]
+    assert requested == [("/schemas/ids/7", "Basic bWU6Z2VoZWlt"), ("/schemas/ids/9", "Basic bWU6Z2VoZWlt")]
     assert decoder.read(records([avro(7, ORDERS, order(2))]), ORDER, HERE).rows["id"].to_pylist() == [2]
     with pytest.raises(SourceError, match=r"the schema registry does not tell schema 8.*this one is new"):
         decoder.read(records([avro(8, LATER, order(2, more=""))]), ORDER, HERE)
@@ -339,13 +339,15 @@ def described():
     kind.value.add(name="PAID", number=1)
     line = file.message_type.add(name="Line")
     line.field.add(name="sku", number=1, type=T.TYPE_STRING, label=T.LABEL_OPTIONAL)
-    order = file.message_type.add(name="Order")
-    order.field.add(name="id", number=1, type=T.TYPE_INT64, label=T.LABEL_OPTIONAL)
-    order.field.add(name="x", number=2, type=T.TYPE_DOUBLE, label=T.LABEL_OPTIONAL, proto3_optional=True, oneof_index=0)
-    order.oneof_decl.add(name="_x")
-    order.field.add(name="kind", number=3, type=T.TYPE_ENUM, type_name=".shop.Kind", label=T.LABEL_OPTIONAL)
-    order.field.add(name="lines", number=4, type=T.TYPE_MESSAGE, type_name=".shop.Line", label=T.LABEL_REPEATED)
-    order.field.add(name="raw", number=5, type=T.TYPE_BYTES, label=T.LABEL_OPTIONAL)
+    message = file.message_type.add(name="Order")
+    message.field.add(name="id", number=1, type=T.TYPE_INT64, label=T.LABEL_OPTIONAL)
+    message.field.add(
+        name="x", number=2, type=T.TYPE_DOUBLE, label=T.LABEL_OPTIONAL, proto3_optional=True, oneof_index=0
+    )
+    message.oneof_decl.add(name="_x")
+    message.field.add(name="kind", number=3, type=T.TYPE_ENUM, type_name=".shop.Kind", label=T.LABEL_OPTIONAL)
+    message.field.add(name="lines", number=4, type=T.TYPE_MESSAGE, type_name=".shop.Line", label=T.LABEL_REPEATED)
+    message.field.add(name="raw", number=5, type=T.TYPE_BYTES, label=T.LABEL_OPTIONAL)
     return descriptor_pb2.FileDescriptorSet(file=[file])
 
 

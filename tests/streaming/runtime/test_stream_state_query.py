@@ -12,7 +12,7 @@ import pytest
 from pipeline.core.epochs import END
 from pipeline.core.errors import ConflictError, RequestError
 from pipeline.governance import Leases, this_process
-from pipeline.reprocessing.dead_letters import letters, replay_letters
+from pipeline.reprocessing.dead_letters import dead_letters, replay_letters
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.state_query import committed_state, live, readable, where
@@ -109,7 +109,7 @@ def test_a_memory_reads_well():
 def test_letters_are_counted_by_reason(held, streams):
     folder = held(5)
     streams.start(folder, "readings", until_caught_up=True).run()
-    found = {each.reasons: each.rows for each in letters(streams.opened(folder))}
+    found = {each.reasons: each.rows for each in dead_letters(streams.opened(folder))}
     assert found == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
 
 
@@ -144,7 +144,7 @@ def test_letters_of_a_table_come_back_from_its_input(held, streams):
     )
     assert replay_letters(streams.opened(folder), "readings").rows_out > 0
     streams.start(folder, until_caught_up=True).run()
-    quarantined = {each.stream: each.rows for each in letters(streams.opened(folder)) if each.reasons == "is_tiny"}
+    quarantined = {each.stream: each.rows for each in dead_letters(streams.opened(folder)) if each.reasons == "is_tiny"}
     (folder / "held.py").write_text(
         (folder / "held.py").read_text().replace('"is_tiny", "n < 5"', '"is_tiny", "n < 9"')
     )

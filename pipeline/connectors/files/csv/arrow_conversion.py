@@ -29,13 +29,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from pipeline.connectors.files.byte_ranges import Bytes, bytes_of, holds
+from pipeline.connectors.files.byte_ranges import Bytes, contains_byte, mapped_bytes
 from pipeline.connectors.files.csv.reader import Dialect
 from pipeline.connectors.values import in_years
 from pipeline.core.schema import Column, Schema
 from pipeline.kernel.types import arrow_type
 
-Places = npt.NDArray[np.intp]
+Positions = npt.NDArray[np.intp]
 
 _FEED, _RETURN, _QUOTE = b'\n\r"'
 _LOWER = 32
@@ -53,8 +53,8 @@ _TRUE, _FALSE = (
     for words in (("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0"))
 )
 _CHUNK_BYTES = 1 << 20
-_LONG = 200
-_TINY, _ZEROS = re.compile(rb"[eE]-[0-9]{3,}(?![0-9A-Za-z-])"), b"0" * _LONG
+_LONGEST_NUMBER = 200
+_UNDERFLOW, _ZEROS = re.compile(rb"[eE]-[0-9]{3,}(?![0-9A-Za-z-])"), b"0" * _LONGEST_NUMBER
 """A number that is not 0, but less than the least `DOUBLE`, has one of these."""
 
 
@@ -139,21 +139,21 @@ class FaultCount:
         return pa.table([faults], ["faults"]).__arrow_c_stream__(requested_schema)
 
 
-def form_of(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> ConversionSpec | None:
+def conversion_spec(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> ConversionSpec | None:
     """Return how a file is converted, or `None` where no column can be, or the file is an odd one."""
     known = set(names)
-    wanted = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
-    if not wanted or not _is_regular(path, dialect.delimiter):
+    types = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
+    if not types or not _is_regular(path, dialect.delimiter):
         return None
-    for is_one, has_other in ((pa.types.is_integer, _has_hexadecimal), (pa.types.is_floating, _has_tiny)):
-        if any(map(is_one, wanted.values())) and has_other(bytes_of(path)):
-            wanted = {name: kind for name, kind in wanted.items() if not is_one(kind)}
+    for is_one, has_other in ((pa.types.is_integer, _has_hexadecimal), (pa.types.is_floating, _has_underflow)):
+        if any(map(is_one, types.values())) and has_other(mapped_bytes(path)):
+            types = {name: kind for name, kind in types.items() if not is_one(kind)}
     with Path(path).open("rb") as file:
         head = file.read(_HEAD_BYTES)
     head = head[: head.rfind(b"\n") + 1]
     as_text = {name: pa.string() for name in names}
-    kept = _converted(head, ConversionSpec(dialect, as_text | wanted), tuple(wanted))
-    return ConversionSpec(dialect, as_text | {name: wanted[name] for name in kept}) if kept else None
+    kept = _convertible(head, ConversionSpec(dialect, as_text | types), tuple(types))
+    return ConversionSpec(dialect, as_text | {name: types[name] for name in kept}) if kept else None
 
 
 def is_as_written(column: Column, value: str) -> str | None:
@@ -164,21 +164,21 @@ def is_as_written(column: Column, value: str) -> str | None:
 
 def _is_regular(path: str, delimiter: str) -> bool:
     """Return whether quotes stand only around fields, or doubled in them, and all lines end in the same way."""
-    data = bytes_of(path)
-    if holds(path, b"\r", 0) and (
+    data = mapped_bytes(path)
+    if contains_byte(path, b"\r", 0) and (
         data[0] == _FEED
         or not all(
             np.array_equal(returns + 1, feeds)
-            for returns, feeds in zip(_found(data, _RETURN, 0), _found(data, _FEED, 1), strict=True)
+            for returns, feeds in zip(_byte_positions(data, _RETURN, 0), _byte_positions(data, _FEED, 1), strict=True)
         )
     ):
         return False
-    if not holds(path, b'"', 0):
+    if not contains_byte(path, b'"', 0):
         return True
     may_stand = np.zeros(256, dtype=bool)
     may_stand[[_QUOTE, _FEED, _RETURN, ord(delimiter)]] = True
     is_open = 0
-    for quotes in _found(data, _QUOTE, 0):
+    for quotes in _byte_positions(data, _QUOTE, 0):
         opening, closing = quotes[is_open::2], quotes[1 - is_open :: 2]
         is_open = (is_open + len(quotes)) % 2
         before, behind = data[opening[opening > 0] - 1], data[closing[closing < len(data) - 1] + 1]
@@ -187,7 +187,7 @@ def _is_regular(path: str, delimiter: str) -> bool:
     return not is_open
 
 
-def _found(data: Bytes, byte: int, begin: int) -> Iterator[Places]:
+def _byte_positions(data: Bytes, byte: int, begin: int) -> Iterator[Positions]:
     """Yield the places of a byte from one on, for one stretch after the other."""
     is_one = np.empty(_CHUNK_BYTES, np.bool_)
     for start in range(begin, len(data) + begin, _CHUNK_BYTES):
@@ -195,7 +195,7 @@ def _found(data: Bytes, byte: int, begin: int) -> Iterator[Places]:
         yield np.flatnonzero(np.equal(some, byte, out=is_one[: len(some)])) + start
 
 
-def _pairs(data: Bytes, pair: bytes) -> Iterator[Places]:
+def _pair_positions(data: Bytes, pair: bytes) -> Iterator[Positions]:
     """Yield the places of two bytes in small or large letters, for one stretch after the other."""
     lower, is_first = np.empty(_CHUNK_BYTES + 1, np.uint8), np.empty(_CHUNK_BYTES, np.bool_)
     is_second = np.empty_like(is_first)
@@ -212,17 +212,17 @@ def _may_convert(column: Column) -> bool:
     return column.type in _AS_WRITTEN or (column.type in _NUMBERS and not column.is_inferred)
 
 
-def _converted(head: bytes, form: ConversionSpec, names: tuple[str, ...]) -> tuple[str, ...]:
+def _convertible(head: bytes, form: ConversionSpec, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return those columns of which the first lines are converted to just what was written."""
     if not names or not head:
         return ()
     try:
         with form.open(io.BytesIO(head), names) as reader:
-            found = reader.read_all()
+            table = reader.read_all()
     except pa.ArrowInvalid:
         half = len(names) // 2
-        return _converted(head, form, names[:half]) + _converted(head, form, names[half:]) if half else ()
-    return tuple(name for name in names if _is_finite(found.column(name)))
+        return _convertible(head, form, names[:half]) + _convertible(head, form, names[half:]) if half else ()
+    return tuple(name for name in names if _is_finite(table.column(name)))
 
 
 def _is_finite(column: pa.ChunkedArray) -> bool:
@@ -231,13 +231,15 @@ def _is_finite(column: pa.ChunkedArray) -> bool:
 
 def _has_hexadecimal(data: Bytes) -> bool:
     """Return whether `0x` or `0X` is anywhere in a file."""
-    return any(len(places) > 0 for places in _pairs(data, b"0x"))
+    return any(len(places) > 0 for places in _pair_positions(data, b"0x"))
 
 
-def _has_tiny(data: Bytes) -> bool:
+def _has_underflow(data: Bytes) -> bool:
     """Return whether a file may have a number that is not 0, but less than the least `DOUBLE`."""
-    for places in _pairs(data, b"e-"):
+    for places in _pair_positions(data, b"e-"):
         for at in places:
-            if _TINY.match(data[at : at + _LONG].tobytes()):
+            if _UNDERFLOW.match(data[at : at + _LONGEST_NUMBER].tobytes()):
                 return True
-    return any(_ZEROS in data[at : at + _CHUNK_BYTES + _LONG].tobytes() for at in range(0, len(data), _CHUNK_BYTES))
+    return any(
+        _ZEROS in data[at : at + _CHUNK_BYTES + _LONGEST_NUMBER].tobytes() for at in range(0, len(data), _CHUNK_BYTES)
+    )

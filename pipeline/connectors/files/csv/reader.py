@@ -15,12 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.connectors import values
-from pipeline.connectors.contract import REJECTED, CellExpressions, check_columns, judged, of_texts, read_once
+from pipeline.connectors.contract import (
+    REJECTED,
+    CellExpressions,
+    check_columns,
+    convert_rows,
+    materialize_wide,
+    text_cells,
+)
 from pipeline.connectors.files.byte_ranges import Bytes, head_bytes
 from pipeline.connectors.files.column_names import ColumnNames, numbered
 from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import BOM, Numbers, RecordIndex, lines_of, records
-from pipeline.connectors.inference import settled
+from pipeline.connectors.inference import infer_types
 from pipeline.connectors.values import ConversionRule, TextTraits
 from pipeline.core.errors import Place, SourceError
 from pipeline.core.schema import Column, Schema
@@ -78,24 +85,24 @@ class CsvReader:
     path: str
     dialect: Dialect
     place: Place
-    goes_on: bool = False
+    continues: bool = False
     """Whether the text goes on in another part, so that its last record has to be closed."""
 
 
 def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
     """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
-    head = head_of(file)
+    head = read_header(file)
     names = head.names
     expect_columns(con, len(names))
-    given = ", ".join(literal(name) for name in names)
-    options = f"names = [{given}], sample_size = -1, ignore_errors = true, strict_mode = false"
+    name_list = ", ".join(literal(name) for name in names)
+    options = f"names = [{name_list}], sample_size = -1, ignore_errors = true, strict_mode = false"
     # DuckDB has as many columns as a header that it sees
     seen, skipped = (replace(file.dialect, has_header=False), ", skip = 1") if head.is_short else (file.dialect, "")
-    found = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
-    if len(found.columns) != len(names):
-        raise _not_all_named(len(names), len(found.columns), Place(file.place.file, 1))
-    scan = read_once(con, strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors"), len(names))
-    inferred = settled(con, found, cells, lambda tried: f"(select {listed(tried.names)} from {scan})")
+    sniffed = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
+    if len(sniffed.columns) != len(names):
+        raise _not_all_named(len(names), len(sniffed.columns), Place(file.place.file, 1))
+    scan = materialize_wide(con, strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors"), len(names))
+    inferred = infer_types(con, sniffed, cells, lambda tried: f"(select {listed(tried.names)} from {scan})")
     return Schema(tuple(replace(c, note=head.notes.get(c.name, c.note)) for c in inferred.columns))
 
 
@@ -118,28 +125,28 @@ def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> Rea
     """Return the rows that fit and the records that do not, each with the line on which it begins.
 
     Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed, and, for a file that
-    `goes_on` elsewhere, when the last record is broken off.
+    `continues` elsewhere, when the last record is broken off.
     """
-    lines, names, head = lines_of(file.path), header(file), file.dialect.header_lines
+    lines, names, head = lines_of(file.path), column_names(file), file.dialect.header_lines
     undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
     scan = strict_scan(file.path, file.dialect, names, frozenset(), "reject_errors")
-    rows, reasons = judged(con, schema, cells(schema, names), scan, {name: quoted(name) for name in undeclared})
-    rejects = arrow(con, _rejects(len(names)))
+    rows, reasons = convert_rows(con, schema, cells(schema, names), scan, {name: quoted(name) for name in undeclared})
+    rejects = arrow(con, _rejects_query(len(names)))
     away = lines.numbers_at(rejects.column("begins").to_numpy())
     expected = rows.num_rows + rejects.num_rows
     starts = records(lines, file.dialect.delimiter, head + expected, blank_counts=len(names) == 1)[head:]
-    came = starts[~np.isin(starts, away)]
-    if len(starts) != expected or len(came) != rows.num_rows:
-        raise _unaccounted(starts, expected, file.place)
-    if file.goes_on and rejects.num_rows and away[-1] == starts[-1] and rejects.column("broken")[-1].as_py():
+    row_lines = starts[~np.isin(starts, away)]
+    if len(starts) != expected or len(row_lines) != rows.num_rows:
+        raise _record_count_error(starts, expected, file.place)
+    if file.continues and rejects.num_rows and away[-1] == starts[-1] and rejects.column("broken")[-1].as_py():
         raise SourceError("the last record is broken off", place=file.place)
-    rows = rows.append_column(POSITION, pa.array(came))
+    rows = rows.append_column(POSITION, pa.array(row_lines))
     bad = pc.is_valid(reasons)
-    found = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
-    found = pa.concat_tables([found, pa.table({POSITION: away, "reason": rejects.column("reason")})])
-    good = rows if found.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
+    rejected = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
+    rejected = pa.concat_tables([rejected, pa.table({POSITION: away, "reason": rejects.column("reason")})])
+    good = rows if rejected.num_rows == rejects.num_rows else rows.filter(pc.invert(bad))
     texts = _RecordTexts(lines, starts, names, schema.names, file.dialect)
-    return ReadResult(good, texts.add_to(found))
+    return ReadResult(good, texts.add_to(rejected))
 
 
 @dataclass(frozen=True)
@@ -153,12 +160,12 @@ class CsvHeader:
     """Whether the header has one name less than the records have fields."""
 
 
-def header(file: CsvReader) -> tuple[str, ...]:
-    """Return the names of the columns; see `head_of`."""
-    return head_of(file).names
+def column_names(file: CsvReader) -> tuple[str, ...]:
+    """Return the names of the columns; see `read_header`."""
+    return read_header(file).names
 
 
-def head_of(file: CsvReader) -> CsvHeader:
+def read_header(file: CsvReader) -> CsvHeader:
     """Return the columns of a file by its first line; raise `SourceError` when that does not tell them."""
     with Path(file.path).open("rb") as stream:
         data = stream.read(_HEADER_BYTES).removeprefix(BOM)
@@ -175,18 +182,20 @@ def head_of(file: CsvReader) -> CsvHeader:
     if any("\ufffd" in name or "\0" in name for name in fields) and dialect.has_header:
         line = data if b"\0" in data else data.partition(b"\n")[0]
         raise SourceError(f"the first line is {not_decodable(line, dialect.encoding)}", place=first)
-    is_short = dialect.has_header and not dialect.naming.names and _is_short(len(fields), reader)
+    is_short = dialect.has_header and not dialect.naming.names and _lacks_row_name(len(fields), reader)
     return _named(dialect, ["", *fields] if is_short else fields, is_short, first)
 
 
 def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) -> CsvHeader:  # noqa: FBT001 - private
     """Return the columns whose names in the file, where it has any, are these."""
-    given = dialect.naming.names
-    if given and dialect.has_header and len(given) != len(fields):
-        raise _not_all_named(len(given), len(fields), place)
-    names = given or numbered(fields if dialect.has_header else [""] * len(fields))
+    declared = dialect.naming.names
+    if declared and dialect.has_header and len(declared) != len(fields):
+        raise _not_all_named(len(declared), len(fields), place)
+    names = declared or numbered(fields if dialect.has_header else [""] * len(fields))
     named = dialect.naming.named(names, place)
-    unnamed = [] if given else [name for name, f in zip(named, fields, strict=True) if not (f and dialect.has_header)]
+    unnamed = (
+        [] if declared else [name for name, f in zip(named, fields, strict=True) if not (f and dialect.has_header)]
+    )
     notes = {name: f"a column of {place.file} has no name and is called {name!r}" for name in unnamed}
     return CsvHeader(named, notes if dialect.has_header else {}, is_short)
 
@@ -196,7 +205,7 @@ def _not_all_named(names: int, columns: int, place: Place) -> SourceError:
     return SourceError("names= has to name every column", got=got, do="give one name for each", place=place)
 
 
-def _is_short(names: int, reader: Iterator[list[str]]) -> bool:
+def _lacks_row_name(names: int, reader: Iterator[list[str]]) -> bool:
     """Return whether all first records have one field more than the header, which is the name of the row.
 
     A name of a row is there and unlike others. A last field that is always empty comes from a delimiter at the lines' ends.
@@ -214,19 +223,19 @@ def _is_short(names: int, reader: Iterator[list[str]]) -> bool:
 def cells(schema: Schema, names: Sequence[str] | None = None, texts: TextTraits | None = None) -> CellExpressions:
     """Return the cells of a scan of texts; null for a column that is not among the `names` of the scan's."""
     known = set(schema.names if names is None else names)
-    return of_texts({name: quoted(name) if name in known else "null::varchar" for name in schema.names}, texts)
+    return text_cells({name: quoted(name) if name in known else "null::varchar" for name in schema.names}, texts)
 
 
 def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> CellExpressions:
     """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
     nothing = {c.name: "null::date" if c.type == "DATE" else "null::varchar" for c in schema.columns}
     known = set(names)
-    texts = of_texts({n: quoted(n) if n in known else nothing[n] for n in schema.names}, TextTraits(underscored))
+    texts = text_cells({n: quoted(n) if n in known else nothing[n] for n in schema.names}, TextTraits(underscored))
 
     def rule(column: Column, text: str, cast: str) -> ConversionRule:
         return values.of_scanned_date(text) if column.type == "DATE" else texts.rule(column, text, cast)
 
-    return CellExpressions(texts.came, rule)
+    return CellExpressions(texts.raw, rule)
 
 
 def dates_of(schema: Schema) -> frozenset[str]:
@@ -234,15 +243,15 @@ def dates_of(schema: Schema) -> frozenset[str]:
     return frozenset(column.name for column in schema.columns if column.type == "DATE")
 
 
-def _rejects(wanted: int) -> str:
+def _rejects_query(expected: int) -> str:
     """Return a query of what DuckDB rejected: the byte where the record begins, and the reason in our words."""
-    found = "try_cast(regexp_extract(error_message, 'Found: (\\d+)', 1) as int)"
+    actual = "try_cast(regexp_extract(error_message, 'Found: (\\d+)', 1) as int)"
     return (
         # DuckDB's record begins at the line ends before it, where lines end in two bytes or are blank
         "select (min(line_byte_position) - 1 + len(any_value(csv_line)) - len(ltrim(any_value(csv_line), e'\\r\\n')))"
         "::bigint as begins, concat_ws('; ', "
-        f"max({found}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {wanted}', "
-        f"min({found}) filter (error_type = 'MISSING COLUMNS') || ' columns in place of {wanted}', "
+        f"max({actual}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {expected}', "
+        f"min({actual}) filter (error_type = 'MISSING COLUMNS') || ' columns in place of {expected}', "
         f"any_value({literal(_BYTES)}) filter (error_type = 'INVALID ENCODING'), "
         "any_value('a quote is not closed, or text follows it') filter (error_type = 'UNQUOTED VALUE'), "
         f"any_value('longer than {LONGEST_BYTES:,} bytes') filter (error_type = 'LINE SIZE OVER MAXIMUM')"
@@ -259,30 +268,32 @@ class _RecordTexts:
     lines: RecordIndex
     starts: Numbers
     names: tuple[str, ...]
-    wanted: tuple[str, ...]
+    columns: tuple[str, ...]
     dialect: Dialect
 
-    def add_to(self, found: pa.Table) -> pa.Table:
+    def add_to(self, rejected: pa.Table) -> pa.Table:
         """Return what was rejected in the file's order, with the text of each record."""
-        found = found.sort_by(POSITION)
-        indexes = np.searchsorted(self.starts, found.column(POSITION).to_numpy())
+        rejected = rejected.sort_by(POSITION)
+        indexes = np.searchsorted(self.starts, rejected.column(POSITION).to_numpy())
         cut = self.lines.texts_from(self.starts).take(pa.array(indexes)).to_pylist()
         texts = [text.decode(errors="replace").rstrip("\r\n") for text in cut]
-        if self.names != self.wanted:
-            texts = [self._in_order(text) for text in texts]
-        bad = b"".join(text for text, why in zip(cut, found.column("reason").to_pylist(), strict=True) if why == _BYTES)
+        if self.names != self.columns:
+            texts = [self._reordered(text) for text in texts]
+        bad = b"".join(
+            text for text, why in zip(cut, rejected.column("reason").to_pylist(), strict=True) if why == _BYTES
+        )
         if bad:
-            why = pc.replace_substring(found.column("reason"), _BYTES, not_decodable(bad, self.dialect.encoding))
-            found = found.set_column(found.schema.get_field_index("reason"), "reason", why)
-        return found.append_column("row", pa.array(texts, pa.string())).cast(REJECTED)
+            why = pc.replace_substring(rejected.column("reason"), _BYTES, not_decodable(bad, self.dialect.encoding))
+            rejected = rejected.set_column(rejected.schema.get_field_index("reason"), "reason", why)
+        return rejected.append_column("row", pa.array(texts, pa.string())).cast(REJECTED)
 
-    def _in_order(self, text: str) -> str:
+    def _reordered(self, text: str) -> str:
         """Return a record in the contract's order of columns, in which it will be read again."""
-        came = self._fields(text)
-        if len(came) != len(self.names):
+        fields_in_file = self._fields(text)
+        if len(fields_in_file) != len(self.names):
             return text
         null = next(iter(self.dialect.null_values), "")
-        fields = dict.fromkeys(self.wanted, null) | dict(zip(self.names, came, strict=True))
+        fields = dict.fromkeys(self.columns, null) | dict(zip(self.names, fields_in_file, strict=True))
         return _line(list(fields.values()), self.dialect.delimiter)  # what no contract has comes last
 
     def _fields(self, text: str) -> list[str]:
@@ -292,7 +303,7 @@ class _RecordTexts:
             return []
 
 
-def headline(schema: Schema, dialect: Dialect) -> str:
+def header_line(schema: Schema, dialect: Dialect) -> str:
     """Return the first line of a file with a schema's columns."""
     return _line(list(schema.names), dialect.delimiter)
 
@@ -303,7 +314,7 @@ def _line(fields: list[str], delimiter: str) -> str:
     return line.getvalue().removesuffix("\r\n")
 
 
-def _unaccounted(starts: Numbers, read: int, place: Place) -> SourceError:
+def _record_count_error(starts: Numbers, read: int, place: Place) -> SourceError:
     # a quote that is never closed makes the rest of the file one record, the last
     line = int(starts[-1]) if 0 < len(starts) < read else None
     return SourceError(

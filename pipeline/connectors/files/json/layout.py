@@ -47,21 +47,21 @@ def in_lines(path: str, place: Place) -> Iterator[str]:
 
     Raises `SourceError` when the file is laid out in one way at its beginning and in another one later.
     """
-    found = layout(path)
-    if found == "newline_delimited":
+    file_layout = layout(path)
+    if file_layout == "newline_delimited":
         yield path
         return
     with scratch.folder("piece") as folder, connect(Limits(threads=1)) as con:
         lines = str(Path(folder) / "piece")
-        objects = f"read_json_objects({literal(path)}, format = '{found}', maximum_object_size = {LONGEST_BYTES})"
+        objects = f"read_json_objects({literal(path)}, format = '{file_layout}', maximum_object_size = {LONGEST_BYTES})"
         try:
-            _require_closed(path, found)
+            _require_closed(path, file_layout)
             con.execute(
                 f"copy (select translate(json, e'\\n\\r', '  ') from {objects}) to {literal(lines)} "
                 "(format csv, header false, quote '', escape '', delimiter '\x01')"
             )
         except (duckdb.Error, ValueError) as error:
-            kind = "one array" if found == "array" else "objects that span lines"
+            kind = "one array" if file_layout == "array" else "objects that span lines"
             where = re.search(r"at byte \d+ .*", first_line(error))
             raise SourceError(
                 f"the file begins as {kind} of JSON and does not go on so",
@@ -74,10 +74,10 @@ def in_lines(path: str, place: Place) -> Iterator[str]:
         yield lines
 
 
-def _require_closed(path: str, found: Layout) -> None:
+def _require_closed(path: str, file_layout: Layout) -> None:
     with Path(path).open("rb") as file:
         file.seek(max(Path(path).stat().st_size - _HEAD_BYTES, 0))
-        if found == "array" and not file.read().rstrip().endswith(b"]"):
+        if file_layout == "array" and not file.read().rstrip().endswith(b"]"):
             raise ValueError("no bracket at its end")
 
 

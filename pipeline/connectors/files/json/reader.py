@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.connectors import nested_values, values
-from pipeline.connectors.contract import RAW, CellExpressions, RawTable, check_columns, fit
+from pipeline.connectors.contract import RAW, CellExpressions, RawTable, apply_contract, check_columns
 from pipeline.connectors.files.csv.reader import PLAIN, Dialect
 from pipeline.connectors.files.encoding import not_decodable
 from pipeline.connectors.files.record_index import lines_of
-from pipeline.connectors.files.rejected_rows import UNKNOWN
-from pipeline.connectors.inference import settled
+from pipeline.connectors.files.rejected_rows import REPLACEMENT_CHARACTER
+from pipeline.connectors.inference import infer_types
 from pipeline.connectors.values import ConversionRule, ReprintedNumbers, TextTraits
 from pipeline.core import scratch
 from pipeline.core.errors import Place, SourceError
@@ -27,9 +27,7 @@ from pipeline.kernel.engine import arrow, schema_of
 from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import decimal_of
 
-_SHOWN = (
-    f"coalesce(shown, '{UNKNOWN}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
-)
+_SHOWN = f"coalesce(shown, '{REPLACEMENT_CHARACTER}' || rtrim(decode(bytes, 'replace'), e'\\r\\n'))"  # so marked, it is not read again
 _LONG_FRACTION = r"regexp_matches(line, '\.[0-9]{7}')"
 _REPRINTED = ReprintedNumbers(
     short="has_long_fraction",
@@ -52,13 +50,15 @@ def infer(con: duckdb.DuckDBPyConnection, path: str, place: Place, dialect: Dial
         got, do = _undecodable(con, dialect), "write one object a line, or one array of objects"
         raise SourceError("no line holds a JSON object", got=got, do=do, place=place)
     key_of = dict(zip(dialect.naming.named(keys, place), keys, strict=True))
-    found = _fields(con, _renamed(key_of))
-    if set(found.names) != set(key_of):  # DuckDB takes objects of many keys, or of rare ones, for maps
-        given = list(key_of.items())
-        parts = (dict(given[begin : begin + _KEYS]) for begin in range(0, len(given), _KEYS))
-        found = Schema(tuple(column for part in parts for column in _fields(con, _object_of(part)).columns))
-    found = Schema(tuple(replace(c, key=key_of[c.name] if key_of[c.name] != c.name else "") for c in found.columns))
-    return settled(con, found, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
+    inferred = _fields(con, _renamed(key_of))
+    if set(inferred.names) != set(key_of):  # DuckDB takes objects of many keys, or of rare ones, for maps
+        key_pairs = list(key_of.items())
+        parts = (dict(key_pairs[begin : begin + _KEYS]) for begin in range(0, len(key_pairs), _KEYS))
+        inferred = Schema(tuple(column for part in parts for column in _fields(con, _object_of(part)).columns))
+    inferred = Schema(
+        tuple(replace(c, key=key_of[c.name] if key_of[c.name] != c.name else "") for c in inferred.columns)
+    )
+    return infer_types(con, inferred, cells, lambda tried: with_texts(tried, f"(from {RAW} where is_object)"))
 
 
 def _fields(con: duckdb.DuckDBPyConnection, objects: str) -> Schema:
@@ -108,7 +108,7 @@ def read(
     why = f"case {not_text}when is_object then 'a key is there twice' else 'not a JSON object' end"
     bad = f"not is_object or coalesce({nested_values.any_twice('json_keys(line)')}, false)"
     beyond = values_of(undeclared)
-    return fit(con, schema, RawTable(cells(schema), _SHOWN, bad, why, with_texts(schema, objects), beyond))
+    return apply_contract(con, schema, RawTable(cells(schema), _SHOWN, bad, why, with_texts(schema, objects), beyond))
 
 
 def values_of(names: Iterable[str]) -> dict[str, str]:
@@ -131,8 +131,8 @@ def _texts(line: str, schema: Schema) -> str:
 
 def cells(schema: Schema) -> CellExpressions:
     """Return the cells of JSON objects, from their text `line` and the list `texts`."""
-    came = {name: f"texts[{number}]" for number, name in enumerate(schema.names, start=1)}
-    return CellExpressions(came, _rule)
+    raw = {name: f"texts[{number}]" for number, name in enumerate(schema.names, start=1)}
+    return CellExpressions(raw, _rule)
 
 
 def is_object(line: str) -> str:
@@ -140,17 +140,17 @@ def is_object(line: str) -> str:
     return f"case when json_valid({line}) then json_type({line}) = 'OBJECT' else false end"
 
 
-def _rule(column: Column, came: str, cast: str) -> ConversionRule:
+def _rule(column: Column, raw: str, cast: str) -> ConversionRule:
     """Return the rule for a field; a number in its text may have been reprinted, and then the line is asked for it."""
     exact = f"json_extract_string({nested_values.marked('line')}, {_pointer(column.data_name)})"
     if values.is_nested(column.type):
-        full = f"case when regexp_matches({came}, '[0-9][.eE]') then {exact} else {came} end"
+        full = f"case when regexp_matches({raw}, '[0-9][.eE]') then {exact} else {raw} end"
         return ConversionRule(nested_values.of_json(column, full))
     exact = nested_values.unmarked(exact)
     if column.type in {"VARCHAR", "JSON"}:
-        kept, rest = (came, exact) if column.type == "VARCHAR" else (f"try_cast({x} as json)" for x in (came, exact))
-        return ConversionRule(kept, _is_no_reprinted_number(column, came), fallback=rest)
-    rule = values.of_text(column, came, cast, TextTraits(reprinted=_REPRINTED))
+        kept, rest = (raw, exact) if column.type == "VARCHAR" else (f"try_cast({x} as json)" for x in (raw, exact))
+        return ConversionRule(kept, _is_no_reprinted_number(column, raw), fallback=rest)
+    rule = values.of_text(column, raw, cast, TextTraits(reprinted=_REPRINTED))
     return replace(rule, fallback=values.value_of(column, exact)) if rule.fast is not None else rule
 
 
@@ -182,5 +182,7 @@ def _load(con: duckdb.DuckDBPyConnection, path: str) -> tuple[str, ...]:
         "from _lines) where line is null or trim(line, e' \\t') <> ''"
     )
     con.unregister("_lines")
-    found = arrow(con, f"select distinct unnest(json_keys(line)) as name from {RAW} where is_object order by name")
-    return tuple(found.column("name").to_pylist())
+    field_names = arrow(
+        con, f"select distinct unnest(json_keys(line)) as name from {RAW} where is_object order by name"
+    )
+    return tuple(field_names.column("name").to_pylist())

@@ -28,9 +28,9 @@ def upgrade() -> None:
         sa.Column("facts_json", sa.Text, nullable=False),
         if_not_exists=True,
     )
-    there = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("steps")}
+    columns = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("steps")}
     for name in _COUNTS:
-        if name not in there:
+        if name not in columns:
             op.add_column("steps", _count(name))
 
 
