@@ -148,7 +148,7 @@ class ReaderContract:
     def test_a_run_reads_what_came_since_the_last_one(self, world: World, tmp_path: Path) -> None:
         """`headwater run` makes the table, then adds what is new, then finds nothing new."""
         project, made = _project(world, tmp_path), world.produce()
-        assert _decisions(Runner(project).run()) == ["rebuild"]
+        assert _decisions(Runner(project).run()) == ["create"]
         assert _rows(project) == made
         assert _decisions(Runner(project).run()) == ["skip"]
         made += world.produce()

@@ -11,12 +11,12 @@ from rich.tree import Tree
 
 from cluster.cli.console import as_objects, grid, open_workspace, out, print_json, print_rows
 from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.cli.reporting import update_report
 from cluster.cli.summary import print_summary
 from pipeline.core.errors import RequestError
 from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
 from pipeline.quality import score
-from pipeline.report import write_report
 from pipeline.runner.handlers import handler_of
 
 Name = Annotated[str, typer.Argument(help="A definition's name.")]
@@ -149,7 +149,7 @@ def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
 def report(env: Env = None, folder: Folder = HERE) -> None:
     """Write the report of the last run and print where it is."""
     workspace = open_workspace(folder, env)
-    path = write_report(workspace.project, workspace.catalog, workspace.settings.state / "report.html")
+    path = update_report(workspace.project, workspace.catalog)
     out.print(path.as_uri(), soft_wrap=True)
 
 

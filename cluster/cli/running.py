@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from cluster.cli.console import err, open_project, out, print_failure, print_json, text
 from cluster.cli.interrupts import interrupts, leave
 from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.cli.reporting import try_update_report, update_report
 from cluster.cli.summary import print_summary
 from pipeline.commit.moments import Moment
 from pipeline.core.errors import HeadwaterError
 from pipeline.governance import Catalog, RunRecord, StepRecord
 from pipeline.project.project import Project
 from pipeline.project.workspace import Workspace
-from pipeline.report import write_report
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run
 from pipeline.runner.events import Event, StepProgress
@@ -101,19 +101,10 @@ def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[Run
                 runner = Runner(project, options, observer=interrupt.before(watcher))
                 record = runner.attempt()
         except HeadwaterError as error:
-            _report_failure(project, error, quiet=quiet)
+            try_update_report(project, Workspace(project).catalog, quiet=quiet, known=str(error))
             raise
-    write_report(project, workspace.catalog, project.settings.state / "report.html")
+    update_report(project, workspace.catalog)
     return record, runner.errors
-
-
-def _report_failure(project: Project, error: HeadwaterError, *, quiet: bool) -> None:
-    """Leave the report of the failed run beside the others, unless the report itself cannot be written."""
-    try:
-        write_report(project, Workspace(project).catalog, project.settings.state / "report.html")
-    except (HeadwaterError, OSError) as second:
-        if not quiet and str(second) != str(error):
-            err.print(f"[dim]no report: {second}[/]")
 
 
 class _Watcher:

@@ -13,6 +13,7 @@ from cluster.cli.console import err, grid, open_workspace, out, print_json, text
 from cluster.cli.live import EVERY_S, latency, live_view, quarantined
 from cluster.cli.metrics import metrics_at
 from cluster.cli.options import HERE, Env, Folder, Json
+from cluster.cli.reporting import try_update_report
 from cluster.cli.stopping import stoppable
 from pipeline.core.errors import RequestError, few
 from pipeline.project.workspace import Workspace
@@ -126,6 +127,8 @@ def _run(workspace: Workspace, options: StreamJobOptions, metrics_port: int | No
         finally:
             stack.close()
             _sum_up(running, as_json=as_json)
+            if any(status.epoch for status in running.statuses.values()):
+                try_update_report(workspace.project, workspace.catalog, quiet=as_json)
     return stopped.code
 
 

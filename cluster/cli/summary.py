@@ -10,7 +10,14 @@ from rich.markup import escape
 from cluster.cli.console import grid, out
 from pipeline.governance import RunRecord, StepRecord
 
-_DONE = {"rebuild": "made", "append": "added", "merge": "merged", "skip": "up to date", "streamed": "streamed"}
+_DONE = {
+    "create": "created",
+    "rebuild": "rebuilt",
+    "append": "appended",
+    "merge": "merged",
+    "skip": "up to date",
+    "streamed": "streamed",
+}
 _COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")
 _MERGED = ("superseded", "deletes")
 """What is shown of a run that merged."""

@@ -137,7 +137,7 @@ class StepRecord:
     kind: str
     layer: str
     decision: str
-    """`skip`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or `upstream_failed`."""
+    """`skip`, `create`, `append`, `merge`, `rebuild`, `backfill`, `accepted`, `refused`, `sent`, `failed` or `upstream_failed`."""
     reason: str
     strategy: str = ""
     executor: str = ""

@@ -1,4 +1,4 @@
-"""The run report: one HTML file that tells of the newest run, complete in itself."""
+"""The run report: one self-contained HTML file about the newest run."""
 
 from __future__ import annotations
 

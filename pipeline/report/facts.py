@@ -1,7 +1,7 @@
-"""What a report tells, read from the catalog and the lake. Nothing is drawn or worded here.
+"""The contents of a report, read from the catalog and the lake. Nothing is drawn or worded here.
 
-What the newest run did not make is told by the newest step that made it, so that a report is complete after a run that
-had nothing to do.
+A table that the newest run did not compute is shown with the last step that computed it, so that a report is complete
+after a run that had nothing to do. A table that a stream makes is shown as its newest version says.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 from pipeline.core.definitions import Chart, Definition, StoredDefinition, Table
 from pipeline.core.errors import StorageError, did_you_mean
+from pipeline.core.logs import logger
+from pipeline.core.staging import RowCounts
 from pipeline.governance import Catalog, RunRecord, StepRecord
 from pipeline.kernel.engine import connect, one
 from pipeline.kernel.sql_text import literal, quoted
@@ -20,6 +22,10 @@ from pipeline.lake import Lake, LakeTable, Storage
 from pipeline.project.project import Project
 from pipeline.report.words import quantity
 
+_log = logger(__name__)
+
+STREAMED = "streamed"
+"""The decision of a run about a table that a stream makes."""
 SAMPLES = 5
 """How many quarantined rows of a table are shown."""
 POINTS = 6_000
@@ -28,19 +34,26 @@ POINTS = 6_000
 
 @dataclass(frozen=True)
 class TableSummary:
-    """A definition, what the newest run did with it, and the step that last made it."""
+    """A definition, what the newest run did with it, and the step that last computed it."""
 
     definition: Definition
-    now: StepRecord | None = None
-    made: StepRecord | None = None
-    made_at: str | None = None
+    step: StepRecord | None = None
+    """Of the newest run."""
+    built: StepRecord | None = None
+    """Of the newest run that computed it; for a table that a stream makes, its rows since the stream began."""
+    built_at: str | None = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether a stream makes it."""
+        return STREAMED in {step.decision for step in (self.step, self.built) if step is not None}
 
     @property
     def rows(self) -> int | None:
-        """The rows of the table as it stands; `None` when it is not made, or is not a table."""
+        """The rows of the table now; `None` when it is not computed yet, or is not a table."""
         if not isinstance(self.definition, StoredDefinition):
             return None
-        known = self.made if self.now is None or self.now.has_failed else self.now
+        known = self.built if self.step is None or self.step.has_failed or self.is_streamed else self.step
         return None if known is None else known.total_rows
 
 
@@ -56,7 +69,7 @@ class QuarantineSummary:
 
 @dataclass(frozen=True)
 class ChartData:
-    """A mart's chart: its points `(x, y, series)` sorted by x, and what has to be said of what they leave out."""
+    """A mart's chart: its points `(x, y, series)` sorted by x, and notes on the rows that are not drawn."""
 
     table: Table
     points: tuple[tuple[Any, float, str], ...] = ()
@@ -65,47 +78,80 @@ class ChartData:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report tells."""
+    """All that a report shows."""
 
     project: Project
-    run: RunRecord
-    told: tuple[TableSummary, ...]
-    asides: tuple[QuarantineSummary, ...] = ()
-    drawn: tuple[ChartData, ...] = ()
+    run: RunRecord | None
+    """The newest; `None` when only streams have run."""
+    tables: tuple[TableSummary, ...]
+    quarantines: tuple[QuarantineSummary, ...] = ()
+    charts: tuple[ChartData, ...] = ()
 
 
 def read(project: Project, catalog: Catalog) -> ReportData:
-    """Read what there is to tell of the newest run; raise `StorageError` when nothing has run yet."""
+    """Read what the report of the newest run shows; raise `StorageError` when neither a run nor a stream was there."""
     run = catalog.run()
-    if run is None:
+    lake = Lake(Storage(project.settings.lake, project.settings.storage))
+    tables = tuple(_table_summary(definition, run, catalog, lake) for definition in project.graph.definitions)
+    if run is None and not any(table.is_streamed for table in tables):
         raise StorageError(
             f"there is no run of {project.settings.name!r} to report", do="run the project first: headwater run"
         )
-    steps = {step.name: step for step in run.steps}
-    told = tuple(
-        _told(definition, steps.get(definition.name), run, catalog) for definition in project.graph.definitions
-    )
-    lake = Lake(Storage(project.settings.lake, project.settings.storage))
-    stored = [t.definition for t in told if isinstance(t.definition, StoredDefinition)]
-    asides = [_aside(lake, definition.name) for definition in stored]
+    stored = [t.definition for t in tables if isinstance(t.definition, StoredDefinition)]
+    quarantines = [_quarantine(lake, definition.name) for definition in stored]
     charts = [d for d in stored if isinstance(d, Table) and d.chart is not None]
     return ReportData(
-        project, run, told, tuple(a for a in asides if a is not None), tuple(_drawn(lake, table) for table in charts)
+        project,
+        run,
+        tables,
+        tuple(quarantine for quarantine in quarantines if quarantine is not None),
+        tuple(_chart(lake, table) for table in charts),
     )
 
 
-def _told(definition: Definition, now: StepRecord | None, run: RunRecord, catalog: Catalog) -> TableSummary:
-    if now is not None and now.is_done:
-        return TableSummary(definition, now, now, run.ended_at or run.started_at)
+def _table_summary(definition: Definition, run: RunRecord | None, catalog: Catalog, lake: Lake) -> TableSummary:
+    step = None if run is None else next((step for step in run.steps if step.name == definition.name), None)
+    if run is not None and step is not None and step.is_done:
+        return TableSummary(definition, step, step, run.ended_at or run.started_at)
+    if step is None or step.decision == STREAMED:
+        streamed = _streamed(definition, step, lake)
+        if streamed is not None:
+            return streamed
     versions = catalog.versions(definition.name)
-    return TableSummary(definition, now, catalog.last_step(definition.name), versions[0].at if versions else None)
+    return TableSummary(definition, step, catalog.last_step(definition.name), versions[0].at if versions else None)
 
 
-def _aside(lake: Lake, name: str) -> QuarantineSummary | None:
-    found = lake.quarantine(name).version()
-    if found is None or not found.rows:
+def _streamed(definition: Definition, step: StepRecord | None, lake: Lake) -> TableSummary | None:
+    """Return the summary of a table whose newest version a stream made; `None` for any other."""
+    try:
+        version = _in(lake, definition).version() if isinstance(definition, StoredDefinition) else None
+    except StorageError as error:
+        _log.warning("the report leaves out a table that cannot be read", table=definition.name, error=str(error))
         return None
-    query = found.scan().query()
+    manifest = None if version is None else version.manifest
+    if version is None or manifest is None or manifest.epoch is None:
+        return None
+    totals = manifest.epoch.totals
+    rows_made = sum(totals.get(name, 0) for name in ("rows_out", "quarantined", "dropped"))
+    built = StepRecord(
+        name=definition.name,
+        number=0,
+        kind=definition.kind,
+        layer=getattr(definition, "layer", ""),
+        decision=STREAMED,
+        reason=f"epoch {manifest.epoch.number:,}",
+        version=version.number,
+        total_rows=version.rows,
+        flow=RowCounts(**totals, rows_made=rows_made),
+    )
+    return TableSummary(definition, step, built, manifest.at)
+
+
+def _quarantine(lake: Lake, name: str) -> QuarantineSummary | None:
+    version = lake.quarantine(name).version()
+    if version is None or not version.rows:
+        return None
+    query = version.scan().query()
     with connect(filesystem=lake.storage.filesystem()) as con:
         reasons = con.sql(f"select reasons, count(*) from ({query}) group by all order by 2 desc, 1").fetchall()
         # first one row of each kind, then the others, so that a rare reason is seen beside a frequent one
@@ -115,32 +161,32 @@ def _aside(lake: Lake, name: str) -> QuarantineSummary | None:
             f"limit {SAMPLES}"
         ).to_arrow_table()
     shown = tuple({**row, "file": PurePosixPath(row["_source"] or "").name} for row in samples.to_pylist())
-    return QuarantineSummary(name, found.rows, {str(reason): int(rows) for reason, rows in reasons}, shown)
+    return QuarantineSummary(name, version.rows, {str(reason): int(rows) for reason, rows in reasons}, shown)
 
 
-def _drawn(lake: Lake, table: Table) -> ChartData:
-    chart, found = table.chart, _in(lake, table).version()
-    if chart is None or found is None:
+def _chart(lake: Lake, table: Table) -> ChartData:
+    chart, version = table.chart, _in(lake, table).version()
+    if chart is None or version is None:
         return ChartData(table, notes=("The table is not made yet.",))
     for column in (chart.x, chart.y, chart.by):
-        if column is not None and column not in found.schema.names:
-            hint = did_you_mean(column, found.schema.names)
+        if column is not None and column not in version.schema.names:
+            hint = did_you_mean(column, version.schema.names)
             return ChartData(
                 table, notes=(f"The chart names a column {column!r} that the table does not have; {hint}",)
             )
     with connect(filesystem=lake.storage.filesystem()) as con:
-        con.execute(f"create temp table points as {_points(chart, found.scan().query())}")
+        con.execute(f"create temp table points as {_points(chart, version.scan().query())}")
         points = con.sql(f"from (from points order by x desc, series limit {POINTS}) order by x, series").fetchall()
         used, shared, total = one(
             con, "select coalesce(sum(rows), 0), count(*) filter (where rows > 1), count(*) from points"
         )
     notes = {
-        f"Not drawn: {quantity(found.rows - used, 'row')} without {chart.x} or {chart.y}.": found.rows > used,
+        f"Not drawn: {quantity(version.rows - used, 'row')} without {chart.x} or {chart.y}.": version.rows > used,
         f"Several rows share one {chart.x}: the highest {chart.y} of each is drawn.": shared > 0,
         f"The last {POINTS:,} of {total:,} points are drawn.": total > POINTS,
     }
-    told = tuple(note for note, holds in notes.items() if holds)
-    return ChartData(table, tuple((x, float(y), str(series)) for x, y, series, _ in points), told)
+    shown = tuple(note for note, holds in notes.items() if holds)
+    return ChartData(table, tuple((x, float(y), str(series)) for x, y, series, _ in points), shown)
 
 
 def _points(chart: Chart, query: str) -> str:

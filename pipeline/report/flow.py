@@ -28,15 +28,15 @@ WIDEST = 84
 PAD = 12
 
 
-def flow_picture(told: Sequence[TableSummary]) -> Markup:
+def flow_picture(tables: Sequence[TableSummary]) -> Markup:
     """Return the drawing of a graph, its definitions given with inputs before readers."""
-    rows = {t.definition.name: t.rows or 0 for t in told}
-    layout = fitted([_node(t) for t in told])
-    by_name = {t.definition.name: t for t in told}
+    rows = {t.definition.name: t.rows or 0 for t in tables}
+    layout = fitted([_node(t) for t in tables])
+    by_name = {t.definition.name: t for t in tables}
     return picture(
         layout.width,
         layout.height + CAPTION + 2 * PAD,
-        f"Row flow: {quantity(len(told), 'definition')} from sources on the left to what is made of them on the right.",
+        f"Row flow: {quantity(len(tables), 'definition')} from sources on the left to what is made of them on the right.",
         *(_band(band, layout) for band in layout.bands),
         *(_line(line, rows[line.source]) for line in layout.lines),
         *(_box(by_name[box.name], box) for box in layout.boxes),
@@ -54,16 +54,16 @@ def fitted(nodes: Sequence[Node]) -> GraphLayout:
     return lay_out(nodes, replace(space, columns=min(space.columns + (ROOM - close.width) / gaps, WIDEST)))
 
 
-def band_of(told: TableSummary) -> str:
+def band_of(table: TableSummary) -> str:
     """Return the layer in which a definition is drawn."""
-    return handler_of(told.definition).lane(told.definition)
+    return handler_of(table.definition).lane(table.definition)
 
 
-def losses(told: TableSummary) -> str:
+def losses(table: TableSummary) -> str:
     """Return how many rows the last step set aside or dropped, in words; empty when none."""
-    if told.made is None:
+    if table.built is None:
         return ""
-    flow = told.made.flow
+    flow = table.built.flow
     parts = (
         (flow.quarantined, "quarantined"),
         (flow.dropped, "dropped"),
@@ -73,32 +73,38 @@ def losses(told: TableSummary) -> str:
     return ", ".join(f"{count(rows)} {word}" for rows, word in parts if rows)
 
 
-def state(told: TableSummary) -> str:
-    """Return how a definition stands: `absent`, `refused`, `failed`, `same` (nothing was to do) or `fresh`."""
-    if told.now is None and told.made is None:
+def state(table: TableSummary) -> str:
+    """Return the state of a definition: `absent`, `refused`, `failed`, `same` (nothing was to do) or `fresh`."""
+    if not handler_of(table.definition).is_step:
+        return "same"
+    if table.built is None and (table.step is None or table.is_streamed):
         return "absent"
-    if told.now is not None and told.now.has_failed:
+    if table.step is not None and table.step.has_failed:
         return "failed"
-    if told.made is not None and told.made.decision == "refused":
+    if table.built is not None and table.built.decision == "refused":
         return "refused"
-    return "fresh" if told.now is not None and not told.now.is_unchanged else "same"
+    return "fresh" if table.step is not None and not table.step.is_unchanged else "same"
 
 
-def summary(told: TableSummary) -> str:
-    """Return the second line of a box: its rows, or what became of it."""
-    if state(told) == "absent":
+def summary(table: TableSummary) -> str:
+    """Return the second line of a box: its rows, or what the run did with it."""
+    if not handler_of(table.definition).is_step:
+        return "not stored"
+    if state(table) == "absent":
         return "not made yet"
-    if told.now is not None and told.now.has_failed:
-        return told.now.outcome
-    if isinstance(told.definition, StoredDefinition):
-        return quantity(told.rows or 0, "row")
-    return told.made.decision if told.made is not None else "up to date"
+    if table.step is not None and table.step.has_failed:
+        return table.step.outcome
+    if isinstance(table.definition, StoredDefinition):
+        return f"{quantity(table.rows or 0, 'row')}{', streamed' if table.is_streamed else ''}"
+    return table.built.decision if table.built is not None else "up to date"
 
 
-def _node(told: TableSummary) -> Node:
-    name, notes = shortened(told.definition.name, LETTERS), (summary(told), losses(told))
+def _node(table: TableSummary) -> Node:
+    name, notes = shortened(table.definition.name, LETTERS), (summary(table), losses(table))
     width = max(width_of(name, NAME_PX), *(width_of(note, NOTE_PX) for note in notes)) + 24
-    return Node(told.definition.name, BANDS.index(band_of(told)), told.definition.inputs, width, 58 if notes[1] else 42)
+    return Node(
+        table.definition.name, BANDS.index(band_of(table)), table.definition.inputs, width, 58 if notes[1] else 42
+    )
 
 
 def _band(band: Band, layout: GraphLayout) -> Markup:
@@ -108,34 +114,34 @@ def _band(band: Band, layout: GraphLayout) -> Markup:
     return element("g", strip, text((band.x + 12, 22), name.upper(), "caption"), class_=f"of-{name}")
 
 
-def _box(told: TableSummary, box: Box) -> Markup:
-    x, y, name = box.x, box.y + CAPTION, told.definition.name
+def _box(table: TableSummary, box: Box) -> Markup:
+    x, y, name = box.x, box.y + CAPTION, table.definition.name
     parts = [
-        element("title", f"{name} ({getattr(told.definition, 'kind', '')}): {_story(told)}"),
+        element("title", f"{name} ({getattr(table.definition, 'kind', '')}): {_story(table)}"),
         element("rect", x=x, y=y, width=box.width, height=box.height, rx=5, class_="box"),
         element("rect", x=x, y=y + 6, width=3, height=box.height - 12, class_="edge"),
         text((x + 12, y + 18), shortened(name, LETTERS), "node"),
-        text((x + 12, y + 34), summary(told), "note"),
+        text((x + 12, y + 34), summary(table), "note"),
     ]
-    lost = losses(told)
+    lost = losses(table)
     if lost:
         parts.append(text((x + 12, y + 50), lost, "lost"))
-    return element("g", *parts, class_=f"of-{band_of(told)} {state(told)}{' marked' if lost else ''}")
+    return element("g", *parts, class_=f"of-{band_of(table)} {state(table)}{' marked' if lost else ''}")
 
 
 def _line(line: Line, rows: int) -> Markup:
     points = [(x, y + CAPTION) for x, y in line.points]
-    way = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
+    path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     for i, ((x, y), (to_x, to_y)) in enumerate(pairwise(points)):
         if i % 2:  # through a column, straight on its lane
-            way += f"H{to_x:.1f}"
+            path += f"H{to_x:.1f}"
         else:
             middle = (x + to_x) / 2
-            way += f"C{middle:.1f} {y:.1f} {middle:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}"
+            path += f"C{middle:.1f} {y:.1f} {middle:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}"
     title = element("title", f"{line.source} → {line.target}: {quantity(rows, 'row')}")
-    return element("path", title, d=way, class_="way", stroke_width=1 + 0.5 * math.log10(rows + 1))
+    return element("path", title, d=path, class_="way", stroke_width=1 + 0.5 * math.log10(rows + 1))
 
 
-def _story(told: TableSummary) -> str:
-    parts = [summary(told), losses(told), "" if told.now is None else f"{told.now.decision}, {told.now.reason}"]
+def _story(table: TableSummary) -> str:
+    parts = [summary(table), losses(table), "" if table.step is None else f"{table.step.decision}, {table.step.reason}"]
     return "; ".join(part for part in parts if part)

@@ -29,9 +29,9 @@ class Frame:
 
 def vertical(plot: ChartSpec, values: Sequence[float], frame: Frame) -> tuple[Scale, tuple[Tick, ...]]:
     """Return a scale from the bottom of a frame to its top that encloses the values, and its ticks."""
-    found = ticks(min(values), max(values))
-    scale = Scale(found[0], found[-1], frame.bottom, frame.top)
-    return scale, tuple(Tick(value, tick_label(plot, value)) for value in found)
+    marks = ticks(min(values), max(values))
+    scale = Scale(marks[0], marks[-1], frame.bottom, frame.top)
+    return scale, tuple(Tick(value, tick_label(plot, value)) for value in marks)
 
 
 def tick_label(plot: ChartSpec, value: float) -> str:

@@ -54,14 +54,14 @@ class Grid:
 
     def segments(self) -> tuple[Joined, ...]:
         """Return what is joined between neighbouring columns, left one first; lines of one source share their lane."""
-        found: dict[Joined, None] = {}
+        segments: dict[Joined, None] = {}
         for node in self.nodes.values():
             end = self.columns[node.name]
             for source in node.inputs:
                 lane = [(source, column) for column in range(self.columns[source], end)]
                 for part in pairwise([*lane, (node.name, end)]):
-                    found[part] = None
-        return tuple(found)
+                    segments[part] = None
+        return tuple(segments)
 
     def ordered(self) -> list[list[Item]]:
         """Return each column from top to bottom, in the order with the fewest crossings that the sweeps find."""
@@ -71,8 +71,8 @@ class Grid:
         best, fewest = [list(column) for column in order], crossings(order, joined)
         for sweep in range(SWEEPS):
             _sweep(order, joined, forward=sweep % 2 == 0)
-            if (found := crossings(order, joined)) < fewest:
-                best, fewest = [list(column) for column in order], found
+            if (count := crossings(order, joined)) < fewest:
+                best, fewest = [list(column) for column in order], count
         return best
 
     def middles(self, order: Sequence[Sequence[Item]]) -> dict[Item, float]:
@@ -88,8 +88,8 @@ class Grid:
             middles.update(zip(column, spread([0.0] * len(column), between), strict=True))
         for sweep in range(SWEEPS):
             for c in range(len(order)) if sweep % 2 == 0 else reversed(range(len(order))):
-                wanted = [_mean([middles[n] for n in near[item]], middles[item]) for item in order[c]]
-                middles.update(zip(order[c], spread(wanted, gaps[c]), strict=True))
+                targets = [_mean([middles[n] for n in near[item]], middles[item]) for item in order[c]]
+                middles.update(zip(order[c], spread(targets, gaps[c]), strict=True))
         return middles
 
     def _gap(self, above: Item, below: Item) -> float:
@@ -99,11 +99,11 @@ class Grid:
 def crossings(order: Sequence[Sequence[Item]], joined: Sequence[Joined]) -> int:
     """Return how many pairs of segments cross when the columns stand in this order."""
     place = {item: i for column in order for i, item in enumerate(column)}
-    found = 0
+    count = 0
     for column in range(len(order) - 1):
         pairs = [(place[a], place[b]) for a, b in joined if a[1] == column]
-        found += sum((a[0] - b[0]) * (a[1] - b[1]) < 0 for i, a in enumerate(pairs) for b in pairs[i + 1 :])
-    return found
+        count += sum((a[0] - b[0]) * (a[1] - b[1]) < 0 for i, a in enumerate(pairs) for b in pairs[i + 1 :])
+    return count
 
 
 def _sweep(order: list[list[Item]], joined: Sequence[Joined], *, forward: bool) -> None:
@@ -114,7 +114,7 @@ def _sweep(order: list[list[Item]], joined: Sequence[Joined], *, forward: bool) 
         beside = order[c - 1 if forward else c + 1]
         place = {item: i / max(len(beside), 1) for i, item in enumerate(beside)}
         mean = {
-            item: _mean([place[other] for one, other in pairs if one == item and other in place], i / len(order[c]))
+            item: _mean([place[other] for this, other in pairs if this == item and other in place], i / len(order[c]))
             for i, item in enumerate(order[c])
         }
         order[c].sort(key=mean.__getitem__)

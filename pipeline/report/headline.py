@@ -24,32 +24,32 @@ class Figure:
 
 def figures(facts: ReportData, models: Sequence[Judged]) -> tuple[Figure, ...]:
     """Return the headline figures; the last one only for a project with models."""
-    found = (_tables(facts), _rows_read(facts), _quarantined(facts), _quality(facts))
+    shown_always = (_tables(facts), _rows_read(facts), _quarantined(facts), _quality(facts))
     best = models[0].headline if models else None
     if best is None:
-        return found
-    of, verdict = models[0].told.definition.name, models[0].verdict
+        return shown_always
+    of, verdict = models[0].table.definition.name, models[0].verdict
     against = "" if best.baseline is None else f", baseline {worded(best.name, best.baseline)}"
     note = f"{of}: {'accepted' if verdict.accepted else 'refused'}{against}"
     shown = Figure(
         f"Model {best.name.replace('_', ' ')}", worded(best.name, best.value), note, alarm=not verdict.accepted
     )
-    return (*found, shown)
+    return (*shown_always, shown)
 
 
-def accounted(told: Sequence[TableSummary]) -> tuple[str, ...]:
-    """Return the tables whose last step lost rows that nobody counted."""
+def accounted(tables: Sequence[TableSummary]) -> tuple[str, ...]:
+    """Return the tables whose last step lost uncounted rows; `headwater verify` checks those of streams."""
     flows = [
-        (t.definition.name, t.made.flow)
-        for t in told
-        if t.made is not None and isinstance(t.definition, StoredDefinition)
+        (t.definition.name, t.built.flow)
+        for t in tables
+        if t.built is not None and not t.is_streamed and isinstance(t.definition, StoredDefinition)
     ]
     return tuple(name for name, f in flows if f.uncounted)
 
 
-def score_of(told: Sequence[TableSummary]) -> float | None:
+def score_of(tables: Sequence[TableSummary]) -> float | None:
     """Return the quality score of tables by their last steps' checks, in percent."""
-    return score((check.rows, check.violations) for t in told if t.made is not None for check in t.made.checks)
+    return score((check.rows, check.violations) for t in tables if t.built is not None for check in t.built.checks)
 
 
 def scored(value: float | None) -> str:
@@ -58,15 +58,15 @@ def scored(value: float | None) -> str:
 
 
 def _tables(facts: ReportData) -> Figure:
-    stored = [t for t in facts.told if isinstance(t.definition, StoredDefinition)]
-    made = sum(t.now is not None and t.now.is_done for t in stored)
-    failed = sum(t.now is not None and t.now.decision == "failed" for t in stored)
-    skipped = sum(t.now is not None and t.now.decision == "upstream_failed" for t in stored)
-    same = sum(t.now is not None and t.now.decision == "skip" for t in stored)
-    streamed = sum(t.now is not None and t.now.decision == "streamed" for t in stored)
-    left = len(stored) - made - failed - skipped - same - streamed
+    stored = [t for t in facts.tables if isinstance(t.definition, StoredDefinition)]
+    built = sum(t.step is not None and t.step.is_done for t in stored)
+    failed = sum(t.step is not None and t.step.decision == "failed" for t in stored)
+    skipped = sum(t.step is not None and t.step.decision == "upstream_failed" for t in stored)
+    same = sum(t.step is not None and t.step.decision == "skip" for t in stored)
+    streamed = sum(t.step is not None and t.step.decision == "streamed" for t in stored)
+    left = len(stored) - built - failed - skipped - same - streamed
     parts = (
-        (made, "made"),
+        (built, "made"),
         (failed, "failed"),
         (skipped, "skipped"),
         (same, "up to date"),
@@ -78,25 +78,23 @@ def _tables(facts: ReportData) -> Figure:
 
 
 def _rows_read(facts: ReportData) -> Figure:
-    sources = [t for t in facts.told if isinstance(t.definition, Source)]
-    read = sum(t.made.flow.rows_in for t in sources if t.made is not None)
-    now = sum(t.now.flow.rows_in for t in sources if t.now is not None)
-    size = sum(t.made.flow.bytes_in for t in sources if t.made is not None)
+    sources = [t for t in facts.tables if isinstance(t.definition, Source)]
+    read = sum(t.built.flow.rows_in for t in sources if t.built is not None)
+    now = sum(t.step.flow.rows_in for t in sources if t.step is not None)
+    size = sum(t.built.flow.bytes_in for t in sources if t.built is not None)
     what = f"{words.size(size)} from {words.quantity(len(sources), 'source')}"
     return Figure("Rows read", words.count(read), what if now or not read else f"{what}, none of them in this run")
 
 
 def _quarantined(facts: ReportData) -> Figure:
-    held = sum(aside.rows for aside in facts.asides)
-    now = sum(t.now.flow.quarantined for t in facts.told if t.now is not None)
-    tables = f"of {words.quantity(len(facts.asides), 'table')}, " if held else ""
-    return Figure("Rows in quarantine", words.count(held), f"{tables}{words.count(now)} by this run", alarm=held > 0)
+    total = sum(aside.rows for aside in facts.quarantines)
+    now = sum(t.step.flow.quarantined for t in facts.tables if t.step is not None)
+    tables = f"of {words.quantity(len(facts.quarantines), 'table')}, " if total else ""
+    return Figure("Rows in quarantine", words.count(total), f"{tables}{words.count(now)} by this run", alarm=total > 0)
 
 
 def _quality(facts: ReportData) -> Figure:
-    checks = [check for t in facts.told if t.made is not None for check in t.made.checks]
-    held = sum(not check.violations for check in checks)
-    note = (
-        f"{held:,} of {words.quantity(len(checks), 'expectation')} met by every row" if checks else "nothing expected"
-    )
-    return Figure("Quality score", scored(score_of(facts.told)), note)
+    checks = [check for t in facts.tables if t.built is not None for check in t.built.checks]
+    met = sum(not check.violations for check in checks)
+    note = f"{met:,} of {words.quantity(len(checks), 'expectation')} met by every row" if checks else "nothing expected"
+    return Figure("Quality score", scored(score_of(facts.tables)), note)

@@ -45,8 +45,8 @@ def _curve(plot: ChartSpec, series: Series, x: Scale, y: Scale) -> Markup:
     colour = "muted" if series.rank is None else f"s{series.rank}"
     placed = [(x(a), y(b)) for a, b in series.points]
     dotted = bridges(plot, series)
-    way = "".join(f"{'M' if i == 0 or i in dotted else 'L'}{a:.1f} {b:.1f}" for i, (a, b) in enumerate(placed))
-    shapes = [element("path", d=way, class_="line")]
+    path = "".join(f"{'M' if i == 0 or i in dotted else 'L'}{a:.1f} {b:.1f}" for i, (a, b) in enumerate(placed))
+    shapes = [element("path", d=path, class_="line")]
     shapes += [element("path", d=_way(placed[i - 1 : i + 1]), class_="bridge") for i in sorted(dotted)]
     alone = [i for i in range(len(placed)) if i in {0, *dotted} and i + 1 in {len(placed), *dotted}]
     shapes += [element("circle", cx=placed[i][0], cy=placed[i][1], r=2, class_="dot") for i in alone]
@@ -74,9 +74,9 @@ def _way(placed: Sequence[tuple[float, float]]) -> str:
 def _names(plot: ChartSpec, x: Scale, y: Scale, frame: Frame) -> list[Markup]:
     """Name each highlighted series at its end; names that would overlap move apart, joined to their line."""
     ends = sorted(plot.highlighted, key=lambda series: y(series.points[-1][1]))
-    wanted = [y(series.points[-1][1]) for series in ends]
+    heights = [y(series.points[-1][1]) for series in ends]
     drawn = []
-    for series, at, moved in zip(ends, wanted, apart(wanted, SMALL + 4, frame.top, frame.bottom), strict=True):
+    for series, at, moved in zip(ends, heights, apart(heights, SMALL + 4, frame.top, frame.bottom), strict=True):
         end = (x(series.points[-1][0]), at)
         parts = [
             element("circle", cx=end[0], cy=at, r=3, class_="dot"),

@@ -44,7 +44,7 @@ class RenderedChart:
 class CheckSummary:
     """A table's checks with its score, and how many violations they found."""
 
-    told: TableSummary
+    table: TableSummary
     checks: tuple[CheckRecord, ...]
     score: str
     violations: int
@@ -60,28 +60,28 @@ def page(facts: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update({tool.__name__: tool for tool in _FILTERS})
-    models = judged(facts.told)
+    models = judged(facts.tables)
     return environment.get_template("report.html").render(
         settings=facts.project.settings,
         run=facts.run,
-        lasted=words.between(facts.run.started_at, facts.run.ended_at),
-        told=facts.told,
+        lasted=None if facts.run is None else words.between(facts.run.started_at, facts.run.ended_at),
+        tables=facts.tables,
         figures=headline.figures(facts, models),
-        unaccounted=headline.accounted(facts.told),
-        flow=flow_picture(facts.told),
-        judged_tables=[_expected(t) for t in facts.told if t.made is not None and t.made.checks],
-        asides=facts.asides,
-        charts=[shown(drawn) for drawn in facts.drawn],
+        unaccounted=headline.accounted(facts.tables),
+        flow=flow_picture(facts.tables),
+        judged_tables=[_expected(t) for t in facts.tables if t.built is not None and t.built.checks],
+        quarantines=facts.quarantines,
+        charts=[shown(drawn) for drawn in facts.charts],
         models=models,
         absent=words.ABSENT,
     )
 
 
-def expectations(told: TableSummary) -> list[CheckRecord]:
+def expectations(table: TableSummary) -> list[CheckRecord]:
     """Return a table's checks in the order in which it declares them, those of its key last."""
-    definition = told.definition
+    definition = table.definition
     order = [e.name for e in definition.expect] if isinstance(definition, StoredDefinition) else []
-    checks = () if told.made is None else told.made.checks
+    checks = () if table.built is None else table.built.checks
     return sorted(checks, key=lambda c: order.index(c.expectation) if c.expectation in order else len(order))
 
 
@@ -94,13 +94,15 @@ def cells(row: str | None) -> tuple[tuple[str, str], ...]:
     """Return a quarantined row's columns with their values, without where it came from; one nameless value for text as it stood in a file."""
     text = row or ""
     try:
-        found = json.loads(text)
+        values = json.loads(text)
     except ValueError:
-        found = None
-    if not isinstance(found, Mapping):
+        values = None
+    if not isinstance(values, Mapping):
         return (("", shortened(text, LONG)),)
-    each = max(LONG // max(len(found), 1), 24)
-    return tuple((str(name), shortened(_plain(value), each)) for name, value in found.items() if name not in PROVENANCE)
+    each = max(LONG // max(len(values), 1), 24)
+    return tuple(
+        (str(name), shortened(_plain(value), each)) for name, value in values.items() if name not in PROVENANCE
+    )
 
 
 def shown(drawn: ChartData) -> RenderedChart:
@@ -118,10 +120,10 @@ def shown(drawn: ChartData) -> RenderedChart:
     )
 
 
-def _expected(told: TableSummary) -> CheckSummary:
-    checks = expectations(told)
+def _expected(table: TableSummary) -> CheckSummary:
+    checks = expectations(table)
     return CheckSummary(
-        told, tuple(checks), headline.scored(headline.score_of([told])), sum(c.violations for c in checks)
+        table, tuple(checks), headline.scored(headline.score_of([table])), sum(c.violations for c in checks)
     )
 
 
@@ -140,12 +142,13 @@ def _notes(plot: ChartSpec, *, bars: bool) -> tuple[str, ...]:
 
 
 def _listed(plot: ChartSpec) -> tuple[tuple[str, ...], ...]:
-    found: dict[float, dict[str, str]] = {}
+    values_at: dict[float, dict[str, str]] = {}
     for series in plot.series:
         for x, y in series.points:
-            found.setdefault(x, {})[series.name] = plot.shown(y)
+            values_at.setdefault(x, {})[series.name] = plot.shown(y)
     return tuple(
-        (plot.x_names[x], *(found[x].get(s.name, words.ABSENT) for s in plot.series)) for x in sorted(found)[:LISTED]
+        (plot.x_names[x], *(values_at[x].get(s.name, words.ABSENT) for s in plot.series))
+        for x in sorted(values_at)[:LISTED]
     )
 
 

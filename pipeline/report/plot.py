@@ -83,7 +83,7 @@ def plot_of(chart: Chart, points: Sequence[tuple[Any, float, str]], *, title: st
         y_label=words.axis_label(chart.y) + (" (percent)" if percent else ""),
         x_ticks=tuple(Tick(place[x], _label(x)) for x in names) if categorical else _ticks(list(names)),
         x_names={place[x]: _label(x) for x in names},
-        series=highlight([Series(name, tuple(sorted(found))) for name, found in sorted(series.items())]),
+        series=highlight([Series(name, tuple(sorted(places))) for name, places in sorted(series.items())]),
         percent=percent,
         categorical=categorical,
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+SMALLEST_RANGE = 1e-11
+"""A smaller range of values counts as one value: ticks have 12 decimal places."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ def step(low: float, high: float, count: int) -> float:
 
 def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     """Return round numbers in even steps that enclose `low` to `high`; at least two."""
-    if low == high:
-        low, high = (0.0, high or 1.0) if high >= 0 else (low, 0.0)
+    if high - low < SMALLEST_RANGE:
+        low, high = (0.0, high if high >= SMALLEST_RANGE else 1.0) if high >= 0 else (min(low, -SMALLEST_RANGE), 0.0)
     size = step(low, high, count)
     first, last = math.floor(low / size + 1e-9), math.ceil(high / size - 1e-9)
     return tuple(round(i * size, 12) for i in range(first, last + 1))
@@ -48,12 +50,12 @@ def inside(low: float, high: float, count: int = 6) -> tuple[float, ...]:
     return tuple(tick for tick in ticks(low, high, count) if low <= tick <= high)
 
 
-def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def apart(targets: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Return places as near to the wanted ones as can be, at least `gap` apart and in the same order.
 
     They stay within `low` to `high` when that has room for them. The wanted ones are ascending.
     """
-    placed = spread(wanted, [gap] * max(len(wanted) - 1, 0))
+    placed = spread(targets, [gap] * max(len(targets) - 1, 0))
     if not placed:
         return []
     over = max(0.0, placed[-1] - high)
@@ -65,7 +67,7 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[
     return placed
 
 
-def spread(wanted: Sequence[float], gaps: Sequence[float]) -> list[float]:
+def spread(targets: Sequence[float], gaps: Sequence[float]) -> list[float]:
     """Return the places with the least squared distance from the wanted ones that keep the gaps between neighbours.
 
     This is isotonic regression by pooling adjacent violators (Ayer et al., 1955) on places less the gaps before.
@@ -74,7 +76,7 @@ def spread(wanted: Sequence[float], gaps: Sequence[float]) -> list[float]:
     for gap in gaps:
         before.append(before[-1] + gap)
     pools: list[tuple[float, int]] = []
-    for want, offset in zip(wanted, before, strict=False):
+    for want, offset in zip(targets, before, strict=False):
         mean, size = want - offset, 1
         while pools and pools[-1][0] > mean:
             other, count = pools.pop()

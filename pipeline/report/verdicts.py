@@ -31,7 +31,7 @@ class Metric:
 class Judged:
     """A model with its verdict. `metrics` have a baseline or threshold, the one that decides first; `others` neither."""
 
-    told: TableSummary
+    table: TableSummary
     verdict: Verdict
     metrics: tuple[Metric, ...]
     others: tuple[Metric, ...]
@@ -42,9 +42,9 @@ class Judged:
         return next(iter((*self.metrics, *self.others)), None)
 
 
-def judged(told: Iterable[TableSummary]) -> tuple[Judged, ...]:
+def judged(tables: Iterable[TableSummary]) -> tuple[Judged, ...]:
     """Return the verdicts that were ever given, in the order of the definitions."""
-    return tuple(_judged(t, t.made.verdict) for t in told if t.made is not None and t.made.verdict is not None)
+    return tuple(_judged(t, t.built.verdict) for t in tables if t.built is not None and t.built.verdict is not None)
 
 
 def paired(metrics: Mapping[str, float], decides: str | None = None, threshold: float | None = None) -> list[Metric]:
@@ -52,12 +52,12 @@ def paired(metrics: Mapping[str, float], decides: str | None = None, threshold: 
 
     A baseline figure without a metric of that name stands as it is.
     """
-    found = []
+    pairs = []
     for name, value in metrics.items():
         if name.startswith(BASELINE) and name.removeprefix(BASELINE) in metrics:
             continue
-        found.append(Metric(name, value, metrics.get(BASELINE + name), threshold if name == decides else None))
-    return sorted(found, key=lambda metric: metric.name != decides)
+        pairs.append(Metric(name, value, metrics.get(BASELINE + name), threshold if name == decides else None))
+    return sorted(pairs, key=lambda metric: metric.name != decides)
 
 
 def worded(name: str, value: float | None) -> str:
@@ -69,9 +69,9 @@ def worded(name: str, value: float | None) -> str:
     return words.percent(value) if words.is_share(name) and 0 <= value <= 1 else f"{value:,.4f}"
 
 
-def _judged(told: TableSummary, verdict: Verdict) -> Judged:
+def _judged(table: TableSummary, verdict: Verdict) -> Judged:
     # an artifact says by what it is judged in `metric` and `at_least`, its own or its evaluation's
-    rule = getattr(told.definition, "evaluation", told.definition)
+    rule = getattr(table.definition, "evaluation", table.definition)
     metrics = paired(verdict.metrics, getattr(rule, "metric", None), getattr(rule, "at_least", None))
     compared = tuple(m for m in metrics if m.baseline is not None or m.threshold is not None)
-    return Judged(told, verdict, compared, tuple(m for m in metrics if m not in compared))
+    return Judged(table, verdict, compared, tuple(m for m in metrics if m not in compared))

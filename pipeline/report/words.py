@@ -57,10 +57,10 @@ def seconds(number: float) -> str:
     """Return a duration in the unit that suits it."""
     if number < 60:  # noqa: PLR2004 - a minute
         return f"{number:.2f} s" if number < 10 else f"{number:.1f} s"  # noqa: PLR2004 - two digits count
-    whole = round(number)
-    if whole < 3600:  # noqa: PLR2004 - an hour
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(number)
+    if rounded < 3600:  # noqa: PLR2004 - an hour
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
 def speed(size_bytes: int, duration_s: float) -> str:

@@ -18,9 +18,12 @@ class DecisionKind(StrEnum):
     """What a run does with a definition."""
 
     SKIP = "skip"
+    CREATE = "create"
+    """All of it is computed, for the first time."""
     APPEND = "append"
     MERGE = "merge"
     REBUILD = "rebuild"
+    """All of it is computed, in place of what is there."""
     FAIL = "fail"
     STREAMED = "streamed"
     """Nothing: a stream makes it."""
@@ -51,7 +54,7 @@ DEFAULTS = RunOptions()
 
 @dataclass(frozen=True)
 class Decision:
-    """Skip, append or merge what is new, or rebuild; why; and what is new."""
+    """Skip, append or merge what is new, or compute all; why; and what is new."""
 
     kind: DecisionKind
     reason: str
@@ -74,6 +77,16 @@ class Decision:
     def takes_new(self) -> bool:
         """Whether only what is new is read, and joins what is there."""
         return self.kind in {DecisionKind.APPEND, DecisionKind.MERGE}
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether all is read and computed, in place of what is there if there is something."""
+        return self.kind in {DecisionKind.CREATE, DecisionKind.REBUILD}
+
+
+def compute_all(reason: str, *, exists: bool) -> Decision:
+    """Return the decision to compute all of a definition, which exists already or does not."""
+    return Decision(DecisionKind.REBUILD if exists else DecisionKind.CREATE, reason)
 
 
 @dataclass(frozen=True)
@@ -106,9 +119,9 @@ def decide_source(
     read again and some of what was read is no longer there, and when something went before it was read.
     """
     if options.full:
-        return Decision(DecisionKind.REBUILD, "--full")
+        return compute_all("--full", exists=manifest is not None)
     if manifest is None or since is None:
-        return Decision(DecisionKind.REBUILD, _NOT_MADE)
+        return compute_all(_NOT_MADE, exists=manifest is not None)
     redefined = manifest.fingerprint != fingerprint
     if redefined or since.changed:
         return reread(manifest, since, "the definition changed" if redefined else since.changed)
@@ -132,7 +145,7 @@ def decide_reading(
 ) -> Decision:
     """Decide for a table that reads a source which is not stored, from what is new in it and the table's other inputs."""
     read = decide_source(fingerprint, manifest, since, options)
-    if read.kind is DecisionKind.REBUILD or manifest is None or since is None:
+    if read.takes_all or manifest is None or since is None:
         return read
     changed = _changed(manifest, inputs)
     if changed:
@@ -159,9 +172,9 @@ def decide_table(
 ) -> Decision:
     """Decide for a table from its manifest and its inputs."""
     if options.full:
-        return Decision(DecisionKind.REBUILD, "--full")
+        return compute_all("--full", exists=manifest is not None)
     if manifest is None:
-        return Decision(DecisionKind.REBUILD, _NOT_MADE)
+        return compute_all(_NOT_MADE, exists=False)
     if manifest.fingerprint != fingerprint:
         return Decision(DecisionKind.REBUILD, "the definition changed")
     changed = _changed(manifest, inputs)

@@ -26,6 +26,7 @@ from pipeline.runner.decide import (
     DecisionKind,
     InputFacts,
     RunOptions,
+    compute_all,
     decide_reading,
     decide_source,
     decide_table,
@@ -41,6 +42,19 @@ def decide(
     inputs: Mapping[str, Version],
 ) -> Decision:
     """Decide what to do with a table that is at `version`, its inputs as they were just read."""
+    decision = _decide(workspace, options, definition, version, inputs)
+    if decision.takes_all:  # a version may come without its manifest, which is all that decisions look at
+        return replace(decision, kind=compute_all("", exists=version is not None).kind)
+    return decision
+
+
+def _decide(
+    workspace: Workspace,
+    options: RunOptions,
+    definition: Source | Table,
+    version: Version | None,
+    inputs: Mapping[str, Version],
+) -> Decision:
     manifest = None if version is None else version.manifest
     if isinstance(definition, Source):
         since = _read_since(workspace, options, definition, manifest)
@@ -119,7 +133,7 @@ def _read_since(
 
 def _planned(workspace: Workspace, source: Source | Feed, decision: Decision, bound: Bound) -> Decision:
     """Return a decision with what is to be read: for a rebuild, all that is there, up to a bound."""
-    if decision.kind is not DecisionKind.REBUILD:
+    if not decision.takes_all:
         return decision
     return replace(decision, plan=reader_of(workspace, source).plan(None, bound))
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -261,6 +262,28 @@ def test_a_run_says_which_tables_are_left_to_streams_and_a_query_how_to_make_the
     here("stream", "--until-caught-up")
     assert "10" in here("query", "select sum(n)::int as n from by_minute union all select 10")
     assert ":x:" in here("query", "select ':x:' as emoji")
+
+
+def test_the_report_is_written_after_a_stream_and_shows_its_tables(here, plant):
+    page = plant("count=100") / ".headwater" / "report.html"
+    with pytest.raises(StorageError, match="there is no run of 'plant' to report"):
+        here("report")
+
+    here("stream", "--until-caught-up", "--drain")
+    rows = in_report(page, "by_minute")
+    assert rows == "2 rows, streamed"
+    assert "Started" not in page.read_text()
+
+    here("run")
+    assert in_report(page, "by_minute") == rows
+    assert 'class="of-silver' in page.read_text()
+    assert 'class="of-model' not in page.read_text()
+    assert in_report(page, "readings") == "86 rows, streamed"
+
+
+def in_report(page, name):
+    """Return the second line of a definition's box in the picture of the row flow."""
+    return re.search(rf'class="node">{name}</text><text[^>]*class="note">([^<]*)<', page.read_text())[1]
 
 
 def test_streams_are_listed_while_one_reads_a_table_again_that_is_not_made_yet(here, plant):

@@ -182,7 +182,7 @@ def test_a_run_that_did_nothing_is_told_by_the_run_before(corner, report):
     assert "Tables 6 6 up to date" in text
     assert re.search(r"Rows read 7 \d+ bytes from 1 source, none of them in this run", text)
     assert "Rows in quarantine 2 of 2 tables, 0 by this run" in text
-    assert len(re.findall(r"made \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)) == 6
+    assert len(re.findall(r"computed \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)) == 6
     assert text.count("figures of an earlier run") == 1  # the model, of which the catalog keeps no versions
     assert "sold_something quantity > 0 quarantine 6 1 83.33 %" in text
     assert "auc (decides) 0.8125 0.6100 +0.2025 0.7000" in text

@@ -96,7 +96,7 @@ def test_a_bound_is_for_one_run(project, topic):
     topic.send(range(10))
     reasons = [run(folder)["rows"] for _ in range(4)]
 
-    assert [decision for decision, _ in reasons] == ["rebuild", "append", "append", "skip"]
+    assert [decision for decision, _ in reasons] == ["create", "append", "append", "skip"]
     assert reasons[1][1] == "4 new offsets, more are left"
     assert ids(folder) == list(range(10))
 

@@ -127,7 +127,7 @@ def test_select_runs_a_part(shop):
 
 def test_a_dry_run_writes_nothing(shop):
     planned = plan_run(Workspace(load(shop)), RunOptions())
-    assert [step.decision.kind for step in planned] == ["rebuild"] * 6
+    assert [step.decision.kind for step in planned] == ["create"] * 6
     assert not (shop / ".headwater").exists()
 
 

@@ -150,12 +150,12 @@ def test_a_dry_run_shows_what_would_fail_and_what_would_be_skipped(broken):
     planned = {step.definition.name: step.decision for step in plan_run(Workspace(load(broken)), RunOptions())}
 
     assert {name: decision.kind for name, decision in planned.items()} == {
-        "raw": "rebuild",
+        "raw": "create",
         "gone": "fail",
-        "a": "rebuild",
-        "b": "rebuild",
-        "c": "rebuild",
-        "d": "rebuild",
+        "a": "create",
+        "b": "create",
+        "c": "create",
+        "d": "create",
         "e": "skip",
     }
     assert planned["gone"].reason.startswith("no file matches")
@@ -169,10 +169,10 @@ def test_a_failing_table_or_source_stops_only_what_reads_it(broken, threads):
 
     did = {step.name: step.decision for step in run.steps}
     assert did == {
-        "raw": "rebuild",
+        "raw": "create",
         "gone": "failed",
         "a": "failed",
-        "b": "rebuild",
+        "b": "create",
         "c": "upstream_failed",
         "d": "upstream_failed",
         "e": "upstream_failed",
@@ -210,7 +210,7 @@ def test_a_failed_table_keeps_the_rows_it_had_and_the_report_says_so(broken):
 
     workspace = Workspace(load(broken))
     assert rows_of(broken)["c"] == ["{'v': Decimal('10')}"] or rows_of(broken)["c"] == ["{'v': 10}"]
-    assert workspace.catalog.last_step("a").decision == "rebuild"
+    assert workspace.catalog.last_step("a").decision == "create"
     page = broken / "report.html"
     write_report(workspace.project, workspace.catalog, page)
     assert "skipped: reads &#39;a&#39;, which failed" in page.read_text()

@@ -121,7 +121,7 @@ def test_a_sink_that_fails_harms_nothing_and_is_made_good(project, tmp_path):
 
     assert failed.status == "failed"
     assert "OSError: down" in str(failed.error)
-    assert {**did(failed), "raw": ""} == {"raw": "", "out": "failed", "after": "rebuild"}
+    assert {**did(failed), "raw": ""} == {"raw": "", "out": "failed", "after": "create"}
     (tmp_path / "down").unlink()
     assert run(workspace).status == "done"
     assert [row["k"] for _, row in lines(tmp_path)] == [1]

@@ -11,7 +11,7 @@ from pipeline.governance import StepRecord
 from pipeline.project.workspace import Workspace
 from pipeline.runner.build_context import RunBuildContext
 from pipeline.runner.context import PlannedStep, RunContext
-from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.decide import Decision, DecisionKind, RunOptions, compute_all
 from pipeline.runner.handlers.handler import Description, described
 
 
@@ -23,10 +23,10 @@ class ArtifactHandler:
     def plan(self, workspace: Workspace, options: RunOptions, definition: Artifact, changing: str) -> PlannedStep:
         """It is built again when its inputs or its definition changed since its last verdict."""
         if changing:
-            return PlannedStep(definition, Decision(DecisionKind.REBUILD, changing))
+            return PlannedStep(definition, _build_decision(workspace, definition, changing))
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
         if verdict is None:
-            return PlannedStep(definition, Decision(DecisionKind.REBUILD, "to be judged"))
+            return PlannedStep(definition, _build_decision(workspace, definition, "not judged yet"))
         reason = "up to date" if verdict.accepted else still_refused(verdict)
         return PlannedStep(definition, Decision(DecisionKind.SKIP, reason))
 
@@ -55,11 +55,14 @@ def still_refused(verdict: Verdict) -> str:
     return f"{verdict.reason}; refused before, and nothing changed since: change its rows or definition, or use --full"
 
 
+def _build_decision(workspace: Workspace, definition: Artifact, reason: str) -> Decision:
+    return compute_all(reason, exists=workspace.catalog.last_step(definition.name) is not None)
+
+
 def _build(run: RunContext, definition: Artifact) -> StepRecord:
     context = RunBuildContext(run.workspace, definition, run.run_id)
     verdict = None if run.options.full else definition.verdict(context)
-    kind = DecisionKind.REBUILD if verdict is None else DecisionKind.SKIP
-    run.notify(Moment.DECIDED, definition.name, kind)
+    run.notify(Moment.DECIDED, definition.name, "build" if verdict is None else DecisionKind.SKIP)
     step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "up to date")
     if verdict is not None:
         refused = replace(step, decision="refused", reason=still_refused(verdict), verdict=verdict)

@@ -14,7 +14,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.contracts import source_contract
-from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.decide import DecisionKind, RunOptions, compute_all
 from pipeline.runner.facts import decide, route_of_source
 from pipeline.runner.handlers.handler import Description, table_described
 
@@ -29,10 +29,11 @@ class SourceHandler:
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Source, changing: str) -> PlannedStep:
         """Decide from what is new since the source's cursor."""
+        version = workspace.version(definition.name)
         if changing:
-            decision = Decision(DecisionKind.REBUILD, changing)
+            decision = compute_all(changing, exists=version is not None)
         else:
-            decision = decide(workspace, options, definition, workspace.version(definition.name), {})
+            decision = decide(workspace, options, definition, version, {})
         return PlannedStep(definition, decision, route_of_source(workspace, definition, decision.parts))
 
     def run(self, run: RunContext, definition: Source) -> StepRecord:

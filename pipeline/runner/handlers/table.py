@@ -16,7 +16,7 @@ from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
-from pipeline.runner.decide import Decision, DecisionKind, RunOptions
+from pipeline.runner.decide import DecisionKind, RunOptions, compute_all
 from pipeline.runner.facts import decide, feed_of, keeps_rows, route_of, scans_of, stored_inputs
 from pipeline.runner.handlers.handler import Description, table_described
 from pipeline.runner.handlers.source import EPOCH_START, trial_id
@@ -33,10 +33,11 @@ class TableHandler:
         known = {name: workspace.version(name) for name in stored_inputs(workspace, definition)}
         inputs = {name: version for name, version in known.items() if version is not None}
         scans = scans_of(workspace, definition, inputs)
+        version = workspace.version(definition.name)
         if changing:
-            decision = Decision(DecisionKind.REBUILD, changing)
+            decision = compute_all(changing, exists=version is not None)
         else:
-            decision = decide(workspace, options, definition, workspace.version(definition.name), inputs)
+            decision = decide(workspace, options, definition, version, inputs)
         return PlannedStep(definition, decision, route_of(workspace, definition, scans, decision.parts))
 
     def run(self, run: RunContext, definition: Table) -> StepRecord:

@@ -1,0 +1,25 @@
+"""The report file of a project, written by `headwater run`, `headwater stream` and `headwater report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.cli.console import err
+from pipeline.core.errors import HeadwaterError
+from pipeline.governance import Catalog
+from pipeline.project.project import Project
+from pipeline.report import write_report
+
+
+def update_report(project: Project, catalog: Catalog) -> Path:
+    """Write the report to its place in the project and return the path; errors are those of `write_report`."""
+    return write_report(project, catalog, project.settings.state / "report.html")
+
+
+def try_update_report(project: Project, catalog: Catalog, *, quiet: bool, known: str = "") -> None:
+    """Write the report after a run or a stream; a failure is printed, unless `quiet` or if it is the error `known`."""
+    try:
+        update_report(project, catalog)
+    except (HeadwaterError, OSError) as error:
+        if not quiet and str(error) != known:
+            err.print(f"[dim]no report: {error}[/]")
