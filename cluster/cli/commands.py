@@ -41,10 +41,11 @@ COMMANDS = {
     "lineage": ("explore.lineage", "Show what a definition is made from, and what is made from it."),
     "report": ("explore.report", "Write the report of the last run and print where it is."),
     "quarantine": ("quarantine.app", "Rows that were set aside: list, show, replay after a fix."),
+    "lake": ("lake.app", "Tables that no definition has any more: list them, forget one."),
     "serve": ("serving.serve", "Serve the tables and models over HTTP on Ray Serve, with an OpenAPI page at /docs."),
     "doctor": (
         "doctor.doctor",
-        "Check Python, packages, settings, definitions, lake, catalog and disk; say what to do about what is wrong.",
+        "Check packages, settings, credentials, data files, lake, warehouse, catalog and disk; say what to do about problems.",
     ),
 }
 """For each command where it is defined in this package, and its help."""

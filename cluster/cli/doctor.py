@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import sqlalchemy as sa
 import typer
 
 from cluster.cli.console import grid, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
-from pipeline.connectors import Kafka
 from pipeline.core import scratch
 from pipeline.core.definitions import Feed, Source
-from pipeline.core.errors import HeadwaterError
+from pipeline.core.errors import HeadwaterError, few
+from pipeline.core.findings import Finding, FindingState, checked
+from pipeline.core.settings import FILE, Settings
+from pipeline.core.sources import Checkable
+from pipeline.project.forgotten import forgotten_tables
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 
@@ -27,94 +32,148 @@ _NEEDED = ("ray", "duckdb", "deltalake", "pyarrow", "sqlglot", "sqlalchemy")
 _EXTRAS = {"ml": ("mlflow", "sklearn", "pandas"), "serve": ("fastapi",), "s3": ("s3fs",), "polars": ("polars",)}
 _EXTRAS |= {"kafka": ("confluent_kafka", "kafka"), "avro": ("fastavro",), "protobuf": ("google.protobuf",)}
 _LEAST_FREE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: `ok`, `note` or `bad`, and what to do."""
-
-    what: str
-    state: str
-    detail: str
+_SECRET_FILE = re.compile(r"\$\{file:([^}]+)\}")
+_OTHERS = 0o077
+"""The permissions of a file for anybody but its owner."""
+_SHOWN = 3
+OK, NOTE, BAD = FindingState.OK, FindingState.NOTE, FindingState.BAD
 
 
 def doctor(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Check Python, packages, settings, definitions, lake, catalog and disk; say what to do about what is wrong."""
+    """Check packages, settings, credentials, data files, lake, warehouse, catalog and disk; say what to do about problems."""
     findings = [*_machine(), *_project(folder, env)]
     if as_json:
         print_json(findings)
     else:
-        marks = {"ok": "✓", "note": "·", "bad": "✗"}
+        marks = {OK: "✓", NOTE: "·", BAD: "✗"}
         grid(None, ("", "what", "found"), [(marks[f.state], f.what, f.detail) for f in findings])
-    if any(f.state == "bad" for f in findings):
+    if any(f.state == BAD for f in findings):
         raise typer.Exit(1)
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()}, {os.cpu_count()} cores")
+    yield Finding("python", OK, f"{platform.python_version()} on {platform.system()}, {os.cpu_count()} cores")
     for package in _NEEDED:
         try:
-            yield Finding(package, "ok", version(package))
+            yield Finding(package, OK, version(package))
         except PackageNotFoundError:
-            yield Finding(package, "bad", f"missing: {sys.executable} -m pip install headwater")
+            yield Finding(package, BAD, f"missing: {sys.executable} -m pip install headwater")
     for extra, modules in _EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
-        state, detail = ("note", f"not installed: pip install 'headwater[{extra}]'") if missing else ("ok", "installed")
+        state, detail = (NOTE, f"not installed: pip install 'headwater[{extra}]'") if missing else (OK, "installed")
         yield Finding(f"extra {extra}", state, detail)
     address = os.environ.get("RAY_ADDRESS")
-    yield Finding("ray cluster", "ok", address or "none given: a local one is started when work is large")
+    yield Finding("ray cluster", OK, address or "none given: a local one is started when work is large")
 
 
 def _project(folder: Path, env: str | None) -> Iterator[Finding]:
     try:
         project = load(folder, env=env)
     except HeadwaterError as error:
-        yield Finding("project", "bad", str(error))
+        yield Finding("project", BAD, str(error))
         return
     settings = project.settings
-    yield Finding("project", "ok", f"{settings.name} ({settings.env}): {len(project.graph.definitions)} definitions")
+    yield Finding("project", OK, f"{settings.name} ({settings.env}): {len(project.graph.definitions)} definitions")
     workspace = Workspace(project)
-    yield _tried("lake", settings.lake, lambda: workspace.lake.storage.write_text(".headwater-doctor", "ok"))
-    yield _tried("catalog", "answers", workspace.catalog.runs)
-    yield _tried("warehouse", settings.warehouse, workspace.warehouse.loaded)
-    yield _tried("tables", "readable", lambda: [workspace.version(name) for name in workspace.table_names])
-    for definition in project.graph.definitions:
-        if isinstance(definition, Source | Feed) and isinstance(definition.reader, Kafka):
-            yield from _topics(definition.name, definition.reader)
+    yield from _credentials(settings)
+    yield from checked("lake", lambda: _lake(workspace))
+    yield from checked("catalog", lambda: _catalog(workspace))
+    yield from checked("warehouse", lambda: _warehouse(workspace))
+    yield from checked("tables", lambda: _tables(workspace))
+    sources: list[Source | Feed] = [*project.graph.all_of(Source), *project.graph.all_of(Feed)]
+    for source in sources:
+        reader = source.reader
+        if isinstance(reader, Checkable):
+            for finding in checked("", reader.check):
+                detail = f"{finding.what}: {finding.detail}" if finding.what else finding.detail
+                yield Finding(f"source {source.name}", finding.state, detail)
     yield from _temporary()
     free = shutil.disk_usage(settings.root).free
-    yield Finding("disk", "ok" if free > _LEAST_FREE_BYTES else "bad", f"{free / 1e9:,.1f} GB free at {settings.root}")
+    yield Finding("disk", OK if free > _LEAST_FREE_BYTES else BAD, f"{free / 1e9:,.1f} GB free at {settings.root}")
+
+
+def _credentials(settings: Settings) -> Iterator[Finding]:
+    """Say where the credentials of stores come from; no secret is shown."""
+    if settings.lake.startswith("s3://"):
+        yield Finding("credentials of the lake", *_store_credentials(settings))
+    for name in ("catalog", "models"):
+        url = str(getattr(settings, name))
+        if "@" in url:
+            yield Finding(f"credentials of the {name}", OK, sa.make_url(url).render_as_string(hide_password=True))
+    for path in _SECRET_FILE.findall((settings.root / FILE).read_text(encoding="utf-8")):
+        file = settings.root / path
+        if file.is_file() and file.stat().st_mode & _OTHERS:
+            yield Finding("secret file", NOTE, f"{file} can be read by other users: chmod 600 {file}")
+
+
+def _store_credentials(settings: Settings) -> tuple[FindingState, str]:
+    key = "AWS_ACCESS_KEY_ID"
+    if key in settings.storage:
+        return OK, f"access key {_masked(settings.storage[key])} of [env.{settings.env}.storage]"
+    try:
+        from botocore.session import Session  # noqa: PLC0415 - of the extra for S3
+    except ImportError:
+        return BAD, "S3 needs an extra: pip install 'headwater[s3]'"
+    credentials = Session().get_credentials()
+    if credentials is None:
+        do = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        return BAD, f"none: {do}"
+    return OK, f"access key {_masked(credentials.access_key)}, found by {credentials.method}"
+
+
+def _masked(key: str) -> str:
+    return f"{key[:4]}…"
+
+
+def _lake(workspace: Workspace) -> Iterator[Finding]:
+    storage = workspace.lake.storage
+    storage.write_text(".headwater-doctor", "ok")
+    storage.remove([".headwater-doctor"])
+    yield Finding("lake", OK, f"{workspace.settings.lake} can be written to")
+    tables = forgotten_tables(workspace)
+    for name in dict.fromkeys(table.name for table in tables):
+        places = few((table.place for table in tables if table.name == name), _SHOWN)
+        detail = f"no definition has this table any more: {places}; remove it with `headwater lake forget {name}`"
+        yield Finding(f"table {name}", NOTE, detail)
+
+
+def _catalog(workspace: Workspace) -> Iterator[Finding]:
+    workspace.catalog.runs(limit=1)
+    yield Finding("catalog", OK, "can be read")
+
+
+def _warehouse(workspace: Workspace) -> Iterator[Finding]:
+    """Compare the versions of the warehouse with those of the lake."""
+    loaded = workspace.warehouse.loaded()
+    behind = []
+    for name, (number, _) in loaded.items():
+        version = workspace.version(name) if name in workspace.table_names else None
+        if version is not None and version.number != number:
+            behind.append(f"{name} ({number}, the lake has {version.number})")
+    count = f"{len(loaded)} table{'s' * (len(loaded) != 1)}"
+    yield Finding("warehouse", OK, f"{workspace.settings.warehouse}: {count}")
+    if behind:
+        yield Finding("warehouse", NOTE, f"older versions of {few(behind, _SHOWN)}: `headwater run` loads the newest")
+
+
+def _tables(workspace: Workspace) -> Iterator[Finding]:
+    made = sum(workspace.version(name) is not None for name in workspace.table_names)
+    yield Finding("tables", OK, f"{made} of {len(workspace.table_names)} are made and can be read")
 
 
 def _temporary() -> Iterator[Finding]:
-    """Remove the temporary files of processes that are gone, and say what there is."""
+    """Remove the temporary files of processes that have ended, and check that new ones can be written."""
     removed = scratch.reclaim()
     if removed:
         detail = f"{sum(removed.values()) / 1e9:,.1f} GB of {len(removed)} processes that were killed, now removed"
-        yield Finding("temporary files", "note", detail)
-    yield Finding("temporary files", "ok", f"{scratch.in_use() / 1e9:,.1f} GB in use at {scratch.base()}")
-
-
-def _topics(name: str, kafka: Kafka) -> Iterator[Finding]:
-    """Look at the topics that a source reads, and for transactions that hold its readers back."""
-    from pipeline.connectors.kafka.administration import hanging_transactions, topics  # noqa: PLC0415 - its client is an extra
-
+        yield Finding("temporary files", NOTE, detail)
+    base = scratch.base()
     try:
-        for topic in topics(kafka):
-            state, words = ("note", "; ".join(topic.warnings)) if topic.warnings else ("ok", "nothing to worry about")
-            yield Finding(f"{name}: topic {topic.name}", state, f"{topic.partitions} partitions; {words}")
-        for uri, offsets in kafka.held_back().items():
-            if offsets:
-                yield Finding(f"{name}: {uri}", "note", f"{offsets:,} offsets wait behind an open transaction")
-        for transaction in hanging_transactions(kafka):
-            yield Finding(f"{name}: transaction", "bad", f"hangs: {transaction}")
-    except HeadwaterError as error:
-        yield Finding(f"{name}: topics", "bad", str(error))
-
-
-def _tried(what: str, detail: str, attempt: Callable[[], object]) -> Finding:
-    try:
-        attempt()
-    except HeadwaterError as error:
-        return Finding(what, "bad", str(error))
-    return Finding(what, "ok", detail)
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=base) as file:
+            file.write(b"ok")
+    except OSError as error:
+        do = f"set {scratch.VARIABLE} to a folder that can be written to"
+        yield Finding("temporary files", BAD, f"{base} cannot be written to: {error.strerror}; {do}")
+        return
+    yield Finding("temporary files", OK, f"{scratch.in_use() / 1e9:,.1f} GB in use at {base}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.event_time import EventTime
+from pipeline.core.findings import Finding
 from pipeline.core.schema import Schema
 from pipeline.core.splits import SourceObject, SourceSplit
 
@@ -69,7 +70,7 @@ class Reader(PartReader, Protocol):
 
     These four members are all that a connector must have; `pipeline.connectors.ArrowReader` gives two of them to one that
     yields Arrow batches. What a reader can do beside that it says by having the members of `Divisible`, `Scannable`,
-    `Reparsable`, `Evolvable`, `Log`, `InProject` or `OverTables`.
+    `Reparsable`, `Evolvable`, `Log`, `Checkable`, `InProject` or `OverTables`.
     """
 
     @property
@@ -154,6 +155,14 @@ class InProject(Protocol):
 
     def within(self, folder: Path) -> Reader:
         """Return the reader for a project in this folder."""
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A reader that can look at its system without reading rows: `headwater doctor` asks it to."""
+
+    def check(self) -> Iterable[Finding]:
+        """Return what was found, named by file, topic or table; raise `SourceError` when the system does not answer."""
 
 
 @runtime_checkable

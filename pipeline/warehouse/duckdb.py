@@ -56,6 +56,18 @@ class DuckDBWarehouse:
             except duckdb.Error as error:
                 raise self._unusable(error) from error
 
+    def drop(self, name: str) -> None:
+        """Remove a table; raise `StorageError` when the file cannot be written or another process holds it."""
+        if name not in self.loaded():
+            return
+        with self._open(read_only=False) as con:
+            try:
+                con.execute(f"begin; drop table if exists {quoted(name)}")
+                con.execute(f"delete from {_LOADS} where name = ?", [name])
+                con.execute("commit")
+            except duckdb.Error as error:
+                raise self._unusable(error) from error
+
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the warehouse for reading."""

@@ -36,5 +36,8 @@ class Warehouse(Protocol):
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
         """Bring a table to a version in one transaction; raise `StorageError` when that fails: nothing has changed then."""
 
+    def drop(self, name: str) -> None:
+        """Remove a table in one transaction, if it is there; raise `StorageError` when that fails."""
+
     def read(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open the warehouse for reading."""

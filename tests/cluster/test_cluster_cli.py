@@ -113,16 +113,28 @@ def test_an_unwritable_lake_is_one_clear_message(headwater, teashop):
 
 def test_interrupted_it_says_so_and_goes_on_later(headwater, teashop):
     code = teashop / "teashop.py"
-    slow = '\n\nimport time\nimport pyarrow as pa\nfrom pipeline import table\n\n\n@table()\ndef slow(orders: pa.Table) -> pa.Table:\n    """Takes its time."""\n    time.sleep(60)\n    return orders\n'
+    begun = teashop / "begun"
+    slow = f"""
+
+import time
+from pathlib import Path
+import pyarrow as pa
+from pipeline import table
+
+
+@table()
+def slow(orders: pa.Table) -> pa.Table:
+    Path({str(begun)!r}).touch()
+    time.sleep(60)
+    return orders
+"""
     code.write_text(code.read_text() + slow)
     process = subprocess.Popen(
         [str(BIN / "headwater"), "run"], cwd=teashop, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    lake = teashop / ".headwater" / "lake" / "silver" / "orders" / "_delta_log"
     deadline = time.monotonic() + 60
-    while not lake.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1.0)  # into the slow function: any moment after the commit will do
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -8,6 +8,7 @@ a name that matches (write it elsewhere and move it), and one that changes later
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -34,7 +35,8 @@ from pipeline.connectors.files.parquet import ParquetFile
 from pipeline.connectors.files.rejected_rows import RejectedTexts
 from pipeline.core import scratch
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
-from pipeline.core.errors import Place, SourceError, SplitError
+from pipeline.core.errors import Place, SourceError, SplitError, few
+from pipeline.core.findings import Finding, FindingState
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 from pipeline.core.sources import MISFIT, Extent, LogTraits, NewColumns, ReadResult, ScanQuery, Tail
@@ -42,6 +44,8 @@ from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import connect, expect_columns
 
 Format = Literal["csv", "json", "parquet"]
+_SHOWN = 3
+"""How many files a finding names."""
 _FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -109,6 +113,20 @@ class Files:
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
         """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
         return plan_files(self.listing, cursor, bound)
+
+    def check(self) -> Iterator[Finding]:
+        """Say which files the pattern matches, and which of them this process may not read."""
+        pieces = self.pieces()
+        size = sum(piece.size_bytes for piece in pieces)
+        detail = f"{len(pieces):,} file{'s' * (len(pieces) != 1)}, {size / 1e6:,.1f} MB"
+        yield Finding(self.pattern, FindingState.OK, detail)
+        unreadable = [piece.uri for piece in pieces if not os.access(self.listing.path(piece.uri), os.R_OK)]
+        if unreadable:
+            do = "give the user who runs this the right to read them"
+            yield Finding(self.pattern, FindingState.BAD, f"cannot be read: {few(unreadable, _SHOWN)}; {do}")
+        empty = [piece.uri for piece in pieces if not piece.size_bytes]
+        if empty:
+            yield Finding(self.pattern, FindingState.NOTE, f"empty: {few(empty, _SHOWN)}")
 
     def pieces(self) -> Sequence[SourceObject]:
         """Return all files in the order of their locations; raise `SourceError` when there is none."""

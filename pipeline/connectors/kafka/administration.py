@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import SourceError
+from pipeline.core.findings import Finding, FindingState
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient
@@ -72,6 +73,19 @@ def topics(kafka: Kafka) -> tuple[TopicSettings, ...]:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         settings = admin.describe_configs(resources, config_filter="all")["topic"]
     return tuple(_topic(topic, settings[topic["name"]]) for topic in described)
+
+
+def check(kafka: Kafka) -> Iterator[Finding]:
+    """Yield what `Kafka.check` finds; raise `SourceError` when no broker answers."""
+    for topic in topics(kafka):
+        partitions = f"{topic.partitions} partition{'s' * (topic.partitions != 1)}"
+        state = FindingState.NOTE if topic.warnings else FindingState.OK
+        yield Finding(f"topic {topic.name}", state, "; ".join([partitions, *topic.warnings]))
+    for uri, offsets in kafka.held_back().items():
+        if offsets:
+            yield Finding(uri, FindingState.NOTE, f"{offsets:,} offsets wait for an open transaction to end")
+    for transaction in hanging_transactions(kafka):
+        yield Finding("transaction", FindingState.BAD, f"does not end: {transaction}")
 
 
 def create(kafka: Kafka, *, partitions: int = 4, replicas: int = 1) -> tuple[str, ...]:

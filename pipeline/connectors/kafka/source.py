@@ -27,6 +27,7 @@ from pipeline.connectors.log_batches import plan_log
 from pipeline.core.cursors import UNBOUNDED, Bound, Cursor, ReadPlan
 from pipeline.core.errors import DefinitionError, Place, SourceError, did_you_mean
 from pipeline.core.event_time import EventTime
+from pipeline.core.findings import Finding
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 from pipeline.core.sources import Extent, LogTraits, NewColumns, ReadResult, ScanQuery, Tail
@@ -132,6 +133,12 @@ class Kafka:
         topics = self._topics()
         extents = self._extents(topics)
         return {p.uri: Extent(e.begin, e.end, topics[p.topic].id) for p, e in extents.items()}
+
+    def check(self) -> Iterator[Finding]:
+        """Look at the topics for what may hurt a stream, and for transactions that hold its readers back."""
+        from pipeline.connectors.kafka.administration import check  # noqa: PLC0415 - Kafka's client is an extra
+
+        return check(self)
 
     def held_back(self) -> Mapping[str, int]:
         """Return for each partition how many offsets wait behind a transaction that is neither committed nor aborted.

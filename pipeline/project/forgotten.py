@@ -1,0 +1,105 @@
+"""Tables that no definition has any more: what is left of a table that was renamed, moved to another layer or removed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from pipeline.core.definitions import LAYERS
+from pipeline.core.errors import ConflictError, RequestError, StorageError, did_you_mean
+from pipeline.governance import Leases
+from pipeline.lake import LakeTable
+from pipeline.project.workspace import Workspace
+
+QUARANTINE = "quarantine"
+WAREHOUSE = "warehouse"
+
+
+@dataclass(frozen=True)
+class ForgottenTable:
+    """What is left of a table in one layer of the lake, in the quarantine or in the warehouse."""
+
+    name: str
+    layer: str
+    """A layer, `quarantine` or `warehouse`."""
+    place: str
+    """The folder, or the warehouse."""
+    rows: int | None = None
+    """`None` where it cannot be read, and for a table of the warehouse."""
+    size_bytes: int = 0
+
+
+def forgotten_tables(workspace: Workspace) -> tuple[ForgottenTable, ...]:
+    """Return what lake and warehouse hold of tables that no definition has, by layer and name."""
+    layers = {name: workspace.stored(name).layer for name in workspace.table_names}
+    tables = []
+    for layer in (*LAYERS, QUARANTINE):
+        for name in workspace.lake.storage.list_folder(layer):
+            is_known = name in layers if layer == QUARANTINE else layers.get(name) == layer
+            table = _table(workspace, layer, name)
+            if not is_known and table.number() is not None:
+                tables.append(_forgotten(table, layer))
+    return (
+        *tables,
+        *(
+            ForgottenTable(name, WAREHOUSE, workspace.settings.warehouse)
+            for name in sorted(workspace.warehouse.loaded())
+            if layers.get(name) != LAYERS[-1]
+        ),
+    )
+
+
+def forget(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
+    """Remove what is left of a table that no definition has, and return what was removed.
+
+    Raises `RequestError` when nothing is left of a table of that name and when a definition still has it, and
+    `ConflictError` while a process runs it as a stream. Other versions of the project may still define the table:
+    its rows are then computed again.
+    """
+    tables = left_of(workspace, name)
+    lease = Leases(workspace.catalog).get(name)
+    if lease is not None and lease.is_living(time.time()):
+        raise ConflictError(
+            f"{name!r} is still written by a stream",
+            got=f"process {lease.pid} on {lease.host}",
+            do=f"stop it first: headwater streams stop {name}",
+        )
+    for table in sorted(tables, key=lambda table: table.layer != WAREHOUSE):
+        if table.layer == WAREHOUSE:
+            workspace.warehouse.drop(name)
+        else:
+            _table(workspace, table.layer, name).storage.clear()
+    return tables
+
+
+def left_of(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
+    """Return what is left of a table that no definition has; raise `RequestError` when there is nothing."""
+    tables = forgotten_tables(workspace)
+    of_name = tuple(table for table in tables if table.name == name)
+    if of_name:
+        return of_name
+    if name in workspace.table_names:
+        raise RequestError(
+            f"{name!r} has a definition, so its table is not forgotten",
+            do="remove or rename the definition first",
+            place=workspace.definition(name).place,
+        )
+    names = sorted({table.name for table in tables})
+    do = did_you_mean(name, names) if names else "every table of the lake has a definition"
+    raise RequestError(f"the lake has no forgotten table {name!r}", do=do)
+
+
+def _table(workspace: Workspace, layer: str, name: str) -> LakeTable:
+    return workspace.lake.quarantine(name) if layer == QUARANTINE else workspace.lake.table(layer, name)
+
+
+def _forgotten(table: LakeTable, layer: str) -> ForgottenTable:
+    try:
+        version = table.version(lenient=True)
+    except StorageError:
+        version = None
+    if version is None:
+        return ForgottenTable(table.name, layer, table.storage.uri)
+    return ForgottenTable(
+        table.name, layer, table.storage.uri, version.rows, sum(file.size_bytes for file in version.files)
+    )

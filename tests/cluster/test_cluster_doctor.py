@@ -1,0 +1,131 @@
+"""`headwater doctor` names what is wrong with a project, and what to do; `headwater lake` forgets tables."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+DEFINITIONS = """\
+from pathlib import Path
+
+from pipeline import files, mart, source
+
+rows = source(files(Path(__file__).parent / "data" / "*.csv"), schema={"id": "bigint"})
+total = mart("select sum(id) as total from rows")
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "headwater.toml").write_text('[project]\nname = "p"\ndefinitions = "p.py"\n')
+    (tmp_path / "p.py").write_text(DEFINITIONS)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("id\n1\n2\n")
+    return tmp_path
+
+
+@pytest.fixture
+def findings(headwater, project):
+    """Run the doctor; return its findings as (what, state, detail), and its exit code."""
+
+    def run(env=None):
+        result = headwater("doctor", "--json", cwd=project, env=env)
+        return [tuple(finding.values()) for finding in json.loads(result.stdout)], result.returncode
+
+    return run
+
+
+def of(found, what):
+    return [(state, detail) for name, state, detail in found if name == what]
+
+
+def test_a_sound_project(findings, headwater, project):
+    headwater("run", cwd=project, check=0)
+    found, code = findings()
+    assert code == 0
+    assert {state for name, state, _ in found if not name.startswith("extra")} == {"ok"}
+    assert of(found, "source rows") == [("ok", f"{project}/data/*.csv: 1 file, 0.0 MB")]
+    assert of(found, "tables") == [("ok", "2 of 2 are made and can be read")]
+    assert of(found, "warehouse") == [("ok", f"{project}/.headwater/warehouse.duckdb: 1 table")]
+    assert not (project / ".headwater" / "lake" / ".headwater-doctor").exists()
+
+
+def test_data_files_that_are_missing_empty_or_unreadable(findings, project):
+    (project / "data" / "b.csv").write_text("")
+    assert ("note", f"{project}/data/*.csv: empty: data/b.csv") in of(findings()[0], "source rows")
+    (project / "data" / "a.csv").unlink()
+    (project / "data" / "b.csv").unlink()
+    found, code = findings()
+    assert code == 1
+    assert of(found, "source rows")[0][0] == "bad"
+    assert "no file matches" in of(found, "source rows")[0][1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_data_file_that_may_not_be_read(findings, project):
+    (project / "data" / "a.csv").chmod(0)
+    state, detail = of(findings()[0], "source rows")[1]
+    assert (state, "cannot be read: data/a.csv" in detail) == ("bad", True)
+
+
+def test_a_warehouse_that_is_behind_the_lake_and_one_that_is_no_database(findings, headwater, project):
+    headwater("run", cwd=project, check=0)
+    warehouse = project / ".headwater" / "warehouse.duckdb"
+    before = warehouse.read_bytes()
+    (project / "data" / "b.csv").write_text("id\n3\n")
+    headwater("run", cwd=project, check=0)
+    warehouse.write_bytes(before)
+    detail = "older versions of total (0, the lake has 1): `headwater run` loads the newest"
+    assert ("note", detail) in of(findings()[0], "warehouse")
+
+    warehouse.write_bytes(b"no database " * 1000)
+    found, code = findings()
+    assert code == 1
+    assert of(found, "warehouse")[0][0] == "bad"
+    assert "cannot be used" in of(found, "warehouse")[0][1]
+
+
+def test_a_temporary_folder_that_cannot_be_written_to(findings, project):
+    (project / "file").write_text("no folder")
+    found, code = findings({"HEADWATER_TMP": str(project / "file" / "tmp")})
+    assert code == 1
+    (finding,) = of(found, "temporary files")
+    assert finding[0] == "bad"
+    assert "set HEADWATER_TMP to a folder that can be written to" in finding[1]
+
+
+def test_credentials_are_named_and_not_shown(findings, project):
+    (project / "secret").write_text("hunter2")
+    (project / "secret").chmod(0o644)
+    with (project / "headwater.toml").open("a") as file:
+        file.write('[env.dev]\nlake = "s3://nowhere/p"\n')
+        file.write('catalog = "postgresql+psycopg://me:${file:secret}@127.0.0.1:1/db"\n')
+        file.write('[env.dev.storage]\nAWS_ACCESS_KEY_ID = "${KEY}"\nAWS_SECRET_ACCESS_KEY = "${KEY}"\n')
+        file.write('AWS_ENDPOINT_URL = "http://127.0.0.1:1"\nmax_retries = "0"\n')
+    found, code = findings({"KEY": "AKIAPRIVATE"})
+    assert code == 1
+    assert of(found, "credentials of the lake") == [("ok", "access key AKIA… of [env.dev.storage]")]
+    assert of(found, "credentials of the catalog") == [("ok", "postgresql+psycopg://me:***@127.0.0.1:1/db")]
+    assert of(found, "secret file") == [
+        ("note", f"{project}/secret can be read by other users: chmod 600 {project}/secret")
+    ]
+    assert of(found, "lake")[0][0] == "bad"
+    assert not any("hunter2" in detail or "PRIVATE" in detail for _, _, detail in found)
+
+
+def test_a_renamed_table_is_named_by_the_doctor_and_forgotten_on_request(findings, headwater, project):
+    headwater("run", cwd=project, check=0)
+    (project / "p.py").write_text(DEFINITIONS.replace("total =", "grand_total ="))
+    headwater("run", cwd=project, check=0)
+    ((state, detail),) = of(findings()[0], "table total")
+    assert state == "note"
+    assert detail.endswith("remove it with `headwater lake forget total`")
+
+    refused = headwater("lake", "forget", "total", cwd=project)
+    assert refused.returncode == 1
+    assert "forgetting 'total' removes 1 rows for good; confirm it with --yes" in refused.stderr
+    headwater("lake", "forget", "total", "--yes", cwd=project, check=0)
+    assert of(findings()[0], "table total") == []
+    assert headwater("lake", "forgotten", cwd=project, check=0).stdout == "every table of the lake has a definition\n"
