@@ -15,7 +15,8 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from pipeline.connectors.kafka.native import Consumer, MessageFault
+from pipeline.connectors.kafka.messages import MessageConsumer, MessageFault, PythonConsumer
+from pipeline.connectors.kafka.native import NativeConsumer, is_available
 from pipeline.connectors.kafka.partitions import Partition, Topic
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
 from pipeline.core.sources import Extent
@@ -162,7 +163,8 @@ class PartitionConsumer:
         """Connect when partitions are added; hold at most so many bytes in the client itself."""
         self._place = place
         self._refused: str | None = None
-        self.consumer = Consumer(
+        client = NativeConsumer if is_available() else PythonConsumer
+        self.consumer: MessageConsumer = client(
             {
                 **options,
                 "group.id": "headwater",  # the client wants a name; no group is joined, nothing is committed

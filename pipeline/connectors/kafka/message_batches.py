@@ -10,7 +10,7 @@ import pyarrow as pa
 from confluent_kafka import KafkaError
 
 from pipeline.connectors.kafka.client import PartitionConsumer
-from pipeline.connectors.kafka.native import MessageBatch
+from pipeline.connectors.kafka.messages import MessageBatch
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.value_formats import Metadata
 from pipeline.core.sources import POSITION

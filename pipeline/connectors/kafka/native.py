@@ -2,7 +2,8 @@
 
 The client in Python makes an object of every message, which costs more than all that comes after it. Its library has
 a C interface whose message is a public struct that has not changed in years: here the structs of a batch are gathered
-by their addresses, and the values are copied into one Arrow array in one pass. Measured: a third of the work.
+by their addresses, and the values are copied into one Arrow array in one pass. Measured: a third of the work. Where a
+build hides a function, `is_available` says so, and `messages.PythonConsumer` does the same work.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from confluent_kafka import cimpl
 
+from pipeline.connectors.kafka.messages import MessageFault
 from pipeline.core.errors import SourceError
+from pipeline.core.logs import logger
 
+log = logger(__name__)
 Words = npt.NDArray[np.int64]
 
 _POINTER, _TEXT, _SIZE, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int
@@ -33,7 +36,7 @@ _INLINE_BYTES = 12
 """A value of so many bytes stands in an Arrow view itself."""
 _WINDOW_BITS = 30
 _WINDOW_BYTES = (1 << 31) - 1
-_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "conf_new": (_POINTER,),
     "conf_set": (_INT, _POINTER, _TEXT, _TEXT, _TEXT, _SIZE),
     "conf_set_error_cb": (None, _POINTER, _POINTER),
@@ -66,18 +69,7 @@ _SHORT_FUNCTIONS: dict[str, tuple[Any, ...]] = {
 _Heard = ctypes.CFUNCTYPE(None, _POINTER, _INT, _TEXT, _POINTER)
 
 
-@dataclass(frozen=True)
-class MessageFault:
-    """What came in place of a record."""
-
-    code: int
-    text: str
-    topic: str
-    partition: int
-    offset: int
-
-
-class MessageBatch:
+class NativeMessageBatch:
     """Messages in the client's memory, valid until the context that gave them ends."""
 
     def __init__(self, pointers: npt.NDArray[np.uint64]) -> None:
@@ -111,7 +103,7 @@ class MessageBatch:
 
     def timestamps(self) -> pa.Array:
         """Return the times of the messages, to the millisecond."""
-        get, kind = _library().message_timestamp, ctypes.byref(ctypes.c_int())
+        get, kind = library().message_timestamp, ctypes.byref(ctypes.c_int())
         found = np.fromiter((get(p, kind) for p in self._pointers.tolist()), np.int64, len(self))
         return pa.array(found * 1000, pa.timestamp("us", tz="UTC"))
 
@@ -121,12 +113,12 @@ class MessageBatch:
         return pa.array(pairs, pa.map_(pa.string(), pa.binary()))
 
 
-class Consumer:
+class NativeConsumer:
     """A consumer without a group. Not for several threads at once."""
 
     def __init__(self, options: Mapping[str, str], heard: Callable[[int, str], None]) -> None:
         """Set it up; `heard` is told of errors that are of no partition. Raises `SourceError` for wrong options."""
-        lib = _library()
+        lib = library()
         self._heard = _Heard(lambda _, code, text, __: heard(code, text.decode(errors="replace")))
         said = ctypes.create_string_buffer(_SAID_BYTES)
         conf = lib.conf_new()
@@ -145,7 +137,7 @@ class Consumer:
 
     def add(self, offsets: Sequence[tuple[str, int, int]]) -> None:
         """Read more partitions: each a topic, a number and the offset to begin at."""
-        lib = _library()
+        lib = library()
         chosen = lib.topic_partition_list_new(len(offsets))
         for topic, number, offset in offsets:
             lib.topic_partition_list_add(chosen, topic.encode(), number)
@@ -158,16 +150,16 @@ class Consumer:
             raise SourceError("Kafka's client cannot read the partitions", got=said)
 
     @contextmanager
-    def batch(self, rows: int, wait_s: float) -> Iterator[MessageBatch | None]:
+    def batch(self, rows: int, wait_s: float) -> Iterator[NativeMessageBatch | None]:
         """Yield what comes within a time, at most so many; None when nothing does."""
-        lib = _library()
+        lib = library()
         pointers = np.empty(rows, np.uint64)
         count = lib.consume_batch_queue(self._queue, int(wait_s * 1000), pointers.ctypes.data, rows)
         if count < 0:
             time.sleep(wait_s)  # it was refused at once: come back no sooner
         found = pointers[: max(0, count)]
         try:
-            yield MessageBatch(found) if len(found) else None
+            yield NativeMessageBatch(found) if len(found) else None
         finally:
             destroy = lib.message_destroy
             for pointer in found.tolist():
@@ -175,7 +167,7 @@ class Consumer:
 
     def close(self) -> None:
         """Leave the brokers and free all memory."""
-        lib = _library()
+        lib = library()
         if self._handle:
             lib.queue_destroy(self._queue)
             lib.consumer_close(self._handle)
@@ -184,21 +176,27 @@ class Consumer:
 
 
 @functools.cache
-def _library() -> Any:
+def is_available() -> bool:
+    """Return whether all functions of the C interface can be called; a missing one is logged."""
+    try:
+        library()
+    except (AttributeError, OSError) as error:
+        log.warning("Kafka is read through the slower client in Python: this build hides librdkafka", error=str(error))
+        return False
+    return True
+
+
+@functools.cache
+def library() -> Any:
     """Return librdkafka's functions: those that the client in Python was linked to."""
-    found = type("Library", (), {})
-    for load, functions in ((ctypes.CDLL, _FUNCTIONS), (ctypes.PyDLL, _SHORT_FUNCTIONS)):
+    library = type("Library", (), {})
+    for load, functions in ((ctypes.CDLL, FUNCTIONS), (ctypes.PyDLL, _SHORT_FUNCTIONS)):
         linked = load(cimpl.__file__)
         for name, (result, *arguments) in functions.items():
-            try:
-                function = getattr(linked, f"rd_kafka_{name}")
-            except AttributeError as error:
-                raise SourceError(
-                    "this build of confluent-kafka hides librdkafka", got=f"no rd_kafka_{name}", do="install its wheel"
-                ) from error
+            function = getattr(linked, f"rd_kafka_{name}")
             function.restype, function.argtypes = result, arguments
-            setattr(found, name, staticmethod(function))
-    return found
+            setattr(library, name, staticmethod(function))
+    return library
 
 
 def _gathered(pointers: npt.NDArray[np.uint64]) -> Words:
@@ -253,18 +251,18 @@ def _inlined(starts: Words, lengths: Words) -> npt.NDArray[np.uint8]:
 
 
 def _name(handle: int) -> str:
-    return "" if handle == 0 else str(_library().topic_name(handle).decode())
+    return "" if handle == 0 else str(library().topic_name(handle).decode())
 
 
 def _fault(words: Words, code: int) -> MessageFault:
     told = ctypes.string_at(int(words[_VALUE]), int(words[_VALUE_BYTES])) if words[_VALUE] else b""
-    text = told or _library().err2str(code)
+    text = told or library().err2str(code)
     partition = int(words[_PARTITION].astype(np.int32))
     return MessageFault(code, text.decode(errors="replace"), _name(int(words[_TOPIC])), partition, int(words[_OFFSET]))
 
 
 def _headers(pointer: int) -> Iterator[tuple[str, bytes | None]]:
-    lib = _library()
+    lib = library()
     headers, name, value, size = _POINTER(), _TEXT(), _POINTER(), _SIZE()
     if lib.message_headers(pointer, ctypes.byref(headers)):
         return

@@ -1,18 +1,25 @@
-"""Values copied from addresses: what comes out is what was there, and nothing beyond a value is touched."""
+"""Kafka's two clients give the same columns; values copied from addresses are exact, and nothing beyond them is read."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import time
+import uuid
+from contextlib import closing
 
 import numpy as np
 import pytest
+from confluent_kafka import KafkaError, Producer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.connectors.kafka import native
-from pipeline.connectors.kafka.native import Consumer, _copied
+from pipeline.connectors.kafka import kafka, native
+from pipeline.connectors.kafka.messages import PythonConsumer
+from pipeline.connectors.kafka.native import NativeConsumer, _copied, is_available
 from pipeline.core.errors import SourceError
+from pipeline.core.schema import Schema
+from pipeline.core.splits import SourceSplit
 from tests.rigs.proofs import examples
 
 LONG = st.integers(0, 300).map(lambda n: bytes(i % 251 for i in range(n)))
@@ -46,6 +53,106 @@ def test_more_than_one_array_can_hold_comes_in_several(monkeypatch):
     assert copied.to_pylist() == [b"x" * 300] * 10
 
 
-def test_an_option_that_the_client_does_not_know():
+CLIENTS = pytest.mark.parametrize("client", [NativeConsumer, PythonConsumer])
+
+
+@CLIENTS
+def test_an_option_that_the_client_does_not_know(client):
     with pytest.raises(SourceError, match=r"Kafka's client cannot be set up: got .*no.such"):
-        Consumer({"no.such": "1"}, lambda *_: None)
+        client({"no.such": "1", "group.id": "g"}, lambda *_: None)
+
+
+@CLIENTS
+def test_a_partition_that_is_read_already_is_refused(client, kafka_cluster):
+    refused = pytest.raises(SourceError, match="Kafka's client cannot read the partitions: got .*already")
+    with closing(client(options(kafka_cluster), lambda *_: None)) as consumer:
+        consumer.add([("t", 0, 0)])
+        with refused:
+            consumer.add([("t", 0, 0)])
+
+
+def test_both_clients_give_the_same_columns(kafka_cluster):
+    topics = [f"both-{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap})
+    for topic in topics:
+        kafka_cluster.create_topic(topic, 2)
+        for i in range(40):
+            value = [None, b"", b"short", b"x" * 12, b"y" * 13, b"\xff" * 3000][i % 6]
+            headers = [("a", b"1"), ("a", b"2"), ("none", None), ("umlaut-\u00fc", b"")] if i % 3 == 0 else []
+            key = None if i % 4 == 0 else f"key {i}"
+            producer.produce(topic, value, key, i % 2, timestamp=1_700_000_000_000 + i, headers=headers)
+    assert producer.flush(30) == 0
+
+    native_rows, native_ends = fetched(NativeConsumer, kafka_cluster, topics)
+    python_rows, python_ends = fetched(PythonConsumer, kafka_cluster, topics)
+    assert native_rows == python_rows
+    assert len(native_rows) == 80
+    assert native_ends == python_ends == {(topic, number): 20 for topic in topics for number in (0, 1)}
+
+
+@CLIENTS
+def test_a_broker_that_is_away_is_heard_of(client):
+    heard = []
+    with closing(
+        client({"bootstrap.servers": "127.0.0.1:1", "group.id": "g"}, lambda *error: heard.append(error))
+    ) as c:
+        c.add([("t", 0, 0)])
+        until = time.monotonic() + 20
+        while not heard and time.monotonic() < until:
+            with c.batch(10, 0.1) as batch:
+                assert batch is None or not len(batch)
+    code, text = heard[0]
+    assert code in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}  # noqa: SLF001 - so the client names them
+    assert "127.0.0.1:1" in text or "brokers" in text
+
+
+def test_without_a_symbol_kafka_is_read_through_the_client_in_python(kafka_cluster, monkeypatch, caplog):
+    name = f"hidden-{uuid.uuid4().hex[:8]}"
+    kafka_cluster.create_topic(name, 1)
+    producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap})
+    for i in range(5):
+        producer.produce(name, b'{"id": %d}' % i)
+    assert producer.flush(30) == 0
+    monkeypatch.setitem(native.FUNCTIONS, "no_such_function", (None,))
+    for cached in (native.library, native.is_available):
+        cached.cache_clear()
+    try:
+        with caplog.at_level("WARNING", "headwater.connectors"):
+            assert not is_available()
+            log = kafka(name, servers=kafka_cluster.bootstrap)
+            (piece,) = (part.piece for part in log.plan(None).parts)
+            rows = log.read(SourceSplit(piece, 0, 5), Schema.of({"id": "BIGINT"})).rows
+        assert rows["id"].to_pylist() == [0, 1, 2, 3, 4]
+        assert "slower client in Python" in caplog.text
+    finally:
+        monkeypatch.undo()
+        for cached in (native.library, native.is_available):
+            cached.cache_clear()
+    assert is_available()
+
+
+def options(cluster):
+    return {
+        "bootstrap.servers": cluster.bootstrap,
+        "group.id": "headwater",
+        "enable.auto.commit": "false",
+        "auto.offset.reset": "error",
+        "enable.partition.eof": "true",
+    }
+
+
+def fetched(client, cluster, topics):
+    """Read all partitions to their ends; return the rows, by partition, and where each partition ends."""
+    rows, ends = [], {}
+    with closing(client(options(cluster), lambda *_: None)) as consumer:
+        consumer.add([(topic, number, 0) for topic in topics for number in (0, 1)])
+        until = time.monotonic() + 30
+        while len(ends) < 2 * len(topics) and time.monotonic() < until:
+            with consumer.batch(7, 0.5) as batch:
+                if batch is None:
+                    continue
+                ends |= {(f.topic, f.partition): f.offset for f in batch.faults if f.code == KafkaError._PARTITION_EOF}  # noqa: SLF001
+                columns = (batch.values(), batch.keys(), batch.offsets(), batch.timestamps(), batch.headers())
+                places = [(batch.topics[place >> 32], place & 0xFFFFFFFF) for place in batch.places.tolist()]
+                rows += zip(places, *(column.to_pylist() for column in columns), strict=True)
+    return sorted(rows, key=lambda row: (row[0], row[3])), ends

@@ -218,11 +218,6 @@ def test_a_message_of_20_mb_is_a_row_and_does_not_stall_the_next(kafka_cluster):
     assert reasons(reading) == {2: "not UTF-8"}
 
 
-@pytest.fixture(name="kafka_cluster")
-def _kafka_cluster(request):
-    return request.getfixturevalue("kafka")
-
-
 # --- Avro
 
 ORDERS = {
