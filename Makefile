@@ -62,7 +62,7 @@ clean:  ## remove what these commands made
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Headwater needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.12"; exit 1; }
-	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv uv
+	@command -v uv >/dev/null || [ -x .uv/bin/uv ] || $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv uv
 	@uv=$$(command -v uv || echo $(CURDIR)/.uv/bin/uv); \
 		"$$uv" venv --quiet --allow-existing --python $$($(PYTHON) -c 'import sys; print(sys.executable)') .venv && \
 		"$$uv" pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock && \

@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from pipeline.connectors.kafka.messages import MessageConsumer, MessageFault, PythonConsumer
 from pipeline.connectors.kafka.native import NativeConsumer, is_available
 from pipeline.connectors.kafka.partitions import Partition, Topic
 from pipeline.core.errors import Place, SourceError, SourceUnavailableError
+from pipeline.core.logs import logger
 from pipeline.core.sources import Extent
 
+log = logger(__name__)
 T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a broker may be away before a question to it fails."""
@@ -96,16 +99,22 @@ class Client:
 
     def ids(self, names: Sequence[str], limit_s: float) -> Mapping[str, str] | None:
         """Return the ids of topics, an empty one for a topic that is gone; None when no broker answers in time."""
-        until, believed = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _SPREAD_S)
-        while (left := until - time.monotonic()) > 0:
+        deadline, believed = time.monotonic() + limit_s, time.monotonic() + min(limit_s / 2, _SPREAD_S)
+
+        def ask() -> Mapping[str, str]:
+            limit = _attempt(deadline - time.monotonic())
             try:
-                asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_attempt(left))
-                return {name: str(future.result().topic_id) for name, future in asked.items()}
+                futures = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=limit)
+                return {name: str(future.result().topic_id) for name, future in futures.items()}
             except KafkaException as error:
                 if error.args[0].code() in _GONE and time.monotonic() > believed:
                     return dict.fromkeys(names, "")
-            self._look_again()
-        return None
+                raise
+
+        try:
+            return self._retrying(limit_s, lambda _: True)(ask)
+        except KafkaException:
+            return None
 
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec, **options: object) -> Mapping[Partition, int]:
         if not partitions:
@@ -118,36 +127,53 @@ class Client:
         return self._asked(lambda limit: {name: future.result() for name, future in ask(limit).items()})
 
     def _asked(self, ask: Callable[[float], T]) -> T:
-        """Ask until there is an answer, or no hope, or no more patience."""
-        until, believed = time.monotonic() + PATIENCE_S, time.monotonic() + _SPREAD_S
-        while True:
-            try:
-                return ask(_attempt(until - time.monotonic()))
-            except KafkaException as error:
-                found: KafkaError = error.args[0]
-                if found.code() in _GONE and time.monotonic() > believed:
-                    raise SourceError(
-                        "the topic is not there", got=found.str(), do="create it", place=self._place
-                    ) from error
-                self._give_up_on(error, is_late=time.monotonic() > until)
-            self._look_again()
+        """Ask until there is an answer, an error that another attempt cannot cure, or the time limit."""
+        begun = time.monotonic()
 
-    def _give_up_on(self, error: KafkaException, *, is_late: bool) -> None:
-        """Raise an error for what asking again does not cure, and for a question that was asked for long enough."""
-        found, last = error.args[0], self._last
-        said = found.str() if last is None else f"{found.str()} ({last.str()})"
-        if found.code() in _HOPELESS or (last is not None and last.code() in _HOPELESS):
-            raise SourceError("Kafka refuses", got=said, do="check security=", place=self._place) from error
-        if is_late:
-            raise SourceUnavailableError(
-                "Kafka does not answer", got=said, do="check servers=, or wait until it does", place=self._place
-            ) from error
+        def may_pass(error: KafkaException) -> bool:
+            is_new = error.args[0].code() not in _GONE or time.monotonic() - begun <= _SPREAD_S
+            return is_new and not self._is_refusal(error)
 
-    def _look_again(self) -> None:
-        """Wait a little, and learn which brokers there are: questions go to one until it is known to be dead."""
-        time.sleep(_AGAIN_S)
-        with contextlib.suppress(KafkaException):
-            self._admin.list_topics(timeout=_ATTEMPT_S)
+        try:
+            return self._retrying(PATIENCE_S, may_pass)(lambda: ask(_attempt(begun + PATIENCE_S - time.monotonic())))
+        except KafkaException as error:
+            raise self._translated(error) from error
+
+    def _retrying(self, limit_s: float, may_pass: Callable[[KafkaException], bool]) -> Retrying:
+        """Return what calls a function again, up to a time limit, after an error of Kafka's that may pass."""
+        return Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and may_pass(error)),
+            stop=stop_after_delay(limit_s),
+            wait=wait_fixed(_AGAIN_S),
+            before_sleep=self._log_first_retry,
+            before=self._refresh_brokers,
+            reraise=True,
+        )
+
+    def _log_first_retry(self, state: RetryCallState) -> None:
+        error = None if state.outcome is None else state.outcome.exception()
+        if state.attempt_number == 1 and isinstance(error, KafkaException):
+            log.warning("Kafka does not answer; it is asked again", place=str(self._place), error=_words(error))
+
+    def _refresh_brokers(self, state: RetryCallState) -> None:
+        """Before another attempt, learn which brokers there are: requests go to one until it is known to be dead."""
+        if state.attempt_number > 1:
+            with contextlib.suppress(KafkaException):
+                self._admin.list_topics(timeout=_ATTEMPT_S)
+
+    def _is_refusal(self, error: KafkaException) -> bool:
+        return error.args[0].code() in _HOPELESS or (self._last is not None and self._last.code() in _HOPELESS)
+
+    def _translated(self, error: KafkaException) -> SourceError:
+        last = self._last
+        text = error.args[0].str() if last is None else f"{error.args[0].str()} ({last.str()})"
+        if self._is_refusal(error):
+            return SourceError("Kafka refuses", got=text, do="check security=", place=self._place)
+        if error.args[0].code() in _GONE:
+            return SourceError("the topic is not there", got=error.args[0].str(), do="create it", place=self._place)
+        return SourceUnavailableError(
+            "Kafka does not answer", got=text, do="check servers=, or wait until it does", place=self._place
+        )
 
     def _heard(self, error: KafkaError) -> None:
         self._last = error

@@ -210,20 +210,21 @@ class KafkaTarget:
 
     def _commit(self) -> None:
         from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+        from tenacity import Retrying, retry_if_exception, stop_after_delay  # noqa: PLC0415 - likewise
 
-        until = time.monotonic() + self.to.transaction_s + _PATIENCE_S
-        while True:
-            try:
-                self._producer.commit_transaction(_PATIENCE_S)
-            except KafkaException as error:
-                if not error.args[0].retriable():
-                    raise
-                if time.monotonic() > until:
-                    raise OutcomeUnknownError(
-                        "Kafka does not say what became of a transaction", got=error.args[0].str()
-                    ) from error
-            else:
-                return
+        retrying = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].retriable()),
+            stop=stop_after_delay(self.to.transaction_s + _PATIENCE_S),
+            reraise=True,
+        )
+        try:
+            retrying(self._producer.commit_transaction, _PATIENCE_S)
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise
+            raise OutcomeUnknownError(
+                "Kafka does not say what became of a transaction", got=error.args[0].str()
+            ) from error
 
     def _abort(self) -> KafkaException | None:
         """Abort the transaction; return why that cannot be done."""

@@ -64,7 +64,7 @@ def test_an_option_that_the_client_does_not_know(client):
 
 @CLIENTS
 def test_a_partition_that_is_read_already_is_refused(client, kafka_cluster):
-    refused = pytest.raises(SourceError, match="Kafka's client cannot read the partitions: got .*already")
+    refused = pytest.raises(SourceError, match=r"Kafka's client cannot read the partitions: got .*already")
     with closing(client(options(kafka_cluster), lambda *_: None)) as consumer:
         consumer.add([("t", 0, 0)])
         with refused:
