@@ -110,7 +110,7 @@ def test_a_project_may_be_called_as_no_topic_may(kafka, tmp_path):
     topic = f"named-{uuid.uuid4().hex[:8]}"
     kafka.create_topic(topic)
     target = to_kafka(topic, servers=kafka.bootstrap).open(SinkContext("häfen & co", "dev", topic, tmp_path))
-    assert target.reached == f"headwater.h-fen---co.dev.{topic}.reached"
+    assert target.position_topic == f"headwater.h-fen---co.dev.{topic}.reached"
     target.write(first(pa.table({"id": [1]})))
     target.close()
     assert str(target.to) == f"Kafka topic {topic}"
