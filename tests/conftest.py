@@ -20,6 +20,8 @@ from tests.rigs.weed import s3 as s3  # noqa: PLC0414 - the fixture
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("COLUMNS", "160")  # workers have no terminal
+    if not proofs.PROOFS:  # brokers live for seconds: compiling their code further costs more than it saves
+        os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     for line in proofs.MARKERS:
         config.addinivalue_line("markers", line)
 

@@ -13,7 +13,7 @@ import typer
 
 from cluster.cli.commands import CONTEXT, CommandGroup
 from cluster.cli.logs import LogFormat, configure
-from cluster.cli.options import HERE, PROJECT, Folder, LogForm, Quiet, Verbose
+from cluster.cli.options import HERE, PROJECT, Folder, LogForm, Quiet, Verbose, Version
 
 app = typer.Typer(
     name="headwater",
@@ -28,9 +28,14 @@ app = typer.Typer(
 
 @app.callback()
 def main(
-    folder: Folder = HERE, verbose: Verbose = 0, quiet: Quiet = False, log_format: LogForm = LogFormat.TEXT
+    folder: Folder = HERE,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_format: LogForm = LogFormat.TEXT,
+    version: Version = False,
 ) -> None:
     """Data from its sources through lake and warehouse to models and endpoints, from one set of definitions."""
+    del version  # printed by its callback
     configure(verbose=verbose, quiet=quiet, form=log_format)
     if folder != HERE:
         os.environ[PROJECT] = str(folder.absolute())  # a command's own --project comes before it

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from importlib.metadata import version
 
 import pytest
 
@@ -43,6 +44,11 @@ def test_every_command_speaks_json(headwater, teashop):
         ["run", "--dry-run"],
     ):
         assert json.loads(headwater(*words, "--json", cwd=teashop, check=0).stdout), words
+
+
+def test_the_version_is_printed_without_a_project(headwater, tmp_path):
+    process = headwater("--version", cwd=tmp_path, check=0)
+    assert process.stdout.startswith(f"headwater {version('headwater')} (Python 3.")
 
 
 def test_errors_are_json_too(headwater, teashop):
