@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 
 import duckdb
 import pyarrow as pa
@@ -33,7 +34,6 @@ from pipeline.core.sources import (
 from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql_text import listed, quoted
-from pipeline.kernel.types import from_arrow
 
 _ROW_BYTES = 64
 
@@ -58,18 +58,13 @@ class Replay:
         return fingerprint("replay", self.table, self.column, self.where)
 
     def over(self, rows_of: Callable[[str], TableRows]) -> ReplayLog:
-        """Read the table's newest version and order it; raise `DefinitionError` for a column that it does not have."""
+        """Return the log of the table's newest version; raise `DefinitionError` for a column that it does not have."""
         table_rows = rows_of(self.table)
         if self.column not in table_rows.schema.names:
             raise DefinitionError(
                 f"{self.table!r} has no column {self.column!r} to be replayed by", got=few(table_rows.schema.names)
             )
-        names = [name for name in table_rows.schema.names if name not in PROVENANCE]
-        by, condition = quoted(self.column), "" if self.where is None else f" and ({self.where}\n)"
-        select = f"select {listed(names)} from ({table_rows.query}) where {by} is not null{condition}"
-        with connect(filesystem=table_rows.filesystem) as con:
-            rows = arrow(con, f"{select} order by {by}, {listed(names)}")
-        return ReplayLog(self, rows.combine_chunks(), table_rows.manifest_id)
+        return ReplayLog(self, table_rows)
 
 
 def replay(table: str, *, by: str, speed: float | None = None, where: str | None = None) -> Replay:
@@ -88,13 +83,26 @@ def replay(table: str, *, by: str, speed: float | None = None, where: str | None
 class ReplayLog:
     """The rows of one version of a table in the order of a column, then of all others; an offset is a place in it.
 
-    Rows without a value in the column are left out. The order is that of the version that is there when it is opened.
+    Rows without a value in the column are left out. The version is the one that was the newest when the log was made;
+    its rows are read and sorted when they are first needed, which planning does not.
     """
 
     replay: Replay
-    rows: pa.Table
-    manifest_id: int | None
+    table: TableRows
     began: float = field(default_factory=time.monotonic, compare=False)
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """The rows in order, without the columns of provenance."""
+        by, columns = quoted(self.replay.column), listed(self._names)
+        condition = "" if self.replay.where is None else f" and ({self.replay.where}\n)"
+        select = f"select {columns} from ({self.table.query}) where {by} is not null{condition}"
+        with connect(filesystem=self.table.filesystem) as con:
+            return arrow(con, f"{select} order by {by}, {columns}").combine_chunks()
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(name for name in self.table.schema.names if name not in PROVENANCE)
 
     @property
     def traits(self) -> LogTraits:
@@ -121,7 +129,7 @@ class ReplayLog:
     def schema(self, piece: SourceObject) -> Schema:
         """Return the table's columns, without those that say where its rows came from."""
         del piece
-        return from_arrow(self.rows.schema)
+        return self.table.schema.select(self._names)
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
         """Return the rows of a range."""
@@ -153,7 +161,7 @@ class ReplayLog:
             times = pc.cast(pc.cast(self.rows.column(self.replay.column), pa.timestamp("us")), pa.int64())
             reached = times[0].as_py() + int((time.monotonic() - self.began) * 1e6 * self.replay.speed)
             end = int(pc.sum(pc.less_equal(times, reached)).as_py() or 0)
-        return {self.uri: Extent(0, end, f"{self.manifest_id}")}
+        return {self.uri: Extent(0, end, f"{self.table.manifest_id}")}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
         """Return the place of the first row from that time or later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import DefinitionError, ExpectationError, RequestError, SchemaError, SourceError, StorageError
+from pipeline.kernel import pool
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.reprocessing.quarantine import quarantined_rows, replay
@@ -129,6 +130,22 @@ def test_a_dry_run_writes_nothing(shop):
     planned = plan_run(Workspace(load(shop)), RunOptions())
     assert [step.decision.kind for step in planned] == ["create"] * 6
     assert not (shop / ".headwater").exists()
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_planning_opens_no_engine(shop, monkeypatch, is_made):
+    if is_made:
+        run(shop)
+        (shop / "data" / "orders2.csv").write_text(MORE)
+    plan_run(Workspace(load(shop)), RunOptions())  # which functions there are is asked once in a process
+
+    def opened(*_, **__):
+        pytest.fail("an engine was opened")
+
+    monkeypatch.setattr(pool, "_taken", opened)  # one that was kept
+    monkeypatch.setattr(pool, "_opened", opened)
+    planned = plan_run(Workspace(load(shop)), RunOptions())
+    assert {step.decision.kind for step in planned} == ({"append", "rebuild", "skip"} if is_made else {"create"})
 
 
 def test_replay_after_a_fix_brings_rows_back(shop):

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import duckdb
 from sqlglot import exp
-
-from pipeline.kernel.engine import connect
 
 _MACROS = frozenset({"split_part", "nullif", "if", "fmod", "fdiv", "days_in_month", "date_add", "array_to_string"})
 """Macros of DuckDB that work on one row, beside those for lists and maps. Others may hide an aggregate or the time."""
@@ -127,13 +126,16 @@ def is_reserved(name: str) -> bool:
 def _duckdb(kind: str) -> frozenset[str]:
     if kind == "reserved":
         query = "select keyword_name from duckdb_keywords() where keyword_category in ('reserved', 'type_function')"
-        with connect() as con:
-            return frozenset(str(row[0]) for row in con.execute(query).fetchall())
+        return _words(query)
     condition = {
         "aggregate": "function_type = 'aggregate'",
         "changing": "function_type = 'scalar' and stability <> 'CONSISTENT'",
         "scalar": "function_type = 'scalar'",
     }[kind]
-    with connect() as con:
-        rows = con.execute(f"select distinct lower(function_name) from duckdb_functions() where {condition}")
-        return frozenset(str(row[0]) for row in rows.fetchall())
+    return _words(f"select distinct lower(function_name) from duckdb_functions() where {condition}")
+
+
+def _words(query: str) -> frozenset[str]:
+    """Ask an engine of its own about the engine: planning writes nothing, not even a folder for temporary files."""
+    with duckdb.connect() as con:
+        return frozenset(str(row[0]) for row in con.execute(query).fetchall())
