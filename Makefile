@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 HEADWATER := ../../$(BIN)/headwater
 
-.PHONY: help demo test check docs proofs bench kafka peers lock clean
+# Bytecode is kept, whatever the shell says: tests start hundreds of processes, and each would compile the project again.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help demo test check lint docs proofs bench kafka peers lock clean
 
 help:  ## these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,14 +24,20 @@ demo: .venv/.ready  ## run the flights project end to end and show what it made
 	@echo && cd examples/flights && $(HEADWATER) serve --check --port 8421
 	@echo && cd examples/flights && $(HEADWATER) show
 
-test: .venv/.ready  ## everything that must hold: checks, then tests
-	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest
+test: .venv/.ready  ## everything that must hold: checks and tests; types are checked while the tests run
+	@$(MAKE) --no-print-directory lint
+	@echo "$(BIN)/mypy, beside $(BIN)/python -m pytest"
+	@log=$$(mktemp); $(BIN)/mypy > "$$log" 2>&1 & types=$$!; \
+		$(BIN)/python -m pytest; tests=$$?; \
+		wait $$types; types=$$?; cat "$$log"; rm -f "$$log"; exit $$(( tests || types ))
 
 check: .venv/.ready  ## format, lint, types, import rules
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/mypy
+
+lint: .venv/.ready  ## format, lint, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 docs: .venv/.ready  ## run every example of the documentation
