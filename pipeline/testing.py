@@ -147,27 +147,27 @@ class ReaderContract:
 
     def test_a_run_reads_what_came_since_the_last_one(self, world: World, tmp_path: Path) -> None:
         """`headwater run` makes the table, then adds what is new, then finds nothing new."""
-        project, made = _project(world, tmp_path), world.produce()
+        project, produced = _project(world, tmp_path), world.produce()
         assert _decisions(Runner(project).run()) == ["create"]
-        assert _rows(project) == made
+        assert _rows(project) == produced
         assert _decisions(Runner(project).run()) == ["skip"]
-        made += world.produce()
+        produced += world.produce()
         assert _decisions(Runner(project).run()) == ["append"]
-        assert _rows(project) == made
+        assert _rows(project) == produced
         assert _decisions(Runner(project).run()) == ["skip"]
-        assert _rows(project) == made
+        assert _rows(project) == produced
 
     @pytest.mark.parametrize("moment", [Moment.DECIDED, Moment.STAGED, Moment.COMMITTED])
     def test_a_run_that_dies_loses_and_doubles_nothing(self, world: World, tmp_path: Path, moment: Moment) -> None:
         """A run that ends between planning, reading and commit is repeated, with more rows there by then."""
-        project, made = _project(world, tmp_path), 0
+        project, produced = _project(world, tmp_path), 0
         for _ in range(2):
-            made += world.produce()
+            produced += world.produce()
             with pytest.raises(_DiedError):
                 Runner(project, observer=_dying_at(moment)).run()
-            made += world.produce()
+            produced += world.produce()
             Runner(project).run()
-            assert _rows(project) == made
+            assert _rows(project) == produced
 
     def test_a_full_run_gives_the_same(self, world: World, tmp_path: Path) -> None:
         """What was read step by step is what is read at once."""

@@ -30,21 +30,23 @@ def put_together(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
     Only files that hold such a row are written again. The rows set aside say where they came from when the table does.
     Returns `None` where splits share a key and are not in the order that says which row is the first.
     """
-    whole = reduce(add, outcomes)
+    combined = reduce(add, outcomes)
     if not work.key or not _may_meet(work.key[0], outcomes):
-        return whole
+        return combined
     with connect(work.limits, filesystem=work.filesystem) as con:
         configure(con, "preserve_insertion_order", "false")
-        count = _find(con, work, whole.files)
+        count = _find(con, work, combined.files)
         if not count:
-            return whole
+            return combined
         if not work.are_splits_ranked:
             return None
-        files = _written_again(con, work, whole.files, len(outcomes))
-        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_those(work, whole)])
-    flow = replace(whole.flow, rows_out=whole.flow.rows_out - count, quarantined=whole.flow.quarantined + count)
-    checks = {**whole.checks, UNIQUE: whole.checks[UNIQUE] + count}
-    return replace(whole, files=files, flow=flow, quarantined=(*whole.quarantined, *quarantined), checks=checks)
+        files = _written_again(con, work, combined.files, len(outcomes))
+        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_those(work, combined)])
+    flow = replace(
+        combined.flow, rows_out=combined.flow.rows_out - count, quarantined=combined.flow.quarantined + count
+    )
+    checks = {**combined.checks, UNIQUE: combined.checks[UNIQUE] + count}
+    return replace(combined, files=files, flow=flow, quarantined=(*combined.quarantined, *quarantined), checks=checks)
 
 
 def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:
@@ -76,24 +78,24 @@ def _written_again(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile], first: int
 ) -> tuple[StagedFile, ...]:
     losing = {int(row[0]) for row in con.execute("select distinct _file from _losers").fetchall()}
-    found: list[StagedFile] = []
+    kept: list[StagedFile] = []
     for number, file in enumerate(files):
         if number in losing:
             query = f"select * from {work.stager.scan([file])} where {_ROW} not in (select _row from _losers where _file = {number})"
-            found.extend(work.stager.stage(con, query, first + 1 + number))
+            kept.extend(work.stager.stage(con, query, first + 1 + number))
         else:
-            found.append(file)
-    return tuple(found)
+            kept.append(file)
+    return tuple(kept)
 
 
-def _those(work: TaskSpec, whole: Outcome) -> str:
+def _those(work: TaskSpec, combined: Outcome) -> str:
     """Return the SELECT of the rows that are set aside, as the quarantine has them."""
-    names = whole.schema.names
+    names = combined.schema.names
     source = SOURCE if SOURCE in names else "null::varchar"
     position = POSITION if POSITION in names else "null::bigint"
     row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in names)
     return (
         f"select {literal(UNIQUE)} as reasons, {source} as _source, {position} as _position, "
-        f"to_json(struct_pack({row}))::varchar as row from {work.stager.scan(whole.files)} as s "
+        f"to_json(struct_pack({row}))::varchar as row from {work.stager.scan(combined.files)} as s "
         f"semi join _losers as l on s.file_index = l._file and s.{_ROW} = l._row"
     )

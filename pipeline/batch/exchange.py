@@ -51,11 +51,11 @@ def buckets_for(size_bytes: int, layout: Executor) -> int:
 
 
 def _cut(job: StepExecution, chosen: Exchange, place: Storage) -> list[Split]:
-    order = job.order
-    tree = tree_of(cast("Table", order.definition).transform)
-    inputs = {name: order.scans[name] for name in chosen.keys}
+    spec = job.order
+    tree = tree_of(cast("Table", spec.definition).transform)
+    inputs = {name: spec.scans[name] for name in chosen.keys}
     buckets = buckets_for(sum(scan.size_bytes for scan in inputs.values()), job.layout)
-    found: dict[str, dict[int, Scan]] = {}
+    bucketed: dict[str, dict[int, Scan]] = {}
     for number, (name, scan) in enumerate(inputs.items()):
         cut = ShuffleSpec(
             keys=chosen.keys[name],
@@ -66,20 +66,24 @@ def _cut(job: StepExecution, chosen: Exchange, place: Storage) -> list[Split]:
             filesystem=job.work.filesystem,
         )
         part = job.telling(number / len(inputs), (number + 1) / len(inputs))
-        found[name] = by_bucket(cut, part.each(partial(run_cut, cut), cut_splits(scan, job.layout)))
-    return _splits(job, chosen, found, buckets)
+        bucketed[name] = by_bucket(cut, part.each(partial(run_cut, cut), cut_splits(scan, job.layout)))
+    return _splits(job, chosen, bucketed, buckets)
 
 
-def _splits(job: StepExecution, chosen: Exchange, found: Mapping[str, Mapping[int, Scan]], buckets: int) -> list[Split]:
+def _splits(
+    job: StepExecution, chosen: Exchange, bucketed: Mapping[str, Mapping[int, Scan]], buckets: int
+) -> list[Split]:
     """Return a split for each bucket, or several for one with a hot key."""
     driving, scans = job.order.route.driving, job.order.scans
-    sizes = [scan.size_bytes for scan in found.get(driving, {}).values()]
+    sizes = [scan.size_bytes for scan in bucketed.get(driving, {}).values()]
     most = _SKEWED * sum(sizes) // max(len(sizes), 1)
     splits: list[Split] = []
     for bucket in range(buckets):
-        mine = {name: by.get(bucket, Scan(next(iter(by.values()), scans[name]).schema)) for name, by in found.items()}
+        mine = {
+            name: by.get(bucket, Scan(next(iter(by.values()), scans[name]).schema)) for name, by in bucketed.items()
+        }
         first = mine.pop(driving, scans[driving])
-        hot = driving in found and chosen.driving_may_split and first.size_bytes > most
+        hot = driving in bucketed and chosen.driving_may_split and first.size_bytes > most
         parts: Sequence[Scan] = first.splits(most // _SKEWED) if hot else (first,)
         splits += [Split(len(splits) + n, part, beside=mine) for n, part in enumerate(parts)]
     return splits

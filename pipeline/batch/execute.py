@@ -22,17 +22,17 @@ from pipeline.kernel.planner.exchange import Exchange
 from pipeline.lake import Lake
 
 
-def execute(order: StepSpec, lake: Lake, settings: Settings, tell: OnProgress = lambda _: None) -> Outcome:
+def execute(spec: StepSpec, lake: Lake, settings: Settings, on_progress: OnProgress = lambda _: None) -> Outcome:
     """Do a step and return what was staged; nothing is committed yet. `tell` hears which share of it is done."""
-    job = StepExecution(order, work_of(order, lake, settings), layout_of(order, settings), tell)
-    if order.is_dataset:
+    job = StepExecution(spec, work_of(spec, lake, settings), layout_of(spec, settings), on_progress)
+    if spec.is_dataset:
         return _dataset(job)
-    if order.route.exchange is not None:
-        return in_buckets(job, order.route.exchange, lake)
+    if spec.route.exchange is not None:
+        return in_buckets(job, spec.route.exchange, lake)
     try:
-        return _in_splits(job, splits_of(order, job.layout), lake)
+        return _in_splits(job, splits_of(spec, job.layout), lake)
     except SplitError:  # a file that cannot be cut, because its quotes mislead: each is read whole
-        return _in_splits(job, splits_of(order, job.layout, whole=True), lake)
+        return _in_splits(job, splits_of(spec, job.layout, whole_files=True), lake)
 
 
 def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outcome:
@@ -53,9 +53,9 @@ def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outco
 def _dataset(job: StepExecution) -> Outcome:
     from pipeline.batch.ray_executor import dataset_rows  # noqa: PLC0415 - importing Ray takes seconds
 
-    order = job.order
-    transform = cast("FunctionTransform", cast("Table", order.definition).transform)
-    readers = dataset_rows(transform.function, {name: order.scans[name] for name in transform.inputs})
+    spec = job.order
+    transform = cast("FunctionTransform", cast("Table", spec.definition).transform)
+    readers = dataset_rows(transform.function, {name: spec.scans[name] for name in transform.inputs})
     for reader in readers:
-        return job.alone(Split(0), producer=ArrowProducer(reader, order.route.rows, order.route.size_bytes))
+        return job.alone(Split(0), producer=ArrowProducer(reader, spec.route.rows, spec.route.size_bytes))
     raise AssertionError("a dataset function gives one reader")

@@ -16,13 +16,13 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import stored
 
 
-def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | Refusal:
+def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
     """Stage a split's rows in one pass, or return why its rows have to go through the validating pass.
 
     What was staged by then has the names that the careful way gives its files, which replace them.
     """
     try:
-        return _pass(con, work, split, made)
+        return _pass(con, work, split, query)
     except (duckdb.InterruptException, duckdb.OutOfMemoryException):
         raise
     except (duckdb.Error, StorageError) as error:
@@ -33,34 +33,34 @@ def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made
         )  # the validating pass says what it is, if it is an error
 
 
-def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | Refusal:
-    found = schema_of(con, made.query if made.schema is None else no_rows(made.schema))
-    require_distinct(found.names)
-    schema = stored(Schema(tuple(c for c in found.columns if c.name not in made.hidden)))
+def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
+    produced = schema_of(con, query.query if query.schema is None else no_rows(query.schema))
+    require_distinct(produced.names)
+    schema = stored(Schema(tuple(c for c in produced.columns if c.name not in query.hidden)))
     if not set(work.key) <= set(schema.names):
         return Refusal("a column of the key is missing")
-    kinds = {c.name: c.type for c in found.columns}
+    kinds = {c.name: c.type for c in produced.columns}
     columns = ", ".join(
         quoted(c.name) if kinds[c.name] == c.type else f"{quoted(c.name)}::{c.type} as {quoted(c.name)}"
         for c in schema.columns
     )
-    select = f"select {columns} from ({made.query}\n) as _headwater_made{_guard(work)}"
+    select = f"select {columns} from ({query.query}\n) as _headwater_made{_guard(work)}"
     files = work.stager.stage(con, select, split.index, schema)
     profile = last_profile(con)
-    if not is_whole(con, made, profile):
+    if not is_whole(con, query, profile):
         return Refusal("a record does not fit the contract")
     if has_duplicates(con, work, files):
         return Refusal("a key comes twice")
     rows = sum(file.rows for file in files)
-    flow = RowCounts(rows_in=made.rows_in, rows_made=rows, rows_out=rows, bytes_in=made.bytes_in)
+    flow = RowCounts(rows_in=query.rows_in, rows_made=rows, rows_out=rows, bytes_in=query.bytes_in)
     return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)
 
 
-def is_whole(con: duckdb.DuckDBPyConnection, made: InputQuery, profile: Profile) -> bool:
+def is_whole(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Profile) -> bool:
     """Return whether the pass just done saw every record of the split, and none that is odd."""
-    if made.scanned is not None and profile.scanned.get("READ_CSV", made.scanned) != made.scanned:
+    if query.scanned is not None and profile.scanned.get("READ_CSV", query.scanned) != query.scanned:
         return False
-    return not any(one(con, odd)[0] for odd in made.rejects)
+    return not any(one(con, odd)[0] for odd in query.rejects)
 
 
 def _guard(work: TaskSpec) -> str:

@@ -42,8 +42,8 @@ class StepExecution:
     def made(self, splits: Sequence[Split]) -> Outcome:
         """Do the work on every split, and return it as one, with one row for each key."""
         outcomes = self.each(partial(run_task, self.work), splits)
-        whole = put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
-        return self.alone(together(self.order, splits)) if whole is None else whole
+        combined = put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
+        return self.alone(together(self.order, splits)) if combined is None else combined
 
     def telling(self, begin: float, end: float) -> StepExecution:
         """Return the job with its progress from 0 to 1 told as from `begin` to `end`."""

@@ -21,14 +21,14 @@ Task = Callable[[Split, Callable[[float], None], Stop], T]
 
 
 def run_local(
-    task: Task[T], splits: Sequence[Split], lanes: int, tell: Callable[[float], None] = lambda _: None
+    task: Task[T], splits: Sequence[Split], lanes: int, on_progress: Callable[[float], None] = lambda _: None
 ) -> Iterator[tuple[Split, T]]:
     """Run a task for every split, as many at a time as there are lanes, and yield each with what it returned.
 
     What could not read or write gives `Failed`; any other error stops all and is raised, and so does Ctrl-C. `tell` hears which share of all bytes is done.
     """
     stop = Stop(within=current_stop())
-    share = _Share(splits, tell)
+    share = _Share(splits, on_progress)
     with ThreadPoolExecutor(lanes, thread_name_prefix="headwater-lane") as pool:
         futures: dict[Future[T], Split] = {
             pool.submit(copy_context().run, tried, partial(task, split, share.of(split), stop)): split
@@ -37,9 +37,9 @@ def run_local(
         try:
             for future in as_completed(futures):
                 split = futures[future]
-                found = future.result()
+                result = future.result()
                 share.of(split)(1.0)
-                yield split, found
+                yield split, result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             stop.now()
@@ -49,15 +49,15 @@ def run_local(
 class _Share:
     """Adds up how far each split is, weighted by its size."""
 
-    def __init__(self, splits: Sequence[Split], tell: Callable[[float], None]) -> None:
+    def __init__(self, splits: Sequence[Split], on_progress: Callable[[float], None]) -> None:
         self._weights = {split.index: max(split.size_bytes, 1) for split in splits}
         self._done = dict.fromkeys(self._weights, 0.0)
-        self._tell = tell
+        self._tell = on_progress
 
     def of(self, split: Split) -> Callable[[float], None]:
         def tell(share: float) -> None:
             self._done[split.index] = share
-            done = sum(self._done[index] * weight for index, weight in self._weights.items())
-            self._tell(done / sum(self._weights.values()))
+            done_bytes = sum(self._done[index] * weight for index, weight in self._weights.items())
+            self._tell(done_bytes / sum(self._weights.values()))
 
         return tell

@@ -30,26 +30,26 @@ def in_states(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
 
     Returns `None` when there are so many groups that their states would not fit: group them where their rows meet.
     """
-    order, producer = job.order, cast("SqlProducer", job.work.producer)
-    apart = take_apart(cast("exp.Select", tree_of(cast("Table", order.definition).transform)))
+    spec, producer = job.order, cast("SqlProducer", job.work.producer)
+    apart = take_apart(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
     task = replace(job.work, producer=replace(producer, text=apart.partial()))
-    found: list[PartialStates] = job.each(partial(run_states, task), splits)
-    kept = [part.rows for part in found if part.rows is not None]
-    if len(kept) < len(found) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
+    partials: list[PartialStates] = job.each(partial(run_states, task), splits)
+    kept = [part.rows for part in partials if part.rows is not None]
+    if len(kept) < len(partials) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
         return None
     states = pa.concat_tables(kept)
     with connect(job.work.limits, filesystem=job.work.filesystem) as con:
-        inputs = {name: Scan(scan.schema) for name, scan in order.scans.items()}
-        register(con, {**inputs, order.route.driving: Scan(order.driving_schema)})
+        inputs = {name: Scan(scan.schema) for name, scan in spec.scans.items()}
+        register(con, {**inputs, spec.route.driving: Scan(spec.driving_schema)})
         answer = apart.answer(apart.types(con))
-    rows_in, bytes_in = sum(p.rows_in for p in found), sum(p.bytes_in for p in found)
+    rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
     merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
-    return _with_rejected(job.alone(Split(len(splits)), producer=merger), found)
+    return _with_rejected(job.alone(Split(len(splits)), producer=merger), partials)
 
 
-def _with_rejected(outcome: Outcome, found: Sequence[PartialStates]) -> Outcome:
+def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outcome:
     """Return the outcome with what the splits set aside before their rows became states."""
-    rejected = sum(part.rejected for part in found)
+    rejected = sum(part.rejected for part in partials)
     flow = replace(
         outcome.flow,
         rows_made=outcome.flow.rows_made + rejected,
@@ -58,6 +58,6 @@ def _with_rejected(outcome: Outcome, found: Sequence[PartialStates]) -> Outcome:
     return replace(
         outcome,
         flow=flow,
-        quarantined=outcome.quarantined + tuple(file for part in found for file in part.quarantined),
-        profile=reduce(add, (part.profile for part in found), outcome.profile),
+        quarantined=outcome.quarantined + tuple(file for part in partials for file in part.quarantined),
+        profile=reduce(add, (part.profile for part in partials), outcome.profile),
     )

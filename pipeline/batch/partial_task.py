@@ -35,39 +35,39 @@ class PartialStates:
 
 
 def run_states(
-    work: TaskSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+    work: TaskSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> PartialStates:
     """Compute a split's states; `work` makes the partial statement."""
     with translate_errors(work):
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.producer.for_fast_path(con, split) as made:
-                if made is not None:
-                    found = _flowed(con, made, tell)
-                    if found is not None:
-                        return found
+            with work.producer.for_fast_path(con, split) as query:
+                if query is not None:
+                    states = _flowed(con, query, on_progress)
+                    if states is not None:
+                        return states
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.producer.for_validation(con, split) as made:
-                rows = arrow_within(con, made.query, MOST_BYTES)
+            with work.producer.for_validation(con, split) as query:
+                rows = arrow_within(con, query.query, MOST_BYTES)
                 profile = Profile() if rows is None else last_profile(con)
-                quarantined = stage_rejected(con, work, split, made)
-                return PartialStates(rows, made.rows_in, made.bytes_in, made.rejected, quarantined, profile)
+                quarantined = stage_rejected(con, work, split, query)
+                return PartialStates(rows, query.rows_in, query.bytes_in, query.rejected, quarantined, profile)
 
 
 def _flowed(
-    con: duckdb.DuckDBPyConnection, made: InputQuery, tell: Callable[[float], None] | None
+    con: duckdb.DuckDBPyConnection, query: InputQuery, on_progress: Callable[[float], None] | None
 ) -> PartialStates | None:
     try:
-        with nullcontext() if tell is None else watched(con, tell):
-            rows = arrow_within(con, made.query, MOST_BYTES)
+        with nullcontext() if on_progress is None else watched(con, on_progress):
+            rows = arrow_within(con, query.query, MOST_BYTES)
         if rows is None:
-            return PartialStates(None, made.rows_in, made.bytes_in, 0, (), Profile())
+            return PartialStates(None, query.rows_in, query.bytes_in, 0, (), Profile())
         profile = last_profile(con)
-        if not is_whole(con, made, profile):
+        if not is_whole(con, query, profile):
             return None
     except duckdb.Error as error:
-        if made.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
+        if query.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
             raise
         return None
-    return PartialStates(rows, made.rows_in, made.bytes_in, 0, (), profile)
+    return PartialStates(rows, query.rows_in, query.bytes_in, 0, (), profile)

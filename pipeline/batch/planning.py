@@ -66,19 +66,21 @@ def route(
     size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
     executor, why = where(chosen.strategy, size, room)
-    found = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
-    whole = sum(scan.size_bytes for scan in scans.values())
-    fits = room.memory_bytes is None or whole * EXPANSION <= room.memory_bytes
+    direct = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
+    total_bytes = sum(scan.size_bytes for scan in scans.values())
+    fits = room.memory_bytes is None or total_bytes * EXPANSION <= room.memory_bytes
     here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
-    if parts or here or not _meets(found, scans):
-        return found
-    return _in_buckets(definition, found, scans, "asked for" if room.execution == "ray" else _too_large(whole, room))
+    if parts or here or not _meets(direct, scans):
+        return direct
+    return _in_buckets(
+        definition, direct, scans, "asked for" if room.execution == "ray" else _too_large(total_bytes, room)
+    )
 
 
-def _meets(found: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
+def _meets(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
     """Return whether rows have to meet that no split has together, or each split would meet too many."""
-    others = (scan.size_bytes for name, scan in scans.items() if name != found.driving)
-    return found.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
+    others = (scan.size_bytes for name, scan in scans.items() if name != direct.driving)
+    return direct.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
 
 
 def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchange | Refusal:
@@ -93,12 +95,12 @@ def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchan
 
 
 def _in_buckets(
-    definition: StoredDefinition, found: ExecutionPlan, scans: Mapping[str, Scan], why: str
+    definition: StoredDefinition, direct: ExecutionPlan, scans: Mapping[str, Scan], why: str
 ) -> ExecutionPlan:
     chosen = exchanged(definition, scans)
     if isinstance(chosen, Refusal):
-        return replace(found, reason=f"{found.reason}; {chosen}")
-    return replace(found, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
+        return replace(direct, reason=f"{direct.reason}; {chosen}")
+    return replace(direct, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
 
 
 def _too_large(size_bytes: int, room: ExecutionLimits) -> str:
@@ -179,8 +181,8 @@ def where(chosen: str, size_bytes: int, room: ExecutionLimits) -> tuple[Executio
 
 def _of_fact(transform: FactTransform) -> StrategyChoice:
     """A fact is planned like its whole statement: its SELECT, with the dimensions it looks up joined to it."""
-    whole = _planned(transform)
-    if whole.strategy == "broadcast" and transform.lookups:
+    choice = _planned(transform)
+    if choice.strategy == "broadcast" and transform.lookups:
         dimensions = ", ".join(dict.fromkeys(repr(look.dimension) for _, look in transform.lookups))
-        return replace(whole, reason=f"{dimensions} looked up for each split of {whole.driving!r}")
-    return whole
+        return replace(choice, reason=f"{dimensions} looked up for each split of {choice.driving!r}")
+    return choice

@@ -72,8 +72,8 @@ class TaskDatasource(Datasource):
 
     def _task(self, read: RayTask, row_limit: int | None) -> ReadTask:
         # Ray answers count() from the rows said here, without reading
-        said = BlockMetadata(num_rows=read.rows, size_bytes=read.size_bytes, input_files=None, exec_stats=None)
-        return ReadTask(partial(_blocks, self._work, read.argument), said, per_task_row_limit=row_limit)
+        metadata = BlockMetadata(num_rows=read.rows, size_bytes=read.size_bytes, input_files=None, exec_stats=None)
+        return ReadTask(partial(_blocks, self._work, read.argument), metadata, per_task_row_limit=row_limit)
 
 
 def _blocks(work: Callable[[Any], pa.Table], argument: Any) -> list[pa.Table]:
@@ -100,8 +100,8 @@ def run_tasks(name: str, task: Callable[[Split], Any], splits: Sequence[Split]) 
         size = sum(split.size_bytes for split in splits) // len(splits)
         reads = [RayTask(split, rows=1, size_bytes=size) for split in splits]
         source = TaskDatasource(name, partial(_pickled, cloudpickle.dumps(task)), reads)
-        found = ray.data.read_datasource(source, override_num_blocks=len(splits), num_cpus=1)
-        for batch in found.iter_batches(batch_format="pyarrow", batch_size=None):
+        answers = ray.data.read_datasource(source, override_num_blocks=len(splits), num_cpus=1)
+        for batch in answers.iter_batches(batch_format="pyarrow", batch_size=None):
             for answer in batch.column("outcome").to_pylist():
                 index, outcome, error = pickle.loads(answer)  # noqa: S301 - our own task's answer, over the cluster's own channel
                 if error is not None:
@@ -123,15 +123,15 @@ def dataset_rows(
     with _cluster(), scratch.folder("dataset") as folder:
         datasets = {name: _dataset(name, scan, split_bytes) for name, scan in inputs.items()}
         try:
-            made = function(**datasets)
-            if isinstance(made, ray.data.Dataset):
-                files, schemas = _kept(made, Path(folder))
+            result = function(**datasets)
+            if isinstance(result, ray.data.Dataset):
+                files, schemas = _kept(result, Path(folder))
         except Exception as error:  # the user's own code, here or on a worker
             kind, text = _raised(error)
             raise DefinitionError(f"table {function.__name__!r} raised {kind}", got=text, place=place) from error
-        if not isinstance(made, ray.data.Dataset):
+        if not isinstance(result, ray.data.Dataset):
             problem = f"table {function.__name__!r} must return a dataset"
-            raise DefinitionError(problem, got=type(made).__name__, do="return a ray.data.Dataset", place=place)
+            raise DefinitionError(problem, got=type(result).__name__, do="return a ray.data.Dataset", place=place)
         yield _together(function.__name__, files, schemas, place)
 
 
@@ -144,19 +144,19 @@ def _raised(error: Exception) -> tuple[str, str]:
     return kind, text
 
 
-def _kept(made: ray.data.Dataset, folder: Path) -> tuple[list[Path], list[pa.Schema]]:
+def _kept(dataset: ray.data.Dataset, folder: Path) -> tuple[list[Path], list[pa.Schema]]:
     """Write each block to a file, and return the files and the blocks' schemas."""
     files: list[Path] = []
     schemas: list[pa.Schema] = []
-    blocks = cast("Iterable[pa.Table]", made.iter_batches(batch_format="pyarrow", batch_size=None))
+    blocks = cast("Iterable[pa.Table]", dataset.iter_batches(batch_format="pyarrow", batch_size=None))
     for number, block in enumerate(blocks):
         files.append(folder / f"{number:06d}.arrow")
         schemas.append(block.schema)
         with pa.ipc.new_file(str(files[-1]), block.schema) as file:
             file.write_table(block)
     if not schemas:
-        found = made.schema()
-        schemas.append(pa.schema([]) if found is None else found.base_schema)
+        schema = dataset.schema()
+        schemas.append(pa.schema([]) if schema is None else schema.base_schema)
     return files, schemas
 
 
@@ -191,10 +191,10 @@ def _together(name: str, files: Sequence[Path], schemas: Sequence[pa.Schema], pl
 
 def _dataset(name: str, scan: Scan, split_bytes: int) -> ray.data.Dataset:
     reads = [RayTask(part, part.rows, part.size_bytes) for part in scan.splits(split_bytes)]
-    found: ray.data.Dataset = ray.data.read_datasource(
+    dataset: ray.data.Dataset = ray.data.read_datasource(
         TaskDatasource(name, _read, reads), override_num_blocks=len(reads)
     )
-    return found
+    return dataset
 
 
 def _read(scan: Scan) -> pa.Table:

@@ -25,7 +25,9 @@ class FailedTask:
 class TaskRunner(Protocol):
     """Where tasks work."""
 
-    def run(self, task: Task, splits: Sequence[Split], tell: Callable[[float], None]) -> Iterator[tuple[Split, Any]]:
+    def run(
+        self, task: Task, splits: Sequence[Split], on_progress: Callable[[float], None]
+    ) -> Iterator[tuple[Split, Any]]:
         """Run a task for every split and yield each with what it gave; a split whose worker was lost gives nothing."""
 
 
@@ -40,22 +42,26 @@ def tried(task: Callable[[], Any]) -> Any:
 
 
 def attempt(
-    definition: StoredDefinition, splits: Sequence[Split], place: TaskRunner, task: Task, tell: Callable[[float], None]
+    definition: StoredDefinition,
+    splits: Sequence[Split],
+    place: TaskRunner,
+    task: Task,
+    on_progress: Callable[[float], None],
 ) -> list[Any]:
     """Run all splits and return what each gave, in their order.
 
     A split that could not read or write, or whose worker was lost, is tried again by itself. Raises the error of a
     second failure, and `StorageError` with the split's files and bytes when its worker is lost again.
     """
-    found = _run(splits, place, task, tell)
+    outcomes = _run(splits, place, task, on_progress)
     for split in splits:
-        if not isinstance(found.get(split.index), FailedTask | None):
+        if not isinstance(outcomes.get(split.index), FailedTask | None):
             continue
-        failure = found.get(split.index)
+        failure = outcomes.get(split.index)
         reason = str(failure.error) if isinstance(failure, FailedTask) else "its worker was lost"
         log.warning("split is tried again", split=str(split), reason=reason)
-        found |= _run([replace(split, is_last_try=True)], place, task, tell)
-        outcome = found.get(split.index)
+        outcomes |= _run([replace(split, is_last_try=True)], place, task, on_progress)
+        outcome = outcomes.get(split.index)
         if isinstance(outcome, FailedTask):
             raise outcome.error
         if outcome is None:
@@ -65,8 +71,10 @@ def attempt(
                 do="take this input away, or give the workers more memory; nothing was committed",
                 place=definition.place,
             )
-    return [found[split.index] for split in splits]
+    return [outcomes[split.index] for split in splits]
 
 
-def _run(splits: Sequence[Split], place: TaskRunner, task: Task, tell: Callable[[float], None]) -> dict[int, Any]:
-    return {split.index: outcome for split, outcome in place.run(task, splits, tell)}
+def _run(
+    splits: Sequence[Split], place: TaskRunner, task: Task, on_progress: Callable[[float], None]
+) -> dict[int, Any]:
+    return {split.index: outcome for split, outcome in place.run(task, splits, on_progress)}

@@ -291,13 +291,13 @@ class FunctionProducer:
         rows_in = 0
         for block in self._blocks(con, split):
             rows_in += block.num_rows
-            made = call(self.transform, {driving: block, **others}, self.place)
-            con.register("_made_block", made)
+            result = call(self.transform, {driving: block, **others}, self.place)
+            con.register("_made_block", result)
             if first is None:
-                first = made.schema
+                first = result.schema
                 con.execute(f"create temp table {_ROWS} as from _made_block")
             else:
-                self._require_same(first, made.schema)
+                self._require_same(first, result.schema)
                 con.execute(f"insert into {_ROWS} by name from _made_block")
             con.unregister("_made_block")
         bad = 0 if self.source is None else one(con, f"select count(*) from {REJECTED}")[0]
@@ -383,7 +383,7 @@ class ArrowProducer:
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
         """Do the same for a table; a stream of blocks comes only once."""
         if isinstance(self.rows, pa.Table):
-            with self.for_validation(con, split) as made:
-                yield made
+            with self.for_validation(con, split) as query:
+                yield query
         else:
             yield None

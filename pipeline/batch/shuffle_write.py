@@ -49,14 +49,14 @@ class BucketFiles:
 
 
 def run_cut(
-    cut: ShuffleSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+    cut: ShuffleSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> BucketFiles:
     """Write a split's rows by bucket; done again, it writes the same files."""
     scan = split.scan or Scan(cut.schema)
     with connect(cut.limits, filesystem=cut.filesystem, stop=stop) as con:
         start_profiling(con)
         configure(con, "partitioned_write_max_open_files", MOST_BUCKETS)
-        with nullcontext() if tell is None else watched(con, tell):
+        with nullcontext() if on_progress is None else watched(con, on_progress):
             return BucketFiles(tuple(_written(con, cut, scan, split.index)), last_profile(con))
 
 
@@ -76,15 +76,15 @@ def _written(
         raise StorageError(f"cannot write below {cut.folder}", got=str(error), do="check its space") from error
     names = [column[0] for column in cursor.description or ()]
     for row in cursor.fetchall():
-        told = dict(zip(names, row, strict=True))
-        file = DataFile(str(told["filename"]), int(told["count"]), int(told["file_size_bytes"]))
-        yield int(told["partition_keys"][_BUCKET]), file
+        stats = dict(zip(names, row, strict=True))
+        file = DataFile(str(stats["filename"]), int(stats["count"]), int(stats["file_size_bytes"]))
+        yield int(stats["partition_keys"][_BUCKET]), file
 
 
 def by_bucket(cut: ShuffleSpec, pieces: Iterable[BucketFiles]) -> dict[int, Scan]:
     """Return each bucket's rows, of all splits in their order."""
-    found: dict[int, list[DataFile]] = {}
+    files_of: dict[int, list[DataFile]] = {}
     for piece in pieces:
         for bucket, file in piece.files:
-            found.setdefault(bucket, []).append(file)
-    return {bucket: Scan(cut.schema, tuple(files)) for bucket, files in found.items()}
+            files_of.setdefault(bucket, []).append(file)
+    return {bucket: Scan(cut.schema, tuple(files)) for bucket, files in files_of.items()}

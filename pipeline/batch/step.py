@@ -64,24 +64,24 @@ class StepSpec:
         return self.scans[self.route.driving].schema
 
 
-def work_of(order: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
+def work_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
     """Return what a task needs to know for a step; rows come from `producer`, else as the definition says."""
-    definition = order.definition
+    definition = spec.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
     quarantined = lake.quarantine(definition.name)
     return TaskSpec(
         table=definition.name,
         place=definition.place,
-        producer=_maker(order) if producer is None else producer,
-        stager=table.stager(order.run_id),
-        quarantined=DeltaStager(quarantined.storage, order.run_id),
-        run_id=order.run_id,
-        at=order.at,
+        producer=_maker(spec) if producer is None else producer,
+        stager=table.stager(spec.run_id),
+        quarantined=DeltaStager(quarantined.storage, spec.run_id),
+        run_id=spec.run_id,
+        at=spec.at,
         expectations=(*definition.expect, *key_expectations(definition.key)),
         key=definition.key,
-        existing=None if order.existing is None else order.existing.scan(),
-        existing_first=order.existing_first,
-        are_splits_ranked=_are_splits_ranked(order),
+        existing=None if spec.existing is None else spec.existing.scan(),
+        existing_first=spec.existing_first,
+        are_splits_ranked=_are_splits_ranked(spec),
         limits=budget_here(settings.memory_bytes).whole(),
         filesystem=lake.storage.filesystem(),
     )
@@ -92,41 +92,41 @@ def _loose(schema: Schema, named: set[str]) -> Schema:
     return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
 
 
-def _are_splits_ranked(order: StepSpec) -> bool:
+def _are_splits_ranked(spec: StepSpec) -> bool:
     """Return whether the step's splits are in the order of the places in the source that their rows carry."""
-    places = [(part.piece.uri, part.begin) for part in order.parts]
-    if order.reads is None or places != sorted(places):
+    places = [(part.piece.uri, part.begin) for part in spec.parts]
+    if spec.reads is None or places != sorted(places):
         return False
-    if order.reads is order.definition:
+    if spec.reads is spec.definition:
         return True
-    return order.route.splits_alone and carries_place(order.definition, order.route.driving, order.driving_schema.names)
+    return spec.route.splits_alone and carries_place(spec.definition, spec.route.driving, spec.driving_schema.names)
 
 
-def _maker(order: StepSpec) -> RowProducer:
-    definition = order.definition
-    reads = order.reads
+def _maker(spec: StepSpec) -> RowProducer:
+    definition = spec.definition
+    reads = spec.reads
     source = None
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
         source = SourceProducer(
-            cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip, reads.event_time
+            cast("Reader", spec.reader), cast("Schema", spec.schema), spec.at, may_skip, reads.event_time
         )
     if source is not None and reads is definition:
         return source
     transform = cast("Table", definition).transform
     if source is not None and isinstance(transform, SqlTransform):
-        named = set(needed(transform.tree, order.route.driving, source.schema))
+        named = set(needed(transform.tree, spec.route.driving, source.schema))
         source = replace(source, schema=_loose(source.schema, named))
-    others = {name: scan for name, scan in order.scans.items() if name != order.route.driving}
+    others = {name: scan for name, scan in spec.scans.items() if name != spec.route.driving}
     if isinstance(transform, FunctionTransform):
         return FunctionProducer(transform, others, definition.place, source)
     if not isinstance(transform, SqlTransform):
         return WholeInputProducer(transform, others, source)
-    columns = {name: scan.schema.names for name, scan in order.scans.items()}
-    tree = transform.tree_over({**columns, order.route.driving: order.driving_schema.names})
-    tree = tree if order.feed is None else bare(tree, order.route.driving)
+    columns = {name: scan.schema.names for name, scan in spec.scans.items()}
+    tree = transform.tree_over({**columns, spec.route.driving: spec.driving_schema.names})
+    tree = tree if spec.feed is None else bare(tree, spec.route.driving)
     text = tree.sql("duckdb", comments=False)
     hidden: tuple[str, ...] = ()
-    if order.route.splits_alone:
-        text, hidden = carrying(tree, order.route.driving, order.driving_schema.names)
-    return SqlProducer(text, order.route.driving, others, hidden, source)
+    if spec.route.splits_alone:
+        text, hidden = carrying(tree, spec.route.driving, spec.driving_schema.names)
+    return SqlProducer(text, spec.route.driving, others, hidden, source)

@@ -25,7 +25,7 @@ log = logger(__name__)
 
 
 def run_task(
-    work: TaskSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+    work: TaskSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> Outcome:
     """Do one split of a table's step; `tell`, if given, hears now and then which share of it is done.
 
@@ -38,17 +38,17 @@ def run_task(
             start_profiling(con)
             with work.producer.for_fast_path(con, split) as query:
                 if query is not None:
-                    with nullcontext() if tell is None else watched(con, tell):
-                        found = _fast_path(con, work, split, query)
-                    if isinstance(found, Outcome):
-                        return found
-                    reason = found.reason
+                    with nullcontext() if on_progress is None else watched(con, on_progress):
+                        result = _fast_path(con, work, split, query)
+                    if isinstance(result, Outcome):
+                        return result
+                    reason = result.reason
                     if query.again:
-                        return _fell_back(validating_pass(con, work, split, query, tell), reason)
+                        return _fell_back(validating_pass(con, work, split, query, on_progress), reason)
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
             with work.producer.for_validation(con, split) as query:
-                return _fell_back(validating_pass(con, work, split, query, tell), reason)
+                return _fell_back(validating_pass(con, work, split, query, on_progress), reason)
 
 
 def _fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:

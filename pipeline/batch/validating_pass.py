@@ -26,55 +26,55 @@ def validating_pass(
     con: duckdb.DuckDBPyConnection,
     work: TaskSpec,
     split: Split,
-    made: InputQuery,
-    tell: Callable[[float], None] | None = None,
+    query: InputQuery,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Outcome:
     """Make, mark, judge and stage a split's rows.
 
     Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
     does not fit its inputs; nothing that a reader can see has changed then.
     """
-    with nullcontext() if tell is None else watched(con, tell):
-        marked = mark(con, made.query, work.expectations, hidden=made.hidden)
+    with nullcontext() if on_progress is None else watched(con, on_progress):
+        marked = mark(con, query.query, work.expectations, hidden=query.hidden)
     profile = last_profile(con)
     if work.key:
         _require_key(work, marked)
         _mark_keys(con, work, marked)
     checks = marked.violations(con)
     _refuse(con, work, marked, checks)
-    outcome = _staged(con, work, split, made, marked)
+    outcome = _staged(con, work, split, query, marked)
     return replace(outcome, checks=checks, profile=profile)
 
 
 def _staged(
-    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery, marked: MarkedRows
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery, marked: MarkedRows
 ) -> Outcome:
     rows, quarantined, dropped = marked.counts(con)
-    found = schema_of(con, f"select {listed(marked.columns)} from {MADE}")
-    schema = stored(found)
-    casts = {c.name: c.type for c, before in zip(schema.columns, found.columns, strict=True) if c != before}
+    produced = schema_of(con, f"select {listed(marked.columns)} from {MADE}")
+    schema = stored(produced)
+    casts = {c.name: c.type for c, before in zip(schema.columns, produced.columns, strict=True) if c != before}
     files = work.stager.stage(con, marked.kept(casts), split.index, schema)
-    queries = ([marked.rejected()] if quarantined else []) + _rejected(made)
+    queries = ([marked.rejected()] if quarantined else []) + _rejected(query)
     flow = RowCounts(
-        rows_in=made.rows_in,
-        rows_made=rows + made.rejected,
+        rows_in=query.rows_in,
+        rows_made=rows + query.rejected,
         rows_out=rows - quarantined - dropped,
-        quarantined=quarantined + made.rejected,
+        quarantined=quarantined + query.rejected,
         dropped=dropped,
-        bytes_in=made.bytes_in,
+        bytes_in=query.bytes_in,
     )
     return Outcome(schema, flow, files, stage_rejects(con, work, split, queries))
 
 
 def stage_rejected(
-    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery
 ) -> tuple[StagedFile, ...]:
     """Stage the rows that no contract fits, where nothing else of the split is set aside."""
-    return stage_rejects(con, work, split, _rejected(made))
+    return stage_rejects(con, work, split, _rejected(query))
 
 
-def _rejected(made: InputQuery) -> list[str]:
-    return [f"select reasons, _source, _position, row from {REJECTED}"] if made.rejected else []
+def _rejected(query: InputQuery) -> list[str]:
+    return [f"select reasons, _source, _position, row from {REJECTED}"] if query.rejected else []
 
 
 def stage_rejects(

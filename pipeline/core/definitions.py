@@ -400,8 +400,8 @@ def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound
     try:
         return Bound(most_rows, most_bytes)
     except ValueError as error:
-        given = f"most_rows={most_rows}, most_bytes={most_bytes}"
-        raise DefinitionError("the bound of a source must be at least 1", got=given, place=place) from error
+        got = f"most_rows={most_rows}, most_bytes={most_bytes}"
+        raise DefinitionError("the bound of a source must be at least 1", got=got, place=place) from error
 
 
 def _evolving(

@@ -112,14 +112,14 @@ def epoch_of(parts: Mapping[str, Any]) -> Epoch:
     require_known(version, FORMAT_VERSION, "the state of a stream", advice)
     inputs = {
         name: InputProgress(
-            offsets=given["offsets"],
-            partitions={uri: PartitionProgress(**seen) for uri, seen in given["partitions"].items()},
-            watermark=given["watermark"],
-            began=given["began"],
-            stamps=given["stamps"],
-            is_idle=given.get("is_idle", False),
+            offsets=progress["offsets"],
+            partitions={uri: PartitionProgress(**seen) for uri, seen in progress["partitions"].items()},
+            watermark=progress["watermark"],
+            began=progress["began"],
+            stamps=progress["stamps"],
+            is_idle=progress.get("is_idle", False),
         )
-        for name, given in parts["inputs"].items()
+        for name, progress in parts["inputs"].items()
     }
     state = tuple(
         StateFile(**{**file, "segments": tuple(StateSegment(**segment) for segment in file["segments"])})

@@ -81,8 +81,8 @@ def event_time_of(
 
     `column` is a name, or a call of a function that makes a time of a number, for example `epoch_ms(at)`.
     """
-    given = {"lateness": lateness, "idle_after": idle_after, "ahead": ahead}
-    spans: dict[str, Any] = {name: span(value, name, place) for name, value in given.items() if value is not None}
+    durations = {"lateness": lateness, "idle_after": idle_after, "ahead": ahead}
+    spans: dict[str, Any] = {name: span(value, name, place) for name, value in durations.items() if value is not None}
     if column is None:
         if spans:
             raise DefinitionError(
@@ -91,10 +91,10 @@ def event_time_of(
         return None
     call = _CALL.fullmatch(column)
     if call is None or call[1].lower() not in _OF_NUMBERS:
-        found = EventTime(column)
+        event_time = EventTime(column)
     else:
-        found = EventTime(call[2].strip('"'), made_by=call[1].lower())
-    return replace(found, **spans)
+        event_time = EventTime(call[2].strip('"'), made_by=call[1].lower())
+    return replace(event_time, **spans)
 
 
 def _retyped(schema: Schema, column: str, kind: str) -> Schema:
@@ -128,7 +128,7 @@ def span(value: str | timedelta, what: str, place: Place | None = None) -> timed
     Raises `DefinitionError` for other words and for less than nothing.
     """
     if isinstance(value, timedelta):
-        found = value
+        duration = value
     else:
         text = value.strip().lower()
         parts = _PART.findall(text)
@@ -137,12 +137,12 @@ def span(value: str | timedelta, what: str, place: Place | None = None) -> timed
             raise DefinitionError(
                 f"{what}= is not a span of time", got=repr(value), do="write for example '10 minutes'", place=place
             )
-        found = sum(
+        duration = sum(
             (timedelta(**{unit: float(number)}) for (number, _), unit in zip(parts, units, strict=True)), timedelta()
         )
-    if found < timedelta():
+    if duration < timedelta():
         raise DefinitionError(f"{what}= is less than nothing", got=repr(value), place=place)
-    return found
+    return duration
 
 
 def in_words(span: timedelta) -> str:

@@ -119,12 +119,12 @@ def _language(name: str, parameter: inspect.Parameter, place: Place) -> str:
         words = ""
     elif isinstance(annotation, type):
         words = f"{annotation.__module__}.{annotation.__qualname__}"
-    found = _FRAMES.get(words)
-    if found is None:
+    language = _FRAMES.get(words)
+    if language is None:
         raise DefinitionError(
             f"table {name!r}: the parameter {parameter.name!r} does not say what it takes",
             got=words or "no annotation",
             do="annotate it with pa.Table, pl.DataFrame, pd.DataFrame or ray.data.Dataset",
             place=place,
         )
-    return found
+    return language

@@ -46,10 +46,10 @@ class Graph:
 
     def __getitem__(self, name: str) -> Definition:
         """Return a definition by name; raise `RequestError` when there is none."""
-        found = self._by_name.get(name)
-        if found is None:
+        definition = self._by_name.get(name)
+        if definition is None:
             raise RequestError(f"{name!r} is not defined", do=did_you_mean(name, self.names))
-        return found
+        return definition
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,22 +66,22 @@ class Graph:
 
     def upstream(self, name: str) -> frozenset[str]:
         """Return every definition that `name` depends on, at any distance."""
-        found: set[str] = set()
+        ancestors: set[str] = set()
         waiting = list(self[name].inputs)
         while waiting:
             above = waiting.pop()
-            if above not in found:
-                found.add(above)
+            if above not in ancestors:
+                ancestors.add(above)
                 waiting.extend(self[above].inputs)
-        return frozenset(found)
+        return frozenset(ancestors)
 
     def downstream(self, name: str) -> frozenset[str]:
         """Return every definition that depends on `name`, at any distance."""
-        found = {self[name].name}
+        reached = {self[name].name}
         for definition in self.definitions:
-            if not found.isdisjoint(definition.inputs):
-                found.add(definition.name)
-        return frozenset(found - {name})
+            if not reached.isdisjoint(definition.inputs):
+                reached.add(definition.name)
+        return frozenset(reached - {name})
 
     def select(self, patterns: Iterable[str]) -> frozenset[str]:
         """Return the names that any pattern picks: `name`, `+name` (and its inputs), `name+` (and its readers).
@@ -120,17 +120,17 @@ class Graph:
 
 def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> None:
     for name in definition.inputs:
-        found = by_name.get(name)
-        if found is None:
+        upstream = by_name.get(name)
+        if upstream is None:
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is neither a table nor a source",
                 do=did_you_mean(name, by_name),
                 place=definition.place,
             )
-        if isinstance(found, Feed):
-            if found.event_time is None or isinstance(definition, Sink):  # what is streamed is read row by row
+        if isinstance(upstream, Feed):
+            if upstream.event_time is None or isinstance(definition, Sink):  # what is streamed is read row by row
                 _check_feed(definition, name)
-        elif not isinstance(found, StoredDefinition):
+        elif not isinstance(upstream, StoredDefinition):
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is not a table",
                 do="read a source or a table",
@@ -156,20 +156,20 @@ def _check_feed(definition: Definition, name: str) -> None:
 
 def _ordered(by_name: dict[str, Definition]) -> list[Definition]:
     """Return the definitions, inputs first and otherwise as they are given."""
-    done: dict[str, Definition] = {}
+    ordered: dict[str, Definition] = {}
     for start, definition in by_name.items():
         path = {start: iter(definition.inputs)}  # the way down to what is looked at, with what is left at each step
         while path:
             name, inputs = next(reversed(path.items()))
-            above = next((i for i in inputs if i not in done), None)
+            above = next((i for i in inputs if i not in ordered), None)
             if above is None:
-                done[name] = by_name[name]
+                ordered[name] = by_name[name]
                 path.popitem()
             elif above in path:
                 raise _circle([*path][[*path].index(above) :], by_name)
             else:
                 path[above] = iter(by_name[above].inputs)
-    return list(done.values())
+    return list(ordered.values())
 
 
 def _circle(names: list[str], by_name: dict[str, Definition]) -> DefinitionError:

@@ -15,8 +15,8 @@ def machine() -> str:
     parts = [platform.node()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
-            found = Path(path)
-            parts.append(str(found.readlink()) if found.is_symlink() else found.read_text(encoding="ascii").strip())
+            file = Path(path)
+            parts.append(str(file.readlink()) if file.is_symlink() else file.read_text(encoding="ascii").strip())
         except OSError:
             return ""
     return "/".join(parts)

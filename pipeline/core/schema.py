@@ -84,9 +84,9 @@ class SchemaChange:
         return few(parts)
 
 
-def compare(contract: Schema, found: Schema) -> SchemaChange:
+def compare(contract: Schema, current: Schema) -> SchemaChange:
     """Return how `found` differs from `contract`; the order of the columns does not matter."""
-    before, now = contract.as_dict(), found.as_dict()
+    before, now = contract.as_dict(), current.as_dict()
     return SchemaChange(
         added=tuple(name for name in now if name not in before),
         removed=tuple(name for name in before if name not in now),

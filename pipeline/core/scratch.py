@@ -42,8 +42,8 @@ class Owner:
     @classmethod
     def of_folder(cls, name: str) -> Owner | None:
         """Return whose a folder is by its name, or `None` for a folder that is not one of ours."""
-        found = _NAME.fullmatch(name)
-        return None if found is None else cls(found["machine"], int(found["pid"]), found["started"])
+        match = _NAME.fullmatch(name)
+        return None if match is None else cls(match["machine"], int(match["pid"]), match["started"])
 
     @property
     def folder(self) -> str:
@@ -91,18 +91,18 @@ def spill_bytes() -> int | None:
 @contextmanager
 def folder(prefix: str) -> Iterator[str]:
     """Make a temporary folder, and remove it at the end of the context."""
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=_own(), ignore_cleanup_errors=True) as found:
-        yield found
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=_own(), ignore_cleanup_errors=True) as path:
+        yield path
 
 
 def reclaim() -> dict[Path, int]:
     """Remove the folders of processes that are not there any more; return these with their bytes."""
-    found = {}
+    removed = {}
     for path, owner in _folders():
         if owner.is_dead:
-            found[path] = _size(path)
+            removed[path] = _size(path)
             shutil.rmtree(path, ignore_errors=True)
-    return found
+    return removed
 
 
 def in_use() -> int:

@@ -111,10 +111,10 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
     for key in (*_TEXT, "execution"):
         variable = f"HEADWATER_{key.upper()}"
         if environ.get(variable):
-            given = _Value(
+            override = _Value(
                 key, environ[variable], Place(f"the environment variable {variable}"), root, environ, in_file=False
             )
-            values[key] = _checked(given)
+            values[key] = _checked(override)
     settings = Settings(
         name=project.get("name", root.name),
         root=root,
@@ -169,8 +169,8 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        found = re.search(r"line (\d+)", str(error))
-        line = int(found[1]) if found else None
+        line_match = re.search(r"line (\d+)", str(error))
+        line = int(line_match[1]) if line_match else None
         raise SettingsError("not valid TOML", got=str(error), place=Place(str(file), line)) from error
 
 
@@ -186,24 +186,24 @@ def _environment(environments: object, chosen: str, written: _Written) -> dict[s
 
 
 def _known(
-    found: Mapping[str, Any], known: tuple[str, ...], written: _Written, word: str, env: str | None = None
+    section: Mapping[str, Any], known: tuple[str, ...], written: _Written, word: str, env: str | None = None
 ) -> None:
-    for key in found:
+    for key in section:
         if key not in known:
             raise SettingsError(f"unknown {word} {key!r}", do=did_you_mean(key, known), place=written.place(key, env))
 
 
-def _checked(given: _Value) -> Any:
-    key, value, place = given.key, given.value, given.place
+def _checked(setting: _Value) -> Any:
+    key, value, place = setting.key, setting.value, setting.place
     if key in _TEXT:
-        return _secretless(given, _typed(key, value, str, "text", place))
+        return _secretless(setting, _typed(key, value, str, "text", place))
     if key == "execution":
         if value not in get_args(Execution):
             known = ", ".join(repr(word) for word in get_args(Execution))
             raise SettingsError("unknown execution", got=repr(value), do=f"choose one of {known}", place=place)
         return cast("Execution", value)
     if key == "storage":
-        return _storage(given, _typed(key, value, dict, "a table of text", place))
+        return _storage(setting, _typed(key, value, dict, "a table of text", place))
     number = _typed(key, value, int, f"a number of {key.rpartition('_')[2]}", place)
     if number <= 0:
         raise SettingsError(f"{key!r} must be above 0", got=repr(number), place=place)
@@ -216,27 +216,27 @@ def _typed(key: str, value: object, kind: type[T], words: str, place: Place) -> 
     return value
 
 
-def _storage(given: _Value, options: Mapping[str, object]) -> dict[str, str]:
-    found = {}
+def _storage(setting: _Value, options: Mapping[str, object]) -> dict[str, str]:
+    expanded = {}
     for name, value in options.items():
-        text = _typed(name, value, str, "text", given.place)
+        text = _typed(name, value, str, "text", setting.place)
         if _SECRET.search(name) and not _REFERENCE.search(text):
-            raise _plain(name, given.place)
-        found[name] = _expanded(given, text)
-    return found
+            raise _plain(name, setting.place)
+        expanded[name] = _expanded(setting, text)
+    return expanded
 
 
-def _secretless(given: _Value, text: str) -> str:
+def _secretless(setting: _Value, text: str) -> str:
     """Return a path or URL with its references taken; a password must be one of them."""
-    if given.in_file and "://" in text:
+    if setting.in_file and "://" in text:
         try:
             url = urlsplit(_REFERENCE.sub(_MASK, text))
         except ValueError as error:
-            raise SettingsError(f"{given.key!r} is not a URL", got=str(error), place=given.place) from error
+            raise SettingsError(f"{setting.key!r} is not a URL", got=str(error), place=setting.place) from error
         secrets = [url.password or "", *(value for name, value in parse_qsl(url.query) if _SECRET.search(name))]
         if any(secret and _MASK not in secret for secret in secrets):
-            raise _plain(given.key, given.place)
-    return _expanded(given, text)
+            raise _plain(setting.key, setting.place)
+    return _expanded(setting, text)
 
 
 def _plain(key: str, place: Place) -> SettingsError:
@@ -245,19 +245,19 @@ def _plain(key: str, place: Place) -> SettingsError:
     )
 
 
-def _expanded(given: _Value, text: str) -> str:
+def _expanded(setting: _Value, text: str) -> str:
     def replaced(match: re.Match[str]) -> str:
         name = match[2]
         if match[1]:
             try:
-                return (given.root / name).read_text(encoding="utf-8").strip()
+                return (setting.root / name).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(
-                    f"cannot read the secret file {name!r}", got=str(error), place=given.place
+                    f"cannot read the secret file {name!r}", got=str(error), place=setting.place
                 ) from error
-        if name not in given.environ:
-            raise SettingsError(f"the environment variable {name!r} is not set", do="set it", place=given.place)
-        return given.environ[name]
+        if name not in setting.environ:
+            raise SettingsError(f"the environment variable {name!r} is not set", do="set it", place=setting.place)
+        return setting.environ[name]
 
     return _REFERENCE.sub(replaced, text)
 

@@ -34,8 +34,8 @@ class SinkPosition:
     @classmethod
     def from_json(cls, text: str | bytes) -> SinkPosition:
         """Return what `to_json` wrote."""
-        found = json.loads(text)
-        return cls(found["version"], found["mark"])
+        fields = json.loads(text)
+        return cls(fields["version"], fields["mark"])
 
 
 @dataclass(frozen=True)

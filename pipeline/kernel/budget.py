@@ -76,6 +76,6 @@ def budget_here(memory_bytes: int | None = None) -> Budget:
 
 def machine_bytes() -> int:
     """Return the memory of the machine, or of the container when that is less."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = read_text("/sys/fs/cgroup/memory.max").strip()
-    return min(whole, int(limit)) if limit.isdigit() else whole
+    return min(total, int(limit)) if limit.isdigit() else total

@@ -44,8 +44,8 @@ def unless_deleted(expectations: tuple[Expectation, ...], merge: Merge) -> tuple
     """Return expectations of the rows that stay: a row that only removes its key has to meet none of them."""
     if merge.apply_as_deletes is None:
         return expectations
-    gone = f"coalesce(({merge.apply_as_deletes}\n), false)"
-    return tuple(Expectation(e.name, f"{gone} or ({e.condition}\n)", e.action) for e in expectations)
+    is_delete = f"coalesce(({merge.apply_as_deletes}\n), false)"
+    return tuple(Expectation(e.name, f"{is_delete} or ({e.condition}\n)", e.action) for e in expectations)
 
 
 @dataclass(frozen=True)

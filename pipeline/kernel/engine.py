@@ -121,7 +121,7 @@ def expect_columns(con: duckdb.DuckDBPyConnection, count: int) -> None:
 
 
 @contextmanager
-def watched(con: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> Iterator[None]:
+def watched(con: duckdb.DuckDBPyConnection, on_progress: Callable[[float], None]) -> Iterator[None]:
     """While a statement runs, tell every half second which share of it is done; nothing for a short one."""
     ended = threading.Event()
 
@@ -129,7 +129,7 @@ def watched(con: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> It
         while not ended.wait(_WATCH_EVERY_S):
             percent = con.query_progress()
             if 0 < percent < 100:  # noqa: PLR2004 - outside, it knows nothing
-                tell(percent / 100)
+                on_progress(percent / 100)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -228,5 +228,5 @@ def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     rows = con.execute(query).fetchall()  # a result that is not fetched to its end blocks the connection
     if len(rows) != 1:
         raise AssertionError(f"{len(rows)} rows from {query!r}")
-    found: tuple[Any, ...] = rows[0]
-    return found
+    row: tuple[Any, ...] = rows[0]
+    return row

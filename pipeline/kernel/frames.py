@@ -22,13 +22,13 @@ def call(transform: FunctionTransform, tables: dict[str, pa.Table], place: Place
     to_frame = _converter(transform.language)
     name = transform.function.__name__
     try:
-        made = transform.function(**{key: to_frame(value) for key, value in tables.items()})
+        result = transform.function(**{key: to_frame(value) for key, value in tables.items()})
     except Exception as error:  # the user's own code
         raise DefinitionError(
             f"table {name!r} raised {type(error).__name__}", got=str(error), place=raised_at(error, place)
         ) from error
     try:
-        rows = _to_arrow(made, transform.language)
+        rows = _to_arrow(result, transform.language)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise DefinitionError(
             f"table {name!r} returned a column that Arrow cannot hold",
@@ -38,18 +38,18 @@ def call(transform: FunctionTransform, tables: dict[str, pa.Table], place: Place
         ) from error
     if rows is None:
         raise DefinitionError(
-            f"table {name!r} must return a table", got=type(made).__name__, do="return what it was given", place=place
+            f"table {name!r} must return a table", got=type(result).__name__, do="return what it was given", place=place
         )
     return rows
 
 
-def _to_arrow(made: Any, language: str) -> pa.Table | None:
-    if isinstance(made, pa.Table):
-        return made
-    if language == "polars" and hasattr(made, "to_arrow") and hasattr(made, "columns"):
-        return made.to_arrow()
-    if language == "pandas" and hasattr(made, "columns"):
-        return pa.Table.from_pandas(made, preserve_index=False).replace_schema_metadata()
+def _to_arrow(result: Any, language: str) -> pa.Table | None:
+    if isinstance(result, pa.Table):
+        return result
+    if language == "polars" and hasattr(result, "to_arrow") and hasattr(result, "columns"):
+        return result.to_arrow()
+    if language == "pandas" and hasattr(result, "columns"):
+        return pa.Table.from_pandas(result, preserve_index=False).replace_schema_metadata()
     return None
 
 
@@ -67,10 +67,10 @@ def _converter(language: str) -> Callable[[pa.Table], Any]:
 
 def raised_at(error: BaseException, place: Place) -> Place:
     """Return the deepest line of the definition's own file in the traceback."""
-    found = place
+    deepest = place
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == place.file:
-            found = Place(place.file, trace.tb_lineno)
+            deepest = Place(place.file, trace.tb_lineno)
         trace = trace.tb_next
-    return found
+    return deepest

@@ -109,24 +109,24 @@ def configure(con: duckdb.DuckDBPyConnection, setting: Setting, value: str | int
 
 def _limit_spill(con: duckdb.DuckDBPyConnection, folder: str, engines: int) -> None:
     """Bound what an instance spills to a folder: its part of what all engines that work side by side may spill."""
-    whole = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
-    con.execute(f"set max_temp_directory_size = '{whole // engines}B'")
+    total = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
+    con.execute(f"set max_temp_directory_size = '{total // engines}B'")
 
 
 def _taken(key: _Key, folder: str) -> _Instance | None:
     """Return an idle instance that spills to a folder, or `None` where there is none."""
     while True:
         with _lock:
-            found = next((instance for instance in reversed(_idle) if instance.key == key), None)
-            if found is None:
+            instance = next((idle for idle in reversed(_idle) if idle.key == key), None)
+            if instance is None:
                 return None
-            _idle.remove(found)
+            _idle.remove(instance)
         try:
-            found.root.execute(f"set temp_directory = {literal(folder)}")
+            instance.root.execute(f"set temp_directory = {literal(folder)}")
         except duckdb.NotImplementedException:  # it has spilled to another one, and cannot leave it
-            found.root.close()
+            instance.root.close()
         else:
-            return found
+            return instance
 
 
 def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None, folder: str) -> _Instance:

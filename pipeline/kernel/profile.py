@@ -46,16 +46,16 @@ def start_profiling(con: duckdb.DuckDBPyConnection) -> None:
 
 def last_profile(con: duckdb.DuckDBPyConnection) -> Profile:
     """Return the figures of a connection's last statement."""
-    told = json.loads(con.get_profiling_information(format="json"))
-    query, system = told.get("query", {}), told.get("system", {})
+    document = json.loads(con.get_profiling_information(format="json"))
+    query, system = document.get("query", {}), document.get("system", {})
     scanned: dict[str, int] = {}
-    for node in _nodes(told):
+    for node in _nodes(document):
         if node.get("type") == "TABLE_SCAN":
             name = str(node.get("extra_info", {}).get("Function") or "TABLE")
             scanned[name] = scanned.get(name, 0) + int(node.get("rows_scanned", 0))
     return Profile(
         seconds=float(query.get("total_time", 0)),
-        read_bytes=int(told.get("io", {}).get("total_bytes_read", 0)),
+        read_bytes=int(document.get("io", {}).get("total_bytes_read", 0)),
         row_groups=int(query.get("total_row_groups_to_scan", 0)),
         row_groups_read=int(query.get("total_row_groups_scanned", 0)),
         peak_bytes=int(system.get("peak_buffer_memory", 0)),
@@ -64,8 +64,8 @@ def last_profile(con: duckdb.DuckDBPyConnection) -> Profile:
     )
 
 
-def _nodes(told: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    waiting = list(told.get("operator", ()))
+def _nodes(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    waiting = list(document.get("operator", ()))
     while waiting:
         node = waiting.pop()
         yield node

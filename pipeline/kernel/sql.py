@@ -110,10 +110,10 @@ class SqlTransform:
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Run the statement on in-memory tables, by position or by name, and return an Arrow table."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        tree = self.tree_over({name: table.column_names for name, table in given.items()})
+        inputs = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        tree = self.tree_over({name: table.column_names for name, table in inputs.items()})
         with connect() as con:
-            register(con, given)
+            register(con, inputs)
             return arrow(con, tree.sql("duckdb", comments=False))
 
 

@@ -71,9 +71,9 @@ def stored(schema: Schema) -> Schema:
 
 def as_stored(con: duckdb.DuckDBPyConnection, select: str) -> str:
     """Return a SELECT with its columns in the types that a lake stores: Arrow has no others for some of DuckDB's."""
-    found = schema_of(con, select)
-    kinds = stored(found).as_dict()
-    if kinds == found.as_dict():
+    schema = schema_of(con, select)
+    kinds = stored(schema).as_dict()
+    if kinds == schema.as_dict():
         return select
     columns = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in kinds.items())
     return f"select {columns} from ({select}\n) as _as_made"
@@ -100,8 +100,8 @@ def nested_type(kind: str, inner: Mapping[str, str]) -> str:
 
 def decimal_of(kind: str) -> tuple[int, int] | None:
     """Return the digits of a DECIMAL and how many of them are behind the point; None for another type."""
-    found = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\((\d+)(?:, ?(\d+))?\))?", kind)
-    return (int(found[1] or 18), int(found[2] or (0 if found[1] else 3))) if found else None
+    match = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\((\d+)(?:, ?(\d+))?\))?", kind)
+    return (int(match[1] or 18), int(match[2] or (0 if match[1] else 3))) if match else None
 
 
 def inner_types(kind: str) -> dict[str, str] | None:
@@ -117,11 +117,11 @@ def inner_types(kind: str) -> dict[str, str] | None:
 
 
 def _field_of(field: str) -> tuple[str, str]:
-    found = re.fullmatch(r'("(?:[^"]|"")*"|\w+) (.*)', field, re.DOTALL)
-    if found is None:
+    match = re.fullmatch(r'("(?:[^"]|"")*"|\w+) (.*)', field, re.DOTALL)
+    if match is None:
         raise AssertionError(f"no field of a struct: {field!r}")
-    name = found[1][1:-1].replace('""', '"') if found[1].startswith('"') else found[1]
-    return name, found[2]
+    name = match[1][1:-1].replace('""', '"') if match[1].startswith('"') else match[1]
+    return name, match[2]
 
 
 def _parts(text: str) -> list[str]:

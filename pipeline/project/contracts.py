@@ -29,8 +29,8 @@ def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[Source
         raise SourceError(
             f"source {source.name!r} has nothing yet to tell its columns by", do="give schema=", place=source.place
         )
-    found = stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
-    return found if source.event_time is None else source.event_time.in_rows(found, source.place)
+    columns = stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
+    return columns if source.event_time is None else source.event_time.in_rows(columns, source.place)
 
 
 def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogReader) -> Schema:
@@ -54,22 +54,22 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
 
 def _held(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
     """Return what a log holds beyond offsets that were read: a partition that is taken whole, else its next records."""
-    found = []
+    splits = []
     for uri, extent in sorted(log.extents().items()):
-        begin, whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
+        begin, is_whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
         if begin < extent.end:
-            end = None if whole else min(extent.end, begin + _LOOKED_AT)
-            found.append(SourceSplit(SourceObject(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
-    return tuple(found)
+            end = None if is_whole else min(extent.end, begin + _LOOKED_AT)
+            splits.append(SourceSplit(SourceObject(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
+    return tuple(splits)
 
 
-def with_declared(definition: Source, found: Schema) -> Schema:
+def with_declared(definition: Source, inferred_columns: Schema) -> Schema:
     """Return columns that were found, with those that are declared in their place and before them."""
     declared = Schema(()) if definition.schema is None else definition.schema
     if declared.columns and definition.new_columns != "add":
         return declared
     known = set(declared.names)
-    return Schema((*declared.columns, *(c for c in found.columns if c.name not in known)))
+    return Schema((*declared.columns, *(c for c in inferred_columns.columns if c.name not in known)))
 
 
 def own_columns(schema: Schema) -> Schema:
@@ -92,12 +92,12 @@ def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequenc
 
 def _beyond(reader: Reader, part: SourceSplit, contract: Schema) -> Schema:
     try:
-        found = reader.beyond(part, contract) if isinstance(reader, Evolvable) else Schema(())
+        added = reader.beyond(part, contract) if isinstance(reader, Evolvable) else Schema(())
     except SourceUnavailableError:
         raise
     except SourceError:
         return Schema(())  # reading the part says what it is
-    return stored(found).inferred()
+    return stored(added).inferred()
 
 
 def fresh_contract(workspace: Workspace, source: Source, parts: Sequence[SourceSplit]) -> Schema:

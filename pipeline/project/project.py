@@ -60,7 +60,7 @@ def _within(definition: Definition, folder: Path) -> Definition:
 
 def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
     """Return the definitions that modules assign to names, each once, named after its first one."""
-    found: dict[int, Definition] = {}
+    by_id: dict[int, Definition] = {}
     for module in modules:
         names: dict[int, str] = {}
         for name, value in vars(module).items():
@@ -72,8 +72,8 @@ def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
                     do="give each name its own definition",
                     place=value.place,
                 )
-            found.setdefault(id(value), value.named(name))
-    return list(found.values())
+            by_id.setdefault(id(value), value.named(name))
+    return list(by_id.values())
 
 
 def _require_no_hiding(folder: Path, name: str) -> None:
@@ -117,8 +117,8 @@ def _modules(path: Path) -> list[ModuleType]:
         spec.loader.exec_module(module)
         parts = [info.name for info in pkgutil.walk_packages([str(path)], f"{name}.")] if package else []
         modules = [module, *(importlib.import_module(part) for part in parts)]
-    for own in _own_modules(folder):
-        cloudpickle.register_pickle_by_value(sys.modules[own])  # workers do not have the user's files
+    for own_module in _own_modules(folder):
+        cloudpickle.register_pickle_by_value(sys.modules[own_module])  # workers do not have the user's files
     return modules
 
 

@@ -88,18 +88,18 @@ class Workspace:
         table that is not made yet or whose files cannot be read.
         """
         seconds = self.settings.query_seconds if seconds is None else seconds
-        given = {}
+        scans = {}
         for name in tables_of(_one_select(text)):
             if name not in self.table_names:
                 raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
-            given[name] = self.require(name).scan()
+            scans[name] = self.require(name).scan()
         budget = budget_here(self.settings.memory_bytes)
         with (
             connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,
             in_time(con, seconds) as is_up,
             _query_errors(text, seconds, is_up),
         ):
-            register(con, given)
+            register(con, scans)
             rows = arrow_within(con, text, budget.memory_bytes)
         if rows is None:
             raise RequestError(

@@ -55,12 +55,12 @@ class Lookup:
 
     def matches(self, fact: str, dimension: str) -> str:
         """Return the condition of the join."""
-        found = [f"{fact}.{quoted(ours)} = {dimension}.{quoted(theirs)}" for ours, theirs in self.on]
+        conditions = [f"{fact}.{quoted(ours)} = {dimension}.{quoted(theirs)}" for ours, theirs in self.on]
         if self.as_of is not None:
             time = f"{fact}.{quoted(self.as_of)}"
-            found.append(f"{time} >= {dimension}.{VALID_FROM}")
-            found.append(f"({dimension}.{VALID_TO} is null or {time} < {dimension}.{VALID_TO})")
-        return " and ".join(found)
+            conditions.append(f"{time} >= {dimension}.{VALID_FROM}")
+            conditions.append(f"({dimension}.{VALID_TO} is null or {time} < {dimension}.{VALID_TO})")
+        return " and ".join(conditions)
 
 
 def lookup(dimension: str, on: str | Mapping[str, str], *, as_of: str | None = None) -> Lookup:
@@ -92,8 +92,8 @@ class DimensionTransform(SqlTransform):
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """What the SELECT reads; with history, the dimension itself too."""
-        own = tables_of(self.members)
-        return (*own, self.name) if self.sequence_by is not None and self.has_past else own
+        tables = tables_of(self.members)
+        return (*tables, self.name) if self.sequence_by is not None and self.has_past else tables
 
     @property
     def fingerprint(self) -> str:
@@ -117,10 +117,10 @@ class DimensionTransform(SqlTransform):
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Run it on in-memory tables; without the dimension's own last version, it starts with none."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        step = self if self.name in given else self.first()
+        inputs = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        step = self if self.name in inputs else self.first()
         with connect() as con:
-            register(con, given)
+            register(con, inputs)
             return arrow(con, step.sql)
 
     def first(self) -> DimensionTransform:
@@ -216,28 +216,30 @@ class _Dimension(Table):
     """A dimension, whose transform and key take its name once it has one."""
 
     def named(self, name: str) -> _Dimension:
-        made = super().named(name)
+        named = super().named(name)
         transform = self.transform
         if not isinstance(transform, DimensionTransform) or transform.name:
-            return made
-        transform = replace(transform, name=made.name)
+            return named
+        transform = replace(transform, name=named.name)
         if transform.surrogate in (*transform.key, *transform.attributes):
             raise DefinitionError(
-                f"dimension {made.name!r} has a column {transform.surrogate!r} already, the name of its surrogate key",
+                f"dimension {named.name!r} has a column {transform.surrogate!r} already, the name of its surrogate key",
                 do="rename the column or the dimension",
                 place=self.place,
             )
-        return replace(made, transform=transform, key=(transform.surrogate,), expect=(*made.expect, *_whole(transform)))
+        return replace(
+            named, transform=transform, key=(transform.surrogate,), expect=(*named.expect, *_whole(transform))
+        )
 
 
 def _whole(transform: DimensionTransform) -> tuple[Expectation, ...]:
     """Return what sets aside a member without its natural key, and an observation without its time."""
     unknown = f"{quoted(transform.surrogate)} = {UNKNOWN}"
     present = " and ".join(f"{quoted(name)} is not null" for name in transform.key)
-    found = [Expectation("has_natural_key", f"{unknown} or ({present})", Action.QUARANTINE)]
+    expectations = [Expectation("has_natural_key", f"{unknown} or ({present})", Action.QUARANTINE)]
     if transform.sequence_by is not None:
-        found.append(Expectation("has_time", f"{unknown} or {VALID_FROM} is not null", Action.QUARANTINE))
-    return tuple(found)
+        expectations.append(Expectation("has_time", f"{unknown} or {VALID_FROM} is not null", Action.QUARANTINE))
+    return tuple(expectations)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ APART = 600 << 20
 
 
 @dataclass(frozen=True)
-class Done:
+class StepResult:
     """The outcome of a step, with the rows it staged and those it set aside."""
 
     outcome: Outcome
@@ -50,25 +50,25 @@ def scan(tmp_path) -> Callable[..., Scan]:
 
 
 @pytest.fixture
-def step(tmp_path) -> Callable[..., Done]:
+def step(tmp_path) -> Callable[..., StepResult]:
     """Do one step, inline or on Ray."""
     numbers = iter(range(1000))
 
     def do(
-        definition: StoredDefinition, scans: Mapping[str, Scan], execution: Execution = "inline", **order: Any
-    ) -> Done:
+        definition: StoredDefinition, scans: Mapping[str, Scan], execution: Execution = "inline", **options: Any
+    ) -> StepResult:
         lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
             parts = definition.reader.plan(None).parts
-            way = source_route(definition, parts, ExecutionLimits(execution))
-            order = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **order}
+            plan = source_route(definition, parts, ExecutionLimits(execution))
+            options = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **options}
         else:
-            way = route(definition, scans, room=ExecutionLimits(execution))
-        asked = StepSpec(definition, way, scans, "run1", "2024-01-01T00:00:00+00:00", **order)
+            plan = route(definition, scans, room=ExecutionLimits(execution))
+        spec = StepSpec(definition, plan, scans, "run1", "2024-01-01T00:00:00+00:00", **options)
         settings = Settings("p", tmp_path, tmp_path)
-        outcome = execute(asked, lake, settings)
+        outcome = execute(spec, lake, settings)
         stored = lake.table(definition.layer, definition.name).storage.uri
-        return Done(
+        return StepResult(
             outcome,
             _read(stored, outcome.files),
             _read(lake.quarantine(definition.name).storage.uri, outcome.quarantined),
@@ -92,9 +92,9 @@ def cluster() -> Iterator[str]:
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", found.address)
-        yield found.address
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster.address
         ray.shutdown()
-    found.shutdown()
+    cluster.shutdown()

@@ -41,15 +41,15 @@ PARTS = [
 NAMES = pa.table({"g": ["g0", "g1"], "name": ["zero", "one"]})
 
 
-def same(one, other) -> None:
+def same(left, other) -> None:
     """Both outcomes have the same rows, the same rows aside, the same figures and the same columns."""
-    assert other.rows == one.rows
+    assert other.rows == left.rows
     assert sorted((r["reasons"], r["row"]) for r in other.quarantined) == sorted(
-        (r["reasons"], r["row"]) for r in one.quarantined
+        (r["reasons"], r["row"]) for r in left.quarantined
     )
-    assert other.outcome.flow == one.outcome.flow
-    assert other.outcome.checks == one.outcome.checks
-    assert other.outcome.schema == one.outcome.schema
+    assert other.outcome.flow == left.outcome.flow
+    assert other.outcome.checks == left.outcome.checks
+    assert other.outcome.schema == left.outcome.schema
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def test_a_blockwise_statement_with_expectations(both):
         warn("whole", "y = floor(y)"), quarantine("small", "id < 35"),
     ]).named("t")  # fmt: skip
 
-    done = both(numbers, numbers=PARTS)
+    outcome = both(numbers, numbers=PARTS)
 
-    assert len(done.outcome.files) == 4
-    assert (done.outcome.flow.rows_out, done.outcome.flow.quarantined) == (34, 5)
+    assert len(outcome.outcome.files) == 4
+    assert (outcome.outcome.flow.rows_out, outcome.outcome.flow.quarantined) == (34, 5)
 
 
 def test_a_broadcast_statement(both):
@@ -89,9 +89,9 @@ def test_an_aggregate_of_states(both):
         key="g",
     ).named("t")
 
-    done = both(totals, numbers=PARTS)
+    outcome = both(totals, numbers=PARTS)
 
-    assert [(row["g"], row["n"]) for row in done.rows] == [("g0", 16), ("g1", 12), ("g2", 12)]
+    assert [(row["g"], row["n"]) for row in outcome.rows] == [("g0", 16), ("g1", 12), ("g2", 12)]
 
 
 def test_functions_on_blocks(both):
@@ -107,16 +107,20 @@ def test_functions_on_blocks(both):
     def pandas_table(numbers: pd.DataFrame) -> pd.DataFrame:
         return numbers.assign(y=numbers["x"].round(1))
 
-    assert [len(both(made, numbers=PARTS).rows) for made in (arrow_table, polars_table, pandas_table)] == [40, 12, 40]
+    assert [len(both(definition, numbers=PARTS).rows) for definition in (arrow_table, polars_table, pandas_table)] == [
+        40,
+        12,
+        40,
+    ]
 
 
 def test_a_key_that_comes_in_two_splits_is_kept_once(both):
     numbers = sql("select id, g from numbers", key="id").named("t")
 
-    done = both(numbers, numbers=[*PARTS, PARTS[0].slice(0, 3)])
+    outcome = both(numbers, numbers=[*PARTS, PARTS[0].slice(0, 3)])
 
-    assert len(done.rows) == 40
-    assert [row["reasons"] for row in done.quarantined] == ["key_is_unique"] * 3
+    assert len(outcome.rows) == 40
+    assert [row["reasons"] for row in outcome.quarantined] == ["key_is_unique"] * 3
 
 
 def test_a_source_of_several_files(step, tmp_path):
@@ -147,26 +151,28 @@ def test_a_dataset_knows_its_rows_and_is_run_once(step, scan, tmp_path):
 
         return numbers.map_batches(double, batch_format="pyarrow", batch_size=None)
 
-    done = step(doubled, {"numbers": scan(*PARTS)}, "ray")
+    outcome = step(doubled, {"numbers": scan(*PARTS)}, "ray")
 
-    assert [row["twice"] for row in sorted(done.rows, key=lambda row: row["id"])] == list(range(0, 80, 2))
-    assert done.outcome.flow.rows_out == 40
+    assert [row["twice"] for row in sorted(outcome.rows, key=lambda row: row["id"])] == list(range(0, 80, 2))
+    assert outcome.outcome.flow.rows_out == 40
     assert runs.read_text() == "." * len(runs.read_text())
     assert len(runs.read_text()) <= 4
 
 
 def blocks_of(*tables: pa.Table):
-    def made(numbers: ray.data.Dataset) -> ray.data.Dataset:
+    def constant(numbers: ray.data.Dataset) -> ray.data.Dataset:
         del numbers
         return ray.data.from_arrow(list(tables))
 
-    return made
+    return constant
 
 
 def test_blocks_of_a_dataset_may_widen_and_change_their_order():
-    made = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
+    definition = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
 
-    (reader,) = (reader.read_all() for reader in dataset_rows(made, {"numbers": Scan(Schema.of({"id": "BIGINT"}))}))
+    (reader,) = (
+        reader.read_all() for reader in dataset_rows(definition, {"numbers": Scan(Schema.of({"id": "BIGINT"}))})
+    )
 
     assert reader.to_pylist() == [{"a": 1.0, "b": None}, {"a": 1.5, "b": "x"}]
 
@@ -181,15 +187,15 @@ def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
 
 
 @pytest.mark.parametrize(
-    ("made", "problem"),
+    ("function", "problem"),
     [
         (
             blocks_of(pa.table({"a": [1]}), pa.table({"c": [1]})),
-            "'made' gives other columns for one block than for another: got a and c",
+            "'constant' gives other columns for one block than for another: got a and c",
         ),
         (
             blocks_of(pa.table({"a": [1]}), pa.table({"a": ["x"]})),
-            "'made' gives types that do not go together: got .*; cast them",
+            "'constant' gives types that do not go together: got .*; cast them",
         ),
         (
             lambda numbers: numbers.flat_map(lambda _: []),
@@ -204,9 +210,9 @@ def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
     ],
     ids=["columns", "types", "empty", "no dataset", "raises here", "raises on a worker"],
 )
-def test_what_a_dataset_function_gets_wrong_is_said_with_its_place(scan, made, problem):
+def test_what_a_dataset_function_gets_wrong_is_said_with_its_place(scan, function, problem):
     with pytest.raises(DefinitionError, match=problem) as error:
-        list(dataset_rows(made, {"numbers": scan(PARTS[0])}))
+        list(dataset_rows(function, {"numbers": scan(PARTS[0])}))
     assert error.value.place is not None
     assert error.value.place.file == __file__
 
@@ -241,11 +247,11 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_doubled(step, scan, tmp_p
             os._exit(1)
         return numbers
 
-    done = step(fragile, {"numbers": scan(*PARTS)}, "ray")
+    outcome = step(fragile, {"numbers": scan(*PARTS)}, "ray")
 
     assert died.exists()
-    assert [row["id"] for row in sorted(done.rows, key=lambda row: row["id"])] == list(range(40))
-    assert len({file.path for file in done.outcome.files}) == len(done.outcome.files) == 4
+    assert [row["id"] for row in sorted(outcome.rows, key=lambda row: row["id"])] == list(range(40))
+    assert len({file.path for file in outcome.outcome.files}) == len(outcome.outcome.files) == 4
 
 
 def test_many_tasks_each_answer_once(cluster):

@@ -30,13 +30,13 @@ pytestmark = [
 
 def direct(con, text):
     """DuckDB's own answer, in the types that a lake stores."""
-    found = schema_of(con, text)
-    columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in stored(found).columns)
+    schema = schema_of(con, text)
+    columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in stored(schema).columns)
     return con.execute(f"select {columns} from ({text})").fetchall()
 
 
-def values(done):
-    return [tuple(row.values()) for row in done.rows]
+def values(outcome):
+    return [tuple(row.values()) for row in outcome.rows]
 
 
 @settings(
@@ -50,14 +50,14 @@ def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statem
         con.execute(f"create temp table t as {table}; create temp table u as {SMALL}")
         try:
             expected = direct(con, statement)
-            made = sql(statement).named("made")
+            definition = sql(statement).named("result")
         except (duckdb.Error, HeadwaterError):
             assume(condition=False)
         rows, small = (con.sql(f"from {name}").to_arrow_table() for name in ("t", "u"))
         same = Splits(con).same
-    few = {name: scan(small if name.lower() == "u" else rows) for name in made.inputs}
+    few = {name: scan(small if name.lower() == "u" else rows) for name in definition.inputs}
     try:
-        here = step(made, few)
+        here = step(definition, few)
     except HeadwaterError:
         assume(condition=False)
     assert same(values(here), expected), statement
@@ -66,8 +66,8 @@ def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statem
             rows.slice(i * rows.num_rows // count, (i + 1) * rows.num_rows // count - i * rows.num_rows // count)
             for i in range(count)
         ]
-        scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in made.inputs}
-        event(route(made, scans, room=ExecutionLimits("ray")).strategy)
-        there = step(made, scans, "ray")
+        scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in definition.inputs}
+        event(route(definition, scans, room=ExecutionLimits("ray")).strategy)
+        there = step(definition, scans, "ray")
         assert same(values(there), expected), (statement, count)
         assert there.outcome.schema == here.outcome.schema

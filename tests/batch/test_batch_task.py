@@ -50,14 +50,14 @@ def test_every_row_is_kept_set_aside_or_dropped_and_counted(step, scan):
         warn("has_v", "v is not null"), quarantine("small", "id < 4"), drop("not_two", "id <> 2"), fail("positive", "id > 0"),
     ]).named("t")  # fmt: skip
 
-    done = step(numbers, {"numbers": scan(NUMBERS, NUMBERS.slice(0, 1))})
+    outcome = step(numbers, {"numbers": scan(NUMBERS, NUMBERS.slice(0, 1))})
 
-    assert done.rows == [{"id": 1, "v": "a"}, {"id": 3, "v": None}]
-    assert done.outcome.flow == RowCounts(5, 5, 2, 2, 1, 0, done.outcome.flow.bytes_in)
-    assert done.outcome.checks == {
+    assert outcome.rows == [{"id": 1, "v": "a"}, {"id": 3, "v": None}]
+    assert outcome.outcome.flow == RowCounts(5, 5, 2, 2, 1, 0, outcome.outcome.flow.bytes_in)
+    assert outcome.outcome.checks == {
         "has_v": 1, "small": 1, "not_two": 1, "positive": 0, "key_is_not_null": 0, "key_is_unique": 1,
     }  # fmt: skip
-    assert sorted((row["reasons"], row["row"]) for row in done.quarantined) == [
+    assert sorted((row["reasons"], row["row"]) for row in outcome.quarantined) == [
         ("key_is_unique", '{"id":1,"v":"a"}'),
         ("small", '{"id":4,"v":"d"}'),
     ]
@@ -78,14 +78,14 @@ def test_a_source_keeps_where_its_rows_came_from_and_sets_misfits_aside(step, tm
     (tmp_path / "b.csv").write_text("id\n2\n")
     raw = source(files(tmp_path / "*.csv"), schema={"id": "bigint"}).named("raw")
 
-    done = step(raw, {})
+    outcome = step(raw, {})
 
     a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
-    assert [(r["id"], r["_source"], r["_position"]) for r in done.rows] == [(1, a, 2), (2, b, 2)]
-    assert [(r["reasons"], r["_source"], r["_position"], r["row"]) for r in done.quarantined] == [
+    assert [(r["id"], r["_source"], r["_position"]) for r in outcome.rows] == [(1, a, 2), (2, b, 2)]
+    assert [(r["reasons"], r["_source"], r["_position"], r["row"]) for r in outcome.quarantined] == [
         ("column 'id' is not BIGINT: x", a, 3, "x")
     ]
-    flow = done.outcome.flow
+    flow = outcome.outcome.flow
     assert (flow.rows_in, flow.rows_made, flow.rows_out, flow.quarantined) == (3, 3, 2, 1)
 
 
@@ -107,9 +107,9 @@ def frames() -> dict[str, Table]:
 
 @pytest.mark.parametrize("kind", ["arrow", "polars", "pandas"])
 def test_a_function_is_called_on_blocks_of_its_kind(step, scan, kind):
-    done = step(frames()[kind], {"numbers": scan(NUMBERS, NUMBERS)})
+    outcome = step(frames()[kind], {"numbers": scan(NUMBERS, NUMBERS)})
 
-    assert [row["twice"] for row in done.rows] == [2, 2, 4, 4, 6, 6, 8, 8]
+    assert [row["twice"] for row in outcome.rows] == [2, 2, 4, 4, 6, 6, 8, 8]
 
 
 def test_the_other_inputs_of_a_function_come_whole(step, scan):
@@ -118,16 +118,16 @@ def test_the_other_inputs_of_a_function_come_whole(step, scan):
         assert names.num_rows == 8
         return numbers.join(names.slice(0, 4), "id", right_suffix="_name").sort_by("id")
 
-    done = step(joined, {"numbers": scan(NUMBERS), "names": scan(NUMBERS, NUMBERS)})
+    outcome = step(joined, {"numbers": scan(NUMBERS), "names": scan(NUMBERS, NUMBERS)})
 
-    assert len(done.rows) == 4
+    assert len(outcome.rows) == 4
 
 
 def test_a_function_without_rows_to_work_on_still_gives_its_columns(step):
-    done = step(frames()["arrow"], {"numbers": Scan(Schema.of({"id": "BIGINT", "v": "VARCHAR"}))})
+    outcome = step(frames()["arrow"], {"numbers": Scan(Schema.of({"id": "BIGINT", "v": "VARCHAR"}))})
 
-    assert (done.rows, done.outcome.files) == ([], ())
-    assert done.outcome.schema == Schema.of({"id": "BIGINT", "v": "VARCHAR", "twice": "BIGINT"})
+    assert (outcome.rows, outcome.outcome.files) == ([], ())
+    assert outcome.outcome.schema == Schema.of({"id": "BIGINT", "v": "VARCHAR", "twice": "BIGINT"})
 
 
 def test_blocks_of_other_types_are_refused_and_never_rounded(work, scan):
@@ -144,20 +144,20 @@ def test_blocks_of_other_types_are_refused_and_never_rounded(work, scan):
 
 
 def test_outcomes_of_other_columns_do_not_add_up():
-    one, other = (Outcome(Schema.of({"x": kind}), RowCounts()) for kind in ("BIGINT", "DOUBLE"))
+    first, other = (Outcome(Schema.of({"x": kind}), RowCounts()) for kind in ("BIGINT", "DOUBLE"))
 
     with pytest.raises(
         SchemaError, match="the splits of one step gave different columns: got 'x' was BIGINT, is DOUBLE"
     ):
-        _ = one + other
+        _ = first + other
 
 
 def test_outcomes_add_up():
     schema = Schema.of({"x": "BIGINT"})
-    one = Outcome(schema, RowCounts(rows_in=1, rows_out=1), checks={"a": 1, "b": 0})
+    first = Outcome(schema, RowCounts(rows_in=1, rows_out=1), checks={"a": 1, "b": 0})
     other = Outcome(schema, RowCounts(rows_in=2, quarantined=2), checks={"a": 2, "b": 5})
 
-    assert one + other == Outcome(schema, RowCounts(rows_in=3, rows_out=1, quarantined=2), checks={"a": 3, "b": 5})
+    assert first + other == Outcome(schema, RowCounts(rows_in=3, rows_out=1, quarantined=2), checks={"a": 3, "b": 5})
 
 
 @pytest.mark.parametrize(
@@ -196,10 +196,10 @@ def test_a_key_that_the_rows_do_not_have_is_refused(work):
 
 
 def test_a_lake_file_that_is_gone_is_an_error_of_storage(work):
-    gone = Scan(Schema.of({"id": "BIGINT"}), (DataFile("/nowhere/x.parquet", 1, 1),))
+    missing = Scan(Schema.of({"id": "BIGINT"}), (DataFile("/nowhere/x.parquet", 1, 1),))
 
     with pytest.raises(StorageError, match="'t' cannot read its inputs: got IO Error: No files found"):
-        run_task(work(SqlProducer("select id from numbers", "numbers", {})), Split(0, gone))
+        run_task(work(SqlProducer("select id from numbers", "numbers", {})), Split(0, missing))
 
 
 def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
@@ -214,10 +214,10 @@ def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
     before = scan(pa.table({"id": [2, 9]}))
     numbers = sql("select id, v from numbers", key="id").named("t")
 
-    done = step(numbers, {"numbers": scan(NUMBERS)}, existing=SimpleNamespace(scan=lambda: before))
+    outcome = step(numbers, {"numbers": scan(NUMBERS)}, existing=SimpleNamespace(scan=lambda: before))
 
-    assert [row["id"] for row in done.rows] == [1, 3, 4]
-    assert [row["reasons"] for row in done.quarantined] == ["key_is_unique"]
+    assert [row["id"] for row in outcome.rows] == [1, 3, 4]
+    assert [row["reasons"] for row in outcome.quarantined] == ["key_is_unique"]
 
 
 def test_of_a_key_in_different_splits_the_first_stays(work):
@@ -227,15 +227,15 @@ def test_of_a_key_in_different_splits_the_first_stays(work):
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1)), run_task(later, Split(2))]
 
     assert put_together(unranked, outcomes) is None
-    whole = put_together(keyed, outcomes)
-    assert whole is not None
+    combined = put_together(keyed, outcomes)
+    assert combined is not None
 
-    assert whole.flow == RowCounts(rows_in=10, rows_made=10, rows_out=5, quarantined=5)
-    assert whole.checks == {"key_is_not_null": 0, "key_is_unique": 5}
+    assert combined.flow == RowCounts(rows_in=10, rows_made=10, rows_out=5, quarantined=5)
+    assert combined.checks == {"key_is_not_null": 0, "key_is_unique": 5}
     with connect() as con:
-        rows = con.execute(f"select * from {keyed.stager.scan(whole.files)} order by id").fetchall()
+        rows = con.execute(f"select * from {keyed.stager.scan(combined.files)} order by id").fetchall()
         quarantined = con.execute(
-            f"select reasons, row from {keyed.quarantined.scan(whole.quarantined)} order by row"
+            f"select reasons, row from {keyed.quarantined.scan(combined.quarantined)} order by row"
         ).fetchall()
     assert rows == [(1, "a"), (2, "b"), (3, None), (4, "d"), (5, "y")]
     assert {reason for reason, _ in quarantined} == {"key_is_unique"}
@@ -264,5 +264,5 @@ def test_a_split_done_again_stages_the_same_files(work, tmp_path):
 
 def test_the_errors_of_a_task_survive_pickling():
     for kind in (DefinitionError, ExpectationError, SchemaError, StorageError):
-        found = pickle.loads(pickle.dumps(kind("p", got="g", do="d", place=PLACE)))  # noqa: S301 - our own
-        assert (type(found), found.problem, found.got, found.do, found.place) == (kind, "p", "g", "d", PLACE)
+        copy = pickle.loads(pickle.dumps(kind("p", got="g", do="d", place=PLACE)))  # noqa: S301 - our own
+        assert (type(copy), copy.problem, copy.got, copy.do, copy.place) == (kind, "p", "g", "d", PLACE)

@@ -54,13 +54,15 @@ def defined():
     """Return tables from `name=inputs` pairs, each on a line of its own; a name in capitals is a model."""
 
     def of(**reads):
-        made = []
+        definitions = []
         for line, (name, inputs) in enumerate(reads.items(), start=1):
             place = Place("flights.py", line)
             if name.isupper():
-                made.append(Model(name=name, reads=tuple(inputs.split()), place=place))
+                definitions.append(Model(name=name, reads=tuple(inputs.split()), place=place))
             else:
-                made.append(Table(name=name, transform=Reads(tuple(inputs.split())), layer="silver", place=place))
-        return made
+                definitions.append(
+                    Table(name=name, transform=Reads(tuple(inputs.split())), layer="silver", place=place)
+                )
+        return definitions
 
     return of

@@ -38,17 +38,17 @@ def expect(*names):
 
 
 def test_a_definition_is_where_it_is_written():
-    here, made = line(), source(Nothing())
-    assert made.place == Place(__file__, here)
+    here, definition = line(), source(Nothing())
+    assert definition.place == Place(__file__, here)
 
 
 def test_a_definition_of_many_lines_is_where_its_call_begins():
     here = line()
-    made = source(
+    definition = source(
         Nothing(),
         key="id",
     )
-    assert made.place == Place(__file__, here + 1)
+    assert definition.place == Place(__file__, here + 1)
 
 
 def test_a_project_may_have_a_name_like_ours(tmp_path):
@@ -73,7 +73,7 @@ def test_the_caller_is_the_nearest_line_outside():
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("expectations", "words"),
     [
         (expect("a", "b", "a"), "expectation 'a' is given twice; give each its own name"),
         (expect("key_is_unique"), "expectation 'key_is_unique' is what a key brings"),
@@ -81,21 +81,21 @@ def test_the_caller_is_the_nearest_line_outside():
         (expect(*map(str, range(61))), "at most 60 expectations: got 61; join some with `and`"),
     ],
 )
-def test_expectations_that_cannot_be(given, words):
+def test_expectations_that_cannot_be(expectations, words):
     with pytest.raises(DefinitionError, match=words) as caught:
-        checks(given, HERE)
+        checks(expectations, HERE)
     assert caught.value.place == HERE
     with pytest.raises(DefinitionError, match=words):
-        source(Nothing(), expect=given)
+        source(Nothing(), expect=expectations)
 
 
 def test_sixty_expectations_are_fine():
     assert len(checks(expect(*map(str, range(60))), HERE)) == 60
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ("", ("",))])
-def test_one_name_or_many(given, found):
-    assert names(given) == found
+@pytest.mark.parametrize(("value", "expected"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ("", ("",))])
+def test_one_name_or_many(value, expected):
+    assert names(value) == expected
 
 
 def test_a_definition_keeps_its_first_name():
@@ -170,7 +170,7 @@ def test_how_a_schema_differs(before, now, words):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("written", "expected"),
     [
         ("integer", "INTEGER"),
         ("decimal(10, 2)[]", "DECIMAL(10, 2)[]"),
@@ -182,8 +182,8 @@ def test_how_a_schema_differs(before, now, words):
         ("union(num integer, str varchar)", "UNION(num INTEGER, str VARCHAR)"),
     ],
 )  # fmt: skip
-def test_types_are_in_upper_case_and_names_inside_them_are_not(given, found):
-    assert Schema.of({"x": given}).as_dict() == {"x": found}
+def test_types_are_in_upper_case_and_names_inside_them_are_not(written, expected):
+    assert Schema.of({"x": written}).as_dict() == {"x": expected}
 
 
 def test_columns_can_be_selected_in_another_order():

@@ -24,10 +24,15 @@ def test_the_tree_is_the_one_that_is_drawn():
 @pytest.mark.parametrize("parts", [{}, {"got": "3", "do": "mend it", "place": Place("flights.py", 31)}])
 def test_every_error_survives_with_its_parts(kind, again, parts):
     error = kind("the problem", **parts)
-    found = again(error)
-    assert type(found) is kind
-    assert str(found) == str(error)
-    assert (found.problem, found.got, found.do, found.place) == (error.problem, error.got, error.do, error.place)
+    restored = again(error)
+    assert type(restored) is kind
+    assert str(restored) == str(error)
+    assert (restored.problem, restored.got, restored.do, restored.place) == (
+        error.problem,
+        error.got,
+        error.do,
+        error.place,
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ def project(tmp_path):
 
 
 def test_defaults_are_beside_the_file(project, tmp_path):
-    found = project()
-    assert (found.name, found.env, found.definitions) == ("flights", "dev", tmp_path / "flights.py")
-    assert found.lake == str(tmp_path / ".headwater/lake")
-    assert found.catalog == f"sqlite:///{tmp_path}/.headwater/catalog.db"
-    assert found.state == tmp_path / ".headwater"
-    assert (found.execution, found.inline_bytes, found.memory_bytes) == ("auto", 1 << 30, None)
+    settings = project()
+    assert (settings.name, settings.env, settings.definitions) == ("flights", "dev", tmp_path / "flights.py")
+    assert settings.lake == str(tmp_path / ".headwater/lake")
+    assert settings.catalog == f"sqlite:///{tmp_path}/.headwater/catalog.db"
+    assert settings.state == tmp_path / ".headwater"
+    assert (settings.execution, settings.inline_bytes, settings.memory_bytes) == ("auto", 1 << 30, None)
 
 
 def test_a_project_is_called_as_its_folder_unless_it_has_a_name(project, tmp_path):
@@ -55,12 +55,12 @@ aws_secret_access_key = "${KEY}"
 
 
 def test_an_environment(project, tmp_path):
-    found = project(PROD, env="prod", LOGIN="s:e@cret", KEY="k")
-    assert (found.env, found.lake, found.warehouse) == ("prod", "s3://acme/flights", "/data/w.duckdb")
-    assert found.catalog == "postgresql://headwater:s:e@cret@db/headwater"
-    assert found.models == f"sqlite:///{tmp_path}/models.db"
-    assert (found.execution, found.inline_bytes, found.memory_bytes) == ("ray", 5, 6)
-    assert found.storage == {"aws_region": "eu-west-1", "aws_secret_access_key": "k"}
+    settings = project(PROD, env="prod", LOGIN="s:e@cret", KEY="k")
+    assert (settings.env, settings.lake, settings.warehouse) == ("prod", "s3://acme/flights", "/data/w.duckdb")
+    assert settings.catalog == "postgresql://headwater:s:e@cret@db/headwater"
+    assert settings.models == f"sqlite:///{tmp_path}/models.db"
+    assert (settings.execution, settings.inline_bytes, settings.memory_bytes) == ("ray", 5, 6)
+    assert settings.storage == {"aws_region": "eu-west-1", "aws_secret_access_key": "k"}
 
 
 def test_only_the_chosen_environment_is_looked_at(project, tmp_path):
@@ -70,7 +70,7 @@ def test_only_the_chosen_environment_is_looked_at(project, tmp_path):
 
 
 def test_the_environment_wins(project, tmp_path):
-    found = project(
+    settings = project(
         PROD,
         HEADWATER_LAKE="other",
         HEADWATER_WAREHOUSE="",
@@ -78,20 +78,20 @@ def test_the_environment_wins(project, tmp_path):
         HEADWATER_MODELS="sqlite:///:memory:",
         HEADWATER_EXECUTION="inline",
     )
-    assert found.lake == str(tmp_path / "other")
-    assert found.warehouse == str(tmp_path / ".headwater/warehouse.duckdb")
-    assert found.catalog == "postgresql://me:plain@db/x"  # nobody else reads it there
-    assert found.models == "sqlite:///:memory:"
-    assert found.execution == "inline"
+    assert settings.lake == str(tmp_path / "other")
+    assert settings.warehouse == str(tmp_path / ".headwater/warehouse.duckdb")
+    assert settings.catalog == "postgresql://me:plain@db/x"  # nobody else reads it there
+    assert settings.models == "sqlite:///:memory:"
+    assert settings.execution == "inline"
 
 
 def test_secrets_from_files(project, tmp_path):
     (tmp_path / "secret").write_text("hidden\n")
     (tmp_path / "elsewhere").write_text("far")
     text = '[env.dev]\ncatalog = "postgresql://u:${file:secret}@db/x"\nlake = "${file:%s}"' % (tmp_path / "elsewhere")
-    found = project(text)
-    assert found.catalog == "postgresql://u:hidden@db/x"
-    assert found.lake == str(tmp_path / "far")
+    settings = project(text)
+    assert settings.catalog == "postgresql://u:hidden@db/x"
+    assert settings.lake == str(tmp_path / "far")
 
 
 @pytest.mark.parametrize(

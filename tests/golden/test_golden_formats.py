@@ -111,19 +111,23 @@ def fields(value: object) -> Iterator[str]:
 @every("manifest")
 def test_manifests(version):
     text = (HERE / "manifest" / str(version) / "manifest.json").read_text()
-    found = Manifest.from_json(text)
+    manifest = Manifest.from_json(text)
     assert json.loads(text).get("format_version", 1) == version
-    assert (found.format_version, found.table, found.mode) == (2, "orders", "merge")
-    assert found.cursor == Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}})
-    assert (found.flow.rows_out, found.backfilled, found.quarantined) == (7, ("2024-01-01", None), found.tombstones)
+    assert (manifest.format_version, manifest.table, manifest.mode) == (2, "orders", "merge")
+    assert manifest.cursor == Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}})
+    assert (manifest.flow.rows_out, manifest.backfilled, manifest.quarantined) == (
+        7,
+        ("2024-01-01", None),
+        manifest.tombstones,
+    )
 
 
 @every("cursor")
 def test_cursors(version):
     for kind, inside in (("files", "files"), ("offsets", "partitions")):
-        found = Cursor(**json.loads((HERE / "cursor" / str(version) / f"{kind}.json").read_text()))
-        assert found.format_version == version
-        assert list(found.of_kind(kind)) == [inside]
+        cursor = Cursor(**json.loads((HERE / "cursor" / str(version) / f"{kind}.json").read_text()))
+        assert cursor.format_version == version
+        assert list(cursor.of_kind(kind)) == [inside]
 
 
 # -- streams
@@ -177,9 +181,9 @@ def test_quarantines(project, version, is_settled):
     else:
         shutil.rmtree(folder / "lake" / "quarantine" / "hot" / "_delta_log")
     go_on(folder, "hot")
-    found = quarantined_rows(opened(folder), "hot").to_pylist()
-    assert [row["_position"] for row in found] == [23, 123, 223]
-    assert {row["reasons"] for row in found} == {"is_possible"}
+    rows = quarantined_rows(opened(folder), "hot").to_pylist()
+    assert [row["_position"] for row in rows] == [23, 123, 223]
+    assert {row["reasons"] for row in rows} == {"is_possible"}
 
 
 # -- the catalog
@@ -189,12 +193,12 @@ def test_quarantines(project, version, is_settled):
 def test_catalogs(tmp_path, version):
     with closing(sqlite3.connect(tmp_path / "catalog.db")) as connection:
         connection.executescript((HERE / "catalog" / str(version) / "catalog.sql").read_text())
-    found, today = Catalog(f"sqlite:///{tmp_path}/catalog.db"), Catalog(f"sqlite:///{tmp_path}/today.db")
+    catalog, today = Catalog(f"sqlite:///{tmp_path}/catalog.db"), Catalog(f"sqlite:///{tmp_path}/today.db")
     write.record(today)
-    assert found.run("r1") == today.run("r1")
-    assert found.versions("orders") == today.versions("orders")
-    assert found.filled("orders") == today.filled("orders")
-    assert Leases(found).all() == Leases(today).all()
+    assert catalog.run("r1") == today.run("r1")
+    assert catalog.versions("orders") == today.versions("orders")
+    assert catalog.filled("orders") == today.filled("orders")
+    assert Leases(catalog).all() == Leases(today).all()
 
 
 # -- what a later version of Headwater wrote; for the catalog see tests/governance

@@ -83,19 +83,19 @@ TURN = 130
 AT = datetime(2024, 1, 1, tzinfo=UTC).isoformat()
 
 
-def stopped(folder: Path, definition: str, done: Callable[[Workspace, str], object] = lambda _, __: None) -> None:
+def stopped(folder: Path, definition: str, is_done: Callable[[Workspace, str], object] = lambda _, __: None) -> None:
     """Write a project whose stream stopped in the middle, and what is `done` with it then."""
     folder.mkdir(parents=True)
     (folder / "headwater.toml").write_text(TOML)
     (folder / "plant.py").write_text(PLANT + definition)
     workspace, name = Workspace(load(folder)), definition.partition(" ")[0]
-    asked = StreamOptions(intervals=Intervals(batch_s=0.02, batch_offsets=TURN), shards=2)
-    stream = Stream(workspace, Planner(workspace).plan(name), asked)
+    options = StreamOptions(intervals=Intervals(batch_s=0.02, batch_offsets=TURN), shards=2)
+    stream = Stream(workspace, Planner(workspace).plan(name), options)
     while not stream.run_micro_batch():
         pass
     stream.save()
     stream.close()
-    done(workspace, name)
+    is_done(workspace, name)
     shutil.rmtree(folder / ".headwater", ignore_errors=True)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)

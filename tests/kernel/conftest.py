@@ -97,11 +97,11 @@ class Splits:
         parts = 1 if driving is None else 2
         for bucket, part in itertools.product(range(buckets), range(parts)):
             for name, keys in chosen.keys.items():
-                made = quoted("made_" + name.lower())
+                view = quoted("made_" + name.lower())
                 some = f"and rowid % 2 = {part}" if driving is not None and name.lower() == driving.lower() else ""
                 self.con.execute(
                     f"create or replace temp view {quoted(name)} as "
-                    f"select * from {made} where {bucket_of(keys, buckets)} = {bucket} {some}"
+                    f"select * from {view} where {bucket_of(keys, buckets)} = {bucket} {some}"
                 )
             yield
         for name in chosen.keys:
@@ -116,12 +116,12 @@ class Splits:
         return self.con.sql(query).to_arrow_table()
 
     def _cut(self, driving: str, parts: int) -> Iterator[int]:
-        made = quoted("made_" + driving.lower())
+        view = quoted("made_" + driving.lower())
         for part in range(parts):
-            mine = f"rowid * {parts} // (select greatest(count(*), 1) from {made}) = {part}"
-            self.con.execute(f"create or replace temp view {quoted(driving)} as select * from {made} where {mine}")
+            mine = f"rowid * {parts} // (select greatest(count(*), 1) from {view}) = {part}"
+            self.con.execute(f"create or replace temp view {quoted(driving)} as select * from {view} where {mine}")
             yield part
-        self.con.execute(f"create or replace temp view {quoted(driving)} as from {made}")
+        self.con.execute(f"create or replace temp view {quoted(driving)} as from {view}")
 
 
 def rows_of(table: pa.Table) -> Rows:

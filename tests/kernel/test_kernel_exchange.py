@@ -514,17 +514,17 @@ LARGE_OF_TPCH = frozenset({"lineitem", "orders", "partsupp"})
 )
 def test_queries_of_tpch_in_buckets_are_the_direct_ones(splits, tpch, large, covered):
     splits.give(**TPCH)
-    found = {number: answered(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
-    assert len(found) == 22
-    assert {number for number, chosen in found.items() if not isinstance(chosen, Refusal)} == covered
+    results = {number: answered(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
+    assert len(results) == 22
+    assert {number for number, chosen in results.items() if not isinstance(chosen, Refusal)} == covered
 
 
 def test_every_part_of_a_statement_in_buckets_is_the_direct_query(splits):
     splits.give(**{name: rows_as_query(name, rows) for name, rows in ROWS.items()})
-    found = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
-    sql = [chosen for chosen in found if chosen is not None]
+    results = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
+    sql = [chosen for chosen in results if chosen is not None]
     covered = [chosen for chosen in sql if not isinstance(chosen, Refusal)]
-    assert len(sql) > len(found) / 2  # most of them are SQL
+    assert len(sql) > len(results) / 2  # most of them are SQL
     if PROOFS:
         assert len(covered) > 0.55 * len(sql), (len(covered), len(sql))  # the others mostly have no key in common
         assert any(chosen.merges for chosen in covered)

@@ -50,15 +50,15 @@ def same_pandas(rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize("definition", [same_arrow, same_pandas], ids=["arrow", "pandas"])
 @pytest.mark.parametrize("rows", [ROWS, ROWS.slice(1, 1), ROWS.slice(0, 0)], ids=["all", "nulls", "none"])
 def test_types_and_nulls_survive(definition, rows):
-    made = run(definition, rows=rows)
-    assert made.schema.equals(rows.schema)
-    assert made.equals(rows)
+    result = run(definition, rows=rows)
+    assert result.schema.equals(rows.schema)
+    assert result.equals(rows)
 
 
 def test_polars_keeps_values():
-    made = run(same_polars, rows=ROWS)
-    assert made.to_pylist() == ROWS.to_pylist()
-    assert made.schema.field("i").type == pa.int64()
+    result = run(same_polars, rows=ROWS)
+    assert result.to_pylist() == ROWS.to_pylist()
+    assert result.schema.field("i").type == pa.int64()
 
 
 @table()
@@ -78,9 +78,9 @@ def doubled_pandas(rows: pd.DataFrame, factors: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize("definition", [doubled_arrow, doubled_polars, doubled_pandas])
 def test_two_inputs(definition):
-    made = run(definition, rows=ROWS, factors=pa.table({"f": [2]}))
-    assert made.schema == pa.schema([("i", pa.int64()), ("j", pa.int64())])
-    assert {row["i"]: row["j"] for row in made.to_pylist()} == {1: 2, 3: 6, None: None}
+    result = run(definition, rows=ROWS, factors=pa.table({"f": [2]}))
+    assert result.schema == pa.schema([("i", pa.int64()), ("j", pa.int64())])
+    assert {row["i"]: row["j"] for row in result.to_pylist()} == {1: 2, 3: 6, None: None}
 
 
 @table()

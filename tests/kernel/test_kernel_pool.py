@@ -66,15 +66,15 @@ def test_registered_rows_go_with_their_user():
 
 def test_settings_that_were_changed_are_put_back():
     names = ("disabled_optimizers", "preserve_insertion_order", "partitioned_write_max_open_files")
-    asked = "select " + ", ".join(f"current_setting('{name}')" for name in names)
+    query = "select " + ", ".join(f"current_setting('{name}')" for name in names)
     with connect(ONE) as con:
-        before = con.execute(asked).fetchone()
+        before = con.execute(query).fetchone()
         configure(con, "disabled_optimizers", "'statistics_propagation'")
         configure(con, "preserve_insertion_order", "false")
         configure(con, "partitioned_write_max_open_files", 7)
-        assert con.execute(asked).fetchone() != before
+        assert con.execute(query).fetchone() != before
     with connect(ONE) as con:
-        assert con.execute(asked).fetchone() == before
+        assert con.execute(query).fetchone() == before
 
 
 def test_an_instance_has_one_user_at_a_time():
@@ -184,5 +184,5 @@ def test_a_file_that_is_written_again_is_read_anew(tmp_path: Path, versions):
         if same_time:
             os.utime(path, ns=(10**18, 10**18))
         with connect(ONE) as con:
-            found = con.execute(f"select min(n), max(n), count(*), min(s) from read_parquet('{path}')").fetchone()
-        assert found == (number, number, rows, letter)
+            row = con.execute(f"select min(n), max(n), count(*), min(s) from read_parquet('{path}')").fetchone()
+        assert row == (number, number, rows, letter)

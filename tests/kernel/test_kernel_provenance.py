@@ -45,7 +45,7 @@ def test_nothing_is_carried_from_a_table_that_has_no_places():
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("select id, b from t", ("id",)),
         ("select b, ID as key from t", ("key",)),
@@ -63,8 +63,8 @@ def test_nothing_is_carried_from_a_table_that_has_no_places():
         ("select columns('i.*') from t", None),
     ],
 )
-def test_which_columns_are_passed_on_as_they_are(text, found):
-    assert passed_on(parse(text), "t", ("id",)) == found
+def test_which_columns_are_passed_on_as_they_are(text, expected):
+    assert passed_on(parse(text), "t", ("id",)) == expected
 
 
 def test_all_columns_of_a_key_must_be_passed_on():

@@ -51,13 +51,13 @@ def test_a_scan_without_files_is_one_split_without_rows():
 @pytest.fixture
 def files(tmp_path):
     """Three files with two rows each; the columns of the second are in another order."""
-    found = []
+    written = []
     for number in range(3):
         rows = pa.table({"x": [number * 2, number * 2 + 1], 'odd "name"': ["a", "b"]})
         path = tmp_path / f"it's {number}.parquet"
         pq.write_table(rows if number != 1 else rows.select(['odd "name"', "x"]), path)
-        found.append(DataFile(str(path), 2, path.stat().st_size))
-    return tuple(found)
+        written.append(DataFile(str(path), 2, path.stat().st_size))
+    return tuple(written)
 
 
 def test_rows_come_in_the_order_of_the_files(files):

@@ -284,10 +284,10 @@ GROUPED = [
 )
 def test_every_part_of_a_statement_over_splits_is_the_direct_query(splits, statements, strategies):
     splits.give(t=table_of(ROWS), u=SMALL)
-    found = [answered(splits, statement, parts=(3,)) for statement in some(statements, 60)]
-    assert len(found) - found.count(None) > len(found) / 2  # most of them are SQL
-    assert set(found) - {None} <= strategies
-    assert not PROOFS or set(found) - {None} == strategies
+    results = [answered(splits, statement, parts=(3,)) for statement in some(statements, 60)]
+    assert len(results) - results.count(None) > len(results) / 2  # most of them are SQL
+    assert set(results) - {None} <= strategies
+    assert not PROOFS or set(results) - {None} == strategies
 
 
 @settings(max_examples=examples(33, 300))

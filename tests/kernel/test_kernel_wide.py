@@ -16,8 +16,8 @@ from pipeline.kernel.engine import WIDE, connect, expect_columns
 def test_only_wide_tables_do_without_what_is_quadratic_in_columns(columns, disabled):
     with connect() as con:
         expect_columns(con, columns)
-        (found,) = con.execute("select coalesce(current_setting('disabled_optimizers'), '')").fetchone()
-        assert set(found.split(",")) == disabled
+        (setting,) = con.execute("select coalesce(current_setting('disabled_optimizers'), '')").fetchone()
+        assert set(setting.split(",")) == disabled
 
 
 def test_a_wide_file_with_a_bad_value_is_read_like_a_narrow_one(tmp_path):

@@ -40,19 +40,19 @@ def hops(at, slide, size):
 
 def sessions(times, gap):
     """Return the begin and the end of each session of some times."""
-    found = []
+    windows = []
     for at in sorted(times):
-        if not found or at >= found[-1][1]:
-            found.append([at, at])
-        found[-1][1] = at + gap
-    return found
+        if not windows or at >= windows[-1][1]:
+            windows.append([at, at])
+        windows[-1][1] = at + gap
+    return windows
 
 
 def answer(text, events, zone=None):
-    found = sql(text)(table_of(events, zone))
+    result = sql(text)(table_of(events, zone))
     rows = [
         tuple(v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in row.values())
-        for row in found.to_pylist()
+        for row in result.to_pylist()
     ]
     return sorted(rows, key=repr)
 
@@ -76,12 +76,12 @@ def test_windows_of_a_length_are_what_they_say(events, spans, zoned):
     words = f"(ts, interval '{spans[0]} minutes', interval '{spans[1]} minutes')"
     text = f"select hop{words} as w, hop_end{words} as e, k, count(*) as n, sum(x) as s from t group by all"
     zone = UTC if zoned else None
-    wanted = sorted(((*key, *values) for key, values in expected.items()), key=repr)
-    assert answer(text.replace("sum(x)", "sum(x)::bigint"), events, zone) == wanted
+    rows = sorted(((*key, *values) for key, values in expected.items()), key=repr)
+    assert answer(text.replace("sum(x)", "sum(x)::bigint"), events, zone) == rows
     if slide == size:
         words = f"(ts, interval '{spans[0]} minutes')"
         text = f"select tumble{words} as w, tumble_end{words} as e, k, count(*) as n, sum(x)::bigint as s from t group by all"
-        assert answer(text, events, zone) == wanted
+        assert answer(text, events, zone) == rows
 
 
 @settings(max_examples=15)
@@ -128,8 +128,8 @@ def test_words_of_one_window_in_any_place_behind_the_grouping():
         having count(*) > 0 and session(t.ts, interval '10 minutes') is not null
         order by session_end(t.ts, interval '10 minutes') desc, name limit 5
     """
-    found = sql(text)(table_of(THREE)).to_pylist()
-    assert [(row["name"], row["xs"]) for row in found] == [("BERT", [6]), ("ANNA", [2, 4])]
+    rows = sql(text)(table_of(THREE)).to_pylist()
+    assert [(row["name"], row["xs"]) for row in rows] == [("BERT", [6]), ("ANNA", [2, 4])]
     assert SqlTransform(text).inputs == ("t",)
 
 

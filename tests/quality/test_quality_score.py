@@ -24,6 +24,6 @@ def test_a_score_is_the_mean_share_of_rows_that_meet_each_expectation(checks, ex
 
 
 def test_each_word_is_its_action():
-    made = [word("n", "x > 0") for word in (warn, quarantine, drop, fail)]
+    expectations = [word("n", "x > 0") for word in (warn, quarantine, drop, fail)]
 
-    assert made == [Expectation("n", "x > 0", action) for action in Action]
+    assert expectations == [Expectation("n", "x > 0", action) for action in Action]

@@ -20,8 +20,8 @@ def day(number: int) -> dt.datetime:
     return dt.datetime(2024, 1, number, tzinfo=dt.UTC)
 
 
-def seen(told: Told) -> pa.Table:
-    planes, operators, days = zip(*told, strict=True) if told else ((), (), ())
+def seen(observations: Told) -> pa.Table:
+    planes, operators, days = zip(*observations, strict=True) if observations else ((), (), ())
     at = pa.array([day(d) for d in days], pa.timestamp("us", "UTC"))
     return pa.table(
         {"plane": pa.array(planes, pa.string()), "operator": pa.array(operators, pa.string()), "seen_at": at}
@@ -39,22 +39,22 @@ def versions(table: pa.Table) -> list[tuple[str | None, int, int | None]]:
     return [(r["operator"], r["valid_from"].day, r["valid_to"] and r["valid_to"].day) for r in rows]
 
 
-def first(told: Told) -> pa.Table:
-    return HISTORY(seen=seen(told))
+def first(observations: Told) -> pa.Table:
+    return HISTORY(seen=seen(observations))
 
 
-def later(told: Told, past: pa.Table) -> pa.Table:
-    return HISTORY(seen=seen(told), dim_plane=past)
+def later(observations: Told, past: pa.Table) -> pa.Table:
+    return HISTORY(seen=seen(observations), dim_plane=past)
 
 
 def test_equal_observations_are_one_version():
     # day       1   2   3   4   5   6
     # told      A   A       B   B   A
     # version   [A--------) [B----) [A ...
-    told = [("p", "A", 1), ("p", "A", 2), ("p", "B", 4), ("p", "B", 5), ("p", "A", 6)]
+    observations = [("p", "A", 1), ("p", "A", 2), ("p", "B", 4), ("p", "B", 5), ("p", "A", 6)]
 
-    assert versions(first(told)) == [("A", 1, 4), ("B", 4, 6), ("A", 6, None)]
-    assert versions(first(told[::-1])) == versions(first(told))
+    assert versions(first(observations)) == [("A", 1, 4), ("B", 4, 6), ("A", 6, None)]
+    assert versions(first(observations[::-1])) == versions(first(observations))
 
 
 def test_null_is_a_value_of_an_attribute():
@@ -106,10 +106,10 @@ def test_versions_that_the_inputs_no_longer_show_are_remembered():
 
 
 def test_running_again_gives_the_same():
-    told = [("p", "A", 1), ("p", "B", 3), ("q", None, 2), ("p", "A", 9)]
-    once = first(told)
+    observations = [("p", "A", 1), ("p", "B", 3), ("q", None, 2), ("p", "A", 9)]
+    once = first(observations)
 
-    again = later(told, once)
+    again = later(observations, once)
 
     assert again.sort_by([("plane", "ascending"), ("valid_from", "ascending")]).equals(
         once.sort_by([("plane", "ascending"), ("valid_from", "ascending")])
@@ -120,9 +120,9 @@ def test_of_observations_at_one_time_one_counts():
     # day       1     2
     # told      A,B   A
     # version   [B--) [A ...
-    told = [("p", "A", 1), ("p", "B", 1), ("p", "A", 2)]
+    observations = [("p", "A", 1), ("p", "B", 1), ("p", "A", 2)]
 
-    assert versions(first(told)) == versions(first(told[::-1])) == [("B", 1, 2), ("A", 2, None)]
+    assert versions(first(observations)) == versions(first(observations[::-1])) == [("B", 1, 2), ("A", 2, None)]
 
 
 def test_what_the_input_says_now_wins_over_what_is_remembered_of_the_same_time():
@@ -139,10 +139,13 @@ def test_a_dimension_without_rows_has_the_unknown_member():
 
 
 def test_surrogate_keys_do_not_depend_on_the_order_of_loads():
-    one, other = PLANES(seen=seen([("p", "A", 1), ("q", "B", 1)])), PLANES(seen=seen([("q", "B", 1), ("p", "A", 1)]))
+    forwards, other = (
+        PLANES(seen=seen([("p", "A", 1), ("q", "B", 1)])),
+        PLANES(seen=seen([("q", "B", 1), ("p", "A", 1)])),
+    )
 
-    assert one.sort_by("plane").equals(other.sort_by("plane"))
-    keys = one.column("plane_key").to_pylist()
+    assert forwards.sort_by("plane").equals(other.sort_by("plane"))
+    keys = forwards.column("plane_key").to_pylist()
     assert len(set(keys)) == 3
     assert all(0 <= key < 2**60 for key in keys)
 

@@ -153,7 +153,7 @@ def _grouped(tree: exp.Select) -> exp.Select:
 
 def _states(tree: exp.Select, matcher: Matcher) -> list[State | Refusal]:
     in_order = _is_in_order(tree)
-    return [state_of(whole, f"_a{i}", in_order=in_order) for i, whole in enumerate(matcher.calls)]
+    return [state_of(call, f"_a{i}", in_order=in_order) for i, call in enumerate(matcher.calls)]
 
 
 def _is_in_order(tree: exp.Select) -> bool:

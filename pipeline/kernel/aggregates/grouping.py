@@ -59,8 +59,8 @@ class Matcher:
 
 def aliases_of(tree: exp.Select) -> dict[str, exp.Expr]:
     """Return the expressions of a SELECT list that are given another name, by that name in lower case."""
-    found = {e.alias.lower(): e.unalias() for e in tree.expressions if isinstance(e, exp.Alias)}
-    return {name: e for name, e in found.items() if not _is_column(e, name)}
+    aliased = {e.alias.lower(): e.unalias() for e in tree.expressions if isinstance(e, exp.Alias)}
+    return {name: e for name, e in aliased.items() if not _is_column(e, name)}
 
 
 def keys_of(tree: exp.Select) -> list[exp.Expr]:
@@ -69,8 +69,8 @@ def keys_of(tree: exp.Select) -> list[exp.Expr]:
     if group is None:
         return []
     if group.args.get("all"):
-        own = set(map(id, aggregates_of(tree)))
-        return [e.unalias() for e in tree.expressions if not any(id(n) in own for n in e.walk())]
+        aggregates = set(map(id, aggregates_of(tree)))
+        return [e.unalias() for e in tree.expressions if not any(id(n) in aggregates for n in e.walk())]
     return [_key(key, tree) for key in group.expressions]
 
 
@@ -82,9 +82,7 @@ def text_in(node: exp.Expr, tree: exp.Select) -> str:
 def normalised(tree: exp.Select) -> exp.Select:
     """Return a SELECT of which all spellings have one text: layout, comments, case, quotes and aliases of tables."""
     copy = tree.copy()
-    relations = [
-        found for found in (relation(copy), *(j.this for j in copy.args.get("joins") or ())) if found is not None
-    ]
+    relations = [node for node in (relation(copy), *(j.this for j in copy.args.get("joins") or ())) if node is not None]
     names = [table.name if isinstance(table, exp.Table) else "" for table in relations]
     owners = {table.alias_or_name.lower(): name.lower() for table, name in zip(relations, names, strict=True)}
     if not all(names) or len({name.lower() for name in names}) < len(names):

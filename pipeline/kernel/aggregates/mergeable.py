@@ -67,26 +67,26 @@ _PARAMETERS = {
 """How many arguments a call takes of each row, and how many constants after them at most."""
 
 
-def state_of(whole: exp.Expr, column: str, *, in_order: bool) -> State | Refusal:
+def state_of(node: exp.Expr, column: str, *, in_order: bool) -> State | Refusal:
     """Return the state of a call with its FILTER, in a column of that name, or why it has none.
 
     `in_order` says that the rows of a split, and the splits, come in the order of the input.
     """
-    parts = CallParts.of(whole)
+    parts = CallParts.of(node)
     name = None if parts is None else function_name(parts.call)
     if parts is None or name not in MERGEABLE or not _fits(name, parts):
-        return Refusal(f"{whole.sql('duckdb')} has no state that merges")
+        return Refusal(f"{node.sql('duckdb')} has no state that merges")
     if name in _COUNTED and not parts.distinct:
         return CountState(column, name, (_sql(parts.arguments[0]),), _where(parts.where))
     if name in _IN_ORDER and not parts.distinct and not parts.order:
         if not in_order:
             return Refusal(
-                f"{whole.sql('duckdb')} takes rows in their order, which a join does not keep: write ORDER BY in it"
+                f"{node.sql('duckdb')} takes rows in their order, which a join does not keep: write ORDER BY in it"
             )
-        return _in_order(whole, column, name, parts)
+        return _in_order(node, column, name, parts)
     if parts.distinct or parts.order or name in _HELD or _is_top(name, parts):
-        return _kept(whole, column, name, parts)
-    return _exported(whole, column, name, parts)
+        return _kept(node, column, name, parts)
+    return _exported(node, column, name, parts)
 
 
 def _fits(name: str, parts: CallParts) -> bool:
@@ -116,7 +116,7 @@ def _is_top(name: str, parts: CallParts) -> bool:
     return name in {"min", "max", *_BY} and len(parts.arguments) > _VALUES[name]
 
 
-def _exported(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ExportedState:
+def _exported(node: exp.Expr, column: str, name: str, parts: CallParts) -> ExportedState:
     values = [_sql(argument) for argument in parts.arguments[: _VALUES[name]]]
     parameters = []
     for constant in parts.arguments[_VALUES[name] :]:
@@ -126,12 +126,12 @@ def _exported(whole: exp.Expr, column: str, name: str, parts: CallParts) -> Expo
     binding = _BINDINGS.get(name, "given")
     if binding == "quantile" and parameters[0][0].endswith("[]"):
         binding = "quantiles"
-    return ExportedState(column, known, _sql(whole), tuple(values), binding, tuple(parameters))
+    return ExportedState(column, known, _sql(node), tuple(values), binding, tuple(parameters))
 
 
-def _in_order(whole: exp.Expr, column: str, name: str, parts: CallParts) -> State:
+def _in_order(node: exp.Expr, column: str, name: str, parts: CallParts) -> State:
     if name == "listagg":
-        return replace(_exported(whole, column, name, parts), order=f" order by {AT}")
+        return replace(_exported(node, column, name, parts), order=f" order by {AT}")
     # not a state of DuckDB's: of two for `last`, it may keep the wrong one when one is of NULL
     argument = _sql(parts.arguments[0])
     value, where = f"{{'v0': {argument}}}", _where(parts.where)
@@ -142,7 +142,7 @@ def _in_order(whole: exp.Expr, column: str, name: str, parts: CallParts) -> Stat
     )
 
 
-def _kept(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ListState:
+def _kept(node: exp.Expr, column: str, name: str, parts: CallParts) -> ListState:
     values = [_sql(value) for value in parts.arguments[: _VALUES[name]]]
     arguments = tuple(dict.fromkeys([*values, *(_sql(key.this) for key in parts.order)]))
     packed = len(arguments) > 1 or name in _KEEPS_NULLS
@@ -151,11 +151,11 @@ def _kept(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ListStat
     conditions += [] if parts.where is None else [f"({_sql(parts.where)})"]
     where = f" filter (where {' and '.join(conditions)})" if conditions else ""
     kept = _chosen(name, parts, f"{{{fields}}}" if packed else arguments[0], where)
-    again = _again(whole, column, arguments)
+    again = _again(node, column, arguments)
     columns = [f"{column}_{i}" for i in range(len(arguments))]
-    held = "{" + ", ".join(f"'v{i}': {name}" for i, name in enumerate(columns)) + "}" if packed else columns[0]
-    there = f" filter (where {column}_is)" if packed else f" filter (where {held} is not null)"
-    kept_again = _chosen(name, _over(parts, column, arguments), held, there)
+    kept_value = "{" + ", ".join(f"'v{i}': {name}" for i, name in enumerate(columns)) + "}" if packed else columns[0]
+    there = f" filter (where {column}_is)" if packed else f" filter (where {kept_value} is not null)"
+    kept_again = _chosen(name, _over(parts, column, arguments), kept_value, there)
     again = f"{again} filter (where {column}_is)" if packed else again
     return ListState(column, arguments, kept, again, packed, kept_again)
 
@@ -171,9 +171,9 @@ def _chosen(name: str, parts: CallParts, value: str, where: str) -> str:
     return f"list({'distinct ' if parts.distinct else ''}{value}){where}"
 
 
-def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
+def _again(node: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
     """Return the call without its FILTER over columns `<column>_0…`."""
-    copy = whole.copy()
+    copy = node.copy()
     parts = CallParts.of(copy)
     for value in [] if parts is None else [*parts.arguments, *(key.this for key in parts.order)]:
         sql = _sql(value)

@@ -51,9 +51,9 @@ class ExportedState:
     def combined(self, kinds: tuple[str, ...]) -> str:
         """Return the one state that the states of a group come to."""
         bound = [self._bound(kind) for kind in kinds]
-        given = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
+        types = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
         constants = ", ".join([*("null" for _ in bound), *(f"{sql}::{kind}" for kind, sql in self.parameters)])
-        state = f"to_aggregate_state({self.column}, {literal(self.name)}, [{given}]"
+        state = f"to_aggregate_state({self.column}, {literal(self.name)}, [{types}]"
         return f"combine_aggr({state}{f', [{constants}]' if self.parameters else ''}){self.order})"
 
     def _bound(self, kind: str) -> str:

@@ -80,11 +80,11 @@ class CanonicalTerms:
                 return frozenset({(base.table, quoted(base.column))})
             return frozenset().union(*(self.origins(of) for of in self._from[term]))
         bases = {number: self._base(number) for number in _NUMBER.findall(term)}
-        found = [base for base in bases.values() if base is not None]
-        if not found or len(found) < len(bases) or len({base.read for base in found}) > 1:
+        known = [base for base in bases.values() if base is not None]
+        if not known or len(known) < len(bases) or len({base.read for base in known}) > 1:
             return frozenset()
         columns = {number: quoted(base.column) for number, base in bases.items() if base is not None}
-        return frozenset({(found[0].table, _NUMBER.sub(lambda match: columns[match[0]], term))})
+        return frozenset({(known[0].table, _NUMBER.sub(lambda match: columns[match[0]], term))})
 
     def _base(self, number: Term) -> _Base | None:
         while number not in self._bases:

@@ -55,26 +55,26 @@ def _decide_call(call: exp.Expr, place: Place | None) -> None:
         return
     if name not in _ORDERED or _is_framed(call):
         return
-    given = call.expressions if isinstance(call, exp.Anonymous | exp.AnonymousAggFunc) else [call.this]
-    if not given:
+    arguments = call.expressions if isinstance(call, exp.Anonymous | exp.AnonymousAggFunc) else [call.this]
+    if not arguments:
         return
-    order = given[0] if isinstance(given[0], exp.Order) else None
+    order = arguments[0] if isinstance(arguments[0], exp.Order) else None
     if order is None and name == "any_value":
         outer = call.parent if isinstance(call.parent, exp.IgnoreNulls) else call
         outer.replace(exp.Min(this=call.this.copy()))
     elif order is None and name in _FIRST_OR_LAST:
-        sql = given[0].sql("duckdb")
+        sql = arguments[0].sql("duckdb")
         raise DefinitionError(
             f"the answer of {call.sql('duckdb')} depends on the order of rows, and a table has none",
             do=f"give the order, {name}({sql} order by ...), or take min({sql}), max({sql}) or arg_min({sql}, ...)",
             place=place,
         )
     else:
-        value = given[0] if order is None else order.this
+        value = arguments[0] if order is None else order.this
         values = value.expressions if isinstance(value, exp.Distinct) else [value]
         if order is None:
             order = exp.Order()
-            given[0].replace(order)
+            arguments[0].replace(order)
             order.set("this", value)
         _append(order, values)
 
@@ -85,12 +85,12 @@ def _decide_extreme(call: exp.Expr) -> None:
     if isinstance(value, exp.Distinct | exp.Order) or (isinstance(by, exp.Tuple) and value in by.expressions):
         return
     known = exp.and_(*(exp.Not(this=exp.Is(this=part.copy(), expression=exp.Null())) for part in (by, value)))
-    whole = call.parent if isinstance(call.parent, exp.Filter) else None
+    filtered = call.parent if isinstance(call.parent, exp.Filter) else None
     call.set("expression", exp.Tuple(expressions=[by.copy(), value.copy()]))
-    if whole is None:
+    if filtered is None:
         call.replace(exp.Filter(this=call.copy(), expression=exp.Where(this=known)))
     else:
-        whole.expression.set("this", exp.and_(exp.paren(whole.expression.this), known))
+        filtered.expression.set("this", exp.and_(exp.paren(filtered.expression.this), known))
 
 
 def _decide_windows(select: exp.Select) -> None:

@@ -45,8 +45,8 @@ class Distribution:
 
     def covered_by(self, terms: Iterable[Term]) -> bool:
         """Return whether rows that are alike in `terms` are all in one bucket."""
-        found = frozenset(terms)
-        return self.is_replicated or all(found & keys for keys in self.keys)
+        known = frozenset(terms)
+        return self.is_replicated or all(known & keys for keys in self.keys)
 
     def renamed(self, names: Mapping[Term, Term]) -> Sets:
         """Return what is left of the keys where the columns may also be null."""
@@ -64,15 +64,15 @@ def filtered(share: Distribution, equals: Iterable[Equality]) -> Distribution:
 
 
 def _grown(terms: frozenset[Term], nullable_keys: frozenset[Term], equals: list[Equality]) -> frozenset[Term]:
-    found = set(terms)
+    grown = set(terms)
     before = -1
-    while before < len(found):
-        before = len(found)
+    while before < len(grown):
+        before = len(grown)
         for equal in equals:
             sides = {equal.left, equal.right}
-            if sides & found or (not equal.nulls and sides & nullable_keys):
-                found |= sides
-    return frozenset(found)
+            if sides & grown or (not equal.nulls and sides & nullable_keys):
+                grown |= sides
+    return frozenset(grown)
 
 
 def joined(left: Distribution, right: Distribution, kind: Kind, equals: list[Equality], what: str) -> None:
@@ -119,11 +119,11 @@ def united(
         raise NotPartitionableError(f"{operation.upper()}: every bucket has one of its sides whole")
     positions = range(len(left.keys))
     keys = tuple(
-        frozenset(own for own, a, b in columns if a in left.keys[i] and (keeps_left or b in right.keys[i]))
+        frozenset(term for term, a, b in columns if a in left.keys[i] and (keeps_left or b in right.keys[i]))
         for i in positions
     )
     nullable_keys = tuple(
-        frozenset(own for own, a, b in columns if a in left.any_of(i) and (keeps_left or b in right.any_of(i)))
+        frozenset(term for term, a, b in columns if a in left.any_of(i) and (keeps_left or b in right.any_of(i)))
         for i in positions
     )
     if operation != "union all" and not left.is_replicated and not all(keys):

@@ -84,7 +84,9 @@ class _Search:
     def of(
         cls, tree: exp.Query, schemas: Mapping[str, Schema], sizes: Mapping[str, int], broadcast_bytes: int
     ) -> _Search:
-        if (why := next((found for node in tree.walk() if (found := _never(node)) is not None), None)) is not None:
+        if (
+            why := next((obstacle for node in tree.walk() if (obstacle := _never(node)) is not None), None)
+        ) is not None:
             raise NotPartitionableError(why)
         scope = Scope.of(tree)
         known = {name.lower(): name for name in schemas}
@@ -123,13 +125,13 @@ class _Search:
         """Return the sets of expressions that the statement has equal, as those of each input."""
         walk = PartitioningAnalysis(self.scope, self.schemas, {})
         walk.query(self.tree, top=True)
-        found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+        equal_to: dict[tuple[str, str], set[tuple[str, str]]] = {}
         for terms in [*walk.links, *((term,) for term in walk.groups)]:
             origins = set[tuple[str, str]]().union(*(walk.terms.origins(term) for term in terms))
-            together = origins.union(*(found.get(origin, set()) for origin in origins))
-            found.update(dict.fromkeys(together, together))
+            together = origins.union(*(equal_to.get(origin, set()) for origin in origins))
+            equal_to.update(dict.fromkeys(together, together))
         classes: list[dict[str, list[str]]] = []
-        for together in {id(members): members for members in found.values()}.values():
+        for together in {id(members): members for members in equal_to.values()}.values():
             by_input: dict[str, list[str]] = {}
             for name, expression in sorted(together):
                 if self._type(name, expression) is not None:
@@ -154,7 +156,7 @@ class _Search:
                         for chosen in itertools.islice(choices, _MOST_TRIES)
                         if cut
                     ]
-        yield from (keys for _, keys in sorted(tries, key=lambda found: found[0]))
+        yield from (keys for _, keys in sorted(tries, key=lambda attempt: attempt[0]))
 
     def _extended(
         self, keys: dict[str, tuple[str, ...]], classes: list[dict[str, list[str]]], merged: exp.Expr | None
@@ -188,10 +190,10 @@ class _Search:
         driving = None if self.scope.driving is None else self.scope.driving.lower()
         may_split = driving in keys and self._why_not({driving: (None,)}, merged) is None
         cut = " and ".join(repr(self.names[name]) for name in keys)
-        whole = ", ".join(repr(self.names[name]) for name in self.schemas if name not in keys)
+        replicated = ", ".join(repr(self.names[name]) for name in self.schemas if name not in keys)
         first = next(iter(keys))
         by = ", ".join(keys[first])
-        reason = f"{cut} in buckets by {by}" + (f", {whole} whole to each" if whole else "")
+        reason = f"{cut} in buckets by {by}" + (f", {replicated} whole to each" if replicated else "")
         return Exchange(self._in_one_type(keys), statement, finish, may_split, merged is not None, reason)
 
     def _walked(self, keys: Keys) -> PartitioningAnalysis:

@@ -55,9 +55,9 @@ def _orders(tree: exp.Query, order: exp.Expr, walk: PartitioningAnalysis) -> lis
         by = ordered.this.unnest()
         if not (isinstance(by, exp.Var) or (isinstance(by, exp.Literal) and by.is_int)):
             by = _over_columns(tree, by, names, outputs, walk)
-        found = ordered.copy()
-        found.set("this", by)
-        orders.append(found)
+        rewritten = ordered.copy()
+        rewritten.set("this", by)
+        orders.append(rewritten)
     return orders
 
 
@@ -99,4 +99,4 @@ def _position(by: exp.Expr, outputs: tuple[SelectScope, Columns], walk: Partitio
     """Return which column of the SELECT list an expression is."""
     frame, columns = outputs
     term = walk.term(by, (frame,))
-    return next((i for i, (_, found) in enumerate(columns) if found == term), None)
+    return next((i for i, (_, candidate) in enumerate(columns) if candidate == term), None)

@@ -104,8 +104,8 @@ class PartitioningAnalysis(ExpressionResolver):
     def _relation(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> Relation:
         body = self.scope.bodies.get(id(node))
         if body is not None:
-            given = body.parent.args["alias"].args.get("columns") if body.parent is not None else None
-            return self._inside(body, ()).called(given or [])
+            aliases = body.parent.args["alias"].args.get("columns") if body.parent is not None else None
+            return self._inside(body, ()).called(aliases or [])
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             return self._read(node.name.lower())
         if isinstance(node, exp.Subquery | exp.Lateral) and isinstance(node.this, exp.Query):
@@ -202,18 +202,18 @@ class PartitioningAnalysis(ExpressionResolver):
         joined(left, right, step.check, [*step.equals, *pooled] if step.check == "inner" else step.equals, step.what)
         if step.kind in {"semi", "anti"}:
             return left
-        whole, pairs = left.is_replicated and right.is_replicated, both(left, right)
+        is_replicated, pairs = left.is_replicated and right.is_replicated, both(left, right)
         matched = filtered(pairs, step.equals)
         if inner:
             return matched
         nullable_keys = matched.renamed(step.after)
         if step.kind == "full":
             return Distribution(
-                whole, tuple(self._either(left, right, step, i) for i in range(self.positions)), nullable_keys
+                is_replicated, tuple(self._either(left, right, step, i) for i in range(self.positions)), nullable_keys
             )
         kept = left if step.kind == "left" else right
         return Distribution(
-            whole, kept.keys, tuple(a | b for a, b in zip(kept.nullable_keys, nullable_keys, strict=True))
+            is_replicated, kept.keys, tuple(a | b for a, b in zip(kept.nullable_keys, nullable_keys, strict=True))
         )
 
     @staticmethod
@@ -229,9 +229,9 @@ class PartitioningAnalysis(ExpressionResolver):
         if clause is not None:
             raise NotPartitionableError(f"{clause.strip('_').upper()} needs all rows at once")
         names, chains = self._from(select, frames) if select.args.get("from_") else (VisibleColumns(), [])
-        given = [(e.alias.lower(), e.unalias()) for e in select.expressions if isinstance(e, exp.Alias)]
-        twice = Counter(alias for alias, _ in given)
-        aliases = {alias: e if twice[alias] == 1 else exp.null() for alias, e in given}
+        named = [(e.alias.lower(), e.unalias()) for e in select.expressions if isinstance(e, exp.Alias)]
+        twice = Counter(alias for alias, _ in named)
+        aliases = {alias: e if twice[alias] == 1 else exp.null() for alias, e in named}
         condition = select.args["where"].this if select.args.get("where") else None
         where = self._conditions(condition, (SelectScope(names, self._everywhere(), aliases), *frames))
         rows = self._rows(chains, where, frames) if chains else self._everywhere()
@@ -279,8 +279,8 @@ class PartitioningAnalysis(ExpressionResolver):
             if isinstance(star, exp.Star):
                 names = frames[0].names
                 columns = names.of_table(e.table.lower()) if isinstance(e, exp.Column) else names.star
-                for name, found in star_of(star, columns):
-                    yield name, found if isinstance(found, str) else self.term(found, frames)
+                for name, value in star_of(star, columns):
+                    yield name, value if isinstance(value, str) else self.term(value, frames)
             else:
                 name = e.alias if isinstance(e, exp.Alias) else e.name if isinstance(e, exp.Column) else ""
                 yield name.lower(), self.term(e.unalias(), frames)
@@ -369,15 +369,15 @@ class PartitioningAnalysis(ExpressionResolver):
                 continue
             relation, parent = self._inside(query, frames), query.parent
             member = parent if isinstance(parent, exp.In) and parent.args.get("query") is query else None
-            found = [] if member is None else self._membership(member, relation, frames)
+            equals = [] if member is None else self._membership(member, relation, frames)
             if not relation.share.is_replicated and not (
-                member is not None and self._is_local(member, relation, found, frames)
+                member is not None and self._is_local(member, relation, equals, frames)
             ):
                 raise NotPartitionableError(f"({query.sql('duckdb')}) needs rows of other buckets")
 
     def _membership(self, member: exp.In, relation: Relation, frames: tuple[SelectScope, ...]) -> list[Equality]:
-        asked = member.this.unnest()
-        sides = asked.expressions if isinstance(asked, exp.Tuple) else [asked]
+        operand = member.this.unnest()
+        sides = operand.expressions if isinstance(operand, exp.Tuple) else [operand]
         pairs = zip(sides, relation.columns, strict=False)
         return self._equals([(self.term(side, frames), term, len(sides) > 1) for side, (_, term) in pairs])
 

@@ -15,12 +15,12 @@ def carrying(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[s
 
     Only a SELECT straight from a table that has them is changed; `columns` are the driving table's.
     """
-    wanted = tuple(name for name in (SOURCE, POSITION) if name in columns)
-    table = _driving_table(tree, driving) if wanted else None
+    provenance = tuple(name for name in (SOURCE, POSITION) if name in columns)
+    table = _driving_table(tree, driving) if provenance else None
     if table is None:
         return tree.sql("duckdb", comments=False), ()
     chosen = {name.lower() for name in tree.named_selects}
-    added = tuple(name for name in wanted if name not in chosen)
+    added = tuple(name for name in provenance if name not in chosen)
     changed = tree.copy()
     for name in added:
         changed.append("expressions", exp.column(name, table=table.alias_or_name))
@@ -47,10 +47,10 @@ def bare(tree: exp.Query, driving: str) -> exp.Query:
         if select.args.get("joins") or not isinstance(table, exp.Table) or id(table) in bodies:
             continue
         for star in select.expressions if table.name.lower() == driving.lower() else ():
-            found = star.this if isinstance(star, exp.Column) else star
-            if isinstance(found, exp.Star):
+            inner = star.this if isinstance(star, exp.Column) else star
+            if isinstance(inner, exp.Star):
                 left_out = [exp.column(name) for name in PROVENANCE]
-                found.set("except_", [*(found.args.get("except_") or []), *left_out])
+                inner.set("except_", [*(inner.args.get("except_") or []), *left_out])
     return changed
 
 
@@ -62,8 +62,8 @@ def passed_on(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[st
     table = relation(tree) if isinstance(tree, exp.Select) else None
     if not isinstance(table, exp.Table) or id(table) in Scope.of(tree).bodies or table.name.lower() != driving.lower():
         return None
-    found = [_passed(tree, table.alias_or_name.lower(), column.lower()) for column in columns]
-    return None if None in found else tuple(name for name in found if name is not None)
+    output_names = [_passed(tree, table.alias_or_name.lower(), column.lower()) for column in columns]
+    return None if None in output_names else tuple(name for name in output_names if name is not None)
 
 
 def _passed(tree: exp.Query, alias: str, column: str) -> str | None:

@@ -57,7 +57,7 @@ def file_conditions(tree: exp.Query, table: str, schema: Schema) -> tuple[FileCo
     name = reads[0].alias_or_name.lower()
     parts = where.this.flatten() if isinstance(where.this, exp.And) else iter([where.this])
     looker = _Looker(name, {column.name.lower(): column for column in schema.columns}, is_alone=alone)
-    return tuple(found for part in parts for found in looker.conditions(part.unnest()))
+    return tuple(condition for part in parts for condition in looker.conditions(part.unnest()))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ class Relation:
 
     def called(self, names: Iterable[exp.Expr]) -> Relation:
         """Return the relation with its first columns renamed, as `as t(x, y)` does."""
-        given = [name.name.lower() for name in names]
-        renamed = [(name, term) for name, (_, term) in zip(given, self.columns, strict=False)]
+        aliases = [name.name.lower() for name in names]
+        renamed = [(name, term) for name, (_, term) in zip(aliases, self.columns, strict=False)]
         return Relation((*renamed, *self.columns[len(renamed) :]), self.share)
 
 
@@ -70,10 +70,10 @@ class VisibleColumns:
 
     def only(self, name: str) -> Term:
         """Return the term of a column of USING."""
-        found = self.find(name)
-        if len(found) != 1:
-            raise NotPartitionableError(f"{name!r} names {len(found)} columns of one side of a join")
-        return found[0]
+        terms = self.find(name)
+        if len(terms) != 1:
+            raise NotPartitionableError(f"{name!r} names {len(terms)} columns of one side of a join")
+        return terms[0]
 
 
 def star_of(star: exp.Star, columns: Columns) -> list[tuple[str, Term | exp.Expr]]:
@@ -84,7 +84,7 @@ def star_of(star: exp.Star, columns: Columns) -> list[tuple[str, Term | exp.Expr
     excluded = star.args.get("except_") or []
     if unknown is not None or any(isinstance(e, exp.Column) and e.table for e in excluded):
         raise NotPartitionableError(f"the columns of {star.sql('duckdb')} are not known")
-    gone = {e.name.lower() for e in excluded}
+    removed = {e.name.lower() for e in excluded}
     replaced = {e.alias.lower(): e.unalias() for e in star.args.get("replace") or []}
     renamed = {e.this.name.lower(): e.alias.lower() for e in star.args.get("rename") or []}
-    return [(renamed.get(n, n), replaced.get(n, term)) for n, term in columns if n not in gone]
+    return [(renamed.get(n, n), replaced.get(n, term)) for n, term in columns if n not in removed]

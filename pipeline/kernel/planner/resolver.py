@@ -75,9 +75,9 @@ class ExpressionResolver:
         if column.args.get("db") or isinstance(column.this, exp.Star):
             return self.terms.fresh()
         for i, frame in enumerate(frames):
-            found = frame.names.find(name, table)
-            if found:
-                return found[0] if len(found) == 1 else self.terms.fresh()
+            candidates = frame.names.find(name, table)
+            if candidates:
+                return candidates[0] if len(candidates) == 1 else self.terms.fresh()
             if not table and name in frame.aliases:
                 if any(outer.names.find(name) for outer in frames[i + 1 :]):
                     return self.terms.fresh()

@@ -93,7 +93,7 @@ def _from(select: exp.Select, scope: Scope, driving: str) -> str | None:
         return "it has no FROM"
     obstacle = _relation(first, scope, driving)
     joins = (_join(join, driving) for join in select.args.get("joins") or [])
-    return obstacle or next((found for found in joins if found is not None), None)
+    return obstacle or next((problem for problem in joins if problem is not None), None)
 
 
 def _relation(node: exp.Expr, scope: Scope, driving: str) -> str | None:

@@ -30,12 +30,12 @@ class CallParts:
     """The condition of its FILTER."""
 
     @classmethod
-    def of(cls, whole: exp.Expr) -> CallParts | None:
+    def of(cls, node: exp.Expr) -> CallParts | None:
         """Take a call with its FILTER apart; `None` when it has a part that is not known here."""
-        call = whole.this if isinstance(whole, exp.Filter) else whole
+        call = node.this if isinstance(node, exp.Filter) else node
         inner = call.this if isinstance(call, exp.IgnoreNulls) else call
         unknown = {name for name, value in inner.args.items() if value} - {*_ARGUMENTS, "expressions", "big_int"}
-        if unknown or isinstance(whole.parent, exp.WithinGroup | exp.RespectNulls | exp.Dot):
+        if unknown or isinstance(node.parent, exp.WithinGroup | exp.RespectNulls | exp.Dot):
             return None
         if isinstance(inner, exp.Anonymous | exp.AnonymousAggFunc):
             arguments = list(inner.expressions)
@@ -52,7 +52,7 @@ class CallParts:
         if any(isinstance(argument, exp.Order | exp.Distinct) for argument in arguments):
             return None
         arguments = [argument for argument in arguments if not isinstance(argument, exp.Star)]
-        where = whole.expression.this if isinstance(whole, exp.Filter) else None
+        where = node.expression.this if isinstance(node, exp.Filter) else None
         return cls(call, tuple(arguments), distinct, order, where)
 
 

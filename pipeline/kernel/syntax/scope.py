@@ -45,10 +45,10 @@ class Scope:
         """The tables read, each once, as first written; the driving one first."""
         driving = self.driving
         names = [table.name for table in self.tables if id(table) not in self.bodies]
-        found: dict[str, str] = {} if driving is None else {driving.lower(): driving}
+        by_name: dict[str, str] = {} if driving is None else {driving.lower(): driving}
         for name in names:
-            found.setdefault(name.lower(), name)
-        return tuple(found.values())
+            by_name.setdefault(name.lower(), name)
+        return tuple(by_name.values())
 
     @property
     def driving(self) -> str | None:
@@ -76,8 +76,8 @@ class Scope:
 
     def _next(self, node: exp.Expr) -> exp.Expr | None:
         if isinstance(node, exp.Subquery | exp.SetOperation):
-            found: exp.Expr | None = node.this
-            return found
+            inner: exp.Expr | None = node.this
+            return inner
         if isinstance(node, exp.Select):
             return relation(node)
         body = self.bodies.get(id(node))
@@ -93,8 +93,8 @@ class Scope:
 def relation(select: exp.Select) -> exp.Expr | None:
     """Return what stands first after FROM, or `None` without a FROM."""
     from_ = select.args.get("from_")
-    found: exp.Expr | None = None if from_ is None else from_.this
-    return found
+    first: exp.Expr | None = None if from_ is None else from_.this
+    return first
 
 
 def tables_of(tree: exp.Query) -> tuple[str, ...]:

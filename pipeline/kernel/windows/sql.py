@@ -89,14 +89,14 @@ def window_of(select: exp.Select, place: Place | None = None) -> Window | None:
     words = list(_words(select))
     if not words:
         return None
-    found = [_read(word, place) for word in words]
-    if len({(text_in(each.time, select), replace(each, time=exp.null())) for each in found}) > 1:
+    windows = [_read(word, place) for word in words]
+    if len({(text_in(each.time, select), replace(each, time=exp.null())) for each in windows}) > 1:
         got = " and ".join(dict.fromkeys(word.sql("duckdb") for word in words))
         raise DefinitionError(
             "a statement groups by one window", got=got, do="group by the other one in a table of its own", place=place
         )
     _check_places(select, words, place)
-    return found[0]
+    return windows[0]
 
 
 def in_plain_sql(tree: exp.Query, place: Place | None = None) -> exp.Query:
@@ -149,7 +149,7 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
         usage = ", ".join(["a time", *(f"its {name}" for name in names)])
         raise DefinitionError(f"{kind} takes {usage}", got=word.sql("duckdb"), place=place)
     time, *intervals = word.expressions
-    spans = {name: _span(kind, name, given, place) for name, given in zip(names, intervals, strict=True)}
+    spans = {name: _span(kind, name, length, place) for name, length in zip(names, intervals, strict=True)}
     months = spans["size"][0] if kind == "tumble" else 0
     lengths = {f"{name}_us": us for name, (_, us) in spans.items()}
     window = Window(kind, time, months=months, **{"slide_us": lengths.get("size_us", 0), **lengths})
@@ -167,24 +167,24 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
     return window
 
 
-def _span(kind: Kind, name: str, given: exp.Expr, place: Place | None) -> tuple[int, int]:
+def _span(kind: Kind, name: str, length: exp.Expr, place: Place | None) -> tuple[int, int]:
     """Return the months and the microseconds of a constant interval."""
-    sql = given.sql("duckdb")
+    sql = length.sql("duckdb")
     what = f"the {name} of {kind}"
-    if given.find(exp.Column, exp.Query):
+    if length.find(exp.Column, exp.Query):
         raise DefinitionError(
             f"{what} is not a constant", got=sql, do="write for example interval '5 minutes'", place=place
         )
     try:
-        found = _constant(sql)
+        parts = _constant(sql)
     except duckdb.Error as error:
         got = f"{sql}: {first_line(error)}"
         raise DefinitionError(
             f"{what} is no interval", got=got, do="write for example interval '5 minutes'", place=place
         ) from error
-    if found is None or min(found) < 0 or not any(found):
+    if parts is None or min(parts) < 0 or not any(parts):
         raise DefinitionError(f"{what} is not more than nothing", got=sql, place=place)
-    months, us = found
+    months, us = parts
     if months and (us or kind != "tumble"):
         do = "leave out the days and hours" if kind == "tumble" else "write days"
         raise DefinitionError(f"{what} has months, which are not all of one length", got=sql, do=do, place=place)
@@ -194,8 +194,8 @@ def _span(kind: Kind, name: str, given: exp.Expr, place: Place | None) -> tuple[
 @functools.lru_cache(maxsize=256)
 def _constant(sql: str) -> tuple[int, int] | None:
     with connect() as con:
-        found = arrow(con, f"select ({sql})::interval as i").column(0)[0].as_py()
-    return None if found is None else (found.months, found.days * 86_400_000_000 + found.nanoseconds // 1000)
+        value = arrow(con, f"select ({sql})::interval as i").column(0)[0].as_py()
+    return None if value is None else (value.months, value.days * 86_400_000_000 + value.nanoseconds // 1000)
 
 
 def interval(us: int, months: int = 0) -> str:
@@ -307,7 +307,7 @@ def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> Non
     is_new = f"coalesce({at} - lag({at}) over ({partition}order by {at}) >= {window.gap_us}, true)::int as _new"
     keyed = [f"{key} as _b{number}" for number, key in enumerate(by)]
     rows = exp.select(
-        *(exp.alias_(column, name) for name, column in columns.found.items()),
+        *(exp.alias_(column, name) for name, column in columns.expressions.items()),
         *map(_parsed, [*keyed, is_new]),
         copy=False,
     )
@@ -356,7 +356,7 @@ class _Columns:
     """The columns of a subquery: its expressions by their names, which are none of those the statement has."""
 
     taken: frozenset[str]
-    found: dict[str, exp.Expr]
+    expressions: dict[str, exp.Expr]
 
 
 def _identifiers(select: exp.Select) -> frozenset[str]:
@@ -365,9 +365,9 @@ def _identifiers(select: exp.Select) -> frozenset[str]:
 
 def _column(node: exp.Expr, columns: _Columns) -> str:
     """Return the name under which the subquery gives an expression."""
-    known = next((name for name, column in columns.found.items() if column == node), None)
-    name = unused(f"_in{len(columns.found)}", columns.taken) if known is None else known
-    columns.found.setdefault(name, node.copy())
+    known = next((name for name, column in columns.expressions.items() if column == node), None)
+    name = unused(f"_in{len(columns.expressions)}", columns.taken) if known is None else known
+    columns.expressions.setdefault(name, node.copy())
     return name
 
 
@@ -375,7 +375,7 @@ def _over(node: exp.Expr, columns: _Columns, aliases: frozenset[str] | set[str] 
     """Return an expression over the subquery's columns."""
 
     def replaced(part: exp.Expr) -> exp.Expr:
-        if not isinstance(part, exp.Column) or part.name in columns.found:
+        if not isinstance(part, exp.Column) or part.name in columns.expressions:
             return part
         if not part.table and part.name.lower() in aliases:
             return part
