@@ -9,10 +9,10 @@ import duckdb
 
 from pipeline.batch.work import TaskSpec
 from pipeline.core.errors import DefinitionError, StorageError
-from pipeline.kernel.engine import beyond_bounds, first_line
+from pipeline.kernel.engine import exceeded_limit, first_line
 
-_FITS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
-_VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
+_BINDING_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
+_VALUE_ERRORS = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
 
 
 @contextmanager
@@ -26,13 +26,13 @@ def translate_errors(work: TaskSpec) -> Iterator[None]:
         raise DefinitionError(
             f"table {work.table!r}: {error.problem}", got=error.got, do=error.do, place=work.place
         ) from error
-    except _FITS as error:
+    except _BINDING_ERRORS as error:
         problem = f"table {work.table!r} does not fit its inputs"
         raise DefinitionError(problem, got=first_line(error), place=work.place) from error
-    except _VALUES as error:
-        raise _of_values(work, error) from error
+    except _VALUE_ERRORS as error:
+        raise _value_error(work, error) from error
     except duckdb.OutOfMemoryException as error:
-        problem, do = beyond_bounds(error)
+        problem, do = exceeded_limit(error)
         raise StorageError(f"table {work.table!r} {problem}", got=first_line(error), do=do, place=work.place) from error
     except (duckdb.IOException, duckdb.HTTPException) as error:
         raise StorageError(
@@ -43,7 +43,7 @@ def translate_errors(work: TaskSpec) -> Iterator[None]:
         ) from error
 
 
-def _of_values(work: TaskSpec, error: duckdb.Error) -> DefinitionError | StorageError:
+def _value_error(work: TaskSpec, error: duckdb.Error) -> DefinitionError | StorageError:
     if "parquet" in str(error).lower():
         return StorageError(
             f"table {work.table!r} cannot read its inputs",

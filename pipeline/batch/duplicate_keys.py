@@ -24,24 +24,24 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 _ROW = "file_row_number"
 
 
-def put_together(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
+def combine_outcomes(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
     """Return the splits' outcomes as one, in their order, with the rows set aside whose key an earlier split has.
 
     Only files that hold such a row are written again. The rows set aside say where they came from when the table does.
     Returns `None` where splits share a key and are not in the order that says which row is the first.
     """
     combined = reduce(add, outcomes)
-    if not work.key or not _may_meet(work.key[0], outcomes):
+    if not work.key or not _may_share_keys(work.key[0], outcomes):
         return combined
     with connect(work.limits, filesystem=work.filesystem) as con:
         configure(con, "preserve_insertion_order", "false")
-        count = _find(con, work, combined.files)
+        count = _find_duplicates(con, work, combined.files)
         if not count:
             return combined
         if not work.are_splits_ranked:
             return None
-        files = _written_again(con, work, combined.files, len(outcomes))
-        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_those(work, combined)])
+        files = _without_duplicates(con, work, combined.files, len(outcomes))
+        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_duplicate_rows(work, combined)])
     flow = replace(
         combined.flow, rows_out=combined.flow.rows_out - count, quarantined=combined.flow.quarantined + count
     )
@@ -49,7 +49,7 @@ def put_together(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
     return replace(combined, files=files, flow=flow, quarantined=(*combined.quarantined, *quarantined), checks=checks)
 
 
-def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:
+def _may_share_keys(key: str, outcomes: Sequence[Outcome]) -> bool:
     """Return whether two splits may share a value of a column, by the bounds of their files."""
     ranges: list[tuple[Any, Any]] = []
     for outcome in (outcome for outcome in outcomes if outcome.files):
@@ -62,7 +62,7 @@ def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:
     return any(later[0] <= earlier[1] for earlier, later in itertools.pairwise(ranges))
 
 
-def _find(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile]) -> int:
+def _find_duplicates(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile]) -> int:
     """Make the table `_losers` of the rows whose key comes earlier, and return how many there are."""
     key, scan = listed(work.key), work.stager.scan(files)
     con.execute(f"create temp table _shared as select {key} from {scan} group by {key} having count(*) > 1")
@@ -74,7 +74,7 @@ def _find(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[Staged
     return int(one(con, "select count(*) from _losers")[0])
 
 
-def _written_again(
+def _without_duplicates(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile], first: int
 ) -> tuple[StagedFile, ...]:
     losing = {int(row[0]) for row in con.execute("select distinct _file from _losers").fetchall()}
@@ -88,7 +88,7 @@ def _written_again(
     return tuple(kept)
 
 
-def _those(work: TaskSpec, combined: Outcome) -> str:
+def _duplicate_rows(work: TaskSpec, combined: Outcome) -> str:
     """Return the SELECT of the rows that are set aside, as the quarantine has them."""
     names = combined.schema.names
     source = SOURCE if SOURCE in names else "null::varchar"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from pipeline.batch.exchange import in_buckets
-from pipeline.batch.executor import OnProgress, layout_of, splits_of, together
+from pipeline.batch.exchange import run_exchange
+from pipeline.batch.executor import OnProgress, combined_split, layout_of, splits_of
 from pipeline.batch.job import StepExecution
-from pipeline.batch.partial_aggregation import in_states
+from pipeline.batch.partial_aggregation import run_partial
 from pipeline.batch.planning import exchanged
 from pipeline.batch.row_producers import ArrowProducer
 from pipeline.batch.step import StepSpec, work_of
@@ -28,7 +28,7 @@ def execute(spec: StepSpec, lake: Lake, settings: Settings, on_progress: OnProgr
     if spec.is_dataset:
         return _dataset(job)
     if spec.route.exchange is not None:
-        return in_buckets(job, spec.route.exchange, lake)
+        return run_exchange(job, spec.route.exchange, lake)
     try:
         return _in_splits(job, splits_of(spec, job.layout), lake)
     except SplitError:  # a file that cannot be cut, because its quotes mislead: each is read whole
@@ -37,25 +37,25 @@ def execute(spec: StepSpec, lake: Lake, settings: Settings, on_progress: OnProgr
 
 def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outcome:
     if len(splits) == 1 and not job.layout.on_ray:
-        return job.alone(splits[0])
+        return job.run_alone(splits[0])
     job = replace(job, work=replace(job.work, limits=job.layout.limits(len(splits))))
-    if job.order.route.strategy != "partial":
-        return job.made(splits)
-    outcome = in_states(job, splits)
+    if job.spec.route.strategy != "partial":
+        return job.run_all(splits)
+    outcome = run_partial(job, splits)
     if outcome is not None:
         return outcome
-    chosen = None if job.order.feed is not None else exchanged(job.order.definition, job.order.scans)
+    chosen = None if job.spec.feed is not None else exchanged(job.spec.definition, job.spec.scans)
     if isinstance(chosen, Exchange) and job.layout.on_ray and not chosen.merges:
-        return in_buckets(job, chosen, lake)
-    return job.alone(together(job.order, splits))
+        return run_exchange(job, chosen, lake)
+    return job.run_alone(combined_split(job.spec, splits))
 
 
 def _dataset(job: StepExecution) -> Outcome:
     from pipeline.batch.ray_executor import dataset_rows  # noqa: PLC0415 - importing Ray takes seconds
 
-    spec = job.order
+    spec = job.spec
     transform = cast("FunctionTransform", cast("Table", spec.definition).transform)
     readers = dataset_rows(transform.function, {name: spec.scans[name] for name in transform.inputs})
     for reader in readers:
-        return job.alone(Split(0), producer=ArrowProducer(reader, spec.route.rows, spec.route.size_bytes))
+        return job.run_alone(Split(0), producer=ArrowProducer(reader, spec.route.rows, spec.route.size_bytes))
     raise AssertionError("a dataset function gives one reader")

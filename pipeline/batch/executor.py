@@ -67,9 +67,9 @@ def layout_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Exe
     on_ray = spec.route.executor == "ray" and spec.route.strategy != "gather" and not spec.is_dataset
     if not on_ray or not (starts or settings.ray_address):
         return Executor(name, here, here, on_ray)
-    from pipeline.batch.ray_executor import slots_there  # noqa: PLC0415 - importing Ray takes seconds
+    from pipeline.batch.ray_executor import cluster_budget  # noqa: PLC0415 - importing Ray takes seconds
 
-    there = slots_there()
+    there = cluster_budget()
     if settings.memory_bytes is not None:
         there = replace(there, memory_bytes=settings.memory_bytes)
     return Executor(name, there, here, on_ray)
@@ -92,6 +92,6 @@ def cut_splits(scan: Scan, layout: Executor) -> tuple[Split, ...]:
     return splits_of_scan(scan, Slots(layout.budget.slots))
 
 
-def together(spec: StepSpec, splits: Sequence[Split]) -> Split:
+def combined_split(spec: StepSpec, splits: Sequence[Split]) -> Split:
     """Return all splits as one."""
     return Split(0, spec.scans.get(spec.route.driving), tuple(part for split in splits for part in split.parts))

@@ -47,7 +47,7 @@ def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: I
     select = f"select {columns} from ({query.query}\n) as _headwater_made{_guard(work)}"
     files = work.stager.stage(con, select, split.index, schema)
     profile = last_profile(con)
-    if not is_whole(con, query, profile):
+    if not is_complete(con, query, profile):
         return Refusal("a record does not fit the contract")
     if has_duplicates(con, work, files):
         return Refusal("a key comes twice")
@@ -56,7 +56,7 @@ def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: I
     return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)
 
 
-def is_whole(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Profile) -> bool:
+def is_complete(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Profile) -> bool:
     """Return whether the pass just done saw every record of the split, and none that is odd."""
     if query.scanned is not None and profile.scanned.get("READ_CSV", query.scanned) != query.scanned:
         return False

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
-from pipeline.batch.retries import tried
+from pipeline.batch.retries import result_or_failure
 from pipeline.batch.work import Split
 from pipeline.kernel.engine import Stop, current_stop
 
@@ -31,7 +31,7 @@ def run_local(
     share = _Share(splits, on_progress)
     with ThreadPoolExecutor(lanes, thread_name_prefix="headwater-lane") as pool:
         futures: dict[Future[T], Split] = {
-            pool.submit(copy_context().run, tried, partial(task, split, share.of(split), stop)): split
+            pool.submit(copy_context().run, result_or_failure, partial(task, split, share.of(split), stop)): split
             for split in splits
         }
         try:
@@ -52,12 +52,12 @@ class _Share:
     def __init__(self, splits: Sequence[Split], on_progress: Callable[[float], None]) -> None:
         self._weights = {split.index: max(split.size_bytes, 1) for split in splits}
         self._done = dict.fromkeys(self._weights, 0.0)
-        self._tell = on_progress
+        self._on_progress = on_progress
 
     def of(self, split: Split) -> Callable[[float], None]:
-        def tell(share: float) -> None:
+        def report(share: float) -> None:
             self._done[split.index] = share
             done_bytes = sum(self._done[index] * weight for index, weight in self._weights.items())
-            self._tell(done_bytes / sum(self._weights.values()))
+            self._on_progress(done_bytes / sum(self._weights.values()))
 
-        return tell
+        return report

@@ -17,7 +17,7 @@ from pipeline.batch.planning import tree_of
 from pipeline.batch.row_producers import ArrowProducer, SqlProducer
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
-from pipeline.kernel.aggregates.decomposition import STATES, take_apart
+from pipeline.kernel.aggregates.decomposition import STATES, decompose
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import Scan, register
 
@@ -25,15 +25,15 @@ MOST_BYTES_IN_ALL = 1 << 30
 """The most states that are merged in one process."""
 
 
-def in_states(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
+def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
     """Compute states per split, merge them in the order of the splits; the finished rows are judged as one split.
 
     Returns `None` when there are so many groups that their states would not fit: group them where their rows meet.
     """
-    spec, producer = job.order, cast("SqlProducer", job.work.producer)
-    apart = take_apart(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
+    spec, producer = job.spec, cast("SqlProducer", job.work.producer)
+    apart = decompose(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
     task = replace(job.work, producer=replace(producer, text=apart.partial()))
-    partials: list[PartialStates] = job.each(partial(run_states, task), splits)
+    partials: list[PartialStates] = job.run_each(partial(run_states, task), splits)
     kept = [part.rows for part in partials if part.rows is not None]
     if len(kept) < len(partials) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
         return None
@@ -44,7 +44,7 @@ def in_states(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
         answer = apart.answer(apart.types(con))
     rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
     merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
-    return _with_rejected(job.alone(Split(len(splits)), producer=merger), partials)
+    return _with_rejected(job.run_alone(Split(len(splits)), producer=merger), partials)
 
 
 def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outcome:

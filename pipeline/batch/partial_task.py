@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.duckdb_errors import translate_errors
-from pipeline.batch.fast_path import is_whole
+from pipeline.batch.fast_path import is_complete
 from pipeline.batch.validating_pass import stage_rejected
 from pipeline.batch.work import InputQuery, Split, TaskSpec
 from pipeline.core.staging import StagedFile
@@ -43,7 +43,7 @@ def run_states(
             start_profiling(con)
             with work.producer.for_fast_path(con, split) as query:
                 if query is not None:
-                    states = _flowed(con, query, on_progress)
+                    states = _streamed(con, query, on_progress)
                     if states is not None:
                         return states
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
@@ -55,7 +55,7 @@ def run_states(
                 return PartialStates(rows, query.rows_in, query.bytes_in, query.rejected, quarantined, profile)
 
 
-def _flowed(
+def _streamed(
     con: duckdb.DuckDBPyConnection, query: InputQuery, on_progress: Callable[[float], None] | None
 ) -> PartialStates | None:
     try:
@@ -64,7 +64,7 @@ def _flowed(
         if rows is None:
             return PartialStates(None, query.rows_in, query.bytes_in, 0, (), Profile())
         profile = last_profile(con)
-        if not is_whole(con, query, profile):
+        if not is_complete(con, query, profile):
             return None
     except duckdb.Error as error:
         if query.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):

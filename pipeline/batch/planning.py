@@ -20,7 +20,7 @@ from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.warehouse.modelling import FactTransform
 
-ANY_ROOM = ExecutionLimits()
+DEFAULT_LIMITS = ExecutionLimits()
 BROADCAST_BYTES = 128 << 20
 """An input of this size or more is not given whole to every split."""
 EXPANSION = 6
@@ -51,7 +51,7 @@ def route(
     definition: StoredDefinition,
     scans: Mapping[str, Scan],
     parts: Sequence[SourceSplit] = (),
-    room: ExecutionLimits = ANY_ROOM,
+    room: ExecutionLimits = DEFAULT_LIMITS,
 ) -> ExecutionPlan:
     """Choose the strategy for a table and where it runs; `scans` and `parts` are its inputs as they are read.
 
@@ -65,19 +65,19 @@ def route(
     driving = scans.get(chosen.driving)
     size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
-    executor, why = where(chosen.strategy, size, room)
+    executor, why = choose_executor(chosen.strategy, size, room)
     direct = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
     total_bytes = sum(scan.size_bytes for scan in scans.values())
     fits = room.memory_bytes is None or total_bytes * EXPANSION <= room.memory_bytes
     here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
-    if parts or here or not _meets(direct, scans):
+    if parts or here or not _needs_exchange(direct, scans):
         return direct
     return _in_buckets(
         definition, direct, scans, "asked for" if room.execution == "ray" else _too_large(total_bytes, room)
     )
 
 
-def _meets(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
+def _needs_exchange(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
     """Return whether rows have to meet that no split has together, or each split would meet too many."""
     others = (scan.size_bytes for name, scan in scans.items() if name != direct.driving)
     return direct.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
@@ -108,10 +108,12 @@ def _too_large(size_bytes: int, room: ExecutionLimits) -> str:
     return f"{size_bytes / 1e6:,.0f} MB of files do not fit {memory:,.0f} MB of memory when they meet"
 
 
-def source_route(definition: Source, parts: Sequence[SourceSplit], room: ExecutionLimits = ANY_ROOM) -> ExecutionPlan:
+def source_route(
+    definition: Source, parts: Sequence[SourceSplit], room: ExecutionLimits = DEFAULT_LIMITS
+) -> ExecutionPlan:
     """Choose where a source's parts are read."""
     size = sum(part.size_bytes for part in parts)
-    executor, why = where("files", size, room)
+    executor, why = choose_executor("files", size, room)
     return ExecutionPlan("files", "", f"{definition.name!r} is read part by part", executor, why, 0, size)
 
 
@@ -131,10 +133,10 @@ def strategy(definition: StoredDefinition) -> StrategyChoice:
     return StrategyChoice("gather", transform.inputs[0], "it remembers, so it looks at all rows in their order")
 
 
-def carries_place(definition: StoredDefinition, driving: str, columns: tuple[str, ...]) -> bool:
+def carries_provenance(definition: StoredDefinition, driving: str, columns: tuple[str, ...]) -> bool:
     """Return whether the rows of a table are judged with their place in the source, which says which is the first."""
     transform = definition.transform if isinstance(definition, Table) else None
-    return isinstance(transform, SqlTransform) and provenance.carries_place(transform.tree, driving, columns)
+    return isinstance(transform, SqlTransform) and provenance.carries_provenance(transform.tree, driving, columns)
 
 
 def _of_function(transform: FunctionTransform) -> StrategyChoice:
@@ -165,7 +167,7 @@ def tree_of(transform: object) -> exp.Query:
     return transform.tree
 
 
-def where(chosen: str, size_bytes: int, room: ExecutionLimits) -> tuple[Execution, str]:
+def choose_executor(chosen: str, size_bytes: int, room: ExecutionLimits) -> tuple[Execution, str]:
     """Choose between this process and Ray by what is asked for, the strategy and the size of the input."""
     size = f"{size_bytes / 1e6:,.1f} MB"
     if chosen == "gather":

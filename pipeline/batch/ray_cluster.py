@@ -11,7 +11,7 @@ import ray
 LOOPBACK = "127.0.0.1"
 
 
-def is_told() -> bool:
+def has_address() -> bool:
     """Return whether `RAY_ADDRESS` names a cluster, as it does in a job."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
@@ -27,7 +27,7 @@ def join() -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not is_told():
+    if not has_address():
         ray.init(address="local", _node_ip_address=LOOPBACK, include_dashboard=False, **quiet)
     elif os.environ["RAY_ADDRESS"].startswith((f"{LOOPBACK}:", "localhost:")):
         ray.init(_node_ip_address=LOOPBACK, **quiet)  # else Ray looks for it at the machine's outer address

@@ -21,7 +21,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.batch.ray_cluster import join
-from pipeline.batch.retries import tried
+from pipeline.batch.retries import result_or_failure
 from pipeline.batch.splits import PART_BYTES
 from pipeline.batch.work import Split
 from pipeline.core import scratch
@@ -31,7 +31,7 @@ from pipeline.kernel.budget import Budget
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.scan import Scan
 
-MOST_TRIES = 3
+MAX_ATTEMPTS = 3
 """How many workers a task may end before it is taken for lost."""
 
 
@@ -80,7 +80,7 @@ def _blocks(work: Callable[[Any], pa.Table], argument: Any) -> list[pa.Table]:
     return [work(argument)]
 
 
-def slots_there() -> Budget:
+def cluster_budget() -> Budget:
     """Return how many tasks the cluster runs at once, and the memory that they may take together."""
     join()
     known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
@@ -125,14 +125,14 @@ def dataset_rows(
         try:
             result = function(**datasets)
             if isinstance(result, ray.data.Dataset):
-                files, schemas = _kept(result, Path(folder))
+                files, schemas = _write_blocks(result, Path(folder))
         except Exception as error:  # the user's own code, here or on a worker
             kind, text = _raised(error)
             raise DefinitionError(f"table {function.__name__!r} raised {kind}", got=text, place=place) from error
         if not isinstance(result, ray.data.Dataset):
             problem = f"table {function.__name__!r} must return a dataset"
             raise DefinitionError(problem, got=type(result).__name__, do="return a ray.data.Dataset", place=place)
-        yield _together(function.__name__, files, schemas, place)
+        yield _combined_reader(function.__name__, files, schemas, place)
 
 
 def _raised(error: Exception) -> tuple[str, str]:
@@ -144,7 +144,7 @@ def _raised(error: Exception) -> tuple[str, str]:
     return kind, text
 
 
-def _kept(dataset: ray.data.Dataset, folder: Path) -> tuple[list[Path], list[pa.Schema]]:
+def _write_blocks(dataset: ray.data.Dataset, folder: Path) -> tuple[list[Path], list[pa.Schema]]:
     """Write each block to a file, and return the files and the blocks' schemas."""
     files: list[Path] = []
     schemas: list[pa.Schema] = []
@@ -160,7 +160,9 @@ def _kept(dataset: ray.data.Dataset, folder: Path) -> tuple[list[Path], list[pa.
     return files, schemas
 
 
-def _together(name: str, files: Sequence[Path], schemas: Sequence[pa.Schema], place: Place) -> pa.RecordBatchReader:
+def _combined_reader(
+    name: str, files: Sequence[Path], schemas: Sequence[pa.Schema], place: Place
+) -> pa.RecordBatchReader:
     """Return a reader of all blocks in the columns and types that hold every one of them."""
     first = schemas[0].names
     if not first:
@@ -206,9 +208,9 @@ def _pickled(task: bytes, split: Split) -> pa.Table:
     """Return a task's answer: the split's number, and an outcome or the error that it raised; or neither for a lost one."""
     outcome = error = None
     try:
-        if _tries_before() >= MOST_TRIES:
+        if _attempt_number() >= MAX_ATTEMPTS:
             return _answer(split, None, None)
-        outcome = tried(partial(pickle.loads(task), split))  # noqa: S301 - our own task
+        outcome = result_or_failure(partial(pickle.loads(task), split))  # noqa: S301 - our own task
     except Exception as raised:  # noqa: BLE001 - it is raised again where the run is
         error = raised
     return _answer(split, outcome, error)
@@ -222,7 +224,7 @@ def _answer(split: Split, outcome: object, error: Exception | None) -> pa.Table:
     return pa.table({"outcome": pa.array([answer], pa.binary())})
 
 
-def _tries_before() -> int:
+def _attempt_number() -> int:
     """Return how many workers were lost on this very task: Ray Data gives it to another one without end."""
     worker: Any = ray._private.worker.global_worker  # noqa: SLF001 - Ray has no public word for it
     return int(worker.core_worker.get_current_task_attempt_number())

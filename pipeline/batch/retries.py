@@ -31,7 +31,7 @@ class TaskRunner(Protocol):
         """Run a task for every split and yield each with what it gave; a split whose worker was lost gives nothing."""
 
 
-def tried(task: Callable[[], Any]) -> Any:
+def result_or_failure(task: Callable[[], Any]) -> Any:
     """Return what a task gives, or `FailedTask` for an error of reading or writing that may pass."""
     try:
         return task()
@@ -41,7 +41,7 @@ def tried(task: Callable[[], Any]) -> Any:
         return FailedTask(error)
 
 
-def attempt(
+def run_with_retry(
     definition: StoredDefinition,
     splits: Sequence[Split],
     place: TaskRunner,

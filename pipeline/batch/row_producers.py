@@ -169,7 +169,7 @@ class SourceProducer:
                     if odd is None
                     else f"select * replace ({MISFIT} or {odd} as {MISFIT}) from ({scan.query})"
                 )
-                yield replace(scan, query=f"select {self._columns(source)} from {_held(query)}")
+                yield replace(scan, query=f"select {self._columns(source)} from {_without_misfits(query)}")
 
     def groups(self, parts: Sequence[SourceSplit]) -> list[Sequence[SourceSplit]]:
         """Return the parts in their order, runs of small ones together up to a bound."""
@@ -221,7 +221,7 @@ def _unreadable(part: SourceSplit, error: SourceError) -> SourceError:
     return SourceError(error.problem, got=got, do=error.do, place=error.place)
 
 
-def _held(query: str) -> str:
+def _without_misfits(query: str) -> str:
     """Return rows of which none is a misfit, or the statement ends: whatever else it does with them, it does after.
 
     The engine may put a filter of the statement before ours, but nothing before a window that numbers all rows.

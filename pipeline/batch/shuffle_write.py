@@ -48,7 +48,7 @@ class BucketFiles:
     profile: Profile
 
 
-def run_cut(
+def write_buckets(
     cut: ShuffleSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> BucketFiles:
     """Write a split's rows by bucket; done again, it writes the same files."""

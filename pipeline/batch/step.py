@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from pipeline.batch.planning import ExecutionPlan, carries_place
+from pipeline.batch.planning import ExecutionPlan, carries_provenance
 from pipeline.batch.row_producers import FunctionProducer, SourceProducer, SqlProducer, WholeInputProducer
 from pipeline.batch.work import RowProducer, TaskSpec
 from pipeline.core.definitions import Feed, Source, StoredDefinition, Table
@@ -17,8 +17,8 @@ from pipeline.core.sources import Reader
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
-from pipeline.kernel.planner.projection import needed
-from pipeline.kernel.planner.provenance import bare, carrying
+from pipeline.kernel.planner.projection import used_columns
+from pipeline.kernel.planner.provenance import with_provenance, without_provenance
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import DeltaStager, Lake, Version
@@ -72,7 +72,7 @@ def work_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProduce
     return TaskSpec(
         table=definition.name,
         place=definition.place,
-        producer=_maker(spec) if producer is None else producer,
+        producer=_producer_of(spec) if producer is None else producer,
         stager=table.stager(spec.run_id),
         quarantined=DeltaStager(quarantined.storage, spec.run_id),
         run_id=spec.run_id,
@@ -87,7 +87,7 @@ def work_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProduce
     )
 
 
-def _loose(schema: Schema, named: set[str]) -> Schema:
+def _relaxed(schema: Schema, named: set[str]) -> Schema:
     """Return a contract that takes any text in the columns that a statement does not name: nobody looks at them."""
     return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
 
@@ -99,10 +99,12 @@ def _are_splits_ranked(spec: StepSpec) -> bool:
         return False
     if spec.reads is spec.definition:
         return True
-    return spec.route.splits_alone and carries_place(spec.definition, spec.route.driving, spec.driving_schema.names)
+    return spec.route.splits_alone and carries_provenance(
+        spec.definition, spec.route.driving, spec.driving_schema.names
+    )
 
 
-def _maker(spec: StepSpec) -> RowProducer:
+def _producer_of(spec: StepSpec) -> RowProducer:
     definition = spec.definition
     reads = spec.reads
     source = None
@@ -115,8 +117,8 @@ def _maker(spec: StepSpec) -> RowProducer:
         return source
     transform = cast("Table", definition).transform
     if source is not None and isinstance(transform, SqlTransform):
-        named = set(needed(transform.tree, spec.route.driving, source.schema))
-        source = replace(source, schema=_loose(source.schema, named))
+        named = set(used_columns(transform.tree, spec.route.driving, source.schema))
+        source = replace(source, schema=_relaxed(source.schema, named))
     others = {name: scan for name, scan in spec.scans.items() if name != spec.route.driving}
     if isinstance(transform, FunctionTransform):
         return FunctionProducer(transform, others, definition.place, source)
@@ -124,9 +126,9 @@ def _maker(spec: StepSpec) -> RowProducer:
         return WholeInputProducer(transform, others, source)
     columns = {name: scan.schema.names for name, scan in spec.scans.items()}
     tree = transform.tree_over({**columns, spec.route.driving: spec.driving_schema.names})
-    tree = tree if spec.feed is None else bare(tree, spec.route.driving)
+    tree = tree if spec.feed is None else without_provenance(tree, spec.route.driving)
     text = tree.sql("duckdb", comments=False)
     hidden: tuple[str, ...] = ()
     if spec.route.splits_alone:
-        text, hidden = carrying(tree, spec.route.driving, spec.driving_schema.names)
+        text, hidden = with_provenance(tree, spec.route.driving, spec.driving_schema.names)
     return SqlProducer(text, spec.route.driving, others, hidden, source)

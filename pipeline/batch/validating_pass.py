@@ -41,7 +41,7 @@ def validating_pass(
         _require_key(work, marked)
         _mark_keys(con, work, marked)
     checks = marked.violations(con)
-    _refuse(con, work, marked, checks)
+    _require_expectations(con, work, marked, checks)
     outcome = _staged(con, work, split, query, marked)
     return replace(outcome, checks=checks, profile=profile)
 
@@ -87,7 +87,9 @@ def stage_rejects(
     return work.quarantined.stage(con, f"select *, {stamp} from ({' union all '.join(queries)})", split.index)
 
 
-def _refuse(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows, checks: Mapping[str, int]) -> None:
+def _require_expectations(
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows, checks: Mapping[str, int]
+) -> None:
     for number, expectation in enumerate(marked.expectations):
         count = checks[expectation.name]
         if expectation.action is not Action.FAIL or not count:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, overlo
 
 from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
-from pipeline.core.event_time import EventTime, event_time_of, span
+from pipeline.core.event_time import EventTime, event_time_of, parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 from pipeline.core.sources import Evolvable, NewColumns, OverTables, Reader, Timed
@@ -375,7 +375,7 @@ def streaming_of(
     """Return how a table is streamed; raise `DefinitionError` for words that cannot be read."""
     if emit not in {None, "close", "change"}:
         raise DefinitionError("emit= is 'close' or 'change'", got=repr(emit), place=place)
-    kept = None if ttl is None else span(ttl, "ttl", place)
+    kept = None if ttl is None else parse_duration(ttl, "ttl", place)
     time = event_time_of(event_time, lateness, None, None, place)
     if time is not None and time.made_by is not None:
         raise DefinitionError(

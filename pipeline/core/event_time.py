@@ -82,7 +82,9 @@ def event_time_of(
     `column` is a name, or a call of a function that makes a time of a number, for example `epoch_ms(at)`.
     """
     durations = {"lateness": lateness, "idle_after": idle_after, "ahead": ahead}
-    spans: dict[str, Any] = {name: span(value, name, place) for name, value in durations.items() if value is not None}
+    spans: dict[str, Any] = {
+        name: parse_duration(value, name, place) for name, value in durations.items() if value is not None
+    }
     if column is None:
         if spans:
             raise DefinitionError(
@@ -122,7 +124,7 @@ def require_event_time(time: EventTime, schema: Schema, owner: str, place: Place
         )
 
 
-def span(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:
+def parse_duration(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:
     """Return a span of time that was written in words, for example `10 minutes` or `1 hour 30 minutes`.
 
     Raises `DefinitionError` for other words and for less than nothing.
@@ -145,9 +147,9 @@ def span(value: str | timedelta, what: str, place: Place | None = None) -> timed
     return duration
 
 
-def in_words(span: timedelta) -> str:
-    """Return a span of time as `span` reads it."""
-    micros = span // timedelta(microseconds=1)
+def format_duration(duration: timedelta) -> str:
+    """Return a span of time as `parse_duration` reads it."""
+    micros = duration // timedelta(microseconds=1)
     if not micros:
         return "0 seconds"
     for unit, size in (

@@ -166,13 +166,13 @@ def _ordered(by_name: dict[str, Definition]) -> list[Definition]:
                 ordered[name] = by_name[name]
                 path.popitem()
             elif above in path:
-                raise _circle([*path][[*path].index(above) :], by_name)
+                raise _cycle([*path][[*path].index(above) :], by_name)
             else:
                 path[above] = iter(by_name[above].inputs)
     return list(ordered.values())
 
 
-def _circle(names: list[str], by_name: dict[str, Definition]) -> DefinitionError:
+def _cycle(names: list[str], by_name: dict[str, Definition]) -> DefinitionError:
     return DefinitionError(
         f"definitions read each other in a circle: {' -> '.join([*names, names[0]])}",
         do="take one of these inputs away",

@@ -31,7 +31,7 @@ def started(pid: int) -> str:
     return fields[19] if fields and fields[0] not in {"Z", "X"} else ""
 
 
-def is_there(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Return whether there is a process of a number on this machine, which counts as there where that is not known."""
     try:
         os.kill(pid, 0)

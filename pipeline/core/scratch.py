@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.processes import is_there, machine, started
+from pipeline.core.processes import is_running, machine, started
 
 VARIABLE = "HEADWATER_TMP"
 _NAME = re.compile(r"run-(?P<machine>[0-9a-f]*)-(?P<pid>\d+)-(?P<started>\d*)")
@@ -55,7 +55,7 @@ class Owner:
         """Whether its process is known to be gone; a process of another machine may be alive."""
         if self.machine != _digest(machine()):
             return False
-        return not is_there(self.pid) or (bool(self.started) and started(self.pid) != self.started)
+        return not is_running(self.pid) or (bool(self.started) and started(self.pid) != self.started)
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def sink(of: str, *, to: Destination, description: str = "") -> Sink:
     return Sink(place=place, description=description or f"to {to}", table=of, to=to)
 
 
-def is_there(delivery: Delivery, reached: SinkPosition | None) -> bool:
+def is_delivered(delivery: Delivery, reached: SinkPosition | None) -> bool:
     """Return whether a target at a position has a delivery; raise `ConflictError` when it neither has it nor comes next."""
     if reached == delivery.to:
         return True
@@ -156,7 +156,7 @@ def is_there(delivery: Delivery, reached: SinkPosition | None) -> bool:
     return False
 
 
-def require_gone_by(key: tuple[str, ...], delivery: Delivery) -> None:
+def require_deletable(key: tuple[str, ...], delivery: Delivery) -> None:
     """Raise `SinkError` when rows went that a target which tells rows apart by a key cannot take away."""
     if delivery.gone.num_rows and key != delivery.key:
         raise SinkError(

@@ -141,7 +141,7 @@ def watched(con: duckdb.DuckDBPyConnection, on_progress: Callable[[float], None]
 
 
 @contextmanager
-def in_time(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[threading.Event]:
+def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[threading.Event]:
     """Interrupt a connection's statements after so many seconds; the event says whether time was up."""
     is_up, ended = threading.Event(), threading.Event()
 
@@ -162,7 +162,7 @@ def in_time(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[threadin
         watcher.join()
 
 
-def beyond_bounds(error: duckdb.OutOfMemoryException) -> tuple[str, str]:
+def exceeded_limit(error: duckdb.OutOfMemoryException) -> tuple[str, str]:
     """Return in words which bound a statement goes beyond, and what to raise."""
     if "max_temp_directory_size" in str(error):
         place = f"free space at {scratch.base()}, or name a larger disk in {scratch.VARIABLE}"
@@ -175,7 +175,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def is_of_files(error: BaseException) -> bool:
+def is_file_error(error: BaseException) -> bool:
     """Return whether an error of DuckDB is one of its file systems; those in Python raise a plain `duckdb.Error`."""
     return isinstance(error, duckdb.IOException) or (
         isinstance(error, duckdb.Error) and not isinstance(error, duckdb.DatabaseError)

@@ -77,7 +77,7 @@ def connection(
     """
     key = _Key(limits, None if filesystem is None else id(filesystem), os.getpid())
     with scratch.folder("spill") as folder:
-        instance = (_taken(key, folder) if keep else None) or _opened(key, filesystem, folder)
+        instance = (_reused(key, folder) if keep else None) or _opened(key, filesystem, folder)
         try:
             con = instance.root
             if keep:
@@ -113,7 +113,7 @@ def _limit_spill(con: duckdb.DuckDBPyConnection, folder: str, engines: int) -> N
     con.execute(f"set max_temp_directory_size = '{total // engines}B'")
 
 
-def _taken(key: _Key, folder: str) -> _Instance | None:
+def _reused(key: _Key, folder: str) -> _Instance | None:
     """Return an idle instance that spills to a folder, or `None` where there is none."""
     while True:
         with _lock:

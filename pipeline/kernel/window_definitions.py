@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from pipeline.core.definitions import Emit, Expectation, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError
-from pipeline.core.event_time import span
+from pipeline.core.event_time import parse_duration
 from pipeline.kernel.sql import sql
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.windows.sql import Kind, interval
@@ -32,17 +32,17 @@ class WindowSpec:
 
 def tumble(size: str | timedelta, *, on: str) -> WindowSpec:
     """Windows of `size` (`'15 minutes'`), one after the other; each row is in one."""
-    return WindowSpec("tumble", on, (span(size, "size"),))
+    return WindowSpec("tumble", on, (parse_duration(size, "size"),))
 
 
 def hop(size: str | timedelta, *, every: str | timedelta, on: str) -> WindowSpec:
     """Windows of `size` that begin `every` so often; each row is in all that are open at its time."""
-    return WindowSpec("hop", on, (span(every, "every"), span(size, "size")))
+    return WindowSpec("hop", on, (parse_duration(every, "every"), parse_duration(size, "size")))
 
 
 def session(gap: str | timedelta, *, on: str) -> WindowSpec:
     """Windows that last as long as rows of a key come less than `gap` apart."""
-    return WindowSpec("session", on, (span(gap, "gap"),))
+    return WindowSpec("session", on, (parse_duration(gap, "gap"),))
 
 
 def window(

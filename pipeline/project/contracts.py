@@ -14,7 +14,7 @@ from pipeline.kernel.types import stored
 from pipeline.project.readers import LogReader, reader_of
 from pipeline.project.workspace import Workspace
 
-_LOOKED_AT = 1 << 18
+_SAMPLED_RECORDS = 1 << 18
 """How many records of a partition a start of a stream looks at for columns: as many as it takes at once."""
 
 
@@ -46,19 +46,19 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
     version = workspace.version(definition.name, lenient=True)
     epoch = None if version is None or version.manifest is None else version.manifest.epoch
     read = {} if epoch is None else epoch.inputs[definition.name].offsets
-    parts = _held(log, read)
+    parts = _unread(log, read)
     if version is not None:
         return grown(workspace, definition, with_declared(definition, own_columns(version.schema).inferred()), parts)
     return fresh_contract(workspace, definition, parts)
 
 
-def _held(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
+def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
     """Return what a log holds beyond offsets that were read: a partition that is taken whole, else its next records."""
     splits = []
     for uri, extent in sorted(log.extents().items()):
         begin, is_whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
         if begin < extent.end:
-            end = None if is_whole else min(extent.end, begin + _LOOKED_AT)
+            end = None if is_whole else min(extent.end, begin + _SAMPLED_RECORDS)
             splits.append(SourceSplit(SourceObject(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
     return tuple(splits)
 

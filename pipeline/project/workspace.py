@@ -15,7 +15,7 @@ from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.engine import arrow_within, beyond_bounds, connect, first_line, in_time
+from pipeline.kernel.engine import arrow_within, connect, exceeded_limit, first_line, interrupted_after
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version
@@ -96,7 +96,7 @@ class Workspace:
         budget = budget_here(self.settings.memory_bytes)
         with (
             connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,
-            in_time(con, seconds) as is_up,
+            interrupted_after(con, seconds) as is_up,
             _query_errors(text, seconds, is_up),
         ):
             register(con, scans)
@@ -116,7 +116,7 @@ def _query_errors(text: str, seconds: float, is_up: threading.Event) -> Iterator
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        problem, do = beyond_bounds(error)
+        problem, do = exceeded_limit(error)
         raise RequestError(f"this query {problem}: {_shown(text)}", got=first_line(error), do=do) from error
     except (duckdb.InterruptException, RuntimeError) as error:
         if not is_up.is_set():

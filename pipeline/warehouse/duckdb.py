@@ -51,7 +51,7 @@ class DuckDBWarehouse:
         with self._open(read_only=False, filesystem=filesystem) as con:
             try:
                 con.execute("begin")
-                _bring(con, load)
+                _load(con, load)
                 con.execute("commit")
             except duckdb.Error as error:
                 raise self._unusable(error) from error
@@ -100,7 +100,7 @@ class DuckDBWarehouse:
         )
 
 
-def _bring(con: duckdb.DuckDBPyConnection, load: Load) -> None:
+def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
     con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint, mark bigint)")
     row = con.execute(f"select version, mark from {_LOADS} where name = ?", [load.name]).fetchone()
     if row is not None and row == (load.version, load.manifest_id):

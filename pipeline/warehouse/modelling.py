@@ -228,11 +228,14 @@ class _Dimension(Table):
                 place=self.place,
             )
         return replace(
-            named, transform=transform, key=(transform.surrogate,), expect=(*named.expect, *_whole(transform))
+            named,
+            transform=transform,
+            key=(transform.surrogate,),
+            expect=(*named.expect, *_member_expectations(transform)),
         )
 
 
-def _whole(transform: DimensionTransform) -> tuple[Expectation, ...]:
+def _member_expectations(transform: DimensionTransform) -> tuple[Expectation, ...]:
     """Return what sets aside a member without its natural key, and an observation without its time."""
     unknown = f"{quoted(transform.surrogate)} = {UNKNOWN}"
     present = " and ".join(f"{quoted(name)} is not null" for name in transform.key)

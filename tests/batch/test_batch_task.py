@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipeline.batch.duplicate_keys import put_together
+from pipeline.batch.duplicate_keys import combine_outcomes
 from pipeline.batch.row_producers import ArrowProducer, FunctionProducer, SqlProducer
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
@@ -226,8 +226,8 @@ def test_of_a_key_in_different_splits_the_first_stays(work):
     later = replace(keyed, producer=given(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1)), run_task(later, Split(2))]
 
-    assert put_together(unranked, outcomes) is None
-    combined = put_together(keyed, outcomes)
+    assert combine_outcomes(unranked, outcomes) is None
+    combined = combine_outcomes(keyed, outcomes)
     assert combined is not None
 
     assert combined.flow == RowCounts(rows_in=10, rows_made=10, rows_out=5, quarantined=5)
@@ -249,7 +249,7 @@ def test_splits_whose_keys_do_not_meet_are_not_read_again(work):
     for file in (file for outcome in outcomes for file in outcome.files):
         Path(keyed.stager.storage.uri, file.path).unlink()
 
-    assert put_together(keyed, outcomes).flow.rows_out == 6
+    assert combine_outcomes(keyed, outcomes).flow.rows_out == 6
 
 
 def test_a_split_done_again_stages_the_same_files(work, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from pipeline.core.refusal import Refusal
-from pipeline.kernel.aggregates.decomposition import STATES, take_apart
+from pipeline.kernel.aggregates.decomposition import STATES, decompose
 from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, driving_of, plan
@@ -58,7 +58,7 @@ class Splits:
         if chosen.strategy == "gather":
             return chosen, *self.direct(tree.sql("duckdb", comments=False))
         if chosen.strategy == "partial":
-            apart = take_apart(tree)
+            apart = decompose(tree)
             states = pa.concat_tables([self._arrow(apart.partial()) for _ in self._cut(chosen.driving, parts)])
             answer = apart.answer(apart.types(self.con))
             self.con.register(STATES, states)
@@ -75,7 +75,7 @@ class Splits:
         chosen = exchange(tree, schemas, {name: 2 if name.lower() in large else 1 for name in names}, 2)
         if isinstance(chosen, Refusal):
             return chosen, [], []
-        apart = take_apart(tree) if chosen.merges else None
+        apart = decompose(tree) if chosen.merges else None
         union, query = (BUCKETS, chosen.statement) if apart is None else (STATES, apart.partial())
         driving = driving_of(tree) if chosen.driving_may_split else None
         answers = [self._answer(query) for _ in self._buckets(chosen, buckets, driving)]

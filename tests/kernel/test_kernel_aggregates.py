@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from pipeline.kernel.aggregates.decomposition import take_apart
+from pipeline.kernel.aggregates.decomposition import decompose
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import parse
 
@@ -173,7 +173,7 @@ def test_of_equals_one_is_taken(splits):
 def test_a_split_keeps_no_more_than_it_must(splits):
     splits.give(t="select n % 3 as x, n as y from range(60) r(n)")
     statement = "select count(distinct x) as n, max(y, 2) as m, first(x order by y) as f, histogram(x) as h from t"
-    ((distinct, top, first, counts),) = splits.direct(take_apart(parse(statement)).partial())[1]
+    ((distinct, top, first, counts),) = splits.direct(decompose(parse(statement)).partial())[1]
     assert (sorted(distinct), top, len(first), len(counts)) == ([0, 1, 2], [59, 58], 1, 3)
 
 
@@ -200,7 +200,7 @@ def test_sketches_keep_their_error(splits):
 def test_one_call_is_one_state():
     statement = 'select X as key, sum(y) as s, sum(T.Y) / count(*) as m from t group by x having SUM("y") > 3'
     assert plan(parse(statement)).strategy == "partial"
-    apart = take_apart(parse(statement))
+    apart = decompose(parse(statement))
     assert apart.partial() == (
         'SELECT x as _k0, SUM("y") export_state as _a0, COUNT(*) export_state as _a1 FROM t group by 1'
     )
@@ -213,5 +213,5 @@ def test_one_call_is_one_state():
 def test_the_statement_is_left_as_it_was():
     tree = parse("select x, count(*) as n from t group by x having n > 1 order by n limit 3")
     before = tree.sql("duckdb")
-    take_apart(tree)
+    decompose(tree)
     assert tree.sql("duckdb") == before

@@ -165,7 +165,7 @@ def test_a_forked_process_does_not_use_an_instance_of_its_parent():
     key = pool._idle[-1].key  # noqa: SLF001
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if pool._taken(pool._Key(ONE, None, os.getpid()), "/tmp") is None else 1)  # noqa: S108, SLF001
+        os._exit(0 if pool._reused(pool._Key(ONE, None, os.getpid()), "/tmp") is None else 1)  # noqa: S108, SLF001
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert key.process == os.getpid()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.kernel.engine import connect
-from pipeline.kernel.planner.provenance import carrying, passed_on
+from pipeline.kernel.planner.provenance import passed_through, with_provenance
 from pipeline.kernel.sql import parse
 
 COLUMNS = ("x", "_source", "_position", "_ingested_at")
@@ -31,7 +31,7 @@ BOTH = ("_source", "_position")
     ],
 )
 def test_what_is_carried(statement, added, row):
-    text, carried = carrying(parse(statement), "t", COLUMNS)
+    text, carried = with_provenance(parse(statement), "t", COLUMNS)
     assert carried == added
     with connect() as con:
         con.execute("create view t as select 1 as x, 'a.csv' as _source, 7 as _position")
@@ -40,8 +40,8 @@ def test_what_is_carried(statement, added, row):
 
 
 def test_nothing_is_carried_from_a_table_that_has_no_places():
-    assert carrying(parse("select x from t"), "t", ("x",))[1] == ()
-    assert carrying(parse("select x from t"), "t", ("x", "_source"))[1] == ("_source",)
+    assert with_provenance(parse("select x from t"), "t", ("x",))[1] == ()
+    assert with_provenance(parse("select x from t"), "t", ("x", "_source"))[1] == ("_source",)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_nothing_is_carried_from_a_table_that_has_no_places():
     ],
 )
 def test_which_columns_are_passed_on_as_they_are(text, expected):
-    assert passed_on(parse(text), "t", ("id",)) == expected
+    assert passed_through(parse(text), "t", ("id",)) == expected
 
 
 def test_all_columns_of_a_key_must_be_passed_on():
-    assert passed_on(parse("select b as y, a as x, c from t"), "t", ("a", "b")) == ("x", "y")
-    assert passed_on(parse("select a from t"), "t", ("a", "b")) is None
+    assert passed_through(parse("select b as y, a as x, c from t"), "t", ("a", "b")) == ("x", "y")
+    assert passed_through(parse("select a from t"), "t", ("a", "b")) is None

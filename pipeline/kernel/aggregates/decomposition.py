@@ -18,10 +18,10 @@ from pipeline.kernel.aggregates.grouping import Matcher, aliases_of, keys_of, un
 from pipeline.kernel.aggregates.mergeable import state_of
 from pipeline.kernel.aggregates.states import AT, STATES, ExportedState, State, typed
 from pipeline.kernel.engine import schema_of
-from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate, is_known, own, whole_of
+from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate, is_known, own, with_modifiers
 from pipeline.kernel.syntax.scope import tables_of
 
-__all__ = ["STATES", "CallTypes", "Decomposition", "has_groups", "refusal", "take_apart"]
+__all__ = ["STATES", "CallTypes", "Decomposition", "decompose", "has_groups", "refusal"]
 
 MERGED = "_merged"
 _COLUMNS = "_headwater_columns_"
@@ -121,7 +121,7 @@ def refusal(tree: exp.Select) -> str | None:
     return None if left is None else f"{left.sql('duckdb')} is neither a key nor inside an aggregate"
 
 
-def take_apart(tree: exp.Select) -> Decomposition:
+def decompose(tree: exp.Select) -> Decomposition:
     """Take a grouped SELECT apart; `refusal` must have said that it can be.
 
     Columns get the names that the statement writes.
@@ -162,7 +162,7 @@ def _is_in_order(tree: exp.Select) -> bool:
 
 
 def _matcher(tree: exp.Select) -> Matcher:
-    return Matcher.of(tree, MERGED, keys_of(tree), map(whole_of, aggregates_of(tree)))
+    return Matcher.of(tree, MERGED, keys_of(tree), map(with_modifiers, aggregates_of(tree)))
 
 
 def _finish(tree: exp.Select, matcher: Matcher) -> exp.Select:
@@ -220,7 +220,7 @@ def _unmerged_call(tree: exp.Select) -> str | None:
         if not is_aggregate(node) and not is_known(node):
             return f"{node.sql('duckdb')} is not known to work row by row"
     in_order = _is_in_order(tree)
-    states = (state_of(whole_of(node), "", in_order=in_order) for node in aggregates_of(tree))
+    states = (state_of(with_modifiers(node), "", in_order=in_order) for node in aggregates_of(tree))
     return next((state.reason for state in states if isinstance(state, Refusal)), None)
 
 

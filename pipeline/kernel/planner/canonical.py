@@ -95,7 +95,7 @@ class CanonicalTerms:
         return self._bases[number]
 
 
-def is_of_one_row(node: exp.Expr) -> bool:
+def is_row_expression(node: exp.Expr) -> bool:
     """Return whether an expression has one value for each row, by its columns alone."""
     return not any(isinstance(n, (*_OPAQUE, *_OWN_NAMES)) or is_aggregate(n) or not is_known(n) for n in node.walk())
 

@@ -75,7 +75,7 @@ def _grown(terms: frozenset[Term], nullable_keys: frozenset[Term], equals: list[
     return frozenset(grown)
 
 
-def joined(left: Distribution, right: Distribution, kind: Kind, equals: list[Equality], what: str) -> None:
+def require_colocated(left: Distribution, right: Distribution, kind: Kind, equals: list[Equality], what: str) -> None:
     """Raise `NotPartitionableError` unless the join of two shares is the bucket's share of the join."""
     if left.is_replicated and right.is_replicated:
         return
@@ -87,11 +87,11 @@ def joined(left: Distribution, right: Distribution, kind: Kind, equals: list[Equ
         raise NotPartitionableError(
             f"{what}: a {kind.upper()} JOIN keeps rows of its right side, which every bucket has"
         )
-    if not left.is_replicated and not right.is_replicated and not _meet(left, right, equals):
+    if not left.is_replicated and not right.is_replicated and not _are_colocated(left, right, equals):
         raise NotPartitionableError(f"{what} is not joined by the key")
 
 
-def _meet(left: Distribution, right: Distribution, equals: list[Equality]) -> bool:
+def _are_colocated(left: Distribution, right: Distribution, equals: list[Equality]) -> bool:
     """Return whether rows that match are in one bucket, at each position of the key."""
     loose = filtered(left, equals)
     strict = filtered(left, [equal for equal in equals if not equal.nulls])
@@ -107,7 +107,7 @@ def both(left: Distribution, right: Distribution) -> Distribution:
     )
 
 
-def united(
+def set_operation(
     left: Distribution, right: Distribution, columns: list[tuple[Term, Term, Term]], operation: str
 ) -> Distribution:
     """Return the share of a set operation; `columns` are its own, with the left and the right side's.

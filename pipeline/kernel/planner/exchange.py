@@ -18,9 +18,9 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates.decomposition import has_groups, refusal
 from pipeline.kernel.planner.canonical import common_type, expression_type, family_of, is_column
 from pipeline.kernel.planner.distribution import NotPartitionableError
-from pipeline.kernel.planner.order_and_limit import finished
+from pipeline.kernel.planner.order_and_limit import split_order_and_limit
 from pipeline.kernel.planner.partitioning import PartitioningAnalysis
-from pipeline.kernel.planner.strategy import never_apart
+from pipeline.kernel.planner.strategy import splitting_obstacle
 from pipeline.kernel.syntax.scope import Scope
 
 BUCKETS = "_buckets"
@@ -85,7 +85,7 @@ class _Search:
         cls, tree: exp.Query, schemas: Mapping[str, Schema], sizes: Mapping[str, int], broadcast_bytes: int
     ) -> _Search:
         if (
-            why := next((obstacle for node in tree.walk() if (obstacle := _never(node)) is not None), None)
+            why := next((obstacle for node in tree.walk() if (obstacle := _bucketing_obstacle(node)) is not None), None)
         ) is not None:
             raise NotPartitionableError(why)
         scope = Scope.of(tree)
@@ -186,7 +186,7 @@ class _Search:
     def _exchange(self, keys: dict[str, tuple[str, ...]], merged: exp.Expr | None) -> Exchange:
         statement, finish = (self.tree.sql("duckdb", comments=False), None)
         if merged is None:
-            statement, finish = finished(self.tree, self._walked(keys), BUCKETS)
+            statement, finish = split_order_and_limit(self.tree, self._walked(keys), BUCKETS)
         driving = None if self.scope.driving is None else self.scope.driving.lower()
         may_split = driving in keys and self._why_not({driving: (None,)}, merged) is None
         cut = " and ".join(repr(self.names[name]) for name in keys)
@@ -219,8 +219,8 @@ class _Search:
         return kind if family_of(kind) is not None else None
 
 
-def _never(node: exp.Expr) -> str | None:
+def _bucketing_obstacle(node: exp.Expr) -> str | None:
     """Return what rules out buckets wherever it stands."""
     if isinstance(node, exp.Collate):
         return f"{node.sql('duckdb')} compares by a collation"
-    return never_apart(node, "bucket")
+    return splitting_obstacle(node, "bucket")

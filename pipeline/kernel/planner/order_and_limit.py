@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from pipeline.kernel.planner.canonical import is_of_one_row
+from pipeline.kernel.planner.canonical import is_row_expression
 from pipeline.kernel.planner.distribution import NotPartitionableError
 from pipeline.kernel.planner.partitioning import PartitioningAnalysis
 from pipeline.kernel.planner.relations import Columns
 from pipeline.kernel.planner.resolver import SelectScope
 
 
-def finished(tree: exp.Query, walk: PartitioningAnalysis, union: str) -> tuple[str, str | None]:
+def split_order_and_limit(tree: exp.Query, walk: PartitioningAnalysis, union: str) -> tuple[str, str | None]:
     """Return the statement of a bucket, and the SELECT over the table `union` of their answers, if one is needed."""
     while isinstance(tree, exp.Subquery):
         tree = tree.this
@@ -90,7 +90,7 @@ def _over_columns(
             raise NotPartitionableError(f"it orders by {part.sql('duckdb')}, which is not one of its columns")
         return exp.column(exp.to_identifier(names[at], quoted=True))
 
-    if not is_of_one_row(by):
+    if not is_row_expression(by):
         raise NotPartitionableError(f"it orders by {by.sql('duckdb')}, which is not one of its columns")
     return by.copy().transform(over)
 

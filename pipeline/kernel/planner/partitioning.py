@@ -21,8 +21,8 @@ from pipeline.kernel.planner.distribution import (
     NotPartitionableError,
     both,
     filtered,
-    joined,
-    united,
+    require_colocated,
+    set_operation,
 )
 from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns, star_of
 from pipeline.kernel.planner.resolver import ExpressionResolver, SelectScope
@@ -188,7 +188,7 @@ class PartitioningAnalysis(ExpressionResolver):
             shares.append(share)
         rows = shares[0]
         for share, chain in zip(shares[1:], chains[1:], strict=True):
-            joined(rows, share, "inner", pooled, chain[0].what)
+            require_colocated(rows, share, "inner", pooled, chain[0].what)
             rows = both(rows, share)
         return filtered(rows, pooled)
 
@@ -199,7 +199,9 @@ class PartitioningAnalysis(ExpressionResolver):
         if step.on is not None:
             self._subqueries(step.on, (SelectScope(step.frame, both(left, right)), *frames))
         inner = step.kind == "inner"
-        joined(left, right, step.check, [*step.equals, *pooled] if step.check == "inner" else step.equals, step.what)
+        require_colocated(
+            left, right, step.check, [*step.equals, *pooled] if step.check == "inner" else step.equals, step.what
+        )
         if step.kind in {"semi", "anti"}:
             return left
         is_replicated, pairs = left.is_replicated and right.is_replicated, both(left, right)
@@ -358,7 +360,7 @@ class PartitioningAnalysis(ExpressionResolver):
         distinct = node.args.get("distinct")
         operation = "union all" if isinstance(node, exp.Union) and not distinct else node.key
         self.groups += [] if operation == "union all" else [a for _, a, _ in sides]
-        return Relation(tuple(columns), united(left.share, right.share, sides, operation))
+        return Relation(tuple(columns), set_operation(left.share, right.share, sides, operation))
 
     # --- subqueries in expressions
 
@@ -387,12 +389,12 @@ class PartitioningAnalysis(ExpressionResolver):
         """Return whether IN finds its matches in the bucket, and stands where null is as good as false."""
         if not _filters(member):
             return False
-        return any(_meets(frame.share, relation.share, equals) for frame in frames)
+        return any(_is_colocated(frame.share, relation.share, equals) for frame in frames)
 
 
-def _meets(outer: Distribution, inner: Distribution, equals: list[Equality]) -> bool:
+def _is_colocated(outer: Distribution, inner: Distribution, equals: list[Equality]) -> bool:
     try:
-        joined(outer, inner, "semi", equals, "")
+        require_colocated(outer, inner, "semi", equals, "")
     except NotPartitionableError:
         return False
     return True

@@ -7,7 +7,7 @@ from sqlglot import exp
 from pipeline.core.schema import Schema
 
 
-def needed(tree: exp.Query, table: str, schema: Schema) -> tuple[str, ...]:
+def used_columns(tree: exp.Query, table: str, schema: Schema) -> tuple[str, ...]:
     """Return the columns of a table that a statement may use, at least one; all of them when it has a star.
 
     A name counts wherever it stands: a column of that name in another table is no reason to look closer.

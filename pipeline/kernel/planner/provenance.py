@@ -10,7 +10,7 @@ from pipeline.core.sources import POSITION, PROVENANCE, SOURCE
 from pipeline.kernel.syntax.scope import Scope, relation
 
 
-def carrying(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def with_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the statement with `_source` and `_position` of its driving table added, and which were added.
 
     Only a SELECT straight from a table that has them is changed; `columns` are the driving table's.
@@ -27,15 +27,15 @@ def carrying(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[s
     return changed.sql("duckdb", comments=False), added
 
 
-def carries_place(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> bool:
-    """Return whether `carrying` gives every row its `_source` and `_position`, beside its columns or among them."""
+def carries_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> bool:
+    """Return whether `with_provenance` gives every row its `_source` and `_position`, beside its columns or among them."""
     place = (SOURCE, POSITION)
     if not set(place) <= set(columns):
         return False
-    return carrying(tree, driving, columns)[1] == place or passed_on(tree, driving, place) == place
+    return with_provenance(tree, driving, columns)[1] == place or passed_through(tree, driving, place) == place
 
 
-def bare(tree: exp.Query, driving: str) -> exp.Query:
+def without_provenance(tree: exp.Query, driving: str) -> exp.Query:
     """Return the statement with stars that leave the provenance out, where a SELECT reads its driving table alone.
 
     So the star of a source that is not stored means the columns of its contract.
@@ -54,7 +54,7 @@ def bare(tree: exp.Query, driving: str) -> exp.Query:
     return changed
 
 
-def passed_on(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[str, ...] | None:
+def passed_through(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[str, ...] | None:
     """Return under which names a SELECT straight from its driving table passes columns on unchanged.
 
     `None` when one of them is not among its columns as it is, or may not be.
@@ -62,11 +62,11 @@ def passed_on(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[st
     table = relation(tree) if isinstance(tree, exp.Select) else None
     if not isinstance(table, exp.Table) or id(table) in Scope.of(tree).bodies or table.name.lower() != driving.lower():
         return None
-    output_names = [_passed(tree, table.alias_or_name.lower(), column.lower()) for column in columns]
+    output_names = [_output_name(tree, table.alias_or_name.lower(), column.lower()) for column in columns]
     return None if None in output_names else tuple(name for name in output_names if name is not None)
 
 
-def _passed(tree: exp.Query, alias: str, column: str) -> str | None:
+def _output_name(tree: exp.Query, alias: str, column: str) -> str | None:
     joined = bool(tree.args.get("joins"))
     for projection in tree.selects:
         node = projection.unalias()

@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 from pipeline.core.schema import Schema
-from pipeline.kernel.planner.canonical import CanonicalTerms, Term, is_of_one_row
+from pipeline.kernel.planner.canonical import CanonicalTerms, Term, is_row_expression
 from pipeline.kernel.planner.distribution import Distribution, Equality
 from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns
 from pipeline.kernel.syntax.scope import Scope
@@ -59,7 +59,7 @@ class ExpressionResolver:
         node = node.unnest()
         if isinstance(node, exp.Column):
             return self._column(node, frames)
-        if not is_of_one_row(node):
+        if not is_row_expression(node):
             return self.terms.fresh()
 
         def numbered(part: exp.Expr) -> exp.Expr:

@@ -19,7 +19,7 @@ from typing import Literal
 from sqlglot import exp
 
 from pipeline.kernel.aggregates.decomposition import has_groups, refusal
-from pipeline.kernel.syntax.function_calls import is_aggregate, is_changing, needs_more_than_a_row
+from pipeline.kernel.syntax.function_calls import is_aggregate, is_volatile, needs_more_than_a_row
 from pipeline.kernel.syntax.scope import Scope, driving_of, relation
 
 __all__ = ["Strategy", "StrategyChoice", "driving_of", "plan"]
@@ -45,7 +45,7 @@ def plan(tree: exp.Query) -> StrategyChoice:
     driving = scope.driving
     if driving is None:
         return StrategyChoice("gather", next(iter(scope.inputs), ""), "its first input is not one table")
-    obstacle = _anywhere(scope, driving)
+    obstacle = _obstacle_in(scope, driving)
     if obstacle is None and isinstance(tree, exp.Select) and has_groups(tree):
         obstacle = refusal(tree) or _from(tree, scope, driving)
         if obstacle is None:
@@ -59,14 +59,16 @@ def plan(tree: exp.Query) -> StrategyChoice:
     return StrategyChoice("blockwise", driving, f"every row of {driving!r} is handled by itself")
 
 
-def _anywhere(scope: Scope, driving: str) -> str | None:
+def _obstacle_in(scope: Scope, driving: str) -> str | None:
     """Return what rules out splits wherever it stands in the statement."""
     if scope.reads(driving) > 1:
         return f"{driving!r} is read more than once"
-    return next((obstacle for node in scope.tree.walk() if (obstacle := never_apart(node, "split")) is not None), None)
+    return next(
+        (obstacle for node in scope.tree.walk() if (obstacle := splitting_obstacle(node, "split")) is not None), None
+    )
 
 
-def never_apart(node: exp.Expr, part: str) -> str | None:
+def splitting_obstacle(node: exp.Expr, part: str) -> str | None:
     """Return what keeps a statement whole wherever it stands in it; `part` is the word for what it would be cut into."""
     if isinstance(node, exp.With) and node.args.get("recursive"):
         return "a recursive CTE needs all rows at once"
@@ -74,7 +76,7 @@ def never_apart(node: exp.Expr, part: str) -> str | None:
         return "a sample is drawn from all rows at once"
     if isinstance(node, exp.Table) and (node.db or not isinstance(node.this, exp.Identifier)):
         return f"{node.sql('duckdb')} is not one of the project's tables"
-    return f"{node.sql('duckdb')} may differ from {part} to {part}" if is_changing(node) else None
+    return f"{node.sql('duckdb')} may differ from {part} to {part}" if is_volatile(node) else None
 
 
 def _row_by_row(query: exp.Expr, scope: Scope, driving: str) -> str | None:

@@ -70,7 +70,7 @@ def aggregates_of(select: exp.Select) -> Iterator[exp.Expr]:
             yield node
 
 
-def whole_of(call: exp.Expr) -> exp.Expr:
+def with_modifiers(call: exp.Expr) -> exp.Expr:
     """Return an aggregate call with what is written behind it: IGNORE NULLS, FILTER."""
     while isinstance(call.parent, exp.Filter | exp.IgnoreNulls) and call.parent.this is call:
         call = call.parent
@@ -84,7 +84,7 @@ def is_aggregate(node: exp.Expr) -> bool:
     return isinstance(node, exp.AggFunc) or function_name(node) in _duckdb("aggregate")
 
 
-def is_changing(node: exp.Expr) -> bool:
+def is_volatile(node: exp.Expr) -> bool:
     """Return whether a call may give something else the next time: chance, the clock, the session."""
     if not isinstance(node, exp.Func) or isinstance(node, exp.Connector):
         return False

@@ -133,7 +133,7 @@ def _above(node: exp.Expr) -> Iterator[exp.Expr]:
         parent = parent.parent
 
 
-def unused(name: str, taken: Collection[str]) -> str:
+def unused_name(name: str, taken: Collection[str]) -> str:
     """Return a name that is none of those taken, whatever their case, for what is put beside a user's own expressions."""
     known = {each.lower() for each in taken}
     while name.lower() in known:

@@ -25,11 +25,11 @@ import duckdb
 from sqlglot import exp, parse_one
 
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.event_time import in_words
+from pipeline.core.event_time import format_duration
 from pipeline.kernel.aggregates.grouping import keys_of, text_in, unclear_name
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.syntax.function_calls import is_aggregate, own
-from pipeline.kernel.syntax.scope import unused
+from pipeline.kernel.syntax.scope import unused_name
 
 Kind = Literal["tumble", "hop", "session"]
 _INTERVALS: dict[Kind, tuple[str, ...]] = {"tumble": ("size",), "hop": ("slide", "size"), "session": ("gap",)}
@@ -65,8 +65,8 @@ class Window:
         """The windows for people, for example `1 hour every 5 minutes`."""
         if self.months:
             return f"{self.months} months"
-        size = in_words(timedelta(microseconds=self.size_us or self.gap_us))
-        every = f" every {in_words(timedelta(microseconds=self.slide_us))}" if self.kind == "hop" else ""
+        size = format_duration(timedelta(microseconds=self.size_us or self.gap_us))
+        every = f" every {format_duration(timedelta(microseconds=self.slide_us))}" if self.kind == "hop" else ""
         return f"{size}{every}"
 
     @property
@@ -202,7 +202,7 @@ def interval(us: int, months: int = 0) -> str:
     """Return the SQL of an interval of microseconds, or of months."""
     if months:
         return f"interval '{months} months'"
-    words = f"{us} microseconds" if us % 1_000_000 else in_words(timedelta(microseconds=us))
+    words = f"{us} microseconds" if us % 1_000_000 else format_duration(timedelta(microseconds=us))
     return f"interval '{words}'"
 
 
@@ -278,7 +278,7 @@ def _tumbled(select: exp.Select, window: Window, _place: Place | None) -> None:
 def _hopped(select: exp.Select, window: Window, _place: Place | None) -> None:
     """Each row is joined to the numbers of the windows that it is in, counted back from the last."""
     time = window.time.sql("duckdb")
-    hops, back = (unused(name, _identifiers(select)) for name in ("_hops", "_back"))
+    hops, back = (unused_name(name, _identifiers(select)) for name in ("_hops", "_back"))
     begin = f"time_bucket({window.step}, {time}) - {hops}.{back} * {window.step}"
     count = -(-window.size_us // window.slide_us)
     _replace(select, begin, f"{begin} + {window.length}")
@@ -296,7 +296,7 @@ def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> Non
     columns = _Columns(_identifiers(select), {})
     time = _column(window.time, columns)
     by = [key.sql("duckdb") for key in keys]
-    session = unused("_session", columns.taken)
+    session = unused_name("_session", columns.taken)
     group = [exp.column(session), *(_over(key, columns) for key in keys)]
     aliases = {e.alias.lower() for e in select.expressions if isinstance(e, exp.Alias)}
     _replace(select, f"min({time})", f"max({time}) + {window.length}")
@@ -366,7 +366,7 @@ def _identifiers(select: exp.Select) -> frozenset[str]:
 def _column(node: exp.Expr, columns: _Columns) -> str:
     """Return the name under which the subquery gives an expression."""
     known = next((name for name, column in columns.expressions.items() if column == node), None)
-    name = unused(f"_in{len(columns.expressions)}", columns.taken) if known is None else known
+    name = unused_name(f"_in{len(columns.expressions)}", columns.taken) if known is None else known
     columns.expressions.setdefault(name, node.copy())
     return name
 
