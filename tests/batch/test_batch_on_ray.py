@@ -281,5 +281,5 @@ def test_splits_on_ray_may_not_differ_in_their_columns(step, scan):
     def moody(numbers: pd.DataFrame) -> pd.DataFrame:
         return numbers.assign(y=1 if numbers["id"].min() == 0 else 1.5)
 
-    with pytest.raises(Exception, match="splits of one step gave different columns: got 'y' was"):
+    with pytest.raises(Exception, match="splits of one step gave different columns: got column 'y' was"):
         step(moody, {"numbers": scan(*PARTS[:2])}, "ray")

@@ -138,7 +138,7 @@ def test_blocks_of_other_types_are_refused_and_never_rounded(work, scan):
     later = pa.table({"id": [7], "v": ["z"]})
     with pytest.raises(
         DefinitionError,
-        match="'moody' gives other columns for one block than for another: got 'x' was BIGINT, is DOUBLE",
+        match="'moody' gives other columns for one block than for another: got column 'x' was BIGINT, now DOUBLE",
     ):
         run_task(work(FunctionProducer(moody.transform, {}, PLACE)), Split(0, scan(NUMBERS, later)))
 
@@ -147,7 +147,7 @@ def test_outcomes_of_other_columns_do_not_add_up():
     first, other = (Outcome(Schema.of({"x": kind}), RowCounts()) for kind in ("BIGINT", "DOUBLE"))
 
     with pytest.raises(
-        SchemaError, match="the splits of one step gave different columns: got 'x' was BIGINT, is DOUBLE"
+        SchemaError, match="the splits of one step gave different columns: got column 'x' was BIGINT, now DOUBLE"
     ):
         _ = first + other
 

@@ -107,7 +107,7 @@ def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):
     code.write_text(text + "\nx = 1 / 0\n")
     assert "ZeroDivisionError: got division by zero" in headwater("run", cwd=teashop, check=1).stderr
     code.write_text(text.replace("from raw_orders", "from sales_by_day"))
-    assert "in a circle: orders -> sales_by_day -> orders" in headwater("run", cwd=teashop, check=1).stderr
+    assert "form a cycle: orders -> sales_by_day -> orders" in headwater("run", cwd=teashop, check=1).stderr
 
 
 def test_an_unwritable_lake_is_one_clear_message(headwater, teashop):

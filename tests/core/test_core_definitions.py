@@ -75,10 +75,10 @@ def test_the_caller_is_the_nearest_line_outside():
 @pytest.mark.parametrize(
     ("expectations", "words"),
     [
-        (expect("a", "b", "a"), "expectation 'a' is given twice; give each its own name"),
-        (expect("key_is_unique"), "expectation 'key_is_unique' is what a key brings"),
-        (expect("key_is_not_null"), "expectation 'key_is_not_null' is what a key brings"),
-        (expect(*map(str, range(61))), "at most 60 expectations: got 61; join some with `and`"),
+        (expect("a", "b", "a"), "expectation 'a' is defined twice; choose another name"),
+        (expect("key_is_unique"), "expectation 'key_is_unique' has a name that is reserved for keys"),
+        (expect("key_is_not_null"), "expectation 'key_is_not_null' has a name that is reserved for keys"),
+        (expect(*map(str, range(61))), "at most 60 expectations: got 61; combine conditions with `and`"),
     ],
 )
 def test_expectations_that_cannot_be(expectations, words):
@@ -129,24 +129,24 @@ def test_a_function_is_a_table():
 
 
 def test_functions_that_are_no_tables():
-    with pytest.raises(DefinitionError, match="table 'none' has no inputs; name a source or a table as its parameter"):
+    with pytest.raises(DefinitionError, match="table 'none' has no inputs; name a parameter after a source or a table"):
 
         @table()
         def none() -> pa.Table: ...
 
     with pytest.raises(
-        DefinitionError, match="'bare': the parameter 'rows' does not say what it takes: got no annotation"
+        DefinitionError, match="'bare': parameter 'rows' has no supported type annotation: got no annotation"
     ):
 
         @table()
         def bare(rows): ...
 
-    with pytest.raises(DefinitionError, match="'odd': the parameter 'rows' does not say what it takes: got int"):
+    with pytest.raises(DefinitionError, match="'odd': parameter 'rows' has no supported type annotation: got int"):
 
         @table()
         def odd(rows: int): ...
 
-    with pytest.raises(DefinitionError, match="'both' mixes kinds of tables: got arrow, polars; annotate all"):
+    with pytest.raises(DefinitionError, match="'both' mixes types of frames: got arrow, polars; annotate all"):
 
         @table()
         def both(rows: pa.Table, more: "pl.DataFrame"): ...  # noqa: F821, UP037 - read as text
@@ -158,9 +158,9 @@ def test_functions_that_are_no_tables():
         ({"a": "INTEGER"}, {"a": "INTEGER"}, ""),
         ({"a": "INTEGER", "b": "DATE"}, {"b": "DATE", "a": "INTEGER"}, ""),
         ({"a": "INTEGER"}, {"a": "INTEGER", "b": "DATE"}, "new column 'b'"),
-        ({"a": "INTEGER", "b": "DATE"}, {"a": "INTEGER"}, "'b' is gone"),
-        ({"a": "INTEGER"}, {"a": "BIGINT"}, "'a' was INTEGER, is BIGINT"),
-        ({"a": "INTEGER", "b": "DATE"}, {"a": "BIGINT", "c": "DATE"}, "new column 'c', 'b' is gone, 'a' was INTEGER, is BIGINT"),
+        ({"a": "INTEGER", "b": "DATE"}, {"a": "INTEGER"}, "column 'b' is missing"),
+        ({"a": "INTEGER"}, {"a": "BIGINT"}, "column 'a' was INTEGER, now BIGINT"),
+        ({"a": "INTEGER", "b": "DATE"}, {"a": "BIGINT", "c": "DATE"}, "new column 'c', column 'b' is missing, column 'a' was INTEGER, now BIGINT"),
     ],
 )  # fmt: skip
 def test_how_a_schema_differs(before, now, words):

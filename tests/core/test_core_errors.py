@@ -82,5 +82,5 @@ def test_a_change_of_many_columns_stays_short_and_tells_case():
     before = Schema.of({"a": "", "gone": ""})
     wide = Schema.of(dict.fromkeys(["a", *(f"new{n}" for n in range(3000))], ""))
 
-    assert str(compare(before, Schema.of({"A": "", "gone": ""}))) == "'a' is written 'A', which differs in case only"
+    assert str(compare(before, Schema.of({"A": "", "gone": ""}))) == "column 'a' is now 'A', which differs only in case"
     assert str(compare(before, wide)).endswith("new column 'new4' and 2,996 more")

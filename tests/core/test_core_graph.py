@@ -46,13 +46,13 @@ def test_a_long_chain_is_no_trouble(defined):
 @pytest.mark.parametrize(
     ("reads", "words"),
     [
-        ({"a": "b", "b": "c", "c": "a"}, "in a circle: a -> b -> c -> a; take one of these inputs away (flights.py:1)"),
-        ({"x": "a", "a": "b", "b": "a"}, "in a circle: a -> b -> a; take one of these inputs away (flights.py:2)"),
+        ({"a": "b", "b": "c", "c": "a"}, "form a cycle: a -> b -> c -> a; remove one of these inputs (flights.py:1)"),
+        ({"x": "a", "a": "b", "b": "a"}, "form a cycle: a -> b -> a; remove one of these inputs (flights.py:2)"),
         ({"a": "flight", "flights": ""}, "table 'a' reads 'flight', which is neither a table nor a source; did you mean 'flights'? (flights.py:1)"),
         ({"a": "zzz", "flights": ""}, "neither a table nor a source; known: 'a', 'flights' (flights.py:1)"),
         ({"M": "zzz", "flights": ""}, "model 'M' reads 'zzz'"),
         ({"M": "", "a": "M"}, "table 'a' reads 'M', which is not a table; read a source or a table (flights.py:2)"),
-        ({"flights": "", "Flights": ""}, "'Flights' is defined twice, first at flights.py:1 as 'flights': SQL does not tell them apart; rename one (flights.py:2)"),
+        ({"flights": "", "Flights": ""}, "'Flights' is defined twice, first at flights.py:1 as 'flights' (names are case-insensitive); rename one (flights.py:2)"),
     ],
 )  # fmt: skip
 def test_mistakes(defined, reads, words):
@@ -98,7 +98,7 @@ def test_selections(graph, patterns, names):
 
 @pytest.mark.parametrize("pattern", ["", "+", "++", "++flights", "flights++", "flights+weather", "+flights+weather"])
 def test_selections_that_are_none(graph, pattern):
-    with pytest.raises(RequestError, match=re.escape(f"this selects nothing: got {pattern!r}; write `name`")):
+    with pytest.raises(RequestError, match=re.escape(f"invalid selection: got {pattern!r}; use `name`")):
         graph.select([pattern])
 
 

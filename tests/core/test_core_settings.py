@@ -105,7 +105,7 @@ def test_secrets_from_files(project, tmp_path):
         ("[env.dev]\nexecution = ['ray']\n", 5, "unknown execution: got ['ray']"),
         ("[env.dev]\ninline_bytes = '1 GB'\n", 5, "'inline_bytes' must be a number of bytes: got '1 GB'"),
         ("[env.dev]\ninline_bytes = true\n", 5, "'inline_bytes' must be a number of bytes: got True"),
-        ("[env.dev]\nmemory_bytes = 0\n", 5, "'memory_bytes' must be above 0: got 0"),
+        ("[env.dev]\nmemory_bytes = 0\n", 5, "'memory_bytes' must be positive: got 0"),
         ("[env.dev]\nstorage = 'x'\n", 5, "'storage' must be a table of text: got 'x'"),
         ("[env.dev]\nlake = 'x'\n[env.dev.storage]\naws_allow_http = true\n", 6, "'aws_allow_http' must be text: got True"),
         ("[env.dev]\nlake = 's3://${BUCKET}/x'\n", 5, "the environment variable 'BUCKET' is not set; set it"),
@@ -125,8 +125,8 @@ def test_mistakes_name_their_line(project, tmp_path, text, line, words):
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ("", "[project] does not say where the definitions are"),
-        ("[project]\nname = 'x'\n", "[project] does not say where the definitions are"),
+        ("", "[project] has no key 'definitions'"),
+        ("[project]\nname = 'x'\n", "[project] has no key 'definitions'"),
         ("[project]\ndefinition = 'x'\n", "unknown key 'definition'; did you mean 'definitions'?"),
         ("[project]\ndefinitions = ['x']\n", "'definitions' must be text: got ['x']"),
         ("[project]\nname = 3\ndefinitions = 'x'\n", "'name' must be text: got 3"),
@@ -155,7 +155,7 @@ def test_mistakes_in_the_project(project, start, words):
 )
 def test_a_password_in_plain_text_is_refused_and_not_shown(project, written):
     with pytest.raises(
-        SettingsError, match=r"holds a password in plain text; write \$\{NAME\} or \$\{file:/path\}"
+        SettingsError, match=r"contains a password in plain text; use \$\{NAME\} or \$\{file:/path\} instead"
     ) as caught:
         project(f"[env.dev]\n{written}\n", HOST="h")
     assert "'secret'" not in str(caught.value)
@@ -206,5 +206,7 @@ def test_the_nearest_file_is_found(tmp_path):
     (tmp_path / "headwater.toml").touch()
     (tmp_path / "a/b").mkdir(parents=True)
     assert find(tmp_path / "a/b") == tmp_path / "headwater.toml"
-    with pytest.raises(SettingsError, match=r"there is no headwater.toml in .* or above it; run this inside a project"):
+    with pytest.raises(
+        SettingsError, match=r"there is no headwater.toml in .* or its parent folders; run this inside a project"
+    ):
         find(Path("/"))

@@ -103,7 +103,7 @@ def test_a_wrong_query_is_one_message(shop, query, message):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = sql('select * from x')", "in a circle: x -> x"),
+        ("x = sql('select * from x')", "form a cycle: x -> x"),
         ("x = y = sql('select order_id from orders')", "one definition has two names, 'x' and 'y'"),
         ("import sys; sys.exit(0)", "cannot be imported: SystemExit"),
         (

@@ -239,7 +239,7 @@ def test_windows_in_python_have_aggregates_with_names_of_their_own():
         window(tumble("1 hour", on="ts"), of="t", by="k")
     with pytest.raises(DefinitionError, match="two columns are called 'k'"):
         window(tumble("1 hour", on="ts"), of="t", by="k", k="count(*)")
-    with pytest.raises(DefinitionError, match="size= is not a span of time"):
+    with pytest.raises(DefinitionError, match="size= is not a duration"):
         tumble("soon", on="ts")
 
 

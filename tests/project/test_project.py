@@ -53,7 +53,7 @@ def test_a_package_of_definitions(tmp_path):
         ("import nowhere", r"cannot be imported: ModuleNotFoundError: got No module named 'nowhere' \(.*work.py:1\)"),
         ("\n\n1 / 0", r"ZeroDivisionError: got division by zero \(.*work.py:3\)"),
         ("", "this project defines nothing"),
-        (SOURCE + "a = sql('select x from b')\nb = sql('select x from a')\n", r"in a circle: a -> b -> a"),
+        (SOURCE + "a = sql('select x from b')\nb = sql('select x from a')\n", r"form a cycle: a -> b -> a"),
         (SOURCE + "a = sql('select x from numbrs')\n", r"did you mean 'numbers'\? \(.*work.py:4\)"),
         (SOURCE + "a = sql('select from where')\n", r"this SQL cannot be read|one SELECT|reads no table"),
     ],
@@ -87,7 +87,7 @@ def test_a_module_that_hides_one_of_headwater_or_python_is_refused(tmp_path, nam
             "column 'id' has a type that DuckDB does not have: got BIGINTT; did you mean 'BIGINT'",
         ),
         ("schema={'id': 'decimal(50,2)'}", "column 'id' has a type that DuckDB does not have: got DECIMAL"),
-        ("schema={'id': 'bigint'}, stored='no'", "stored= is True or False: got 'no'"),
+        ("schema={'id': 'bigint'}, stored='no'", "stored= must be True or False: got 'no'"),
     ],
 )
 def test_options_of_a_source_are_checked_when_the_project_is_loaded(tmp_path, options, error):

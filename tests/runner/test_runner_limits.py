@@ -83,7 +83,7 @@ def test_spill_is_bounded_by_a_share_of_the_free_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", ["spill_bytes", "query_seconds"])
 def test_bounds_are_numbers_above_0(tmp_path, key):
     project(tmp_path, **{key: 0})
-    with pytest.raises(SettingsError, match=f"'{key}' must be above 0"):
+    with pytest.raises(SettingsError, match=f"'{key}' must be positive"):
         load_settings(tmp_path / "headwater.toml")
 
 

@@ -279,7 +279,7 @@ def test_a_run_that_is_killed_once_the_table_has_the_column_is_made_good_by_the_
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ('new_columns="adds"', "new_columns= has no such value: got 'adds'; did you mean 'add'"),
+        ('new_columns="adds"', "unknown value of new_columns=: got 'adds'; did you mean 'add'"),
         ('new_columns="add", schema={"id": "bigint"}, stored=False', "needs a table that can get the columns"),
     ],
 )
