@@ -206,7 +206,7 @@ def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
     producer = SqlProducer("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
     small = Limits(memory_bytes=30_000_000, threads=1)
 
-    with pytest.raises(StorageError, match=r"'t' needs more memory than it may take: got .*; raise memory_bytes"):
+    with pytest.raises(StorageError, match=r"'t' exceeds the memory limit: got .*; raise memory_bytes"):
         run_task(work(producer, limits=small), Split(0, scan(NUMBERS)))
 
 

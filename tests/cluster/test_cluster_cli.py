@@ -72,7 +72,7 @@ def test_errors_are_json_too(headwater, teashop):
         (["show", "orders"], 1, "error: table 'orders' is not made yet; run `headwater run --select +orders`"),
         (["query", "select * from order_"], 1, "error: there is no table 'order_'; did you mean 'orders'?"),
         (["query", "selec 1"], 1, "error: "),
-        (["query", "drop table orders"], 1, "error: a query is one SELECT statement"),
+        (["query", "drop table orders"], 1, "error: a query must be one SELECT statement"),
         (["quality"], 1, "error: the catalog knows of nothing made yet"),
         (["quarantine", "replay", "orders"], 1, "error: table 'orders' is not made yet"),
         (["run", "--env", "prod"], 1, "error: there is no environment 'prod'; known: 'dev'"),

@@ -189,10 +189,10 @@ def test_columns_called_like_our_own(con, column):
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("select 1 as _bits", "the column '_bits' is the engine's own"),
-        ("select 1 as RowId", "the column 'RowId' is the engine's own"),
-        ("select 1 as x, 2 as x", "the column 'x' comes twice"),
-        ("select 1 as x, 2 as X", "the column 'X' comes twice"),
+        ("select 1 as _bits", "reserved column name '_bits'"),
+        ("select 1 as RowId", "reserved column name 'RowId'"),
+        ("select 1 as x, 2 as x", "duplicate column name 'x'"),
+        ("select 1 as x, 2 as X", "duplicate column name 'X'"),
     ],
 )
 def test_columns_that_cannot_be_stored(con, query, words):

@@ -76,7 +76,7 @@ def test_an_answer_that_is_one_is_left_alone(statement):
 
 @pytest.mark.parametrize("call", ["first(v)", "last(v)", "arbitrary(v)", "first(v) filter (where v > 1)"])
 def test_an_order_that_is_not_given_is_refused(call):
-    with pytest.raises(DefinitionError, match=r"depends on the order of rows.*\(v order by \.\.\.\), or take min\(v\)"):
+    with pytest.raises(DefinitionError, match=r"depends on the order of rows.*\(v order by \.\.\.\), or use min\(v\)"):
         sql(f"select k, {call} as f from t group by k")
 
 

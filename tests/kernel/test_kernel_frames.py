@@ -102,7 +102,9 @@ def wrong_pandas(rows: pd.DataFrame) -> pd.DataFrame:
     ("definition", "got"), [(wrong_arrow, "list"), (wrong_polars, "LazyFrame"), (wrong_pandas, "Series")]
 )
 def test_something_else_than_a_table(definition, got):
-    with pytest.raises(DefinitionError, match=f"must return a table: got {got}; return what it was given") as caught:
+    with pytest.raises(
+        DefinitionError, match=f"must return a table: got {got}; return the type of its inputs"
+    ) as caught:
         run(definition, rows=ROWS)
     assert caught.value.place == definition.place
 
@@ -113,7 +115,9 @@ def mixed_pandas(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_a_column_of_mixed_values():
-    with pytest.raises(DefinitionError, match=r"'mixed_pandas' returned a column that Arrow cannot hold.*one type"):
+    with pytest.raises(
+        DefinitionError, match=r"'mixed_pandas' returned a column that cannot be converted to Arrow.*single type"
+    ):
         run(mixed_pandas, rows=ROWS)
 
 

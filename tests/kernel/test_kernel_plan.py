@@ -228,5 +228,5 @@ def test_a_plan_says_why():
     chosen = plan(
         parse("with c as (select x from t) select c.x, u.y, v.z from c join u using (x) left join v using (y)")
     )
-    assert (chosen.driving, chosen.reason) == ("t", "'u', 'v' joined whole to each split of 't'")
-    assert plan(parse("select x, count(*) from t group by x")).reason == "COUNT(*) has no name: write `as`"
+    assert (chosen.driving, chosen.reason) == ("t", "'u', 'v' joined to each split of 't'")
+    assert plan(parse("select x, count(*) from t group by x")).reason == "COUNT(*) has no name: add an alias"

@@ -175,33 +175,42 @@ TUMBLE = "tumble(ts, interval '1 hour')"
 @pytest.mark.parametrize(
     ("select", "match"),
     [
-        (f"{TUMBLE} as w from t", "is a window, by which rows are grouped"),
-        (f"k from t where {TUMBLE} > now() group by k", "stands where rows are not grouped yet: got WHERE"),
-        (f"{TUMBLE} as w, max({TUMBLE}) as m from t group by all", r"not grouped yet: got MAX\("),
-        (f"{TUMBLE} as w, count(*) over (order by {TUMBLE}) as m from t group by w", "not grouped yet: got COUNT"),
-        (f"{TUMBLE}::date as w, count(*) as n from t group by all", "is not a key by itself: got CAST"),
-        (f"count(*) as n from t group by k having {TUMBLE} > now()", "is not a key by itself"),
-        (f"{TUMBLE} as w, count(*) as n from t group by 3", "groups by a column that is not there: got 3"),
-        (f"{TUMBLE} as w, tumble(ts, interval '2 hours') as v from t group by all", "groups by one window"),
-        (f"{TUMBLE} as w, tumble_end(s, interval '1 hour') as v from t group by all", "groups by one window"),
-        ("tumble(ts) as w from t group by all", "tumble takes a time, its size"),
-        ("hop(ts, interval '1 hour') as w from t group by all", "hop takes a time, its slide, its size"),
-        ("tumble(ts, x) as w from t group by all", "the size of tumble is not a constant: got x"),
-        ("tumble(ts, 15) as w from t group by all", "the size of tumble is no interval: got 15"),
-        ("tumble(ts, 'soon') as w from t group by all", "the size of tumble is no interval: got 'soon'"),
-        ("tumble(ts, interval '0 minutes') as w from t group by all", "is not more than nothing"),
-        ("session(ts, -interval '5 minutes') as w from t group by all", "is not more than nothing"),
+        (f"{TUMBLE} as w from t", "the window TUMBLE.* requires GROUP BY"),
+        (f"k from t where {TUMBLE} > now() group by k", "cannot be used before rows are grouped: got WHERE"),
+        (f"{TUMBLE} as w, max({TUMBLE}) as m from t group by all", r"before rows are grouped: got MAX\("),
+        (
+            f"{TUMBLE} as w, count(*) over (order by {TUMBLE}) as m from t group by w",
+            "before rows are grouped: got COUNT",
+        ),
+        (f"{TUMBLE}::date as w, count(*) as n from t group by all", "must be a grouping key on its own: got CAST"),
+        (f"count(*) as n from t group by k having {TUMBLE} > now()", "must be a grouping key on its own"),
+        (f"{TUMBLE} as w, count(*) as n from t group by 3", "GROUP BY position is out of range: got 3"),
+        (f"{TUMBLE} as w, tumble(ts, interval '2 hours') as v from t group by all", "can group by one window only"),
+        (f"{TUMBLE} as w, tumble_end(s, interval '1 hour') as v from t group by all", "can group by one window only"),
+        ("tumble(ts) as w from t group by all", "tumble requires a time, its size"),
+        ("hop(ts, interval '1 hour') as w from t group by all", "hop requires a time, its slide, its size"),
+        ("tumble(ts, x) as w from t group by all", "the size of tumble must be a constant: got x"),
+        ("tumble(ts, 15) as w from t group by all", "the size of tumble is not an interval: got 15"),
+        ("tumble(ts, 'soon') as w from t group by all", "the size of tumble is not an interval: got 'soon'"),
+        ("tumble(ts, interval '0 minutes') as w from t group by all", "must be positive"),
+        ("session(ts, -interval '5 minutes') as w from t group by all", "must be positive"),
         (
             "tumble(ts, interval '1 month 1 day') as w from t group by all",
-            "has months, which are not all of one length",
+            "contains months, whose lengths differ",
         ),
-        ("session(ts, interval '1 month') as w from t group by all", "the gap of session has months.*write days"),
-        ("hop(ts, interval '2 hours', interval '1 hour') as w from t group by all", "slide is longer than its windows"),
+        ("session(ts, interval '1 month') as w from t group by all", "the gap of session contains months.*use days"),
+        (
+            "hop(ts, interval '2 hours', interval '1 hour') as w from t group by all",
+            "slide of hop must not be longer than its size",
+        ),
         ("hop(ts, interval '1 second', interval '7 days') as w from t group by all", "in more than 10,000 windows"),
-        ("session(ts, '1 hour') as w, count(*) from t group by all", r"COUNT\(\*\) has no name: write `as`"),
+        ("session(ts, '1 hour') as w, count(*) from t group by all", r"COUNT\(\*\) has no name: add an alias"),
         ("distinct session(ts, '1 hour') as w, k from t group by all", "cannot be grouped by session: got DISTINCT"),
-        ("session(ts, '1 hour') as w, (select 1) as o from t group by all", "a subquery or a star beside session"),
-        ("session(ts, '1 hour') as k, max(k) as m from t group by all", "'k' may be a column or an alias"),
+        ("session(ts, '1 hour') as w, (select 1) as o from t group by all", "a subquery or a star with session"),
+        (
+            "session(ts, '1 hour') as k, max(k) as m from t group by all",
+            "'k' is ambiguous: it may be a column or an alias",
+        ),
     ],
 )
 def test_what_is_no_window_is_refused_where_it_is_written(select, match):
@@ -235,9 +244,9 @@ def test_hops_and_sessions_in_python():
 
 
 def test_windows_in_python_have_aggregates_with_names_of_their_own():
-    with pytest.raises(DefinitionError, match="a window without aggregates"):
+    with pytest.raises(DefinitionError, match="requires aggregates"):
         window(tumble("1 hour", on="ts"), of="t", by="k")
-    with pytest.raises(DefinitionError, match="two columns are called 'k'"):
+    with pytest.raises(DefinitionError, match="duplicate column name 'k'"):
         window(tumble("1 hour", on="ts"), of="t", by="k", k="count(*)")
     with pytest.raises(DefinitionError, match="size= is not a duration"):
         tumble("soon", on="ts")

@@ -54,7 +54,9 @@ def test_a_query_that_takes_too_long_ends_and_says_what_to_raise(tmp_path):
 def test_a_query_that_spills_too_much_ends_and_says_what_to_raise(tmp_path):
     workspace = made(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)
     sort = f"select max(h || r) as m from (select h, row_number() over (order by h) as r from ({BIG}), raw)"
-    with pytest.raises(RequestError, match=r"spills more to disk than it may: select max.*raise spill_bytes.*tmp"):
+    with pytest.raises(
+        RequestError, match=r"exceeds the limit for spilling to disk: select max.*raise spill_bytes.*tmp"
+    ):
         workspace.query(sort)
 
 
@@ -66,7 +68,7 @@ def test_an_answer_larger_than_memory_is_refused(tmp_path):
 
 def test_a_table_that_spills_too_much_is_named_with_what_to_raise(tmp_path):
     runner = Runner(load(project(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)))
-    with pytest.raises(StorageError, match=r"table 'big' spills more to disk than it may.*raise spill_bytes"):
+    with pytest.raises(StorageError, match=r"table 'big' exceeds the limit for spilling to disk.*raise spill_bytes"):
         runner.run()
 
 

@@ -195,7 +195,7 @@ HERE = Place("crm.py", 1)
         ({"sequence_by": "at"}, "a table with sequence_by= requires a key: got sequence_by='at'; set key="),
         ({"key": "at", "sequence_by": "at"}, "sequence_by= must not be part of the key"),
         ({"key": "a", "sequence_by": "at", "apply_as_deletes": "op = "}, "'apply_as_deletes' is not a SQL condition"),
-        ({"key": "a", "sequence_by": "at", "apply_as_deletes": "max(op) = 1"}, "looks at more than one row"),
+        ({"key": "a", "sequence_by": "at", "apply_as_deletes": "max(op) = 1"}, "must not read more than one row"),
         (
             {"key": "a", "sequence_by": "at", "expect": [quarantine("sequence_is_not_null", "true")]},
             "'sequence_is_not_null' has a name that is reserved for keys",

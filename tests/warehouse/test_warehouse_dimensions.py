@@ -179,7 +179,7 @@ def test_a_member_without_its_key_and_an_observation_without_its_time_are_set_as
         ("select k, 1 + 1 from t", {}, "column 2 of the dimension has no name"),
         ("select k, s, valid_to from t", {"stored_as_scd_type": 2, "sequence_by": "s"}, "two columns 'valid_to'"),
         ("select k from t", {"key": ()}, "has a natural key"),
-        ("select k from", {}, "this SQL cannot be read"),
+        ("select k from", {}, "invalid SQL"),
     ],
 )
 def test_a_mistake_is_found_where_the_dimension_is_defined(text, options, problem):

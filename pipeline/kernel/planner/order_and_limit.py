@@ -1,4 +1,4 @@
-"""The top of a statement that runs in buckets: what each bucket orders and limits, and what is left for their union."""
+"""ORDER BY and LIMIT of a statement that runs in buckets: the part of each bucket, and the part of their union."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipeline.kernel.planner.resolver import SelectScope
 
 
 def split_order_and_limit(tree: exp.Query, walk: PartitioningAnalysis, union: str) -> tuple[str, str | None]:
-    """Return the statement of a bucket, and the SELECT over the table `union` of their answers, if one is needed."""
+    """Return the statement of a bucket, and the SELECT over the table `union` of their results, if it is required."""
     while isinstance(tree, exp.Subquery):
         tree = tree.this
     order, limit, offset = (tree.args.get(clause) for clause in ("order", "limit", "offset"))
     if order is None and limit is None and offset is None:
         return tree.sql("duckdb", comments=False), None
     if order is None:
-        raise NotPartitionableError("without ORDER BY, LIMIT takes the first rows of all")
+        raise NotPartitionableError("LIMIT without ORDER BY needs all rows at once")
     size, skipped = _count(limit), _count(offset) or 0
     of_bucket = tree.copy()
     distinct = tree.args.get("distinct")
@@ -68,7 +68,7 @@ def _over_columns(
     outputs: tuple[SelectScope, Columns] | None,
     walk: PartitioningAnalysis,
 ) -> exp.Expr:
-    """Return an expression of ORDER BY over the columns that the statement gives; alone, as a column's position."""
+    """Return an ORDER BY expression over the output columns; a single column is returned as its position."""
     if isinstance(by, exp.Column) and not by.table and by.name.lower() in names:
         if names.count(by.name.lower()) > 1:
             raise NotPartitionableError(f"it orders by {by.sql('duckdb')}, which names two columns")
@@ -96,7 +96,7 @@ def _over_columns(
 
 
 def _position(by: exp.Expr, outputs: tuple[SelectScope, Columns], walk: PartitioningAnalysis) -> int | None:
-    """Return which column of the SELECT list an expression is."""
+    """Return the index of the SELECT list column that equals an expression."""
     frame, columns = outputs
     term = walk.term(by, (frame,))
     return next((i for i, (_, candidate) in enumerate(columns) if candidate == term), None)

@@ -1,8 +1,8 @@
-"""Whether a statement, run on each bucket of an exchange, gives the rows of the whole: read from FROM upward.
+"""Whether running a statement on each bucket of an exchange gives the correct result, analyzed from FROM upward.
 
-A rule allows what is known to be right and raises `NotPartitionableError` for the rest. Subqueries in expressions have to be
-whole, the same in every bucket, or *pinned*: held by their WHERE to the key of the row they are asked for, all of
-whose rows are in its bucket. What a name means is only ever evidence for a key; one that is unclear is none.
+Each rule allows what is known to be correct and raises `NotPartitionableError` for anything else. Subqueries in expressions
+must be replicated, or *pinned*: restricted by their WHERE to the key of the outer row, whose rows are all in its bucket.
+A resolved name is only used as evidence for a key; an ambiguous name is no evidence.
 """
 
 from __future__ import annotations
@@ -52,27 +52,27 @@ _KINDS = frozenset({"", "INNER", "OUTER", "CROSS", "SEMI", "ANTI"})
 
 @dataclass(frozen=True)
 class _Joined:
-    """One relation of a FROM with how it is joined; its names, terms and conditions as the join sees them."""
+    """A relation of a FROM clause and its join, with the names, terms and conditions in the scope of the join."""
 
     relation: Relation
     kind: Kind
     check: Kind
-    """The kind whose checks it has to pass: an ASOF join looks for the best of all rows of its right side."""
+    """The join type whose rules apply; for an ASOF join, which needs all rows of its right side, a left join."""
     on: exp.Expr | None
     frame: VisibleColumns
     equals: list[Equality]
     after: Mapping[Term, Term]
-    """New terms for the columns that the join may make null."""
+    """New terms for the columns that the join may set to null."""
     coalesced: frozenset[Term]
-    """For a FULL JOIN: its keys, whichever side they come from."""
+    """For a FULL JOIN: the keys coalesced from both sides."""
     what: str
 
 
 class PartitioningAnalysis(ExpressionResolver):
-    """One reading of a statement, from its tables upward."""
+    """One analysis of a statement, from its tables upward."""
 
     def query(self, node: exp.Expr, frames: tuple[SelectScope, ...] = (), *, top: bool = False) -> Relation:
-        """Return the columns and the share of a query that stands inside `frames`, the innermost first."""
+        """Return the columns and the distribution of a query nested in `frames`, the innermost first."""
         if isinstance(node, exp.Subquery) and not any(v and k not in {"this", "alias"} for k, v in node.args.items()):
             return self.query(node.this, frames, top=top)
         if isinstance(node, exp.SetOperation):
@@ -89,7 +89,7 @@ class PartitioningAnalysis(ExpressionResolver):
     # --- FROM
 
     def _item(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> tuple[str, Relation]:
-        """Return the name and the relation of one item of FROM."""
+        """Return the name and the relation of a FROM item."""
         known = (
             {"this", "alias", "expressions", "value_constructor"}
             if isinstance(node, exp.Values | exp.Unnest)
@@ -117,7 +117,7 @@ class PartitioningAnalysis(ExpressionResolver):
         raise NotPartitionableError(f"the columns of {node.sql('duckdb')} are not known")
 
     def _inside(self, query: exp.Expr, frames: tuple[SelectScope, ...]) -> Relation:
-        """Return a query whose names have to be its own or those of `frames`, unless it is whole."""
+        """Return the relation of a query; unless it is replicated, all of its names must resolve to it or to `frames`."""
         before = self._unresolved
         relation = self.query(query, frames)
         if self._unresolved > before and not relation.share.is_replicated:
@@ -125,7 +125,7 @@ class PartitioningAnalysis(ExpressionResolver):
         return relation
 
     def _from(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> tuple[VisibleColumns, list[list[_Joined]]]:
-        """Return the names of a FROM and its joins; what commas separate are lists of their own."""
+        """Return the names of a FROM clause and its joins, as one list per comma-separated item."""
         first = select.args["from_"].this
         names, chains = VisibleColumns(), list[list[_Joined]]()
         waiting = [exp.Join(this=first), *(select.args.get("joins") or [])]
@@ -177,7 +177,7 @@ class PartitioningAnalysis(ExpressionResolver):
     def _rows(
         self, chains: list[list[_Joined]], where: list[Equality], frames: tuple[SelectScope, ...]
     ) -> Distribution:
-        """Return the share of the rows that a FROM with a WHERE lets through."""
+        """Return the distribution of the rows of FROM and WHERE."""
         inner = [e for chain in chains for step in chain if step.kind == "inner" for e in step.equals]
         pooled = [*where, *inner] if all(s.kind not in {"right", "full"} for c in chains for s in c) else where
         shares: list[Distribution] = []
@@ -220,7 +220,7 @@ class PartitioningAnalysis(ExpressionResolver):
 
     @staticmethod
     def _either(left: Distribution, right: Distribution, step: _Joined, i: int) -> frozenset[Term]:
-        """Return the keys of a FULL JOIN: one of each side, coalesced."""
+        """Return the keys of a FULL JOIN, each coalesced from both sides."""
         pairs = ((step.after.get(a, a), step.after.get(b, b)) for a in left.keys[i] for b in right.keys[i])
         return step.coalesced & {term for a, b in pairs for term in (_coalesce(a, b), _coalesce(b, a))}
 
@@ -260,7 +260,7 @@ class PartitioningAnalysis(ExpressionResolver):
 
     @staticmethod
     def _is_pinned(rows: Distribution, frames: tuple[SelectScope, ...]) -> bool:
-        """Return whether the rows are those of one key: the key of the row outside."""
+        """Return whether the rows are restricted to the key of an outer row."""
         return bool(rows.keys) and all(
             any(keys & frame.share.any_of(i) for frame in frames) for i, keys in enumerate(rows.keys)
         )
@@ -272,7 +272,7 @@ class PartitioningAnalysis(ExpressionResolver):
         for call in aggregates_of(select):
             columns = [c for c in call.find_all(exp.Column) if not isinstance(c.this, exp.Star)]
             if columns and not any(frame.names.find(c.name.lower(), c.table.lower()) for c in columns):
-                raise NotPartitionableError(f"{call.sql('duckdb')} may be one of the outer rows: qualify its columns")
+                raise NotPartitionableError(f"{call.sql('duckdb')} may refer to the outer query: qualify its columns")
 
     def _list(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> Iterator[tuple[str, Term]]:
         """Yield the columns of a SELECT list."""
@@ -304,7 +304,7 @@ class PartitioningAnalysis(ExpressionResolver):
         if group is not None and (
             set(filter(group.args.get, group.args)) - {"expressions", "all"} or group.find(*_SETS)
         ):
-            raise NotPartitionableError("grouping sets are computed at once")
+            raise NotPartitionableError("grouping sets need all rows at once")
         if not rows.covered_by(keys):
             raise NotPartitionableError(
                 "its groups do not contain the key" if keys else "it aggregates all rows at once"
@@ -343,7 +343,7 @@ class PartitioningAnalysis(ExpressionResolver):
         )
         self.groups += terms
         if not frames[0].share.covered_by(terms):
-            raise NotPartitionableError("DISTINCT compares rows of other buckets: the key is not among its columns")
+            raise NotPartitionableError("DISTINCT compares rows of different buckets: the key is not among its columns")
 
     def _set(self, node: exp.SetOperation, frames: tuple[SelectScope, ...]) -> Relation:
         clause = next((name for name, value in node.args.items() if value and name not in _SET_CLAUSES), None)
@@ -365,7 +365,7 @@ class PartitioningAnalysis(ExpressionResolver):
     # --- subqueries in expressions
 
     def _subqueries(self, root: exp.Expr, frames: tuple[SelectScope, ...]) -> None:
-        """Refuse the subqueries of an expression that are not the same as over all rows, for each row of the bucket."""
+        """Raise an error unless each subquery of an expression has the same result per bucket as over all rows."""
         for query in root.walk(prune=lambda n: isinstance(n, exp.Query)):
             if not isinstance(query, exp.Query):
                 continue
@@ -386,7 +386,7 @@ class PartitioningAnalysis(ExpressionResolver):
     def _is_local(
         self, member: exp.In, relation: Relation, equals: list[Equality], frames: tuple[SelectScope, ...]
     ) -> bool:
-        """Return whether IN finds its matches in the bucket, and stands where null is as good as false."""
+        """Return whether IN finds all matches in the bucket, and is used where null and false are equivalent."""
         if not _filters(member):
             return False
         return any(_is_colocated(frame.share, relation.share, equals) for frame in frames)
@@ -401,7 +401,7 @@ def _is_colocated(outer: Distribution, inner: Distribution, equals: list[Equalit
 
 
 def _filters(node: exp.Expr) -> bool:
-    """Return whether a row passes only where a condition is true, and is not asked whether it is null or false."""
+    """Return whether a condition is only used as a filter, in which null and false are equivalent."""
     parent = node.parent
     while isinstance(parent, exp.And | exp.Or | exp.Paren):
         parent = parent.parent

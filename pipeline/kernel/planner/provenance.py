@@ -1,4 +1,4 @@
-"""What a row-by-row statement carries of the row it was given: its position for the quarantine, its key for changes."""
+"""The provenance of rows in a row-wise statement: the position for the quarantine, and the key for changes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pipeline.kernel.syntax.scope import Scope, relation
 
 
 def with_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the statement with `_source` and `_position` of its driving table added, and which were added.
+    """Return the statement with `_source` and `_position` of its driving table added, and the names added.
 
-    Only a SELECT straight from a table that has them is changed; `columns` are the driving table's.
+    Only a SELECT directly from a table that has these columns is changed; `columns` are those of the driving table.
     """
     provenance = tuple(name for name in (SOURCE, POSITION) if name in columns)
     table = _driving_table(tree, driving) if provenance else None
@@ -28,7 +28,7 @@ def with_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> 
 
 
 def carries_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> bool:
-    """Return whether `with_provenance` gives every row its `_source` and `_position`, beside its columns or among them."""
+    """Return whether every row of the result of `with_provenance` has its `_source` and `_position`."""
     place = (SOURCE, POSITION)
     if not set(place) <= set(columns):
         return False
@@ -36,9 +36,9 @@ def carries_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) 
 
 
 def without_provenance(tree: exp.Query, driving: str) -> exp.Query:
-    """Return the statement with stars that leave the provenance out, where a SELECT reads its driving table alone.
+    """Return the statement with stars that exclude the provenance, in each SELECT that reads only the driving table.
 
-    So the star of a source that is not stored means the columns of its contract.
+    As a result, the star of a source with `stored=False` stands for the columns of its contract.
     """
     changed = tree.copy()
     bodies = Scope.of(changed).bodies
@@ -55,9 +55,9 @@ def without_provenance(tree: exp.Query, driving: str) -> exp.Query:
 
 
 def passed_through(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[str, ...] | None:
-    """Return under which names a SELECT straight from its driving table passes columns on unchanged.
+    """Return the names under which a SELECT directly from its driving table outputs columns unchanged.
 
-    `None` when one of them is not among its columns as it is, or may not be.
+    `None` if one of them is not known to be output unchanged.
     """
     table = relation(tree) if isinstance(tree, exp.Select) else None
     if not isinstance(table, exp.Table) or id(table) in Scope.of(tree).bodies or table.name.lower() != driving.lower():
@@ -84,7 +84,7 @@ def _output_name(tree: exp.Query, alias: str, column: str) -> str | None:
 
 
 def _driving_table(tree: exp.Query, driving: str) -> exp.Table | None:
-    """Return the driving table where a SELECT that lists its columns reads it at first hand."""
+    """Return the driving table if a SELECT with listed columns reads it directly."""
     if not isinstance(tree, exp.Select) or any(_may_hold(e) for e in tree.expressions):
         return None
     table = relation(tree)
@@ -94,7 +94,7 @@ def _driving_table(tree: exp.Query, driving: str) -> exp.Table | None:
 
 
 def _may_hold(projection: exp.Expr) -> bool:
-    """Return whether a projection may bring the provenance itself: a star that does not leave it out."""
+    """Return whether a projection may already contain the provenance, as a star that does not exclude it."""
     if projection.find(exp.Columns):
         return True
     star = projection.this if isinstance(projection, exp.Column) else projection

@@ -1,4 +1,4 @@
-"""What the names of a SELECT stand for: the columns of its relations, as terms. Names are compared without case."""
+"""The columns that the names of a SELECT refer to, as terms. Names are case-insensitive."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.kernel.planner.canonical import Term
 from pipeline.kernel.planner.distribution import Distribution, NotPartitionableError
 
 Columns = tuple[tuple[str, Term], ...]
-"""The columns of a relation, in order: each a name in lower case ('' for none that can be written) and a term."""
+"""The columns of a relation, in order: a name in lower case ('' if it cannot be referenced) and a term for each."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """The columns of a relation and what a bucket holds of it."""
+    """The columns of a relation, and its distribution over buckets."""
 
     columns: Columns
     share: Distribution
@@ -30,39 +30,39 @@ class Relation:
 
 @dataclass(frozen=True)
 class VisibleColumns:
-    """The columns that a SELECT may name: each by its relation, and those that `*` stands for."""
+    """The columns that a SELECT can reference: each with its relation, and the columns of `*`."""
 
     qualified: tuple[tuple[str, str, Term], ...] = ()
     star: Columns = ()
 
     @classmethod
     def of(cls, alias: str, columns: Columns) -> VisibleColumns:
-        """Return the names of one relation."""
+        """Return the columns of a single relation."""
         return cls(tuple((alias, name, term) for name, term in columns), columns)
 
     def find(self, name: str, table: str = "") -> list[Term]:
-        """Return the terms that a name may stand for: none, one, or several for an ambiguous name."""
+        """Return the terms that a name may refer to: none, one, or several if it is ambiguous."""
         if table:
             return [term for owner, column, term in self.qualified if (owner, column) == (table, name)]
         return [term for column, term in self.star if column == name]
 
     def of_table(self, table: str) -> Columns:
-        """Return what `table.*` stands for."""
+        """Return the columns of `table.*`."""
         return tuple((name, term) for owner, name, term in self.qualified if owner == table)
 
     def knows(self, name: str) -> bool:
-        """Return whether a relation or one of its columns has a name."""
+        """Return whether a relation or a column has this name."""
         return any(name in {owner, column} for owner, column, _ in self.qualified)
 
     def renamed(self, terms: Mapping[Term, Term]) -> VisibleColumns:
-        """Return the names with other terms."""
+        """Return the columns with their terms replaced."""
         return VisibleColumns(
             tuple((owner, name, terms.get(term, term)) for owner, name, term in self.qualified),
             tuple((name, terms.get(term, term)) for name, term in self.star),
         )
 
     def beside(self, other: VisibleColumns, merged: Mapping[str, Term] | None = None) -> VisibleColumns:
-        """Return the names of two sides of a join; `merged` are the columns of USING, with their terms."""
+        """Return the columns of both sides of a join; `merged` are the columns of USING, with their terms."""
         merged = merged or {}
         left = tuple((name, merged.get(name, term)) for name, term in self.star)
         right = tuple((name, term) for name, term in other.star if name not in merged)
@@ -77,7 +77,7 @@ class VisibleColumns:
 
 
 def star_of(star: exp.Star, columns: Columns) -> list[tuple[str, Term | exp.Expr]]:
-    """Return what a star stands for after its EXCLUDE, REPLACE and RENAME; an expression for a replaced column."""
+    """Return the columns of a star after its EXCLUDE, REPLACE and RENAME, with expressions for replaced columns."""
     unknown = next(
         (name for name, value in star.args.items() if value and name not in {"except_", "replace", "rename"}), None
     )

@@ -118,7 +118,7 @@ def test_what_is_no_event_time_is_named_with_a_way_that_works(tmp_path):
         DefinitionError, match=r"event_time='epoch_ms\(at\)' requires an integer column, but 'at' is VARCHAR"
     ):
         source(files("*.csv"), schema=schema, event_time="epoch_ms(at)")
-    with pytest.raises(DefinitionError, match=r"one of its columns: got 'epoch_ms\(ms\)'; write epoch_ms\(ms\) as ms"):
+    with pytest.raises(DefinitionError, match=r"one of its columns: got 'epoch_ms\(ms\)'; select epoch_ms\(ms\) as ms"):
         sql("select ms from events", event_time="epoch_ms(ms)")
 
     below = (
