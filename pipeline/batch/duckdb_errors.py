@@ -1,4 +1,4 @@
-"""What the engine raises while a table's rows are made, in words that say what can be done about it."""
+"""Translation of DuckDB errors during the computation of a table."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _VALUE_ERRORS = (duckdb.ConversionException, duckdb.InvalidInputException, duckd
 
 @contextmanager
 def translate_errors(work: TaskSpec) -> Iterator[None]:
-    """Raise what DuckDB raises as an error of ours that names the table and its place."""
+    """Raise DuckDB errors as Headwater errors with the table and its place."""
     try:
         yield
-    except DefinitionError as error:  # of the rows a definition makes: the engine does not know whose they are
+    except DefinitionError as error:  # raised by the kernel, which does not know the table
         if error.place is not None:
             raise
         raise DefinitionError(
             f"table {work.table!r}: {error.problem}", got=error.got, do=error.do, place=work.place
         ) from error
     except _BINDING_ERRORS as error:
-        problem = f"table {work.table!r} does not fit its inputs"
+        problem = f"table {work.table!r} is not valid for its inputs"
         raise DefinitionError(problem, got=first_line(error), place=work.place) from error
     except _VALUE_ERRORS as error:
         raise _value_error(work, error) from error
@@ -38,7 +38,7 @@ def translate_errors(work: TaskSpec) -> Iterator[None]:
         raise StorageError(
             f"table {work.table!r} cannot read its inputs",
             got=first_line(error),
-            do="run again; if a file of the lake is gone, recompute its table with --full",
+            do="run again; if a file of the lake is missing, recompute its table with --full",
             place=work.place,
         ) from error
 
@@ -54,6 +54,6 @@ def _value_error(work: TaskSpec, error: duckdb.Error) -> DefinitionError | Stora
     return DefinitionError(
         f"table {work.table!r} cannot convert a value",
         got=first_line(error),
-        do="use try_cast, or an expectation that sets such rows aside before",
+        do="use try_cast, or quarantine such rows with an expectation upstream",
         place=work.place,
     )

@@ -1,4 +1,4 @@
-"""Keys that several splits have: each split has judged its own rows, so of the others' the first split's row stays."""
+"""Duplicate keys across splits: each split validates only its own rows; of duplicates, the first split's row is kept."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _ROW = "file_row_number"
 
 
 def combine_outcomes(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Return the splits' outcomes as one, in their order, with the rows set aside whose key an earlier split has.
+    """Return the combined outcome of the splits, with rows quarantined whose key is in an earlier split.
 
-    Only files that hold such a row are written again. The rows set aside say where they came from when the table does.
-    Returns `None` where splits share a key and are not in the order that says which row is the first.
+    Only files that contain such rows are rewritten. Quarantined rows have their provenance if the table has it. Returns
+    `None` if splits share keys and are not in the order that defines the first row.
     """
     combined = reduce(add, outcomes)
     if not work.key or not _may_share_keys(work.key[0], outcomes):
@@ -50,7 +50,7 @@ def combine_outcomes(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | N
 
 
 def _may_share_keys(key: str, outcomes: Sequence[Outcome]) -> bool:
-    """Return whether two splits may share a value of a column, by the bounds of their files."""
+    """Return whether two splits may share values of a column, according to the bounds of their files."""
     ranges: list[tuple[Any, Any]] = []
     for outcome in (outcome for outcome in outcomes if outcome.files):
         stats = [json.loads(file.stats) for file in outcome.files]
@@ -63,7 +63,7 @@ def _may_share_keys(key: str, outcomes: Sequence[Outcome]) -> bool:
 
 
 def _find_duplicates(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile]) -> int:
-    """Make the table `_losers` of the rows whose key comes earlier, and return how many there are."""
+    """Create the table `_losers` of rows whose key occurs earlier, and return their number."""
     key, scan = listed(work.key), work.stager.scan(files)
     con.execute(f"create temp table _shared as select {key} from {scan} group by {key} having count(*) > 1")
     con.execute(
@@ -89,7 +89,7 @@ def _without_duplicates(
 
 
 def _duplicate_rows(work: TaskSpec, combined: Outcome) -> str:
-    """Return the SELECT of the rows that are set aside, as the quarantine has them."""
+    """Return the SELECT of the duplicate rows, with the columns of the quarantine."""
     names = combined.schema.names
     source = SOURCE if SOURCE in names else "null::varchar"
     position = POSITION if POSITION in names else "null::bigint"

@@ -1,7 +1,7 @@
-"""A statement bucket by bucket: its large inputs are cut by a key, and each bucket is a split of its own.
+"""Execution of a statement in buckets: its large inputs are partitioned by a key, and each bucket is a split.
 
-The buckets' files stand beside the lake's tables, where every worker reaches them, and are removed with the step.
-They are written and read once; a lost task writes the same names again.
+The files of the buckets are in the lake's storage, where every worker can read them, and are removed after the step.
+They are written and read once; a retried task writes the same file names.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pipeline.kernel.scan import DataFile, Scan
 from pipeline.lake import DeltaStager, Lake, Storage
 
 _SKEWED = 2
-"""A bucket this many times the mean is cut further, if the statement allows it."""
+"""A bucket larger than this multiple of the mean is split further, if the statement allows it."""
 
 
 def run_exchange(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
-    """Cut, then run the statement on each bucket, and put the answers together; `rows_in` counts each row once."""
+    """Partition the inputs, run the statement on each bucket, and combine the results; `rows_in` counts each row once."""
     place = lake.scratch(job.spec.run_id, job.spec.definition.name)
     try:
         splits = _write_buckets(job.with_progress(0, 0.5), chosen, place)
@@ -45,7 +45,7 @@ def run_exchange(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
 
 
 def buckets_for(size_bytes: int, layout: Executor) -> int:
-    """Return how many buckets let each be worked on within a task's share of memory, all slots busy."""
+    """Return the number of buckets such that each fits the memory of a task, and all slots are busy."""
     share = layout.limits(layout.budget.slots).memory_bytes or size_bytes
     return min(MOST_BUCKETS, max(layout.budget.slots, -(-size_bytes * EXPANSION // share)))
 
@@ -73,7 +73,7 @@ def _write_buckets(job: StepExecution, chosen: Exchange, place: Storage) -> list
 def _splits(
     job: StepExecution, chosen: Exchange, bucketed: Mapping[str, Mapping[int, Scan]], buckets: int
 ) -> list[Split]:
-    """Return a split for each bucket, or several for one with a hot key."""
+    """Return one split per bucket, or several for a bucket with a hot key."""
     driving, scans = job.spec.route.driving, job.spec.scans
     sizes = [scan.size_bytes for scan in bucketed.get(driving, {}).values()]
     most = _SKEWED * sum(sizes) // max(len(sizes), 1)
@@ -94,7 +94,7 @@ def _run_buckets(job: StepExecution, chosen: Exchange, splits: Sequence[Split], 
         return run_partial(job, splits) or job.run_alone(Split(0, job.spec.scans[job.spec.route.driving]))
     if chosen.finish is None:
         return job.run_all(splits)
-    kept = place.at("answers")  # the buckets' answers wait on disk to be put in order once more
+    kept = place.at("answers")  # the results of the buckets are stored until they are ordered and limited
     work = replace(job.work, stager=DeltaStager(kept, job.spec.run_id), expectations=(), key=())
     answers = replace(job, work=work).run_all(splits)
     files = tuple(DataFile(f"{kept.uri}/{file.path}", file.rows, file.size_bytes) for file in answers.files)

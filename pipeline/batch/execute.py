@@ -1,4 +1,4 @@
-"""Doing a step: tasks on the splits of its input, here or on Ray, and one outcome."""
+"""Execution of a step: tasks on the splits of its input, local or on Ray, with one combined outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.lake import Lake
 
 
 def execute(spec: StepSpec, lake: Lake, settings: Settings, on_progress: OnProgress = lambda _: None) -> Outcome:
-    """Do a step and return what was staged; nothing is committed yet. `tell` hears which share of it is done."""
+    """Execute a step and return the staged files; nothing is committed. `on_progress` receives the completed fraction."""
     job = StepExecution(spec, work_of(spec, lake, settings), layout_of(spec, settings), on_progress)
     if spec.is_dataset:
         return _dataset(job)
@@ -31,7 +31,7 @@ def execute(spec: StepSpec, lake: Lake, settings: Settings, on_progress: OnProgr
         return run_exchange(job, spec.route.exchange, lake)
     try:
         return _in_splits(job, splits_of(spec, job.layout), lake)
-    except SplitError:  # a file that cannot be cut, because its quotes mislead: each is read whole
+    except SplitError:  # a file cannot be divided because of its quoting: read all files completely
         return _in_splits(job, splits_of(spec, job.layout, whole_files=True), lake)
 
 
@@ -58,4 +58,4 @@ def _dataset(job: StepExecution) -> Outcome:
     readers = dataset_rows(transform.function, {name: spec.scans[name] for name in transform.inputs})
     for reader in readers:
         return job.run_alone(Split(0), producer=ArrowProducer(reader, spec.route.rows, spec.route.size_bytes))
-    raise AssertionError("a dataset function gives one reader")
+    raise AssertionError("dataset_rows yields exactly one reader")

@@ -1,4 +1,4 @@
-"""Where a step's tasks work, and on what: lanes of this process or a Ray cluster, and splits of the input."""
+"""The executor of a step's tasks, local threads or a Ray cluster, and the splits of its input."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ OnProgress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Executor:
-    """A place to work, and how much of it there is."""
+    """An executor and its resources."""
 
     name: str
-    """The table's, for the dashboard."""
+    """The name of the table, shown in the Ray dashboard."""
     budget: Budget
     here: Budget
-    """What this process may take, whatever the place where the tasks work has."""
+    """The budget of this process, even if tasks run on a cluster."""
     on_ray: bool
 
     def limits(self, tasks: int) -> Limits:
-        """Return what each of so many tasks may take; one that works alone in this process takes all."""
+        """Return the limits of each of this many tasks; a single local task gets the entire budget."""
         return self.budget.whole() if tasks == 1 and not self.on_ray else self.budget.part(tasks)
 
     def run(
         self, task: Callable[..., Any], splits: Sequence[Split], on_progress: OnProgress
     ) -> Iterator[tuple[Split, Any]]:
-        """Run a task for every split, side by side, and yield each with what it gave, as they finish."""
+        """Run a task for every split concurrently, and yield each split with its result as it finishes."""
         if not self.on_ray:
             yield from run_local(task, splits, self.budget.slots, on_progress)
             return
@@ -59,9 +59,9 @@ class Executor:
 
 
 def layout_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Executor:
-    """Return where a step works: where its route says, with the budget of that place.
+    """Return the executor of a step according to its plan, with its budget.
 
-    Without `starts` no local cluster is started to ask it: it will have what this machine has.
+    With `starts=False`, no local cluster is started; the budget of this machine is returned instead.
     """
     here, name = budget_here(settings.memory_bytes), spec.definition.name
     on_ray = spec.route.executor == "ray" and spec.route.strategy != "gather" and not spec.is_dataset
@@ -76,7 +76,7 @@ def layout_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Exe
 
 
 def splits_of(spec: StepSpec, layout: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:
-    """Cut a step's driving input into splits; with `whole`, no file of a source is cut."""
+    """Divide a step's driving input into splits; with `whole_files`, files of a source are not divided."""
     strategy = spec.route.strategy
     alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not spec.parts)
     most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
@@ -88,10 +88,10 @@ def splits_of(spec: StepSpec, layout: Executor, *, whole_files: bool = False) ->
 
 
 def cut_splits(scan: Scan, layout: Executor) -> tuple[Split, ...]:
-    """Cut any input into splits."""
+    """Divide any input into splits."""
     return splits_of_scan(scan, Slots(layout.budget.slots))
 
 
 def combined_split(spec: StepSpec, splits: Sequence[Split]) -> Split:
-    """Return all splits as one."""
+    """Return all splits as a single split."""
     return Split(0, spec.scans.get(spec.route.driving), tuple(part for split in splits for part in split.parts))

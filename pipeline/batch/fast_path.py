@@ -1,4 +1,4 @@
-"""The clean pass: rows flow from the split to the staged files at once, and the first that should not stops it."""
+"""The fast path: streams the rows of a split into staged files in one pass, and aborts at the first rejected row."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.kernel.types import stored
 
 
 def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
-    """Stage a split's rows in one pass, or return why its rows have to go through the validating pass.
+    """Stage a split's rows in one pass, or return why the validating pass is required.
 
-    What was staged by then has the names that the careful way gives its files, which replace them.
+    Files that were already staged are overwritten by the validating pass, which uses the same names.
     """
     try:
         return _pass(con, work, split, query)
@@ -27,10 +27,8 @@ def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, quer
         raise
     except (duckdb.Error, StorageError) as error:
         if STOP in str(error):
-            return Refusal("a row does not meet an expectation")
-        return Refusal(
-            f"the pass failed: {first_line(error)}"
-        )  # the validating pass says what it is, if it is an error
+            return Refusal("a row violates an expectation")
+        return Refusal(f"the pass failed: {first_line(error)}")  # if it is an error, the validating pass raises it
 
 
 def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
@@ -48,29 +46,29 @@ def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: I
     files = work.stager.stage(con, select, split.index, schema)
     profile = last_profile(con)
     if not is_complete(con, query, profile):
-        return Refusal("a record does not fit the contract")
+        return Refusal("a record does not match the contract")
     if has_duplicates(con, work, files):
-        return Refusal("a key comes twice")
+        return Refusal("a key is not unique")
     rows = sum(file.rows for file in files)
     flow = RowCounts(rows_in=query.rows_in, rows_made=rows, rows_out=rows, bytes_in=query.bytes_in)
     return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)
 
 
 def is_complete(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Profile) -> bool:
-    """Return whether the pass just done saw every record of the split, and none that is odd."""
+    """Return whether the last pass read every record of the split, and rejected none."""
     if query.scanned is not None and profile.scanned.get("READ_CSV", query.scanned) != query.scanned:
         return False
     return not any(one(con, odd)[0] for odd in query.rejects)
 
 
 def _guard(work: TaskSpec) -> str:
-    """Return a filter that every row passes, or the statement ends."""
+    """Return a filter that passes every row, and raises an error if a row violates an expectation."""
     holds = [f"({e.condition}\n)" for e in work.expectations if e.condition != "true"]
     return f" where case when {' and '.join(holds)} then true else error({literal(STOP)}) end" if holds else ""
 
 
 def has_duplicates(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: tuple[StagedFile, ...]) -> bool:
-    """Return whether two staged rows share a key, or one has a key that came before."""
+    """Return whether the staged rows contain a duplicate key, or a key of the existing rows."""
     if not work.key or not files:
         return False
     names = listed(work.key)

@@ -1,4 +1,4 @@
-"""A step under way: what is asked for, the work of its tasks, where they run, and who hears how far they are."""
+"""The execution of a step: its specification, its task, its executor and its progress callback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.core.errors import SourceError, SplitError
 
 @dataclass(frozen=True)
 class StepExecution:
-    """What the ways to do a step are given."""
+    """A step that is being executed."""
 
     spec: StepSpec
     work: TaskSpec
@@ -26,11 +26,11 @@ class StepExecution:
     on_progress: OnProgress
 
     def run_each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
-        """Run a task for every split and return what each gave, in their order."""
+        """Run a task for every split, and return the results in the order of the splits."""
         return run_with_retry(self.spec.definition, splits, self.layout, task, self.on_progress)
 
     def run_alone(self, split: Split, **changes: Any) -> Outcome:
-        """Do the work, changed, on one split in this process, with all that it may take."""
+        """Run the task with these changes on one split in this process, with the entire budget."""
         work = replace(self.work, limits=self.layout.here.whole(), **changes)
         try:
             return run_task(work, split, self.on_progress)
@@ -40,11 +40,11 @@ class StepExecution:
             return run_task(work, replace(split, is_last_try=True), self.on_progress)
 
     def run_all(self, splits: Sequence[Split]) -> Outcome:
-        """Do the work on every split, and return it as one, with one row for each key."""
+        """Run the task on every split, and return the combined outcome, with one row per key."""
         outcomes = self.run_each(partial(run_task, self.work), splits)
         combined = combine_outcomes(replace(self.work, limits=self.layout.here.whole()), outcomes)
         return self.run_alone(combined_split(self.spec, splits)) if combined is None else combined
 
     def with_progress(self, begin: float, end: float) -> StepExecution:
-        """Return the job with its progress from 0 to 1 told as from `begin` to `end`."""
+        """Return the execution with its progress scaled from the range 0 to 1 to the range `begin` to `end`."""
         return replace(self, on_progress=lambda share: self.on_progress(begin + (end - begin) * share))

@@ -1,7 +1,7 @@
-"""Tasks side by side in this process: as many lanes as cores, each a thread with an engine of one thread.
+"""Runs tasks concurrently in this process: one thread per core, each with a single-threaded DuckDB instance.
 
-The engine lets go of Python's lock while it works, so lanes are as fast as one engine with all threads; and unlike
-that one, a lane keeps the order of its rows without waiting for others, and holds no more than its share of memory.
+DuckDB releases the GIL, so this is as fast as one instance with all threads. In addition, each task preserves the order of
+its rows without waiting for other tasks, and is limited to its share of memory.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ Task = Callable[[Split, Callable[[float], None], Stop], T]
 def run_local(
     task: Task[T], splits: Sequence[Split], lanes: int, on_progress: Callable[[float], None] = lambda _: None
 ) -> Iterator[tuple[Split, T]]:
-    """Run a task for every split, as many at a time as there are lanes, and yield each with what it returned.
+    """Run a task for every split on `lanes` threads, and yield each split with its result.
 
-    What could not read or write gives `Failed`; any other error stops all and is raised, and so does Ctrl-C. `tell` hears which share of all bytes is done.
+    A task that could not read or write returns `FailedTask`. Any other error, and Ctrl-C, stops all tasks and is raised.
+    `on_progress` receives the completed fraction of all bytes.
     """
     stop = Stop(within=current_stop())
     share = _Share(splits, on_progress)
@@ -47,7 +48,7 @@ def run_local(
 
 
 class _Share:
-    """Adds up how far each split is, weighted by its size."""
+    """The total progress of all splits, weighted by size."""
 
     def __init__(self, splits: Sequence[Split], on_progress: Callable[[float], None]) -> None:
         self._weights = {split.index: max(split.size_bytes, 1) for split in splits}

@@ -1,4 +1,4 @@
-"""A grouped statement in states: one task computes them for each split or bucket, and they are merged here once."""
+"""Partial aggregation: tasks compute states per split or bucket, which are merged once in this process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import Scan, register
 
 MOST_BYTES_IN_ALL = 1 << 30
-"""The most states that are merged in one process."""
+"""The maximum size of the states that are merged in one process."""
 
 
 def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
-    """Compute states per split, merge them in the order of the splits; the finished rows are judged as one split.
+    """Compute states per split, and merge them in the order of the splits; the result is validated as one split.
 
-    Returns `None` when there are so many groups that their states would not fit: group them where their rows meet.
+    Returns `None` if the states of all groups exceed the limit, so that another strategy is required.
     """
     spec, producer = job.spec, cast("SqlProducer", job.work.producer)
     apart = decompose(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
@@ -48,7 +48,7 @@ def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
 
 
 def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outcome:
-    """Return the outcome with what the splits set aside before their rows became states."""
+    """Return the outcome with the rows added that splits quarantined before aggregation."""
     rejected = sum(part.rejected for part in partials)
     flow = replace(
         outcome.flow,

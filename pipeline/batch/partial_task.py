@@ -1,4 +1,4 @@
-"""The task of a partial aggregate: a split's rows become exported states, which are merged once for all splits."""
+"""The task of a partial aggregation: computes the exported states of a split, which are merged once for all splits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pipeline.kernel.engine import Stop, arrow_within, connect, watched
 from pipeline.kernel.profile import Profile, last_profile, start_profiling
 
 MOST_BYTES = 256 << 20
-"""The most states that one split may give: more groups than that are better grouped where their rows meet."""
+"""The maximum size of the states of one split; with more groups, another strategy is faster."""
 
 
 @dataclass(frozen=True)
 class PartialStates:
-    """The states of one split, and what of it was set aside before: rows that no contract fits."""
+    """The states of one split, and its rows that were quarantined because they do not match the contract."""
 
     rows: pa.Table | None
-    """`None` when there are too many of them."""
+    """`None` if the states exceed the limit."""
     rows_in: int
     bytes_in: int
     rejected: int
@@ -37,7 +37,7 @@ class PartialStates:
 def run_states(
     work: TaskSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> PartialStates:
-    """Compute a split's states; `work` makes the partial statement."""
+    """Compute a split's states; the producer of `work` runs the partial statement."""
     with translate_errors(work):
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)

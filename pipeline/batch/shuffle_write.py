@@ -1,4 +1,4 @@
-"""Cutting an input into buckets: each split of it becomes a file for each bucket that it has rows for."""
+"""Partitioning of an input into buckets: each split writes one file per non-empty bucket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BUCKET = "_headwater_bucket"
 
 @dataclass(frozen=True)
 class ShuffleSpec:
-    """How an input is cut: by which expressions, into how many buckets, which of its columns, and where to."""
+    """How an input is partitioned: the key expressions, the number of buckets, the columns, and the output folder."""
 
     keys: tuple[str, ...]
     buckets: int
     schema: Schema
     """The columns that the statement needs."""
     folder: str
-    """A place of this input's own that all workers reach."""
+    """The output folder of this input, accessible to all workers."""
     limits: Limits
     filesystem: fsspec.AbstractFileSystem | None = None
 
@@ -51,7 +51,7 @@ class BucketFiles:
 def write_buckets(
     cut: ShuffleSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> BucketFiles:
-    """Write a split's rows by bucket; done again, it writes the same files."""
+    """Write a split's rows by bucket; a retry writes the same files."""
     scan = split.scan or Scan(cut.schema)
     with connect(cut.limits, filesystem=cut.filesystem, stop=stop) as con:
         start_profiling(con)
@@ -73,7 +73,7 @@ def _written(
     try:
         cursor = con.execute(f"copy ({rows}) to {literal(cut.folder)} ({options})")
     except OSError as error:
-        raise StorageError(f"cannot write below {cut.folder}", got=str(error), do="check its space") from error
+        raise StorageError(f"cannot write to {cut.folder}", got=str(error), do="check its free space") from error
     names = [column[0] for column in cursor.description or ()]
     for row in cursor.fetchall():
         stats = dict(zip(names, row, strict=True))
@@ -82,7 +82,7 @@ def _written(
 
 
 def by_bucket(cut: ShuffleSpec, pieces: Iterable[BucketFiles]) -> dict[int, Scan]:
-    """Return each bucket's rows, of all splits in their order."""
+    """Return a scan of each bucket, with the files of all splits in order."""
     files_of: dict[int, list[DataFile]] = {}
     for piece in pieces:
         for bucket, file in piece.files:

@@ -1,4 +1,4 @@
-"""One step to do: a definition, its inputs as they are read now, and the run it belongs to."""
+"""The specification of a step: a definition, the current state of its inputs, and its run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.lake import DeltaStager, Lake, Version
 
 @dataclass(frozen=True)
 class StepSpec:
-    """What `execute` does."""
+    """The input of `execute`."""
 
     definition: StoredDefinition
     route: ExecutionPlan
@@ -35,24 +35,24 @@ class StepSpec:
     at: str
     parts: tuple[SourceSplit, ...] = ()
     reader: Reader | None = None
-    """For parts: what reads them."""
+    """The reader of `parts`."""
     schema: Schema | None = None
-    """For parts: the contract of their source."""
+    """The contract of the source of `parts`."""
     feed: Feed | None = None
-    """The source that the parts belong to, where it is not the definition itself."""
+    """The source of `parts`, if it is not the definition itself."""
     existing: Version | None = None
-    """For an append: the rows that are there already."""
+    """For an append: the existing rows."""
     existing_first: bool = True
-    """Whether new rows come after those, so that of rows of one key the one that is there stays."""
+    """Whether existing rows precede the new rows, so that they are kept if a key occurs in both."""
 
     @property
     def reads(self) -> Source | Feed | None:
-        """The source whose parts are read, if any are."""
+        """The source that is read, if any."""
         return self.definition if isinstance(self.definition, Source) else self.feed
 
     @property
     def is_dataset(self) -> bool:
-        """Whether the definition is a function of whole datasets."""
+        """Whether the definition is a function of Ray datasets."""
         transform = self.definition.transform if isinstance(self.definition, Table) else None
         return isinstance(transform, FunctionTransform) and transform.language == "dataset"
 
@@ -65,7 +65,7 @@ class StepSpec:
 
 
 def work_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
-    """Return what a task needs to know for a step; rows come from `producer`, else as the definition says."""
+    """Return the task of a step; rows come from `producer`, by default from that of the definition."""
     definition = spec.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
     quarantined = lake.quarantine(definition.name)
@@ -88,12 +88,12 @@ def work_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProduce
 
 
 def _relaxed(schema: Schema, named: set[str]) -> Schema:
-    """Return a contract that takes any text in the columns that a statement does not name: nobody looks at them."""
+    """Return a contract that accepts any text in the columns that a statement does not use."""
     return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
 
 
 def _are_splits_ranked(spec: StepSpec) -> bool:
-    """Return whether the step's splits are in the order of the places in the source that their rows carry."""
+    """Return whether the step's splits are in the order of the source positions of their rows."""
     places = [(part.piece.uri, part.begin) for part in spec.parts]
     if spec.reads is None or places != sorted(places):
         return False

@@ -1,7 +1,7 @@
-"""The fused task: read a split, make rows, judge them, stage files. The same code inline and on Ray.
+"""The fused task: read a split, transform, validate and stage it. The same code runs locally and on Ray.
 
-A task first takes its split for clean and streams it in one pass, which ends at the first thing that is not as it
-should be. Only then it looks carefully: the rows are made in a temporary table, marked, counted and set aside.
+A task first streams its split through the fast path, which aborts at the first rejected row. Only then does the validating
+pass materialize the rows in a temporary table, mark, count and quarantine them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = logger(__name__)
 def run_task(
     work: TaskSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> Outcome:
-    """Do one split of a table's step; `tell`, if given, hears now and then which share of it is done.
+    """Compute one split of a table. `on_progress` receives the completed fraction periodically.
 
-    Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
-    does not fit its inputs; nothing that a reader can see has changed then.
+    Raises `ExpectationError` if a `fail` expectation is violated, and `DefinitionError` if the definition is not valid for
+    its inputs; nothing visible to readers has changed.
     """
     with translate_errors(work):
         reason = "the input has no fast path"

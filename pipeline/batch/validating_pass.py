@@ -1,4 +1,4 @@
-"""The careful way: a split's rows in a temporary table, each marked with what it violates, and three ways out of it."""
+"""The validating pass: materializes a split's rows, marks violations, and stages kept and quarantined rows separately."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.kernel.sql_text import listed, literal
 from pipeline.kernel.types import stored
 
 REJECTED = "_rejected"
-"""The temporary table of rows that a reader could not fit to the contract."""
+"""The temporary table of rows that the reader rejected because they do not match the contract."""
 
 
 def validating_pass(
@@ -29,10 +29,10 @@ def validating_pass(
     query: InputQuery,
     on_progress: Callable[[float], None] | None = None,
 ) -> Outcome:
-    """Make, mark, judge and stage a split's rows.
+    """Compute, validate and stage a split's rows.
 
-    Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
-    does not fit its inputs; nothing that a reader can see has changed then.
+    Raises `ExpectationError` if a `fail` expectation is violated, and `DefinitionError` if the definition is not valid for
+    its inputs; nothing visible to readers has changed.
     """
     with nullcontext() if on_progress is None else watched(con, on_progress):
         marked = mark(con, query.query, work.expectations, hidden=query.hidden)
@@ -69,7 +69,7 @@ def _staged(
 def stage_rejected(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery
 ) -> tuple[StagedFile, ...]:
-    """Stage the rows that no contract fits, where nothing else of the split is set aside."""
+    """Stage the rows that the reader rejected, for a split without other quarantined rows."""
     return stage_rejects(con, work, split, _rejected(query))
 
 
@@ -97,9 +97,9 @@ def _require_expectations(
         shown = (*marked.columns, *(name for name in marked.provenance if name not in marked.columns))
         row = arrow(con, f"select {listed(shown)} from {MADE} where _bits & {1 << number} != 0 limit 1").to_pylist()[0]
         raise ExpectationError(
-            f"table {work.table!r} does not meet {expectation.name!r} ({expectation.condition})",
-            got=f"{count} row{'s' if count > 1 else ''} without it, the first {_brief(row)}",
-            do="mend the data or the expectation; nothing of this table was committed",
+            f"table {work.table!r} violates {expectation.name!r} ({expectation.condition})",
+            got=f"{count} row{'s' if count > 1 else ''}, the first {_brief(row)}",
+            do="fix the data or the expectation; nothing of this table was committed",
             place=work.place,
         )
 
@@ -116,14 +116,14 @@ def _mark_keys(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRow
     first = 0 if rows is None else count_before(con, marked, work.key, rows)
     known = mark_known(con, marked, work.key, before)
     if not work.existing_first and (known if rows is None else first):
-        raise OrderError(f"new rows of table {work.table!r} may belong before rows with their key", place=work.place)
+        raise OrderError(f"new rows of table {work.table!r} may precede existing rows with their key", place=work.place)
 
 
 def _require_key(work: TaskSpec, marked: MarkedRows) -> None:
     missing = [name for name in work.key if name not in marked.columns]
     if missing:
         raise DefinitionError(
-            f"table {work.table!r} has no column {missing[0]!r} for its key",
+            f"table {work.table!r} has no key column {missing[0]!r}",
             got=few(marked.columns),
             place=work.place,
         )

@@ -1,4 +1,4 @@
-"""The contract that a table's rows are held to from one run to the next."""
+"""The contracts of sources: declared, inferred, and extended by new columns."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pipeline.project.readers import LogReader, reader_of
 from pipeline.project.workspace import Workspace
 
 _SAMPLED_RECORDS = 1 << 18
-"""How many records of a partition a start of a stream looks at for columns: as many as it takes at once."""
+"""The number of records per partition that are read for new columns when a stream starts."""
 
 
 def feed_contract(workspace: Workspace, feed: Feed, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the columns of a source that is not stored: those declared, else those of the tables that it reads."""
+    """Return the contract of a source with `stored=False`: as declared, otherwise that of the tables it reads."""
     return feed.schema if feed.schema.columns else inferred(workspace, feed, parts)
 
 
 def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the columns of the first of a source's parts; raise `SourceError` when there is none."""
+    """Return the contract inferred from the first of a source's parts; raise `SourceError` if there are none."""
     if not parts:
         raise SourceError(
-            f"source {source.name!r} has nothing yet to tell its columns by", do="give schema=", place=source.place
+            f"source {source.name!r} has no data to infer its columns from", do="set schema=", place=source.place
         )
     columns = stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
     return columns if source.event_time is None else source.event_time.in_rows(columns, source.place)
 
 
 def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogReader) -> Schema:
-    """Return the columns of a source that is streamed: those declared, else inferred, and those that are added.
+    """Return the contract of a streamed source: declared or inferred columns, and new columns if they are to be added.
 
-    These are the columns of its table, and of what its log holds and the table does not have yet, up to a bound.
+    These are the columns of its table, and those of unread records of its log, up to a limit.
     """
     is_declared = definition.schema is not None and bool(definition.schema.columns)
     if not isinstance(definition, Source) or definition.new_columns != "add":
@@ -53,7 +53,7 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
 
 
 def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
-    """Return what a log holds beyond offsets that were read: a partition that is taken whole, else its next records."""
+    """Return the unread splits of a log: complete partitions if they are always read completely, else the next records."""
     splits = []
     for uri, extent in sorted(log.extents().items()):
         begin, is_whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
@@ -64,7 +64,7 @@ def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
 
 
 def with_declared(definition: Source, inferred_columns: Schema) -> Schema:
-    """Return columns that were found, with those that are declared in their place and before them."""
+    """Return the declared columns, followed by the inferred columns that are not declared."""
     declared = Schema(()) if definition.schema is None else definition.schema
     if declared.columns and definition.new_columns != "add":
         return declared
@@ -73,14 +73,14 @@ def with_declared(definition: Source, inferred_columns: Schema) -> Schema:
 
 
 def own_columns(schema: Schema) -> Schema:
-    """Return the columns of a source's table without those of the provenance."""
+    """Return the columns of a source's table without the provenance."""
     return schema.select(tuple(name for name in schema.names if name not in PROVENANCE))
 
 
 def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequence[SourceSplit]) -> Schema:
-    """Return a contract with the columns that parts add, where the source is to have them.
+    """Return a contract extended by the new columns of parts, if the source adds new columns.
 
-    Each has the type that the first part with it tells.
+    The type of a new column is inferred from the first part that contains it.
     """
     if source.new_columns != "add":
         return contract
@@ -96,11 +96,11 @@ def _beyond(reader: Reader, part: SourceSplit, contract: Schema) -> Schema:
     except SourceUnavailableError:
         raise
     except SourceError:
-        return Schema(())  # reading the part says what it is
+        return Schema(())  # reading the part raises the error
     return stored(added).inferred()
 
 
 def fresh_contract(workspace: Workspace, source: Source, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the columns that are declared, else those that the first part tells, and those that all parts add."""
+    """Return the declared contract, otherwise that of the first part, extended by the new columns of all parts."""
     base = inferred(workspace, source, parts) if source.schema is None else source.schema
     return grown(workspace, source, base, parts)

@@ -191,15 +191,15 @@ def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
     [
         (
             blocks_of(pa.table({"a": [1]}), pa.table({"c": [1]})),
-            "'constant' gives other columns for one block than for another: got a and c",
+            "'constant' returned blocks with different columns: got a and c",
         ),
         (
             blocks_of(pa.table({"a": [1]}), pa.table({"a": ["x"]})),
-            "'constant' gives types that do not go together: got .*; cast them",
+            "'constant' returned blocks with incompatible types: got .*; cast them",
         ),
         (
             lambda numbers: numbers.flat_map(lambda _: []),
-            "gave a dataset without rows, which has no columns either",
+            "returned an empty dataset, whose columns are unknown",
         ),
         (lambda numbers: numbers.count(), "must return a dataset: got int; return a ray.data.Dataset"),
         (
@@ -223,8 +223,8 @@ def test_an_error_of_a_task_is_raised_as_it_was_with_its_parts(step, scan):
     with pytest.raises(ExpectationError) as error:
         step(numbers, {"numbers": scan(*PARTS)}, "ray")
     assert type(error.value) is ExpectationError
-    assert error.value.problem == "table 't' does not meet 'small' (id < 35)"
-    assert error.value.got == "5 rows without it, the first id=35"
+    assert error.value.problem == "table 't' violates 'small' (id < 35)"
+    assert error.value.got == "5 rows, the first id=35"
     assert error.value.place == numbers.place
     assert str(error.value).endswith(f"nothing of this table was committed ({numbers.place})")
 
@@ -271,7 +271,7 @@ def test_a_split_that_ends_every_worker_is_named(step, scan):
         return numbers
 
     with pytest.raises(
-        StorageError, match=r"'deadly' cannot be made: one split ends every worker.*: got .*in-2.parquet"
+        StorageError, match=r"'deadly' cannot be computed: one split crashes every worker.*: got .*in-2.parquet"
     ):
         step(deadly, {"numbers": scan(*PARTS)}, "ray")
 
@@ -281,5 +281,5 @@ def test_splits_on_ray_may_not_differ_in_their_columns(step, scan):
     def moody(numbers: pd.DataFrame) -> pd.DataFrame:
         return numbers.assign(y=1 if numbers["id"].min() == 0 else 1.5)
 
-    with pytest.raises(Exception, match="splits of one step gave different columns: got column 'y' was"):
+    with pytest.raises(Exception, match="splits of a step returned different columns: got column 'y' was"):
         step(moody, {"numbers": scan(*PARTS[:2])}, "ray")

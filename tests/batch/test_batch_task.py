@@ -66,9 +66,7 @@ def test_every_row_is_kept_set_aside_or_dropped_and_counted(step, scan):
 def test_a_failed_expectation_stages_nothing_and_shows_the_first_row(work, tmp_path):
     expectation = fail("has_v", "v is not null")
 
-    with pytest.raises(
-        ExpectationError, match=r"'t' does not meet 'has_v' \(v is not null\): got 1 row without it, the first id=3"
-    ):
+    with pytest.raises(ExpectationError, match=r"'t' violates 'has_v' \(v is not null\): got 1 row, the first id=3"):
         run_task(work(given(NUMBERS), expectations=(expectation,)), Split(0))
     assert not list(tmp_path.rglob("*.parquet"))
 
@@ -138,7 +136,7 @@ def test_blocks_of_other_types_are_refused_and_never_rounded(work, scan):
     later = pa.table({"id": [7], "v": ["z"]})
     with pytest.raises(
         DefinitionError,
-        match="'moody' gives other columns for one block than for another: got column 'x' was BIGINT, now DOUBLE",
+        match="'moody' returned blocks with different columns: got column 'x' was BIGINT, now DOUBLE",
     ):
         run_task(work(FunctionProducer(moody.transform, {}, PLACE)), Split(0, scan(NUMBERS, later)))
 
@@ -147,7 +145,7 @@ def test_outcomes_of_other_columns_do_not_add_up():
     first, other = (Outcome(Schema.of({"x": kind}), RowCounts()) for kind in ("BIGINT", "DOUBLE"))
 
     with pytest.raises(
-        SchemaError, match="the splits of one step gave different columns: got column 'x' was BIGINT, now DOUBLE"
+        SchemaError, match="the splits of a step returned different columns: got column 'x' was BIGINT, now DOUBLE"
     ):
         _ = first + other
 
@@ -163,8 +161,8 @@ def test_outcomes_add_up():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("select nothing from numbers", "'t' does not fit its inputs: got Binder Error"),
-        ("select id from elsewhere", "'t' does not fit its inputs: got Catalog Error"),
+        ("select nothing from numbers", "'t' is not valid for its inputs: got Binder Error"),
+        ("select id from elsewhere", "'t' is not valid for its inputs: got Catalog Error"),
         ("select v::integer as n from numbers", "'t' cannot convert a value: got Conversion Error"),
         ("select (9223372036854775807::hugeint + id) as n from numbers", "'t' cannot convert a value: got"),
         ("select error('no ' || id) as n from numbers", "'t' cannot convert a value: got Invalid Input Error: no 1"),
@@ -191,7 +189,7 @@ def test_a_function_that_raises_says_where(work, scan):
 
 
 def test_a_key_that_the_rows_do_not_have_is_refused(work):
-    with pytest.raises(DefinitionError, match="'t' has no column 'k' for its key: got id, v"):
+    with pytest.raises(DefinitionError, match="'t' has no key column 'k': got id, v"):
         run_task(work(given(NUMBERS), key=("k",)), Split(0))
 
 

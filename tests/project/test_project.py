@@ -49,10 +49,10 @@ def test_a_package_of_definitions(tmp_path):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = (", r"not valid Python: .*work.py:\d"),
+        ("x = (", r"invalid Python syntax: .*work.py:\d"),
         ("import nowhere", r"cannot be imported: ModuleNotFoundError: got No module named 'nowhere' \(.*work.py:1\)"),
         ("\n\n1 / 0", r"ZeroDivisionError: got division by zero \(.*work.py:3\)"),
-        ("", "this project defines nothing"),
+        ("", "the project has no definitions"),
         (SOURCE + "a = sql('select x from b')\nb = sql('select x from a')\n", r"form a cycle: a -> b -> a"),
         (SOURCE + "a = sql('select x from numbrs')\n", r"did you mean 'numbers'\? \(.*work.py:4\)"),
         (SOURCE + "a = sql('select from where')\n", r"invalid SQL|one SELECT|reads no table"),
@@ -64,7 +64,7 @@ def test_wrong_definitions_name_the_place(tmp_path, code, message):
 
 
 def test_missing_definitions(tmp_path):
-    with pytest.raises(SettingsError, match=r"the definitions are not there: got .*work.py; check `definitions`"):
+    with pytest.raises(SettingsError, match=r"the definitions do not exist: got .*work.py; check `definitions`"):
         load(write(tmp_path))
 
 

@@ -131,6 +131,7 @@ CASES = [
     Case("or recompute it with --full", RAW + ROWS_DECIDE, {"f2.csv": "id\n2\n"}, before=(RAW + ROWS_DECIDE, ONE), full=True),
 ]  # fmt: skip
 ELSEWHERE = {
+    "set schema=": "a source without data: tests/contracts",
     "give schema=": "an ArrowReader or a topic without rows: tests/contracts",
     "read the file whole": "a run does that by itself: a SplitError",
     "move files into the folder when they are complete": "a file that changes while it is read: tests/faults",

@@ -45,7 +45,7 @@ def test_a_query_that_takes_too_long_ends_and_says_what_to_raise(tmp_path):
     workspace = made(tmp_path, memory_bytes=1 << 28)
     endless = "select count(*) from raw, range(100000000) a, range(100000000) b where a.range + b.range < 0"
     begun = time.monotonic()
-    with pytest.raises(RequestError, match=r"takes longer than 0\.5 s: select count.* raise query_seconds"):
+    with pytest.raises(RequestError, match=r"exceeds the timeout of 0\.5 s: select count.* raise query_seconds"):
         workspace.query(endless, seconds=0.5)
     assert time.monotonic() - begun < 20
     assert workspace.query("select sum(k) as k from raw").to_pylist() == [{"k": 3}]
@@ -62,7 +62,7 @@ def test_a_query_that_spills_too_much_ends_and_says_what_to_raise(tmp_path):
 
 def test_an_answer_larger_than_memory_is_refused(tmp_path):
     workspace = made(tmp_path, memory_bytes=200 << 20)
-    with pytest.raises(RequestError, match=r"the answer does not fit in memory: select .* got more than 0\.2 GB"):
+    with pytest.raises(RequestError, match=r"the result does not fit in memory: select .* got more than 0\.2 GB"):
         workspace.query(f"select n, h from ({BIG}), raw")
 
 

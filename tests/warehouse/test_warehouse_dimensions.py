@@ -169,16 +169,16 @@ def test_a_member_without_its_key_and_an_observation_without_its_time_are_set_as
 @pytest.mark.parametrize(
     ("text", "options", "problem"),
     [
-        ("select k from t", {"stored_as_scd_type": 2}, "needs its order, and only such a one"),
-        ("select k, s from t", {"sequence_by": "s"}, "needs its order, and only such a one"),
-        ("select * from t", {}, "names its columns"),
-        ("select t.* from t", {}, "names its columns"),
+        ("select k from t", {"stored_as_scd_type": 2}, "must be used together"),
+        ("select k, s from t", {"sequence_by": "s"}, "must be used together"),
+        ("select * from t", {}, "must list its columns"),
+        ("select t.* from t", {}, "must list its columns"),
         ("select z from t", {}, "no column 'k': got z"),
         ("select k from t", {"stored_as_scd_type": 2, "sequence_by": "s"}, "no column 's'"),
-        ("select k, k from t", {}, "two columns 'k'"),
+        ("select k, k from t", {}, "duplicate column 'k'"),
         ("select k, 1 + 1 from t", {}, "column 2 of the dimension has no name"),
-        ("select k, s, valid_to from t", {"stored_as_scd_type": 2, "sequence_by": "s"}, "two columns 'valid_to'"),
-        ("select k from t", {"key": ()}, "has a natural key"),
+        ("select k, s, valid_to from t", {"stored_as_scd_type": 2, "sequence_by": "s"}, "duplicate column 'valid_to'"),
+        ("select k from t", {"key": ()}, "requires a natural key"),
         ("select k from", {}, "invalid SQL"),
     ],
 )
@@ -190,5 +190,7 @@ def test_a_mistake_is_found_where_the_dimension_is_defined(text, options, proble
 
 
 def test_the_name_of_the_surrogate_key_is_free():
-    with pytest.raises(DefinitionError, match="'dim_plane' has a column 'plane_key' already"):
+    with pytest.raises(
+        DefinitionError, match="column 'plane_key' of dimension 'dim_plane' has the name of its surrogate key"
+    ):
         dimension("select k, plane_key from t", key="k").named("dim_plane")

@@ -97,7 +97,7 @@ def test_a_table_without_rows_is_there(warehouse):
 def test_a_key_that_comes_twice_leaves_the_last_version(warehouse, data):
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
 
-    with pytest.raises(StorageError, match=r"cannot be used: got .*duplicate key.*the lake holds everything"):
+    with pytest.raises(StorageError, match=r"cannot be used: got .*duplicate key.*the lake contains all data"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2, 2]),)), key=("id",)))
     with pytest.raises(StorageError, match=r"(?i)duplicate key"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA), key=("id",), since=(1, 7), added=(data("c", [1]),)))
@@ -164,7 +164,7 @@ def test_a_warehouse_that_another_process_holds_is_an_error_that_says_so(warehou
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
     holder = other("pass")
 
-    with pytest.raises(StorageError, match=rf"Could not set lock.*{holder.pid}.*close what else has it open"):
+    with pytest.raises(StorageError, match=rf"Could not set lock.*{holder.pid}.*close other processes that use it"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2]),))))
 
 

@@ -82,7 +82,7 @@ def test_a_fact_neither_loses_nor_multiplies_rows():
 def test_a_dimension_with_history_is_not_looked_up_without_a_time():
     flights = fact("select * from flights", key="id", lookups={"plane_key": lookup("dim_plane", "tail")})
 
-    with pytest.raises(duckdb.InvalidInputException, match="'dim_plane' has several members of one key: give as_of="):
+    with pytest.raises(duckdb.InvalidInputException, match="'dim_plane' has several members per key: set as_of="):
         flights(flights=pa.table({"id": [1], "tail": ["N1"]}), dim_plane=PLANE)
 
 
@@ -107,7 +107,7 @@ def test_a_fact_reads_its_inputs_and_the_dimensions():
 
 
 def test_a_looked_up_key_needs_a_name_of_its_own():
-    with pytest.raises(DefinitionError, match="the fact's SELECT has a column 'k' already"):
+    with pytest.raises(DefinitionError, match="the SELECT of the fact already has a column 'k'"):
         fact("select id, k from flights", key="id", lookups={"k": lookup("dim_airport", "code")})
 
 
