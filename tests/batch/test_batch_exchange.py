@@ -46,7 +46,7 @@ HOT = [pa.table({"id": range(400), "c": [1] * 390 + list(range(10)), "x": [0.5] 
     ],
     ids=["join", "hot key", "full join", "any aggregate", "window", "distinct", "top", "groups across buckets"],
 )  # fmt: skip
-def test_buckets_are_the_whole(step, scan, text, orders):
+def test_results_in_buckets_equal_the_local_result(step, scan, text, orders):
     table = sql(text).named("t")
     scans = {
         name: scan(*parts) for name, parts in (("orders", orders), ("customers", CUSTOMERS)) if name in table.inputs
@@ -60,7 +60,7 @@ def test_buckets_are_the_whole(step, scan, text, orders):
     assert there.outcome.flow.rows_in == sum(part.num_rows for part in orders)
 
 
-def test_the_route_says_what_is_cut(scan):
+def test_the_plan_names_the_partitioned_inputs(scan):
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
     table = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
 
@@ -70,7 +70,7 @@ def test_the_route_says_what_is_cut(scan):
     assert plan.reason == "'customers' and 'orders' in buckets by \"c\""
 
 
-def test_expectations_and_keys_hold_across_buckets(step, scan):
+def test_expectations_and_keys_are_validated_across_buckets(step, scan):
     table = sql(
         "select o.c, o.id % 3 as r, count(distinct o.id) as n from orders o join customers k on o.c = k.c group by all",
         key=("c", "r"), expect=[quarantine("few", "n < 8")],

@@ -114,7 +114,7 @@ def test_functions_on_blocks(both):
     ]
 
 
-def test_a_key_that_comes_in_two_splits_is_kept_once(both):
+def test_a_key_in_two_splits_is_kept_once(both):
     numbers = sql("select id, g from numbers", key="id").named("t")
 
     outcome = both(numbers, numbers=[*PARTS, PARTS[0].slice(0, 3)])
@@ -135,7 +135,7 @@ def test_a_source_of_several_files(step, tmp_path):
     assert sorted(row["_position"] for row in there.quarantined) == [3, 3, 3]
 
 
-def test_a_dataset_knows_its_rows_and_is_run_once(step, scan, tmp_path):
+def test_a_dataset_has_row_counts_and_is_executed_once(step, scan, tmp_path):
     runs = tmp_path / "runs"
 
     @table()
@@ -167,7 +167,7 @@ def blocks_of(*tables: pa.Table):
     return constant
 
 
-def test_blocks_of_a_dataset_may_widen_and_change_their_order():
+def test_blocks_of_a_dataset_may_differ_in_types_and_column_order():
     definition = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
 
     (reader,) = (
@@ -177,7 +177,7 @@ def test_blocks_of_a_dataset_may_widen_and_change_their_order():
     assert reader.to_pylist() == [{"a": 1.0, "b": None}, {"a": 1.5, "b": "x"}]
 
 
-def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
+def test_an_empty_dataset_keeps_its_columns(scan):
     def none(numbers: ray.data.Dataset) -> ray.data.Dataset:
         return numbers.filter(expr=col("id") < 0)
 
@@ -210,14 +210,14 @@ def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
     ],
     ids=["columns", "types", "empty", "no dataset", "raises here", "raises on a worker"],
 )
-def test_what_a_dataset_function_gets_wrong_is_said_with_its_place(scan, function, problem):
+def test_errors_of_dataset_functions_have_a_place(scan, function, problem):
     with pytest.raises(DefinitionError, match=problem) as error:
         list(dataset_rows(function, {"numbers": scan(PARTS[0])}))
     assert error.value.place is not None
     assert error.value.place.file == __file__
 
 
-def test_an_error_of_a_task_is_raised_as_it_was_with_its_parts(step, scan):
+def test_an_error_of_a_task_keeps_its_type_and_parts(step, scan):
     numbers = sql("select id from numbers", expect=[fail("small", "id < 35")]).named("t")
 
     with pytest.raises(ExpectationError) as error:
@@ -229,7 +229,7 @@ def test_an_error_of_a_task_is_raised_as_it_was_with_its_parts(step, scan):
     assert str(error.value).endswith(f"nothing of this table was committed ({numbers.place})")
 
 
-def test_an_error_of_somebody_else_is_raised_as_it_was():
+def test_other_errors_keep_their_type():
     def boom(split: Split) -> None:
         raise ZeroDivisionError(f"split {split.index}")
 
@@ -237,7 +237,7 @@ def test_an_error_of_somebody_else_is_raised_as_it_was():
         list(run_tasks("t", boom, [Split(0), Split(1)]))
 
 
-def test_a_worker_that_dies_is_replaced_and_nothing_is_doubled(step, scan, tmp_path):
+def test_a_crashed_worker_is_replaced_without_duplicate_rows(step, scan, tmp_path):
     died = tmp_path / "died"
 
     @table()
@@ -254,7 +254,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_doubled(step, scan, tmp_p
     assert len({file.path for file in outcome.outcome.files}) == len(outcome.outcome.files) == 4
 
 
-def test_many_tasks_each_answer_once(cluster):
+def test_each_of_many_tasks_returns_once(cluster):
     assert ray.is_initialized()
     assert ray.get_runtime_context().gcs_address == cluster
 
@@ -263,7 +263,7 @@ def test_many_tasks_each_answer_once(cluster):
     assert sorted((split.index, answer) for split, answer in answers) == [(n, n) for n in range(20)]
 
 
-def test_a_split_that_ends_every_worker_is_named(step, scan):
+def test_a_split_that_crashes_every_worker_is_named(step, scan):
     @table()
     def deadly(numbers: pa.Table) -> pa.Table:
         if numbers["id"][0].as_py() == 20:
@@ -276,7 +276,7 @@ def test_a_split_that_ends_every_worker_is_named(step, scan):
         step(deadly, {"numbers": scan(*PARTS)}, "ray")
 
 
-def test_splits_on_ray_may_not_differ_in_their_columns(step, scan):
+def test_splits_on_ray_with_different_columns_are_rejected(step, scan):
     @table()
     def moody(numbers: pd.DataFrame) -> pd.DataFrame:
         return numbers.assign(y=1 if numbers["id"].min() == 0 else 1.5)

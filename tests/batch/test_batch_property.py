@@ -45,7 +45,7 @@ def values(outcome):
     deadline=None,
 )
 @given(table=tables(), statement=st.one_of(plain(), grouped()))
-def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statement):
+def test_a_statement_has_the_same_result_on_every_executor(step, scan, table, statement):
     with connect(Limits(threads=1)) as con:
         con.execute(f"create temp table t as {table}; create temp table u as {SMALL}")
         try:

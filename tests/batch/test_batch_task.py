@@ -45,7 +45,7 @@ def given(rows: pa.Table) -> ArrowProducer:
     return ArrowProducer(rows, rows.num_rows)
 
 
-def test_every_row_is_kept_set_aside_or_dropped_and_counted(step, scan):
+def test_every_row_is_kept_quarantined_or_dropped_and_counted(step, scan):
     numbers = sql("select id, v from numbers", key="id", expect=[
         warn("has_v", "v is not null"), quarantine("small", "id < 4"), drop("not_two", "id <> 2"), fail("positive", "id > 0"),
     ]).named("t")  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_failed_expectation_stages_nothing_and_shows_the_first_row(work, tmp_p
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_a_source_keeps_where_its_rows_came_from_and_sets_misfits_aside(step, tmp_path):
+def test_a_source_stores_provenance_and_quarantines_rejected_rows(step, tmp_path):
     (tmp_path / "a.csv").write_text("id\n1\nx\n")
     (tmp_path / "b.csv").write_text("id\n2\n")
     raw = source(files(tmp_path / "*.csv"), schema={"id": "bigint"}).named("raw")
@@ -110,7 +110,7 @@ def test_a_function_is_called_on_blocks_of_its_kind(step, scan, kind):
     assert [row["twice"] for row in outcome.rows] == [2, 2, 4, 4, 6, 6, 8, 8]
 
 
-def test_the_other_inputs_of_a_function_come_whole(step, scan):
+def test_other_inputs_of_a_function_are_complete(step, scan):
     @table()
     def joined(numbers: pa.Table, names: pa.Table) -> pa.Table:
         assert names.num_rows == 8
@@ -121,14 +121,14 @@ def test_the_other_inputs_of_a_function_come_whole(step, scan):
     assert len(outcome.rows) == 4
 
 
-def test_a_function_without_rows_to_work_on_still_gives_its_columns(step):
+def test_a_function_over_an_empty_input_returns_its_columns(step):
     outcome = step(frames()["arrow"], {"numbers": Scan(Schema.of({"id": "BIGINT", "v": "VARCHAR"}))})
 
     assert (outcome.rows, outcome.outcome.files) == ([], ())
     assert outcome.outcome.schema == Schema.of({"id": "BIGINT", "v": "VARCHAR", "twice": "BIGINT"})
 
 
-def test_blocks_of_other_types_are_refused_and_never_rounded(work, scan):
+def test_blocks_with_different_types_are_rejected(work, scan):
     @table()
     def moody(numbers: pd.DataFrame) -> pd.DataFrame:
         return numbers.assign(x=1 if numbers["id"].min() == 1 else 1.5)
@@ -141,7 +141,7 @@ def test_blocks_of_other_types_are_refused_and_never_rounded(work, scan):
         run_task(work(FunctionProducer(moody.transform, {}, PLACE)), Split(0, scan(NUMBERS, later)))
 
 
-def test_outcomes_of_other_columns_do_not_add_up():
+def test_outcomes_with_different_columns_cannot_be_added():
     first, other = (Outcome(Schema.of({"x": kind}), RowCounts()) for kind in ("BIGINT", "DOUBLE"))
 
     with pytest.raises(
@@ -150,7 +150,7 @@ def test_outcomes_of_other_columns_do_not_add_up():
         _ = first + other
 
 
-def test_outcomes_add_up():
+def test_outcomes_can_be_added():
     schema = Schema.of({"x": "BIGINT"})
     first = Outcome(schema, RowCounts(rows_in=1, rows_out=1), checks={"a": 1, "b": 0})
     other = Outcome(schema, RowCounts(rows_in=2, quarantined=2), checks={"a": 2, "b": 5})
@@ -188,19 +188,19 @@ def test_a_function_that_raises_says_where(work, scan):
     assert error.value.place.line == boom.__code__.co_firstlineno + 1
 
 
-def test_a_key_that_the_rows_do_not_have_is_refused(work):
+def test_a_missing_key_column_is_rejected(work):
     with pytest.raises(DefinitionError, match="'t' has no key column 'k': got id, v"):
         run_task(work(given(NUMBERS), key=("k",)), Split(0))
 
 
-def test_a_lake_file_that_is_gone_is_an_error_of_storage(work):
+def test_a_missing_lake_file_is_a_storage_error(work):
     missing = Scan(Schema.of({"id": "BIGINT"}), (DataFile("/nowhere/x.parquet", 1, 1),))
 
     with pytest.raises(StorageError, match="'t' cannot read its inputs: got IO Error: No files found"):
         run_task(work(SqlProducer("select id from numbers", "numbers", {})), Split(0, missing))
 
 
-def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
+def test_exceeding_the_memory_limit_is_an_error_with_advice(work, scan):
     producer = SqlProducer("select list(i) as l from range(20000000) t(i), numbers", "numbers", {})
     small = Limits(memory_bytes=30_000_000, threads=1)
 
@@ -208,7 +208,7 @@ def test_too_little_memory_is_an_error_that_says_what_to_do(work, scan):
         run_task(work(producer, limits=small), Split(0, scan(NUMBERS)))
 
 
-def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
+def test_a_row_with_an_existing_key_is_quarantined(step, scan):
     before = scan(pa.table({"id": [2, 9]}))
     numbers = sql("select id, v from numbers", key="id").named("t")
 
@@ -218,7 +218,7 @@ def test_a_row_whose_key_is_there_already_is_set_aside(step, scan):
     assert [row["reasons"] for row in outcome.quarantined] == ["key_is_unique"]
 
 
-def test_of_a_key_in_different_splits_the_first_stays(work):
+def test_the_first_row_of_a_key_in_several_splits_is_kept(work):
     unranked = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
     keyed = replace(unranked, are_splits_ranked=True)
     later = replace(keyed, producer=given(pa.table({"id": [4, 5, 1], "v": ["x", "y", "z"]})))
@@ -240,7 +240,7 @@ def test_of_a_key_in_different_splits_the_first_stays(work):
     assert quarantined[0][1] == '{"id":1,"v":"z"}'
 
 
-def test_splits_whose_keys_do_not_meet_are_not_read_again(work):
+def test_splits_with_disjoint_keys_are_not_reread(work):
     keyed = work(given(NUMBERS), key=("id",), expectations=key_expectations(("id",)))
     later = replace(keyed, producer=given(pa.table({"id": [5, 9], "v": ["x", "y"]})))
     outcomes = [run_task(keyed, Split(0)), run_task(later, Split(1))]
@@ -250,7 +250,7 @@ def test_splits_whose_keys_do_not_meet_are_not_read_again(work):
     assert combine_outcomes(keyed, outcomes).flow.rows_out == 6
 
 
-def test_a_split_done_again_stages_the_same_files(work, tmp_path):
+def test_a_retried_split_stages_the_same_files(work, tmp_path):
     once = run_task(work(given(NUMBERS)), Split(3))
     before = Path(tmp_path, "out", once.files[0].path).read_bytes()
 

@@ -37,12 +37,12 @@ def expect(*names):
     return [Expectation(name, "true", Action.WARN) for name in names]
 
 
-def test_a_definition_is_where_it_is_written():
+def test_the_place_of_a_definition_is_its_line():
     here, definition = line(), source(Nothing())
     assert definition.place == Place(__file__, here)
 
 
-def test_a_definition_of_many_lines_is_where_its_call_begins():
+def test_the_place_of_a_multiline_definition_is_its_first_line():
     here = line()
     definition = source(
         Nothing(),
@@ -81,7 +81,7 @@ def test_the_caller_is_the_nearest_line_outside():
         (expect(*map(str, range(61))), "at most 60 expectations: got 61; combine conditions with `and`"),
     ],
 )
-def test_expectations_that_cannot_be(expectations, words):
+def test_invalid_expectations(expectations, words):
     with pytest.raises(DefinitionError, match=words) as caught:
         checks(expectations, HERE)
     assert caught.value.place == HERE
@@ -128,7 +128,7 @@ def test_a_function_is_a_table():
     assert flights.place.file == __file__
 
 
-def test_functions_that_are_no_tables():
+def test_invalid_table_functions():
     with pytest.raises(DefinitionError, match="table 'none' has no inputs; name a parameter after a source or a table"):
 
         @table()
@@ -227,7 +227,7 @@ def test_a_manifest_comes_back_from_json(manifest):
 
 
 @given(MANIFESTS)
-def test_the_order_of_keys_does_not_change_the_mark(manifest):
+def test_the_order_of_keys_does_not_change_the_manifest_id(manifest):
     parts = json.loads(manifest.to_json())
     parts["inputs"] = dict(reversed(parts["inputs"].items()))
     parts["checks"] = dict(reversed(parts["checks"].items()))
@@ -235,11 +235,11 @@ def test_the_order_of_keys_does_not_change_the_mark(manifest):
 
 
 @given(FLOWS, FLOWS, FLOWS)
-def test_flows_add_up_in_any_grouping(a, b, c):
+def test_addition_of_row_counts_is_associative(a, b, c):
     assert (a + b) + c == a + (b + c)
     assert a + RowCounts() == a
     assert (a + b).rows_in == a.rows_in + b.rows_in
 
 
-def test_a_mark_is_that_of_the_text():
+def test_a_manifest_id_is_a_hash_of_the_text():
     assert manifest_id_of("a") == int("ca978112ca1bbdca", 16) >> 1

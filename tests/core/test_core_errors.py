@@ -14,7 +14,7 @@ from pipeline.core.schema import Schema, compare
 EVERY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HeadwaterError)]
 
 
-def test_the_tree_is_the_one_that_is_drawn():
+def test_the_docstring_lists_all_errors():
     drawn = [word for word in errors.__doc__.split() if word.endswith("Error")]
     assert sorted(drawn) == sorted(kind.__name__ for kind in EVERY)
 
@@ -22,7 +22,7 @@ def test_the_tree_is_the_one_that_is_drawn():
 @pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])  # noqa: S301
 @pytest.mark.parametrize("parts", [{}, {"got": "3", "do": "mend it", "place": Place("flights.py", 31)}])
-def test_every_error_survives_with_its_parts(kind, again, parts):
+def test_every_error_can_be_copied_and_pickled(kind, again, parts):
     error = kind("the problem", **parts)
     restored = again(error)
     assert type(restored) is kind

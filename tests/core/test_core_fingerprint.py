@@ -111,7 +111,7 @@ def test_layout_and_comments_do_not_count(project, old, new):
         ("inner(x) + made(x)", "inner(x) - made(x)"),
     ],
 )
-def test_what_it_computes_counts(project, old, new):
+def test_changes_of_the_computation_change_the_fingerprint(project, old, new):
     assert old in BASE
     assert of_function(project().f) != of_function(project(BASE.replace(old, new)).f)
 

@@ -20,7 +20,7 @@ def base(tmp_path, monkeypatch):
     return tmp_path / "tmp"
 
 
-def test_folders_are_below_that_of_the_process_and_go_with_their_context(base):
+def test_folders_are_in_the_process_folder_and_removed_with_their_context(base):
     with scratch.folder("a") as first, scratch.folder("a") as other:
         assert first != other
         assert Path(first).parent == Path(other).parent == base / Owner.of_process(os.getpid()).folder
@@ -29,7 +29,7 @@ def test_folders_are_below_that_of_the_process_and_go_with_their_context(base):
     assert not Path(first).exists()
 
 
-def test_what_a_killed_process_left_goes_when_another_one_comes(base):
+def test_files_of_a_killed_process_are_removed_by_another_process(base):
     code = "import os, signal\nfrom pipeline.core import scratch\nwith scratch.folder('spill') as f:\n    open(f + '/x', 'w').write('12345')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     (left,) = base.iterdir()
@@ -66,7 +66,7 @@ def test_only_folders_of_the_dead_are_removed(base):
     assert {path.name for path in base.iterdir()} == {"notes", *(owner.folder for owner in kept)}
 
 
-def test_a_base_that_cannot_be_made_is_no_hindrance(tmp_path, monkeypatch):
+def test_an_unusable_base_folder_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "file" / "tmp"))
     with scratch.folder("a") as path:

@@ -69,7 +69,7 @@ def test_only_the_chosen_environment_is_looked_at(project, tmp_path):
     assert project(PROD, env="dev", HEADWATER_ENV="prod").env == "dev"
 
 
-def test_the_environment_wins(project, tmp_path):
+def test_environment_variables_override_the_file(project, tmp_path):
     settings = project(
         PROD,
         HEADWATER_LAKE="other",
@@ -115,7 +115,7 @@ def test_secrets_from_files(project, tmp_path):
         ("[env.dev]\ncatalog = 'postgresql://[u@db/x'\n", 5, "'catalog' is not a URL: got "),
     ],
 )  # fmt: skip
-def test_mistakes_name_their_line(project, tmp_path, text, line, words):
+def test_errors_name_their_line(project, tmp_path, text, line, words):
     with pytest.raises(SettingsError, match=re.escape(words)) as caught:
         project(text)
     assert caught.value.place.file == str(tmp_path / "headwater.toml")
@@ -134,7 +134,7 @@ def test_mistakes_name_their_line(project, tmp_path, text, line, words):
         ("env = 3\n[project]\ndefinitions = 'x'\n", "'env' must be a table: got 3"),
     ],
 )
-def test_mistakes_in_the_project(project, start, words):
+def test_errors_in_the_project_section(project, start, words):
     with pytest.raises(SettingsError, match=re.escape(words)):
         project(start=start)
 
@@ -176,7 +176,7 @@ def test_a_reference_is_not_plain_text(project, written):
     assert project(f"[env.dev]\n{written}\n", P="p").env == "dev"
 
 
-def test_a_mistake_in_a_variable_names_the_variable(project):
+def test_an_error_in_a_variable_names_the_variable(project):
     with pytest.raises(SettingsError, match=r"got 'fast'.*\(the environment variable HEADWATER_EXECUTION\)"):
         project("[env.dev]\nexecution = 'ray'\n", HEADWATER_EXECUTION="fast")
 

@@ -21,7 +21,7 @@ def test_no_two_public_classes_have_one_name():
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
-def test_no_room_has_the_name_of_a_public_function():
+def test_no_package_has_the_name_of_a_public_function():
     """Importing a room would put it in the place of the function: `from pipeline import replay`."""
     rooms = {path.name for path in (ROOT / "pipeline").iterdir()} | {p.stem for p in (ROOT / "pipeline").glob("*.py")}
     assert rooms & set(pipeline.__all__) == set()

@@ -118,7 +118,7 @@ def test_without_rows_there_is_one_answer_or_no_group(splits):
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("rows", ["limit 0", "", "where k = 1"])
-def test_states_of_all_kinds_beside_each_other(splits, rows):
+def test_all_kinds_of_states_in_one_statement(splits, rows):
     splits.give(t=f"select * from (select n, n % 3 as k, nullif(n % 5, 0) as x, -n as i from range(30) r(n)) {rows}")
     calls = [call for call in [*PLAIN, *HELD] if "bool_" not in call and "_if" not in call and "entropy" not in call]
     for some in (calls[at::6] for at in range(6)):
@@ -156,7 +156,7 @@ def test_first_and_last_are_those_of_the_input(splits):
     assert rows[1] == (1, None, 19, 13, list(range(1, 20, 2)), "7 9 11 13 15 17 19")
 
 
-def test_of_equals_one_is_taken(splits):
+def test_ties_are_broken_by_value(splits):
     splits.give(t="select n, n % 4 as x, n // 10 as y from range(40) r(n)")
     chosen, _, rows = splits.planned(
         "select arg_max(n, y) as a, mode(x) as m, any_value(n) as v, mode(y) as z from t", 7
@@ -170,7 +170,7 @@ def test_of_equals_one_is_taken(splits):
         assert splits.planned("select mode(x) as m from t", 3)[2] == [(0,)]
 
 
-def test_a_split_keeps_no_more_than_it_must(splits):
+def test_states_keep_only_required_values(splits):
     splits.give(t="select n % 3 as x, n as y from range(60) r(n)")
     statement = "select count(distinct x) as n, max(y, 2) as m, first(x order by y) as f, histogram(x) as h from t"
     ((distinct, top, first, counts),) = splits.direct(decompose(parse(statement)).partial())[1]
@@ -197,7 +197,7 @@ def test_sketches_keep_their_error(splits):
         assert most == [9, 8, 7]
 
 
-def test_one_call_is_one_state():
+def test_equal_calls_share_one_state():
     statement = 'select X as key, sum(y) as s, sum(T.Y) / count(*) as m from t group by x having SUM("y") > 3'
     assert plan(parse(statement)).strategy == "partial"
     apart = decompose(parse(statement))
@@ -210,7 +210,7 @@ def test_one_call_is_one_state():
     )
 
 
-def test_the_statement_is_left_as_it_was():
+def test_decomposition_does_not_modify_the_statement():
     tree = parse("select x, count(*) as n from t group by x having n > 1 order by n limit 3")
     before = tree.sql("duckdb")
     decompose(tree)

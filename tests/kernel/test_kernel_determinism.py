@@ -63,19 +63,19 @@ def test_the_order_of_rows_does_not_matter(statement):
 
 
 @pytest.mark.parametrize("statement", OPEN)
-def test_a_statement_with_an_order_that_decides_is_not_changed_again(statement):
+def test_a_deterministic_statement_is_not_changed(statement):
     once = SqlTransform(statement).sql
     assert SqlTransform(once).sql == once
 
 
 @pytest.mark.parametrize("statement", CLOSED)
-def test_an_answer_that_is_one_is_left_alone(statement):
+def test_statements_with_a_unique_result_are_unchanged(statement):
     tree = parse(statement)
     assert deterministic(tree) is tree
 
 
 @pytest.mark.parametrize("call", ["first(v)", "last(v)", "arbitrary(v)", "first(v) filter (where v > 1)"])
-def test_an_order_that_is_not_given_is_refused(call):
+def test_a_missing_order_is_rejected(call):
     with pytest.raises(DefinitionError, match=r"depends on the order of rows.*\(v order by \.\.\.\), or use min\(v\)"):
         sql(f"select k, {call} as f from t group by k")
 

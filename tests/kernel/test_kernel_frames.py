@@ -101,7 +101,7 @@ def wrong_pandas(rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("definition", "got"), [(wrong_arrow, "list"), (wrong_polars, "LazyFrame"), (wrong_pandas, "Series")]
 )
-def test_something_else_than_a_table(definition, got):
+def test_functions_that_do_not_return_a_table(definition, got):
     with pytest.raises(
         DefinitionError, match=f"must return a table: got {got}; return the type of its inputs"
     ) as caught:

@@ -183,7 +183,7 @@ def test_no_aggregate_of_duckdb_is_taken_for_a_function_of_one_row(arguments):
 
 
 @pytest.mark.parametrize("arguments", ["", "x", "x, y"])
-def test_no_changing_function_of_duckdb_is_split(arguments):
+def test_no_volatile_function_of_duckdb_is_split(arguments):
     taken = [
         name
         for name in _functions("function_type = 'scalar' and stability <> 'CONSISTENT'")

@@ -43,7 +43,7 @@ def instance_of(con):
 
 
 @pytest.mark.parametrize("what", LEFT)
-def test_nothing_that_a_user_created_is_left(what):
+def test_objects_of_the_previous_user_are_removed(what):
     with connect(ONE) as con:
         con.execute(LEFT[what])
         first = instance_of(con)
@@ -56,7 +56,7 @@ def test_nothing_that_a_user_created_is_left(what):
         assert con.execute("select current_setting('enable_profiling')").fetchone() == (None,)
 
 
-def test_registered_rows_go_with_their_user():
+def test_registered_tables_of_the_previous_user_are_removed():
     with connect(ONE) as con:
         con.register("rows_here", pa.table({"a": [1]}))
         assert con.execute("from rows_here").fetchall() == [(1,)]
@@ -64,7 +64,7 @@ def test_registered_rows_go_with_their_user():
         con.execute("from rows_here")
 
 
-def test_settings_that_were_changed_are_put_back():
+def test_changed_settings_are_reset():
     names = ("disabled_optimizers", "preserve_insertion_order", "partitioned_write_max_open_files")
     query = "select " + ", ".join(f"current_setting('{name}')" for name in names)
     with connect(ONE) as con:
@@ -85,7 +85,7 @@ def test_an_instance_has_one_user_at_a_time():
             second.execute("from t")
 
 
-def test_many_users_at_once_see_only_their_own():
+def test_concurrent_users_are_isolated():
     wrong = []
 
     def work(number):
@@ -112,7 +112,7 @@ def test_other_limits_are_another_instance():
         assert con.execute("select current_setting('threads')").fetchone() == (2,)
 
 
-def test_one_that_is_not_kept_is_closed():
+def test_an_instance_that_is_not_kept_is_closed():
     with connect(ONE, keep=False) as con:
         con.execute("create table t as select 1 as a; set lock_configuration = true")
     with pytest.raises(duckdb.ConnectionException):
@@ -134,7 +134,7 @@ def test_an_instance_that_spilled_is_not_used_again_and_leaves_no_file(tmp_path,
         assert con.execute("select 1").fetchone() == (1,)
 
 
-def test_a_user_whose_folder_is_gone_gets_a_new_one(tmp_path, monkeypatch):
+def test_each_user_has_its_own_spill_folder(tmp_path, monkeypatch):
     """A project is removed and made again in one process."""
     for name in ("a", "b"):
         monkeypatch.setenv("HEADWATER_TMP", str(tmp_path / name))
@@ -176,7 +176,7 @@ def test_a_forked_process_does_not_use_an_instance_of_its_parent():
         st.tuples(st.sampled_from([3, 3, 5000]), st.sampled_from("ab"), st.booleans()), min_size=2, max_size=8
     )
 )
-def test_a_file_that_is_written_again_is_read_anew(tmp_path: Path, versions):
+def test_a_rewritten_file_is_reread(tmp_path: Path, versions):
     """A retried task writes the names of its files again: what an instance knows of a file must not outlive it."""
     path = tmp_path / "a.parquet"
     for number, (rows, letter, same_time) in enumerate(versions):

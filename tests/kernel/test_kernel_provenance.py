@@ -30,7 +30,7 @@ BOTH = ("_source", "_position")
         ("select x from t union all select x from t limit 1", (), (1,)),
     ],
 )
-def test_what_is_carried(statement, added, row):
+def test_which_provenance_columns_are_added(statement, added, row):
     text, carried = with_provenance(parse(statement), "t", COLUMNS)
     assert carried == added
     with connect() as con:
@@ -39,7 +39,7 @@ def test_what_is_carried(statement, added, row):
         assert con.execute(text).fetchall() == [row]
 
 
-def test_nothing_is_carried_from_a_table_that_has_no_places():
+def test_no_provenance_is_added_for_tables_without_it():
     assert with_provenance(parse("select x from t"), "t", ("x",))[1] == ()
     assert with_provenance(parse("select x from t"), "t", ("x", "_source"))[1] == ("_source",)
 
@@ -63,10 +63,10 @@ def test_nothing_is_carried_from_a_table_that_has_no_places():
         ("select columns('i.*') from t", None),
     ],
 )
-def test_which_columns_are_passed_on_as_they_are(text, expected):
+def test_which_columns_are_passed_through_unchanged(text, expected):
     assert passed_through(parse(text), "t", ("id",)) == expected
 
 
-def test_all_columns_of_a_key_must_be_passed_on():
+def test_all_columns_of_a_key_must_be_passed_through():
     assert passed_through(parse("select b as y, a as x, c from t"), "t", ("a", "b")) == ("x", "y")
     assert passed_through(parse("select a from t"), "t", ("a", "b")) is None

@@ -35,7 +35,7 @@ def test_a_split_is_no_larger_than_asked_unless_it_is_one_file(files, target):
 
 
 @given(files=FILES.filter(bool), target=st.integers(1, 300))
-def test_neighbours_would_not_fit_together(files, target):
+def test_consecutive_splits_cannot_be_combined(files, target):
     parts = Scan(SCHEMA, tuple(files)).splits(target)
     for left, right in pairwise(parts):
         assert left.size_bytes + right.files[0].size_bytes > target

@@ -25,7 +25,7 @@ from pipeline.kernel.sql import SqlTransform, parse, sql
         ("pivot t on x using sum(y)", "one SELECT statement: got PIVOT"),
     ],
 )
-def test_mistakes_in_the_text(text, words):
+def test_syntax_errors(text, words):
     with pytest.raises(DefinitionError, match=words) as caught:
         parse(text, place=Place("flights.py", 31))
     assert str(caught.value).endswith("(flights.py:31)")
@@ -54,7 +54,7 @@ def test_a_definition_reads_a_table():
         ("exists (select 1 from u)", "must not read more than one row"),
     ],
 )
-def test_conditions_that_are_none(condition, words):
+def test_invalid_conditions(condition, words):
     with pytest.raises(DefinitionError, match=words) as caught:
         sql("select x from t", expect=[Expectation("odd", condition, Action.WARN)])
     assert caught.value.got == repr(condition)

@@ -282,7 +282,7 @@ GROUPED = [
     [(PLAIN, {"blockwise", "broadcast", "partial", "gather"}), (GROUPED, {"partial", "gather"})],
     ids=["plain", "grouped"],
 )
-def test_every_part_of_a_statement_over_splits_is_the_direct_query(splits, statements, strategies):
+def test_every_clause_over_splits_equals_the_direct_query(splits, statements, strategies):
     splits.give(t=table_of(ROWS), u=SMALL)
     results = [answered(splits, statement, parts=(3,)) for statement in some(statements, 60)]
     assert len(results) - results.count(None) > len(results) / 2  # most of them are SQL
@@ -292,7 +292,7 @@ def test_every_part_of_a_statement_over_splits_is_the_direct_query(splits, state
 
 @settings(max_examples=examples(33, 300))
 @given(table=tables(), statement=plain())
-def test_a_plain_select_over_splits_is_the_direct_query(splits, table, statement):
+def test_a_plain_select_over_splits_equals_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
     strategy = answered(splits, statement)  # asserts that both have the same rows
     assume(strategy is not None)
@@ -302,7 +302,7 @@ def test_a_plain_select_over_splits_is_the_direct_query(splits, table, statement
 
 @settings(max_examples=examples(27, 250))
 @given(table=tables(), statement=grouped())
-def test_a_grouped_select_over_splits_is_the_direct_query(splits, table, statement):
+def test_a_grouped_select_over_splits_equals_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
     strategy = answered(splits, statement)  # asserts that both have the same rows
     assume(strategy is not None)

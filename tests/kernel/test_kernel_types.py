@@ -43,7 +43,7 @@ def test_a_stored_type_comes_back_from_arrow(kind):
 
 @settings(max_examples=60)
 @given(STORED)
-def test_duckdb_says_the_stored_type_of_what_is_stored(kind):
+def test_stored_types_agree_between_duckdb_and_arrow(kind):
     with connect() as con:
         schema = schema_of(con, f"select null::{kind} as x")
         result = arrow(con, f"select null::{kind} as x")

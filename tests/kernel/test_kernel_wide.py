@@ -13,7 +13,7 @@ from pipeline.kernel.engine import WIDE, connect, expect_columns
 @pytest.mark.parametrize(
     ("columns", "disabled"), [(WIDE, {""}), (WIDE + 1, {"common_subexpressions", "statistics_propagation"})]
 )
-def test_only_wide_tables_do_without_what_is_quadratic_in_columns(columns, disabled):
+def test_quadratic_optimizers_are_disabled_only_for_wide_tables(columns, disabled):
     with connect() as con:
         expect_columns(con, columns)
         (setting,) = con.execute("select coalesce(current_setting('disabled_optimizers'), '')").fetchone()

@@ -63,7 +63,7 @@ SPANS = st.sampled_from([1, 3, 7, 15, 24 * 60])
 
 @settings(max_examples=15)
 @given(events=EVENTS, spans=st.tuples(SPANS, SPANS).map(sorted), zoned=st.booleans())
-def test_windows_of_a_length_are_what_they_say(events, spans, zoned):
+def test_tumble_and_hop_match_the_reference(events, spans, zoned):
     #  slide |--|      windows begin every slide, counted from Monday, 3 January 2000
     #  size  |-------|
     #           |-------|
@@ -86,7 +86,7 @@ def test_windows_of_a_length_are_what_they_say(events, spans, zoned):
 
 @settings(max_examples=15)
 @given(events=EVENTS, gap=st.sampled_from([1, 4, 10]))
-def test_sessions_are_what_they_say(events, gap):
+def test_sessions_match_the_reference(events, gap):
     expected = []
     for key in {k for _, k, _ in events}:
         mine = [(NEW_YEAR + m * MINUTE, x) for m, k, x in events if k == key]
@@ -118,7 +118,7 @@ def test_a_window_may_be_written_as_any_key(text):
     assert answer(text, THREE) == [(begin, "a", 2), (begin + 30 * MINUTE, "b", 1)]
 
 
-def test_words_of_one_window_in_any_place_behind_the_grouping():
+def test_a_window_can_be_used_in_all_clauses_after_grouping():
     text = """
         with named as (select 'a' as k, 'Anna' as name union all select 'b', 'Bert')
         select upper(named.name) as name, session_end(t.ts, interval '10 minutes') - session(t.ts, interval '10 minutes') as lasts,
@@ -133,7 +133,7 @@ def test_words_of_one_window_in_any_place_behind_the_grouping():
     assert SqlTransform(text).inputs == ("t",)
 
 
-def test_a_window_without_a_name_is_called_by_its_word():
+def test_an_unnamed_window_column_is_named_after_its_function():
     text = "select tumble(ts, interval '1 month'), count(*) as n from t group by 1"
     assert sql(text)(table_of(THREE)).to_pylist() == [{"tumble": NEW_YEAR, "n": 3}]
 
@@ -150,7 +150,7 @@ def test_dates_have_windows_of_days():
     ("word", "strategy"),
     [("tumble(ts, interval '1 hour')", "partial"), ("hop(ts, interval '1 hour', interval '1 day')", "partial")],
 )
-def test_windows_of_a_length_are_computed_in_states(word, strategy):
+def test_tumble_and_hop_use_partial_aggregation(word, strategy):
     assert plan(SqlTransform(f"select {word} as w, sum(x) as s from t group by all").tree).strategy == strategy
 
 
@@ -213,7 +213,7 @@ TUMBLE = "tumble(ts, interval '1 hour')"
         ),
     ],
 )
-def test_what_is_no_window_is_refused_where_it_is_written(select, match):
+def test_invalid_windows_are_rejected_with_their_place(select, match):
     with pytest.raises(DefinitionError, match=match) as refused:
         sql(f"select {select}")
     assert refused.value.place is not None
@@ -243,7 +243,7 @@ def test_hops_and_sessions_in_python():
     assert runs.key == ("k", "window_end")
 
 
-def test_windows_in_python_have_aggregates_with_names_of_their_own():
+def test_windows_in_python_require_aggregates_with_unique_names():
     with pytest.raises(DefinitionError, match="requires aggregates"):
         window(tumble("1 hour", on="ts"), of="t", by="k")
     with pytest.raises(DefinitionError, match="duplicate column name 'k'"):
@@ -252,7 +252,7 @@ def test_windows_in_python_have_aggregates_with_names_of_their_own():
         tumble("soon", on="ts")
 
 
-def test_a_statement_keeps_its_own_tree():
+def test_rewriting_windows_does_not_modify_the_statement():
     tree = parse(f"select {TUMBLE} as w, count(*) as n from t group by all")
     before = tree.sql()
     assert in_plain_sql(tree) is not tree

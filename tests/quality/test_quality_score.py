@@ -23,7 +23,7 @@ def test_a_score_is_the_mean_share_of_rows_that_meet_each_expectation(checks, ex
     assert score(checks) == expected
 
 
-def test_each_word_is_its_action():
+def test_each_function_has_its_action():
     expectations = [word("n", "x > 0") for word in (warn, quarantine, drop, fail)]
 
     assert expectations == [Expectation("n", "x > 0", action) for action in Action]

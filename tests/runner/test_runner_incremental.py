@@ -142,7 +142,7 @@ def test_planning_opens_no_engine(shop, monkeypatch, is_made):
     def opened(*_, **__):
         pytest.fail("an engine was opened")
 
-    monkeypatch.setattr(pool, "_taken", opened)  # one that was kept
+    monkeypatch.setattr(pool, "_reused", opened)  # one that was kept
     monkeypatch.setattr(pool, "_opened", opened)
     planned = plan_run(Workspace(load(shop)), RunOptions())
     assert {step.decision.kind for step in planned} == ({"append", "rebuild", "skip"} if is_made else {"create"})

@@ -64,7 +64,7 @@ def test_null_is_a_value_of_an_attribute():
     assert versions(first([("p", None, 1), ("p", None, 2), ("p", "B", 3)])) == [(None, 1, 3), ("B", 3, None)]
 
 
-def test_members_do_not_mix():
+def test_members_have_separate_histories():
     table = first([("p", "A", 1), ("q", "B", 2), ("p", "A", 3)])
 
     assert sorted((r["plane"], r["is_current"]) for r in table.to_pylist() if r["plane"]) == [("p", True), ("q", True)]
@@ -96,7 +96,7 @@ def test_an_earlier_equal_observation_begins_the_version_earlier():
     assert versions(later([("p", "A", 1)], past)) == [("A", 1, 5), ("B", 5, None)]
 
 
-def test_versions_that_the_inputs_no_longer_show_are_remembered():
+def test_versions_that_are_no_longer_in_the_inputs_are_kept():
     past = first([("p", "A", 1), ("p", "B", 5), ("gone", "Z", 2)])
 
     now = later([("p", "C", 7)], past)
@@ -116,7 +116,7 @@ def test_running_again_gives_the_same():
     )
 
 
-def test_of_observations_at_one_time_one_counts():
+def test_one_observation_per_time_is_used():
     # day       1     2
     # told      A,B   A
     # version   [B--) [A ...
@@ -125,7 +125,7 @@ def test_of_observations_at_one_time_one_counts():
     assert versions(first(observations)) == versions(first(observations[::-1])) == [("B", 1, 2), ("A", 2, None)]
 
 
-def test_what_the_input_says_now_wins_over_what_is_remembered_of_the_same_time():
+def test_input_observations_override_existing_versions_at_the_same_time():
     past = first([("p", "Z", 1)])
 
     corrected = later([("p", "A", 1)], past)
@@ -150,7 +150,7 @@ def test_surrogate_keys_do_not_depend_on_the_order_of_loads():
     assert all(0 <= key < 2**60 for key in keys)
 
 
-def test_parts_of_a_key_do_not_run_together():
+def test_key_columns_are_hashed_separately():
     pair = dimension("select a, b from t", key=["a", "b"]).named("dim_pair")
 
     keys = pair(t=pa.table({"a": ["x", "xy", None, ""], "b": ["yz", "z", "", None]})).column("pair_key").to_pylist()
@@ -182,14 +182,14 @@ def test_a_member_without_its_key_and_an_observation_without_its_time_are_set_as
         ("select k from", {}, "invalid SQL"),
     ],
 )
-def test_a_mistake_is_found_where_the_dimension_is_defined(text, options, problem):
+def test_errors_in_a_dimension_have_its_place(text, options, problem):
     with pytest.raises(DefinitionError, match=problem) as error:
         dimension(text, **{"key": "k", **options})
     assert error.value.place is not None
     assert error.value.place.file == __file__
 
 
-def test_the_name_of_the_surrogate_key_is_free():
+def test_the_name_of_the_surrogate_key_is_reserved():
     with pytest.raises(
         DefinitionError, match="column 'plane_key' of dimension 'dim_plane' has the name of its surrogate key"
     ):
