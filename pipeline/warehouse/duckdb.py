@@ -57,7 +57,7 @@ class DuckDBWarehouse:
                 raise self._unusable(error) from error
 
     def drop(self, name: str) -> None:
-        """Remove a table; raise `StorageError` when the file cannot be written or another process holds it."""
+        """Drop a table; raise `StorageError` if the file cannot be written, or is locked by another process."""
         if name not in self.loaded():
             return
         with self._open(read_only=False) as con:

@@ -37,7 +37,7 @@ class Warehouse(Protocol):
         """Load a version of a table in one transaction; raise `StorageError` on failure, after which nothing has changed."""
 
     def drop(self, name: str) -> None:
-        """Remove a table in one transaction, if it is there; raise `StorageError` when that fails."""
+        """Drop a table in one transaction, if it exists; raise `StorageError` on failure."""
 
     def read(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open the warehouse for reading."""

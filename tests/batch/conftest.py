@@ -22,12 +22,12 @@ from pipeline.kernel.types import from_arrow
 from pipeline.lake import Lake, Storage
 
 APART = 600 << 20
-"""A size that makes a split of its own of every file; the files themselves are small. An only file has its own."""
+"""A pretended size that puts every file into a separate split, although the files are small. A single file has its real size."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The outcome of a step, with the rows it staged and those it set aside."""
+    """The outcome of a step, with its staged and quarantined rows."""
 
     outcome: Outcome
     rows: list[dict[str, Any]]
@@ -36,7 +36,7 @@ class StepResult:
 
 @pytest.fixture
 def scan(tmp_path) -> Callable[..., Scan]:
-    """Tables as a scan of one file each."""
+    """Return a function that writes each table to a file, and returns a scan of the files."""
 
     def write(*tables: pa.Table) -> Scan:
         files = []
@@ -51,7 +51,7 @@ def scan(tmp_path) -> Callable[..., Scan]:
 
 @pytest.fixture
 def step(tmp_path) -> Callable[..., StepResult]:
-    """Do one step, inline or on Ray."""
+    """Return a function that executes one step, inline or on Ray."""
     numbers = iter(range(1000))
 
     def do(
@@ -88,7 +88,7 @@ def _read(root: str, files: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """A Ray cluster that is there already, named by RAY_ADDRESS, as in production."""
+    """A running Ray cluster, configured by RAY_ADDRESS as in production."""
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Statements whose rows have to meet, bucket by bucket on Ray, give what they give in one process."""
+"""Statements in buckets on Ray return the same result as in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.timeout(120),
-    # Ray's own settings class sets options that it deprecates itself
+    # Ray's settings class sets options that Ray itself deprecates
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 

@@ -1,4 +1,4 @@
-"""One split here and many on Ray give the same; what goes wrong on a worker is raised here as what it is."""
+"""One local split and many splits on Ray return the same result; errors on workers are raised in the driver unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.timeout(120),
-    # Ray's own settings class sets options that it deprecates itself
+    # Ray's settings class sets options that Ray itself deprecates
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 
@@ -42,7 +42,7 @@ NAMES = pa.table({"g": ["g0", "g1"], "name": ["zero", "one"]})
 
 
 def same(left, other) -> None:
-    """Both outcomes have the same rows, the same rows aside, the same figures and the same columns."""
+    """Assert that both outcomes have the same rows, quarantined rows, counts and columns."""
     assert other.rows == left.rows
     assert sorted((r["reasons"], r["row"]) for r in other.quarantined) == sorted(
         (r["reasons"], r["row"]) for r in left.quarantined
@@ -54,7 +54,7 @@ def same(left, other) -> None:
 
 @pytest.fixture
 def both(step, scan):
-    """Do a step here in one split and on Ray in one per file; return the outcome on Ray once they are the same."""
+    """Execute a step in one local split and with one split per file on Ray, and compare; return the result on Ray."""
 
     def do(definition, **parts):
         scans = {name: scan(*tables) for name, tables in parts.items()}

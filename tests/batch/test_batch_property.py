@@ -1,4 +1,4 @@
-"""Any generated statement over generated tables: the same rows inline, on Ray in 1, 3 and 7 splits, and from DuckDB."""
+"""Generated statements over generated tables return the same rows locally, on Ray in 1, 3 and 7 splits, and from DuckDB."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.timeout(280),
-    # Ray's own settings class sets options that it deprecates itself
+    # Ray's settings class sets options that Ray itself deprecates
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 
 
 def direct(con, text):
-    """DuckDB's own answer, in the types that a lake stores."""
+    """Return DuckDB's result, cast to the types that a lake stores."""
     schema = schema_of(con, text)
     columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in stored(schema).columns)
     return con.execute(f"select {columns} from ({text})").fetchall()

@@ -24,7 +24,7 @@ HERE = Place("flights.py", 3)
 
 @dataclass(frozen=True)
 class Nothing:
-    """A reader without anything to read."""
+    """A reader without data."""
 
     fingerprint: str = "nothing"
 

@@ -1,4 +1,4 @@
-"""Messages in four parts, which survive pickling."""
+"""The parts of error messages, which survive pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders, mistakes and selections in small graphs."""
+"""Topological order, errors and selections in small graphs."""
 
 from __future__ import annotations
 

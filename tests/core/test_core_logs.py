@@ -1,4 +1,4 @@
-"""Logs: a logger for each room, with the fields of the context in every line."""
+"""Logs: one logger per package, with the fields of the context in every message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporary files: below one folder of their process, and gone when it is, at the latest when another process comes."""
+"""Temporary files: in one folder per process, removed when the process ends, or by a later process if it was killed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_new_process_removes_what_dead_ones_left_with_its_first_folder(base):
 def test_only_folders_of_the_dead_are_removed(base):
     me = Owner.of_process(os.getpid())
     kept = [me, Owner("0" * 8, 1, "1"), Owner(me.machine, os.getppid(), scratch.started(os.getppid()))]
-    dead = [Owner(me.machine, me.pid, "1"), Owner(me.machine, 2**22 - 1, me.started)]  # another one has the number now
+    dead = [Owner(me.machine, me.pid, "1"), Owner(me.machine, 2**22 - 1, me.started)]  # its process id was reused
     for owner in (*kept, *dead):
         (base / owner.folder).mkdir(parents=True)
     (base / "notes").mkdir()

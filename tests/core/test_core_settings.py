@@ -1,4 +1,4 @@
-"""Settings from a file, the environment and secret files; every mistake names its line."""
+"""Settings from a file, the environment and secret files; errors name their line."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_environment_variables_override_the_file(project, tmp_path):
     )
     assert settings.lake == str(tmp_path / "other")
     assert settings.warehouse == str(tmp_path / ".headwater/warehouse.duckdb")
-    assert settings.catalog == "postgresql://me:plain@db/x"  # nobody else reads it there
+    assert settings.catalog == "postgresql://me:plain@db/x"  # allowed, because it is not in a file
     assert settings.models == "sqlite:///:memory:"
     assert settings.execution == "inline"
 
@@ -111,7 +111,7 @@ def test_secrets_from_files(project, tmp_path):
         ("[env.dev]\nlake = 's3://${BUCKET}/x'\n", 5, "the environment variable 'BUCKET' is not set; set it"),
         ("[env.dev]\nlake = '${file:nowhere}'\n", 5, "cannot read the secret file 'nowhere': got "),
         ("[env]\ndev = 3\n", 5, "'dev' must be a table: got 3"),
-        ("env = 3\n", None, "unknown key 'env'"),  # a key of [project], where it stands
+        ("env = 3\n", None, "unknown key 'env'"),  # it belongs to [project]
         ("[env.dev]\ncatalog = 'postgresql://[u@db/x'\n", 5, "'catalog' is not a URL: got "),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One public class name, one meaning, in the whole tree."""
+"""Names of public classes are unique in the whole tree."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def test_no_two_public_classes_have_one_name():
 
 
 def test_no_package_has_the_name_of_a_public_function():
-    """Importing a room would put it in the place of the function: `from pipeline import replay`."""
+    """Importing the package would replace the function, for example `from pipeline import replay`."""
     rooms = {path.name for path in (ROOT / "pipeline").iterdir()} | {p.stem for p in (ROOT / "pipeline").glob("*.py")}
     assert rooms & set(pipeline.__all__) == set()

@@ -1,4 +1,4 @@
-"""Every format that was ever written is read, or refused by name: the folders here stay as they were written."""
+"""Every earlier format can be read, or is rejected with its name; the golden folders are never changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipeline.streaming.runtime.verify import verify
 
 HERE = Path(__file__).parent
 ASKED = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=3)
-"""As many shards as no golden stream has: its state is dealt anew."""
+"""A number of shards that no golden stream has, so that its state is redistributed."""
 
 _spec = importlib.util.spec_from_file_location("write", HERE / "write.py")
 assert _spec is not None
@@ -47,7 +47,7 @@ def every(name: str):
 
 @pytest.fixture
 def project(tmp_path):
-    """A function that copies the project of a golden folder and returns where it is."""
+    """Return a function that copies the project of a golden folder and returns its path."""
 
     def copied(name: str, version: int) -> Path:
         return Path(shutil.copytree(HERE / name / str(version), tmp_path / name))
@@ -75,7 +75,7 @@ def changed(path: Path, text: str, new: str) -> None:
 
 @pytest.mark.parametrize("name", write.WRITERS)
 def test_every_version_has_its_folder_and_a_form_that_changed_has_a_new_one(name, tmp_path):
-    """A version that lacks a field, or does not know one, cannot read it: each change of the fields is a new version."""
+    """Any change of the fields requires a new format version."""
     oldest, newest, written = write.WRITERS[name]
     assert {each.name for each in (HERE / name).iterdir()} == {str(version) for version in range(oldest, newest + 1)}
     written(tmp_path / name)
@@ -83,7 +83,7 @@ def test_every_version_has_its_folder_and_a_form_that_changed_has_a_new_one(name
 
 
 def form(name: str, folder: Path) -> set[str]:
-    """Return the names of what a format has: fields at any depth, columns, or the SQL of its tables."""
+    """Return the names in a format: fields at any depth, columns, or the SQL of its tables."""
     if name == "catalog":
         lines = (folder / "catalog.sql").read_text().splitlines()
         return {line for line in lines if not line.startswith("INSERT")}
@@ -174,7 +174,7 @@ def test_savepoints(project, version):
 @every("quarantine")
 @pytest.mark.parametrize("is_settled", [True, False])
 def test_quarantines(project, version, is_settled):
-    """Rows are set aside beside those of an earlier format; so are those that a killed process had yet to set aside."""
+    """Rows are added to a quarantine of an earlier format, including those that a killed process did not commit."""
     folder = project("quarantine", version)
     if is_settled:
         assert quarantined_rows(opened(folder), "hot").num_rows == 2
@@ -201,7 +201,7 @@ def test_catalogs(tmp_path, version):
     assert Leases(catalog).all() == Leases(today).all()
 
 
-# -- what a later version of Headwater wrote; for the catalog see tests/governance
+# -- formats of later versions of Headwater; for the catalog, see tests/governance
 
 LATER = r"{} was written by a later version of Headwater: got format 9; this version reads formats up to \d+; upgrade"
 

@@ -1,4 +1,4 @@
-"""States of aggregates: every type that merges, through Arrow, gives the direct query's value and type."""
+"""States of aggregates: for every type, merging states via Arrow gives the value and type of the direct query."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PLAIN = [
     "group_concat(x)",
     *("approx_count_distinct(x)", "approx_quantile(x, 0.5)", "approx_quantile(x, [0.1, 0.9])", "approx_top_k(x, 5)"),
 ]
-"""Calls with a state of DuckDB's own; over so few rows the sketches are exact."""
+"""Calls with a state exported by DuckDB; sketches are exact for so few rows."""
 HELD = [
     *("count(distinct x)", "sum(distinct x)", "avg(distinct x)", "max(distinct x)", "stddev(distinct x)"),
     *("median(x)", "mad(x)", "quantile(x, 0.3)", "quantile_cont(x, 0.25)", "quantile_disc(x, [0.1, 0.9])"),
@@ -66,7 +66,7 @@ HELD = [
     *("min(x, 2)", "max(x, 3)", "arg_max(x, i, 2)", "arg_min(i, (x, i), 2)"),
     *("histogram(x)", "entropy(x)"),
 ]
-"""Calls that are made over values kept of each split."""
+"""Calls that are repeated over values kept by each split."""
 
 
 @pytest.mark.share(6)
@@ -94,7 +94,7 @@ def _is_answered(splits, statement):
     try:
         splits.direct(statement)
     except (duckdb.BinderException, duckdb.OutOfRangeException, duckdb.ConversionException):
-        return False  # the function does not take the type, or the sum its size
+        return False  # the function does not support the type, or the sum overflows
     return True
 
 
@@ -162,7 +162,7 @@ def test_ties_are_broken_by_value(splits):
         "select arg_max(n, y) as a, mode(x) as m, any_value(n) as v, mode(y) as z from t", 7
     )
     assert chosen.strategy == "partial"
-    assert rows == [(30, 0, 0, 0)]  # the first split's, the smallest of the most frequent
+    assert rows == [(30, 0, 0, 0)]  # that of the first split, and the smallest of the most frequent values
     splits.give(t="select unnest([3, 1, 3, 2, 2, 3, null, null, null, null]) as x")
     assert splits.planned("select mode(x) as m from t", 7)[2] == [(3,)]
     for values in (range(50), range(49, -1, -1)):
@@ -190,7 +190,7 @@ def test_sketches_keep_their_error(splits):
         assert chosen.strategy == "partial"
         assert [(distinct,)] == splits.direct("select approx_count_distinct(x) as n from t")[
             1
-        ]  # its states merge exactly
+        ]  # its states merge without loss
         assert abs(half - 50_000) < 1_000
         assert abs(ends[0] - 1_000) < 200
         assert abs(ends[1] - 99_000) < 200

@@ -1,4 +1,4 @@
-"""What becomes of each row of a small table under its expectations."""
+"""The outcome of each row of a small table with expectations."""
 
 from __future__ import annotations
 

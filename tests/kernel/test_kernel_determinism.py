@@ -1,4 +1,4 @@
-"""Statements whose answer SQL leaves open: whatever the order of the rows, the answer is the same."""
+"""Statements whose result SQL leaves undefined return the same result for any order of rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CLOSED = [
 @pytest.mark.share(8)
 @pytest.mark.parametrize("statement", OPEN)
 def test_the_order_of_rows_does_not_matter(statement):
-    dice = random.Random(7)  # noqa: S311 - an order of rows
+    dice = random.Random(7)  # noqa: S311 - shuffles rows
     rows = [(dice.randint(0, 3), dice.choice(["a", "b", None]), dice.choice([0, 1, 2, 3, None])) for _ in range(30)]
     answers = set()
     for _ in range(6):

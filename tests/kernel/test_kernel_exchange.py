@@ -1,4 +1,4 @@
-"""Whatever an exchange says, the rows computed bucket by bucket, in 1, 3 and 7 buckets, are the direct query's."""
+"""For any exchange, the rows computed in 1, 3 and 7 buckets equal those of the direct query."""
 
 from __future__ import annotations
 
@@ -235,9 +235,9 @@ def statements(draw):
 
 
 def answered(splits, statement, buckets=(1, 3, 7), large=LARGE):
-    """Check a statement in each number of buckets, and return its exchange or the reason against one.
+    """Check a statement with each number of buckets, and return its exchange or the refusal.
 
-    `None` for a statement that DuckDB cannot answer.
+    `None` for a statement that DuckDB cannot run.
     """
     try:
         kinds, rows = splits.direct(statement)
@@ -524,7 +524,7 @@ def test_every_clause_in_buckets_equals_the_direct_query(splits):
     results = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
     sql = [chosen for chosen in results if chosen is not None]
     covered = [chosen for chosen in sql if not isinstance(chosen, Refusal)]
-    assert len(sql) > len(results) / 2  # most of them are SQL
+    assert len(sql) > len(results) / 2  # most of them are valid SQL
     if PROOFS:
         assert len(covered) > 0.55 * len(sql), (len(covered), len(sql))  # the others mostly have no key in common
         assert any(chosen.merges for chosen in covered)
@@ -535,7 +535,7 @@ def test_every_clause_in_buckets_equals_the_direct_query(splits):
 @given(given_tables=tables(), statement=statements(), large=st.sets(st.sampled_from("tuv")).map(frozenset))
 def test_a_statement_in_buckets_equals_the_direct_query(splits, given_tables, statement, large):
     splits.give(**given_tables)
-    chosen = answered(splits, statement, large=large)  # asserts that both have the same rows
+    chosen = answered(splits, statement, large=large)  # asserts that both results are equal
     assume(chosen is not None)
     event("refused" if isinstance(chosen, Refusal) else "covered")
     assert isinstance(chosen, Refusal) or chosen.keys

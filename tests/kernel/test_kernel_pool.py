@@ -1,4 +1,4 @@
-"""Engines that are used again: nothing of one user is there for the next, and nothing is read that is no longer true."""
+"""Reuse of DuckDB instances: users are isolated from each other, and no stale data is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _no_idle_instances():
 
 
 def instance_of(con):
-    return pool._used[id(con)]  # noqa: SLF001 - which instance it is, is what is tested
+    return pool._used[id(con)]  # noqa: SLF001 - the test checks the identity of the instance
 
 
 @pytest.mark.parametrize("what", LEFT)
@@ -135,7 +135,7 @@ def test_an_instance_that_spilled_is_not_used_again_and_leaves_no_file(tmp_path,
 
 
 def test_each_user_has_its_own_spill_folder(tmp_path, monkeypatch):
-    """A project is removed and made again in one process."""
+    """A project is removed and recreated in one process."""
     for name in ("a", "b"):
         monkeypatch.setenv("HEADWATER_TMP", str(tmp_path / name))
         with connect(ONE) as con:
@@ -177,7 +177,7 @@ def test_a_forked_process_does_not_use_an_instance_of_its_parent():
     )
 )
 def test_a_rewritten_file_is_reread(tmp_path: Path, versions):
-    """A retried task writes the names of its files again: what an instance knows of a file must not outlive it."""
+    """A retried task overwrites its files, so an instance must not use cached metadata of the previous file."""
     path = tmp_path / "a.parquet"
     for number, (rows, letter, same_time) in enumerate(versions):
         pq.write_table(pa.table({"n": [number] * rows, "s": [letter] * rows}), path)

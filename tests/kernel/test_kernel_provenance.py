@@ -1,4 +1,4 @@
-"""Which statements carry the place of their driving rows."""
+"""Provenance of rows in statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits of a scan are whole files, in order, and together the scan."""
+"""Splits of a scan consist of complete files in order, and together equal the scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading SQL: mistakes with their line, descriptions, and statements as functions of tables."""
+"""Parsing SQL: errors with their line, descriptions, and statements as functions of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types on their way from DuckDB through Arrow to the lake and back."""
+"""Types converted from DuckDB to Arrow and the lake, and back."""
 
 from __future__ import annotations
 

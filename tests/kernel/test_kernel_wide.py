@@ -1,4 +1,4 @@
-"""Tables of very many columns: the engine plans their statements without what is quadratic in columns."""
+"""Wide tables: optimizers with quadratic cost in the number of columns are disabled."""
 
 from __future__ import annotations
 

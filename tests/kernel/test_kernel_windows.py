@@ -1,4 +1,4 @@
-"""tumble, hop and session over all rows at once, against a few lines of Python."""
+"""tumble, hop and session over all rows, compared with a reference in Python."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def table_of(events, zone=None):
 
 
 def hops(at, slide, size):
-    """Return the begins of the windows that a time is in."""
+    """Return the starts of the windows that contain a time."""
     first = ALIGNED + (at - ALIGNED) // slide * slide
     return [first - n * slide for n in range(size // slide + 1) if first - n * slide + size > at]
 
 
 def sessions(times, gap):
-    """Return the begin and the end of each session of some times."""
+    """Return the start and the end of each session."""
     windows = []
     for at in sorted(times):
         if not windows or at >= windows[-1][1]:
@@ -64,7 +64,7 @@ SPANS = st.sampled_from([1, 3, 7, 15, 24 * 60])
 @settings(max_examples=15)
 @given(events=EVENTS, spans=st.tuples(SPANS, SPANS).map(sorted), zoned=st.booleans())
 def test_tumble_and_hop_match_the_reference(events, spans, zoned):
-    #  slide |--|      windows begin every slide, counted from Monday, 3 January 2000
+    #  slide |--|      windows start every slide, aligned to Monday, 3 January 2000
     #  size  |-------|
     #           |-------|
     slide, size = (minutes * MINUTE for minutes in spans)

@@ -1,4 +1,4 @@
-"""Loading a project: files, packages, helpers beside them, and what is wrong with them."""
+"""Loading a project: files, packages, helper modules, and errors."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pipeline.quality import drop, fail, quarantine, score, warn
         ([(10, 10)], 0.0),
         ([(10, 1)], 90.0),
         ([(10, 0), (10, 5)], 75.0),
-        ([(1_000_000, 0), (10, 5)], 75.0),  # every expectation counts alike, however many rows it saw
+        ([(1_000_000, 0), (10, 5)], 75.0),  # equal weight for every expectation, regardless of the number of rows
         ([(0, 0), (10, 5)], 50.0),
     ],
 )

@@ -13,14 +13,14 @@ HISTORY = dimension(
     "select plane, operator, seen_at from seen", key="plane", stored_as_scd_type=2, sequence_by="seen_at"
 ).named("dim_plane")
 PLANES = dimension("select plane, operator from seen", key="plane").named("dim_plane")
-Told = list[tuple[str, str | None, int]]
+Observations = list[tuple[str, str | None, int]]
 
 
 def day(number: int) -> dt.datetime:
     return dt.datetime(2024, 1, number, tzinfo=dt.UTC)
 
 
-def seen(observations: Told) -> pa.Table:
+def seen(observations: Observations) -> pa.Table:
     planes, operators, days = zip(*observations, strict=True) if observations else ((), (), ())
     at = pa.array([day(d) for d in days], pa.timestamp("us", "UTC"))
     return pa.table(
@@ -29,7 +29,7 @@ def seen(observations: Told) -> pa.Table:
 
 
 def versions(table: pa.Table) -> list[tuple[str | None, int, int | None]]:
-    """The versions as (operator, day from, day to), with the checks that hold for every history."""
+    """Return the versions as (operator, day from, day to), after checking the invariants of every history."""
     rows = [r for r in table.sort_by("valid_from").to_pylist() if r["plane_key"] != UNKNOWN]
     assert all((r["valid_to"] is None) == r["is_current"] for r in rows)
     assert len({r["plane_key"] for r in rows}) == len(rows)
@@ -39,17 +39,17 @@ def versions(table: pa.Table) -> list[tuple[str | None, int, int | None]]:
     return [(r["operator"], r["valid_from"].day, r["valid_to"] and r["valid_to"].day) for r in rows]
 
 
-def first(observations: Told) -> pa.Table:
+def first(observations: Observations) -> pa.Table:
     return HISTORY(seen=seen(observations))
 
 
-def later(observations: Told, past: pa.Table) -> pa.Table:
+def later(observations: Observations, past: pa.Table) -> pa.Table:
     return HISTORY(seen=seen(observations), dim_plane=past)
 
 
 def test_equal_observations_are_one_version():
     # day       1   2   3   4   5   6
-    # told      A   A       B   B   A
+    # seen      A   A       B   B   A
     # version   [A--------) [B----) [A ...
     observations = [("p", "A", 1), ("p", "A", 2), ("p", "B", 4), ("p", "B", 5), ("p", "A", 6)]
 
@@ -59,7 +59,7 @@ def test_equal_observations_are_one_version():
 
 def test_null_is_a_value_of_an_attribute():
     # day       1   2   3
-    # told      -   -   B
+    # seen      -   -   B
     # version   [-----) [B ...
     assert versions(first([("p", None, 1), ("p", None, 2), ("p", "B", 3)])) == [(None, 1, 3), ("B", 3, None)]
 
@@ -73,7 +73,7 @@ def test_members_have_separate_histories():
 def test_an_observation_out_of_order_splits_an_interval():
     # day       1   2   3   4   5
     # past      [A------------) [B ...
-    # told              C
+    # seen              C
     # version   [A----) [C----) [B ...
     past = first([("p", "A", 1), ("p", "B", 5)])
 
@@ -89,7 +89,7 @@ def test_an_equal_observation_inside_an_interval_changes_nothing():
 def test_an_earlier_equal_observation_begins_the_version_earlier():
     # day       1   2   3   4   5
     # past              [A----) [B ...
-    # told      A
+    # seen      A
     # version   [A------------) [B ...
     past = first([("p", "A", 3), ("p", "B", 5)])
 
@@ -118,7 +118,7 @@ def test_running_again_gives_the_same():
 
 def test_one_observation_per_time_is_used():
     # day       1     2
-    # told      A,B   A
+    # seen      A,B   A
     # version   [B--) [A ...
     observations = [("p", "A", 1), ("p", "B", 1), ("p", "A", 2)]
 

@@ -74,7 +74,9 @@ def test_added_rows_are_appended_only_to_the_preceding_version(warehouse, data):
     warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (a, b)), key=("id",), since=(1, 7), added=(b,)))
     assert rows(warehouse) == [(1, "a1"), (2, "b2")]
 
-    warehouse.load(Load("t", 4, 7, Scan(SCHEMA, (c,)), key=("id",), since=(3, 7), added=(c,)))  # it holds 2, not 3
+    warehouse.load(
+        Load("t", 4, 7, Scan(SCHEMA, (c,)), key=("id",), since=(3, 7), added=(c,))
+    )  # the loaded version is 2, not 3
 
     assert rows(warehouse) == [(3, "c3")]
     assert warehouse.loaded() == {"t": (4, 7)}
@@ -141,7 +143,7 @@ HOLD = "import duckdb, sys, time; con = duckdb.connect(sys.argv[1]); {}; print('
 
 @pytest.fixture
 def other(warehouse):
-    """Another process that does something to the warehouse and stays."""
+    """Return a function that starts another process, which uses the warehouse and stays alive."""
     started = []
 
     def start(does: str) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ PLANES = dimension(
 
 
 def day(number: int) -> dt.datetime:
-    return dt.datetime(2024, 1, number)  # noqa: DTZ001 - the tests' own days
+    return dt.datetime(2024, 1, number)  # noqa: DTZ001 - a naive timestamp on purpose
 
 
 AIRPORT = AIRPORTS(airports=pa.table({"code": ["EWR", "JFK", None], "city": ["Newark", "New York", "nowhere"]}))

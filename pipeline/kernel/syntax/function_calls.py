@@ -136,6 +136,6 @@ def _duckdb(kind: str) -> frozenset[str]:
 
 
 def _words(query: str) -> frozenset[str]:
-    """Ask an engine of its own about the engine: planning writes nothing, not even a folder for temporary files."""
+    """Query DuckDB's catalog on a separate instance, so that planning creates no temporary folder."""
     with duckdb.connect() as con:
         return frozenset(str(row[0]) for row in con.execute(query).fetchall())
