@@ -51,7 +51,7 @@ def route(
     definition: StoredDefinition,
     scans: Mapping[str, Scan],
     parts: Sequence[SourceSplit] = (),
-    room: ExecutionLimits = DEFAULT_LIMITS,
+    limits: ExecutionLimits = DEFAULT_LIMITS,
 ) -> ExecutionPlan:
     """Choose the strategy and the executor for a table; `scans` and `parts` are its inputs.
 
@@ -65,14 +65,14 @@ def route(
     driving = scans.get(chosen.driving)
     size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
-    executor, why = choose_executor(chosen.strategy, size, room)
+    executor, why = choose_executor(chosen.strategy, size, limits)
     direct = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
     total_bytes = sum(scan.size_bytes for scan in scans.values())
-    fits = room.memory_bytes is None or total_bytes * EXPANSION <= room.memory_bytes
-    here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
+    fits = limits.memory_bytes is None or total_bytes * EXPANSION <= limits.memory_bytes
+    here = limits.execution == "inline" or (limits.execution == "auto" and (fits or not limits.has_cluster))
     if parts or here or not _needs_exchange(direct, scans):
         return direct
-    why = "execution is set to ray" if room.execution == "ray" else _too_large(total_bytes, room)
+    why = "execution is set to ray" if limits.execution == "ray" else _too_large(total_bytes, limits)
     return _in_buckets(definition, direct, scans, why)
 
 
@@ -102,17 +102,17 @@ def _in_buckets(
     return replace(direct, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
 
 
-def _too_large(size_bytes: int, room: ExecutionLimits) -> str:
-    memory = (room.memory_bytes or 0) / 1e6
+def _too_large(size_bytes: int, limits: ExecutionLimits) -> str:
+    memory = (limits.memory_bytes or 0) / 1e6
     return f"{size_bytes / 1e6:,.0f} MB of files do not fit in {memory:,.0f} MB of memory"
 
 
 def source_route(
-    definition: Source, parts: Sequence[SourceSplit], room: ExecutionLimits = DEFAULT_LIMITS
+    definition: Source, parts: Sequence[SourceSplit], limits: ExecutionLimits = DEFAULT_LIMITS
 ) -> ExecutionPlan:
     """Choose the executor for reading a source."""
     size = sum(part.size_bytes for part in parts)
-    executor, why = choose_executor("files", size, room)
+    executor, why = choose_executor("files", size, limits)
     return ExecutionPlan("files", "", f"{definition.name!r} is read split by split", executor, why, 0, size)
 
 
@@ -166,18 +166,18 @@ def tree_of(transform: object) -> exp.Query:
     return transform.tree
 
 
-def choose_executor(chosen: str, size_bytes: int, room: ExecutionLimits) -> tuple[Execution, str]:
+def choose_executor(chosen: str, size_bytes: int, limits: ExecutionLimits) -> tuple[Execution, str]:
     """Choose between this process and Ray by the settings, the strategy and the size of the input."""
     size = f"{size_bytes / 1e6:,.1f} MB"
     if chosen == "gather":
         return "inline", "gather runs in one process"
-    if room.execution != "auto":
-        return room.execution, f"execution is set to {room.execution}"
-    if not room.has_cluster:
+    if limits.execution != "auto":
+        return limits.execution, f"execution is set to {limits.execution}"
+    if not limits.has_cluster:
         return "inline", "RAY_ADDRESS is not set"
-    if size_bytes < room.inline_bytes:
-        return "inline", f"{size} is below {room.inline_bytes / 1e6:,.0f} MB"
-    return "ray", f"{size} is {room.inline_bytes / 1e6:,.0f} MB or more"
+    if size_bytes < limits.inline_bytes:
+        return "inline", f"{size} is below {limits.inline_bytes / 1e6:,.0f} MB"
+    return "ray", f"{size} is {limits.inline_bytes / 1e6:,.0f} MB or more"
 
 
 def _of_fact(transform: FactTransform) -> StrategyChoice:

@@ -176,17 +176,17 @@ class SourceProducer:
         if not isinstance(self.reader, ScannableTogether):
             return [[part] for part in parts]
         groups: list[list[SourceSplit]] = []
-        room_files = room_bytes = 0
+        files_left = bytes_left = 0
         for part in parts:
             if not self.reader.is_small(part):
-                room_files = 0
+                files_left = 0
                 groups.append([part])
                 continue
-            if room_files <= 0 or part.size_bytes > room_bytes:
+            if files_left <= 0 or part.size_bytes > bytes_left:
                 groups.append([])
-                room_files, room_bytes = TOGETHER_FILES, TOGETHER_BYTES
+                files_left, bytes_left = TOGETHER_FILES, TOGETHER_BYTES
             groups[-1].append(part)
-            room_files, room_bytes = room_files - 1, room_bytes - part.size_bytes
+            files_left, bytes_left = files_left - 1, bytes_left - part.size_bytes
         return list(groups)
 
     @property

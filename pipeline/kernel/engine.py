@@ -192,11 +192,11 @@ def arrow_within(con: duckdb.DuckDBPyConnection, query: str, most_bytes: int) ->
     import pyarrow as pa  # noqa: PLC0415 - a process that only plans does not import Arrow
 
     reader = con.sql(query).to_arrow_reader(_BATCH_ROWS)
-    batches, room = [], most_bytes
+    batches, remaining = [], most_bytes
     for batch in reader:
         batches.append(batch)
-        room -= batch.nbytes
-        if room < 0:
+        remaining -= batch.nbytes
+        if remaining < 0:
             return None
     return pa.Table.from_batches(batches, reader.schema)
 

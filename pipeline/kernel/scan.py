@@ -61,13 +61,13 @@ class Scan:
     def splits(self, target_bytes: int) -> tuple[Scan, ...]:
         """Return scans of complete files of about `target_bytes` each, which together are this scan, in order."""
         groups: list[list[DataFile]] = []
-        room = 0
+        remaining = 0
         for file in self.files:
-            if not groups or file.size_bytes > room:
+            if not groups or file.size_bytes > remaining:
                 groups.append([])
-                room = target_bytes
+                remaining = target_bytes
             groups[-1].append(file)
-            room -= file.size_bytes
+            remaining -= file.size_bytes
         return tuple(replace(self, files=tuple(group)) for group in groups) or (self,)
 
 

@@ -63,7 +63,7 @@ def step(tmp_path) -> Callable[..., StepResult]:
             plan = source_route(definition, parts, ExecutionLimits(execution))
             options = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **options}
         else:
-            plan = route(definition, scans, room=ExecutionLimits(execution))
+            plan = route(definition, scans, limits=ExecutionLimits(execution))
         spec = StepSpec(definition, plan, scans, "run1", "2024-01-01T00:00:00+00:00", **options)
         settings = Settings("p", tmp_path, tmp_path)
         outcome = execute(spec, lake, settings)

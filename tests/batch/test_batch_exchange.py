@@ -64,7 +64,7 @@ def test_the_plan_names_the_partitioned_inputs(scan):
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
     table = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
 
-    plan = route(table, scans, room=ExecutionLimits("ray"))
+    plan = route(table, scans, limits=ExecutionLimits("ray"))
 
     assert (plan.strategy, plan.executor) == ("exchange", "ray")
     assert plan.reason == "'customers' and 'orders' in buckets by \"c\""

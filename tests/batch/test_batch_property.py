@@ -67,7 +67,7 @@ def test_a_statement_has_the_same_result_on_every_executor(step, scan, table, st
             for i in range(count)
         ]
         scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in definition.inputs}
-        event(route(definition, scans, room=ExecutionLimits("ray")).strategy)
+        event(route(definition, scans, limits=ExecutionLimits("ray")).strategy)
         there = step(definition, scans, "ray")
         assert same(values(there), expected), (statement, count)
         assert there.outcome.schema == here.outcome.schema

@@ -232,10 +232,10 @@ def _unsplit_part(tree: exp.Select) -> str | None:
     ]
     for part in finished:
         if part.find(exp.Query):
-            return "a subquery beside aggregates"
+            return "a subquery in a grouped SELECT needs all rows at once"
         if part.find(exp.Explode, exp.Unnest, exp.Columns):
-            return f"{part.sql('duckdb')} beside aggregates"
+            return f"{part.sql('duckdb')} in a grouped SELECT needs all rows at once"
     if any(e.is_star for e in tree.expressions):
-        return "a star beside aggregates"
+        return "a star in a grouped SELECT needs all rows at once"
     nameless = next((e for e in tree.expressions if not isinstance(e, exp.Alias | exp.Column)), None)
     return None if nameless is None else f"{nameless.sql('duckdb')} has no name: add an alias"
