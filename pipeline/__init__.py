@@ -1,4 +1,4 @@
-"""Headwater: definitions of sources, tables, dimensions, facts and marts, and what they are made of."""
+"""Headwater: the public API for defining sources, tables, dimensions, facts, marts and sinks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -79,19 +79,19 @@ _NAMES = {
     ),
     "pipeline.warehouse": ("dimension", "fact", "lookup", "mart"),
 }
-"""The names by the module that defines them, which is imported when one is first used: a project pays for no other."""
+"""The public names by module. A module is imported on first use of one of its names, to keep start-up fast."""
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the package from its module."""
+    """Import a public name from its module on first use."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    """Return the names of the package."""
+    """Return the public names of the package."""
     return sorted({*globals(), *__all__})

@@ -1,11 +1,11 @@
-"""The contract of connectors, as tests to inherit. It needs pytest.
+"""The contract tests of connectors, as a class to inherit. Requires pytest.
 
 from pipeline.testing import ReaderContract, World
 
 class TestTickets(ReaderContract):
     @pytest.fixture
     def world(self, tmp_path) -> World:
-        return TicketsWorld(tmp_path)  # has a reader, and can put more rows where the reader finds them
+        return TicketsWorld(tmp_path)  # has a reader, and can produce more rows for it
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ __all__ = ["ReaderContract", "World"]
 
 
 class World(Protocol):
-    """A connector under test, and the system that it reads."""
+    """The connector under test, and the system that it reads."""
 
     @property
     def reader(self) -> Reader:
-        """The reader, made anew or the same at each call."""
+        """The reader; may be a new instance at each access."""
 
     @property
     def schema(self) -> Mapping[str, str]:
         """The columns of its rows."""
 
     def produce(self) -> int:
-        """Put some more rows where the reader finds them, and return how many."""
+        """Add some rows to the system, and return their number."""
 
 
 class ReaderContract:
-    """What every reader promises. Inherit it, and define the fixture `world`, which returns the connector under test."""
+    """The contract of readers. Inherit this class, and define the fixture `world`, which returns the connector under test."""
 
     def test_each_row_is_read_once(self, world: World) -> None:
-        """Every row is in one part of the plan, at a position of its own."""
+        """Every row is in exactly one split of the plan, at a unique position."""
         count = world.produce()
         readings = _read(world, world.reader.plan(None))
         assert sum(_size(reading) for _, reading in readings) == count
@@ -64,7 +64,7 @@ class ReaderContract:
         assert len(set(places)) == count
 
     def test_reading_again_gives_the_same(self, world: World) -> None:
-        """A part that is read twice gives the same rows in the same order."""
+        """Reading a split twice returns the same rows in the same order."""
         world.produce()
         plan = world.reader.plan(None)
         for (_, first), (_, again) in zip(_read(world, plan), _read(world, plan), strict=True):
@@ -72,13 +72,13 @@ class ReaderContract:
             assert first.rejected.equals(again.rejected)
 
     def test_rows_have_the_columns_of_the_contract(self, world: World) -> None:
-        """The rows come in the contract's columns, with their position last."""
+        """Rows have the columns of the contract, followed by their position."""
         world.produce()
         for _, reading in _read(world, world.reader.plan(None)):
             assert reading.rows.column_names == [*world.schema, POSITION]
 
     def test_a_scan_gives_what_reading_gives(self, world: World) -> None:
-        """A reader whose parts can be scanned gives the same rows so, in the types of the contract."""
+        """Scanning a split, if it is supported, returns the same rows as reading it, with the types of the contract."""
         world.produce()
         reader, schema = world.reader, Schema.of(world.schema)
         if not isinstance(reader, Scannable):
@@ -95,7 +95,7 @@ class ReaderContract:
                     assert arrow(con, query).to_pylist() == reading.rows.to_pylist()
 
     def test_a_cursor_is_small_json(self, world: World) -> None:
-        """A cursor comes back from JSON as it was, and says its kind and the version of its form."""
+        """A cursor survives conversion to JSON and back, and has a kind and a format version."""
         world.produce()
         cursor = world.reader.plan(None).cursor
         assert _kept(cursor) == cursor
@@ -103,7 +103,7 @@ class ReaderContract:
         assert cursor.format_version >= 1
 
     def test_nothing_is_new_after_everything_was_read(self, world: World) -> None:
-        """A plan from the cursor of the last one is empty, however often it is asked for."""
+        """A plan from the last cursor is empty, also if it is repeated."""
         world.produce()
         plan = world.reader.plan(None)
         for _ in range(2):
@@ -111,14 +111,14 @@ class ReaderContract:
             assert (after.parts, after.changed, after.lost, after.gaps) == ((), "", (), ())
 
     def test_only_what_is_new_is_read(self, world: World) -> None:
-        """What came after a plan is read by the next one, and nothing else."""
+        """A plan contains exactly the data that was added after the previous plan."""
         world.produce()
         first = world.reader.plan(None)
         count = world.produce()
         assert sum(_size(reading) for _, reading in _read(world, world.reader.plan(_kept(first.cursor)))) == count
 
     def test_a_plan_is_not_moved_by_what_comes_after_it(self, world: World) -> None:
-        """Rows that come between planning and reading belong to the next plan."""
+        """Rows that are added between planning and reading belong to the next plan."""
         count = world.produce()
         plan = world.reader.plan(None)
         more = world.produce()
@@ -127,7 +127,7 @@ class ReaderContract:
 
     @pytest.mark.parametrize("bound", [Bound(rows=1), Bound(rows=3), Bound(size_bytes=1)], ids=str)
     def test_bounded_plans_one_after_the_other_read_everything(self, world: World, bound: Bound) -> None:
-        """However small the bound, each plan has something, and together they have every row once."""
+        """For any bound, no plan is empty until all data is read, and the plans together contain every row once."""
         count = world.produce() + world.produce()
         taken, cursor = 0, None
         for _ in range(count + 1):
@@ -139,38 +139,38 @@ class ReaderContract:
         assert taken == count
 
     def test_it_is_sent_to_workers(self, world: World) -> None:
-        """A reader that was pickled reads the same."""
+        """A pickled reader reads the same rows."""
         count = world.produce()
         reader: Reader = pickle.loads(pickle.dumps(world.reader))  # noqa: S301 - our own
         assert reader.fingerprint == world.reader.fingerprint
         assert sum(_size(reading) for _, reading in _read(world, world.reader.plan(None), reader)) == count
 
     def test_a_run_reads_what_came_since_the_last_one(self, world: World, tmp_path: Path) -> None:
-        """`headwater run` makes the table, then adds what is new, then finds nothing new."""
-        project, made = _project(world, tmp_path), world.produce()
+        """`headwater run` builds the table, then appends new rows, then skips it."""
+        project, produced = _project(world, tmp_path), world.produce()
         assert _decisions(Runner(project).run()) == ["create"]
-        assert _rows(project) == made
+        assert _rows(project) == produced
         assert _decisions(Runner(project).run()) == ["skip"]
-        made += world.produce()
+        produced += world.produce()
         assert _decisions(Runner(project).run()) == ["append"]
-        assert _rows(project) == made
+        assert _rows(project) == produced
         assert _decisions(Runner(project).run()) == ["skip"]
-        assert _rows(project) == made
+        assert _rows(project) == produced
 
     @pytest.mark.parametrize("moment", [Moment.DECIDED, Moment.STAGED, Moment.COMMITTED])
     def test_a_run_that_dies_loses_and_doubles_nothing(self, world: World, tmp_path: Path, moment: Moment) -> None:
-        """A run that ends between planning, reading and commit is repeated, with more rows there by then."""
-        project, made = _project(world, tmp_path), 0
+        """A run that is killed between planning, reading and commit is repeated after more rows were added."""
+        project, produced = _project(world, tmp_path), 0
         for _ in range(2):
-            made += world.produce()
+            produced += world.produce()
             with pytest.raises(_DiedError):
                 Runner(project, observer=_dying_at(moment)).run()
-            made += world.produce()
+            produced += world.produce()
             Runner(project).run()
-            assert _rows(project) == made
+            assert _rows(project) == produced
 
     def test_a_full_run_gives_the_same(self, world: World, tmp_path: Path) -> None:
-        """What was read step by step is what is read at once."""
+        """Incremental runs read the same rows as a full run."""
         project = _project(world, tmp_path)
         for _ in range(2):
             world.produce()
@@ -181,7 +181,7 @@ class ReaderContract:
 
 
 class _DiedError(Exception):
-    """A run ended where it was told to."""
+    """Raised to end a run at a chosen moment."""
 
 
 def _dying_at(moment: Moment) -> Any:
@@ -206,7 +206,7 @@ def _positions(reading: ReadResult) -> Sequence[int]:
 
 
 def _kept(cursor: Cursor) -> Cursor:
-    """Return a cursor as a manifest keeps it."""
+    """Return a cursor after conversion to JSON and back, as in a manifest."""
     return Cursor(**json.loads(json.dumps(asdict(cursor))))
 
 

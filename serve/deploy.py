@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.batch.ray_cluster import is_told, join
+from pipeline.batch.ray_cluster import has_address, join
 from pipeline.core.errors import RequestError, SettingsError
 from pipeline.project.project import load
 from serve.app import create_app
@@ -87,7 +87,7 @@ def stop() -> None:
     """Stop serving and leave Ray: a local one ends, a cluster that was joined goes on without the app."""
     if not ray.is_initialized():
         return
-    if is_told():
+    if has_address():
         ray.serve.delete(APP)
     ray.shutdown()  # ends a local cluster and all that is in it
 

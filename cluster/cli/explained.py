@@ -12,8 +12,8 @@ from pipeline.batch.planning import ExecutionPlan, tree_of
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import StoredDefinition, Table
-from pipeline.core.event_time import in_words
-from pipeline.kernel.aggregates.decomposition import take_apart
+from pipeline.core.event_time import format_duration
+from pipeline.kernel.aggregates.decomposition import decompose
 from pipeline.project.workspace import Workspace
 from pipeline.runner.context import PlannedStep
 from pipeline.runner.decide import DecisionKind
@@ -88,7 +88,7 @@ def _print_stream(plan: StreamPlan) -> None:
     """Print how a table is streamed: its inputs with their event times, what remembers, and how rows come out."""
     for stream_input in plan.inputs:
         time = stream_input.time
-        words = "no event time" if time is None else f"{time.column}, up to {in_words(time.lateness)} late"
+        words = "no event time" if time is None else f"{time.column}, up to {format_duration(time.lateness)} late"
         if getattr(stream_input, "follows", False):
             words = f"{words}; the watermark of the stream that makes it"
         out.print(f"  streams   {stream_input.name} [dim]by {words}[/]")
@@ -117,7 +117,7 @@ def _print_expected(expected: Estimate) -> None:
 
 def _print_parts(definition: Table, route: ExecutionPlan) -> None:
     if route.strategy == "partial" or (route.exchange is not None and route.exchange.merges):
-        apart = take_apart(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
+        apart = decompose(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
         out.print(f"  partial   {apart.partial()}", soft_wrap=True)
         out.print(f"  finish    {apart.finish}", soft_wrap=True)
     elif route.exchange is not None and route.exchange.finish is not None:

@@ -1,1 +1,1 @@
-"""Plans as tasks, inline or as Ray Data executions."""
+"""Computation of one table: tasks on local threads or as Ray Data executions."""

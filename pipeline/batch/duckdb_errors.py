@@ -1,4 +1,4 @@
-"""What the engine raises while a table's rows are made, in words that say what can be done about it."""
+"""Translation of DuckDB errors during the computation of a table."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import duckdb
 
 from pipeline.batch.work import TaskSpec
 from pipeline.core.errors import DefinitionError, StorageError
-from pipeline.kernel.engine import beyond_bounds, first_line
+from pipeline.kernel.engine import exceeded_limit, first_line
 
-_FITS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
-_VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
+_BINDING_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException)
+_VALUE_ERRORS = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)
 
 
 @contextmanager
 def translate_errors(work: TaskSpec) -> Iterator[None]:
-    """Raise what DuckDB raises as an error of ours that names the table and its place."""
+    """Raise DuckDB errors as Headwater errors with the table and its place."""
     try:
         yield
-    except DefinitionError as error:  # of the rows a definition makes: the engine does not know whose they are
+    except DefinitionError as error:  # raised by the kernel, which does not know the table
         if error.place is not None:
             raise
         raise DefinitionError(
             f"table {work.table!r}: {error.problem}", got=error.got, do=error.do, place=work.place
         ) from error
-    except _FITS as error:
-        problem = f"table {work.table!r} does not fit its inputs"
+    except _BINDING_ERRORS as error:
+        problem = f"table {work.table!r} is not valid for its inputs"
         raise DefinitionError(problem, got=first_line(error), place=work.place) from error
-    except _VALUES as error:
-        raise _of_values(work, error) from error
+    except _VALUE_ERRORS as error:
+        raise _value_error(work, error) from error
     except duckdb.OutOfMemoryException as error:
-        problem, do = beyond_bounds(error)
+        problem, do = exceeded_limit(error)
         raise StorageError(f"table {work.table!r} {problem}", got=first_line(error), do=do, place=work.place) from error
     except (duckdb.IOException, duckdb.HTTPException) as error:
         raise StorageError(
             f"table {work.table!r} cannot read its inputs",
             got=first_line(error),
-            do="run again; if a file of the lake is gone, recompute its table with --full",
+            do="run again; if a file of the lake is missing, recompute its table with --full",
             place=work.place,
         ) from error
 
 
-def _of_values(work: TaskSpec, error: duckdb.Error) -> DefinitionError | StorageError:
+def _value_error(work: TaskSpec, error: duckdb.Error) -> DefinitionError | StorageError:
     if "parquet" in str(error).lower():
         return StorageError(
             f"table {work.table!r} cannot read its inputs",
@@ -54,6 +54,6 @@ def _of_values(work: TaskSpec, error: duckdb.Error) -> DefinitionError | Storage
     return DefinitionError(
         f"table {work.table!r} cannot convert a value",
         got=first_line(error),
-        do="use try_cast, or an expectation that sets such rows aside before",
+        do="use try_cast, or quarantine such rows with an expectation upstream",
         place=work.place,
     )

@@ -1,4 +1,4 @@
-"""Keys that several splits have: each split has judged its own rows, so of the others' the first split's row stays."""
+"""Duplicate keys across splits: each split validates only its own rows; of duplicates, the first split's row is kept."""
 
 from __future__ import annotations
 
@@ -24,31 +24,33 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 _ROW = "file_row_number"
 
 
-def put_together(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Return the splits' outcomes as one, in their order, with the rows set aside whose key an earlier split has.
+def combine_outcomes(work: TaskSpec, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Return the combined outcome of the splits, with rows quarantined whose key is in an earlier split.
 
-    Only files that hold such a row are written again. The rows set aside say where they came from when the table does.
-    Returns `None` where splits share a key and are not in the order that says which row is the first.
+    Only files that contain such rows are rewritten. Quarantined rows have their provenance if the table has it. Returns
+    `None` if splits share keys and are not in the order that defines the first row.
     """
-    whole = reduce(add, outcomes)
-    if not work.key or not _may_meet(work.key[0], outcomes):
-        return whole
+    combined = reduce(add, outcomes)
+    if not work.key or not _may_share_keys(work.key[0], outcomes):
+        return combined
     with connect(work.limits, filesystem=work.filesystem) as con:
         configure(con, "preserve_insertion_order", "false")
-        count = _find(con, work, whole.files)
+        count = _find_duplicates(con, work, combined.files)
         if not count:
-            return whole
+            return combined
         if not work.are_splits_ranked:
             return None
-        files = _written_again(con, work, whole.files, len(outcomes))
-        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_those(work, whole)])
-    flow = replace(whole.flow, rows_out=whole.flow.rows_out - count, quarantined=whole.flow.quarantined + count)
-    checks = {**whole.checks, UNIQUE: whole.checks[UNIQUE] + count}
-    return replace(whole, files=files, flow=flow, quarantined=(*whole.quarantined, *quarantined), checks=checks)
+        files = _without_duplicates(con, work, combined.files, len(outcomes))
+        quarantined = stage_rejects(con, work, Split(len(outcomes)), [_duplicate_rows(work, combined)])
+    flow = replace(
+        combined.flow, rows_out=combined.flow.rows_out - count, quarantined=combined.flow.quarantined + count
+    )
+    checks = {**combined.checks, UNIQUE: combined.checks[UNIQUE] + count}
+    return replace(combined, files=files, flow=flow, quarantined=(*combined.quarantined, *quarantined), checks=checks)
 
 
-def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:
-    """Return whether two splits may share a value of a column, by the bounds of their files."""
+def _may_share_keys(key: str, outcomes: Sequence[Outcome]) -> bool:
+    """Return whether two splits may share values of a column, according to the bounds of their files."""
     ranges: list[tuple[Any, Any]] = []
     for outcome in (outcome for outcome in outcomes if outcome.files):
         stats = [json.loads(file.stats) for file in outcome.files]
@@ -60,8 +62,8 @@ def _may_meet(key: str, outcomes: Sequence[Outcome]) -> bool:
     return any(later[0] <= earlier[1] for earlier, later in itertools.pairwise(ranges))
 
 
-def _find(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile]) -> int:
-    """Make the table `_losers` of the rows whose key comes earlier, and return how many there are."""
+def _find_duplicates(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile]) -> int:
+    """Create the table `_losers` of rows whose key occurs earlier, and return their number."""
     key, scan = listed(work.key), work.stager.scan(files)
     con.execute(f"create temp table _shared as select {key} from {scan} group by {key} having count(*) > 1")
     con.execute(
@@ -72,28 +74,28 @@ def _find(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[Staged
     return int(one(con, "select count(*) from _losers")[0])
 
 
-def _written_again(
+def _without_duplicates(
     con: duckdb.DuckDBPyConnection, work: TaskSpec, files: Sequence[StagedFile], first: int
 ) -> tuple[StagedFile, ...]:
     losing = {int(row[0]) for row in con.execute("select distinct _file from _losers").fetchall()}
-    found: list[StagedFile] = []
+    kept: list[StagedFile] = []
     for number, file in enumerate(files):
         if number in losing:
             query = f"select * from {work.stager.scan([file])} where {_ROW} not in (select _row from _losers where _file = {number})"
-            found.extend(work.stager.stage(con, query, first + 1 + number))
+            kept.extend(work.stager.stage(con, query, first + 1 + number))
         else:
-            found.append(file)
-    return tuple(found)
+            kept.append(file)
+    return tuple(kept)
 
 
-def _those(work: TaskSpec, whole: Outcome) -> str:
-    """Return the SELECT of the rows that are set aside, as the quarantine has them."""
-    names = whole.schema.names
+def _duplicate_rows(work: TaskSpec, combined: Outcome) -> str:
+    """Return the SELECT of the duplicate rows, with the columns of the quarantine."""
+    names = combined.schema.names
     source = SOURCE if SOURCE in names else "null::varchar"
     position = POSITION if POSITION in names else "null::bigint"
     row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in names)
     return (
         f"select {literal(UNIQUE)} as reasons, {source} as _source, {position} as _position, "
-        f"to_json(struct_pack({row}))::varchar as row from {work.stager.scan(whole.files)} as s "
+        f"to_json(struct_pack({row}))::varchar as row from {work.stager.scan(combined.files)} as s "
         f"semi join _losers as l on s.file_index = l._file and s.{_ROW} = l._row"
     )

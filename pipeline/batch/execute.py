@@ -1,4 +1,4 @@
-"""Doing a step: tasks on the splits of its input, here or on Ray, and one outcome."""
+"""Execution of a step: tasks on the splits of its input, local or on Ray, with one combined outcome."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from pipeline.batch.exchange import in_buckets
-from pipeline.batch.executor import OnProgress, layout_of, splits_of, together
+from pipeline.batch.exchange import run_exchange
+from pipeline.batch.executor import OnProgress, combined_split, layout_of, splits_of
 from pipeline.batch.job import StepExecution
-from pipeline.batch.partial_aggregation import in_states
+from pipeline.batch.partial_aggregation import run_partial
 from pipeline.batch.planning import exchanged
 from pipeline.batch.row_producers import ArrowProducer
 from pipeline.batch.step import StepSpec, work_of
@@ -22,40 +22,40 @@ from pipeline.kernel.planner.exchange import Exchange
 from pipeline.lake import Lake
 
 
-def execute(order: StepSpec, lake: Lake, settings: Settings, tell: OnProgress = lambda _: None) -> Outcome:
-    """Do a step and return what was staged; nothing is committed yet. `tell` hears which share of it is done."""
-    job = StepExecution(order, work_of(order, lake, settings), layout_of(order, settings), tell)
-    if order.is_dataset:
+def execute(spec: StepSpec, lake: Lake, settings: Settings, on_progress: OnProgress = lambda _: None) -> Outcome:
+    """Execute a step and return the staged files; nothing is committed. `on_progress` receives the completed fraction."""
+    job = StepExecution(spec, work_of(spec, lake, settings), layout_of(spec, settings), on_progress)
+    if spec.is_dataset:
         return _dataset(job)
-    if order.route.exchange is not None:
-        return in_buckets(job, order.route.exchange, lake)
+    if spec.route.exchange is not None:
+        return run_exchange(job, spec.route.exchange, lake)
     try:
-        return _in_splits(job, splits_of(order, job.layout), lake)
-    except SplitError:  # a file that cannot be cut, because its quotes mislead: each is read whole
-        return _in_splits(job, splits_of(order, job.layout, whole=True), lake)
+        return _in_splits(job, splits_of(spec, job.layout), lake)
+    except SplitError:  # a file cannot be divided because of its quoting: read all files completely
+        return _in_splits(job, splits_of(spec, job.layout, whole_files=True), lake)
 
 
 def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outcome:
     if len(splits) == 1 and not job.layout.on_ray:
-        return job.alone(splits[0])
+        return job.run_alone(splits[0])
     job = replace(job, work=replace(job.work, limits=job.layout.limits(len(splits))))
-    if job.order.route.strategy != "partial":
-        return job.made(splits)
-    outcome = in_states(job, splits)
+    if job.spec.route.strategy != "partial":
+        return job.run_all(splits)
+    outcome = run_partial(job, splits)
     if outcome is not None:
         return outcome
-    chosen = None if job.order.feed is not None else exchanged(job.order.definition, job.order.scans)
+    chosen = None if job.spec.feed is not None else exchanged(job.spec.definition, job.spec.scans)
     if isinstance(chosen, Exchange) and job.layout.on_ray and not chosen.merges:
-        return in_buckets(job, chosen, lake)
-    return job.alone(together(job.order, splits))
+        return run_exchange(job, chosen, lake)
+    return job.run_alone(combined_split(job.spec, splits))
 
 
 def _dataset(job: StepExecution) -> Outcome:
     from pipeline.batch.ray_executor import dataset_rows  # noqa: PLC0415 - importing Ray takes seconds
 
-    order = job.order
-    transform = cast("FunctionTransform", cast("Table", order.definition).transform)
-    readers = dataset_rows(transform.function, {name: order.scans[name] for name in transform.inputs})
+    spec = job.spec
+    transform = cast("FunctionTransform", cast("Table", spec.definition).transform)
+    readers = dataset_rows(transform.function, {name: spec.scans[name] for name in transform.inputs})
     for reader in readers:
-        return job.alone(Split(0), producer=ArrowProducer(reader, order.route.rows, order.route.size_bytes))
-    raise AssertionError("a dataset function gives one reader")
+        return job.run_alone(Split(0), producer=ArrowProducer(reader, spec.route.rows, spec.route.size_bytes))
+    raise AssertionError("dataset_rows yields exactly one reader")

@@ -1,4 +1,4 @@
-"""Where a step's tasks work, and on what: lanes of this process or a Ray cluster, and splits of the input."""
+"""The executor of a step's tasks, local threads or a Ray cluster, and the splits of its input."""
 
 from __future__ import annotations
 
@@ -29,67 +29,69 @@ OnProgress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Executor:
-    """A place to work, and how much of it there is."""
+    """An executor and its resources."""
 
     name: str
-    """The table's, for the dashboard."""
+    """The name of the table, shown in the Ray dashboard."""
     budget: Budget
     here: Budget
-    """What this process may take, whatever the place where the tasks work has."""
+    """The budget of this process, even if tasks run on a cluster."""
     on_ray: bool
 
     def limits(self, tasks: int) -> Limits:
-        """Return what each of so many tasks may take; one that works alone in this process takes all."""
+        """Return the limits of each of this many tasks; a single local task gets the entire budget."""
         return self.budget.whole() if tasks == 1 and not self.on_ray else self.budget.part(tasks)
 
-    def run(self, task: Callable[..., Any], splits: Sequence[Split], tell: OnProgress) -> Iterator[tuple[Split, Any]]:
-        """Run a task for every split, side by side, and yield each with what it gave, as they finish."""
+    def run(
+        self, task: Callable[..., Any], splits: Sequence[Split], on_progress: OnProgress
+    ) -> Iterator[tuple[Split, Any]]:
+        """Run a task for every split concurrently, and yield each split with its result as it finishes."""
         if not self.on_ray:
-            yield from run_local(task, splits, self.budget.slots, tell)
+            yield from run_local(task, splits, self.budget.slots, on_progress)
             return
         from pipeline.batch.ray_executor import run_tasks  # noqa: PLC0415 - importing Ray takes seconds
 
-        done, every = 0, sum(split.size_bytes for split in splits)
-        for split, found in run_tasks(self.name, task, splits):
-            done += split.size_bytes
-            tell(done / max(every, 1))
-            yield split, found
+        done_bytes, every = 0, sum(split.size_bytes for split in splits)
+        for split, answer in run_tasks(self.name, task, splits):
+            done_bytes += split.size_bytes
+            on_progress(done_bytes / max(every, 1))
+            yield split, answer
 
 
-def layout_of(order: StepSpec, settings: Settings, *, starts: bool = True) -> Executor:
-    """Return where a step works: where its route says, with the budget of that place.
+def layout_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Executor:
+    """Return the executor of a step according to its plan, with its budget.
 
-    Without `starts` no local cluster is started to ask it: it will have what this machine has.
+    With `starts=False`, no local cluster is started; the budget of this machine is returned instead.
     """
-    here, name = budget_here(settings.memory_bytes), order.definition.name
-    on_ray = order.route.executor == "ray" and order.route.strategy != "gather" and not order.is_dataset
+    here, name = budget_here(settings.memory_bytes), spec.definition.name
+    on_ray = spec.route.executor == "ray" and spec.route.strategy != "gather" and not spec.is_dataset
     if not on_ray or not (starts or settings.ray_address):
         return Executor(name, here, here, on_ray)
-    from pipeline.batch.ray_executor import slots_there  # noqa: PLC0415 - importing Ray takes seconds
+    from pipeline.batch.ray_executor import cluster_budget  # noqa: PLC0415 - importing Ray takes seconds
 
-    there = slots_there()
+    there = cluster_budget()
     if settings.memory_bytes is not None:
         there = replace(there, memory_bytes=settings.memory_bytes)
     return Executor(name, there, here, on_ray)
 
 
-def splits_of(order: StepSpec, layout: Executor, *, whole: bool = False) -> tuple[Split, ...]:
-    """Cut a step's driving input into splits; with `whole`, no file of a source is cut."""
-    strategy = order.route.strategy
-    alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not order.parts)
-    most = MOST_BYTES_PARTITIONED if order.definition.partition_by else MOST_BYTES
+def splits_of(spec: StepSpec, layout: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:
+    """Divide a step's driving input into splits; with `whole_files`, files of a source are not divided."""
+    strategy = spec.route.strategy
+    alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not spec.parts)
+    most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
     slots = Slots(1, sys.maxsize) if alone else Slots(layout.budget.slots, most)
-    if order.reader is not None:
-        return splits_of_parts(divided(order.reader, order.parts, sys.maxsize if whole else PART_BYTES), slots)
-    driving = order.scans.get(order.route.driving)
+    if spec.reader is not None:
+        return splits_of_parts(divided(spec.reader, spec.parts, sys.maxsize if whole_files else PART_BYTES), slots)
+    driving = spec.scans.get(spec.route.driving)
     return (Split(0),) if driving is None else splits_of_scan(driving, slots)
 
 
 def cut_splits(scan: Scan, layout: Executor) -> tuple[Split, ...]:
-    """Cut any input into splits."""
+    """Divide any input into splits."""
     return splits_of_scan(scan, Slots(layout.budget.slots))
 
 
-def together(order: StepSpec, splits: Sequence[Split]) -> Split:
-    """Return all splits as one."""
-    return Split(0, order.scans.get(order.route.driving), tuple(part for split in splits for part in split.parts))
+def combined_split(spec: StepSpec, splits: Sequence[Split]) -> Split:
+    """Return all splits as a single split."""
+    return Split(0, spec.scans.get(spec.route.driving), tuple(part for split in splits for part in split.parts))

@@ -1,4 +1,4 @@
-"""The clean pass: rows flow from the split to the staged files at once, and the first that should not stops it."""
+"""The fast path: streams the rows of a split into staged files in one pass, and aborts at the first rejected row."""
 
 from __future__ import annotations
 
@@ -16,61 +16,59 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import stored
 
 
-def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | Refusal:
-    """Stage a split's rows in one pass, or return why its rows have to go through the validating pass.
+def fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
+    """Stage a split's rows in one pass, or return why the validating pass is required.
 
-    What was staged by then has the names that the careful way gives its files, which replace them.
+    Files that were already staged are overwritten by the validating pass, which uses the same names.
     """
     try:
-        return _pass(con, work, split, made)
+        return _pass(con, work, split, query)
     except (duckdb.InterruptException, duckdb.OutOfMemoryException):
         raise
     except (duckdb.Error, StorageError) as error:
         if STOP in str(error):
-            return Refusal("a row does not meet an expectation")
-        return Refusal(
-            f"the pass failed: {first_line(error)}"
-        )  # the validating pass says what it is, if it is an error
+            return Refusal("a row violates an expectation")
+        return Refusal(f"the pass failed: {first_line(error)}")  # if it is an error, the validating pass raises it
 
 
-def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery) -> Outcome | Refusal:
-    found = schema_of(con, made.query if made.schema is None else no_rows(made.schema))
-    require_distinct(found.names)
-    schema = stored(Schema(tuple(c for c in found.columns if c.name not in made.hidden)))
+def _pass(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:
+    produced = schema_of(con, query.query if query.schema is None else no_rows(query.schema))
+    require_distinct(produced.names)
+    schema = stored(Schema(tuple(c for c in produced.columns if c.name not in query.hidden)))
     if not set(work.key) <= set(schema.names):
         return Refusal("a column of the key is missing")
-    kinds = {c.name: c.type for c in found.columns}
+    kinds = {c.name: c.type for c in produced.columns}
     columns = ", ".join(
         quoted(c.name) if kinds[c.name] == c.type else f"{quoted(c.name)}::{c.type} as {quoted(c.name)}"
         for c in schema.columns
     )
-    select = f"select {columns} from ({made.query}\n) as _headwater_made{_guard(work)}"
+    select = f"select {columns} from ({query.query}\n) as _headwater_made{_guard(work)}"
     files = work.stager.stage(con, select, split.index, schema)
     profile = last_profile(con)
-    if not is_whole(con, made, profile):
-        return Refusal("a record does not fit the contract")
+    if not is_complete(con, query, profile):
+        return Refusal("a record does not match the contract")
     if has_duplicates(con, work, files):
-        return Refusal("a key comes twice")
+        return Refusal("a key is not unique")
     rows = sum(file.rows for file in files)
-    flow = RowCounts(rows_in=made.rows_in, rows_made=rows, rows_out=rows, bytes_in=made.bytes_in)
+    flow = RowCounts(rows_in=query.rows_in, rows_made=rows, rows_out=rows, bytes_in=query.bytes_in)
     return Outcome(schema, flow, files, checks={e.name: 0 for e in work.expectations}, profile=profile)
 
 
-def is_whole(con: duckdb.DuckDBPyConnection, made: InputQuery, profile: Profile) -> bool:
-    """Return whether the pass just done saw every record of the split, and none that is odd."""
-    if made.scanned is not None and profile.scanned.get("READ_CSV", made.scanned) != made.scanned:
+def is_complete(con: duckdb.DuckDBPyConnection, query: InputQuery, profile: Profile) -> bool:
+    """Return whether the last pass read every record of the split, and rejected none."""
+    if query.scanned is not None and profile.scanned.get("READ_CSV", query.scanned) != query.scanned:
         return False
-    return not any(one(con, odd)[0] for odd in made.rejects)
+    return not any(one(con, odd)[0] for odd in query.rejects)
 
 
 def _guard(work: TaskSpec) -> str:
-    """Return a filter that every row passes, or the statement ends."""
+    """Return a filter that passes every row, and raises an error if a row violates an expectation."""
     holds = [f"({e.condition}\n)" for e in work.expectations if e.condition != "true"]
     return f" where case when {' and '.join(holds)} then true else error({literal(STOP)}) end" if holds else ""
 
 
 def has_duplicates(con: duckdb.DuckDBPyConnection, work: TaskSpec, files: tuple[StagedFile, ...]) -> bool:
-    """Return whether two staged rows share a key, or one has a key that came before."""
+    """Return whether the staged rows contain a duplicate key, or a key of the existing rows."""
     if not work.key or not files:
         return False
     names = listed(work.key)

@@ -1,4 +1,4 @@
-"""A step under way: what is asked for, the work of its tasks, where they run, and who hears how far they are."""
+"""The execution of a step: its specification, its task, its executor and its progress callback."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pipeline.batch.duplicate_keys import put_together
-from pipeline.batch.executor import Executor, OnProgress, together
-from pipeline.batch.retries import attempt
+from pipeline.batch.duplicate_keys import combine_outcomes
+from pipeline.batch.executor import Executor, OnProgress, combined_split
+from pipeline.batch.retries import run_with_retry
 from pipeline.batch.step import StepSpec
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
@@ -18,33 +18,33 @@ from pipeline.core.errors import SourceError, SplitError
 
 @dataclass(frozen=True)
 class StepExecution:
-    """What the ways to do a step are given."""
+    """A step that is being executed."""
 
-    order: StepSpec
+    spec: StepSpec
     work: TaskSpec
     layout: Executor
-    tell: OnProgress
+    on_progress: OnProgress
 
-    def each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
-        """Run a task for every split and return what each gave, in their order."""
-        return attempt(self.order.definition, splits, self.layout, task, self.tell)
+    def run_each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
+        """Run a task for every split, and return the results in the order of the splits."""
+        return run_with_retry(self.spec.definition, splits, self.layout, task, self.on_progress)
 
-    def alone(self, split: Split, **changes: Any) -> Outcome:
-        """Do the work, changed, on one split in this process, with all that it may take."""
+    def run_alone(self, split: Split, **changes: Any) -> Outcome:
+        """Run the task with these changes on one split in this process, with the entire budget."""
         work = replace(self.work, limits=self.layout.here.whole(), **changes)
         try:
-            return run_task(work, split, self.tell)
+            return run_task(work, split, self.on_progress)
         except SourceError as error:
             if isinstance(error, SplitError) or not split.parts:
                 raise
-            return run_task(work, replace(split, is_last_try=True), self.tell)
+            return run_task(work, replace(split, is_last_try=True), self.on_progress)
 
-    def made(self, splits: Sequence[Split]) -> Outcome:
-        """Do the work on every split, and return it as one, with one row for each key."""
-        outcomes = self.each(partial(run_task, self.work), splits)
-        whole = put_together(replace(self.work, limits=self.layout.here.whole()), outcomes)
-        return self.alone(together(self.order, splits)) if whole is None else whole
+    def run_all(self, splits: Sequence[Split]) -> Outcome:
+        """Run the task on every split, and return the combined outcome, with one row per key."""
+        outcomes = self.run_each(partial(run_task, self.work), splits)
+        combined = combine_outcomes(replace(self.work, limits=self.layout.here.whole()), outcomes)
+        return self.run_alone(combined_split(self.spec, splits)) if combined is None else combined
 
-    def telling(self, begin: float, end: float) -> StepExecution:
-        """Return the job with its progress from 0 to 1 told as from `begin` to `end`."""
-        return replace(self, tell=lambda share: self.tell(begin + (end - begin) * share))
+    def with_progress(self, begin: float, end: float) -> StepExecution:
+        """Return the execution with its progress scaled from the range 0 to 1 to the range `begin` to `end`."""
+        return replace(self, on_progress=lambda share: self.on_progress(begin + (end - begin) * share))

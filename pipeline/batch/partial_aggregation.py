@@ -1,4 +1,4 @@
-"""A grouped statement in states: one task computes them for each split or bucket, and they are merged here once."""
+"""Partial aggregation: tasks compute states per split or bucket, which are merged once in this process."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from pipeline.batch.planning import tree_of
 from pipeline.batch.row_producers import ArrowProducer, SqlProducer
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
-from pipeline.kernel.aggregates.decomposition import STATES, take_apart
+from pipeline.kernel.aggregates.decomposition import STATES, decompose
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import Scan, register
 
 MOST_BYTES_IN_ALL = 1 << 30
-"""The most states that are merged in one process."""
+"""The maximum size of the states that are merged in one process."""
 
 
-def in_states(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
-    """Compute states per split, merge them in the order of the splits; the finished rows are judged as one split.
+def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
+    """Compute states per split, and merge them in the order of the splits; the result is validated as one split.
 
-    Returns `None` when there are so many groups that their states would not fit: group them where their rows meet.
+    Returns `None` if the states of all groups exceed the limit, so that another strategy is required.
     """
-    order, producer = job.order, cast("SqlProducer", job.work.producer)
-    apart = take_apart(cast("exp.Select", tree_of(cast("Table", order.definition).transform)))
+    spec, producer = job.spec, cast("SqlProducer", job.work.producer)
+    apart = decompose(cast("exp.Select", tree_of(cast("Table", spec.definition).transform)))
     task = replace(job.work, producer=replace(producer, text=apart.partial()))
-    found: list[PartialStates] = job.each(partial(run_states, task), splits)
-    kept = [part.rows for part in found if part.rows is not None]
-    if len(kept) < len(found) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
+    partials: list[PartialStates] = job.run_each(partial(run_states, task), splits)
+    kept = [part.rows for part in partials if part.rows is not None]
+    if len(kept) < len(partials) or sum(states.nbytes for states in kept) > MOST_BYTES_IN_ALL:
         return None
     states = pa.concat_tables(kept)
     with connect(job.work.limits, filesystem=job.work.filesystem) as con:
-        inputs = {name: Scan(scan.schema) for name, scan in order.scans.items()}
-        register(con, {**inputs, order.route.driving: Scan(order.driving_schema)})
+        inputs = {name: Scan(scan.schema) for name, scan in spec.scans.items()}
+        register(con, {**inputs, spec.route.driving: Scan(spec.driving_schema)})
         answer = apart.answer(apart.types(con))
-    rows_in, bytes_in = sum(p.rows_in for p in found), sum(p.bytes_in for p in found)
+    rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
     merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)
-    return _with_rejected(job.alone(Split(len(splits)), producer=merger), found)
+    return _with_rejected(job.run_alone(Split(len(splits)), producer=merger), partials)
 
 
-def _with_rejected(outcome: Outcome, found: Sequence[PartialStates]) -> Outcome:
-    """Return the outcome with what the splits set aside before their rows became states."""
-    rejected = sum(part.rejected for part in found)
+def _with_rejected(outcome: Outcome, partials: Sequence[PartialStates]) -> Outcome:
+    """Return the outcome with the rows added that splits quarantined before aggregation."""
+    rejected = sum(part.rejected for part in partials)
     flow = replace(
         outcome.flow,
         rows_made=outcome.flow.rows_made + rejected,
@@ -58,6 +58,6 @@ def _with_rejected(outcome: Outcome, found: Sequence[PartialStates]) -> Outcome:
     return replace(
         outcome,
         flow=flow,
-        quarantined=outcome.quarantined + tuple(file for part in found for file in part.quarantined),
-        profile=reduce(add, (part.profile for part in found), outcome.profile),
+        quarantined=outcome.quarantined + tuple(file for part in partials for file in part.quarantined),
+        profile=reduce(add, (part.profile for part in partials), outcome.profile),
     )

@@ -1,4 +1,4 @@
-"""The task of a partial aggregate: a split's rows become exported states, which are merged once for all splits."""
+"""The task of a partial aggregation: computes the exported states of a split, which are merged once for all splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.batch.duckdb_errors import translate_errors
-from pipeline.batch.fast_path import is_whole
+from pipeline.batch.fast_path import is_complete
 from pipeline.batch.validating_pass import stage_rejected
 from pipeline.batch.work import InputQuery, Split, TaskSpec
 from pipeline.core.staging import StagedFile
@@ -18,15 +18,15 @@ from pipeline.kernel.engine import Stop, arrow_within, connect, watched
 from pipeline.kernel.profile import Profile, last_profile, start_profiling
 
 MOST_BYTES = 256 << 20
-"""The most states that one split may give: more groups than that are better grouped where their rows meet."""
+"""The maximum size of the states of one split; with more groups, another strategy is faster."""
 
 
 @dataclass(frozen=True)
 class PartialStates:
-    """The states of one split, and what of it was set aside before: rows that no contract fits."""
+    """The states of one split, and its rows that were quarantined because they do not match the contract."""
 
     rows: pa.Table | None
-    """`None` when there are too many of them."""
+    """`None` if the states exceed the limit."""
     rows_in: int
     bytes_in: int
     rejected: int
@@ -35,39 +35,39 @@ class PartialStates:
 
 
 def run_states(
-    work: TaskSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+    work: TaskSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> PartialStates:
-    """Compute a split's states; `work` makes the partial statement."""
+    """Compute a split's states; the producer of `work` runs the partial statement."""
     with translate_errors(work):
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.producer.for_fast_path(con, split) as made:
-                if made is not None:
-                    found = _flowed(con, made, tell)
-                    if found is not None:
-                        return found
+            with work.producer.for_fast_path(con, split) as query:
+                if query is not None:
+                    states = _streamed(con, query, on_progress)
+                    if states is not None:
+                        return states
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
-            with work.producer.for_validation(con, split) as made:
-                rows = arrow_within(con, made.query, MOST_BYTES)
+            with work.producer.for_validation(con, split) as query:
+                rows = arrow_within(con, query.query, MOST_BYTES)
                 profile = Profile() if rows is None else last_profile(con)
-                quarantined = stage_rejected(con, work, split, made)
-                return PartialStates(rows, made.rows_in, made.bytes_in, made.rejected, quarantined, profile)
+                quarantined = stage_rejected(con, work, split, query)
+                return PartialStates(rows, query.rows_in, query.bytes_in, query.rejected, quarantined, profile)
 
 
-def _flowed(
-    con: duckdb.DuckDBPyConnection, made: InputQuery, tell: Callable[[float], None] | None
+def _streamed(
+    con: duckdb.DuckDBPyConnection, query: InputQuery, on_progress: Callable[[float], None] | None
 ) -> PartialStates | None:
     try:
-        with nullcontext() if tell is None else watched(con, tell):
-            rows = arrow_within(con, made.query, MOST_BYTES)
+        with nullcontext() if on_progress is None else watched(con, on_progress):
+            rows = arrow_within(con, query.query, MOST_BYTES)
         if rows is None:
-            return PartialStates(None, made.rows_in, made.bytes_in, 0, (), Profile())
+            return PartialStates(None, query.rows_in, query.bytes_in, 0, (), Profile())
         profile = last_profile(con)
-        if not is_whole(con, made, profile):
+        if not is_complete(con, query, profile):
             return None
     except duckdb.Error as error:
-        if made.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
+        if query.again or isinstance(error, duckdb.InterruptException | duckdb.OutOfMemoryException):
             raise
         return None
-    return PartialStates(rows, made.rows_in, made.bytes_in, 0, (), profile)
+    return PartialStates(rows, query.rows_in, query.bytes_in, 0, (), profile)

@@ -1,4 +1,4 @@
-"""From a table's definition and its inputs to the work of one step: strategy, splits and executor."""
+"""The execution plan of a table: strategy, splits and executor, from its definition and its inputs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.warehouse.modelling import FactTransform
 
-ANY_ROOM = ExecutionLimits()
+DEFAULT_LIMITS = ExecutionLimits()
 BROADCAST_BYTES = 128 << 20
-"""An input of this size or more is not given whole to every split."""
+"""Inputs of at least this size are not broadcast."""
 EXPANSION = 6
-"""How much larger rows are in memory, with a hash table of them, than in the lake's files."""
+"""The size of rows and their hash table in memory, relative to their size in the lake's files."""
 
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """How a definition is computed: the strategy, where, and the reasons in words."""
+    """How a definition is computed: the strategy, the executor, and the reasons."""
 
     strategy: str
     driving: str
@@ -39,11 +39,11 @@ class ExecutionPlan:
     rows: int = 0
     size_bytes: int = 0
     exchange: Exchange | None = None
-    """For the strategy `exchange`: how the inputs are cut."""
+    """For the strategy `exchange`: how the inputs are partitioned."""
 
     @property
     def splits_alone(self) -> bool:
-        """Whether new rows of the driving input give new rows of the output and change no old ones."""
+        """Whether new rows of the driving input only add rows to the output, and change no existing rows."""
         return self.strategy in {"blockwise", "broadcast", "files"}
 
 
@@ -51,41 +51,42 @@ def route(
     definition: StoredDefinition,
     scans: Mapping[str, Scan],
     parts: Sequence[SourceSplit] = (),
-    room: ExecutionLimits = ANY_ROOM,
+    limits: ExecutionLimits = DEFAULT_LIMITS,
 ) -> ExecutionPlan:
-    """Choose the strategy for a table and where it runs; `scans` and `parts` are its inputs as they are read.
+    """Choose the strategy and the executor for a table; `scans` and `parts` are its inputs.
 
-    Rows that have to meet by a key meet in this process when all inputs fit its memory, or when there is no cluster: the
-    engine then works out of core. Else they meet in buckets on Ray.
+    Statements that combine rows by key run in this process if all inputs fit in memory, or if there is no cluster, in which
+    case DuckDB works out of core. Otherwise they run in buckets on Ray.
     """
     chosen = strategy(definition)
     if _is_dataset(definition):
         size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
-        return ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets are Ray's", rows, size)
+        return ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets require Ray", rows, size)
     driving = scans.get(chosen.driving)
     size = sum(part.size_bytes for part in parts) if driving is None else driving.size_bytes
     rows = 0 if driving is None else driving.rows
-    executor, why = where(chosen.strategy, size, room)
-    found = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
-    whole = sum(scan.size_bytes for scan in scans.values())
-    fits = room.memory_bytes is None or whole * EXPANSION <= room.memory_bytes
-    here = room.execution == "inline" or (room.execution == "auto" and (fits or not room.has_cluster))
-    if parts or here or not _meets(found, scans):
-        return found
-    return _in_buckets(definition, found, scans, "asked for" if room.execution == "ray" else _too_large(whole, room))
+    executor, why = choose_executor(chosen.strategy, size, limits)
+    direct = ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, executor, why, rows, size)
+    total_bytes = sum(scan.size_bytes for scan in scans.values())
+    fits = limits.memory_bytes is None or total_bytes * EXPANSION <= limits.memory_bytes
+    here = limits.execution == "inline" or (limits.execution == "auto" and (fits or not limits.has_cluster))
+    if parts or here or not _needs_exchange(direct, scans):
+        return direct
+    why = "execution is set to ray" if limits.execution == "ray" else _too_large(total_bytes, limits)
+    return _in_buckets(definition, direct, scans, why)
 
 
-def _meets(found: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
-    """Return whether rows have to meet that no split has together, or each split would meet too many."""
-    others = (scan.size_bytes for name, scan in scans.items() if name != found.driving)
-    return found.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
+def _needs_exchange(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
+    """Return whether the plan gathers all rows, or broadcasts inputs that are too large."""
+    others = (scan.size_bytes for name, scan in scans.items() if name != direct.driving)
+    return direct.strategy == "gather" or any(size >= BROADCAST_BYTES for size in others)
 
 
 def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchange | Refusal:
-    """Return how a table's statement runs in buckets of rows that meet, or why it cannot."""
+    """Return how a table's statement runs in buckets, or why it cannot."""
     transform = definition.transform if isinstance(definition, Table) else None
     if not isinstance(transform, SqlTransform):
-        return Refusal("it is no statement")
+        return Refusal("it is not a SQL statement")
     schemas = {name: scan.schema for name, scan in scans.items()}
     tree = transform.tree_over({name: schema.names for name, schema in schemas.items()})
     sizes = {name: scan.size_bytes for name, scan in scans.items()}
@@ -93,24 +94,26 @@ def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchan
 
 
 def _in_buckets(
-    definition: StoredDefinition, found: ExecutionPlan, scans: Mapping[str, Scan], why: str
+    definition: StoredDefinition, direct: ExecutionPlan, scans: Mapping[str, Scan], why: str
 ) -> ExecutionPlan:
     chosen = exchanged(definition, scans)
     if isinstance(chosen, Refusal):
-        return replace(found, reason=f"{found.reason}; {chosen}")
-    return replace(found, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
+        return replace(direct, reason=f"{direct.reason}; {chosen}")
+    return replace(direct, strategy="exchange", reason=chosen.reason, executor="ray", why=why, exchange=chosen)
 
 
-def _too_large(size_bytes: int, room: ExecutionLimits) -> str:
-    memory = (room.memory_bytes or 0) / 1e6
-    return f"{size_bytes / 1e6:,.0f} MB of files do not fit {memory:,.0f} MB of memory when they meet"
+def _too_large(size_bytes: int, limits: ExecutionLimits) -> str:
+    memory = (limits.memory_bytes or 0) / 1e6
+    return f"{size_bytes / 1e6:,.0f} MB of files do not fit in {memory:,.0f} MB of memory"
 
 
-def source_route(definition: Source, parts: Sequence[SourceSplit], room: ExecutionLimits = ANY_ROOM) -> ExecutionPlan:
-    """Choose where a source's parts are read."""
+def source_route(
+    definition: Source, parts: Sequence[SourceSplit], limits: ExecutionLimits = DEFAULT_LIMITS
+) -> ExecutionPlan:
+    """Choose the executor for reading a source."""
     size = sum(part.size_bytes for part in parts)
-    executor, why = where("files", size, room)
-    return ExecutionPlan("files", "", f"{definition.name!r} is read part by part", executor, why, 0, size)
+    executor, why = choose_executor("files", size, limits)
+    return ExecutionPlan("files", "", f"{definition.name!r} is read split by split", executor, why, 0, size)
 
 
 def strategy(definition: StoredDefinition) -> StrategyChoice:
@@ -126,28 +129,28 @@ def strategy(definition: StoredDefinition) -> StrategyChoice:
         return _of_fact(transform)
     if isinstance(transform, SqlTransform):
         return _planned(transform)
-    return StrategyChoice("gather", transform.inputs[0], "it remembers, so it looks at all rows in their order")
+    return StrategyChoice("gather", transform.inputs[0], "it is stateful and processes all rows in order")
 
 
-def carries_place(definition: StoredDefinition, driving: str, columns: tuple[str, ...]) -> bool:
-    """Return whether the rows of a table are judged with their place in the source, which says which is the first."""
+def carries_provenance(definition: StoredDefinition, driving: str, columns: tuple[str, ...]) -> bool:
+    """Return whether the rows of a table are validated with their position in the source, which defines their order."""
     transform = definition.transform if isinstance(definition, Table) else None
-    return isinstance(transform, SqlTransform) and provenance.carries_place(transform.tree, driving, columns)
+    return isinstance(transform, SqlTransform) and provenance.carries_provenance(transform.tree, driving, columns)
 
 
 def _of_function(transform: FunctionTransform) -> StrategyChoice:
     driving = transform.inputs[0]
     if transform.language == "dataset":
-        return StrategyChoice("gather", driving, "a function of whole datasets")
+        return StrategyChoice("gather", driving, "a function of datasets")
     others = [repr(name) for name in transform.inputs[1:]]
     if others:
-        return StrategyChoice("broadcast", driving, f"a function of blocks, with {', '.join(others)} whole")
+        return StrategyChoice("broadcast", driving, f"a function of blocks, with all rows of {', '.join(others)}")
     return StrategyChoice("blockwise", driving, "a function of blocks")
 
 
 @functools.lru_cache(maxsize=1024)
 def _planned(transform: SqlTransform) -> StrategyChoice:
-    """Return the plan of a statement, which is asked for several times in a run."""
+    """Return the strategy of a statement, cached because it is used several times in a run."""
     return plan(transform.tree)
 
 
@@ -163,24 +166,24 @@ def tree_of(transform: object) -> exp.Query:
     return transform.tree
 
 
-def where(chosen: str, size_bytes: int, room: ExecutionLimits) -> tuple[Execution, str]:
-    """Choose between this process and Ray by what is asked for, the strategy and the size of the input."""
+def choose_executor(chosen: str, size_bytes: int, limits: ExecutionLimits) -> tuple[Execution, str]:
+    """Choose between this process and Ray by the settings, the strategy and the size of the input."""
     size = f"{size_bytes / 1e6:,.1f} MB"
     if chosen == "gather":
-        return "inline", "gathered rows meet in one process"
-    if room.execution != "auto":
-        return room.execution, "asked for"
-    if not room.has_cluster:
-        return "inline", "RAY_ADDRESS names no cluster"
-    if size_bytes < room.inline_bytes:
-        return "inline", f"{size} is below {room.inline_bytes / 1e6:,.0f} MB"
-    return "ray", f"{size} is {room.inline_bytes / 1e6:,.0f} MB or more"
+        return "inline", "gather runs in one process"
+    if limits.execution != "auto":
+        return limits.execution, f"execution is set to {limits.execution}"
+    if not limits.has_cluster:
+        return "inline", "RAY_ADDRESS is not set"
+    if size_bytes < limits.inline_bytes:
+        return "inline", f"{size} is below {limits.inline_bytes / 1e6:,.0f} MB"
+    return "ray", f"{size} is {limits.inline_bytes / 1e6:,.0f} MB or more"
 
 
 def _of_fact(transform: FactTransform) -> StrategyChoice:
-    """A fact is planned like its whole statement: its SELECT, with the dimensions it looks up joined to it."""
-    whole = _planned(transform)
-    if whole.strategy == "broadcast" and transform.lookups:
+    """Choose the strategy of a fact from its complete statement: its SELECT joined with the dimensions."""
+    choice = _planned(transform)
+    if choice.strategy == "broadcast" and transform.lookups:
         dimensions = ", ".join(dict.fromkeys(repr(look.dimension) for _, look in transform.lookups))
-        return replace(whole, reason=f"{dimensions} looked up for each split of {whole.driving!r}")
-    return whole
+        return replace(choice, reason=f"{dimensions} joined to each split of {choice.driving!r}")
+    return choice

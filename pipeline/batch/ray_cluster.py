@@ -1,4 +1,4 @@
-"""Which Ray cluster a process works on: the one it is told of, or a local one of its own."""
+"""The Ray cluster of a process: the configured one, or a local one."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import ray
 LOOPBACK = "127.0.0.1"
 
 
-def is_told() -> bool:
-    """Return whether `RAY_ADDRESS` names a cluster, as it does in a job."""
+def has_address() -> bool:
+    """Return whether `RAY_ADDRESS` is set, as it is in a Ray job."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def join() -> None:
-    """Join the cluster that `RAY_ADDRESS` names, else start a local one, which takes work only from who has its token.
+    """Connect to the cluster of `RAY_ADDRESS`, or start a local one, which accepts only clients with its token.
 
-    Ray's own ports listen on all of the machine's addresses, whatever address the cluster is given.
+    Ray's ports listen on all addresses of the machine, regardless of the address of the cluster.
 
-    Does nothing when this process has joined one already. Without an address Ray would join any cluster that
-    happens to run on this machine.
+    Does nothing if this process is already connected. Without an explicit address, Ray would connect to any cluster that is
+    running on this machine.
     """
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not is_told():
+    if not has_address():
         ray.init(address="local", _node_ip_address=LOOPBACK, include_dashboard=False, **quiet)
     elif os.environ["RAY_ADDRESS"].startswith((f"{LOOPBACK}:", "localhost:")):
-        ray.init(_node_ip_address=LOOPBACK, **quiet)  # else Ray looks for it at the machine's outer address
+        ray.init(_node_ip_address=LOOPBACK, **quiet)  # otherwise Ray uses the machine's external address
     else:
         ray.init(**quiet)

@@ -1,4 +1,4 @@
-"""Trying a step's splits: one that fails in a way that may pass is tried once more, by itself, and named if it fails again."""
+"""Retries of splits: a split with a possibly transient failure is retried once, separately, and named if it fails again."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ Task = Callable[..., Any]
 
 @dataclass(frozen=True)
 class FailedTask:
-    """What a task gave that could not read or write: it may, a second time."""
+    """The result of a task that could not read or write, which may be transient."""
 
     error: HeadwaterError
 
 
 class TaskRunner(Protocol):
-    """Where tasks work."""
+    """Runs tasks."""
 
-    def run(self, task: Task, splits: Sequence[Split], tell: Callable[[float], None]) -> Iterator[tuple[Split, Any]]:
-        """Run a task for every split and yield each with what it gave; a split whose worker was lost gives nothing."""
+    def run(
+        self, task: Task, splits: Sequence[Split], on_progress: Callable[[float], None]
+    ) -> Iterator[tuple[Split, Any]]:
+        """Run a task for every split, and yield each split with its result; a split whose worker crashed is omitted."""
 
 
-def tried(task: Callable[[], Any]) -> Any:
-    """Return what a task gives, or `FailedTask` for an error of reading or writing that may pass."""
+def result_or_failure(task: Callable[[], Any]) -> Any:
+    """Return the result of a task, or `FailedTask` if it could not read or write."""
     try:
         return task()
     except SplitError:
@@ -39,34 +41,40 @@ def tried(task: Callable[[], Any]) -> Any:
         return FailedTask(error)
 
 
-def attempt(
-    definition: StoredDefinition, splits: Sequence[Split], place: TaskRunner, task: Task, tell: Callable[[float], None]
+def run_with_retry(
+    definition: StoredDefinition,
+    splits: Sequence[Split],
+    place: TaskRunner,
+    task: Task,
+    on_progress: Callable[[float], None],
 ) -> list[Any]:
-    """Run all splits and return what each gave, in their order.
+    """Run all splits, and return their results in order.
 
-    A split that could not read or write, or whose worker was lost, is tried again by itself. Raises the error of a
-    second failure, and `StorageError` with the split's files and bytes when its worker is lost again.
+    A split that could not read or write, or whose worker crashed, is retried separately. Raises the error of a second
+    failure, and `StorageError` with the split's files and bytes if its worker crashes again.
     """
-    found = _run(splits, place, task, tell)
+    outcomes = _run(splits, place, task, on_progress)
     for split in splits:
-        if not isinstance(found.get(split.index), FailedTask | None):
+        if not isinstance(outcomes.get(split.index), FailedTask | None):
             continue
-        failure = found.get(split.index)
-        reason = str(failure.error) if isinstance(failure, FailedTask) else "its worker was lost"
-        log.warning("split is tried again", split=str(split), reason=reason)
-        found |= _run([replace(split, is_last_try=True)], place, task, tell)
-        outcome = found.get(split.index)
+        failure = outcomes.get(split.index)
+        reason = str(failure.error) if isinstance(failure, FailedTask) else "its worker crashed"
+        log.warning("retrying split", split=str(split), reason=reason)
+        outcomes |= _run([replace(split, is_last_try=True)], place, task, on_progress)
+        outcome = outcomes.get(split.index)
         if isinstance(outcome, FailedTask):
             raise outcome.error
         if outcome is None:
             raise StorageError(
-                f"table {definition.name!r} cannot be made: one split ends every worker that takes it",
+                f"table {definition.name!r} cannot be computed: one split crashes every worker",
                 got=str(split),
-                do="take this input away, or give the workers more memory; nothing was committed",
+                do="remove this input, or give the workers more memory; nothing was committed",
                 place=definition.place,
             )
-    return [found[split.index] for split in splits]
+    return [outcomes[split.index] for split in splits]
 
 
-def _run(splits: Sequence[Split], place: TaskRunner, task: Task, tell: Callable[[float], None]) -> dict[int, Any]:
-    return {split.index: outcome for split, outcome in place.run(task, splits, tell)}
+def _run(
+    splits: Sequence[Split], place: TaskRunner, task: Task, on_progress: Callable[[float], None]
+) -> dict[int, Any]:
+    return {split.index: outcome for split, outcome in place.run(task, splits, on_progress)}

@@ -1,4 +1,4 @@
-"""How each kind of definition makes its rows: parts of a source, a SQL statement, a function of frames."""
+"""Row producers for each kind of definition: source splits, a SQL statement, a function of frames."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.kernel.types import from_arrow
 
 BLOCK_BYTES = 128 << 20
-"""The size of the files that a function gets at a time."""
+"""The size of the files in one block of a function."""
 TOGETHER_FILES = 2000
 TOGETHER_BYTES = 64 << 20
-"""How many small files, and of which size in all, are one scan: the more, the longer the statement."""
+"""The maximum number and total size of small files in one scan; more files make the statement longer."""
 _ROWS = "_rows"
 _READ = "_read_rows"
 
 
 @dataclass(frozen=True)
 class SourceProducer:
-    """The rows of a source's parts, with their provenance."""
+    """Produces the rows of source splits, with their provenance."""
 
     reader: PartReader
     schema: Schema
     at: str
     may_skip: bool = False
-    """Whether a part that cannot be read, twice, is set aside."""
+    """Whether a split that cannot be read is quarantined after a retry."""
     event_time: EventTime | None = None
-    """The source's, which may have to be made of a number."""
+    """The event time of the source, which may be converted from a number."""
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
-        """Read the split's parts one after the other, with those rows set aside that do not fit."""
+        """Read the source splits in order, and collect rejected rows separately."""
         expect_columns(con, len(self.schema.columns))
         con.register("_none", empty(con, self.all_columns))
         con.execute(f"create temp table {_READ} as from _none")
@@ -68,10 +68,10 @@ class SourceProducer:
         yield InputQuery(f"select * from {_READ}", rows_in=good + bad, bytes_in=split.size_bytes, rejected=bad)
 
     def blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
-        """Yield the rows of the parts, with their provenance, and keep those that do not fit in `_rejected`.
+        """Yield the rows of the source splits with their provenance, and insert rejected rows into `_rejected`.
 
-        Of several parts each is scanned, small ones together; where a scan is not to be believed, the odd parts of it are
-        found by halves, and only these are read.
+        Several splits are scanned, small ones together. If a scan is not valid, the invalid splits are located by
+        bisection, and only these are read.
         """
         con.execute(f"create temp table {REJECTED} (reasons varchar, _source varchar, _position bigint, row varchar)")
         waiting = [list(parts) for parts in reversed(self.groups(split.parts))]
@@ -86,7 +86,7 @@ class SourceProducer:
                 yield from self._read(con, parts[0], split)
 
     def _scanned(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> pa.Table | None:
-        """Return the rows of parts that are scanned together, or `None` when anything about them is odd."""
+        """Return the rows of source splits that are scanned together, or `None` if the scan is not valid."""
         if not isinstance(self.reader, Scannable):
             return None
         try:
@@ -98,10 +98,10 @@ class SourceProducer:
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except (duckdb.Error, SourceError, SchemaError):
-            return None  # reading the odd one by itself says what it is
+            return None  # reading the invalid split separately raises its error
 
     def _read(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, split: Split) -> Iterator[pa.Table]:
-        """Yield the rows of a part, and keep those that do not fit in `_rejected`."""
+        """Yield the rows of a source split, and insert rejected rows into `_rejected`."""
         try:
             reading = self.reader.read(part, self._contract)
         except SplitError:
@@ -128,7 +128,7 @@ class SourceProducer:
 
     @contextmanager
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
-        """Let the split's parts flow one after the other, if each of them can; small ones together."""
+        """Return one query over all source splits, if each can be scanned; small ones are scanned together."""
         if split.is_last_try or not isinstance(self.reader, Scannable):
             yield None
             return
@@ -152,7 +152,7 @@ class SourceProducer:
 
     @contextmanager
     def _scan_of(self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit]) -> Iterator[ScanQuery | None]:
-        """Yield parts as one query of all columns, which ends at a misfit."""
+        """Yield one query of all columns over the source splits, which aborts at a rejected row."""
         if len(parts) > 1 and isinstance(self.reader, ScannableTogether):
             flow, source = self.reader.scan_together(con, parts, self._contract), SOURCE
         elif isinstance(self.reader, Scannable):
@@ -169,39 +169,39 @@ class SourceProducer:
                     if odd is None
                     else f"select * replace ({MISFIT} or {odd} as {MISFIT}) from ({scan.query})"
                 )
-                yield replace(scan, query=f"select {self._columns(source)} from {_held(query)}")
+                yield replace(scan, query=f"select {self._columns(source)} from {_without_misfits(query)}")
 
     def groups(self, parts: Sequence[SourceSplit]) -> list[Sequence[SourceSplit]]:
-        """Return the parts in their order, runs of small ones together up to a bound."""
+        """Return the source splits in order, with consecutive small ones grouped up to a limit."""
         if not isinstance(self.reader, ScannableTogether):
             return [[part] for part in parts]
         groups: list[list[SourceSplit]] = []
-        room_files = room_bytes = 0
+        files_left = bytes_left = 0
         for part in parts:
             if not self.reader.is_small(part):
-                room_files = 0
+                files_left = 0
                 groups.append([part])
                 continue
-            if room_files <= 0 or part.size_bytes > room_bytes:
+            if files_left <= 0 or part.size_bytes > bytes_left:
                 groups.append([])
-                room_files, room_bytes = TOGETHER_FILES, TOGETHER_BYTES
+                files_left, bytes_left = TOGETHER_FILES, TOGETHER_BYTES
             groups[-1].append(part)
-            room_files, room_bytes = room_files - 1, room_bytes - part.size_bytes
+            files_left, bytes_left = files_left - 1, bytes_left - part.size_bytes
         return list(groups)
 
     @property
     def all_columns(self) -> Schema:
-        """The contract's columns and those of the provenance."""
+        """The columns of the contract and of the provenance."""
         return Schema((*self.schema.columns, *_PROVENANCE.columns))
 
     @property
     def _contract(self) -> Schema:
-        """What the parts are read by."""
+        """The contract for reading, in which a converted event time is still a number."""
         return self.schema if self.event_time is None else self.event_time.in_source(self.schema)
 
     @property
     def _has_no_time(self) -> str | None:
-        """SQL for whether a number of a row that was read is too large for a time; `None` where no time is made."""
+        """SQL for whether a number is out of range for a timestamp; `None` if the event time is not converted."""
         if self.event_time is None or not self.event_time.is_made(self.schema):
             return None
         number = quoted(self.event_time.column)
@@ -216,15 +216,15 @@ class SourceProducer:
 
 
 def _unreadable(part: SourceSplit, error: SourceError) -> SourceError:
-    """Return the error with the stretch of the file that was read, where that is not all of it."""
+    """Return the error with the range of the file that was read, unless it is the entire file."""
     got = error.got if part.is_whole else f"{error.got or 'no more'}, in {part}"
     return SourceError(error.problem, got=got, do=error.do, place=error.place)
 
 
-def _held(query: str) -> str:
-    """Return rows of which none is a misfit, or the statement ends: whatever else it does with them, it does after.
+def _without_misfits(query: str) -> str:
+    """Return a FROM item that aborts the statement at the first row that does not match the contract.
 
-    The engine may put a filter of the statement before ours, but nothing before a window that numbers all rows.
+    The optimizer may push other filters below this filter, but not below a window function over all rows.
     """
     fits = f"select * from ({query}) where case when {MISFIT} then error({literal(STOP)}) else true end"
     return f"(select *, row_number() over () as _number from ({fits})) where _number > 0"
@@ -235,18 +235,18 @@ _PROVENANCE = Schema.of({SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TI
 
 @dataclass(frozen=True)
 class SqlProducer:
-    """The rows of a statement over a split of its driving input and the whole of the others."""
+    """Produces the rows of a statement over a split of its driving input and all rows of the other inputs."""
 
     text: str
     driving: str
     others: Mapping[str, Scan]
     hidden: tuple[str, ...] = ()
     source: SourceProducer | None = None
-    """What reads the driving input where that is a source which is not stored."""
+    """Reads the driving input if it is a source with `stored=False`."""
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
-        """Make the inputs views and return the statement."""
+        """Create views of the inputs, and return the statement."""
         if self.source is None:
             yield self._over(con, split)
             return
@@ -255,7 +255,7 @@ class SqlProducer:
 
     @contextmanager
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
-        """Do the same: a statement flows as its input does."""
+        """Return the same statement, over the fast path of its input."""
         if self.source is None:
             yield self._over(con, split)
             return
@@ -275,7 +275,7 @@ class SqlProducer:
 
 @dataclass(frozen=True)
 class FunctionProducer:
-    """The rows of a function that is called block by block on its first input."""
+    """Produces the rows of a function that is called once per block of its first input."""
 
     transform: FunctionTransform
     others: Mapping[str, Scan]
@@ -284,27 +284,27 @@ class FunctionProducer:
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
-        """Call the function on each block of the split and keep what it returns."""
+        """Call the function on each block of the split, and materialize the results."""
         driving = self.transform.inputs[0]
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         first: pa.Schema | None = None
         rows_in = 0
         for block in self._blocks(con, split):
             rows_in += block.num_rows
-            made = call(self.transform, {driving: block, **others}, self.place)
-            con.register("_made_block", made)
+            result = call(self.transform, {driving: block, **others}, self.place)
+            con.register("_made_block", result)
             if first is None:
-                first = made.schema
+                first = result.schema
                 con.execute(f"create temp table {_ROWS} as from _made_block")
             else:
-                self._require_same(first, made.schema)
+                self._require_same(first, result.schema)
                 con.execute(f"insert into {_ROWS} by name from _made_block")
             con.unregister("_made_block")
         bad = 0 if self.source is None else one(con, f"select count(*) from {REJECTED}")[0]
         yield InputQuery(f"select * from {_ROWS}", rows_in=rows_in + bad, bytes_in=split.size_bytes, rejected=bad)
 
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
-        """Do the same: a function's rows are kept either way, so that it is called once."""
+        """Do the same: the results are materialized, so the function is called only once."""
         return self.for_validation(con, split)
 
     def _blocks(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[pa.Table]:
@@ -319,16 +319,16 @@ class FunctionProducer:
         change = compare(from_arrow(first), from_arrow(later))
         if change:
             raise DefinitionError(
-                f"table {self.transform.function.__name__!r} gives other columns for one block than for another",
+                f"table {self.transform.function.__name__!r} returned blocks with different columns",
                 got=str(change),
-                do="cast them, so that their types do not depend on the rows",
+                do="cast the columns, so that their types do not depend on the rows",
                 place=self.place,
             )
 
 
 @dataclass(frozen=True)
 class WholeInputProducer:
-    """The rows of a transform that is called once, with all rows of its inputs."""
+    """Produces the rows of a transform that is called once, with all rows of its inputs."""
 
     transform: Transform
     others: Mapping[str, Scan]
@@ -336,7 +336,7 @@ class WholeInputProducer:
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
-        """Read the inputs, call the transform and keep what it returns."""
+        """Read the inputs, call the transform, and register the result."""
         others = {name: arrow(con, other.query()) for name, other in self.others.items()}
         with self._driving(con, split) as read:
             rows = arrow(con, read.query)
@@ -344,13 +344,13 @@ class WholeInputProducer:
             yield replace(read, query="select * from _given", schema=None, rows_in=rows.num_rows + read.rejected)
 
     def _made(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """Return what the transform makes; a source that is not stored has its contract's columns, as in a stream."""
+        """Return the result of the transform; a source with `stored=False` has only the columns of its contract."""
         if self.source is None or not isinstance(self.transform, LogTransform):
             return self.transform(**tables)
         return self.transform.over_log(tables, {self.transform.inputs[0]: self.source.schema.names})
 
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
-        """Do the same: what is returned is kept either way."""
+        """Do the same: the result is in memory either way."""
         return self.for_validation(con, split)
 
     def _driving(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
@@ -362,7 +362,7 @@ class WholeInputProducer:
 
 @dataclass(frozen=True)
 class ArrowProducer:
-    """The rows of a table or a stream of blocks that is here already."""
+    """Produces the rows of an in-memory table or a record batch reader."""
 
     rows: pa.Table | pa.RecordBatchReader
     rows_in: int
@@ -373,7 +373,7 @@ class ArrowProducer:
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
-        """Make the rows a view, whatever the split."""
+        """Register the rows as a view; the split is ignored."""
         del split
         con.register("_given", self.rows)
         register(con, self.views)
@@ -381,9 +381,9 @@ class ArrowProducer:
 
     @contextmanager
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
-        """Do the same for a table; a stream of blocks comes only once."""
+        """Do the same for a table; a record batch reader can be read only once."""
         if isinstance(self.rows, pa.Table):
-            with self.for_validation(con, split) as made:
-                yield made
+            with self.for_validation(con, split) as query:
+                yield query
         else:
             yield None

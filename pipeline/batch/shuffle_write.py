@@ -1,4 +1,4 @@
-"""Cutting an input into buckets: each split of it becomes a file for each bucket that it has rows for."""
+"""Partitioning of an input into buckets: each split writes one file per non-empty bucket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BUCKET = "_headwater_bucket"
 
 @dataclass(frozen=True)
 class ShuffleSpec:
-    """How an input is cut: by which expressions, into how many buckets, which of its columns, and where to."""
+    """How an input is partitioned: the key expressions, the number of buckets, the columns, and the output folder."""
 
     keys: tuple[str, ...]
     buckets: int
     schema: Schema
     """The columns that the statement needs."""
     folder: str
-    """A place of this input's own that all workers reach."""
+    """The output folder of this input, accessible to all workers."""
     limits: Limits
     filesystem: fsspec.AbstractFileSystem | None = None
 
@@ -48,15 +48,15 @@ class BucketFiles:
     profile: Profile
 
 
-def run_cut(
-    cut: ShuffleSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+def write_buckets(
+    cut: ShuffleSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> BucketFiles:
-    """Write a split's rows by bucket; done again, it writes the same files."""
+    """Write a split's rows by bucket; a retry writes the same files."""
     scan = split.scan or Scan(cut.schema)
     with connect(cut.limits, filesystem=cut.filesystem, stop=stop) as con:
         start_profiling(con)
         configure(con, "partitioned_write_max_open_files", MOST_BUCKETS)
-        with nullcontext() if tell is None else watched(con, tell):
+        with nullcontext() if on_progress is None else watched(con, on_progress):
             return BucketFiles(tuple(_written(con, cut, scan, split.index)), last_profile(con))
 
 
@@ -73,18 +73,18 @@ def _written(
     try:
         cursor = con.execute(f"copy ({rows}) to {literal(cut.folder)} ({options})")
     except OSError as error:
-        raise StorageError(f"cannot write below {cut.folder}", got=str(error), do="check its space") from error
+        raise StorageError(f"cannot write to {cut.folder}", got=str(error), do="check its free space") from error
     names = [column[0] for column in cursor.description or ()]
     for row in cursor.fetchall():
-        told = dict(zip(names, row, strict=True))
-        file = DataFile(str(told["filename"]), int(told["count"]), int(told["file_size_bytes"]))
-        yield int(told["partition_keys"][_BUCKET]), file
+        stats = dict(zip(names, row, strict=True))
+        file = DataFile(str(stats["filename"]), int(stats["count"]), int(stats["file_size_bytes"]))
+        yield int(stats["partition_keys"][_BUCKET]), file
 
 
 def by_bucket(cut: ShuffleSpec, pieces: Iterable[BucketFiles]) -> dict[int, Scan]:
-    """Return each bucket's rows, of all splits in their order."""
-    found: dict[int, list[DataFile]] = {}
+    """Return a scan of each bucket, with the files of all splits in order."""
+    files_of: dict[int, list[DataFile]] = {}
     for piece in pieces:
         for bucket, file in piece.files:
-            found.setdefault(bucket, []).append(file)
-    return {bucket: Scan(cut.schema, tuple(files)) for bucket, files in found.items()}
+            files_of.setdefault(bucket, []).append(file)
+    return {bucket: Scan(cut.schema, tuple(files)) for bucket, files in files_of.items()}

@@ -1,4 +1,4 @@
-"""One step to do: a definition, its inputs as they are read now, and the run it belongs to."""
+"""The specification of a step: a definition, the current state of its inputs, and its run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from pipeline.batch.planning import ExecutionPlan, carries_place
+from pipeline.batch.planning import ExecutionPlan, carries_provenance
 from pipeline.batch.row_producers import FunctionProducer, SourceProducer, SqlProducer, WholeInputProducer
 from pipeline.batch.work import RowProducer, TaskSpec
 from pipeline.core.definitions import Feed, Source, StoredDefinition, Table
@@ -17,8 +17,8 @@ from pipeline.core.sources import Reader
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import key_expectations
-from pipeline.kernel.planner.projection import needed
-from pipeline.kernel.planner.provenance import bare, carrying
+from pipeline.kernel.planner.projection import used_columns
+from pipeline.kernel.planner.provenance import with_provenance, without_provenance
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.lake import DeltaStager, Lake, Version
@@ -26,7 +26,7 @@ from pipeline.lake import DeltaStager, Lake, Version
 
 @dataclass(frozen=True)
 class StepSpec:
-    """What `execute` does."""
+    """The input of `execute`."""
 
     definition: StoredDefinition
     route: ExecutionPlan
@@ -35,24 +35,24 @@ class StepSpec:
     at: str
     parts: tuple[SourceSplit, ...] = ()
     reader: Reader | None = None
-    """For parts: what reads them."""
+    """The reader of `parts`."""
     schema: Schema | None = None
-    """For parts: the contract of their source."""
+    """The contract of the source of `parts`."""
     feed: Feed | None = None
-    """The source that the parts belong to, where it is not the definition itself."""
+    """The source of `parts`, if it is not the definition itself."""
     existing: Version | None = None
-    """For an append: the rows that are there already."""
+    """For an append: the existing rows."""
     existing_first: bool = True
-    """Whether new rows come after those, so that of rows of one key the one that is there stays."""
+    """Whether existing rows precede the new rows, so that they are kept if a key occurs in both."""
 
     @property
     def reads(self) -> Source | Feed | None:
-        """The source whose parts are read, if any are."""
+        """The source that is read, if any."""
         return self.definition if isinstance(self.definition, Source) else self.feed
 
     @property
     def is_dataset(self) -> bool:
-        """Whether the definition is a function of whole datasets."""
+        """Whether the definition is a function of Ray datasets."""
         transform = self.definition.transform if isinstance(self.definition, Table) else None
         return isinstance(transform, FunctionTransform) and transform.language == "dataset"
 
@@ -64,69 +64,71 @@ class StepSpec:
         return self.scans[self.route.driving].schema
 
 
-def work_of(order: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
-    """Return what a task needs to know for a step; rows come from `producer`, else as the definition says."""
-    definition = order.definition
+def work_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
+    """Return the task of a step; rows come from `producer`, by default from that of the definition."""
+    definition = spec.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
     quarantined = lake.quarantine(definition.name)
     return TaskSpec(
         table=definition.name,
         place=definition.place,
-        producer=_maker(order) if producer is None else producer,
-        stager=table.stager(order.run_id),
-        quarantined=DeltaStager(quarantined.storage, order.run_id),
-        run_id=order.run_id,
-        at=order.at,
+        producer=_producer_of(spec) if producer is None else producer,
+        stager=table.stager(spec.run_id),
+        quarantined=DeltaStager(quarantined.storage, spec.run_id),
+        run_id=spec.run_id,
+        at=spec.at,
         expectations=(*definition.expect, *key_expectations(definition.key)),
         key=definition.key,
-        existing=None if order.existing is None else order.existing.scan(),
-        existing_first=order.existing_first,
-        are_splits_ranked=_are_splits_ranked(order),
+        existing=None if spec.existing is None else spec.existing.scan(),
+        existing_first=spec.existing_first,
+        are_splits_ranked=_are_splits_ranked(spec),
         limits=budget_here(settings.memory_bytes).whole(),
         filesystem=lake.storage.filesystem(),
     )
 
 
-def _loose(schema: Schema, named: set[str]) -> Schema:
-    """Return a contract that takes any text in the columns that a statement does not name: nobody looks at them."""
+def _relaxed(schema: Schema, named: set[str]) -> Schema:
+    """Return a contract that accepts any text in the columns that a statement does not use."""
     return Schema(tuple(c if c.name in named else Column(c.name, "VARCHAR") for c in schema.columns))
 
 
-def _are_splits_ranked(order: StepSpec) -> bool:
-    """Return whether the step's splits are in the order of the places in the source that their rows carry."""
-    places = [(part.piece.uri, part.begin) for part in order.parts]
-    if order.reads is None or places != sorted(places):
+def _are_splits_ranked(spec: StepSpec) -> bool:
+    """Return whether the step's splits are in the order of the source positions of their rows."""
+    places = [(part.piece.uri, part.begin) for part in spec.parts]
+    if spec.reads is None or places != sorted(places):
         return False
-    if order.reads is order.definition:
+    if spec.reads is spec.definition:
         return True
-    return order.route.splits_alone and carries_place(order.definition, order.route.driving, order.driving_schema.names)
+    return spec.route.splits_alone and carries_provenance(
+        spec.definition, spec.route.driving, spec.driving_schema.names
+    )
 
 
-def _maker(order: StepSpec) -> RowProducer:
-    definition = order.definition
-    reads = order.reads
+def _producer_of(spec: StepSpec) -> RowProducer:
+    definition = spec.definition
+    reads = spec.reads
     source = None
     if reads is not None:
         may_skip = reads.unreadable == "quarantine"
         source = SourceProducer(
-            cast("Reader", order.reader), cast("Schema", order.schema), order.at, may_skip, reads.event_time
+            cast("Reader", spec.reader), cast("Schema", spec.schema), spec.at, may_skip, reads.event_time
         )
     if source is not None and reads is definition:
         return source
     transform = cast("Table", definition).transform
     if source is not None and isinstance(transform, SqlTransform):
-        named = set(needed(transform.tree, order.route.driving, source.schema))
-        source = replace(source, schema=_loose(source.schema, named))
-    others = {name: scan for name, scan in order.scans.items() if name != order.route.driving}
+        named = set(used_columns(transform.tree, spec.route.driving, source.schema))
+        source = replace(source, schema=_relaxed(source.schema, named))
+    others = {name: scan for name, scan in spec.scans.items() if name != spec.route.driving}
     if isinstance(transform, FunctionTransform):
         return FunctionProducer(transform, others, definition.place, source)
     if not isinstance(transform, SqlTransform):
         return WholeInputProducer(transform, others, source)
-    columns = {name: scan.schema.names for name, scan in order.scans.items()}
-    tree = transform.tree_over({**columns, order.route.driving: order.driving_schema.names})
-    tree = tree if order.feed is None else bare(tree, order.route.driving)
+    columns = {name: scan.schema.names for name, scan in spec.scans.items()}
+    tree = transform.tree_over({**columns, spec.route.driving: spec.driving_schema.names})
+    tree = tree if spec.feed is None else without_provenance(tree, spec.route.driving)
     text = tree.sql("duckdb", comments=False)
     hidden: tuple[str, ...] = ()
-    if order.route.splits_alone:
-        text, hidden = carrying(tree, order.route.driving, order.driving_schema.names)
-    return SqlProducer(text, order.route.driving, others, hidden, source)
+    if spec.route.splits_alone:
+        text, hidden = with_provenance(tree, spec.route.driving, spec.driving_schema.names)
+    return SqlProducer(text, spec.route.driving, others, hidden, source)

@@ -1,7 +1,7 @@
-"""The fused task: read a split, make rows, judge them, stage files. The same code inline and on Ray.
+"""The fused task: read a split, transform, validate and stage it. The same code runs locally and on Ray.
 
-A task first takes its split for clean and streams it in one pass, which ends at the first thing that is not as it
-should be. Only then it looks carefully: the rows are made in a temporary table, marked, counted and set aside.
+A task first streams its split through the fast path, which aborts at the first rejected row. Only then does the validating
+pass materialize the rows in a temporary table, mark, count and quarantine them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logger(__name__)
 
 
 def run_task(
-    work: TaskSpec, split: Split, tell: Callable[[float], None] | None = None, stop: Stop | None = None
+    work: TaskSpec, split: Split, on_progress: Callable[[float], None] | None = None, stop: Stop | None = None
 ) -> Outcome:
-    """Do one split of a table's step; `tell`, if given, hears now and then which share of it is done.
+    """Compute one split of a table. `on_progress` receives the completed fraction periodically.
 
-    Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
-    does not fit its inputs; nothing that a reader can see has changed then.
+    Raises `ExpectationError` if a `fail` expectation is violated, and `DefinitionError` if the definition is not valid for
+    its inputs; nothing visible to readers has changed.
     """
     with translate_errors(work):
         reason = "the input has no fast path"
@@ -38,17 +38,17 @@ def run_task(
             start_profiling(con)
             with work.producer.for_fast_path(con, split) as query:
                 if query is not None:
-                    with nullcontext() if tell is None else watched(con, tell):
-                        found = _fast_path(con, work, split, query)
-                    if isinstance(found, Outcome):
-                        return found
-                    reason = found.reason
+                    with nullcontext() if on_progress is None else watched(con, on_progress):
+                        result = _fast_path(con, work, split, query)
+                    if isinstance(result, Outcome):
+                        return result
+                    reason = result.reason
                     if query.again:
-                        return _fell_back(validating_pass(con, work, split, query, tell), reason)
+                        return _fell_back(validating_pass(con, work, split, query, on_progress), reason)
         with connect(work.limits, filesystem=work.filesystem, stop=stop) as con:
             start_profiling(con)
             with work.producer.for_validation(con, split) as query:
-                return _fell_back(validating_pass(con, work, split, query, tell), reason)
+                return _fell_back(validating_pass(con, work, split, query, on_progress), reason)
 
 
 def _fast_path(con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery) -> Outcome | Refusal:

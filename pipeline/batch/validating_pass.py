@@ -1,4 +1,4 @@
-"""The careful way: a split's rows in a temporary table, each marked with what it violates, and three ways out of it."""
+"""The validating pass: materializes a split's rows, marks violations, and stages kept and quarantined rows separately."""
 
 from __future__ import annotations
 
@@ -19,62 +19,62 @@ from pipeline.kernel.sql_text import listed, literal
 from pipeline.kernel.types import stored
 
 REJECTED = "_rejected"
-"""The temporary table of rows that a reader could not fit to the contract."""
+"""The temporary table of rows that the reader rejected because they do not match the contract."""
 
 
 def validating_pass(
     con: duckdb.DuckDBPyConnection,
     work: TaskSpec,
     split: Split,
-    made: InputQuery,
-    tell: Callable[[float], None] | None = None,
+    query: InputQuery,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Outcome:
-    """Make, mark, judge and stage a split's rows.
+    """Compute, validate and stage a split's rows.
 
-    Raises `ExpectationError` when a `fail` expectation is violated and `DefinitionError` when the definition
-    does not fit its inputs; nothing that a reader can see has changed then.
+    Raises `ExpectationError` if a `fail` expectation is violated, and `DefinitionError` if the definition is not valid for
+    its inputs; nothing visible to readers has changed.
     """
-    with nullcontext() if tell is None else watched(con, tell):
-        marked = mark(con, made.query, work.expectations, hidden=made.hidden)
+    with nullcontext() if on_progress is None else watched(con, on_progress):
+        marked = mark(con, query.query, work.expectations, hidden=query.hidden)
     profile = last_profile(con)
     if work.key:
         _require_key(work, marked)
         _mark_keys(con, work, marked)
     checks = marked.violations(con)
-    _refuse(con, work, marked, checks)
-    outcome = _staged(con, work, split, made, marked)
+    _require_expectations(con, work, marked, checks)
+    outcome = _staged(con, work, split, query, marked)
     return replace(outcome, checks=checks, profile=profile)
 
 
 def _staged(
-    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery, marked: MarkedRows
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery, marked: MarkedRows
 ) -> Outcome:
     rows, quarantined, dropped = marked.counts(con)
-    found = schema_of(con, f"select {listed(marked.columns)} from {MADE}")
-    schema = stored(found)
-    casts = {c.name: c.type for c, before in zip(schema.columns, found.columns, strict=True) if c != before}
+    produced = schema_of(con, f"select {listed(marked.columns)} from {MADE}")
+    schema = stored(produced)
+    casts = {c.name: c.type for c, before in zip(schema.columns, produced.columns, strict=True) if c != before}
     files = work.stager.stage(con, marked.kept(casts), split.index, schema)
-    queries = ([marked.rejected()] if quarantined else []) + _rejected(made)
+    queries = ([marked.rejected()] if quarantined else []) + _rejected(query)
     flow = RowCounts(
-        rows_in=made.rows_in,
-        rows_made=rows + made.rejected,
+        rows_in=query.rows_in,
+        rows_made=rows + query.rejected,
         rows_out=rows - quarantined - dropped,
-        quarantined=quarantined + made.rejected,
+        quarantined=quarantined + query.rejected,
         dropped=dropped,
-        bytes_in=made.bytes_in,
+        bytes_in=query.bytes_in,
     )
     return Outcome(schema, flow, files, stage_rejects(con, work, split, queries))
 
 
 def stage_rejected(
-    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, made: InputQuery
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, split: Split, query: InputQuery
 ) -> tuple[StagedFile, ...]:
-    """Stage the rows that no contract fits, where nothing else of the split is set aside."""
-    return stage_rejects(con, work, split, _rejected(made))
+    """Stage the rows that the reader rejected, for a split without other quarantined rows."""
+    return stage_rejects(con, work, split, _rejected(query))
 
 
-def _rejected(made: InputQuery) -> list[str]:
-    return [f"select reasons, _source, _position, row from {REJECTED}"] if made.rejected else []
+def _rejected(query: InputQuery) -> list[str]:
+    return [f"select reasons, _source, _position, row from {REJECTED}"] if query.rejected else []
 
 
 def stage_rejects(
@@ -87,7 +87,9 @@ def stage_rejects(
     return work.quarantined.stage(con, f"select *, {stamp} from ({' union all '.join(queries)})", split.index)
 
 
-def _refuse(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows, checks: Mapping[str, int]) -> None:
+def _require_expectations(
+    con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows, checks: Mapping[str, int]
+) -> None:
     for number, expectation in enumerate(marked.expectations):
         count = checks[expectation.name]
         if expectation.action is not Action.FAIL or not count:
@@ -95,9 +97,9 @@ def _refuse(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRows, 
         shown = (*marked.columns, *(name for name in marked.provenance if name not in marked.columns))
         row = arrow(con, f"select {listed(shown)} from {MADE} where _bits & {1 << number} != 0 limit 1").to_pylist()[0]
         raise ExpectationError(
-            f"table {work.table!r} does not meet {expectation.name!r} ({expectation.condition})",
-            got=f"{count} row{'s' if count > 1 else ''} without it, the first {_brief(row)}",
-            do="mend the data or the expectation; nothing of this table was committed",
+            f"table {work.table!r} violates {expectation.name!r} ({expectation.condition})",
+            got=f"{count} row{'s' if count > 1 else ''}, the first {_brief(row)}",
+            do="fix the data or the expectation; nothing of this table was committed",
             place=work.place,
         )
 
@@ -114,14 +116,14 @@ def _mark_keys(con: duckdb.DuckDBPyConnection, work: TaskSpec, marked: MarkedRow
     first = 0 if rows is None else count_before(con, marked, work.key, rows)
     known = mark_known(con, marked, work.key, before)
     if not work.existing_first and (known if rows is None else first):
-        raise OrderError(f"new rows of table {work.table!r} may belong before rows with their key", place=work.place)
+        raise OrderError(f"new rows of table {work.table!r} may precede existing rows with their key", place=work.place)
 
 
 def _require_key(work: TaskSpec, marked: MarkedRows) -> None:
     missing = [name for name in work.key if name not in marked.columns]
     if missing:
         raise DefinitionError(
-            f"table {work.table!r} has no column {missing[0]!r} for its key",
+            f"table {work.table!r} has no key column {missing[0]!r}",
             got=few(marked.columns),
             place=work.place,
         )

@@ -1,4 +1,4 @@
-"""What a task is given and what it gives: a table's step, one split of it, and the outcome."""
+"""The input and output of a task: its specification, a split, and the outcome."""
 
 from __future__ import annotations
 
@@ -23,69 +23,69 @@ if TYPE_CHECKING:
     import fsspec
 
 
-STOP = "headwater: this row needs a careful look"
-"""What the clean pass raises in the engine at a row that is not as it should be."""
+STOP = "headwater: this row requires the validating pass"
+"""The error raised inside DuckDB by the fast path at a row that violates the contract or an expectation."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A part of the driving input: files of the lake, or parts of a source's pieces."""
+    """A part of the driving input: files of the lake, or source splits."""
 
     index: int
     scan: Scan | None = None
     parts: tuple[SourceSplit, ...] = ()
     beside: Mapping[str, Scan] = field(default_factory=dict)
-    """For a bucket: its rows of the other inputs that are cut like the driving one."""
+    """For a bucket: its rows of the other partitioned inputs."""
     is_last_try: bool = False
-    """Whether a part that cannot be read may be set aside now, if its source allows it."""
+    """Whether this is the last attempt, in which unreadable source splits may be quarantined if the source allows it."""
 
     @property
     def size_bytes(self) -> int:
-        """The bytes that are read for it."""
+        """The number of bytes to read."""
         scans = [*self.beside.values(), *([] if self.scan is None else [self.scan])]
         return sum(part.size_bytes for part in self.parts) + sum(scan.size_bytes for scan in scans)
 
     def __str__(self) -> str:
-        """Return what it reads, as a person would look for it."""
+        """Return the files and ranges of the split, for messages."""
         files = [] if self.scan is None else [file.uri for file in self.scan.files]
         named = [str(part) for part in self.parts] + files
-        return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")  # noqa: PLR2004 - as many as fit a line
+        return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")  # noqa: PLR2004 - fits on one line
 
 
 @dataclass(frozen=True)
 class InputQuery:
-    """A query of the rows a split gives, not yet judged."""
+    """A query of the rows of a split, before validation."""
 
     query: str
     rows_in: int
     bytes_in: int = 0
     hidden: tuple[str, ...] = ()
-    """Columns that help to judge and are not kept."""
+    """Columns that are used for validation and not stored."""
     rejected: int = 0
-    """The rows of the table `_rejected`, which no contract fits."""
+    """The number of rows in the table `_rejected`, which do not match the contract."""
     rejects: tuple[str, ...] = ()
-    """Queries that give 0 after the pass, unless the split must be looked at carefully."""
+    """Queries that must return 0 after the fast path; otherwise the validating pass is required."""
     scanned: int | None = None
-    """The rows that the source's scans give in the pass, unless the split must be looked at carefully."""
+    """The number of rows that the source's scans must return in the fast path; otherwise the validating pass is required."""
     schema: Schema | None = None
-    """The columns of the query where they are known, for a very long query takes a while to ask."""
+    """The schema of the query, if it is known; describing a very long query is slow."""
     again: bool = True
-    """Whether the query may run more than once, and the careful way too."""
+    """Whether the query can be re-run by the validating pass."""
 
 
 class RowProducer(Protocol):
-    """Makes the rows of a split on a connection. Making a split twice gives the same rows."""
+    """Produces the rows of a split on a connection. Producing a split twice returns the same rows."""
 
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
-        """Prepare the inputs for the time of the context, the careful way, and return the query."""
+        """Prepare the inputs for the validating pass within the context, and return the query."""
 
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
-        """Do the same for one pass that keeps nothing, or return `None` where only the careful way will do."""
+        """Prepare the inputs for the fast path, or return `None` if the validating pass is required."""
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One table's step, complete: what a task needs to know, wherever it runs."""
+    """The complete specification of a task, independent of where it runs."""
 
     table: str
     place: Place
@@ -97,21 +97,21 @@ class TaskSpec:
     expectations: tuple[Expectation, ...] = ()
     key: tuple[str, ...] = ()
     existing: Scan | None = None
-    """Rows that came before, whose keys may not come again."""
+    """The existing rows, whose keys must not occur again."""
     keys_known: str | None = None
-    """A SELECT of the keys that came before, where they are not to be read from `existing`."""
+    """A SELECT of the existing keys, if they are not read from `existing`."""
     existing_first: bool = True
-    """Whether rows that came before stay; else a key that comes again is an `OrderError`."""
+    """Whether existing rows are kept if a key occurs again; otherwise this raises `OrderError`."""
     is_ranked: bool = True
-    """Whether the first row of a key is that of the least `rank`, else the first that comes."""
+    """Whether the first row of a key is defined by `rank`; otherwise by arrival order."""
     are_splits_ranked: bool = False
-    """Whether the rows of a split come before those of the next by `rank`."""
+    """Whether all rows of a split precede those of the next split by `rank`."""
     limits: Limits = field(default_factory=Limits)
     filesystem: fsspec.AbstractFileSystem | None = None
 
     @property
     def keys_before(self) -> str | None:
-        """A SELECT of the keys that came before, if any did."""
+        """A SELECT of the existing keys, or `None`."""
         if self.keys_known is not None or self.existing is None or not self.existing.files:
             return self.keys_known
         files = ", ".join(literal(file.uri) for file in self.existing.files)
@@ -120,7 +120,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task did: files staged, rows counted, expectations judged."""
+    """The result of a task: staged files, row counts and violations."""
 
     schema: Schema
     flow: RowCounts
@@ -129,14 +129,14 @@ class Outcome:
     checks: Mapping[str, int] = field(default_factory=dict)
     profile: Profile = field(default_factory=Profile)
     fallbacks: Mapping[str, int] = field(default_factory=dict)
-    """How many splits were done by the validating pass instead of the fast path, by reason."""
+    """The number of splits that required the validating pass, by reason."""
 
     def __add__(self, other: Outcome) -> Outcome:
-        """Return both outcomes as one, in order; raise `SchemaError` when they are of different columns."""
+        """Return the combined outcome, in order; raise `SchemaError` if the columns differ."""
         change = compare(self.schema, other.schema)
         if change:
             raise SchemaError(
-                "the splits of one step gave different columns",
+                "the splits of a step returned different columns",
                 got=str(change),
                 do="cast the columns in the definition, so that their types do not depend on the rows",
             )

@@ -10,7 +10,7 @@ from pipeline.core.definitions import Merge, StoredDefinition, Table
 from pipeline.core.staging import Mode, RowCounts, StagedFile
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import merge_expectations, unless_deleted
-from pipeline.kernel.planner.provenance import passed_on
+from pipeline.kernel.planner.provenance import passed_through
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform, parse
 from pipeline.kernel.sql_text import quoted
@@ -66,7 +66,7 @@ def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: s
     if not key or not isinstance(transform, SqlTransform) or merge_of(definition) is not None:
         return None
     tree = parse(transform.text) if isinstance(transform, FactTransform) else transform.tree
-    passed = passed_on(tree, driving, key)
+    passed = passed_through(tree, driving, key)
     # a key of its own that leaves out the input's may be shared by rows of several: one going would bring another back
     return passed if passed is not None and (not definition.key or set(passed) <= set(definition.key)) else None
 

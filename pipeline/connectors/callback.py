@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.core.errors import SinkError
-from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_there
+from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_delivered
 
 Function = Callable[[int, pa.Table], object]
 
@@ -60,7 +60,7 @@ class CallbackTarget:
 
     def write(self, delivery: Delivery) -> None:
         """Call the functions that there are rows for, then note the version."""
-        if is_there(delivery, self.reached()):
+        if is_delivered(delivery, self.reached()):
             return
         if delivery.is_whole and delivery.since is not None:
             raise SinkError(

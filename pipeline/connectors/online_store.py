@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.connectors.json_rows import key_text, keys, texts
 from pipeline.core.definitions import names
 from pipeline.core.errors import SchemaError, SinkError
-from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_there, require_gone_by
+from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_delivered, require_deletable
 from pipeline.kernel.sql_text import quoted
 
 _PATIENCE_S = 30.0
@@ -105,7 +105,7 @@ class OnlineTarget:
         try:
             self._con.execute("begin immediate")
             try:
-                if not is_there(delivery, self.reached()):
+                if not is_delivered(delivery, self.reached()):
                     self._apply(delivery)
                 self._con.execute("commit")
             except BaseException:
@@ -119,7 +119,7 @@ class OnlineTarget:
         self._con.close()
 
     def _apply(self, delivery: Delivery) -> None:
-        require_gone_by(self._key, delivery)
+        require_deletable(self._key, delivery)
         table = quoted(self._sink)
         if delivery.is_whole:
             self._con.execute(f"delete from {table}")

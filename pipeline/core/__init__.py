@@ -1,1 +1,1 @@
-"""Definitions, errors, settings and the graph: what every stage shares. No Ray, no engine, no I/O library."""
+"""Definitions, errors, settings and the graph, shared by all stages. Imports no Ray, no engine and no I/O library."""

@@ -1,4 +1,4 @@
-"""Time, passed in so that tests can hold it."""
+"""The clock, passed as an argument so that tests can control it."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ Clock = Callable[[], datetime]
 
 
 def now() -> datetime:
-    """Return the time in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

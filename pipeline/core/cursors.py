@@ -1,8 +1,8 @@
-"""How far a source is consumed, and what of it is to be read next.
+"""Cursors and read plans: how far a source is consumed, and what to read next.
 
 A **cursor** is a small JSON value that only its reader understands: locations and stamps of files, offsets of
-partitions, a column's value, a token. It is stored in the manifest of the commit that has its rows, never before, so a
-run that dies between reading and commit reads the same again.
+partitions, a column value, a token. It is stored in the manifest of the commit that contains the rows, never earlier,
+so a run that is killed between reading and committing reads the same rows again.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from pipeline.core.splits import SourceSplit
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a source is consumed. `value` is JSON; its form belongs to the kind of cursor and its version."""
+    """How far a source is consumed. `value` is JSON whose format depends on `kind` and `format_version`."""
 
     kind: str
-    """Whose form the value has, for example `files` or `offsets`."""
+    """The format of the value, for example `files` or `offsets`."""
     value: Mapping[str, Any]
     format_version: int = 1
 
     def of_kind(self, kind: str, newest: int = 1) -> Mapping[str, Any]:
-        """Return the value of a cursor of this kind.
+        """Return the value if the cursor is of this kind.
 
-        Raises `StorageError` for a cursor of another kind, and for a version that is newer than `newest`.
+        Raises `StorageError` for a cursor of another kind, and for a version later than `newest`.
         """
         if self.kind != kind or not 1 <= self.format_version <= newest:
             raise StorageError(
                 "this version of Headwater cannot read the cursor of a source",
                 got=f"kind {self.kind!r}, version {self.format_version}; it reads {kind!r}, up to version {newest}",
-                do="use the version of Headwater that wrote it, or read the source again: headwater run --full",
+                do="use the version of Headwater that wrote it, or reread the source: headwater run --full",
             )
         return self.value
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The most that one plan takes; at least one split is taken where there is one."""
+    """Upper limits for one read plan. A plan contains at least one split if any data is new."""
 
     rows: int | None = None
-    """Rows, where the reader can tell how many a split has."""
+    """Maximum number of rows; applies to readers that know the row count of a split."""
     size_bytes: int | None = None
     until: datetime | None = None
-    """Only what was there at this time: files by their time stamp, records by the time at which they were written."""
+    """Read only data that existed at this time: files by modification time, records by write time."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a bound below 1."""
@@ -67,34 +67,34 @@ class Gap:
     end: int
 
     def __str__(self) -> str:
-        """Return it as an error names it."""
+        """Return the gap as shown in error messages."""
         return f"offsets {self.begin} to {self.end - 1} of {self.uri}"
 
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """What of a source is to be read next, and the cursor that stands for having read it."""
+    """The splits of a source to read next, and the cursor to store once they are committed."""
 
     parts: tuple[SourceSplit, ...]
-    """In a stable order; empty when nothing is new."""
+    """The splits in a stable order; empty if nothing is new."""
     cursor: Cursor
-    """How far the source is consumed once the rows of all parts are committed."""
+    """The cursor that is valid once the rows of all parts are committed."""
     new: str = ""
-    """What is new, in words: `2 new files`."""
+    """A description of the new data, for example `2 new files`."""
     changed: str = ""
-    """Why the rows that were read before no longer stand, so that all has to be read again; empty when they do."""
+    """Why the rows read so far are no longer valid and the entire source must be reread; empty if they are valid."""
     lost: tuple[str, ...] = ()
-    """What was read before and could not be read again: its rows would be lost if all were read again."""
+    """Data that was read before and no longer exists; rereading the entire source would lose its rows."""
     gaps: tuple[Gap, ...] = ()
-    """What can never be read: it went before it was consumed."""
+    """Offsets that were deleted before they were consumed."""
     is_later: bool = True
-    """Whether what is new comes after all that was read, in the order in which all would be read at once."""
+    """Whether the new data follows all data read before, in the order of a full read."""
     has_more: bool = False
-    """Whether a bound left something for the next plan."""
+    """Whether a bound left data for the next plan."""
     notes: tuple[str, ...] = field(default=(), compare=False)
-    """What the user should know, a sentence each."""
+    """Notices for the user, one sentence each."""
 
     @property
     def size_bytes(self) -> int:
-        """The bytes to be read."""
+        """The number of bytes to read."""
         return sum(part.size_bytes for part in self.parts)

@@ -1,7 +1,7 @@
-"""What a project is made of: sources, tables and artifacts, each a frozen description that runs nothing.
+"""Definitions of sources, tables and artifacts: frozen descriptions; creating one runs nothing.
 
-A definition's name is the name it is assigned to (or its function's), its inputs are its parameters (or the
-names after FROM), its docstring is its description. The runner in `pipeline.runner` gives them their data.
+The name of a definition is the variable it is assigned to or the name of its function, its inputs are the parameters or
+the names after FROM, and its description is the docstring. `pipeline.runner` executes definitions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, overlo
 
 from pipeline.core.cursors import UNBOUNDED, Bound
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
-from pipeline.core.event_time import EventTime, event_time_of, span
+from pipeline.core.event_time import EventTime, event_time_of, parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 from pipeline.core.sources import Evolvable, NewColumns, OverTables, Reader, Timed
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 Layer = Literal["bronze", "silver", "gold"]
 Unreadable = Literal["fail", "quarantine"]
-"""What becomes of a part of a source that cannot be read, twice: the run fails, or the part is set aside by its bytes."""
+"""The action for a part of a source that fails to be read twice: fail the run, or quarantine the part by its byte range."""
 LAYERS: tuple[Layer, ...] = ("bronze", "silver", "gold")
 UNIQUE, NOT_NULL, SEQUENCED = "key_is_unique", "key_is_not_null", "sequence_is_not_null"
-"""The expectations that a key brings, and what a merged table has in place of the first."""
+"""The expectations implied by a key; merged tables have `SEQUENCED` instead of `UNIQUE`."""
 MOST_EXPECTATIONS = 60
-"""The most that a table may have of its own."""
+"""The maximum number of expectations that a table may declare."""
 
 
 class Action(StrEnum):
-    """What happens to a row, or to the run, when an expectation does not hold. Null counts as not holding."""
+    """What happens to a row or to the run if an expectation is violated. A condition that is null is violated."""
 
     WARN = "warn"
     QUARANTINE = "quarantine"
@@ -48,7 +48,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Expectation:
-    """A named SQL boolean that every row of a table should make true."""
+    """A named SQL condition that every row of a table should satisfy."""
 
     name: str
     condition: str
@@ -57,7 +57,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Chart:
-    """How a mart asks to be drawn in the report: `y` over `x`, one line or bar group per value of `by`."""
+    """The chart of a mart in the report: `y` over `x`, with one line or bar group per value of `by`."""
 
     kind: Literal["line", "bar"]
     x: str
@@ -68,59 +68,59 @@ class Chart:
 
 @dataclass(frozen=True)
 class Merge:
-    """Of the rows of one key the one with the greatest `sequence_by` stays; a row that is a delete removes its key."""
+    """How rows of one key are merged: the row with the greatest `sequence_by` is kept, and a delete removes the key."""
 
     sequence_by: str
     apply_as_deletes: str | None = None
-    """A SQL condition on a row, true for one that says its key is gone."""
+    """A SQL condition that is true for rows that delete their key."""
 
 
 Emit = Literal["close", "change"]
-"""When a group's row comes out of a stream: once, when its window is over, or at every change, in place of the last."""
+"""When a stream emits the row of a group: once, when its window closes, or at every change, replacing the previous row."""
 
 
 @dataclass(frozen=True)
 class Streaming:
-    """How a table is streamed; none of it matters where it is computed from all of its input at once."""
+    """The streaming options of a table. They have no effect in a batch run."""
 
     emit: Emit | None = None
-    """Without it, groups of a window come out when it closes and other groups at every change."""
+    """By default, windowed groups are emitted when the window closes, and other groups at every change."""
     ttl: timedelta | None = None
-    """How long, in event time, something is remembered of a key for which nothing comes."""
+    """How long the state of an inactive key is kept, in event time."""
     event_time: EventTime | None = None
-    """The event time of the table's own rows, for a table that streams from it."""
+    """The event time of the table's rows, for tables that stream from it."""
 
 
 class Transform(Protocol):
-    """A pure step from input tables to one output table; callable with its inputs by name."""
+    """A pure function from input tables to one output table; callable with its inputs by name."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of the tables it reads, the driving one first."""
+        """The names of the input tables, the driving input first."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what it does; layout and comments do not count."""
+        """A hash of the computation; layout and comments are ignored."""
 
     @property
     def language(self) -> str:
-        """What it is written on: `sql`, `arrow`, `polars`, `pandas` or `dataset`."""
+        """`sql`, or the type of its tables: `arrow`, `polars`, `pandas` or `dataset`."""
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
-        """Run it on in-memory tables, as a unit test does."""
+        """Run the transform on in-memory tables, for example in a unit test."""
 
 
 @runtime_checkable
 class LogTransform(Protocol):
-    """A transform that takes rows in the order of a log, whose place is beside the columns of the contract."""
+    """A transform that processes rows in log order, using the position of each row in the log."""
 
     def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
-        """Return the table for all rows of its inputs; of those with a contract it looks at these columns alone."""
+        """Return the result for all rows of the inputs; an input that has a contract is restricted to its columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Definition(ABC):
-    """What every definition has. `name` is empty until the project that holds it is loaded."""
+    """The base class of definitions. `name` is empty until the project is loaded."""
 
     place: Place
     name: str = ""
@@ -128,32 +128,32 @@ class Definition(ABC):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of the definitions it reads."""
+        """The names of the definitions that this definition reads."""
         return ()
 
     @property
     @abstractmethod
     def kind(self) -> str:
-        """The word `headwater ls` shows for it."""
+        """The kind shown by `headwater ls`."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of everything that decides its rows; when it changes, the definition is recomputed."""
+        """A hash of everything that determines the rows. If it changes, the definition is recomputed."""
 
     @property
     def selected_with(self) -> str:
-        """The name with which it is chosen too when a run is given names: a sink comes with its table."""
+        """The name that also selects this definition; a sink is selected with its table."""
         return self.name
 
     def named(self, name: str) -> Self:
-        """Return the definition with its name, unless it has one."""
+        """Return the definition with this name, or unchanged if it already has a name."""
         return self if self.name else replace(self, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredDefinition(Definition):
-    """A definition whose product is a table in the lake."""
+    """A definition that is stored as a table in the lake."""
 
     layer: Layer
     key: tuple[str, ...] = ()
@@ -167,20 +167,20 @@ class StoredDefinition(Definition):
 
 @dataclass(frozen=True, kw_only=True)
 class Source(StoredDefinition):
-    """Where data enters: a reader, and the contract its rows are held to."""
+    """A stored source: a reader and the contract of its rows."""
 
     reader: Reader | OverTables
     schema: Schema | None = None
     new_columns: NewColumns | None = None
-    """What happens to columns that the contract does not have; `None`: what the reader does by itself."""
+    """The handling of columns that are not in the contract; `None` uses the reader's default."""
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
     bound: Bound = UNBOUNDED
-    """The most that one run reads."""
+    """Limits on how much one run reads."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """None, or the tables that it reads."""
+        """The tables that the reader reads; empty for a reader of an external system."""
         return self.reader.inputs if isinstance(self.reader, OverTables) else ()
 
     @property
@@ -196,27 +196,27 @@ class Source(StoredDefinition):
 
 
 def _policy(new_columns: NewColumns | None) -> tuple[NewColumns, ...]:
-    """Return what of a policy changes rows that were read: without one of them a run would have failed."""
+    """Return the parts of the policy that affect the stored rows; with any other policy, such a run would have failed."""
     return ("set aside",) if new_columns == "set aside" else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feed(Definition):
-    """A source that is not stored: the table that reads it reads the world itself, each piece once."""
+    """A source that is not stored: the table that reads it reads the external system directly, each split once."""
 
     reader: Reader | OverTables
     schema: Schema
-    """Empty where it is that of the tables that are read."""
+    """Empty if the schema is that of the tables that the reader reads."""
     new_columns: NewColumns | None = None
-    """What happens to columns that the contract does not have; `None`: what the reader does by itself."""
+    """The handling of columns that are not in the contract; `None` uses the reader's default."""
     unreadable: Unreadable = "fail"
     event_time: EventTime | None = None
     bound: Bound = UNBOUNDED
-    """The most that one run reads."""
+    """Limits on how much one run reads."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """None, or the tables that it reads."""
+        """The tables that the reader reads; empty for a reader of an external system."""
         return self.reader.inputs if isinstance(self.reader, OverTables) else ()
 
     @property
@@ -233,15 +233,15 @@ class Feed(Definition):
 
 @dataclass(frozen=True, kw_only=True)
 class Table(StoredDefinition):
-    """A table made from other tables. Calling it runs its transform on in-memory tables."""
+    """A table computed from other tables. Calling it runs its transform on in-memory tables."""
 
     transform: Transform
     role: str = "table"
     chart: Chart | None = None
     remembers: bool = False
-    """Whether the transform also reads the table's own last version, as a slowly changing dimension does."""
+    """Whether the transform also reads the previous version of this table, as a slowly changing dimension does."""
     merge: Merge | None = None
-    """How rows of one key are merged; without it the first one of a key stays."""
+    """How rows of one key are merged. Without it, the first row of a key is kept."""
     streaming: Streaming = field(default_factory=Streaming)
 
     @property
@@ -251,23 +251,23 @@ class Table(StoredDefinition):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The transform's inputs, without the table itself where it remembers its last version."""
+        """The transform's inputs, excluding the table itself if it reads its previous version."""
         return tuple(name for name in self.transform.inputs if name != self.name or not self.remembers)
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the transform, the key, how it is merged, the partitioning and the expectations."""
+        """Changes with the transform, the key, the merge options, the partitioning and the expectations."""
         merge = () if self.merge is None else (self.merge.sequence_by, self.merge.apply_as_deletes)
         return fingerprint(self.role, self.transform.fingerprint, self.remembers, *self._parts(), *merge)
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
-        """Run the transform as what it is: a function of tables."""
+        """Run the transform on in-memory tables."""
         return self.transform(*args, **tables)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an artifact: accepted or refused, the figures, and where it is kept."""
+    """The result of building an artifact: whether it was accepted, its metrics, and where it is stored."""
 
     accepted: bool
     reason: str
@@ -278,7 +278,7 @@ class Verdict:
 
 
 class BuildContext(Protocol):
-    """What an artifact is built on: its inputs and where its product is kept."""
+    """The inputs of an artifact, and where it is stored."""
 
     @property
     def store(self) -> str:
@@ -286,7 +286,7 @@ class BuildContext(Protocol):
 
     @property
     def run_id(self) -> str:
-        """The run that builds it."""
+        """The id of the run that builds it."""
 
     def definition(self, name: str) -> Definition:
         """Return the definition of an input."""
@@ -295,24 +295,24 @@ class BuildContext(Protocol):
         """Return all rows of an input."""
 
     def version(self, name: str) -> int:
-        """Return a number that stands for the rows that `table` returns: other rows, another number."""
+        """Return a number that identifies the rows that `table` returns; it differs if the rows differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact(Definition):
-    """A definition whose product is not a table, for example a model."""
+    """A definition whose result is not a table, for example a model."""
 
     @abstractmethod
     def verdict(self, bench: BuildContext) -> Verdict | None:
-        """Return the verdict on just these inputs and this definition, or `None` when there is none yet."""
+        """Return the existing verdict for these inputs and this definition, or `None` if there is none."""
 
     @abstractmethod
     def build(self, bench: BuildContext) -> Verdict:
-        """Make the product, judge it, keep it if it is good enough, and say so."""
+        """Build the artifact, evaluate it, store it if it is accepted, and return the verdict."""
 
 
 def names(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return a name, or a sequence of names, as a tuple."""
+    """Return one name or a sequence of names as a tuple; empty for `None`."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)
@@ -321,45 +321,48 @@ def names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 def checks(expect: Sequence[Expectation], place: Place) -> tuple[Expectation, ...]:
     """Return the expectations as a tuple.
 
-    Raises `DefinitionError` for more than 60, for two of one name, and for the name of one that a key brings.
+    Raises `DefinitionError` for more than 60 expectations, duplicate names, and the reserved names of key expectations.
     """
     if len(expect) > MOST_EXPECTATIONS:
         raise DefinitionError(
             f"a table has at most {MOST_EXPECTATIONS} expectations",
             got=str(len(expect)),
-            do="join some with `and`",
+            do="combine conditions with `and`",
             place=place,
         )
     seen = {UNIQUE, NOT_NULL, SEQUENCED}
     for expectation in expect:
         if expectation.name in seen:
-            ours = expectation.name in {UNIQUE, NOT_NULL, SEQUENCED}
-            taken = "is what a key brings" if ours else "is given twice"
-            raise DefinitionError(f"expectation {expectation.name!r} {taken}", do="give each its own name", place=place)
+            is_reserved = expectation.name in {UNIQUE, NOT_NULL, SEQUENCED}
+            problem = "has a name that is reserved for keys" if is_reserved else "is defined twice"
+            raise DefinitionError(f"expectation {expectation.name!r} {problem}", do="choose another name", place=place)
         seen.add(expectation.name)
     return tuple(expect)
 
 
 def merge_of(key: tuple[str, ...], sequence_by: str | None, apply_as_deletes: str | None, place: Place) -> Merge | None:
-    """Return how a table is merged, or `None` when it is not; raise `DefinitionError` for words that lack others."""
+    """Return the merge options of a table, or `None` if it is not merged.
+
+    Raises `DefinitionError` if a required option is missing, or if the sequence is part of the key.
+    """
     if sequence_by is None and apply_as_deletes is None:
         return None
     if sequence_by is None:
         raise DefinitionError(
-            "apply_as_deletes= needs an order of events",
+            "apply_as_deletes= requires sequence_by=",
             got=repr(apply_as_deletes),
-            do="give sequence_by= with the column that says which row of a key comes last",
+            do="set sequence_by= to the column that orders the rows of a key",
             place=place,
         )
     if not key:
         raise DefinitionError(
-            "a merged table needs a key", got=f"sequence_by={sequence_by!r}", do="give key=", place=place
+            "a table with sequence_by= requires a key", got=f"sequence_by={sequence_by!r}", do="set key=", place=place
         )
     if sequence_by in key:
         raise DefinitionError(
-            "the sequence is part of the key, so no row would come after another",
+            "sequence_by= must not be part of the key",
             got=repr(sequence_by),
-            do="take it out of key=, or give another sequence_by=",
+            do="remove it from key=, or choose another sequence_by=",
             place=place,
         )
     return Merge(sequence_by, apply_as_deletes)
@@ -372,23 +375,23 @@ def streaming_of(
     lateness: str | timedelta | None,
     place: Place,
 ) -> Streaming:
-    """Return how a table is streamed; raise `DefinitionError` for words that cannot be read."""
+    """Return the streaming options of a table; raise `DefinitionError` for invalid values."""
     if emit not in {None, "close", "change"}:
-        raise DefinitionError("emit= is 'close' or 'change'", got=repr(emit), place=place)
-    kept = None if ttl is None else span(ttl, "ttl", place)
+        raise DefinitionError("emit= must be 'close' or 'change'", got=repr(emit), place=place)
+    kept = None if ttl is None else parse_duration(ttl, "ttl", place)
     time = event_time_of(event_time, lateness, None, None, place)
     if time is not None and time.made_by is not None:
         raise DefinitionError(
-            "event_time= of a table is one of its columns",
+            "event_time= of a table must be one of its columns",
             got=repr(event_time),
-            do=f"write {time} as {time.column} where the table is made, and event_time={time.column!r}",
+            do=f"select {time} as {time.column} in the table, and set event_time={time.column!r}",
             place=place,
         )
     return Streaming(emit, kept, time)
 
 
 def caller() -> Place:
-    """Return the place of the nearest call from outside Headwater: where a definition is written."""
+    """Return the place of the nearest caller outside Headwater, which is where a definition is written."""
     ours = tuple(f"{Path(__file__).parents[2] / top}{os.sep}" for top in ("pipeline", "ml"))
     frame = sys._getframe(1)  # noqa: SLF001 - the documented way to a caller's line
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
@@ -400,8 +403,8 @@ def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound
     try:
         return Bound(most_rows, most_bytes)
     except ValueError as error:
-        given = f"most_rows={most_rows}, most_bytes={most_bytes}"
-        raise DefinitionError("the bound of a source must be at least 1", got=given, place=place) from error
+        got = f"most_rows={most_rows}, most_bytes={most_bytes}"
+        raise DefinitionError("most_rows= and most_bytes= must be at least 1", got=got, place=place) from error
 
 
 def _evolving(
@@ -411,16 +414,16 @@ def _evolving(
         return reader
     if new_columns not in get_args(NewColumns):
         known = did_you_mean(new_columns, get_args(NewColumns))
-        raise DefinitionError("new_columns= has no such value", got=repr(new_columns), do=known, place=place)
+        raise DefinitionError("unknown value of new_columns=", got=repr(new_columns), do=known, place=place)
     if new_columns == "add" and not stored:
         raise DefinitionError(
-            "new_columns='add' needs a table that can get the columns, and this source is not stored",
-            do="remove stored=False, or give new_columns='set aside'",
+            "new_columns='add' requires a stored source",
+            do="remove stored=False, or set new_columns='set aside'",
             place=place,
         )
     if not isinstance(reader, Evolvable):
         raise DefinitionError(
-            "new_columns= is for sources whose columns may change, and this one has those that it is given",
+            "new_columns= is not supported by this source, because its columns cannot change",
             do="remove new_columns=",
             place=place,
         )
@@ -484,34 +487,34 @@ def source(
     most_bytes: int | None = None,
     stored: bool = True,
 ) -> Source | Feed:
-    """Define where data enters; its rows land in a bronze table of the name it is assigned to.
+    """Define a source. Its rows are stored in a bronze table with the name of the variable it is assigned to.
 
-    `schema` maps column names to DuckDB types; without it the types are read from the first data and held to
-    from then on. Rows that do not fit go to quarantine with their position. Each committed row carries
-    `_source`, `_position` and `_ingested_at`.
+    `schema` maps column names to DuckDB types. Without it, the types are inferred from the first data and enforced from
+    then on. Rows that do not match are quarantined with their position. Each committed row has the columns `_source`,
+    `_position` and `_ingested_at`.
 
-    A file, or a part of a large one, that cannot be read at all ends the run, unless `unreadable="quarantine"`: then it
-    is tried once more, and set aside as one row that names its bytes; its content counts as consumed.
+    A file, or a part of a large file, that cannot be read fails the run. With `unreadable="quarantine"`, it is retried
+    once and then quarantined as one row that contains its byte range; its content counts as consumed.
 
-    With `stored=False` there is no bronze table: a table whose first input it is reads the files themselves, each
-    once, in the pass that makes its rows, and rows that do not fit go to that table's quarantine. `schema` is needed
-    then, but for a replay, of which only the columns are looked at that the table names; a key, partitions and
-    expectations belong to the table that reads it, else this raises `DefinitionError`.
+    With `stored=False` there is no bronze table. A table whose first input is this source reads the files directly, each
+    once, in the pass that computes its rows, and rows that do not match are quarantined with that table. `schema` is
+    then required, except for a replay, of which only the columns that the table uses are read. A key, partitions and
+    expectations belong to the table that reads the source; setting them here raises `DefinitionError`.
 
-    `new_columns` says what happens to a column that the data has and the contract has not: `"refuse"` (the default for
-    files) fails the run, `"set aside"` quarantines rows with a value in it, `"add"` gives it to the table. With `"add"`,
-    `schema` may leave columns out, and those that data does not have are null.
+    `new_columns` specifies what happens to a column that is in the data but not in the contract: `"refuse"` (the default
+    for files) fails the run, `"set aside"` quarantines rows with a value in it, and `"add"` adds it to the table. With
+    `"add"`, `schema` may omit columns, and columns that are missing in the data are null.
 
-    A source that is streamed needs an `event_time`: the column that says when a row happened. Where it is a number since
-    1970, write `'epoch_ms(at)'` (milliseconds), `'to_timestamp(at)'` (seconds) or `'make_timestamp(at)'` (microseconds); in
-    the source's rows the column is that time. Rows may come up to `lateness` after the latest of their partition
-    (`'10 minutes'`; none by default). Every partition holds event time back until it delivers, unless `idle_after` is
-    given: one that is silent for so long then does not, and what it delivers after that may be late. A row from more than
-    `ahead` (1 hour) after now is set aside.
+    A streamed source requires an `event_time`: the column with the time at which a row happened. If it is a number since
+    1970, write `'epoch_ms(at)'` (milliseconds), `'to_timestamp(at)'` (seconds) or `'make_timestamp(at)'` (microseconds);
+    the column is then a timestamp in the rows of the source. Rows may be up to `lateness` behind the latest row of their
+    partition (`'10 minutes'`; none by default). Every partition holds back the watermark until it delivers. With
+    `idle_after`, a partition that is silent for that long no longer does, and rows that it delivers later may be late.
+    Rows more than `ahead` (default: 1 hour) in the future are quarantined.
     """
     place = caller()
     if not isinstance(stored, bool):
-        raise DefinitionError("stored= is True or False", got=repr(stored), place=place)
+        raise DefinitionError("stored= must be True or False", got=repr(stored), place=place)
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
     contract = None if schema is None else Schema.of(schema)
     if contract is not None and time is not None:
@@ -522,10 +525,12 @@ def source(
     reader = _evolving(reader, new_columns, stored=stored, place=place)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
-            contract = Schema(())  # that of the tables
+            contract = Schema(())  # the schema of the tables that the reader reads
         if contract is None or key or partition_by or expect:
-            problem = "a source that is not stored has a schema, and no key, partitions or expectations of its own"
-            raise DefinitionError(problem, do="give those to the table that reads it", place=place)
+            problem = "a source with stored=False requires schema=, and cannot have key=, partition_by= or expect="
+            raise DefinitionError(
+                problem, do="set key=, partition_by= and expect= on the table that reads it", place=place
+            )
         return Feed(
             place=place,
             description=description,

@@ -1,6 +1,6 @@
-"""What a stream's table says of the stream that makes it: how far it is, and where its memory is kept.
+"""The epoch of a stream: its progress and the files of its state at one commit.
 
-It stands in the manifest of the table's version, so that rows, offsets, watermark and memory change in one commit.
+It is part of the manifest of the table's version, so rows, offsets, watermark and state change in one commit.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from pipeline.core.format_versions import require_known
 from pipeline.core.state_identity import StateIdentity, identity_of
 
 FORMAT_VERSION = 2
-"""The format of the epochs that are written; earlier ones can be read."""
+"""The format version of new epochs; earlier versions can be read."""
 BEGINNING, END = -(1 << 62), 1 << 62
-"""The watermarks before all time and after it, in microseconds since 1970 in UTC, as all watermarks are."""
+"""The lowest and the highest watermark. All watermarks are in microseconds since 1970 in UTC."""
 
 
 @dataclass(frozen=True)
 class PartitionProgress:
-    """What is known of a partition: its latest event time, if a row came, and when the last one came, by the clock."""
+    """The latest event time of a partition, `None` before its first row, and the arrival time of its last row."""
 
     latest: int | None
     at: int
     is_live: bool = False
-    """Whether it happened about when it came, by the clock: then time goes on by the clock while nothing comes."""
+    """Whether event time is close to arrival time, so that the watermark of an idle partition may follow the clock."""
 
 
 @dataclass(frozen=True)
 class InputProgress:
-    """How far a streamed input is: the offset of each partition that comes next, and its event time."""
+    """The progress of a streamed input: the next offset and the event time of each partition."""
 
     offsets: Mapping[str, int] = field(default_factory=dict)
     partitions: Mapping[str, PartitionProgress] = field(default_factory=dict)
     watermark: int = BEGINNING
     began: Mapping[str, int] = field(default_factory=dict)
-    """The offset of each partition at which the stream began to read it."""
+    """The offset at which the stream started to read each partition."""
     stamps: Mapping[str, str] = field(default_factory=dict)
-    """What tells each partition from one that is made anew under its name."""
+    """A value per partition that changes if the partition is recreated under the same name."""
     is_idle: bool = False
-    """Whether none of its partitions holds the watermark back."""
+    """Whether all partitions are idle, so that none holds back the watermark."""
 
     def beginning(self, offsets: Mapping[str, int], stamps: Mapping[str, str]) -> InputProgress:
-        """Return it with these offsets; a partition that was not known begins there, and has that stamp."""
+        """Return the progress with these offsets; new partitions start at their offset, with their stamp."""
         return replace(self, offsets=dict(offsets), began={**offsets, **self.began}, stamps={**stamps, **self.stamps})
 
 
 @dataclass(frozen=True)
 class StateSegment:
-    """A stretch of a state file: rows of a table that came, or the numbers of rows that went."""
+    """A byte range of a state file: added rows of a state table, or the numbers of deleted rows."""
 
     table: str
     kind: str
@@ -60,7 +60,7 @@ class StateSegment:
 
 @dataclass(frozen=True)
 class StateFile:
-    """A file of the memory of one shard, below the table's folder: a base, or the changes since the file before."""
+    """A state file of one shard, in the table's folder: a base, or the changes since the previous file."""
 
     path: str
     shard: int
@@ -76,24 +76,24 @@ class StateFile:
 
 @dataclass(frozen=True)
 class Epoch:
-    """A stream at one of its commits."""
+    """The progress and the state of a stream at one commit."""
 
     number: int
     inputs: Mapping[str, InputProgress]
-    """By the name of the streamed input."""
+    """Progress by the name of the streamed input."""
     identity: StateIdentity | None = None
-    """What its state is by its definition; None for a stream without state."""
+    """Identifies the state by its definition; `None` for a stream without state."""
     watermark: int = BEGINNING
     shards: int = 1
     state: Sequence[StateFile] = ()
     totals: Mapping[str, int] = field(default_factory=dict)
-    """Rows since the stream began, by what became of them."""
+    """Rows since the stream started, by outcome."""
     engine: str = ""
-    """The version of the engine whose states the memory holds."""
+    """The version of the engine that wrote the state."""
     drained: bool = False
-    """Whether every window was closed, and nothing is to come."""
+    """Whether all windows were closed, so that no further rows are emitted."""
     definition: str = ""
-    """In an epoch of format 1, in place of the identity: a hash of SQL that Headwater generated."""
+    """In format 1, instead of the identity: a hash of SQL that Headwater generated."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -103,23 +103,23 @@ class Epoch:
 
 
 def epoch_of(parts: Mapping[str, Any]) -> Epoch:
-    """Return what `dataclasses.asdict` made of an epoch, in this or an earlier format.
+    """Return an epoch from the result of `dataclasses.asdict`, in this or an earlier format.
 
-    Raises `StorageError` for a later one.
+    Raises `StorageError` for a later format.
     """
     version = parts.get("format_version", 1)
-    advice = "upgrade Headwater, or make the table anew: headwater stream --from earliest"
+    advice = "upgrade Headwater, or rebuild the table: headwater stream --from earliest"
     require_known(version, FORMAT_VERSION, "the state of a stream", advice)
     inputs = {
         name: InputProgress(
-            offsets=given["offsets"],
-            partitions={uri: PartitionProgress(**seen) for uri, seen in given["partitions"].items()},
-            watermark=given["watermark"],
-            began=given["began"],
-            stamps=given["stamps"],
-            is_idle=given.get("is_idle", False),
+            offsets=progress["offsets"],
+            partitions={uri: PartitionProgress(**seen) for uri, seen in progress["partitions"].items()},
+            watermark=progress["watermark"],
+            began=progress["began"],
+            stamps=progress["stamps"],
+            is_idle=progress.get("is_idle", False),
         )
-        for name, given in parts["inputs"].items()
+        for name, progress in parts["inputs"].items()
     }
     state = tuple(
         StateFile(**{**file, "segments": tuple(StateSegment(**segment) for segment in file["segments"])})

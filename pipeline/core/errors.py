@@ -1,28 +1,28 @@
-"""What can go wrong, sorted by what the caller can do about it.
+"""The errors of Headwater, classified by what the caller can do.
 
     HeadwaterError
     ├── StopError             the same call will fail again: change something first
-    │   ├── DefinitionError   a definition is wrong; no data has moved
-    │   ├── SettingsError     headwater.toml or the environment is wrong
-    │   ├── RequestError      a name or an option given to a command or an endpoint is wrong
-    │   ├── SourceError       a source cannot be read as it was declared
-    │   │   └── SplitError    a part of a file cannot be read by itself: read the file whole
-    │   ├── SchemaError       data has another shape than its contract
-    │   │   └── NewColumnsError   data has columns that its contract will have once it is read from what there is now
+    │   ├── DefinitionError   a definition is invalid; no data was read
+    │   ├── SettingsError     headwater.toml or an environment variable is invalid
+    │   ├── RequestError      a name or an option passed to a command or an endpoint is invalid
+    │   ├── SourceError       a source cannot be read as declared
+    │   │   └── SplitError    a part of a file cannot be read separately: read the entire file
+    │   ├── SchemaError       data does not match its contract
+    │   │   └── NewColumnsError   data has columns that its contract does not have yet: derive the contract again
     │   ├── ExpectationError  a `fail` expectation was violated
-    │   ├── ModelError        a model cannot be trained or judged
-    │   ├── SinkError         a sink does not take the rows of its table; the table is as it should be
+    │   ├── ModelError        a model cannot be trained or evaluated
+    │   ├── SinkError         a sink cannot write the rows of its table; the table itself is intact
     │   └── StorageError      a lake, warehouse or catalog cannot be read or written
-    │       └── IncompatibleStateError   a stream cannot go on from its last commit with its definition of today
-    ├── OrderError            new rows cannot just join those that are there: make the table anew
-    ├── UnavailableError      a system does not answer now: wait and try again
-    │   ├── SourceUnavailableError    which is a SourceError, too
-    │   └── StorageUnavailableError   which is a StorageError, too
-    ├── ConflictError         somebody else committed first: reload and try again
-    └── OutcomeUnknownError   a commit was sent and no answer came: reload and compare
+    │       └── IncompatibleStateError   the current definition cannot continue from the last commit of the stream
+    ├── OrderError            new rows cannot be appended to the existing rows: rebuild the table
+    ├── UnavailableError      a system is temporarily unavailable: wait and retry
+    │   ├── SourceUnavailableError    is also a SourceError, so that it is handled as one
+    │   └── StorageUnavailableError   is also a StorageError, so that it is handled as one
+    ├── ConflictError         another writer committed first: reload and retry
+    └── OutcomeUnknownError   a commit was sent and not answered: reload and compare
 
-Every error is one message in four parts, of which only the first is always there: what is wrong, what was
-got, what to do, and where. They survive pickling with their parts, because Ray ships them between processes.
+A message has four parts, of which only the first is required: the problem, the value received, what to do, and the
+place. Errors keep these parts when they are pickled, because Ray sends them between processes.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """A file and, where known, a line (1-based), as an error message names them."""
+    """A file and, if known, a 1-based line, as shown in error messages."""
 
     file: str
     line: int | None = None
 
     def __str__(self) -> str:
-        """Return `file:line`, or `file` alone when the line is not known."""
+        """Return `file:line`, or only `file` if the line is unknown."""
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
 class HeadwaterError(Exception):
-    """The root of the tree: `problem`, and optionally what was `got`, what to `do` and `place`."""
+    """The base class: `problem`, and optionally the value it `got`, what to `do`, and `place`."""
 
     def __init__(
         self, problem: str, *, got: str | None = None, do: str | None = None, place: Place | None = None
     ) -> None:
-        """Keep the parts; the message is put together when it is printed."""
+        """Store the parts; the message is formatted on demand."""
         super().__init__(problem)
         self.problem = problem
         self.got = got
@@ -83,35 +83,35 @@ def _rebuild(
 
 
 class StopError(HeadwaterError):
-    """Trying again will not help; something has to be changed first."""
+    """A retry cannot succeed; something must be changed first."""
 
 
 class DefinitionError(StopError):
-    """A definition is wrong. Raised before any data moves."""
+    """A definition is invalid. Raised before any data is read."""
 
 
 class SettingsError(StopError):
-    """`headwater.toml` or an environment variable is wrong."""
+    """`headwater.toml` or an environment variable is invalid."""
 
 
 class RequestError(StopError):
-    """A name or an option given to a command or an endpoint is wrong."""
+    """A name or an option passed to a command or an endpoint is invalid."""
 
 
 class SourceError(StopError):
-    """A source cannot be read as it was declared."""
+    """A source cannot be read as declared."""
 
 
 class SplitError(SourceError):
-    """A part of a file cannot be read by itself. Drop what its other parts gave and read the file whole."""
+    """A part of a file cannot be read separately. Discard the rows of its other parts and read the entire file."""
 
 
 class SchemaError(StopError):
-    """Data has another shape than its contract allows."""
+    """Data does not match its contract."""
 
 
 class NewColumnsError(SchemaError):
-    """Data has columns that a contract does not have yet: decide on it anew, which a run and a start of a stream do."""
+    """Data has columns that its contract does not have yet; the next run or start of the stream derives a new contract."""
 
 
 class ExpectationError(StopError):
@@ -119,11 +119,11 @@ class ExpectationError(StopError):
 
 
 class ModelError(StopError):
-    """A model cannot be trained or judged on the rows it was given."""
+    """A model cannot be trained or evaluated on its rows."""
 
 
 class SinkError(StopError):
-    """A sink does not take rows. Its table is as it should be, and what is missing is sent the next time."""
+    """A sink cannot write rows. Its table is intact, and outstanding rows are sent on the next delivery."""
 
 
 class StorageError(StopError):
@@ -131,23 +131,23 @@ class StorageError(StopError):
 
 
 class IncompatibleStateError(StorageError):
-    """A stream cannot go on from its last commit: its definition, or the columns of its inputs, changed since."""
+    """A stream cannot continue from its last commit, because its definition or the columns of its inputs changed."""
 
 
 class OrderError(HeadwaterError):
-    """New rows may belong before those that are there, or have more columns: a run makes the table anew then."""
+    """New rows may precede existing rows, or have additional columns. A run then rebuilds the table."""
 
 
 class UnavailableError(HeadwaterError):
-    """A system does not answer now. Wait and try again; nothing has to be changed."""
+    """A system is temporarily unavailable. Wait and retry; nothing needs to be changed."""
 
 
 class SourceUnavailableError(UnavailableError, SourceError):
-    """The system that a source reads does not answer now."""
+    """The system that a source reads is temporarily unavailable."""
 
 
 class StorageUnavailableError(UnavailableError, StorageError):
-    """A lake, warehouse or catalog does not answer now."""
+    """A lake, warehouse or catalog is temporarily unavailable."""
 
 
 class ConflictError(HeadwaterError):
@@ -155,23 +155,23 @@ class ConflictError(HeadwaterError):
 
 
 class OutcomeUnknownError(HeadwaterError):
-    """A commit was sent and its answer was lost. Reload and compare before anything else."""
+    """A commit was sent and its response was lost. Reload and compare before doing anything else."""
 
 
 def few(names: Iterable[str], most: int = 5) -> str:
-    """Return the first names and how many more there are, for a message that is to stay short."""
+    """Return the first names and the number of remaining names, to keep a message short."""
     listed = list(names)
     more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
 
 
 def printable(text: str) -> str:
-    """Return a text with escapes for what no encoding has, as half of a pair of UTF-16, so that it can be written anywhere."""
+    """Return a text with lone surrogates escaped, so that it can be encoded."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'?` for the nearest of `known`, else the known names, for an error's `do`."""
+    """Return `did you mean 'x'?` for the closest known name, otherwise the known names; used as `do` of an error."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:

@@ -1,4 +1,4 @@
-"""Event time: when something happened, as against when it came. Watermarks and windows are made of it."""
+"""Event time: when a row happened, as opposed to when it arrived. Watermarks and windows are based on it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.core.schema import Schema
 _UNITS = ("milliseconds", "seconds", "minutes", "hours", "days", "weeks")
 _CALL = re.compile(r"\s*(\w+)\s*\(\s*(.+?)\s*\)\s*", re.DOTALL)
 _OF_NUMBERS = {"to_timestamp": "TIMESTAMPTZ", "epoch_ms": "TIMESTAMP", "make_timestamp": "TIMESTAMP"}
-"""DuckDB's functions that make a time of the seconds, milliseconds and microseconds since 1970, and its type."""
+"""DuckDB's functions from seconds, milliseconds and microseconds since 1970 to a timestamp, with its type."""
 _NUMBERS = {"to_timestamp": "epoch({})::bigint", "epoch_ms": "epoch_ms({})", "make_timestamp": "epoch_us({})"}
-"""SQL for the number of a time, by the function that makes the time of it."""
+"""SQL for the inverse of each of these functions: from a timestamp to the number."""
 _INTEGERS = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
 )
@@ -25,48 +25,48 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 @dataclass(frozen=True)
 class EventTime:
-    """Which column says when a row happened, and how far from its order rows may come."""
+    """The column with the time at which a row happened, and how far out of order rows may arrive."""
 
     column: str
     lateness: timedelta = timedelta()
-    """How long after the latest row of its partition a row may still come: the watermark is that much behind."""
+    """How far a row may be behind the latest row of its partition; the watermark lags by this much."""
     idle_after: timedelta | None = None
-    """A partition from which nothing comes for so long does not hold the watermark back; by default each one does."""
+    """A partition without new rows for this long no longer holds back the watermark. By default, it always does."""
     ahead: timedelta = timedelta(hours=1)
-    """A row that claims to be from later than so long after now is set aside: it would end every window."""
+    """Rows further than this in the future are quarantined, because they would close every window."""
     made_by: str | None = field(default=None, kw_only=True)
-    """The SQL function that makes the time where the source has a number; the column is a time in its rows."""
+    """The SQL function that converts the source's number to a timestamp; in the rows, the column is a timestamp."""
 
     def __str__(self) -> str:
-        """Return it as `event_time=` is written."""
+        """Return the value of `event_time=`."""
         return self.column if self.made_by is None else f"{self.made_by}({self.column})"
 
     def in_rows(self, schema: Schema, place: Place) -> Schema:
-        """Return the contract of a source's rows, in which the column is a time.
+        """Return the contract of a source's rows, in which the column is a timestamp.
 
-        Raises `DefinitionError` where a time is to be made of a column that is no integer.
+        Raises `DefinitionError` if a column that is not an integer is to be converted.
         """
         kind = schema.as_dict().get(self.column)
         if self.made_by is None or kind is None:
             return schema
         if kind not in _INTEGERS:
             raise DefinitionError(
-                f"event_time={str(self)!r} makes a time of an integer, and {self.column!r} is {kind}",
-                do=f"declare {self.column!r} as BIGINT in schema=, or name the column itself if it is a time",
+                f"event_time={str(self)!r} requires an integer column, but {self.column!r} is {kind}",
+                do=f"declare {self.column!r} as BIGINT in schema=, or use the column without a function if it is a time",
                 place=place,
             )
         return _retyped(schema, self.column, _OF_NUMBERS[self.made_by])
 
     def in_source(self, schema: Schema) -> Schema:
-        """Return the contract that the source is read by: the column is a number where a time is made of it."""
+        """Return the contract for reading the source, in which a converted column is still a number."""
         return _retyped(schema, self.column, "BIGINT") if self.is_made(schema) else schema
 
     def is_made(self, schema: Schema) -> bool:
-        """Return whether the time is made of a number, in rows with these columns."""
+        """Return whether the column of this schema was converted from a number."""
         return self.made_by is not None and schema.as_dict().get(self.column) == _OF_NUMBERS[self.made_by]
 
     def number_of(self, time: str) -> str | None:
-        """Return SQL for the number of a time, as the source has it; `None` where it has times."""
+        """Return SQL for the source's number of a timestamp; `None` if the source has timestamps."""
         return None if self.made_by is None else _NUMBERS[self.made_by].format(time)
 
 
@@ -77,24 +77,26 @@ def event_time_of(
     ahead: str | timedelta | None,
     place: Place,
 ) -> EventTime | None:
-    """Return a definition's event time; raise `DefinitionError` for a span that cannot be read, or one without a column.
+    """Return a definition's event time; raise `DefinitionError` for an invalid duration, or one without a column.
 
-    `column` is a name, or a call of a function that makes a time of a number, for example `epoch_ms(at)`.
+    `column` is a name, or a function call that converts a number to a timestamp, for example `epoch_ms(at)`.
     """
-    given = {"lateness": lateness, "idle_after": idle_after, "ahead": ahead}
-    spans: dict[str, Any] = {name: span(value, name, place) for name, value in given.items() if value is not None}
+    durations = {"lateness": lateness, "idle_after": idle_after, "ahead": ahead}
+    spans: dict[str, Any] = {
+        name: parse_duration(value, name, place) for name, value in durations.items() if value is not None
+    }
     if column is None:
         if spans:
             raise DefinitionError(
-                f"{next(iter(spans))}= needs an event time", do="give event_time= with a column", place=place
+                f"{next(iter(spans))}= requires event_time=", do="set event_time= to a column", place=place
             )
         return None
     call = _CALL.fullmatch(column)
     if call is None or call[1].lower() not in _OF_NUMBERS:
-        found = EventTime(column)
+        event_time = EventTime(column)
     else:
-        found = EventTime(call[2].strip('"'), made_by=call[1].lower())
-    return replace(found, **spans)
+        event_time = EventTime(call[2].strip('"'), made_by=call[1].lower())
+    return replace(event_time, **spans)
 
 
 def _retyped(schema: Schema, column: str, kind: str) -> Schema:
@@ -102,52 +104,52 @@ def _retyped(schema: Schema, column: str, kind: str) -> Schema:
 
 
 def require_event_time(time: EventTime, schema: Schema, owner: str, place: Place | None) -> None:
-    """Raise `DefinitionError` for an event time that is no column of its owner, or of another type than a time."""
+    """Raise `DefinitionError` if the event time is not a column of its owner, or is not a timestamp or date."""
     column, kind = time.column, schema.as_dict().get(time.column)
     if kind is None:
         raise DefinitionError(
-            f"{owner} has no column {column!r}, its event time",
+            f"{owner} has no event time column {column!r}",
             do=did_you_mean(column, schema.names),
             place=place,
         )
     if not kind.startswith(("TIMESTAMP", "DATE")):
         of_number = (
-            f"make a time of it: event_time='epoch_ms({column})' in a source, epoch_ms({column}) in a SELECT; "
-            "to_timestamp for seconds, make_timestamp for microseconds"
+            f"convert it: event_time='epoch_ms({column})' in a source, epoch_ms({column}) in a SELECT; "
+            "use to_timestamp for seconds, make_timestamp for microseconds"
         )
         raise DefinitionError(
-            f"{owner} has the event time {column!r}, which is {kind}; it must be a TIMESTAMP, TIMESTAMPTZ or DATE",
-            do=of_number if kind in _INTEGERS else "make the column a time",
+            f"the event time {column!r} of {owner} is {kind}, but must be TIMESTAMP, TIMESTAMPTZ or DATE",
+            do=of_number if kind in _INTEGERS else "cast the column to TIMESTAMP",
             place=place,
         )
 
 
-def span(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:
-    """Return a span of time that was written in words, for example `10 minutes` or `1 hour 30 minutes`.
+def parse_duration(value: str | timedelta, what: str, place: Place | None = None) -> timedelta:
+    """Return a duration from its text, for example `10 minutes` or `1 hour 30 minutes`.
 
-    Raises `DefinitionError` for other words and for less than nothing.
+    Raises `DefinitionError` for an invalid text and for a negative duration.
     """
     if isinstance(value, timedelta):
-        found = value
+        duration = value
     else:
         text = value.strip().lower()
         parts = _PART.findall(text)
         units = [next((unit for unit in _UNITS if unit in {word, f"{word}s"}), "") for _, word in parts]
         if not parts or _PART.sub("", text).strip(" ,") or not all(units):
             raise DefinitionError(
-                f"{what}= is not a span of time", got=repr(value), do="write for example '10 minutes'", place=place
+                f"{what}= is not a duration", got=repr(value), do="use a text such as '10 minutes'", place=place
             )
-        found = sum(
+        duration = sum(
             (timedelta(**{unit: float(number)}) for (number, _), unit in zip(parts, units, strict=True)), timedelta()
         )
-    if found < timedelta():
-        raise DefinitionError(f"{what}= is less than nothing", got=repr(value), place=place)
-    return found
+    if duration < timedelta():
+        raise DefinitionError(f"{what}= must not be negative", got=repr(value), place=place)
+    return duration
 
 
-def in_words(span: timedelta) -> str:
-    """Return a span of time as `span` reads it."""
-    micros = span // timedelta(microseconds=1)
+def format_duration(duration: timedelta) -> str:
+    """Return a duration as text that `parse_duration` accepts."""
+    micros = duration // timedelta(microseconds=1)
     if not micros:
         return "0 seconds"
     for unit, size in (

@@ -1,4 +1,4 @@
-"""What a check of a machine, a project or a source found: `headwater doctor` prints it."""
+"""The findings of checks of the machine, the project and its sources, printed by `headwater doctor`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class FindingState(StrEnum):
 
     OK = "ok"
     NOTE = "note"
-    """Nothing is wrong now, but somebody should know."""
+    """Not a problem, but the user should know."""
     BAD = "bad"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked, its state, and for a note or a problem what to do."""
+    """The subject of a check, its state, and a detail: for notes and problems, what to do."""
 
     what: str
     state: FindingState
@@ -28,7 +28,7 @@ class Finding:
 
 
 def checked(what: str, check: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:
-    """Return what a check found; an error of Headwater's is a bad finding about `what`."""
+    """Return the findings of a check; a Headwater error becomes a bad finding about `what`."""
     try:
         return tuple(check())
     except HeadwaterError as error:

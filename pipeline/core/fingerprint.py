@@ -1,4 +1,4 @@
-"""Hashes of definitions: equal when they compute the same rows, whatever their layout and comments."""
+"""Hashes of definitions: equal if the definitions compute the same rows, regardless of layout and comments."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def fingerprint(*parts: object) -> str:
 
 
 def of_function(function: Callable[..., Any]) -> str:
-    """Return a fingerprint of a function's code and of what it uses of its project.
+    """Return a fingerprint of a function's code and of everything in the project that it uses.
 
-    That is its defaults, what it closes over, and the functions, classes and constants that it names, also as
-    attributes of a module, and theirs in turn. Installed packages count by name only, and so do objects of their
-    types, but for plain values. The same code gives the same fingerprint in every process.
+    This includes its defaults, its closure, and, recursively, the functions, classes and constants that it names, also
+    as attributes of modules. Installed packages, and objects of their types except plain values, are identified by name
+    only. The same code has the same fingerprint in every process.
     """
     inner = inspect.unwrap(function)
     file = Path(inner.__code__.co_filename) if isinstance(inner, FunctionType) else None
@@ -44,13 +44,13 @@ def of_function(function: Callable[..., Any]) -> str:
 
 @dataclass(frozen=True)
 class _FunctionWalk:
-    """One way through what a function uses: where the function is written, and what was met already."""
+    """A traversal of everything that a function uses: the function's file, and the objects visited so far."""
 
     file: Path | None
     met: dict[int, object]
 
     def canonical(self, value: object) -> object:
-        """Return a value as plain data whose `repr` is the same in every process."""
+        """Return a value as plain data with the same `repr` in every process."""
         if isinstance(value, Enum):
             return (type(value).__qualname__, value.name)
         if isinstance(value, _PLAIN):
@@ -59,7 +59,7 @@ class _FunctionWalk:
             return self._fixed(value)
         if id(value) in self.met:
             return "met"
-        self.met[id(value)] = value  # kept, so that nothing else gets its id
+        self.met[id(value)] = value  # keep a reference, so that the id is not reused
         if isinstance(value, Mapping | list):
             return self._fixed(value.items() if isinstance(value, Mapping) else value)
         return self._callable(value) if callable(value) else self._object(value)
@@ -103,9 +103,9 @@ class _FunctionWalk:
         return (_name(kind), _class_source(kind), functions, [self.canonical(base) for base in kind.__bases__])
 
     def _used(self, function: FunctionType) -> Iterator[tuple[str, object]]:
-        """Yield what a function closes over and the globals it names, those of the project's modules by attribute."""
+        """Yield a function's closure and the globals it names; modules of the project are resolved to attributes."""
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            with suppress(ValueError):  # not assigned yet: a function that is being defined
+            with suppress(ValueError):  # not assigned yet, for example a function that is being defined
                 yield name, cell.cell_contents
         names = sorted(_names(function.__code__))
         for name in names:
@@ -117,7 +117,7 @@ class _FunctionWalk:
                 yield from ((f"{name}.{n}", vars(value)[n]) for n in names if n in vars(value))
 
     def _is_projects(self, file: str | None) -> bool:
-        """Return whether a file is the project's own: not installed and not Headwater's, or beside the function."""
+        """Return whether a file belongs to the project: neither installed nor part of Headwater, or next to the function."""
         if file is None:
             return False
         path = Path(file)
@@ -126,7 +126,7 @@ class _FunctionWalk:
 
 
 def _home(file: Path) -> Path:
-    """Return the folder of a project that is itself installed: its package, or the module alone."""
+    """Return the package folder of an installed project, or its file if it is a single module."""
     return file if file.parent in _INSTALLED else file.parent
 
 
@@ -146,7 +146,7 @@ def _name(value: Any) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _source(code: CodeType) -> str:
-    """Return a function's syntax without its layout, docstring and decorators; of a lambda, what it compiles to."""
+    """Return a function's syntax without layout, docstring and decorators; for a lambda, its bytecode."""
     tree = None if code.co_name == "<lambda>" else _parsed(code)
     if tree is None:
         return repr(_compiled(code))
@@ -164,7 +164,7 @@ def _class_source(kind: type) -> str:
 def _parsed(value: CodeType | type) -> ast.Module | None:
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(value)))
-    except (OSError, TypeError, SyntaxError):  # made at a prompt
+    except (OSError, TypeError, SyntaxError):  # defined at a prompt
         return None
 
 
@@ -179,7 +179,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 
 def _compiled(code: CodeType) -> object:
-    """Return what a lambda, or a function without a source, does; another Python version may compile it otherwise."""
+    """Return the bytecode of a lambda or a function without source; it may differ between Python versions."""
     constants = [
         _compiled(part) if isinstance(part, CodeType) else _FunctionWalk(None, {}).canonical(part)
         for part in code.co_consts

@@ -1,6 +1,6 @@
-"""Versions of what is kept on disk. Each has a number of its own, counted from 1, and is written in its newest version.
+"""Versions of the formats on disk. Each format is numbered separately, from 1, and written in its newest version.
 
-What was written before formats had numbers is version 1. Earlier versions are read; one that is not known is refused.
+Data without a version number is version 1. Earlier versions can be read; unknown versions are rejected.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pipeline.core.errors import StorageError
 
 
 def require_known(version: object, newest: int, what: str, do: str) -> None:
-    """Raise `StorageError` for a version of a format that is later than the newest one known here, or is no version."""
+    """Raise `StorageError` if a format version is later than the newest known one, or is not a version number."""
     if not isinstance(version, int) or not 1 <= version <= newest:
         raise StorageError(
             f"{what} was written by a later version of Headwater",

@@ -1,4 +1,4 @@
-"""Tables written as Python functions."""
+"""Tables defined as Python functions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _FRAMES = {
 
 @dataclass(frozen=True)
 class FunctionTransform:
-    """A function of frames. The first parameter is passed block by block, the others whole.
+    """A function of frames. It is called once per block of the first input; other inputs are passed completely.
 
-    With `ray.data.Dataset` annotations it is called once, with whole datasets.
+    A function annotated with `ray.data.Dataset` is called once, with complete datasets.
     """
 
     function: Callable[..., Any]
@@ -41,7 +41,7 @@ class FunctionTransform:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the function's code and of what it calls in its own project."""
+        """A hash of the function's code and of the project's code that it uses."""
         return of_function(self.function)
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
@@ -61,15 +61,15 @@ def table(
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
 ) -> Callable[[Callable[..., Any]], Table]:
-    """Define a table as a function of its inputs, which are the parameters' names.
+    """Define a table as a function. Its parameters are named after its inputs.
 
-    The annotations say how it is called: `pyarrow.Table`, `polars.DataFrame` and `pandas.DataFrame` functions
-    get the first input block by block and must work row by row on it (other inputs come whole);
-    `ray.data.Dataset` functions get whole datasets and return one.
+    The annotations determine how the function is called. `pyarrow.Table`, `polars.DataFrame` and `pandas.DataFrame`
+    functions are called once per block of the first input, and must be row-wise in it; other inputs are passed
+    completely. `ray.data.Dataset` functions are called once with complete datasets, and return a dataset.
 
-    With `sequence_by` the table is merged, as it is with `sql`; `event_time` and `lateness` are as there.
+    `sequence_by` merges the table; it, `event_time` and `lateness` have the same meaning as in `sql`.
 
-    Raises `DefinitionError` for a function without inputs or with another annotation, and for a merge without a key.
+    Raises `DefinitionError` for a function without inputs, for other annotations, and for a merge without a key.
     """
 
     def decorate(function: Callable[..., Any]) -> Table:
@@ -78,15 +78,15 @@ def table(
         if not parameters:
             raise DefinitionError(
                 f"table {function.__name__!r} has no inputs",
-                do="name a source or a table as its parameter",
+                do="name a parameter after a source or a table",
                 place=place,
             )
         language = {_language(function.__name__, parameter, place) for parameter in parameters}
         if len(language) > 1:
             raise DefinitionError(
-                f"table {function.__name__!r} mixes kinds of tables",
+                f"table {function.__name__!r} mixes types of frames",
                 got=", ".join(sorted(language)),
-                do="annotate all parameters alike",
+                do="annotate all parameters with the same type",
                 place=place,
             )
         return Table(
@@ -107,7 +107,7 @@ def table(
 
 
 def place_of(function: Callable[..., Any]) -> Place:
-    """Return the file and line where a function begins."""
+    """Return the file and line where a function is defined."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return Place("<unknown>") if code is None else Place(code.co_filename, code.co_firstlineno)
 
@@ -119,12 +119,12 @@ def _language(name: str, parameter: inspect.Parameter, place: Place) -> str:
         words = ""
     elif isinstance(annotation, type):
         words = f"{annotation.__module__}.{annotation.__qualname__}"
-    found = _FRAMES.get(words)
-    if found is None:
+    language = _FRAMES.get(words)
+    if language is None:
         raise DefinitionError(
-            f"table {name!r}: the parameter {parameter.name!r} does not say what it takes",
+            f"table {name!r}: parameter {parameter.name!r} has no supported type annotation",
             got=words or "no annotation",
             do="annotate it with pa.Table, pl.DataFrame, pd.DataFrame or ray.data.Dataset",
             place=place,
         )
-    return found
+    return language

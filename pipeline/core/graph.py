@@ -1,4 +1,4 @@
-"""The order of a project's definitions, found from their inputs."""
+"""The dependency graph of a project's definitions."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ D = TypeVar("D", bound=Definition)
 
 @dataclass(frozen=True)
 class Graph:
-    """Definitions in an order in which each comes after its inputs. Make one with `Graph.of`."""
+    """Definitions in topological order: each comes after its inputs. Create one with `Graph.of`."""
 
     definitions: tuple[Definition, ...]
 
     @classmethod
     def of(cls, definitions: Iterable[Definition]) -> Graph:
-        """Check the names and order the definitions.
+        """Check the names of the definitions, and sort them topologically.
 
-        Raises `DefinitionError` for a name used twice, an input that is not defined, an input that is not a
-        table, or a cycle.
+        Raises `DefinitionError` for a duplicate name, an input that is not defined or not a table, and a cycle.
         """
         by_name: dict[str, Definition] = {}
         folded: dict[str, Definition] = {}
         for definition in definitions:
             first = folded.setdefault(definition.name.lower(), definition)
             if first is not definition:
-                alike = "" if first.name == definition.name else f" as {first.name!r}: SQL does not tell them apart"
+                alike = "" if first.name == definition.name else f" as {first.name!r} (names are case-insensitive)"
                 raise DefinitionError(
                     f"{definition.name!r} is defined twice, first at {first.place}{alike}",
                     do="rename one",
@@ -45,15 +44,15 @@ class Graph:
         return cls(tuple(_ordered(by_name)))
 
     def __getitem__(self, name: str) -> Definition:
-        """Return a definition by name; raise `RequestError` when there is none."""
-        found = self._by_name.get(name)
-        if found is None:
+        """Return a definition by name; raise `RequestError` if it does not exist."""
+        definition = self._by_name.get(name)
+        if definition is None:
             raise RequestError(f"{name!r} is not defined", do=did_you_mean(name, self.names))
-        return found
+        return definition
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, inputs before what reads them."""
+        """All names in topological order."""
         return tuple(definition.name for definition in self.definitions)
 
     @cached_property
@@ -61,32 +60,32 @@ class Graph:
         return {definition.name: definition for definition in self.definitions}
 
     def all_of(self, kind: type[D]) -> tuple[D, ...]:
-        """Return the definitions of a kind, inputs before what reads them."""
+        """Return the definitions of a kind in topological order."""
         return tuple(definition for definition in self.definitions if isinstance(definition, kind))
 
     def upstream(self, name: str) -> frozenset[str]:
-        """Return every definition that `name` depends on, at any distance."""
-        found: set[str] = set()
+        """Return all direct and indirect inputs of `name`."""
+        ancestors: set[str] = set()
         waiting = list(self[name].inputs)
         while waiting:
             above = waiting.pop()
-            if above not in found:
-                found.add(above)
+            if above not in ancestors:
+                ancestors.add(above)
                 waiting.extend(self[above].inputs)
-        return frozenset(found)
+        return frozenset(ancestors)
 
     def downstream(self, name: str) -> frozenset[str]:
-        """Return every definition that depends on `name`, at any distance."""
-        found = {self[name].name}
+        """Return all definitions that read `name` directly or indirectly."""
+        reached = {self[name].name}
         for definition in self.definitions:
-            if not found.isdisjoint(definition.inputs):
-                found.add(definition.name)
-        return frozenset(found - {name})
+            if not reached.isdisjoint(definition.inputs):
+                reached.add(definition.name)
+        return frozenset(reached - {name})
 
     def select(self, patterns: Iterable[str]) -> frozenset[str]:
-        """Return the names that any pattern picks: `name`, `+name` (and its inputs), `name+` (and its readers).
+        """Return the names selected by any pattern: `name`, `+name` (with its inputs), `name+` (with its readers).
 
-        Without patterns, all names. Raises `RequestError` for another pattern, or a name that is not defined.
+        Without patterns, all names are selected. Raises `RequestError` for an invalid pattern or an unknown name.
         """
         picked = [self._picked(pattern) for pattern in patterns]
         return frozenset().union(*picked) if picked else frozenset(self.names)
@@ -94,9 +93,7 @@ class Graph:
     def _picked(self, pattern: str) -> frozenset[str]:
         parts = re.fullmatch(r"(\+?)([^+]+)(\+?)", pattern)
         if parts is None:
-            raise RequestError(
-                "this selects nothing", got=repr(pattern), do="write `name`, `+name`, `name+` or `+name+`"
-            )
+            raise RequestError("invalid selection", got=repr(pattern), do="use `name`, `+name`, `name+` or `+name+`")
         above, name, below = parts.groups()
         chosen = frozenset({self[name].name})
         if above:
@@ -106,9 +103,9 @@ class Graph:
         return chosen
 
     def follows_a_stream(self, name: str) -> bool:
-        """Return whether a definition has an event time, or is a table whose first input does, and so on up to a source.
+        """Return whether the chain of first inputs leads to a source that has an event time.
 
-        Such a table is a stream, unless its statement has no streamed form.
+        Such a table is a stream, unless its statement cannot be streamed.
         """
         definition = self[name]
         if isinstance(definition, Source | Feed):
@@ -120,17 +117,17 @@ class Graph:
 
 def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> None:
     for name in definition.inputs:
-        found = by_name.get(name)
-        if found is None:
+        upstream = by_name.get(name)
+        if upstream is None:
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is neither a table nor a source",
                 do=did_you_mean(name, by_name),
                 place=definition.place,
             )
-        if isinstance(found, Feed):
-            if found.event_time is None or isinstance(definition, Sink):  # what is streamed is read row by row
+        if isinstance(upstream, Feed):
+            if upstream.event_time is None or isinstance(definition, Sink):  # streamed inputs are read row by row
                 _check_feed(definition, name)
-        elif not isinstance(found, StoredDefinition):
+        elif not isinstance(upstream, StoredDefinition):
             raise DefinitionError(
                 f"{definition.kind} {definition.name!r} reads {name!r}, which is not a table",
                 do="read a source or a table",
@@ -141,40 +138,40 @@ def _check_inputs(definition: Definition, by_name: dict[str, Definition]) -> Non
 def _check_feed(definition: Definition, name: str) -> None:
     if isinstance(definition, Sink):
         raise DefinitionError(
-            f"sink {definition.name!r} sends {name!r}, a source that is not stored: it has no versions to follow",
-            do="send a table that reads it",
+            f"sink {definition.name!r} cannot send {name!r}: a source with stored=False has no versions",
+            do="send a table that reads the source",
             place=definition.place,
         )
     first = isinstance(definition, Table) and definition.transform.inputs[0] == name
     if not first or (isinstance(definition, Table) and definition.transform.language == "dataset"):
         raise DefinitionError(
-            f"{definition.kind} {definition.name!r} reads {name!r}, a source that is not stored, otherwise than split by split",
-            do="make it the first input of a SELECT or of a function of blocks, or let it be stored",
+            f"{definition.kind} {definition.name!r} must read {name!r}, a source with stored=False, split by split",
+            do="make it the first input of a SELECT or of a function of blocks, or remove stored=False",
             place=definition.place,
         )
 
 
 def _ordered(by_name: dict[str, Definition]) -> list[Definition]:
-    """Return the definitions, inputs first and otherwise as they are given."""
-    done: dict[str, Definition] = {}
+    """Return the definitions in topological order, otherwise in their given order."""
+    ordered: dict[str, Definition] = {}
     for start, definition in by_name.items():
-        path = {start: iter(definition.inputs)}  # the way down to what is looked at, with what is left at each step
+        path = {start: iter(definition.inputs)}  # the current path, with the remaining inputs of each node
         while path:
             name, inputs = next(reversed(path.items()))
-            above = next((i for i in inputs if i not in done), None)
+            above = next((i for i in inputs if i not in ordered), None)
             if above is None:
-                done[name] = by_name[name]
+                ordered[name] = by_name[name]
                 path.popitem()
             elif above in path:
-                raise _circle([*path][[*path].index(above) :], by_name)
+                raise _cycle([*path][[*path].index(above) :], by_name)
             else:
                 path[above] = iter(by_name[above].inputs)
-    return list(done.values())
+    return list(ordered.values())
 
 
-def _circle(names: list[str], by_name: dict[str, Definition]) -> DefinitionError:
+def _cycle(names: list[str], by_name: dict[str, Definition]) -> DefinitionError:
     return DefinitionError(
-        f"definitions read each other in a circle: {' -> '.join([*names, names[0]])}",
-        do="take one of these inputs away",
+        f"the definitions form a cycle: {' -> '.join([*names, names[0]])}",
+        do="remove one of these inputs",
         place=by_name[names[0]].place,
     )

@@ -1,10 +1,10 @@
-"""Logs: one logger for each room of the tree, with fields, and with the run and the table in every line.
+"""Structured logs: one logger per package, with fields such as the run and the table.
 
     log = logger(__name__)                      # pipeline.lake.head -> headwater.lake
-    log.warning("compaction failed, it is tried again later", error=str(error))
+    log.warning("compaction failed, will be retried", error=str(error))
 
-`fields(run=…, table=…)` adds fields to all lines of a context. Nothing is configured here: a program that uses Headwater
-as a library decides what becomes of the lines; the `headwater` command prints them (see `cluster.cli.logs`).
+`fields(run=…, table=…)` adds fields to all messages of a context. This module does not configure logging: a program that
+uses Headwater as a library configures it, and the `headwater` command prints messages (see `cluster.cli.logs`).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _FIELDS: ContextVar[Mapping[str, Any] | None] = ContextVar("log_fields", default
 
 
 class Logger:
-    """A logger whose lines have fields: `record.fields` of each `logging.LogRecord`."""
+    """A logger whose messages have fields: `record.fields` of each `logging.LogRecord`."""
 
     def __init__(self, name: str) -> None:
-        """Keep the name; handlers and levels are those of `logging`."""
+        """Create a logger with this name; handlers and levels are those of `logging`."""
         self._logger = logging.getLogger(name)
 
     def debug(self, message: str, **values: Any) -> None:
-        """Log what helps to follow one step."""
+        """Log details of a single step."""
         self._log(logging.DEBUG, message, values)
 
     def info(self, message: str, **values: Any) -> None:
-        """Log what happened as it should."""
+        """Log an expected event."""
         self._log(logging.INFO, message, values)
 
     def warning(self, message: str, **values: Any) -> None:
-        """Log what went wrong and was made good, or will be."""
+        """Log a failure that was or will be recovered."""
         self._log(logging.WARNING, message, values)
 
     def error(self, message: str, **values: Any) -> None:
-        """Log what ended a run, a stream or a delivery."""
+        """Log a failure that ended a run, a stream or a delivery."""
         self._log(logging.ERROR, message, values)
 
     def _log(self, level: int, message: str, values: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Logger:
 
 
 def logger(module: str) -> Logger:
-    """Return the logger of a module's room: the folder below its top-level package."""
+    """Return the logger of a module's package, which is the folder below the top-level package."""
     top, _, rest = module.partition(".")
     room = rest.partition(".")[0] if top == "pipeline" else top
     return Logger(f"{ROOT}.{room or top}")
@@ -56,7 +56,7 @@ def logger(module: str) -> Logger:
 
 @contextmanager
 def fields(**values: Any) -> Iterator[None]:
-    """Add fields to all lines that this thread logs inside the context."""
+    """Add fields to all messages that this thread logs inside the context."""
     token = _FIELDS.set({**(_FIELDS.get() or {}), **values})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Processes of this machine, so that what one of them left behind can be told from what one still uses."""
+"""Identification of processes on this machine, to distinguish files of ended processes from files in use."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Return what changes where a process number means another process: with the machine, its start, or the container.
+    """Return an identifier of the namespace of process ids: it differs per machine, boot and container.
 
-    Empty where nothing is known of the processes.
+    Empty if it cannot be determined.
     """
     parts = [platform.node()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
-            found = Path(path)
-            parts.append(str(found.readlink()) if found.is_symlink() else found.read_text(encoding="ascii").strip())
+            file = Path(path)
+            parts.append(str(file.readlink()) if file.is_symlink() else file.read_text(encoding="ascii").strip())
         except OSError:
             return ""
     return "/".join(parts)
 
 
 def started(pid: int) -> str:
-    """Return when a process started, in the kernel's ticks: a number that is used again starts later.
+    """Return the start time of a process in kernel ticks, which distinguishes it from a later process with the same id.
 
-    Empty for a process that is not there or has ended, and where that is not known.
+    Empty if the process does not exist or has ended, or if the start time is unknown.
     """
     fields = _stat(pid)
     return fields[19] if fields and fields[0] not in {"Z", "X"} else ""
 
 
-def is_there(pid: int) -> bool:
-    """Return whether there is a process of a number on this machine, which counts as there where that is not known."""
+def is_running(pid: int) -> bool:
+    """Return whether a process is running on this machine; `True` if this is unknown."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -40,11 +40,11 @@ def is_there(pid: int) -> bool:
     except OSError:
         return True
     fields = _stat(pid)
-    return not fields or fields[0] not in {"Z", "X"}  # ended, and nobody has looked after it yet
+    return not fields or fields[0] not in {"Z", "X"}  # X: dead, Z: ended but not yet reaped by its parent
 
 
 def _stat(pid: int) -> list[str]:
-    """Return what the kernel tells of a process, from its state on."""
+    """Return the fields of `/proc/<pid>/stat`, starting with the state."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -52,14 +52,14 @@ def _stat(pid: int) -> list[str]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores available to this process."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = read_text("/sys/fs/cgroup/cpu.max").partition(" ")
     return max(1, min(allowed, int(quota) // int(period))) if quota.isdigit() and period.strip() else allowed
 
 
 def read_text(path: str) -> str:
-    """Return the text of a file of the system; empty where there is none."""
+    """Return the text of a system file; empty if it does not exist."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError:

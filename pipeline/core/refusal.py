@@ -1,4 +1,4 @@
-"""Why something cannot be done, where that is an answer and no error."""
+"""A result that explains why something is not possible, where this is not an error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Refusal:
-    """Returned in place of a result: the reason, as the end of a sentence, with the way out where there is one."""
+    """Returned instead of a result: the reason as a clause, with a suggestion if there is one."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""Schema contracts: the columns a table promises, in SQL's type names, and how two contracts differ."""
+"""Schema contracts: the columns of a table with their SQL types, and the differences between two contracts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pipeline.core.errors import few
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name and its DuckDB type, for example `BIGINT` or `TIMESTAMPTZ`."""
+    """A column: its name and its DuckDB type, for example `BIGINT` or `TIMESTAMPTZ`."""
 
     name: str
     type: str
     is_inferred: bool = field(default=False, compare=False)
-    """Whether its type was found in data and not declared: a text that it would write in another way is none of its."""
+    """Whether the type was inferred from data. A text then matches only if the type formats its value identically."""
     key: str = field(default="", compare=False)
-    """Its name in the data, where that is another."""
+    """The name in the data, if it differs."""
     note: str = field(default="", compare=False)
-    """What the user should know of how it was inferred."""
+    """A notice for the user about how the type was inferred."""
     is_added: bool = field(default=False, compare=False)
-    """Whether it came to its table later than some of the files, which do not have it."""
+    """Whether the column was added to its table later, so that older files do not contain it."""
 
     @property
     def data_name(self) -> str:
@@ -38,7 +38,7 @@ class Schema:
 
     @classmethod
     def of(cls, columns: Mapping[str, str]) -> Schema:
-        """Return the schema of a `{name: type}` mapping; types in upper case, but not the names inside them."""
+        """Return the schema of a `{name: type}` mapping. Types are converted to upper case, except names inside them."""
         return cls(tuple(Column(name, _in_upper_case(kind)) for name, kind in columns.items()))
 
     @property
@@ -51,18 +51,18 @@ class Schema:
         return {column.name: column.type for column in self.columns}
 
     def select(self, names: tuple[str, ...]) -> Schema:
-        """Return the columns of `names`, in that order."""
+        """Return the schema with only these columns, in this order."""
         columns = {column.name: column for column in self.columns}
         return Schema(tuple(columns[name] for name in names))
 
     def inferred(self) -> Schema:
-        """Return the same columns as ones whose types were found in data."""
+        """Return the schema with all columns marked as inferred."""
         return Schema(tuple(replace(column, is_inferred=True) for column in self.columns))
 
 
 @dataclass(frozen=True)
 class SchemaChange:
-    """How a schema differs from its contract; `str()` says it in words."""
+    """The difference between a schema and its contract; `str()` describes it."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -74,19 +74,19 @@ class SchemaChange:
         return bool(self.added or self.removed or self.retyped)
 
     def __str__(self) -> str:
-        """Return the change as one clause, for example `new column 'x', 'y' is gone`."""
+        """Return the change as one clause, for example `new column 'x', column 'y' is missing`."""
         folded = {name.lower(): name for name in self.removed}
         recased = {name: folded[name.lower()] for name in self.added if name.lower() in folded}
-        parts = [f"{old!r} is written {new!r}, which differs in case only" for new, old in recased.items()]
+        parts = [f"column {old!r} is now {new!r}, which differs only in case" for new, old in recased.items()]
         parts += [f"new column {name!r}" for name in self.added if name not in recased]
-        parts += [f"{name!r} is gone" for name in self.removed if name not in recased.values()]
-        parts += [f"{name!r} was {before}, is {now}" for name, before, now in self.retyped]
+        parts += [f"column {name!r} is missing" for name in self.removed if name not in recased.values()]
+        parts += [f"column {name!r} was {before}, now {now}" for name, before, now in self.retyped]
         return few(parts)
 
 
-def compare(contract: Schema, found: Schema) -> SchemaChange:
-    """Return how `found` differs from `contract`; the order of the columns does not matter."""
-    before, now = contract.as_dict(), found.as_dict()
+def compare(contract: Schema, current: Schema) -> SchemaChange:
+    """Return how `current` differs from `contract`, ignoring the order of columns."""
+    before, now = contract.as_dict(), current.as_dict()
     return SchemaChange(
         added=tuple(name for name in now if name not in before),
         removed=tuple(name for name in before if name not in now),
@@ -98,7 +98,7 @@ _PIECES = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|\w+|\s+|.')
 
 
 def _in_upper_case(kind: str) -> str:
-    """Return a DuckDB type in upper case; names of fields and members of enums stay as they are."""
+    """Return a DuckDB type in upper case; field names and enum members are unchanged."""
     words: list[str] = []
     names_fields: list[bool] = []
     awaits_name = False

@@ -1,8 +1,7 @@
-"""Temporary files: all of a process are below one folder whose name says whose it is.
+"""Temporary files: each process has one folder, whose name identifies the process.
 
-The folder is below `HEADWATER_TMP`, else below the state folder of the project that the process works for, else below
-the system's folder for temporary files. It goes when the process ends. Of a process that was killed it stays until
-another one comes: `reclaim` removes the folders of processes that are not there any more.
+The folder is in `HEADWATER_TMP` if set, otherwise in the state folder of the current project, otherwise in the system's
+folder for temporary files. It is removed when the process ends. `reclaim` removes the folders of killed processes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.processes import is_there, machine, started
+from pipeline.core.processes import is_running, machine, started
 
 VARIABLE = "HEADWATER_TMP"
 _NAME = re.compile(r"run-(?P<machine>[0-9a-f]*)-(?P<pid>\d+)-(?P<started>\d*)")
@@ -28,7 +27,7 @@ _NAME = re.compile(r"run-(?P<machine>[0-9a-f]*)-(?P<pid>\d+)-(?P<started>\d*)")
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose a folder is: a process, by its number, its start, and the machine where that number is its own."""
+    """The process that owns a folder, identified by its id, its start time and the machine."""
 
     machine: str
     pid: int
@@ -36,31 +35,31 @@ class Owner:
 
     @classmethod
     def of_process(cls, pid: int) -> Owner:
-        """Return the owner for a process of this machine."""
+        """Return the owner for a process on this machine."""
         return cls(_digest(machine()), pid, started(pid))
 
     @classmethod
     def of_folder(cls, name: str) -> Owner | None:
-        """Return whose a folder is by its name, or `None` for a folder that is not one of ours."""
-        found = _NAME.fullmatch(name)
-        return None if found is None else cls(found["machine"], int(found["pid"]), found["started"])
+        """Return the owner from the name of its folder, or `None` for any other folder."""
+        match = _NAME.fullmatch(name)
+        return None if match is None else cls(match["machine"], int(match["pid"]), match["started"])
 
     @property
     def folder(self) -> str:
-        """The name of its folder."""
+        """The name of the owner's folder."""
         return f"run-{self.machine}-{self.pid}-{self.started}"
 
     @property
     def is_dead(self) -> bool:
-        """Whether its process is known to be gone; a process of another machine may be alive."""
+        """Whether the process is known to have ended; `False` for processes on other machines."""
         if self.machine != _digest(machine()):
             return False
-        return not is_there(self.pid) or (bool(self.started) and started(self.pid) != self.started)
+        return not is_running(self.pid) or (bool(self.started) and started(self.pid) != self.started)
 
 
 @dataclass(frozen=True)
 class _ScratchFolder:
-    """Where this process keeps its temporary files, and how much an engine may spill there."""
+    """The location of this process's temporary files, and the spill limit."""
 
     project: Path | None = None
     spill_bytes: int | None = None
@@ -71,42 +70,42 @@ _made: set[tuple[int, Path]] = set()
 
 
 def work_for(project: Path, spill_bytes: int | None = None) -> None:
-    """Keep the temporary files of this process below a project's folder from now on."""
-    global _place  # noqa: PLW0603 - a process has one place for its files, wherever in it they are made
+    """Store the temporary files of this process in a project's folder from now on."""
+    global _place  # noqa: PLW0603 - a process has a single folder for temporary files
     _place = _ScratchFolder(project, spill_bytes)
 
 
 def base() -> Path:
-    """Return the folder that holds those of all processes."""
+    """Return the parent folder of the processes' folders."""
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).absolute()
     return _system() if _place.project is None else _place.project
 
 
 def spill_bytes() -> int | None:
-    """Return how much all engines together may spill, where a setting says so."""
+    """Return the configured spill limit of all engines together, or `None`."""
     return _place.spill_bytes
 
 
 @contextmanager
 def folder(prefix: str) -> Iterator[str]:
-    """Make a temporary folder, and remove it at the end of the context."""
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=_own(), ignore_cleanup_errors=True) as found:
-        yield found
+    """Create a temporary folder, and remove it at the end of the context."""
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=_own(), ignore_cleanup_errors=True) as path:
+        yield path
 
 
 def reclaim() -> dict[Path, int]:
-    """Remove the folders of processes that are not there any more; return these with their bytes."""
-    found = {}
+    """Remove the folders of ended processes, and return them with their sizes in bytes."""
+    removed = {}
     for path, owner in _folders():
         if owner.is_dead:
-            found[path] = _size(path)
+            removed[path] = _size(path)
             shutil.rmtree(path, ignore_errors=True)
-    return found
+    return removed
 
 
 def in_use() -> int:
-    """Return how many bytes the temporary files of all processes take."""
+    """Return the size of the temporary files of all processes in bytes."""
     return sum(_size(path) for path, _ in _folders())
 
 
@@ -119,8 +118,8 @@ def _folders() -> Iterator[tuple[Path, Owner]]:
 
 
 def _own() -> Path:
-    """Return the folder of this process, which is made when it is first needed."""
-    for place in (base(), _system()):  # a project may be on a disk that cannot be written to
+    """Return the folder of this process; it is created on first use."""
+    for place in (base(), _system()):  # the project may be on a read-only disk
         path = place / Owner.of_process(os.getpid()).folder
         if (os.getpid(), path) in _made and path.is_dir():
             return path
@@ -135,7 +134,7 @@ def _own() -> Path:
 
 
 def _remove(pid: int, path: Path) -> None:
-    if os.getpid() == pid:  # a child that forked from this process has a folder of its own
+    if os.getpid() == pid:  # a forked child has its own folder
         shutil.rmtree(path, ignore_errors=True)
 
 

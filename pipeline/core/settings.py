@@ -1,19 +1,19 @@
-"""Where a project keeps its things, read from `headwater.toml` and the environment.
+"""The settings of a project, read from `headwater.toml` and the environment.
 
     [project]
     name = "flights"
     definitions = "flights.py"        # a file, or a package
 
-    [env.dev]                         # used unless --env or HEADWATER_ENV says otherwise
+    [env.dev]                         # the default; select another with --env or HEADWATER_ENV
     lake = ".headwater/lake"
 
     [env.prod]
     lake = "s3://acme-lake/flights"
     catalog = "postgresql+psycopg://headwater:${CATALOG_PASSWORD}@db/headwater"
 
-`${NAME}` is taken from the environment, `${file:/run/secrets/name}` from a file. A password written into
-the file itself is refused. `HEADWATER_LAKE`, `HEADWATER_WAREHOUSE`, `HEADWATER_CATALOG`, `HEADWATER_MODELS`
-and `HEADWATER_EXECUTION` win over the file.
+`${NAME}` is replaced by an environment variable, `${file:/run/secrets/name}` by the content of a file. Passwords in
+plain text are rejected. `HEADWATER_LAKE`, `HEADWATER_WAREHOUSE`, `HEADWATER_CATALOG`, `HEADWATER_MODELS` and
+`HEADWATER_EXECUTION` override the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SECRET = re.compile(r"secret|passw|pwd|token|account_key|private_key|sas_key", 
 
 @dataclass(frozen=True)
 class Settings:
-    """One environment of a project. Relative paths are made absolute beside `headwater.toml`."""
+    """One environment of a project. Relative paths are resolved against the folder of `headwater.toml`."""
 
     name: str
     root: Path
@@ -53,16 +53,16 @@ class Settings:
     inline_bytes: int = 1 << 30
     memory_bytes: int | None = None
     spill_bytes: int | None = None
-    """How much engines may spill to disk; half of what is free without it."""
+    """The spill limit of all engines together; by default half of the free disk space."""
     query_seconds: int = 600
-    """How long `headwater query` works on a statement."""
+    """The timeout of `headwater query`, in seconds."""
     storage: Mapping[str, str] = field(default_factory=dict)
     ray_address: str = ""
-    """The cluster that the environment variable `RAY_ADDRESS` names, as it does in a job."""
+    """The value of the environment variable `RAY_ADDRESS`; empty if it is not set."""
 
     @property
     def state(self) -> Path:
-        """The folder for what is made on this machine and can be made again, for example the report."""
+        """The folder for local files that can be recreated, for example the report."""
         return self.root / ".headwater"
 
 
@@ -71,21 +71,21 @@ _TEXT = ("lake", "warehouse", "catalog", "models")
 
 
 def find(start: Path) -> Path:
-    """Return the nearest `headwater.toml` at or above `start`; raise `SettingsError` when there is none."""
+    """Return the nearest `headwater.toml` in `start` or its parent folders; raise `SettingsError` if there is none."""
     for folder in [start.resolve(), *start.resolve().parents]:
         if (folder / FILE).is_file():
             return folder / FILE
     raise SettingsError(
-        f"there is no {FILE} in {start.resolve()} or above it",
-        do="run this inside a project, or make one with `headwater init NAME`",
+        f"there is no {FILE} in {start.resolve()} or its parent folders",
+        do="run this inside a project, or create one with `headwater init NAME`",
     )
 
 
 def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | None = None) -> Settings:
     """Read one environment of a project.
 
-    Raises `SettingsError`, naming the file and line where it can, for a file that is not TOML, an unknown key
-    or environment, a value of the wrong type, a missing variable or a password in plain text.
+    Raises `SettingsError` for invalid TOML, an unknown key or environment, a value of the wrong type, a missing
+    variable, and a password in plain text; with the file and line if they are known.
     """
     environ = os.environ if environ is None else environ
     text = _read(file)
@@ -98,8 +98,8 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
         _typed(key, value, str, "text", written.place(key))
     if "definitions" not in project:
         raise SettingsError(
-            "[project] does not say where the definitions are",
-            do='add `definitions = "flights.py"` with your file or package',
+            "[project] has no key 'definitions'",
+            do='add `definitions = "flights.py"` with the name of your file or package',
             place=Place(str(file)),
         )
     chosen = env or environ.get("HEADWATER_ENV") or "dev"
@@ -111,10 +111,10 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
     for key in (*_TEXT, "execution"):
         variable = f"HEADWATER_{key.upper()}"
         if environ.get(variable):
-            given = _Value(
+            override = _Value(
                 key, environ[variable], Place(f"the environment variable {variable}"), root, environ, in_file=False
             )
-            values[key] = _checked(given)
+            values[key] = _checked(override)
     settings = Settings(
         name=project.get("name", root.name),
         root=root,
@@ -128,13 +128,13 @@ def load(file: Path, *, environ: Mapping[str, str] | None = None, env: str | Non
 
 @dataclass(frozen=True)
 class _Written:
-    """The text of a settings file, in which keys are looked up for the line they stand on."""
+    """The text of a settings file, for finding the line of a key."""
 
     file: Path
     text: str
 
     def place(self, key: str, env: str | None = None) -> Place:
-        """Return where a key or table is written, in the section of an environment if one is given."""
+        """Return the place of a key or table, within the section of an environment if one is given."""
         pattern = re.compile(rf"""^\s*\[?\s*(\w+\.)*["']?{re.escape(key)}\b""")
         section = re.compile(rf"""^\s*\[\s*env\s*\.\s*["']?{re.escape(env or "")}["']?\s*[.\]]""")
         lines = self.text.splitlines()
@@ -147,7 +147,7 @@ class _Written:
 
 @dataclass(frozen=True)
 class _Value:
-    """A value as it is written, where, and what its references are taken from."""
+    """A value as written, its place, and the environment for its references."""
 
     key: str
     value: object
@@ -155,7 +155,7 @@ class _Value:
     root: Path
     environ: Mapping[str, str]
     in_file: bool = True
-    """Whether others may read it: a password does not belong there."""
+    """Whether the value is in the settings file, which must not contain passwords."""
 
 
 def _read(file: Path) -> str:
@@ -169,8 +169,8 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        found = re.search(r"line (\d+)", str(error))
-        line = int(found[1]) if found else None
+        line_match = re.search(r"line (\d+)", str(error))
+        line = int(line_match[1]) if line_match else None
         raise SettingsError("not valid TOML", got=str(error), place=Place(str(file), line)) from error
 
 
@@ -186,27 +186,27 @@ def _environment(environments: object, chosen: str, written: _Written) -> dict[s
 
 
 def _known(
-    found: Mapping[str, Any], known: tuple[str, ...], written: _Written, word: str, env: str | None = None
+    section: Mapping[str, Any], known: tuple[str, ...], written: _Written, word: str, env: str | None = None
 ) -> None:
-    for key in found:
+    for key in section:
         if key not in known:
             raise SettingsError(f"unknown {word} {key!r}", do=did_you_mean(key, known), place=written.place(key, env))
 
 
-def _checked(given: _Value) -> Any:
-    key, value, place = given.key, given.value, given.place
+def _checked(setting: _Value) -> Any:
+    key, value, place = setting.key, setting.value, setting.place
     if key in _TEXT:
-        return _secretless(given, _typed(key, value, str, "text", place))
+        return _secretless(setting, _typed(key, value, str, "text", place))
     if key == "execution":
         if value not in get_args(Execution):
             known = ", ".join(repr(word) for word in get_args(Execution))
             raise SettingsError("unknown execution", got=repr(value), do=f"choose one of {known}", place=place)
         return cast("Execution", value)
     if key == "storage":
-        return _storage(given, _typed(key, value, dict, "a table of text", place))
+        return _storage(setting, _typed(key, value, dict, "a table of text", place))
     number = _typed(key, value, int, f"a number of {key.rpartition('_')[2]}", place)
     if number <= 0:
-        raise SettingsError(f"{key!r} must be above 0", got=repr(number), place=place)
+        raise SettingsError(f"{key!r} must be positive", got=repr(number), place=place)
     return number
 
 
@@ -216,48 +216,48 @@ def _typed(key: str, value: object, kind: type[T], words: str, place: Place) -> 
     return value
 
 
-def _storage(given: _Value, options: Mapping[str, object]) -> dict[str, str]:
-    found = {}
+def _storage(setting: _Value, options: Mapping[str, object]) -> dict[str, str]:
+    expanded = {}
     for name, value in options.items():
-        text = _typed(name, value, str, "text", given.place)
+        text = _typed(name, value, str, "text", setting.place)
         if _SECRET.search(name) and not _REFERENCE.search(text):
-            raise _plain(name, given.place)
-        found[name] = _expanded(given, text)
-    return found
+            raise _plain(name, setting.place)
+        expanded[name] = _expanded(setting, text)
+    return expanded
 
 
-def _secretless(given: _Value, text: str) -> str:
-    """Return a path or URL with its references taken; a password must be one of them."""
-    if given.in_file and "://" in text:
+def _secretless(setting: _Value, text: str) -> str:
+    """Return a path or URL with its references replaced; a password must be a reference."""
+    if setting.in_file and "://" in text:
         try:
             url = urlsplit(_REFERENCE.sub(_MASK, text))
         except ValueError as error:
-            raise SettingsError(f"{given.key!r} is not a URL", got=str(error), place=given.place) from error
+            raise SettingsError(f"{setting.key!r} is not a URL", got=str(error), place=setting.place) from error
         secrets = [url.password or "", *(value for name, value in parse_qsl(url.query) if _SECRET.search(name))]
         if any(secret and _MASK not in secret for secret in secrets):
-            raise _plain(given.key, given.place)
-    return _expanded(given, text)
+            raise _plain(setting.key, setting.place)
+    return _expanded(setting, text)
 
 
 def _plain(key: str, place: Place) -> SettingsError:
     return SettingsError(
-        f"{key!r} holds a password in plain text", do="write ${NAME} or ${file:/path} in its place", place=place
+        f"{key!r} contains a password in plain text", do="use ${NAME} or ${file:/path} instead", place=place
     )
 
 
-def _expanded(given: _Value, text: str) -> str:
+def _expanded(setting: _Value, text: str) -> str:
     def replaced(match: re.Match[str]) -> str:
         name = match[2]
         if match[1]:
             try:
-                return (given.root / name).read_text(encoding="utf-8").strip()
+                return (setting.root / name).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(
-                    f"cannot read the secret file {name!r}", got=str(error), place=given.place
+                    f"cannot read the secret file {name!r}", got=str(error), place=setting.place
                 ) from error
-        if name not in given.environ:
-            raise SettingsError(f"the environment variable {name!r} is not set", do="set it", place=given.place)
-        return given.environ[name]
+        if name not in setting.environ:
+            raise SettingsError(f"the environment variable {name!r} is not set", do="set it", place=setting.place)
+        return setting.environ[name]
 
     return _REFERENCE.sub(replaced, text)
 

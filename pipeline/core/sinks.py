@@ -1,8 +1,8 @@
-"""Where rows of a table are sent: a sink follows the versions of its table, which the lake keeps for it.
+"""Sinks: deliver the versions of a table to an external system.
 
-The log of the table is all there is to send from: what a sink has not got yet is read from there, after each commit
-and at every start, so a crash between commit and sink is made good and nothing is kept twice. The target itself knows
-how far it is, where it can in the same transaction as the rows.
+A sink reads outstanding versions from the lake, after each commit and at every start, so a crash between commit and
+delivery loses nothing and no separate queue is needed. The target stores its own position, in the same transaction as
+the rows if it supports transactions.
 """
 
 from __future__ import annotations
@@ -22,62 +22,62 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SinkPosition:
-    """A version of a table. Version numbers recur when a table is removed and made again; manifest ids do not."""
+    """A version of a table. Version numbers recur if a table is dropped and recreated; manifest ids do not."""
 
     version: int
     manifest_id: int | None = None
 
     def to_json(self) -> str:
-        """Return the text in which a target keeps its position."""
+        """Return the text that a target stores as its position."""
         return json.dumps({"version": self.version, "mark": self.manifest_id})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SinkPosition:
-        """Return what `to_json` wrote."""
-        found = json.loads(text)
-        return cls(found["version"], found["mark"])
+        """Return the position from the text written by `to_json`."""
+        fields = json.loads(text)
+        return cls(fields["version"], fields["mark"])
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What came to a table from one version to another, in one piece.
+    """The changes of a table from one version to another.
 
-    For a table whose rows are changed, `rows` are those that are new or are not as they were, and `gone` those that no
-    longer are: of a table with a key, those whose key is no more; of another, all of them.
+    If rows of the table can change, `rows` contains new and changed rows, and `gone` contains removed rows: for a table
+    with a key, the rows whose key no longer exists; for other tables, all rows that no longer exist.
     """
 
     to: SinkPosition
     since: SinkPosition | None
-    """How far the target has to be for this to come next; `None`: it has nothing yet."""
+    """The position of the target that this delivery follows; `None` for an empty target."""
     rows: pa.RecordBatchReader
-    """Read once, in the order of the table's files."""
+    """Can be read once; rows are in the order of the table's files."""
     gone: pa.Table
     key: tuple[str, ...] = ()
     """The table's key."""
     is_whole: bool = False
-    """Whether `rows` are all rows of the table, because what changed since cannot be told."""
+    """Whether `rows` contains all rows of the table, because the changes cannot be determined."""
 
 
 class Target(Protocol):
-    """A place that deliveries are written to, one after the other, by one writer. After an error it is opened anew."""
+    """Receives deliveries in order from a single writer. After an error, it is closed and reopened."""
 
     def reached(self) -> SinkPosition | None:
-        """Return the last version that is surely there; `None` when nothing is."""
+        """Return the last version that is known to be written; `None` for an empty target."""
 
     def write(self, delivery: Delivery) -> None:
-        """Write a delivery; nothing is done when it is there already.
+        """Write a delivery; do nothing if it is already written.
 
-        Raises `ConflictError` when the target is elsewhere than it begins, or another writer has taken over;
-        `SchemaError` for rows that cannot be written, `SinkError` when the target does not take them.
+        Raises `ConflictError` if the delivery does not follow the target's position, or if another writer has taken
+        over; `SchemaError` for rows that cannot be represented; `SinkError` if the target rejects them.
         """
 
     def close(self) -> None:
-        """Let go of the target."""
+        """Close the target."""
 
 
 @dataclass(frozen=True)
 class SinkContext:
-    """Whose target it is: the sink in its project, and the folder for what is kept on this machine."""
+    """The sink and its project, and the folder for its local files."""
 
     project: str
     env: str
@@ -86,23 +86,23 @@ class SinkContext:
 
     @property
     def id(self) -> str:
-        """A name that no other sink has."""
+        """A name that is unique to this sink."""
         return f"headwater.{self.project}.{self.env}.{self.sink}"
 
 
 class Destination(Protocol):
-    """What a definition says of its target; nothing is opened before rows are sent."""
+    """The target of a sink as defined. It is not opened until rows are sent."""
 
     def open(self, home: SinkContext) -> Target:
-        """Open the target; raise `SinkError` when it cannot be."""
+        """Open the target; raise `SinkError` on failure."""
 
     def __str__(self) -> str:
-        """What and where it is, in one line and without secrets."""
+        """A one-line description of the target, without secrets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sink(Definition):
-    """Sends the rows of a table to a place outside the lake. Make one with `sink`."""
+    """Delivers the rows of a table to an external system. Create one with `sink`."""
 
     table: str
     to: Destination = field(compare=False)
@@ -114,7 +114,7 @@ class Sink(Definition):
 
     @property
     def selected_with(self) -> str:
-        """Its table's name."""
+        """The name of the table."""
         return self.table
 
     @property
@@ -129,42 +129,44 @@ class Sink(Definition):
 
 
 def sink(of: str, *, to: Destination, description: str = "") -> Sink:
-    """Send the rows of a table to a target, and what becomes of them.
+    """Deliver the rows of a table, and their changes, to a target.
 
         alerts = sink("late_twice", to=to_kafka("alerts", key="tailnum"))
 
-    What the table holds when the sink first sees it is sent first. A streamed table is followed by `headwater stream`, after
-    each commit; any other by `headwater run`. A target that fails does no harm to the table: the next time it gets
-    what it has not got yet.
+    The first delivery contains all current rows of the table. `headwater stream` delivers streamed tables after each
+    commit; `headwater run` delivers other tables. If the target fails, the table is not affected, and outstanding changes
+    are sent on the next delivery.
     """
     place = caller()
     if not isinstance(of, str):
-        raise DefinitionError("a sink has the name of a table", got=repr(of), do="write it as text", place=place)
+        raise DefinitionError(
+            "a sink requires the name of a table", got=repr(of), do="pass it as a string", place=place
+        )
     return Sink(place=place, description=description or f"to {to}", table=of, to=to)
 
 
-def is_there(delivery: Delivery, reached: SinkPosition | None) -> bool:
-    """Return whether a target at a position has a delivery; raise `ConflictError` when it neither has it nor comes next."""
+def is_delivered(delivery: Delivery, reached: SinkPosition | None) -> bool:
+    """Return whether a target at a position has a delivery; raise `ConflictError` if it neither has it nor is next."""
     if reached == delivery.to:
         return True
     if reached != delivery.since:
         raise ConflictError(
             "another process has written to this target",
             got=f"it is at {_words(reached)}, not at {_words(delivery.since)}",
-            do="let one process send: what it has not sent yet, it will",
+            do="run one sender; it delivers what is outstanding",
         )
     return False
 
 
-def require_gone_by(key: tuple[str, ...], delivery: Delivery) -> None:
-    """Raise `SinkError` when rows went that a target which tells rows apart by a key cannot take away."""
+def require_deletable(key: tuple[str, ...], delivery: Delivery) -> None:
+    """Raise `SinkError` if rows were deleted and the target cannot delete them, because its key is not the table's."""
     if delivery.gone.num_rows and key != delivery.key:
         raise SinkError(
-            "rows went from the table, and the sink cannot say which",
-            got=f"the key {list(key)} of the sink, {list(delivery.key)} of the table",
-            do="give both the same key=, or send a table that rows only come to",
+            "the sink cannot delete rows, because its key is not the table's key",
+            got=f"key {list(key)} of the sink, key {list(delivery.key)} of the table",
+            do="set the same key= on both, or send an append-only table",
         )
 
 
 def _words(position: SinkPosition | None) -> str:
-    return "its beginning" if position is None else f"version {position.version}"
+    return "the start" if position is None else f"version {position.version}"

@@ -1,4 +1,4 @@
-"""What a source's reader promises. One contract test runs against every reader."""
+"""The interfaces of source readers. One contract test suite runs against every reader."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 SOURCE, POSITION, INGESTED_AT = "_source", "_position", "_ingested_at"
 MISFIT = "_misfit"
 PROVENANCE = (SOURCE, POSITION, INGESTED_AT)
-"""The columns that every bronze row carries: the file, the 1-based line or row in it, and the run's time."""
+"""The columns that are added to every bronze row: the file, the 1-based line or row, and the time of the run."""
 
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What came out of a piece: rows that fit the schema, with `_position`, and those that did not.
+    """The rows of a split that match the schema, with `_position`, and the rejected rows.
 
-    `rejected` has the columns `position` (BIGINT), `reason` and `row` (the text as it stood in the file).
+    `rejected` has the columns `position` (BIGINT), `reason` and `row` (the original text in the file).
     """
 
     rows: pa.Table
@@ -39,231 +39,231 @@ class ReadResult:
 
 @dataclass(frozen=True)
 class ScanQuery:
-    """A part as a query that gives its rows once, in order, on the connection it was made for, with one thread.
+    """A query that returns the rows of a split in order. Run it once, on the connection it was created for, with one thread.
 
-    It is the truth only when all of this holds after it ran; else the part is to be `read`:
-    the query raised nothing, its scan gave exactly `rows` rows, no row had `_misfit`, and the first value of
-    `rejects` is 0. A column that is not selected is not looked at, so select them all.
+    The result is valid only if the query raised no error, its scan returned exactly `rows` rows, no row had `_misfit`,
+    and the first value of `rejects` is 0; otherwise call `read`. Columns that are not selected are not validated, so
+    select all of them.
     """
 
     query: str
-    """A SELECT of the contract's columns in their types, then `_position` (BIGINT) and `_misfit` (BOOLEAN)."""
+    """A SELECT of the contract's columns with their types, followed by `_position` (BIGINT) and `_misfit` (BOOLEAN)."""
     rows: int
-    """How many records the part has when every line is one."""
+    """The number of records in the split, if every line is one record."""
     rejects: str
-    """A query, to be run after the other in the same connection, of how many faults the scan found."""
+    """A query for the number of errors of the scan; run it after `query` on the same connection."""
 
 
 class PartReader(Protocol):
-    """What reads parts that were planned."""
+    """Reads planned splits."""
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
-        """Return the part's rows as `schema`, at their positions in the piece.
+        """Return the rows of a split with the columns of `schema`, and their positions in the source object.
 
-        Raises `SchemaError` when its columns are others, and `SplitError` when only the whole piece can be read: then
-        the parts of this piece that were already read are void.
+        Raises `SchemaError` if the columns differ, and `SplitError` if the source object can only be read completely. In
+        that case, discard all rows of this source object that were already read.
         """
 
 
 class Reader(PartReader, Protocol):
-    """Where data enters, as Arrow. Reading a part twice gives the same rows in the same order.
+    """Reads a source as Arrow tables. Reading a split twice returns the same rows in the same order.
 
-    These four members are all that a connector must have; `pipeline.connectors.ArrowReader` gives two of them to one that
-    yields Arrow batches. What a reader can do beside that it says by having the members of `Divisible`, `Scannable`,
-    `Reparsable`, `Evolvable`, `Log`, `Checkable`, `InProject` or `OverTables`.
+    A connector must implement these four members; `pipeline.connectors.ArrowReader` implements two of them for connectors
+    that yield Arrow batches. A reader supports optional features by implementing `Divisible`, `Scannable`, `Reparsable`,
+    `Evolvable`, `Log`, `Checkable`, `InProject` or `OverTables`.
     """
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the options that decide the rows; where the data is does not count."""
+        """A hash of the options that determine the rows; the location of the data is ignored."""
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
-        """Return what is new since a cursor, in a stable order; everything that is there now, without one.
+        """Return the new splits since a cursor, in a stable order; without a cursor, all current data.
 
-        Raises `SourceError` when nothing is there to be read, and for a source that does not answer.
+        Raises `SourceError` if there is no data, and if the source is unavailable.
         """
 
     def schema(self, piece: SourceObject) -> Schema:
-        """Return the columns of a piece with their inferred types; raise `SourceError` when it has none."""
+        """Return the columns of a source object with inferred types; raise `SourceError` if it has no columns."""
 
 
 @runtime_checkable
 class Divisible(Protocol):
-    """A reader whose parts can be divided further, at byte ranges for example."""
+    """A reader that can divide a source object into several splits, for example by byte ranges."""
 
     def parts(self, piece: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
-        """Return stretches of about `target_bytes` that together, in order, are the piece; one where it cannot be cut."""
+        """Return splits of about `target_bytes` that cover the source object in order; one split if it is not divisible."""
 
 
 @runtime_checkable
 class Scannable(Protocol):
-    """A reader whose parts DuckDB can scan by itself, which is the fast path."""
+    """A reader whose splits DuckDB can scan directly; this enables the fast path."""
 
     def scan(
         self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema
     ) -> AbstractContextManager[ScanQuery | None]:
-        """Return the part as a query that can be run inside the context; None: it can only be `read`.
+        """Return a query over the split, valid inside the context; `None` if the split must be read with `read`.
 
-        Raises as `read` does for other columns and for a file that is not there.
+        Raises the same errors as `read` if the columns differ or the file does not exist.
         """
 
 
 @runtime_checkable
 class ScannableTogether(Protocol):
-    """A reader that DuckDB can scan many small parts of at once: a scan for each costs more than their rows."""
+    """A reader whose small splits DuckDB can scan together, because one scan per split would cost more than its rows."""
 
     def is_small(self, part: SourceSplit) -> bool:
-        """Return whether a part is scanned with others rather than by itself."""
+        """Return whether a split should be scanned together with others."""
 
     def scan_together(
         self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
     ) -> AbstractContextManager[ScanQuery | None]:
-        """Return small parts as one query, in their order, whose rows also have `_source`.
+        """Return one query over several small splits, in order; its rows also have `_source`.
 
-        None when one of them can only be read by itself. Raises as `read` does for other columns and for a file that is
-        not there.
+        `None` if one of them must be read with `read`. Raises the same errors as `read` if the columns differ or a file
+        does not exist.
         """
 
 
 @runtime_checkable
 class Reparsable(Protocol):
-    """A reader that can read rejected rows again, which the replay of a quarantine needs."""
+    """A reader that can parse rejected rows again, which is required to replay a quarantine."""
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
-        """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`."""
+        """Parse rejected rows again, from the texts returned by `read`; positions are 1-based indexes into `rows`."""
 
 
 NewColumns = Literal["add", "set aside", "refuse"]
-"""What happens to a column that a contract does not have: the table gets it, rows with a value in it are set aside, or
-the run fails."""
+"""The handling of columns that are not in the contract: add them to the table, quarantine rows with a value in them, or
+fail the run."""
 
 
 @runtime_checkable
 class Evolvable(Protocol):
-    """A reader that can do any of `NewColumns`. With `add`, what a contract has and the data has not is null."""
+    """A reader that supports all values of `NewColumns`. With `add`, columns missing in the data are null."""
 
     def evolving(self, new_columns: NewColumns) -> Reader:
-        """Return the reader for a source that does this."""
+        """Return the reader with this handling of new columns."""
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
-        """Return the columns of a part that a contract does not have, with types inferred from the part."""
+        """Return the columns of a split that are not in the contract, with types inferred from the split."""
 
 
 @runtime_checkable
 class InProject(Protocol):
-    """A reader whose relative locations belong to the folder of its project."""
+    """A reader whose relative paths are resolved against the project's folder."""
 
     def within(self, folder: Path) -> Reader:
-        """Return the reader for a project in this folder."""
+        """Return the reader with paths resolved against this folder."""
 
 
 @runtime_checkable
 class Checkable(Protocol):
-    """A reader that can look at its system without reading rows: `headwater doctor` asks it to."""
+    """A reader that can check its system without reading rows, for `headwater doctor`."""
 
     def check(self) -> Iterable[Finding]:
-        """Return what was found, named by file, topic or table; raise `SourceError` when the system does not answer."""
+        """Return the findings by file, topic or table; raise `SourceError` if the system is unavailable."""
 
 
 @runtime_checkable
 class Timed(Protocol):
-    """A reader whose records have a time of their own, which stands in where a record has no value."""
+    """A reader whose records have a timestamp, which replaces a missing event time."""
 
     def timed(self, time: EventTime) -> Reader:
-        """Return the reader for a source with this event time."""
+        """Return the reader with this event time."""
 
 
 @dataclass(frozen=True)
 class TableRows:
-    """One version of a table of the lake, for a reader that reads tables."""
+    """A version of a table in the lake, for a reader of tables."""
 
     query: str
-    """A SELECT of its rows."""
+    """A SELECT of the rows."""
     schema: Schema
     manifest_id: int | None
-    """Changes when the table does."""
+    """Changes whenever the table changes."""
     filesystem: fsspec.AbstractFileSystem | None = None
 
 
 @runtime_checkable
 class OverTables(Protocol):
-    """What reads tables of the lake: it becomes a reader when it is given their rows."""
+    """A reader of tables in the lake; `over` binds it to their versions."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the options that decide the rows."""
+        """A hash of the options that determine the rows."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the tables."""
 
     def over(self, rows_of: Callable[[str], TableRows]) -> Reader:
-        """Return what reads the newest versions of the tables."""
+        """Return a reader of the newest versions of the tables."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What a partition of a log holds now: the records at the offsets from `begin` to `end`, the end not included."""
+    """The offsets that a partition of a log currently contains, from `begin` to `end` (exclusive)."""
 
     begin: int
     end: int
     stamp: str = field(default="", compare=False)
-    """Changes when the partition is made anew: its offsets mean other records then."""
+    """Changes if the partition is recreated, because its offsets then identify other records."""
 
 
 @dataclass(frozen=True)
 class ReadyOffsets:
-    """What a tail can give without waiting: up to which offset of each partition, and whether more can ever come."""
+    """The offset per partition up to which a tail can read without waiting, and whether the log has ended."""
 
     offsets: Mapping[str, int]
     rows: int
     has_ended: bool = False
     is_unanswered: bool = False
-    """Whether the log's system did not answer, so that nothing is known of what it holds."""
+    """Whether the log's system did not respond, so that its current offsets are unknown."""
 
 
 @dataclass(frozen=True)
 class LogTraits:
-    """What a stream has to know of a log, beside how it is read."""
+    """The properties of a log that streams depend on."""
 
     has_whole_partitions: bool = False
-    """Whether a partition is taken whole or not at all, as a file is; else its offsets count records."""
+    """Whether a partition is always read completely, like a file; otherwise its offsets count records."""
     may_vanish: bool = False
-    """Whether a partition that was read may be removed: that is no error then."""
+    """Whether removing a partition that was read is not an error."""
     is_in_sequence: bool = False
-    """Whether event time runs through the partitions one after the other, in the order of their names."""
+    """Whether the event times of the partitions follow each other, in the order of the partitions' names."""
 
 
 @runtime_checkable
 class Log(Protocol):
-    """What has no end. A piece is a partition, a part a range of its offsets: `SourceSplit(piece, begin, end)`.
+    """An unbounded source. A source object is a partition, a split a range of its offsets: `SourceSplit(piece, begin, end)`.
 
-    The record at an offset is always the same one, so that a range that is read again gives the same rows. Offsets
-    grow and may have gaps. `_position` is a record's offset, `_source` its partition's URI.
+    An offset always identifies the same record, so rereading a range returns the same rows. Offsets increase and may have
+    gaps. `_position` is the offset of a record, `_source` the URI of its partition.
     """
 
     @property
     def traits(self) -> LogTraits:
-        """What differs from other logs."""
+        """The properties of this log."""
 
     def extents(self) -> Mapping[str, Extent]:
-        """Return what each partition holds now, by the URI of its piece; partitions may come, and never go."""
+        """Return the current offsets of each partition by URI; partitions may be added, but are never removed."""
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
-        """Return for each partition the offset of the first record that was written at that time or later."""
+        """Return for each partition the offset of the first record written at or after this time."""
 
     def tail(self, offsets: Mapping[str, int]) -> AbstractContextManager[Tail]:
-        """Read some partitions on and on, each from its offset; raise `SourceError` for one that is not held any more."""
+        """Read partitions continuously from these offsets; raise `SourceError` for an offset that no longer exists."""
 
 
 class Tail(Protocol):
-    """What reads partitions of a log on and on: it fetches ahead of what is taken from it, up to a bound of its own."""
+    """A continuous reader of partitions; it prefetches records up to a limit."""
 
     def ready(self, timeout_s: float) -> ReadyOffsets:
-        """Return what can be taken, at once if there is more than was taken last, else when that comes or time is up."""
+        """Return the offsets that can be read; wait until there are new records, or until the timeout."""
 
     def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
-        """Return what reads and flows these parts, which are ready, from memory; from now on they count as taken."""
+        """Return a reader of these splits, which must be ready, from memory; they count as consumed from now on."""
 
     def add(self, offsets: Mapping[str, int]) -> None:
-        """Read more partitions from now on."""
+        """Start reading additional partitions."""

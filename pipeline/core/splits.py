@@ -1,4 +1,4 @@
-"""Units of a source, and stretches of them that are read by themselves."""
+"""Source objects, and the splits of them that tasks read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SourceObject:
-    """An object of a source: a file, a partition, a page. `stamp` changes when its content does."""
+    """A unit of a source: a file, a partition, a page. `stamp` changes whenever its content changes."""
 
     uri: str
     size_bytes: int
@@ -16,31 +16,31 @@ class SourceObject:
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """A stretch of a piece that can be read by itself: bytes from line end to line end, or rows of whole row groups."""
+    """A part of a source object that one task reads: bytes between line ends, or rows of complete row groups."""
 
     piece: SourceObject
     begin: int = 0
-    """The first byte (CSV, NDJSON) or the first row (Parquet), from 0."""
+    """The 0-based first byte (CSV, NDJSON) or first row (Parquet)."""
     end: int | None = None
-    """Exclusive; None: to the end of the piece."""
+    """Exclusive end; `None` for the end of the source object."""
     first: int = 1
-    """The line or row, from 1, at which the part begins, as `_position` counts; in front of a header, the header's."""
+    """The `_position` (1-based line or row) at which the split begins; that of the header line if it starts with one."""
     planned_bytes: int | None = None
-    """What the part weighs, for planning; None: as much as the piece."""
+    """The size used for planning; `None` for the size of the source object."""
     lines: int | None = None
-    """How many lines of text it has, where they were counted when it was cut."""
+    """The number of text lines, if they were counted when the split was created."""
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of the part, for Parquet before compression when it is cut: an estimate of work, not of memory."""
+        """The size in bytes (for parts of Parquet files: uncompressed), as an estimate of work, not of memory."""
         return self.piece.size_bytes if self.planned_bytes is None else self.planned_bytes
 
     @property
     def is_whole(self) -> bool:
-        """Whether the part is all of its piece."""
+        """Whether the split covers its entire source object."""
         return self.begin == 0 and self.end is None
 
     def __str__(self) -> str:
-        """Return the file, and which stretch of it: bytes, or rows of Parquet, from 0, the end not included."""
+        """Return the URI and the 0-based range of bytes (for Parquet: rows), with an exclusive end."""
         end = "its end" if self.end is None else f"{self.end}"
         return self.piece.uri if self.is_whole else f"{self.piece.uri} from {self.begin} to {end}"

@@ -1,8 +1,8 @@
-"""Files that are written but not yet committed, and what a commit says about itself.
+"""Staged files, which are written but not yet committed, and the manifest of a commit.
 
-A **manifest** is the one record of how a table came to its newest version. It is written under the hash of
-its content before the commit, and the commit carries that hash, so that data and bookkeeping change in one step.
-Everything else (the quarantine, the catalog) is brought to what the manifest says afterwards, and can be again.
+A **manifest** records how a version of a table was created. It is written under the hash of its content before the
+commit, and the commit contains that hash, so data and metadata change atomically. The quarantine and the catalog are
+updated from the manifest after the commit; this is idempotent.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     import duckdb
 
 FORMAT_VERSION = 2
-"""The format of the manifests that are written; earlier ones can be read."""
+"""The format version of new manifests; earlier versions can be read."""
 _IN_JSON = {"quarantined": "aside", "quarantine_mode": "aside_mode", "manifest_ids": "marks"}
-"""The keys that fields have in the JSON of a manifest: they are part of its format."""
+"""The JSON keys of fields whose names differ; they are part of the manifest format."""
 _FROM_JSON = {key: name for name, key in _IN_JSON.items()}
 _STAMP = re.compile(r"\d+-\d+")
 Mode = Literal["append", "overwrite", "merge"]
-"""How files come to a table: beside what is there, in its place, or in the place of some of its files."""
+"""How a commit adds files: in addition to the existing files, replacing all of them, or replacing some of them."""
 
 
 @dataclass(frozen=True)
 class StagedFile:
-    """One Parquet file: its path below the table, and what the Delta log will say of it."""
+    """A Parquet file: its path relative to the table, and its entry in the Delta log."""
 
     path: str
     size_bytes: int
@@ -44,26 +44,26 @@ class StagedFile:
 
 
 class Stager(Protocol):
-    """Writes rows as files under names that a retry of the same split writes again."""
+    """Writes rows to files. A retry of the same split writes the same file names."""
 
     def stage(
         self, con: duckdb.DuckDBPyConnection, select: str, split: int, schema: Schema | None = None
     ) -> tuple[StagedFile, ...]:
-        """Write the rows of a SELECT; no files for no rows. Invisible to readers until they are committed.
+        """Write the rows of a SELECT; an empty result writes no files. Files are invisible to readers until committed.
 
-        `schema` is what the SELECT gives, where that is known.
+        `schema` is the schema of the SELECT, if it is known.
         """
 
     def scan(self, files: Sequence[StagedFile]) -> str:
-        """Return SQL for what stands after FROM to read staged files again."""
+        """Return a FROM clause item that reads staged files."""
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """The rows of one step: `rows_made = rows_out + quarantined + dropped + superseded + deletes`; none is uncounted.
+    """The row counts of a step: `rows_made = rows_out + quarantined + dropped + superseded + deletes`.
 
-    `rows_in` counts what was read from the driving input, `late` what a stream took too late for its window. For a
-    merged table, `superseded` counts rows with a later one of their key, and `deletes` those that removed theirs.
+    `rows_in` counts rows read from the driving input, `late` counts rows that a stream received too late for their
+    window. For a merged table, `superseded` counts rows replaced by a later row of their key, `deletes` counts deletes.
     """
 
     rows_in: int = 0
@@ -78,7 +78,7 @@ class RowCounts:
 
     @property
     def uncounted(self) -> int:
-        """The rows made of which nothing is known: 0, or there is a mistake in Headwater."""
+        """The rows that are not accounted for; a value other than 0 is a bug in Headwater."""
         return self.rows_made - self.rows_out - self.quarantined - self.dropped - self.superseded - self.deletes
 
     def __add__(self, other: RowCounts) -> RowCounts:
@@ -89,48 +89,48 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """How a table came to a version: the definition, the inputs consumed so far, and the last step's figures."""
+    """The metadata of a version of a table: the definition, the inputs consumed so far, and the counts of the step."""
 
     table: str
     run_id: str
     fingerprint: str
     mode: Mode
     inputs: Mapping[str, int] = field(default_factory=dict)
-    """The version of each input table up to which it is consumed."""
+    """The last consumed version of each input table."""
     manifest_ids: Mapping[str, int | None] = field(default_factory=dict)
-    """The marks of those versions: a table that was removed and made again has the numbers, but not the marks."""
+    """The manifest ids of those versions; they differ for a table that was dropped and recreated."""
     cursor: Cursor | None = None
-    """How far the source that it reads is consumed."""
+    """How far the source is consumed."""
     gaps: Sequence[Gap] = ()
-    """What of the source was lost before it was read, as the user accepted."""
+    """Offsets of the source that were lost before they were read, and accepted by the user."""
     flow: RowCounts = field(default_factory=RowCounts)
     checks: Mapping[str, int] = field(default_factory=dict)
     """Violations by expectation."""
     quarantined: Sequence[StagedFile] = ()
     """Staged files of quarantined rows, to be committed to the quarantine."""
     quarantine_mode: Mode = "append"
-    """Whether they come beside what is in the quarantine, or in its place."""
+    """Whether these files are added to the quarantine or replace it."""
     tombstones: Sequence[StagedFile] = ()
-    """For a merged table: files of the keys that were deleted, each with the sequence of its delete."""
+    """For a merged table: files with the deleted keys and the sequence of each delete."""
     backfill: str = ""
-    """The backfill that made this version: a hash of the definition and of the inputs that it reads."""
+    """The id of the backfill that created this version: a hash of the definition and its inputs."""
     backfilled: Sequence[str | None] = ()
-    """The partitions that this backfill has done so far."""
+    """The partitions that this backfill has completed so far."""
     epoch: Epoch | None = None
-    """For a streamed table: how far its stream is."""
+    """For a streamed table: the epoch of its stream."""
     seconds: float = 0.0
     at: str = ""
-    """When it was written, ISO 8601 in UTC."""
+    """When the manifest was written, as ISO 8601 in UTC."""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        """Return the manifest as JSON with sorted keys: the same manifest gives the same text."""
+        """Return the manifest as JSON with sorted keys, so that equal manifests have equal texts."""
         parts = {_IN_JSON.get(name, name): value for name, value in asdict(self).items()}
         return json.dumps(parts, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Return what `to_json` wrote, in this or an earlier format; raise `StorageError` for a later one."""
+        """Return the manifest from JSON in this or an earlier format; raise `StorageError` for a later format."""
         parts = _of_this_format(json.loads(text))
         parts = {_FROM_JSON.get(name, name): value for name, value in parts.items()}
         parts["cursor"] = None if parts["cursor"] is None else Cursor(**parts["cursor"])
@@ -144,22 +144,22 @@ class Manifest:
 
     @property
     def manifest_id(self) -> int:
-        """The number a Delta transaction carries for this manifest: 63 bits of its SHA-256."""
+        """The number that identifies this manifest in the Delta log: 63 bits of its SHA-256."""
         return manifest_id_of(self.to_json())
 
 
 def _of_this_format(parts: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a manifest in today's format."""
+    """Return the fields of a manifest in the current format."""
     version, what = parts.get("format_version", 1), f"the manifest of table {parts.get('table')!r}"
     require_known(version, FORMAT_VERSION, what, "upgrade Headwater, or recompute the table: headwater run --full")
-    if version == 1:  # listed what was consumed in place of a cursor
+    if version == 1:  # lists the consumed source objects instead of a cursor
         pieces = parts.pop("pieces", ())
         parts = {"backfilled": (), "tombstones": (), "epoch": None, "gaps": (), **parts, "cursor": _listed(pieces)}
     return {**parts, "format_version": FORMAT_VERSION}
 
 
 def _listed(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the cursor for pieces of format 1; offsets of logs were not in it, so theirs cannot be read."""
+    """Return the cursor for the source objects of format 1; it has no offsets of logs, so those cannot be read."""
     if not pieces:
         return None
     stamps = {str(piece["uri"]): str(piece["stamp"]) for piece in pieces}

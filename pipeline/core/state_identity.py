@@ -1,7 +1,7 @@
-"""What the state of a stream is by its definition, and how two of these differ.
+"""The identity of a stream's state, derived from its definition, and the difference between two identities.
 
-It is made of what the user wrote (the statement, keys, bounds, the code of a function) and of the types of the inputs,
-never of SQL that Headwater generates nor of the names of its classes, so that an upgrade keeps the state.
+It consists of what the user wrote (the statement, keys, bounds, the code of a function) and the types of the inputs. It
+never contains generated SQL or names of classes, so the state remains valid after an upgrade.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pipeline.core.schema import Schema
 
 @dataclass(frozen=True)
 class StateIdentity:
-    """The identity of a state. The parts are short texts that an error can show, by what they say."""
+    """The identity of a state. Its parts are short texts, by name, that can be shown in an error."""
 
     kind: str
-    """Of the operator, for example `tumble` or `interval join`."""
+    """The kind of operator, for example `tumble` or `interval join`."""
     version: int
-    """Of the columns in which that operator keeps its state."""
+    """The version of the operator's state columns."""
     layout: Mapping[str, str]
-    """What decides which columns the state has, how it is dealt to shards, and when rows come out of it."""
+    """What determines the columns of the state, its distribution to shards, and when rows are emitted."""
     rules: Mapping[str, str]
-    """What decides which rows are in it."""
+    """What determines the rows of the state."""
 
     def change_of_layout(self, before: StateIdentity) -> str | None:
-        """Return in words why a state of `before` cannot be read as this one; `None` when it can."""
+        """Return why a state with the identity `before` cannot be read; `None` if it can."""
         if before.kind != self.kind:
             return f"its operator changed: {before.kind} before, {self.kind} now"
         if before.version != self.version:
@@ -34,21 +34,21 @@ class StateIdentity:
         return _first_change(before.layout, self.layout)
 
     def change_of_rules(self, before: StateIdentity) -> str | None:
-        """Return in words why a state of `before` holds other rows than this one would; `None` when it does not."""
+        """Return why a state with the identity `before` contains other rows; `None` if it does not."""
         return _first_change(before.rules, self.rules)
 
     def change(self, before: StateIdentity) -> str | None:
-        """Return in words how a state of `before` differs; `None` when it is this one."""
+        """Return how a state with the identity `before` differs; `None` if it does not."""
         return self.change_of_layout(before) or self.change_of_rules(before)
 
 
 def identity_of(parts: Mapping[str, object] | None) -> StateIdentity | None:
-    """Return what `dataclasses.asdict` made of an identity."""
+    """Return an identity from the result of `dataclasses.asdict`."""
     return None if parts is None else StateIdentity(**parts)  # type: ignore[arg-type]
 
 
 def columns_part(name: str, schema: Schema, event_time: str | None = None) -> dict[str, str]:
-    """Return the part of a layout that says which columns of an input are read, and which one is its event time."""
+    """Return the part of a layout with the columns that are read from an input, and its event time."""
     marks = {event_time: " (event time)"}
     return {f"columns of {name!r}": ", ".join(f"{c.name} {c.type}{marks.get(c.name, '')}" for c in schema.columns)}
 

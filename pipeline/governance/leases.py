@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core.errors import ConflictError, RequestError, StorageError
-from pipeline.core.processes import is_there, machine
+from pipeline.core.processes import is_running, machine
 from pipeline.governance.catalog import METADATA, Catalog
 
 LASTS_S, EVERY_S = 10.0, 1.5
@@ -83,7 +83,7 @@ class Lease:
     def is_living(self, now: float) -> bool:
         """Return whether somebody holds it: it has not run out, and its process, where that can be told, is there."""
         is_here = bool(self.machine) and self.machine == machine()
-        return self.until > now and not (is_here and not is_there(self.pid))
+        return self.until > now and not (is_here and not is_running(self.pid))
 
 
 class Leases:

@@ -1,1 +1,1 @@
-"""DuckDB on Arrow: planning and splitting SQL, mergeable aggregates, expectations on a block."""
+"""DuckDB on Arrow: execution strategies for SQL, mergeable aggregates, and expectations."""

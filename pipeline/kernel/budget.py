@@ -1,4 +1,4 @@
-"""What a run may take of a machine: memory and cores, shared among the tasks that work side by side."""
+"""The memory and cores that a run may use, shared among concurrent tasks."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from pipeline.core.processes import cores, read_text
 from pipeline.kernel.pool import Limits
 
 SHARE = 0.6
-"""The share of the machine's memory that a run takes without a setting; the rest is for what no engine counts."""
+"""The default share of the machine's memory for a run; the rest is for memory that engines do not account for."""
 _LEAST_BYTES = 128 << 20
-"""Below this an engine cannot even write a file."""
+"""The minimum memory with which an engine can write a file."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The memory of all tasks together, and how many work at once."""
+    """The memory of all tasks together, and the number of concurrent tasks."""
 
     memory_bytes: int
     slots: int
 
     def whole(self) -> Limits:
-        """Return what one task may take that works alone."""
+        """Return the limits of a task that runs alone."""
         return Limits(self.memory_bytes, self.slots)
 
     def part(self, tasks: int) -> Limits:
-        """Return what each of several tasks may take, which work one thread each."""
+        """Return the limits of each of several concurrent tasks, which have one thread each."""
         beside = max(1, min(tasks, self.slots))
         return Limits(max(_LEAST_BYTES, self.memory_bytes // beside), 1)
 
 
 class MemoryPool:
-    """The memory of a run, which steps that work at once share: in equal shares, or one step takes all of it."""
+    """The memory of a run, divided among concurrent steps: in equal shares, or entirely to one step."""
 
     def __init__(self, budget: Budget, steps: int) -> None:
-        """Make as many shares as steps may work at once, each large enough for an engine on every core."""
+        """Create at most one share per concurrent step, each large enough for an engine on every core."""
         self.shares = max(1, min(steps, budget.memory_bytes // (_LEAST_BYTES * budget.slots)))
         self._memory_bytes = budget.memory_bytes
         self._free = self.shares
@@ -48,9 +48,9 @@ class MemoryPool:
 
     @contextmanager
     def reserve(self, needed_bytes: int | None) -> Iterator[int]:
-        """Wait for a share that holds so many bytes, else for all memory; yield the bytes that may be used.
+        """Wait for a share of at least this size, otherwise for all memory; yield the number of bytes that may be used.
 
-        `None` asks for all. Who asks first is served first, so that no one waits for ever.
+        `None` requests all memory. Requests are served in order, so that none waits forever.
         """
         share = self._memory_bytes // self.shares
         count = 1 if needed_bytes is not None and needed_bytes <= share else self.shares
@@ -70,12 +70,12 @@ class MemoryPool:
 
 
 def budget_here(memory_bytes: int | None = None) -> Budget:
-    """Return the budget of a run in this process: what is asked for, else a share of the machine or container."""
+    """Return the budget of a run in this process: as configured, otherwise a share of the machine or container."""
     return Budget(int(SHARE * machine_bytes()) if memory_bytes is None else memory_bytes, cores())
 
 
 def machine_bytes() -> int:
-    """Return the memory of the machine, or of the container when that is less."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the memory of the machine, or the limit of the container if it is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = read_text("/sys/fs/cgroup/memory.max").strip()
-    return min(whole, int(limit)) if limit.isdigit() else whole
+    return min(total, int(limit)) if limit.isdigit() else total

@@ -1,7 +1,7 @@
-"""Expectations on a block: one pass that marks each row with what it violates, and then three ways out.
+"""Expectations: each row is marked with the expectations it violates, and then kept, quarantined or dropped.
 
-The rows of a step are materialized once, in a temporary table `_made` with a bit per violated expectation.
-Kept rows are those without a `quarantine` or `drop` bit; a `fail` bit on any row fails the step.
+The rows of a step are materialized once, in the temporary table `_made`, with one bit per violated expectation. Rows
+without a `quarantine` or `drop` bit are kept; a `fail` bit on any row fails the step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 MADE = "_made"
 BITS = "_bits"
 MOST = 62
-"""The most expectations of one table: their bits share a BIGINT."""
+"""The maximum number of expectations of a table, because their bits are stored in a BIGINT."""
 
 
 def key_expectations(key: tuple[str, ...]) -> tuple[Expectation, ...]:
-    """Return what a key promises: no null in it, and one row for each value. The first row by `rank` stays."""
+    """Return the expectations of a key: it is not null, and it is unique. The first row by `rank` is kept."""
     if not key:
         return ()
     present = " and ".join(f"{quoted(name)} is not null" for name in key)
@@ -35,22 +35,22 @@ def key_expectations(key: tuple[str, ...]) -> tuple[Expectation, ...]:
 
 
 def merge_expectations(key: tuple[str, ...], merge: Merge) -> tuple[Expectation, ...]:
-    """Return what a merged table promises in place of a key's uniqueness: rows whose place in the order is known."""
+    """Return the expectations of a merged table: the key and the sequence are not null."""
     present = Expectation(SEQUENCED, f"{quoted(merge.sequence_by)} is not null", Action.QUARANTINE)
     return (key_expectations(key)[0], present)
 
 
 def unless_deleted(expectations: tuple[Expectation, ...], merge: Merge) -> tuple[Expectation, ...]:
-    """Return expectations of the rows that stay: a row that only removes its key has to meet none of them."""
+    """Return the expectations such that rows that delete their key satisfy all of them."""
     if merge.apply_as_deletes is None:
         return expectations
-    gone = f"coalesce(({merge.apply_as_deletes}\n), false)"
-    return tuple(Expectation(e.name, f"{gone} or ({e.condition}\n)", e.action) for e in expectations)
+    is_delete = f"coalesce(({merge.apply_as_deletes}\n), false)"
+    return tuple(Expectation(e.name, f"{is_delete} or ({e.condition}\n)", e.action) for e in expectations)
 
 
 @dataclass(frozen=True)
 class MarkedRows:
-    """The rows of a step with their marks, in the table `_made`; `columns` are the ones to keep."""
+    """The marked rows of a step, in the table `_made`; `columns` are the columns to keep."""
 
     expectations: tuple[Expectation, ...]
     columns: tuple[str, ...]
@@ -61,7 +61,7 @@ class MarkedRows:
         return sum(1 << i for i, e in enumerate(self.expectations) if e.action in actions)
 
     def violations(self, con: duckdb.DuckDBPyConnection) -> dict[str, int]:
-        """Return how many rows violate each expectation."""
+        """Return the number of violations of each expectation."""
         if not self.expectations:
             return {}
         counts = ", ".join(f"count(*) filter (where {BITS} & {1 << i} != 0)" for i in range(len(self.expectations)))
@@ -69,7 +69,7 @@ class MarkedRows:
         return {e.name: int(count) for e, count in zip(self.expectations, row, strict=True)}
 
     def kept(self, types: dict[str, str] | None = None) -> str:
-        """Return the SELECT of the rows that stay, each column in the type to store."""
+        """Return the SELECT of the kept rows, with each column in the type to store."""
         away = self.mask(Action.QUARANTINE, Action.DROP)
         types = types or {}
         columns = ", ".join(
@@ -79,7 +79,7 @@ class MarkedRows:
         return f"select {columns} from {MADE} where {BITS} & {away} = 0"
 
     def rejected(self) -> str:
-        """Return the SELECT of the quarantined rows: `reasons`, provenance where known, and the row as JSON."""
+        """Return the SELECT of the quarantined rows: `reasons`, provenance if known, and the row as JSON."""
         mask = self.mask(Action.QUARANTINE)
         cases = ", ".join(
             f"case when {BITS} & {1 << i} != 0 then {literal(e.name)} end"
@@ -96,7 +96,7 @@ class MarkedRows:
         )
 
     def counts(self, con: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
-        """Return the numbers of rows made, quarantined and dropped; a row that is both is quarantined."""
+        """Return the numbers of all, quarantined and dropped rows; a row that is both counts as quarantined."""
         quarantine, drop = self.mask(Action.QUARANTINE), self.mask(Action.DROP)
         row = one(
             con,
@@ -113,10 +113,10 @@ def mark(
     *,
     hidden: tuple[str, ...] = (),
 ) -> MarkedRows:
-    """Materialize a query's rows with a bit for each expectation they violate; `hidden` columns are not kept.
+    """Materialize a query's rows with a bit for each violated expectation; `hidden` columns are not kept.
 
-    Raises `DefinitionError` for more than 62 expectations, and for two columns of one name or one called
-    `_bits` or `rowid`; what DuckDB raises for the query or a condition goes through.
+    Raises `DefinitionError` for more than 62 expectations, duplicate column names, and the reserved names `_bits` and
+    `rowid`. DuckDB's errors for the query or a condition are not translated.
     """
     if len(expectations) > MOST:
         raise DefinitionError(f"a table has at most {MOST} expectations", got=str(len(expectations)))
@@ -135,19 +135,19 @@ def mark(
 
 
 def require_distinct(names: tuple[str, ...]) -> None:
-    """Raise `DefinitionError` for two columns of one name, and for one with a name that is the engine's own."""
+    """Raise `DefinitionError` for duplicate and reserved column names."""
     seen = {BITS, "rowid"}
     for name in names:
         if name.lower() in seen:
-            problem = "is the engine's own" if name.lower() in {BITS, "rowid"} else "comes twice"
-            raise DefinitionError(f"the column {name!r} {problem}", got=few(names), do="give it another name")
+            problem = "reserved column name" if name.lower() in {BITS, "rowid"} else "duplicate column name"
+            raise DefinitionError(f"{problem} {name!r}", got=few(names), do="rename the column")
         seen.add(name.lower())
 
 
 def mark_duplicates(
     con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[str, ...], order: str = "rowid"
 ) -> None:
-    """Set the bit of `key_is_unique` on every row but the first in `order` of a key that is not otherwise set aside."""
+    """Set the bit of `key_is_unique` on all rows of a key except the first in `order`, ignoring otherwise rejected rows."""
     names, bit, away = listed(key), _unique_bit(marked), _away(marked)
     several = f"select {names} from {MADE} where {BITS} & {away} = 0 group by all having count(*) > 1"
     con.execute(
@@ -158,7 +158,7 @@ def mark_duplicates(
 
 
 def mark_known(con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[str, ...], existing: str) -> int:
-    """Set the bit of `key_is_unique` on rows with the key of a row of the SELECT `existing`; return how many there are."""
+    """Set the bit of `key_is_unique` on rows whose key is in the SELECT `existing`; return their number."""
     bit, away = _unique_bit(marked), _away(marked)
     same = " and ".join(f"{MADE}.{quoted(name)} = d.{quoted(name)}" for name in key)
     marked_rows = con.execute(
@@ -169,7 +169,7 @@ def mark_known(con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[st
 
 
 def count_before(con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[str, ...], existing: str) -> int:
-    """Return how many rows come before the row of their key in `existing`, a SELECT of rows with the same columns."""
+    """Return the number of rows that rank before the row with their key in `existing`, a SELECT with the same columns."""
     names = [quoted(name) for name in _ranked(marked.columns)]
     new, old = (", ".join(f"c{n} := {side}.{name}" for n, name in enumerate(names)) for side in (MADE, "d"))
     query = (
@@ -180,7 +180,7 @@ def count_before(con: duckdb.DuckDBPyConnection, marked: MarkedRows, key: tuple[
 
 
 def rank(names: Sequence[str]) -> str:
-    """Return the order of rows of one key: by their place in the source where they have it, then by their values."""
+    """Return the ORDER BY of rows of one key: by their position in the source if known, then by their values."""
     return listed(_ranked(names))
 
 

@@ -1,4 +1,4 @@
-"""DuckDB as the engine on Arrow blocks: connections, names and types."""
+"""DuckDB as the engine on Arrow tables: connections, names and types."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 _WATCH_EVERY_S = 0.5
 _BATCH_ROWS = 1 << 17
 WIDE = 256
-"""A table of more columns is wide: its statements are planned with less care."""
+"""The number of columns above which some optimizers are disabled."""
 
 
 class Stop:
-    """Ends the statements of several connections from another thread, and every one that comes after."""
+    """Interrupts the current and all later statements of several connections, from another thread."""
 
     def __init__(self, within: Stop | None = None) -> None:
-        """Stop nothing yet; `within` is a wider one, which stops these connections too."""
+        """Create an unset stop; `within` is an outer stop, which also interrupts these connections."""
         self._within = within
         self._open: set[duckdb.DuckDBPyConnection] = set()
         self._lock = threading.Lock()
         self._is_set = False
 
     def now(self) -> None:
-        """Interrupt what runs; a connection that is watched from now on is interrupted at once."""
+        """Interrupt all watched connections, and every connection that is watched later."""
         with self._lock:
             self._is_set = True
             for con in self._open:
@@ -45,7 +45,7 @@ class Stop:
 
     @contextmanager
     def watching(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Let a connection be interrupted for the time of the context."""
+        """Make a connection interruptible within the context."""
         with self._lock:
             if self._is_set:
                 raise KeyboardInterrupt
@@ -63,7 +63,7 @@ _STOP: ContextVar[Stop | None] = ContextVar("stop", default=None)
 
 @contextmanager
 def stopped_by(stop: Stop) -> Iterator[None]:
-    """Let `stop` end the statements of all connections that this thread opens inside the context."""
+    """Let `stop` interrupt all connections that this thread opens inside the context."""
     token = _STOP.set(stop)
     try:
         yield
@@ -72,7 +72,7 @@ def stopped_by(stop: Stop) -> Iterator[None]:
 
 
 def current_stop() -> Stop | None:
-    """Return what ends the statements of this thread, if anything does."""
+    """Return the stop of this thread, or `None`."""
     return _STOP.get()
 
 
@@ -84,11 +84,11 @@ def connect(
     stop: Stop | None = None,
     keep: bool = True,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory DuckDB in UTC that spills to a folder of its own, up to a bound, and close it.
+    """Open an in-memory DuckDB connection in UTC with its own spill folder, and close it at the end of the context.
 
-    `filesystem` lets `read_parquet` and `COPY` reach a lake that is not local; `stop` ends its statements, by default
-    what ends those of the thread. The engine behind it is used again after that, unless `keep` is false: for one that
-    works as long as a stream, or whose settings are locked.
+    `filesystem` gives `read_parquet` and `COPY` access to a remote lake. `stop` interrupts statements; the default is the
+    stop of the current thread. The instance is reused by later connections, unless `keep` is false: for an instance that
+    lives as long as a stream, or whose settings are locked.
     """
     stop = current_stop() if stop is None else stop
     try:
@@ -104,32 +104,32 @@ def connect(
 
 
 def leave(con: duckdb.DuckDBPyConnection, database: str) -> None:
-    """Detach a database that a connection attached and used, whatever transaction it is in."""
-    with suppress(duckdb.Error):  # it is in none
+    """Detach a database that is in use by a connection, rolling back an open transaction."""
+    with suppress(duckdb.Error):  # there is no transaction
         con.execute("rollback")
     con.execute(f"use {DATABASE}; detach {database}")
 
 
 def expect_columns(con: duckdb.DuckDBPyConnection, count: int) -> None:
-    """Prepare a connection for statements over so many columns.
+    """Prepare a connection for statements over this many columns.
 
-    The search for common subexpressions, and the range of each expression from those of its columns, take time that is
-    quadratic in their number: of 2,000 columns, the first took 5 s of 8, the second half of what was left.
+    Common subexpression elimination and statistics propagation take quadratic time in the number of columns: for 2,000
+    columns, the first took 5 s of 8 s, the second half of the rest.
     """
     if count > WIDE:
         configure(con, "disabled_optimizers", "'common_subexpressions,statistics_propagation'")
 
 
 @contextmanager
-def watched(con: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> Iterator[None]:
-    """While a statement runs, tell every half second which share of it is done; nothing for a short one."""
+def watched(con: duckdb.DuckDBPyConnection, on_progress: Callable[[float], None]) -> Iterator[None]:
+    """Report the progress of a running statement every half second, as a fraction; short statements report nothing."""
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(_WATCH_EVERY_S):
             percent = con.query_progress()
-            if 0 < percent < 100:  # noqa: PLR2004 - outside, it knows nothing
-                tell(percent / 100)
+            if 0 < percent < 100:  # noqa: PLR2004 - other values mean unknown
+                on_progress(percent / 100)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -141,8 +141,8 @@ def watched(con: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> It
 
 
 @contextmanager
-def in_time(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[threading.Event]:
-    """Interrupt a connection's statements after so many seconds; the event says whether time was up."""
+def interrupted_after(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[threading.Event]:
+    """Interrupt a connection's statements after this many seconds; the event is set if the timeout was reached."""
     is_up, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -162,21 +162,21 @@ def in_time(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[threadin
         watcher.join()
 
 
-def beyond_bounds(error: duckdb.OutOfMemoryException) -> tuple[str, str]:
-    """Return in words which bound a statement goes beyond, and what to raise."""
+def exceeded_limit(error: duckdb.OutOfMemoryException) -> tuple[str, str]:
+    """Return which limit a statement exceeded, and the setting to raise."""
     if "max_temp_directory_size" in str(error):
-        place = f"free space at {scratch.base()}, or name a larger disk in {scratch.VARIABLE}"
-        return "spills more to disk than it may", f"raise spill_bytes in headwater.toml, {place}"
-    return "needs more memory than it may take", "raise memory_bytes in headwater.toml"
+        place = f"free space at {scratch.base()}, or set {scratch.VARIABLE} to a folder on a larger disk"
+        return "exceeds the limit for spilling to disk", f"raise spill_bytes in headwater.toml, {place}"
+    return "exceeds the memory limit", "raise memory_bytes in headwater.toml"
 
 
 def first_line(error: BaseException) -> str:
-    """Return an engine's message without what it draws below it."""
+    """Return the first line of an engine's error message."""
     return str(error).strip().partition("\n")[0]
 
 
-def is_of_files(error: BaseException) -> bool:
-    """Return whether an error of DuckDB is one of its file systems; those in Python raise a plain `duckdb.Error`."""
+def is_file_error(error: BaseException) -> bool:
+    """Return whether DuckDB's error comes from a file system; Python file systems raise a plain `duckdb.Error`."""
     return isinstance(error, duckdb.IOException) or (
         isinstance(error, duckdb.Error) and not isinstance(error, duckdb.DatabaseError)
     )
@@ -188,21 +188,21 @@ def arrow(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 
 
 def arrow_within(con: duckdb.DuckDBPyConnection, query: str, most_bytes: int) -> pa.Table | None:
-    """Return a query's rows, or `None` once they are more bytes than that; the engine spills until then."""
-    import pyarrow as pa  # noqa: PLC0415 - a process that only plans needs no Arrow
+    """Return a query's rows, or `None` if they exceed `most_bytes`."""
+    import pyarrow as pa  # noqa: PLC0415 - a process that only plans does not import Arrow
 
     reader = con.sql(query).to_arrow_reader(_BATCH_ROWS)
-    batches, room = [], most_bytes
+    batches, remaining = [], most_bytes
     for batch in reader:
         batches.append(batch)
-        room -= batch.nbytes
-        if room < 0:
+        remaining -= batch.nbytes
+        if remaining < 0:
             return None
     return pa.Table.from_batches(batches, reader.schema)
 
 
 def schema_of(con: duckdb.DuckDBPyConnection, query: str) -> Schema:
-    """Return a query's columns without running it."""
+    """Return the schema of a query without running it."""
     rows = con.execute(f"describe {query}").fetchall()
     return Schema(tuple(Column(str(row[0]), plain_type(str(row[1]))) for row in rows))
 
@@ -213,20 +213,20 @@ def plain_type(name: str) -> str:
 
 
 def empty(con: duckdb.DuckDBPyConnection, schema: Schema) -> pa.Table:
-    """Return a table of a schema without rows."""
+    """Return an empty table with a schema."""
     return arrow(con, no_rows(schema))
 
 
 def no_rows(schema: Schema) -> str:
-    """Return a query of a schema's columns that gives no row."""
+    """Return a query with a schema's columns and no rows."""
     columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in schema.columns)
     return f"select {columns} limit 0"
 
 
 def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
-    """Return the single row of a query that always has one."""
-    rows = con.execute(query).fetchall()  # a result that is not fetched to its end blocks the connection
+    """Return the row of a query that always returns exactly one."""
+    rows = con.execute(query).fetchall()  # a result that is not fetched completely blocks the connection
     if len(rows) != 1:
         raise AssertionError(f"{len(rows)} rows from {query!r}")
-    found: tuple[Any, ...] = rows[0]
-    return found
+    row: tuple[Any, ...] = rows[0]
+    return row

@@ -1,4 +1,4 @@
-"""Arrow tables as the frames that a function is written on, and back."""
+"""Conversion between Arrow tables and the frames of a function."""
 
 from __future__ import annotations
 
@@ -12,44 +12,46 @@ from pipeline.core.functions import FunctionTransform
 
 
 def call(transform: FunctionTransform, tables: dict[str, pa.Table], place: Place) -> pa.Table:
-    """Call a function with its inputs as its own kind of frame, and return an Arrow table.
+    """Call a function with its inputs converted to its type of frame, and return an Arrow table.
 
-    pandas frames have Arrow's own types (`pandas.ArrowDtype`), so that a block of nulls keeps its type.
+    pandas frames have Arrow types (`pandas.ArrowDtype`), so that a block of nulls keeps its type.
 
-    Raises `DefinitionError` when the function raises or returns something else than a frame; its own error is
-    the cause.
+    Raises `DefinitionError` if the function raises, with its error as the cause, or does not return a frame.
     """
     to_frame = _converter(transform.language)
     name = transform.function.__name__
     try:
-        made = transform.function(**{key: to_frame(value) for key, value in tables.items()})
-    except Exception as error:  # the user's own code
+        result = transform.function(**{key: to_frame(value) for key, value in tables.items()})
+    except Exception as error:  # raised by the user's code
         raise DefinitionError(
             f"table {name!r} raised {type(error).__name__}", got=str(error), place=raised_at(error, place)
         ) from error
     try:
-        rows = _to_arrow(made, transform.language)
+        rows = _to_arrow(result, transform.language)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise DefinitionError(
-            f"table {name!r} returned a column that Arrow cannot hold",
+            f"table {name!r} returned a column that cannot be converted to Arrow",
             got=str(error),
-            do="give each column one type",
+            do="use a single type per column",
             place=place,
         ) from error
     if rows is None:
         raise DefinitionError(
-            f"table {name!r} must return a table", got=type(made).__name__, do="return what it was given", place=place
+            f"table {name!r} must return a table",
+            got=type(result).__name__,
+            do="return the type of its inputs",
+            place=place,
         )
     return rows
 
 
-def _to_arrow(made: Any, language: str) -> pa.Table | None:
-    if isinstance(made, pa.Table):
-        return made
-    if language == "polars" and hasattr(made, "to_arrow") and hasattr(made, "columns"):
-        return made.to_arrow()
-    if language == "pandas" and hasattr(made, "columns"):
-        return pa.Table.from_pandas(made, preserve_index=False).replace_schema_metadata()
+def _to_arrow(result: Any, language: str) -> pa.Table | None:
+    if isinstance(result, pa.Table):
+        return result
+    if language == "polars" and hasattr(result, "to_arrow") and hasattr(result, "columns"):
+        return result.to_arrow()
+    if language == "pandas" and hasattr(result, "columns"):
+        return pa.Table.from_pandas(result, preserve_index=False).replace_schema_metadata()
     return None
 
 
@@ -66,11 +68,11 @@ def _converter(language: str) -> Callable[[pa.Table], Any]:
 
 
 def raised_at(error: BaseException, place: Place) -> Place:
-    """Return the deepest line of the definition's own file in the traceback."""
-    found = place
+    """Return the deepest line of the traceback that is in the definition's file."""
+    deepest = place
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == place.file:
-            found = Place(place.file, trace.tb_lineno)
+            deepest = Place(place.file, trace.tb_lineno)
         trace = trace.tb_next
-    return found
+    return deepest

@@ -1,7 +1,7 @@
-"""DuckDB instances that are kept and used again: opening one takes 15 ms, a connection to one that is there 2 ms.
+"""A pool of DuckDB instances: opening an instance takes 15 ms, a connection to an existing one 2 ms.
 
-An instance has one user at a time. A user works in a database of its own, which goes when it is done, so nothing that it
-created is there for the next one; settings of the instance that it changed are put back.
+An instance has one user at a time. Each user works in its own in-memory database, which is detached afterwards, so the
+next user does not see its objects; changed settings are reset.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import fsspec
 
 SPILL_SHARE = 0.5
-"""The share of the free disk that engines may spill to, without a setting."""
+"""The default share of the free disk space that engines may use for spilling."""
 MAX_IDLE = 8
-"""How many instances are kept for the next user."""
+"""The maximum number of idle instances."""
 DATABASE = "_headwater"
 _SESSION = (
     "set TimeZone = 'UTC'; set enable_progress_bar = true; set enable_progress_bar_print = false; "
@@ -38,7 +38,7 @@ Setting = Literal["disabled_optimizers", "partitioned_write_max_open_files", "pr
 
 @dataclass(frozen=True)
 class Limits:
-    """What one connection may take; `None` leaves DuckDB's default (all cores, 80 % of memory)."""
+    """The limits of a connection; `None` for DuckDB's default (all cores, 80 % of memory)."""
 
     memory_bytes: int | None = None
     threads: int | None = None
@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Key:
-    """What an instance is opened with: users with the same key may use it one after the other."""
+    """The configuration of an instance; it can be reused by users with the same key."""
 
     limits: Limits
     filesystem: int | None
@@ -63,7 +63,7 @@ class _Instance:
 
 _idle: list[_Instance] = []
 _used: dict[int, _Instance] = {}
-"""By the `id` of the connection that uses it."""
+"""Instances in use, by the `id` of their connection."""
 _lock = threading.Lock()
 
 
@@ -71,13 +71,13 @@ _lock = threading.Lock()
 def connection(
     limits: Limits, filesystem: fsspec.AbstractFileSystem | None = None, *, keep: bool = True
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a connection to an instance that nobody else uses, and close it; it spills to a folder of its own.
+    """Open a connection to an unused instance with its own spill folder, and close it at the end of the context.
 
-    With `keep=False` the instance is a new one and is closed with it: for what works long, or locks its settings.
+    With `keep=False`, the instance is new and closed with the connection: for long-lived users, or locked settings.
     """
     key = _Key(limits, None if filesystem is None else id(filesystem), os.getpid())
     with scratch.folder("spill") as folder:
-        instance = (_taken(key, folder) if keep else None) or _opened(key, filesystem, folder)
+        instance = (_reused(key, folder) if keep else None) or _opened(key, filesystem, folder)
         try:
             con = instance.root
             if keep:
@@ -101,32 +101,32 @@ def connection(
 
 
 def configure(con: duckdb.DuckDBPyConnection, setting: Setting, value: str | int) -> None:
-    """Change a setting for as long as a connection is open."""
+    """Change a setting until the connection is closed."""
     if id(con) in _used:
         _used[id(con)].changed.add(setting)
     con.execute(f"set {setting} = {value}")
 
 
 def _limit_spill(con: duckdb.DuckDBPyConnection, folder: str, engines: int) -> None:
-    """Bound what an instance spills to a folder: its part of what all engines that work side by side may spill."""
-    whole = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
-    con.execute(f"set max_temp_directory_size = '{whole // engines}B'")
+    """Limit the spilled bytes of an instance to its share of the limit of all concurrent engines."""
+    total = scratch.spill_bytes() or int(SPILL_SHARE * shutil.disk_usage(folder).free)
+    con.execute(f"set max_temp_directory_size = '{total // engines}B'")
 
 
-def _taken(key: _Key, folder: str) -> _Instance | None:
-    """Return an idle instance that spills to a folder, or `None` where there is none."""
+def _reused(key: _Key, folder: str) -> _Instance | None:
+    """Return an idle instance, configured to spill to a folder, or `None` if there is none."""
     while True:
         with _lock:
-            found = next((instance for instance in reversed(_idle) if instance.key == key), None)
-            if found is None:
+            instance = next((idle for idle in reversed(_idle) if idle.key == key), None)
+            if instance is None:
                 return None
-            _idle.remove(found)
+            _idle.remove(instance)
         try:
-            found.root.execute(f"set temp_directory = {literal(folder)}")
-        except duckdb.NotImplementedException:  # it has spilled to another one, and cannot leave it
-            found.root.close()
+            instance.root.execute(f"set temp_directory = {literal(folder)}")
+        except duckdb.NotImplementedException:  # it has already spilled to another folder
+            instance.root.close()
         else:
-            return found
+            return instance
 
 
 def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None, folder: str) -> _Instance:
@@ -137,7 +137,7 @@ def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None, folder: str
         config["threads"] = key.limits.threads
     root = duckdb.connect(config=config)
     try:
-        root.execute("set parquet_metadata_cache = true")  # a statement is looked at more than once
+        root.execute("set parquet_metadata_cache = true")  # the same files are often read by several statements
         if filesystem is not None:
             root.register_filesystem(filesystem)
     except BaseException:
@@ -147,7 +147,7 @@ def _opened(key: _Key, filesystem: fsspec.AbstractFileSystem | None, folder: str
 
 
 def _is_clean(instance: _Instance) -> bool:
-    """Remove what a user left in an instance, and return whether that went well."""
+    """Remove the objects and settings of the last user, and return whether that succeeded."""
     try:
         instance.root.execute("; ".join([f"detach {DATABASE}", *(f"reset {name}" for name in instance.changed)]))
     except duckdb.Error:
@@ -166,7 +166,7 @@ def _give_back(instance: _Instance) -> None:
 
 
 def close_idle() -> None:
-    """Close the instances that nobody uses."""
+    """Close all idle instances."""
     with _lock:
         idle = [instance for instance in _idle if instance.key.process == os.getpid()]
         _idle.clear()

@@ -1,4 +1,4 @@
-"""What a statement really did, told by the engine itself: rows scanned, bytes read, memory, spill."""
+"""The engine's profile of a statement: rows scanned, bytes read, memory and spilling."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import duckdb
 
 @dataclass(frozen=True)
 class Profile:
-    """The figures of one statement, or of several together."""
+    """The measurements of one statement, or the total of several."""
 
     seconds: float = 0.0
-    """Wall time; of tasks side by side, their sum."""
+    """Wall time; for concurrent tasks, their sum."""
     read_bytes: int = 0
     row_groups: int = 0
-    """Row groups of the Parquet files, of which `row_groups_read` were not skipped."""
+    """Row groups in the Parquet files; `row_groups_read` of them were not skipped."""
     row_groups_read: int = 0
     peak_bytes: int = 0
-    """The most memory held at once; of several, the most of any."""
+    """Peak memory; for several statements, the highest peak."""
     spilled_bytes: int = 0
     scanned: Mapping[str, int] = field(default_factory=dict)
-    """Rows scanned by each table function, for example `READ_CSV`, and of the engine's own tables as `TABLE`."""
+    """Rows scanned by each table function, for example `READ_CSV`; `TABLE` for the engine's own tables."""
 
     def __add__(self, other: Profile) -> Profile:
-        """Return both together."""
+        """Return the total of both."""
         return Profile(
             self.seconds + other.seconds,
             self.read_bytes + other.read_bytes,
@@ -40,22 +40,22 @@ class Profile:
 
 
 def start_profiling(con: duckdb.DuckDBPyConnection) -> None:
-    """Let a connection keep the figures of each statement, for `last_profile`."""
+    """Enable profiling on a connection, for `last_profile`."""
     con.execute("pragma enable_profiling = 'no_output'; set profiling_coverage = 'ALL'")
 
 
 def last_profile(con: duckdb.DuckDBPyConnection) -> Profile:
-    """Return the figures of a connection's last statement."""
-    told = json.loads(con.get_profiling_information(format="json"))
-    query, system = told.get("query", {}), told.get("system", {})
+    """Return the profile of a connection's last statement."""
+    document = json.loads(con.get_profiling_information(format="json"))
+    query, system = document.get("query", {}), document.get("system", {})
     scanned: dict[str, int] = {}
-    for node in _nodes(told):
+    for node in _nodes(document):
         if node.get("type") == "TABLE_SCAN":
             name = str(node.get("extra_info", {}).get("Function") or "TABLE")
             scanned[name] = scanned.get(name, 0) + int(node.get("rows_scanned", 0))
     return Profile(
         seconds=float(query.get("total_time", 0)),
-        read_bytes=int(told.get("io", {}).get("total_bytes_read", 0)),
+        read_bytes=int(document.get("io", {}).get("total_bytes_read", 0)),
         row_groups=int(query.get("total_row_groups_to_scan", 0)),
         row_groups_read=int(query.get("total_row_groups_scanned", 0)),
         peak_bytes=int(system.get("peak_buffer_memory", 0)),
@@ -64,8 +64,8 @@ def last_profile(con: duckdb.DuckDBPyConnection) -> Profile:
     )
 
 
-def _nodes(told: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    waiting = list(told.get("operator", ()))
+def _nodes(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    waiting = list(document.get("operator", ()))
     while waiting:
         node = waiting.pop()
         yield node

@@ -1,4 +1,4 @@
-"""An input of a plan: files of one schema, or a table in memory, under the name that SQL uses."""
+"""Inputs of a statement: Parquet files with one schema, or in-memory tables, by the name used in SQL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A committed Parquet file, by its whole path."""
+    """A committed Parquet file, by its full path."""
 
     uri: str
     rows: int
@@ -25,19 +25,19 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """Rows of `schema` in Parquet files; pickles small, so that a task can carry it anywhere."""
+    """Rows with `schema` in Parquet files; it is small when pickled, so that tasks can contain it."""
 
     schema: Schema
     files: tuple[DataFile, ...] = ()
 
     @property
     def rows(self) -> int:
-        """The number of rows, from the log."""
+        """The number of rows, according to the Delta log."""
         return sum(file.rows for file in self.files)
 
     @property
     def size_bytes(self) -> int:
-        """The size of the files."""
+        """The total size of the files."""
         return sum(file.size_bytes for file in self.files)
 
     def query(self) -> str:
@@ -47,35 +47,37 @@ class Scan:
         files = ", ".join(literal(file.uri) for file in self.files)
         rows = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
         if any(column.is_added for column in self.schema.columns):
-            rows = f"({no_rows(self.schema)} union all by name from {rows})"  # which DuckDB takes out of its plan
+            rows = (
+                f"({no_rows(self.schema)} union all by name from {rows})"  # DuckDB removes the empty part from its plan
+            )
         return f"select {listed(self.schema.names)} from {rows}"
 
     def widened(self, schema: Schema) -> Scan:
-        """Return the same rows with the columns of a schema that they do not have: null."""
+        """Return the scan with the missing columns of a schema added as nulls."""
         known = set(self.schema.names)
         new = (replace(c, is_added=True) for c in schema.columns if c.name not in known)
         return replace(self, schema=Schema((*self.schema.columns, *new)))
 
     def splits(self, target_bytes: int) -> tuple[Scan, ...]:
-        """Return scans of whole files, each of about `target_bytes`; together they are this scan, in its order."""
+        """Return scans of complete files of about `target_bytes` each, which together are this scan, in order."""
         groups: list[list[DataFile]] = []
-        room = 0
+        remaining = 0
         for file in self.files:
-            if not groups or file.size_bytes > room:
+            if not groups or file.size_bytes > remaining:
                 groups.append([])
-                room = target_bytes
+                remaining = target_bytes
             groups[-1].append(file)
-            room -= file.size_bytes
+            remaining -= file.size_bytes
         return tuple(replace(self, files=tuple(group)) for group in groups) or (self,)
 
 
 def no_rows(schema: Schema) -> str:
-    """Return a SELECT of a schema's columns, and no rows."""
+    """Return a SELECT with a schema's columns and no rows."""
     return f"select {', '.join(f'null::{c.type} as {quoted(c.name)}' for c in schema.columns)} where false"
 
 
 def register(con: duckdb.DuckDBPyConnection, inputs: Mapping[str, Scan | pa.Table]) -> None:
-    """Make each input a view of its name."""
+    """Create a view for each input, with its name."""
     for name, value in inputs.items():
         if isinstance(value, Scan):
             con.execute(f"create or replace temp view {quoted(name)} as {value.query()}")

@@ -1,4 +1,4 @@
-"""Tables written as one SQL statement, in DuckDB's dialect."""
+"""Tables defined as one SQL statement, in DuckDB's dialect."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ __all__ = ["SqlTransform", "check_condition", "parse", "sql", "sql_table", "tabl
 
 
 class _Parser(DuckDBParser):
-    """DuckDB's dialect, in which `session` may be the name of a function."""
+    """The parser of DuckDB's dialect, extended by the function name `session`."""
 
     FUNC_TOKENS = DuckDBParser.FUNC_TOKENS | {TokenType.SESSION}
 
 
 @dataclass(frozen=True)
 class SqlTransform:
-    """A SELECT. Its inputs are the names after FROM and JOIN, the driving one first."""
+    """A SELECT. Its inputs are the names after FROM and JOIN, the driving input first."""
 
     text: str
-    """As it was written; a transform that derives its statement from it has another `sql`."""
+    """The statement as written; subclasses may derive a different `sql` from it."""
 
     @property
     def sql(self) -> str:
-        """The statement that is run: with its windows in DuckDB's own words, and an order that decides."""
+        """The statement to execute: deterministic, and with event-time windows in plain DuckDB SQL."""
         return self._plain
 
     @cached_property
@@ -70,37 +70,37 @@ class SqlTransform:
 
     @cached_property
     def written(self) -> exp.Query:
-        """The statement as it was written, parsed."""
+        """The parsed statement as written."""
         return parse(self.text)
 
     @cached_property
     def decided(self) -> exp.Query:
-        """The same with an order that decides, its windows as they were written: what a stream computes, as a batch does."""
+        """The deterministic statement with its windows as written; streams compute this statement."""
         return deterministic(self.written)
 
     @cached_property
     def window(self) -> Window | None:
-        """The windows of event time that the statement groups by, if it does."""
+        """The event-time windows that the statement groups by, or `None`."""
         return window_of(self.written) if isinstance(self.written, exp.Select) else None
 
     @cached_property
     def tree(self) -> exp.Query:
-        """The parsed statement that is run."""
+        """The parsed statement to execute."""
         return parse(self.sql)
 
     def tree_over(self, columns: Mapping[str, Collection[str]]) -> exp.Query:
-        """Return the statement that is run over inputs with these columns; most are the same over all."""
+        """Return the statement to execute over inputs with these columns; most transforms ignore the columns."""
         del columns
         return self.tree
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The tables it reads: not its own CTEs, each once, the driving one first."""
+        """The tables that the statement reads, without CTEs and duplicates, the driving input first."""
         return tables_of(self.tree)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the statement without its layout and comments."""
+        """A hash of the statement without layout and comments."""
         return fingerprint(self.tree.sql("duckdb", comments=False))
 
     @property
@@ -110,15 +110,15 @@ class SqlTransform:
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
         """Run the statement on in-memory tables, by position or by name, and return an Arrow table."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        tree = self.tree_over({name: table.column_names for name, table in given.items()})
+        inputs = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        tree = self.tree_over({name: table.column_names for name, table in inputs.items()})
         with connect() as con:
-            register(con, given)
+            register(con, inputs)
             return arrow(con, tree.sql("duckdb", comments=False))
 
 
 def parse(text: str, *, place: Place | None = None, what: str = "a definition") -> exp.Query:
-    """Parse one SELECT; raise `DefinitionError` with the line and column of a mistake, and `what` it is one of."""
+    """Parse one SELECT; raise `DefinitionError` with the line and column of a syntax error. `what` names it in errors."""
     try:
         dialect = DuckDB()
         statements = [s for s in _Parser(dialect=dialect).parse(dialect.tokenize(text), text) if s is not None]
@@ -126,7 +126,7 @@ def parse(text: str, *, place: Place | None = None, what: str = "a definition") 
         raise _unreadable(error, place) from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         raise DefinitionError(
-            f"{what} is one SELECT statement",
+            f"{what} must be one SELECT statement",
             got=", ".join(type(s).__name__.upper() for s in statements) or "nothing",
             place=place,
         )
@@ -138,7 +138,7 @@ def _unreadable(error: SqlglotError, place: Place | None) -> DefinitionError:
     where = f"line {first['line']}, column {first['col']}: " if first.get("line") else ""
     words = first.get("description") or first_line(error)
     shown = str(first.get("highlight") or "")
-    return DefinitionError(f"this SQL cannot be read: {where}{words}", got=repr(shown) if shown else None, place=place)
+    return DefinitionError(f"invalid SQL: {where}{words}", got=repr(shown) if shown else None, place=place)
 
 
 def sql(
@@ -157,16 +157,16 @@ def sql(
     event_time: str | None = None,
     lateness: str | timedelta | None = None,
 ) -> Table:
-    """Define a table as one SQL statement over other tables; a leading comment is its description.
+    """Define a table as one SQL statement over other tables. A leading comment is its description.
 
-    With `sequence_by`, a column, the table is merged: of the rows of one `key` the one with the greatest sequence
-    stays, whenever and in whatever order they come. A row for which the SQL condition `apply_as_deletes` holds
-    removes its key, until a row with a greater sequence comes. Of rows of one key and sequence, a delete wins, else
-    the greatest in its columns.
+    With the column `sequence_by`, the table is merged: of the rows of one `key`, the row with the greatest sequence is
+    kept, regardless of the order in which rows arrive. A row that satisfies the SQL condition `apply_as_deletes` deletes
+    its key, until a row with a greater sequence arrives. For rows with equal key and sequence, a delete wins, otherwise
+    the row with the greatest values.
 
-    `emit`, `ttl`, `event_time` and `lateness` say how the table is streamed; see `docs/streams.md`.
+    `emit`, `ttl`, `event_time` and `lateness` are streaming options; see `docs/streams.md`.
 
-    Raises `DefinitionError` when the text is not one SELECT, or reads nothing, and for a merge without a key.
+    Raises `DefinitionError` if the text is not one SELECT, or reads no table, and for a merge without a key.
     """
     place = caller()
     merge = merge_of(names(key), sequence_by, apply_as_deletes, place)
@@ -187,11 +187,11 @@ def sql(
 
 
 def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectation, ...] = (), **fields: Any) -> Table:
-    """Return a table of a SQL transform, its text and expectations checked."""
+    """Return a table with a SQL transform, after validating its text and expectations."""
     tree = parse(transform.text, place=place)
     deterministic(in_plain_sql(tree, place), place)
     if not transform.inputs:
-        raise DefinitionError("this SQL reads no table", do="name a source or a table after FROM", place=place)
+        raise DefinitionError("the SELECT reads no table", do="name a source or a table after FROM", place=place)
     for expectation in expect:
         check_condition(expectation, place)
     fields["description"] = fields.get("description") or _comment(tree)
@@ -199,7 +199,7 @@ def sql_table(transform: SqlTransform, place: Place, *, expect: tuple[Expectatio
 
 
 def check_condition(expectation: Expectation, place: Place) -> None:
-    """Raise `DefinitionError` when an expectation's condition is not one SQL expression on one row."""
+    """Raise `DefinitionError` unless an expectation's condition is one SQL expression over a single row."""
     try:
         tree = sqlglot.parse_one(f"select ({expectation.condition}\n)", dialect="duckdb")
     except SqlglotError as error:
@@ -208,7 +208,7 @@ def check_condition(expectation: Expectation, place: Place) -> None:
         raise _refused(expectation, "is not a SQL condition", place)
     inner = any(query is not tree for query in tree.find_all(exp.Query))
     if inner or tree.find(exp.Window) or next(aggregates_of(tree), None) is not None:
-        raise _refused(expectation, "looks at more than one row", place)
+        raise _refused(expectation, "must not read more than one row", place)
 
 
 def _refused(expectation: Expectation, problem: str, place: Place) -> DefinitionError:

@@ -1,4 +1,4 @@
-"""Names and literals as text of a statement."""
+"""Quoting of names and literals in SQL."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ def quoted(name: str) -> str:
 
 
 def literal(value: str) -> str:
-    """Return a text literal in single quotes."""
+    """Return a string literal in single quotes."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Return identifiers in double quotes, with commas between."""
+    """Return identifiers in double quotes, separated by commas."""
     return ", ".join(quoted(name) for name in names)

@@ -1,4 +1,4 @@
-"""Which DuckDB types a Delta table holds, and what the others are stored as."""
+"""The DuckDB types that a Delta table can store, and the types as which others are stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.kernel.engine import arrow, connect, schema_of
 from pipeline.kernel.sql_text import quoted
 
 _STORED_AS = {
-    "HUGEINT": "BIGINT",  # a sum of integers; a larger value fails loudly
+    "HUGEINT": "BIGINT",  # the type of a sum of integers; a larger value raises an error
     "UHUGEINT": "BIGINT",
     "UBIGINT": "DECIMAL(20,0)",
     "UINTEGER": "BIGINT",
@@ -54,33 +54,33 @@ _ARROW = {
 
 
 def require_types(schema: Schema, place: Place | None) -> None:
-    """Raise `DefinitionError` for a column whose type DuckDB does not have."""
+    """Raise `DefinitionError` for a column with an unknown type."""
     for column in schema.columns:
         try:
             duckdb.sqltype(column.type)
         except duckdb.Error as error:
             known = did_you_mean(column.type, (*_ARROW, *_STORED_AS))
-            problem = f"column {column.name!r} has a type that DuckDB does not have"
+            problem = f"column {column.name!r} has an unknown type"
             raise DefinitionError(problem, got=column.type, do=known, place=place) from error
 
 
 def stored(schema: Schema) -> Schema:
-    """Return the schema as a lake stores it."""
+    """Return the schema with the types as stored in a lake."""
     return Schema(tuple(replace(column, type=stored_type(column.type)) for column in schema.columns))
 
 
 def as_stored(con: duckdb.DuckDBPyConnection, select: str) -> str:
-    """Return a SELECT with its columns in the types that a lake stores: Arrow has no others for some of DuckDB's."""
-    found = schema_of(con, select)
-    kinds = stored(found).as_dict()
-    if kinds == found.as_dict():
+    """Return a SELECT with its columns cast to the types stored in a lake; some DuckDB types have no Arrow type."""
+    schema = schema_of(con, select)
+    kinds = stored(schema).as_dict()
+    if kinds == schema.as_dict():
         return select
     columns = ", ".join(f"{quoted(name)}::{kind} as {quoted(name)}" for name, kind in kinds.items())
     return f"select {columns} from ({select}\n) as _as_made"
 
 
 def stored_type(kind: str) -> str:
-    """Return what a DuckDB type is stored as: most as themselves, arrays as lists; names of fields in quotes."""
+    """Return the type as which a DuckDB type is stored: most are unchanged, arrays become lists; field names are quoted."""
     inner = inner_types(kind)
     if inner is not None:
         return nested_type(kind, {name: stored_type(part) for name, part in inner.items()})
@@ -90,7 +90,7 @@ def stored_type(kind: str) -> str:
 
 
 def nested_type(kind: str, inner: Mapping[str, str]) -> str:
-    """Return a nested type with other types within."""
+    """Return a nested type with its inner types replaced."""
     if kind.endswith("]"):
         return f"{inner['element']}[]"
     if kind.startswith("MAP"):
@@ -99,13 +99,13 @@ def nested_type(kind: str, inner: Mapping[str, str]) -> str:
 
 
 def decimal_of(kind: str) -> tuple[int, int] | None:
-    """Return the digits of a DECIMAL and how many of them are behind the point; None for another type."""
-    found = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\((\d+)(?:, ?(\d+))?\))?", kind)
-    return (int(found[1] or 18), int(found[2] or (0 if found[1] else 3))) if found else None
+    """Return the precision and scale of a DECIMAL; `None` for another type."""
+    match = re.fullmatch(r"(?:DECIMAL|NUMERIC)(?:\((\d+)(?:, ?(\d+))?\))?", kind)
+    return (int(match[1] or 18), int(match[2] or (0 if match[1] else 3))) if match else None
 
 
 def inner_types(kind: str) -> dict[str, str] | None:
-    """Return the types within a nested type, by the names of a struct's fields; `element`, `key` and `value` else."""
+    """Return the inner types of a nested type, by the struct's field names, or by `element`, `key` and `value`."""
     listed = re.fullmatch(r"(.*)\[\d*\]", kind, re.DOTALL)
     if listed:
         return {"element": listed[1]}
@@ -117,15 +117,15 @@ def inner_types(kind: str) -> dict[str, str] | None:
 
 
 def _field_of(field: str) -> tuple[str, str]:
-    found = re.fullmatch(r'("(?:[^"]|"")*"|\w+) (.*)', field, re.DOTALL)
-    if found is None:
-        raise AssertionError(f"no field of a struct: {field!r}")
-    name = found[1][1:-1].replace('""', '"') if found[1].startswith('"') else found[1]
-    return name, found[2]
+    match = re.fullmatch(r'("(?:[^"]|"")*"|\w+) (.*)', field, re.DOTALL)
+    if match is None:
+        raise AssertionError(f"not a field of a struct: {field!r}")
+    name = match[1][1:-1].replace('""', '"') if match[1].startswith('"') else match[1]
+    return name, match[2]
 
 
 def _parts(text: str) -> list[str]:
-    """Split at the commas that are neither in parentheses nor in quotes."""
+    """Split a text at commas outside of parentheses and quotes."""
     parts, depth = [""], 0
     for piece in re.findall(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|.', text, re.DOTALL):
         depth += (piece == "(") - (piece == ")")
@@ -137,7 +137,7 @@ def _parts(text: str) -> list[str]:
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
-    """Return a stored schema in Arrow's types; nested types are asked of DuckDB."""
+    """Return a stored schema as an Arrow schema; nested types are converted by DuckDB."""
     return pa.schema([pa.field(column.name, arrow_type(column.type)) for column in schema.columns])
 
 
@@ -149,12 +149,12 @@ def arrow_type(kind: str) -> pa.DataType:
     decimal = decimal_of(kind)
     if decimal is not None:
         return pa.decimal128(*decimal)
-    with connect() as con:  # a nested type: DuckDB knows its own grammar
+    with connect() as con:  # a nested type, which DuckDB parses
         return arrow(con, f"select null::{kind} as x limit 0").schema.field("x").type
 
 
 def sql_type(kind: pa.DataType) -> str:
-    """Return the DuckDB type of an Arrow type, as a lake stores it."""
+    """Return the DuckDB type as which an Arrow type is stored."""
     known = next((name for name, arrow_kind in _ARROW.items() if arrow_kind == kind), None)
     return known or _parametric(kind) or _nested(kind) or _as_duckdb_reads(kind)
 
@@ -178,12 +178,12 @@ def _nested(kind: pa.DataType) -> str | None:
 
 
 def _as_duckdb_reads(kind: pa.DataType) -> str:
-    """Return the type of a rare kind, for example a view of text: DuckDB reads it, so DuckDB names it."""
+    """Return the type of other Arrow types, for example string views, as DuckDB reads them."""
     with connect() as con:
         con.register("t", pa.table({"x": pa.nulls(0, kind)}))
         return stored_type(schema_of(con, "select x from t").columns[0].type)
 
 
 def from_arrow(schema: pa.Schema) -> Schema:
-    """Return an Arrow schema in DuckDB's type names."""
+    """Return an Arrow schema with DuckDB types."""
     return Schema(tuple(Column(field.name, sql_type(field.type)) for field in schema))

@@ -1,4 +1,4 @@
-"""Windows without SQL: the same tables, written in Python."""
+"""Windowed aggregations defined in Python instead of SQL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from pipeline.core.definitions import Emit, Expectation, Layer, Table, caller, names
 from pipeline.core.errors import DefinitionError
-from pipeline.core.event_time import span
+from pipeline.core.event_time import parse_duration
 from pipeline.kernel.sql import sql
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.windows.sql import Kind, interval
@@ -18,31 +18,31 @@ START, END = "window_start", "window_end"
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Windows of a column of times, for `window`."""
+    """The windows over a time column, for `window`."""
 
     kind: Kind
     on: str
     lengths: tuple[timedelta, ...]
 
     def sql(self, word: str) -> str:
-        """Return the call of one of the words of its kind."""
+        """Return the call of a window function, for example `tumble` or `tumble_end`."""
         intervals = ", ".join(interval(length // timedelta(microseconds=1)) for length in self.lengths)
         return f"{word}({quoted(self.on)}, {intervals})"
 
 
 def tumble(size: str | timedelta, *, on: str) -> WindowSpec:
-    """Windows of `size` (`'15 minutes'`), one after the other; each row is in one."""
-    return WindowSpec("tumble", on, (span(size, "size"),))
+    """Consecutive windows of `size` (`'15 minutes'`); each row is in exactly one."""
+    return WindowSpec("tumble", on, (parse_duration(size, "size"),))
 
 
 def hop(size: str | timedelta, *, every: str | timedelta, on: str) -> WindowSpec:
-    """Windows of `size` that begin `every` so often; each row is in all that are open at its time."""
-    return WindowSpec("hop", on, (span(every, "every"), span(size, "size")))
+    """Windows of `size` that start at intervals of `every`; each row is in all windows that contain its time."""
+    return WindowSpec("hop", on, (parse_duration(every, "every"), parse_duration(size, "size")))
 
 
 def session(gap: str | timedelta, *, on: str) -> WindowSpec:
-    """Windows that last as long as rows of a key come less than `gap` apart."""
-    return WindowSpec("session", on, (span(gap, "gap"),))
+    """Windows that end once a key has no row for `gap`."""
+    return WindowSpec("session", on, (parse_duration(gap, "gap"),))
 
 
 def window(
@@ -61,22 +61,22 @@ def window(
     lateness: str | timedelta | None = None,
     **aggregates: str,
 ) -> Table:
-    """Define a table of aggregates by window, and by columns of the table that it is `of`.
+    """Define a table of aggregates of the table `of`, grouped by window and by the columns `by`.
 
-    Its columns are `window_start`, `window_end` (not part of the window), the columns `by`, and `aggregates`, each a SQL
-    expression. Its key is the window and `by`, unless another is given. It is the table that the same words in SQL
-    define; `docs/windows.md` has them side by side.
+    Its columns are `window_start` (inclusive), `window_end` (exclusive), the columns `by`, and `aggregates`, which are SQL
+    expressions by name. By default, its key is the window and `by`. The table is identical to one defined in SQL;
+    `docs/windows.md` compares both.
 
-    Raises `DefinitionError` without aggregates, and for two columns of one name.
+    Raises `DefinitionError` without aggregates, and for duplicate column names.
     """
     place = caller()
     columns = names(by)
     if not aggregates:
-        raise DefinitionError("a window without aggregates", do="give some, as flights='count(*)'", place=place)
+        raise DefinitionError("window() requires aggregates", do="add one, such as flights='count(*)'", place=place)
     taken = [START, END, *columns, *aggregates]
     twice = next((name for name in taken if taken.count(name) > 1), None)
     if twice is not None:
-        raise DefinitionError(f"two columns are called {twice!r}", do="name one otherwise", place=place)
+        raise DefinitionError(f"duplicate column name {twice!r}", do="rename one", place=place)
     chosen = [f"{windows.sql(windows.kind)} as {START}", f"{windows.sql(f'{windows.kind}_end')} as {END}"]
     chosen += [quoted(name) for name in columns]
     chosen += [f"{expression} as {quoted(name)}" for name, expression in aggregates.items()]

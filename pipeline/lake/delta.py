@@ -23,7 +23,7 @@ from pipeline.core.errors import OutcomeUnknownError, StorageError
 from pipeline.core.logs import logger
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, StagedFile
-from pipeline.kernel.engine import connect, is_of_files, schema_of
+from pipeline.kernel.engine import connect, is_file_error, schema_of
 from pipeline.kernel.scan import DataFile, Scan
 from pipeline.kernel.sql_text import listed, literal
 from pipeline.lake.changes import NetChange, VersionChange, net_change
@@ -304,7 +304,7 @@ class DeltaStager:
         try:
             cursor = con.execute(f"copy ({select}) to {literal(target)} ({options})")
         except (duckdb.Error, OSError) as error:
-            if not (is_of_files(error) or isinstance(error, OSError)):
+            if not (is_file_error(error) or isinstance(error, OSError)):
                 raise
             advice = "check its space and permissions; nothing was committed"
             raise self.storage.failed(f"cannot write below {self.storage.uri}", error, advice) from error

@@ -1,4 +1,4 @@
-"""A project loaded, and the stores that it works on."""
+"""Loading a project, and access to its stores."""
 
 from pipeline.project.project import Project, load
 from pipeline.project.workspace import Workspace

@@ -1,4 +1,4 @@
-"""The contract that a table's rows are held to from one run to the next."""
+"""The contracts of sources: declared, inferred, and extended by new columns."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from pipeline.kernel.types import stored
 from pipeline.project.readers import LogReader, reader_of
 from pipeline.project.workspace import Workspace
 
-_LOOKED_AT = 1 << 18
-"""How many records of a partition a start of a stream looks at for columns: as many as it takes at once."""
+_SAMPLED_RECORDS = 1 << 18
+"""The number of records per partition that are read for new columns when a stream starts."""
 
 
 def feed_contract(workspace: Workspace, feed: Feed, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the columns of a source that is not stored: those declared, else those of the tables that it reads."""
+    """Return the contract of a source with `stored=False`: as declared, otherwise that of the tables it reads."""
     return feed.schema if feed.schema.columns else inferred(workspace, feed, parts)
 
 
 def inferred(workspace: Workspace, source: Source | Feed, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the columns of the first of a source's parts; raise `SourceError` when there is none."""
+    """Return the contract inferred from the first of a source's parts; raise `SourceError` if there are none."""
     if not parts:
         raise SourceError(
-            f"source {source.name!r} has nothing yet to tell its columns by", do="give schema=", place=source.place
+            f"source {source.name!r} has no data to infer its columns from", do="set schema=", place=source.place
         )
-    found = stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
-    return found if source.event_time is None else source.event_time.in_rows(found, source.place)
+    columns = stored(reader_of(workspace, source).schema(parts[0].piece)).inferred()
+    return columns if source.event_time is None else source.event_time.in_rows(columns, source.place)
 
 
 def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogReader) -> Schema:
-    """Return the columns of a source that is streamed: those declared, else inferred, and those that are added.
+    """Return the contract of a streamed source: declared or inferred columns, and new columns if they are to be added.
 
-    These are the columns of its table, and of what its log holds and the table does not have yet, up to a bound.
+    These are the columns of its table, and those of unread records of its log, up to a limit.
     """
     is_declared = definition.schema is not None and bool(definition.schema.columns)
     if not isinstance(definition, Source) or definition.new_columns != "add":
@@ -46,41 +46,41 @@ def stream_contract(workspace: Workspace, definition: Source | Feed, log: LogRea
     version = workspace.version(definition.name, lenient=True)
     epoch = None if version is None or version.manifest is None else version.manifest.epoch
     read = {} if epoch is None else epoch.inputs[definition.name].offsets
-    parts = _held(log, read)
+    parts = _unread(log, read)
     if version is not None:
         return grown(workspace, definition, with_declared(definition, own_columns(version.schema).inferred()), parts)
     return fresh_contract(workspace, definition, parts)
 
 
-def _held(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
-    """Return what a log holds beyond offsets that were read: a partition that is taken whole, else its next records."""
-    found = []
+def _unread(log: LogReader, read: Mapping[str, int]) -> tuple[SourceSplit, ...]:
+    """Return the unread splits of a log: complete partitions if they are always read completely, else the next records."""
+    splits = []
     for uri, extent in sorted(log.extents().items()):
-        begin, whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
+        begin, is_whole = max(read.get(uri, extent.begin), extent.begin), log.traits.has_whole_partitions
         if begin < extent.end:
-            end = None if whole else min(extent.end, begin + _LOOKED_AT)
-            found.append(SourceSplit(SourceObject(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
-    return tuple(found)
+            end = None if is_whole else min(extent.end, begin + _SAMPLED_RECORDS)
+            splits.append(SourceSplit(SourceObject(uri, extent.end - begin, extent.stamp), begin, end, begin or 1))
+    return tuple(splits)
 
 
-def with_declared(definition: Source, found: Schema) -> Schema:
-    """Return columns that were found, with those that are declared in their place and before them."""
+def with_declared(definition: Source, inferred_columns: Schema) -> Schema:
+    """Return the declared columns, followed by the inferred columns that are not declared."""
     declared = Schema(()) if definition.schema is None else definition.schema
     if declared.columns and definition.new_columns != "add":
         return declared
     known = set(declared.names)
-    return Schema((*declared.columns, *(c for c in found.columns if c.name not in known)))
+    return Schema((*declared.columns, *(c for c in inferred_columns.columns if c.name not in known)))
 
 
 def own_columns(schema: Schema) -> Schema:
-    """Return the columns of a source's table without those of the provenance."""
+    """Return the columns of a source's table without the provenance."""
     return schema.select(tuple(name for name in schema.names if name not in PROVENANCE))
 
 
 def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequence[SourceSplit]) -> Schema:
-    """Return a contract with the columns that parts add, where the source is to have them.
+    """Return a contract extended by the new columns of parts, if the source adds new columns.
 
-    Each has the type that the first part with it tells.
+    The type of a new column is inferred from the first part that contains it.
     """
     if source.new_columns != "add":
         return contract
@@ -92,15 +92,15 @@ def grown(workspace: Workspace, source: Source, contract: Schema, parts: Sequenc
 
 def _beyond(reader: Reader, part: SourceSplit, contract: Schema) -> Schema:
     try:
-        found = reader.beyond(part, contract) if isinstance(reader, Evolvable) else Schema(())
+        added = reader.beyond(part, contract) if isinstance(reader, Evolvable) else Schema(())
     except SourceUnavailableError:
         raise
     except SourceError:
-        return Schema(())  # reading the part says what it is
-    return stored(found).inferred()
+        return Schema(())  # reading the part raises the error
+    return stored(added).inferred()
 
 
 def fresh_contract(workspace: Workspace, source: Source, parts: Sequence[SourceSplit]) -> Schema:
-    """Return the columns that are declared, else those that the first part tells, and those that all parts add."""
+    """Return the declared contract, otherwise that of the first part, extended by the new columns of all parts."""
     base = inferred(workspace, source, parts) if source.schema is None else source.schema
     return grown(workspace, source, base, parts)

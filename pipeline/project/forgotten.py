@@ -1,4 +1,4 @@
-"""Tables that no definition has any more: what is left of a table that was renamed, moved to another layer or removed."""
+"""Forgotten tables: stored tables without a definition, after a definition was renamed, moved to a layer, or removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAREHOUSE = "warehouse"
 
 @dataclass(frozen=True)
 class ForgottenTable:
-    """What is left of a table in one layer of the lake, in the quarantine or in the warehouse."""
+    """A stored table without a definition, in one layer of the lake, the quarantine or the warehouse."""
 
     name: str
     layer: str
@@ -25,12 +25,12 @@ class ForgottenTable:
     place: str
     """The folder, or the warehouse."""
     rows: int | None = None
-    """`None` where it cannot be read, and for a table of the warehouse."""
+    """`None` if the table cannot be read, and for tables in the warehouse."""
     size_bytes: int = 0
 
 
 def forgotten_tables(workspace: Workspace) -> tuple[ForgottenTable, ...]:
-    """Return what lake and warehouse hold of tables that no definition has, by layer and name."""
+    """Return the tables in the lake and the warehouse that have no definition, by layer and name."""
     layers = {name: workspace.stored(name).layer for name in workspace.table_names}
     tables = []
     for layer in (*LAYERS, QUARANTINE):
@@ -50,11 +50,10 @@ def forgotten_tables(workspace: Workspace) -> tuple[ForgottenTable, ...]:
 
 
 def forget(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
-    """Remove what is left of a table that no definition has, and return what was removed.
+    """Remove a forgotten table from all layers, and return what was removed.
 
-    Raises `RequestError` when nothing is left of a table of that name and when a definition still has it, and
-    `ConflictError` while a process runs it as a stream. Other versions of the project may still define the table:
-    its rows are then computed again.
+    Raises `RequestError` if there is no such table, or if it has a definition, and `ConflictError` while a stream writes
+    it. If another version of the project still defines the table, its next run recomputes the rows.
     """
     tables = left_of(workspace, name)
     lease = Leases(workspace.catalog).get(name)
@@ -73,7 +72,7 @@ def forget(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
 
 
 def left_of(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
-    """Return what is left of a table that no definition has; raise `RequestError` when there is nothing."""
+    """Return the forgotten tables with a name; raise `RequestError` if there are none."""
     tables = forgotten_tables(workspace)
     of_name = tuple(table for table in tables if table.name == name)
     if of_name:

@@ -26,17 +26,17 @@ from pipeline.kernel.types import require_types
 
 @dataclass(frozen=True)
 class Project:
-    """Definitions in their order, and where they keep their things."""
+    """The definitions in topological order, and the settings."""
 
     settings: Settings
     graph: Graph
 
 
 def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[str, str] | None = None) -> Project:
-    """Load the project at or above a folder.
+    """Load the project in a folder or its parent folders.
 
-    Raises `SettingsError` for its settings, and `DefinitionError` when its code does not import or its
-    definitions do not fit together. No data moves.
+    Raises `SettingsError` for invalid settings, and `DefinitionError` if the code cannot be imported or the definitions are
+    inconsistent. No data is read.
     """
     settings = load_settings(find(Path(start)), env=env, environ=environ)
     scratch.work_for(settings.state / "tmp", settings.spill_bytes)
@@ -44,13 +44,13 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
     graph = Graph.of([_within(definition, settings.root) for definition in definitions_in(modules)])
     if not graph.definitions:
         raise DefinitionError(
-            "this project defines nothing", do="assign a source(…) to a name", place=Place(str(settings.definitions))
+            "the project has no definitions", do="assign a source(…) to a name", place=Place(str(settings.definitions))
         )
     return Project(settings, graph)
 
 
 def _within(definition: Definition, folder: Path) -> Definition:
-    """Return a source, its types known, with its relative locations in the project's folder; another definition as it is."""
+    """Return a source with validated types and paths resolved against the project's folder; others are unchanged."""
     if not isinstance(definition, Source | Feed):
         return definition
     require_types(definition.schema or Schema(()), definition.place)
@@ -59,8 +59,8 @@ def _within(definition: Definition, folder: Path) -> Definition:
 
 
 def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
-    """Return the definitions that modules assign to names, each once, named after its first one."""
-    found: dict[int, Definition] = {}
+    """Return the definitions that are assigned to names in modules, each once, named after its first name."""
+    by_id: dict[int, Definition] = {}
     for module in modules:
         names: dict[int, str] = {}
         for name, value in vars(module).items():
@@ -72,12 +72,12 @@ def definitions_in(modules: Iterable[ModuleType]) -> list[Definition]:
                     do="give each name its own definition",
                     place=value.place,
                 )
-            found.setdefault(id(value), value.named(name))
-    return list(found.values())
+            by_id.setdefault(id(value), value.named(name))
+    return list(by_id.values())
 
 
 def _require_no_hiding(folder: Path, name: str) -> None:
-    """Raise `SettingsError` where a module of the project would be imported in place of one of Headwater's or Python's."""
+    """Raise `SettingsError` if a module of the project would hide one of Headwater or Python."""
     if folder.resolve() == Path(__file__).resolve().parents[2]:
         return
     whose = dict.fromkeys(("pipeline", "ml", "serve", "cluster"), "Headwater")
@@ -87,9 +87,9 @@ def _require_no_hiding(folder: Path, name: str) -> None:
         for file in (folder / f"{module}.py", folder / module / "__init__.py"):
             if file.is_file():
                 raise SettingsError(
-                    f"a project cannot have a module named {module!r}: {owner} has one",
+                    f"a project cannot have a module named {module!r}, because it hides {owner}'s module",
                     got=str(file),
-                    do="give it another name, also in `definitions` of headwater.toml",
+                    do="rename it, also in `definitions` of headwater.toml",
                 )
 
 
@@ -97,7 +97,7 @@ def _modules(path: Path) -> list[ModuleType]:
     package = path.is_dir()
     file = path / "__init__.py" if package else path
     if not file.is_file():
-        raise SettingsError("the definitions are not there", got=str(file), do="check `definitions` in headwater.toml")
+        raise SettingsError("the definitions do not exist", got=str(file), do="check `definitions` in headwater.toml")
     name = path.name if package else path.stem
     folder = path.parent
     _require_no_hiding(folder, name)
@@ -117,17 +117,17 @@ def _modules(path: Path) -> list[ModuleType]:
         spec.loader.exec_module(module)
         parts = [info.name for info in pkgutil.walk_packages([str(path)], f"{name}.")] if package else []
         modules = [module, *(importlib.import_module(part) for part in parts)]
-    for own in _own_modules(folder):
-        cloudpickle.register_pickle_by_value(sys.modules[own])  # workers do not have the user's files
+    for own_module in _own_modules(folder):
+        cloudpickle.register_pickle_by_value(sys.modules[own_module])  # workers cannot import the user's modules
     return modules
 
 
 def _own_modules(folder: Path) -> list[str]:
-    """Return the names of the imported modules that stand beside the definitions: the project's own."""
+    """Return the names of the imported modules of the project, which are in the folder of the definitions."""
     names, within = [], f"{folder}{os.sep}"
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file is None or not file.startswith(within):  # thousands of modules: no path is parsed for each
+        if file is None or not file.startswith(within):  # a string comparison, because there are thousands of modules
             continue
         if not any(part == "site-packages" or part.startswith(".") for part in Path(file).relative_to(folder).parts):
             names.append(name)
@@ -135,9 +135,9 @@ def _own_modules(folder: Path) -> list[str]:
 
 
 class _Importing:
-    """Turns whatever a project's code raises while it is imported into a `DefinitionError` with its place.
+    """Translates errors while a project's code is imported to a `DefinitionError` with their place.
 
-    No bytecode is kept of it: Python takes a file that was changed within a second, to one of the same size, for the old.
+    No bytecode is written, because Python does not detect a change within a second that keeps the file's size.
     """
 
     def __init__(self, file: Path) -> None:
@@ -153,7 +153,7 @@ class _Importing:
             return
         if isinstance(error, SyntaxError):
             raise DefinitionError(
-                "this is not valid Python", got=error.msg, place=Place(error.filename or str(self._file), error.lineno)
+                "invalid Python syntax", got=error.msg, place=Place(error.filename or str(self._file), error.lineno)
             ) from error
         place, step = Place(str(self._file)), error.__traceback__
         while step is not None:

@@ -1,4 +1,4 @@
-"""The readers of a project's sources, as they are used: one that reads tables of the lake is given their rows."""
+"""The readers of a project's sources; readers of tables are bound to versions in the lake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.project.workspace import Workspace
 
 
 def reader_of(workspace: Workspace, definition: Source | Feed) -> Reader:
-    """Return what reads a source; raise `StorageError` when a table that it reads is not made yet."""
+    """Return the reader of a source; raise `StorageError` if a table that it reads does not exist yet."""
     reader = definition.reader
     if not isinstance(reader, OverTables):
         return reader
@@ -26,11 +26,11 @@ def reader_of(workspace: Workspace, definition: Source | Feed) -> Reader:
 
 
 class LogReader(Reader, Log, Protocol):
-    """A reader that is a log too."""
+    """A reader that is also a log."""
 
 
 def log_of(workspace: Workspace, definition: Source | Feed) -> LogReader:
-    """Return a source's log; raise `DefinitionError` for a source that has none."""
+    """Return the log of a source; raise `DefinitionError` if it has none."""
     reader = reader_of(workspace, definition)
     if isinstance(reader, Log):
         return cast("LogReader", reader)

@@ -1,4 +1,4 @@
-"""A project with its lake, catalog and warehouse opened: what every command works on."""
+"""A project with its lake, catalog and warehouse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.core.definitions import Definition, StoredDefinition
 from pipeline.core.errors import DefinitionError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Catalog
 from pipeline.kernel.budget import budget_here
-from pipeline.kernel.engine import arrow_within, beyond_bounds, connect, first_line, in_time
+from pipeline.kernel.engine import arrow_within, connect, exceeded_limit, first_line, interrupted_after
 from pipeline.kernel.scan import register
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.lake import Lake, LakeTable, Storage, Version
@@ -24,10 +24,10 @@ from pipeline.warehouse import open_warehouse
 
 
 class Workspace:
-    """The stores of a project's environment. Nothing is opened before it is used."""
+    """The stores of a project's environment. Each is opened on first use."""
 
     def __init__(self, project: Project) -> None:
-        """Keep the project."""
+        """Create the workspace of a project."""
         settings = project.settings
         self.project = project
         self.settings = settings
@@ -36,11 +36,11 @@ class Workspace:
         self.warehouse = open_warehouse(settings.warehouse)
 
     def definition(self, name: str) -> Definition:
-        """Return a definition; raise `RequestError` when there is none of that name."""
+        """Return a definition by name; raise `RequestError` if it does not exist."""
         return self.project.graph[name]
 
     def stored(self, name: str) -> StoredDefinition:
-        """Return the definition of a table; raise `RequestError` when the name is not one of a table."""
+        """Return the definition of a table; raise `RequestError` if it is not a table."""
         definition = self.definition(name)
         if not isinstance(definition, StoredDefinition):
             raise RequestError(f"{name!r} is not a table", do=did_you_mean(name, self.table_names))
@@ -48,32 +48,32 @@ class Workspace:
 
     @property
     def table_names(self) -> tuple[str, ...]:
-        """The names of all tables, inputs before what reads them."""
+        """The names of all tables in topological order."""
         return tuple(d.name for d in self.project.graph.all_of(StoredDefinition))
 
     def table(self, name: str) -> LakeTable:
-        """Return a definition's table in the lake, whether it is there or not."""
+        """Return a definition's table in the lake, whether or not it exists."""
         stored = self.stored(name)
         return self.lake.table(stored.layer, name, partition_by=stored.partition_by, description=stored.description)
 
     def version(self, name: str, *, lenient: bool = False) -> Version | None:
-        """Return the newest version of a table, or `None` when it is not made yet; see `LakeTable.version`."""
+        """Return the newest version of a table, or `None` if it does not exist yet; see `LakeTable.version`."""
         return self.table(name).version(lenient=lenient)
 
     def require(self, name: str, reader: str | None = None, *, is_streamed: bool | None = None) -> Version:
-        """Return the newest version of a table; raise `StorageError` when it is not made yet.
+        """Return the newest version of a table; raise `StorageError` if it does not exist yet.
 
-        `reader` is the definition that reads it, for the error; `is_streamed` says whether a stream makes it, which is
-        guessed from its inputs where it is not given.
+        `reader` is the definition that reads it, for the error. `is_streamed` is whether a stream writes the table; by
+        default, it is derived from its inputs.
         """
         version = self.version(name)
         if version is None:
             is_streamed = self.project.graph.follows_a_stream(name) if is_streamed is None else is_streamed
             raise StorageError(
-                f"table {name!r} is not made yet"
+                f"table {name!r} does not exist yet"
                 if reader is None
-                else f"{reader!r} reads {name!r}, which is not made yet",
-                do=f"run `headwater stream {name}`, which makes it"
+                else f"{reader!r} reads {name!r}, which does not exist yet",
+                do=f"run `headwater stream {name}`, which creates it"
                 if is_streamed
                 else f"run `headwater run --select +{reader or name}`",
                 place=self.definition(reader or name).place,
@@ -81,49 +81,49 @@ class Workspace:
         return version
 
     def query(self, text: str, seconds: float | None = None) -> pa.Table:
-        """Run one SELECT over the tables by their names and return its rows.
+        """Run one SELECT over the tables and return its rows.
 
-        Raises `RequestError` for an unknown table, for what the engine refuses, and for a query that takes longer than
-        `seconds` (by default `query_seconds` of the settings), more memory or more disk than it may; `StorageError` for a
-        table that is not made yet or whose files cannot be read.
+        Raises `RequestError` for an unknown table, for an error of the query, and if the query exceeds `seconds` (default:
+        `query_seconds` of the settings), the memory limit or the spill limit; `StorageError` for a table that does not
+        exist yet or whose files cannot be read.
         """
         seconds = self.settings.query_seconds if seconds is None else seconds
-        given = {}
+        scans = {}
         for name in tables_of(_one_select(text)):
             if name not in self.table_names:
                 raise RequestError(f"there is no table {name!r}", do=did_you_mean(name, self.table_names))
-            given[name] = self.require(name).scan()
+            scans[name] = self.require(name).scan()
         budget = budget_here(self.settings.memory_bytes)
         with (
             connect(budget.whole(), filesystem=self.lake.storage.filesystem()) as con,
-            in_time(con, seconds) as is_up,
+            interrupted_after(con, seconds) as is_up,
             _query_errors(text, seconds, is_up),
         ):
-            register(con, given)
+            register(con, scans)
             rows = arrow_within(con, text, budget.memory_bytes)
         if rows is None:
             raise RequestError(
-                f"the answer does not fit in memory: {_shown(text)}",
+                f"the result does not fit in memory: {_shown(text)}",
                 got=f"more than {budget.memory_bytes / 1e9:,.1f} GB",
-                do="ask for fewer rows, or raise memory_bytes in headwater.toml",
+                do="return fewer rows, or raise memory_bytes in headwater.toml",
             )
         return rows
 
 
 @contextmanager
 def _query_errors(text: str, seconds: float, is_up: threading.Event) -> Iterator[None]:
-    """Raise what the engine raises on a query as an error that says what to do about it."""
+    """Translate DuckDB errors of a query to Headwater errors."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        problem, do = beyond_bounds(error)
+        problem, do = exceeded_limit(error)
         raise RequestError(f"this query {problem}: {_shown(text)}", got=first_line(error), do=do) from error
     except (duckdb.InterruptException, RuntimeError) as error:
         if not is_up.is_set():
             raise
         raise RequestError(
-            f"this query takes longer than {seconds:g} s: {_shown(text)}",
-            do="give --timeout, or raise query_seconds in headwater.toml",
+            f"this query exceeds the timeout of {seconds:g} s: {_shown(text)}",
+            do="set --timeout, or raise query_seconds in headwater.toml",
         ) from error
     except duckdb.IOException as error:
         raise StorageError(
@@ -132,7 +132,7 @@ def _query_errors(text: str, seconds: float, is_up: threading.Event) -> Iterator
             do="recompute its table: headwater run --full --select NAME",
         ) from error
     except duckdb.Error as error:
-        raise RequestError("this query cannot be answered", got=first_line(error)) from error
+        raise RequestError("this query failed", got=first_line(error)) from error
 
 
 def _one_select(text: str) -> exp.Query:
@@ -143,5 +143,5 @@ def _one_select(text: str) -> exp.Query:
 
 
 def _shown(text: str) -> str:
-    """Return a statement on one line, as an error shows it."""
+    """Return a statement on one line, shortened for error messages."""
     return textwrap.shorten(text, 200, placeholder=" …")

@@ -1,6 +1,6 @@
-"""Expectations: SQL booleans with a name and a consequence, in Lakeflow's words.
+"""Expectations: named SQL conditions with an action, similar to Databricks Lakeflow.
 
-A row for which the condition is null does not meet it: unknown is not good.
+A row for which the condition is null violates the expectation.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from pipeline.core.definitions import Action, Expectation
 
 
 def warn(name: str, condition: str) -> Expectation:
-    """Count the rows that do not meet the condition; keep them."""
+    """Count rows that violate the condition, and keep them."""
     return Expectation(name, condition, Action.WARN)
 
 
 def quarantine(name: str, condition: str) -> Expectation:
-    """Set the rows that do not meet the condition aside, with the reason; they can be replayed after a fix."""
+    """Quarantine rows that violate the condition, with the reason; they can be replayed after a fix."""
     return Expectation(name, condition, Action.QUARANTINE)
 
 
 def drop(name: str, condition: str) -> Expectation:
-    """Count the rows that do not meet the condition and leave them out."""
+    """Count rows that violate the condition, and drop them."""
     return Expectation(name, condition, Action.DROP)
 
 
 def fail(name: str, condition: str) -> Expectation:
-    """Fail the table when any row does not meet the condition; nothing of it is committed."""
+    """Fail the table if any row violates the condition; nothing of it is committed."""
     return Expectation(name, condition, Action.FAIL)

@@ -1,4 +1,4 @@
-"""One number for how well a table's rows meet what is expected of them."""
+"""The quality score of a table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 def score(checks: Iterable[tuple[int, int]]) -> float | None:
-    """Return the mean share of rows that meet each expectation, in percent, or `None` when nothing was judged.
+    """Return the mean percentage of rows that satisfy each expectation, or `None` if no rows were validated.
 
-    Each check is `(rows, violations)`; every expectation counts alike, whatever its action.
+    Each check is `(rows, violations)`. All expectations have equal weight, regardless of their action.
     """
     shares = [1 - violations / rows for rows, violations in checks if rows]
     return 100 * sum(shares) / len(shares) if shares else None

@@ -31,7 +31,7 @@ from pipeline.core.sources import POSITION, SOURCE, ReadResult, Reparsable
 from pipeline.core.splits import SourceObject, SourceSplit
 from pipeline.core.staging import RowCounts
 from pipeline.kernel.engine import arrow, connect
-from pipeline.kernel.planner.provenance import carrying
+from pipeline.kernel.planner.provenance import with_provenance
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import QUARANTINE
@@ -133,7 +133,7 @@ def _from_inputs(
         input_rows = arrow(
             con, f"select i.* from ({driving.query()}) as i semi join _positions using ({SOURCE}, {POSITION})"
         )
-    text, hidden = carrying(tree_of(definition.transform), plan.driving, driving.schema.names)
+    text, hidden = with_provenance(tree_of(definition.transform), plan.driving, driving.schema.names)
     others = {name: scan for name, scan in scans.items() if name != plan.driving}
     return ArrowProducer(
         input_rows, positions.num_rows, views={**others, plan.driving: input_rows}, query=text, hidden=hidden

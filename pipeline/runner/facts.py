@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.batch.planning import ExecutionPlan, carries_place, route, source_route, strategy
+from pipeline.batch.planning import ExecutionPlan, carries_provenance, route, source_route, strategy
 from pipeline.commit.commit_plan import key_passed_on, merge_of
 from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
 from pipeline.core.definitions import Definition, Feed, Source, Table
@@ -112,8 +112,8 @@ def _is_later(workspace: Workspace, definition: Table, driving: Version | None, 
         return True
     name = strategy(definition).driving
     if driving is None:
-        return carries_place(definition, name, PROVENANCE)
-    if not added or not carries_place(definition, name, driving.schema.names):
+        return carries_provenance(definition, name, PROVENANCE)
+    if not added or not carries_provenance(definition, name, driving.schema.names):
         return not added
     bounds = workspace.table(name).bounds(driving, (SOURCE,))
     new = {file.uri for file in added}

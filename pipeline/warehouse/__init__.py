@@ -1,4 +1,4 @@
-"""The warehouse: dimensional modelling and loading."""
+"""The warehouse: dimensional modelling, and loading of gold tables."""
 
 from pipeline.warehouse.modelling import Lookup, dimension, fact, lookup, mart
 from pipeline.warehouse.opening import open_warehouse

@@ -1,6 +1,6 @@
-"""The embedded warehouse: one DuckDB file with the gold tables.
+"""The embedded warehouse: a DuckDB file with the gold tables.
 
-Delivery: each version of a table is loaded once, in one transaction with the note that it was.
+Delivery: exactly once; each version of a table is loaded in the same transaction as the record of the load.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ _DATABASE = "warehouse"
 
 @dataclass(frozen=True)
 class DuckDBWarehouse:
-    """A DuckDB database file. `read` never changes it."""
+    """A DuckDB database file. `read` never modifies it."""
 
     path: str
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
-    """One connection of this process at a time: the engine refuses to open a file for reading that it writes to."""
+    """Allows one connection at a time, because DuckDB cannot attach a file for reading and writing simultaneously."""
 
     def loaded(self) -> dict[str, tuple[int, int]]:
-        """Return the version and the mark of each table that is in the warehouse."""
+        """Return the version and the manifest id of each table in the warehouse."""
         if not Path(self.path).exists():
             return {}
         with self._open(read_only=True) as con:
-            # the file is there and empty when the first load was killed before its commit
+            # the file exists but is empty if the first load was killed before its commit
             if not con.execute("select 1 from duckdb_tables() where table_name = ?", [_LOADS]).fetchall():
                 return {}
             rows = con.execute(f"select name, version, mark from {_LOADS}").fetchall()
             return {str(name): (int(version), int(manifest_id)) for name, version, manifest_id in rows}
 
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
-        """Bring a table to a version: append what was added since the loaded one, else replace it.
+        """Load a version of a table: append the rows added since the loaded version, otherwise replace the table.
 
-        Raises `StorageError` when the file cannot be written or another process holds it; it is unchanged then.
+        Raises `StorageError` if the file cannot be written, or is locked by another process; the file is then unchanged.
         """
         with self._open(read_only=False, filesystem=filesystem) as con:
             try:
                 con.execute("begin")
-                _bring(con, load)
+                _load(con, load)
                 con.execute("commit")
             except duckdb.Error as error:
                 raise self._unusable(error) from error
 
     def drop(self, name: str) -> None:
-        """Remove a table; raise `StorageError` when the file cannot be written or another process holds it."""
+        """Drop a table; raise `StorageError` if the file cannot be written, or is locked by another process."""
         if name not in self.loaded():
             return
         with self._open(read_only=False) as con:
@@ -96,11 +96,11 @@ class DuckDBWarehouse:
         return StorageError(
             f"the warehouse {self.path} cannot be used",
             got=first_line(error),
-            do="close what else has it open, check its space, and run again: the lake holds everything",
+            do="close other processes that use it, check the free space, and run again; the lake contains all data",
         )
 
 
-def _bring(con: duckdb.DuckDBPyConnection, load: Load) -> None:
+def _load(con: duckdb.DuckDBPyConnection, load: Load) -> None:
     con.execute(f"create table if not exists {_LOADS} (name varchar primary key, version bigint, mark bigint)")
     row = con.execute(f"select version, mark from {_LOADS} where name = ?", [load.name]).fetchone()
     if row is not None and row == (load.version, load.manifest_id):

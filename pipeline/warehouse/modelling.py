@@ -1,7 +1,7 @@
-"""Star schemas: dimensions with surrogate keys and history, facts that look them up, and marts.
+"""Star schemas: dimensions with surrogate keys and history, facts with lookups, and marts.
 
-A surrogate key is a hash of the natural key (and, with history, of the time a version begins), so that it does
-not depend on the order of loads; key 0 is the member for what is not known.
+A surrogate key is a hash of the natural key and, with history, of the start of the version's validity, so it does not
+depend on the order of loads. Key 0 is the unknown member.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pipeline.kernel.sql_text import literal, quoted
 
 VALID_FROM, VALID_TO, IS_CURRENT = "valid_from", "valid_to", "is_current"
 UNKNOWN = 0
-"""The surrogate key of the member that stands for everything a dimension does not know."""
+"""The surrogate key of the unknown member."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """A fact's way to a dimension: equal values in `on`, and a time at which a version was valid."""
+    """A lookup of a dimension by a fact: equal values in `on`, and a version that is valid at `as_of`."""
 
     dimension: str
     on: tuple[tuple[str, str], ...]
-    """Pairs of the fact's column and the dimension's."""
+    """Pairs of a column of the fact and a column of the dimension."""
     as_of: str | None = None
 
     @property
@@ -42,11 +42,11 @@ class Lookup:
 
     @property
     def members(self) -> str:
-        """What to join: without a time one member for each natural key, or an error, so that no row multiplies."""
+        """The relation to join; without `as_of`, it raises an error if a natural key has several members."""
         if self.as_of is not None:
             return quoted(self.dimension)
         theirs = [quoted(name) for _, name in self.on]
-        several = literal(f"{self.dimension!r} has several members of one key: give as_of= if it has history")
+        several = literal(f"{self.dimension!r} has several members per key: set as_of= if it has history")
         return (
             f"(select {', '.join(theirs)}, case when count(*) > 1 then error({several}) "
             f"else max({quoted(self.surrogate)}) end as {quoted(self.surrogate)} from {quoted(self.dimension)} "
@@ -55,20 +55,20 @@ class Lookup:
 
     def matches(self, fact: str, dimension: str) -> str:
         """Return the condition of the join."""
-        found = [f"{fact}.{quoted(ours)} = {dimension}.{quoted(theirs)}" for ours, theirs in self.on]
+        conditions = [f"{fact}.{quoted(ours)} = {dimension}.{quoted(theirs)}" for ours, theirs in self.on]
         if self.as_of is not None:
             time = f"{fact}.{quoted(self.as_of)}"
-            found.append(f"{time} >= {dimension}.{VALID_FROM}")
-            found.append(f"({dimension}.{VALID_TO} is null or {time} < {dimension}.{VALID_TO})")
-        return " and ".join(found)
+            conditions.append(f"{time} >= {dimension}.{VALID_FROM}")
+            conditions.append(f"({dimension}.{VALID_TO} is null or {time} < {dimension}.{VALID_TO})")
+        return " and ".join(conditions)
 
 
 def lookup(dimension: str, on: str | Mapping[str, str], *, as_of: str | None = None) -> Lookup:
-    """Find a dimension's surrogate key by its natural key.
+    """Look up a dimension's surrogate key by its natural key.
 
-    `on` is a column that both have, or a mapping of the fact's columns to the dimension's. `as_of` is the fact's
-    time column, for a dimension with history: the version then valid is found. No fact is lost or multiplied: one
-    without a match, or with a null in `on` or `as_of`, gets key 0.
+    `on` is a column that both tables have, or a mapping from columns of the fact to columns of the dimension. For a
+    dimension with history, `as_of` is the time column of the fact, at which the version must be valid. Facts are neither
+    lost nor duplicated: a fact without a match, or with a null in `on` or `as_of`, gets key 0.
     """
     pairs = ((on, on),) if isinstance(on, str) else tuple(on.items())
     return Lookup(dimension, pairs, as_of)
@@ -76,24 +76,24 @@ def lookup(dimension: str, on: str | Mapping[str, str], *, as_of: str | None = N
 
 @dataclass(frozen=True)
 class DimensionTransform(SqlTransform):
-    """A SELECT of members, given surrogate keys; with history, a SELECT of observations, made into versions."""
+    """Adds surrogate keys to a SELECT of members; with history, converts a SELECT of observations to versions."""
 
     name: str
     key: tuple[str, ...]
     sequence_by: str | None = None
     has_past: bool = True
-    """Whether the versions that the dimension has already are read too."""
+    """Whether the existing versions of the dimension are also read."""
 
     @cached_property
     def members(self) -> exp.Query:
-        """The SELECT as it was written, parsed."""
+        """The parsed SELECT as written."""
         return parse(self.text)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """What the SELECT reads; with history, the dimension itself too."""
-        own = tables_of(self.members)
-        return (*own, self.name) if self.sequence_by is not None and self.has_past else own
+        """The tables that the SELECT reads; with history, also the dimension itself."""
+        tables = tables_of(self.members)
+        return (*tables, self.name) if self.sequence_by is not None and self.has_past else tables
 
     @property
     def fingerprint(self) -> str:
@@ -107,7 +107,7 @@ class DimensionTransform(SqlTransform):
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The columns that describe a member: all but the key and the sequence."""
+        """The columns that describe a member: all except the key and the sequence."""
         return tuple(n for n in self.members.named_selects if n not in {*self.key, self.sequence_by})
 
     @property
@@ -116,15 +116,15 @@ class DimensionTransform(SqlTransform):
         return self._versions() if self.sequence_by else self._members()
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
-        """Run it on in-memory tables; without the dimension's own last version, it starts with none."""
-        given = {**dict(zip(self.inputs, args, strict=False)), **tables}
-        step = self if self.name in given else self.first()
+        """Run the transform on in-memory tables; without the previous version of the dimension, the history is empty."""
+        inputs = {**dict(zip(self.inputs, args, strict=False)), **tables}
+        step = self if self.name in inputs else self.first()
         with connect() as con:
-            register(con, given)
+            register(con, inputs)
             return arrow(con, step.sql)
 
     def first(self) -> DimensionTransform:
-        """Return the step that makes the first version, from the inputs alone."""
+        """Return the transform of the first version, which reads only the inputs."""
         return replace(self, has_past=False)
 
     def _members(self) -> str:
@@ -138,9 +138,10 @@ class DimensionTransform(SqlTransform):
         )
 
     def _versions(self) -> str:
-        """Observations in order, of which only those stay that change an attribute; each is valid to the next.
+        """Return SQL for the versions: the observations that change an attribute, each valid until the next.
 
-        Of several at one time one counts: an input's before a remembered one, then the greatest attributes.
+        Of several observations at one time, one is used: those of the input precede existing versions, then the greatest
+        attributes.
         """
         key = ", ".join(quoted(name) for name in self.key)
         kept = ", ".join(quoted(name) for name in (*self.key, *self.attributes))
@@ -158,10 +159,10 @@ class DimensionTransform(SqlTransform):
         window = f"partition by {key} order by {VALID_FROM}"
         return (
             f"with observed as (select {kept}, {sequence} as {VALID_FROM}, false as _is_past from ({self._plain}){past}), "
-            f"told as (select {kept}, {VALID_FROM} from observed "
+            f"distinct_times as (select {kept}, {VALID_FROM} from observed "
             f"qualify row_number() over (partition by {key}, {VALID_FROM} order by {first}) = 1), "
             f"changes as (select *, row_number() over history = 1 or not ({same or 'true'}) as is_change "
-            f"from told window history as ({window})) "
+            f"from distinct_times window history as ({window})) "
             f"select {hashed} as {quoted(self.surrogate)}, {kept}, {VALID_FROM}, "
             f"lead({VALID_FROM}) over history as {VALID_TO}, "
             f"lead({VALID_FROM}) over history is null as {IS_CURRENT} "
@@ -182,21 +183,21 @@ def dimension(
 ) -> Table:
     """Define a dimension as a SELECT of its members, one for each natural `key`.
 
-    The table has a surrogate key, `<name without dim_>_key`, and a member with key 0 for the unknown. With
-    `stored_as_scd_type=2` the SELECT gives observations in the order of the column `sequence_by`; the dimension
-    keeps a version for every change of an attribute, valid in `[valid_from, valid_to)`, and remembers versions that its
-    inputs no longer show, where these are merged tables or aggregates. Of observations of one key at one time, one
-    counts. A member without its natural key, and an observation without its time, are quarantined.
+    The table has a surrogate key, `<name without dim_>_key`, and an unknown member with key 0. With
+    `stored_as_scd_type=2`, the SELECT returns observations, ordered by the column `sequence_by`. The dimension then has a
+    version for every change of an attribute, valid in `[valid_from, valid_to)`, and keeps versions that its inputs no longer
+    contain, for example if these are merged tables or aggregates. Of several observations of a key at one time, one is
+    used. Members without a natural key and observations without a time are quarantined.
 
-    Raises `DefinitionError` for type 2 without `sequence_by`, a star, columns without a name or named twice, or a
-    key that the SELECT does not have.
+    Raises `DefinitionError` for type 2 without `sequence_by`, for a star, for unnamed and duplicate columns, and for a key
+    that is not in the SELECT.
     """
     place = caller()
-    if (stored_as_scd_type == 2) != (sequence_by is not None):  # noqa: PLR2004 - the field's own number
+    if (stored_as_scd_type == 2) != (sequence_by is not None):  # noqa: PLR2004 - the standard number of the type
         raise DefinitionError(
-            "a dimension with history needs its order, and only such a one",
+            "stored_as_scd_type=2 and sequence_by= must be used together",
             got=f"stored_as_scd_type={stored_as_scd_type}, sequence_by={sequence_by!r}",
-            do="give both stored_as_scd_type=2 and sequence_by=, or neither",
+            do="set both, or neither",
             place=place,
         )
     _require(parse(text, place=place), names(key), names(sequence_by), place)
@@ -213,36 +214,41 @@ def dimension(
 
 @dataclass(frozen=True, kw_only=True)
 class _Dimension(Table):
-    """A dimension, whose transform and key take its name once it has one."""
+    """A dimension, whose transform and key depend on its name."""
 
     def named(self, name: str) -> _Dimension:
-        made = super().named(name)
+        named = super().named(name)
         transform = self.transform
         if not isinstance(transform, DimensionTransform) or transform.name:
-            return made
-        transform = replace(transform, name=made.name)
+            return named
+        transform = replace(transform, name=named.name)
         if transform.surrogate in (*transform.key, *transform.attributes):
             raise DefinitionError(
-                f"dimension {made.name!r} has a column {transform.surrogate!r} already, the name of its surrogate key",
+                f"column {transform.surrogate!r} of dimension {named.name!r} has the name of its surrogate key",
                 do="rename the column or the dimension",
                 place=self.place,
             )
-        return replace(made, transform=transform, key=(transform.surrogate,), expect=(*made.expect, *_whole(transform)))
+        return replace(
+            named,
+            transform=transform,
+            key=(transform.surrogate,),
+            expect=(*named.expect, *_member_expectations(transform)),
+        )
 
 
-def _whole(transform: DimensionTransform) -> tuple[Expectation, ...]:
-    """Return what sets aside a member without its natural key, and an observation without its time."""
+def _member_expectations(transform: DimensionTransform) -> tuple[Expectation, ...]:
+    """Return the expectations that quarantine members without a natural key, and observations without a time."""
     unknown = f"{quoted(transform.surrogate)} = {UNKNOWN}"
     present = " and ".join(f"{quoted(name)} is not null" for name in transform.key)
-    found = [Expectation("has_natural_key", f"{unknown} or ({present})", Action.QUARANTINE)]
+    expectations = [Expectation("has_natural_key", f"{unknown} or ({present})", Action.QUARANTINE)]
     if transform.sequence_by is not None:
-        found.append(Expectation("has_time", f"{unknown} or {VALID_FROM} is not null", Action.QUARANTINE))
-    return tuple(found)
+        expectations.append(Expectation("has_time", f"{unknown} or {VALID_FROM} is not null", Action.QUARANTINE))
+    return tuple(expectations)
 
 
 @dataclass(frozen=True)
 class FactTransform(SqlTransform):
-    """A SELECT of events, with the surrogate keys of the dimensions it looks up added."""
+    """A SELECT of events, extended by the surrogate keys of its dimensions."""
 
     lookups: tuple[tuple[str, Lookup], ...]
 
@@ -266,18 +272,18 @@ def fact(
     expect: Sequence[Expectation] = (),
     description: str = "",
 ) -> Table:
-    """Define a fact table as a SELECT of events and the dimensions to look up.
+    """Define a fact table as a SELECT of events with lookups of dimensions.
 
-    `lookups` maps the names of the surrogate columns to add to a `lookup`; an event whose member is not there
-    gets key 0, the unknown member, and is kept. Raises `DefinitionError` for a name that is there already.
+    `lookups` maps the names of additional surrogate key columns to a `lookup`. An event without a matching member is kept,
+    with key 0. Raises `DefinitionError` if the SELECT already has a column with such a name.
     """
     place = caller()
     described = sql_table(SqlTransform(text), place, layer="gold", expect=tuple(expect), description=description)
     twice = set(parse(text, place=place).named_selects) & set(lookups or {})
     if twice:
         raise DefinitionError(
-            f"the fact's SELECT has a column {min(twice)!r} already",
-            do="give the looked up key another name",
+            f"the SELECT of the fact already has a column {min(twice)!r}",
+            do="rename the lookup",
             place=place,
         )
     return Table(
@@ -300,7 +306,7 @@ def mart(
     description: str = "",
     chart: Chart | None = None,
 ) -> Table:
-    """Define a mart: a SELECT that answers a question, with an optional chart for the report."""
+    """Define a mart: a SELECT for analysis, with an optional chart in the report."""
     return sql_table(
         SqlTransform(text),
         caller(),
@@ -316,21 +322,23 @@ def mart(
 def _require(tree: exp.Query, key: tuple[str, ...], sequence: tuple[str, ...], place: Place) -> None:
     columns = tree.named_selects
     if "*" in columns:
-        raise DefinitionError("a dimension names its columns", got="*", do="list them", place=place)
+        raise DefinitionError("a dimension must list its columns", got="*", do="replace the star", place=place)
     if not key:
-        raise DefinitionError("a dimension has a natural key", do="give key=", place=place)
+        raise DefinitionError("a dimension requires a natural key", do="set key=", place=place)
     for name in (*key, *sequence):
         if name not in columns:
-            raise DefinitionError(f"the dimension's SELECT has no column {name!r}", got=", ".join(columns), place=place)
+            raise DefinitionError(
+                f"the SELECT of the dimension has no column {name!r}", got=", ".join(columns), place=place
+            )
     taken = {VALID_FROM, VALID_TO, IS_CURRENT} if sequence else set()
     for number, name in enumerate(columns):
         if not name:
-            raise DefinitionError(f"column {number + 1} of the dimension has no name", do="give it one", place=place)
+            raise DefinitionError(f"column {number + 1} of the dimension has no name", do="add an alias", place=place)
         if name in columns[:number] or name in taken:
-            raise DefinitionError(f"the dimension has two columns {name!r}", do="rename one", place=place)
+            raise DefinitionError(f"the dimension has a duplicate column {name!r}", do="rename one", place=place)
 
 
 def _hash(columns: list[str]) -> str:
-    """Return SQL for 60 bits of the MD5 of columns, never 0 in practice."""
+    """Return SQL for the first 60 bits of the MD5 of columns, which is never 0 in practice."""
     text = " || chr(31) || ".join(f"coalesce({column}::varchar, chr(30))" for column in columns)
     return f"({literal('0x')} || md5({text})[:15])::bigint"

@@ -1,4 +1,4 @@
-"""Which warehouse a URL names."""
+"""Creation of a warehouse from its URL."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pipeline.warehouse.warehouse import Warehouse
 
 
 def open_warehouse(url: str) -> Warehouse:
-    """Return the warehouse that a URL names: the path of a file is DuckDB's.
+    """Return the warehouse of a URL; a file path is a DuckDB database.
 
-    Raises `SettingsError` for another system.
+    Raises `SettingsError` for other systems.
     """
     scheme, separator, path = url.partition("://")
     if separator and scheme not in {"duckdb", "file"}:
         raise SettingsError(
-            "there is no warehouse of this kind", got=url, do="give the path of a DuckDB file, in headwater.toml"
+            "unsupported warehouse", got=url, do="set `warehouse` in headwater.toml to the path of a DuckDB file"
         )
-    from pipeline.warehouse.duckdb import DuckDBWarehouse  # noqa: PLC0415 - the one that is used is imported
+    from pipeline.warehouse.duckdb import DuckDBWarehouse  # noqa: PLC0415 - only the used warehouse is imported
 
     return DuckDBWarehouse(path if separator else url)

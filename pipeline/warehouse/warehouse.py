@@ -1,4 +1,4 @@
-"""What a warehouse promises."""
+"""The interface of warehouses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Load:
-    """A version of a table to bring in: all its rows, and what came since a version where only rows were added."""
+    """A version of a table to load: all rows, and if rows were only added, the files added since a version."""
 
     name: str
     version: int
@@ -28,16 +28,16 @@ class Load:
 
 
 class Warehouse(Protocol):
-    """A database with the gold tables. Each version of a table is loaded once."""
+    """A database with the gold tables. Each version of a table is loaded exactly once."""
 
     def loaded(self) -> dict[str, tuple[int, int]]:
-        """Return the version and the mark of each table that is in the warehouse."""
+        """Return the version and the manifest id of each table in the warehouse."""
 
     def load(self, load: Load, *, filesystem: fsspec.AbstractFileSystem | None = None) -> None:
-        """Bring a table to a version in one transaction; raise `StorageError` when that fails: nothing has changed then."""
+        """Load a version of a table in one transaction; raise `StorageError` on failure, after which nothing has changed."""
 
     def drop(self, name: str) -> None:
-        """Remove a table in one transaction, if it is there; raise `StorageError` when that fails."""
+        """Drop a table in one transaction, if it exists; raise `StorageError` on failure."""
 
     def read(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         """Open the warehouse for reading."""

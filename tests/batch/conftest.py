@@ -22,12 +22,12 @@ from pipeline.kernel.types import from_arrow
 from pipeline.lake import Lake, Storage
 
 APART = 600 << 20
-"""A size that makes a split of its own of every file; the files themselves are small. An only file has its own."""
+"""A pretended size that puts every file into a separate split, although the files are small. A single file has its real size."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """The outcome of a step, with the rows it staged and those it set aside."""
+class StepResult:
+    """The outcome of a step, with its staged and quarantined rows."""
 
     outcome: Outcome
     rows: list[dict[str, Any]]
@@ -36,7 +36,7 @@ class Done:
 
 @pytest.fixture
 def scan(tmp_path) -> Callable[..., Scan]:
-    """Tables as a scan of one file each."""
+    """Return a function that writes each table to a file, and returns a scan of the files."""
 
     def write(*tables: pa.Table) -> Scan:
         files = []
@@ -50,25 +50,25 @@ def scan(tmp_path) -> Callable[..., Scan]:
 
 
 @pytest.fixture
-def step(tmp_path) -> Callable[..., Done]:
-    """Do one step, inline or on Ray."""
+def step(tmp_path) -> Callable[..., StepResult]:
+    """Return a function that executes one step, inline or on Ray."""
     numbers = iter(range(1000))
 
     def do(
-        definition: StoredDefinition, scans: Mapping[str, Scan], execution: Execution = "inline", **order: Any
-    ) -> Done:
+        definition: StoredDefinition, scans: Mapping[str, Scan], execution: Execution = "inline", **options: Any
+    ) -> StepResult:
         lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
             parts = definition.reader.plan(None).parts
-            way = source_route(definition, parts, ExecutionLimits(execution))
-            order = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **order}
+            plan = source_route(definition, parts, ExecutionLimits(execution))
+            options = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **options}
         else:
-            way = route(definition, scans, room=ExecutionLimits(execution))
-        asked = StepSpec(definition, way, scans, "run1", "2024-01-01T00:00:00+00:00", **order)
+            plan = route(definition, scans, limits=ExecutionLimits(execution))
+        spec = StepSpec(definition, plan, scans, "run1", "2024-01-01T00:00:00+00:00", **options)
         settings = Settings("p", tmp_path, tmp_path)
-        outcome = execute(asked, lake, settings)
+        outcome = execute(spec, lake, settings)
         stored = lake.table(definition.layer, definition.name).storage.uri
-        return Done(
+        return StepResult(
             outcome,
             _read(stored, outcome.files),
             _read(lake.quarantine(definition.name).storage.uri, outcome.quarantined),
@@ -88,13 +88,13 @@ def _read(root: str, files: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """A Ray cluster that is there already, named by RAY_ADDRESS, as in production."""
+    """A running Ray cluster, configured by RAY_ADDRESS as in production."""
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", found.address)
-        yield found.address
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster.address
         ray.shutdown()
-    found.shutdown()
+    cluster.shutdown()

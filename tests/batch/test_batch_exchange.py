@@ -1,4 +1,4 @@
-"""Statements whose rows have to meet, bucket by bucket on Ray, give what they give in one process."""
+"""Statements in buckets on Ray return the same result as in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.timeout(120),
-    # Ray's own settings class sets options that it deprecates itself
+    # Ray's settings class sets options that Ray itself deprecates
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 
@@ -46,38 +46,38 @@ HOT = [pa.table({"id": range(400), "c": [1] * 390 + list(range(10)), "x": [0.5] 
     ],
     ids=["join", "hot key", "full join", "any aggregate", "window", "distinct", "top", "groups across buckets"],
 )  # fmt: skip
-def test_buckets_are_the_whole(step, scan, text, orders):
-    made = sql(text).named("t")
+def test_results_in_buckets_equal_the_local_result(step, scan, text, orders):
+    table = sql(text).named("t")
     scans = {
-        name: scan(*parts) for name, parts in (("orders", orders), ("customers", CUSTOMERS)) if name in made.inputs
+        name: scan(*parts) for name, parts in (("orders", orders), ("customers", CUSTOMERS)) if name in table.inputs
     }
-    here = step(made, scans)
+    here = step(table, scans)
 
-    there = step(made, scans, "ray")
+    there = step(table, scans, "ray")
 
     assert there.rows == here.rows
     assert there.outcome.schema == here.outcome.schema
     assert there.outcome.flow.rows_in == sum(part.num_rows for part in orders)
 
 
-def test_the_route_says_what_is_cut(scan):
+def test_the_plan_names_the_partitioned_inputs(scan):
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
-    made = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
+    table = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
 
-    found = route(made, scans, room=ExecutionLimits("ray"))
+    plan = route(table, scans, limits=ExecutionLimits("ray"))
 
-    assert (found.strategy, found.executor) == ("exchange", "ray")
-    assert found.reason == "'customers' and 'orders' in buckets by \"c\""
+    assert (plan.strategy, plan.executor) == ("exchange", "ray")
+    assert plan.reason == "'customers' and 'orders' in buckets by \"c\""
 
 
-def test_expectations_and_keys_hold_across_buckets(step, scan):
-    made = sql(
+def test_expectations_and_keys_are_validated_across_buckets(step, scan):
+    table = sql(
         "select o.c, o.id % 3 as r, count(distinct o.id) as n from orders o join customers k on o.c = k.c group by all",
         key=("c", "r"), expect=[quarantine("few", "n < 8")],
     ).named("t")  # fmt: skip
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
 
-    here, there = (step(made, scans, execution) for execution in ("inline", "ray"))
+    here, there = (step(table, scans, execution) for execution in ("inline", "ray"))
 
     assert there.rows == here.rows
     assert sorted(row["row"] for row in there.quarantined) == sorted(row["row"] for row in here.quarantined) != []

@@ -1,4 +1,4 @@
-"""One split here and many on Ray give the same; what goes wrong on a worker is raised here as what it is."""
+"""One local split and many splits on Ray return the same result; errors on workers are raised in the driver unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.timeout(120),
-    # Ray's own settings class sets options that it deprecates itself
+    # Ray's settings class sets options that Ray itself deprecates
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 
@@ -41,20 +41,20 @@ PARTS = [
 NAMES = pa.table({"g": ["g0", "g1"], "name": ["zero", "one"]})
 
 
-def same(one, other) -> None:
-    """Both outcomes have the same rows, the same rows aside, the same figures and the same columns."""
-    assert other.rows == one.rows
+def same(left, other) -> None:
+    """Assert that both outcomes have the same rows, quarantined rows, counts and columns."""
+    assert other.rows == left.rows
     assert sorted((r["reasons"], r["row"]) for r in other.quarantined) == sorted(
-        (r["reasons"], r["row"]) for r in one.quarantined
+        (r["reasons"], r["row"]) for r in left.quarantined
     )
-    assert other.outcome.flow == one.outcome.flow
-    assert other.outcome.checks == one.outcome.checks
-    assert other.outcome.schema == one.outcome.schema
+    assert other.outcome.flow == left.outcome.flow
+    assert other.outcome.checks == left.outcome.checks
+    assert other.outcome.schema == left.outcome.schema
 
 
 @pytest.fixture
 def both(step, scan):
-    """Do a step here in one split and on Ray in one per file; return the outcome on Ray once they are the same."""
+    """Execute a step in one local split and with one split per file on Ray, and compare; return the result on Ray."""
 
     def do(definition, **parts):
         scans = {name: scan(*tables) for name, tables in parts.items()}
@@ -70,10 +70,10 @@ def test_a_blockwise_statement_with_expectations(both):
         warn("whole", "y = floor(y)"), quarantine("small", "id < 35"),
     ]).named("t")  # fmt: skip
 
-    done = both(numbers, numbers=PARTS)
+    outcome = both(numbers, numbers=PARTS)
 
-    assert len(done.outcome.files) == 4
-    assert (done.outcome.flow.rows_out, done.outcome.flow.quarantined) == (34, 5)
+    assert len(outcome.outcome.files) == 4
+    assert (outcome.outcome.flow.rows_out, outcome.outcome.flow.quarantined) == (34, 5)
 
 
 def test_a_broadcast_statement(both):
@@ -89,9 +89,9 @@ def test_an_aggregate_of_states(both):
         key="g",
     ).named("t")
 
-    done = both(totals, numbers=PARTS)
+    outcome = both(totals, numbers=PARTS)
 
-    assert [(row["g"], row["n"]) for row in done.rows] == [("g0", 16), ("g1", 12), ("g2", 12)]
+    assert [(row["g"], row["n"]) for row in outcome.rows] == [("g0", 16), ("g1", 12), ("g2", 12)]
 
 
 def test_functions_on_blocks(both):
@@ -107,16 +107,20 @@ def test_functions_on_blocks(both):
     def pandas_table(numbers: pd.DataFrame) -> pd.DataFrame:
         return numbers.assign(y=numbers["x"].round(1))
 
-    assert [len(both(made, numbers=PARTS).rows) for made in (arrow_table, polars_table, pandas_table)] == [40, 12, 40]
+    assert [len(both(definition, numbers=PARTS).rows) for definition in (arrow_table, polars_table, pandas_table)] == [
+        40,
+        12,
+        40,
+    ]
 
 
-def test_a_key_that_comes_in_two_splits_is_kept_once(both):
+def test_a_key_in_two_splits_is_kept_once(both):
     numbers = sql("select id, g from numbers", key="id").named("t")
 
-    done = both(numbers, numbers=[*PARTS, PARTS[0].slice(0, 3)])
+    outcome = both(numbers, numbers=[*PARTS, PARTS[0].slice(0, 3)])
 
-    assert len(done.rows) == 40
-    assert [row["reasons"] for row in done.quarantined] == ["key_is_unique"] * 3
+    assert len(outcome.rows) == 40
+    assert [row["reasons"] for row in outcome.quarantined] == ["key_is_unique"] * 3
 
 
 def test_a_source_of_several_files(step, tmp_path):
@@ -131,7 +135,7 @@ def test_a_source_of_several_files(step, tmp_path):
     assert sorted(row["_position"] for row in there.quarantined) == [3, 3, 3]
 
 
-def test_a_dataset_knows_its_rows_and_is_run_once(step, scan, tmp_path):
+def test_a_dataset_has_row_counts_and_is_executed_once(step, scan, tmp_path):
     runs = tmp_path / "runs"
 
     @table()
@@ -147,31 +151,33 @@ def test_a_dataset_knows_its_rows_and_is_run_once(step, scan, tmp_path):
 
         return numbers.map_batches(double, batch_format="pyarrow", batch_size=None)
 
-    done = step(doubled, {"numbers": scan(*PARTS)}, "ray")
+    outcome = step(doubled, {"numbers": scan(*PARTS)}, "ray")
 
-    assert [row["twice"] for row in sorted(done.rows, key=lambda row: row["id"])] == list(range(0, 80, 2))
-    assert done.outcome.flow.rows_out == 40
+    assert [row["twice"] for row in sorted(outcome.rows, key=lambda row: row["id"])] == list(range(0, 80, 2))
+    assert outcome.outcome.flow.rows_out == 40
     assert runs.read_text() == "." * len(runs.read_text())
     assert len(runs.read_text()) <= 4
 
 
 def blocks_of(*tables: pa.Table):
-    def made(numbers: ray.data.Dataset) -> ray.data.Dataset:
+    def constant(numbers: ray.data.Dataset) -> ray.data.Dataset:
         del numbers
         return ray.data.from_arrow(list(tables))
 
-    return made
+    return constant
 
 
-def test_blocks_of_a_dataset_may_widen_and_change_their_order():
-    made = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
+def test_blocks_of_a_dataset_may_differ_in_types_and_column_order():
+    definition = blocks_of(pa.table({"a": [1], "b": pa.nulls(1)}), pa.table({"b": ["x"], "a": [1.5]}))
 
-    (reader,) = (reader.read_all() for reader in dataset_rows(made, {"numbers": Scan(Schema.of({"id": "BIGINT"}))}))
+    (reader,) = (
+        reader.read_all() for reader in dataset_rows(definition, {"numbers": Scan(Schema.of({"id": "BIGINT"}))})
+    )
 
     assert reader.to_pylist() == [{"a": 1.0, "b": None}, {"a": 1.5, "b": "x"}]
 
 
-def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
+def test_an_empty_dataset_keeps_its_columns(scan):
     def none(numbers: ray.data.Dataset) -> ray.data.Dataset:
         return numbers.filter(expr=col("id") < 0)
 
@@ -181,19 +187,19 @@ def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
 
 
 @pytest.mark.parametrize(
-    ("made", "problem"),
+    ("function", "problem"),
     [
         (
             blocks_of(pa.table({"a": [1]}), pa.table({"c": [1]})),
-            "'made' gives other columns for one block than for another: got a and c",
+            "'constant' returned blocks with different columns: got a and c",
         ),
         (
             blocks_of(pa.table({"a": [1]}), pa.table({"a": ["x"]})),
-            "'made' gives types that do not go together: got .*; cast them",
+            "'constant' returned blocks with incompatible types: got .*; cast them",
         ),
         (
             lambda numbers: numbers.flat_map(lambda _: []),
-            "gave a dataset without rows, which has no columns either",
+            "returned an empty dataset, whose columns are unknown",
         ),
         (lambda numbers: numbers.count(), "must return a dataset: got int; return a ray.data.Dataset"),
         (
@@ -204,26 +210,26 @@ def test_a_dataset_that_comes_out_empty_keeps_its_columns(scan):
     ],
     ids=["columns", "types", "empty", "no dataset", "raises here", "raises on a worker"],
 )
-def test_what_a_dataset_function_gets_wrong_is_said_with_its_place(scan, made, problem):
+def test_errors_of_dataset_functions_have_a_place(scan, function, problem):
     with pytest.raises(DefinitionError, match=problem) as error:
-        list(dataset_rows(made, {"numbers": scan(PARTS[0])}))
+        list(dataset_rows(function, {"numbers": scan(PARTS[0])}))
     assert error.value.place is not None
     assert error.value.place.file == __file__
 
 
-def test_an_error_of_a_task_is_raised_as_it_was_with_its_parts(step, scan):
+def test_an_error_of_a_task_keeps_its_type_and_parts(step, scan):
     numbers = sql("select id from numbers", expect=[fail("small", "id < 35")]).named("t")
 
     with pytest.raises(ExpectationError) as error:
         step(numbers, {"numbers": scan(*PARTS)}, "ray")
     assert type(error.value) is ExpectationError
-    assert error.value.problem == "table 't' does not meet 'small' (id < 35)"
-    assert error.value.got == "5 rows without it, the first id=35"
+    assert error.value.problem == "table 't' violates 'small' (id < 35)"
+    assert error.value.got == "5 rows, the first id=35"
     assert error.value.place == numbers.place
     assert str(error.value).endswith(f"nothing of this table was committed ({numbers.place})")
 
 
-def test_an_error_of_somebody_else_is_raised_as_it_was():
+def test_other_errors_keep_their_type():
     def boom(split: Split) -> None:
         raise ZeroDivisionError(f"split {split.index}")
 
@@ -231,7 +237,7 @@ def test_an_error_of_somebody_else_is_raised_as_it_was():
         list(run_tasks("t", boom, [Split(0), Split(1)]))
 
 
-def test_a_worker_that_dies_is_replaced_and_nothing_is_doubled(step, scan, tmp_path):
+def test_a_crashed_worker_is_replaced_without_duplicate_rows(step, scan, tmp_path):
     died = tmp_path / "died"
 
     @table()
@@ -241,14 +247,14 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_doubled(step, scan, tmp_p
             os._exit(1)
         return numbers
 
-    done = step(fragile, {"numbers": scan(*PARTS)}, "ray")
+    outcome = step(fragile, {"numbers": scan(*PARTS)}, "ray")
 
     assert died.exists()
-    assert [row["id"] for row in sorted(done.rows, key=lambda row: row["id"])] == list(range(40))
-    assert len({file.path for file in done.outcome.files}) == len(done.outcome.files) == 4
+    assert [row["id"] for row in sorted(outcome.rows, key=lambda row: row["id"])] == list(range(40))
+    assert len({file.path for file in outcome.outcome.files}) == len(outcome.outcome.files) == 4
 
 
-def test_many_tasks_each_answer_once(cluster):
+def test_each_of_many_tasks_returns_once(cluster):
     assert ray.is_initialized()
     assert ray.get_runtime_context().gcs_address == cluster
 
@@ -257,7 +263,7 @@ def test_many_tasks_each_answer_once(cluster):
     assert sorted((split.index, answer) for split, answer in answers) == [(n, n) for n in range(20)]
 
 
-def test_a_split_that_ends_every_worker_is_named(step, scan):
+def test_a_split_that_crashes_every_worker_is_named(step, scan):
     @table()
     def deadly(numbers: pa.Table) -> pa.Table:
         if numbers["id"][0].as_py() == 20:
@@ -265,15 +271,15 @@ def test_a_split_that_ends_every_worker_is_named(step, scan):
         return numbers
 
     with pytest.raises(
-        StorageError, match=r"'deadly' cannot be made: one split ends every worker.*: got .*in-2.parquet"
+        StorageError, match=r"'deadly' cannot be computed: one split crashes every worker.*: got .*in-2.parquet"
     ):
         step(deadly, {"numbers": scan(*PARTS)}, "ray")
 
 
-def test_splits_on_ray_may_not_differ_in_their_columns(step, scan):
+def test_splits_on_ray_with_different_columns_are_rejected(step, scan):
     @table()
     def moody(numbers: pd.DataFrame) -> pd.DataFrame:
         return numbers.assign(y=1 if numbers["id"].min() == 0 else 1.5)
 
-    with pytest.raises(Exception, match="splits of one step gave different columns: got 'y' was"):
+    with pytest.raises(Exception, match="splits of a step returned different columns: got column 'y' was"):
         step(moody, {"numbers": scan(*PARTS[:2])}, "ray")

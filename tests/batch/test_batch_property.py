@@ -1,4 +1,4 @@
-"""Any generated statement over generated tables: the same rows inline, on Ray in 1, 3 and 7 splits, and from DuckDB."""
+"""Generated statements over generated tables return the same rows locally, on Ray in 1, 3 and 7 splits, and from DuckDB."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.timeout(280),
-    # Ray's own settings class sets options that it deprecates itself
+    # Ray's settings class sets options that Ray itself deprecates
     pytest.mark.filterwarnings("ignore:`use_.*` is deprecated:DeprecationWarning"),
 ]
 
 
 def direct(con, text):
-    """DuckDB's own answer, in the types that a lake stores."""
-    found = schema_of(con, text)
-    columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in stored(found).columns)
+    """Return DuckDB's result, cast to the types that a lake stores."""
+    schema = schema_of(con, text)
+    columns = ", ".join(f"{quoted(c.name)}::{c.type} as {quoted(c.name)}" for c in stored(schema).columns)
     return con.execute(f"select {columns} from ({text})").fetchall()
 
 
-def values(done):
-    return [tuple(row.values()) for row in done.rows]
+def values(outcome):
+    return [tuple(row.values()) for row in outcome.rows]
 
 
 @settings(
@@ -45,19 +45,19 @@ def values(done):
     deadline=None,
 )
 @given(table=tables(), statement=st.one_of(plain(), grouped()))
-def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statement):
+def test_a_statement_has_the_same_result_on_every_executor(step, scan, table, statement):
     with connect(Limits(threads=1)) as con:
         con.execute(f"create temp table t as {table}; create temp table u as {SMALL}")
         try:
             expected = direct(con, statement)
-            made = sql(statement).named("made")
+            definition = sql(statement).named("result")
         except (duckdb.Error, HeadwaterError):
             assume(condition=False)
         rows, small = (con.sql(f"from {name}").to_arrow_table() for name in ("t", "u"))
         same = Splits(con).same
-    few = {name: scan(small if name.lower() == "u" else rows) for name in made.inputs}
+    few = {name: scan(small if name.lower() == "u" else rows) for name in definition.inputs}
     try:
-        here = step(made, few)
+        here = step(definition, few)
     except HeadwaterError:
         assume(condition=False)
     assert same(values(here), expected), statement
@@ -66,8 +66,8 @@ def test_a_statement_gives_one_answer_wherever_it_runs(step, scan, table, statem
             rows.slice(i * rows.num_rows // count, (i + 1) * rows.num_rows // count - i * rows.num_rows // count)
             for i in range(count)
         ]
-        scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in made.inputs}
-        event(route(made, scans, room=ExecutionLimits("ray")).strategy)
-        there = step(made, scans, "ray")
+        scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in definition.inputs}
+        event(route(definition, scans, limits=ExecutionLimits("ray")).strategy)
+        there = step(definition, scans, "ray")
         assert same(values(there), expected), (statement, count)
         assert there.outcome.schema == here.outcome.schema

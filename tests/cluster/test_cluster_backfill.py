@@ -26,13 +26,13 @@ def test_partitions_are_listed_done_and_skipped(headwater, web):
 def test_failed_partitions_are_told_and_can_be_done_alone(headwater, web):
     change(web, "expect=[quarantine", "expect=[fail('short', 'seconds <> 9'), quarantine")
     process = headwater("backfill", "visits", cwd=web, check=3)
-    assert "✗ 2026-01-03: table 'visits' does not meet 'short'" in process.stderr
+    assert "✗ 2026-01-03: table 'visits' violates 'short'" in process.stderr
     assert "visits: 4 done, 1 failed" in process.stdout
     assert "headwater backfill visits --failed" in process.stdout
     report = json.loads(headwater("backfill", "visits", "--failed", "--json", cwd=web, check=3).stdout)
     [failed] = report["partitions"]
     assert (failed["partition"], failed["rows"]) == ("2026-01-03", 0)
-    assert "does not meet 'short'" in failed["error"]
+    assert "violates 'short'" in failed["error"]
     change(web, "seconds <> 9", "seconds <> 99")
     assert "visits: 1 done" in headwater("backfill", "visits", "--failed", cwd=web, check=0).stdout
 

@@ -69,12 +69,12 @@ def test_errors_are_json_too(headwater, teashop):
         (["rum"], 2, "Did you mean 'run'?"),
         (["run", "--ful"], 2, "--full"),
         (["run", "--select", "order"], 1, "error: 'order' is not defined; did you mean 'orders'?"),
-        (["show", "orders"], 1, "error: table 'orders' is not made yet; run `headwater run --select +orders`"),
+        (["show", "orders"], 1, "error: table 'orders' does not exist yet; run `headwater run --select +orders`"),
         (["query", "select * from order_"], 1, "error: there is no table 'order_'; did you mean 'orders'?"),
         (["query", "selec 1"], 1, "error: "),
-        (["query", "drop table orders"], 1, "error: a query is one SELECT statement"),
+        (["query", "drop table orders"], 1, "error: a query must be one SELECT statement"),
         (["quality"], 1, "error: the catalog knows of nothing made yet"),
-        (["quarantine", "replay", "orders"], 1, "error: table 'orders' is not made yet"),
+        (["quarantine", "replay", "orders"], 1, "error: table 'orders' does not exist yet"),
         (["run", "--env", "prod"], 1, "error: there is no environment 'prod'; known: 'dev'"),
         (["init", "class"], 1, "error: 'class' cannot be a project's name"),
         (["init", "."], 1, "error: "),
@@ -107,7 +107,7 @@ def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):
     code.write_text(text + "\nx = 1 / 0\n")
     assert "ZeroDivisionError: got division by zero" in headwater("run", cwd=teashop, check=1).stderr
     code.write_text(text.replace("from raw_orders", "from sales_by_day"))
-    assert "in a circle: orders -> sales_by_day -> orders" in headwater("run", cwd=teashop, check=1).stderr
+    assert "form a cycle: orders -> sales_by_day -> orders" in headwater("run", cwd=teashop, check=1).stderr
 
 
 def test_an_unwritable_lake_is_one_clear_message(headwater, teashop):

@@ -257,7 +257,7 @@ def test_a_run_says_which_tables_are_left_to_streams_and_a_query_how_to_make_the
     plant("count=10")
 
     assert "0 done, 0 up to date, 2 made by headwater stream" in here("run")
-    with pytest.raises(StorageError, match="'by_minute' is not made yet; run `headwater stream by_minute`"):
+    with pytest.raises(StorageError, match="'by_minute' does not exist yet; run `headwater stream by_minute`"):
         here("query", "from by_minute")
     here("stream", "--until-caught-up")
     assert "10" in here("query", "select sum(n)::int as n from by_minute union all select 10")
@@ -298,4 +298,4 @@ def test_streams_are_listed_while_one_reads_a_table_again_that_is_not_made_yet(h
         "by_minute": "never run",
         "late": "not ready",
     }
-    assert "run `headwater stream by_minute`, which makes it" in " ".join(here("streams").split())
+    assert "run `headwater stream by_minute`, which creates it" in " ".join(here("streams").split())

@@ -1,4 +1,4 @@
-"""A fixed profile for properties, and small definitions to put in a graph."""
+"""A deterministic Hypothesis profile, and small definitions for graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ settings.load_profile("fixed")
 
 @dataclass(frozen=True)
 class Reads:
-    """A transform that only says what it reads."""
+    """A transform that only has inputs."""
 
     inputs: tuple[str, ...]
     fingerprint: str = "f"
@@ -51,16 +51,18 @@ class Model(Artifact):
 
 @pytest.fixture(scope="session")
 def defined():
-    """Return tables from `name=inputs` pairs, each on a line of its own; a name in capitals is a model."""
+    """Return tables from `name=inputs` pairs, each with its own line as place; an upper-case name is a model."""
 
     def of(**reads):
-        made = []
+        definitions = []
         for line, (name, inputs) in enumerate(reads.items(), start=1):
             place = Place("flights.py", line)
             if name.isupper():
-                made.append(Model(name=name, reads=tuple(inputs.split()), place=place))
+                definitions.append(Model(name=name, reads=tuple(inputs.split()), place=place))
             else:
-                made.append(Table(name=name, transform=Reads(tuple(inputs.split())), layer="silver", place=place))
-        return made
+                definitions.append(
+                    Table(name=name, transform=Reads(tuple(inputs.split())), layer="silver", place=place)
+                )
+        return definitions
 
     return of

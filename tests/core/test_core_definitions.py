@@ -24,7 +24,7 @@ HERE = Place("flights.py", 3)
 
 @dataclass(frozen=True)
 class Nothing:
-    """A reader without anything to read."""
+    """A reader without data."""
 
     fingerprint: str = "nothing"
 
@@ -37,18 +37,18 @@ def expect(*names):
     return [Expectation(name, "true", Action.WARN) for name in names]
 
 
-def test_a_definition_is_where_it_is_written():
-    here, made = line(), source(Nothing())
-    assert made.place == Place(__file__, here)
+def test_the_place_of_a_definition_is_its_line():
+    here, definition = line(), source(Nothing())
+    assert definition.place == Place(__file__, here)
 
 
-def test_a_definition_of_many_lines_is_where_its_call_begins():
+def test_the_place_of_a_multiline_definition_is_its_first_line():
     here = line()
-    made = source(
+    definition = source(
         Nothing(),
         key="id",
     )
-    assert made.place == Place(__file__, here + 1)
+    assert definition.place == Place(__file__, here + 1)
 
 
 def test_a_project_may_have_a_name_like_ours(tmp_path):
@@ -73,29 +73,29 @@ def test_the_caller_is_the_nearest_line_outside():
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("expectations", "words"),
     [
-        (expect("a", "b", "a"), "expectation 'a' is given twice; give each its own name"),
-        (expect("key_is_unique"), "expectation 'key_is_unique' is what a key brings"),
-        (expect("key_is_not_null"), "expectation 'key_is_not_null' is what a key brings"),
-        (expect(*map(str, range(61))), "at most 60 expectations: got 61; join some with `and`"),
+        (expect("a", "b", "a"), "expectation 'a' is defined twice; choose another name"),
+        (expect("key_is_unique"), "expectation 'key_is_unique' has a name that is reserved for keys"),
+        (expect("key_is_not_null"), "expectation 'key_is_not_null' has a name that is reserved for keys"),
+        (expect(*map(str, range(61))), "at most 60 expectations: got 61; combine conditions with `and`"),
     ],
 )
-def test_expectations_that_cannot_be(given, words):
+def test_invalid_expectations(expectations, words):
     with pytest.raises(DefinitionError, match=words) as caught:
-        checks(given, HERE)
+        checks(expectations, HERE)
     assert caught.value.place == HERE
     with pytest.raises(DefinitionError, match=words):
-        source(Nothing(), expect=given)
+        source(Nothing(), expect=expectations)
 
 
 def test_sixty_expectations_are_fine():
     assert len(checks(expect(*map(str, range(60))), HERE)) == 60
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ("", ("",))])
-def test_one_name_or_many(given, found):
-    assert names(given) == found
+@pytest.mark.parametrize(("value", "expected"), [(None, ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ("", ("",))])
+def test_one_name_or_many(value, expected):
+    assert names(value) == expected
 
 
 def test_a_definition_keeps_its_first_name():
@@ -128,25 +128,25 @@ def test_a_function_is_a_table():
     assert flights.place.file == __file__
 
 
-def test_functions_that_are_no_tables():
-    with pytest.raises(DefinitionError, match="table 'none' has no inputs; name a source or a table as its parameter"):
+def test_invalid_table_functions():
+    with pytest.raises(DefinitionError, match="table 'none' has no inputs; name a parameter after a source or a table"):
 
         @table()
         def none() -> pa.Table: ...
 
     with pytest.raises(
-        DefinitionError, match="'bare': the parameter 'rows' does not say what it takes: got no annotation"
+        DefinitionError, match="'bare': parameter 'rows' has no supported type annotation: got no annotation"
     ):
 
         @table()
         def bare(rows): ...
 
-    with pytest.raises(DefinitionError, match="'odd': the parameter 'rows' does not say what it takes: got int"):
+    with pytest.raises(DefinitionError, match="'odd': parameter 'rows' has no supported type annotation: got int"):
 
         @table()
         def odd(rows: int): ...
 
-    with pytest.raises(DefinitionError, match="'both' mixes kinds of tables: got arrow, polars; annotate all"):
+    with pytest.raises(DefinitionError, match="'both' mixes types of frames: got arrow, polars; annotate all"):
 
         @table()
         def both(rows: pa.Table, more: "pl.DataFrame"): ...  # noqa: F821, UP037 - read as text
@@ -158,9 +158,9 @@ def test_functions_that_are_no_tables():
         ({"a": "INTEGER"}, {"a": "INTEGER"}, ""),
         ({"a": "INTEGER", "b": "DATE"}, {"b": "DATE", "a": "INTEGER"}, ""),
         ({"a": "INTEGER"}, {"a": "INTEGER", "b": "DATE"}, "new column 'b'"),
-        ({"a": "INTEGER", "b": "DATE"}, {"a": "INTEGER"}, "'b' is gone"),
-        ({"a": "INTEGER"}, {"a": "BIGINT"}, "'a' was INTEGER, is BIGINT"),
-        ({"a": "INTEGER", "b": "DATE"}, {"a": "BIGINT", "c": "DATE"}, "new column 'c', 'b' is gone, 'a' was INTEGER, is BIGINT"),
+        ({"a": "INTEGER", "b": "DATE"}, {"a": "INTEGER"}, "column 'b' is missing"),
+        ({"a": "INTEGER"}, {"a": "BIGINT"}, "column 'a' was INTEGER, now BIGINT"),
+        ({"a": "INTEGER", "b": "DATE"}, {"a": "BIGINT", "c": "DATE"}, "new column 'c', column 'b' is missing, column 'a' was INTEGER, now BIGINT"),
     ],
 )  # fmt: skip
 def test_how_a_schema_differs(before, now, words):
@@ -170,7 +170,7 @@ def test_how_a_schema_differs(before, now, words):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("written", "expected"),
     [
         ("integer", "INTEGER"),
         ("decimal(10, 2)[]", "DECIMAL(10, 2)[]"),
@@ -182,8 +182,8 @@ def test_how_a_schema_differs(before, now, words):
         ("union(num integer, str varchar)", "UNION(num INTEGER, str VARCHAR)"),
     ],
 )  # fmt: skip
-def test_types_are_in_upper_case_and_names_inside_them_are_not(given, found):
-    assert Schema.of({"x": given}).as_dict() == {"x": found}
+def test_types_are_in_upper_case_and_names_inside_them_are_not(written, expected):
+    assert Schema.of({"x": written}).as_dict() == {"x": expected}
 
 
 def test_columns_can_be_selected_in_another_order():
@@ -227,7 +227,7 @@ def test_a_manifest_comes_back_from_json(manifest):
 
 
 @given(MANIFESTS)
-def test_the_order_of_keys_does_not_change_the_mark(manifest):
+def test_the_order_of_keys_does_not_change_the_manifest_id(manifest):
     parts = json.loads(manifest.to_json())
     parts["inputs"] = dict(reversed(parts["inputs"].items()))
     parts["checks"] = dict(reversed(parts["checks"].items()))
@@ -235,11 +235,11 @@ def test_the_order_of_keys_does_not_change_the_mark(manifest):
 
 
 @given(FLOWS, FLOWS, FLOWS)
-def test_flows_add_up_in_any_grouping(a, b, c):
+def test_addition_of_row_counts_is_associative(a, b, c):
     assert (a + b) + c == a + (b + c)
     assert a + RowCounts() == a
     assert (a + b).rows_in == a.rows_in + b.rows_in
 
 
-def test_a_mark_is_that_of_the_text():
+def test_a_manifest_id_is_a_hash_of_the_text():
     assert manifest_id_of("a") == int("ca978112ca1bbdca", 16) >> 1

@@ -1,4 +1,4 @@
-"""Messages in four parts, which survive pickling."""
+"""The parts of error messages, which survive pickling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.schema import Schema, compare
 EVERY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HeadwaterError)]
 
 
-def test_the_tree_is_the_one_that_is_drawn():
+def test_the_docstring_lists_all_errors():
     drawn = [word for word in errors.__doc__.split() if word.endswith("Error")]
     assert sorted(drawn) == sorted(kind.__name__ for kind in EVERY)
 
@@ -22,12 +22,17 @@ def test_the_tree_is_the_one_that_is_drawn():
 @pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])  # noqa: S301
 @pytest.mark.parametrize("parts", [{}, {"got": "3", "do": "mend it", "place": Place("flights.py", 31)}])
-def test_every_error_survives_with_its_parts(kind, again, parts):
+def test_every_error_can_be_copied_and_pickled(kind, again, parts):
     error = kind("the problem", **parts)
-    found = again(error)
-    assert type(found) is kind
-    assert str(found) == str(error)
-    assert (found.problem, found.got, found.do, found.place) == (error.problem, error.got, error.do, error.place)
+    restored = again(error)
+    assert type(restored) is kind
+    assert str(restored) == str(error)
+    assert (restored.problem, restored.got, restored.do, restored.place) == (
+        error.problem,
+        error.got,
+        error.do,
+        error.place,
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,5 +82,5 @@ def test_a_change_of_many_columns_stays_short_and_tells_case():
     before = Schema.of({"a": "", "gone": ""})
     wide = Schema.of(dict.fromkeys(["a", *(f"new{n}" for n in range(3000))], ""))
 
-    assert str(compare(before, Schema.of({"A": "", "gone": ""}))) == "'a' is written 'A', which differs in case only"
+    assert str(compare(before, Schema.of({"A": "", "gone": ""}))) == "column 'a' is now 'A', which differs only in case"
     assert str(compare(before, wide)).endswith("new column 'new4' and 2,996 more")

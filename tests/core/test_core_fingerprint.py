@@ -1,4 +1,4 @@
-"""A function's fingerprint changes with what it computes, and with nothing else."""
+"""A function's fingerprint changes only with its computation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ BASE = """
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Load a module's text; each time as a fresh module of the same name, as a project is."""
+    """Return a function that loads a module from its text, each time as a new module of the same name, like a project."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def load(text=BASE, *, name="project"):
@@ -111,7 +111,7 @@ def test_layout_and_comments_do_not_count(project, old, new):
         ("inner(x) + made(x)", "inner(x) - made(x)"),
     ],
 )
-def test_what_it_computes_counts(project, old, new):
+def test_changes_of_the_computation_change_the_fingerprint(project, old, new):
     assert old in BASE
     assert of_function(project().f) != of_function(project(BASE.replace(old, new)).f)
 

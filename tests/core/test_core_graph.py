@@ -1,4 +1,4 @@
-"""Orders, mistakes and selections in small graphs."""
+"""Topological order, errors and selections in small graphs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_order_of_definitions_gives_an_order_of_inputs(defined, data):
         assert ordered.downstream(definition.name) == {n for n in names if definition.name in ordered.upstream(n)}
 
 
-def test_a_long_chain_is_no_trouble(defined):
+def test_a_long_chain_of_definitions(defined):
     chain = {f"t{i}": f"t{i + 1}" if i < 4999 else "" for i in range(5000)}
     graph = Graph.of(defined(**chain))
     assert graph.names[0] == "t4999"
@@ -46,16 +46,16 @@ def test_a_long_chain_is_no_trouble(defined):
 @pytest.mark.parametrize(
     ("reads", "words"),
     [
-        ({"a": "b", "b": "c", "c": "a"}, "in a circle: a -> b -> c -> a; take one of these inputs away (flights.py:1)"),
-        ({"x": "a", "a": "b", "b": "a"}, "in a circle: a -> b -> a; take one of these inputs away (flights.py:2)"),
+        ({"a": "b", "b": "c", "c": "a"}, "form a cycle: a -> b -> c -> a; remove one of these inputs (flights.py:1)"),
+        ({"x": "a", "a": "b", "b": "a"}, "form a cycle: a -> b -> a; remove one of these inputs (flights.py:2)"),
         ({"a": "flight", "flights": ""}, "table 'a' reads 'flight', which is neither a table nor a source; did you mean 'flights'? (flights.py:1)"),
         ({"a": "zzz", "flights": ""}, "neither a table nor a source; known: 'a', 'flights' (flights.py:1)"),
         ({"M": "zzz", "flights": ""}, "model 'M' reads 'zzz'"),
         ({"M": "", "a": "M"}, "table 'a' reads 'M', which is not a table; read a source or a table (flights.py:2)"),
-        ({"flights": "", "Flights": ""}, "'Flights' is defined twice, first at flights.py:1 as 'flights': SQL does not tell them apart; rename one (flights.py:2)"),
+        ({"flights": "", "Flights": ""}, "'Flights' is defined twice, first at flights.py:1 as 'flights' (names are case-insensitive); rename one (flights.py:2)"),
     ],
 )  # fmt: skip
-def test_mistakes(defined, reads, words):
+def test_invalid_graphs(defined, reads, words):
     with pytest.raises(DefinitionError, match=re.escape(words)):
         Graph.of(defined(**reads))
 
@@ -74,7 +74,7 @@ def test_an_empty_graph(defined):
     assert Graph.of(defined()).select([]) == frozenset()
 
 
-def test_what_is_above_and_below(graph):
+def test_upstream_and_downstream(graph):
     assert graph.upstream("report") == {"delays", "flights", "weather", "raw"}
     assert graph.downstream("flights") == {"delays", "report", "MODEL"}
     assert graph.upstream("raw") == graph.downstream("alone") == frozenset()
@@ -97,12 +97,12 @@ def test_selections(graph, patterns, names):
 
 
 @pytest.mark.parametrize("pattern", ["", "+", "++", "++flights", "flights++", "flights+weather", "+flights+weather"])
-def test_selections_that_are_none(graph, pattern):
-    with pytest.raises(RequestError, match=re.escape(f"this selects nothing: got {pattern!r}; write `name`")):
+def test_invalid_selections(graph, pattern):
+    with pytest.raises(RequestError, match=re.escape(f"invalid selection: got {pattern!r}; use `name`")):
         graph.select([pattern])
 
 
 @pytest.mark.parametrize("pattern", ["flight", "+flight", "flight+"])
-def test_a_selection_of_what_is_not_there(graph, pattern):
+def test_selecting_an_unknown_name(graph, pattern):
     with pytest.raises(RequestError, match=r"'flight' is not defined; did you mean 'flights'\?"):
         graph.select([pattern])

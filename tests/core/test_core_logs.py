@@ -1,4 +1,4 @@
-"""Logs: a logger for each room, with the fields of the context in every line."""
+"""Logs: one logger per package, with the fields of the context in every message."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.core.logs import fields, logger
         ("serve.app", "headwater.serve"),
     ],
 )
-def test_a_module_logs_with_its_room(caplog, module, room):
+def test_the_logger_is_named_after_the_package(caplog, module, room):
     with caplog.at_level(logging.INFO, "headwater"):
         logger(module).info("done", rows=3)
     assert [(record.name, record.message, record.fields) for record in caplog.records] == [(room, "done", {"rows": 3})]
 
 
-def test_a_context_adds_its_fields_and_takes_them_back(caplog):
+def test_a_context_adds_fields_temporarily(caplog):
     log = logger("pipeline.batch.task")
     with caplog.at_level(logging.INFO, "headwater"):
         with fields(run="r1"), fields(table="orders"):

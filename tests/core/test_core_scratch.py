@@ -1,4 +1,4 @@
-"""Temporary files: below one folder of their process, and gone when it is, at the latest when another process comes."""
+"""Temporary files: in one folder per process, removed when the process ends, or by a later process if it was killed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def base(tmp_path, monkeypatch):
     return tmp_path / "tmp"
 
 
-def test_folders_are_below_that_of_the_process_and_go_with_their_context(base):
-    with scratch.folder("a") as one, scratch.folder("a") as other:
-        assert one != other
-        assert Path(one).parent == Path(other).parent == base / Owner.of_process(os.getpid()).folder
-        (Path(one) / "file").write_text("x")
+def test_folders_are_in_the_process_folder_and_removed_with_their_context(base):
+    with scratch.folder("a") as first, scratch.folder("a") as other:
+        assert first != other
+        assert Path(first).parent == Path(other).parent == base / Owner.of_process(os.getpid()).folder
+        (Path(first) / "file").write_text("x")
         assert scratch.in_use() == 1
-    assert not Path(one).exists()
+    assert not Path(first).exists()
 
 
-def test_what_a_killed_process_left_goes_when_another_one_comes(base):
+def test_files_of_a_killed_process_are_removed_by_another_process(base):
     code = "import os, signal\nfrom pipeline.core import scratch\nwith scratch.folder('spill') as f:\n    open(f + '/x', 'w').write('12345')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     (left,) = base.iterdir()
@@ -56,8 +56,8 @@ def test_a_new_process_removes_what_dead_ones_left_with_its_first_folder(base):
 def test_only_folders_of_the_dead_are_removed(base):
     me = Owner.of_process(os.getpid())
     kept = [me, Owner("0" * 8, 1, "1"), Owner(me.machine, os.getppid(), scratch.started(os.getppid()))]
-    gone = [Owner(me.machine, me.pid, "1"), Owner(me.machine, 2**22 - 1, me.started)]  # another one has the number now
-    for owner in (*kept, *gone):
+    dead = [Owner(me.machine, me.pid, "1"), Owner(me.machine, 2**22 - 1, me.started)]  # its process id was reused
+    for owner in (*kept, *dead):
         (base / owner.folder).mkdir(parents=True)
     (base / "notes").mkdir()
 
@@ -66,8 +66,8 @@ def test_only_folders_of_the_dead_are_removed(base):
     assert {path.name for path in base.iterdir()} == {"notes", *(owner.folder for owner in kept)}
 
 
-def test_a_base_that_cannot_be_made_is_no_hindrance(tmp_path, monkeypatch):
+def test_an_unusable_base_folder_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "file" / "tmp"))
-    with scratch.folder("a") as found:
-        assert Path(found).is_dir()
+    with scratch.folder("a") as path:
+        assert Path(path).is_dir()

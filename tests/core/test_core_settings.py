@@ -1,4 +1,4 @@
-"""Settings from a file, the environment and secret files; every mistake names its line."""
+"""Settings from a file, the environment and secret files; errors name their line."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def project(tmp_path):
 
 
 def test_defaults_are_beside_the_file(project, tmp_path):
-    found = project()
-    assert (found.name, found.env, found.definitions) == ("flights", "dev", tmp_path / "flights.py")
-    assert found.lake == str(tmp_path / ".headwater/lake")
-    assert found.catalog == f"sqlite:///{tmp_path}/.headwater/catalog.db"
-    assert found.state == tmp_path / ".headwater"
-    assert (found.execution, found.inline_bytes, found.memory_bytes) == ("auto", 1 << 30, None)
+    settings = project()
+    assert (settings.name, settings.env, settings.definitions) == ("flights", "dev", tmp_path / "flights.py")
+    assert settings.lake == str(tmp_path / ".headwater/lake")
+    assert settings.catalog == f"sqlite:///{tmp_path}/.headwater/catalog.db"
+    assert settings.state == tmp_path / ".headwater"
+    assert (settings.execution, settings.inline_bytes, settings.memory_bytes) == ("auto", 1 << 30, None)
 
 
 def test_a_project_is_called_as_its_folder_unless_it_has_a_name(project, tmp_path):
@@ -55,12 +55,12 @@ aws_secret_access_key = "${KEY}"
 
 
 def test_an_environment(project, tmp_path):
-    found = project(PROD, env="prod", LOGIN="s:e@cret", KEY="k")
-    assert (found.env, found.lake, found.warehouse) == ("prod", "s3://acme/flights", "/data/w.duckdb")
-    assert found.catalog == "postgresql://headwater:s:e@cret@db/headwater"
-    assert found.models == f"sqlite:///{tmp_path}/models.db"
-    assert (found.execution, found.inline_bytes, found.memory_bytes) == ("ray", 5, 6)
-    assert found.storage == {"aws_region": "eu-west-1", "aws_secret_access_key": "k"}
+    settings = project(PROD, env="prod", LOGIN="s:e@cret", KEY="k")
+    assert (settings.env, settings.lake, settings.warehouse) == ("prod", "s3://acme/flights", "/data/w.duckdb")
+    assert settings.catalog == "postgresql://headwater:s:e@cret@db/headwater"
+    assert settings.models == f"sqlite:///{tmp_path}/models.db"
+    assert (settings.execution, settings.inline_bytes, settings.memory_bytes) == ("ray", 5, 6)
+    assert settings.storage == {"aws_region": "eu-west-1", "aws_secret_access_key": "k"}
 
 
 def test_only_the_chosen_environment_is_looked_at(project, tmp_path):
@@ -69,8 +69,8 @@ def test_only_the_chosen_environment_is_looked_at(project, tmp_path):
     assert project(PROD, env="dev", HEADWATER_ENV="prod").env == "dev"
 
 
-def test_the_environment_wins(project, tmp_path):
-    found = project(
+def test_environment_variables_override_the_file(project, tmp_path):
+    settings = project(
         PROD,
         HEADWATER_LAKE="other",
         HEADWATER_WAREHOUSE="",
@@ -78,20 +78,20 @@ def test_the_environment_wins(project, tmp_path):
         HEADWATER_MODELS="sqlite:///:memory:",
         HEADWATER_EXECUTION="inline",
     )
-    assert found.lake == str(tmp_path / "other")
-    assert found.warehouse == str(tmp_path / ".headwater/warehouse.duckdb")
-    assert found.catalog == "postgresql://me:plain@db/x"  # nobody else reads it there
-    assert found.models == "sqlite:///:memory:"
-    assert found.execution == "inline"
+    assert settings.lake == str(tmp_path / "other")
+    assert settings.warehouse == str(tmp_path / ".headwater/warehouse.duckdb")
+    assert settings.catalog == "postgresql://me:plain@db/x"  # allowed, because it is not in a file
+    assert settings.models == "sqlite:///:memory:"
+    assert settings.execution == "inline"
 
 
 def test_secrets_from_files(project, tmp_path):
     (tmp_path / "secret").write_text("hidden\n")
     (tmp_path / "elsewhere").write_text("far")
     text = '[env.dev]\ncatalog = "postgresql://u:${file:secret}@db/x"\nlake = "${file:%s}"' % (tmp_path / "elsewhere")
-    found = project(text)
-    assert found.catalog == "postgresql://u:hidden@db/x"
-    assert found.lake == str(tmp_path / "far")
+    settings = project(text)
+    assert settings.catalog == "postgresql://u:hidden@db/x"
+    assert settings.lake == str(tmp_path / "far")
 
 
 @pytest.mark.parametrize(
@@ -105,17 +105,17 @@ def test_secrets_from_files(project, tmp_path):
         ("[env.dev]\nexecution = ['ray']\n", 5, "unknown execution: got ['ray']"),
         ("[env.dev]\ninline_bytes = '1 GB'\n", 5, "'inline_bytes' must be a number of bytes: got '1 GB'"),
         ("[env.dev]\ninline_bytes = true\n", 5, "'inline_bytes' must be a number of bytes: got True"),
-        ("[env.dev]\nmemory_bytes = 0\n", 5, "'memory_bytes' must be above 0: got 0"),
+        ("[env.dev]\nmemory_bytes = 0\n", 5, "'memory_bytes' must be positive: got 0"),
         ("[env.dev]\nstorage = 'x'\n", 5, "'storage' must be a table of text: got 'x'"),
         ("[env.dev]\nlake = 'x'\n[env.dev.storage]\naws_allow_http = true\n", 6, "'aws_allow_http' must be text: got True"),
         ("[env.dev]\nlake = 's3://${BUCKET}/x'\n", 5, "the environment variable 'BUCKET' is not set; set it"),
         ("[env.dev]\nlake = '${file:nowhere}'\n", 5, "cannot read the secret file 'nowhere': got "),
         ("[env]\ndev = 3\n", 5, "'dev' must be a table: got 3"),
-        ("env = 3\n", None, "unknown key 'env'"),  # a key of [project], where it stands
+        ("env = 3\n", None, "unknown key 'env'"),  # it belongs to [project]
         ("[env.dev]\ncatalog = 'postgresql://[u@db/x'\n", 5, "'catalog' is not a URL: got "),
     ],
 )  # fmt: skip
-def test_mistakes_name_their_line(project, tmp_path, text, line, words):
+def test_errors_name_their_line(project, tmp_path, text, line, words):
     with pytest.raises(SettingsError, match=re.escape(words)) as caught:
         project(text)
     assert caught.value.place.file == str(tmp_path / "headwater.toml")
@@ -125,8 +125,8 @@ def test_mistakes_name_their_line(project, tmp_path, text, line, words):
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ("", "[project] does not say where the definitions are"),
-        ("[project]\nname = 'x'\n", "[project] does not say where the definitions are"),
+        ("", "[project] has no key 'definitions'"),
+        ("[project]\nname = 'x'\n", "[project] has no key 'definitions'"),
         ("[project]\ndefinition = 'x'\n", "unknown key 'definition'; did you mean 'definitions'?"),
         ("[project]\ndefinitions = ['x']\n", "'definitions' must be text: got ['x']"),
         ("[project]\nname = 3\ndefinitions = 'x'\n", "'name' must be text: got 3"),
@@ -134,7 +134,7 @@ def test_mistakes_name_their_line(project, tmp_path, text, line, words):
         ("env = 3\n[project]\ndefinitions = 'x'\n", "'env' must be a table: got 3"),
     ],
 )
-def test_mistakes_in_the_project(project, start, words):
+def test_errors_in_the_project_section(project, start, words):
     with pytest.raises(SettingsError, match=re.escape(words)):
         project(start=start)
 
@@ -155,7 +155,7 @@ def test_mistakes_in_the_project(project, start, words):
 )
 def test_a_password_in_plain_text_is_refused_and_not_shown(project, written):
     with pytest.raises(
-        SettingsError, match=r"holds a password in plain text; write \$\{NAME\} or \$\{file:/path\}"
+        SettingsError, match=r"contains a password in plain text; use \$\{NAME\} or \$\{file:/path\} instead"
     ) as caught:
         project(f"[env.dev]\n{written}\n", HOST="h")
     assert "'secret'" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_a_reference_is_not_plain_text(project, written):
     assert project(f"[env.dev]\n{written}\n", P="p").env == "dev"
 
 
-def test_a_mistake_in_a_variable_names_the_variable(project):
+def test_an_error_in_a_variable_names_the_variable(project):
     with pytest.raises(SettingsError, match=r"got 'fast'.*\(the environment variable HEADWATER_EXECUTION\)"):
         project("[env.dev]\nexecution = 'ray'\n", HEADWATER_EXECUTION="fast")
 
@@ -206,5 +206,7 @@ def test_the_nearest_file_is_found(tmp_path):
     (tmp_path / "headwater.toml").touch()
     (tmp_path / "a/b").mkdir(parents=True)
     assert find(tmp_path / "a/b") == tmp_path / "headwater.toml"
-    with pytest.raises(SettingsError, match=r"there is no headwater.toml in .* or above it; run this inside a project"):
+    with pytest.raises(
+        SettingsError, match=r"there is no headwater.toml in .* or its parent folders; run this inside a project"
+    ):
         find(Path("/"))

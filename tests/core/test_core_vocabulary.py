@@ -1,4 +1,4 @@
-"""One public class name, one meaning, in the whole tree."""
+"""Names of public classes are unique in the whole tree."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def test_no_two_public_classes_have_one_name():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(str(path.relative_to(ROOT)))
-    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
-def test_no_room_has_the_name_of_a_public_function():
-    """Importing a room would put it in the place of the function: `from pipeline import replay`."""
+def test_no_package_has_the_name_of_a_public_function():
+    """Importing the package would replace the function, for example `from pipeline import replay`."""
     rooms = {path.name for path in (ROOT / "pipeline").iterdir()} | {p.stem for p in (ROOT / "pipeline").glob("*.py")}
     assert rooms & set(pipeline.__all__) == set()

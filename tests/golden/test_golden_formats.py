@@ -1,4 +1,4 @@
-"""Every format that was ever written is read, or refused by name: the folders here stay as they were written."""
+"""Every earlier format can be read, or is rejected with its name; the golden folders are never changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipeline.streaming.runtime.verify import verify
 
 HERE = Path(__file__).parent
 ASKED = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=3)
-"""As many shards as no golden stream has: its state is dealt anew."""
+"""A number of shards that no golden stream has, so that its state is redistributed."""
 
 _spec = importlib.util.spec_from_file_location("write", HERE / "write.py")
 assert _spec is not None
@@ -47,7 +47,7 @@ def every(name: str):
 
 @pytest.fixture
 def project(tmp_path):
-    """A function that copies the project of a golden folder and returns where it is."""
+    """Return a function that copies the project of a golden folder and returns its path."""
 
     def copied(name: str, version: int) -> Path:
         return Path(shutil.copytree(HERE / name / str(version), tmp_path / name))
@@ -75,7 +75,7 @@ def changed(path: Path, text: str, new: str) -> None:
 
 @pytest.mark.parametrize("name", write.WRITERS)
 def test_every_version_has_its_folder_and_a_form_that_changed_has_a_new_one(name, tmp_path):
-    """A version that lacks a field, or does not know one, cannot read it: each change of the fields is a new version."""
+    """Any change of the fields requires a new format version."""
     oldest, newest, written = write.WRITERS[name]
     assert {each.name for each in (HERE / name).iterdir()} == {str(version) for version in range(oldest, newest + 1)}
     written(tmp_path / name)
@@ -83,7 +83,7 @@ def test_every_version_has_its_folder_and_a_form_that_changed_has_a_new_one(name
 
 
 def form(name: str, folder: Path) -> set[str]:
-    """Return the names of what a format has: fields at any depth, columns, or the SQL of its tables."""
+    """Return the names in a format: fields at any depth, columns, or the SQL of its tables."""
     if name == "catalog":
         lines = (folder / "catalog.sql").read_text().splitlines()
         return {line for line in lines if not line.startswith("INSERT")}
@@ -111,19 +111,23 @@ def fields(value: object) -> Iterator[str]:
 @every("manifest")
 def test_manifests(version):
     text = (HERE / "manifest" / str(version) / "manifest.json").read_text()
-    found = Manifest.from_json(text)
+    manifest = Manifest.from_json(text)
     assert json.loads(text).get("format_version", 1) == version
-    assert (found.format_version, found.table, found.mode) == (2, "orders", "merge")
-    assert found.cursor == Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}})
-    assert (found.flow.rows_out, found.backfilled, found.quarantined) == (7, ("2024-01-01", None), found.tombstones)
+    assert (manifest.format_version, manifest.table, manifest.mode) == (2, "orders", "merge")
+    assert manifest.cursor == Cursor("files", {"files": {"data/a.csv": [120, 1_704_067_200_000_000_000, ""]}})
+    assert (manifest.flow.rows_out, manifest.backfilled, manifest.quarantined) == (
+        7,
+        ("2024-01-01", None),
+        manifest.tombstones,
+    )
 
 
 @every("cursor")
 def test_cursors(version):
     for kind, inside in (("files", "files"), ("offsets", "partitions")):
-        found = Cursor(**json.loads((HERE / "cursor" / str(version) / f"{kind}.json").read_text()))
-        assert found.format_version == version
-        assert list(found.of_kind(kind)) == [inside]
+        cursor = Cursor(**json.loads((HERE / "cursor" / str(version) / f"{kind}.json").read_text()))
+        assert cursor.format_version == version
+        assert list(cursor.of_kind(kind)) == [inside]
 
 
 # -- streams
@@ -170,16 +174,16 @@ def test_savepoints(project, version):
 @every("quarantine")
 @pytest.mark.parametrize("is_settled", [True, False])
 def test_quarantines(project, version, is_settled):
-    """Rows are set aside beside those of an earlier format; so are those that a killed process had yet to set aside."""
+    """Rows are added to a quarantine of an earlier format, including those that a killed process did not commit."""
     folder = project("quarantine", version)
     if is_settled:
         assert quarantined_rows(opened(folder), "hot").num_rows == 2
     else:
         shutil.rmtree(folder / "lake" / "quarantine" / "hot" / "_delta_log")
     go_on(folder, "hot")
-    found = quarantined_rows(opened(folder), "hot").to_pylist()
-    assert [row["_position"] for row in found] == [23, 123, 223]
-    assert {row["reasons"] for row in found} == {"is_possible"}
+    rows = quarantined_rows(opened(folder), "hot").to_pylist()
+    assert [row["_position"] for row in rows] == [23, 123, 223]
+    assert {row["reasons"] for row in rows} == {"is_possible"}
 
 
 # -- the catalog
@@ -189,15 +193,15 @@ def test_quarantines(project, version, is_settled):
 def test_catalogs(tmp_path, version):
     with closing(sqlite3.connect(tmp_path / "catalog.db")) as connection:
         connection.executescript((HERE / "catalog" / str(version) / "catalog.sql").read_text())
-    found, today = Catalog(f"sqlite:///{tmp_path}/catalog.db"), Catalog(f"sqlite:///{tmp_path}/today.db")
+    catalog, today = Catalog(f"sqlite:///{tmp_path}/catalog.db"), Catalog(f"sqlite:///{tmp_path}/today.db")
     write.record(today)
-    assert found.run("r1") == today.run("r1")
-    assert found.versions("orders") == today.versions("orders")
-    assert found.filled("orders") == today.filled("orders")
-    assert Leases(found).all() == Leases(today).all()
+    assert catalog.run("r1") == today.run("r1")
+    assert catalog.versions("orders") == today.versions("orders")
+    assert catalog.filled("orders") == today.filled("orders")
+    assert Leases(catalog).all() == Leases(today).all()
 
 
-# -- what a later version of Headwater wrote; for the catalog see tests/governance
+# -- formats of later versions of Headwater; for the catalog, see tests/governance
 
 LATER = r"{} was written by a later version of Headwater: got format 9; this version reads formats up to \d+; upgrade"
 

@@ -1,6 +1,6 @@
-"""Writes the golden folders of today's formats: python tests/golden/write.py. A folder that is there is never changed.
+"""Writes the golden folders of the current formats: python tests/golden/write.py. Existing folders are never changed.
 
-`<thing>/<version>` is what a Headwater that wrote that version left behind: a project, or one file.
+`<format>/<version>` contains a project or a file, as written by the Headwater release that introduced that version.
 """
 
 from __future__ import annotations
@@ -79,23 +79,23 @@ hot = sql(
 )
 """
 TURN = 130
-"""The rows that a stream takes at once: it stops after the first."""
+"""The rows per micro-batch; the stream stops after the first."""
 AT = datetime(2024, 1, 1, tzinfo=UTC).isoformat()
 
 
-def stopped(folder: Path, definition: str, done: Callable[[Workspace, str], object] = lambda _, __: None) -> None:
-    """Write a project whose stream stopped in the middle, and what is `done` with it then."""
+def stopped(folder: Path, definition: str, after_stop: Callable[[Workspace, str], object] = lambda _, __: None) -> None:
+    """Write a project with a stopped stream, then call `after_stop` with its workspace."""
     folder.mkdir(parents=True)
     (folder / "headwater.toml").write_text(TOML)
     (folder / "plant.py").write_text(PLANT + definition)
     workspace, name = Workspace(load(folder)), definition.partition(" ")[0]
-    asked = StreamOptions(intervals=Intervals(batch_s=0.02, batch_offsets=TURN), shards=2)
-    stream = Stream(workspace, Planner(workspace).plan(name), asked)
+    options = StreamOptions(intervals=Intervals(batch_s=0.02, batch_offsets=TURN), shards=2)
+    stream = Stream(workspace, Planner(workspace).plan(name), options)
     while not stream.run_micro_batch():
         pass
     stream.save()
     stream.close()
-    done(workspace, name)
+    after_stop(workspace, name)
     shutil.rmtree(folder / ".headwater", ignore_errors=True)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
@@ -114,12 +114,12 @@ def savepoint(folder: Path) -> None:
 
 
 def quarantine(folder: Path) -> None:
-    """Write a stream that set rows aside."""
+    """Write a stream that quarantined rows."""
     stopped(folder, HOT)
 
 
 def manifest(folder: Path) -> None:
-    """Write a manifest that uses every field but the epoch."""
+    """Write a manifest with all fields except the epoch."""
     folder.mkdir(parents=True)
     staged = StagedFile("part-0.parquet", 812, 3, {"day": "2024-01-01", "shop": None}, '{"numRecords": 3}')
     kept = Manifest(
@@ -156,7 +156,7 @@ def cursor(folder: Path) -> None:
 
 
 def catalog(folder: Path) -> None:
-    """Write the SQL text of a catalog that has a row of everything."""
+    """Write the SQL dump of a catalog with a row in every table."""
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as place:
         record(Catalog(f"sqlite:///{place}/catalog.db"))
@@ -186,11 +186,11 @@ WRITERS: dict[str, tuple[int, int, Callable[[Path], None]]] = {
     "quarantine": (1, quarantine_format.FORMAT_VERSION, quarantine),
     "catalog": (0, revisions.FORMAT_VERSION, catalog),
 }
-"""By format: the oldest version that is read, the newest, which is written, and what writes it."""
+"""By format: the oldest readable version, the newest version, and its writer."""
 
 
 def main() -> None:
-    """Write the folder of each format's newest version that is not there yet."""
+    """Write the missing folders of the newest version of each format."""
     for name, (_, newest, write) in WRITERS.items():
         folder = HERE / name / str(newest)
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""One way to answer a statement over splits: as the plan says, with the same few lines a task runs."""
+"""Runs statements over splits and buckets according to their plan, with the same SQL as a task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from pipeline.core.refusal import Refusal
-from pipeline.kernel.aggregates.decomposition import STATES, take_apart
+from pipeline.kernel.aggregates.decomposition import STATES, decompose
 from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, driving_of, plan
@@ -34,31 +34,31 @@ Rows = list[tuple[object, ...]]
 
 
 class Splits:
-    """Tables on one connection, the driving one of which can be cut into parts."""
+    """Tables on one connection; the driving table can be divided into parts."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self.con = con
         self._answers = 0
 
     def give(self, **queries: str) -> None:
-        """Make each table from a query."""
+        """Create each table from a query."""
         for name, query in queries.items():
             self.con.execute(f"create or replace temp table {quoted('made_' + name)} as {query}")
             self.con.execute(f"create or replace temp view {quoted(name)} as from {quoted('made_' + name)}")
 
     def direct(self, statement: str) -> tuple[list[str], Rows]:
-        """Answer a statement at once: its types and rows."""
+        """Run a statement directly, and return its types and rows."""
         relation = self.con.sql(statement)
         return [str(kind) for kind in relation.types], rows_of(relation.to_arrow_table())
 
     def planned(self, statement: str, parts: int) -> tuple[StrategyChoice, list[str], Rows]:
-        """Answer a statement by its plan, with the driving table cut into parts."""
+        """Run a statement by its plan, with the driving table divided into parts."""
         tree = parse(statement)
         chosen = plan(tree)
         if chosen.strategy == "gather":
             return chosen, *self.direct(tree.sql("duckdb", comments=False))
         if chosen.strategy == "partial":
-            apart = take_apart(tree)
+            apart = decompose(tree)
             states = pa.concat_tables([self._arrow(apart.partial()) for _ in self._cut(chosen.driving, parts)])
             answer = apart.answer(apart.types(self.con))
             self.con.register(STATES, states)
@@ -68,14 +68,14 @@ class Splits:
         return chosen, answers[0][0], [row for _, rows in answers for row in rows]
 
     def exchanged(self, statement: str, buckets: int, large: frozenset[str]) -> tuple[Exchange | str, list[str], Rows]:
-        """Answer a statement bucket by bucket, if it may: `large` inputs are not given whole to each."""
+        """Run a statement in buckets, if it can; `large` inputs are not replicated."""
         tree = parse(statement)
         names = tables_of(tree)
         schemas = {name: schema_of(self.con, f"from {quoted('made_' + name.lower())}") for name in names}
         chosen = exchange(tree, schemas, {name: 2 if name.lower() in large else 1 for name in names}, 2)
         if isinstance(chosen, Refusal):
             return chosen, [], []
-        apart = take_apart(tree) if chosen.merges else None
+        apart = decompose(tree) if chosen.merges else None
         union, query = (BUCKETS, chosen.statement) if apart is None else (STATES, apart.partial())
         driving = driving_of(tree) if chosen.driving_may_split else None
         answers = [self._answer(query) for _ in self._buckets(chosen, buckets, driving)]
@@ -86,29 +86,29 @@ class Splits:
         return chosen, *self.direct(chosen.finish or f"from {union}")
 
     def _answer(self, query: str) -> str:
-        """Keep a bucket's answer with its types, and return its name."""
+        """Store the result of a bucket with its types, and return the name of the table."""
         self._answers = (self._answers + 1) % 100
         name = f"_answer_{self._answers}"
         self.con.execute(f"create or replace temp table {name} as {query}")
         return name
 
     def _buckets(self, chosen: Exchange, buckets: int, driving: str | None) -> Iterator[None]:
-        """Give each input its rows of each bucket; those of `driving` in two parts, as of a hot key."""
+        """For each bucket, restrict the inputs to its rows; the rows of `driving` in two parts, as for a hot key."""
         parts = 1 if driving is None else 2
         for bucket, part in itertools.product(range(buckets), range(parts)):
             for name, keys in chosen.keys.items():
-                made = quoted("made_" + name.lower())
+                view = quoted("made_" + name.lower())
                 some = f"and rowid % 2 = {part}" if driving is not None and name.lower() == driving.lower() else ""
                 self.con.execute(
                     f"create or replace temp view {quoted(name)} as "
-                    f"select * from {made} where {bucket_of(keys, buckets)} = {bucket} {some}"
+                    f"select * from {view} where {bucket_of(keys, buckets)} = {bucket} {some}"
                 )
             yield
         for name in chosen.keys:
             self.con.execute(f"create or replace temp view {quoted(name)} as from {quoted('made_' + name.lower())}")
 
     def same(self, left: Rows, right: Rows) -> bool:
-        """Return whether both are the same rows in any order, floating-point numbers within their rounding."""
+        """Return whether both have the same rows in any order, up to rounding of floating-point numbers."""
         pairs = zip(sorted(left, key=_order), sorted(right, key=_order), strict=False)
         return len(left) == len(right) and all(_same(a, b) for a, b in pairs)
 
@@ -116,12 +116,12 @@ class Splits:
         return self.con.sql(query).to_arrow_table()
 
     def _cut(self, driving: str, parts: int) -> Iterator[int]:
-        made = quoted("made_" + driving.lower())
+        view = quoted("made_" + driving.lower())
         for part in range(parts):
-            mine = f"rowid * {parts} // (select greatest(count(*), 1) from {made}) = {part}"
-            self.con.execute(f"create or replace temp view {quoted(driving)} as select * from {made} where {mine}")
+            mine = f"rowid * {parts} // (select greatest(count(*), 1) from {view}) = {part}"
+            self.con.execute(f"create or replace temp view {quoted(driving)} as select * from {view} where {mine}")
             yield part
-        self.con.execute(f"create or replace temp view {quoted(driving)} as from {made}")
+        self.con.execute(f"create or replace temp view {quoted(driving)} as from {view}")
 
 
 def rows_of(table: pa.Table) -> Rows:

@@ -1,11 +1,11 @@
-"""States of aggregates: every type that merges, through Arrow, gives the direct query's value and type."""
+"""States of aggregates: for every type, merging states via Arrow gives the value and type of the direct query."""
 
 from __future__ import annotations
 
 import duckdb
 import pytest
 
-from pipeline.kernel.aggregates.decomposition import take_apart
+from pipeline.kernel.aggregates.decomposition import decompose
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import parse
 
@@ -55,7 +55,7 @@ PLAIN = [
     "group_concat(x)",
     *("approx_count_distinct(x)", "approx_quantile(x, 0.5)", "approx_quantile(x, [0.1, 0.9])", "approx_top_k(x, 5)"),
 ]
-"""Calls with a state of DuckDB's own; over so few rows the sketches are exact."""
+"""Calls with a state exported by DuckDB; sketches are exact for so few rows."""
 HELD = [
     *("count(distinct x)", "sum(distinct x)", "avg(distinct x)", "max(distinct x)", "stddev(distinct x)"),
     *("median(x)", "mad(x)", "quantile(x, 0.3)", "quantile_cont(x, 0.25)", "quantile_disc(x, [0.1, 0.9])"),
@@ -66,7 +66,7 @@ HELD = [
     *("min(x, 2)", "max(x, 3)", "arg_max(x, i, 2)", "arg_min(i, (x, i), 2)"),
     *("histogram(x)", "entropy(x)"),
 ]
-"""Calls that are made over values kept of each split."""
+"""Calls that are repeated over values kept by each split."""
 
 
 @pytest.mark.share(6)
@@ -83,9 +83,9 @@ def test_every_aggregate_of_a_type_over_splits(splits, kind):
         called = ", ".join(f"{call} as c{i}, {call} filter (where k = 1) as f{i}" for i, call in enumerate(some))
         statement = f"select k, {called} from t group by k order by k"
         kinds, rows = splits.direct(statement)
-        chosen, found, got = splits.planned(statement, 3)
+        chosen, strategy, got = splits.planned(statement, 3)
         assert chosen.strategy == "partial", chosen
-        assert found == kinds, statement
+        assert strategy == kinds, statement
         for is_, ought in zip(got, rows, strict=True):
             assert splits.same([is_], [ought]), (statement, is_, ought)
 
@@ -94,7 +94,7 @@ def _is_answered(splits, statement):
     try:
         splits.direct(statement)
     except (duckdb.BinderException, duckdb.OutOfRangeException, duckdb.ConversionException):
-        return False  # the function does not take the type, or the sum its size
+        return False  # the function does not support the type, or the sum overflows
     return True
 
 
@@ -104,8 +104,8 @@ def test_keys_of_every_type_over_splits(splits, kind):
     splits.give(t=f"select v::{kind} as x from ({values} union all {values} union all select null)")
     statement = "select x, count(*) as n from t group by all"
     kinds, rows = splits.direct(statement)
-    chosen, found, got = splits.planned(statement, 3)
-    assert (chosen.strategy, found) == ("partial", kinds)
+    chosen, strategy, got = splits.planned(statement, 3)
+    assert (chosen.strategy, strategy) == ("partial", kinds)
     assert splits.same(got, rows)
 
 
@@ -118,7 +118,7 @@ def test_without_rows_there_is_one_answer_or_no_group(splits):
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("rows", ["limit 0", "", "where k = 1"])
-def test_states_of_all_kinds_beside_each_other(splits, rows):
+def test_all_kinds_of_states_in_one_statement(splits, rows):
     splits.give(t=f"select * from (select n, n % 3 as k, nullif(n % 5, 0) as x, -n as i from range(30) r(n)) {rows}")
     calls = [call for call in [*PLAIN, *HELD] if "bool_" not in call and "_if" not in call and "entropy" not in call]
     for some in (calls[at::6] for at in range(6)):
@@ -126,8 +126,8 @@ def test_states_of_all_kinds_beside_each_other(splits, rows):
         for statement in (f"select k, {called} from t group by k", f"select {called} from t"):
             kinds, expected = splits.direct(statement)
             for parts in (1, 3, 7):
-                chosen, found, got = splits.planned(statement, parts)
-                assert (chosen.strategy, found) == ("partial", kinds)
+                chosen, strategy, got = splits.planned(statement, parts)
+                assert (chosen.strategy, strategy) == ("partial", kinds)
                 assert splits.same(got, expected), (statement, parts)
 
 
@@ -139,8 +139,8 @@ def test_distinct_rows_are_groups(splits):
         "select distinct x, y as value, z + 1 as more from t where x > 0 order by more nulls last, x, value limit 9"
     )
     kinds, rows = splits.direct(statement)
-    chosen, found, got = splits.planned(statement, 3)
-    assert (chosen.strategy, found, len(got)) == ("partial", kinds, 9)
+    chosen, strategy, got = splits.planned(statement, 3)
+    assert (chosen.strategy, strategy, len(got)) == ("partial", kinds, 9)
     assert splits.same(got, rows)
 
 
@@ -156,13 +156,13 @@ def test_first_and_last_are_those_of_the_input(splits):
     assert rows[1] == (1, None, 19, 13, list(range(1, 20, 2)), "7 9 11 13 15 17 19")
 
 
-def test_of_equals_one_is_taken(splits):
+def test_ties_are_broken_by_value(splits):
     splits.give(t="select n, n % 4 as x, n // 10 as y from range(40) r(n)")
     chosen, _, rows = splits.planned(
         "select arg_max(n, y) as a, mode(x) as m, any_value(n) as v, mode(y) as z from t", 7
     )
     assert chosen.strategy == "partial"
-    assert rows == [(30, 0, 0, 0)]  # the first split's, the smallest of the most frequent
+    assert rows == [(30, 0, 0, 0)]  # that of the first split, and the smallest of the most frequent values
     splits.give(t="select unnest([3, 1, 3, 2, 2, 3, null, null, null, null]) as x")
     assert splits.planned("select mode(x) as m from t", 7)[2] == [(3,)]
     for values in (range(50), range(49, -1, -1)):
@@ -170,10 +170,10 @@ def test_of_equals_one_is_taken(splits):
         assert splits.planned("select mode(x) as m from t", 3)[2] == [(0,)]
 
 
-def test_a_split_keeps_no_more_than_it_must(splits):
+def test_states_keep_only_required_values(splits):
     splits.give(t="select n % 3 as x, n as y from range(60) r(n)")
     statement = "select count(distinct x) as n, max(y, 2) as m, first(x order by y) as f, histogram(x) as h from t"
-    ((distinct, top, first, counts),) = splits.direct(take_apart(parse(statement)).partial())[1]
+    ((distinct, top, first, counts),) = splits.direct(decompose(parse(statement)).partial())[1]
     assert (sorted(distinct), top, len(first), len(counts)) == ([0, 1, 2], [59, 58], 1, 3)
 
 
@@ -190,17 +190,17 @@ def test_sketches_keep_their_error(splits):
         assert chosen.strategy == "partial"
         assert [(distinct,)] == splits.direct("select approx_count_distinct(x) as n from t")[
             1
-        ]  # its states merge exactly
+        ]  # its states merge without loss
         assert abs(half - 50_000) < 1_000
         assert abs(ends[0] - 1_000) < 200
         assert abs(ends[1] - 99_000) < 200
         assert most == [9, 8, 7]
 
 
-def test_one_call_is_one_state():
+def test_equal_calls_share_one_state():
     statement = 'select X as key, sum(y) as s, sum(T.Y) / count(*) as m from t group by x having SUM("y") > 3'
     assert plan(parse(statement)).strategy == "partial"
-    apart = take_apart(parse(statement))
+    apart = decompose(parse(statement))
     assert apart.partial() == (
         'SELECT x as _k0, SUM("y") export_state as _a0, COUNT(*) export_state as _a1 FROM t group by 1'
     )
@@ -210,8 +210,8 @@ def test_one_call_is_one_state():
     )
 
 
-def test_the_statement_is_left_as_it_was():
+def test_decomposition_does_not_modify_the_statement():
     tree = parse("select x, count(*) as n from t group by x having n > 1 order by n limit 3")
     before = tree.sql("duckdb")
-    take_apart(tree)
+    decompose(tree)
     assert tree.sql("duckdb") == before

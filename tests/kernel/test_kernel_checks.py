@@ -1,4 +1,4 @@
-"""What becomes of each row of a small table under its expectations."""
+"""The outcome of each row of a small table with expectations."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def test_the_first_row_of_a_key_stays(con):
     }
 
 
-def test_rows_set_aside_for_something_else_take_no_key(con):
+def test_quarantined_rows_do_not_count_for_key_uniqueness(con):
     kept, away = judged(con, ("a", "b"), *expect("quarantine", positive="n > 0"))
     assert kept == [10, 30, 40]
     assert away[-1] == "positive"
 
 
-def test_rows_that_are_dropped_take_no_key_and_rows_that_warn_do(con):
+def test_dropped_rows_do_not_count_for_key_uniqueness_but_warned_rows_do(con):
     assert judged(con, ("a", "b"), *expect("drop", positive="n > 0"))[0] == [10, 30, 40]
     assert judged(con, ("a", "b"), *expect("warn", positive="n > 0"))[0] == [10, 30, -1]
 
@@ -143,7 +143,7 @@ def test_the_first_row_by_rank_stays(con):
     assert con.execute(f"select * from ({marked.kept()}) order by id").fetchall() == [(1, 6), (2, 7)]
 
 
-def test_keys_that_were_there_before_are_not_taken_again(con):
+def test_existing_keys_are_rejected(con):
     kept, away = judged(con, ("a", "b"), existing="select 1 as a, 'x' as b union all select null, 'x'")
     assert kept == [30, -1]
     assert away[10] == "key_is_unique"
@@ -177,7 +177,7 @@ def test_names_with_quotes(con, name):
 
 
 @pytest.mark.parametrize("column", ["q", "v", "x", "_made", "reasons", "row", "_headwater_made", "d", "first_row"])
-def test_columns_called_like_our_own(con, column):
+def test_columns_named_like_internal_columns(con, column):
     query = f"select * from (values (1), (2), (1)) as v({column})"
     marked = mark(con, query, (*expect("drop", small=f"{column} < 2"), *key_expectations((column,))))
     mark_duplicates(con, marked, (column,))
@@ -189,10 +189,10 @@ def test_columns_called_like_our_own(con, column):
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("select 1 as _bits", "the column '_bits' is the engine's own"),
-        ("select 1 as RowId", "the column 'RowId' is the engine's own"),
-        ("select 1 as x, 2 as x", "the column 'x' comes twice"),
-        ("select 1 as x, 2 as X", "the column 'X' comes twice"),
+        ("select 1 as _bits", "reserved column name '_bits'"),
+        ("select 1 as RowId", "reserved column name 'RowId'"),
+        ("select 1 as x, 2 as x", "duplicate column name 'x'"),
+        ("select 1 as x, 2 as X", "duplicate column name 'X'"),
     ],
 )
 def test_columns_that_cannot_be_stored(con, query, words):
@@ -243,7 +243,7 @@ def test_a_position_that_is_no_number_is_left_out(con):
     assert con.execute(marked.rejected()).fetchall()[0][1:3] == ("5", None)
 
 
-def test_a_key_expects_nothing_of_a_table_without_one():
+def test_a_table_without_a_key_has_no_key_expectations():
     assert key_expectations(()) == ()
     assert (
         MarkedRows(key_expectations(("a", "b c")), (), ()).expectations[0].condition

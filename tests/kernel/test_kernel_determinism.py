@@ -1,4 +1,4 @@
-"""Statements whose answer SQL leaves open: whatever the order of the rows, the answer is the same."""
+"""Statements whose result SQL leaves undefined return the same result for any order of rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CLOSED = [
 @pytest.mark.share(8)
 @pytest.mark.parametrize("statement", OPEN)
 def test_the_order_of_rows_does_not_matter(statement):
-    dice = random.Random(7)  # noqa: S311 - an order of rows
+    dice = random.Random(7)  # noqa: S311 - shuffles rows
     rows = [(dice.randint(0, 3), dice.choice(["a", "b", None]), dice.choice([0, 1, 2, 3, None])) for _ in range(30)]
     answers = set()
     for _ in range(6):
@@ -63,20 +63,20 @@ def test_the_order_of_rows_does_not_matter(statement):
 
 
 @pytest.mark.parametrize("statement", OPEN)
-def test_a_statement_with_an_order_that_decides_is_not_changed_again(statement):
+def test_a_deterministic_statement_is_not_changed(statement):
     once = SqlTransform(statement).sql
     assert SqlTransform(once).sql == once
 
 
 @pytest.mark.parametrize("statement", CLOSED)
-def test_an_answer_that_is_one_is_left_alone(statement):
+def test_statements_with_a_unique_result_are_unchanged(statement):
     tree = parse(statement)
     assert deterministic(tree) is tree
 
 
 @pytest.mark.parametrize("call", ["first(v)", "last(v)", "arbitrary(v)", "first(v) filter (where v > 1)"])
-def test_an_order_that_is_not_given_is_refused(call):
-    with pytest.raises(DefinitionError, match=r"depends on the order of rows.*\(v order by \.\.\.\), or take min\(v\)"):
+def test_a_missing_order_is_rejected(call):
+    with pytest.raises(DefinitionError, match=r"depends on the order of rows.*\(v order by \.\.\.\), or use min\(v\)"):
         sql(f"select k, {call} as f from t group by k")
 
 

@@ -1,4 +1,4 @@
-"""Whatever an exchange says, the rows computed bucket by bucket, in 1, 3 and 7 buckets, are the direct query's."""
+"""For any exchange, the rows computed in 1, 3 and 7 buckets equal those of the direct query."""
 
 from __future__ import annotations
 
@@ -235,9 +235,9 @@ def statements(draw):
 
 
 def answered(splits, statement, buckets=(1, 3, 7), large=LARGE):
-    """Check a statement in each number of buckets, and return its exchange or the reason against one.
+    """Check a statement with each number of buckets, and return its exchange or the refusal.
 
-    `None` for a statement that DuckDB cannot answer.
+    `None` for a statement that DuckDB cannot run.
     """
     try:
         kinds, rows = splits.direct(statement)
@@ -374,16 +374,16 @@ def said(statement):
 
 
 @pytest.mark.parametrize("statement", [line.strip() for line in COVERED.strip().splitlines()])
-def test_it_covers(statement):
+def test_statements_that_can_run_in_buckets(statement):
     assert not isinstance(said(statement), Refusal), said(statement)
 
 
 @pytest.mark.parametrize("statement", [line.strip() for line in REFUSED.strip().splitlines()])
-def test_it_refuses(statement):
+def test_statements_that_cannot_run_in_buckets(statement):
     assert isinstance(said(statement), Refusal), said(statement)
 
 
-def test_keys_are_in_one_type_and_one_order_and_as_many_as_hold():
+def test_keys_have_common_types_and_positions_and_are_extended():
     chosen = said("select t.k from t join u on t.s = u.s and u.k = t.k")
     assert {name: sorted(keys) for name, keys in chosen.keys.items()} == {
         "t": ['"k"::BIGINT', '"s"'],
@@ -393,7 +393,7 @@ def test_keys_are_in_one_type_and_one_order_and_as_many_as_hold():
     assert said("select upper(s) as s2, list(x) as xs from t group by s2").keys == {"t": ('try(UPPER("s"))',)}
 
 
-def test_small_inputs_stay_whole_where_that_is_right():
+def test_small_inputs_are_replicated_if_that_is_correct():
     assert set(said("select t.k from t join w on t.k = w.k qualify count(*) over (partition by t.k) = 1").keys) == {"t"}
     assert set(said("select t.k from w left join t on t.k = w.k").keys) == {"t", "w"}
     assert set(said("select t.k from t full join w on t.k = w.k").keys) == {"t", "w"}
@@ -415,13 +415,13 @@ def test_small_inputs_stay_whole_where_that_is_right():
         (False, "select t.k from t join u on t.k = u.k qualify count(*) over (partition by t.k) = 1"),
     ],
 )
-def test_a_hot_key_may_be_cut_where_the_driving_rows_are_handled_one_by_one(expected, statement):
+def test_a_hot_key_may_be_split_if_driving_rows_are_independent(expected, statement):
     chosen = said(statement)
     assert set(chosen.keys) >= {"t"}
     assert chosen.driving_may_split is expected
 
 
-def test_order_and_limit_are_done_once_more_over_the_buckets():
+def test_order_and_limit_are_applied_again_to_the_union_of_buckets():
     chosen = said("select k, count(distinct x) as n from t group by k order by n desc, t.k + 1 limit 3 offset 2")
     assert chosen.statement.endswith("LIMIT 5")
     assert chosen.finish == f'SELECT * FROM {BUCKETS} ORDER BY 2 DESC, "k" + 1 LIMIT 3 OFFSET 2'
@@ -431,11 +431,11 @@ def test_order_and_limit_are_done_once_more_over_the_buckets():
 @pytest.mark.parametrize(
     ("statement", "why"),
     [
-        ("select t.k from t join u on t.k > u.k", "no key is common to 't', 'u'"),
-        ("select t.k from t join u on t.k = u.k join v on u.s = v.s", "no key is common to 't', 'u', 'v'"),
+        ("select t.k from t join u on t.k > u.k", "'t', 'u' have no common key"),
+        ("select t.k from t join u on t.k = u.k join v on u.s = v.s", "'t', 'u', 'v' have no common key"),
         ("select * from t where k not in (select k from u)", "needs rows of other buckets"),
         ("select list(distinct j) as n from t join u using (k)", "it aggregates all rows at once"),
-        ("select k, s from t order by x limit 3", "nothing in it brings rows of 't' together by a key"),
+        ("select k, s from t order by x limit 3", "no key partitions 't'"),
         ("select distinct k from t order by x", "it orders by x, which is not one of its columns"),
         ("select k, now() as at from t", "may differ from bucket to bucket"),
         ("select k from nobody", "the columns of 'nobody' are not known"),
@@ -512,19 +512,19 @@ LARGE_OF_TPCH = frozenset({"lineitem", "orders", "partsupp"})
     ],
     ids=["parts and customers in buckets", "parts and customers whole"],
 )
-def test_queries_of_tpch_in_buckets_are_the_direct_ones(splits, tpch, large, covered):
+def test_tpch_queries_in_buckets_equal_the_direct_query(splits, tpch, large, covered):
     splits.give(**TPCH)
-    found = {number: answered(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
-    assert len(found) == 22
-    assert {number for number, chosen in found.items() if not isinstance(chosen, Refusal)} == covered
+    results = {number: answered(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
+    assert len(results) == 22
+    assert {number for number, chosen in results.items() if not isinstance(chosen, Refusal)} == covered
 
 
-def test_every_part_of_a_statement_in_buckets_is_the_direct_query(splits):
+def test_every_clause_in_buckets_equals_the_direct_query(splits):
     splits.give(**{name: rows_as_query(name, rows) for name, rows in ROWS.items()})
-    found = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
-    sql = [chosen for chosen in found if chosen is not None]
+    results = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
+    sql = [chosen for chosen in results if chosen is not None]
     covered = [chosen for chosen in sql if not isinstance(chosen, Refusal)]
-    assert len(sql) > len(found) / 2  # most of them are SQL
+    assert len(sql) > len(results) / 2  # most of them are valid SQL
     if PROOFS:
         assert len(covered) > 0.55 * len(sql), (len(covered), len(sql))  # the others mostly have no key in common
         assert any(chosen.merges for chosen in covered)
@@ -533,9 +533,9 @@ def test_every_part_of_a_statement_in_buckets_is_the_direct_query(splits):
 
 @settings(max_examples=examples(33, 300))
 @given(given_tables=tables(), statement=statements(), large=st.sets(st.sampled_from("tuv")).map(frozenset))
-def test_a_statement_in_buckets_is_the_direct_query(splits, given_tables, statement, large):
+def test_a_statement_in_buckets_equals_the_direct_query(splits, given_tables, statement, large):
     splits.give(**given_tables)
-    chosen = answered(splits, statement, large=large)  # asserts that both have the same rows
+    chosen = answered(splits, statement, large=large)  # asserts that both results are equal
     assume(chosen is not None)
     event("refused" if isinstance(chosen, Refusal) else "covered")
     assert isinstance(chosen, Refusal) or chosen.keys

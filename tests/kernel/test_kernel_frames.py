@@ -50,15 +50,15 @@ def same_pandas(rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize("definition", [same_arrow, same_pandas], ids=["arrow", "pandas"])
 @pytest.mark.parametrize("rows", [ROWS, ROWS.slice(1, 1), ROWS.slice(0, 0)], ids=["all", "nulls", "none"])
 def test_types_and_nulls_survive(definition, rows):
-    made = run(definition, rows=rows)
-    assert made.schema.equals(rows.schema)
-    assert made.equals(rows)
+    result = run(definition, rows=rows)
+    assert result.schema.equals(rows.schema)
+    assert result.equals(rows)
 
 
 def test_polars_keeps_values():
-    made = run(same_polars, rows=ROWS)
-    assert made.to_pylist() == ROWS.to_pylist()
-    assert made.schema.field("i").type == pa.int64()
+    result = run(same_polars, rows=ROWS)
+    assert result.to_pylist() == ROWS.to_pylist()
+    assert result.schema.field("i").type == pa.int64()
 
 
 @table()
@@ -78,9 +78,9 @@ def doubled_pandas(rows: pd.DataFrame, factors: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize("definition", [doubled_arrow, doubled_polars, doubled_pandas])
 def test_two_inputs(definition):
-    made = run(definition, rows=ROWS, factors=pa.table({"f": [2]}))
-    assert made.schema == pa.schema([("i", pa.int64()), ("j", pa.int64())])
-    assert {row["i"]: row["j"] for row in made.to_pylist()} == {1: 2, 3: 6, None: None}
+    result = run(definition, rows=ROWS, factors=pa.table({"f": [2]}))
+    assert result.schema == pa.schema([("i", pa.int64()), ("j", pa.int64())])
+    assert {row["i"]: row["j"] for row in result.to_pylist()} == {1: 2, 3: 6, None: None}
 
 
 @table()
@@ -101,8 +101,10 @@ def wrong_pandas(rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("definition", "got"), [(wrong_arrow, "list"), (wrong_polars, "LazyFrame"), (wrong_pandas, "Series")]
 )
-def test_something_else_than_a_table(definition, got):
-    with pytest.raises(DefinitionError, match=f"must return a table: got {got}; return what it was given") as caught:
+def test_functions_that_do_not_return_a_table(definition, got):
+    with pytest.raises(
+        DefinitionError, match=f"must return a table: got {got}; return the type of its inputs"
+    ) as caught:
         run(definition, rows=ROWS)
     assert caught.value.place == definition.place
 
@@ -113,7 +115,9 @@ def mixed_pandas(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_a_column_of_mixed_values():
-    with pytest.raises(DefinitionError, match=r"'mixed_pandas' returned a column that Arrow cannot hold.*one type"):
+    with pytest.raises(
+        DefinitionError, match=r"'mixed_pandas' returned a column that cannot be converted to Arrow.*single type"
+    ):
         run(mixed_pandas, rows=ROWS)
 
 

@@ -1,4 +1,4 @@
-"""What a plan says of statements, one a line; those that are tempting and wrong to split are all gathered."""
+"""The strategy of many statements, one per line; statements that cannot be split correctly are gathered."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_strategy_of(expected, statement):
 @pytest.mark.parametrize(
     "statement",
     [
-        # the driving table is read again
+        # the driving table is read twice
         "select a.x from t as a join T as b using (x)",
         "select x from t where y > (select avg(y) from t)",
         "select x from t as a where exists (select 1 from t as b where b.x = a.x and b.y > a.y)",
@@ -95,7 +95,7 @@ def test_the_strategy_of(expected, statement):
         "select * from t, range(3) as r",
         "select * from (values (1)) as t(x)",
         "select 1 as one",
-        # chance, the time, the session
+        # volatile: randomness, time, session
         "select x, random() as r from t",
         "select x, uuid() as r from t",
         "select x, now() as r from t",
@@ -105,7 +105,7 @@ def test_the_strategy_of(expected, statement):
         "select x from t where x > (select max(y) * random() from u)",
         "select x, nextval('s') as r from t",
         "select x, getvariable('v') as r from t",
-        # aggregates whose state does not merge, or not exactly, or not in this form
+        # aggregates without an exactly mergeable state, or in an unsupported form
         "select x, list(distinct y) as l from t group by x",
         "select x, first(t.y) as l from t join u using (x) group by x",
         "select x, list(y) as l from (select t.y, t.x from t semi join u using (x)) as s group by x",
@@ -126,7 +126,7 @@ def test_the_strategy_of(expected, statement):
         "select geomean(y) as l from t",
         "select x, y.sum() as s from t group by x",
         "select sum(columns(*)) from t",
-        # groups that are more than keys
+        # grouping sets, and other clauses with grouping
         "select x, count(*) as n from t group by rollup (x)",
         "select x, count(*) as n from t group by cube (x)",
         "select x, count(*) as n from t group by grouping sets ((x), ())",
@@ -146,7 +146,7 @@ def test_the_strategy_of(expected, statement):
         "select x, (select sum(y) from u) as s from t",
         "select count(*) as n from t full join u using (x)",
         "select count(*) as n from t where x > (select avg(x) from t)",
-        # names that may be a column or an alias
+        # ambiguous names: column or alias
         "select y as k, count(*) as n from t group by k, y",
         "select 'all' as x, count(*) as n from t group by x",
         "select sum(y) as x from t group by x",
@@ -157,7 +157,7 @@ def test_the_strategy_of(expected, statement):
         "select x + 1 as y, count(*) as n from t where y > 3 group by all",
         "select sum(y) as x, count(*) as n from t group by t.x having x > 3",
         "select x, x, count(*) as n from t group by x",
-        # columns without a name of their own
+        # unnamed columns
         "select x, count(*) from t group by x",
         "select sum(y) from t",
     ],
@@ -183,20 +183,20 @@ def test_no_aggregate_of_duckdb_is_taken_for_a_function_of_one_row(arguments):
 
 
 @pytest.mark.parametrize("arguments", ["", "x", "x, y"])
-def test_no_changing_function_of_duckdb_is_split(arguments):
+def test_no_volatile_function_of_duckdb_is_split(arguments):
     taken = [
         name
         for name in _functions("function_type = 'scalar' and stability <> 'CONSISTENT'")
         if _strategy_if_sql(f"select {name}({arguments}) as a from t") not in {"gather", None}
     ]
-    assert [name for name in taken if name != "error"] == []  # it raises, and does so everywhere
+    assert [name for name in taken if name != "error"] == []  # it always raises
 
 
 def test_no_macro_that_hides_an_aggregate_or_the_time_is_split():
     hidden = r"function_type = 'macro' and regexp_matches(macro_definition, '(?i)\b(sum|avg|count|list|now|current_\w+|get_current\w*|json_group\w*|group_\w+)\(')"
     taken = [name for name in _functions(hidden) if _strategy_if_sql(f"select {name}(x) as a from t") == "blockwise"]
     assert [name for name in taken if not name.startswith(("list_", "array_", "map_"))] == []
-    assert strategy("select list_sum(l) as a from t") == "blockwise"  # list_aggr is of one row
+    assert strategy("select list_sum(l) as a from t") == "blockwise"  # list_aggr is row-wise
 
 
 def _strategy_if_sql(statement):
@@ -228,5 +228,5 @@ def test_a_plan_says_why():
     chosen = plan(
         parse("with c as (select x from t) select c.x, u.y, v.z from c join u using (x) left join v using (y)")
     )
-    assert (chosen.driving, chosen.reason) == ("t", "'u', 'v' joined whole to each split of 't'")
-    assert plan(parse("select x, count(*) from t group by x")).reason == "COUNT(*) has no name: write `as`"
+    assert (chosen.driving, chosen.reason) == ("t", "'u', 'v' joined to each split of 't'")
+    assert plan(parse("select x, count(*) from t group by x")).reason == "COUNT(*) has no name: add an alias"

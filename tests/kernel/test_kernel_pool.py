@@ -1,4 +1,4 @@
-"""Engines that are used again: nothing of one user is there for the next, and nothing is read that is no longer true."""
+"""Reuse of DuckDB instances: users are isolated from each other, and no stale data is read."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def _no_idle_instances():
 
 
 def instance_of(con):
-    return pool._used[id(con)]  # noqa: SLF001 - which instance it is, is what is tested
+    return pool._used[id(con)]  # noqa: SLF001 - the test checks the identity of the instance
 
 
 @pytest.mark.parametrize("what", LEFT)
-def test_nothing_that_a_user_created_is_left(what):
+def test_objects_of_the_previous_user_are_removed(what):
     with connect(ONE) as con:
         con.execute(LEFT[what])
         first = instance_of(con)
@@ -56,7 +56,7 @@ def test_nothing_that_a_user_created_is_left(what):
         assert con.execute("select current_setting('enable_profiling')").fetchone() == (None,)
 
 
-def test_registered_rows_go_with_their_user():
+def test_registered_tables_of_the_previous_user_are_removed():
     with connect(ONE) as con:
         con.register("rows_here", pa.table({"a": [1]}))
         assert con.execute("from rows_here").fetchall() == [(1,)]
@@ -64,17 +64,17 @@ def test_registered_rows_go_with_their_user():
         con.execute("from rows_here")
 
 
-def test_settings_that_were_changed_are_put_back():
+def test_changed_settings_are_reset():
     names = ("disabled_optimizers", "preserve_insertion_order", "partitioned_write_max_open_files")
-    asked = "select " + ", ".join(f"current_setting('{name}')" for name in names)
+    query = "select " + ", ".join(f"current_setting('{name}')" for name in names)
     with connect(ONE) as con:
-        before = con.execute(asked).fetchone()
+        before = con.execute(query).fetchone()
         configure(con, "disabled_optimizers", "'statistics_propagation'")
         configure(con, "preserve_insertion_order", "false")
         configure(con, "partitioned_write_max_open_files", 7)
-        assert con.execute(asked).fetchone() != before
+        assert con.execute(query).fetchone() != before
     with connect(ONE) as con:
-        assert con.execute(asked).fetchone() == before
+        assert con.execute(query).fetchone() == before
 
 
 def test_an_instance_has_one_user_at_a_time():
@@ -85,7 +85,7 @@ def test_an_instance_has_one_user_at_a_time():
             second.execute("from t")
 
 
-def test_many_users_at_once_see_only_their_own():
+def test_concurrent_users_are_isolated():
     wrong = []
 
     def work(number):
@@ -112,7 +112,7 @@ def test_other_limits_are_another_instance():
         assert con.execute("select current_setting('threads')").fetchone() == (2,)
 
 
-def test_one_that_is_not_kept_is_closed():
+def test_an_instance_that_is_not_kept_is_closed():
     with connect(ONE, keep=False) as con:
         con.execute("create table t as select 1 as a; set lock_configuration = true")
     with pytest.raises(duckdb.ConnectionException):
@@ -134,8 +134,8 @@ def test_an_instance_that_spilled_is_not_used_again_and_leaves_no_file(tmp_path,
         assert con.execute("select 1").fetchone() == (1,)
 
 
-def test_a_user_whose_folder_is_gone_gets_a_new_one(tmp_path, monkeypatch):
-    """A project is removed and made again in one process."""
+def test_each_user_has_its_own_spill_folder(tmp_path, monkeypatch):
+    """A project is removed and recreated in one process."""
     for name in ("a", "b"):
         monkeypatch.setenv("HEADWATER_TMP", str(tmp_path / name))
         with connect(ONE) as con:
@@ -165,7 +165,7 @@ def test_a_forked_process_does_not_use_an_instance_of_its_parent():
     key = pool._idle[-1].key  # noqa: SLF001
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if pool._taken(pool._Key(ONE, None, os.getpid()), "/tmp") is None else 1)  # noqa: S108, SLF001
+        os._exit(0 if pool._reused(pool._Key(ONE, None, os.getpid()), "/tmp") is None else 1)  # noqa: S108, SLF001
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert key.process == os.getpid()
 
@@ -176,13 +176,13 @@ def test_a_forked_process_does_not_use_an_instance_of_its_parent():
         st.tuples(st.sampled_from([3, 3, 5000]), st.sampled_from("ab"), st.booleans()), min_size=2, max_size=8
     )
 )
-def test_a_file_that_is_written_again_is_read_anew(tmp_path: Path, versions):
-    """A retried task writes the names of its files again: what an instance knows of a file must not outlive it."""
+def test_a_rewritten_file_is_reread(tmp_path: Path, versions):
+    """A retried task overwrites its files, so an instance must not use cached metadata of the previous file."""
     path = tmp_path / "a.parquet"
     for number, (rows, letter, same_time) in enumerate(versions):
         pq.write_table(pa.table({"n": [number] * rows, "s": [letter] * rows}), path)
         if same_time:
             os.utime(path, ns=(10**18, 10**18))
         with connect(ONE) as con:
-            found = con.execute(f"select min(n), max(n), count(*), min(s) from read_parquet('{path}')").fetchone()
-        assert found == (number, number, rows, letter)
+            row = con.execute(f"select min(n), max(n), count(*), min(s) from read_parquet('{path}')").fetchone()
+        assert row == (number, number, rows, letter)

@@ -1,11 +1,11 @@
-"""Which statements carry the place of their driving rows."""
+"""Provenance of rows in statements."""
 
 from __future__ import annotations
 
 import pytest
 
 from pipeline.kernel.engine import connect
-from pipeline.kernel.planner.provenance import carrying, passed_on
+from pipeline.kernel.planner.provenance import passed_through, with_provenance
 from pipeline.kernel.sql import parse
 
 COLUMNS = ("x", "_source", "_position", "_ingested_at")
@@ -30,8 +30,8 @@ BOTH = ("_source", "_position")
         ("select x from t union all select x from t limit 1", (), (1,)),
     ],
 )
-def test_what_is_carried(statement, added, row):
-    text, carried = carrying(parse(statement), "t", COLUMNS)
+def test_which_provenance_columns_are_added(statement, added, row):
+    text, carried = with_provenance(parse(statement), "t", COLUMNS)
     assert carried == added
     with connect() as con:
         con.execute("create view t as select 1 as x, 'a.csv' as _source, 7 as _position")
@@ -39,13 +39,13 @@ def test_what_is_carried(statement, added, row):
         assert con.execute(text).fetchall() == [row]
 
 
-def test_nothing_is_carried_from_a_table_that_has_no_places():
-    assert carrying(parse("select x from t"), "t", ("x",))[1] == ()
-    assert carrying(parse("select x from t"), "t", ("x", "_source"))[1] == ("_source",)
+def test_no_provenance_is_added_for_tables_without_it():
+    assert with_provenance(parse("select x from t"), "t", ("x",))[1] == ()
+    assert with_provenance(parse("select x from t"), "t", ("x", "_source"))[1] == ("_source",)
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("select id, b from t", ("id",)),
         ("select b, ID as key from t", ("key",)),
@@ -63,10 +63,10 @@ def test_nothing_is_carried_from_a_table_that_has_no_places():
         ("select columns('i.*') from t", None),
     ],
 )
-def test_which_columns_are_passed_on_as_they_are(text, found):
-    assert passed_on(parse(text), "t", ("id",)) == found
+def test_which_columns_are_passed_through_unchanged(text, expected):
+    assert passed_through(parse(text), "t", ("id",)) == expected
 
 
-def test_all_columns_of_a_key_must_be_passed_on():
-    assert passed_on(parse("select b as y, a as x, c from t"), "t", ("a", "b")) == ("x", "y")
-    assert passed_on(parse("select a from t"), "t", ("a", "b")) is None
+def test_all_columns_of_a_key_must_be_passed_through():
+    assert passed_through(parse("select b as y, a as x, c from t"), "t", ("a", "b")) == ("x", "y")
+    assert passed_through(parse("select a from t"), "t", ("a", "b")) is None

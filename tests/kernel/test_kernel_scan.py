@@ -1,4 +1,4 @@
-"""Splits of a scan are whole files, in order, and together the scan."""
+"""Splits of a scan consist of complete files in order, and together equal the scan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_split_is_no_larger_than_asked_unless_it_is_one_file(files, target):
 
 
 @given(files=FILES.filter(bool), target=st.integers(1, 300))
-def test_neighbours_would_not_fit_together(files, target):
+def test_consecutive_splits_cannot_be_combined(files, target):
     parts = Scan(SCHEMA, tuple(files)).splits(target)
     for left, right in pairwise(parts):
         assert left.size_bytes + right.files[0].size_bytes > target
@@ -51,13 +51,13 @@ def test_a_scan_without_files_is_one_split_without_rows():
 @pytest.fixture
 def files(tmp_path):
     """Three files with two rows each; the columns of the second are in another order."""
-    found = []
+    written = []
     for number in range(3):
         rows = pa.table({"x": [number * 2, number * 2 + 1], 'odd "name"': ["a", "b"]})
         path = tmp_path / f"it's {number}.parquet"
         pq.write_table(rows if number != 1 else rows.select(['odd "name"', "x"]), path)
-        found.append(DataFile(str(path), 2, path.stat().st_size))
-    return tuple(found)
+        written.append(DataFile(str(path), 2, path.stat().st_size))
+    return tuple(written)
 
 
 def test_rows_come_in_the_order_of_the_files(files):

@@ -1,4 +1,4 @@
-"""Reading SQL: mistakes with their line, descriptions, and statements as functions of tables."""
+"""Parsing SQL: errors with their line, descriptions, and statements as functions of tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.kernel.sql import SqlTransform, parse, sql
         ("select a,\n  b c d from t", r"line 2, column 7: .*got 'd'"),
         ("select (1 from t", r"line 1, column 14: Expecting \): got 'from'"),
         ("select * from t where", "line 1, column 21: "),
-        ("select 'a from t", "cannot be read: Error tokenizing"),
+        ("select 'a from t", "invalid SQL: Error tokenizing"),
         ("", "one SELECT statement: got nothing"),
         ("-- only words", "one SELECT statement: got nothing"),
         ("select 1; select 2", "one SELECT statement: got SELECT, SELECT"),
@@ -25,14 +25,16 @@ from pipeline.kernel.sql import SqlTransform, parse, sql
         ("pivot t on x using sum(y)", "one SELECT statement: got PIVOT"),
     ],
 )
-def test_mistakes_in_the_text(text, words):
+def test_syntax_errors(text, words):
     with pytest.raises(DefinitionError, match=words) as caught:
         parse(text, place=Place("flights.py", 31))
     assert str(caught.value).endswith("(flights.py:31)")
 
 
 def test_a_definition_reads_a_table():
-    with pytest.raises(DefinitionError, match="this SQL reads no table; name a source or a table after FROM") as caught:
+    with pytest.raises(
+        DefinitionError, match="the SELECT reads no table; name a source or a table after FROM"
+    ) as caught:
         sql("select 1 as one")
     assert caught.value.place.file == __file__
 
@@ -46,13 +48,13 @@ def test_a_definition_reads_a_table():
         ("x > 0, y > 0", "is not a SQL condition"),
         ("x > 0) from t; drop table t; --", "is not a SQL condition"),
         ("", "is not a SQL condition"),
-        ("count(*) > 5", "looks at more than one row"),
-        ("row_number() over () < 5", "looks at more than one row"),
-        ("x in (select x from u)", "looks at more than one row"),
-        ("exists (select 1 from u)", "looks at more than one row"),
+        ("count(*) > 5", "must not read more than one row"),
+        ("row_number() over () < 5", "must not read more than one row"),
+        ("x in (select x from u)", "must not read more than one row"),
+        ("exists (select 1 from u)", "must not read more than one row"),
     ],
 )
-def test_conditions_that_are_none(condition, words):
+def test_invalid_conditions(condition, words):
     with pytest.raises(DefinitionError, match=words) as caught:
         sql("select x from t", expect=[Expectation("odd", condition, Action.WARN)])
     assert caught.value.got == repr(condition)

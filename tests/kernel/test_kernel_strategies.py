@@ -1,4 +1,4 @@
-"""Whatever a plan says, the rows computed over 1, 3 and 7 splits are the direct query's."""
+"""For any plan, the rows computed over 1, 3 and 7 splits equal those of the direct query."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = """
                           (null, null, 13, null)) as v(i, s, w, dt)
 """
 
-# What stands after FROM, always as `a`, with a WITH before it where it needs one.
+# A WITH clause if required, and the FROM item, always with the alias `a`.
 SOURCES = [
     ("", "t a"),
     ("", "T as A"),
@@ -206,7 +206,7 @@ def table_of(rows):
 
 @st.composite
 def sources(draw):
-    """What stands before SELECT and after FROM; the driving table is called `a`."""
+    """Return a WITH clause and a FROM clause; the driving table is called `a`."""
     if draw(st.booleans()):
         return draw(st.sampled_from(SOURCES))
     join = draw(st.sampled_from(JOINS))
@@ -216,7 +216,7 @@ def sources(draw):
 
 @st.composite
 def plain(draw):
-    """A SELECT that may be row by row."""
+    """A SELECT that may be row-wise."""
     with_, source = draw(sources())
     projection, where = draw(st.sampled_from(PROJECTIONS)), draw(st.sampled_from(FILTERS))
     statement = f"{with_}select {projection} from {source} {where}"
@@ -236,7 +236,7 @@ def grouped(draw):
 
 
 def answered(splits, statement, parts=(1, 3, 7)):
-    """Check a statement over each number of splits and return the strategy; `None` for one DuckDB cannot answer."""
+    """Check a statement over each number of splits and return the strategy; `None` if DuckDB cannot run it."""
     try:
         kinds, rows = splits.direct(statement)
     except duckdb.Error:
@@ -282,29 +282,29 @@ GROUPED = [
     [(PLAIN, {"blockwise", "broadcast", "partial", "gather"}), (GROUPED, {"partial", "gather"})],
     ids=["plain", "grouped"],
 )
-def test_every_part_of_a_statement_over_splits_is_the_direct_query(splits, statements, strategies):
+def test_every_clause_over_splits_equals_the_direct_query(splits, statements, strategies):
     splits.give(t=table_of(ROWS), u=SMALL)
-    found = [answered(splits, statement, parts=(3,)) for statement in some(statements, 60)]
-    assert len(found) - found.count(None) > len(found) / 2  # most of them are SQL
-    assert set(found) - {None} <= strategies
-    assert not PROOFS or set(found) - {None} == strategies
+    results = [answered(splits, statement, parts=(3,)) for statement in some(statements, 60)]
+    assert len(results) - results.count(None) > len(results) / 2  # most of them are valid SQL
+    assert set(results) - {None} <= strategies
+    assert not PROOFS or set(results) - {None} == strategies
 
 
 @settings(max_examples=examples(33, 300))
 @given(table=tables(), statement=plain())
-def test_a_plain_select_over_splits_is_the_direct_query(splits, table, statement):
+def test_a_plain_select_over_splits_equals_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
-    strategy = answered(splits, statement)  # asserts that both have the same rows
+    strategy = answered(splits, statement)  # asserts that both results are equal
     assume(strategy is not None)
     event(strategy)
-    assert strategy in {"blockwise", "broadcast", "partial", "gather"}  # DISTINCT groups
+    assert strategy in {"blockwise", "broadcast", "partial", "gather"}  # DISTINCT is grouped
 
 
 @settings(max_examples=examples(27, 250))
 @given(table=tables(), statement=grouped())
-def test_a_grouped_select_over_splits_is_the_direct_query(splits, table, statement):
+def test_a_grouped_select_over_splits_equals_the_direct_query(splits, table, statement):
     splits.give(t=table, u=SMALL)
-    strategy = answered(splits, statement)  # asserts that both have the same rows
+    strategy = answered(splits, statement)  # asserts that both results are equal
     assume(strategy is not None)
     event(strategy)
     assert strategy in {"partial", "gather"}

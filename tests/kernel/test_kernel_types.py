@@ -1,4 +1,4 @@
-"""Types on their way from DuckDB through Arrow to the lake and back."""
+"""Types converted from DuckDB to Arrow and the lake, and back."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def test_a_stored_type_comes_back_from_arrow(kind):
 
 @settings(max_examples=60)
 @given(STORED)
-def test_duckdb_says_the_stored_type_of_what_is_stored(kind):
+def test_stored_types_agree_between_duckdb_and_arrow(kind):
     with connect() as con:
-        found = schema_of(con, f"select null::{kind} as x")
-        made = arrow(con, f"select null::{kind} as x")
-    assert stored(found) == Schema((Column("x", kind),))
-    assert from_arrow(made.schema) == stored(found)
+        schema = schema_of(con, f"select null::{kind} as x")
+        result = arrow(con, f"select null::{kind} as x")
+    assert stored(schema) == Schema((Column("x", kind),))
+    assert from_arrow(result.schema) == stored(schema)
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("kind", "expected"),
     [
         ("HUGEINT", "BIGINT"),
         ("UHUGEINT", "BIGINT"),
@@ -77,8 +77,8 @@ def test_duckdb_says_the_stored_type_of_what_is_stored(kind):
         ("MAP(UUID, STRUCT(a TIME))", 'MAP(VARCHAR, STRUCT("a" VARCHAR))'),
     ],
 )  # fmt: skip
-def test_types_that_a_lake_does_not_hold(given, expected):
-    assert stored_type(given) == expected
+def test_types_that_a_lake_does_not_hold(kind, expected):
+    assert stored_type(kind) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,15 @@ def test_types_that_a_lake_does_not_hold(given, expected):
 def test_every_value_can_be_cast_to_what_it_is_stored_as(value):
     with connect() as con:
         schema = stored(schema_of(con, f"select {value} as x"))
-        made = arrow(con, f"select x::{schema.columns[0].type} as x from (select {value} as x)")
-    assert from_arrow(made.schema) == schema
+        result = arrow(con, f"select x::{schema.columns[0].type} as x from (select {value} as x)")
+    assert from_arrow(result.schema) == schema
 
 
 def test_a_sum_of_integers_is_a_bigint_in_the_lake():
     with connect() as con:
-        found = schema_of(con, "select sum(range) as s from range(3)")
-    assert found.columns[0].type == "HUGEINT"
-    assert arrow_schema(stored(found)) == pa.schema([("s", pa.int64())])
+        schema = schema_of(con, "select sum(range) as s from range(3)")
+    assert schema.columns[0].type == "HUGEINT"
+    assert arrow_schema(stored(schema)) == pa.schema([("s", pa.int64())])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tables of very many columns: the engine plans their statements without what is quadratic in columns."""
+"""Wide tables: optimizers with quadratic cost in the number of columns are disabled."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.kernel.engine import WIDE, connect, expect_columns
 @pytest.mark.parametrize(
     ("columns", "disabled"), [(WIDE, {""}), (WIDE + 1, {"common_subexpressions", "statistics_propagation"})]
 )
-def test_only_wide_tables_do_without_what_is_quadratic_in_columns(columns, disabled):
+def test_quadratic_optimizers_are_disabled_only_for_wide_tables(columns, disabled):
     with connect() as con:
         expect_columns(con, columns)
-        (found,) = con.execute("select coalesce(current_setting('disabled_optimizers'), '')").fetchone()
-        assert set(found.split(",")) == disabled
+        (setting,) = con.execute("select coalesce(current_setting('disabled_optimizers'), '')").fetchone()
+        assert set(setting.split(",")) == disabled
 
 
 def test_a_wide_file_with_a_bad_value_is_read_like_a_narrow_one(tmp_path):

@@ -1,4 +1,4 @@
-"""tumble, hop and session over all rows at once, against a few lines of Python."""
+"""tumble, hop and session over all rows, compared with a reference in Python."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def table_of(events, zone=None):
 
 
 def hops(at, slide, size):
-    """Return the begins of the windows that a time is in."""
+    """Return the starts of the windows that contain a time."""
     first = ALIGNED + (at - ALIGNED) // slide * slide
     return [first - n * slide for n in range(size // slide + 1) if first - n * slide + size > at]
 
 
 def sessions(times, gap):
-    """Return the begin and the end of each session of some times."""
-    found = []
+    """Return the start and the end of each session."""
+    windows = []
     for at in sorted(times):
-        if not found or at >= found[-1][1]:
-            found.append([at, at])
-        found[-1][1] = at + gap
-    return found
+        if not windows or at >= windows[-1][1]:
+            windows.append([at, at])
+        windows[-1][1] = at + gap
+    return windows
 
 
 def answer(text, events, zone=None):
-    found = sql(text)(table_of(events, zone))
+    result = sql(text)(table_of(events, zone))
     rows = [
         tuple(v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in row.values())
-        for row in found.to_pylist()
+        for row in result.to_pylist()
     ]
     return sorted(rows, key=repr)
 
@@ -63,8 +63,8 @@ SPANS = st.sampled_from([1, 3, 7, 15, 24 * 60])
 
 @settings(max_examples=15)
 @given(events=EVENTS, spans=st.tuples(SPANS, SPANS).map(sorted), zoned=st.booleans())
-def test_windows_of_a_length_are_what_they_say(events, spans, zoned):
-    #  slide |--|      windows begin every slide, counted from Monday, 3 January 2000
+def test_tumble_and_hop_match_the_reference(events, spans, zoned):
+    #  slide |--|      windows start every slide, aligned to Monday, 3 January 2000
     #  size  |-------|
     #           |-------|
     slide, size = (minutes * MINUTE for minutes in spans)
@@ -76,17 +76,17 @@ def test_windows_of_a_length_are_what_they_say(events, spans, zoned):
     words = f"(ts, interval '{spans[0]} minutes', interval '{spans[1]} minutes')"
     text = f"select hop{words} as w, hop_end{words} as e, k, count(*) as n, sum(x) as s from t group by all"
     zone = UTC if zoned else None
-    wanted = sorted(((*key, *values) for key, values in expected.items()), key=repr)
-    assert answer(text.replace("sum(x)", "sum(x)::bigint"), events, zone) == wanted
+    rows = sorted(((*key, *values) for key, values in expected.items()), key=repr)
+    assert answer(text.replace("sum(x)", "sum(x)::bigint"), events, zone) == rows
     if slide == size:
         words = f"(ts, interval '{spans[0]} minutes')"
         text = f"select tumble{words} as w, tumble_end{words} as e, k, count(*) as n, sum(x)::bigint as s from t group by all"
-        assert answer(text, events, zone) == wanted
+        assert answer(text, events, zone) == rows
 
 
 @settings(max_examples=15)
 @given(events=EVENTS, gap=st.sampled_from([1, 4, 10]))
-def test_sessions_are_what_they_say(events, gap):
+def test_sessions_match_the_reference(events, gap):
     expected = []
     for key in {k for _, k, _ in events}:
         mine = [(NEW_YEAR + m * MINUTE, x) for m, k, x in events if k == key]
@@ -118,7 +118,7 @@ def test_a_window_may_be_written_as_any_key(text):
     assert answer(text, THREE) == [(begin, "a", 2), (begin + 30 * MINUTE, "b", 1)]
 
 
-def test_words_of_one_window_in_any_place_behind_the_grouping():
+def test_a_window_can_be_used_in_all_clauses_after_grouping():
     text = """
         with named as (select 'a' as k, 'Anna' as name union all select 'b', 'Bert')
         select upper(named.name) as name, session_end(t.ts, interval '10 minutes') - session(t.ts, interval '10 minutes') as lasts,
@@ -128,12 +128,12 @@ def test_words_of_one_window_in_any_place_behind_the_grouping():
         having count(*) > 0 and session(t.ts, interval '10 minutes') is not null
         order by session_end(t.ts, interval '10 minutes') desc, name limit 5
     """
-    found = sql(text)(table_of(THREE)).to_pylist()
-    assert [(row["name"], row["xs"]) for row in found] == [("BERT", [6]), ("ANNA", [2, 4])]
+    rows = sql(text)(table_of(THREE)).to_pylist()
+    assert [(row["name"], row["xs"]) for row in rows] == [("BERT", [6]), ("ANNA", [2, 4])]
     assert SqlTransform(text).inputs == ("t",)
 
 
-def test_a_window_without_a_name_is_called_by_its_word():
+def test_an_unnamed_window_column_is_named_after_its_function():
     text = "select tumble(ts, interval '1 month'), count(*) as n from t group by 1"
     assert sql(text)(table_of(THREE)).to_pylist() == [{"tumble": NEW_YEAR, "n": 3}]
 
@@ -150,7 +150,7 @@ def test_dates_have_windows_of_days():
     ("word", "strategy"),
     [("tumble(ts, interval '1 hour')", "partial"), ("hop(ts, interval '1 hour', interval '1 day')", "partial")],
 )
-def test_windows_of_a_length_are_computed_in_states(word, strategy):
+def test_tumble_and_hop_use_partial_aggregation(word, strategy):
     assert plan(SqlTransform(f"select {word} as w, sum(x) as s from t group by all").tree).strategy == strategy
 
 
@@ -175,36 +175,45 @@ TUMBLE = "tumble(ts, interval '1 hour')"
 @pytest.mark.parametrize(
     ("select", "match"),
     [
-        (f"{TUMBLE} as w from t", "is a window, by which rows are grouped"),
-        (f"k from t where {TUMBLE} > now() group by k", "stands where rows are not grouped yet: got WHERE"),
-        (f"{TUMBLE} as w, max({TUMBLE}) as m from t group by all", r"not grouped yet: got MAX\("),
-        (f"{TUMBLE} as w, count(*) over (order by {TUMBLE}) as m from t group by w", "not grouped yet: got COUNT"),
-        (f"{TUMBLE}::date as w, count(*) as n from t group by all", "is not a key by itself: got CAST"),
-        (f"count(*) as n from t group by k having {TUMBLE} > now()", "is not a key by itself"),
-        (f"{TUMBLE} as w, count(*) as n from t group by 3", "groups by a column that is not there: got 3"),
-        (f"{TUMBLE} as w, tumble(ts, interval '2 hours') as v from t group by all", "groups by one window"),
-        (f"{TUMBLE} as w, tumble_end(s, interval '1 hour') as v from t group by all", "groups by one window"),
-        ("tumble(ts) as w from t group by all", "tumble takes a time, its size"),
-        ("hop(ts, interval '1 hour') as w from t group by all", "hop takes a time, its slide, its size"),
-        ("tumble(ts, x) as w from t group by all", "the size of tumble is not a constant: got x"),
-        ("tumble(ts, 15) as w from t group by all", "the size of tumble is no interval: got 15"),
-        ("tumble(ts, 'soon') as w from t group by all", "the size of tumble is no interval: got 'soon'"),
-        ("tumble(ts, interval '0 minutes') as w from t group by all", "is not more than nothing"),
-        ("session(ts, -interval '5 minutes') as w from t group by all", "is not more than nothing"),
+        (f"{TUMBLE} as w from t", "the window TUMBLE.* requires GROUP BY"),
+        (f"k from t where {TUMBLE} > now() group by k", "cannot be used before rows are grouped: got WHERE"),
+        (f"{TUMBLE} as w, max({TUMBLE}) as m from t group by all", r"before rows are grouped: got MAX\("),
+        (
+            f"{TUMBLE} as w, count(*) over (order by {TUMBLE}) as m from t group by w",
+            "before rows are grouped: got COUNT",
+        ),
+        (f"{TUMBLE}::date as w, count(*) as n from t group by all", "must be a grouping key on its own: got CAST"),
+        (f"count(*) as n from t group by k having {TUMBLE} > now()", "must be a grouping key on its own"),
+        (f"{TUMBLE} as w, count(*) as n from t group by 3", "GROUP BY position is out of range: got 3"),
+        (f"{TUMBLE} as w, tumble(ts, interval '2 hours') as v from t group by all", "can group by one window only"),
+        (f"{TUMBLE} as w, tumble_end(s, interval '1 hour') as v from t group by all", "can group by one window only"),
+        ("tumble(ts) as w from t group by all", "tumble requires a time, its size"),
+        ("hop(ts, interval '1 hour') as w from t group by all", "hop requires a time, its slide, its size"),
+        ("tumble(ts, x) as w from t group by all", "the size of tumble must be a constant: got x"),
+        ("tumble(ts, 15) as w from t group by all", "the size of tumble is not an interval: got 15"),
+        ("tumble(ts, 'soon') as w from t group by all", "the size of tumble is not an interval: got 'soon'"),
+        ("tumble(ts, interval '0 minutes') as w from t group by all", "must be positive"),
+        ("session(ts, -interval '5 minutes') as w from t group by all", "must be positive"),
         (
             "tumble(ts, interval '1 month 1 day') as w from t group by all",
-            "has months, which are not all of one length",
+            "contains months, whose lengths differ",
         ),
-        ("session(ts, interval '1 month') as w from t group by all", "the gap of session has months.*write days"),
-        ("hop(ts, interval '2 hours', interval '1 hour') as w from t group by all", "slide is longer than its windows"),
+        ("session(ts, interval '1 month') as w from t group by all", "the gap of session contains months.*use days"),
+        (
+            "hop(ts, interval '2 hours', interval '1 hour') as w from t group by all",
+            "slide of hop must not be longer than its size",
+        ),
         ("hop(ts, interval '1 second', interval '7 days') as w from t group by all", "in more than 10,000 windows"),
-        ("session(ts, '1 hour') as w, count(*) from t group by all", r"COUNT\(\*\) has no name: write `as`"),
+        ("session(ts, '1 hour') as w, count(*) from t group by all", r"COUNT\(\*\) has no name: add an alias"),
         ("distinct session(ts, '1 hour') as w, k from t group by all", "cannot be grouped by session: got DISTINCT"),
-        ("session(ts, '1 hour') as w, (select 1) as o from t group by all", "a subquery or a star beside session"),
-        ("session(ts, '1 hour') as k, max(k) as m from t group by all", "'k' may be a column or an alias"),
+        ("session(ts, '1 hour') as w, (select 1) as o from t group by all", "a subquery or a star with session"),
+        (
+            "session(ts, '1 hour') as k, max(k) as m from t group by all",
+            "'k' is ambiguous: it may be a column or an alias",
+        ),
     ],
 )
-def test_what_is_no_window_is_refused_where_it_is_written(select, match):
+def test_invalid_windows_are_rejected_with_their_place(select, match):
     with pytest.raises(DefinitionError, match=match) as refused:
         sql(f"select {select}")
     assert refused.value.place is not None
@@ -234,16 +243,16 @@ def test_hops_and_sessions_in_python():
     assert runs.key == ("k", "window_end")
 
 
-def test_windows_in_python_have_aggregates_with_names_of_their_own():
-    with pytest.raises(DefinitionError, match="a window without aggregates"):
+def test_windows_in_python_require_aggregates_with_unique_names():
+    with pytest.raises(DefinitionError, match="requires aggregates"):
         window(tumble("1 hour", on="ts"), of="t", by="k")
-    with pytest.raises(DefinitionError, match="two columns are called 'k'"):
+    with pytest.raises(DefinitionError, match="duplicate column name 'k'"):
         window(tumble("1 hour", on="ts"), of="t", by="k", k="count(*)")
-    with pytest.raises(DefinitionError, match="size= is not a span of time"):
+    with pytest.raises(DefinitionError, match="size= is not a duration"):
         tumble("soon", on="ts")
 
 
-def test_a_statement_keeps_its_own_tree():
+def test_rewriting_windows_does_not_modify_the_statement():
     tree = parse(f"select {TUMBLE} as w, count(*) as n from t group by all")
     before = tree.sql()
     assert in_plain_sql(tree) is not tree

@@ -64,7 +64,7 @@ def test_another_event_time_makes_it_another_definition():
         (TEXT, "trip_id", "started", r"no column 'started', its event time; did you mean 'started_at'"),
         (TEXT, (), "started_at", r"a feature view has no entity; name the column"),
         ("select * from raw_trips", "trip_id", "started_at", r"a feature view names its columns: got \*; list them"),
-        ("select 1 as trip_id", "trip_id", "started_at", r"this SQL reads no table"),
+        ("select 1 as trip_id", "trip_id", "started_at", r"the SELECT reads no table"),
     ],
 )
 def test_a_view_without_its_columns_is_refused(text, entity, event_time, message):

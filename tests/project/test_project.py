@@ -1,4 +1,4 @@
-"""Loading a project: files, packages, helpers beside them, and what is wrong with them."""
+"""Loading a project: files, packages, helper modules, and errors."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_a_package_of_definitions(tmp_path):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = (", r"not valid Python: .*work.py:\d"),
+        ("x = (", r"invalid Python syntax: .*work.py:\d"),
         ("import nowhere", r"cannot be imported: ModuleNotFoundError: got No module named 'nowhere' \(.*work.py:1\)"),
         ("\n\n1 / 0", r"ZeroDivisionError: got division by zero \(.*work.py:3\)"),
-        ("", "this project defines nothing"),
-        (SOURCE + "a = sql('select x from b')\nb = sql('select x from a')\n", r"in a circle: a -> b -> a"),
+        ("", "the project has no definitions"),
+        (SOURCE + "a = sql('select x from b')\nb = sql('select x from a')\n", r"form a cycle: a -> b -> a"),
         (SOURCE + "a = sql('select x from numbrs')\n", r"did you mean 'numbers'\? \(.*work.py:4\)"),
-        (SOURCE + "a = sql('select from where')\n", r"this SQL cannot be read|one SELECT|reads no table"),
+        (SOURCE + "a = sql('select from where')\n", r"invalid SQL|one SELECT|reads no table"),
     ],
 )
 def test_wrong_definitions_name_the_place(tmp_path, code, message):
@@ -64,7 +64,7 @@ def test_wrong_definitions_name_the_place(tmp_path, code, message):
 
 
 def test_missing_definitions(tmp_path):
-    with pytest.raises(SettingsError, match=r"the definitions are not there: got .*work.py; check `definitions`"):
+    with pytest.raises(SettingsError, match=r"the definitions do not exist: got .*work.py; check `definitions`"):
         load(write(tmp_path))
 
 
@@ -84,10 +84,10 @@ def test_a_module_that_hides_one_of_headwater_or_python_is_refused(tmp_path, nam
     [
         (
             "schema={'id': 'bigintt'}",
-            "column 'id' has a type that DuckDB does not have: got BIGINTT; did you mean 'BIGINT'",
+            "column 'id' has an unknown type: got BIGINTT; did you mean 'BIGINT'",
         ),
-        ("schema={'id': 'decimal(50,2)'}", "column 'id' has a type that DuckDB does not have: got DECIMAL"),
-        ("schema={'id': 'bigint'}, stored='no'", "stored= is True or False: got 'no'"),
+        ("schema={'id': 'decimal(50,2)'}", "column 'id' has an unknown type: got DECIMAL"),
+        ("schema={'id': 'bigint'}, stored='no'", "stored= must be True or False: got 'no'"),
     ],
 )
 def test_options_of_a_source_are_checked_when_the_project_is_loaded(tmp_path, options, error):

@@ -1,4 +1,4 @@
-"""Tables that no definition has any more: they are named, and removed on request only."""
+"""Forgotten tables are listed, and removed only on request."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_table_that_a_stream_of_an_older_project_still_writes_is_not_removed(p
     with pytest.raises(ConflictError, match=rf"still written by a stream.*process {os.getpid()} on"):
         forget(workspace, "doubled")
     later = Leases(workspace.catalog, clock=lambda: time.time() - 3600)
-    later.acquire("doubled", me)  # it has run out by now
+    later.acquire("doubled", me)  # it has expired by now
     forget(workspace, "doubled")
     assert left(workspace) == []
 

@@ -15,7 +15,7 @@ from pipeline.quality import drop, fail, quarantine, score, warn
         ([(10, 10)], 0.0),
         ([(10, 1)], 90.0),
         ([(10, 0), (10, 5)], 75.0),
-        ([(1_000_000, 0), (10, 5)], 75.0),  # every expectation counts alike, however many rows it saw
+        ([(1_000_000, 0), (10, 5)], 75.0),  # equal weight for every expectation, regardless of the number of rows
         ([(0, 0), (10, 5)], 50.0),
     ],
 )
@@ -23,7 +23,7 @@ def test_a_score_is_the_mean_share_of_rows_that_meet_each_expectation(checks, ex
     assert score(checks) == expected
 
 
-def test_each_word_is_its_action():
-    made = [word("n", "x > 0") for word in (warn, quarantine, drop, fail)]
+def test_each_function_has_its_action():
+    expectations = [word("n", "x > 0") for word in (warn, quarantine, drop, fail)]
 
-    assert made == [Expectation("n", "x > 0", action) for action in Action]
+    assert expectations == [Expectation("n", "x > 0", action) for action in Action]

@@ -176,13 +176,19 @@ def test_rows_of_a_feed_cannot_be_replayed_by_themselves(feed):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('a = sql("select 1 as x from big join sales using (id)")\n', "'a' reads 'sales', a source that is not stored"),
+        (
+            'a = sql("select 1 as x from big join sales using (id)")\n',
+            "'a' must read 'sales', a source with stored=False",
+        ),
         (
             "import ray.data\n@table()\ndef a(sales: ray.data.Dataset) -> ray.data.Dataset:\n    return sales\n",
-            "'a' reads 'sales', a source that is not stored",
+            "'a' must read 'sales', a source with stored=False",
         ),
-        ('b = source(files(DATA / "*.csv"), stored=False)\n', "a source that is not stored has a schema"),
-        ('b = source(files(DATA / "*.csv"), schema={"id": "bigint"}, key="id", stored=False)\n', "and no key"),
+        ('b = source(files(DATA / "*.csv"), stored=False)\n', "a source with stored=False requires schema="),
+        (
+            'b = source(files(DATA / "*.csv"), schema={"id": "bigint"}, key="id", stored=False)\n',
+            "and cannot have key=",
+        ),
     ],
 )
 def test_a_feed_that_cannot_be_is_refused_before_anything_runs(feed, text, problem):

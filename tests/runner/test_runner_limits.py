@@ -45,7 +45,7 @@ def test_a_query_that_takes_too_long_ends_and_says_what_to_raise(tmp_path):
     workspace = made(tmp_path, memory_bytes=1 << 28)
     endless = "select count(*) from raw, range(100000000) a, range(100000000) b where a.range + b.range < 0"
     begun = time.monotonic()
-    with pytest.raises(RequestError, match=r"takes longer than 0\.5 s: select count.* raise query_seconds"):
+    with pytest.raises(RequestError, match=r"exceeds the timeout of 0\.5 s: select count.* raise query_seconds"):
         workspace.query(endless, seconds=0.5)
     assert time.monotonic() - begun < 20
     assert workspace.query("select sum(k) as k from raw").to_pylist() == [{"k": 3}]
@@ -54,19 +54,21 @@ def test_a_query_that_takes_too_long_ends_and_says_what_to_raise(tmp_path):
 def test_a_query_that_spills_too_much_ends_and_says_what_to_raise(tmp_path):
     workspace = made(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)
     sort = f"select max(h || r) as m from (select h, row_number() over (order by h) as r from ({BIG}), raw)"
-    with pytest.raises(RequestError, match=r"spills more to disk than it may: select max.*raise spill_bytes.*tmp"):
+    with pytest.raises(
+        RequestError, match=r"exceeds the limit for spilling to disk: select max.*raise spill_bytes.*tmp"
+    ):
         workspace.query(sort)
 
 
 def test_an_answer_larger_than_memory_is_refused(tmp_path):
     workspace = made(tmp_path, memory_bytes=200 << 20)
-    with pytest.raises(RequestError, match=r"the answer does not fit in memory: select .* got more than 0\.2 GB"):
+    with pytest.raises(RequestError, match=r"the result does not fit in memory: select .* got more than 0\.2 GB"):
         workspace.query(f"select n, h from ({BIG}), raw")
 
 
 def test_a_table_that_spills_too_much_is_named_with_what_to_raise(tmp_path):
     runner = Runner(load(project(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)))
-    with pytest.raises(StorageError, match=r"table 'big' spills more to disk than it may.*raise spill_bytes"):
+    with pytest.raises(StorageError, match=r"table 'big' exceeds the limit for spilling to disk.*raise spill_bytes"):
         runner.run()
 
 
@@ -83,7 +85,7 @@ def test_spill_is_bounded_by_a_share_of_the_free_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", ["spill_bytes", "query_seconds"])
 def test_bounds_are_numbers_above_0(tmp_path, key):
     project(tmp_path, **{key: 0})
-    with pytest.raises(SettingsError, match=f"'{key}' must be above 0"):
+    with pytest.raises(SettingsError, match=f"'{key}' must be positive"):
         load_settings(tmp_path / "headwater.toml")
 
 

@@ -191,14 +191,14 @@ HERE = Place("crm.py", 1)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"apply_as_deletes": "op = 'D'"}, r"apply_as_deletes= needs an order of events: got .*; give sequence_by="),
-        ({"sequence_by": "at"}, "a merged table needs a key: got sequence_by='at'; give key="),
-        ({"key": "at", "sequence_by": "at"}, "the sequence is part of the key"),
+        ({"apply_as_deletes": "op = 'D'"}, r"apply_as_deletes= requires sequence_by=: got .*; set sequence_by="),
+        ({"sequence_by": "at"}, "a table with sequence_by= requires a key: got sequence_by='at'; set key="),
+        ({"key": "at", "sequence_by": "at"}, "sequence_by= must not be part of the key"),
         ({"key": "a", "sequence_by": "at", "apply_as_deletes": "op = "}, "'apply_as_deletes' is not a SQL condition"),
-        ({"key": "a", "sequence_by": "at", "apply_as_deletes": "max(op) = 1"}, "looks at more than one row"),
+        ({"key": "a", "sequence_by": "at", "apply_as_deletes": "max(op) = 1"}, "must not read more than one row"),
         (
             {"key": "a", "sequence_by": "at", "expect": [quarantine("sequence_is_not_null", "true")]},
-            "'sequence_is_not_null' is what a key brings",
+            "'sequence_is_not_null' has a name that is reserved for keys",
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_merges_that_cannot_be(fields, message):
 
 
 def test_functions_are_held_to_the_same():
-    with pytest.raises(DefinitionError, match="a merged table needs a key"):
+    with pytest.raises(DefinitionError, match="a table with sequence_by= requires a key"):
 
         @table(sequence_by="at")
         def f(t: pa.Table) -> pa.Table:

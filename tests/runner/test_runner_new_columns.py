@@ -279,8 +279,8 @@ def test_a_run_that_is_killed_once_the_table_has_the_column_is_made_good_by_the_
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ('new_columns="adds"', "new_columns= has no such value: got 'adds'; did you mean 'add'"),
-        ('new_columns="add", schema={"id": "bigint"}, stored=False', "needs a table that can get the columns"),
+        ('new_columns="adds"', "unknown value of new_columns=: got 'adds'; did you mean 'add'"),
+        ('new_columns="add", schema={"id": "bigint"}, stored=False', "requires a stored source"),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(tmp_path, options, problem):

@@ -238,7 +238,7 @@ def test_a_sink_stands_in_the_graph(project):
     [
         (STREAM + 'out = sink("ticks", to=to_online(key="id"))\n', "it has no versions to follow"),
         (BATCH + 'out = sink("row", to=to_online(key="id"))\n', "did you mean 'raw'"),
-        (BATCH + 'out = sink(raw, to=to_online(key="id"))\n', "a sink has the name of a table"),
+        (BATCH + 'out = sink(raw, to=to_online(key="id"))\n', "a sink requires the name of a table"),
         (
             BATCH + 'out = sink("raw", to=to_online(key="k"))\nx = sink("out", to=to_online(key="k"))\n',
             "is not a table",

@@ -13,15 +13,15 @@ HISTORY = dimension(
     "select plane, operator, seen_at from seen", key="plane", stored_as_scd_type=2, sequence_by="seen_at"
 ).named("dim_plane")
 PLANES = dimension("select plane, operator from seen", key="plane").named("dim_plane")
-Told = list[tuple[str, str | None, int]]
+Observations = list[tuple[str, str | None, int]]
 
 
 def day(number: int) -> dt.datetime:
     return dt.datetime(2024, 1, number, tzinfo=dt.UTC)
 
 
-def seen(told: Told) -> pa.Table:
-    planes, operators, days = zip(*told, strict=True) if told else ((), (), ())
+def seen(observations: Observations) -> pa.Table:
+    planes, operators, days = zip(*observations, strict=True) if observations else ((), (), ())
     at = pa.array([day(d) for d in days], pa.timestamp("us", "UTC"))
     return pa.table(
         {"plane": pa.array(planes, pa.string()), "operator": pa.array(operators, pa.string()), "seen_at": at}
@@ -29,7 +29,7 @@ def seen(told: Told) -> pa.Table:
 
 
 def versions(table: pa.Table) -> list[tuple[str | None, int, int | None]]:
-    """The versions as (operator, day from, day to), with the checks that hold for every history."""
+    """Return the versions as (operator, day from, day to), after checking the invariants of every history."""
     rows = [r for r in table.sort_by("valid_from").to_pylist() if r["plane_key"] != UNKNOWN]
     assert all((r["valid_to"] is None) == r["is_current"] for r in rows)
     assert len({r["plane_key"] for r in rows}) == len(rows)
@@ -39,32 +39,32 @@ def versions(table: pa.Table) -> list[tuple[str | None, int, int | None]]:
     return [(r["operator"], r["valid_from"].day, r["valid_to"] and r["valid_to"].day) for r in rows]
 
 
-def first(told: Told) -> pa.Table:
-    return HISTORY(seen=seen(told))
+def first(observations: Observations) -> pa.Table:
+    return HISTORY(seen=seen(observations))
 
 
-def later(told: Told, past: pa.Table) -> pa.Table:
-    return HISTORY(seen=seen(told), dim_plane=past)
+def later(observations: Observations, past: pa.Table) -> pa.Table:
+    return HISTORY(seen=seen(observations), dim_plane=past)
 
 
 def test_equal_observations_are_one_version():
     # day       1   2   3   4   5   6
-    # told      A   A       B   B   A
+    # seen      A   A       B   B   A
     # version   [A--------) [B----) [A ...
-    told = [("p", "A", 1), ("p", "A", 2), ("p", "B", 4), ("p", "B", 5), ("p", "A", 6)]
+    observations = [("p", "A", 1), ("p", "A", 2), ("p", "B", 4), ("p", "B", 5), ("p", "A", 6)]
 
-    assert versions(first(told)) == [("A", 1, 4), ("B", 4, 6), ("A", 6, None)]
-    assert versions(first(told[::-1])) == versions(first(told))
+    assert versions(first(observations)) == [("A", 1, 4), ("B", 4, 6), ("A", 6, None)]
+    assert versions(first(observations[::-1])) == versions(first(observations))
 
 
 def test_null_is_a_value_of_an_attribute():
     # day       1   2   3
-    # told      -   -   B
+    # seen      -   -   B
     # version   [-----) [B ...
     assert versions(first([("p", None, 1), ("p", None, 2), ("p", "B", 3)])) == [(None, 1, 3), ("B", 3, None)]
 
 
-def test_members_do_not_mix():
+def test_members_have_separate_histories():
     table = first([("p", "A", 1), ("q", "B", 2), ("p", "A", 3)])
 
     assert sorted((r["plane"], r["is_current"]) for r in table.to_pylist() if r["plane"]) == [("p", True), ("q", True)]
@@ -73,7 +73,7 @@ def test_members_do_not_mix():
 def test_an_observation_out_of_order_splits_an_interval():
     # day       1   2   3   4   5
     # past      [A------------) [B ...
-    # told              C
+    # seen              C
     # version   [A----) [C----) [B ...
     past = first([("p", "A", 1), ("p", "B", 5)])
 
@@ -89,14 +89,14 @@ def test_an_equal_observation_inside_an_interval_changes_nothing():
 def test_an_earlier_equal_observation_begins_the_version_earlier():
     # day       1   2   3   4   5
     # past              [A----) [B ...
-    # told      A
+    # seen      A
     # version   [A------------) [B ...
     past = first([("p", "A", 3), ("p", "B", 5)])
 
     assert versions(later([("p", "A", 1)], past)) == [("A", 1, 5), ("B", 5, None)]
 
 
-def test_versions_that_the_inputs_no_longer_show_are_remembered():
+def test_versions_that_are_no_longer_in_the_inputs_are_kept():
     past = first([("p", "A", 1), ("p", "B", 5), ("gone", "Z", 2)])
 
     now = later([("p", "C", 7)], past)
@@ -106,26 +106,26 @@ def test_versions_that_the_inputs_no_longer_show_are_remembered():
 
 
 def test_running_again_gives_the_same():
-    told = [("p", "A", 1), ("p", "B", 3), ("q", None, 2), ("p", "A", 9)]
-    once = first(told)
+    observations = [("p", "A", 1), ("p", "B", 3), ("q", None, 2), ("p", "A", 9)]
+    once = first(observations)
 
-    again = later(told, once)
+    again = later(observations, once)
 
     assert again.sort_by([("plane", "ascending"), ("valid_from", "ascending")]).equals(
         once.sort_by([("plane", "ascending"), ("valid_from", "ascending")])
     )
 
 
-def test_of_observations_at_one_time_one_counts():
+def test_one_observation_per_time_is_used():
     # day       1     2
-    # told      A,B   A
+    # seen      A,B   A
     # version   [B--) [A ...
-    told = [("p", "A", 1), ("p", "B", 1), ("p", "A", 2)]
+    observations = [("p", "A", 1), ("p", "B", 1), ("p", "A", 2)]
 
-    assert versions(first(told)) == versions(first(told[::-1])) == [("B", 1, 2), ("A", 2, None)]
+    assert versions(first(observations)) == versions(first(observations[::-1])) == [("B", 1, 2), ("A", 2, None)]
 
 
-def test_what_the_input_says_now_wins_over_what_is_remembered_of_the_same_time():
+def test_input_observations_override_existing_versions_at_the_same_time():
     past = first([("p", "Z", 1)])
 
     corrected = later([("p", "A", 1)], past)
@@ -139,15 +139,18 @@ def test_a_dimension_without_rows_has_the_unknown_member():
 
 
 def test_surrogate_keys_do_not_depend_on_the_order_of_loads():
-    one, other = PLANES(seen=seen([("p", "A", 1), ("q", "B", 1)])), PLANES(seen=seen([("q", "B", 1), ("p", "A", 1)]))
+    forwards, other = (
+        PLANES(seen=seen([("p", "A", 1), ("q", "B", 1)])),
+        PLANES(seen=seen([("q", "B", 1), ("p", "A", 1)])),
+    )
 
-    assert one.sort_by("plane").equals(other.sort_by("plane"))
-    keys = one.column("plane_key").to_pylist()
+    assert forwards.sort_by("plane").equals(other.sort_by("plane"))
+    keys = forwards.column("plane_key").to_pylist()
     assert len(set(keys)) == 3
     assert all(0 <= key < 2**60 for key in keys)
 
 
-def test_parts_of_a_key_do_not_run_together():
+def test_key_columns_are_hashed_separately():
     pair = dimension("select a, b from t", key=["a", "b"]).named("dim_pair")
 
     keys = pair(t=pa.table({"a": ["x", "xy", None, ""], "b": ["yz", "z", "", None]})).column("pair_key").to_pylist()
@@ -166,26 +169,28 @@ def test_a_member_without_its_key_and_an_observation_without_its_time_are_set_as
 @pytest.mark.parametrize(
     ("text", "options", "problem"),
     [
-        ("select k from t", {"stored_as_scd_type": 2}, "needs its order, and only such a one"),
-        ("select k, s from t", {"sequence_by": "s"}, "needs its order, and only such a one"),
-        ("select * from t", {}, "names its columns"),
-        ("select t.* from t", {}, "names its columns"),
+        ("select k from t", {"stored_as_scd_type": 2}, "must be used together"),
+        ("select k, s from t", {"sequence_by": "s"}, "must be used together"),
+        ("select * from t", {}, "must list its columns"),
+        ("select t.* from t", {}, "must list its columns"),
         ("select z from t", {}, "no column 'k': got z"),
         ("select k from t", {"stored_as_scd_type": 2, "sequence_by": "s"}, "no column 's'"),
-        ("select k, k from t", {}, "two columns 'k'"),
+        ("select k, k from t", {}, "duplicate column 'k'"),
         ("select k, 1 + 1 from t", {}, "column 2 of the dimension has no name"),
-        ("select k, s, valid_to from t", {"stored_as_scd_type": 2, "sequence_by": "s"}, "two columns 'valid_to'"),
-        ("select k from t", {"key": ()}, "has a natural key"),
-        ("select k from", {}, "this SQL cannot be read"),
+        ("select k, s, valid_to from t", {"stored_as_scd_type": 2, "sequence_by": "s"}, "duplicate column 'valid_to'"),
+        ("select k from t", {"key": ()}, "requires a natural key"),
+        ("select k from", {}, "invalid SQL"),
     ],
 )
-def test_a_mistake_is_found_where_the_dimension_is_defined(text, options, problem):
+def test_errors_in_a_dimension_have_its_place(text, options, problem):
     with pytest.raises(DefinitionError, match=problem) as error:
         dimension(text, **{"key": "k", **options})
     assert error.value.place is not None
     assert error.value.place.file == __file__
 
 
-def test_the_name_of_the_surrogate_key_is_free():
-    with pytest.raises(DefinitionError, match="'dim_plane' has a column 'plane_key' already"):
+def test_the_name_of_the_surrogate_key_is_reserved():
+    with pytest.raises(
+        DefinitionError, match="column 'plane_key' of dimension 'dim_plane' has the name of its surrogate key"
+    ):
         dimension("select k, plane_key from t", key="k").named("dim_plane")

@@ -44,7 +44,7 @@ def test_a_warehouse_that_is_not_there_has_loaded_nothing(warehouse, tmp_path):
     assert not (tmp_path / "deep").exists()
 
 
-def test_a_first_load_brings_all_rows_the_key_and_the_description(warehouse, data):
+def test_a_first_load_includes_all_rows_the_key_and_the_description(warehouse, data):
     a = data("a", [1, 2])
     warehouse.load(Load("t", 4, 7, Scan(SCHEMA, (a,)), key=("id",), description="it's a table"))
 
@@ -68,13 +68,15 @@ def test_a_version_is_loaded_once(warehouse, data):
     assert rows(warehouse) == [(1, "a1")]
 
 
-def test_what_was_added_is_appended_and_only_to_the_version_it_follows(warehouse, data):
+def test_added_rows_are_appended_only_to_the_preceding_version(warehouse, data):
     a, b, c = data("a", [1]), data("b", [2]), data("c", [3])
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (a,)), key=("id",)))
     warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (a, b)), key=("id",), since=(1, 7), added=(b,)))
     assert rows(warehouse) == [(1, "a1"), (2, "b2")]
 
-    warehouse.load(Load("t", 4, 7, Scan(SCHEMA, (c,)), key=("id",), since=(3, 7), added=(c,)))  # it holds 2, not 3
+    warehouse.load(
+        Load("t", 4, 7, Scan(SCHEMA, (c,)), key=("id",), since=(3, 7), added=(c,))
+    )  # the loaded version is 2, not 3
 
     assert rows(warehouse) == [(3, "c3")]
     assert warehouse.loaded() == {"t": (4, 7)}
@@ -94,10 +96,10 @@ def test_a_table_without_rows_is_there(warehouse):
     assert rows(warehouse, "odd name") == []
 
 
-def test_a_key_that_comes_twice_leaves_the_last_version(warehouse, data):
+def test_a_duplicate_key_keeps_the_last_version(warehouse, data):
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),)), key=("id",)))
 
-    with pytest.raises(StorageError, match=r"cannot be used: got .*duplicate key.*the lake holds everything"):
+    with pytest.raises(StorageError, match=r"cannot be used: got .*duplicate key.*the lake contains all data"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2, 2]),)), key=("id",)))
     with pytest.raises(StorageError, match=r"(?i)duplicate key"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA), key=("id",), since=(1, 7), added=(data("c", [1]),)))
@@ -105,7 +107,7 @@ def test_a_key_that_comes_twice_leaves_the_last_version(warehouse, data):
     assert warehouse.loaded() == {"t": (1, 7)}
 
 
-def test_a_lake_file_that_is_gone_leaves_the_last_version(warehouse, data):
+def test_a_missing_lake_file_keeps_the_last_version(warehouse, data):
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
 
     with pytest.raises(StorageError, match=r"cannot be used: got IO Error: No files found"):
@@ -120,7 +122,7 @@ def test_reading_changes_nothing(warehouse, data):
         con.execute("drop table t")
 
 
-def test_a_file_that_is_no_warehouse_is_an_error(warehouse, tmp_path):
+def test_a_file_that_is_not_a_database_is_an_error(warehouse, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "warehouse.duckdb").write_text("no database" * 1000)
 
@@ -128,7 +130,7 @@ def test_a_file_that_is_no_warehouse_is_an_error(warehouse, tmp_path):
         warehouse.loaded()
 
 
-def test_a_database_of_somebody_else_has_loaded_nothing(warehouse, tmp_path):
+def test_a_foreign_database_has_no_loads(warehouse, tmp_path):
     (tmp_path / "deep").mkdir()
     with duckdb.connect(warehouse.path) as con:
         con.execute("create table t (i int)")
@@ -141,7 +143,7 @@ HOLD = "import duckdb, sys, time; con = duckdb.connect(sys.argv[1]); {}; print('
 
 @pytest.fixture
 def other(warehouse):
-    """Another process that does something to the warehouse and stays."""
+    """Return a function that starts another process, which uses the warehouse and stays alive."""
     started = []
 
     def start(does: str) -> subprocess.Popen[str]:
@@ -164,7 +166,7 @@ def test_a_warehouse_that_another_process_holds_is_an_error_that_says_so(warehou
     warehouse.load(Load("t", 1, 7, Scan(SCHEMA, (data("a", [1]),))))
     holder = other("pass")
 
-    with pytest.raises(StorageError, match=rf"Could not set lock.*{holder.pid}.*close what else has it open"):
+    with pytest.raises(StorageError, match=rf"Could not set lock.*{holder.pid}.*close other processes that use it"):
         warehouse.load(Load("t", 2, 7, Scan(SCHEMA, (data("b", [2]),))))
 
 

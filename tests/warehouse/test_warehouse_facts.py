@@ -16,7 +16,7 @@ PLANES = dimension(
 
 
 def day(number: int) -> dt.datetime:
-    return dt.datetime(2024, 1, number)  # noqa: DTZ001 - the tests' own days
+    return dt.datetime(2024, 1, number)  # noqa: DTZ001 - a naive timestamp on purpose
 
 
 AIRPORT = AIRPORTS(airports=pa.table({"code": ["EWR", "JFK", None], "city": ["Newark", "New York", "nowhere"]}))
@@ -82,11 +82,11 @@ def test_a_fact_neither_loses_nor_multiplies_rows():
 def test_a_dimension_with_history_is_not_looked_up_without_a_time():
     flights = fact("select * from flights", key="id", lookups={"plane_key": lookup("dim_plane", "tail")})
 
-    with pytest.raises(duckdb.InvalidInputException, match="'dim_plane' has several members of one key: give as_of="):
+    with pytest.raises(duckdb.InvalidInputException, match="'dim_plane' has several members per key: set as_of="):
         flights(flights=pa.table({"id": [1], "tail": ["N1"]}), dim_plane=PLANE)
 
 
-def test_a_key_of_several_columns_is_looked_up_whole():
+def test_lookup_by_a_composite_key():
     pairs = dimension("select a, b from t", key=["a", "b"]).named("dim_pair")
     pair = pairs(t=pa.table({"a": [1, 1], "b": [1, 2]}))
     facts = fact("select * from f", key="id", lookups={"pair_key": lookup("dim_pair", {"x": "a", "y": "b"})})
@@ -106,8 +106,8 @@ def test_a_fact_reads_its_inputs_and_the_dimensions():
     assert flights.fingerprint != other.fingerprint
 
 
-def test_a_looked_up_key_needs_a_name_of_its_own():
-    with pytest.raises(DefinitionError, match="the fact's SELECT has a column 'k' already"):
+def test_a_lookup_requires_a_unique_name():
+    with pytest.raises(DefinitionError, match="the SELECT of the fact already has a column 'k'"):
         fact("select id, k from flights", key="id", lookups={"k": lookup("dim_airport", "code")})
 
 

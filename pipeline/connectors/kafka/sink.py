@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.connectors.json_rows import keys, texts
 from pipeline.core.definitions import names
 from pipeline.core.errors import ConflictError, DefinitionError, HeadwaterError, OutcomeUnknownError, SinkError
-from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_there, require_gone_by
+from pipeline.core.sinks import Delivery, SinkContext, SinkPosition, is_delivered, require_deletable
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, KafkaException, Message
@@ -148,9 +148,9 @@ class KafkaTarget:
         """Send rows and version in one transaction."""
         from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
 
-        if is_there(delivery, self._reached):
+        if is_delivered(delivery, self._reached):
             return
-        require_gone_by(self.to.key, delivery)
+        require_deletable(self.to.key, delivery)
         if delivery.is_whole and delivery.since is not None:
             raise SinkError(
                 "what changed in the table since cannot be told any more, and records that were sent cannot be taken back",

@@ -1,1 +1,1 @@
-"""Aggregates whose states merge: a grouped statement as a partial step, a merge and a finish."""
+"""Mergeable aggregates: a grouped statement as a partial aggregation, a merge and a final projection."""

@@ -1,9 +1,9 @@
-"""A grouped SELECT taken apart: a partial over each split, a merge, and a finish.
+"""Decomposition of a grouped SELECT into a partial aggregation per split, a merge, and a final projection.
 
-The caller runs `partial()` on each split, concatenates what comes back in the order of the splits, which is the
-order of the input, and runs `answer()` over it. That is the direct query's answer over any split of the rows: sums of
-floating-point numbers within their rounding, and as `mergeable` says where any of several rows would do.
-A state's layout belongs to a DuckDB version; states never outlive a run here.
+The caller runs `partial()` on each split, concatenates the results in the order of the splits, which is the order of the
+input, and runs `answer()` over them. The result equals that of the direct query for any division into splits, except for
+the rounding of floating-point sums, and the ambiguous results described in `mergeable`. The layout of a state depends on
+the DuckDB version; in batch, states never outlive a run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pipeline.kernel.aggregates.grouping import Matcher, aliases_of, keys_of, un
 from pipeline.kernel.aggregates.mergeable import state_of
 from pipeline.kernel.aggregates.states import AT, STATES, ExportedState, State, typed
 from pipeline.kernel.engine import schema_of
-from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate, is_known, own, whole_of
+from pipeline.kernel.syntax.function_calls import aggregates_of, is_aggregate, is_known, own, with_modifiers
 from pipeline.kernel.syntax.scope import tables_of
 
-__all__ = ["STATES", "CallTypes", "Decomposition", "has_groups", "refusal", "take_apart"]
+__all__ = ["STATES", "CallTypes", "Decomposition", "decompose", "has_groups", "refusal"]
 
 MERGED = "_merged"
 _COLUMNS = "_headwater_columns_"
@@ -30,7 +30,7 @@ _CLAUSES = frozenset({"with_", "expressions", "from_", "joins", "where", "group"
 
 @dataclass(frozen=True)
 class CallTypes:
-    """The DuckDB types of a split's keys, and of the arguments of each of its calls."""
+    """The DuckDB types of the keys, and of the arguments of each call."""
 
     keys: tuple[str, ...]
     calls: tuple[tuple[str, ...], ...]
@@ -38,23 +38,23 @@ class CallTypes:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """A grouped SELECT taken apart: keys `_k0…`, states `_a0…`, and the SELECT over their merged values."""
+    """A decomposed grouped SELECT: keys `_k0…`, states `_a0…`, and the SELECT over their merged values."""
 
     keys: tuple[str, ...]
     calls: tuple[State, ...]
     source: str
-    """Everything from WITH to WHERE, with a place to fill the columns in."""
+    """The statement from WITH to WHERE, with a placeholder for the columns."""
     finish: str
-    """Everything else, over `_merged`."""
+    """The rest of the statement, over `_merged`."""
 
     def partial(self, *more: str) -> str:
-        """Return the SELECT that turns a split's rows into keys and exported states, and `more` columns of a group."""
+        """Return the SELECT of keys and exported states over a split's rows, with the additional columns `more`."""
         columns = [f"{key} as _k{i}" for i, key in enumerate(self.keys)]
         columns += [*(call.partial() for call in self.calls), *more]
         return f"{self._select(columns)}{self._by_key()}"
 
     def types(self, con: duckdb.DuckDBPyConnection) -> CallTypes:
-        """Return the types of the keys and arguments, asked of a connection that has the inputs."""
+        """Return the types of the keys and arguments, determined on a connection with the inputs."""
         arguments = [argument for call in self.calls for argument in call.arguments]
         columns = [*self.keys, *arguments]
         kinds = iter(c.type for c in schema_of(con, self._select(columns)).columns) if columns else iter(())
@@ -62,7 +62,7 @@ class Decomposition:
         return CallTypes(keys, tuple(tuple(next(kinds) for _ in call.arguments) for call in self.calls))
 
     def merge(self, types: CallTypes) -> str:
-        """Return the SELECT that merges the states of many splits, in `_states`, to one row per key."""
+        """Return the SELECT that merges the states in `_states` and finalizes them, with one row per key."""
         columns = [f"{typed(f'_k{i}', kind)} as _k{i}" for i, kind in enumerate(types.keys)]
         columns += [
             f"{call.merged(kinds)} as {call.column}" for call, kinds in zip(self.calls, types.calls, strict=True)
@@ -70,9 +70,9 @@ class Decomposition:
         return f"select {', '.join(columns)} from {self._rows(types)}{self._by_key()}"
 
     def combine(self, types: CallTypes, also: tuple[str, ...] = ()) -> str:
-        """Return the SELECT that merges the states in `_states` to one row of states per key.
+        """Return the SELECT that merges the states in `_states` into one row of states per key.
 
-        Its columns are those of `_states`; rows of one key have the same values in the columns `also`.
+        It has the columns of `_states`. The columns `also` must have the same values in all rows of a key.
         """
         columns = [*(f"_k{i}" for i in range(len(self.keys))), *also]
         states = [f"{c.combined(kinds)} as {c.column}" for c, kinds in zip(self.calls, types.calls, strict=True)]
@@ -80,7 +80,7 @@ class Decomposition:
         return f"select {', '.join([*columns, *states])} from {self._rows(types, also)} group by {groups}"
 
     def _rows(self, types: CallTypes, also: tuple[str, ...] = ()) -> str:
-        """Return what is merged: a row per state, and then a row per value of the states that are values."""
+        """Return the rows to merge: one row per exported state, followed by one row per value of the other states."""
         names = [*(f"_k{i}" for i in range(len(self.keys))), *also]
         keys = "".join(f"{name}, " for name in names)
         exported = [call for call in self.calls if isinstance(call, ExportedState)]
@@ -94,7 +94,7 @@ class Decomposition:
         return f"({' union all by name '.join(selects)})"
 
     def answer(self, types: CallTypes) -> str:
-        """Return the one SELECT that merges and finishes, from `_states` to the statement's rows and types."""
+        """Return the SELECT from `_states` to the rows of the statement, with their types."""
         return f"with {MERGED} as ({self.merge(types)}) {self.finish}"
 
     def _select(self, columns: list[str]) -> str:
@@ -106,12 +106,12 @@ class Decomposition:
 
 
 def has_groups(tree: exp.Select) -> bool:
-    """Return whether a SELECT groups or aggregates; DISTINCT groups by all that it selects."""
+    """Return whether a SELECT groups or aggregates; DISTINCT groups by all selected columns."""
     return bool(tree.args.get("group") or tree.args.get("distinct")) or next(aggregates_of(tree), None) is not None
 
 
 def refusal(tree: exp.Select) -> str | None:
-    """Return why a grouped SELECT cannot be taken apart, or `None` when it can."""
+    """Return why a grouped SELECT cannot be decomposed, or `None` if it can."""
     tree = _grouped(tree)
     obstacle = _unknown_clause(tree) or _unmerged_call(tree) or _unsplit_part(tree) or unclear_name(tree)
     if obstacle is not None:
@@ -121,10 +121,10 @@ def refusal(tree: exp.Select) -> str | None:
     return None if left is None else f"{left.sql('duckdb')} is neither a key nor inside an aggregate"
 
 
-def take_apart(tree: exp.Select) -> Decomposition:
-    """Take a grouped SELECT apart; `refusal` must have said that it can be.
+def decompose(tree: exp.Select) -> Decomposition:
+    """Decompose a grouped SELECT, for which `refusal` must have returned `None`.
 
-    Columns get the names that the statement writes.
+    Column names are spelled as in the statement.
     """
     tree = _grouped(tree)
     matcher = _matcher(tree)
@@ -141,7 +141,7 @@ def take_apart(tree: exp.Select) -> Decomposition:
 
 
 def _grouped(tree: exp.Select) -> exp.Select:
-    """Return a SELECT DISTINCT without aggregates as the GROUP BY ALL that it is."""
+    """Return a SELECT DISTINCT without aggregates as an equivalent GROUP BY ALL."""
     distinct = tree.args.get("distinct")
     if distinct is None or distinct.args.get("on") or tree.args.get("group") or next(aggregates_of(tree), None):
         return tree
@@ -153,16 +153,16 @@ def _grouped(tree: exp.Select) -> exp.Select:
 
 def _states(tree: exp.Select, matcher: Matcher) -> list[State | Refusal]:
     in_order = _is_in_order(tree)
-    return [state_of(whole, f"_a{i}", in_order=in_order) for i, whole in enumerate(matcher.calls)]
+    return [state_of(call, f"_a{i}", in_order=in_order) for i, call in enumerate(matcher.calls)]
 
 
 def _is_in_order(tree: exp.Select) -> bool:
-    """Return whether the rows are aggregated in the order of the input: DuckDB may turn a join round."""
+    """Return whether rows are aggregated in input order; DuckDB may swap the sides of a join."""
     return len(tables_of(tree)) == 1 and tree.find(exp.Join, exp.Lateral) is None
 
 
 def _matcher(tree: exp.Select) -> Matcher:
-    return Matcher.of(tree, MERGED, keys_of(tree), map(whole_of, aggregates_of(tree)))
+    return Matcher.of(tree, MERGED, keys_of(tree), map(with_modifiers, aggregates_of(tree)))
 
 
 def _finish(tree: exp.Select, matcher: Matcher) -> exp.Select:
@@ -209,7 +209,7 @@ def _unknown_clause(tree: exp.Select) -> str | None:
     if any(value and name not in {"expressions", "all"} for name, value in group.args.items()) or any(
         isinstance(key, sets) for key in group.expressions
     ):
-        return "grouping sets are computed at once"
+        return "grouping sets need all rows at once"
     return None
 
 
@@ -220,22 +220,22 @@ def _unmerged_call(tree: exp.Select) -> str | None:
         if not is_aggregate(node) and not is_known(node):
             return f"{node.sql('duckdb')} is not known to work row by row"
     in_order = _is_in_order(tree)
-    states = (state_of(whole_of(node), "", in_order=in_order) for node in aggregates_of(tree))
+    states = (state_of(with_modifiers(node), "", in_order=in_order) for node in aggregates_of(tree))
     return next((state.reason for state in states if isinstance(state, Refusal)), None)
 
 
 def _unsplit_part(tree: exp.Select) -> str | None:
-    """Return a part that belongs neither to the states nor to what is computed over them."""
+    """Return an expression that can be computed neither in the states nor over them."""
     finished = [
         *tree.expressions,
         *(tree.args[c] for c in ("group", "having", "order", "limit", "offset") if tree.args.get(c)),
     ]
     for part in finished:
         if part.find(exp.Query):
-            return "a subquery beside aggregates"
+            return "a subquery in a grouped SELECT needs all rows at once"
         if part.find(exp.Explode, exp.Unnest, exp.Columns):
-            return f"{part.sql('duckdb')} beside aggregates"
+            return f"{part.sql('duckdb')} in a grouped SELECT needs all rows at once"
     if any(e.is_star for e in tree.expressions):
-        return "a star beside aggregates"
+        return "a star in a grouped SELECT needs all rows at once"
     nameless = next((e for e in tree.expressions if not isinstance(e, exp.Alias | exp.Column)), None)
-    return None if nameless is None else f"{nameless.sql('duckdb')} has no name: write `as`"
+    return None if nameless is None else f"{nameless.sql('duckdb')} has no name: add an alias"

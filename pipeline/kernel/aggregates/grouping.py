@@ -1,8 +1,8 @@
-"""Which parts of a grouped SELECT are its keys and its aggregates, whatever their case, quotes and qualifiers.
+"""The keys and the aggregates of a grouped SELECT, independent of case, quotes and qualifiers.
 
-DuckDB takes a name in GROUP BY, HAVING and inside an expression for a column where the table has one, and for an
-alias of the SELECT list otherwise; alone in ORDER BY it is the alias. A statement is parsed here without its
-tables' columns, so a name that could be either is called unclear.
+In GROUP BY, HAVING and expressions, DuckDB resolves a name to a column if the table has one, otherwise to an alias of the
+SELECT list; a single name in ORDER BY is the alias. The columns of the tables are not known here, so a name that could be
+either is ambiguous.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _NO_PARTS = (exp.Identifier, exp.DataType, exp.Literal, exp.Var)
 
 @dataclass(frozen=True)
 class Matcher:
-    """The keys and the aggregates of a SELECT, each once, and how they are found in its expressions."""
+    """The distinct keys and aggregates of a SELECT, and their replacement in expressions."""
 
     merged: str
     keys: tuple[exp.Expr, ...]
     calls: tuple[exp.Expr, ...]
     columns: Mapping[str, str]
-    """The merged column for the text of each key and call."""
+    """The merged column of each key and call, by their text."""
     only: str | None
-    """The name of the only relation, whose qualifier says nothing."""
+    """The name of the relation if there is only one, so that its qualifier is redundant."""
 
     @classmethod
     def of(cls, tree: exp.Select, merged: str, keys: Iterable[exp.Expr], calls: Iterable[exp.Expr]) -> Matcher:
-        """Number the keys `_k0…` and the calls `_a0…`, in a table called `merged`."""
+        """Number the keys `_k0…` and the calls `_a0…`, as columns of the table `merged`."""
         only = _only(tree)
         by_key = {_text(key, only): key for key in keys}
         by_call = {_text(call, only): call for call in calls}
@@ -41,7 +41,7 @@ class Matcher:
         return cls(merged, tuple(by_key.values()), tuple(by_call.values()), columns, only)
 
     def over(self, node: exp.Expr, aliases: Mapping[str, exp.Expr] | None = None) -> exp.Expr:
-        """Return an expression over the merged columns; `aliases` are the names it may use for others."""
+        """Return an expression over the merged columns, with `aliases` replaced by their expressions."""
         aliases = aliases or {}
 
         def replaced(part: exp.Expr) -> exp.Expr:
@@ -58,9 +58,9 @@ class Matcher:
 
 
 def aliases_of(tree: exp.Select) -> dict[str, exp.Expr]:
-    """Return the expressions of a SELECT list that are given another name, by that name in lower case."""
-    found = {e.alias.lower(): e.unalias() for e in tree.expressions if isinstance(e, exp.Alias)}
-    return {name: e for name, e in found.items() if not _is_column(e, name)}
+    """Return the aliased expressions of a SELECT list by their alias in lower case, except `x as x`."""
+    aliased = {e.alias.lower(): e.unalias() for e in tree.expressions if isinstance(e, exp.Alias)}
+    return {name: e for name, e in aliased.items() if not _is_column(e, name)}
 
 
 def keys_of(tree: exp.Select) -> list[exp.Expr]:
@@ -69,26 +69,24 @@ def keys_of(tree: exp.Select) -> list[exp.Expr]:
     if group is None:
         return []
     if group.args.get("all"):
-        own = set(map(id, aggregates_of(tree)))
-        return [e.unalias() for e in tree.expressions if not any(id(n) in own for n in e.walk())]
+        aggregates = set(map(id, aggregates_of(tree)))
+        return [e.unalias() for e in tree.expressions if not any(id(n) in aggregates for n in e.walk())]
     return [_key(key, tree) for key in group.expressions]
 
 
 def text_in(node: exp.Expr, tree: exp.Select) -> str:
-    """Return an expression of a SELECT as one text for all its spellings."""
+    """Return the normalized text of an expression of a SELECT."""
     return _text(node, _only(tree))
 
 
 def normalised(tree: exp.Select) -> exp.Select:
-    """Return a SELECT of which all spellings have one text: layout, comments, case, quotes and aliases of tables."""
+    """Return a SELECT that is normalized in layout, comments, case, quotes and table aliases."""
     copy = tree.copy()
-    relations = [
-        found for found in (relation(copy), *(j.this for j in copy.args.get("joins") or ())) if found is not None
-    ]
+    relations = [node for node in (relation(copy), *(j.this for j in copy.args.get("joins") or ())) if node is not None]
     names = [table.name if isinstance(table, exp.Table) else "" for table in relations]
     owners = {table.alias_or_name.lower(): name.lower() for table, name in zip(relations, names, strict=True)}
     if not all(names) or len({name.lower() for name in names}) < len(names):
-        owners = {}  # a table that is there twice needs its aliases
+        owners = {}  # a table that is read twice needs its aliases
     for table in relations if owners else ():
         alias = table.args.get("alias")
         if alias is not None and not alias.columns:
@@ -106,7 +104,7 @@ def normalised(tree: exp.Select) -> exp.Select:
 
 
 def unclear_name(tree: exp.Select) -> str | None:
-    """Return a name that could be a column or an alias, and would group or filter by something else then."""
+    """Return why a name is ambiguous between a column and an alias, if that could change the result."""
     names = [e.alias_or_name.lower() for e in tree.expressions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -116,7 +114,7 @@ def unclear_name(tree: exp.Select) -> str | None:
         ours = name in _names([expression])
         others = [e for e in tree.expressions if e.unalias() is not expression]
         if (not ours and name in _names([*others, *_before_groups(tree)])) or (ours and name in _names(_after(tree))):
-            return f"{name!r} may be a column or an alias"
+            return f"{name!r} is ambiguous: it may be a column or an alias"
     return _unclear_key(tree, aliases)
 
 
@@ -131,7 +129,7 @@ def _key(key: exp.Expr, tree: exp.Select) -> exp.Expr:
 
 
 def _unclear_key(tree: exp.Select, aliases: Mapping[str, exp.Expr]) -> str | None:
-    """Return a key that is an alias, unless the statement would be wrong if it were a column."""
+    """Return why a key is ambiguous; an alias is not ambiguous if the statement were invalid with a column instead."""
     group = tree.args.get("group")
     for key in [] if group is None else group.expressions:
         if isinstance(key, exp.Literal):
@@ -143,7 +141,7 @@ def _unclear_key(tree: exp.Select, aliases: Mapping[str, exp.Expr]) -> str | Non
             continue
         others = _names(other for other in group.expressions if other is not key) if group is not None else set()
         if _names([named]) <= others or any(is_aggregate(node) for node in named.walk()):
-            return f"{key.name!r} may be a column or an alias"
+            return f"{key.name!r} is ambiguous: it may be a column or an alias"
     return None
 
 
@@ -179,7 +177,7 @@ def _only(tree: exp.Select) -> str | None:
 
 
 def _text(node: exp.Expr, only: str | None) -> str:
-    """Return an expression as one text for all its spellings."""
+    """Return the normalized text of an expression."""
 
     def plain(part: exp.Expr) -> exp.Expr:
         if isinstance(part, exp.Identifier):

@@ -1,20 +1,18 @@
-"""Which aggregate calls have a state that merges, and how it is made, carried and merged.
+"""Aggregate calls with mergeable states, and the choice of their state.
 
-| state | of | what a split gives for a group |
+| state | used for | content per split and group |
 | --- | --- | --- |
-| `ExportedState` | sums, extremes, moments, sketches, the first or the last row | DuckDB's own state, mostly of a fixed size |
-| `ListState` | DISTINCT, ORDER BY inside, quantiles, the top n | the values that its call is made over again |
-| `CountState` | histogram, mode, entropy | each value with how often it is there |
+| `ExportedState` | sums, extremes, moments, sketches, the first or the last row | DuckDB's aggregate state, mostly of a fixed size |
+| `ListState` | DISTINCT, ORDER BY inside a call, quantiles, the top n | the values over which the call is repeated |
+| `CountState` | histogram, mode, entropy | each value with its number of occurrences |
 
-Kept and counted values are held in memory where they are merged: as many as all splits together have different
-values (DISTINCT, counts), n of a split and group (top n), or rows (quantiles, ORDER BY), as the call itself would.
-A state of approx_count_distinct takes 1 kB, which over a million groups is more than the rows.
-A list or text of a split may have 2^31 bytes or values at most, which is Arrow's limit.
+Lists and counts are in memory when they are merged: all distinct values (DISTINCT, counts), n values per split and group
+(top n), or all rows (quantiles, ORDER BY), as for the direct call. A state of approx_count_distinct takes 1 kB, which
+exceeds the size of the rows for a million groups. A list or text of a split is limited to 2^31 bytes or values by Arrow.
 
-Where SQL lets an answer be any of several, `determinism` has written into the statement which one it is. Without that,
-`arg_min`, `arg_max` and `any_value` prefer the first split where one thread merges, `mode` takes the smallest
-of equally frequent values, and rows that an ORDER BY inside leaves equal come in any order. Sketches
-(`approx_…`) keep their error and differ within it.
+Where SQL leaves the result open, `determinism` has already made the statement deterministic. Without that, `arg_min`,
+`arg_max` and `any_value` prefer the first split if one thread merges, `mode` returns the smallest of equally frequent
+values, and rows with equal ORDER BY keys are in any order. Sketches (`approx_…`) are within their error bound.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ _ON_WIDENED = frozenset({"sum", "avg", "mean"})
 _ON_ANY = frozenset({"count", "min", "max", "any_value", "approx_count_distinct", "bit_and", "bit_or", "bit_xor"})
 _BY = frozenset(f"arg_{end}{nulls}" for end in ("min", "max") for nulls in ("", "_null", "_nulls_last"))
 _IN_ORDER = frozenset({"first", "last", "arbitrary", "array_agg", "listagg"})
-"""Calls that take the rows in their order where they are not given one."""
+"""Calls whose result depends on the order of rows unless they contain ORDER BY."""
 _SKETCHES = {"approx_quantile": "FLOAT", "approx_top_k": "BIGINT"}
 """Sketches with the type of their parameter."""
 _HELD = frozenset({"median", "mad", "quantile", "quantile_cont", "quantile_disc"})
@@ -58,39 +56,39 @@ _BINDINGS: dict[str, Binding] = {
 MERGEABLE = (
     _ON_ANY | _ON_WIDENED | _ON_BOOLEANS | _ON_DOUBLES | _SPREAD | _ON_PAIRS | _BY | _IN_ORDER | _HELD | _COUNTED
 ) | frozenset(_SKETCHES)
-"""Aggregates that are proven here to give the direct query's answer."""
+"""Aggregates whose merged states are tested to give the result of the direct query."""
 _VALUES = {**dict.fromkeys(MERGEABLE, 1), **dict.fromkeys(_ON_PAIRS | _BY, 2)}
 _PARAMETERS = {
     **dict.fromkeys(("quantile", "quantile_cont", "quantile_disc", "listagg", *_SKETCHES), 1),
     **dict.fromkeys(("min", "max", "arg_min", "arg_max"), 1),
 }
-"""How many arguments a call takes of each row, and how many constants after them at most."""
+"""The number of arguments per row, and the maximum number of constant arguments that follow them."""
 
 
-def state_of(whole: exp.Expr, column: str, *, in_order: bool) -> State | Refusal:
-    """Return the state of a call with its FILTER, in a column of that name, or why it has none.
+def state_of(node: exp.Expr, column: str, *, in_order: bool) -> State | Refusal:
+    """Return the state of a call, including its FILTER, stored in `column`; a `Refusal` if it has none.
 
-    `in_order` says that the rows of a split, and the splits, come in the order of the input.
+    `in_order` means that rows are processed in input order, within a split and across splits.
     """
-    parts = CallParts.of(whole)
+    parts = CallParts.of(node)
     name = None if parts is None else function_name(parts.call)
     if parts is None or name not in MERGEABLE or not _fits(name, parts):
-        return Refusal(f"{whole.sql('duckdb')} has no state that merges")
+        return Refusal(f"{node.sql('duckdb')} has no mergeable state")
     if name in _COUNTED and not parts.distinct:
         return CountState(column, name, (_sql(parts.arguments[0]),), _where(parts.where))
     if name in _IN_ORDER and not parts.distinct and not parts.order:
         if not in_order:
             return Refusal(
-                f"{whole.sql('duckdb')} takes rows in their order, which a join does not keep: write ORDER BY in it"
+                f"{node.sql('duckdb')} depends on the order of rows, which a join does not preserve: add ORDER BY to it"
             )
-        return _in_order(whole, column, name, parts)
+        return _in_order(node, column, name, parts)
     if parts.distinct or parts.order or name in _HELD or _is_top(name, parts):
-        return _kept(whole, column, name, parts)
-    return _exported(whole, column, name, parts)
+        return _kept(node, column, name, parts)
+    return _exported(node, column, name, parts)
 
 
 def _fits(name: str, parts: CallParts) -> bool:
-    """Return whether a call has a form that is known here, for those that have more than one."""
+    """Return whether this form of a call is supported."""
     values = _VALUES[name]
     constants = parts.arguments[values:]
     if len(constants) > _PARAMETERS.get(name, 0) or any(constant.find(exp.Column) for constant in constants):
@@ -100,14 +98,14 @@ def _fits(name: str, parts: CallParts) -> bool:
     if len(parts.arguments) < values and (name != "count" or parts.distinct):
         return False
     if name == "mode" and all(_sql(key) == _sql(parts.arguments[0]) for key in parts.order):
-        return not constants and not parts.distinct  # the least of equally frequent values, which its state gives
+        return not constants and not parts.distinct  # the smallest of equally frequent values, as the state returns
     if any(name not in _ORDERED or isinstance(key.this, exp.Var) for key in parts.order):
         return False
     return not parts.distinct or _fits_distinct(name, parts)
 
 
 def _fits_distinct(name: str, parts: CallParts) -> bool:
-    if name in _ORDERED:  # different values have no order but their own
+    if name in _ORDERED:  # distinct values can only be ordered by themselves
         return name in _COLLECTED and {_sql(key.this) for key in parts.order} == {_sql(parts.arguments[0])}
     return _VALUES[name] == 1 and not _is_top(name, parts) and name not in _COUNTED | _ON_BOOLEANS | set(_SKETCHES)
 
@@ -116,7 +114,7 @@ def _is_top(name: str, parts: CallParts) -> bool:
     return name in {"min", "max", *_BY} and len(parts.arguments) > _VALUES[name]
 
 
-def _exported(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ExportedState:
+def _exported(node: exp.Expr, column: str, name: str, parts: CallParts) -> ExportedState:
     values = [_sql(argument) for argument in parts.arguments[: _VALUES[name]]]
     parameters = []
     for constant in parts.arguments[_VALUES[name] :]:
@@ -126,13 +124,13 @@ def _exported(whole: exp.Expr, column: str, name: str, parts: CallParts) -> Expo
     binding = _BINDINGS.get(name, "given")
     if binding == "quantile" and parameters[0][0].endswith("[]"):
         binding = "quantiles"
-    return ExportedState(column, known, _sql(whole), tuple(values), binding, tuple(parameters))
+    return ExportedState(column, known, _sql(node), tuple(values), binding, tuple(parameters))
 
 
-def _in_order(whole: exp.Expr, column: str, name: str, parts: CallParts) -> State:
+def _in_order(node: exp.Expr, column: str, name: str, parts: CallParts) -> State:
     if name == "listagg":
-        return replace(_exported(whole, column, name, parts), order=f" order by {AT}")
-    # not a state of DuckDB's: of two for `last`, it may keep the wrong one when one is of NULL
+        return replace(_exported(node, column, name, parts), order=f" order by {AT}")
+    # not DuckDB's state: merging two states of `last` may return the wrong one if one value is NULL
     argument = _sql(parts.arguments[0])
     value, where = f"{{'v0': {argument}}}", _where(parts.where)
     again = {"array_agg": "list", "last": "last"}.get(name, "first")
@@ -142,7 +140,7 @@ def _in_order(whole: exp.Expr, column: str, name: str, parts: CallParts) -> Stat
     )
 
 
-def _kept(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ListState:
+def _kept(node: exp.Expr, column: str, name: str, parts: CallParts) -> ListState:
     values = [_sql(value) for value in parts.arguments[: _VALUES[name]]]
     arguments = tuple(dict.fromkeys([*values, *(_sql(key.this) for key in parts.order)]))
     packed = len(arguments) > 1 or name in _KEEPS_NULLS
@@ -151,17 +149,17 @@ def _kept(whole: exp.Expr, column: str, name: str, parts: CallParts) -> ListStat
     conditions += [] if parts.where is None else [f"({_sql(parts.where)})"]
     where = f" filter (where {' and '.join(conditions)})" if conditions else ""
     kept = _chosen(name, parts, f"{{{fields}}}" if packed else arguments[0], where)
-    again = _again(whole, column, arguments)
+    again = _again(node, column, arguments)
     columns = [f"{column}_{i}" for i in range(len(arguments))]
-    held = "{" + ", ".join(f"'v{i}': {name}" for i, name in enumerate(columns)) + "}" if packed else columns[0]
-    there = f" filter (where {column}_is)" if packed else f" filter (where {held} is not null)"
-    kept_again = _chosen(name, _over(parts, column, arguments), held, there)
+    kept_value = "{" + ", ".join(f"'v{i}': {name}" for i, name in enumerate(columns)) + "}" if packed else columns[0]
+    there = f" filter (where {column}_is)" if packed else f" filter (where {kept_value} is not null)"
+    kept_again = _chosen(name, _over(parts, column, arguments), kept_value, there)
     again = f"{again} filter (where {column}_is)" if packed else again
     return ListState(column, arguments, kept, again, packed, kept_again)
 
 
 def _chosen(name: str, parts: CallParts, value: str, where: str) -> str:
-    """Return the list of those values of a split that the call may need."""
+    """Return the list of the values of a split that the call may need."""
     if _is_top(name, parts):
         others = ", ".join(_sql(argument) for argument in parts.arguments[1:])
         return f"{name}({value}, {others}){where}"
@@ -171,9 +169,9 @@ def _chosen(name: str, parts: CallParts, value: str, where: str) -> str:
     return f"list({'distinct ' if parts.distinct else ''}{value}){where}"
 
 
-def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
+def _again(node: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
     """Return the call without its FILTER over columns `<column>_0…`."""
-    copy = whole.copy()
+    copy = node.copy()
     parts = CallParts.of(copy)
     for value in [] if parts is None else [*parts.arguments, *(key.this for key in parts.order)]:
         sql = _sql(value)
@@ -183,7 +181,7 @@ def _again(whole: exp.Expr, column: str, arguments: tuple[str, ...]) -> str:
 
 
 def _over(parts: CallParts, column: str, arguments: tuple[str, ...]) -> CallParts:
-    """Return the parts of a call that choose values, over columns `<column>_0…`."""
+    """Return the parts of a call with their expressions replaced by columns `<column>_0…`."""
 
     def over(node: exp.Expr) -> exp.Expr:
         sql = _sql(node)

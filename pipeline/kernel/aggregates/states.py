@@ -1,6 +1,6 @@
-"""States of aggregate calls, each as three pieces of SQL: what a split computes, what is merged, and its value.
+"""States of aggregate calls, each as SQL: the partial state of a split, the merged state, and the final value.
 
-What comes back from Arrow is cast to the type it had, which Arrow does not always keep.
+Values from Arrow are cast to their original type, which Arrow does not always preserve.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Literal
 from pipeline.kernel.sql_text import literal
 
 STATES = "_states"
-"""The table of all splits' states, one row per split and key, in the order of the splits."""
+"""The table of the states of all splits, with one row per split and key, in the order of the splits."""
 AT = "_at"
-"""The number of a row in it."""
+"""The column with the row number in this table."""
 Binding = Literal["given", "double", "boolean", "varchar", "widened", "quantile", "quantiles"]
-"""On which types DuckDB knows a call's state: its arguments' as given, always the same, or wider ones."""
+"""The argument types that identify a call's state to DuckDB: the given types, a fixed type, or wider types."""
 _WIDENED = {
     **dict.fromkeys(("TINYINT", "UTINYINT", "USMALLINT", "UINTEGER", '"NULL"'), "BIGINT"),
     **dict.fromkeys(("DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "TIMESTAMP"),
     **dict.fromkeys(("FLOAT", "UHUGEINT"), "DOUBLE"),
     "UBIGINT": "HUGEINT",
 }
-"""The type on which a call really works when it has no form for its argument's."""
+"""The type to which DuckDB casts an argument if the function has no overload for its type."""
 _NOT_WIDENED = {"widened": set[str](), "quantile": {"DATE"}, "quantiles": {"DATE", "TINYINT", "FLOAT"}}
 
 
@@ -36,12 +36,12 @@ class ExportedState:
     arguments: tuple[str, ...]
     binding: Binding
     parameters: tuple[tuple[str, str], ...] = ()
-    """The type and the SQL of each constant after the arguments."""
+    """The type and the SQL of each constant that follows the arguments."""
     order: str = ""
-    """How its states must be ordered to merge to the direct query's answer."""
+    """The ORDER BY in which states must be merged to get the result of the direct query."""
 
     def partial(self) -> str:
-        """Return what a split computes."""
+        """Return the state that a split computes."""
         return f"{self.sql} export_state as {self.column}"
 
     def merged(self, kinds: tuple[str, ...]) -> str:
@@ -49,11 +49,11 @@ class ExportedState:
         return f"finalize({self.combined(kinds)})"
 
     def combined(self, kinds: tuple[str, ...]) -> str:
-        """Return the one state that the states of a group come to."""
+        """Return the merged state of a group."""
         bound = [self._bound(kind) for kind in kinds]
-        given = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
+        types = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
         constants = ", ".join([*("null" for _ in bound), *(f"{sql}::{kind}" for kind, sql in self.parameters)])
-        state = f"to_aggregate_state({self.column}, {literal(self.name)}, [{given}]"
+        state = f"to_aggregate_state({self.column}, {literal(self.name)}, [{types}]"
         return f"combine_aggr({state}{f', [{constants}]' if self.parameters else ''}){self.order})"
 
     def _bound(self, kind: str) -> str:
@@ -66,7 +66,7 @@ class ExportedState:
 
 @dataclass(frozen=True)
 class ListState:
-    """A call that is made again over values kept of each split."""
+    """A call that is repeated over the values kept by each split."""
 
     column: str
     arguments: tuple[str, ...]
@@ -79,7 +79,7 @@ class ListState:
     """As `kept`, over columns `<column>_0…`."""
 
     def partial(self) -> str:
-        """Return what a split computes."""
+        """Return the state that a split computes."""
         return f"{_never_empty(self.kept)} as {self.column}"
 
     def rows(self, keys: str, kinds: tuple[str, ...]) -> str:
@@ -97,13 +97,13 @@ class ListState:
         return self.again
 
     def combined(self, _kinds: tuple[str, ...]) -> str:
-        """Return those of the kept values of a group that the call may need."""
+        """Return the kept values of a group that the call may need."""
         return _never_empty(self.kept_again)
 
 
 @dataclass(frozen=True)
 class CountState:
-    """A call that needs of each value only how often it is there."""
+    """A call that depends only on the number of occurrences of each value."""
 
     column: str
     name: str
@@ -111,7 +111,7 @@ class CountState:
     where: str
 
     def partial(self) -> str:
-        """Return what a split computes."""
+        """Return the state that a split computes."""
         return f"{_never_empty(f'map_entries(histogram({self.arguments[0]}){self.where})')} as {self.column}"
 
     def rows(self, keys: str, kinds: tuple[str, ...]) -> str:
@@ -141,10 +141,10 @@ State = ExportedState | ListState | CountState
 
 
 def typed(sql: str, kind: str) -> str:
-    """Return a value that comes from Arrow in its DuckDB type."""
+    """Return a value from Arrow, cast to its DuckDB type."""
     return sql if kind == '"NULL"' else f"{sql}::{kind}"
 
 
 def _never_empty(values: str) -> str:
-    """Return a list with a null instead of nothing: DuckDB cannot read Arrow batches of only empty lists of enums."""
+    """Return a list that contains null instead of being empty: DuckDB cannot read Arrow batches of empty enum lists."""
     return f"coalesce({values}, [null])"

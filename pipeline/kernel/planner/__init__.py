@@ -1,1 +1,1 @@
-"""How one SQL statement runs over splits, buckets or whole inputs: pure decisions on the parsed text."""
+"""Execution strategies of a SQL statement over splits, buckets or complete inputs: pure decisions on the parsed text."""

@@ -1,8 +1,8 @@
-"""Expressions as texts that are equal when the expressions are: over numbered columns, whatever these are called.
+"""Canonical texts of expressions: terms over numbered columns, which are equal if the expressions are.
 
-A base column is one number per mention of its table, so a table joined to itself has two. A projection hands the
-number on; an expression of one row is the text over its numbers; an aggregate, a window, a null-extended or a
-united column gets a number of its own. `origins` leads from a term back to the inputs' columns.
+A base column has one number per reference to its table, so a table joined to itself has two. A projection passes the
+number on; a row expression is a text over the numbers of its columns; an aggregate, a window, a null-extended column and
+a column of a set operation get a new number. `origins` maps a term back to the columns of the inputs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", 
 _HASHED = frozenset({"VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMPTZ", "TIME", "BOOLEAN", "UUID", "BLOB"})
 _OPAQUE = (exp.Query, exp.Window, exp.Explode, exp.Unnest, exp.Columns, exp.Star)
 _OWN_NAMES = (exp.Lambda, exp.Comprehension, exp.Placeholder, exp.PositionalColumn)
-"""Expressions with names that are no columns, or that say nothing about which."""
+"""Expressions whose names are not columns, or do not identify columns."""
 _COLUMN_OF_ONE = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -38,7 +38,7 @@ class _Base:
 
 @dataclass
 class CanonicalTerms:
-    """The numbered columns of one statement, with their DuckDB types and where they come from."""
+    """The numbered columns of a statement, with their DuckDB types and origins."""
 
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _types: dict[Term, str | None] = field(default_factory=dict)
@@ -46,19 +46,19 @@ class CanonicalTerms:
     _from: dict[Term, tuple[Term, ...]] = field(default_factory=dict)
 
     def fresh(self, kind: str | None = None, *of: Term) -> Term:
-        """Number a column whose values are those of `of`, or null; without `of`, unlike any other."""
+        """Return a new number for a column whose values are those of `of` or null; without `of`, of an unknown column."""
         term = f'"#{next(self._numbers)}"'
         self._types[term], self._from[term] = kind, of
         return term
 
     def base(self, read: int, table: str, column: str, kind: str) -> Term:
-        """Number a column of an input, at one of its mentions."""
+        """Return a new number for a column of an input, for one reference to the input."""
         term = self.fresh(kind)
         self._bases[term] = _Base(read, table, column)
         return term
 
     def type_of(self, term: Term) -> str | None:
-        """Return the DuckDB type of a term, or `None` when it is not known."""
+        """Return the DuckDB type of a term, or `None` if it is unknown."""
         if term in self._types:
             return self._types[term]
         numbers = sorted(set(_NUMBER.findall(term)))
@@ -68,23 +68,23 @@ class CanonicalTerms:
         return expression_type(term, tuple(zip(numbers, map(str, types), strict=True)))
 
     def comparable(self, left: Term, right: Term) -> bool:
-        """Return whether two equal values of these terms have the same hash in their common type."""
+        """Return whether equal values of these terms have equal hashes in their common type."""
         family = family_of(self.type_of(left))
         return family is not None and family == family_of(self.type_of(right))
 
     def origins(self, term: Term) -> frozenset[tuple[str, str]]:
-        """Return the inputs, each with an expression over its own columns, whose values the term has."""
+        """Return the inputs, each with an expression over its columns, from which the values of the term come."""
         if term in self._types:
             base = self._bases.get(term)
             if base is not None:
                 return frozenset({(base.table, quoted(base.column))})
             return frozenset().union(*(self.origins(of) for of in self._from[term]))
         bases = {number: self._base(number) for number in _NUMBER.findall(term)}
-        found = [base for base in bases.values() if base is not None]
-        if not found or len(found) < len(bases) or len({base.read for base in found}) > 1:
+        known = [base for base in bases.values() if base is not None]
+        if not known or len(known) < len(bases) or len({base.read for base in known}) > 1:
             return frozenset()
         columns = {number: quoted(base.column) for number, base in bases.items() if base is not None}
-        return frozenset({(found[0].table, _NUMBER.sub(lambda match: columns[match[0]], term))})
+        return frozenset({(known[0].table, _NUMBER.sub(lambda match: columns[match[0]], term))})
 
     def _base(self, number: Term) -> _Base | None:
         while number not in self._bases:
@@ -95,27 +95,27 @@ class CanonicalTerms:
         return self._bases[number]
 
 
-def is_of_one_row(node: exp.Expr) -> bool:
-    """Return whether an expression has one value for each row, by its columns alone."""
+def is_row_expression(node: exp.Expr) -> bool:
+    """Return whether an expression is computed per row, from the columns of that row only."""
     return not any(isinstance(n, (*_OPAQUE, *_OWN_NAMES)) or is_aggregate(n) or not is_known(n) for n in node.walk())
 
 
 def family_of(kind: str | None) -> str | None:
-    """Return the types within which equal values hash alike, by a name; `None` where they may not."""
+    """Return the name of the types in which equal values have equal hashes; `None` for other types."""
     if kind in _INTEGERS:
         return "integer"
     return kind if kind is not None and (kind in _HASHED or kind.startswith("DECIMAL(")) else None
 
 
 def common_type(kinds: list[str]) -> str | None:
-    """Return the type to cast keys of one family to before they are hashed; `None` when all have the same."""
+    """Return the type to which keys of one family are cast before hashing; `None` if all types are equal."""
     if len(set(kinds)) == 1:
         return None
     return "HUGEINT" if {"HUGEINT", "UBIGINT"} & set(kinds) else "BIGINT"
 
 
 def is_column(expression: str) -> bool:
-    """Return whether an expression of `origins` is one column."""
+    """Return whether an expression of `origins` is a single column."""
     return _COLUMN_OF_ONE.fullmatch(expression) is not None
 
 

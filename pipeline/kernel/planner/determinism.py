@@ -1,18 +1,18 @@
-"""A statement whose answer depends on the order of rows, given an order that decides.
+"""Makes statements deterministic whose result depends on the order of rows.
 
-SQL leaves open which rows a LIMIT takes, which of equal rows comes first, and which value `any_value` gives. A lake has no
-order of its own: files come in any order, and are compacted. So that step by step gives what one run gives:
+SQL does not define which rows LIMIT returns, which of equal rows comes first, or which value `any_value` returns. The files
+of a table have no defined order and are compacted. To make incremental and full runs return the same result:
 
-| what | answer |
+| expression | result |
 | --- | --- |
-| `any_value(x)` | the least value |
-| `mode(x)` | the least of the most frequent values |
-| `arg_min(x, y)`, `arg_max(x, y)` | of rows with the extreme `y`, the least `x`, the greatest `x` |
+| `any_value(x)` | the smallest value |
+| `mode(x)` | the smallest of the most frequent values |
+| `arg_min(x, y)`, `arg_max(x, y)` | the smallest or the greatest `x` of the rows with the extreme `y` |
 | `list`, `array_agg`, `string_agg` without ORDER BY | values in ascending order |
-| the same, `first`, `last`, with ORDER BY | rows that are equal in it come by value |
-| `first`, `last`, `arbitrary` without ORDER BY | refused |
+| the same, `first`, `last`, with ORDER BY | rows with equal ORDER BY keys are ordered by value |
+| `first`, `last`, `arbitrary` without ORDER BY | rejected |
 | LIMIT, DISTINCT ON | rows by ORDER BY, then by all columns of the result |
-| `row_number`, `lag`, … and frames of ROWS | rows by ORDER BY, then by the columns that the SELECT names |
+| `row_number`, `lag`, … and ROWS frames | rows by ORDER BY, then by the columns that the SELECT uses |
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _BY_ROW = frozenset({"row_number", "ntile", "lag", "lead", "first_value", "last_
 
 
 def deterministic(tree: exp.Query, place: Place | None = None) -> exp.Query:
-    """Return a statement whose answer does not depend on the order of rows; itself where it never does.
+    """Return an equivalent statement whose result does not depend on the order of rows, or the statement itself.
 
-    Raises `DefinitionError` for `first`, `last` and `arbitrary` without an order.
+    Raises `DefinitionError` for `first`, `last` and `arbitrary` without ORDER BY.
     """
     changed = tree.copy()
     for query in list(changed.find_all(exp.Query)):
@@ -48,53 +48,53 @@ def deterministic(tree: exp.Query, place: Place | None = None) -> exp.Query:
 
 
 def _decide_call(call: exp.Expr, place: Place | None) -> None:
-    """Order what an aggregate takes by value, behind its own order."""
+    """Order the input of an aggregate by its ORDER BY, then by value."""
     name = function_name(call)
     if isinstance(call, _EXTREMES):
         _decide_extreme(call)
         return
     if name not in _ORDERED or _is_framed(call):
         return
-    given = call.expressions if isinstance(call, exp.Anonymous | exp.AnonymousAggFunc) else [call.this]
-    if not given:
+    arguments = call.expressions if isinstance(call, exp.Anonymous | exp.AnonymousAggFunc) else [call.this]
+    if not arguments:
         return
-    order = given[0] if isinstance(given[0], exp.Order) else None
+    order = arguments[0] if isinstance(arguments[0], exp.Order) else None
     if order is None and name == "any_value":
         outer = call.parent if isinstance(call.parent, exp.IgnoreNulls) else call
         outer.replace(exp.Min(this=call.this.copy()))
     elif order is None and name in _FIRST_OR_LAST:
-        sql = given[0].sql("duckdb")
+        sql = arguments[0].sql("duckdb")
         raise DefinitionError(
-            f"the answer of {call.sql('duckdb')} depends on the order of rows, and a table has none",
-            do=f"give the order, {name}({sql} order by ...), or take min({sql}), max({sql}) or arg_min({sql}, ...)",
+            f"the result of {call.sql('duckdb')} depends on the order of rows, which is undefined",
+            do=f"write {name}({sql} order by ...), or use min({sql}), max({sql}) or arg_min({sql}, ...)",
             place=place,
         )
     else:
-        value = given[0] if order is None else order.this
+        value = arguments[0] if order is None else order.this
         values = value.expressions if isinstance(value, exp.Distinct) else [value]
         if order is None:
             order = exp.Order()
-            given[0].replace(order)
+            arguments[0].replace(order)
             order.set("this", value)
         _append(order, values)
 
 
 def _decide_extreme(call: exp.Expr) -> None:
-    """Let the value decide between rows with the same extreme."""
+    """Break ties between rows with the same extreme by value."""
     value, by = call.this, call.expression
     if isinstance(value, exp.Distinct | exp.Order) or (isinstance(by, exp.Tuple) and value in by.expressions):
         return
     known = exp.and_(*(exp.Not(this=exp.Is(this=part.copy(), expression=exp.Null())) for part in (by, value)))
-    whole = call.parent if isinstance(call.parent, exp.Filter) else None
+    filtered = call.parent if isinstance(call.parent, exp.Filter) else None
     call.set("expression", exp.Tuple(expressions=[by.copy(), value.copy()]))
-    if whole is None:
+    if filtered is None:
         call.replace(exp.Filter(this=call.copy(), expression=exp.Where(this=known)))
     else:
-        whole.expression.set("this", exp.and_(exp.paren(whole.expression.this), known))
+        filtered.expression.set("this", exp.and_(exp.paren(filtered.expression.this), known))
 
 
 def _decide_windows(select: exp.Select) -> None:
-    """Order the rows of windows by all that the SELECT names of a row, behind their own order."""
+    """Order the rows of windows by their ORDER BY, then by all columns that the SELECT uses."""
     windows = [node for node in own(select, exp.Window) if _is_framed(node.this) or _has_rows(node, select)]
     if not windows:
         return
@@ -115,7 +115,7 @@ def _decide_windows(select: exp.Select) -> None:
 
 
 def _is_framed(call: exp.Expr) -> bool:
-    """Return whether a call takes the rows of a window one by one."""
+    """Return whether a window call depends on the order of individual rows."""
     inner = call
     while isinstance(inner, exp.Filter | exp.IgnoreNulls | exp.RespectNulls):
         inner = inner.this
@@ -131,14 +131,14 @@ def _has_rows(window: exp.Expr, select: exp.Select) -> bool:
 
 
 def _named(select: exp.Select, window: exp.Expr) -> exp.Expr | None:
-    """Return the definition in the WINDOW clause that a window goes by."""
+    """Return the definition of a named window in the WINDOW clause."""
     name = window.args.get("alias")
     defined = select.args.get("windows") or []
     return None if name is None else next((w for w in defined if w.this.name.lower() == name.name.lower()), None)
 
 
 def _row(select: exp.Select) -> Iterator[exp.Expr]:
-    """Yield what tells two rows apart as far as the SELECT can: rows equal in it may change places."""
+    """Yield the expressions that identify a row within the SELECT; rows that are equal in all of them are interchangeable."""
     group = select.args.get("group")
     if group is not None:
         yield from (key for key in group.expressions if not isinstance(key, exp.Literal))
@@ -168,7 +168,7 @@ def _row(select: exp.Select) -> Iterator[exp.Expr]:
 
 
 def _decide_rows(query: exp.Query) -> None:
-    """Order the rows of which only some are taken by all columns of the result."""
+    """Order the rows of a query with LIMIT, OFFSET or DISTINCT ON by all columns of the result."""
     distinct = query.args.get("distinct")
     if not any(query.args.get(clause) for clause in ("limit", "offset")) and not (
         isinstance(distinct, exp.Distinct) and distinct.args.get("on")
@@ -188,7 +188,7 @@ def _decide_rows(query: exp.Query) -> None:
 
 
 def _append(order: exp.Expr, nodes: Iterable[exp.Expr]) -> None:
-    """Add keys to an order that it does not have yet."""
+    """Append the missing keys to an ORDER BY."""
     known = {key.this.sql("duckdb") for key in order.expressions}
     if "ALL" in {text.upper() for text in known}:
         return

@@ -1,8 +1,8 @@
-"""Which rows of which inputs have to be together for a statement: co-partitioned execution, as a pure decision.
+"""Co-partitioned execution of a statement in buckets, as a pure decision.
 
-A statement that cannot run split by split may run bucket by bucket: some inputs are cut by a hash of key
-expressions, so that rows of one key are in one bucket; every other input is given whole to each; the same text runs
-on each bucket, and its answer is the union of theirs, ordered and limited once more where the statement says so.
+A statement that cannot run split by split may run bucket by bucket. Some inputs are partitioned by a hash of key
+expressions, so that rows with equal keys are in one bucket; the other inputs are replicated to every bucket. The statement
+runs on each bucket, and its result is the union of their results; ORDER BY and LIMIT are applied again to the union.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.aggregates.decomposition import has_groups, refusal
 from pipeline.kernel.planner.canonical import common_type, expression_type, family_of, is_column
 from pipeline.kernel.planner.distribution import NotPartitionableError
-from pipeline.kernel.planner.order_and_limit import finished
+from pipeline.kernel.planner.order_and_limit import split_order_and_limit
 from pipeline.kernel.planner.partitioning import PartitioningAnalysis
-from pipeline.kernel.planner.strategy import never_apart
+from pipeline.kernel.planner.strategy import splitting_obstacle
 from pipeline.kernel.syntax.scope import Scope
 
 BUCKETS = "_buckets"
 _MOST_TRIES = 96
-"""Assignments of keys that are looked at; a statement of many inputs has more of them."""
+"""The maximum number of key assignments to try."""
 
 Keys = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """How a statement runs bucket by bucket."""
+    """The execution of a statement in buckets."""
 
     keys: Keys
-    """For each input that is cut: expressions over its columns, in one order of positions and types for all."""
+    """The key expressions of each partitioned input, with the same positions and types for all inputs."""
     statement: str
-    """What runs on each bucket, over the inputs by their names."""
+    """The statement to run on each bucket."""
     finish: str | None
-    """A SELECT over `_buckets`, the union of the buckets' answers, for order and limit; `None`: the union itself."""
+    """A SELECT that orders and limits `_buckets`, the union of the buckets' results; `None` if it is not required."""
     driving_may_split: bool
-    """Whether a bucket's rows of the driving input may be cut further, each part with the bucket's other rows."""
+    """Whether a bucket's rows of the driving input may be split further, each part with the bucket's other rows."""
     merges: bool
-    """Whether groups cross buckets: the statement is taken apart, its states of all buckets are merged once."""
+    """Whether groups span buckets, so that the statement is decomposed and the states of all buckets are merged."""
     reason: str
 
 
 def bucket_of(expressions: Iterable[str], buckets: int) -> str:
     """Return the SQL of a row's bucket, 0 to `buckets` - 1, from its key expressions.
 
-    The middle bits of the hash: the engine places rows within a bucket by its low and high ones.
+    It uses the middle bits of the hash, because DuckDB's hash tables use the low and high bits.
     """
     return f"((hash({', '.join(expressions)}) >> 28) % {buckets})::integer"
 
@@ -60,7 +60,7 @@ def exchange(
 ) -> Exchange | Refusal:
     """Return how a statement runs in buckets, or why it cannot.
 
-    Inputs of `broadcast_bytes` or more are never given whole to every bucket; missing sizes count as large.
+    Inputs of at least `broadcast_bytes` are never replicated; inputs of unknown size count as large.
     """
     try:
         return _Search.of(tree, schemas, sizes, broadcast_bytes).exchange()
@@ -70,21 +70,23 @@ def exchange(
 
 @dataclass(frozen=True)
 class _Search:
-    """The inputs of a statement, by their names in lower case, and what is asked of their keys."""
+    """The search for the keys of a statement. Inputs are identified by their names in lower case."""
 
     tree: exp.Query
     scope: Scope
     schemas: Mapping[str, Schema]
     sizes: Mapping[str, int]
     names: Mapping[str, str]
-    """The names of the inputs as the caller has them."""
+    """The original names of the inputs."""
     large: frozenset[str]
 
     @classmethod
     def of(
         cls, tree: exp.Query, schemas: Mapping[str, Schema], sizes: Mapping[str, int], broadcast_bytes: int
     ) -> _Search:
-        if (why := next((found for node in tree.walk() if (found := _never(node)) is not None), None)) is not None:
+        if (
+            why := next((obstacle for node in tree.walk() if (obstacle := _bucketing_obstacle(node)) is not None), None)
+        ) is not None:
             raise NotPartitionableError(why)
         scope = Scope.of(tree)
         known = {name.lower(): name for name in schemas}
@@ -98,7 +100,7 @@ class _Search:
         return cls(tree, scope, by_name, bytes_of, {name: known[name] for name in inputs}, large)
 
     def exchange(self) -> Exchange:
-        """Return the exchange of the fewest inputs, by as many keys as hold."""
+        """Return the exchange that partitions the fewest inputs, by as many keys as possible."""
         merged = (
             self.tree
             if isinstance(self.tree, exp.Select) and has_groups(self.tree) and not refusal(self.tree)
@@ -116,20 +118,20 @@ class _Search:
             raise NotPartitionableError(whys[-1])
         many = ", ".join(repr(self.names[name]) for name in self.schemas if name in self.large)
         if len(self.large) > 1:
-            raise NotPartitionableError(f"no key is common to {many}")
-        raise NotPartitionableError(f"nothing in it brings rows of {many or 'its inputs'} together by a key")
+            raise NotPartitionableError(f"{many} have no common key")
+        raise NotPartitionableError(f"no key partitions {many or 'its inputs'}")
 
     def _classes(self) -> list[dict[str, list[str]]]:
-        """Return the sets of expressions that the statement has equal, as those of each input."""
+        """Return the sets of expressions that are equal in the statement, by input."""
         walk = PartitioningAnalysis(self.scope, self.schemas, {})
         walk.query(self.tree, top=True)
-        found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+        equal_to: dict[tuple[str, str], set[tuple[str, str]]] = {}
         for terms in [*walk.links, *((term,) for term in walk.groups)]:
             origins = set[tuple[str, str]]().union(*(walk.terms.origins(term) for term in terms))
-            together = origins.union(*(found.get(origin, set()) for origin in origins))
-            found.update(dict.fromkeys(together, together))
+            together = origins.union(*(equal_to.get(origin, set()) for origin in origins))
+            equal_to.update(dict.fromkeys(together, together))
         classes: list[dict[str, list[str]]] = []
-        for together in {id(members): members for members in found.values()}.values():
+        for together in {id(members): members for members in equal_to.values()}.values():
             by_input: dict[str, list[str]] = {}
             for name, expression in sorted(together):
                 if self._type(name, expression) is not None:
@@ -138,7 +140,7 @@ class _Search:
         return classes
 
     def _single(self, classes: list[dict[str, list[str]]]) -> Iterator[dict[str, tuple[str, ...]]]:
-        """Yield the assignments of one key to inputs: few inputs first, then those that leave few bytes whole."""
+        """Yield assignments of one key to inputs, by the number of inputs, then by the bytes to replicate."""
         tries: list[tuple[tuple[int, int], dict[str, tuple[str, ...]]]] = []
         for members in classes:
             if not members or not self.large <= members.keys():
@@ -154,12 +156,12 @@ class _Search:
                         for chosen in itertools.islice(choices, _MOST_TRIES)
                         if cut
                     ]
-        yield from (keys for _, keys in sorted(tries, key=lambda found: found[0]))
+        yield from (keys for _, keys in sorted(tries, key=lambda attempt: attempt[0]))
 
     def _extended(
         self, keys: dict[str, tuple[str, ...]], classes: list[dict[str, list[str]]], merged: exp.Expr | None
     ) -> dict[str, tuple[str, ...]]:
-        """Return the keys with every other one that holds too: more of them spread the rows better."""
+        """Return the keys extended by all other possible keys, which distribute the rows more evenly."""
         left = _MOST_TRIES
         for members in classes:
             if not keys.keys() <= members.keys():
@@ -174,24 +176,24 @@ class _Search:
         return keys
 
     def _why_not(self, keys: Mapping[str, tuple[str | None, ...]], merged: exp.Expr | None) -> str | None:
-        """Return why a statement does not hold with its inputs cut by these keys."""
+        """Return why the statement cannot run with its inputs partitioned by these keys."""
         try:
             share = PartitioningAnalysis(self.scope, self.schemas, keys, merged).query(self.tree, top=True).share
         except NotPartitionableError as why:
             return str(why)
-        return "every bucket would have all of it" if share.is_replicated else None
+        return "every bucket would compute all rows" if share.is_replicated else None
 
     def _exchange(self, keys: dict[str, tuple[str, ...]], merged: exp.Expr | None) -> Exchange:
         statement, finish = (self.tree.sql("duckdb", comments=False), None)
         if merged is None:
-            statement, finish = finished(self.tree, self._walked(keys), BUCKETS)
+            statement, finish = split_order_and_limit(self.tree, self._walked(keys), BUCKETS)
         driving = None if self.scope.driving is None else self.scope.driving.lower()
         may_split = driving in keys and self._why_not({driving: (None,)}, merged) is None
         cut = " and ".join(repr(self.names[name]) for name in keys)
-        whole = ", ".join(repr(self.names[name]) for name in self.schemas if name not in keys)
+        replicated = ", ".join(repr(self.names[name]) for name in self.schemas if name not in keys)
         first = next(iter(keys))
         by = ", ".join(keys[first])
-        reason = f"{cut} in buckets by {by}" + (f", {whole} whole to each" if whole else "")
+        reason = f"{cut} in buckets by {by}" + (f", {replicated} replicated to each" if replicated else "")
         return Exchange(self._in_one_type(keys), statement, finish, may_split, merged is not None, reason)
 
     def _walked(self, keys: Keys) -> PartitioningAnalysis:
@@ -200,7 +202,7 @@ class _Search:
         return walk
 
     def _in_one_type(self, keys: Keys) -> dict[str, tuple[str, ...]]:
-        """Return the keys by the callers' names, each position in one type; an expression that fails is null."""
+        """Return the keys by original name, with one type per position; an expression that fails is null."""
         positions = range(len(next(iter(keys.values()))))
         common = [common_type([str(self._type(name, es[i])) for name, es in keys.items()]) for i in positions]
         return {
@@ -217,8 +219,8 @@ class _Search:
         return kind if family_of(kind) is not None else None
 
 
-def _never(node: exp.Expr) -> str | None:
-    """Return what rules out buckets wherever it stands."""
+def _bucketing_obstacle(node: exp.Expr) -> str | None:
+    """Return why a node rules out execution in buckets, wherever it occurs."""
     if isinstance(node, exp.Collate):
         return f"{node.sql('duckdb')} compares by a collation"
-    return never_apart(node, "bucket")
+    return splitting_obstacle(node, "bucket")

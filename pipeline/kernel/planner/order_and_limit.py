@@ -1,25 +1,25 @@
-"""The top of a statement that runs in buckets: what each bucket orders and limits, and what is left for their union."""
+"""ORDER BY and LIMIT of a statement that runs in buckets: the part of each bucket, and the part of their union."""
 
 from __future__ import annotations
 
 from sqlglot import exp
 
-from pipeline.kernel.planner.canonical import is_of_one_row
+from pipeline.kernel.planner.canonical import is_row_expression
 from pipeline.kernel.planner.distribution import NotPartitionableError
 from pipeline.kernel.planner.partitioning import PartitioningAnalysis
 from pipeline.kernel.planner.relations import Columns
 from pipeline.kernel.planner.resolver import SelectScope
 
 
-def finished(tree: exp.Query, walk: PartitioningAnalysis, union: str) -> tuple[str, str | None]:
-    """Return the statement of a bucket, and the SELECT over the table `union` of their answers, if one is needed."""
+def split_order_and_limit(tree: exp.Query, walk: PartitioningAnalysis, union: str) -> tuple[str, str | None]:
+    """Return the statement of a bucket, and the SELECT over the table `union` of their results, if it is required."""
     while isinstance(tree, exp.Subquery):
         tree = tree.this
     order, limit, offset = (tree.args.get(clause) for clause in ("order", "limit", "offset"))
     if order is None and limit is None and offset is None:
         return tree.sql("duckdb", comments=False), None
     if order is None:
-        raise NotPartitionableError("without ORDER BY, LIMIT takes the first rows of all")
+        raise NotPartitionableError("LIMIT without ORDER BY needs all rows at once")
     size, skipped = _count(limit), _count(offset) or 0
     of_bucket = tree.copy()
     distinct = tree.args.get("distinct")
@@ -55,9 +55,9 @@ def _orders(tree: exp.Query, order: exp.Expr, walk: PartitioningAnalysis) -> lis
         by = ordered.this.unnest()
         if not (isinstance(by, exp.Var) or (isinstance(by, exp.Literal) and by.is_int)):
             by = _over_columns(tree, by, names, outputs, walk)
-        found = ordered.copy()
-        found.set("this", by)
-        orders.append(found)
+        rewritten = ordered.copy()
+        rewritten.set("this", by)
+        orders.append(rewritten)
     return orders
 
 
@@ -68,7 +68,7 @@ def _over_columns(
     outputs: tuple[SelectScope, Columns] | None,
     walk: PartitioningAnalysis,
 ) -> exp.Expr:
-    """Return an expression of ORDER BY over the columns that the statement gives; alone, as a column's position."""
+    """Return an ORDER BY expression over the output columns; a single column is returned as its position."""
     if isinstance(by, exp.Column) and not by.table and by.name.lower() in names:
         if names.count(by.name.lower()) > 1:
             raise NotPartitionableError(f"it orders by {by.sql('duckdb')}, which names two columns")
@@ -90,13 +90,13 @@ def _over_columns(
             raise NotPartitionableError(f"it orders by {part.sql('duckdb')}, which is not one of its columns")
         return exp.column(exp.to_identifier(names[at], quoted=True))
 
-    if not is_of_one_row(by):
+    if not is_row_expression(by):
         raise NotPartitionableError(f"it orders by {by.sql('duckdb')}, which is not one of its columns")
     return by.copy().transform(over)
 
 
 def _position(by: exp.Expr, outputs: tuple[SelectScope, Columns], walk: PartitioningAnalysis) -> int | None:
-    """Return which column of the SELECT list an expression is."""
+    """Return the index of the SELECT list column that equals an expression."""
     frame, columns = outputs
     term = walk.term(by, (frame,))
-    return next((i for i, (_, found) in enumerate(columns) if found == term), None)
+    return next((i for i, (_, candidate) in enumerate(columns) if candidate == term), None)

@@ -1,8 +1,8 @@
-"""Whether a statement, run on each bucket of an exchange, gives the rows of the whole: read from FROM upward.
+"""Whether running a statement on each bucket of an exchange gives the correct result, analyzed from FROM upward.
 
-A rule allows what is known to be right and raises `NotPartitionableError` for the rest. Subqueries in expressions have to be
-whole, the same in every bucket, or *pinned*: held by their WHERE to the key of the row they are asked for, all of
-whose rows are in its bucket. What a name means is only ever evidence for a key; one that is unclear is none.
+Each rule allows what is known to be correct and raises `NotPartitionableError` for anything else. Subqueries in expressions
+must be replicated, or *pinned*: restricted by their WHERE to the key of the outer row, whose rows are all in its bucket.
+A resolved name is only used as evidence for a key; an ambiguous name is no evidence.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pipeline.kernel.planner.distribution import (
     NotPartitionableError,
     both,
     filtered,
-    joined,
-    united,
+    require_colocated,
+    set_operation,
 )
 from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns, star_of
 from pipeline.kernel.planner.resolver import ExpressionResolver, SelectScope
@@ -52,27 +52,27 @@ _KINDS = frozenset({"", "INNER", "OUTER", "CROSS", "SEMI", "ANTI"})
 
 @dataclass(frozen=True)
 class _Joined:
-    """One relation of a FROM with how it is joined; its names, terms and conditions as the join sees them."""
+    """A relation of a FROM clause and its join, with the names, terms and conditions in the scope of the join."""
 
     relation: Relation
     kind: Kind
     check: Kind
-    """The kind whose checks it has to pass: an ASOF join looks for the best of all rows of its right side."""
+    """The join type whose rules apply; for an ASOF join, which needs all rows of its right side, a left join."""
     on: exp.Expr | None
     frame: VisibleColumns
     equals: list[Equality]
     after: Mapping[Term, Term]
-    """New terms for the columns that the join may make null."""
+    """New terms for the columns that the join may set to null."""
     coalesced: frozenset[Term]
-    """For a FULL JOIN: its keys, whichever side they come from."""
+    """For a FULL JOIN: the keys coalesced from both sides."""
     what: str
 
 
 class PartitioningAnalysis(ExpressionResolver):
-    """One reading of a statement, from its tables upward."""
+    """One analysis of a statement, from its tables upward."""
 
     def query(self, node: exp.Expr, frames: tuple[SelectScope, ...] = (), *, top: bool = False) -> Relation:
-        """Return the columns and the share of a query that stands inside `frames`, the innermost first."""
+        """Return the columns and the distribution of a query nested in `frames`, the innermost first."""
         if isinstance(node, exp.Subquery) and not any(v and k not in {"this", "alias"} for k, v in node.args.items()):
             return self.query(node.this, frames, top=top)
         if isinstance(node, exp.SetOperation):
@@ -89,7 +89,7 @@ class PartitioningAnalysis(ExpressionResolver):
     # --- FROM
 
     def _item(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> tuple[str, Relation]:
-        """Return the name and the relation of one item of FROM."""
+        """Return the name and the relation of a FROM item."""
         known = (
             {"this", "alias", "expressions", "value_constructor"}
             if isinstance(node, exp.Values | exp.Unnest)
@@ -104,8 +104,8 @@ class PartitioningAnalysis(ExpressionResolver):
     def _relation(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> Relation:
         body = self.scope.bodies.get(id(node))
         if body is not None:
-            given = body.parent.args["alias"].args.get("columns") if body.parent is not None else None
-            return self._inside(body, ()).called(given or [])
+            aliases = body.parent.args["alias"].args.get("columns") if body.parent is not None else None
+            return self._inside(body, ()).called(aliases or [])
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             return self._read(node.name.lower())
         if isinstance(node, exp.Subquery | exp.Lateral) and isinstance(node.this, exp.Query):
@@ -117,7 +117,7 @@ class PartitioningAnalysis(ExpressionResolver):
         raise NotPartitionableError(f"the columns of {node.sql('duckdb')} are not known")
 
     def _inside(self, query: exp.Expr, frames: tuple[SelectScope, ...]) -> Relation:
-        """Return a query whose names have to be its own or those of `frames`, unless it is whole."""
+        """Return the relation of a query; unless it is replicated, all of its names must resolve to it or to `frames`."""
         before = self._unresolved
         relation = self.query(query, frames)
         if self._unresolved > before and not relation.share.is_replicated:
@@ -125,7 +125,7 @@ class PartitioningAnalysis(ExpressionResolver):
         return relation
 
     def _from(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> tuple[VisibleColumns, list[list[_Joined]]]:
-        """Return the names of a FROM and its joins; what commas separate are lists of their own."""
+        """Return the names of a FROM clause and its joins, as one list per comma-separated item."""
         first = select.args["from_"].this
         names, chains = VisibleColumns(), list[list[_Joined]]()
         waiting = [exp.Join(this=first), *(select.args.get("joins") or [])]
@@ -177,7 +177,7 @@ class PartitioningAnalysis(ExpressionResolver):
     def _rows(
         self, chains: list[list[_Joined]], where: list[Equality], frames: tuple[SelectScope, ...]
     ) -> Distribution:
-        """Return the share of the rows that a FROM with a WHERE lets through."""
+        """Return the distribution of the rows of FROM and WHERE."""
         inner = [e for chain in chains for step in chain if step.kind == "inner" for e in step.equals]
         pooled = [*where, *inner] if all(s.kind not in {"right", "full"} for c in chains for s in c) else where
         shares: list[Distribution] = []
@@ -188,7 +188,7 @@ class PartitioningAnalysis(ExpressionResolver):
             shares.append(share)
         rows = shares[0]
         for share, chain in zip(shares[1:], chains[1:], strict=True):
-            joined(rows, share, "inner", pooled, chain[0].what)
+            require_colocated(rows, share, "inner", pooled, chain[0].what)
             rows = both(rows, share)
         return filtered(rows, pooled)
 
@@ -199,26 +199,28 @@ class PartitioningAnalysis(ExpressionResolver):
         if step.on is not None:
             self._subqueries(step.on, (SelectScope(step.frame, both(left, right)), *frames))
         inner = step.kind == "inner"
-        joined(left, right, step.check, [*step.equals, *pooled] if step.check == "inner" else step.equals, step.what)
+        require_colocated(
+            left, right, step.check, [*step.equals, *pooled] if step.check == "inner" else step.equals, step.what
+        )
         if step.kind in {"semi", "anti"}:
             return left
-        whole, pairs = left.is_replicated and right.is_replicated, both(left, right)
+        is_replicated, pairs = left.is_replicated and right.is_replicated, both(left, right)
         matched = filtered(pairs, step.equals)
         if inner:
             return matched
         nullable_keys = matched.renamed(step.after)
         if step.kind == "full":
             return Distribution(
-                whole, tuple(self._either(left, right, step, i) for i in range(self.positions)), nullable_keys
+                is_replicated, tuple(self._either(left, right, step, i) for i in range(self.positions)), nullable_keys
             )
         kept = left if step.kind == "left" else right
         return Distribution(
-            whole, kept.keys, tuple(a | b for a, b in zip(kept.nullable_keys, nullable_keys, strict=True))
+            is_replicated, kept.keys, tuple(a | b for a, b in zip(kept.nullable_keys, nullable_keys, strict=True))
         )
 
     @staticmethod
     def _either(left: Distribution, right: Distribution, step: _Joined, i: int) -> frozenset[Term]:
-        """Return the keys of a FULL JOIN: one of each side, coalesced."""
+        """Return the keys of a FULL JOIN, each coalesced from both sides."""
         pairs = ((step.after.get(a, a), step.after.get(b, b)) for a in left.keys[i] for b in right.keys[i])
         return step.coalesced & {term for a, b in pairs for term in (_coalesce(a, b), _coalesce(b, a))}
 
@@ -229,9 +231,9 @@ class PartitioningAnalysis(ExpressionResolver):
         if clause is not None:
             raise NotPartitionableError(f"{clause.strip('_').upper()} needs all rows at once")
         names, chains = self._from(select, frames) if select.args.get("from_") else (VisibleColumns(), [])
-        given = [(e.alias.lower(), e.unalias()) for e in select.expressions if isinstance(e, exp.Alias)]
-        twice = Counter(alias for alias, _ in given)
-        aliases = {alias: e if twice[alias] == 1 else exp.null() for alias, e in given}
+        named = [(e.alias.lower(), e.unalias()) for e in select.expressions if isinstance(e, exp.Alias)]
+        twice = Counter(alias for alias, _ in named)
+        aliases = {alias: e if twice[alias] == 1 else exp.null() for alias, e in named}
         condition = select.args["where"].this if select.args.get("where") else None
         where = self._conditions(condition, (SelectScope(names, self._everywhere(), aliases), *frames))
         rows = self._rows(chains, where, frames) if chains else self._everywhere()
@@ -258,7 +260,7 @@ class PartitioningAnalysis(ExpressionResolver):
 
     @staticmethod
     def _is_pinned(rows: Distribution, frames: tuple[SelectScope, ...]) -> bool:
-        """Return whether the rows are those of one key: the key of the row outside."""
+        """Return whether the rows are restricted to the key of an outer row."""
         return bool(rows.keys) and all(
             any(keys & frame.share.any_of(i) for frame in frames) for i, keys in enumerate(rows.keys)
         )
@@ -270,7 +272,7 @@ class PartitioningAnalysis(ExpressionResolver):
         for call in aggregates_of(select):
             columns = [c for c in call.find_all(exp.Column) if not isinstance(c.this, exp.Star)]
             if columns and not any(frame.names.find(c.name.lower(), c.table.lower()) for c in columns):
-                raise NotPartitionableError(f"{call.sql('duckdb')} may be one of the outer rows: qualify its columns")
+                raise NotPartitionableError(f"{call.sql('duckdb')} may refer to the outer query: qualify its columns")
 
     def _list(self, select: exp.Select, frames: tuple[SelectScope, ...]) -> Iterator[tuple[str, Term]]:
         """Yield the columns of a SELECT list."""
@@ -279,8 +281,8 @@ class PartitioningAnalysis(ExpressionResolver):
             if isinstance(star, exp.Star):
                 names = frames[0].names
                 columns = names.of_table(e.table.lower()) if isinstance(e, exp.Column) else names.star
-                for name, found in star_of(star, columns):
-                    yield name, found if isinstance(found, str) else self.term(found, frames)
+                for name, value in star_of(star, columns):
+                    yield name, value if isinstance(value, str) else self.term(value, frames)
             else:
                 name = e.alias if isinstance(e, exp.Alias) else e.name if isinstance(e, exp.Column) else ""
                 yield name.lower(), self.term(e.unalias(), frames)
@@ -302,7 +304,7 @@ class PartitioningAnalysis(ExpressionResolver):
         if group is not None and (
             set(filter(group.args.get, group.args)) - {"expressions", "all"} or group.find(*_SETS)
         ):
-            raise NotPartitionableError("grouping sets are computed at once")
+            raise NotPartitionableError("grouping sets need all rows at once")
         if not rows.covered_by(keys):
             raise NotPartitionableError(
                 "its groups do not contain the key" if keys else "it aggregates all rows at once"
@@ -341,7 +343,7 @@ class PartitioningAnalysis(ExpressionResolver):
         )
         self.groups += terms
         if not frames[0].share.covered_by(terms):
-            raise NotPartitionableError("DISTINCT compares rows of other buckets: the key is not among its columns")
+            raise NotPartitionableError("DISTINCT compares rows of different buckets: the key is not among its columns")
 
     def _set(self, node: exp.SetOperation, frames: tuple[SelectScope, ...]) -> Relation:
         clause = next((name for name, value in node.args.items() if value and name not in _SET_CLAUSES), None)
@@ -358,48 +360,48 @@ class PartitioningAnalysis(ExpressionResolver):
         distinct = node.args.get("distinct")
         operation = "union all" if isinstance(node, exp.Union) and not distinct else node.key
         self.groups += [] if operation == "union all" else [a for _, a, _ in sides]
-        return Relation(tuple(columns), united(left.share, right.share, sides, operation))
+        return Relation(tuple(columns), set_operation(left.share, right.share, sides, operation))
 
     # --- subqueries in expressions
 
     def _subqueries(self, root: exp.Expr, frames: tuple[SelectScope, ...]) -> None:
-        """Refuse the subqueries of an expression that are not the same as over all rows, for each row of the bucket."""
+        """Raise an error unless each subquery of an expression has the same result per bucket as over all rows."""
         for query in root.walk(prune=lambda n: isinstance(n, exp.Query)):
             if not isinstance(query, exp.Query):
                 continue
             relation, parent = self._inside(query, frames), query.parent
             member = parent if isinstance(parent, exp.In) and parent.args.get("query") is query else None
-            found = [] if member is None else self._membership(member, relation, frames)
+            equals = [] if member is None else self._membership(member, relation, frames)
             if not relation.share.is_replicated and not (
-                member is not None and self._is_local(member, relation, found, frames)
+                member is not None and self._is_local(member, relation, equals, frames)
             ):
                 raise NotPartitionableError(f"({query.sql('duckdb')}) needs rows of other buckets")
 
     def _membership(self, member: exp.In, relation: Relation, frames: tuple[SelectScope, ...]) -> list[Equality]:
-        asked = member.this.unnest()
-        sides = asked.expressions if isinstance(asked, exp.Tuple) else [asked]
+        operand = member.this.unnest()
+        sides = operand.expressions if isinstance(operand, exp.Tuple) else [operand]
         pairs = zip(sides, relation.columns, strict=False)
         return self._equals([(self.term(side, frames), term, len(sides) > 1) for side, (_, term) in pairs])
 
     def _is_local(
         self, member: exp.In, relation: Relation, equals: list[Equality], frames: tuple[SelectScope, ...]
     ) -> bool:
-        """Return whether IN finds its matches in the bucket, and stands where null is as good as false."""
+        """Return whether IN finds all matches in the bucket, and is used where null and false are equivalent."""
         if not _filters(member):
             return False
-        return any(_meets(frame.share, relation.share, equals) for frame in frames)
+        return any(_is_colocated(frame.share, relation.share, equals) for frame in frames)
 
 
-def _meets(outer: Distribution, inner: Distribution, equals: list[Equality]) -> bool:
+def _is_colocated(outer: Distribution, inner: Distribution, equals: list[Equality]) -> bool:
     try:
-        joined(outer, inner, "semi", equals, "")
+        require_colocated(outer, inner, "semi", equals, "")
     except NotPartitionableError:
         return False
     return True
 
 
 def _filters(node: exp.Expr) -> bool:
-    """Return whether a row passes only where a condition is true, and is not asked whether it is null or false."""
+    """Return whether a condition is only used as a filter, in which null and false are equivalent."""
     parent = node.parent
     while isinstance(parent, exp.And | exp.Or | exp.Paren):
         parent = parent.parent

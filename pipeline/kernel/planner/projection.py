@@ -1,4 +1,4 @@
-"""Which columns of a table a statement names: the others need not be read, carried or judged."""
+"""The columns of a table that a statement uses; the others are not read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from sqlglot import exp
 from pipeline.core.schema import Schema
 
 
-def needed(tree: exp.Query, table: str, schema: Schema) -> tuple[str, ...]:
-    """Return the columns of a table that a statement may use, at least one; all of them when it has a star.
+def used_columns(tree: exp.Query, table: str, schema: Schema) -> tuple[str, ...]:
+    """Return the columns of a table that a statement may use, at least one; all columns if it contains a star.
 
-    A name counts wherever it stands: a column of that name in another table is no reason to look closer.
+    A column counts as used if its name occurs anywhere in the statement, even if it refers to another table.
     """
     if _takes_all(tree, table):
         return schema.names

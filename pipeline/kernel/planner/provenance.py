@@ -1,4 +1,4 @@
-"""What a row-by-row statement carries of the row it was given: its position for the quarantine, its key for changes."""
+"""The provenance of rows in a row-wise statement: the position for the quarantine, and the key for changes."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pipeline.core.sources import POSITION, PROVENANCE, SOURCE
 from pipeline.kernel.syntax.scope import Scope, relation
 
 
-def carrying(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the statement with `_source` and `_position` of its driving table added, and which were added.
+def with_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the statement with `_source` and `_position` of its driving table added, and the names added.
 
-    Only a SELECT straight from a table that has them is changed; `columns` are the driving table's.
+    Only a SELECT directly from a table that has these columns is changed; `columns` are those of the driving table.
     """
-    wanted = tuple(name for name in (SOURCE, POSITION) if name in columns)
-    table = _driving_table(tree, driving) if wanted else None
+    provenance = tuple(name for name in (SOURCE, POSITION) if name in columns)
+    table = _driving_table(tree, driving) if provenance else None
     if table is None:
         return tree.sql("duckdb", comments=False), ()
     chosen = {name.lower() for name in tree.named_selects}
-    added = tuple(name for name in wanted if name not in chosen)
+    added = tuple(name for name in provenance if name not in chosen)
     changed = tree.copy()
     for name in added:
         changed.append("expressions", exp.column(name, table=table.alias_or_name))
     return changed.sql("duckdb", comments=False), added
 
 
-def carries_place(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> bool:
-    """Return whether `carrying` gives every row its `_source` and `_position`, beside its columns or among them."""
+def carries_provenance(tree: exp.Query, driving: str, columns: tuple[str, ...]) -> bool:
+    """Return whether every row of the result of `with_provenance` has its `_source` and `_position`."""
     place = (SOURCE, POSITION)
     if not set(place) <= set(columns):
         return False
-    return carrying(tree, driving, columns)[1] == place or passed_on(tree, driving, place) == place
+    return with_provenance(tree, driving, columns)[1] == place or passed_through(tree, driving, place) == place
 
 
-def bare(tree: exp.Query, driving: str) -> exp.Query:
-    """Return the statement with stars that leave the provenance out, where a SELECT reads its driving table alone.
+def without_provenance(tree: exp.Query, driving: str) -> exp.Query:
+    """Return the statement with stars that exclude the provenance, in each SELECT that reads only the driving table.
 
-    So the star of a source that is not stored means the columns of its contract.
+    As a result, the star of a source with `stored=False` stands for the columns of its contract.
     """
     changed = tree.copy()
     bodies = Scope.of(changed).bodies
@@ -47,26 +47,26 @@ def bare(tree: exp.Query, driving: str) -> exp.Query:
         if select.args.get("joins") or not isinstance(table, exp.Table) or id(table) in bodies:
             continue
         for star in select.expressions if table.name.lower() == driving.lower() else ():
-            found = star.this if isinstance(star, exp.Column) else star
-            if isinstance(found, exp.Star):
+            inner = star.this if isinstance(star, exp.Column) else star
+            if isinstance(inner, exp.Star):
                 left_out = [exp.column(name) for name in PROVENANCE]
-                found.set("except_", [*(found.args.get("except_") or []), *left_out])
+                inner.set("except_", [*(inner.args.get("except_") or []), *left_out])
     return changed
 
 
-def passed_on(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[str, ...] | None:
-    """Return under which names a SELECT straight from its driving table passes columns on unchanged.
+def passed_through(tree: exp.Query, driving: str, columns: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names under which a SELECT directly from its driving table outputs columns unchanged.
 
-    `None` when one of them is not among its columns as it is, or may not be.
+    `None` if one of them is not known to be output unchanged.
     """
     table = relation(tree) if isinstance(tree, exp.Select) else None
     if not isinstance(table, exp.Table) or id(table) in Scope.of(tree).bodies or table.name.lower() != driving.lower():
         return None
-    found = [_passed(tree, table.alias_or_name.lower(), column.lower()) for column in columns]
-    return None if None in found else tuple(name for name in found if name is not None)
+    output_names = [_output_name(tree, table.alias_or_name.lower(), column.lower()) for column in columns]
+    return None if None in output_names else tuple(name for name in output_names if name is not None)
 
 
-def _passed(tree: exp.Query, alias: str, column: str) -> str | None:
+def _output_name(tree: exp.Query, alias: str, column: str) -> str | None:
     joined = bool(tree.args.get("joins"))
     for projection in tree.selects:
         node = projection.unalias()
@@ -84,7 +84,7 @@ def _passed(tree: exp.Query, alias: str, column: str) -> str | None:
 
 
 def _driving_table(tree: exp.Query, driving: str) -> exp.Table | None:
-    """Return the driving table where a SELECT that lists its columns reads it at first hand."""
+    """Return the driving table if a SELECT with listed columns reads it directly."""
     if not isinstance(tree, exp.Select) or any(_may_hold(e) for e in tree.expressions):
         return None
     table = relation(tree)
@@ -94,7 +94,7 @@ def _driving_table(tree: exp.Query, driving: str) -> exp.Table | None:
 
 
 def _may_hold(projection: exp.Expr) -> bool:
-    """Return whether a projection may bring the provenance itself: a star that does not leave it out."""
+    """Return whether a projection may already contain the provenance, as a star that does not exclude it."""
     if projection.find(exp.Columns):
         return True
     star = projection.this if isinstance(projection, exp.Column) else projection

@@ -1,7 +1,7 @@
-"""Which files of a table a statement cannot need: its plain conditions, turned to the bounds of a file's columns.
+"""File pruning: simple conditions of a statement, rewritten to conditions on the bounds of a file's columns.
 
-A condition `x < 5` can hold in a file only if the least `x` of it is below 5. The bounds are columns themselves,
-`min.x` and `max.x`, in a table with a row for each file, so that the engine compares what it would compare anyway.
+A file can contain rows with `x < 5` only if its smallest `x` is below 5. The bounds are the columns `min.x` and `max.x` of
+a table with one row per file, so that the engine itself compares the values.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from pipeline.kernel.syntax.scope import Scope
 
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL")
 _SLACK = "interval 1 millisecond"
-"""Readers of the log may cut the bound of a time to milliseconds."""
-_SLACK = "interval 1 millisecond"
-"""Readers of the log may cut the bound of a time to milliseconds."""
+"""Writers may truncate the bounds of timestamps in the Delta log to milliseconds."""
 _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {
     exp.LT: exp.GT,
     exp.LTE: exp.GTE,
@@ -31,19 +29,19 @@ _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {
 
 @dataclass(frozen=True)
 class FileCondition:
-    """SQL over `min.<column>` and `max.<column>` that is false for a file without a row that a statement needs."""
+    """SQL over `min.<column>` and `max.<column>` that is false only for files without rows that the statement needs."""
 
     column: str
     sql: str
 
 
 def file_conditions(tree: exp.Query, table: str, schema: Schema) -> tuple[FileCondition, ...]:
-    """Return what the statement's WHERE says of a table's files; nothing when it reads the table more than once.
+    """Return the conditions on a table's files from a statement's WHERE; empty if it reads the table more than once.
 
-    Only a column compared with a constant of its own kind counts: text compared with a number is in another order.
+    Only comparisons of a column with a constant of the same kind are used, because text and numbers sort differently.
 
-    A row for which a condition in the WHERE of the SELECT that reads it is not true reaches no result, whatever the
-    joins: where an outer join puts nulls in its place, the condition is not true either.
+    Rows that do not satisfy the WHERE of the SELECT that reads them never affect the result, regardless of joins: if an
+    outer join replaces them by nulls, the condition is not true either.
     """
     scope = Scope.of(tree)
     reads = [t for t in scope.tables if id(t) not in scope.bodies and t.name.lower() == table.lower()]
@@ -57,12 +55,12 @@ def file_conditions(tree: exp.Query, table: str, schema: Schema) -> tuple[FileCo
     name = reads[0].alias_or_name.lower()
     parts = where.this.flatten() if isinstance(where.this, exp.And) else iter([where.this])
     looker = _Looker(name, {column.name.lower(): column for column in schema.columns}, is_alone=alone)
-    return tuple(found for part in parts for found in looker.conditions(part.unnest()))
+    return tuple(condition for part in parts for condition in looker.conditions(part.unnest()))
 
 
 @dataclass(frozen=True)
 class _Looker:
-    """Finds conditions on one table's columns; `is_alone` when a column without a qualifier can only be its."""
+    """Finds conditions on the columns of one table; `is_alone` if unqualified columns always belong to this table."""
 
     table: str
     columns: Mapping[str, Column]
@@ -87,14 +85,14 @@ class _Looker:
                 yield _compared(other, _MIRRORED[type(node)], node.this)
 
     def _column(self, node: object) -> Column | None:
-        """Return the column, if it is one of the table's."""
+        """Return the column if it belongs to the table."""
         if not isinstance(node, exp.Column) or isinstance(node.this, exp.Star):
             return None
         ours = node.table.lower() == self.table or (self.is_alone and not node.table)
         return self.columns.get(node.name.lower()) if ours else None
 
     def _suits(self, column: Column, value: exp.Expr) -> bool:
-        """Return whether a value is a constant that the engine compares in the order of the column's own type."""
+        """Return whether a value is a constant that is compared in the order of the column's type."""
         kind = column.type
         if isinstance(value, exp.Neg | exp.Paren):
             return self._suits(column, value.this)

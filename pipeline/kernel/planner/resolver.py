@@ -1,7 +1,7 @@
-"""What the expressions of a statement mean: names to terms, conditions to equalities, tables to their columns.
+"""Resolution of a statement: names to terms, conditions to equalities, tables to columns.
 
-A name is a column where a relation has one, and an alias of the SELECT list otherwise. One that may be either, or
-that is not known, becomes a term unlike any other, so that it is no evidence for a key.
+A name refers to a column if a relation has one, otherwise to an alias of the SELECT list. An ambiguous or unknown name
+becomes a new term, so that it is no evidence for a key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 
 from pipeline.core.schema import Schema
-from pipeline.kernel.planner.canonical import CanonicalTerms, Term, is_of_one_row
+from pipeline.kernel.planner.canonical import CanonicalTerms, Term, is_row_expression
 from pipeline.kernel.planner.distribution import Distribution, Equality
 from pipeline.kernel.planner.relations import Columns, Relation, VisibleColumns
 from pipeline.kernel.syntax.scope import Scope
@@ -21,7 +21,7 @@ from pipeline.kernel.syntax.scope import Scope
 
 @dataclass(frozen=True)
 class SelectScope:
-    """What the expressions of a SELECT may name, and the share of its rows."""
+    """The names that the expressions of a SELECT can reference, and the distribution of its rows."""
 
     names: VisibleColumns
     share: Distribution
@@ -29,7 +29,7 @@ class SelectScope:
 
 
 class ExpressionResolver:
-    """The names and terms of a statement, with the keys by which some of its inputs are in buckets."""
+    """The names and terms of a statement, with the keys of its partitioned inputs."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ExpressionResolver:
         keys: Mapping[str, tuple[str | None, ...]],
         merged: exp.Expr | None = None,
     ) -> None:
-        """Prepare to read; the names of inputs are in lower case. `merged` is a SELECT whose groups are merged."""
+        """Create a resolver; names of inputs are in lower case. `merged` is a SELECT whose groups are merged later."""
         self.scope = scope
         self.schemas = schemas
         self.keys = keys
@@ -46,20 +46,20 @@ class ExpressionResolver:
         self.positions = len(next(iter(keys.values()), ()))
         self.terms = CanonicalTerms()
         self.links: list[tuple[Term, Term]] = []
-        """Terms that the statement has equal, each pair once for each place."""
+        """Pairs of terms that are equal in the statement."""
         self.groups: list[Term] = []
-        """Terms by which rows are brought together: of groups, windows and DISTINCT."""
+        """The keys of groups, windows and DISTINCT."""
         self.outputs: dict[int, tuple[SelectScope, Columns]] = {}
-        """What the SELECT lists see and give, by the `id` of the SELECT."""
+        """The scope and the output columns of each SELECT, by its `id`."""
         self._reads = 0
         self._unresolved = 0
 
     def term(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> Term:
-        """Return the term of an expression; one of no other expression where that is unclear."""
+        """Return the term of an expression; a new term if it cannot be resolved."""
         node = node.unnest()
         if isinstance(node, exp.Column):
             return self._column(node, frames)
-        if not is_of_one_row(node):
+        if not is_row_expression(node):
             return self.terms.fresh()
 
         def numbered(part: exp.Expr) -> exp.Expr:
@@ -75,9 +75,9 @@ class ExpressionResolver:
         if column.args.get("db") or isinstance(column.this, exp.Star):
             return self.terms.fresh()
         for i, frame in enumerate(frames):
-            found = frame.names.find(name, table)
-            if found:
-                return found[0] if len(found) == 1 else self.terms.fresh()
+            candidates = frame.names.find(name, table)
+            if candidates:
+                return candidates[0] if len(candidates) == 1 else self.terms.fresh()
             if not table and name in frame.aliases:
                 if any(outer.names.find(name) for outer in frames[i + 1 :]):
                     return self.terms.fresh()
@@ -111,7 +111,7 @@ class ExpressionResolver:
         return Distribution(is_replicated=True, keys=nothing, nullable_keys=nothing)
 
     def _conditions(self, condition: exp.Expr | None, frames: tuple[SelectScope, ...]) -> list[Equality]:
-        """Return the equalities that a row has to fulfil for a condition to be true."""
+        """Return the equalities that hold in every row for which a condition is true."""
         return [] if condition is None else self._equals(list(dict.fromkeys(self._pairs(condition.unnest(), frames))))
 
     def _pairs(self, node: exp.Expr, frames: tuple[SelectScope, ...]) -> list[tuple[Term, Term, bool]]:

@@ -1,14 +1,13 @@
-"""How one SQL statement runs over splits of its driving input: a pure decision on the parsed text.
+"""The execution strategy of a SQL statement over splits of its driving input: a pure decision on the parsed text.
 
-| strategy | when | how |
+| strategy | used for | execution |
 | --- | --- | --- |
-| blockwise | row by row over one input | each split by itself |
-| broadcast | as blockwise, joined to smaller inputs | each split with the whole of the others |
-| partial | grouped by mergeable aggregates over a blockwise or broadcast part | states per split, merged once |
+| blockwise | row-wise statements over one input | each split independently |
+| broadcast | the same, joined with smaller inputs | each split with all rows of the other inputs |
+| partial | grouping with mergeable aggregates over a blockwise or broadcast query | states per split, merged once |
 | gather | everything else | DuckDB over all files at once, out of core |
 
-Gather is always right; the others are right when the checks below say so. They allow what they know and
-nothing else: a clause, a join or a function that is not named here means gather.
+Gather is always correct. The other strategies are chosen only if every clause, join and function is known to allow it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Literal
 from sqlglot import exp
 
 from pipeline.kernel.aggregates.decomposition import has_groups, refusal
-from pipeline.kernel.syntax.function_calls import is_aggregate, is_changing, needs_more_than_a_row
+from pipeline.kernel.syntax.function_calls import is_aggregate, is_volatile, needs_more_than_a_row
 from pipeline.kernel.syntax.scope import Scope, driving_of, relation
 
 __all__ = ["Strategy", "StrategyChoice", "driving_of", "plan"]
@@ -44,8 +43,8 @@ def plan(tree: exp.Query) -> StrategyChoice:
     scope = Scope.of(tree)
     driving = scope.driving
     if driving is None:
-        return StrategyChoice("gather", next(iter(scope.inputs), ""), "its first input is not one table")
-    obstacle = _anywhere(scope, driving)
+        return StrategyChoice("gather", next(iter(scope.inputs), ""), "its first input is not a table")
+    obstacle = _obstacle_in(scope, driving)
     if obstacle is None and isinstance(tree, exp.Select) and has_groups(tree):
         obstacle = refusal(tree) or _from(tree, scope, driving)
         if obstacle is None:
@@ -55,30 +54,32 @@ def plan(tree: exp.Query) -> StrategyChoice:
         return StrategyChoice("gather", driving, obstacle)
     others = ", ".join(repr(name) for name in scope.inputs[1:])
     if others:
-        return StrategyChoice("broadcast", driving, f"{others} joined whole to each split of {driving!r}")
-    return StrategyChoice("blockwise", driving, f"every row of {driving!r} is handled by itself")
+        return StrategyChoice("broadcast", driving, f"{others} joined to each split of {driving!r}")
+    return StrategyChoice("blockwise", driving, f"each row of {driving!r} is processed independently")
 
 
-def _anywhere(scope: Scope, driving: str) -> str | None:
-    """Return what rules out splits wherever it stands in the statement."""
+def _obstacle_in(scope: Scope, driving: str) -> str | None:
+    """Return why a part of the statement rules out splits, wherever it occurs."""
     if scope.reads(driving) > 1:
         return f"{driving!r} is read more than once"
-    return next((obstacle for node in scope.tree.walk() if (obstacle := never_apart(node, "split")) is not None), None)
+    return next(
+        (obstacle for node in scope.tree.walk() if (obstacle := splitting_obstacle(node, "split")) is not None), None
+    )
 
 
-def never_apart(node: exp.Expr, part: str) -> str | None:
-    """Return what keeps a statement whole wherever it stands in it; `part` is the word for what it would be cut into."""
+def splitting_obstacle(node: exp.Expr, part: str) -> str | None:
+    """Return why a node rules out parts, wherever it occurs; `part` is the term used in the reason: split or bucket."""
     if isinstance(node, exp.With) and node.args.get("recursive"):
         return "a recursive CTE needs all rows at once"
     if isinstance(node, exp.TableSample):
         return "a sample is drawn from all rows at once"
     if isinstance(node, exp.Table) and (node.db or not isinstance(node.this, exp.Identifier)):
         return f"{node.sql('duckdb')} is not one of the project's tables"
-    return f"{node.sql('duckdb')} may differ from {part} to {part}" if is_changing(node) else None
+    return f"{node.sql('duckdb')} may differ from {part} to {part}" if is_volatile(node) else None
 
 
 def _row_by_row(query: exp.Expr, scope: Scope, driving: str) -> str | None:
-    """Return why a query cannot be applied to each split by itself, or `None` when it can."""
+    """Return why a query cannot be applied to each split independently, or `None` if it can."""
     if not isinstance(query, exp.Select):
         return "a set operation needs all rows at once"
     clause = next((name for name, value in query.args.items() if value and name not in _ROW_BY_ROW), None)
@@ -93,11 +94,11 @@ def _from(select: exp.Select, scope: Scope, driving: str) -> str | None:
         return "it has no FROM"
     obstacle = _relation(first, scope, driving)
     joins = (_join(join, driving) for join in select.args.get("joins") or [])
-    return obstacle or next((found for found in joins if found is not None), None)
+    return obstacle or next((problem for problem in joins if problem is not None), None)
 
 
 def _relation(node: exp.Expr, scope: Scope, driving: str) -> str | None:
-    """Return why what stands first after FROM is not the driving table, row by row."""
+    """Return why the first FROM item is not a row-wise query of the driving table."""
     if not isinstance(node, exp.Table | exp.Subquery) or any(
         v and k not in {"this", "alias"} for k, v in node.args.items()
     ):
@@ -117,11 +118,11 @@ def _join(join: exp.Join, driving: str) -> str | None:
 
 
 def _outer_aggregate(select: exp.Select) -> str | None:
-    """Return an aggregate in a subquery that may be one of the outer rows: SQL gives it to whom its columns belong."""
+    """Return why an aggregate in a subquery may belong to the outer query, which depends on its columns in SQL."""
     for expression in select.expressions:
         for query in expression.find_all(exp.Query):
             inner = {part.alias_or_name.lower() for part in query.find_all(exp.Table, exp.Subquery)}
             for call in query.find_all(exp.Func):
                 if is_aggregate(call) and any(c.table.lower() not in inner for c in call.find_all(exp.Column)):
-                    return f"{call.sql('duckdb')} in a subquery may be one of the outer rows: qualify its columns"
+                    return f"{call.sql('duckdb')} in a subquery may refer to the outer query: qualify its columns"
     return None

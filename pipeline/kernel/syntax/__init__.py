@@ -1,1 +1,1 @@
-"""What the text of a statement says: the tables it reads, and the functions it calls."""
+"""Analysis of a statement's text: the tables it reads, and the functions it calls."""

@@ -1,4 +1,4 @@
-"""What the calls of a statement need: one row, a group of rows, or something else. By DuckDB's own list of functions."""
+"""Classification of the function calls of a statement, based on DuckDB's list of functions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import duckdb
 from sqlglot import exp
 
 _MACROS = frozenset({"split_part", "nullif", "if", "fmod", "fdiv", "days_in_month", "date_add", "array_to_string"})
-"""Macros of DuckDB that work on one row, beside those for lists and maps. Others may hide an aggregate or the time."""
+"""DuckDB's row-wise macros, in addition to those for lists and maps. Other macros may contain an aggregate or the time."""
 _OF_LISTS = ("list_", "array_", "map_")
 _CLOCKS = ("current_", "local")
-"""How the keywords begin that stand for the time or the session, as `current_date` and `localtimestamp` do."""
+"""The prefixes of keywords for the current time or session, for example `current_date` and `localtimestamp`."""
 _ARGUMENTS = ("this", "expression", "quantile", "count", "separator")
-"""Where sqlglot keeps the arguments of an aggregate it knows, in the order of the text."""
+"""The attributes in which sqlglot stores the arguments of known aggregates, in the order of the text."""
 
 
 @dataclass(frozen=True)
 class CallParts:
-    """An aggregate call in its parts, which are nodes of the statement."""
+    """The parts of an aggregate call, as nodes of the statement."""
 
     call: exp.Expr
     arguments: tuple[exp.Expr, ...]
@@ -30,12 +30,12 @@ class CallParts:
     """The condition of its FILTER."""
 
     @classmethod
-    def of(cls, whole: exp.Expr) -> CallParts | None:
-        """Take a call with its FILTER apart; `None` when it has a part that is not known here."""
-        call = whole.this if isinstance(whole, exp.Filter) else whole
+    def of(cls, node: exp.Expr) -> CallParts | None:
+        """Return the parts of a call, including its FILTER; `None` if it has an unsupported part."""
+        call = node.this if isinstance(node, exp.Filter) else node
         inner = call.this if isinstance(call, exp.IgnoreNulls) else call
         unknown = {name for name, value in inner.args.items() if value} - {*_ARGUMENTS, "expressions", "big_int"}
-        if unknown or isinstance(whole.parent, exp.WithinGroup | exp.RespectNulls | exp.Dot):
+        if unknown or isinstance(node.parent, exp.WithinGroup | exp.RespectNulls | exp.Dot):
             return None
         if isinstance(inner, exp.Anonymous | exp.AnonymousAggFunc):
             arguments = list(inner.expressions)
@@ -52,7 +52,7 @@ class CallParts:
         if any(isinstance(argument, exp.Order | exp.Distinct) for argument in arguments):
             return None
         arguments = [argument for argument in arguments if not isinstance(argument, exp.Star)]
-        where = whole.expression.this if isinstance(whole, exp.Filter) else None
+        where = node.expression.this if isinstance(node, exp.Filter) else None
         return cls(call, tuple(arguments), distinct, order, where)
 
 
@@ -64,36 +64,36 @@ def own(select: exp.Select, *kinds: type[exp.Expr]) -> Iterator[exp.Expr]:
 
 
 def aggregates_of(select: exp.Select) -> Iterator[exp.Expr]:
-    """Yield the aggregate calls of a SELECT itself, not those of its subqueries or windows."""
+    """Yield the aggregate calls of a SELECT, excluding subqueries and windows."""
     for node in own(select, exp.Func):
         if is_aggregate(node) and not isinstance(node.parent, exp.Window):
             yield node
 
 
-def whole_of(call: exp.Expr) -> exp.Expr:
-    """Return an aggregate call with what is written behind it: IGNORE NULLS, FILTER."""
+def with_modifiers(call: exp.Expr) -> exp.Expr:
+    """Return an aggregate call including its IGNORE NULLS and FILTER."""
     while isinstance(call.parent, exp.Filter | exp.IgnoreNulls) and call.parent.this is call:
         call = call.parent
     return call
 
 
 def is_aggregate(node: exp.Expr) -> bool:
-    """Return whether a call is an aggregate, by sqlglot's or by DuckDB's own list."""
+    """Return whether a call is an aggregate according to sqlglot or DuckDB."""
     if not isinstance(node, exp.Func) or isinstance(node, exp.Connector):
         return False
     return isinstance(node, exp.AggFunc) or function_name(node) in _duckdb("aggregate")
 
 
-def is_changing(node: exp.Expr) -> bool:
-    """Return whether a call may give something else the next time: chance, the clock, the session."""
+def is_volatile(node: exp.Expr) -> bool:
+    """Return whether a call is volatile: it depends on randomness, the clock or the session."""
     if not isinstance(node, exp.Func) or isinstance(node, exp.Connector):
         return False
-    names = {function_name(node), *(name.lower() for name in node.sql_names())} - {"error"}  # it raises, everywhere
+    names = {function_name(node), *(name.lower() for name in node.sql_names())} - {"error"}  # it always raises
     return not names.isdisjoint(_duckdb("changing")) or any(name.startswith(_CLOCKS) for name in names)
 
 
 def is_known(node: exp.Expr) -> bool:
-    """Return whether a call is one of DuckDB's functions of one row, or part of the language."""
+    """Return whether a call is one of DuckDB's row-wise functions, or part of the SQL language."""
     if not isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
         return True
     name = str(node.this).lower()
@@ -101,12 +101,12 @@ def is_known(node: exp.Expr) -> bool:
 
 
 def function_name(node: exp.Expr) -> str:
-    """Return DuckDB's name of a function call, in lower case."""
+    """Return the DuckDB name of a function call, in lower case."""
     return node.sql("duckdb").partition("(")[0].strip().lower()
 
 
 def needs_more_than_a_row(select: exp.Select) -> str | None:
-    """Return why a SELECT's own calls cannot be made row by row, or `None` when they can."""
+    """Return why the calls of a SELECT cannot be evaluated row by row, or `None` if they can."""
     for node in own(select, exp.Func, exp.Window):
         if isinstance(node, exp.Window):
             return "a window function needs all rows at once"
@@ -118,7 +118,7 @@ def needs_more_than_a_row(select: exp.Select) -> str | None:
 
 
 def is_reserved(name: str) -> bool:
-    """Return whether a name is a word of the language that cannot stand before a dot without quotes."""
+    """Return whether a name is a keyword that must be quoted before a dot."""
     return name.lower() in _duckdb("reserved")
 
 
@@ -136,6 +136,6 @@ def _duckdb(kind: str) -> frozenset[str]:
 
 
 def _words(query: str) -> frozenset[str]:
-    """Ask an engine of its own about the engine: planning writes nothing, not even a folder for temporary files."""
+    """Query DuckDB's catalog on a separate instance, so that planning creates no temporary folder."""
     with duckdb.connect() as con:
         return frozenset(str(row[0]) for row in con.execute(query).fetchall())

@@ -1,7 +1,7 @@
-"""Which tables a statement reads, as against the CTEs it defines itself.
+"""Resolution of a statement's table names to inputs and CTEs.
 
-Names are compared as DuckDB compares them, without case. A CTE hides a table of its name from where it is
-defined on, in the rest of its WITH, in the query that follows and in all that is nested there.
+Names are case-insensitive, as in DuckDB. A CTE hides a table of the same name in the rest of its WITH clause, in the query
+that follows, and in everything nested there.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from sqlglot import exp
 
 @dataclass(frozen=True)
 class Scope:
-    """A statement with each of its table names resolved to a CTE or to an input."""
+    """A statement whose table names are resolved to CTEs or inputs."""
 
     tree: exp.Query
     tables: tuple[exp.Table, ...]
-    """Every mention of a table, CTEs included, in the order of the text."""
+    """Every table reference, including CTEs, in the order of the text."""
     bodies: Mapping[int, exp.Expr]
-    """The CTE that a mention, by its `id`, stands for; inputs are not in it."""
+    """The query of the CTE that a reference, by its `id`, refers to; references to inputs are not included."""
 
     @classmethod
     def of(cls, tree: exp.Query) -> Scope:
@@ -42,17 +42,17 @@ class Scope:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The tables read, each once, as first written; the driving one first."""
+        """The input tables without duplicates, spelled as first written; the driving input first."""
         driving = self.driving
         names = [table.name for table in self.tables if id(table) not in self.bodies]
-        found: dict[str, str] = {} if driving is None else {driving.lower(): driving}
+        by_name: dict[str, str] = {} if driving is None else {driving.lower(): driving}
         for name in names:
-            found.setdefault(name.lower(), name)
-        return tuple(found.values())
+            by_name.setdefault(name.lower(), name)
+        return tuple(by_name.values())
 
     @property
     def driving(self) -> str | None:
-        """The table whose rows flow through: the first after FROM, through CTEs and subqueries."""
+        """The driving input: the first table after FROM, through CTEs and subqueries."""
         node: exp.Expr | None = self.tree
         while node is not None:
             if isinstance(node, exp.Table) and id(node) not in self.bodies:
@@ -61,7 +61,7 @@ class Scope:
         return None
 
     def reads(self, name: str) -> int:
-        """Return how often an input is read, a CTE counted at each of its uses; a recursive one once."""
+        """Return how often an input is read. A CTE counts once per reference, a recursive CTE once in total."""
         return self._reads(self.tree, name.lower(), ())
 
     def _reads(self, node: exp.Expr, name: str, inside: tuple[int, ...]) -> int:
@@ -76,8 +76,8 @@ class Scope:
 
     def _next(self, node: exp.Expr) -> exp.Expr | None:
         if isinstance(node, exp.Subquery | exp.SetOperation):
-            found: exp.Expr | None = node.this
-            return found
+            inner: exp.Expr | None = node.this
+            return inner
         if isinstance(node, exp.Select):
             return relation(node)
         body = self.bodies.get(id(node))
@@ -91,26 +91,26 @@ class Scope:
 
 
 def relation(select: exp.Select) -> exp.Expr | None:
-    """Return what stands first after FROM, or `None` without a FROM."""
+    """Return the first FROM item, or `None` without FROM."""
     from_ = select.args.get("from_")
-    found: exp.Expr | None = None if from_ is None else from_.this
-    return found
+    first: exp.Expr | None = None if from_ is None else from_.this
+    return first
 
 
 def tables_of(tree: exp.Query) -> tuple[str, ...]:
-    """Return the tables a statement reads, without its CTEs, each once, the driving one first."""
+    """Return the input tables of a statement without CTEs and duplicates, the driving input first."""
     return Scope.of(tree).inputs
 
 
 def driving_of(tree: exp.Query) -> str | None:
-    """Return the table whose rows flow through a statement: the first after FROM, through CTEs and subqueries."""
+    """Return the driving input of a statement: the first table after FROM, through CTEs and subqueries."""
     return Scope.of(tree).driving
 
 
 def _defined(
     node: exp.Expr, visible: Mapping[str, exp.Expr]
 ) -> tuple[list[tuple[exp.Expr, Mapping[str, exp.Expr]]], Mapping[str, exp.Expr]]:
-    """Return a query's CTEs with the names each may use, and the names that the query itself may use."""
+    """Return a query's CTEs with the names visible to each, and the names visible to the query."""
     with_ = node.args.get("with_")
     defined: list[tuple[exp.Expr, Mapping[str, exp.Expr]]] = []
     for cte in [] if with_ is None else with_.expressions:
@@ -133,8 +133,8 @@ def _above(node: exp.Expr) -> Iterator[exp.Expr]:
         parent = parent.parent
 
 
-def unused(name: str, taken: Collection[str]) -> str:
-    """Return a name that is none of those taken, whatever their case, for what is put beside a user's own expressions."""
+def unused_name(name: str, taken: Collection[str]) -> str:
+    """Return a name that differs from all names taken, ignoring case, for generated columns next to the user's."""
     known = {each.lower() for each in taken}
     while name.lower() in known:
         name += "_"

@@ -1,1 +1,1 @@
-"""Windows of event time."""
+"""Event-time windows."""

@@ -1,15 +1,14 @@
-"""Windows of event time in a statement: `tumble`, `hop` and `session`, as words of GROUP BY, and what they mean.
+"""Event-time windows in a statement: the GROUP BY functions `tumble`, `hop` and `session`.
 
-    tumble(at, size)          |---a---|---b---|---c---|       each row in one window, one after the other
-    hop(at, slide, size)      |---a---|   |---c---|           a window begins every slide,
-                                  |---b---|                   each row is in all that are open then
-    session(at, gap)          |-a--|      |---b----|          a window as long as rows come less than a gap apart
+    tumble(at, size)          |---a---|---b---|---c---|       consecutive windows; each row is in one
+    hop(at, slide, size)      |---a---|   |---c---|           a window starts every slide;
+                                  |---b---|                   each row is in all windows that contain its time
+    session(at, gap)          |-a--|      |---b----|          a window ends once there is no row for a gap
 
-Each gives the begin of the row's window, and its twin (`tumble_end` …) with the same arguments the end, which is not part
-of the window; that of a session is a gap after its last row. Windows are aligned as DuckDB's `time_bucket` aligns them:
-to Monday, 3 January 2000, or to 1 January where they are months. A row without a time, or an infinite one, is in no window.
-`in_plain_sql` says the same in DuckDB's own words, over all rows at once; `in_panes` in a form that can be put together
-from rows as they come.
+Each function returns the inclusive start of the row's window; `tumble_end`, `hop_end` and `session_end` with the same
+arguments return its exclusive end. A session ends one gap after its last row. Windows are aligned like DuckDB's
+`time_bucket`: to Monday, 3 January 2000, or to 1 January for months. Rows with a null or infinite time are in no window.
+`in_plain_sql` rewrites windows to plain DuckDB SQL over all rows; `in_panes` rewrites them to an incremental form.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ import duckdb
 from sqlglot import exp, parse_one
 
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.event_time import in_words
+from pipeline.core.event_time import format_duration
 from pipeline.kernel.aggregates.grouping import keys_of, text_in, unclear_name
 from pipeline.kernel.engine import arrow, connect, first_line
 from pipeline.kernel.syntax.function_calls import is_aggregate, own
-from pipeline.kernel.syntax.scope import unused
+from pipeline.kernel.syntax.scope import unused_name
 
 Kind = Literal["tumble", "hop", "session"]
 _INTERVALS: dict[Kind, tuple[str, ...]] = {"tumble": ("size",), "hop": ("slide", "size"), "session": ("gap",)}
 _END = "_end"
 _MOST_WINDOWS = 10_000
-"""The most windows of one hop that a row may be in."""
+"""The maximum number of windows of a hop that contain one row."""
 _AFTER = frozenset({"with_", "expressions", "group", "having", "order", "limit", "offset"})
 _BEFORE = frozenset({"from_", "joins", "where"})
 MONDAY_US = 946_857_600_000_000
-"""Where windows are aligned to: 3 January 2000, in microseconds since 1970."""
+"""The alignment of windows: 3 January 2000, in microseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -48,59 +47,65 @@ class Window:
 
     kind: Kind
     time: exp.Expr
-    """When a row happened."""
+    """The event time of a row."""
     size_us: int = 0
     slide_us: int = 0
-    """How far a window begins after the last; for `tumble` its size."""
+    """The interval between the starts of consecutive windows; for `tumble`, the size."""
     gap_us: int = 0
     months: int = 0
 
     @property
     def pane_us(self) -> int:
-        """The longest stretch of which all rows are in the same windows: of a session, as they are less than a gap apart."""
+        """The length of a pane, whose rows are all in the same windows; for a session, the gap."""
         return self.gap_us or math.gcd(self.size_us, self.slide_us)
 
     @property
     def in_words(self) -> str:
-        """The windows for people, for example `1 hour every 5 minutes`."""
+        """A description of the windows, for example `1 hour every 5 minutes`."""
         if self.months:
             return f"{self.months} months"
-        size = in_words(timedelta(microseconds=self.size_us or self.gap_us))
-        every = f" every {in_words(timedelta(microseconds=self.slide_us))}" if self.kind == "hop" else ""
+        size = format_duration(timedelta(microseconds=self.size_us or self.gap_us))
+        every = f" every {format_duration(timedelta(microseconds=self.slide_us))}" if self.kind == "hop" else ""
         return f"{size}{every}"
 
     @property
     def step(self) -> str:
-        """The SQL of the interval from a window's begin to the next one's."""
+        """The SQL interval between the starts of consecutive windows."""
         return interval(self.slide_us or self.gap_us, self.months)
 
     @property
     def length(self) -> str:
-        """The SQL of the interval from a window's begin to its end; of a session, from its last row."""
+        """The SQL interval from the start of a window to its end; for a session, from its last row."""
         return interval(self.size_us or self.gap_us, self.months)
 
 
 def window_of(select: exp.Select, place: Place | None = None) -> Window | None:
-    """Return the windows that a SELECT groups by, or `None`; those of its subqueries are theirs.
+    """Return the windows that a SELECT groups by, or `None`; subqueries are ignored.
 
-    Raises `DefinitionError` for a window that is not one: intervals that are not constant or not positive, two
-    windows, or one that is not a key.
+    Raises `DefinitionError` for intervals that are not constant or not positive, for two different windows, and for a
+    window that is not a grouping key.
     """
     words = list(_words(select))
     if not words:
         return None
-    found = [_read(word, place) for word in words]
-    if len({(text_in(each.time, select), replace(each, time=exp.null())) for each in found}) > 1:
+    windows = [_read(word, place) for word in words]
+    if len({(text_in(each.time, select), replace(each, time=exp.null())) for each in windows}) > 1:
         got = " and ".join(dict.fromkeys(word.sql("duckdb") for word in words))
         raise DefinitionError(
-            "a statement groups by one window", got=got, do="group by the other one in a table of its own", place=place
+            "a statement can group by one window only",
+            got=got,
+            do="group by the other in a separate table",
+            place=place,
         )
     _check_places(select, words, place)
-    return found[0]
+    return windows[0]
 
 
 def in_plain_sql(tree: exp.Query, place: Place | None = None) -> exp.Query:
-    """Return a statement with its windows, also those of its subqueries, in DuckDB's own words; itself without any."""
+    """Return a statement with all windows, including those of subqueries, rewritten to plain DuckDB SQL.
+
+    A statement without windows is returned unchanged.
+    """
     windows = {id(s): window for s in tree.find_all(exp.Select) if (window := window_of(s, place)) is not None}
     if not windows:
         return tree
@@ -114,10 +119,10 @@ def in_plain_sql(tree: exp.Query, place: Place | None = None) -> exp.Query:
 
 
 def in_panes(select: exp.Select, window: Window) -> exp.Select:
-    """Return a SELECT that groups by panes of its window in place of the window itself, first of its keys.
+    """Return a SELECT that groups by panes instead of windows; the pane is the first key.
 
-    Rows of a pane are in the same windows. Where the windows' begin is put in place of the panes' and the groups are
-    merged, the statement's answer comes out.
+    All rows of a pane are in the same windows. Replacing panes by the starts of their windows and merging the groups gives
+    the result of the statement.
     """
     copy = select.copy()
     _name(copy)
@@ -147,17 +152,17 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
     names = _INTERVALS[kind]
     if len(word.expressions) != len(names) + 1:
         usage = ", ".join(["a time", *(f"its {name}" for name in names)])
-        raise DefinitionError(f"{kind} takes {usage}", got=word.sql("duckdb"), place=place)
+        raise DefinitionError(f"{kind} requires {usage}", got=word.sql("duckdb"), place=place)
     time, *intervals = word.expressions
-    spans = {name: _span(kind, name, given, place) for name, given in zip(names, intervals, strict=True)}
+    spans = {name: _span(kind, name, length, place) for name, length in zip(names, intervals, strict=True)}
     months = spans["size"][0] if kind == "tumble" else 0
     lengths = {f"{name}_us": us for name, (_, us) in spans.items()}
     window = Window(kind, time, months=months, **{"slide_us": lengths.get("size_us", 0), **lengths})
     if window.slide_us > window.size_us:
         raise DefinitionError(
-            "a hop's slide is longer than its windows: rows between them would be in none",
+            "the slide of hop must not be longer than its size, because rows between windows would be lost",
             got=word.sql("duckdb"),
-            do="write the slide before the size, or filter with WHERE and use tumble",
+            do="pass the slide before the size, or filter with WHERE and use tumble",
             place=place,
         )
     if window.slide_us and -(-window.size_us // window.slide_us) > _MOST_WINDOWS:
@@ -167,74 +172,74 @@ def _read(word: exp.Anonymous, place: Place | None) -> Window:
     return window
 
 
-def _span(kind: Kind, name: str, given: exp.Expr, place: Place | None) -> tuple[int, int]:
+def _span(kind: Kind, name: str, length: exp.Expr, place: Place | None) -> tuple[int, int]:
     """Return the months and the microseconds of a constant interval."""
-    sql = given.sql("duckdb")
+    sql = length.sql("duckdb")
     what = f"the {name} of {kind}"
-    if given.find(exp.Column, exp.Query):
+    if length.find(exp.Column, exp.Query):
         raise DefinitionError(
-            f"{what} is not a constant", got=sql, do="write for example interval '5 minutes'", place=place
+            f"{what} must be a constant", got=sql, do="use for example interval '5 minutes'", place=place
         )
     try:
-        found = _constant(sql)
+        parts = _constant(sql)
     except duckdb.Error as error:
         got = f"{sql}: {first_line(error)}"
         raise DefinitionError(
-            f"{what} is no interval", got=got, do="write for example interval '5 minutes'", place=place
+            f"{what} is not an interval", got=got, do="use for example interval '5 minutes'", place=place
         ) from error
-    if found is None or min(found) < 0 or not any(found):
-        raise DefinitionError(f"{what} is not more than nothing", got=sql, place=place)
-    months, us = found
+    if parts is None or min(parts) < 0 or not any(parts):
+        raise DefinitionError(f"{what} must be positive", got=sql, place=place)
+    months, us = parts
     if months and (us or kind != "tumble"):
-        do = "leave out the days and hours" if kind == "tumble" else "write days"
-        raise DefinitionError(f"{what} has months, which are not all of one length", got=sql, do=do, place=place)
+        do = "use only months, or only days and hours" if kind == "tumble" else "use days"
+        raise DefinitionError(f"{what} contains months, whose lengths differ", got=sql, do=do, place=place)
     return months, us
 
 
 @functools.lru_cache(maxsize=256)
 def _constant(sql: str) -> tuple[int, int] | None:
     with connect() as con:
-        found = arrow(con, f"select ({sql})::interval as i").column(0)[0].as_py()
-    return None if found is None else (found.months, found.days * 86_400_000_000 + found.nanoseconds // 1000)
+        value = arrow(con, f"select ({sql})::interval as i").column(0)[0].as_py()
+    return None if value is None else (value.months, value.days * 86_400_000_000 + value.nanoseconds // 1000)
 
 
 def interval(us: int, months: int = 0) -> str:
     """Return the SQL of an interval of microseconds, or of months."""
     if months:
         return f"interval '{months} months'"
-    words = f"{us} microseconds" if us % 1_000_000 else in_words(timedelta(microseconds=us))
+    words = f"{us} microseconds" if us % 1_000_000 else format_duration(timedelta(microseconds=us))
     return f"interval '{words}'"
 
 
 def _check_places(select: exp.Select, words: list[exp.Anonymous], place: Place | None) -> None:
-    """Check that a window is a key, alone, and stands nowhere but behind the grouping."""
+    """Check that a window is a complete grouping key, and only used in clauses that follow grouping."""
     first = words[0].sql("duckdb")
     group = select.args.get("group")
     if group is None:
-        raise DefinitionError(f"{first} is a window, by which rows are grouped", do="add GROUP BY ALL", place=place)
+        raise DefinitionError(f"the window {first} requires GROUP BY", do="add GROUP BY ALL", place=place)
     for word in words:
         within = next((a for a in _above(word, select) if isinstance(a, exp.Window) or is_aggregate(a)), None)
         clause = next(name for name, part in select.args.items() if any(node is word for node in _nodes(part)))
         if within is not None or clause not in _AFTER:
             where = within.sql("duckdb") if within is not None else clause.strip("_").upper()
             raise DefinitionError(
-                f"{word.sql('duckdb')} stands where rows are not grouped yet",
+                f"{word.sql('duckdb')} cannot be used before rows are grouped",
                 got=where,
-                do="make the window a key, in GROUP BY or in the SELECT list with GROUP BY ALL",
+                do="use the window as a key, in GROUP BY or in the SELECT list with GROUP BY ALL",
                 place=place,
             )
     out_of_range = next(
         (k for k in group.expressions if k.is_int and not 0 < int(k.name) <= len(select.expressions)), None
     )
     if out_of_range is not None:
-        raise DefinitionError("it groups by a column that is not there", got=out_of_range.sql("duckdb"), place=place)
+        raise DefinitionError("GROUP BY position is out of range", got=out_of_range.sql("duckdb"), place=place)
     keys = keys_of(select)
     mixed = next((k for k in keys if not _is_word(k) and any(_is_word(node) for node in k.walk())), None)
     if mixed is not None or not any(_is_word(key) for key in keys):
         raise DefinitionError(
-            f"{first} is not a key by itself",
+            f"{first} must be a grouping key on its own",
             got=None if mixed is None else mixed.sql("duckdb"),
-            do="group by the window as it is, and compute with it in another table",
+            do="group by the window itself, and use it in expressions in another table",
             place=place,
         )
 
@@ -253,7 +258,7 @@ def _nodes(part: object) -> Iterator[exp.Expr]:
 
 
 def _name(select: exp.Select) -> None:
-    """Name the columns of a SELECT that are a window and nothing else: by the word, where it has no other name."""
+    """Alias unnamed window columns of a SELECT by the name of their function."""
     for column in select.expressions:
         if _is_word(column):
             column.replace(exp.alias_(column.copy(), column.name.lower(), quoted=True))
@@ -276,9 +281,9 @@ def _tumbled(select: exp.Select, window: Window, _place: Place | None) -> None:
 
 
 def _hopped(select: exp.Select, window: Window, _place: Place | None) -> None:
-    """Each row is joined to the numbers of the windows that it is in, counted back from the last."""
+    """Join each row with the numbers of its windows, counted backwards from the last one."""
     time = window.time.sql("duckdb")
-    hops, back = (unused(name, _identifiers(select)) for name in ("_hops", "_back"))
+    hops, back = (unused_name(name, _identifiers(select)) for name in ("_hops", "_back"))
     begin = f"time_bucket({window.step}, {time}) - {hops}.{back} * {window.step}"
     count = -(-window.size_us // window.slide_us)
     _replace(select, begin, f"{begin} + {window.length}")
@@ -290,13 +295,13 @@ def _hopped(select: exp.Select, window: Window, _place: Place | None) -> None:
 
 
 def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> None:
-    """Rows are numbered by session, where all that is done before grouping is in a subquery."""
+    """Number rows by session, in a subquery that contains all clauses before grouping."""
     _check_session(select, place)
     keys = [key for key in keys_of(select) if not _is_word(key) and not isinstance(key, exp.Literal)]
     columns = _Columns(_identifiers(select), {})
     time = _column(window.time, columns)
     by = [key.sql("duckdb") for key in keys]
-    session = unused("_session", columns.taken)
+    session = unused_name("_session", columns.taken)
     group = [exp.column(session), *(_over(key, columns) for key in keys)]
     aliases = {e.alias.lower() for e in select.expressions if isinstance(e, exp.Alias)}
     _replace(select, f"min({time})", f"max({time}) + {window.length}")
@@ -307,7 +312,7 @@ def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> Non
     is_new = f"coalesce({at} - lag({at}) over ({partition}order by {at}) >= {window.gap_us}, true)::int as _new"
     keyed = [f"{key} as _b{number}" for number, key in enumerate(by)]
     rows = exp.select(
-        *(exp.alias_(column, name) for name, column in columns.found.items()),
+        *(exp.alias_(column, name) for name, column in columns.expressions.items()),
         *map(_parsed, [*keyed, is_new]),
         copy=False,
     )
@@ -326,20 +331,20 @@ def _in_sessions(select: exp.Select, window: Window, place: Place | None) -> Non
 
 
 def _check_session(select: exp.Select, place: Place | None) -> None:
-    """Check that what a SELECT does after grouping can be said over the columns of a subquery."""
+    """Check that the clauses after grouping can be rewritten over the columns of a subquery."""
     unclear = unclear_name(select)
     clause = next((name for name, value in select.args.items() if value and name not in _AFTER | _BEFORE), None)
     nameless = next((e for e in select.expressions if not isinstance(e, exp.Alias | exp.Column)), None)
     queries = (part.find(exp.Query, exp.Star) for part in [*select.expressions, *_clauses(select)] if not _counts(part))
     problem = unclear
     if clause is not None:
-        problem = f"{clause.strip('_').upper()} beside session"
+        problem = f"{clause.strip('_').upper()} with session"
     elif nameless is not None:
-        problem = f"{nameless.sql('duckdb')} has no name: write `as`"
+        problem = f"{nameless.sql('duckdb')} has no name: add an alias"
     elif any(queries):
-        problem = "a subquery or a star beside session"
+        problem = "a subquery or a star with session"
     if problem is not None:
-        raise DefinitionError("this cannot be grouped by session", got=problem, place=place)
+        raise DefinitionError("the SELECT cannot be grouped by session", got=problem, place=place)
 
 
 def _clauses(select: exp.Select) -> list[exp.Expr]:
@@ -347,16 +352,16 @@ def _clauses(select: exp.Select) -> list[exp.Expr]:
 
 
 def _counts(part: exp.Expr) -> bool:
-    """Return whether all stars of a part are those of `count(*)`, and nothing in it is a query."""
+    """Return whether a part contains no query, and no star except in `count(*)`."""
     return part.find(exp.Query) is None and all(isinstance(star.parent, exp.Count) for star in part.find_all(exp.Star))
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of a subquery: its expressions by their names, which are none of those the statement has."""
+    """The columns of a subquery: its expressions by generated names, which do not occur in the statement."""
 
     taken: frozenset[str]
-    found: dict[str, exp.Expr]
+    expressions: dict[str, exp.Expr]
 
 
 def _identifiers(select: exp.Select) -> frozenset[str]:
@@ -364,10 +369,10 @@ def _identifiers(select: exp.Select) -> frozenset[str]:
 
 
 def _column(node: exp.Expr, columns: _Columns) -> str:
-    """Return the name under which the subquery gives an expression."""
-    known = next((name for name, column in columns.found.items() if column == node), None)
-    name = unused(f"_in{len(columns.found)}", columns.taken) if known is None else known
-    columns.found.setdefault(name, node.copy())
+    """Return the subquery's column name of an expression."""
+    known = next((name for name, column in columns.expressions.items() if column == node), None)
+    name = unused_name(f"_in{len(columns.expressions)}", columns.taken) if known is None else known
+    columns.expressions.setdefault(name, node.copy())
     return name
 
 
@@ -375,7 +380,7 @@ def _over(node: exp.Expr, columns: _Columns, aliases: frozenset[str] | set[str] 
     """Return an expression over the subquery's columns."""
 
     def replaced(part: exp.Expr) -> exp.Expr:
-        if not isinstance(part, exp.Column) or part.name in columns.found:
+        if not isinstance(part, exp.Column) or part.name in columns.expressions:
             return part
         if not part.table and part.name.lower() in aliases:
             return part

@@ -19,7 +19,7 @@ from sqlglot import exp
 
 from pipeline.core.definitions import Expectation, Layer, Table, caller, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.event_time import in_words, span
+from pipeline.core.event_time import format_duration, parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, SOURCE
@@ -105,7 +105,7 @@ def deduplicate(  # noqa: PLR0913 - options of a definition
             do="leave it out: the last row is one for each key",
             place=place,
         )
-    horizon = None if within is None else span(within, "within", place) // _MICROSECOND
+    horizon = None if within is None else parse_duration(within, "within", place) // _MICROSECOND
     how = Deduplication(columns, event_time, keep, horizon)
     return sql_table(
         DeduplicateTransform(f"select * from {quoted(table)}", table, how),
@@ -202,7 +202,7 @@ class _OfKey:
         """The key, how long it is remembered, and the columns of the table."""
         how = self.how
         layout = {"key": ", ".join(how.key), **columns_part(self.table, self.schema, how.event_time)}
-        within = "for ever" if how.within_us is None else in_words(timedelta(microseconds=how.within_us))
+        within = "for ever" if how.within_us is None else format_duration(timedelta(microseconds=how.within_us))
         return StateIdentity(f"deduplicate, keep {how.keep}", STATE_VERSION, layout, {"within": within})
 
     def prepare(self, name: str, before: int) -> Prepared:

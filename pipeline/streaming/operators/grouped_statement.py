@@ -13,15 +13,15 @@ from pipeline.core.definitions import Emit, Streaming
 from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import columns_part
-from pipeline.kernel.aggregates.decomposition import has_groups, refusal, take_apart
+from pipeline.kernel.aggregates.decomposition import decompose, has_groups, refusal
 from pipeline.kernel.aggregates.grouping import normalised, unclear_name
 from pipeline.kernel.aggregates.mergeable import state_of
-from pipeline.kernel.planner.projection import needed
-from pipeline.kernel.planner.provenance import passed_on
+from pipeline.kernel.planner.projection import used_columns
+from pipeline.kernel.planner.provenance import passed_through
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.sql_text import quoted
-from pipeline.kernel.syntax.function_calls import aggregates_of, whole_of
+from pipeline.kernel.syntax.function_calls import aggregates_of, with_modifiers
 from pipeline.kernel.syntax.scope import relation
 from pipeline.kernel.windows.sql import Window, in_panes, in_plain_sql
 from pipeline.streaming.operators.grouped_state import Grouping
@@ -112,7 +112,7 @@ def _timed(wanted: _GroupedStatement) -> str | None:
     time = exp.column(wanted.event_time) if wanted.window is None else wanted.window.time
     straight = wanted.select.copy()
     straight.set("expressions", [exp.alias_(time.copy(), "_time")])
-    if not isinstance(time, exp.Column) or passed_on(straight, wanted.name, (wanted.event_time,)) is None:
+    if not isinstance(time, exp.Column) or passed_through(straight, wanted.name, (wanted.event_time,)) is None:
         return (
             f"{what} does not go by the event time {wanted.event_time!r} of {wanted.name!r} itself: "
             "group straight from the input, by that column"
@@ -128,14 +128,14 @@ def _mergeable(tree: exp.Select, name: str) -> str | None:
     why = refusal(tree)
     if chosen.strategy != "partial" or why is not None:
         return f"{why or chosen.reason}: it has no streamed form"
-    states = (state_of(whole_of(call), "", in_order=False) for call in aggregates_of(tree))
+    states = (state_of(with_modifiers(call), "", in_order=False) for call in aggregates_of(tree))
     return next((state.reason.replace("a join", "a stream") for state in states if isinstance(state, Refusal)), None)
 
 
 def _grouping(wanted: _GroupedStatement, tree: exp.Select) -> Grouping:
     return Grouping(
         name=wanted.name,
-        split=take_apart(tree),
+        split=decompose(tree),
         schemas=wanted.schemas,
         windowed=wanted.window is not None,
         layout=_layout(wanted, tree),
@@ -146,11 +146,11 @@ def _grouping(wanted: _GroupedStatement, tree: exp.Select) -> Grouping:
 def _layout(wanted: _GroupedStatement, tree: exp.Select) -> dict[str, str]:
     """Return what decides the columns of the state: what is read, the keys and the aggregates, in their order."""
     plain = normalised(tree)
-    keys = take_apart(plain).keys[int(wanted.window is not None) :]
-    calls = dict.fromkeys(whole_of(call).sql("duckdb", comments=False) for call in aggregates_of(plain))
+    keys = decompose(plain).keys[int(wanted.window is not None) :]
+    calls = dict.fromkeys(with_modifiers(call).sql("duckdb", comments=False) for call in aggregates_of(plain))
     found = {"group keys": ", ".join(keys), "aggregates": ", ".join(calls), "emit": wanted.emit}
     for name, schema in wanted.schemas.items():
-        read = schema.select(tuple(sorted(needed(wanted.select, name, schema))))
+        read = schema.select(tuple(sorted(used_columns(wanted.select, name, schema))))
         found |= columns_part(name, read, wanted.event_time if name == wanted.name else None)
     return found
 

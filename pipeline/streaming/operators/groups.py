@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pipeline.core.event_time import in_words
+from pipeline.core.event_time import format_duration
 from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import one
 from pipeline.kernel.sql_text import quoted
@@ -43,7 +43,7 @@ class Groups:
     @property
     def identity(self) -> StateIdentity:
         """The keys, the aggregates, what is grouped, and how long a group is kept."""
-        kept = "for ever" if self.ttl_us is None else in_words(timedelta(microseconds=self.ttl_us))
+        kept = "for ever" if self.ttl_us is None else format_duration(timedelta(microseconds=self.ttl_us))
         rules = {**self.grouping.rules, "ttl": kept}
         return StateIdentity("group", STATE_VERSION, self.grouping.layout, rules)
 

@@ -20,16 +20,16 @@ from typing import cast
 import sqlglot
 from sqlglot import exp
 
-from pipeline.core.event_time import in_words
+from pipeline.core.event_time import format_duration
 from pipeline.core.refusal import Refusal
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.aggregates.grouping import normalised
 from pipeline.kernel.planner.canonical import common_type, expression_type, family_of
-from pipeline.kernel.planner.projection import needed
+from pipeline.kernel.planner.projection import used_columns
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.syntax.function_calls import aggregates_of
-from pipeline.kernel.syntax.scope import relation, unused
+from pipeline.kernel.syntax.scope import relation, unused_name
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, micros
 from pipeline.streaming.operators.join_bounds import Bounds, Side, bounds_of
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
@@ -145,7 +145,7 @@ def _refused_joins(tree: exp.Select, joins: Sequence[exp.Join]) -> str | None:
 
 def _relation(select: exp.Select, table: exp.Table, name: str, streamed: StreamedInput) -> JoinSide:
     """Return a side with the columns that the statement names, which alone are remembered."""
-    named = needed(select, table.name, streamed.schema)
+    named = used_columns(select, table.name, streamed.schema)
     columns = tuple(column for column in streamed.schema.names if column in {*named, streamed.event_time})
     return JoinSide(name, table.alias_or_name, streamed.schema.select(columns), streamed.event_time)
 
@@ -327,7 +327,9 @@ class IntervalJoin:
 
     def _matched(self, number: Side, begins: Sequence[int]) -> str:
         """Return a SELECT of the numbers of rows of a side that met their first one now."""
-        own = unused(ID, [name for side in self.sides for name in side.schema.names])  # where the statement's names are
+        own = unused_name(
+            ID, [name for side in self.sides for name in side.schema.names]
+        )  # where the statement's names are
         mine = f"select {from_internal(self.sides[number].schema.names)}, {ID} as {own} from {_MEMORIES[number][0]}"
         select = f"{quoted(self.sides[number].alias)}.{own}"
         found = []
@@ -394,7 +396,7 @@ def _arriving(side: JoinSide) -> str:
 
 
 def _beside(us: int) -> str:
-    words = in_words(timedelta(microseconds=abs(us)))
+    words = format_duration(timedelta(microseconds=abs(us)))
     return f"{words} {'before' if us < 0 else 'after'}" if us else words
 
 

@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import DefinitionError, Place, did_you_mean
-from pipeline.core.event_time import in_words
+from pipeline.core.event_time import format_duration
 from pipeline.core.fingerprint import of_function
 from pipeline.core.schema import Column, Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
@@ -96,7 +96,7 @@ class KeyedStateOperator:
         }
         rules = {
             "state columns": ", ".join(declared),
-            "ttl": in_words(timedelta(microseconds=own.ttl_us)),
+            "ttl": format_duration(timedelta(microseconds=own.ttl_us)),
             "batched": str(own.batched).lower(),
             f"code of {own.name!r}": of_function(self.function),
         }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.core.definitions import Expectation, Layer, Table, caller, checks, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.event_time import span
+from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.syntax.function_calls import is_reserved
 from pipeline.streaming.operators.batch_form import StreamedInput, schemas_of
@@ -121,7 +121,7 @@ def pattern(  # noqa: PLR0913 - options of a definition
     found = Pattern(
         steps=steps,
         by=keys,
-        within_us=span(within, "within", place) // _MICROSECOND,
+        within_us=parse_duration(within, "within", place) // _MICROSECOND,
         event_times=tuple((table, times[table]) for table in tables),
         select=tuple(select.items()),
         overlapping=after_match == "skip to next event",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import duckdb
 
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.event_time import in_words
+from pipeline.core.event_time import format_duration
 from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity, columns_part
 from pipeline.kernel.engine import connect, empty, first_line
@@ -83,7 +83,7 @@ class Matches:
         for name, event_time in pattern.event_times:
             layout |= columns_part(name, self._schema(name), event_time)
         rules = {f"condition of {step.name!r}": spelled(step.where) for step in pattern.steps}
-        rules["within"] = in_words(timedelta(microseconds=pattern.within_us))
+        rules["within"] = format_duration(timedelta(microseconds=pattern.within_us))
         rules["after_match"] = "skip to next event" if pattern.overlapping else "skip past last event"
         return StateIdentity("pattern", STATE_VERSION, layout, rules)
 

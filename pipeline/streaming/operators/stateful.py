@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.definitions import Expectation, Layer, Table, checks, names, streaming_of
 from pipeline.core.errors import DefinitionError, Place
-from pipeline.core.event_time import span
+from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint, of_function
 from pipeline.core.functions import place_of
 from pipeline.core.schema import Schema
@@ -83,7 +83,7 @@ def stateful(  # noqa: PLR0913 - options of a definition
                 do="give the columns of key=, state= and schema= names of their own",
                 place=place,
             )
-        lasting = span(ttl, "ttl", place)
+        lasting = parse_duration(ttl, "ttl", place)
         remembered = StateSpec(
             name, keys, columns, tuple(defaults.items()), Schema.of(schema), lasting // _MICROSECOND, batched
         )

@@ -22,8 +22,8 @@ from pipeline.core.sources import PROVENANCE
 from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import arrow, connect, schema_of
 from pipeline.kernel.frames import call
-from pipeline.kernel.planner.projection import needed
-from pipeline.kernel.planner.provenance import bare, carrying
+from pipeline.kernel.planner.projection import used_columns
+from pipeline.kernel.planner.provenance import with_provenance, without_provenance
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform
@@ -332,8 +332,12 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
     joined = tuple(name for name in base.lookups if planner.is_streamed(name))
     how = plan(transform.tree)
     if not joined and how.strategy in {"blockwise", "broadcast"}:
-        tree = transform.tree if isinstance(stream_input, TableInput) else bare(transform.tree, stream_input.name)
-        text, hidden = carrying(tree, stream_input.name, (*stream_input.schema.names, *PROVENANCE))
+        tree = (
+            transform.tree
+            if isinstance(stream_input, TableInput)
+            else without_provenance(transform.tree, stream_input.name)
+        )
+        text, hidden = with_provenance(tree, stream_input.name, (*stream_input.schema.names, *PROVENANCE))
         found = replace(base, inputs=(_pruned(stream_input, transform),), statement=text, hidden=hidden)
         return _with_schema(planner, replace(found, reason=how.reason))
     inputs = (stream_input, *(_reading(planner, name) for name in joined))
@@ -359,7 +363,7 @@ def _streamed(inputs: Sequence[StreamInput]) -> dict[str, StreamedInput] | Refus
 
 
 def _pruned(stream_input: StreamInput, transform: SqlTransform) -> StreamInput:
-    return replace(stream_input, columns=needed(transform.tree, stream_input.name, stream_input.schema))
+    return replace(stream_input, columns=used_columns(transform.tree, stream_input.name, stream_input.schema))
 
 
 def _reading(planner: Planner, name: str) -> StreamInput:

@@ -13,7 +13,7 @@ from pipeline.core.errors import HeadwaterError, NewColumnsError, UnavailableErr
 from pipeline.core.logs import logger
 from pipeline.core.sources import Extent
 from pipeline.governance import DesiredState
-from pipeline.kernel.engine import is_of_files
+from pipeline.kernel.engine import is_file_error
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.runtime.lease_manager import LeaseManager
 from pipeline.streaming.runtime.metrics import RunStatus, StreamMetrics, StreamStatus
@@ -136,7 +136,7 @@ class StreamDriver:
     def _goes_on_after(self, error: Exception) -> bool:
         context = self._context
         lake = context.planner.workspace.lake.storage
-        if is_of_files(error) and not lake.is_local:
+        if is_file_error(error) and not lake.is_local:
             error = lake.failed("the lake does not answer a query", error)
         is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
         if has_grown and self._has_new_plan():

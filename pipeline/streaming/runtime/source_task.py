@@ -22,7 +22,7 @@ from pipeline.kernel.frames import call
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql_text import literal, quoted
-from pipeline.kernel.syntax.scope import unused
+from pipeline.kernel.syntax.scope import unused_name
 from pipeline.kernel.types import as_stored
 from pipeline.streaming.operators.operator import Prepared
 from pipeline.streaming.operators.shard import dealt
@@ -258,4 +258,4 @@ class SourceTask:
 
 def _why(stream_input: StreamInput) -> str:
     """Return the name of the column with the reason for which a row does not count, beside those of the input."""
-    return unused("_why", stream_input.kept)
+    return unused_name("_why", stream_input.kept)

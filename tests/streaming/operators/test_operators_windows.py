@@ -438,7 +438,7 @@ def test_a_table_of_the_lake_may_be_joined():
         (
             "select tumble(at, interval 1 hour) as w, count(*) as n, reservoir_quantile(x, 0.5) as g from t group by w",
             CLOSE,
-            "has no state that merges: it has no streamed form",
+            "has no mergeable state: it has no streamed form",
         ),
         ("select k, count(*) as n from u join t using (k) group by k", CHANGE, "only where that stands first"),
         (

@@ -156,7 +156,7 @@ def test_a_failed_expectation_stops_the_stream_and_harms_nothing(project):
         'ticks = events(made(100, 1))\nodd = sql("select id, v from ticks", expect=[fail("small", "v < 90")])\n'
     )
 
-    with pytest.raises(Exception, match="does not meet 'small'"):
+    with pytest.raises(Exception, match="violates 'small'"):
         catch_up(workspace)
 
     assert workspace.version("odd") is None
@@ -272,7 +272,7 @@ def test_a_run_leaves_streams_alone_and_reads_what_they_made(project):
     workspace = project(
         "ticks = events(made(100))\n" + MINUTES + 'all_time = mart("select sum(n) as n from minutes")\n'
     )
-    with pytest.raises(StorageError, match="'minutes', which is not made yet"):
+    with pytest.raises(StorageError, match="'minutes', which does not exist yet"):
         Runner(workspace.project).run()
     catch_up(workspace)
 

@@ -318,7 +318,7 @@ def test_an_event_time_that_is_a_number_is_named(tmp_path):
 
     with pytest.raises(
         DefinitionError,
-        match=r"source 'events' has the event time 'at', which is BIGINT.*event_time='epoch_ms\(at\)' in a source",
+        match=r"the event time 'at' of source 'events' is BIGINT.*event_time='epoch_ms\(at\)' in a source",
     ):
         stream(folder)
 
