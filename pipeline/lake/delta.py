@@ -83,9 +83,9 @@ class LakeTable:
     def version(self, number: int | None = None, *, lenient: bool = False) -> Version | None:
         """Return the newest version, or a given one; `None` when the table is not there.
 
-        Raises `StorageError` when it cannot be read, or when a given version is no longer kept; but with `lenient`,
+        Raises `StorageError` when it cannot be read, or when a given version is no longer available; but with `lenient`,
         for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one. A version
-        that is not the newest comes without one too when its manifest is no longer kept.
+        that is not the newest comes without one too when its manifest is no longer available.
         """
         delta_table = open_table(self.place, number)
         described = None if delta_table is None else self._describe(delta_table, lenient=lenient)
@@ -113,7 +113,7 @@ class LakeTable:
     def added_since(self, number: int, manifest_id: int | None, now: Version) -> tuple[DataFile, ...] | None:
         """Return the files that came between a version and `now`, or `None` when it is more than an addition.
 
-        `None` too when the earlier version is no longer kept, or no longer has that mark because the table was
+        `None` too when the earlier version is no longer available, or no longer has that mark because the table was
         removed and made again: the caller reads everything then.
         """
         change = self.change_since(number, manifest_id, now)

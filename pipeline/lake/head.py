@@ -333,7 +333,7 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
         raise StorageError(
             f"table {place.name!r} at version {number} cannot be read",
             got="no entry of it in the log",
-            do="read a newer version: this one is no longer kept",
+            do="read a newer version: this one is no longer available",
         ) from error
     except (DeltaError, OSError) as error:
         which = "" if number is None else f" at version {number}"

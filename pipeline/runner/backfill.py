@@ -286,7 +286,7 @@ def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> V
         version = None
     if version is None or version.manifest_id != manifest.manifest_ids.get(of):
         raise StorageError(
-            f"{name!r} consumed version {number} of {of!r}, which is no longer kept",
+            f"{name!r} consumed version {number} of {of!r}, which is no longer available",
             do=f"recompute it from what is there: headwater run --full --select {name}",
         )
     return version

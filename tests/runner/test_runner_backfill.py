@@ -268,7 +268,7 @@ def test_tables_that_are_not_made_of_partitions(web):
 def test_inputs_that_are_no_longer_kept(web):
     shutil.rmtree(web / ".headwater" / "lake" / "bronze" / "raw")
     run(web, select=("raw",))
-    with pytest.raises(StorageError, match=r"consumed version 0 of 'raw', which is no longer kept; .*--full"):
+    with pytest.raises(StorageError, match=r"consumed version 0 of 'raw', which is no longer available; .*--full"):
         plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
 
 
