@@ -110,7 +110,7 @@ def test_a_stream_runs_until_ctrl_c_and_commits_what_is_pending(here, plant):
         assert address.startswith("http://127.0.0.1:")
         until(lambda: 'headwater_stream_status{status="running",stream="by_minute"} 1.0' in fetched(address))
         until(lambda: (epoch_of(here)["readings"]["epoch"] or 0) > 1)
-        with pytest.raises(ConflictError, match=f"stream 'readings' is being run: got process {running.pid} on"):
+        with pytest.raises(ConflictError, match=f"stream 'readings' is already running: got process {running.pid} on"):
             here("stream", "readings")
         assert "by_minute is paused, at epoch" in here("streams", "pause", "by_minute")
         running.send_signal(signal.SIGINT)

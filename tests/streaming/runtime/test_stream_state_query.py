@@ -161,5 +161,5 @@ def test_letters_that_cannot_come_back(plant, streams):
     with pytest.raises(RequestError, match="has set nothing aside"):
         replay_letters(workspace, "readings")
     Leases(workspace.catalog).acquire("readings", this_process())
-    with pytest.raises(ConflictError, match="is being run"):
+    with pytest.raises(ConflictError, match="is already running"):
         replay_letters(workspace, "readings")
