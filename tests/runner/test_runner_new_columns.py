@@ -240,8 +240,8 @@ def test_a_row_that_was_set_aside_comes_in_once_its_column_is_declared(tmp_path)
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        (("V", "id"), r"got 'V', which differs in case only from 'v'; rename it: files\(…, rename=\{'V': 'v'\}\)"),
-        (("id",), "the columns are not those of the contract: got no 'v'"),
+        (("V", "id"), r"got 'V', which differs only in case from 'v'; rename it: files\(…, rename=\{'V': 'v'\}\)"),
+        (("id",), "the columns do not match the contract: got no 'v'"),
         (("v", "id"), None),
     ],
 )

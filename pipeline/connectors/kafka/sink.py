@@ -56,8 +56,8 @@ class ToKafka:
     def open(self, home: SinkContext) -> KafkaTarget:
         """Fence who wrote before under this name, and find how far it was.
 
-        Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not said
-        where they are.
+        Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not
+        said where they are.
         """
         if find_spec("confluent_kafka") is None:
             raise SinkError(
@@ -87,9 +87,9 @@ def to_kafka(
 ) -> ToKafka:
     """Send rows as JSON objects to a topic that is there, exactly once for readers of committed records.
 
-    `key` makes the records' key: the text of a column, or a JSON array of several. Where it is the key of the table, a row that
-    is gone is a record without a value; else a table that rows go from is refused. A version has to be sent within
-    `transaction_s`, which is also how long a process that died can hold readers back.
+    `key` makes the records' key: the text of a column, or a JSON array of several. Where it is the key of the table, a
+    row that is gone is a record without a value; else a table that rows go from is refused. A version has to be sent
+    within `transaction_s`, which is also how long a process that died can hold readers back.
     """
     return ToKafka(topic, servers, names(key), security, transaction_s)
 

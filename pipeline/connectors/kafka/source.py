@@ -224,8 +224,8 @@ def kafka(
     `format` says what a value is: `json` (an object; fields that the contract does not name are passed over), `text`,
     `raw`, `Avro(…)` or `Protobuf(…)`. `metadata` names what is fetched of the message itself: `key`, `timestamp`,
     `headers`, `topic`, `partition`, `offset`, each as a column of that name after an underscore. A message without a
-    value (a tombstone) is set aside, unless `tombstones="keep"`: then it is a row of nulls, to be told by its key, whose
-    event time is the time of the message.
+    value (a tombstone) is set aside, unless `tombstones="keep"`: then it is a row of nulls, to be told by its key,
+    whose event time is the time of the message.
 
     Raises `DefinitionError` for options that do not go together.
     """

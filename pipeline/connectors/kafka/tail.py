@@ -113,9 +113,9 @@ class KafkaTail:
     def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return what can be taken: at once if records wait, else when some come or time is up.
 
-        What it names was read from the very topics that the tail began with: the thread that fetches has checked that, so
-        no broker is asked here. Raises `SourceError` when a topic was deleted, when retention was faster, or when brokers
-        refuse. While no broker answers, nothing more is ready.
+        What it names was read from the very topics that the tail began with: the thread that fetches has checked that,
+        so no broker is asked here. Raises `SourceError` when a topic was deleted, when retention was faster, or when
+        brokers refuse. While no broker answers, nothing more is ready.
         """
         with self._lock:
             self._lock.wait_for(lambda: self._waiting_rows or self._failed, timeout_s)
