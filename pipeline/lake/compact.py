@@ -73,7 +73,7 @@ def compact(
             if len(files) != 1 or rows != sum(file.rows for file in group):
                 table.storage.remove([file.path for file in (*staged, *files)])
                 raise StorageError(
-                    f"files of table {table.name!r} do not hold what the log says",
+                    f"files of table {table.name!r} do not match the log",
                     got=f"{rows} rows in {len(files)} files of {len(group)} files",
                     do="recompute the table with --full",
                 )

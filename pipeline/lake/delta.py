@@ -83,9 +83,9 @@ class LakeTable:
     def version(self, number: int | None = None, *, lenient: bool = False) -> Version | None:
         """Return the newest version, or a given one; `None` when the table is not there.
 
-        Raises `StorageError` when it cannot be read, or when a given version is no longer available; but with `lenient`,
-        for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one. A version
-        that is not the newest comes without one too when its manifest is no longer available.
+        Raises `StorageError` when it cannot be read, or when a given version is no longer available; but with
+        `lenient`, for a caller that makes the table anew, a version whose manifest is gone or damaged comes without
+        one. A version that is not the newest comes without one too when its manifest is no longer available.
         """
         delta_table = open_table(self.place, number)
         described = None if delta_table is None else self._describe(delta_table, lenient=lenient)
@@ -143,7 +143,7 @@ class LakeTable:
         added = {f"{self.storage.uri}/{file.path}": file for file in change.added}
         for uri, file in added.items():
             if uri not in known and not self.storage.has(file.path):
-                raise StorageError(f"table {self.name!r} no longer has a file that came", got=file.path)
+                raise StorageError(f"table {self.name!r} no longer has an added file", got=file.path)
         return tuple(known.get(uri, DataFile(uri, added[uri].rows, added[uri].size_bytes)) for uri in sorted(added))
 
     def _removed_files(self, change: NetChange) -> tuple[DataFile, ...]:
@@ -166,7 +166,7 @@ class LakeTable:
         """
         table = open_table(self.place, version.number)
         if table is None:
-            raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
+            raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
         actions = actions_of(table)
         columns_by_name: dict[str, pa.Array | pa.ChunkedArray] = {
             "uri": pa.array(uris(self.storage, actions), pa.string())
@@ -185,7 +185,7 @@ class LakeTable:
         """Return the files of a version as if they were staged, to be committed again; their bounds are not kept."""
         table = open_table(self.place, version.number)
         if table is None:
-            raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
+            raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
         actions = actions_of(table)
         values = [name for name in actions.column_names if name.startswith("partition.")]
         rows = actions.select(["size_bytes", "num_records", *values]).to_pylist()
@@ -210,8 +210,9 @@ class LakeTable:
     ) -> Version:
         """Commit staged files with their manifest, on top of the version the work was based on.
 
-        `removed` are the URIs of files that go in the same commit, for a manifest that merges. Raises `ConflictError` when another commit came between (nothing is changed then), and
-        `OutcomeUnknownError` when the store does not say what became of it.
+        `removed` are the URIs of files that go in the same commit, for a manifest that merges. Raises `ConflictError`
+        when another commit came between (nothing is changed then), and `OutcomeUnknownError` when the store does not
+        say what became of it.
         """
         self.storage.make()
         self.storage.write_text(manifest_name(manifest.manifest_id), manifest.to_json())
@@ -228,10 +229,10 @@ class LakeTable:
             try:
                 tidy(self.place)
             except (StorageError, DeltaError, OSError) as error:
-                log.warning("table log was not tidied: it is tried again later", table=self.name, error=str(error))
+                log.warning("cleaning up the table log failed and is retried later", table=self.name, error=str(error))
         version = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
         if version is None:
-            raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")
+            raise OutcomeUnknownError(f"table {self.name!r} does not exist after its commit")
         return version
 
     def head(self) -> TableHead:
@@ -323,7 +324,7 @@ class DeltaStager:
             raise StorageError(
                 f"empty text in a partition column below {self.storage.uri}",
                 got=", ".join(name for name, value in partition.items() if value == ""),
-                do="use null, which Delta cannot tell from it, or do not partition by this column",
+                do="use null, which Delta does not distinguish from it, or do not partition by this column",
             )
         path = str(file["filename"]).partition(self.storage.uri.rstrip("/") + "/")[2]
         return StagedFile(
@@ -358,6 +359,6 @@ class Lake:
         """Return all rows of a table's newest version."""
         version = table.version()
         if version is None:
-            raise StorageError(f"table {table.name!r} is not there yet", do="run the project first")
+            raise StorageError(f"table {table.name!r} does not exist yet", do="run the project first")
         with connect(filesystem=self.storage.filesystem()) as con:
             return con.sql(version.scan().query()).to_arrow_table()

@@ -221,7 +221,7 @@ class TableHead:
         files = dict(zip(uris(self.place.storage, actions), rows, strict=True))
         if missing := commit.removed - set(files):
             raise StorageError(
-                f"table {self.place.name!r} does not have a file that was to be replaced", got=min(missing)
+                f"table {self.place.name!r} does not have a file that should be replaced", got=min(missing)
             )
         now = int(time.time() * 1000)
         return [
@@ -247,9 +247,9 @@ class TableHead:
             self._reload()
         except StorageError as unreadable:
             raise OutcomeUnknownError(
-                f"the commit of {self.place.name!r} was sent and the table cannot be read again",
+                f"the commit of {self.place.name!r} was sent, but the table cannot be read to check the outcome",
                 got=str(error),
-                do="run again when the store answers: it will find out",
+                do="run again when the store answers; the run determines the outcome",
             ) from unreadable
         begin = 0 if before is None else before + 1
         commits = entries(self.place.storage, begin, self.number or 0) if (self.number or -1) >= begin else ()
@@ -312,7 +312,7 @@ class TableHead:
     def _require_partitions(self, commit: Commit) -> None:
         if commit.mode != "overwrite" and self._is_partitioned_otherwise():
             raise StorageError(
-                f"table {self.place.name!r} is partitioned otherwise than its definition says",
+                f"the partitioning of table {self.place.name!r} differs from its definition",
                 got=", ".join(self.place.partition_by) or "none",
                 do="recompute it with --full",
             )
@@ -332,12 +332,12 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
             return None
         raise StorageError(
             f"table {place.name!r} at version {number} cannot be read",
-            got="no entry of it in the log",
+            got="no log entry for this version",
             do="read a newer version: this one is no longer available",
         ) from error
     except (DeltaError, OSError) as error:
         which = "" if number is None else f" at version {number}"
-        raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"look at {storage.uri}") from error
+        raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"check {storage.uri}") from error
     return table
 
 
@@ -369,7 +369,7 @@ def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTab
 def conflict(name: str) -> ConflictError:
     """Return the error of a writer who came too late."""
     return ConflictError(
-        f"another run committed {name!r} while this one worked", do="nothing of this table was changed; run again"
+        f"another run committed {name!r} concurrently", do="this run did not change the table; run again"
     )
 
 

@@ -102,15 +102,15 @@ def merge(work: MergeSpec) -> MergeResult:
             return _merged(con, work, how)
         except (duckdb.BinderException, duckdb.ConversionException) as error:
             raise DefinitionError(
-                f"table {work.table.name!r} cannot tell which rows are deletes",
+                f"the deletes of table {work.table.name!r} cannot be determined",
                 got=first_line(error),
-                do=f"look at apply_as_deletes={how.apply_as_deletes!r}",
+                do=f"check apply_as_deletes={how.apply_as_deletes!r}",
             ) from error
         except duckdb.IOException as error:
             raise StorageError(
                 f"table {work.table.name!r} cannot be merged into",
                 got=first_line(error),
-                do="run again; if a file of the lake is gone, recompute its table with --full",
+                do="run again; if a file of the lake is missing, recompute its table with --full",
             ) from error
 
 
@@ -340,6 +340,6 @@ def _require_columns(work: MergeSpec, names: Sequence[str]) -> None:
     taken = sorted(RESERVED_NAMES & {name.lower() for name in work.schema.names})
     if taken:
         raise DefinitionError(
-            f"table {work.table.name!r} is merged and has a column {taken[0]!r}, which is the engine's own",
-            do="give it another name",
+            f"table {work.table.name!r} is merged and has a column {taken[0]!r}, which is a reserved name",
+            do="rename the column",
         )

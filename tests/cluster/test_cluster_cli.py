@@ -113,7 +113,7 @@ def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):
 def test_an_unwritable_lake_is_one_clear_message(headwater, teashop):
     (teashop / "file").write_text("not a folder")
     stderr = headwater("run", cwd=teashop, env={"HEADWATER_LAKE": str(teashop / "file")}, check=1).stderr
-    assert "error: raw_orders: cannot make the folder" in stderr
+    assert "error: raw_orders: cannot create the folder" in stderr
     assert "Traceback" not in stderr
 
 

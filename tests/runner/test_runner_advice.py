@@ -123,15 +123,16 @@ CASES = [
     Case("as BIGINT in schema=", raw('schema={"id": "bigint", "at": "varchar"}, event_time="epoch_ms(at)"'), {"a.csv": "id,at\n1,1704067200000\n"}, raw('schema={"id": "bigint", "at": "bigint"}, event_time="epoch_ms(at)"')),
     Case("or name the column itself if it is a time", raw(TIME.replace('"at"', '"epoch_ms(at)"').replace('"epoch_ms(at)"', '"at"', 1)), AT, raw(TIME)),
     Case("where the table is made, and event_time=", raw(MS) + TICKS.replace("at", "epoch_ms(at)", 1).replace("T", "epoch_ms(at)"), NUMBERS, raw(MS) + TICKS.replace("at", "epoch_ms(at) as at", 1).replace("T", "at")),
-    Case("accept them with --full where all data has them", files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, ONE), full=True),
-    Case('else give the source new_columns="add"', files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, {**ONE, "f3.csv": "id\n3\n"}), fix=raw(ADD)),
-    Case("bring it back, or accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), put=ONE),
+    Case("accept them with --full if all data has them", files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, ONE), full=True),
+    Case('otherwise set new_columns="add" on the source', files={"f1.csv": "id,b\n1,x\n"}, before=(RAW, {**ONE, "f3.csv": "id\n3\n"}), fix=raw(ADD)),
+    Case("restore them, or accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), put=ONE),
     Case("accept the loss with --full", raw("key='id'"), {"f1.csv": None}, before=(RAW, {**ONE, "f2.csv": "id\n2\n"}), full=True),
     Case("cast them in the definition, or recompute it with --full", RAW + ROWS_DECIDE, {"f2.csv": "id\n2\n"}, RAW + FUNCTION.replace("CAST", "'x'"), before=(RAW + ROWS_DECIDE, ONE)),
     Case("or recompute it with --full", RAW + ROWS_DECIDE, {"f2.csv": "id\n2\n"}, before=(RAW + ROWS_DECIDE, ONE), full=True),
 ]  # fmt: skip
 ELSEWHERE = {
     "pass schema=": "an ArrowReader or a topic without rows: tests/contracts",
+    "give schema=": "a source without data: tests/project",
     "read the file as one split": "a run does that by itself: a SplitError",
     "move files into the folder when they are complete": "a file that changes while it is read: tests/faults",
     "run again: a run, and the start of a stream, look for new columns": "streams: tests/streaming/runtime/test_stream_new_columns.py",
@@ -140,7 +141,7 @@ ELSEWHERE = {
     "restart with --from earliest": "streams: tests/streaming/runtime",
     "increase the retention; to continue with the remaining records": "streams: tests/faults",
     "declare the column as a time in schema=": "streams: tests/streaming/runtime",
-    "go on with what is left: headwater run --accept-gaps": "Kafka: tests/connectors/kafka/test_kafka_source.py",
+    "continue with the remaining records: headwater run --accept-gaps": "Kafka: tests/connectors/kafka/test_kafka_source.py",
 }
 """Advice that no run over files can follow, and where it is tried."""
 

@@ -202,7 +202,7 @@ def test_a_file_that_comes_before_others_decides_the_type(tmp_path):
 
     (step,) = Runner(load(folder)).run().steps
 
-    assert (step.decision, step.reason) == ("rebuild", "'v' is VARCHAR by data that comes before, not BIGINT")
+    assert (step.decision, step.reason) == ("rebuild", "'v' is VARCHAR according to data that sorts first, not BIGINT")
     assert Workspace(load(folder)).query("select v from raw order by v").to_pylist() == [{"v": "1"}, {"v": "x"}]
 
 
