@@ -86,8 +86,8 @@ class Decoder:
             if column.name in TYPES and column.name not in self.metadata.columns:
                 field = column.name.removeprefix("_")
                 raise SchemaError(
-                    f"the column {column.name!r} is of the message itself, and is not fetched",
-                    do=f"give kafka(…, metadata=({field!r},))",
+                    f"the column {column.name!r} is message metadata that is not fetched",
+                    do=f"use kafka(…, metadata=({field!r},))",
                     place=place,
                 )
         value_columns = self._value_columns(schema)
@@ -320,5 +320,5 @@ def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
             "(format csv, header false, quote '', escape '', delimiter '\x01')"
         )
         if pc.count(values).as_py() == 0 or not Path(path).stat().st_size:
-            raise SourceError("no record holds a JSON object", do="give schema=, or check format=", place=place)
+            raise SourceError("no record contains a JSON object", do="pass schema=, or check format=", place=place)
         return json_reader.infer(con, path, place)

@@ -265,8 +265,8 @@ class _BufferedReader:
 def retention_error(partition: Partition, at: int, extent: Extent) -> SourceError:
     """Return the error of an offset that a partition does not hold any more."""
     return SourceError(
-        "records were deleted before they were read: retention has overtaken the reader",
-        got=f"the offset {at}, where the partition begins at {extent.begin}",
-        do="raise the retention; go on with what is left: headwater stream --accept-gaps",
+        "records were deleted before they were read, by retention",
+        got=f"offset {at}, but the partition begins at {extent.begin}",
+        do="increase the retention; to continue with the remaining records: headwater stream --accept-gaps",
         place=Place(partition.uri),
     )
