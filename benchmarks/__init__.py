@@ -1,1 +1,1 @@
-"""One module per question, run with `python -m benchmarks NAME [--json FILE]`."""
+"""Benchmarks, one module each; run with `python -m benchmarks NAME [--json FILE]`."""

@@ -1,4 +1,4 @@
-"""Run a benchmark by its name: a table for people, and one JSON object for machines."""
+"""Run a benchmark by name; prints a table, and optionally writes a JSON object."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from benchmarks.stream import QUESTIONS
 
 NAMES = ("demo", "etl", "medallion", "tpch", "groupby", "join", "merge", "scale", "stream")
 CONTESTANTS = ("auto", "ray", "call", *peer.NAMES)
-"""Headwater's ways to do a job, and its peers."""
+"""Headwater's execution modes, and its peers."""
 
 
 def main() -> None:
-    """Run the named benchmark; end with 1 when one of ours could not do its job."""
+    """Run the named benchmark; exit with 1 if Headwater could not do a job."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=NAMES)
-    parser.add_argument("question", nargs="?", choices=QUESTIONS, help="of `stream`, which has several")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the data; 1 is what the benchmark's name says")
-    parser.add_argument("--runs", type=int, default=3, help="how often; medians are shown")
-    parser.add_argument("--only", action="append", default=[], help="this case or query")
-    parser.add_argument("--who", action="append", default=[], help="this contestant: auto, ray, duckdb, ...")
+    parser.add_argument("question", nargs="?", choices=QUESTIONS, help="benchmark of `stream`")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="size of the data, relative to the benchmark's default"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="number of runs; medians are shown")
+    parser.add_argument("--only", action="append", default=[], help="run only this case or query (repeatable)")
+    parser.add_argument(
+        "--who", action="append", default=[], help="run only this contestant: auto, ray, duckdb, ... (repeatable)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     chosen = parser.parse_args()
     if (chosen.name == "stream") != (chosen.question is not None):
-        parser.error(f"`stream` has a question, others have none: {', '.join(QUESTIONS)}")
+        parser.error(f"`stream` requires one of {', '.join(QUESTIONS)}; other benchmarks take no second argument")
     if chosen.name == "stream":
         streamed(chosen)
         return
@@ -53,8 +57,8 @@ def main() -> None:
 
 
 def streamed(chosen: argparse.Namespace) -> None:
-    """Answer a question about streams; end with 1 when ours could not do what was asked."""
-    stream = importlib.import_module("benchmarks.stream.run")  # needs Kafka's client, which the others do not
+    """Run a benchmark of streams; exit with 1 if Headwater could not do a job."""
+    stream = importlib.import_module("benchmarks.stream.run")  # needs Kafka's client, unlike the other benchmarks
     with tempfile.TemporaryDirectory(prefix="run-", dir=data.home()) as folder:
         options = (chosen.only, chosen.who)
         figures = stream.run(chosen.question, chosen.scale, chosen.runs, Path(folder), options)
@@ -66,7 +70,7 @@ def streamed(chosen: argparse.Namespace) -> None:
 
 
 def about(name: str, size: float, runs: int) -> interleaved_runs.Figures:
-    """Return what the figures are of, and what they were measured on and with."""
+    """Return the benchmark, the machine and the versions that the figures belong to."""
     setup = {"ours": versions(), "peers": peer.versions()}
     return {"benchmark": name, "scale": size, "runs": runs, "machine": machine(), "versions": setup}
 

@@ -1,7 +1,7 @@
-"""How long does the demo take, and how much memory, the first time and when nothing is new?
+"""Time and memory of the demo, for the first run and for a second run without new data.
 
-The demo is what `make demo` runs once Headwater is installed: files to endpoints, Ray's start included.
-Aims on 2 cores: under 60 s the first time, under 20 s the second, under 3 GB.
+The demo is what `make demo` runs once Headwater is installed: files to endpoints, including Ray's start. Targets on
+2 cores: under 60 s for the first run, under 20 s for the second, under 3 GB.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AIMS = {"first": {"seconds": 60.0, "peak_bytes": 3e9}, "second": {"seconds": 20.
 
 
 def run(runs: int) -> dict[str, object]:
-    """Run the demo in a fresh folder twice, `runs` times over."""
+    """Run the demo twice in a new folder, and repeat this `runs` times."""
     first, second = [], []
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="headwater-demo-") as folder:
@@ -43,16 +43,16 @@ def run(runs: int) -> dict[str, object]:
 
 
 def show(figures: dict[str, object]) -> None:
-    """Print the medians beside the aims."""
+    """Print the medians next to the targets."""
     ours = figures["ours"]
     if not isinstance(ours, dict):
         raise TypeError(type(ours).__name__)
-    print(f"{'demo':8} {'seconds':>8} {'aim':>5} {'peak GB':>8} {'aim':>5}   of which")
+    print(f"{'demo':8} {'seconds':>8} {'target':>6} {'peak GB':>8} {'target':>6}   by command")
     for name, result in ours.items():
         aim = AIMS[name]
         parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in result["parts"].items())
         peak, most = result["peak_bytes"] / 1e9, aim["peak_bytes"] / 1e9
-        print(f"{name:8} {result['seconds']:8.1f} {aim['seconds']:5.0f} {peak:8.2f} {most:5.1f}   {parts}")
+        print(f"{name:8} {result['seconds']:8.1f} {aim['seconds']:6.0f} {peak:8.2f} {most:6.1f}   {parts}")
 
 
 def _demo(project: Path) -> dict[str, Measured]:
@@ -61,7 +61,9 @@ def _demo(project: Path) -> dict[str, Measured]:
     for number, command in enumerate(COMMANDS, start=1):
         result = measure([headwater, *command], project)
         if result.code:
-            raise SystemExit(f"headwater {' '.join(command)} ended with {result.code}:\n{result.output}{result.errors}")
+            raise SystemExit(
+                f"headwater {' '.join(command)} exited with {result.code}:\n{result.output}{result.errors}"
+            )
         measured[f"{number} {command[0]}"] = result
     return measured
 

@@ -1,10 +1,10 @@
-"""How fast does a batch job run from files to a partitioned table and a summary, beside DuckDB, Polars, Daft and Spark?
+"""Speed of a batch job from files to a partitioned table and a summary, compared with DuckDB, Polars, Daft and Spark.
 
-TPC-H's lineitem as CSV: parse, filter, derive, write zstd Parquet in one folder per month, and aggregate what was
-written. Ours are whole `headwater run` commands in a fresh folder, from the start of Python to its end: they also
-commit to Delta with statistics, keep bookkeeping and write the report. `auto` decides where it runs; `ray` runs on a
-cluster of this machine's cores that runs before the clock starts. Peers are whole processes too; of Spark's the start
-of the JVM and its session is taken off.
+TPC-H's lineitem as CSV: parse, filter, derive, write zstd Parquet in one folder per month, and aggregate the result.
+For Headwater, the time of the entire `headwater run` process in a new folder is measured; it also commits to Delta with
+statistics, updates the catalog and writes the report. `auto` uses the default settings; `ray` uses a cluster of this
+machine's cores that is started before the measurement. Peers are entire processes too; Spark's start-up (JVM and
+session) is excluded.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ by_month = mart(
 )
 """
 WRITTEN = "select count(*), sum(l_orderkey)::double, sum(l_quantity), sum(revenue), count(distinct l_comment) from {}"
-"""What is compared of the rows that were written."""
+"""The values of the written rows that are compared."""
 SUMMED = "select ship_month::varchar, l_returnflag, lines, revenue from {} order by all"
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield the one job."""
+    """Yield the only case."""
     del only
     lines = data.lineitem_csv(scale)
     facts = {"bytes_in": data.size_bytes(lines), "source": "not stored"}
@@ -55,7 +55,7 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
 
 
 def job(lines: Path, nodes: Nodes | None, folder: Path) -> Ran:
-    """Do Headwater's job in a folder, on nodes or as it decides."""
+    """Run Headwater's job in a folder, on the given nodes or with default settings."""
     text = source_text("lineitem", lines / "*.csv", LINEITEM, stored=False) + DEFINITIONS
     project = Project(written(folder, text), nodes)
     result, steps = project.run()
@@ -64,7 +64,7 @@ def job(lines: Path, nodes: Nodes | None, folder: Path) -> Ran:
 
 
 def expected(lines: Path) -> Answer:
-    """Return the answer, by DuckDB straight from the files."""
+    """Return the answer, computed by DuckDB directly from the files."""
     with duckdb.connect() as con:
         con.execute(f"create view lineitem as from read_csv('{lines}/*.csv', header = true, columns = {LINEITEM})")
         computed = "select *, date_trunc('month', l_shipdate)::date as ship_month, l_extendedprice * (1 - l_discount) as revenue"

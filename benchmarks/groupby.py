@@ -1,8 +1,8 @@
-"""How fast and in how much memory are rows grouped, from a million rows to a hundred million groups?
+"""Speed and memory of grouping, from a million rows to a hundred million groups.
 
-`1M in process`: a definition called on an Arrow table, beside pandas on a frame; both tables in memory before the
-clock starts, the median of seven calls after a first one. The other cases: Parquet to a Delta table by `headwater run`
-(whole process; the source is not stored), beside Parquet to Parquet.
+`1M in process`: a definition called on an Arrow table, compared with pandas on a data frame. Both inputs are in memory
+before the measurement; the result is the median of seven calls after a warm-up call. The other cases: Parquet to a
+Delta table by `headwater run` (entire process; the source is not stored), compared with Parquet to Parquet.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ANSWER = "select count(*), sum(k)::double, sum(n)::double, sum(total), sum(mean)
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield each size, or only those that are named."""
+    """Yield each size, or only the given ones."""
     for name, sizes in SIZES.items():
         if name in only or not only:
             rows, groups = (max(10, round(size * scale)) for size in sizes)
@@ -63,7 +63,7 @@ def _loaded(files: Path) -> Iterator[Path]:
 
 
 def _job(base: Path, nodes: Nodes | None, folder: Path) -> Ran:
-    del folder  # all runs work on the rows that are there
+    del folder  # all runs use the rows that are already loaded
     project = Project(base, nodes)
     result, steps = project.run("totals", full=True)
     rows = project.rows(ANSWER.format("totals"))

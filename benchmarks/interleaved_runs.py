@@ -1,4 +1,4 @@
-"""Contestants that do the same job in turn: medians, equal answers, ratios; a table for people, an object for machines."""
+"""Runs contestants interleaved on the same job, compares their answers, and reports medians and ratios."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 Answer = Sequence[Sequence[object]]
-"""Rows in a fixed order: what a contestant made, or sums over it."""
+"""Rows in a fixed order: the result of a contestant, or sums over it."""
 Figures = dict[str, Any]
 RELATIVE = 1e-9
-"""How far numbers may lie from the right ones: sums of floats depend on the order of their terms."""
+"""Relative tolerance of numbers, because sums of floats depend on the order of addition."""
 
 
 class UnableError(Exception):
-    """A contestant could not do its job; the message is the reason that is recorded."""
+    """A contestant could not do its job; the message is recorded as the reason."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """One finished job: `seconds` are compared, `wall_seconds` are its process's whole life; `parts` are in seconds."""
+    """One finished job: `seconds` are compared, `wall_seconds` are for the entire process; `parts` are in seconds."""
 
     seconds: float
     wall_seconds: float
@@ -36,7 +36,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who does a job: `run` does it in an empty folder and may raise `UnableError`; see `RELATIVE` for `relative`."""
+    """A contestant: `run` does the job in an empty folder and can raise `UnableError`; `relative`: see `RELATIVE`."""
 
     name: str
     run: Callable[[Path], Ran]
@@ -46,7 +46,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Case:
-    """A job, its right answer, and who does it; the first of ours is the one that peers are compared with."""
+    """A job, its correct answer, and its contestants. Peers are compared with the first of ours."""
 
     name: str
     expected: Answer
@@ -55,9 +55,9 @@ class Case:
 
 
 def in_turn(case: Case, runs: int, folder: Path) -> Figures:
-    """Let all do the job once, then all once more, and so on; return the case's figures.
+    """Run all contestants once, then all again, and so on; return the case's figures.
 
-    One that is unable, or gives another answer than `case.expected`, is recorded with its reason and left out.
+    A contestant that fails, or returns another answer than `case.expected`, is recorded with the reason and skipped.
     """
     ran: dict[str, list[Ran]] = {c.name: [] for c in case.contestants}
     out: dict[str, str] = {}
@@ -75,7 +75,7 @@ def in_turn(case: Case, runs: int, folder: Path) -> Figures:
 
 
 def compared(ours: Mapping[str, Figures], peers: Mapping[str, Figures]) -> Figures:
-    """Return medians by name, and our medians over each peer's; `ratios` are those of the first of ours."""
+    """Return medians by name, and our medians divided by each peer's; `ratios` are those of the first of ours."""
     medians = {name: result["seconds"] for name, result in {**ours, **peers}.items() if "seconds" in result}
     ratios = {
         name: {peer: medians[name] / medians[peer] for peer in peers if peer in medians}
@@ -87,9 +87,9 @@ def compared(ours: Mapping[str, Figures], peers: Mapping[str, Figures]) -> Figur
 
 
 def together(cases: Mapping[str, Figures]) -> Figures:
-    """Return the figures of several cases as one: each contestant's sums over the cases it did.
+    """Return the combined figures of several cases: each contestant's sums over the cases it completed.
 
-    A ratio is taken over the cases that both did, so it is not the ratio of the sums when one did fewer.
+    A ratio is taken over the cases that both completed, so it differs from the ratio of the sums if one skipped some.
     """
     ours, peers = ({name: _sum(cases, side, name) for name in _names(cases, side)} for side in ("ours", "peers"))
     completed = {
@@ -109,7 +109,7 @@ def together(cases: Mapping[str, Figures]) -> Figures:
 
 
 def run(cases: Iterable[Case], runs: int, folder: Path, who: Sequence[str] = ()) -> Figures:
-    """Run a benchmark's cases, with all contestants or those named, and return the figures, of several also together."""
+    """Run a benchmark's cases with all or given contestants; return the figures, also combined for several cases."""
     results = {}
     for case in cases:
         chosen = [c for c in case.contestants if c.name in who or not who]
@@ -120,7 +120,7 @@ def run(cases: Iterable[Case], runs: int, folder: Path, who: Sequence[str] = ())
 
 
 def require_known(who: Sequence[str], known: Iterable[str]) -> None:
-    """End the program with a message unless all of the names given are those of contestants."""
+    """Exit with a message unless all given names are contestants."""
     names = list(dict.fromkeys(known))
     unknown = [name for name in who if name not in names]
     if unknown:
@@ -128,7 +128,7 @@ def require_known(who: Sequence[str], known: Iterable[str]) -> None:
 
 
 def show(figures: Figures) -> None:
-    """Print a case, or each of several, as a table."""
+    """Print each case as a table."""
     for name, case in figures.get("cases", {"": figures}).items():
         print(f"{name:22} {'seconds':>9} {'wall':>9} {'peak GB':>8} {'ours/it':>8}")
         for side in ("ours", "peers"):
@@ -138,18 +138,18 @@ def show(figures: Figures) -> None:
 
 
 def failures(figures: Figures) -> list[str]:
-    """Return who of ours could not do which case."""
+    """Return the cases that Headwater could not do, with reasons."""
     cases = figures.get("cases", {"": figures})
     return [
         f"{who} {name}: {result['skipped']}"
         for name, case in cases.items()
         for who, result in case["ours"].items()
-        if "skipped" in result and not result["skipped"].startswith("not here:")
+        if "skipped" in result and not result["skipped"].startswith("not available:")
     ]
 
 
 def is_equal(actual: object, other: object, relative: float) -> bool:
-    """Return whether two answers are the same, numbers that are not whole within a relative distance."""
+    """Return whether two answers are equal, with a relative tolerance for numbers that are not integers."""
     if isinstance(actual, float | Decimal) or isinstance(other, float | Decimal):
         if not isinstance(actual, int | float | Decimal) or not isinstance(other, int | float | Decimal):
             return False
@@ -166,10 +166,10 @@ def _once(contestant: Contestant, expected: Answer, folder: Path) -> Ran:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if len(ran.answer) != len(expected):
-        raise UnableError(f"another answer: {len(ran.answer)} rows, not {len(expected)}")
+        raise UnableError(f"wrong answer: {len(ran.answer)} rows, not {len(expected)}")
     for got, right in zip(ran.answer, expected, strict=True):
         if not is_equal(got, right, contestant.relative):
-            raise UnableError(f"another answer: {got}, not {right}")
+            raise UnableError(f"wrong answer: {got}, not {right}")
     return ran
 
 
@@ -199,7 +199,7 @@ def _sum(cases: Mapping[str, Figures], side: str, name: str) -> Figures:
 
 def _line(who: str, result: Figures, ratio: float | None) -> str:
     if "skipped" in result:
-        return f"{who:22} left out: {result['skipped'][:120]}"
+        return f"{who:22} skipped: {result['skipped'][:120]}"
     beside = "" if ratio is None else f"{ratio:8.2f}"
     return (
         f"{who:22} {result['seconds']:9.2f} {result['wall_seconds']:9.2f} {result['peak_bytes'] / 1e9:8.2f} {beside:>8}"

@@ -1,8 +1,8 @@
-"""How fast are two tables joined by a key, one row to one, within a memory budget?
+"""Speed of a one-to-one join of two tables within a memory budget.
 
-`1M` and `10M` rows a side; `10GB` a side only when it is named (`--only 10GB`), for it takes 60 GB of disk. Ours are
-whole `headwater run` commands, Delta tables to a Delta table; their tables are filled before the clock
-starts. `memory_bytes` is a fifth of the input, 1 GiB at least; DuckDB gets the same, Polars knows no budget.
+`1M` and `10M` rows per side; `10GB` per side only with `--only 10GB`, because it needs 60 GB of disk. For Headwater,
+the time of the entire `headwater run` process is measured, from Delta tables to a Delta table; the inputs are loaded before
+the measurement. `memory_bytes` is a fifth of the input, at least 1 GiB. DuckDB gets the same budget; Polars has none.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from benchmarks.peer import Script, peer
 from benchmarks.project import Project, ours, seconds, source_text, written
 
 SIZES = {"1M": 10**6, "10M": 10**7, "10GB": 25 * 10**7}
-"""Rows of each side at scale 1; a row has 40 bytes that do not compress."""
+"""Rows per side at scale 1; a row has 40 incompressible bytes."""
 ONLY_IF_NAMED = "10GB"
 LEAST_BUDGET = 1 << 30
 PRIMES = {"left_rows": 2654435761, "right_rows": 805459861}
-"""Multiplied by these, 0 to n - 1 are the same numbers modulo n in another order."""
+"""Multiplying 0 to n - 1 by such a prime, modulo n, permutes the numbers."""
 JOINED = """select l.id, l.a + r.a as total, l.b * r.b as product
 from left_rows as l join right_rows as r on l.id = r.id"""
 ANSWER = "select count(*), sum(id)::double, sum(total), sum(product) from {}"
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield each size, or only those that are named."""
+    """Yield each size, or only the given ones."""
     for name, size in SIZES.items():
         if name in only or (not only and name != ONLY_IF_NAMED):
             sides = {side: _rows(side, max(10, round(size * scale))) for side in PRIMES}
@@ -64,7 +64,7 @@ def _loaded(sides: dict[str, Path], budget: int) -> Iterator[Path]:
 
 
 def _job(base: Path, nodes: Nodes | None, folder: Path) -> Ran:
-    del folder  # all runs work on the rows that are there
+    del folder  # all runs use the rows that are already loaded
     project = Project(base, nodes)
     result, steps = project.run("joined", full=True)
     rows = project.rows(ANSWER.format("joined"))

@@ -1,4 +1,4 @@
-"""A real Apache Kafka on loopback, for tests and benchmarks: fetched from Maven Central once, started in about a second."""
+"""A real Apache Kafka on loopback for tests and benchmarks: downloaded from Maven Central once, starts in about 1 s."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _QUIET = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
 )
-# The broker outlives neither us nor the shell: when our end of the shell's input is closed, by us or by our death,
-# the broker is killed. Its own output ends when it does, since the shell closes its copy.
+# The broker must not outlive this process: when our end of the shell's standard input is closed, explicitly or because
+# this process died, the shell kills the broker. The shell closes its copy of the output, so it ends with the broker.
 _LEASH = '"$@" </dev/null & echo "$!"; exec >&- 2>&-; read -r _; kill -9 "$!" ; wait'
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>headwater</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>
@@ -50,7 +50,7 @@ _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencie
 
 
 class UnavailableError(Exception):
-    """Kafka cannot be had on this machine; the message is the reason."""
+    """Kafka is not available on this machine; the message is the reason."""
 
 
 class BrokerError(Exception):
@@ -58,14 +58,14 @@ class BrokerError(Exception):
 
 
 def home() -> Path:
-    """Return the folder of Kafka's jars, which are fetched when they are not there: `HEADWATER_KAFKA`, or `.kafka` here.
+    """Return the folder of Kafka's jars (`HEADWATER_KAFKA`, or `.kafka` here); missing jars are downloaded.
 
-    Raises `UnavailableError` where there is no Java 17, no Maven, or no way to Maven Central, and `ValueError` for a
-    jar that is not the one that `kafka.sha256` names.
+    Raises `UnavailableError` without Java 17, Maven, or access to Maven Central, and `ValueError` for a jar whose
+    checksum differs from `kafka.sha256`.
     """
     folder = Path(os.environ.get("HEADWATER_KAFKA") or _HERE.parent / ".kafka") / VERSION
     if shutil.which("java") is None:
-        raise UnavailableError("Kafka needs Java 17: there is no `java`")
+        raise UnavailableError("Kafka needs Java 17: `java` was not found")
     if not (folder / "seed").is_dir():
         with _alone(folder):
             if not (folder / "seed").is_dir():
@@ -74,7 +74,7 @@ def home() -> Path:
 
 
 def _fetch(folder: Path) -> None:
-    """Fill a folder: `libs`, then `classes.jsa`, with which Java starts faster, and last `seed`, a formatted disk."""
+    """Fill a folder with `libs`, `classes.jsa` (a class archive for a faster start), and `seed`, a formatted disk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _copy_jars(folder / "libs")
@@ -95,7 +95,7 @@ def _fetch(folder: Path) -> None:
 
 def _copy_jars(libs: Path) -> None:
     if shutil.which("mvn") is None:
-        raise UnavailableError("Kafka is fetched by Maven: there is no `mvn`")
+        raise UnavailableError("Kafka is downloaded with Maven: `mvn` was not found")
     with tempfile.TemporaryDirectory() as folder:
         pom = Path(folder) / "pom.xml"
         pom.write_text(_POM.format(kafka=VERSION))
@@ -108,7 +108,7 @@ def _copy_jars(libs: Path) -> None:
         )
     if process.returncode:
         reason = next((line for line in process.stdout.splitlines() if "ERROR" in line), process.stderr.strip()[-300:])
-        raise UnavailableError(f"Kafka cannot be fetched: {reason}")
+        raise UnavailableError(f"Kafka cannot be downloaded: {reason}")
     _check(libs)
 
 
@@ -117,13 +117,13 @@ def _check(libs: Path) -> None:
     got = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in libs.iterdir()}
     wrong = sorted(name for name in checksums.keys() | got.keys() if checksums.get(name) != got.get(name))
     if wrong:
-        raise ValueError(f"jars that are not those of kafka.sha256: {', '.join(wrong)}")
+        raise ValueError(f"jars that do not match kafka.sha256: {', '.join(wrong)}")
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time fill the folder."""
-    import fcntl  # noqa: PLC0415 - not on Windows, where there is no Kafka for us
+    """Lock the folder, so that one process at a time fills it."""
+    import fcntl  # noqa: PLC0415 - not available on Windows, where Kafka is not supported
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
@@ -146,7 +146,7 @@ def _java(folder: Path, options: Sequence[str], main: str, *words: str) -> None:
 
 @dataclass
 class _Node:
-    """One broker, which is a controller too."""
+    """One broker, which is also a controller."""
 
     number: int
     folder: Path
@@ -174,7 +174,7 @@ class _Node:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # Ctrl-C is for us: we end the brokers
+            start_new_session=True,  # Ctrl-C must not reach the brokers; we stop them
         )
         assert self.process.stdout is not None  # noqa: S101 - it is a pipe
         self.pid = int(self.process.stdout.readline())
@@ -213,13 +213,14 @@ class _Node:
 
 
 class Cluster:
-    """Some brokers in a folder, each a controller too, that listen on 127.0.0.1 and end with this process, however it ends.
+    """Brokers in a folder, each also a controller. They listen on 127.0.0.1 and end with this process in any case.
 
-    `settings` are lines of `server.properties` for every broker. Entering it starts them and waits until all serve.
+    `settings` are lines of `server.properties` for every broker. Entering the context starts them and waits until all
+    are ready.
     """
 
     def __init__(self, folder: Path, brokers: int = 1, settings: Mapping[str, str] | None = None) -> None:
-        """Lay out the disks of brokers 1 to `brokers`; raises as `home` does."""
+        """Create the disks of brokers 1 to `brokers`; raises the errors of `home`."""
         self._home = home()
         self._heap = 384 if brokers == 1 else 256
         nodes = []
@@ -254,33 +255,33 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """Kill all brokers; their disks stay."""
+        """Kill all brokers; their disks are kept."""
         for node in self._nodes:
             node.end(signal.SIGKILL)
 
     @property
     def bootstrap(self) -> str:
-        """The brokers' addresses, as clients want them."""
+        """The brokers' addresses, in the form that clients expect."""
         return ",".join(f"127.0.0.1:{node.port}" for node in self._nodes)
 
     def log(self, number: int = 1) -> str:
-        """Return what a broker said."""
+        """Return the log of a broker."""
         return self._node(number).log.read_text()
 
     def pid(self, number: int = 1) -> int:
-        """Return the process of a broker that was started."""
+        """Return the process of a started broker."""
         return self._node(number).pid
 
     def kill(self, number: int = 1) -> None:
-        """End a broker at once (SIGKILL)."""
+        """Kill a broker (SIGKILL)."""
         self._node(number).end(signal.SIGKILL)
 
     def stop(self, number: int = 1) -> None:
-        """End a broker as its operator would (SIGTERM): it hands over what it leads."""
+        """Stop a broker gracefully (SIGTERM): it hands over its leaderships."""
         self._node(number).end(signal.SIGTERM)
 
     def start(self, number: int = 1, *, wait: bool = True) -> None:
-        """Start a broker that was ended, with the disk and the ports it had."""
+        """Start a stopped broker again, with its previous disk and ports."""
         self._launch(self._node(number))
         if wait:
             self._node(number).wait()
@@ -292,7 +293,7 @@ class Cluster:
         from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415 - fetching needs no client
 
         topic = NewTopic(name, partitions, replicas, config=dict(settings or {}))
-        admin = self.admin()  # held: its requests end with it
+        admin = self.admin()  # keep a reference: its requests end with it
         for creation in admin.create_topics([topic], operation_timeout=_START_S).values():
             creation.result()
         for node in self._nodes:

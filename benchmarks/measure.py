@@ -1,4 +1,4 @@
-"""Wall time and memory of a command and of every process it starts, on Linux."""
+"""Measures wall time and memory of a command and all its child processes, on Linux."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished command: seconds, the greatest sum of its processes' memory (PSS), how it ended, what it printed."""
+    """A finished command: seconds, the maximum of its processes' summed memory (PSS), exit code and output."""
 
     seconds: float
     peak_bytes: int
@@ -29,10 +29,10 @@ class Measured:
 def measure(
     command: Sequence[str], folder: Path, *, environ: Mapping[str, str] | None = None, beside: Sequence[int] = ()
 ) -> Measured:
-    """Run a command to its end and measure it; memory that processes share is counted once.
+    """Run a command to its end and measure it; memory shared between processes is counted once.
 
-    `beside` are processes that work for it without being its own, as a Ray cluster does: they and what they started
-    count too. `environ` is added to this process's environment.
+    `beside` are processes that work for the command without being its children, such as a Ray cluster; they and their
+    children are included. `environ` is added to this process's environment.
     """
     begun = time.perf_counter()
     process = subprocess.Popen(
@@ -61,14 +61,14 @@ def measure(
 
 
 def machine() -> dict[str, object]:
-    """Return what the figures were measured on."""
+    """Return a description of this machine."""
     with Path("/proc/meminfo").open(encoding="utf-8") as file:
         memory = int(file.readline().split()[1]) * 1024
     return {"cores": os.cpu_count(), "memory_bytes": memory, "python": platform.python_version()}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Headwater and of what it stands on."""
+    """Return the versions of Headwater and its main dependencies."""
     return {name: version(name) for name in ("headwater", "ray", "duckdb", "deltalake", "pyarrow")}
 
 
@@ -79,7 +79,7 @@ def _tree(roots: Sequence[int]) -> list[int]:
         if entry.name.isdigit():
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):  # it has just ended
+            except (OSError, IndexError):  # the process has just ended
                 continue
             parents.setdefault(parent, []).append(int(entry.name))
     pids: set[int] = set()
@@ -95,6 +95,6 @@ def _tree(roots: Sequence[int]) -> list[int]:
 def _pss(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)

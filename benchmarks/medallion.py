@@ -1,8 +1,8 @@
-"""How long do bronze, silver and gold take, with expectations and a key, beside DuckDB and Spark?
+"""Time of bronze, silver and gold with expectations and a key, compared with DuckDB and Spark.
 
-TPC-H's lineitem as CSV. Bronze holds it as it comes; silver has a key, sets rows of a single piece aside and counts
-the heavily discounted ones; gold sums silver by month and ship mode. Ours also keep where each row came from. A peer's
-job writes the same rows as Parquet and counts the same: DuckDB's stops at a key that comes twice, Spark's drops it.
+TPC-H's lineitem as CSV. Bronze stores it unchanged; silver has a key, quarantines rows with a quantity of one and
+counts heavily discounted ones; gold aggregates silver by month and ship mode. Headwater also stores the origin of each row. A
+peer's job writes the same rows as Parquet and counts the same: DuckDB's fails at a duplicate key, Spark's drops it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GOLD = "select month::varchar, l_shipmode, lines, revenue from {} order by all"
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield the one job."""
+    """Yield the only case."""
     del only
     lines = data.lineitem_csv(scale)
     peers = [peer(Script(name, "medallion", [lines], _answer)) for name in PEERS]

@@ -1,9 +1,9 @@
-"""How long does an upsert of few rows into many take, and how much memory, beside delta-rs and DuckDB?
+"""Time and memory of upserting few rows into many, compared with delta-rs and DuckDB.
 
-A table with a key is there; a file of changes arrives, nine in ten of them to rows that exist, spread over all files.
-What is compared is the work: of ours the seconds of both steps as the run records them (notice the file, bring it to
-bronze, merge, commit, keep the books), of delta-rs the merge into a Delta table of the same rows, of DuckDB the merge
-into a table of its own file. `wall` is each one's whole process; the peers' copies the table first.
+A table with a key exists; a file of changes arrives, 90 % of them to existing rows, spread over all files. Compared
+are, for Headwater, the seconds of both steps as recorded by the run (list the file, load it into bronze, merge, commit,
+update the catalog); for delta-rs, the merge into a Delta table of the same rows; for DuckDB, the merge into a table of its own
+file. `wall` is the entire process; the peers' processes first copy the table.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ANSWER = "select count(*), sum(id)::double, sum(step)::double, sum(balance), cou
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield each size, or only those that are named."""
+    """Yield each size, or only the given ones."""
     for name, sizes in SIZES.items():
         if name in only or not only:
             changes, rows = (max(10, round(size * scale)) for size in sizes)
@@ -67,7 +67,7 @@ def _ours(table: Path, news: Path, folder: Path) -> Ran:
 
 
 def _ours_base(table: Path) -> Path:
-    """Return the project with the table in it; the source's path is relative, so that a copy takes it for the same."""
+    """Return the project with the loaded table. The source's path is relative, so it is the same source in a copy."""
 
     def make(folder: Path) -> None:
         project = written(folder, source_text("changes", Path("data/*.parquet")) + TABLE)

@@ -1,4 +1,4 @@
-"""Ray nodes on loopback that run before a clock starts, in processes that we can count and end."""
+"""Ray nodes on loopback, started before a measurement, in processes that can be measured and stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 RAY = Path(sys.executable).parent / "ray"
 LOOPBACK = "127.0.0.2"
-"""Not 127.0.0.1, which Ray takes for the address that others reach this machine by."""
+"""Not 127.0.0.1, because Ray replaces it with the machine's external address."""
 START_S = 90
 _WAIT = """
 import ray, sys, time
@@ -27,7 +27,7 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
 
 @dataclass(frozen=True)
 class Nodes:
-    """A running cluster: the processes that hold it, and what a process needs in its environment to join it."""
+    """A running cluster: its processes, and the environment variables that a process needs to join it."""
 
     pids: tuple[int, ...]
     environ: Mapping[str, str]
@@ -35,7 +35,7 @@ class Nodes:
 
 @contextmanager
 def running(count: int = 1, cpus: int | None = None) -> Iterator[Nodes]:
-    """Start nodes of `cpus` each (all there are, without it), wait until they have met, and end them afterwards."""
+    """Start nodes with `cpus` cores each (default: all), wait until they are connected, and stop them at the end."""
     port = _free_port()
     address = f"{LOOPBACK}:{port}"
     keys = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -62,7 +62,7 @@ def _started(role: list[str], cpus: int, keys: Mapping[str, str]) -> Iterator[in
     try:
         yield process.pid
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # when asked to end, it waits half a minute for actors of Ray's own
+        os.killpg(process.pid, signal.SIGKILL)  # after SIGTERM, it waits half a minute for Ray's own actors
         process.wait()
 
 

@@ -1,4 +1,4 @@
-"""Peers: the same job by another engine, in its own process and its own environment (`make peers`)."""
+"""Peers: other engines that do the same job in their own process and environment (`make peers`)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(file.stem.removeprefix("in_") for file in Path(__file__).with_name("peers").glob("in_*.py"))
 JAVA = {"spark", "spark_streams", "flink"}
 Compared = Literal["wall", "parts"]
-"""What is compared: the process from start to end less what it says its engine took to start, or the sum of its parts."""
+"""What is compared: the entire process without the reported start-up time of the engine, or the sum of its parts."""
 
 
 def interpreter(home: str = "") -> Path:
-    """Return the Python of a peers' environment: `.peers`, or `HEADWATER_BENCH_PEERS`. It may not be there.
+    """Return the Python of a peers' environment: `.peers`, or `HEADWATER_BENCH_PEERS`. It may not exist.
 
-    Peers that cannot live with the others have a home of their own, `.peers-NAME` for `-NAME`.
+    Peers with conflicting dependencies have their own environment: `.peers-NAME` for `-NAME`.
     """
     folder = Path(os.environ.get("HEADWATER_BENCH_PEERS") or ROOT / ".peers")
     return folder.with_name(folder.name + home) / "bin" / "python"
@@ -32,10 +32,10 @@ def interpreter(home: str = "") -> Path:
 
 @dataclass(frozen=True)
 class Script:
-    """A job of the module `peers/in_NAME.py`, which gets the arguments and a folder.
+    """A job of the module `peers/in_NAME.py`, which receives the arguments and a folder.
 
-    It writes what it made into the folder, for `answer` to read when the clock has stopped, and prints one
-    JSON object: `start`, the seconds its engine took to start, and `parts`, the seconds of each part.
+    It writes its result to the folder, where `answer` reads it after the measurement, and prints one JSON object:
+    `start`, the start-up time of its engine, and `parts`, the time of each part, in seconds.
     """
 
     name: str
@@ -44,23 +44,23 @@ class Script:
     answer: Callable[[Path], Answer]
     compare: Compared = "wall"
     home: str = ""
-    """Of the environment; see `interpreter`."""
+    """The environment; see `interpreter`."""
 
     def command(self, folder: Path, python: Path) -> list[str]:
-        """Return the words that run it in a folder."""
+        """Return the command that runs it in a folder."""
         module = f"benchmarks.peers.in_{self.name}"
         return [str(python), "-m", module, self.job, *map(str, self.arguments), str(folder)]
 
     def environ(self, folder: Path) -> dict[str, str]:
-        """Return what it needs in its environment."""
+        """Return the environment variables that it needs."""
         return {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
 
     def run(self, folder: Path, python: Path) -> Ran:
-        """Run it in a folder; raise `UnableError` when it fails."""
+        """Run it in a folder; raise `UnableError` if it fails."""
         result = measure(self.command(folder, python), folder, environ=self.environ(folder))
         if result.code:
             lines = [line for line in result.errors.strip().splitlines() if line.strip()]
-            raise UnableError(f"ended with {result.code}: {lines[-1][:300] if lines else 'without a word'}")
+            raise UnableError(f"exited with {result.code}: {lines[-1][:300] if lines else 'without output'}")
         answer = json.loads(result.output.strip().splitlines()[-1])
         parts = {"start": answer["start"], **answer["parts"]}
         seconds = result.seconds - answer["start"] if self.compare == "wall" else sum(answer["parts"].values())
@@ -78,7 +78,7 @@ def peer(script: Script, *, relative: float = RELATIVE) -> Contestant:
 
 
 def versions(home: str = "") -> dict[str, str]:
-    """Return the versions of what a peers' environment holds, or nothing when it is not there."""
+    """Return the package versions of a peers' environment; empty if it does not exist."""
     if not interpreter(home).exists():
         return {}
     code = "import json, importlib.metadata as m; print(json.dumps({d.name: d.version for d in m.distributions()}))"
@@ -88,11 +88,11 @@ def versions(home: str = "") -> dict[str, str]:
 
 
 def require(script: Script) -> None:
-    """Raise `UnableError` for a peer that is not here."""
+    """Raise `UnableError` if a peer is not installed."""
     if not interpreter(script.home).exists():
-        raise UnableError(f"not here: no {interpreter(script.home)}; run `make peers`")
+        raise UnableError(f"not available: no {interpreter(script.home)}; run `make peers`")
     jars = interpreter(script.home).parents[1] / "jars"
     if script.home and script.name in JAVA and not any(jars.glob("*kafka*.jar")):
-        raise UnableError(f"not here: no connector to Kafka in {jars}; run `make peers`")
+        raise UnableError(f"not available: no Kafka connector in {jars}; run `make peers`")
     if script.name in JAVA and shutil.which("java") is None:
-        raise UnableError(f"not here: {script.name} needs Java 17")
+        raise UnableError(f"not available: {script.name} needs Java 17")

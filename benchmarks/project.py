@@ -1,4 +1,4 @@
-"""Headwater as a contestant: a project written into a folder, run by its command."""
+"""Headwater as a contestant: writes a project to a folder and runs it with the `headwater` command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMPORTS = "from pipeline import files, mart, quarantine, source, sql, warn\n"
 
 @dataclass(frozen=True)
 class Step:
-    """What a run says of one table: seconds, where it ran, rows, and how often each expectation was violated."""
+    """What a run reports about one table: seconds, executor, rows, and violations of each expectation."""
 
     seconds: float
     executor: str
@@ -32,14 +32,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Project:
-    """A project's folder, and where it runs: on nodes that run already, else as it decides."""
+    """A project's folder, and the running nodes to use; without nodes, the default settings apply."""
 
     folder: Path
     nodes: Nodes | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *select: str, full: bool = False) -> tuple[Measured, Mapping[str, Step]]:
-        """Do `headwater run`, of all or of some, and return what it took and what each step says of itself."""
+        """Run `headwater run` for all or some tables; return the measurement and the report of each step."""
         words = [HEADWATER, "run", "--json", *(["--full"] if full else [])]
         for name in select:
             words += ["--select", name]
@@ -47,21 +47,21 @@ class Project:
         pids = () if self.nodes is None else self.nodes.pids
         result = measure(words, self.folder, environ={"RAY_ADDRESS": "", **on_ray, **self.environ}, beside=pids)
         if result.code:
-            raise UnableError(f"headwater ended with {result.code}: {_said(result)}")
+            raise UnableError(f"headwater exited with {result.code}: {_said(result)}")
         steps = json.loads(result.output)["steps"]
         return result, {
             step["name"]: Step(step["seconds"], step["executor"], step["flow"], step["checks"]) for step in steps
         }
 
     def stream(self, *names: str, drain: bool = False) -> tuple[Measured, Mapping[str, Mapping[str, int]]]:
-        """Do `headwater stream` until all is read, and return what it took and the totals of each stream."""
+        """Run `headwater stream` until caught up; return the measurement and the totals of each stream."""
         result = measure(self.streaming(*names, "--until-caught-up", *(["--drain"] if drain else [])), self.folder)
         if result.code:
-            raise UnableError(f"headwater ended with {result.code}: {_said(result)}")
+            raise UnableError(f"headwater exited with {result.code}: {_said(result)}")
         return result, json.loads(result.output)
 
     def streaming(self, *words: str) -> list[str]:
-        """Return the words of `headwater stream`."""
+        """Return the command line of `headwater stream`."""
         return [HEADWATER, "stream", "--json", *words]
 
     def table(self, name: str) -> Path:
@@ -74,15 +74,15 @@ class Project:
 
 
 def ours(job: Callable[[Nodes | None, Path], Ran]) -> list[Contestant]:
-    """Return Headwater's two ways to do a job: `auto` decides where it runs, `ray` has a cluster of all cores.
+    """Return Headwater's two contestants: `auto` uses default settings, `ray` a cluster of all cores.
 
-    The cluster runs before the clock starts, and not while others have their turn.
+    The cluster is started before the measurement, and does not run during the runs of others.
     """
     return [Contestant("auto", partial(job, None), is_ours=True), on_ray(job)]
 
 
 def on_ray(job: Callable[[Nodes, Path], Ran], count: int = 1, cores_each: int | None = None) -> Contestant:
-    """Return Headwater on a cluster of so many nodes and cores."""
+    """Return Headwater on a cluster with this number of nodes and cores."""
 
     def run(folder: Path) -> Ran:
         with running(count, cores_each) as nodes:
@@ -97,14 +97,14 @@ def seconds(steps: Mapping[str, Step]) -> dict[str, float]:
 
 
 def took(result: Measured) -> float:
-    """Return the seconds of a run from its first step to its last, by what it says of itself."""
+    """Return the seconds of a run from its first step to its last, as recorded by the run."""
     record = json.loads(result.output)
     begin, end = (datetime.fromisoformat(record[name]) for name in ("started_at", "ended_at"))
     return (end - begin).total_seconds()
 
 
 def written(folder: Path, definitions: str, settings: Mapping[str, Any] | None = None) -> Path:
-    """Write a project of these definitions and settings and return its folder."""
+    """Write a project with these definitions and settings, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.py").write_text(IMPORTS + definitions, encoding="utf-8")
     lines = [f"{key} = {json.dumps(value)}" for key, value in (settings or {}).items()]

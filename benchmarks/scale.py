@@ -1,13 +1,13 @@
-"""Does twice as many nodes take half the time, and how many cores do terabytes a day need?
+"""Speed-up with the number of nodes, and the number of cores needed for terabytes per day.
 
-The job of `etl` on 1, 2 and 4 Ray nodes of one core each, all on this machine, as far as it has the cores. From the
-largest number of nodes that ran:
+The job of `etl` on 1, 2 and 4 Ray nodes with one core each, all on this machine, if it has enough cores. Computed from
+the largest number of nodes that ran:
 
     MB/s per core = bytes of CSV / 1e6 / seconds / cores
     cores         = terabytes a day * 1e6 / (window in seconds * MB/s per core), rounded up
 
-so what is lost between one node and several is in it. What it leaves out: networks and object stores (all nodes share
-one disk here), and queues before and after the window. Core hours a day = cores * hours of the window.
+so the overhead between nodes is included. Not included are networks and object stores (all nodes share one disk here),
+and queues before and after the window. Core hours per day = cores * hours of the window.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WINDOW_H = 4
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield the job on each number of nodes, or only those that are named: 1, 2, 4."""
+    """Yield the job on each number of nodes (1, 2, 4), or only the given ones."""
     lines = data.lineitem_csv(scale)
     right, cores = expected(lines), os.cpu_count() or 1
     for count in NODES:
@@ -43,7 +43,7 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
 
 
 def conclude(figures: Figures) -> Figures:
-    """Return the figures with the speed-up and what it means for terabytes a day."""
+    """Return the figures with the speed-up and the cores needed for terabytes per day."""
     completed = [case for case in figures.get("cases", {"": figures}).values() if "ray" in case["medians"]]
     if not completed:
         return figures
@@ -59,7 +59,7 @@ def conclude(figures: Figures) -> Figures:
 
 
 def show(figures: Figures) -> None:
-    """Print the speed-up and the needs."""
+    """Print the speed-up and the needed cores."""
     if "cost_model" in figures:
         speed_up, model = figures["speed_up"], figures["cost_model"]
         print(f"{speed_up['cores']:g} times the cores: {speed_up['times']:.2f} times as fast")
@@ -72,6 +72,6 @@ def show(figures: Figures) -> None:
 
 def _too_few(needed: int, cores: int) -> Contestant:
     def run(_: object) -> Ran:
-        raise UnableError(f"not here: {needed} cores are needed, this machine has {cores}")
+        raise UnableError(f"not available: {needed} cores are needed, this machine has {cores}")
 
     return Contestant("ray", run, is_ours=True)

@@ -1,10 +1,10 @@
-"""How long do TPC-H's 22 queries take as Headwater tables, beside DuckDB and Spark over Parquet?
+"""Time of TPC-H's 22 queries as Headwater tables, compared with DuckDB and Spark over Parquet.
 
-The eight tables are sources, brought into the lake once before the clock starts (`facts.load`); each query is a table.
-What is compared is the time that all queries take together. Ours is that of the run, as it records it: of each table,
-read the lake's log, decide, run, write Parquet with statistics, commit, keep the books; tables that do not read each
-other are made side by side. The peers' is the sum of the queries: read Parquet, run, write Parquet. `wall` is each one's
-whole process. The results are compared row by row with DuckDB's over the same files.
+The eight tables are sources, loaded into the lake once before the measurement (`facts.load`); each query is a table.
+The total time of all queries is compared. For Headwater it is the recorded time of the run: for each table, read the
+lake's log, decide, compute, write Parquet with statistics, commit, update the catalog; independent tables are computed
+concurrently. For peers it is the sum of the queries: read Parquet, compute, write Parquet. `wall` is the entire
+process. The results are compared row by row with DuckDB's over the same files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.project import Project, ours, source_text, took, written
 TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
 QUERIES = Path(__file__).parent / "tpch.sql"
 SIX_DIGITS = 1e-4
-"""How far Spark's decimals may lie from DuckDB's floats: its averages and quotients end after six digits."""
+"""Relative tolerance between Spark's decimals and DuckDB's floats: Spark's averages and quotients have six digits."""
 
 
 def queries(scale: float) -> dict[str, str]:
@@ -37,7 +37,7 @@ def queries(scale: float) -> dict[str, str]:
 
 
 def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
-    """Yield the one job: all queries, or only those that are named."""
+    """Yield the only case: all queries, or only the given ones."""
     tables = data.tpch_parquet(scale)
     selected = {name: text for name, text in queries(scale).items() if name in only or not only}
     base = data.home() / f"tpch-lake-{scale:g}"
@@ -58,7 +58,7 @@ def cases(scale: float, only: Sequence[str] = ()) -> Iterator[Case]:
 
 
 def _job(base: Path, selected: Mapping[str, str], nodes: Nodes | None, folder: Path) -> Ran:
-    del folder  # all runs work on the tables that are loaded
+    del folder  # all runs use the loaded tables
     project = Project(base, nodes)
     result, steps = project.run(*selected, full=True)
     seconds = {name: steps[name].seconds for name in selected}

@@ -1,1 +1,1 @@
-"""Where Headwater runs and how it is driven: the command, jobs, clusters."""
+"""The command line of Headwater, and running projects as jobs on a cluster."""

@@ -1,4 +1,4 @@
-"""Features and models: what a project predicts, from which columns, and how good it has to be."""
+"""Features and models: what a project predicts, from which columns, and the quality that models must reach."""
 
 from ml.features.view import features
 from ml.models.definition import model

@@ -1,4 +1,4 @@
-"""Every error as one JSON shape: `{"error": {"problem": …, "got": …, "do": …}}`."""
+"""Returns every error in one JSON shape: `{"error": {"problem": …, "got": …, "do": …}}`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SERVER_ERROR = 500
 
 
 def answer_errors(app: FastAPI, lake: str) -> None:
-    """Make an app answer every error in the one shape. The lake's own path or URI is not told to callers."""
+    """Make an app return every error in this JSON shape. The path or URI of the lake is not revealed to callers."""
 
     def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HeadwaterError)  # noqa: S101 - the handler is registered for it
@@ -29,7 +29,7 @@ def answer_errors(app: FastAPI, lake: str) -> None:
         return _answer(status_of(error), parts)
 
     def of_http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)  # noqa: S101 - likewise
+        assert isinstance(error, HTTPException)  # noqa: S101 - see above
         got = f"{request.method} {request.url.path}"[:200]
         answer = _answer(error.status_code, {"problem": error.detail.lower(), "got": got, "do": "see /docs"})
         answer.headers.update(error.headers or {})
@@ -37,7 +37,7 @@ def answer_errors(app: FastAPI, lake: str) -> None:
 
     def unknown(request: Request, error: Exception) -> JSONResponse:
         _LOG.error("%s failed", request.url.path, exc_info=error)
-        return _answer(_SERVER_ERROR, {"problem": "this failed", "got": None, "do": "look at the server's log"})
+        return _answer(_SERVER_ERROR, {"problem": "internal error", "got": None, "do": "see the server's log"})
 
     app.add_exception_handler(HeadwaterError, ours)
     app.add_exception_handler(HTTPException, of_http)
@@ -45,7 +45,7 @@ def answer_errors(app: FastAPI, lake: str) -> None:
 
 
 def status_of(error: HeadwaterError) -> int:
-    """Return the HTTP status that tells the caller what an error's type tells."""
+    """Return the HTTP status for an error's type."""
     if isinstance(error, HttpError):
         return error.status
     if isinstance(error, RequestError):

@@ -1,4 +1,4 @@
-"""A project over HTTP: its tables to read, its models to ask."""
+"""The HTTP application of a project: reads its tables, and predicts with its models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsaf
 
 @dataclass(frozen=True)
 class Backend:
-    """What answers are made from."""
+    """The components that requests use."""
 
     project: Project
     tables: Tables
@@ -52,9 +52,9 @@ def create_app(
 ) -> FastAPI:
     """Return the app of a project. Nothing is read before it is started.
 
-    Only tables of `layers` can be seen. `limits` bound all queries together (the project's `memory_bytes` or
-    1 GiB, and two threads), `patience` the time of each. There is no authentication: let nobody reach it whom you
-    would not let read the tables.
+    Only tables of `layers` are served. `limits` apply to all queries together (default: the project's
+    `memory_bytes` or 1 GiB, and two threads), `patience` to the time of each. There is no authentication: expose the
+    app only to clients that may read the tables.
     """
     backend = _backend(project, layers, limits, patience)
 
@@ -124,10 +124,10 @@ def _add_pages(app: FastAPI, backend: Backend) -> None:
 
 
 async def _body(request: Request) -> bytes:
-    """Return a request's body, of which no more is read than may come."""
+    """Return a request's body; stop reading when it exceeds the limit."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MOST_BODY_BYTES:
-            raise TooLargeError(f"the body is longer than {MOST_BODY_BYTES} bytes", do="send fewer rows at once")
+            raise TooLargeError(f"the body is longer than {MOST_BODY_BYTES} bytes", do="send fewer rows per request")
     return bytes(body)

@@ -1,4 +1,4 @@
-"""A look at a running endpoint: is it well, does it give rows, does it predict?"""
+"""Checks a running endpoint: its health, a table, and a prediction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHORT = 300
 
 @dataclass(frozen=True)
 class CallResult:
-    """What one call gave. `status` is 0 when nothing answered; `body` is cut short."""
+    """The result of one call. `status` is 0 without a response; `body` is truncated."""
 
     method: str
     path: str
@@ -29,14 +29,14 @@ class CallResult:
 
     @property
     def is_good(self) -> bool:
-        """Whether it is what the caller wanted."""
-        return self.status == 200  # noqa: PLR2004 - HTTP's own number
+        """Whether the call succeeded."""
+        return self.status == 200  # noqa: PLR2004 - the HTTP status OK
 
 
 def check(url: str, project: Project) -> list[CallResult]:
-    """Call /health, a gold mart and a model, as far as the project has them; never raises for what they answer.
+    """Call /health, a gold mart and a model, if the project has them. Error responses do not raise.
 
-    A model is asked about two real rows of its feature view, read through the endpoint itself.
+    The model predicts two real rows of its feature view, which are read through the endpoint.
     """
     answers = [_call(url, "/health")[0]]
     gold = [d for d in project.graph.all_of(StoredDefinition) if d.layer == "gold"]
@@ -46,12 +46,12 @@ def check(url: str, project: Project) -> list[CallResult]:
     models = (d for d in project.graph.all_of(Artifact) if d.kind == "model")
     model = next(models, None)
     if model is not None:
-        answers.extend(_ask(url, model))
+        answers.extend(_predict(url, model))
     return answers
 
 
-def _ask(url: str, model: Artifact) -> list[CallResult]:
-    """Return the answer of a model to rows of its view, or the answer that stood in the way."""
+def _predict(url: str, model: Artifact) -> list[CallResult]:
+    """Return the response of a model to rows of its view, or the response that failed before it."""
     path = f"/models/{model.name}/predict"
     described, document = _call(url, "/openapi.json")
     try:
@@ -59,7 +59,7 @@ def _ask(url: str, model: Artifact) -> list[CallResult]:
         features: list[str] = body["properties"]["rows"]["items"]["required"]
     except (KeyError, TypeError):
         return [described]
-    if not features:  # no champion: the endpoint says so best itself
+    if not features:  # no champion: return the endpoint's own error
         return [_call(url, path, {"rows": []})[0]]
     read, page = _call(url, f"/tables/{model.inputs[0]}?limit=2&select={','.join(features)}")
     if not read.is_good:
@@ -68,13 +68,13 @@ def _ask(url: str, model: Artifact) -> list[CallResult]:
 
 
 def _call(url: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[CallResult, Any]:
-    """Return the answer and its whole body, read as JSON where it is."""
+    """Return the result and the full body parsed as JSON, or None if it is not JSON."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(  # noqa: S310 - the endpoint we were given
+    request = urllib.request.Request(  # noqa: S310 - the given endpoint
         url.rstrip("/") + path, data, {"Content-Type": "application/json"}, method="GET" if data is None else "POST"
     )
     begun = time.perf_counter()
-    status, text = _answered(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT_S))  # noqa: S310 - likewise
+    status, text = _answered(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT_S))  # noqa: S310 - see above
     answer = CallResult(request.get_method(), path, status, (time.perf_counter() - begun) * 1000, text[:_SHORT])
     try:
         return answer, json.loads(text)

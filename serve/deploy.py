@@ -1,4 +1,4 @@
-"""The app on Ray Serve: replicas of one deployment behind Serve's own HTTP proxy."""
+"""Deploys the app on Ray Serve: replicas of one deployment behind Serve's HTTP proxy."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ _QUIET = LoggingConfig(log_level=logging.WARNING, enable_access_log=False)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a project is served."""
+    """The address of a served project."""
 
     url: str
 
 
 class Server:
-    """One replica: it loads the project from its folder and answers with its app."""
+    """One replica: it loads the project from its folder and serves its app."""
 
     def __init__(self, root: str, env: str | None) -> None:
-        """Load the project; an error of its settings or definitions stops the deployment."""
+        """Load the project; an error in its settings or definitions fails the deployment."""
         self._app = create_app(load(root, env=env))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the app, which Serve asks for once."""
+        """Return the app; called once by Serve."""
         return self._app
 
     def check_health(self) -> None:
-        """Raise when the replica's engine does not answer: Serve then starts another in its place.
+        """Raise if the replica's DuckDB instance does not answer; Serve then replaces the replica.
 
-        The lake is not asked: where it fails, a new replica would fail too, and /health tells of it.
+        The lake is not checked: if it is unavailable, a new replica would fail too, and /health reports it.
         """
         self._app.state.backend.engine.rows(Statement("select 1"))
 
@@ -58,13 +58,13 @@ def start(
 ) -> Endpoint:
     """Serve a project and return once its replicas answer.
 
-    Joins the cluster of `RAY_ADDRESS`, else starts a local one. Replicas run on this machine, where the project's
-    folder is; they get this process's `HEADWATER_*` variables, and every other variable that the settings name
-    must be set where Ray was started. Raises `RequestError` for a port that is in use or a count of replicas below
-    one, and what is wrong with the project, all before Ray is started.
+    Joins the cluster of `RAY_ADDRESS`, or starts a local one. Replicas run on this machine, where the project's
+    folder is. They inherit this process's `HEADWATER_*` variables; all other variables that the settings name must be
+    set where Ray was started. Before Ray is started, raises `RequestError` for a port in use or fewer than one
+    replica, and the errors of loading the project.
     """
     if replicas < 1:
-        raise RequestError("there must be a replica", got=repr(replicas), do="give 1 or more")
+        raise RequestError("there must be at least one replica", got=repr(replicas), do="pass 1 or more")
     _require_free(host, port)
     root = load(project_root, env=env).settings.root
     found_ray = ray.is_initialized()
@@ -84,16 +84,16 @@ def start(
 
 
 def stop() -> None:
-    """Stop serving and leave Ray: a local one ends, a cluster that was joined goes on without the app."""
+    """Stop serving and disconnect from Ray: a local cluster ends, a joined cluster continues without the app."""
     if not ray.is_initialized():
         return
     if has_address():
         ray.serve.delete(APP)
-    ray.shutdown()  # ends a local cluster and all that is in it
+    ray.shutdown()  # also ends a local cluster
 
 
 def _listen(host: str, port: int) -> None:
-    """Start Serve's proxy; raise `RequestError` when the cluster's Serve was started before, on another port."""
+    """Start Serve's proxy; raise `RequestError` if the cluster's Serve already runs on another port."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     options = HTTPOptions(host=host, port=port)
     ray.serve.start(proxy_location="HeadOnly", http_options=options, logging_config=_QUIET)
@@ -104,7 +104,7 @@ def _listen(host: str, port: int) -> None:
         raise RequestError(
             f"Ray Serve does not listen on {host}:{port}",
             got=error.strerror or str(error),
-            do="this cluster's Serve was started with another port: use that one, or run `serve shutdown` first",
+            do="this cluster's Serve was started with another port: use that port, or run `serve shutdown` first",
         ) from error
 
 
@@ -113,7 +113,7 @@ def _deploy(root: str, env: str | None, replicas: int) -> None:
         name="Server",
         num_replicas=replicas,
         max_ongoing_requests=64,
-        max_constructor_retry_count=1,  # what is wrong with a project stays wrong
+        max_constructor_retry_count=1,  # errors of a project are permanent
         health_check_period_s=5,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
@@ -128,20 +128,20 @@ def _deploy(root: str, env: str | None, replicas: int) -> None:
         raise SettingsError(
             "the replicas do not start",
             got=message.strip().rpartition("\n")[2],
-            do="are the variables that the settings name set where Ray was started?",
+            do="check that the variables named in the settings are set where Ray was started",
         ) from error
 
 
 def _actor_options() -> dict[str, Any]:
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    # no CPU is set aside: a replica's engine bounds its own threads, and a run beside it needs the cores
+    # no CPU is reserved: a replica limits its own threads, and concurrent runs need the cores
     options: dict[str, Any] = {"num_cpus": 0, "resources": {f"node:{address}": 0.001}}
     ours = {name: value for name, value in os.environ.items() if name.startswith("HEADWATER_")}
     return options | ({"runtime_env": {"env_vars": ours}} if ours else {})
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raise `RequestError` unless a server can listen there now."""
+    """Raise `RequestError` unless a server can listen on this address now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -151,5 +151,5 @@ def _require_free(host: str, port: int) -> None:
             raise RequestError(
                 f"cannot listen on {host}:{port}",
                 got=getattr(error, "strerror", None) or str(error),
-                do="choose another port, or stop what listens there",
+                do="choose another port, or stop the process that listens there",
             ) from error

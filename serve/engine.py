@@ -1,4 +1,4 @@
-"""The DuckDB that answers requests: bounded, and shut to everything but the lake."""
+"""The DuckDB instance for requests: with limits, and without access to anything but the lake."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from serve.select import Statement
 
 
 class Engine:
-    """One in-memory DuckDB for all requests, so that its limits hold for all of them together.
+    """One in-memory DuckDB instance for all requests, so that its limits apply to all of them together.
 
-    `enable_external_access=false` alone would forbid `read_parquet`; with `allowed_directories` files below the
-    lake can still be reached and no others. No extension is loaded and the configuration is locked. It opens at
-    the first request. Safe to use from several threads; each statement has its own cursor.
+    `enable_external_access=false` alone would forbid `read_parquet`; `allowed_directories` permits files of the lake
+    and no others. No extension is loaded and the configuration is locked. It opens at the first request. Thread-safe;
+    each statement has its own cursor.
     """
 
     def __init__(self, lake: Storage, limits: Limits, patience: timedelta) -> None:
-        """Keep what to open; `patience` is how long one statement may take."""
+        """Create the engine without opening it; `patience` is the time limit of one statement."""
         self._lake = lake
         self._limits = limits
         self._patience = patience
@@ -38,8 +38,8 @@ class Engine:
     def rows(self, statement: Statement) -> pa.Table:
         """Return a statement's rows.
 
-        Raises `OverloadError` when it takes too long or too much memory, `StorageError` when a file of the lake
-        cannot be read.
+        Raises `OverloadError` if it exceeds the time or memory limit, `StorageError` if a file of the lake cannot be
+        read.
         """
         cursor = self._connection().cursor()
         watch = threading.Timer(self._patience.total_seconds(), _interrupt, (cursor,))
@@ -50,7 +50,7 @@ class Engine:
         except duckdb.InterruptException as error:
             raise _too_much(f"more than {self._patience.total_seconds():g} s") from error
         except duckdb.OutOfMemoryException as error:
-            raise _too_much("more memory than all requests may have together") from error
+            raise _too_much("more memory than the limit for all requests") from error
         except (duckdb.IOException, duckdb.HTTPException, OSError) as error:
             raise StorageError("the table's files cannot be read", got=str(error).partition("\n")[0]) from error
         finally:
@@ -58,7 +58,7 @@ class Engine:
             cursor.close()
 
     def close(self) -> None:
-        """Close it; the next request would open it anew."""
+        """Close the instance; another request would open it again."""
         with self._lock:
             self._con = None
             self._open.close()
@@ -76,9 +76,9 @@ class Engine:
 
 
 def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:
-    with suppress(duckdb.ConnectionException):  # it has just finished and is closed
+    with suppress(duckdb.ConnectionException):  # the statement has just finished and the cursor is closed
         cursor.interrupt()
 
 
 def _too_much(got: str) -> OverloadError:
-    return OverloadError("this takes too much", got=got, do="ask for less: filters, fewer columns, a smaller offset")
+    return OverloadError("the request exceeds a limit", got=got, do="use filters, fewer columns, or a smaller offset")

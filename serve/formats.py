@@ -1,4 +1,4 @@
-"""A page of rows as JSON, CSV or an Arrow stream, whichever the request accepts."""
+"""Encodes a page of rows as JSON, CSV or an Arrow stream, depending on the `Accept` header."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from serve.select import Statement, as_json, as_text
 
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, CSV, ARROW)
-"""What is made, the default first."""
+"""The supported media types, the default first."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """The rows of a page, encoded, and whether more rows follow. JSON rows are an array."""
+    """The encoded rows of a page, and whether more rows follow. JSON rows are an array."""
 
     media_type: str
     rows: bytes
@@ -31,24 +31,24 @@ class Page:
 
 
 def negotiate(accept: str | None) -> str:
-    """Return the media type that an `Accept` header likes best; raise `UnacceptableError` when none is made."""
-    wishes = [_wish(part) for part in (accept or "*/*").split(",")]
+    """Return the media type that an `Accept` header prefers; raise `UnacceptableError` if none is supported."""
+    ranges = [_media_range(part) for part in (accept or "*/*").split(",")]
     best, best_quality = "", 0.0
     for media_type in MEDIA_TYPES:
-        # RFC 9110: of the ranges that match, the most precise one decides
+        # RFC 9110: of the matching ranges, the most specific one applies
         matches = [
-            (len(_match(range_, media_type)), quality) for range_, quality in wishes if _match(range_, media_type)
+            (len(_match(range_, media_type)), quality) for range_, quality in ranges if _match(range_, media_type)
         ]
         quality = max(matches)[1] if matches else 0.0
         if quality > best_quality:
             best, best_quality = media_type, quality
     if not best:
-        raise UnacceptableError("no answer is made in that type", got=shown(accept or ""), do=" or ".join(MEDIA_TYPES))
+        raise UnacceptableError("the media type is not supported", got=shown(accept or ""), do=" or ".join(MEDIA_TYPES))
     return best
 
 
 def read_page(engine: Engine, statement: Statement, schema: Schema, limit: int, media_type: str) -> Page:
-    """Run a page's statement, which gives one row more than `limit` when more follow, and encode its rows."""
+    """Run a page's statement, which returns one row more than `limit` if more follow, and encode its rows."""
     if media_type == JSON:
         rows = engine.rows(as_json(statement, schema))
     elif media_type == CSV:
@@ -59,7 +59,7 @@ def read_page(engine: Engine, statement: Statement, schema: Schema, limit: int, 
 
 
 def envelope(table: str, version: int, page: Page, following: str | None) -> bytes:
-    """Return the JSON answer around a page's rows."""
+    """Return the JSON response with a page's rows."""
     head = json.dumps({"table": table, "version": version})[:-1].encode()
     return head + b', "rows": ' + page.rows + b', "next": ' + json.dumps(following).encode() + b"}"
 
@@ -76,7 +76,7 @@ def _encoded(rows: pa.Table, media_type: str) -> bytes:
     return sink.getvalue()
 
 
-def _wish(part: str) -> tuple[str, float]:
+def _media_range(part: str) -> tuple[str, float]:
     range_, *parameters = (piece.strip() for piece in part.lower().split(";"))
     quality = 1.0
     for parameter in parameters:
@@ -89,7 +89,7 @@ def _wish(part: str) -> tuple[str, float]:
 
 
 def _match(range_: str, media_type: str) -> str:
-    """Return the part of a media type that a range names, longer when it is more precise; empty for no match."""
+    """Return the part of a media type that a range matches, longer if it is more specific; empty without a match."""
     if range_ == media_type:
         return media_type
     if range_ == media_type.partition("/")[0] + "/*":

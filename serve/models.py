@@ -1,4 +1,4 @@
-"""The champions that are served, and predictions in the words of HTTP."""
+"""The champions that are served, and predictions for request bodies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve.query import shown
 from serve.refusals import RowsError, TooLargeError, UnknownError
 
 FRESH_S = 3.0
-"""How long a champion is used before the store is asked whether there is another."""
+"""How long a champion is used before the store is checked for a new one."""
 MOST_ROWS = 10_000
 HALF = 0.5
 
@@ -24,19 +24,19 @@ HALF = 0.5
 @dataclass(frozen=True)
 class _Known:
     predictor: Predictor | ModelError
-    """The champion, or why there is none."""
+    """The champion, or the error that explains why there is none."""
     origin: object
     at: float
 
 
 class Champions:
-    """The champion of each model of a project, loaded once and again when it has changed.
+    """The champion of each model of a project. It is loaded once, and again when it has changed.
 
-    While the store does not answer, the champion that is loaded stays in use. Safe to use from several threads.
+    While the store does not answer, the loaded champion stays in use. Thread-safe.
     """
 
     def __init__(self, store: str, artifacts: Iterable[Artifact], clock: Callable[[], float] = time.monotonic) -> None:
-        """Keep what to serve; nothing is read yet. `clock` gives seconds."""
+        """Create the collection without reading anything. `clock` returns seconds."""
         self._store = store
         self._models = {artifact.name: artifact for artifact in artifacts if artifact.kind == "model"}
         self._clock = clock
@@ -51,8 +51,8 @@ class Champions:
     def predictor(self, name: str) -> Predictor:
         """Return a champion.
 
-        Raises `UnknownError` for a name that is not a model's, `ModelError` when it has no champion yet, and
-        `StorageError` when the store cannot be used and none is loaded.
+        Raises `UnknownError` if no model has this name, `ModelError` if the model has no champion yet, and
+        `StorageError` if the store cannot be used and no champion is loaded.
         """
         if name not in self._models:
             raise UnknownError(f"there is no model {shown(name)}", do=did_you_mean(name[:200], self._models))
@@ -65,14 +65,14 @@ class Champions:
         return known.predictor
 
     def predictor_or_none(self, name: str) -> Predictor | None:
-        """Return a champion, or `None` when there is none yet."""
+        """Return a champion, or `None` if there is none yet."""
         try:
             return self.predictor(name)
         except ModelError:
             return None
 
     def warm(self) -> None:
-        """Load the champions that are there, which takes seconds; failures are left to the first request."""
+        """Load all champions, which takes seconds. Failures are ignored here and reported by the first request."""
         for name in self._models:
             try:
                 self.predictor(name)
@@ -80,12 +80,12 @@ class Champions:
                 continue
 
     def _refreshed(self, name: str, known: _Known | None) -> _Known:
-        from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow's world
+        from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow, which is slow
 
         now = self._clock()
         try:
             origin = Registry(self._store).origin(name)
-            # equal origins give equal models; one without an origin was not made here and is loaded anew
+            # equal origins mean equal models; a model without an origin was registered elsewhere and is reloaded
             if known is not None and origin is not None and origin == known.origin:
                 return replace(known, at=now)
             return _Known(load_champion(self._store, name), origin, now)
@@ -98,17 +98,19 @@ class Champions:
 
 
 def rows_of(body: bytes) -> list[dict[str, Any]]:
-    """Return the rows of a request's body; raise `RowsError` when it is not `{"rows": [{…}, …]}`."""
+    """Return the rows of a request's body; raise `RowsError` unless it is `{"rows": [{…}, …]}`."""
     example = 'send {"rows": [{"feature": 1}]}'
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RowsError("the body is not JSON", got=shown(body[:100].decode(errors="replace")), do=example) from error
     if not isinstance(document, dict) or set(document) != {"rows"} or not isinstance(document["rows"], list):
-        raise RowsError("the body is not an object with rows alone", got=shown(json.dumps(document)), do=example)
+        raise RowsError(
+            "the body is not an object with the key 'rows' only", got=shown(json.dumps(document)), do=example
+        )
     rows = document["rows"]
     if len(rows) > MOST_ROWS:
-        raise TooLargeError(f"at most {MOST_ROWS} rows are predicted at once", got=str(len(rows)), do="send fewer")
+        raise TooLargeError(f"a request may have at most {MOST_ROWS} rows", got=str(len(rows)), do="send fewer")
     wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
     if wrong is not None:
         raise RowsError(f"row {wrong} is not an object", got=shown(json.dumps(rows[wrong])), do=example)
@@ -116,7 +118,7 @@ def rows_of(body: bytes) -> list[dict[str, Any]]:
 
 
 def predict(predictor: Predictor, rows: list[dict[str, Any]]) -> Mapping[str, object]:
-    """Return the answer to rows; raise `RowsError` naming the row and the feature that do not fit the model."""
+    """Return the predictions for rows; raise `RowsError` with the row and the feature that the model rejects."""
     try:
         probabilities = predictor.predict(rows)
     except RequestError as error:

@@ -1,4 +1,4 @@
-"""The OpenAPI document of a project: a path for each table and model, with their real columns and features."""
+"""The OpenAPI document of a project: a path for each table and model, with its actual columns and features."""
 
 from __future__ import annotations
 
@@ -37,18 +37,24 @@ _FEATURES: dict[str, dict[str, Any]] = {
 }
 _EXAMPLES = {"number": 1.5, "integer": 1, "boolean": True, "text": "a", "timestamp": "2013-07-01T12:00:00Z"}
 _FILTERS = (
-    "A column filters with `column=operator.value`: eq, neq, gt, gte, lt, lte, like (`*` for any text), "
-    "`in.(a,b)`, `is.null`, `is.not_null`. Several filters all have to hold. Follow `next` for more rows: "
-    "its pages are of one version."
+    "Filter a column with `column=operator.value`: eq, neq, gt, gte, lt, lte, like (`*` matches any text), "
+    "`in.(a,b)`, `is.null`, `is.not_null`. Multiple filters are combined with AND. Follow `next` for more rows; "
+    "all pages are of the same version."
 )
 
 
 def document(project: str, tables: Tables, models: Champions) -> dict[str, Any]:
-    """Return the document; a table or champion that cannot be read now is described without its columns."""
+    """Return the document. A table or champion that cannot be read now is described without columns or features."""
     paths: dict[str, Any] = {
-        "/health": {"get": _get("Health", "Is all well?", "How tables and models are.", _ref("Health"), errors=())},
+        "/health": {
+            "get": _get(
+                "Health", "Is the service healthy?", "The status of tables and models.", _ref("Health"), errors=()
+            )
+        },
         "/tables": {
-            "get": _get("Tables", "Which tables are there?", "Each with its columns.", _ref("Tables"), errors=("503",))
+            "get": _get(
+                "Tables", "Which tables are there?", "All tables with their columns.", _ref("Tables"), errors=("503",)
+            )
         },
     }
     for definition in tables.definitions:
@@ -85,7 +91,7 @@ def _table(definition: StoredDefinition, schema: Schema | None) -> dict[str, Any
             "table": {"const": definition.name},
             "version": {"type": "integer"},
             "rows": {"type": "array", "items": row},
-            "next": {"type": ["string", "null"], "description": "the link to the next page"},
+            "next": {"type": ["string", "null"], "description": "link to the next page"},
         },
     }
     operation = _get(
@@ -138,7 +144,7 @@ def _get(
 
 def _responses(answer: dict[str, Any], errors: tuple[str, ...]) -> dict[str, Any]:
     wrong = {"content": {JSON: {"schema": _ref("Error")}}}
-    responses: dict[str, Any] = {"200": {"description": "the answer", "content": {JSON: {"schema": answer}}}}
+    responses: dict[str, Any] = {"200": {"description": "success", "content": {JSON: {"schema": answer}}}}
     return responses | {status: {"description": REASONS[status], **wrong} for status in errors}
 
 

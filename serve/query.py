@@ -1,7 +1,7 @@
-"""What a request asks of a table, in PostgREST's words: `?carrier=eq.UA&dep_delay=gt.60&order=dep_delay.desc`.
+"""Queries of tables in PostgREST syntax: `?carrier=eq.UA&dep_delay=gt.60&order=dep_delay.desc`.
 
-A query is read from the parameters and the table's columns alone. Every name in it is one of the table's
-columns; every value is text that has the form of its column's type and is still to be bound and cast.
+A query is parsed from the request's parameters and the table's columns. Every name in it is a column of the table;
+every value is text in the format of its column's type, which is bound and cast later.
 """
 
 from __future__ import annotations
@@ -17,55 +17,58 @@ from serve.refusals import HttpError
 DEFAULT_LIMIT, MOST_ROWS = 100, 10_000
 MOST_OFFSET = 1 << 40
 WORDS = ("select", "order", "limit", "offset", "version")
-"""The parameters that are not columns."""
+"""Reserved parameters, which are not columns."""
 COMPARISONS = {"eq": "=", "neq": "<>", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 OPERATORS = (*COMPARISONS, "like", "in", "is")
 
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?"
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = rf"{_DATE}([T ]\d\d:\d\d(:\d\d(\.\d{{1,6}})?)?)?"
-_WHOLE = (r"[+-]?\d{1,40}", "a whole number")
+_INTEGER = (r"[+-]?\d{1,40}", "an integer")
 _FORMS = {
-    "TINYINT": _WHOLE,
-    "SMALLINT": _WHOLE,
-    "INTEGER": _WHOLE,
-    "BIGINT": _WHOLE,
+    "TINYINT": _INTEGER,
+    "SMALLINT": _INTEGER,
+    "INTEGER": _INTEGER,
+    "BIGINT": _INTEGER,
     "FLOAT": (_NUMBER, "a number"),
     "DOUBLE": (_NUMBER, "a number"),
     "BOOLEAN": ("true|false", "true or false"),
     "DATE": (_DATE, "a date like 2013-07-01"),
-    "TIMESTAMP": (_TIME, "a time without zone like 2013-07-01T12:00:00"),
-    "TIMESTAMPTZ": (_TIME + r"(Z|[+-]\d\d(:?\d\d)?)?", "a time like 2013-07-01T12:00:00Z, a plus sign written as %2B"),
+    "TIMESTAMP": (_TIME, "a time without time zone like 2013-07-01T12:00:00"),
+    "TIMESTAMPTZ": (
+        _TIME + r"(Z|[+-]\d\d(:?\d\d)?)?",
+        "a time like 2013-07-01T12:00:00Z, with a plus sign encoded as %2B",
+    ),
     "VARCHAR": (r"[\s\S]*", "text"),
 }
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A condition on one column; `values` has one value, for `in` at least one, for `is` none."""
+    """A condition on one column. `values` contains one value, for `in` one or more, for `is` none."""
 
     column: Column
     operator: str
     values: tuple[str, ...] = ()
     is_null: bool = True
-    """For `is`: whether it asks for null."""
+    """For `is`: whether the condition is `is null`."""
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """A column to order by; nulls come last."""
+    """A column to order by, nulls last."""
 
     column: str
     descending: bool = False
 
     def __str__(self) -> str:
-        """Return it as it is written in a query."""
+        """Return the ordering in query syntax."""
         return f"{self.column}.desc" if self.descending else self.column
 
 
 @dataclass(frozen=True)
 class Query:
-    """The columns, rows and order that are asked for."""
+    """The requested columns, filters, order and page."""
 
     select: tuple[str, ...]
     filters: tuple[Filter, ...] = ()
@@ -76,16 +79,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters of a request: its words, each once, and its conditions in their order."""
+    """The parameters of a request: reserved words, each once, and conditions in their order."""
 
     words: dict[str, str]
     conditions: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]], columns: Sequence[str] = ()) -> Parameters:
-        """Tell words from conditions; raise `HttpError` for a word given twice.
+        """Separate reserved words from conditions; raise `HttpError` for a repeated word.
 
-        A column that is named like a word is filtered by writing the operator: `order=eq.7`.
+        A column with the name of a reserved word is filtered if the value starts with an operator: `order=eq.7`.
         """
         words: dict[str, str] = {}
         conditions = []
@@ -94,20 +97,20 @@ class Parameters:
             if name not in WORDS or is_condition:
                 conditions.append((name, value))
             elif name in words:
-                raise HttpError(f"{name!r} is given twice", do="give it once, with commas between columns")
+                raise HttpError(f"{name!r} is given twice", do="give it once, with columns separated by commas")
             else:
                 words[name] = value
         return cls(words, tuple(conditions))
 
     @property
     def version(self) -> int | None:
-        """The version that is asked for; raises `HttpError` when it is not a whole number."""
+        """The requested version; raises `HttpError` if it is not an integer."""
         text = self.words.get("version")
-        return None if text is None else whole("version", text, 0, 1 << 62)
+        return None if text is None else integer("version", text, 0, 1 << 62)
 
 
 def parse(parameters: Parameters, schema: Schema, key: tuple[str, ...]) -> Query:
-    """Return the query; its order ends with the key. Raises `HttpError` naming the first thing that is wrong."""
+    """Return the query, with the key appended to its order. Raises `HttpError` for the first invalid parameter."""
     words = parameters.words
     select = _columns(words["select"], schema) if "select" in words else schema.names
     ordering = tuple(_ordering(term, schema) for term in _listed("order", words.get("order")))
@@ -115,26 +118,26 @@ def parse(parameters: Parameters, schema: Schema, key: tuple[str, ...]) -> Query
         select=select,
         filters=tuple(_filter(_column(name, schema), value) for name, value in parameters.conditions),
         order=with_key(ordering, key),
-        limit=whole("limit", words.get("limit", str(DEFAULT_LIMIT)), 1, MOST_ROWS),
-        offset=whole("offset", words.get("offset", "0"), 0, MOST_OFFSET),
+        limit=integer("limit", words.get("limit", str(DEFAULT_LIMIT)), 1, MOST_ROWS),
+        offset=integer("offset", words.get("offset", "0"), 0, MOST_OFFSET),
     )
 
 
 def with_key(ordering: tuple[Ordering, ...], key: Sequence[str]) -> tuple[Ordering, ...]:
-    """Return an order with the columns of the key behind it, each once."""
+    """Return an order with the columns of the key appended, each once."""
     ordered = {term.column for term in ordering}
     return (*ordering, *(Ordering(column) for column in key if column not in ordered))
 
 
-def whole(name: str, text: str, least: int, most: int) -> int:
-    """Return a parameter as a whole number within both ends; raise `HttpError` when it is not one."""
+def integer(name: str, text: str, least: int, most: int) -> int:
+    """Return a parameter as an integer between two inclusive bounds; raise `HttpError` if it is not one."""
     if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
-        raise HttpError(f"{name!r} takes a whole number from {least} to {most}", got=shown(text))
+        raise HttpError(f"{name!r} takes an integer from {least} to {most}", got=shown(text))
     return int(text)
 
 
 def shown(text: str) -> str:
-    """Return a value as an error shows it: quoted, and cut when it is long."""
+    """Return a value for an error message: quoted, and truncated if it is long."""
     most = 80
     return repr(text if len(text) <= most else text[:most] + "…")
 
@@ -143,7 +146,7 @@ def _filter(column: Column, text: str) -> Filter:
     operator, dot, value = text.partition(".")
     if operator not in OPERATORS or not dot:
         raise HttpError(
-            f"column {column.name!r} is not followed by an operator",
+            f"the filter on column {column.name!r} has no operator",
             got=shown(text),
             do=f"write {column.name}=OPERATOR.VALUE with one of {', '.join(OPERATORS)}",
         )
@@ -152,7 +155,7 @@ def _filter(column: Column, text: str) -> Filter:
             raise HttpError(f"{column.name}=is. takes null or not_null", got=shown(value))
         return Filter(column, operator, is_null=value == "null")
     if operator == "like" and column.type != "VARCHAR":
-        raise HttpError(f"'like' is for text, and column {column.name!r} is {column.type}", do="compare it instead")
+        raise HttpError(f"'like' applies to text, and column {column.name!r} is {column.type}", do="use a comparison")
     values = _members(column, value) if operator == "in" else (value,)
     for operand in values:
         _check_form(column, operand)
@@ -167,15 +170,15 @@ def _check_form(column: Column, value: str) -> None:
         form = _FORMS[column.type]
     else:
         raise HttpError(
-            f"column {column.name!r} is {column.type}, which has no comparison",
-            do=f"ask {column.name}=is.null or {column.name}=is.not_null",
+            f"column {column.name!r} is {column.type}, which cannot be compared",
+            do=f"use {column.name}=is.null or {column.name}=is.not_null",
         )
     if not re.fullmatch(form[0], value, re.ASCII):
         raise bad_value(column, value, form[1])
 
 
 def bad_value(column: Column, value: str, takes: str = "a value in the range of its type") -> HttpError:
-    """Return the refusal of a value that a column cannot be compared with."""
+    """Return the error for a value that a column cannot be compared with."""
     return HttpError(f"column {column.name!r} is {column.type} and takes {takes}", got=shown(value))
 
 
@@ -195,7 +198,7 @@ def _members(column: Column, text: str) -> tuple[str, ...]:
     raise HttpError(
         f"{column.name}=in. takes a list in parentheses",
         got=shown(text),
-        do=f'write {column.name}=in.(a,b), in double quotes what has a comma: in.("a,b")',
+        do=f'write {column.name}=in.(a,b), and quote values that contain a comma: in.("a,b")',
     )
 
 
@@ -208,7 +211,7 @@ def _ordering(term: str, schema: Schema) -> Ordering:
         return Ordering(term)
     name, _, direction = term.rpartition(".")
     if name in schema.names and direction not in {"asc", "desc"}:
-        raise HttpError(f"column {name!r} is ordered asc or desc", got=shown(direction))
+        raise HttpError(f"the order of column {name!r} must be asc or desc", got=shown(direction))
     return Ordering(_column(name or term, schema).name, descending=direction == "desc")
 
 
@@ -216,7 +219,7 @@ def _listed(name: str, text: str | None) -> list[str]:
     if text is None:
         return []
     if not text:
-        raise HttpError(f"{name!r} is empty", do=f"write {name}=a,b with columns of the table, or leave it out")
+        raise HttpError(f"{name!r} is empty", do=f"write {name}=a,b with columns of the table, or omit it")
     return text.split(",")
 
 

@@ -1,14 +1,14 @@
-"""Requests that are refused, by the HTTP status of the answer.
+"""Errors of requests, by HTTP status.
 
 RequestError
-└── Refusal                400  a parameter is wrong
+└── HttpError              400  a parameter is invalid
     ├── UnknownError       404  there is no such table, version, model or page
-    ├── UnacceptableError  406  the answer is not made in the type that was asked for
-    ├── GoneError          410  the version is no longer kept
+    ├── UnacceptableError  406  the requested media type is not supported
+    ├── GoneError          410  the version is no longer available
     ├── TooLargeError      413  the body is too large
     ├── TooLongError       414  the query is too long
-    ├── RowsError          422  a model cannot read the rows it was given
-    └── OverloadError      503  the answer takes more time or memory than one request may have
+    ├── RowsError          422  the model does not accept the rows
+    └── OverloadError      503  the request exceeds the limit of time or memory
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.core.errors import RequestError
 
 
 class HttpError(RequestError):
-    """A request that is answered with `status` and the parts of this error."""
+    """An error that is returned with `status` and the parts of this error."""
 
     status: ClassVar[int] = 400
 
@@ -31,36 +31,36 @@ class UnknownError(HttpError):
 
 
 class UnacceptableError(HttpError):
-    """The answer is not made in the media type that was asked for."""
+    """The requested media type is not supported."""
 
     status = 406
 
 
 class GoneError(HttpError):
-    """The version was there once and is no longer kept."""
+    """The version existed and is no longer available."""
 
     status = 410
 
 
 class TooLargeError(HttpError):
-    """The body is larger than is read."""
+    """The body exceeds the size limit."""
 
     status = 413
 
 
 class TooLongError(HttpError):
-    """The query is longer than is read."""
+    """The query exceeds the length limit."""
 
     status = 414
 
 
 class RowsError(HttpError):
-    """A model cannot read the rows it was given."""
+    """The model does not accept the rows."""
 
     status = 422
 
 
 class OverloadError(HttpError):
-    """The answer takes more time or memory than one request may have; a smaller one may do."""
+    """The request exceeds the limit of time or memory; a smaller request may succeed."""
 
     status = 503

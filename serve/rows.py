@@ -1,4 +1,4 @@
-"""A page of a table's rows: the request's query, read from one version, with the link to the next page."""
+"""Reads a page of a table's rows from one version, with a link to the next page."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MOST_QUERY_BYTES = 16 << 10
 
 
 def read_rows(tables: Tables, engine: Engine, name: str, request: Request) -> Response:
-    """Return a page of a table's rows in the media type that is accepted.
+    """Return a page of a table's rows in the accepted media type.
 
-    The header `Table-Version` tells the version, `Link` the next page if there is one: it names the version and
-    an order, so that following it to the end gives each row of that version once. Raises `Refusal`, or
-    `StorageError` when the lake cannot be read.
+    The header `Table-Version` is the version, and `Link` the next page if there is one. The link contains the version
+    and a total order, so following the links to the end returns each row of that version once. Raises `HttpError`, or
+    `StorageError` if the lake cannot be read.
     """
     if len(request.scope["query_string"]) > MOST_QUERY_BYTES:
-        raise TooLongError(f"the query is longer than {MOST_QUERY_BYTES} bytes", do="ask in several requests")
+        raise TooLongError(f"the query is longer than {MOST_QUERY_BYTES} bytes", do="split it into several requests")
     definition = tables.definition(name)
     media_type = negotiate(request.headers.get("accept"))
     parameters = Parameters.of(request.query_params.multi_items(), tables.version(name).schema.names)
@@ -45,7 +45,7 @@ def read_rows(tables: Tables, engine: Engine, name: str, request: Request) -> Re
 
 
 def _require_values(engine: Engine, filters: tuple[Filter, ...]) -> None:
-    """Raise `Refusal` naming the first value that has its type's form and is yet out of its range."""
+    """Raise `HttpError` for the first value that is well-formed but out of the range of its type."""
     values = [(f.column, value) for f in filters for value in f.values]
     if not values:
         return

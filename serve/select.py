@@ -1,4 +1,4 @@
-"""A query as one SELECT with bound values. No text of a request becomes part of the statement."""
+"""Compiles a query to one SELECT with bound values. No text of a request becomes part of the statement."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _SECONDS = "'%Y-%m-%dT%H:%M:%S.%f'"
 
 @dataclass(frozen=True)
 class Statement:
-    """SQL with a question mark for each value."""
+    """SQL with a placeholder for each value."""
 
     sql: str
     values: tuple[str, ...] = ()
 
 
 def page(scan: Scan, query: Query) -> Statement:
-    """Return the statement of a page with one row more than its limit, which tells whether there is a next one.
+    """Return the statement of a page. It returns one row more than the limit, which shows whether a next page exists.
 
-    The order ends with all columns of the table: rows that tie in it are equal, so that pages of one version
-    never overlap and miss nothing. A float that is not a number counts as null, as the answers show it.
+    The order ends with all columns of the table, so tied rows are equal, and the pages of one version neither overlap
+    nor miss rows. Non-finite floats count as null, as in the responses.
     """
     values: list[str] = []
     where = []
@@ -45,7 +45,7 @@ def page(scan: Scan, query: Query) -> Statement:
 
 
 def misfits(filters: Sequence[Filter]) -> Statement:
-    """Return the statement of one row that says of each bound value whether its column's type cannot hold it."""
+    """Return a statement of one row: for each bound value, whether it cannot be cast to its column's type."""
     pairs = [(f.column, value) for f in filters for value in f.values]
     tests = [f"try_cast(? as {column.type}) is null" for column, _ in pairs]
     return Statement(f"select [{', '.join(tests)}]::boolean[]", tuple(value for _, value in pairs))
@@ -58,7 +58,7 @@ def as_json(statement: Statement, schema: Schema) -> Statement:
 
 
 def as_text(statement: Statement, schema: Schema) -> Statement:
-    """Return the rows with only plain columns: times in ISO 8601, what is nested as JSON."""
+    """Return the rows as text columns: times in ISO 8601, nested values as JSON."""
     columns = ", ".join(f"{_flat(column)} as {quoted(column.name)}" for column in schema.columns)
     return Statement(f"select {columns} from ({statement.sql})", statement.values)
 
@@ -76,7 +76,7 @@ def _condition(condition: Filter) -> str:
 
 
 def _bound(condition: Filter) -> tuple[str, ...]:
-    if condition.operator == "like":  # a star needs no escape in a URL
+    if condition.operator == "like":  # unlike %, a star needs no escaping in a URL
         return tuple(value.replace("*", "%") for value in condition.values)
     return condition.values
 
@@ -97,7 +97,7 @@ def _flat(column: Column) -> str:
 
 
 def _plain(value: str, kind: pa.DataType, depth: int = 0) -> str:
-    """Return an expression that JSON has a word for: no NaN, no infinity, times in ISO 8601, bytes in base64."""
+    """Return an expression that JSON can represent: no NaN or infinity, times in ISO 8601, bytes in base64."""
     if pa.types.is_floating(kind):
         return f"case when isfinite({value}) then {value} end"
     if pa.types.is_timestamp(kind):

@@ -1,4 +1,4 @@
-"""The parts of the OpenAPI document that are the same for every project."""
+"""The parts of the OpenAPI document that all projects share."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ def _word(name: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 WORDS = (
-    _word("select", "columns, comma between", type="string"),
-    _word("order", "columns, each with .desc or not", type="string"),
-    _word("limit", "rows", type="integer", minimum=1, maximum=MOST_ROWS, default=DEFAULT_LIMIT),
-    _word("offset", "rows to leave out", type="integer", minimum=0, maximum=MOST_OFFSET, default=0),
-    _word("version", "the newest if none is given", type="integer", minimum=0),
+    _word("select", "columns, separated by commas", type="string"),
+    _word("order", "columns, separated by commas, each optionally with .desc", type="string"),
+    _word("limit", "maximum number of rows", type="integer", minimum=1, maximum=MOST_ROWS, default=DEFAULT_LIMIT),
+    _word("offset", "number of rows to skip", type="integer", minimum=0, maximum=MOST_OFFSET, default=0),
+    _word("version", "table version (default: the newest)", type="integer", minimum=0),
 )
 REASONS = {
-    "400": "a parameter is wrong",
+    "400": "a parameter is invalid",
     "404": "there is no such table, version or model",
-    "406": "the answer is not made in that type",
+    "406": "the media type is not supported",
     "409": "the model has no champion yet",
-    "410": "the version is no longer kept",
-    "413": "too many rows at once",
+    "410": "the version is no longer available",
+    "413": "too many rows in one request",
     "414": "the query is too long",
-    "422": "the rows do not fit the model",
-    "503": "the lake or the model store cannot be read, or this takes too much",
+    "422": "the model does not accept the rows",
+    "503": "the lake or the model store cannot be read, or the request exceeds a limit",
 }
 _TEXT, _MAYBE, _COUNT = {"type": "string"}, {"type": ["string", "null"]}, {"type": ["integer", "null"]}
 SCHEMAS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What is served and how it is: the facts behind /tables and /health."""
+"""The status of tables and models, for /tables and /health."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from serve.tables import Tables
 
 
 def describe(definition: StoredDefinition, tables: Tables) -> dict[str, Any]:
-    """Return a table's name, description, and the version, rows and columns it has now.
+    """Return a table's name, description, and current version, rows and columns.
 
-    Raises `StorageError` when it cannot be read.
+    Raises `StorageError` if the table cannot be read.
     """
     version = tables.newest(definition.name)
     columns = {} if version is None else version.schema.as_dict()
@@ -32,13 +32,13 @@ def describe(definition: StoredDefinition, tables: Tables) -> dict[str, Any]:
 
 
 def health(settings: Settings, tables: Tables, models: Champions) -> dict[str, Any]:
-    """Return whether tables and models can be read, each with its version, and reasons where they cannot.
+    """Return the versions of tables and models, and the reasons why some cannot be read.
 
-    `status` is `ok`; `degraded` when the model store cannot be used; `down` when the lake cannot be read.
+    `status` is `ok`, `degraded` if the model store cannot be used, or `down` if the lake cannot be read.
     """
     reasons: list[str] = []
     if "://" not in settings.lake and not Path(settings.lake).is_dir():
-        reasons.append("the lake is not there: run the project")
+        reasons.append("the lake does not exist: run the project")
     versions: dict[str, int | None] = {}
     for definition in tables.definitions:
         try:

@@ -1,4 +1,4 @@
-"""The tables that are served, and which of their versions a request sees."""
+"""The tables that are served, and the version that a request reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve.query import shown
 from serve.refusals import GoneError, UnknownError
 
 FRESH_S = 1.0
-"""How old the newest version that a request sees may be."""
+"""How long a version is used as the newest before the lake is read again, in seconds."""
 _PINNED = 64
 
 
@@ -29,13 +29,13 @@ class _Seen:
 class Tables:
     """A project's tables of some layers. Versions are read from the lake at most once a second per table.
 
-    The tables of other layers are not there for any request. Safe to use from several threads.
+    Tables of other layers are not served. Thread-safe.
     """
 
     def __init__(
         self, workspace: Workspace, layers: Collection[Layer], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Keep what to serve; nothing is read yet. `clock` gives seconds."""
+        """Create the collection without reading anything. `clock` returns seconds."""
         stored = workspace.project.graph.all_of(StoredDefinition)
         self._definitions = {d.name: d for d in stored if d.layer in layers}
         self._workspace = workspace
@@ -46,19 +46,19 @@ class Tables:
 
     @property
     def definitions(self) -> tuple[StoredDefinition, ...]:
-        """The definitions, inputs before what reads them."""
+        """The definitions, in dependency order."""
         return tuple(self._definitions.values())
 
     def definition(self, name: str) -> StoredDefinition:
-        """Return a table's definition; raise `UnknownError` when it is not served."""
+        """Return a table's definition; raise `UnknownError` if it is not served."""
         if name not in self._definitions:
             raise UnknownError(f"there is no table {shown(name)}", do=did_you_mean(name[:200], self._definitions))
         return self._definitions[name]
 
     def newest(self, name: str) -> Version | None:
-        """Return the newest version, at most `FRESH_S` old, or `None` when the table is not made yet.
+        """Return the newest version, at most `FRESH_S` old, or `None` if the table is not computed yet.
 
-        Raises `StorageError` when it cannot be read.
+        Raises `StorageError` if it cannot be read.
         """
         self.definition(name)
         with self._locks[name]:
@@ -71,11 +71,11 @@ class Tables:
     def version(self, name: str, number: int | None = None) -> Version:
         """Return the newest or a given version.
 
-        Raises `UnknownError` when there is none, `GoneError` when it is no longer kept.
+        Raises `UnknownError` if it does not exist, `GoneError` if it is no longer available.
         """
         newest = self.newest(name)
         if newest is None:
-            raise UnknownError(f"table {name!r} is not made yet", do="run the project, then ask again")
+            raise UnknownError(f"table {name!r} is not computed yet", do="run the project, then try again")
         if number is None or number == newest.number:
             return newest
         if number > newest.number:
@@ -106,7 +106,7 @@ class Tables:
 
 
 def gone(name: str, number: int) -> GoneError:
-    """Return the refusal of a version that is no longer kept."""
+    """Return the error for a version that is no longer available."""
     return GoneError(
-        f"this version of table {name!r} is no longer kept", got=str(number), do="start again without version="
+        f"this version of table {name!r} is no longer available", got=str(number), do="start again without version="
     )

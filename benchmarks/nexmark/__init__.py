@@ -1,1 +1,1 @@
-"""NEXMark: an auction house as three streams, and the questions asked of it."""
+"""NEXMark: an auction house as three streams, with queries."""

@@ -1,8 +1,8 @@
-"""The auction house: of 50 events one is a new person, three are new auctions and 46 are bids, as NEXMark says.
+"""The events of the auction house: of 50 events, one is a new person, three are new auctions and 46 are bids.
 
-The fields, the proportions and the skew are those of Apache Beam's generator: half of the bids go to the latest hot
-auction, three bids in four come from the latest hot bidder and three auctions in four from the latest hot seller; the
-others from what is recent, and a little from what comes only later. The values are our own.
+The fields, proportions and skew are those of Apache Beam's generator: half of the bids go to the latest hot auction,
+three quarters of the bids come from the latest hot bidder, and three quarters of the auctions from the latest hot
+seller. The others refer to recent ids, and a few to later ones. The values are generated independently.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ BID_SCHEMA = {
 }
 SCHEMAS = dict(zip(KINDS, (PERSON_SCHEMA, AUCTION_SCHEMA, BID_SCHEMA), strict=True))
 KEYS = dict(zip(KINDS, ("id", "id", "auction"), strict=True))
-"""The column by which each kind is dealt to partitions."""
+"""The column that determines the partition of each kind."""
 FIRST_ID = 1000
 LONGEST_AUCTION = "1 second"
-"""No auction is open for longer."""
+"""The maximum duration of an auction."""
 _RECENT_PEOPLE, _RECENT_AUCTIONS, _LEAD = 1000, 100, 10
 
 
 @dataclass(frozen=True)
 class House:
-    """So many events of the three kinds together, `per_s` of them in each second of event time."""
+    """A number of events of all three kinds, with `per_s` events per second of event time."""
 
     events: int
     seed: int = 0
@@ -77,7 +77,7 @@ class House:
 
 
 def _recent(last: str, salt: int, count: int) -> str:
-    """Return an expression for a number near the last one: of the latest `count`, or a little ahead of it."""
+    """Return an expression for a number near the last one: among the latest `count`, or slightly ahead."""
     return f"greatest({last} - {count}, 0) + pick(i, {salt}, least({last}, {count}) + {_LEAD})"
 
 

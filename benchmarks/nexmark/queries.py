@@ -1,7 +1,7 @@
-"""NEXMark's queries: what Headwater is given, and for each an oracle, plain SQL over all events, written on its own.
+"""NEXMark's queries as Headwater definitions, each with an independent oracle in plain SQL over all events.
 
-Persons, auctions and bids are streams, joined within bounds of time wide enough to leave nothing out. Where one
-definition cannot be streamed whole, several follow each other. Streams are drained in the end, so that every window closes.
+Persons, auctions and bids are streams, joined within time bounds that are wide enough to include every match. A query
+that cannot be streamed as one definition uses several. Streams are drained at the end, so that every window closes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from benchmarks.nexmark.events import LONGEST_AUCTION
 
 LONG = "interval '2 hours'"
-"""Longer than all events together."""
+"""Longer than the time span of all events."""
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """One streamed table: its SQL, or what another word than `sql` takes, and its options."""
+    """One streamed table: its SQL, or the argument of another definition function, and its options."""
 
     sql: str
     options: Mapping[str, object] = field(default_factory=dict)
@@ -31,9 +31,9 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Query:
-    """Tables that are streamed, in order, the last one the answer; its oracle has the same columns in the same order.
+    """Streamed tables in order; the last one is the answer, and the oracle has the same columns in the same order.
 
-    `afterwards` is made by `headwater run` when the streams are caught up. `note` says where the form departs from
+    `afterwards` is computed by `headwater run` once the streams have caught up. `note` says how the query differs from
     NEXMark's.
     """
 
@@ -51,7 +51,7 @@ class Query:
 
     @property
     def columns(self) -> Sequence[str]:
-        """The columns that are compared: those of the oracle's text after the comment `-- columns:`."""
+        """The compared columns: those in the comment `-- columns:` of the oracle."""
         line = next(line for line in self.oracle.splitlines() if line.strip().startswith("-- columns:"))
         return [column.strip() for column in line.partition(":")[2].split(",")]
 
@@ -62,7 +62,7 @@ def _one(name: str, asks: str, sql: str, oracle: str, note: str = "", **options:
 
 Q0 = _one(
     "q0",
-    "every bid, as it is",
+    "every bid, unchanged",
     "select auction, bidder, price, date_time, extra from bids",
     """-- columns: auction, bidder, price, date_time, extra
     select auction, bidder, price, date_time, extra from bids""",
@@ -83,7 +83,7 @@ Q2 = _one(
 )
 Q3 = _one(
     "q3",
-    "who sells in category 10 in three states",
+    "sellers in category 10 in three states",
     f"""select p.name, p.city, p.state, a.id from auctions as a join persons as p on a.seller = p.id
         and p.date_time between a.date_time - {LONG} and a.date_time + {LONG}
     where a.category = 10 and p.state in ('OR', 'ID', 'CA')""",
@@ -91,13 +91,13 @@ Q3 = _one(
     select p.name, p.city, p.state, a.id
     from (from persons where state = 'OR' or state = 'ID' or state = 'CA') as p
         join (from auctions where category = 10) as a on p.id = a.seller""",
-    note="NEXMark's join has no bound of time; ours has one of two hours on both sides",
+    note="NEXMark's join has no time bound; ours has one of two hours in both directions",
 )
 OPEN = f"""b.auction = a.id and b.date_time between a.date_time and a.date_time + interval '{LONGEST_AUCTION}'
         and b.date_time <= a.expires"""
 Q4 = Query(
     "q4",
-    "the mean of the winning prices of each category",
+    "the mean winning price of each category",
     {
         "q4_prices": Streamed(
             f"""select a.id, a.category, b.price, b.price * 1000000 + b.bidder % 1000000 as standing
@@ -111,7 +111,7 @@ Q4 = Query(
         where a.id = b.auction and b.date_time >= a.date_time and b.date_time <= a.expires group by a.id
     ) select category, avg(price) as mean from won group by category""",
     {"q4": Streamed("select category, avg(price) as mean from q4_prices group by category")},
-    note="the best price of each auction is streamed; the mean over rows that are replaced is made in batch afterwards",
+    note="the best price of each auction is streamed; the mean over updated rows is computed in batch afterwards",
 )
 Q5 = Query(
     "q5",
@@ -141,7 +141,7 @@ Q5 = Query(
     ), counts as (select window_start, auction, count(*) as bids from starts group by all)
     select window_start, auction, bids from counts
     qualify rank() over (partition by window_start order by bids desc) = 1""",
-    note="three streams: counts, the most of each window, and which counts they are",
+    note="three streams: counts, the maximum of each window, and the counts equal to it",
 )
 Q7 = Query(
     "q7",
@@ -164,7 +164,7 @@ Q7 = Query(
 )
 Q8 = Query(
     "q8",
-    "who became a member and opened an auction in the same 10 seconds",
+    "people who registered and opened an auction in the same 10 seconds",
     {
         "q8_members": Streamed(
             """select tumble(date_time, interval '10 seconds') as window_start, id, name from persons group by all""",
@@ -196,11 +196,11 @@ Q9 = _one(
     qualify row_number() over (partition by a.id order by b.price desc, b.date_time) = 1""",
     key="id",
     sequence_by="standing",
-    note="a merged table: of an auction's bids the highest stays, of equal ones the first",
+    note="a merged table: it keeps the highest bid of an auction, and the first of equal ones",
 )
 Q11 = _one(
     "q11",
-    "how many bids each bidder makes in one go",
+    "the number of bids of each bidder per session",
     "select bidder, session(date_time, interval '10 seconds') as started, count(*) as bids from bids group by all",
     """-- columns: bidder, started, bids
     with gaps as (
@@ -213,16 +213,16 @@ Q11 = _one(
 )
 Q12 = _one(
     "q12",
-    "how many bids each bidder makes in 10 seconds",
+    "the number of bids of each bidder per 10 seconds",
     "select bidder, tumble(date_time, interval '10 seconds') as window_start, count(*) as bids from bids group by all",
     """-- columns: bidder, window_start, bids
     select bidder, time_bucket(interval '10 seconds', date_time) as window_start, count(*) as bids
     from bids group by all""",
-    note="on event time: NEXMark's windows are of the time of processing, of which there is no second answer to compare",
+    note="in event time: NEXMark uses processing time, for which no oracle can be computed",
 )
 Q13 = _one(
     "q13",
-    "bids with what a small table says of them",
+    "bids joined with a small table",
     """select b.auction, b.bidder, b.price, b.date_time, s.value from bids as b join sides as s on b.auction % 1000 = s.id""",
     """-- columns: auction, bidder, price, date_time, value
     select auction, bidder, price, date_time, 'side ' || auction % 1000 as value from bids""",
@@ -232,7 +232,7 @@ _RANKS = """count(*) as total_bids, count(*) filter (price < 10000) as low_bids,
         count(*) filter (price >= 10000 and price < 1000000) as middle_bids, count(*) filter (price >= 1000000) as high_bids"""
 Q16 = _one(
     "q16",
-    "bids, bidders and auctions of each channel and day",
+    "bids, bidders and auctions by channel and day",
     f"""select channel, date_time::date as day, {_RANKS},
         count(distinct bidder) as bidders, count(distinct bidder) filter (price >= 1000000) as high_bidders,
         count(distinct auction) as auctions, count(distinct auction) filter (price >= 1000000) as high_auctions
@@ -250,7 +250,7 @@ Q16 = _one(
 )
 Q17 = _one(
     "q17",
-    "bids and prices of each auction and day",
+    "bids and prices by auction and day",
     f"""select auction, date_time::date as day, {_RANKS},
         min(price) as least, max(price) as most, avg(price) as mean, sum(price) as total from bids group by all""",
     """-- columns: auction, day, total_bids, low_bids, middle_bids, high_bids, least, most, mean, total
@@ -297,7 +297,7 @@ Q19 = Query(
             )"""
         )
     },
-    note="the ten bids are streamed as one list for each auction; a row for each is made in batch afterwards",
+    note="the ten bids are streamed as one list per auction; batch computes one row per bid afterwards",
 )
 
 QUERIES = {q.name: q for q in (Q0, Q1, Q2, Q3, Q4, Q5, Q7, Q8, Q9, Q11, Q12, Q13, Q16, Q17, Q18, Q19)}

@@ -1,1 +1,1 @@
-"""One script for each engine, run by the peers' interpreter with `-m benchmarks.peers.in_NAME JOB ARGUMENTS FOLDER`."""
+"""One script per engine, run by the peers' interpreter with `-m benchmarks.peers.in_NAME JOB ARGUMENTS FOLDER`."""

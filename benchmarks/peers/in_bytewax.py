@@ -1,7 +1,8 @@
-"""The streams in Bytewax: `in_bytewax.py JOB BROKERS TOPIC FOLDER`, what is made goes to the folder.
+"""The streams in Bytewax: `in_bytewax.py JOB BROKERS TOPIC FOLDER`; writes its result to the folder.
 
-Exactly once: its recovery store has offsets and state of every epoch and where each output file ended, and cuts the files
-there when it resumes. Its readers see what is not committed yet: no latency to a committed row can be told. One process a core.
+Exactly once: its recovery store contains offsets and state of every epoch and the length of each output file, and
+output files are truncated when it resumes. Readers can see uncommitted rows, so the latency to a committed row cannot be
+measured. One process per core.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from benchmarks.peers.timings import Clock
 
 EPOCH = timedelta(seconds=0.5)
 WAIT = timedelta(hours=2)
-"""Its watermark goes on with the clock while it falls behind the events: without waiting, a backlog comes too late."""
+"""Its watermark advances with the clock while it processes a backlog; without this wait, rows would be late."""
 
 
 def windows(brokers: str, topic: str, to: str) -> Dataflow:
-    """Count and sum by key and minute, until all that is there is read."""
+    """Count and sum by key and minute, until the backlog has been read."""
     flow = Dataflow("windows")
     source = KafkaSource([brokers], [topic], tail=False, add_config={"isolation.level": "read_committed"})
     events = op.map("read", op.input("events", flow, source), _read)
@@ -59,7 +60,7 @@ def _read(message: Any) -> tuple[str, tuple[datetime, float]]:
 
 def _written(counted: tuple[str, tuple[int, tuple[int, float]]]) -> tuple[str, str]:
     key, (window, (events, total)) = counted
-    start = datetime(2025, 1, 1) + timedelta(minutes=window)  # noqa: DTZ001 - UTC, written without its name
+    start = datetime(2025, 1, 1) + timedelta(minutes=window)  # noqa: DTZ001 - UTC, without a time zone
     return key, json.dumps({"window_start": start.isoformat(), "key": key, "events": events, "total": total})
 
 
@@ -67,7 +68,7 @@ JOBS: dict[str, Callable[[str, str, str], Dataflow]] = {"windows": windows}
 
 
 def work(words: list[str], addresses: list[str], number: int) -> None:
-    """Be one process of several."""
+    """Run as one of several processes."""
     job, brokers, topic, to = words
     recovery = RecoveryConfig(Path(to, "recovery"))
     cluster_main(JOBS[job](brokers, topic, to), addresses, number, epoch_interval=EPOCH, recovery_config=recovery)

@@ -1,4 +1,4 @@
-"""The jobs in Daft, on its own native runner: `in_daft.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+"""The jobs in Daft, with its native runner: `in_daft.py JOB ARGUMENTS FOLDER`; writes its result to the folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FEW = 5
 
 
 def etl(clock: Clock, lines: str, to: str) -> None:
-    """CSV to zstd Parquet by month, and a summary of it."""
+    """CSV to zstd Parquet by month, and a summary."""
     daft.set_runner_native()
     with clock.part("shipped"):
         (
@@ -41,7 +41,7 @@ def etl(clock: Clock, lines: str, to: str) -> None:
             .where(col("l_quantity") > FEW)
             .with_columns(
                 {
-                    # not date_trunc: 0.7 knows no months; not make_date with a literal day: 0.7 gives all rows the first one's
+                    # 0.7 does not support months in date_trunc; its make_date with a literal day returns the first row's date
                     "ship_month": date_sub(col("l_shipdate"), col("l_shipdate").day() - 1),
                     "revenue": col("l_extendedprice") * (1 - col("l_discount")),
                 }

@@ -1,4 +1,4 @@
-"""The jobs in delta-rs: `in_deltalake.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+"""The jobs in delta-rs: `in_deltalake.py JOB ARGUMENTS FOLDER`; writes its result to the folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.peers.timings import Clock
 
 
 def merge(clock: Clock, base: str, changes: str, to: str) -> None:
-    """Upsert into a Delta table; what comes later wins."""
+    """Upsert into a Delta table; the later change wins."""
     shutil.copytree(f"{base}/accounts", f"{to}/accounts")
     with clock.part("merge"):
         (

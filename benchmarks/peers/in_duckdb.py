@@ -1,4 +1,4 @@
-"""The jobs in DuckDB: `in_duckdb.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+"""The jobs in DuckDB: `in_duckdb.py JOB ARGUMENTS FOLDER`; writes its result to the folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINEITEM = (
 
 
 def etl(clock: Clock, lines: str, to: str) -> None:
-    """CSV to zstd Parquet by month, and a summary of it."""
+    """CSV to zstd Parquet by month, and a summary."""
     duckdb.execute("set preserve_insertion_order = false")
     with clock.part("shipped"):
         duckdb.execute(
@@ -40,7 +40,7 @@ def etl(clock: Clock, lines: str, to: str) -> None:
 
 
 def tpch(clock: Clock, tables: str, queries: str, to: str) -> None:
-    """TPC-H's queries over Parquet, each result to Parquet."""
+    """TPC-H queries over Parquet; each result is written to Parquet."""
     for folder in Path(tables).iterdir():
         duckdb.execute(f"create view {folder.name} as from read_parquet('{folder}/*.parquet')")
     for text in Path(queries).read_text(encoding="utf-8").split(";"):
@@ -51,7 +51,7 @@ def tpch(clock: Clock, tables: str, queries: str, to: str) -> None:
 
 
 def medallion(clock: Clock, lines: str, to: str) -> None:
-    """Bronze as it comes; silver judged, the bad rows aside; gold. A key that comes twice ends the job."""
+    """Bronze unchanged; silver validated, with invalid rows separated; gold. A duplicate key fails the job."""
     duckdb.execute("set preserve_insertion_order = false")
     with clock.part("bronze"):
         duckdb.execute(
@@ -69,7 +69,7 @@ def medallion(clock: Clock, lines: str, to: str) -> None:
         kept = "select * exclude (is_more_than_one, is_modest) from judged where is_more_than_one"
         twice = "select 1 from judged where is_more_than_one group by l_orderkey, l_linenumber having count(*) > 1"
         if duckdb.execute(f"{twice} limit 1").fetchone():
-            raise SystemExit("a key comes twice")
+            raise SystemExit("duplicate key")
         duckdb.execute(f"copy ({kept}) to '{to}/silver' (format parquet, compression zstd, per_thread_output true)")
         aside = "from judged where not is_more_than_one"
         duckdb.execute(f"copy ({aside}) to '{to}/aside' (format parquet, compression zstd, per_thread_output true)")
@@ -98,7 +98,7 @@ def groupby(clock: Clock, rows: str, to: str) -> None:
 
 
 def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> None:
-    """Two tables by their key, Parquet to Parquet, within a memory budget."""
+    """Join of two tables by key, Parquet to Parquet, within a memory budget."""
     duckdb.execute(f"set preserve_insertion_order = false; set memory_limit = '{memory_bytes}B'")
     with clock.part("joined"):
         duckdb.execute(
@@ -110,7 +110,7 @@ def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> Non
 
 
 def merge(clock: Clock, base: str, changes: str, to: str) -> None:
-    """Upsert into a table of DuckDB's own file; what comes later wins."""
+    """Upsert into a table of DuckDB's own file; the later change wins."""
     shutil.copy(f"{base}/accounts.duckdb", to)
     with clock.part("merge"), duckdb.connect(f"{to}/accounts.duckdb") as con:
         con.execute(

@@ -1,6 +1,6 @@
-"""The streams in Flink's Table API: `in_flink.py JOB BROKERS TOPIC FOLDER`, what is made goes to the folder.
+"""The streams in Flink's Table API: `in_flink.py JOB BROKERS TOPIC FOLDER`; writes its result to the folder.
 
-Exactly once: offsets and state in checkpoints, rows through the file sink, whose files count when a checkpoint is complete.
+Exactly once: offsets and state in checkpoints, rows through the file sink, whose files a checkpoint makes visible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMED = "timestamp(3), watermark for happened_at as happened_at"  # event time 
 
 
 def environment(clock: Clock, to: str) -> TableEnvironment:
-    """Start Flink in this process's JVM, with a checkpoint every half second, and keep what that took."""
+    """Start Flink in this process's JVM, with a checkpoint every half second, and record the start-up time."""
     begun = time.perf_counter()
     settings = {
         "parallelism.default": str(os.cpu_count() or 1),
@@ -49,7 +49,7 @@ def environment(clock: Clock, to: str) -> TableEnvironment:
 
 
 def windows(flink: TableEnvironment, clock: Clock, brokers: str, topic: str, to: str) -> None:
-    """Count and sum by key and minute, until all that is there is read."""
+    """Count and sum by key and minute, until the backlog has been read."""
     with clock.part("windows"):
         _events(flink, brokers, topic, _TIMED, "'scan.bounded.mode' = 'latest-offset',")
         _made(flink, "window_start timestamp(6), key string, events bigint, total double", to)
@@ -62,7 +62,7 @@ def windows(flink: TableEnvironment, clock: Clock, brokers: str, topic: str, to:
 
 
 def rows(flink: TableEnvironment, clock: Clock, brokers: str, topic: str, to: str) -> None:
-    """Row by row, until somebody ends it."""
+    """Row by row, until it is stopped."""
     del clock
     _events(flink, brokers, topic, "timestamp(6)")
     _made(flink, "happened_at timestamp(6), id bigint, key string, `value` double", to)
@@ -82,7 +82,7 @@ def _events(flink: TableEnvironment, brokers: str, topic: str, time: str, bounds
 
 
 def _made(flink: TableEnvironment, columns: str, to: str) -> None:
-    """Create the sink. Its rows are CSV: Flink's Parquet needs Hadoop, and a minute's windows are few."""
+    """Create the sink. It writes CSV, because Flink's Parquet format needs Hadoop; there are few windows per minute."""
     flink.execute_sql(
         f"""create table made ({columns}) with (
             'connector' = 'filesystem', 'path' = 'file://{to}/made', 'format' = 'csv',

@@ -1,4 +1,4 @@
-"""Headwater in process, by our own interpreter: a definition called on an Arrow table, as a unit test does."""
+"""Headwater in process, with its own interpreter: a definition called on an Arrow table, as in a unit test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline import sql
 
 
 def groupby(clock: Clock, rows: str, to: str) -> None:
-    """Five aggregates by one key, of a table in memory to a table in memory: the median of calls after a first one."""
+    """Five aggregates by one key, from an in-memory table to an in-memory table: the median after a warm-up call."""
     totals = sql("select k, count(*) as n, sum(v) as total, avg(v) as mean, max(v) as most from rows group by k")
     table = pq.read_table(rows)
     result = clock.often("totals", lambda: totals(rows=table))

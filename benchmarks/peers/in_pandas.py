@@ -1,4 +1,4 @@
-"""The jobs in pandas: `in_pandas.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+"""The jobs in pandas: `in_pandas.py JOB ARGUMENTS FOLDER`; writes its result to the folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peers.timings import Clock
 
 
 def groupby(clock: Clock, rows: str, to: str) -> None:
-    """Five aggregates by one key, of a frame in memory to a frame in memory: the median of calls after a first one."""
+    """Five aggregates by one key, from data frame to data frame in memory: the median after a warm-up call."""
     frame = pd.read_parquet(rows)
 
     def grouped() -> pd.DataFrame:

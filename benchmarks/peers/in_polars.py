@@ -1,4 +1,4 @@
-"""The jobs in Polars, streaming: `in_polars.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+"""The jobs in Polars, streaming: `in_polars.py JOB ARGUMENTS FOLDER`; writes its result to the folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FEW = 5
 
 
 def etl(clock: Clock, lines: str, to: str) -> None:
-    """CSV to zstd Parquet by month, and a summary of it."""
+    """CSV to zstd Parquet by month, and a summary."""
     with clock.part("shipped"):
         shipped = (
             pl.scan_csv(f"{lines}/*.csv", schema=LINEITEM)
@@ -68,7 +68,7 @@ def groupby(clock: Clock, rows: str, to: str) -> None:
 
 
 def join(clock: Clock, left: str, right: str, memory_bytes: str, to: str) -> None:
-    """Two tables by their key, Parquet to Parquet; it has no memory budget to set."""
+    """Join of two tables by key, Parquet to Parquet; Polars has no memory budget."""
     del memory_bytes
     Path(to, "joined").mkdir()
     with clock.part("joined"):

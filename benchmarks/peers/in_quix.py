@@ -1,6 +1,6 @@
-"""The streams in Quix Streams: `in_quix.py JOB BROKERS TOPIC FOLDER`; what is made goes to a topic, and from there to the folder.
+"""The streams in Quix Streams: `in_quix.py JOB BROKERS TOPIC FOLDER`; writes its result to a topic, then to the folder.
 
-Exactly once by Kafka's transactions, which is why the rows go to a topic: its other sinks are at least once. One process a core.
+Exactly once by Kafka's transactions, and therefore into a topic; its other sinks are at least once. One process a core.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from benchmarks.peers.topics import drained, made
 
 COMMIT_S = 0.5
 IDLE_S = 5.0
-"""How long nothing must come until a backlog is taken to be read."""
+"""Time without messages after which the backlog counts as read."""
 
 
 def windows(brokers: str, topic: str, state: str) -> None:
-    """Count and sum by key and minute, until nothing comes any more."""
+    """Count and sum by key and minute, until no more messages arrive."""
     app = _application(brokers, topic, state)
     events = app.topic(topic, timestamp_extractor=_happened, value_deserializer="json", key_deserializer="str")
     counted = (
@@ -39,7 +39,7 @@ def windows(brokers: str, topic: str, state: str) -> None:
 
 
 def rows(brokers: str, topic: str, state: str) -> None:
-    """Row by row, until somebody ends it."""
+    """Row by row, until it is stopped."""
     app = _application(brokers, topic, state)
     events = app.topic(topic, value_deserializer="json", key_deserializer="str")
     app.dataframe(events)[["happened_at", "id", "key", "value"]].to_topic(

@@ -1,4 +1,4 @@
-"""The jobs in Spark, on all cores of this machine: `in_spark.py JOB ARGUMENTS FOLDER`, what is made goes to the folder."""
+"""The jobs in Spark, on all cores of the machine: `in_spark.py JOB ARGUMENTS FOLDER`; writes its result there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINEITEM = (
 
 
 def session(clock: Clock, to: str) -> SparkSession:
-    """Start Spark, as it is set up well for one machine, and keep what that took."""
+    """Start Spark with suitable settings for one machine, and record the start-up time."""
     begun, cores = time.perf_counter(), os.cpu_count() or 1
     half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 // 2**30
     spark = (
@@ -42,7 +42,7 @@ def session(clock: Clock, to: str) -> SparkSession:
 
 
 def etl(spark: SparkSession, clock: Clock, lines: str, to: str) -> None:
-    """CSV to zstd Parquet by month, and a summary of it."""
+    """CSV to zstd Parquet by month, and a summary."""
     with clock.part("shipped"):
         spark.read.csv(lines, header=True, schema=LINEITEM).createOrReplaceTempView("lineitem")
         spark.sql(
@@ -59,7 +59,7 @@ def etl(spark: SparkSession, clock: Clock, lines: str, to: str) -> None:
 
 
 def tpch(spark: SparkSession, clock: Clock, tables: str, queries: str, to: str) -> None:
-    """TPC-H's queries over Parquet, each result to Parquet."""
+    """TPC-H queries over Parquet; each result is written to Parquet."""
     for folder in Path(tables).iterdir():
         spark.read.parquet(str(folder)).createOrReplaceTempView(folder.name)
     for text in Path(queries).read_text(encoding="utf-8").split(";"):
@@ -69,7 +69,7 @@ def tpch(spark: SparkSession, clock: Clock, tables: str, queries: str, to: str) 
 
 
 def medallion(spark: SparkSession, clock: Clock, lines: str, to: str) -> None:
-    """Bronze as it comes; silver judged, the bad rows aside, one row for each key; gold."""
+    """Bronze unchanged; silver validated, with invalid rows separated and one row per key; gold."""
     with clock.part("bronze"):
         spark.read.csv(lines, header=True, schema=LINEITEM).write.parquet(f"{to}/bronze")
     with clock.part("silver"):

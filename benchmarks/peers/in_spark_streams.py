@@ -1,4 +1,4 @@
-"""The streams in Spark Structured Streaming: `in_spark_streams.py JOB BROKERS TOPIC FOLDER`, what is made goes to the folder.
+"""The streams in Spark Structured Streaming: `in_spark_streams.py JOB BROKERS TOPIC FOLDER`; writes its result there.
 
 Exactly once: offsets and state in a checkpoint, rows through the file sink, whose log names the files of each batch.
 """
@@ -17,14 +17,14 @@ from benchmarks.peers.timings import Clock
 
 EVENT = "happened_at timestamp, id bigint, key string, value double"
 BATCH = 1_000_000
-"""The most events of one batch of a backlog."""
+"""Maximum number of events per batch of a backlog."""
 SKEW = "10 seconds"
-"""How far the partitions may be apart: its watermark is one for all of them, not the least of each one's."""
+"""Allowed skew between partitions: Spark has one watermark for all partitions, not the minimum of theirs."""
 JARS = Path(sys.prefix) / "jars"
 
 
 def session(clock: Clock, to: str) -> SparkSession:
-    """Start Spark, as it is set up well for one machine, and keep what that took."""
+    """Start Spark with suitable settings for one machine, and record the start-up time."""
     begun, cores = time.perf_counter(), os.cpu_count() or 1
     quarter = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // 2**30
     spark = (
@@ -47,7 +47,7 @@ def session(clock: Clock, to: str) -> SparkSession:
 
 
 def windows(spark: SparkSession, clock: Clock, brokers: str, topic: str, to: str) -> None:
-    """Count and sum by key and minute, until all that is there is read."""
+    """Count and sum by key and minute, until the backlog has been read."""
     with clock.part("windows"):
         _events(spark, brokers, topic).withWatermark("happened_at", SKEW).createOrReplaceTempView("events")
         counted = spark.sql(
@@ -59,7 +59,7 @@ def windows(spark: SparkSession, clock: Clock, brokers: str, topic: str, to: str
 
 
 def rows(spark: SparkSession, clock: Clock, brokers: str, topic: str, to: str) -> None:
-    """Row by row, one batch after the other, until somebody ends it."""
+    """Row by row, one batch after the other, until it is stopped."""
     del clock
     _written(_events(spark, brokers, topic), to).start().awaitTermination()
 

@@ -1,4 +1,4 @@
-"""The jars that peers need beside their Python packages, from Maven Central: `python -m benchmarks.peers.jars`."""
+"""Downloads the jars that peers need in addition to Python packages: `python -m benchmarks.peers.jars`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 
 
 def fetch(home: str, jars: tuple[str, ...]) -> str | None:
-    """Bring jars into the `jars` of an environment; return why not, when they cannot be had."""
+    """Download jars into the `jars` folder of an environment; return the reason if this fails."""
     folder = interpreter(home).parents[1] / "jars"
     for jar in jars:
         _, name, version = jar.split(":")
         if not (folder / f"{name}-{version}.jar").exists():
             if shutil.which("mvn") is None:
-                return "there is no `mvn`"
+                return "`mvn` was not found"
             words = ["mvn", "-B", "-q", COPY, f"-Dartifact={jar}", f"-DoutputDirectory={folder}"]
             process = subprocess.run(words, capture_output=True, text=True, check=False)
             if process.returncode:
@@ -33,10 +33,10 @@ def fetch(home: str, jars: tuple[str, ...]) -> str | None:
 
 
 def main() -> None:
-    """Fetch for each peer, and say who will be left out."""
+    """Download the jars of each peer, and print which peers will be skipped."""
     for name, home, jars in (("Spark", "-streams", KAFKA_FOR_SPARK), ("Flink", "-flink", KAFKA_FOR_FLINK)):
         if reason := fetch(home, jars):
-            print(f"{name} has no connector to Kafka, and will be left out of streams: {reason}")
+            print(f"{name} has no Kafka connector and will be skipped in stream benchmarks: {reason}")
 
 
 if __name__ == "__main__":

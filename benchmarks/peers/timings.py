@@ -1,4 +1,4 @@
-"""What a script says of its job: the seconds of its parts, as one JSON object."""
+"""The timings that a script prints: the seconds of its parts, as one JSON object."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CALLS = 7
 
 
 class Clock:
-    """Keeps the seconds of a job's parts; `start` is what the engine took to start, zero where it has no start."""
+    """Records the seconds of a job's parts; `start` is the engine's start-up time, zero if it has none."""
 
     def __init__(self) -> None:
-        """Begin without parts."""
+        """Start without parts."""
         self.start = 0.0
         self.parts: dict[str, float] = {}
 
@@ -29,7 +29,7 @@ class Clock:
         self.parts[name] = time.perf_counter() - begun
 
     def often(self, name: str, call: Callable[[], T]) -> T:
-        """Call once without the clock, then seven times; the part is the median. Return what the last call gave."""
+        """Call a function once to warm up, then seven times; record the median and return the last result."""
         call()
         taken = []
         for _ in range(CALLS):
@@ -40,5 +40,5 @@ class Clock:
         return result
 
     def say(self) -> None:
-        """Print what `benchmarks.peer` reads."""
+        """Print the JSON object that `benchmarks.peer` reads."""
         print(json.dumps({"start": self.start, "parts": self.parts}))

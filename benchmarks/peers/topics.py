@@ -1,4 +1,4 @@
-"""The topic that a peer writes to when it has no other sink of the same guarantee, and what is in it."""
+"""The topic that a peer writes to if it has no other exactly-once sink, and its content."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ SOME = 10_000
 
 
 def made(topic: str) -> str:
-    """Return the name of the topic to which a peer writes what it made of another."""
+    """Return the name of the topic to which a peer writes the results of another topic."""
     return f"{topic}-made"
 
 
 def drained(brokers: str, topic: str, to: str) -> None:
-    """Write all committed messages of a topic, which are JSON, into a folder, one a line."""
+    """Write all committed messages of a topic, which are JSON, to a folder, one per line."""
     Path(to).mkdir()
     consumer = Consumer(
         {
@@ -36,7 +36,7 @@ def drained(brokers: str, topic: str, to: str) -> None:
                 error = message.error()
                 if error is None:
                     file.write((message.value() or b"") + b"\n")
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its only name
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - it has no public name
                     remaining.discard(message.partition())
                 else:
                     raise SystemExit(str(error))

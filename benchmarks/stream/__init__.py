@@ -1,3 +1,3 @@
-"""Streams: how many events a second, how late, and which queries; `python -m benchmarks stream QUESTION`."""
+"""Benchmarks of streams: throughput, latency and queries; `python -m benchmarks stream NAME`."""
 
 QUESTIONS = ("throughput", "latency", "nexmark", "peers")

@@ -1,4 +1,4 @@
-"""The events that are streamed: JSON of about 100 bytes, the same ones for a seed, and what is right of them."""
+"""The events that are streamed: JSON of about 100 bytes, deterministic for a seed, and the expected results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import duckdb
 from benchmarks.interleaved_runs import Answer
 
 BEGINNING_US = 1_735_689_600_000_000
-"""2025-01-01 UTC: when the first event of a backlog happens."""
+"""2025-01-01 UTC: the event time of the first event of a backlog."""
 CHUNK = 200_000
 PARTITIONS = 4
 END = "end"
-"""The key of the events that come last, one in each partition, so late that they close every window before them."""
+"""The key of the last event of each partition, whose event time is late enough to close all windows."""
 END_AFTER_US = 3_600_000_000
 STAMP = "%Y-%m-%dT%H:%M:%S.%f"
 SCHEMA = {"id": "bigint", "happened_at": "timestamp", "key": "varchar", "value": "double"}
@@ -25,7 +25,7 @@ from events group by all"""
 
 @dataclass(frozen=True)
 class Messages:
-    """Some messages: what they say, their keys, and the partition of each, which is its key's."""
+    """Messages: their text, their keys, and their partitions, which are determined by the keys."""
 
     texts: list[bytes]
     keys: list[bytes]
@@ -34,7 +34,7 @@ class Messages:
 
 @dataclass(frozen=True)
 class Events:
-    """`count` events with the ids from `first`; `per_s` of them happen in each second of event time."""
+    """`count` events with ids starting at `first`, with `per_s` events per second of event time."""
 
     count: int
     seed: int = 0
@@ -44,29 +44,29 @@ class Events:
 
     @property
     def rows(self) -> str:
-        """A SELECT of all events; values are quarters, so that their sums are exact in any order."""
+        """A SELECT of all events. Values are multiples of 0.25, so their sums are exact in any order."""
         return self._rows(self.first, self.first + self.count)
 
     @property
     def end_us(self) -> int:
-        """When the events that come last happen, in microseconds since 1970."""
+        """The event time of the last events, in microseconds since 1970."""
         return BEGINNING_US + (self.first + self.count) * 1_000_000 // self.per_s + END_AFTER_US
 
     def messages(self) -> Iterator[Messages]:
-        """Yield the events as JSON, in order, some at a time."""
+        """Yield the events as JSON, in order, in batches."""
         yield from self._messages(f"""'{{"happened_at":"' || strftime(happened_at, '{STAMP}') || '",' || rest""")
 
     def tails(self) -> Iterator[Messages]:
-        """Yield what follows the time in each event: the JSON after `{"happened_at":"...",`."""
+        """Yield the rest of each event after its time: the JSON after `{"happened_at":"...",`."""
         yield from self._messages("rest")
 
     def last(self, partition: int) -> bytes:
-        """Return the event that comes last in a partition, numbered from 0."""
+        """Return the last event of a partition, numbered from 0."""
         at = datetime.fromtimestamp(self.end_us / 1e6, tz=UTC).strftime(STAMP)
         return f'{{"happened_at":"{at}","id":{-1 - partition},"key":"{END}","value":0.0,"n":""}}'.encode()
 
     def windows(self) -> Answer:
-        """Return what the windows are, without the last events: start, key, count and sum, in order."""
+        """Return the expected windows, without the last events: start, key, count and sum, in order."""
         with duckdb.connect() as con:
             return con.execute(
                 f"""select date_trunc('minute', happened_at) as window_start, key, count(*) as events, sum(value) as total

@@ -1,4 +1,4 @@
-"""A reader that follows a topic and writes down when each committed row came to it."""
+"""A reader that follows a topic and records the arrival time of each committed row."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SOME = 5_000
 
 
 class Follower:
-    """What came so far; it goes on in a thread."""
+    """The rows received so far; a thread receives more."""
 
     def __init__(self, brokers: str, topic: str) -> None:
-        """Follow what a peer makes of a topic, from its beginning, once that is there."""
+        """Follow the results of a peer for a topic from the beginning, once they exist."""
         self._brokers, self._topic = brokers, made(topic)
         self._texts: list[bytes] = []
         self._times: list[int] = []
@@ -31,16 +31,16 @@ class Follower:
 
     @property
     def count(self) -> int:
-        """How many rows came."""
+        """The number of received rows."""
         return len(self._texts)
 
     def close(self) -> None:
-        """Follow no longer."""
+        """Stop following."""
         self._ended.set()
         self._thread.join()
 
     def latency(self, first: int, count: int) -> Latency:
-        """Return how long the rows with `count` ids from `first` on took; `SystemExit` when it is not each of them once."""
+        """Return the latencies of the `count` rows with ids from `first` on; exits unless each arrived exactly once."""
         arrivals = pa.table({"text": pa.array(self._texts, pa.binary()), "at_us": self._times})
         with duckdb.connect() as con:
             con.register("arrivals", arrivals)
@@ -89,7 +89,7 @@ class Follower:
 
 @contextmanager
 def followed(brokers: str, topic: str) -> Iterator[Follower]:
-    """Follow what a peer makes of a topic, as long as the context lasts."""
+    """Follow the results of a peer for a topic inside the context."""
     follower = Follower(brokers, topic)
     try:
         yield follower

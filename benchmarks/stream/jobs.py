@@ -1,4 +1,4 @@
-"""The two jobs that every contestant does: windows, counted and summed from a backlog, and rows, as they come."""
+"""The two jobs of every contestant: windows, counted and summed over a backlog, and rows, passed on as they arrive."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ IMPORTS = "from pipeline import kafka\n"
 HEADWATER = "headwater"
 ROWS = "select happened_at, id, key, value from events"
 HOMES = {"spark_streams": "-streams", "flink": "-flink", "quix": "-streams", "bytewax": "-streams"}
-"""The peers, and the environment of each."""
+"""The peers and their environments."""
 FORMS = {"spark_streams": "parquet", "flink": "csv", "quix": "json", "bytewax": "json"}
 GUARANTEES = {
-    HEADWATER: "exactly once into Delta: offsets, memory and rows in one commit",
+    HEADWATER: "exactly once into Delta: offsets, state and rows in one commit",
     "spark_streams": "exactly once into Parquet, by its checkpoint and the file sink's log",
     "flink": "exactly once into files that a checkpoint makes visible",
     "quix": "exactly once into a topic, by Kafka's transactions",
-    "bytewax": "exactly once into files after a restart, of which readers see more than is committed",
+    "bytewax": "exactly once into files after a restart; readers can see uncommitted rows",
 }
 _MADE = {
     "parquet": "read_parquet('{folder}/made/*.parquet')",
@@ -44,7 +44,7 @@ def source(brokers: str, topic: str) -> str:
 
 
 def ours(brokers: str, topic: str) -> Contestant:
-    """Return Headwater, which counts windows."""
+    """Return Headwater with the windows job."""
 
     def run(folder: Path) -> Ran:
         project = Project(written(folder, source(brokers, topic) + f"counts = sql({WINDOWS!r})\n"))
@@ -56,7 +56,7 @@ def ours(brokers: str, topic: str) -> Contestant:
 
 
 def theirs(name: str, brokers: str, topic: str) -> Contestant:
-    """Return a peer, which counts windows."""
+    """Return a peer with the windows job."""
 
     def answer(folder: Path) -> Answer:
         with duckdb.connect() as con:
@@ -66,12 +66,12 @@ def theirs(name: str, brokers: str, topic: str) -> Contestant:
 
 
 def expected(events: Events) -> Answer:
-    """Return the right windows."""
+    """Return the expected windows."""
     return events.windows()
 
 
 def _between(project: Project, result: Measured) -> dict[str, float]:
-    """Return what lies between the first commit and the last: seconds and events; and the whole process, in seconds."""
+    """Return seconds and events between the first and the last commit, and the seconds of the entire process."""
     versions = commits(project.table("counts"))
     first, last = versions[0], versions[-1]
     return {

@@ -1,6 +1,6 @@
-"""When rows could be read: the moment at which the log of a table, or its folder, named the file that they are in.
+"""When rows became readable: the time at which the table's log, or its folder, named the file that contains them.
 
-It is the time of the last change of a file's name in its folder, as the file system tells it: one clock for all.
+This is the time of the last rename of a file according to the file system, so all contestants use the same clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import duckdb
 
 Files = Mapping[str, int]
-"""The files of a table, and when each could be read, in microseconds since 1970."""
+"""The files of a table, and when each became readable, in microseconds since 1970."""
 READ = {
     "delta": "read_parquet({files}, filename = true)",
     "parquet": "read_parquet({files}, filename = true)",
@@ -25,7 +25,7 @@ READ = {
 
 @dataclass(frozen=True)
 class Latency:
-    """How long rows took from when they were made, in milliseconds."""
+    """The latencies of rows from their creation, in milliseconds."""
 
     p50: float
     p99: float
@@ -33,13 +33,13 @@ class Latency:
     rows: int
 
     def as_figures(self) -> dict[str, float]:
-        """Return it as it is written."""
+        """Return the latencies as JSON values."""
         return {"p50": self.p50, "p99": self.p99, "max": self.most, "rows": self.rows}
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A version of a Delta table: when it could be read, how many rows came with it, and its manifest."""
+    """A version of a Delta table: when it became readable, the number of added rows, and its manifest."""
 
     number: int
     at_us: int
@@ -49,7 +49,7 @@ class Commit:
 
     @property
     def rows_in(self) -> int:
-        """How many rows the stream had read by then."""
+        """The number of rows that the stream had read at this version."""
         epoch = self.manifest.get("epoch") or {}
         return int(epoch.get("totals", {}).get("rows_in", 0))
 
@@ -72,12 +72,12 @@ def commits(table: Path) -> list[Commit]:
 
 
 def in_delta(table: Path) -> Files:
-    """Return the files that the versions of a Delta table brought."""
+    """Return the files that the versions of a Delta table added."""
     return {path: commit.at_us for commit in commits(table) for path in commit.files}
 
 
 def in_spark(folder: Path) -> Files:
-    """Return the files of Spark's sink: those that the log of its batches names, from when it does."""
+    """Return the files of Spark's sink that the log of its batches names, with the time of the log entry."""
     added: dict[str, int] = {}
     logs = [log for log in (folder / "_spark_metadata").glob("[0-9]*") if log.suffix in {"", ".compact"}]
     for log in sorted(logs, key=lambda log: int(log.name.partition(".")[0])):
@@ -88,7 +88,7 @@ def in_spark(folder: Path) -> Files:
 
 
 def in_flink(folder: Path) -> Files:
-    """Return the files of Flink's sink that are complete: they had another name before."""
+    """Return the completed files of Flink's sink, which have been renamed."""
     return {str(file): file.stat().st_ctime_ns // 1000 for file in folder.glob("part-*")}
 
 
@@ -96,7 +96,7 @@ FILES: Mapping[str, Callable[[Path], Files]] = {"delta": in_delta, "parquet": in
 
 
 def rows(folder: Path, form: str) -> int:
-    """Return how many rows can be read now."""
+    """Return the number of readable rows."""
     files = FILES[form](folder)
     if not files:
         return 0
@@ -105,7 +105,7 @@ def rows(folder: Path, form: str) -> int:
 
 
 def latency(folder: Path, form: str, first: int, count: int) -> Latency:
-    """Return how long the rows with `count` ids from `first` on took; `SystemExit` when it is not each of them once."""
+    """Return the latencies of the `count` rows with ids from `first` on; exits unless each occurs exactly once."""
     files = FILES[form](folder)
     with duckdb.connect() as con:
         con.execute("create table landed (filename varchar, at_us bigint)")
@@ -119,9 +119,9 @@ def latency(folder: Path, form: str, first: int, count: int) -> Latency:
 
 
 def judged(quantiles: tuple[Any, ...], count: int) -> Latency:
-    """Return half, nearly all and the most of the rows' times; `SystemExit` when it is not each row once."""
+    """Return median, p99 and maximum of the latencies; exits unless each row occurs exactly once."""
     if not quantiles[3] == quantiles[4] == count:
-        raise SystemExit(f"another answer: {quantiles[3]} rows of {quantiles[4]} ids, not {count}")
+        raise SystemExit(f"wrong answer: {quantiles[3]} rows of {quantiles[4]} ids, not {count}")
     return Latency(float(quantiles[0]), float(quantiles[1]), float(quantiles[2]), int(quantiles[3]))
 
 

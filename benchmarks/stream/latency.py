@@ -1,8 +1,8 @@
-"""How long after an event was made can its row be read, committed, and how long until the state that it changed?
+"""Latency from the creation of an event to its committed row, and to the state that it changed.
 
-Events come at an even rate; each has the time at which it was made. A row's time ends when the table's log names its file;
-a state's when a reader that asks over and over sees the event in its window. All on one machine's clock. What comes in the
-first seconds, while engines warm up, is not counted.
+Events are produced at a constant rate and contain their creation time. The latency of a row ends when the table's log
+names its file; the latency of the state ends when a polling reader sees the event in its window. All times are from the
+clock of one machine. Events of the first seconds, while engines warm up, are excluded.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ PEER_RATE = 10_000
 SECONDS, WARM_S = 60, 10
 LAND_S, END_S = 120, 30
 LOOKED = re.compile(r"(\d+) (\d+) (\d+)")
-UNTOLD = {"bytewax": "its readers see rows before they are committed, so there is no such moment"}
+UNTOLD = {"bytewax": "its readers see uncommitted rows, so the latency to a committed row cannot be measured"}
 
 
 def measured(scale: float, folder: Path, only: Sequence[str] = (), peers: Sequence[str] = ()) -> Figures:
-    """Return the latencies of ours at each rate, or at those named, and of peers at 10,000 events a second."""
+    """Return Headwater's latencies at each rate, or the given rates, and the peers' at 10,000 events per second."""
     seconds = max(3, round(SECONDS * scale))
     results: dict[str, Figures] = {}
     theirs: dict[str, Figures] = {}
@@ -67,7 +67,7 @@ def measured(scale: float, folder: Path, only: Sequence[str] = (), peers: Sequen
 
 
 class _Load:
-    """Events that come to a topic at a rate: first those to warm up with, then those that count."""
+    """Events that are sent to a topic at a rate: first the warm-up, then the measured events."""
 
     def __init__(self, cluster: Cluster, topic: str, rate: int, seconds: int) -> None:
         self.brokers, self.topic, self.rate = cluster.bootstrap, topic, rate
@@ -76,9 +76,9 @@ class _Load:
         cluster.create_topic(topic, PARTITIONS)
 
     def run(self, process: subprocess.Popen[bytes], landed_rows: Callable[[], int]) -> None:
-        """Put the events, those that count when the others have come through, and wait until all have.
+        """Send the warm-up events, wait until they have arrived, then send the measured events and wait for them.
 
-        Raises `UnableError` when the machine did not keep the rate, and for a process that ends or does not keep up.
+        Raises `UnableError` if the machine did not keep the rate, or if the process ends or does not keep up.
         """
         loaded(loading(self.brokers, self.topic, self.warm, self.rate))
         _wait(process, lambda: landed_rows() >= self.warm.count)
@@ -116,7 +116,7 @@ def _theirs(name: str, load: _Load, folder: Path) -> Latency:
 
 
 def _state(load: _Load, folder: Path) -> Latency:
-    """Return how long after an event was made the state had it: a process that runs the stream looks at it all the time."""
+    """Return the latencies from creation to state; the process that runs the stream polls the state."""
     definitions = source(load.brokers, load.topic) + f"{state_probe.NAME} = sql({state_probe.STATEMENT!r})\n"
     project = Project(written(folder / f"project-state-{load.topic}", definitions))
     log = project.folder / "said.txt"
@@ -134,7 +134,7 @@ def _state(load: _Load, folder: Path) -> Latency:
 
 
 def _seen(looks: Sequence[tuple[int, int, int]], warm: int) -> Latency:
-    """Return the latencies of the events between looks: they were made one after the other, at an even rate."""
+    """Return the latencies of the events between polls; they were created in order at a constant rate."""
     delays: list[float] = []
     for (_, last, count), (clock, now_last, now_count) in itertools.pairwise(looks):
         if count >= warm:
@@ -157,7 +157,7 @@ def _told(measure: Callable[[], Latency]) -> Figures:
 def _running(
     command: Sequence[str], folder: Path, environ: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a process group of its own, and end it as Ctrl-C does, at last the hard way."""
+    """Run a command in its own process group; stop it with SIGINT, and kill it if that fails."""
     with (folder / "said.txt").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -188,9 +188,9 @@ def _wait(process: subprocess.Popen[bytes], is_done: Callable[[], bool]) -> None
     until = time.monotonic() + LAND_S
     while not is_done():
         if process.poll() is not None:
-            raise UnableError(f"ended with {process.returncode} before all rows came")
+            raise UnableError(f"exited with {process.returncode} before all rows arrived")
         if time.monotonic() > until:
-            raise UnableError(f"not all rows came within {LAND_S} s after the last event")
+            raise UnableError(f"not all rows arrived within {LAND_S} s after the last event")
         time.sleep(0.5)
 
 
@@ -202,7 +202,7 @@ def show(figures: Figures) -> None:
         for rate, kinds in rates.items():
             for kind, result in kinds.items():
                 words = (
-                    f"left out: {result['skipped'][:90]}"
+                    f"skipped: {result['skipped'][:90]}"
                     if "skipped" in result
                     else f"{result['p50']:9.0f} {result['p99']:9.0f} {result['max']:9.0f}"
                 )

@@ -1,7 +1,7 @@
-"""Put events into a topic, in a process of its own: `python -m benchmarks.stream.load BROKERS TOPIC COUNT [PER_S]`.
+"""Send events to a topic from a separate process: `python -m benchmarks.stream.load BROKERS TOPIC COUNT [PER_S]`.
 
-Without a rate they go as fast as they can, with the times of `Events`, and one in each partition follows that closes
-all windows. With a rate each happens when it is made, on this machine's clock, and they come evenly.
+Without a rate, events are sent as fast as possible, with the times of `Events`, followed by one event per partition
+that closes all windows. With a rate, events are sent evenly, and their event time is the time of creation on this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.stream.events import CHUNK, END, PARTITIONS, STAMP, Events
 
 ROOT = Path(__file__).parents[2]
 TICK_S = 0.002
-"""How often events are made at a fixed rate: what is due by then gets one time."""
+"""Interval at which events are created at a fixed rate; events due in one interval get the same time."""
 
 _FAST = {
     "enable.idempotence": True,
@@ -38,7 +38,7 @@ _FAST = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """What went into a topic, all of it acknowledged; `slipped_s` is how far behind its rate the load ever was."""
+    """The acknowledged events of a topic; `slipped_s` is the maximum delay behind the requested rate."""
 
     events: int
     bytes: int
@@ -47,7 +47,7 @@ class Loaded:
 
 
 def loading(brokers: str, topic: str, events: Events, per_s: int | None = None) -> subprocess.Popen[str]:
-    """Start to load in another process; `loaded` waits for it."""
+    """Start a load in another process; `loaded` waits for it."""
     words = [brokers, topic, str(events.count), "--seed", str(events.seed), "--first", str(events.first)]
     words += ["--per-s", str(per_s)] if per_s else []
     return subprocess.Popen(
@@ -59,15 +59,15 @@ def loading(brokers: str, topic: str, events: Events, per_s: int | None = None) 
 
 
 def loaded(process: subprocess.Popen[str]) -> Loaded:
-    """Wait for a load and return what it says; raise `SystemExit` when it failed."""
+    """Wait for a load and return its report; raise `SystemExit` if it failed."""
     output, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"the load ended with {process.returncode}")
+        raise SystemExit(f"the load exited with {process.returncode}")
     return Loaded(**json.loads(output))
 
 
 def at_once(producer: Producer, topic: str, events: Events) -> Loaded:
-    """Put all events as fast as the broker takes them."""
+    """Send all events as fast as the broker accepts them."""
     begun, size = time.perf_counter(), 0
     for some in events.messages():
         size += sum(map(len, some.texts))
@@ -83,7 +83,7 @@ def at_once(producer: Producer, topic: str, events: Events) -> Loaded:
 
 
 def evenly(producer: Producer, topic: str, events: Events, per_s: int) -> Loaded:
-    """Put so many events a second, each with the time at which it was made."""
+    """Send events at a fixed rate per second, each with its creation time."""
     tails = [message for some in events.tails() for message in zip(some.texts, some.keys, some.partitions, strict=True)]
     begun, size, sent, slipped = time.perf_counter(), 0, 0, 0.0
     for elapsed in _ticks(begun):
@@ -102,7 +102,7 @@ def evenly(producer: Producer, topic: str, events: Events, per_s: int) -> Loaded
 
 
 def fill(brokers: str, topic: str, messages: pa.Table) -> None:
-    """Put all rows of `text`, `key` and `partition` into a topic, from this process."""
+    """Send all rows of `text`, `key` and `partition` to a topic, from this process."""
     producer = Producer({"bootstrap.servers": brokers, **_FAST, "linger.ms": 20})
     for some in messages.to_batches(max_chunksize=CHUNK):
         rows = some.to_pylist()
@@ -113,7 +113,7 @@ def fill(brokers: str, topic: str, messages: pa.Table) -> None:
 
 
 def _ticks(begun: float) -> Iterator[float]:
-    """Yield the seconds since the beginning, every tick."""
+    """Yield the seconds since the start, at every tick."""
     while True:
         elapsed = time.perf_counter() - begun
         yield elapsed
@@ -133,7 +133,7 @@ def _flush(producer: Producer) -> None:
 
 
 def main() -> None:
-    """Load as the command line says and print what went in as one JSON object."""
+    """Send the events requested on the command line, and print a report as one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("brokers")
     parser.add_argument("topic")

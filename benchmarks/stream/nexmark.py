@@ -1,7 +1,7 @@
-"""Are NEXMark's queries right, and how many events a second do they take?
+"""Correctness and throughput of NEXMark queries.
 
-Persons, auctions and bids wait in three topics; each query is streamed until it has read them, and its table is compared,
-as a multiset of rows, with what the query's oracle makes of the same events in plain SQL.
+Persons, auctions and bids are loaded into three topics. Each query is streamed until it has read them, and its table is
+compared, as a multiset of rows, with the result of the query's oracle over the same events in plain SQL.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIDES = "sides = source(files('sides.parquet'), schema={'id': 'bigint', 'value':
 
 
 def measured(scale: float, folder: Path, only: Sequence[str] = ()) -> Figures:
-    """Stream each query, or those that are named, and return the figures; a query that fails has the reason."""
+    """Stream each query, or the given ones, and return the figures; a failed query has its reason."""
     house = House(max(500, round(EVENTS * scale)))
     cases: dict[str, Figures] = {}
     with duckdb.connect() as con, broker(folder) as cluster:
@@ -51,7 +51,7 @@ def measured(scale: float, folder: Path, only: Sequence[str] = ()) -> Figures:
 
 
 def streamed(query: Query, sources: str, folder: Path) -> tuple[Project, dict[str, float]]:
-    """Write a project for a query and bring its tables up to date; return the seconds and bytes that it took."""
+    """Write a project for a query and update its tables; return the seconds and the peak memory in bytes."""
     tables = "".join(table.text(name) for name, table in {**query.tables, **query.afterwards}.items())
     project = Project(written(folder, sources + SIDES + tables))
     if any("sides" in table.sql for table in query.tables.values()):
@@ -62,13 +62,13 @@ def streamed(query: Query, sources: str, folder: Path) -> tuple[Project, dict[st
     if query.afterwards:
         batch = measure([HEADWATER, "run", "--json", *(w for n in query.afterwards for w in ("--select", n))], folder)
         if batch.code:
-            raise UnableError(f"headwater run ended with {batch.code}: {batch.errors[-300:]}")
+            raise UnableError(f"headwater run exited with {batch.code}: {batch.errors[-300:]}")
         figures["afterwards_seconds"] = batch.seconds
     return project, figures
 
 
 def differences(con: duckdb.DuckDBPyConnection, query: Query, actual: pa.Table) -> tuple[int, int]:
-    """Return how many rows of the oracle are missing, and how many are there that it does not have."""
+    """Return the number of missing and of unexpected rows compared with the oracle."""
     con.register("actual", actual)
     columns = ", ".join(_comparable(column, con.sql(query.oracle)) for column in query.columns)
     con.execute(f"create or replace temp view expected as {query.oracle}")
@@ -83,7 +83,7 @@ def _count(con: duckdb.DuckDBPyConnection, of: str) -> int:
 
 
 def _comparable(column: str, of: duckdb.DuckDBPyRelation) -> str:
-    """Return a column so that equal numbers are equal whatever their types: those with fractions to three digits."""
+    """Return an expression that makes equal numbers of different types compare equal; fractions have three digits."""
     kind = str(of.types[of.columns.index(column)])
     if kind in {"DOUBLE", "FLOAT"} or kind.startswith("DECIMAL"):
         return f"round({column}::double, 3) as {column}"
@@ -96,12 +96,12 @@ def _asked(con: duckdb.DuckDBPyConnection, query: Query, sources: str, folder: P
     missing, unexpected = differences(con, query, table)
     read = _read(con, query)
     if missing or unexpected:
-        raise UnableError(f"another answer: {missing} rows missing, {unexpected} unexpected of {table.num_rows}")
+        raise UnableError(f"wrong answer: {missing} rows missing, {unexpected} unexpected of {table.num_rows}")
     return {**figures, "rows": table.num_rows, "events": read, "events_per_s": read / figures["seconds"]}
 
 
 def _read(con: duckdb.DuckDBPyConnection, query: Query) -> int:
-    """Return how many events a query's streams read, each kind once."""
+    """Return the number of events that a query's streams read, counting each kind once."""
     texts = " ".join(table.sql for table in query.tables.values())
     return sum(_count(con, kind) for kind in KINDS if re.search(rf"(from|join) {kind}\b|^{kind}$", texts))
 
@@ -114,7 +114,7 @@ def _source(kind: str, brokers: str) -> str:
 
 
 def messages(con: duckdb.DuckDBPyConnection, kind: str) -> pa.Table:
-    """Return the events of a kind as JSON, in order of time, each with its partition."""
+    """Return the events of a kind as JSON with their partitions, ordered by time."""
     schema: Mapping[str, str] = SCHEMAS[kind]
     texts = {"timestamp": f"strftime({{}}, '{STAMP}')"}
     fields = ", ".join(f"{name!r}: {texts.get(of, '{}').format(name)}" for name, of in schema.items())
@@ -149,5 +149,5 @@ def show(figures: Figures) -> None:
 def _line(name: str, case: Mapping[str, Any]) -> str:
     asks = QUERIES[name].asks
     if "skipped" in case:
-        return f"{name:6} left out: {case['skipped'][:110]}  ({asks})"
+        return f"{name:6} skipped: {case['skipped'][:110]}  ({asks})"
     return f"{name:6} {case['events_per_s']:10,.0f} {case['seconds']:8.2f} {case['rows']:9,}  {asks}"

@@ -1,4 +1,4 @@
-"""The broker that streams are measured with, and topics full of events."""
+"""The broker for benchmarks of streams, and topics filled with events."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from benchmarks.stream.load import Loaded, loaded, loading
 
 @contextmanager
 def broker(folder: Path) -> Iterator[Cluster]:
-    """Start one broker that keeps everything, however old its time says it is; `SystemExit` where Kafka cannot be had."""
+    """Start one broker without retention by time; raises `SystemExit` if Kafka is not available."""
     try:
         cluster = Cluster(Path(tempfile.mkdtemp(prefix="kafka-", dir=folder)), settings={"log.retention.ms": "-1"})
     except UnavailableError as error:
-        raise SystemExit(f"streams are measured with Kafka: {error}") from error
+        raise SystemExit(f"benchmarks of streams need Kafka: {error}") from error
     with cluster:
         yield cluster
 
 
 def backlog(cluster: Cluster, topic: str, events: Events) -> Loaded:
-    """Make a topic and fill it."""
+    """Create a topic and fill it."""
     cluster.create_topic(topic, PARTITIONS)
     return loaded(loading(cluster.bootstrap, topic, events))

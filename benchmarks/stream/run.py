@@ -1,4 +1,4 @@
-"""A question about streams, by its name."""
+"""Runs a benchmark of streams by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.stream.jobs import HEADWATER, HOMES
 
 
 def run(question: str, scale: float, runs: int, folder: Path, chosen: tuple[list[str], list[str]]) -> Figures:
-    """Answer a question and print it; `chosen` are the cases and the contestants, all of them without any."""
+    """Run a benchmark and print its result; `chosen` are the cases and the contestants (empty: all)."""
     only, who = chosen
     require_known(who, (HEADWATER, *HOMES))
     if question == "nexmark":
@@ -36,14 +36,14 @@ def run(question: str, scale: float, runs: int, folder: Path, chosen: tuple[list
 
 
 def failures(question: str, figures: Figures) -> list[str]:
-    """Return what of ours could not be done."""
+    """Return the jobs that Headwater could not do."""
     if question == "nexmark":
         return [f"{name}: {case['skipped']}" for name, case in figures["queries"].items() if "skipped" in case]
     reasons = [
         f"{rate} events/s, {kind}: {result['skipped']}"
         for rate, kinds in figures.get("latency_ms", {}).items()
         for kind, result in kinds.items()
-        if "skipped" in result and not result["skipped"].startswith("not here:")
+        if "skipped" in result and not result["skipped"].startswith("not available:")
     ]
     cases = figures.get("cases", {})
     return reasons + [

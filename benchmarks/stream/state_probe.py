@@ -1,7 +1,7 @@
-"""A stream run in this process, and its state looked at over and over: `python -m benchmarks.stream.state_probe PROJECT`.
+"""Runs a stream in this process and polls its state: `python -m benchmarks.stream.state_probe PROJECT`.
 
-Each time the state has more events than before, a line says so: the clock, the latest event's own time, and how many
-events there are, the first two in microseconds since 1970. Ends with Ctrl-C.
+Whenever the state contains more events than before, it prints a line with the clock, the event time of the latest
+event, and the number of events; the first two are in microseconds since 1970. Stop it with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOK_EVERY_S = 0.005
 
 
 def look(folder: Path) -> None:
-    """Run the stream of a project and print what its state comes to hold."""
+    """Run the stream of a project and print the changes of its state."""
     running = StreamJob(Workspace(load(folder)), StreamJobOptions((NAME,)))
     seen = 0
 

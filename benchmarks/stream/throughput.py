@@ -1,7 +1,7 @@
-"""How many events a second, from Kafka to windows that are committed exactly once?
+"""Throughput from Kafka to windows that are committed exactly once.
 
-The same job is done with a backlog and with one of half its size; the sustained rate is what the other half took longer,
-so that nobody's start and end are in it. Of ours, the events and seconds between the first and the last commit are told too.
+The same job runs with a backlog and with half of it. The sustained rate is computed from the difference in time, so
+start-up and shutdown are excluded. For Headwater, the rate between the first and the last commit is also reported.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from benchmarks.stream.rig import backlog, broker
 
 EVENTS = 10_000_000
 SLOW = {"quix": 0.03, "bytewax": 0.03}
-"""Peers that work on rows in Python get a smaller backlog: what is compared is the time of an event."""
+"""Peers that process rows in Python get a smaller backlog; the time per event is compared."""
 
 
 def measured(scale: float, runs: int, folder: Path, who: Sequence[str], peers: Sequence[str] = ()) -> Figures:
-    """Let all do the job with both backlogs; return the figures, with rates."""
+    """Run all contestants with both backlogs; return the figures with rates."""
     with broker(folder) as cluster:
         results = run(_cases(cluster, max(1000, round(EVENTS * scale)), peers), runs, folder, who)
     return concluded(results)
@@ -44,14 +44,14 @@ def _cases(cluster: Cluster, count: int, peers: Sequence[str]) -> Iterator[Case]
 
 
 def concluded(figures: Figures) -> Figures:
-    """Return figures with `events_per_s` and `bytes_per_s` of each, and our time of an event over each peer's."""
+    """Return figures with `events_per_s` and `bytes_per_s` of each, and our time per event divided by each peer's."""
     cases = figures["cases"]
     rates, sizes, notes = {}, {}, {}
     for half, full in zip(list(cases.values())[::2], list(cases.values())[1::2], strict=True):
         for who in full["medians"].keys() & half["medians"].keys():
             seconds = full["medians"][who] - half["medians"][who]
             if seconds <= 0:
-                notes[who] = "half a backlog took no less time: too few events to tell a rate"
+                notes[who] = "half of the backlog took as long: too few events to measure a rate"
                 continue
             rates[who] = (full["events"] - half["events"]) / seconds
             sizes[who] = (full["bytes_in"] - half["bytes_in"]) / seconds
@@ -71,7 +71,7 @@ def concluded(figures: Figures) -> Figures:
 
 
 def _between(cases: Figures) -> float | None:
-    """Return our events a second between the first and the last commit of the whole backlog."""
+    """Return Headwater's events per second between the first and the last commit of the full backlog."""
     parts = cases.get("whole-1", {}).get("ours", {}).get(HEADWATER, {}).get("parts", {})
     return parts["between_events"] / parts["between_s"] if parts.get("between_s") else None
 

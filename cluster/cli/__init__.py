@@ -9,12 +9,12 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command; an interrupt is answered from the first moment on."""
+    """Run the command. Interrupts are handled from the start, also while modules are imported."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name of a file may be in no encoding
+            stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
     try:
-        from cluster.cli.app import run  # noqa: PLC0415 - the imports are the first second of a command
+        from cluster.cli.app import run  # noqa: PLC0415 - imports take about a second
 
         run()
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""The command line: which commands there are, and what becomes of errors.
+"""The command line application, and how errors are reported.
 
-Exit codes: 0 done, 1 an error that its message explains, 2 a wrong command line, 3 done but a model was refused or a
-partition failed, 130 interrupted.
+Exit codes: 0 success, 1 an error that its message explains, 2 wrong usage, 3 success but the quality gate refused a
+model or a partition failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ def main(
     log_format: LogForm = LogFormat.TEXT,
     version: Version = False,
 ) -> None:
-    """Data from its sources through lake and warehouse to models and endpoints, from one set of definitions."""
+    """A data platform for batch and streaming: from sources to tables, models and endpoints."""
     del version  # printed by its callback
     configure(verbose=verbose, quiet=quiet, form=log_format)
     if folder != HERE:
-        os.environ[PROJECT] = str(folder.absolute())  # a command's own --project comes before it
+        os.environ[PROJECT] = str(folder.absolute())  # a command's own --project takes precedence
 
 
 def run() -> None:
-    """Run the command and end the process with its exit code."""
+    """Run the command and exit with its exit code."""
     try:
         app()
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of a pipe has closed it
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        from cluster.cli.console import fail  # noqa: PLC0415 - a command that succeeds, such as --help, may not need it
+        from cluster.cli.console import fail  # noqa: PLC0415 - not needed by commands that succeed, such as --help
         from pipeline.core.errors import HeadwaterError  # noqa: PLC0415 - likewise
 
         if not isinstance(error, HeadwaterError):

@@ -1,4 +1,4 @@
-"""`headwater backfill`: partitions of a table, recomputed one by one."""
+"""`headwater backfill`: recomputes the partitions of a table, one commit each."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ from pipeline.runner.backfill import backfill as fill
 def backfill(
     name: Annotated[str, typer.Argument(help="A partitioned table.", metavar="TABLE")],
     partitions: Annotated[
-        str | None, typer.Option("--partitions", "-p", help="Only these: A, A..B with both ends, A.. or ..B.")
+        str | None, typer.Option("--partitions", "-p", help="Only these partitions: A, A..B (inclusive), A.. or ..B.")
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed last time.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Do again what this backfill has done already.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only partitions that failed last time.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Also recompute partitions that this backfill has completed.")
+    ] = False,
     parallel: Annotated[
-        int, typer.Option(help="How many partitions to compute at once.", min=1, max=os.cpu_count())
+        int, typer.Option(help="Number of partitions to compute concurrently.", min=1, max=os.cpu_count())
     ] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the partitions and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the partitions without computing them.")] = False,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Recompute partitions of a table from what it consumed of its inputs; stopped, it goes on where it was."""
+    """Recompute partitions of a table from the inputs it consumed. If stopped, it resumes where it stopped."""
     if failed and partitions is not None:
-        raise RequestError("--failed and --partitions do not go together", do="give one of them")
+        raise RequestError("--failed and --partitions cannot be combined", do="use one of them")
     workspace = open_workspace(folder, env)
     plan = plan_backfill(workspace, name, BackfillOptions(partitions, failed, restart, parallel))
     if dry_run:
         _print_plan(plan, as_json=as_json)
         return
     if parallel > parallelism(plan) and not as_json:
-        err.print("one after the other: rows of one key may be of several partitions")
+        err.print("partitions are computed one after the other, because rows of one key can be in several of them")
     shown = _Shown(len(plan.left), quiet=as_json)
     try:
         report = fill(workspace, plan, on_partition=shown)
     except KeyboardInterrupt:
-        err.print("interrupted; what was committed stays, and the same command goes on from there")
+        err.print("interrupted; completed partitions are committed, and the same command resumes after them")
         raise typer.Exit(INTERRUPTED) from None
     bad = sum(filled.error is not None for filled in report)
     if as_json:
@@ -58,7 +60,7 @@ def backfill(
 
 
 class _Shown:
-    """Prints a line for each partition, with how many are left."""
+    """Prints a line for each computed partition, with its number and the total."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         self._total = total
@@ -91,12 +93,12 @@ def _print_end(plan: Backfill, completed: int, bad: int) -> None:
     left = len(plan.left) - completed - bad
     parts = [f"{n} {word}" for n, word in ((completed, "done"), (bad, "failed"), (left, "to do")) if n]
     if before:
-        parts.append(f"{before} done before")
+        parts.append(f"{before} done earlier")
     out.print(f"[bold]{name}: {', '.join(parts) or 'nothing to do'}[/]")
     if bad:
-        out.print(f"after a fix: headwater backfill {name} --failed")
+        out.print(f"to retry them: headwater backfill {name} --failed")
     elif not plan.left and before:
-        out.print("[dim]--restart does them again[/]")
+        out.print("[dim]--restart recomputes them[/]")
 
 
 def _word(partition: str | None) -> str:

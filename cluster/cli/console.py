@@ -1,4 +1,4 @@
-"""What the command prints: to people on a terminal, to machines as JSON."""
+"""Output of the command: text for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def open_project(folder: Path, env: str | None) -> Project:
-    """Load the project at or above a folder, and remove the temporary files that killed commands left there."""
+    """Load the project at or above a folder, and remove temporary files that killed commands left behind."""
     project = load(find(folder).parent, env=env)
     scratch.reclaim()
     return project
@@ -44,7 +44,7 @@ def open_workspace(folder: Path, env: str | None) -> Workspace:
 
 
 def fail(error: HeadwaterError, *, as_json: bool) -> None:
-    """Print an error: one message for people, its parts for machines."""
+    """Print an error: one message as text, its parts as JSON."""
     if as_json:
         place = None if error.place is None else str(error.place)
         parts = {"problem": error.problem, "got": error.got, "do": error.do, "place": place}
@@ -54,7 +54,7 @@ def fail(error: HeadwaterError, *, as_json: bool) -> None:
 
 
 def print_failure(name: str, error: Exception) -> None:
-    """Print why a step of a run failed; of an error that is not one of Headwater's, where it was raised, too."""
+    """Print why a step of a run failed. For an error that is not a `HeadwaterError`, also print the traceback."""
     if not isinstance(error, HeadwaterError):
         err.print("".join(traceback.format_exception(error)).rstrip(), markup=False)
     words = str(error) if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {error}"
@@ -79,7 +79,7 @@ def _plain(value: object) -> object:
 
 
 def grid(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> None:
-    """Print a table; `right` names the columns to align to the right, separated by commas."""
+    """Print a table. `right` names the right-aligned columns, separated by commas."""
     to_right = {name.strip() for name in right.split(",")}
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
     for column in columns:
@@ -90,7 +90,7 @@ def grid(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def text(cell: object) -> str:
-    """Return a cell as people read it: thousands apart, nothing for null."""
+    """Return a cell as text: with thousands separators, empty for null."""
     if cell is None:
         return ""
     if isinstance(cell, bool):
@@ -103,7 +103,7 @@ def text(cell: object) -> str:
 
 
 def print_rows(rows: pa.Table, *, as_json: bool, most: int = 50) -> None:
-    """Print the rows of an Arrow table, whose columns may have the same names."""
+    """Print the rows of an Arrow table, which can have duplicate column names."""
     if as_json:
         print_json(as_objects(rows))
         return
@@ -119,13 +119,13 @@ def print_rows(rows: pa.Table, *, as_json: bool, most: int = 50) -> None:
 
 
 def as_objects(rows: pa.Table) -> list[dict[str, Any]]:
-    """Return rows as objects for JSON; a name that comes again has a number behind it."""
+    """Return rows as objects for JSON; a duplicate column name gets a numeric suffix."""
     names = _apart(rows.column_names)
     return [dict(zip(names, row, strict=True)) for row in _values(rows)]
 
 
 def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
-    """Return the values row by row; days that Python does not have, as `infinity`, as texts."""
+    """Return the values row by row; dates outside Python's range, such as `infinity`, as text."""
     columns = []
     for column in rows.columns:
         try:
@@ -136,7 +136,7 @@ def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Return names with `_1`, `_2`, ... behind those that came before, as DuckDB does."""
+    """Return unique names: repeated names get the suffixes `_1`, `_2`, ..., as in DuckDB."""
     unique: list[str] = []
     for name in names:
         chosen, number = name, 0

@@ -1,4 +1,4 @@
-"""`headwater deadletter`: rows that streams set aside, and bringing them back after a fix."""
+"""`headwater deadletter`: inspects and replays records that streams rejected."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cluster.cli.quarantine import near
 from pipeline.reprocessing.dead_letters import dead_letters, replay_letters
 from pipeline.reprocessing.quarantine import quarantined_rows
 
-app = typer.Typer(help="Rows that streams set aside: list, show, replay after a fix.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]
+app = typer.Typer(help="List, show and replay records that streams rejected.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Name of a stream's table.")]
 _LONG = 120
 
 
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """List what streams set aside, by reason."""
+    """List rejected records by stream and reason."""
     summaries = dead_letters(open_workspace(folder, env))
     if as_json:
         print_json(list(summaries))
@@ -27,19 +27,19 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
         rows = [(s.stream, s.reasons, s.rows, s.first_at[:19], s.last_at[:19]) for s in summaries]
         grid(None, ("stream", "reason", "rows", "first", "last"), rows, right="rows")
     else:
-        out.print("no stream has set anything aside")
+        out.print("no stream has rejected records")
 
 
 @app.command()
 def show(
     name: Name,
-    reason: Annotated[str | None, typer.Option(help="Only those whose reason has these words.")] = None,
-    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 20,
+    reason: Annotated[str | None, typer.Option(help="Only records whose reason contains this text.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of rows to show.", min=1)] = 20,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show the rows with their partition and offset; bytes that are no text are in base64, and say so."""
+    """Show the records with partition and offset. Bytes that are not text are shown as `base64:...`."""
     rows = quarantined_rows(open_workspace(folder, env), name)
     if reason is not None:
         rows = rows.filter([reason.lower() in str(reasons).lower() for reasons in rows["reasons"].to_pylist()])
@@ -57,13 +57,17 @@ def show(
 
 @app.command()
 def replay(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Judge the rows of a stream that is not running by its definition of today; those that pass join its table."""
+    """Validate rejected records again by the current definition; records that pass are added to the table.
+
+    The stream must not be running.
+    """
     flow = replay_letters(open_workspace(folder, env), name)
     if as_json:
         print_json(flow)
     else:
         out.print(
-            f"{text(flow.rows_in)} replayed: {text(flow.rows_out)} joined {name!r}, {text(flow.quarantined)} stay aside"
+            f"{text(flow.rows_in)} replayed: {text(flow.rows_out)} added to {name!r}, "
+            f"{text(flow.quarantined)} still rejected"
         )
 
 

@@ -1,4 +1,4 @@
-"""One table explained: decision, strategy, what is expected, and beside it what a trial gave."""
+"""Explains one table: decision, strategy, estimates, and the measurements of a trial next to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.streaming.planning.plan import Planner, StreamPlan
 
 @dataclass(frozen=True)
 class Explained:
-    """What is known of a table; the last parts only where they were asked for."""
+    """What is known about a table. `outcome` and `seconds` are set only if the table was computed in a trial."""
 
     step: PlannedStep
     spec: StepSpec | None = None
@@ -33,11 +33,11 @@ class Explained:
 
     @property
     def route(self) -> ExecutionPlan | None:
-        """How all of it is computed, else how the next run computes what is new."""
+        """How the full table is computed; without a specification, how the next run computes what is new."""
         return self.step.route if self.spec is None else self.spec.route
 
     def facts(self) -> dict[str, object]:
-        """Return all of it as plain values."""
+        """Return everything as plain values."""
         decision = self.step.decision
         facts: dict[str, object] = {"name": self.step.definition.name}
         facts |= {"decision": decision.kind, "reason": decision.reason}
@@ -60,20 +60,24 @@ class Explained:
 
 
 def print_explained(workspace: Workspace, explained: Explained) -> None:
-    """Print what is known of a table."""
+    """Print the explanation of a table."""
     definition, route = explained.step.definition, explained.route
     out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
-    out.print(f"  defined   {definition.place}", soft_wrap=True)
-    out.print(f"  would     {explained.step.decision.kind}: {explained.step.decision.reason}")
+    out.print(f"  location  {definition.place}", soft_wrap=True)
+    out.print(f"  decision  {explained.step.decision.kind}: {explained.step.decision.reason}")
     if explained.step.decision.kind is DecisionKind.STREAMED and isinstance(definition, StoredDefinition):
         _print_stream(Planner(workspace).plan(definition.name))
     if route is None or not isinstance(definition, StoredDefinition):
         return
     out.print(f"  strategy  {route.strategy}: {route.reason}")
-    out.print(f"  where     {route.executor}: {route.why}")
+    out.print(f"  executor  {route.executor}: {route.why}")
     for name in definition.inputs if explained.spec is None else explained.spec.scans:
         version = workspace.version(name)
-        size = "not made yet" if version is None else _size(version.rows, version.scan().size_bytes, len(version.files))
+        size = (
+            "not computed yet"
+            if version is None
+            else _size(version.rows, version.scan().size_bytes, len(version.files))
+        )
         out.print(f"  reads     {name} {'(split) ' if name == route.driving else ''}[dim]{size}[/]")
     if explained.expected is not None:
         _print_expected(explained.expected)
@@ -85,39 +89,40 @@ def print_explained(workspace: Workspace, explained: Explained) -> None:
 
 
 def _print_stream(plan: StreamPlan) -> None:
-    """Print how a table is streamed: its inputs with their event times, what remembers, and how rows come out."""
+    """Print how a table is streamed: its inputs with their event times, its operator and state, and its output."""
     for stream_input in plan.inputs:
         time = stream_input.time
         words = "no event time" if time is None else f"{time.column}, up to {format_duration(time.lateness)} late"
         if getattr(stream_input, "follows", False):
-            words = f"{words}; the watermark of the stream that makes it"
+            words = f"{words}; the watermark of its stream"
         out.print(f"  streams   {stream_input.name} [dim]by {words}[/]")
     for name in plan.lookups:
-        out.print(f"  reads     {name} [dim]as it is at the time[/]")
+        out.print(f"  reads     {name} [dim]in its current version[/]")
     if plan.operator is None:
         out.print(f"  state     none: {plan.reason}")
     else:
         tables = ", ".join(plan.operator.state)
         out.print(
-            f"  state     {type(plan.operator).__name__.lower()}: {tables}, in shards by key, spilled past the budget"
+            f"  state     {type(plan.operator).__name__.lower()}: {tables}, in shards by key, "
+            "spilled to disk beyond the memory budget"
         )
-    words = "rows that stay as they are" if plan.emits == "append" else "rows in the place of those with their key"
-    out.print(f"  gives     {words}")
+    words = "append-only rows" if plan.emits == "append" else "rows that replace those with the same key"
+    out.print(f"  emits     {words}")
 
 
 def _print_expected(expected: Estimate) -> None:
     passed = expected.files_in_all - expected.files
-    skipped = f"; {_files(passed)} passed over by the log's statistics" if passed else ""
+    skipped = f"; {_files(passed)} skipped by the log's statistics" if passed else ""
     size = f"{expected.bytes_in / 1e6 / max(expected.splits, 1):,.1f} MB"
     buckets = f", then {expected.buckets} buckets" if expected.buckets else ""
     out.print(f"  splits    {expected.splits} of about {size}{buckets}, {expected.at_once} at a time{skipped}")
     share, memory = expected.task_bytes / 1e6, expected.memory_bytes / 1e6
-    out.print(f"  memory    at most {share:,.0f} MB a task and {memory:,.0f} MB in all; what is more spills to disk")
+    out.print(f"  memory    at most {share:,.0f} MB per task and {memory:,.0f} MB in total; the rest spills to disk")
 
 
 def _print_parts(definition: Table, route: ExecutionPlan) -> None:
     if route.strategy == "partial" or (route.exchange is not None and route.exchange.merges):
-        apart = decompose(cast("exp.Select", tree_of(definition.transform)))  # partial means a SELECT
+        apart = decompose(cast("exp.Select", tree_of(definition.transform)))  # the partial strategy implies a SELECT
         out.print(f"  partial   {apart.partial()}", soft_wrap=True)
         out.print(f"  finish    {apart.finish}", soft_wrap=True)
     elif route.exchange is not None and route.exchange.finish is not None:
@@ -132,7 +137,7 @@ def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:
     rows: list[tuple[str, object, object]] = [
         ("rows in", expected.rows_in or "", flow.rows_in),
         ("rows out", "" if expected.rows_out is None else expected.rows_out, flow.rows_out),
-        ("rows set aside or dropped", "", flow.quarantined + flow.dropped),
+        ("rows quarantined or dropped", "", flow.quarantined + flow.dropped),
         ("rows superseded or deleted", "", flow.superseded + flow.deletes),
         ("row groups read", profile.row_groups or "", profile.row_groups_read or ""),
         ("memory of a task, MB", f"{expected.task_bytes / 1e6:,.0f}", f"{profile.peak_bytes / 1e6:,.0f}"),

@@ -1,4 +1,4 @@
-"""Looking at a project: `ls`, `show`, `query`, `quality`, `lineage`, `report`."""
+"""Commands that inspect a project: `ls`, `show`, `query`, `quality`, `lineage`, `report`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.quality import score
 from pipeline.runner.handlers import handler_of
 
-Name = Annotated[str, typer.Argument(help="A definition's name.")]
+Name = Annotated[str, typer.Argument(help="Name of a definition.")]
 
 
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
@@ -33,13 +33,15 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
 
 
 def show(
-    name: Annotated[str | None, typer.Argument(help="A table; the last run without it.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(help="How many rows to show.", min=0)] = 10,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a table (default: the last run).", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Number of rows to show.", min=0)] = 10,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show a table: what it is, its columns, its versions and some rows. Without a name: the last run."""
+    """Show a table: its description, columns, versions and some rows. Without a name: the last run."""
     workspace = open_workspace(folder, env)
     if name is None:
         _show_run(workspace, as_json=as_json)
@@ -58,23 +60,23 @@ def show(
     )
     grid("Columns", ("name", "type"), [(c.name, c.type) for c in version.schema.columns])
     versions = [(m.version, m.at[:19], m.rows, m.run_id, _inputs(m.inputs)) for m in history[:5]]
-    grid("Versions", ("version", "at", "rows", "run", "made from"), versions, right="version, rows")
+    grid("Versions", ("version", "at", "rows", "run", "computed from"), versions, right="version, rows")
     out.print()
     print_rows(rows, as_json=False, most=limit)
 
 
 def query(
-    statements: Annotated[list[str], typer.Argument(help="A SELECT over the project's tables, by their names.")],
-    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 50,
+    statements: Annotated[list[str], typer.Argument(help="SELECT statements over the project's tables.")],
+    limit: Annotated[int, typer.Option(help="Number of rows to show.", min=1)] = 50,
     timeout: Annotated[
         float | None,
-        typer.Option(help="How many seconds each may take; query_seconds of headwater.toml without.", min=0),
+        typer.Option(help="Time limit per statement in seconds (default: query_seconds of headwater.toml).", min=0),
     ] = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Ask the lake in SQL; with --json the rows as a list, of several statements a list of lists."""
+    """Query the lake in SQL. --json prints the rows as a list, and for several statements a list of lists."""
     workspace = open_workspace(folder, env)
     answers = [workspace.query(statement, timeout) for statement in statements]
     if as_json:
@@ -87,12 +89,12 @@ def query(
 
 
 def quality(
-    name: Annotated[str | None, typer.Argument(help="A table; all without it.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a table (default: all).", show_default=False)] = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show how each table met what is expected of it when it was last made."""
+    """Show the results of each table's expectations when it was last computed."""
     workspace = open_workspace(folder, env)
     names = [workspace.stored(name).name] if name else workspace.table_names
     steps = [step for n in names if (step := workspace.catalog.last_step(n)) is not None]
@@ -106,7 +108,8 @@ def quality(
         return
     if not steps:
         raise RequestError(
-            "the catalog knows of nothing made yet", do="run `headwater run`; with --full if it was lost"
+            "no computed tables are recorded in the catalog",
+            do="run `headwater run`; with --full if the catalog was lost",
         )
     rows: list[tuple[object, ...]] = []
     for step in steps:
@@ -116,12 +119,12 @@ def quality(
         for check in step.checks:
             share = f"{100 * (1 - check.violations / check.rows):.2f} %" if check.rows else ""
             rows.append(("", "", check.expectation, check.action.value, check.rows, check.violations, share))
-    columns = ("table", "score", "expectation", "else", "rows", "violations", "met")
+    columns = ("table", "score", "expectation", "action", "rows", "violations", "met")
     grid(None, columns, rows, right="score, rows, violations, met")
 
 
 def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Show what a definition is made from, and what is made from it."""
+    """Show what a definition is computed from, and what is computed from it."""
     workspace = open_workspace(folder, env)
     graph = workspace.project.graph
     definition = graph[name]
@@ -136,7 +139,7 @@ def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
             }
         )
         return
-    above = Tree(f"[bold]{definition.name}[/] is made from")
+    above = Tree(f"[bold]{definition.name}[/] is computed from")
     _grow(workspace, above, name, up=True)
     below = Tree(f"[bold]{definition.name}[/] is read by")
     _grow(workspace, below, name, up=False)
@@ -147,7 +150,7 @@ def lineage(name: Name, env: Env = None, as_json: Json = False, folder: Folder =
 
 
 def report(env: Env = None, folder: Folder = HERE) -> None:
-    """Write the report of the last run and print where it is."""
+    """Write the report of the last run and print its location."""
     workspace = open_workspace(folder, env)
     path = update_report(workspace.project, workspace.catalog)
     out.print(path.as_uri(), soft_wrap=True)
@@ -156,7 +159,7 @@ def report(env: Env = None, folder: Folder = HERE) -> None:
 def _show_run(workspace: Workspace, *, as_json: bool) -> None:
     run = workspace.catalog.run()
     if run is None:
-        raise RequestError("the catalog knows of no run yet", do="run `headwater run` first")
+        raise RequestError("no runs recorded yet", do="run `headwater run` first")
     if as_json:
         print_json(run)
     else:

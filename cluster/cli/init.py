@@ -22,8 +22,8 @@ _TEMPLATES = {
 }
 
 
-def init(name: Annotated[str, typer.Argument(help="The project's name, and the folder to make for it.")]) -> None:
-    """Make a small project that runs: a CSV file, a table, a mart and a test."""
+def init(name: Annotated[str, typer.Argument(help="Name of the project and of the folder to create.")]) -> None:
+    """Create a small project that runs: a CSV file, a table, a mart and a test."""
     module = re.sub(r"\W+", "_", Path(name).name).lower()
     if (
         not re.fullmatch(r"[\w-]+", Path(name).name)
@@ -31,7 +31,7 @@ def init(name: Annotated[str, typer.Argument(help="The project's name, and the f
         or keyword.iskeyword(module)
         or module in {"pipeline", "ml", "serve", "cluster"}
     ):
-        raise RequestError(f"{name!r} cannot be a project's name", do="choose a word that Python can import")
+        raise RequestError(f"{name!r} is not a valid project name", do="choose a name that Python can import")
     folder = Path(name)
     if folder.exists() and any(folder.iterdir()):
         raise RequestError(f"the folder {name!r} is not empty", do="choose another name")
@@ -44,4 +44,4 @@ def init(name: Annotated[str, typer.Argument(help="The project's name, and the f
             path.write_text(Template(content).safe_substitute(names), encoding="utf-8")
         except OSError as error:
             raise StorageError(f"cannot write {path}", got=error.strerror) from error
-    out.print(f"made [bold]{folder}[/]; go on with\n\n    cd {folder}\n    headwater run\n")
+    out.print(f"created [bold]{folder}[/]; next:\n\n    cd {folder}\n    headwater run\n")

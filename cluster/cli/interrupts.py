@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: an engine that fails as it is interrupted takes the interrupt for its own."""
+"""Handles Ctrl-C during a run, also if an engine replaces the `KeyboardInterrupt` with an error of its own."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from pipeline.runner.schedule import has_running_steps
 
 
 class Interrupts:
-    """Whether the user has asked to stop."""
+    """Records whether the user has requested an interrupt."""
 
     def __init__(self) -> None:
-        """Nobody has."""
-        self._is_asked = False
+        """Start without a requested interrupt."""
+        self._is_requested = False
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        """Remember a signal, and raise `KeyboardInterrupt` as Python's own handler does."""
+    def request(self, number: int, frame: FrameType | None) -> None:
+        """Record a signal, and raise `KeyboardInterrupt` like Python's handler."""
         del number, frame
-        self._is_asked = True
+        self._is_requested = True
         raise KeyboardInterrupt
 
     def before(self, observer: Observer) -> Observer:
-        """Return an observer that raises `KeyboardInterrupt` at the next event, if the first one went astray."""
+        """Return an observer that raises `KeyboardInterrupt` at the next event, in case the first one was lost."""
 
         def observe(event: Event) -> None:
-            if self._is_asked:
+            if self._is_requested:
                 raise KeyboardInterrupt
             observer(event)
 
@@ -42,9 +42,9 @@ class Interrupts:
 
 
 def leave(code: int) -> NoReturn:
-    """End the command after an interrupt; at once, if a step is at work that cannot be interrupted.
+    """End the command after an interrupt; immediately if a step is running that cannot be interrupted.
 
-    What is committed is whole, and the interpreter would wait for the step's threads or be ended by them.
+    Commits are atomic, so this is safe. A normal exit would wait for the step's threads or crash with them.
     """
     if has_running_steps():
         sys.stdout.flush()
@@ -55,12 +55,12 @@ def leave(code: int) -> NoReturn:
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Watch for Ctrl-C for the time of the context; only the main thread can."""
+    """Handle Ctrl-C inside the context. Only the main thread can; in others this does nothing."""
     state = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield state
         return
-    before = signal.signal(signal.SIGINT, state.ask)
+    before = signal.signal(signal.SIGINT, state.request)
     try:
         yield state
     finally:

@@ -12,7 +12,7 @@ from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError
 from pipeline.project.forgotten import ForgottenTable, forget, forgotten_tables, left_of
 
-app = typer.Typer(help="Tables that no definition has any more: list them, forget one.", no_args_is_help=True)
+app = typer.Typer(help="List tables that no definition has any more, and forget them.", no_args_is_help=True)
 
 _COLUMNS = ("table", "layer", "rows", "bytes", "place")
 

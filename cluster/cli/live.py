@@ -1,4 +1,4 @@
-"""Streams at work, on a terminal: one table that stays where it is; elsewhere a line now and then."""
+"""Shows running streams: on a terminal as one table that is updated in place, elsewhere as lines at intervals."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _BAR = 24
 
 
 class View(Protocol):
-    """What is told of streams while they run."""
+    """Shows running streams."""
 
     def show(self, running: StreamJob) -> None:
-        """Show how they are."""
+        """Show the current status of all streams."""
 
     def say(self, name: str, words: str) -> None:
-        """Tell of something that happened to one."""
+        """Report an event of one stream."""
 
 
 @contextmanager
 def live_view(console: Console, *, quiet: bool) -> Iterator[View]:
-    """Return the view that fits where it is shown: a live table, lines, or nothing when `quiet`."""
+    """Yield the view for a console: a live table on a terminal, lines elsewhere, nothing if `quiet`."""
     if quiet:
         yield _Lines(console, every_s=float("inf"))
     elif not console.is_terminal:
@@ -98,7 +98,7 @@ class _Column:
     title: str
     cell: Callable[[StreamStatus, Sequence[float]], RenderableType]
     from_width: int = 0
-    """Shown where a line has so many characters."""
+    """Minimum width of the console, in characters, at which the column is shown."""
     to_right: bool = True
 
 
@@ -118,8 +118,8 @@ _COLUMNS = (
     _Column("behind", lambda facts, _: behind(facts)),
     _Column("latency p50 · p99", lambda facts, _: latency(facts)),
     _Column("event time", lambda facts, _: delay(facts.watermark_delay_s), 90),
-    _Column("memory", lambda facts, _: memory(facts), 100),
-    _Column("aside", lambda facts, _: quarantined(facts), 110),
+    _Column("state", lambda facts, _: state(facts), 100),
+    _Column("rejected", lambda facts, _: quarantined(facts), 110),
     _Column("time spent", lambda facts, _: _bar(facts), 165, to_right=False),
 )
 
@@ -127,7 +127,7 @@ _COLUMNS = (
 def table_of(
     streams: Iterable[StreamStatus], rates: Mapping[str, Sequence[float]], trouble: str = "", width: int = 200
 ) -> RenderableType:
-    """Return all streams as a table that fits a width, with what went wrong below it."""
+    """Return all streams as a table that fits a width, with errors below it."""
     columns = [column for column in _COLUMNS if width >= column.from_width]
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
@@ -140,7 +140,7 @@ def table_of(
         if facts.waits_for:
             notes.append(Text(f"{facts.name}: event time waits for {few(facts.waits_for, 3)}", "dim"))
     if trouble:
-        notes.append(Text(f"the catalog does not answer; streams go on: {trouble}", "yellow"))
+        notes.append(Text(f"the catalog does not answer; streams continue: {trouble}", "yellow"))
     foot = [Text.assemble(("▇ ", _SHADES[phase]), (f"{phase}  ", "dim")) for phase in PHASES]
     shades = foot if columns[-1] is _COLUMNS[-1] else []
     return Group(table, Text(""), *notes, Text.assemble(*shades, ("Ctrl-C commits and ends", "dim")))
@@ -160,12 +160,12 @@ def line_of(facts: StreamStatus) -> str:
 
 
 def behind(facts: StreamStatus) -> str:
-    """Return the lag of all partitions."""
-    return "no end" if facts.behind is None else text(facts.behind)
+    """Return the total lag of all partitions."""
+    return "unbounded" if facts.behind is None else text(facts.behind)
 
 
 def latency(facts: StreamStatus) -> str:
-    """Return how long rows take to their commit."""
+    """Return the latency from read to commit, median and p99."""
     half, most = facts.latency.quantile(0.5), facts.latency.quantile(0.99)
     return "-" if half is None or most is None else f"{span(half)} · {span(most)}"
 
@@ -175,19 +175,19 @@ def delay(seconds: float | None) -> str:
     return "-" if seconds is None else span(seconds)
 
 
-def memory(facts: StreamStatus) -> str:
-    """Return what is remembered."""
+def state(facts: StreamStatus) -> str:
+    """Return the size of the state in rows."""
     return f"{facts.state_rows:,} rows" if facts.state_rows or facts.state_bytes else "-"
 
 
 def quarantined(facts: StreamStatus) -> str:
-    """Return the rows that were set aside, the late ones by themselves."""
+    """Return the number of quarantined rows, and how many of them are late."""
     late, all_of_them = facts.totals.get("late", 0), facts.totals.get("quarantined", 0)
     return "-" if not all_of_them else f"{all_of_them:,}" + (f" ({late:,} late)" if late else "")
 
 
 def span(seconds: float) -> str:
-    """Return a time as people read it."""
+    """Return a duration as text with a unit."""
     if abs(seconds) < 1:
         return f"{seconds * 1000:.0f} ms"
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
@@ -202,7 +202,7 @@ def _spark(rates: Sequence[float]) -> str:
 
 
 def _bar(facts: StreamStatus) -> Text:
-    """Return the shares of the phases as a bar."""
+    """Return the share of time spent in each phase as a bar."""
     total = sum(facts.phases_s.values())
     bar = Text()
     if not total:

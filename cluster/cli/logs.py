@@ -1,4 +1,4 @@
-"""What the command prints of the logs, on standard error: `key=value` for people, JSON for machines."""
+"""Logging of the command to standard error: `key=value` text or JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
 class LogFormat(StrEnum):
-    """How lines are printed."""
+    """Format of log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 def configure(*, verbose: int = 0, quiet: bool = False, form: LogFormat = LogFormat.TEXT) -> None:
-    """Print warnings and errors; with `verbose` 1 what happens too, with 2 all; with `quiet` errors alone."""
+    """Log warnings and errors; with `verbose` 1 also info, with 2 also debug messages; with `quiet` only errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
     logger = logging.getLogger(ROOT)

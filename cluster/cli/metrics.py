@@ -1,4 +1,4 @@
-"""Metrics over HTTP on loopback, for Prometheus to fetch."""
+"""Serves metrics for Prometheus over HTTP on loopback."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.core.errors import RequestError
 def metrics_at(
     port: int | None, text: Callable[[], str], is_ready: Callable[[], bool] = lambda: True
 ) -> Iterator[int | None]:
-    """Serve a text at `http://127.0.0.1:PORT/metrics` for the time of the context, and yield the port; 0 takes a free one.
+    """Serve a text at `http://127.0.0.1:PORT/metrics` inside the context, and yield the port; 0 selects a free one.
 
-    `/ready` answers 200, or 503 while it is not ready. Without a port nothing is served. Raises `RequestError` when the
-    port is taken.
+    `/ready` returns 200, or 503 while not ready. Without a port nothing is served. Raises `RequestError` if the port is
+    in use.
     """
     if port is None:
         yield None
@@ -39,14 +39,14 @@ def metrics_at(
                 return (200, b"ready\n") if is_ready() else (503, b"waiting\n")
             return 404, b"see /metrics and /ready\n"
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - likewise
-            """Say nothing of requests."""
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+            """Do not log requests."""
 
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     except OSError as error:
         raise RequestError(
-            f"port {port} cannot be served on", got=str(error), do="choose another --metrics-port"
+            f"cannot serve metrics on port {port}", got=str(error), do="choose another --metrics-port"
         ) from error
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="headwater-metrics", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The options that many commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
-Env = Annotated[str | None, typer.Option("--env", help="The environment of headwater.toml; dev without it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Env = Annotated[str | None, typer.Option("--env", help="Environment of headwater.toml (default: dev).")]
 PROJECT = "HEADWATER_PROJECT"
-"""The environment variable that says where the project is, for every command."""
+"""The environment variable with the project's folder, for every command."""
 Folder = Annotated[
-    Path, typer.Option("--project", "-C", envvar=PROJECT, help="The project's folder.", show_default=False)
+    Path, typer.Option("--project", "-C", envvar=PROJECT, help="Folder of the project.", show_default=False)
 ]
 HERE = Path()
 Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Log what happens; twice: every step.", show_default=False)
+    int,
+    typer.Option("--verbose", "-v", count=True, help="Log info messages; twice: debug messages.", show_default=False),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log only errors.")]
 Version = Annotated[
     bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
 ]
-LogForm = Annotated[LogFormat, typer.Option("--log-format", help="How log lines are written to standard error.")]
+LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Format of log lines on standard error.")]

@@ -1,4 +1,4 @@
-"""`headwater explain`: what a run would do, and how each table is computed."""
+"""`headwater explain`: shows what a run would do, and how each table is computed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from pipeline.runner.estimate import estimate, full_spec, trial
 
 def explain(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Tables to explain; all without.", show_default=False)
+        list[str] | None, typer.Argument(help="Tables to explain (default: all).", show_default=False)
     ] = None,
     analyze: Annotated[
-        bool, typer.Option("--analyze", help="Also compute the tables from all of their inputs and commit nothing.")
+        bool,
+        typer.Option("--analyze", help="Also compute the tables in full, without committing, and show measurements."),
     ] = False,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show how each table is computed, where, and why, and what a run would do with it."""
+    """Show how, where and why each table is computed, and what the next run would do with it."""
     workspace = open_workspace(folder, env)
     planned = plan_run(workspace, RunOptions(tuple(names or ())))
     if not analyze and (as_json or not names):
@@ -53,7 +54,7 @@ def _explained(workspace: Workspace, step: PlannedStep, *, analyze: bool) -> Exp
     try:
         spec = full_spec(workspace, definition)
     except StorageError:
-        return Explained(step)  # an input is not made yet
+        return Explained(step)  # an input is not computed yet
     expected = estimate(workspace, spec)
     if not analyze:
         return Explained(step, spec, expected)
@@ -64,7 +65,7 @@ def _explained(workspace: Workspace, step: PlannedStep, *, analyze: bool) -> Exp
 
 
 def print_plan(planned: Sequence[PlannedStep], *, as_json: bool) -> None:
-    """Print a plan, one line for each definition."""
+    """Print a plan, one row per definition."""
     if as_json:
         print_json([_facts(step) for step in planned])
         return
@@ -79,7 +80,7 @@ def print_plan(planned: Sequence[PlannedStep], *, as_json: bool) -> None:
         )
         for step in planned
     ]
-    grid(None, ("name", "would", "because", "strategy", "where", "why so"), rows)
+    grid(None, ("name", "decision", "reason", "strategy", "executor", "chosen because"), rows)
 
 
 def _facts(step: PlannedStep) -> dict[str, object]:

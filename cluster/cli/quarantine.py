@@ -1,4 +1,4 @@
-"""`headwater quarantine`: rows that were set aside, and bringing them back after a fix."""
+"""`headwater quarantine`: inspects and replays quarantined rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipeline.reprocessing.dead_letters import replay_letters
 from pipeline.reprocessing.quarantine import quarantined_rows, replay
 from pipeline.streaming.planning.plan import Planner
 
-app = typer.Typer(help="Rows that were set aside: list, show, replay after a fix.", no_args_is_help=True)
+app = typer.Typer(help="List, show and replay quarantined rows.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="A table's name.")]
+Name = Annotated[str, typer.Argument(help="Name of a table.")]
 
 
 @app.command()
@@ -35,12 +35,12 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
 @app.command()
 def show(
     name: Name,
-    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Number of rows to show.", min=1)] = 20,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show a table's quarantined rows with the reasons and where they came from."""
+    """Show a table's quarantined rows with reasons and origin."""
     rows = quarantined_rows(open_workspace(folder, env), name)
     if as_json:
         print_rows(rows, as_json=True)
@@ -54,20 +54,20 @@ def show(
 
 @app.command("replay")
 def replay_(name: Name, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Judge a table's quarantined rows by its definition of today; those that pass join the table.
+    """Validate a table's quarantined rows again by its current definition; rows that pass are added to the table.
 
-    The rows that are in the table already stay as they are; `headwater run` then leaves them so.
+    Existing rows of the table do not change, and the next `headwater run` keeps the added rows.
     """
     workspace = open_workspace(folder, env)
     flow = replay_letters(workspace, name) if Planner(workspace).is_streamed(name) else replay(workspace, name)
     if as_json:
         print_json(flow)
     else:
-        out.print(f"{flow.rows_in} replayed: {flow.rows_out} joined {name!r}, {flow.quarantined} stay quarantined")
+        out.print(f"{flow.rows_in} replayed: {flow.rows_out} added to {name!r}, {flow.quarantined} still quarantined")
 
 
 def near(source: str | None, folder: Path) -> str:
-    """Return a file's path from here, when it is below here."""
+    """Return a file's path, relative to a folder if it is below it."""
     if "://" in (source or ""):
         return source or ""
     path = Path(source or "")

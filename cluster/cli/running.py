@@ -35,31 +35,35 @@ INTERRUPTED = 130
 def run(
     select: Annotated[
         list[str] | None,
-        typer.Option("--select", "-s", help="Only these: NAME, +NAME with its inputs, NAME+ with its readers."),
+        typer.Option(
+            "--select", "-s", help="Only these definitions: NAME, +NAME with its inputs, NAME+ with its readers."
+        ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Recompute what is up to date, too.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Recompute everything, also tables that are up to date.")
+    ] = False,
     until: Annotated[
-        datetime | None, typer.Option(help="Read sources only as far as they were at this time, in UTC.", formats=TIMES)
+        datetime | None, typer.Option(help="Read sources only up to their state at this time (UTC).", formats=TIMES)
     ] = None,
     accept_gaps: Annotated[
-        bool, typer.Option("--accept-gaps", help="Go on where a source deleted something before it was read.")
+        bool, typer.Option("--accept-gaps", help="Continue after data that a source deleted before it was read.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done without doing it.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="How many tables are made at once; as many as cores without.")
+        int | None, typer.Option(min=1, help="Number of tables to compute concurrently (default: number of cores).")
     ] = None,
     summary: Annotated[bool, typer.Option(help="Print the summary table at the end.")] = True,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Run the project: what is new or changed, in order, each table committed once."""
+    """Run the project: compute what is new or changed, in dependency order, with one commit per table."""
     project = open_project(folder, env)
     options = RunOptions(
         tuple(select or ()), full, accept_gaps, None if until is None else until.replace(tzinfo=UTC), threads
     )
     if dry_run:
-        from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does without the code of streams
+        from cluster.cli.planning import print_plan  # noqa: PLC0415 - a run does not need the code of streams
 
         planned = plan_run(Workspace(project), options)
         print_plan(planned, as_json=as_json)
@@ -67,7 +71,7 @@ def run(
     try:
         record, errors = _watched(project, options, quiet=as_json)
     except KeyboardInterrupt:
-        err.print("interrupted; what was committed stays, and the next run goes on from there")
+        err.print("interrupted; committed tables are kept, and the next run resumes from there")
         leave(INTERRUPTED)
     if as_json:
         print_json(record)
@@ -83,7 +87,7 @@ def run(
 
 
 def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[RunRecord, Mapping[str, Exception]]:
-    """Run with a progress line on the terminal, and write the report; return the run and the errors of its steps."""
+    """Run with a progress line on the terminal and write the report; return the run and the errors of its steps."""
     workspace = Workspace(project)
     names = [n for n in project.graph.names if n in project.graph.select(options.select)]
     expected = {name: _last_seconds(workspace.catalog, name) for name in names}
@@ -108,14 +112,14 @@ def _watched(project: Project, options: RunOptions, *, quiet: bool) -> tuple[Run
 
 
 class _Watcher:
-    """Turns a run's events into a progress line, and a line for each table done. Steps call it from their threads."""
+    """Turns a run's events into a progress line, and a line per completed table. Called from the steps' threads."""
 
     def __init__(self, progress: Progress, task: TaskID, expected: dict[str, float]) -> None:
         self._progress = progress
         self._task = task
         self._expected = expected
         self._working: dict[str, tuple[float, str]] = {}
-        """For each step at work when it began, and what it does."""
+        """For each running step, its start time and description."""
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
@@ -132,7 +136,7 @@ class _Watcher:
                 self._done(event.step)
 
     def _measure(self, name: str, work: StepProgress) -> None:
-        """Show rows, speed and time left of a long step; the others left are taken to last as they last did."""
+        """Show rows, speed and remaining time of a long step. Other steps are assumed to take as long as last time."""
         begun, _ = self._working[name]
         elapsed = time.monotonic() - begun
         speed = work.share * work.size_bytes / 1e6 / elapsed if elapsed else 0

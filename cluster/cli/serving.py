@@ -14,16 +14,18 @@ from pipeline.core.errors import StopError
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
-    check: Annotated[bool, typer.Option("--check", help="Start, call each kind of endpoint once, show, stop.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    check: Annotated[
+        bool, typer.Option("--check", help="Start, call each kind of endpoint once, show the responses, and stop.")
+    ] = False,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Serve the tables and models over HTTP on Ray Serve, with an OpenAPI page at /docs."""
-    from serve import check as checks  # noqa: PLC0415 - an extra, and slow to import
-    from serve import deploy  # noqa: PLC0415 - likewise
+    """Serve tables and models over HTTP with Ray Serve, with an OpenAPI page at /docs."""
+    from serve import check as checks  # noqa: PLC0415 - an optional dependency, slow to import
+    from serve import deploy  # noqa: PLC0415 - see above
 
     project = open_project(folder, env)
     endpoint = deploy.start(project.settings.root, project.settings.env, host=host, port=port)
@@ -35,21 +37,24 @@ def serve(
             else:
                 rows = [(a.method, a.path, a.status, f"{a.ms:.0f}", a.body) for a in answers]
                 grid(
-                    f"Served at {endpoint.url}", ("method", "path", "status", "ms", "answer"), rows, right="status, ms"
+                    f"Served at {endpoint.url}",
+                    ("method", "path", "status", "ms", "response"),
+                    rows,
+                    right="status, ms",
                 )
             bad = [a for a in answers if not a.is_good]
             if bad:
-                raise StopError(f"{bad[0].method} {bad[0].path} answered {bad[0].status}", got=bad[0].body)
+                raise StopError(f"{bad[0].method} {bad[0].path} returned {bad[0].status}", got=bad[0].body)
             return
-        out.print(f"serving at {endpoint.url}  (tables: /tables, health: /health, page: {endpoint.url}/docs)")
-        err.print("[dim]Ctrl-C stops it[/]")
+        out.print(f"serving at {endpoint.url}  (tables: /tables, health: /health, docs: {endpoint.url}/docs)")
+        err.print("[dim]press Ctrl-C to stop[/]")
         _wait()
     finally:
         deploy.stop()
 
 
 def _wait() -> None:
-    """Return when the process is asked to end."""
+    """Wait for SIGINT or SIGTERM."""
     stop_requested = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop_requested.set())

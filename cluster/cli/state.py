@@ -1,4 +1,4 @@
-"""`headwater state`: what streams remember, as of their last commits."""
+"""`headwater state`: lists, shows and exports the state of streams, as of their last commits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from pipeline.streaming.runtime.control import stream_summaries
 from pipeline.streaming.runtime.state_query import committed_state, where
 from pipeline.streaming.runtime.status import state_rows
 
-app = typer.Typer(help="What streams remember, as of their last commits: list, show, export.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]
-Which = Annotated[str | None, typer.Option("--table", help="A table of the memory; the rows yet to come out without.")]
+app = typer.Typer(help="List, show and export the state of streams, as of their last commits.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Name of a stream's table.")]
+Which = Annotated[
+    str | None, typer.Option("--table", help="A state table (default: the rows that are still to be emitted).")
+]
 Keys = Annotated[
-    list[str] | None, typer.Option("--key", help="Only rows with this: COLUMN=VALUE; several are all true.")
+    list[str] | None, typer.Option("--key", help="Only rows with COLUMN=VALUE; if repeated, all must match.")
 ]
 
 
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """List the streams that remember something, with how much."""
+    """List the streams that have state, with its size."""
     streams = [
         (stream.name, stream.epoch)
         for stream in stream_summaries(open_workspace(folder, env))
@@ -51,7 +53,7 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
         columns = tuple(parts[0])
         grid(None, columns, (tuple(p.values()) for p in parts), right="epoch,rows,bytes,files,shards")
     else:
-        out.print("no stream remembers anything")
+        out.print("no stream has state")
 
 
 @app.command()
@@ -59,12 +61,12 @@ def show(
     name: Name,
     table: Which = None,
     key: Keys = None,
-    limit: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Number of rows to show.", min=1)] = 20,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Show what a stream remembers: its open windows with their values so far, or the rows that wait for others."""
+    """Show the state of a stream: open windows with their current values, or buffered rows."""
     state = committed_state(open_workspace(folder, env), name)
     rows = where(state.table(table), _pairs(key or []))
     if as_json:
@@ -78,13 +80,13 @@ def show(
 @app.command()
 def export(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    file: Annotated[Path, typer.Argument(help="Parquet file to write.")],
     table: Which = None,
     key: Keys = None,
     env: Env = None,
     folder: Folder = HERE,
 ) -> None:
-    """Write what a stream remembers to a Parquet file."""
+    """Write the state of a stream to a Parquet file."""
     rows = where(committed_state(open_workspace(folder, env), name).table(table), _pairs(key or []))
     try:
         pq.write_table(rows, file)
@@ -97,11 +99,11 @@ def _pairs(keys: list[str]) -> dict[str, str]:
     pairs = [key.partition("=") for key in keys]
     bad = next((key for key, (_, equals, _) in zip(keys, pairs, strict=True) if not equals), None)
     if bad is not None:
-        raise RequestError("--key is COLUMN=VALUE", got=repr(bad))
+        raise RequestError("--key must have the form COLUMN=VALUE", got=repr(bad))
     return {column: value for column, _, value in pairs}
 
 
 def _moment(watermark: int) -> str:
     if watermark <= BEGINNING:
-        return "before all"
-    return "after all" if watermark >= END else f"{datetime.fromtimestamp(watermark / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+        return "not started"
+    return "end of input" if watermark >= END else f"{datetime.fromtimestamp(watermark / 1e6, UTC):%Y-%m-%d %H:%M:%S}"

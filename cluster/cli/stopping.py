@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for what runs until it is stopped: the first lets it end well, the second ends it at once."""
+"""Handles Ctrl-C and SIGTERM for long-running commands: the first ends them gracefully, the second immediately."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from dataclasses import dataclass
 from types import FrameType
 
 INTERRUPTED = 128
-"""Added to the number of a signal it is the exit code of a process that a signal ended."""
+"""The exit code of a process ended by a signal is this plus the signal's number."""
 _SAME_S = 0.2
-"""A signal that comes again within it is the same one: some programs send it to a process and to its group."""
+"""Signals within this time count as one, because some programs signal a process and also its group."""
 
 
 @dataclass
 class Stopped:
-    """Which signal asked for the end, if one did."""
+    """The signal that requested the end, if any."""
 
     by: int | None = None
     at: float = 0.0
 
     @property
     def code(self) -> int:
-        """The exit code: 130 after Ctrl-C, 143 after SIGTERM, 0 when nobody asked."""
+        """The exit code: 130 after Ctrl-C, 143 after SIGTERM, 0 without a signal."""
         return 0 if self.by is None else INTERRUPTED + self.by
 
 
 @contextmanager
 def stoppable(stop: Callable[[], None], say: Callable[[], None]) -> Iterator[Stopped]:
-    """Call `stop` and `say` at the first signal, and end the process at the second; only the main thread can.
+    """Call `stop` and `say` at the first signal, and end the process at the second.
 
-    No exception is raised in between, so nothing is cut short by the first.
+    No exception is raised at the first signal, so running work is not interrupted. In threads other than the main
+    thread, no signals are handled.
     """
     stopped = Stopped()
     if threading.current_thread() is not threading.main_thread():
@@ -47,7 +48,7 @@ def stoppable(stop: Callable[[], None], say: Callable[[], None]) -> Iterator[Sto
         if stopped.by is not None and time.monotonic() - stopped.at < _SAME_S:
             return
         if stopped.by is not None:
-            sys.stderr.write("\nended at once; what was not committed is read again by the next start\n")
+            sys.stderr.write("\nended immediately; the next start reads uncommitted rows again\n")
             sys.stderr.flush()
             os._exit(INTERRUPTED + number)
         stopped.by, stopped.at = number, time.monotonic()

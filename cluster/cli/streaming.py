@@ -26,56 +26,61 @@ from pipeline.streaming.runtime.start_position import begin_of
 from pipeline.streaming.runtime.status import in_short
 from pipeline.streaming.runtime.verify import verify as verify_stream
 
-Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Names of streams' tables (default: all).")]
+UntilCaughtUp = Annotated[bool, typer.Option("--until-caught-up", help="End when the current input has been read.")]
+Begin = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        help="Start position: committed, earliest or latest (both recreate the table), a time like 2024-05-01T12:00, "
+        "or offsets by partition as JSON or in a file.",
+    ),
+]
+Anew = Annotated[bool, typer.Option("--anew", help="With a time or offsets: recreate an existing table.")]
+Restore = Annotated[str | None, typer.Option(help="Restore this savepoint first.")]
+Drain = Annotated[bool, typer.Option("--drain", help="Close all windows at the end.")]
+Shards = Annotated[int | None, typer.Option(help="Number of state shards (default: number of cores).", min=1)]
+RebuildState = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild-state",
+        help="Recompute the state by the current definition, from the log up to the last commit; keep the rows.",
+    ),
+]
+KeepState = Annotated[
+    bool, typer.Option("--keep-state", help="Keep the state although the definition it depends on has changed.")
+]
+AcceptGaps = Annotated[
+    bool, typer.Option("--accept-gaps", help="Continue after records that a log deleted before they were read.")
+]
+TakeOver = Annotated[bool, typer.Option("--take-over", help="Take streams over from the process that runs them.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop all streams when one fails.")]
+MetricsPort = Annotated[
+    int | None, typer.Option(help="Serve Prometheus metrics on this port of loopback.", min=0, max=65535)
+]
 
 
 def stream(
     names: Names = None,
-    until_caught_up: Annotated[
-        bool, typer.Option("--until-caught-up", help="End when what the logs hold now is read.")
-    ] = False,
-    begin: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            help="Where to begin: committed, earliest or latest (which make the table anew), a time like "
-            "2024-05-01T12:00, or offsets by partition as JSON or in a file.",
-        ),
-    ] = "committed",
-    anew: Annotated[
-        bool, typer.Option("--anew", help="With a time or offsets: make the table anew, if there is one.")
-    ] = False,
-    restore: Annotated[str | None, typer.Option(help="Go back to this savepoint first.")] = None,
-    drain: Annotated[bool, typer.Option("--drain", help="Close all windows in the end.")] = False,
-    shards: Annotated[int | None, typer.Option(help="How many shards remember; as many as cores.", min=1)] = None,
-    rebuild_state: Annotated[
-        bool,
-        typer.Option(
-            "--rebuild-state",
-            help="Recompute the state from the log up to the last commit, by today's definition; the rows of the table stay.",
-        ),
-    ] = False,
-    keep_state: Annotated[
-        bool,
-        typer.Option("--keep-state", help="Keep the state although the definition changed in what decides its rows."),
-    ] = False,
-    accept_gaps: Annotated[
-        bool, typer.Option("--accept-gaps", help="Go on where a log deleted something before it was read.")
-    ] = False,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Take the streams from a process that runs them.")
-    ] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop all when one fails.")] = False,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve metrics for Prometheus on this port of loopback.", min=0, max=65535)
-    ] = None,
+    until_caught_up: UntilCaughtUp = False,
+    begin: Begin = "committed",
+    anew: Anew = False,
+    restore: Restore = None,
+    drain: Drain = False,
+    shards: Shards = None,
+    rebuild_state: RebuildState = False,
+    keep_state: KeepState = False,
+    accept_gaps: AcceptGaps = False,
+    take_over: TakeOver = False,
+    fail_fast: FailFast = False,
+    metrics_port: MetricsPort = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Run streams: rows are committed exactly once, every half second, until Ctrl-C. `headwater streams` manages them."""
+    """Run streams until Ctrl-C, with an exactly-once commit every half second. `headwater streams` manages them."""
     if restore is not None and begin != "committed":
-        raise RequestError("a stream begins at a savepoint or at --from, not at both")
+        raise RequestError("--restore and --from cannot be combined", do="use one of them")
     options = StreamJobOptions(
         names=tuple(names or ()),
         until_caught_up=until_caught_up,
@@ -98,23 +103,23 @@ def stream(
 
 def _state_mode(begin: str, *, rebuild: bool, keep: bool) -> StateMode:
     if rebuild and keep:
-        raise RequestError("a state is kept or rebuilt, not both", do="give --keep-state or --rebuild-state")
+        raise RequestError("--keep-state and --rebuild-state cannot be combined", do="use one of them")
     if (rebuild or keep) and begin != "committed":
         raise RequestError(
-            "a state is kept or rebuilt where a stream goes on from its last commit",
+            "--keep-state and --rebuild-state apply to a stream that resumes from its last commit",
             got=f"--from {begin}",
-            do="leave --from out",
+            do="omit --from",
         )
     return "rebuild" if rebuild else "keep" if keep else "restore"
 
 
 def _run(workspace: Workspace, options: StreamJobOptions, metrics_port: int | None, *, as_json: bool) -> int:
-    """Run streams until they end, show how they are, and return the exit code."""
+    """Run streams until they end, show their status, and return the exit code."""
     with ExitStack() as stack:
         view = stack.enter_context(live_view(err, quiet=as_json))
         running = StreamJob(workspace, options, on_restart=view.say)
         stopped = stack.enter_context(
-            stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing what is pending …[/]"))
+            stoppable(running.stop, lambda: None if as_json else err.print("[dim]committing pending rows …[/]"))
         )
         port = stack.enter_context(metrics_at(metrics_port, lambda: _metrics(running), lambda: running.is_ready))
         if not as_json and not options.names:
@@ -137,27 +142,28 @@ def _metrics(running: StreamJob) -> str:
 
 
 def verify(
-    name: Annotated[str, typer.Argument(help="A stream, by its table's name.")],
+    name: Annotated[str, typer.Argument(help="Name of a stream's table.")],
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Compute a stream's table in batch and compare the two, row by row."""
+    """Recompute a stream's table in batch and compare the two row by row."""
     comparison = verify_stream(open_workspace(folder, env), name)
     if as_json:
         print_json(comparison)
     else:
         mark = "[green]✓[/]" if comparison.holds else "[red]✗[/]"
         out.print(
-            f"{mark} {name} at epoch {comparison.epoch}: {text(comparison.rows_read)} rows read, {text(comparison.rows_aside)} set aside; "
-            f"{text(comparison.rows_there)} rows in the table and {text(comparison.rows_remembered)} to come, "
+            f"{mark} {name} at epoch {comparison.epoch}: "
+            f"{text(comparison.rows_read)} rows read, {text(comparison.rows_aside)} rejected; "
+            f"{text(comparison.rows_there)} rows in the table and {text(comparison.rows_remembered)} in the state, "
             f"{text(comparison.rows_expected)} in batch: {text(comparison.missing)} missing, {text(comparison.unexpected)} unexpected"
-            + (f", {text(comparison.doubled)} keys twice" if comparison.doubled else "")
+            + (f", {text(comparison.doubled)} duplicate keys" if comparison.doubled else "")
         )
         if comparison.lost:
             out.print(
-                f"the log no longer has {text(comparison.lost)} of the rows that were read (a compacted topic, or files that "
-                "were removed): what came of them cannot be computed again"
+                f"the log no longer has {text(comparison.lost)} of the consumed rows (compacted topic, removed files), "
+                "so their results cannot be recomputed"
             )
         if comparison.differences:
             grid(None, tuple(comparison.differences[0]), [tuple(row.values()) for row in comparison.differences])
@@ -166,7 +172,7 @@ def verify(
 
 
 def _sum_up(running: StreamJob, *, as_json: bool) -> None:
-    """Say how each stream ended."""
+    """Print how each stream ended."""
     known = [facts for facts in running.statuses.values() if facts.status != "starting"]
     if as_json:
         if not running.errors:
@@ -176,22 +182,24 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
     for facts in known:
         mark = "[red]✗[/]" if facts.status == "failed" else "[green]✓[/]"
         counts = f"{text(facts.totals.get('rows_in', 0))} rows in, {text(facts.totals.get('rows_out', 0))} out"
-        away = [f"{quarantined(facts)} set aside"] if facts.totals.get("quarantined") else []
+        away = [f"{quarantined(facts)} quarantined"] if facts.totals.get("quarantined") else []
         away += [f"{text(facts.totals['dropped'])} dropped"] if facts.totals.get("dropped") else []
         away += [f"{facts.restarts} restart{'s' * (facts.restarts != 1)}"] if facts.restarts else []
         away += [f"latency {latency(facts)}"] if facts.latency.count else []
         out.print(f"{mark} {facts.name}: {facts.status} at epoch {text(facts.epoch)}, {', '.join([counts, *away])}")
         if facts.waits_for and facts.status in {"ended", "stopped"}:
             out.print(
-                f"  {text(facts.state_rows)} rows are held: event time waits for {few(facts.waits_for, 3)}; "
-                "idle_after= on the source goes on without partitions that are silent, --drain closes what is open"
+                f"  {text(facts.state_rows)} rows are in the state: event time waits for {few(facts.waits_for, 3)}; "
+                "idle_after= on the source excludes idle partitions, --drain closes open windows"
             )
         if facts.status == "failed" and len(running.errors) > 1:
             out.print(f"  {escape(facts.error)}")
     for follower in running.sinks.values():
         sink = follower.status
         mark = "[red]✗[/]" if sink.status == "failed" else "[green]✓[/]"
-        out.print(f"{mark} {sink.name}: {sink.status} at version {text(sink.version)}, {text(sink.rows)} rows sent")
+        out.print(
+            f"{mark} {sink.name}: {sink.status} at version {text(sink.version)}, {text(sink.rows)} rows delivered"
+        )
 
 
 def _json(facts: StreamStatus) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`headwater streams`: the streams of a project, asking those that run for something, savepoints."""
+"""`headwater streams`: lists the streams of a project, controls running ones, and manages savepoints."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from pipeline.streaming.runtime.metrics import TROUBLED
 from pipeline.streaming.runtime.savepoints import save
 from pipeline.streaming.runtime.savepoints import savepoints as savepoints_of
 
-app = typer.Typer(help="Streams: list them; pause, resume, drain or stop those that run; savepoints.")
-Name = Annotated[str, typer.Argument(help="A stream, by its table's name.")]
+app = typer.Typer(help="List streams; pause, resume, drain or stop running streams; manage savepoints.")
+Name = Annotated[str, typer.Argument(help="Name of a stream's table.")]
 
 
 @app.callback(invoke_without_command=True)
 def list_them(context: typer.Context, env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """List the streams: what they do, how far they are, and who runs them."""
+    """List the streams with status, progress, and the process that runs each."""
     if context.invoked_subcommand is None:
         ls(env, as_json, folder)
 
 
 @app.command()
 def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """List the streams: what they do, how far they are, and who runs them."""
+    """List the streams with status, progress, and the process that runs each."""
     summaries = stream_summaries(open_workspace(folder, env))
     if as_json:
         print_json([_parts(stream) for stream in summaries])
         return
     if not summaries:
-        out.print("this project has no streams: give a source event_time=, and read it with a table")
+        out.print("this project has no streams: set event_time= on a source, and read it with a table")
         return
     rows = [
         (
@@ -68,37 +68,37 @@ def ls(env: Env = None, as_json: Json = False, folder: Folder = HERE) -> None:
 
 @app.command()
 def pause(name: Name, env: Env = None, folder: Folder = HERE) -> None:
-    """Let a stream commit what is pending and read nothing until it is resumed."""
-    _ask(name, DesiredState.PAUSE, "is paused", env, folder)
+    """Pause a stream: it commits pending rows and reads nothing until it is resumed."""
+    _request(name, DesiredState.PAUSE, "is paused", env, folder)
 
 
 @app.command()
 def resume(name: Name, env: Env = None, folder: Folder = HERE) -> None:
-    """Let a paused stream go on."""
-    _ask(name, DesiredState.RUN, "goes on", env, folder)
+    """Resume a paused stream."""
+    _request(name, DesiredState.RUN, "has resumed", env, folder)
 
 
 @app.command()
 def drain(name: Name, env: Env = None, folder: Folder = HERE) -> None:
-    """Let a stream close all its windows, commit and end."""
-    _ask(name, DesiredState.DRAIN, "is drained and has ended", env, folder)
+    """Drain a stream: it closes all windows, commits and ends."""
+    _request(name, DesiredState.DRAIN, "is drained and has ended", env, folder)
 
 
 @app.command()
 def stop(name: Name, env: Env = None, folder: Folder = HERE) -> None:
-    """Let a stream commit what is pending and end; its windows stay open."""
-    _ask(name, DesiredState.STOP, "has ended", env, folder)
+    """Stop a stream: it commits pending rows and ends; its windows stay open."""
+    _request(name, DesiredState.STOP, "has ended", env, folder)
 
 
 @app.command()
 def savepoint(
     name: Name,
-    label: Annotated[str | None, typer.Argument(help="A word to find it by; epoch-N without.")] = None,
+    label: Annotated[str | None, typer.Argument(help="Label of the savepoint (default: epoch-N).")] = None,
     env: Env = None,
     as_json: Json = False,
     folder: Folder = HERE,
 ) -> None:
-    """Keep a stream's last commit, to go back to with `headwater stream NAME --restore LABEL`; it may be running."""
+    """Save a stream's last commit; restore it with `headwater stream NAME --restore LABEL`. It may be running."""
     saved = save(open_workspace(folder, env), name, label)
     if as_json:
         print_json({"stream": name, "label": saved.label, "epoch": saved.epoch, "version": saved.version})
@@ -116,12 +116,12 @@ def savepoints(name: Name, env: Env = None, as_json: Json = False, folder: Folde
         )
     elif saved:
         rows = [(s.label, s.epoch, s.version, s.rows, s.at[:19].replace("T", " ")) for s in saved]
-        grid(None, ("label", "epoch", "version", "rows", "made at (UTC)"), rows, right="epoch,version,rows")
+        grid(None, ("label", "epoch", "version", "rows", "created at (UTC)"), rows, right="epoch,version,rows")
     else:
-        out.print(f"stream {name!r} has no savepoints; make one: headwater streams savepoint {name}")
+        out.print(f"stream {name!r} has no savepoints; create one: headwater streams savepoint {name}")
 
 
-def _ask(name: str, state: DesiredState, words: str, env: str | None, folder: Folder) -> None:
+def _request(name: str, state: DesiredState, words: str, env: str | None, folder: Folder) -> None:
     lease = request(open_workspace(folder, env), name, state)
     if lease.facts.get("status") == "failed":
         out.print(f"[red]✗[/] {name} failed: {lease.facts.get('error')}", soft_wrap=True)

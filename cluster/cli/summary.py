@@ -1,4 +1,4 @@
-"""A run as a table: what was done with each definition, and how its rows flowed."""
+"""Prints a run as a table: the action for each definition, and its row counts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _DONE = {
 }
 _COUNTS = ("rows_in", "rows_out", "quarantined", "dropped", "late")
 _MERGED = ("superseded", "deletes")
-"""What is shown of a run that merged."""
+"""Additional columns for runs with merged tables."""
 
 
 def print_summary(run: RunRecord) -> None:
-    """Print what a run did: rows in, out, set aside and late per table, seconds, MB/s; and why steps were skipped."""
+    """Print a run: row counts, seconds and MB/s per table, and why steps were skipped."""
     counted = [*_COUNTS, *(name for name in _MERGED if any(getattr(step.flow, name) for step in run.steps))]
     numbers = (*(name.replace("_", " ") for name in counted), "seconds", "MB/s", "total rows")
     grid(
         f"Run {run.run_id} of {run.project} ({run.env}): {run.status}",
-        ("table", "did", *numbers),
+        ("table", "action", *numbers),
         [_row(step, counted) for step in run.steps],
         right=", ".join(numbers),
     )
@@ -46,7 +46,7 @@ def _total(run: RunRecord) -> str:
         "failed": sum(step.decision == "failed" for step in run.steps),
         "skipped": sum(step.decision == "upstream_failed" for step in run.steps),
         "up to date": sum(step.decision == "skip" for step in run.steps),
-        "made by headwater stream": sum(step.decision == "streamed" for step in run.steps),
+        "updated by headwater stream": sum(step.decision == "streamed" for step in run.steps),
     }
     if counts["up to date"] == len(run.steps):
         return f"nothing new: all {len(run.steps)} are up to date"

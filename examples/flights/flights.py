@@ -1,8 +1,8 @@
 """Flights from New York in 2013: five files, a lake, a star schema, marts, and a model of late arrivals.
 
-headwater run          # from the files to the model; again, and only what is new is done
-headwater explain      # how each table is computed, and why so
-headwater serve        # tables and predictions over HTTP
+headwater run          # computes everything from the files to the model; a second run processes only new data
+headwater explain      # how each table is computed, and why
+headwater serve        # serves tables and predictions over HTTP
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _csv(name: str):
     return files(DATA / name, null_values=["", "NA"])
 
 
-# Bronze: the files as they come, each row with its file, line and time of ingestion.
+# Bronze: the rows of the files unchanged, each with its file, line and time of ingestion.
 
 raw_airlines = source(_csv("airlines.csv"), schema={"carrier": "varchar", "name": "varchar"}, key="carrier")
 raw_airports = source(_csv("airports.csv"), key="faa")
@@ -69,10 +69,10 @@ raw_flights = source(
         "minute": "integer",
         "time_hour": "timestamptz",
     },
-    description="All flights that departed, or should have, from EWR, JFK and LGA in 2013.",
+    description="All flights scheduled to depart from EWR, JFK and LGA in 2013.",
 )
 
-# Silver: typed, in UTC, one row for each thing, judged.
+# Silver: typed, in UTC, one row per entity, validated.
 
 flights = sql(
     """
@@ -127,7 +127,7 @@ weather = sql(
 
 flight_conditions = sql(
     """
-    -- The last weather observed at the origin before each flight was to leave.
+    -- The last weather observation at the origin before the scheduled departure of each flight.
     select f.flight_id, f.scheduled_at, w.observed_at,
            w.temp, w.dewp, w.humid, w.wind_speed, w.wind_gust, w.precip, w.pressure, w.visib
     from flights f asof left join weather w on f.origin = w.origin and f.scheduled_at >= w.observed_at
@@ -165,7 +165,7 @@ dim_plane = dimension(
     key="tailnum",
     stored_as_scd_type=2,
     sequence_by="seen_at",
-    description="One row per plane and time with one operator: planes change hands.",
+    description="One row per plane and period with one operator, because planes change operators.",
 )
 fact_flight = fact(
     """
@@ -187,7 +187,7 @@ fact_flight = fact(
 
 flight_totals = mart(
     """
-    -- The year in one row; means are over the flights that have a delay.
+    -- Totals of the year in one row; means are over the flights that have a delay.
     select count(*) as flights,
            count(*) - count(dep_delay) as without_departure_time,
            count(*) - count(arr_delay) as without_arrival_delay,
@@ -231,7 +231,7 @@ on_time_by_route = mart(
 )
 on_time_by_hour = mart(
     """
-    -- How delays grow over the day, by the hour of the scheduled departure.
+    -- Delays over the day, by the hour of the scheduled departure.
     select hour, count(*) as flights, avg(dep_delay) as mean_departure_delay,
            avg(case when is_late then 1.0 else 0.0 end) filter (where is_late is not null) as late_share
     from fact_flight
@@ -241,8 +241,8 @@ on_time_by_hour = mart(
     chart=Chart("bar", x="hour", y="mean_departure_delay", title="Mean departure delay by hour of day, minutes"),
 )
 
-# Streams: departures and arrivals as they happen. They are told again from the table, in the order of their time; with
-# FLIGHTS_KAFKA=host:port they come from the topics of these names instead, which publish.py fills.
+# Streams of departures and arrivals. They are replayed from the table in event-time order. With FLIGHTS_KAFKA=host:port
+# they are read from the Kafka topics of the same names, which publish.py fills.
 
 
 def _events(topic: str, at: str):
@@ -279,7 +279,7 @@ arrivals = source(
 )
 departure_delays = sql(
     """
-    -- How late flights leave each airport, hour by hour, as it happens.
+    -- Departure delays by airport and hour, updated continuously.
     select tumble(departed_at, interval '1 hour') as hour, origin, count(*) as departures,
            avg(dep_delay) as mean_delay, max(dep_delay) as worst_delay, count(*) filter (where dep_delay > 15) as late
     from departures
@@ -302,14 +302,14 @@ late_twice = pattern(
         "arr_delay": "arrived.arr_delay",
         "dep_delay": "departed.dep_delay",
     },
-    description="A plane that arrived late, and then left late with its next late departure from New York.",
+    description="A plane that arrived late, and its next late departure from New York.",
 )
 
-# Features and a model: will a flight arrive late? It is asked before departure, so no column may know what came after.
+# Features and a model: will a flight arrive late? It predicts before departure, so no column may depend on later data.
 
 flight_features = features(
     """
-    -- What is known of a flight before it departs: schedule, weather and plane; and whether it arrived late.
+    -- What is known about a flight before departure (schedule, weather, plane), and whether it arrived late.
     select f.flight_id, f.scheduled_at,
            f.carrier, f.origin, f.dest, f.distance, f.hour, d.weekday, d.month,
            w.temp, w.dewp, w.humid, w.wind_speed, w.wind_gust, w.precip, w.pressure, w.visib,
@@ -328,8 +328,8 @@ flight_features = features(
 
 @model(label="late", split_at="2013-10-01", metric="auc", at_least=0.65, baseline=("carrier", "hour"))
 def flight_delay(flight_features):
-    """How likely a flight is to arrive more than 15 minutes late: learned to September, judged on the rest of the year."""
-    from sklearn.ensemble import HistGradientBoostingClassifier  # here, so that other commands need not wait for it
+    """Probability that a flight arrives more than 15 minutes late; trained until September, evaluated on the rest."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # imported here to keep other commands fast
 
     late = flight_features.pop("late")
     classifier = HistGradientBoostingClassifier(categorical_features=["carrier", "origin", "dest"], random_state=0)

@@ -1,4 +1,4 @@
-"""Put the departures and arrivals of the lake into topics of Kafka, for the streams of this project to read.
+"""Publish the departures and arrivals of the lake to Kafka topics, which the streams of this project read.
 
 headwater run
 python publish.py localhost:9092
@@ -21,7 +21,7 @@ TOPICS = {"departures": "departed_at", "arrivals": "arrived_at"}
 
 
 def publish(servers: str) -> None:
-    """Make the topics that are not there, and put each flight into them in the order of its time, by its plane."""
+    """Create missing topics, and publish the flights to them in event-time order, keyed by plane."""
     workspace = Workspace(load(Path(__file__).parent))
     create(kafka(list(TOPICS), servers=servers))
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000})
@@ -31,7 +31,7 @@ def publish(servers: str) -> None:
             plane = (row["tailnum"] or "").encode()
             producer.produce(topic, json.dumps(row, default=str).encode(), key=plane)
         producer.flush()
-        print(f"{len(rows):,} {topic}")  # noqa: T201 - a program that is run by hand
+        print(f"{len(rows):,} {topic}")  # noqa: T201 - a script that is run manually
 
 
 if __name__ == "__main__":

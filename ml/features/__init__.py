@@ -1,4 +1,4 @@
-"""Feature views: the columns that models learn from and are asked with."""
+"""Feature views: the columns that models are trained on and predict from."""
 
 from ml.features.view import FeatureView, features
 

@@ -1,4 +1,4 @@
-"""Feature views: gold tables with one row per entity and the time of which it speaks."""
+"""Feature views: gold tables with one row per entity and event time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.kernel.sql import SqlTransform, sql_table
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureView(Table):
-    """A table of features: what was known of each `entity` at its `event_time`."""
+    """A table of features: what was known about each `entity` at its `event_time`."""
 
     entity: tuple[str, ...]
     event_time: str
 
     @property
     def fingerprint(self) -> str:
-        """Changes with what decides the rows, and with the event time."""
+        """Changes with everything that determines the rows, and with the event time."""
         return fingerprint(super().fingerprint, self.entity, self.event_time)
 
 
@@ -34,9 +34,9 @@ def features(
 ) -> FeatureView:
     """Define a feature view as a SELECT with one row per `entity`; a leading comment is its description.
 
-    `entity` is the table's key. `event_time` is the moment at which a prediction is wanted: a column must hold
-    only what was known by then, but for labels, which models name. Columns are listed by name, because a model's
-    endpoint asks for them. Raises `DefinitionError` when the SELECT has not the columns that are named here.
+    `entity` is the table's key. `event_time` is the time of the prediction: columns must contain only what was known
+    then, except for labels, which models name. Columns must be listed by name, because they are the parameters of a
+    model's endpoint. Raises `DefinitionError` if the SELECT lacks a column that is named here.
     """
     place = caller()
     key = names(entity)
@@ -56,10 +56,10 @@ def features(
 def _require(columns: Sequence[str], entity: tuple[str, ...], event_time: str, place: Place) -> None:
     if not entity:
         raise DefinitionError(
-            "a feature view has no entity", do="name the column that tells its rows apart", place=place
+            "a feature view has no entity", do="name the column that identifies its rows", place=place
         )
     if "*" in columns:
-        raise DefinitionError("a feature view names its columns", got="*", do="list them", place=place)
+        raise DefinitionError("a feature view must name its columns", got="*", do="list them", place=place)
     for role, name in [*(("entity", name) for name in entity), ("event time", event_time)]:
         if name not in columns:
             raise DefinitionError(

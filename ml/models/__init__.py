@@ -1,4 +1,4 @@
-"""Models: trained on a feature view, judged on later rows than they saw, kept when they are good enough."""
+"""Models: trained on a feature view, evaluated on later rows, and registered if they pass their gate."""
 
 from ml.models.definition import Model, model
 from ml.models.evaluation import Evaluation

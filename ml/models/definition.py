@@ -1,4 +1,4 @@
-"""Models as definitions: a function that fits an estimator, and what it has to reach on later rows."""
+"""Model definitions: a function that fits an estimator, and the quality it must reach on later rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.functions import place_of
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Artifact):
-    """A model of one label, learned from one feature view. Calling it calls its function, as a unit test does."""
+    """A model of one label, trained on one feature view. Calling it calls its function, for example in a unit test."""
 
     function: Callable[..., Any]
     view: str
@@ -35,36 +35,36 @@ class Model(Artifact):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the function's code, what it calls in its own project, and how it is judged."""
+        """Changes with the function's code, the project code that it calls, and the evaluation."""
         return fingerprint("model", of_function(self.function), self.view, self.evaluation)
 
     def __call__(self, *args: Any, **tables: Any) -> Any:
-        """Call the function itself."""
+        """Call the function."""
         return self.function(*args, **tables)
 
     def verdict(self, bench: BuildContext) -> Verdict | None:
-        """Return what the store knows of just these rows and this definition: the champion's acceptance, or a refusal.
+        """Return the stored verdict for exactly these rows and this definition: acceptance of the champion, or refusal.
 
-        A refused model is judged again once its rows or its definition change.
+        A refused model is evaluated again once its rows or its definition change.
         """
-        from ml.models import training  # noqa: PLC0415 - imports pandas' and MLflow's world
+        from ml.models import training  # noqa: PLC0415 - imports pandas and MLflow, which is slow
 
         return training.verdict(self, bench)
 
     def build(self, bench: BuildContext) -> Verdict:
-        """Train on the rows before the split, judge on the others, log the model, and say what became of it.
+        """Train on the rows before the split, evaluate on the others, log the model, and return the verdict.
 
-        An accepted model is registered under the definition's name and becomes its `champion`; of a refused one
-        only the run is kept, and the former champion stays. The same rows and code give the same model. Raises
-        `DefinitionError` when view and model do not fit, `ModelError` when it cannot be trained or judged, and
-        `StorageError` when the model store cannot be used.
+        An accepted model is registered under the definition's name and becomes its `champion`. For a refused model
+        only the run is logged, and the previous champion stays. The same rows and code produce the same model. Raises
+        `DefinitionError` if view and model do not match, `ModelError` if the model cannot be trained or evaluated, and
+        `StorageError` if the model store cannot be used.
         """
-        from ml.models import training  # noqa: PLC0415 - likewise
+        from ml.models import training  # noqa: PLC0415 - see above
 
         return training.build(self, bench)
 
 
-def model(  # noqa: PLR0913 - a decorator's options, all given by name
+def model(  # noqa: PLR0913 - options of a decorator, all keyword-only
     *,
     label: str,
     split_at: str,
@@ -75,17 +75,17 @@ def model(  # noqa: PLR0913 - a decorator's options, all given by name
 ) -> Callable[[Callable[..., Any]], Model]:
     """Define a model as a function of a feature view's training rows that returns a fitted classifier.
 
-    The parameter's name is the view's. The function gets a pandas DataFrame of the rows before `split_at` (a date
-    or time, UTC) in the order of their event time: the features, and `label` as 0 and 1, without entity and event
-    time; numbers and booleans are float64, texts str, timestamps UTC, and null is NaN. Rows without a label are
-    left out. It returns an estimator with `predict_proba`.
+    The parameter's name is the view's name. The function receives a pandas DataFrame of the rows before `split_at`
+    (a date or time, UTC), ordered by event time. It contains the features, and `label` as 0 and 1, without entity and
+    event time. Numbers and booleans are float64, text is str, timestamps are UTC, and null is NaN. Rows without a
+    label are excluded. The function returns an estimator with `predict_proba`.
 
-    The rows from `split_at` on judge: `metric` (`accuracy`, `auc`, `average_precision`, `brier`, `log_loss`) has
-    to be at least as good as `at_least`, and better than that of the baseline: the mean label for each value of
-    the `baseline` columns. Each part needs `min_rows` labelled rows, and both labels.
+    The model is evaluated on the rows from `split_at` on. `metric` (`accuracy`, `auc`, `average_precision`, `brier`,
+    `log_loss`) must be at least as good as `at_least`, and better than the metric of the baseline: the mean label for
+    each value of the `baseline` columns. Each part needs `min_rows` labelled rows, and both labels.
 
-    Raises `DefinitionError` for a function with another number of parameters, an unknown metric, a split that is
-    not a time, or a baseline that knows the label.
+    Raises `DefinitionError` for a function with another number of parameters, an unknown metric, a split that is not
+    a time, or a baseline that contains the label.
     """
 
     def decorate(function: Callable[..., Any]) -> Model:
@@ -95,13 +95,15 @@ def model(  # noqa: PLR0913 - a decorator's options, all given by name
             raise DefinitionError(
                 f"model {function.__name__!r} takes one feature view",
                 got=", ".join(parameters) or "no parameter",
-                do="name the view as its only parameter",
+                do="use the view's name as the only parameter",
                 place=place,
             )
         if metric not in HIGHER_IS_BETTER:
             raise DefinitionError(f"unknown metric {metric!r}", do=did_you_mean(metric, HIGHER_IS_BETTER), place=place)
         if label in names(baseline):
-            raise DefinitionError(f"the baseline knows the label {label!r}", do="take it out of it", place=place)
+            raise DefinitionError(
+                f"the baseline contains the label {label!r}", do="remove it from the baseline", place=place
+            )
         return Model(
             place=place,
             name=function.__name__,
@@ -119,6 +121,6 @@ def _time(text: str, place: Place) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError as error:
         raise DefinitionError(
-            "split_at is not a date or time", got=repr(text), do="write 2013-10-01", place=place
+            "split_at is not a date or time", got=repr(text), do="write a date such as 2013-10-01", place=place
         ) from error
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

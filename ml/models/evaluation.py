@@ -1,4 +1,4 @@
-"""How a model is judged: its metrics, the baseline it has to beat, and the gate. Pure functions of arrays."""
+"""The evaluation of a model: its metrics, the baseline, and the gate. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     {"accuracy": True, "auc": True, "average_precision": True, "brier": False, "log_loss": False}
 )
-"""The metrics, each with the way in which it is good."""
+"""The metrics, and whether higher values are better."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model predicts, on which rows it is judged, and what it has to reach there.
+    """What a model predicts, on which rows it is evaluated, and the metric that it must reach.
 
-    Rows before `split_at` (UTC) train; rows at or after it judge.
+    Rows before `split_at` (UTC) are for training; rows at or after it are for evaluation.
     """
 
     label: str
@@ -36,13 +36,13 @@ class Evaluation:
 def measure(label: np.ndarray[Any, Any], probability: np.ndarray[Any, Any]) -> dict[str, float]:
     """Return every metric of predicted probabilities for labels of 0 and 1; both labels must occur.
 
-    `accuracy` is the share of rows on the right side of one half, `brier` the mean squared error of the
-    probability; the others are as scikit-learn defines them.
+    `accuracy` is the share of rows whose probability is on the correct side of 0.5, `brier` the mean squared error of
+    the probability. The others are defined as in scikit-learn.
     """
-    from sklearn import metrics  # noqa: PLC0415 - takes a second, which only training should spend
+    from sklearn import metrics  # noqa: PLC0415 - takes a second to import; only training needs it
 
     return {
-        "accuracy": float(((probability > 0.5) == (label == 1)).mean()),  # noqa: PLR2004 - the side of one half
+        "accuracy": float(((probability > 0.5) == (label == 1)).mean()),  # noqa: PLR2004 - the decision threshold
         "auc": float(metrics.roc_auc_score(label, probability)),
         "average_precision": float(metrics.average_precision_score(label, probability)),
         "brier": float(((probability - label) ** 2).mean()),
@@ -55,8 +55,8 @@ def baseline_probability(
 ) -> np.ndarray[Any, Any]:
     """Return the mean training label for each holdout row's values of `columns`.
 
-    Values that the training rows do not have, and all rows without `columns`, get the mean of all training rows;
-    null is a value.
+    Values that do not occur in the training rows, and all rows if `columns` is empty, get the mean of all training
+    rows. Null is a value.
     """
     import numpy as np  # noqa: PLC0415 - only training needs it
 
@@ -70,10 +70,9 @@ def baseline_probability(
 
 
 def gate(evaluation: Evaluation, model: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[bool, str]:
-    """Return whether a model is good enough, and why or why not, in words.
+    """Return whether a model passes the gate, and the reason.
 
-    Its metric has to reach `at_least` and to be better than the baseline's; for a metric where less is better,
-    to reach is to be at or below.
+    Its metric must reach `at_least` (at or below it, if lower values are better) and be better than the baseline's.
     """
     metric, limit = evaluation.metric, evaluation.at_least
     got, simple = model[metric], baseline[metric]

@@ -1,8 +1,8 @@
-"""The model store: MLflow's runs and registered models, at a database's URL or a server's.
+"""The model store: MLflow runs and registered models, in a database or on a server.
 
-What decides a model stands on its registered version as tags, so that "is the champion still current" is one
-look-up. Models are kept with cloudpickle: reading one runs its code, so a store is to be trusted as code is.
-Every failure of the store is a `StorageError`.
+The origin of a model is stored as tags on its registered version, so one look-up shows whether the champion is
+current. Models are stored with cloudpickle: loading one runs its code, so trust a model store like code. Every failure
+of the store is a `StorageError`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ALIAS = "champion"
 _INPUTS, _FINGERPRINT, _RUN = "headwater.inputs", "headwater.fingerprint", "headwater.run"
 _VERDICT = "headwater.verdict"
 REFUSED = "refused: "
-"""How the verdict on a refused model begins."""
+"""The prefix of the verdict on a refused model."""
 _FEATURES, _FOLDER = "features", "model"
 _TIMEOUT_S = 5
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What decides a model: equal origins give equal models."""
+    """What determines a model: equal origins produce equal models."""
 
     fingerprint: str
     inputs: Mapping[str, int]
@@ -51,7 +51,7 @@ class Origin:
 
     @classmethod
     def of(cls, tags: Mapping[str, str]) -> Origin | None:
-        """Return the origin that tags tell of, or `None` for a model that Headwater did not make."""
+        """Return the origin stored in tags, or `None` for a model that Headwater did not train."""
         if _FINGERPRINT not in tags or _INPUTS not in tags:
             return None
         return cls(tags[_FINGERPRINT], json.loads(tags[_INPUTS]))
@@ -59,14 +59,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Trained:
-    """A judged model, ready to be kept."""
+    """An evaluated model, ready to be logged."""
 
     name: str
     run_id: str
     origin: Origin
     estimator: Any
     features: Mapping[str, str]
-    """The kind of each feature, in the order in which the estimator takes them."""
+    """The kind of each feature, in the order that the estimator expects."""
     params: Mapping[str, object]
     metrics: Mapping[str, float]
     verdict: str
@@ -85,27 +85,27 @@ class Registry:
     """The model store at a URL: `sqlite:///…` or another database, or an MLflow server's `http(s)://…`."""
 
     def __init__(self, store: str) -> None:
-        """Keep the URL; nothing is opened yet."""
+        """Create the registry without opening the store."""
         self._store = store
         self._is_database = not store.startswith(("http://", "https://"))
 
     def require(self) -> None:
-        """Raise `StorageError` unless the store can be reached; a database on this machine gets its folder."""
-        with self._speaking():
+        """Raise `StorageError` unless the store can be reached. The folder of a SQLite database is created."""
+        with self._translating():
             self._open()
 
     def origin(self, name: str) -> Origin | None:
-        """Return what the champion was made from, or `None` when Headwater has made none. Writes nothing."""
-        with self._speaking():
+        """Return the origin of the champion, or `None` if Headwater has trained none. Writes nothing."""
+        with self._translating():
             if self._is_database:
                 return Origin.of(self._tags(name))
             champion = _champion(self._client(), name)
             return None if champion is None else Origin.of(champion.tags)
 
     def refusal(self, name: str, origin: Origin) -> Verdict | None:
-        """Return the newest refusal of a model of this very origin, or `None` when there is none. Writes nothing."""
-        with self._speaking():
-            runs = self._judged(name) if self._is_database else self._judged_there(name)
+        """Return the newest refusal of a model of exactly this origin, or `None` if there is none. Writes nothing."""
+        with self._translating():
+            runs = self._finished_runs(name) if self._is_database else self._refused_runs_on_server(name)
             for run, tags in runs:
                 if Origin.of(tags) == origin and tags.get(_VERDICT, "").startswith(REFUSED):
                     reason = tags[_VERDICT].removeprefix(REFUSED)
@@ -114,13 +114,13 @@ class Registry:
         return None
 
     def log(self, trained: Trained, *, register: bool) -> tuple[str, str]:
-        """Keep a model in a run of its own; with `register`, as a new version that becomes the champion.
+        """Log a model in its own run; with `register`, also as a new version that becomes the champion.
 
-        Returns its URI and its version, which is empty for one that is not registered. The champion changes in the
-        last step: a failure before leaves the former one in place. Raises `ModelError` when the estimator cannot be
-        pickled.
+        Returns its URI and its version, which is empty for a model that is not registered. The champion changes in
+        the last step; if an earlier step fails, the previous champion stays. Raises `ModelError` if the estimator
+        cannot be pickled.
         """
-        with self._speaking(), scratch.folder("model") as folder:
+        with self._translating(), scratch.folder("model") as folder:
             client = self._client()
             _save(trained, Path(folder) / _FOLDER)
             run = client.create_run(self._experiment(client, trained.name), run_name=trained.run_id).info
@@ -134,10 +134,10 @@ class Registry:
             return f"models:/{trained.name}/{number}", number
 
     def champion(self, name: str) -> Champion | None:
-        """Return the champion, loaded, or `None` when Headwater has made none."""
+        """Load and return the champion, or `None` if Headwater has trained none."""
         if self.origin(name) is None:
             return None
-        with self._speaking(), scratch.folder("model") as folder:
+        with self._translating(), scratch.folder("model") as folder:
             client, mlflow = self._client(), _quiet()
             number = str(client.get_model_version_by_alias(name, ALIAS).version)
             uri = client.get_model_version_download_uri(name, number)
@@ -145,12 +145,12 @@ class Registry:
             return Champion(number, mlflow.sklearn.load_model(path), _features(path))
 
     def _tags(self, name: str) -> dict[str, str]:
-        """Return the champion's tags straight from MLflow's tables: its own client takes four seconds to start."""
+        """Return the champion's tags directly from MLflow's tables, because its client takes four seconds to start."""
         rows = self._rows("registered_model_aliases", _CHAMPION_TAGS, {"name": name, "alias": ALIAS})
         return {str(key): str(value) for key, value in rows}
 
     def _rows(self, table: str, query: sa.TextClause, values: Mapping[str, str]) -> list[tuple[Any, ...]]:
-        """Return the rows of a query of MLflow's tables; none when these are not there."""
+        """Return the rows of a query of MLflow's tables; none if the tables do not exist."""
         url = sa.make_url(self._store)
         if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
             return []
@@ -163,8 +163,8 @@ class Registry:
         finally:
             engine.dispose()
 
-    def _judged(self, name: str) -> list[tuple[str, dict[str, str]]]:
-        """Return the finished runs of a model with their tags, newest first, straight from MLflow's tables."""
+    def _finished_runs(self, name: str) -> list[tuple[str, dict[str, str]]]:
+        """Return the finished runs of a model with their tags, newest first, directly from MLflow's tables."""
         rows = self._rows("tags", _RUN_TAGS, {"name": name})
         runs: dict[str, dict[str, str]] = {}
         for run, key, value in rows:
@@ -176,7 +176,7 @@ class Registry:
             return dict(self._client().get_run(run).data.metrics)
         return {str(key): float(value) for key, value in self._rows("latest_metrics", _RUN_METRICS, {"run": run})}
 
-    def _judged_there(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    def _refused_runs_on_server(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
         client = self._client()
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -186,7 +186,7 @@ class Registry:
             yield run.info.run_id, dict(run.data.tags)
 
     def _client(self) -> Any:
-        """Return MLflow's client after a quick look at the store, for MLflow itself tries again for minutes."""
+        """Return MLflow's client after a quick check of the store, because MLflow retries for minutes."""
         self._open()
         mlflow = _quiet()
         return mlflow.MlflowClient(tracking_uri=self._store, registry_uri=self._store)
@@ -211,12 +211,12 @@ class Registry:
         url = sa.make_url(self._store) if self._is_database else None
         if url is None or url.get_backend_name() != "sqlite" or not url.database:
             return str(client.create_experiment(name))
-        folder = Path(url.database).resolve().with_suffix("")  # beside mlflow.db, in mlflow/
+        folder = Path(url.database).resolve().with_suffix("")  # next to mlflow.db, in mlflow/
         return str(client.create_experiment(name, artifact_location=(folder / name).as_uri()))
 
     @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Turn what MLflow or its database raises into a `StorageError`."""
+    def _translating(self) -> Iterator[None]:
+        """Translate errors of MLflow or its database to `StorageError`."""
         try:
             yield
         except HeadwaterError:
@@ -225,7 +225,7 @@ class Registry:
             raise StorageError(
                 f"the model store {_shown(self._store)} cannot be used",
                 got=str(error).strip().partition("\n")[0] or type(error).__name__,
-                do="check `models` in headwater.toml and that the store is up, and run again",
+                do="check `models` in headwater.toml and that the store is available, and run again",
             ) from error
 
 
@@ -245,9 +245,9 @@ _RUN_METRICS = sa.text("select key, value from latest_metrics where run_uuid = :
 
 
 def _quiet() -> Any:
-    """Import MLflow and return it, kept from chattering and from reporting its use to its makers."""
+    """Import and return MLflow, with telemetry, warnings and info logs disabled."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # of its own table options and type hints; whoever runs us can do nothing about them
+    # caused by MLflow's own table options and type hints; users cannot act on them
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
     warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
     import mlflow  # noqa: PLC0415 - takes two seconds
@@ -262,7 +262,7 @@ def _champion(client: Any, name: str) -> Any:
     try:
         return client.get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:
-        # MLflow says the first of an unknown model, the second of a model without this alias
+        # the first code means an unknown model, the second a model without this alias
         if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             return None
         raise
@@ -294,8 +294,8 @@ def _registered(client: Any, trained: Trained, source: str, run: str) -> str:
 
 def _save(trained: Trained, folder: Path) -> None:
     import mlflow  # noqa: PLC0415 - takes two seconds
-    from mlflow.models import ModelSignature  # noqa: PLC0415 - likewise
-    from mlflow.types import ColSpec, Schema, TensorSpec  # noqa: PLC0415 - likewise
+    from mlflow.models import ModelSignature  # noqa: PLC0415 - see above
+    from mlflow.types import ColSpec, Schema, TensorSpec  # noqa: PLC0415 - see above
 
     columns: list[ColSpec | TensorSpec] = [
         ColSpec(_MLFLOW.get(kind, "double"), name) for name, kind in trained.features.items()
@@ -307,19 +307,19 @@ def _save(trained: Trained, folder: Path) -> None:
             signature=ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec("double")])),
             serialization_format="cloudpickle",
             pyfunc_predict_fn="predict_proba",
-            pip_requirements=_requirements(trained.estimator),  # else MLflow starts a process to find them
+            pip_requirements=_requirements(trained.estimator),  # otherwise MLflow starts a process to determine them
             metadata={_FEATURES: dict(trained.features)},
         )
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"the estimator of model {trained.name!r} cannot be kept",
+            f"the estimator of model {trained.name!r} cannot be stored",
             got=f"{type(trained.estimator).__name__}: {error}",
-            do="return one that can be pickled",
+            do="return an estimator that can be pickled",
         ) from error
 
 
 def _features(folder: str) -> dict[str, str]:
-    """Return the kinds of a model's features in the signature's order, which the metadata has lost."""
+    """Return the kinds of a model's features in the order of the signature, which the metadata does not preserve."""
     from mlflow.models import Model  # noqa: PLC0415 - takes two seconds
 
     model = Model.load(folder)
@@ -336,20 +336,20 @@ def _requirements(estimator: object) -> list[str]:
     for name in ("cloudpickle", "pandas", "scikit-learn", package):
         try:
             requirements[name] = f"{name}=={version(name)}"
-        except PackageNotFoundError:  # a class of the project, which goes with the model
+        except PackageNotFoundError:  # a class of the project, which is pickled with the model
             continue
     return list(requirements.values())
 
 
 def _answers(store: str) -> None:
-    """Raise unless the server answers at all; a wrong or missing password is for MLflow to find."""
+    """Raise unless the server answers. A wrong or missing password is reported later by MLflow."""
     try:
-        urllib.request.urlopen(f"{_shown(store).rstrip('/')}/health", timeout=_TIMEOUT_S).close()  # noqa: S310 - http by then
+        urllib.request.urlopen(f"{_shown(store).rstrip('/')}/health", timeout=_TIMEOUT_S).close()  # noqa: S310 - HTTP here
     except urllib.error.HTTPError:
         return
 
 
 def _shown(store: str) -> str:
-    """Return the URL without what stands before its host."""
+    """Return the URL without user and password."""
     parts = urlsplit(store)
     return store.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if "@" in parts.netloc else store

@@ -1,4 +1,4 @@
-"""Rows of a feature view as a model sees them: the kinds of columns, the frame, and the split by time."""
+"""Prepares the rows of a feature view for a model: the kinds of columns, the data frame, and the split by time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ARROW: dict[Kind, pa.DataType] = {
     "text": pa.string(),
     "timestamp": UTC_US,
 }
-"""What a column of each kind is for the estimator. Numbers are float64 so that a null changes no type."""
+"""The Arrow type of each kind for the estimator. Numbers are always float64, so that nulls do not change the type."""
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Features, and labels of 0 and 1, in the order of time."""
+    """Features, and labels of 0 and 1, ordered by time."""
 
     features: pd.DataFrame
     label: pd.Series
@@ -37,7 +37,7 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class TrainTestSplit:
-    """Labelled rows before and from the split on, and how many had no label or no time."""
+    """Labelled rows before the split and from the split on, and the number of rows without label or time."""
 
     train: LabelledRows
     holdout: LabelledRows
@@ -48,17 +48,17 @@ class TrainTestSplit:
 
 
 def split(table: pa.Table, view: FeatureView, evaluation: Evaluation, place: Place) -> TrainTestSplit:
-    """Divide a view's rows by time; rows without a label or an event time are left out and counted.
+    """Split a view's rows by time. Rows without a label or an event time are excluded and counted.
 
-    Raises `DefinitionError` when a column is not there or has a type no model takes, and `ModelError` when the
-    label is not 0 and 1, or a part is too small or has one label only.
+    Raises `DefinitionError` if a column is missing or has an unsupported type, and `ModelError` if the label is not 0
+    and 1, or a part is too small or has only one label.
     """
     kinds = _kinds(table.schema, view, evaluation, place)
     label = _label(table, evaluation.label, place)
     time = _time(table, view.event_time, place)
     read = _with(_with(table, evaluation.label, label), view.event_time, time)
     usable = read.filter(pc.and_(label.is_valid(), time.is_valid()))
-    # the lake promises no order, and the same rows have to give the same model
+    # tables are unordered, and the same rows must produce the same model
     ordered = usable.sort_by([(name, "ascending") for name in (view.event_time, *view.entity)])
     before = pc.less(ordered[view.event_time], pa.scalar(evaluation.split_at, UTC_US))
     train, holdout = ordered.filter(before), ordered.filter(pc.invert(before))
@@ -75,7 +75,7 @@ def split(table: pa.Table, view: FeatureView, evaluation: Evaluation, place: Pla
 
 
 def frame(table: pa.Table, kinds: dict[str, Kind]) -> pd.DataFrame:
-    """Return the feature columns as pandas, each of the type that `ARROW` gives its kind; null is NaN or NaT."""
+    """Return the feature columns as a pandas DataFrame, with the types of `ARROW`; null is NaN or NaT."""
     columns = {name: _cast(table[name], ARROW[kind]) for name, kind in kinds.items()}
     return pa.table(columns).to_pandas()
 
@@ -94,9 +94,9 @@ def _kinds(schema: pa.Schema, view: FeatureView, evaluation: Evaluation, place: 
     for name, kind in kinds.items():
         if kind is None:
             raise DefinitionError(
-                f"a model cannot take the feature {name!r} of {view.name!r}",
+                f"the feature {name!r} of {view.name!r} has an unsupported type",
                 got=str(schema.field(name).type),
-                do="make it a number, text, a boolean or a timestamp",
+                do="convert it to a number, text, a boolean or a timestamp",
                 place=place,
             )
     return {name: kind for name, kind in kinds.items() if kind is not None}
@@ -130,15 +130,13 @@ def _label(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
         if low is None or (low >= 0 and high <= 1):
             return column.cast(pa.int64())
         got = f"{low} to {high}"
-    raise ModelError(
-        f"the label {name!r} is neither a boolean nor 0 and 1", got=got, do="make it a condition", place=place
-    )
+    raise ModelError(f"the label {name!r} is neither a boolean nor 0 and 1", got=got, do="use a condition", place=place)
 
 
 def _time(table: pa.Table, name: str, place: Place) -> pa.ChunkedArray:
     column = table[name]
     if _kind(column.type) != "timestamp":
-        raise DefinitionError(f"the event time {name!r} is not a time", got=str(column.type), place=place)
+        raise DefinitionError(f"the event time {name!r} is not a date or timestamp", got=str(column.type), place=place)
     return _cast(column, UTC_US)
 
 
@@ -161,8 +159,8 @@ def _require_enough(label: pa.ChunkedArray, word: str, evaluation: Evaluation, p
     labels = pc.unique(label).to_pylist()
     if len(labels) == 1:
         raise ModelError(
-            f"all {rows:,} {word} rows have one label",
+            f"all {rows:,} {word} rows have the same label",
             got=f"{evaluation.label} = {labels[0]}",
-            do="move split_at, or check how the label is made",
+            do="move split_at, or check how the label is computed",
             place=place,
         )

@@ -1,4 +1,4 @@
-"""Predictions: the champion of a model store, asked with plain rows."""
+"""Predictions: loads the champion of a model and applies it to plain rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.core.errors import ModelError, RequestError, did_you_mean
 
 @dataclass(frozen=True)
 class Predictor:
-    """A champion that is ready to predict. It needs nothing of the project that trained it."""
+    """A champion that is ready to predict. It does not need the project that trained it."""
 
     name: str
     version: str
@@ -24,16 +24,16 @@ class Predictor:
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """Return the probability of the label for each row, in order.
 
-        A row has every feature by name, null where it is not known; a timestamp is a datetime or ISO 8601 text,
-        in UTC unless it says otherwise. Raises `RequestError` that names the row (from 0) and the feature that is
-        missing, unknown or of another kind.
+        A row has every feature by name, null if unknown. A timestamp is a datetime or ISO 8601 text, in UTC unless it
+        has an offset. Raises `RequestError` with the row (from 0) and the feature that is missing, unknown or of
+        another kind.
         """
         if not rows:
             return []
-        import pyarrow as pa  # noqa: PLC0415 - models are defined without it
+        import pyarrow as pa  # noqa: PLC0415 - not needed to define models
 
-        from ml.models.rows import ARROW, Kind, frame  # noqa: PLC0415 - likewise
-        from ml.models.training import probability  # noqa: PLC0415 - likewise
+        from ml.models.rows import ARROW, Kind, frame  # noqa: PLC0415 - see above
+        from ml.models.training import probability  # noqa: PLC0415 - see above
 
         kinds = cast("dict[str, Kind]", self.inputs)
         for number, row in enumerate(rows):
@@ -50,17 +50,15 @@ class Predictor:
                 raise RequestError(f"row {number} has an unknown feature {name!r}", do=did_you_mean(name, self.inputs))
         missing = [name for name in self.inputs if name not in row]
         if missing:
-            raise RequestError(
-                f"row {number} lacks {', '.join(map(repr, missing))}", do="give null for what is not known"
-            )
+            raise RequestError(f"row {number} lacks {', '.join(map(repr, missing))}", do="pass null for unknown values")
 
 
 def load_champion(store: str, name: str) -> Predictor:
-    """Return the champion of a model, loaded from the store.
+    """Load and return the champion of a model.
 
-    Raises `ModelError` when there is none yet, and `StorageError` when the store cannot be used.
+    Raises `ModelError` if there is none yet, and `StorageError` if the store cannot be used.
     """
-    from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow's world
+    from ml.models.registry import Registry  # noqa: PLC0415 - imports MLflow, which is slow
 
     champion = Registry(store).champion(name)
     if champion is None:
@@ -69,12 +67,12 @@ def load_champion(store: str, name: str) -> Predictor:
 
 
 def _value(value: Any, kind: str, name: str, number: int) -> Any:
-    """Return a value as its Arrow type takes it; raise `RequestError` for one of another kind."""
+    """Return a value as its Arrow type accepts it; raise `RequestError` for a value of another kind."""
     if value is None:
         return None
     read = _READ[kind](value)
     if read is None:
-        raise RequestError(f"row {number}: {name!r} is to be {_WORDS[kind]} or null", got=repr(value)[:80])
+        raise RequestError(f"row {number}: {name!r} must be {_WORDS[kind]} or null", got=repr(value)[:80])
     return read
 
 
@@ -114,8 +112,8 @@ def _timestamp(value: Any) -> datetime | None:
 _READ = {"number": _number, "integer": _integer, "boolean": _boolean, "text": _text, "timestamp": _timestamp}
 _WORDS = {
     "number": "a number",
-    "integer": "a whole number",
+    "integer": "an integer",
     "boolean": "true or false",
     "text": "text",
-    "timestamp": "a time as ISO 8601",
+    "timestamp": "an ISO 8601 time",
 }

@@ -1,4 +1,4 @@
-"""Training: rows are read and split, the model and its baseline are judged on the later part, the better one stays."""
+"""Training: reads and splits the rows, evaluates the model and its baseline on the later part, and logs the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROWS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
 
 
 def verdict(model: Model, bench: BuildContext) -> Verdict | None:
-    """Return the verdict on just these inputs and this definition, if there is one. See `Model.verdict`."""
+    """Return the verdict on exactly these inputs and this definition, if there is one. See `Model.verdict`."""
     origin, store = _origin(model, bench), Registry(bench.store)
     if store.origin(model.name) == origin:
         return Verdict(accepted=True, reason="up to date")
@@ -37,17 +37,17 @@ def verdict(model: Model, bench: BuildContext) -> Verdict | None:
 
 
 def build(model: Model, bench: BuildContext) -> Verdict:
-    """Train, judge and log a model; it becomes the champion when it passes its gate. See `Model.build`."""
+    """Train, evaluate and log a model; it becomes the champion if it passes its gate. See `Model.build`."""
     store = Registry(bench.store)
-    store.require()  # before minutes of training are spent
-    _wait_politely()
+    store.require()  # fail before minutes of training
+    _set_passive_openmp_wait()
     view = feature_view(model, bench)
-    origin = _origin(model, bench)  # before the rows: if they change in between, the next run trains again
+    origin = _origin(model, bench)  # read before the rows: if they change in between, the next run trains again
     parts = split(bench.table(view.name), view, model.evaluation, model.place)
     estimator = fitted(model, parts.train)
-    metrics, baseline = _judged(model, estimator, parts)
+    metrics, baseline = _evaluated(model, estimator, parts)
     accepted, reason = gate(model.evaluation, metrics, baseline)
-    reason += _left_out(parts, model.evaluation.label)
+    reason += _excluded(parts, model.evaluation.label)
     figures = {**metrics, **{f"baseline_{name}": value for name, value in baseline.items()}, **_shares(parts)}
     trained = Trained(
         name=model.name,
@@ -64,12 +64,12 @@ def build(model: Model, bench: BuildContext) -> Verdict:
 
 
 def feature_view(model: Model, bench: BuildContext) -> FeatureView:
-    """Return the view a model learns from; raise `DefinitionError` when it is another kind of table."""
+    """Return the feature view of a model; raise `DefinitionError` if it is another kind of table."""
     view = bench.definition(model.view)
     if isinstance(view, FeatureView):
         return view
     raise DefinitionError(
-        f"model {model.name!r} learns from {model.view!r}, which is not a feature view",
+        f"model {model.name!r} is trained on {model.view!r}, which is not a feature view",
         got=f"a {getattr(view, 'kind', 'definition')}",
         do="define it with features(…)",
         place=model.place,
@@ -77,9 +77,9 @@ def feature_view(model: Model, bench: BuildContext) -> FeatureView:
 
 
 def fitted(model: Model, train: LabelledRows) -> Any:
-    """Return what the model's function makes of the training rows.
+    """Return the estimator that the model's function fits to the training rows.
 
-    Raises `ModelError` when it raises, or returns what cannot give probabilities.
+    Raises `ModelError` if the function raises, or returns an object without `predict_proba`.
     """
     rows = train.features.assign(**{model.evaluation.label: train.label})
     with _seeded():
@@ -100,8 +100,8 @@ def fitted(model: Model, train: LabelledRows) -> Any:
 
 
 def probability(estimator: Any, features: pd.DataFrame, place: Place | None = None) -> np.ndarray[Any, Any]:
-    """Return the probability of label 1 for each row; raise `ModelError` when the estimator gives no such thing."""
-    import numpy as np  # noqa: PLC0415 - only training and serving need it
+    """Return the probability of label 1 for each row; raise `ModelError` if the estimator does not return any."""
+    import numpy as np  # noqa: PLC0415 - needed only for training and serving
 
     try:
         probabilities = np.asarray(estimator.predict_proba(features), dtype=float)
@@ -110,7 +110,7 @@ def probability(estimator: Any, features: pd.DataFrame, place: Place | None = No
         raise ModelError(problem, got=str(error) or None, place=place) from error
     if probabilities.shape != (len(features), 2) or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ModelError(
-            "predict_proba does not give two probabilities a row",
+            "predict_proba must return two probabilities per row",
             got=f"an array of shape {probabilities.shape}"
             if probabilities.shape != (len(features), 2)
             else "values outside 0 to 1",
@@ -120,7 +120,7 @@ def probability(estimator: Any, features: pd.DataFrame, place: Place | None = No
     return probabilities[:, 1]
 
 
-def _judged(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dict[str, float], dict[str, float]]:
+def _evaluated(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dict[str, float], dict[str, float]]:
     train, holdout = parts.train, parts.holdout
     label = holdout.label.to_numpy()
     simple = baseline_probability(train.features, train.label, holdout.features, model.evaluation.baseline)
@@ -132,7 +132,7 @@ def _origin(model: Model, bench: BuildContext) -> Origin:
 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:
-    """Return the rows of each part and the share of label 1 in it, which drifts with the world."""
+    """Return the number of rows of each part and the share of label 1 in it."""
     return {
         "training_rows": float(len(parts.train.label)),
         "training_share": float(parts.train.label.mean()),
@@ -143,13 +143,13 @@ def _shares(parts: TrainTestSplit) -> dict[str, float]:
     }
 
 
-def _left_out(parts: TrainTestSplit, label: str) -> str:
-    left = [(parts.unlabelled, f"without {label!r}"), (parts.undated, "without an event time")]
-    return "".join(f"; {rows:,} rows {why} were left out" for rows, why in left if rows)
+def _excluded(parts: TrainTestSplit, label: str) -> str:
+    excluded = [(parts.unlabelled, f"without {label!r}"), (parts.undated, "without an event time")]
+    return "".join(f"; {rows:,} rows {why} were excluded" for rows, why in excluded if rows)
 
 
 def _line(error: Exception, function: Callable[..., Any]) -> Place | None:
-    """Return the last line of the function's own file on the way to an error."""
+    """Return the innermost line of the function's own file in an error's traceback."""
     file, place, step = function.__code__.co_filename, None, error.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_filename == file:
@@ -158,24 +158,24 @@ def _line(error: Exception, function: Callable[..., Any]) -> Place | None:
     return place
 
 
-def _wait_politely() -> None:
-    """Let OpenMP's threads sleep while they wait, if scikit-learn is not loaded yet.
+def _set_passive_openmp_wait() -> None:
+    """Make OpenMP threads sleep while they wait, if scikit-learn is not loaded yet.
 
-    They spin by default: beside other work on two cores, the flights' model took 41 s to fit, not 5.
+    By default they spin: next to other work on two cores, fitting the flights model took 41 s instead of 5 s.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Fix the global generators for a while, for functions that forget `random_state`."""
-    import numpy as np  # noqa: PLC0415 - only training needs it
+    """Seed the global random generators inside the context, for functions that do not set `random_state`."""
+    import numpy as np  # noqa: PLC0415 - needed only for training
 
-    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what estimators fall back on
+    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - used by estimators
     random.seed(SEED)
-    np.random.seed(SEED)  # noqa: NPY002 - likewise
+    np.random.seed(SEED)  # noqa: NPY002 - see above
     try:
         yield
     finally:
         random.setstate(before)
-        np.random.set_state(before_numpy)  # noqa: NPY002 - likewise
+        np.random.set_state(before_numpy)  # noqa: NPY002 - see above

@@ -1,1 +1,1 @@
-"""What is committed to a table, and what follows from a commit: quarantine, warehouse, catalog and sinks."""
+"""Commits to tables, and post-commit: quarantine, warehouse, catalog and sinks."""

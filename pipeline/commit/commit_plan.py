@@ -1,4 +1,4 @@
-"""How the rows of a step come to their table: as they are, merged by their key, or in the place of others."""
+"""How the rows of a step are committed to their table: appended, merged by key, or replacing other rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.warehouse.modelling import FactTransform
 
 @dataclass(frozen=True)
 class StagedRows:
-    """The staged rows of a step, of which definition and run they are, and the version they come to, if to any."""
+    """The staged rows of a step, their definition and run, and the version they are committed on top of, if any."""
 
     definition: StoredDefinition
     outcome: Outcome
@@ -31,7 +31,7 @@ class StagedRows:
 
 @dataclass(frozen=True)
 class CommitPlan:
-    """What to commit of a step: files that come, URIs of files that go, what is set aside, and how rows flowed."""
+    """What to commit for a step: added files, URIs of removed files, quarantined rows, and row counts."""
 
     files: tuple[StagedFile, ...]
     flow: RowCounts
@@ -42,12 +42,12 @@ class CommitPlan:
 
 
 def merge_of(definition: StoredDefinition) -> Merge | None:
-    """Return how a definition's table is merged, or `None` when it is not."""
+    """Return how a definition's table is merged, or `None` if it is not."""
     return definition.merge if isinstance(definition, Table) else None
 
 
 def definition_to_validate(definition: StoredDefinition) -> StoredDefinition:
-    """Return the definition as its new rows are judged: those of a merged table may share a key."""
+    """Return the definition for the validation of new rows: rows of a merged table may share a key."""
     how = merge_of(definition)
     if how is None:
         return definition
@@ -56,10 +56,10 @@ def definition_to_validate(definition: StoredDefinition) -> StoredDefinition:
 
 
 def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: str) -> tuple[str, ...] | None:
-    """Return the columns in which a table, and its key if it has one, have its driving input's key, or `None`.
+    """Return the columns in which a table, and its key if it has one, contain its driving input's key, or `None`.
 
-    Then all rows of one such key come from one row of the input, and changes of the input can be followed by key. A
-    merged table has its own order of events and follows none.
+    If they exist, all rows with one such key are computed from one row of the input, and changes of the input can be
+    applied by key. A merged table has its own order of events, so this does not apply to it.
     """
     key = workspace.stored(driving).key
     transform = definition.transform if isinstance(definition, Table) else None
@@ -67,12 +67,12 @@ def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: s
         return None
     tree = parse(transform.text) if isinstance(transform, FactTransform) else transform.tree
     passed = passed_through(tree, driving, key)
-    # a key of its own that leaves out the input's may be shared by rows of several: one going would bring another back
+    # rows of several input keys can share a key without the input's key: deleting one would require restoring another
     return passed if passed is not None and (not definition.key or set(passed) <= set(definition.key)) else None
 
 
 def plan_commit(workspace: Workspace, staged: StagedRows) -> CommitPlan:
-    """Return what to commit of new rows: for a merged table, after merging them."""
+    """Return what to commit for new rows; for a merged table, after merging them."""
     how, outcome, seen = merge_of(staged.definition), staged.outcome, staged.seen
     quarantine_mode: Mode = "overwrite" if seen is None else "append"
     if how is None:
@@ -83,9 +83,9 @@ def plan_commit(workspace: Workspace, staged: StagedRows) -> CommitPlan:
 
 
 def replace_by_key(workspace: Workspace, staged: StagedRows, driving: str, changed: Scan) -> CommitPlan:
-    """Return what to commit of rows made again: they replace all rows of the keys that `changed` rows of the input have.
+    """Return what to commit for recomputed rows, which replace all rows with the keys of the `changed` input rows.
 
-    Rows of these keys leave the quarantine too, and those set aside now come in.
+    Quarantined rows with these keys are removed from the quarantine, and newly quarantined rows are added.
     """
     outcome, definition = staged.outcome, staged.definition
     theirs, ours = workspace.stored(driving).key, key_passed_on(workspace, definition, driving)

@@ -1,6 +1,6 @@
-"""What follows from a commit: quarantined rows, the warehouse, the catalog. Doing it again changes nothing.
+"""Post-commit: updates quarantine, warehouse and catalog. It is idempotent.
 
-The manifest says it all, so a run that was killed after a commit is made good by the next one.
+The manifest contains everything it needs, so the next run completes it for a run that was killed after a commit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def post_commit(
     version: Version,
     reached: Callable[[Moment], None] = lambda _: None,
 ) -> None:
-    """Bring quarantine, warehouse and catalog to what a version's manifest says."""
+    """Update quarantine, warehouse and catalog to match a version's manifest."""
     manifest = version.manifest
     if manifest is None:
         return
@@ -40,7 +40,7 @@ def update_warehouse_and_catalog(
     version: Version,
     reached: Callable[[Moment], None] = lambda _: None,
 ) -> None:
-    """Bring the warehouse and the catalog to a version."""
+    """Update the warehouse and the catalog to a version."""
     manifest = version.manifest
     if manifest is None:
         return
@@ -55,7 +55,7 @@ def update_warehouse_and_catalog(
 def check_records(
     definition: StoredDefinition, violations: Mapping[str, int], flow: RowCounts
 ) -> tuple[CheckRecord, ...]:
-    """Return a table's expectations with how often each was violated."""
+    """Return a table's expectations with the number of violations of each."""
     merge = merge_of(definition)
     promised = key_expectations(definition.key) if merge is None else merge_expectations(definition.key, merge)
     expectations = (*definition.expect, *promised)
@@ -67,12 +67,13 @@ def check_records(
 def update_quarantine(
     workspace: Workspace, definition: StoredDefinition, manifest: Manifest, manifest_id: int | None = None
 ) -> None:
-    """Bring the quarantine to what a manifest says, if the table is still there.
+    """Update the quarantine to match a manifest, if the table is still at it.
 
-    `manifest_id` is the mark of the version that the manifest was read from; without it the manifest was committed just now. One
-    of an earlier format is read into today's fields, and these have another mark.
+    `manifest_id` identifies the version that the manifest was read from; without it, the manifest was just committed. A
+    manifest of an earlier format is converted to the current fields, whose hash is a different id.
 
-    Whoever commits on top of a manifest has settled it before, so one that wakes up late must not set its rows aside again.
+    A process that commits on top of a manifest has already applied it, so a delayed process must not quarantine its
+    rows again.
     """
     manifest_id = manifest.manifest_id if manifest_id is None else manifest_id
     quarantined = workspace.lake.quarantine(definition.name)
@@ -92,7 +93,7 @@ def _require_staged(quarantined: LakeTable, definition: StoredDefinition, manife
     missing = [file.path for file in manifest.quarantined if not quarantined.storage.has(file.path)]
     if missing:
         raise StorageError(
-            f"quarantined rows of {definition.name!r} are gone from the lake",
+            f"quarantined rows of {definition.name!r} are missing in the lake",
             got=f"no file {missing[0]}",
             do=f"recompute them: headwater run --full --select {definition.name}",
         )

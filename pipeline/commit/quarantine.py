@@ -1,4 +1,4 @@
-"""The quarantine of a table of which only some rows were made again: what of it stays, and what is new."""
+"""The quarantine of a table with partly recomputed rows: which quarantined rows are kept, and which are new."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def in_json(column: str) -> str:
 
 
 def json_text(value: str) -> str:
-    """Return SQL for the text that a value, given as SQL, has in JSON."""
+    """Return SQL for the JSON text of a value, given as SQL."""
     return f"json_extract_string(to_json({{'v': {value}}}), '$.v')"
 
 
 def stage_quarantine(
     workspace: Workspace, name: str, writer: str, new: Sequence[StagedFile], those: str
 ) -> tuple[StagedFile, ...]:
-    """Stage the whole of a table's quarantine: of the rows there `those` (a WHERE or a join), and the new ones.
+    """Stage a table's entire quarantine: the existing rows selected by `those` (a WHERE or a join), and the new ones.
 
-    `writer` names the files. What is returned takes the place of what is there once it is committed.
+    `writer` names the files. The result replaces the existing quarantine once it is committed.
     """
     quarantined = workspace.lake.quarantine(name)
     before = quarantined.version()

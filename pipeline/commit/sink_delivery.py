@@ -1,4 +1,4 @@
-"""Bringing a sink to the newest version of its table, from the table's own files."""
+"""Delivers the changes of a table to a sink, read from the files of the table's versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK_ROWS = 10_000
 
 @dataclass
 class DeliveryReport:
-    """A delivery that is there: its version, and how many rows came and went."""
+    """A completed delivery: its version, and the number of added and deleted rows."""
 
     to: SinkPosition
     rows: int = 0
@@ -30,7 +30,7 @@ class DeliveryReport:
 
 
 class SinkSender:
-    """Sends what a table has to one sink. After an error it is closed; another one goes on where the sink is."""
+    """Delivers a table to one sink. After an error it is closed; a new one continues from the sink's version."""
 
     def __init__(self, workspace: Workspace, sink: Sink) -> None:
         """Open the sink's target; raises as `Destination.open` does."""
@@ -41,18 +41,18 @@ class SinkSender:
         self._target = sink.to.open(SinkContext(settings.name, settings.env, sink.name, settings.state))
 
     def reached(self) -> SinkPosition | None:
-        """Return how far the sink is."""
+        """Return the sink's version."""
         return self._target.reached()
 
     def behind(self) -> int:
-        """Return how many versions of the table the sink has not got."""
+        """Return the number of versions that the sink has not received."""
         now, reached = self._table.number(), self._target.reached()
         return 0 if now is None else max(0, now - (-1 if reached is None else reached.version))
 
     def send(self) -> DeliveryReport | None:
-        """Bring the sink to the newest version, from where it is, in one delivery; `None` when it is there.
+        """Deliver all changes up to the newest version in one delivery; `None` if there are none.
 
-        Raises what `Target.write` raises, and `StorageError` when files of the table cannot be read.
+        Raises the errors of `Target.write`, and `StorageError` if files of the table cannot be read.
         """
         now = self._table.version(lenient=True)
         since = self._target.reached()
@@ -64,12 +64,12 @@ class SinkSender:
                 self._target.write(self._delivery(con, now, since, sent))
             except (duckdb.Error, pa.ArrowException, OSError) as error:
                 raise StorageError(
-                    f"rows of table {self._table.name!r} cannot be read", got=first_line(error), do="look at its files"
+                    f"rows of table {self._table.name!r} cannot be read", got=first_line(error), do="check its files"
                 ) from error
         return sent
 
     def close(self) -> None:
-        """Let go of the target."""
+        """Close the target."""
         self._target.close()
 
     def _delivery(
@@ -84,7 +84,7 @@ class SinkSender:
 
 
 def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:
-    """Open a sink, bring it to the newest version of its table, and close it; see `SinkSender.send`."""
+    """Open a sink, deliver all changes of its table, and close it; see `SinkSender.send`."""
     sender = SinkSender(workspace, sink)
     try:
         return sender.send()
@@ -95,7 +95,7 @@ def send(workspace: Workspace, sink: Sink) -> DeliveryReport | None:
 def _changes(
     con: duckdb.DuckDBPyConnection, change: VersionChange, now: Version, key: tuple[str, ...]
 ) -> tuple[str, str | None] | None:
-    """Return SELECTs of the rows that came and of those that went; `None` when the table had other columns before."""
+    """Return SELECTs of the added and the deleted rows; `None` if the table had other columns before."""
     added = Scan(now.schema, change.added).query()
     if not change.removed:
         return added, None
@@ -117,7 +117,7 @@ def _none(con: duckdb.DuckDBPyConnection, now: Version) -> pa.Table:
 
 
 def _counted(con: duckdb.DuckDBPyConnection, query: str, sent: DeliveryReport) -> pa.RecordBatchReader:
-    """Return the rows of a query as they are read, and count them."""
+    """Yield the rows of a query, and count them."""
     reader = con.sql(query).to_arrow_reader(_BLOCK_ROWS)
 
     def blocks() -> Iterator[pa.RecordBatch]:

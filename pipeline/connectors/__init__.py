@@ -1,4 +1,4 @@
-"""Systems that data comes from and goes to: one folder or module for each."""
+"""Connectors to external systems: one folder or module per system."""
 
 from pipeline.connectors.arrow import ArrowReader
 from pipeline.connectors.callback import to_callback

@@ -1,4 +1,4 @@
-"""What a connector needs beside its Arrow batches: holding them to the contract, and reading rejected rows again."""
+"""The base class of connectors that yield Arrow batches: validates rows, and reads rejected rows again."""
 
 from __future__ import annotations
 
@@ -25,51 +25,51 @@ _ROWS_AS_JSON = Files("", "json", Dialect())
 
 
 class ArrowReader(ABC):
-    """A reader of which only the batches are its own. A connector is a frozen dataclass below it with three members.
+    """A reader that yields Arrow batches. A connector is a frozen dataclass derived from it, with three members.
 
-    `_position` counts the rows of a part, from its `first` on. A row with a value that its column's type cannot hold is
-    set aside as JSON. Delivery: each part once, if reading it twice gives the same rows.
+    `_position` numbers the rows of a split, starting at its `first`. A row with a value that its column's type cannot
+    represent is quarantined as JSON. Delivery: each split once, if reading it twice yields the same rows.
     """
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of the options that decide the rows; where the data is does not count."""
+        """A hash of the options that determine the rows; the location of the data is not part of it."""
 
     @abstractmethod
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
-        """Return what is new since a cursor, in a stable order; everything that is there now, without one."""
+        """Return what is new since a cursor, in a stable order; without a cursor, everything that exists now."""
 
     @abstractmethod
     def batches(self, part: SourceSplit) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a part; a part that is read again gives the same rows in the same order."""
+        """Yield the rows of a split; reading a split again yields the same rows in the same order."""
 
     new_columns: NewColumns = "refuse"
-    """What happens to columns that the contract does not have."""
+    """What happens to columns that are not in the contract."""
 
     def evolving(self, new_columns: NewColumns) -> ArrowReader:
-        """Return the reader for a source that does this with columns that its contract does not have."""
+        """Return the reader with this policy for columns that are not in the contract."""
         reader = copy.copy(self)
         object.__setattr__(
             reader, "new_columns", new_columns
-        )  # its dataclass is frozen, and not ours to add a field to
+        )  # the subclass is a frozen dataclass, to which no field can be added here
         return reader
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
-        """Return the columns of a part's first batch that a contract does not have."""
+        """Return the columns of a split's first batch that are not in the contract."""
         first = next(self.batches(part), None)
         columns = Schema(()) if first is None else from_arrow(first.schema)
         return columns.select(undeclared_names(schema, columns.names))
 
     def schema(self, piece: SourceObject) -> Schema:
-        """Return the columns of a piece's first batch; raise `SourceError` when there is none."""
+        """Return the columns of a source object's first batch; raise `SourceError` if there is none."""
         first = next(self.batches(SourceSplit(piece)), None)
         if first is None:
-            raise SourceError("there are no rows to tell the columns by", do="give schema=", place=Place(piece.uri))
+            raise SourceError("there are no rows to infer the columns from", do="pass schema=", place=Place(piece.uri))
         return from_arrow(first.schema)
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
-        """Return the rows that fit the contract, and those that do not; raise `SchemaError` for other columns."""
+        """Return the accepted and the rejected rows; raise `SchemaError` for columns other than the contract's."""
         batches = self.batches(part)
         first = next(batches, None)
         with connect() as con:
@@ -83,7 +83,7 @@ class ArrowReader(ABC):
             return apply_contract_to_types(con, schema, undeclared)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
-        """Read rejected rows again; positions are 1-based in `rows`."""
+        """Read rejected rows again; positions are 1-based indexes into `rows`."""
         return _ROWS_AS_JSON.parse(rows, schema)
 
 

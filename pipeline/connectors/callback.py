@@ -1,7 +1,7 @@
-"""A function of the project that is handed the rows.
+"""A sink that calls a function of the project with the rows.
 
-Delivery: at least once, in order: a process that dies after the function returned and before that was noted hands the
-same rows over again, with the same version.
+Delivery: at least once, in order. If the process dies after the function returned and before the version was recorded,
+the function is called again with the same rows and the same version.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Function = Callable[[int, pa.Table], object]
 
 @dataclass(frozen=True)
 class ToCallback:
-    """Calls functions with a version and rows. Make one with `to_callback`."""
+    """Calls functions with a version and rows. Create it with `to_callback`."""
 
     function: Function
     gone: Function | None = None
 
     def open(self, home: SinkContext) -> CallbackTarget:
-        """Find how far it is: in a file of the project's folder for state."""
+        """Open the file that stores the delivered version, in the project's state folder."""
         return CallbackTarget(self, home.state / "sinks" / f"{home.env}.{home.sink}.json")
 
     def __str__(self) -> str:
@@ -36,17 +36,17 @@ class ToCallback:
 
 
 def to_callback(function: Function, *, gone: Function | None = None) -> ToCallback:
-    """Call `function(version, rows)` with rows as an Arrow table, at least once and in order.
+    """Call `function(version, rows)` with the rows as an Arrow table, at least once and in order.
 
-    An error of the function is the sink's: it is called again with these rows. `gone` is called, after it, with the rows that
-    are no longer in the table; without it a table that rows go from is refused.
+    If the function raises, the delivery fails and is retried with the same rows. `gone` is called afterwards with the
+    rows that were deleted from the table; without it, deleted rows are an error.
     """
     return ToCallback(function, gone)
 
 
 @dataclass
 class CallbackTarget:
-    """Functions to call, and the file that says which version they were called with."""
+    """The functions to call, and the file with the version of the last call."""
 
     to: ToCallback
     file: Path
@@ -59,20 +59,20 @@ class CallbackTarget:
             return None
 
     def write(self, delivery: Delivery) -> None:
-        """Call the functions that there are rows for, then note the version."""
+        """Call the functions that have rows, then record the version."""
         if is_delivered(delivery, self.reached()):
             return
         if delivery.is_whole and delivery.since is not None:
             raise SinkError(
-                "what changed in the table since cannot be told any more, and this sink cannot be sent all of it again",
+                "the changes of the table can no longer be determined, and this sink cannot be reloaded automatically",
                 got=f"version {delivery.to.version} after {delivery.since.version}",
                 do=f"to call the function with all rows, remove {self.file}",
             )
         if delivery.gone.num_rows and self.to.gone is None:
             raise SinkError(
-                f"rows went from the table, and {self.to} is not told of that",
+                f"rows were deleted from the table, and {self.to} does not handle deletes",
                 got=f"{delivery.gone.num_rows} rows up to version {delivery.to.version}",
-                do="give to_callback(…, gone=) a function for them",
+                do="pass a function for deleted rows: to_callback(…, gone=)",
             )
         self._call(self.to.function, delivery.to.version, delivery.rows.read_all())
         if self.to.gone is not None:
@@ -80,7 +80,7 @@ class CallbackTarget:
         self._note(delivery.to)
 
     def close(self) -> None:
-        """Do nothing: it holds nothing."""
+        """Do nothing; no resources are open."""
 
     def _call(self, function: Function, version: int, rows: pa.Table) -> None:
         if not rows.num_rows:
@@ -91,7 +91,7 @@ class CallbackTarget:
             raise SinkError(
                 f"{self.to} failed on version {version}",
                 got=f"{type(error).__name__}: {error}",
-                do="it is called again",
+                do="the delivery is retried",
             ) from error
 
     def _note(self, position: SinkPosition) -> None:

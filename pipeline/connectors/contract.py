@@ -1,4 +1,4 @@
-"""Holding rows to a contract: what fits is cast, what does not is set aside with the reason."""
+"""Validates rows against a contract: valid rows are cast, invalid rows are rejected with the reason."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from pipeline.kernel.engine import arrow, schema_of
 from pipeline.kernel.sql_text import literal, quoted
 
 RAW = "raw"
-"""The temporary table that `apply_contract` reads: `_position` and the values as they came."""
+"""The temporary table that `apply_contract` reads: `_position` and the raw values."""
 REJECTED = pa.schema([(POSITION, pa.int64()), ("reason", pa.string()), ("row", pa.string())])
 _CHECKED, _SCANNED = "checked_rows", "scanned_rows"
 COLUMNS_PER_STATEMENT = 128
-"""How many columns a statement looks at that need not look at all: DuckDB compares each expression with every other."""
+"""Maximum number of columns per statement, because DuckDB compares each expression with every other."""
 _LIST_TEST_COLUMNS = 32
-"""How many columns of one rule are tested as a list. A long list is planned at once, a short one takes longer to test."""
+"""Minimum number of columns with one rule to test as a list: planning a list is faster, testing a short one slower."""
 _ITEM = "item"
 
 
 @dataclass(frozen=True)
 class CellExpressions:
-    """SQL for the raw value of each column, and the rule that converts it, given the names of that and of its cast."""
+    """For each column, SQL for its raw value, and the rule as a function of the names of raw value and cast."""
 
     raw: Mapping[str, str]
     rule: Callable[[Column, str, str], ConversionRule]
@@ -38,30 +38,30 @@ class CellExpressions:
 
 @dataclass(frozen=True)
 class RawTable:
-    """How to find things in the table `raw`: the cells, SQL for a whole row as text, and for no row."""
+    """SQL to access the table `raw`: the cells, an entire row as text, and the condition for a rejected row."""
 
     cells: CellExpressions
     row: str
     bad: str = "false"
     why: str = "''"
-    """SQL for the reason given for a row for which `bad` is true."""
+    """SQL for the reason of a row for which `bad` is true."""
     source: str = RAW
-    """The table, or a query of it with what the cells need."""
+    """The table, or a query of it with the columns that the cells need."""
     undeclared: Mapping[str, str] = field(default_factory=dict)
-    """SQL for the values of columns that the contract does not have: a row with one is rejected."""
+    """SQL for the values of columns that are not in the contract; a row with such a value is rejected."""
 
 
 def check_columns(
     schema: Schema, names: tuple[str, ...], place: Place, new_columns: NewColumns = "refuse"
 ) -> tuple[str, ...]:
-    """Return the columns of a file that its contract does not have, where rows with a value in one are set aside.
+    """Return the columns of a file that are not in its contract, if rows with a value in one are quarantined.
 
-    Raises `SchemaError` for other columns than the contract's, in whatever order, unless `new_columns` allows them.
+    Raises `SchemaError` for missing or additional columns, in any order, unless `new_columns` allows them.
     """
     ours = next((name for name in names if name in PROVENANCE), None)
     if ours is not None:
         raise SchemaError(
-            f"the column name {ours!r} is taken: every row carries where it came from under it",
+            f"the column name {ours!r} is reserved for the origin of a row",
             do=f"rename it in the data, or by files(…, rename={{{ours!r}: '…'}})",
             place=place,
         )
@@ -72,42 +72,44 @@ def check_columns(
     recased = [name for name in added if name.lower() in folded]
     if recased:
         raise SchemaError(
-            "the columns are not those of the contract",
-            got=few(f"{name!r}, which differs in case only from {folded[name.lower()]!r}" for name in recased),
+            "the columns do not match the contract",
+            got=few(f"{name!r}, which differs only in case from {folded[name.lower()]!r}" for name in recased),
             do=f"rename it: files(…, rename={{{recased[0]!r}: {folded[recased[0].lower()]!r}}})",
             place=place,
         )
     not_allowed = [] if new_columns == "add" else missing
     refused = added if new_columns == "refuse" else []
     if not_allowed or refused:
-        take = 'source(…, new_columns="add") takes new columns and makes missing ones null'
+        take = 'source(…, new_columns="add") adds new columns and makes missing ones null'
         other = (
-            "take missing ones out of schema=" if not_allowed else '"set aside" quarantines rows with a value in one'
+            "remove missing columns from schema="
+            if not_allowed
+            else '"set aside" quarantines rows with a value in a new column'
         )
         raise SchemaError(
-            "the columns are not those of the contract",
+            "the columns do not match the contract",
             got=few([*(f"no {name!r}" for name in not_allowed), *(f"new column {name!r}" for name in refused)]),
             do=f"{take}; {other}",
             place=place,
         )
     if added and new_columns == "add":
         raise NewColumnsError(
-            "columns came that the contract does not have yet",
+            "there are columns that are not in the contract yet",
             got=few(map(repr, added)),
-            do="run again: a run, and a start of a stream, look for new columns before they read",
+            do="run again: a run, and the start of a stream, look for new columns before they read",
             place=place,
         )
     return tuple(added)
 
 
 def undeclared_names(schema: Schema, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names that no column of a contract has, in whatever case."""
+    """Return the names that are not columns of a contract, ignoring case."""
     known = {name.lower() for name in (*schema.names, *PROVENANCE)}
     return tuple(name for name in names if name.lower() not in known)
 
 
 def text_cells(raw: Mapping[str, str], texts: TextTraits | None = None) -> CellExpressions:
-    """Return cells of texts as they stand in a file, nested ones as DuckDB writes them."""
+    """Return cells of raw text from a file, with nested values in DuckDB's format."""
 
     def rule(column: Column, text: str, cast: str) -> ConversionRule:
         if values.is_nested(column.type):
@@ -118,7 +120,7 @@ def text_cells(raw: Mapping[str, str], texts: TextTraits | None = None) -> CellE
 
 
 def typed_cells(raw: Mapping[str, str], kinds: Mapping[str, str]) -> CellExpressions:
-    """Return cells of values that have a type already, by the column's name."""
+    """Return cells of typed values, by column name."""
 
     def rule(column: Column, value: str, cast: str) -> ConversionRule:
         del cast
@@ -132,7 +134,7 @@ def typed_cells(raw: Mapping[str, str], kinds: Mapping[str, str]) -> CellExpress
 
 @dataclass(frozen=True)
 class InternalNames:
-    """The internal names for each column of a schema: they begin with more underscores than any column's name does."""
+    """The internal names for each column of a schema, which start with more underscores than any column name."""
 
     raw: tuple[str, ...]
     cast: tuple[str, ...]
@@ -151,7 +153,7 @@ class InternalNames:
 
 
 def cast_cells(schema: Schema, cells: CellExpressions, source: str) -> str:
-    """Return a query of `source` to which what came for each column is added, and its cast."""
+    """Return a query of `source` with the raw value of each column and its cast added."""
     names = InternalNames.of(schema)
     raw = "".join(f", {cells.raw[c.name]} as {name}" for c, name in zip(schema.columns, names.raw, strict=True))
     cast = "".join(
@@ -175,10 +177,10 @@ def _named(internal: tuple[str, ...], schema: Schema) -> str:
 
 
 def any_misfit(schema: Schema, cells: CellExpressions, names: InternalNames | None = None) -> str:
-    """Return SQL over `cast_cells`, true where one of a row's casts may not be its value: then the row is to be `apply_contract`.
+    """Return SQL over `cast_cells`, true if one of a row's casts may be lossy: use `apply_contract` for that row.
 
-    Most rows pass all fast tests at once; only for another is each column looked at. `names` are those of the columns
-    where `cast_cells` has more.
+    Most rows pass all fast tests; only for other rows each column is tested. `names` are the internal names of the
+    columns, if `cast_cells` has more columns.
     """
     names = names or InternalNames.of(schema)
     rules = tuple(zip(schema.columns, names.raw, names.cast, _rules(schema, cells, names), strict=True))
@@ -205,13 +207,13 @@ def any_misfit(schema: Schema, cells: CellExpressions, names: InternalNames | No
 
 
 def _test(raw: str, rule: ConversionRule) -> str:
-    """Return SQL that is true where the cast is the value."""
+    """Return SQL that is true if the cast is lossless."""
     strict = f"coalesce({rule.strict}, false)"
     return f"case when {rule.fast} then true when {raw} is null then true else {strict} end"
 
 
 def _test_in_list(column: Column, cells: CellExpressions) -> str:
-    """Return `_test` of one of several values that came."""
+    """Return `_test` for one element of a list of raw values."""
     cast = cells.rule(column, _ITEM, "null").cast
     return _test(_ITEM, cells.rule(column, _ITEM, f"({cast})"))
 
@@ -221,7 +223,7 @@ def _rules(schema: Schema, cells: CellExpressions, names: InternalNames) -> list
 
 
 def converted(schema: Schema, cells: CellExpressions, source: str) -> str:
-    """Return a query that adds to `cast_cells` the value of each cell, null where it does not fit."""
+    """Return a query that adds the value of each cell to `cast_cells`, null if it is invalid."""
     names = InternalNames.of(schema)
     rules = zip(_rules(schema, cells, names), names.cast, names.value, strict=True)
     kept = "".join(f", {rule.value(cast)} as {value}" for rule, cast, value in rules)
@@ -229,15 +231,15 @@ def converted(schema: Schema, cells: CellExpressions, source: str) -> str:
 
 
 def misfit_tests(schema: Schema) -> list[str]:
-    """Return for each column SQL over `converted`, true where its value does not fit."""
+    """Return for each column SQL over `converted`, true if its value is invalid."""
     names = InternalNames.of(schema)
     return [f"{value} is null and {raw} is not null" for value, raw in zip(names.value, names.raw, strict=True)]
 
 
 def misfit_reasons(schema: Schema, undeclared: Mapping[str, str] | None = None) -> str:
-    """Return SQL over `converted` for the reasons why a row does not fit, or null.
+    """Return SQL over `converted` for the reasons why a row is rejected, or null.
 
-    `undeclared` is SQL for the values of columns that the contract does not have.
+    `undeclared` is SQL for the values of columns that are not in the contract.
     """
     parts = [
         f"case when {test} then {values.reason(column, raw)} end"
@@ -252,18 +254,18 @@ def misfit_reasons(schema: Schema, undeclared: Mapping[str, str] | None = None) 
 
 
 def is_wide(columns: int) -> bool:
-    """Return whether so many columns are looked at some at a time."""
+    """Return whether there are so many columns that they are processed in batches."""
     return columns > COLUMNS_PER_STATEMENT
 
 
 def column_groups(schema: Schema) -> Iterator[Schema]:
-    """Yield the columns that a statement looks at, and then the next ones."""
+    """Yield the columns in batches, one per statement."""
     for begin in range(0, len(schema.columns), COLUMNS_PER_STATEMENT):
         yield Schema(schema.columns[begin : begin + COLUMNS_PER_STATEMENT])
 
 
 def materialize_wide(con: duckdb.DuckDBPyConnection, source: str, columns: int) -> str:
-    """Return the scan of so many columns, or for a very wide one a table of its rows, made now."""
+    """Return the scan; for a very wide one, create and return a temporary table of its rows."""
     if not is_wide(columns):
         return source
     con.execute(f"create or replace temp table {_SCANNED} as from {source}")
@@ -273,9 +275,9 @@ def materialize_wide(con: duckdb.DuckDBPyConnection, source: str, columns: int) 
 def convert_rows(
     con: duckdb.DuckDBPyConnection, schema: Schema, cells: CellExpressions, source: str, undeclared: Mapping[str, str]
 ) -> tuple[pa.Table, pa.ChunkedArray]:
-    """Return the values of a scan's rows in their order, and for each the reasons why it does not fit, or null.
+    """Return the values of a scan's rows in order, and for each row the reasons why it is rejected, or null.
 
-    Of a very wide scan some columns are looked at at a time, and only those of which one may not fit.
+    The columns of a very wide scan are processed in batches, and only the batches with possibly invalid values.
     """
     if not is_wide(len(schema.columns)):
         why = misfit_reasons(schema, undeclared)
@@ -310,7 +312,7 @@ def convert_rows(
 
 
 def _tests(schema: Schema, cells: CellExpressions, count: int) -> str:
-    """Return `any_misfit` for so many columns, the next ones, and so on."""
+    """Return `any_misfit` for each batch of columns."""
     names = InternalNames.of(schema)
     begins = range(0, len(schema.columns), count)
     parts = ((Schema(schema.columns[begin : begin + count]), names.part(begin, count)) for begin in begins)
@@ -320,12 +322,12 @@ def _tests(schema: Schema, cells: CellExpressions, count: int) -> str:
 
 
 def _columns_by_name(names: Iterable[str]) -> dict[str, str]:
-    """Return SQL for what came for columns that their source has under their names."""
+    """Return SQL for the raw values of columns that the source has under the same names."""
     return {name: quoted(name) for name in names}
 
 
 def _concatenated(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedArray], rows: int) -> pa.ChunkedArray:
-    """Return texts of several columns as one, null where all are."""
+    """Return the text of several columns concatenated, null if all are null."""
     if not reasons:
         return pa.chunked_array([pa.nulls(rows, pa.string())])
     names = [f"w{number}" for number in range(len(reasons))]
@@ -336,7 +338,7 @@ def _concatenated(con: duckdb.DuckDBPyConnection, reasons: Sequence[pa.ChunkedAr
 
 
 def apply_contract(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable) -> ReadResult:
-    """Hold the rows of `raw` to the contract; one with a value of which something would be lost is rejected."""
+    """Validate the rows of `raw` against the contract; rows with a lossy conversion are rejected."""
     con.execute(
         f"create or replace temp table {_CHECKED} as select *, case when {raw.bad} then {raw.why} "
         f"else {misfit_reasons(schema, raw.undeclared)} end as reason from {converted(schema, raw.cells, raw.source)}"
@@ -351,7 +353,7 @@ def apply_contract(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable
 
 
 def not_in_years(schema: Schema) -> str:
-    """Return SQL that is true where one of a row's dates or times is before the year 1 or after 9999."""
+    """Return SQL that is true if one of a row's dates or times is before the year 1 or after 9999."""
     parts = (
         f"not ({' and '.join(values.in_years(c, quoted(c.name)))})" for c in schema.columns if values.in_years(c, "")
     )
@@ -361,7 +363,7 @@ def not_in_years(schema: Schema) -> str:
 def apply_contract_to_types(
     con: duckdb.DuckDBPyConnection, schema: Schema, undeclared: Sequence[str] = ()
 ) -> ReadResult:
-    """Hold the rows of `raw`, whose values have types already, to the contract; rejected ones are kept as JSON."""
+    """Validate the rows of `raw`, whose values are typed, against the contract; rejected rows are stored as JSON."""
     kinds = schema_of(con, f"from {RAW}").as_dict()
     raw = _columns_by_name(schema.names)
     packed = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in (*schema.names, *undeclared))
@@ -371,7 +373,7 @@ def apply_contract_to_types(
 
 
 def shift_positions(reading: ReadResult, by: int) -> ReadResult:
-    """Return what was read with all positions greater by so much."""
+    """Return the rows with all positions increased by an offset."""
     return reading if by == 0 else ReadResult(_shifted(reading.rows, by), _shifted(reading.rejected, by))
 
 

@@ -1,4 +1,4 @@
-"""A tail of a log whose ranges can be read at any time: it fetches nothing ahead, and looks now and then for more."""
+"""A tail of a log whose ranges can be read at any time. It prefetches nothing and polls for new records."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pipeline.core.sources import Extent, Log, PartReader, ReadyOffsets
 from pipeline.core.splits import SourceSplit
 
 MAX_ROWS = 1 << 18
-"""The most offsets of a partition that are offered at a time, so that an epoch is bounded however much is behind."""
+"""Maximum number of offsets per partition returned by one poll, so that an epoch is bounded for any backlog."""
 _POLL_INTERVAL_S = 0.02
 
 
 @dataclass
 class DirectTail:
-    """A `Tail` over `extents`; `ended` says whether a log that ends has come to where it does."""
+    """A `Tail` over `extents`; `ended` says whether a finite log has been read to its end."""
 
     log: Log
     offsets: dict[str, int]
     max_rows: int = MAX_ROWS
     ends_at: Mapping[str, int] | None = None
-    """For a log that ends: the offset of each partition after which nothing comes."""
+    """For a finite log: the end offset of each partition."""
     taken: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin at the offsets; raise `SourceError` for one that is not held any more."""
+        """Start at the offsets; raise `SourceError` for one that is no longer available."""
         self.taken = dict(self.offsets)
         require_available(self.offsets, self.log.extents())
 
     def ready(self, timeout_s: float) -> ReadyOffsets:
-        """Return what is there beyond what was read; wait for it if there is nothing."""
+        """Return new ranges beyond those already read; wait if there are none."""
         give_up = time.monotonic() + timeout_s
         while True:
             extents = self.log.extents()
@@ -48,31 +48,31 @@ class DirectTail:
             time.sleep(min(_POLL_INTERVAL_S, max(give_up - time.monotonic(), 0)))
 
     def reader(self, parts: Sequence[SourceSplit]) -> PartReader:
-        """Return the log, the parts noted as taken."""
+        """Return the log, and record the splits as taken."""
         ends = {part.piece.uri: part.end for part in parts if part.end is not None}
         self.taken.update({uri: max(self.taken.get(uri, 0), end) for uri, end in ends.items()})
         return cast("PartReader", self.log)
 
     def add(self, offsets: Mapping[str, int]) -> None:
-        """Read more partitions from now on."""
+        """Add partitions to read."""
         self.taken.update(offsets)
 
 
 def require_available(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> None:
-    """Raise `SourceError` when an offset is no longer held, or a partition has fewer than were read of it."""
+    """Raise `SourceError` if an offset is no longer available, or a partition has fewer records than were read."""
     for uri, offset in offsets.items():
         extent = extents.get(uri)
         if extent is None:
-            raise SourceError("there is no such partition", got=uri, do="start again with --from earliest")
+            raise SourceError("the partition does not exist", got=uri, do="restart with --from earliest")
         if offset < extent.begin:
             raise SourceError(
-                f"{uri} no longer holds what comes next: retention overtook the reader",
-                got=f"offset {offset}, of which the log begins at {extent.begin}",
-                do="raise the retention; go on with what is left: headwater stream --accept-gaps",
+                f"retention deleted records of {uri} before they were read",
+                got=f"offset {offset}, but the log begins at {extent.begin}",
+                do="increase the retention; to continue with the remaining records: headwater stream --accept-gaps",
             )
         if offset > extent.end:
             raise SourceError(
-                f"{uri} holds less than was read of it: it was made anew or cut",
-                got=f"offset {offset}, of which the log ends at {extent.end}",
-                do="start again with --from earliest",
+                f"{uri} has fewer records than were read: it was recreated or truncated",
+                got=f"offset {offset}, but the log ends at {extent.end}",
+                do="restart with --from earliest",
             )

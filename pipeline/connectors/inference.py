@@ -1,4 +1,4 @@
-"""The types of columns that nobody declared: the narrowest that the whole sample enters without a loss."""
+"""Infers the types of undeclared columns: the narrowest types that represent the entire sample without loss."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from pipeline.kernel.sql_text import literal
 from pipeline.kernel.types import inner_types, nested_type, stored_type
 
 _CANDIDATES: Mapping[str, tuple[str, ...]] = {
-    "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # what an integer was taken for that is too long for a BIGINT
+    "DOUBLE": ("DECIMAL(38,0)", "DOUBLE"),  # DuckDB infers this for integers that are too long for a BIGINT
     "BIGINT": ("BIGINT", "DECIMAL(38,0)"),
     "DATE": ("DATE", "TIMESTAMP", "TIMESTAMPTZ"),
     "TIMESTAMP": ("TIMESTAMP", "TIMESTAMPTZ"),
     "TIMESTAMPTZ": ("TIMESTAMP", "TIMESTAMPTZ"),
     "HUGEINT": ("DECIMAL(38,0)",),
 }
-"""What is tried for a type that DuckDB found; after all of these, text."""
+"""The types to try for a type that DuckDB inferred; the last resort is text."""
 _TEXT = "VARCHAR"
 _AMBIGUOUS_DATE = r"(0?[1-9]|1[0-2])([-/.])(0?[1-9]|1[0-2])[-/.][0-9]{4}"
 _SAMPLED = 10_000
-"""How many rows are looked at for dates that can be read in two ways."""
+"""Number of rows that are checked for ambiguous dates."""
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """The rows that types have to hold: the cells and the source for some of their columns."""
+    """The rows that the types must represent: the cells and the source for some of their columns."""
 
     con: duckdb.DuckDBPyConnection
     cells_of: Callable[[Schema], CellExpressions]
     source: Callable[[Schema], str]
 
     def has_misfit(self, schema: Schema) -> bool:
-        """Return whether one of the rows may not fit."""
+        """Return whether one of the rows may be invalid."""
         cells = self.cells_of(schema)
         rows = cast_cells(schema, cells, self.source(schema))
         return bool(self.con.execute(f"select bool_or({any_misfit(schema, cells)}) from {rows}").fetchall()[0][0])
@@ -54,7 +54,7 @@ class _Sample:
     def aggregate(
         self, schema: Schema, questions_of: Callable[[Schema], list[str]], rows: int | None = None
     ) -> list[Any]:
-        """Return the answer to an aggregate for each column, over all rows or the first ones."""
+        """Return the result of an aggregate for each column, over all rows or the first ones."""
         answers: list[Any] = []
         most = "" if rows is None else f" limit {rows}"
         for tried in column_groups(schema):
@@ -69,7 +69,7 @@ def infer_types(
     cells_of: Callable[[Schema], CellExpressions],
     source: Callable[[Schema], str],
 ) -> Schema:
-    """Return the columns with types that hold all values of a query, of those that come next to the ones that were found."""
+    """Return the columns with types that represent all values of a query, starting at DuckDB's types."""
     sample = _Sample(con, cells_of, source)
     columns = {column.name: replace(column, is_inferred=True) for column in sniffed.columns}
     waiting = {name: choices(column.type) for name, column in columns.items()}
@@ -87,7 +87,7 @@ def infer_types(
 
 
 def _ambiguous_dates(sample: _Sample, schema: Schema) -> dict[str, str]:
-    """Return notes on the text columns of which every value is a date that can be read day first and month first."""
+    """Return notes on text columns in which every value is a date that is valid both day first and month first."""
     texts = Schema(tuple(column for column in schema.columns if column.type == _TEXT))
 
     def is_either(some: Schema) -> list[str]:
@@ -98,8 +98,8 @@ def _ambiguous_dates(sample: _Sample, schema: Schema) -> dict[str, str]:
         ]
 
     return {
-        name: f"{name!r} is VARCHAR: dates such as {example} can be read day first and month first; declare it as varchar, "
-        f"and read it by strptime({name}, '{_format(example, 'dm')}') or '{_format(example, 'md')}'"
+        name: f"{name!r} is VARCHAR: dates such as {example} are valid day first and month first; declare it as varchar "
+        f"and parse it with strptime({name}, '{_format(example, 'dm')}') or '{_format(example, 'md')}'"
         for name, example in zip(texts.names, sample.aggregate(texts, is_either, _SAMPLED), strict=True)
         if example is not None
     }
@@ -111,7 +111,7 @@ def _format(date: str, parts: str) -> str:
 
 
 def choices(kind: str) -> tuple[str, ...]:
-    """Return the types to try for one that DuckDB found, as a lake stores them; the last one holds every text."""
+    """Return the types to try for a type that DuckDB inferred, as stored in a lake; the last one accepts any text."""
     if inner_types(kind) is None:
         return tuple(dict.fromkeys((*map(stored_type, _CANDIDATES.get(kind, (kind,))), _TEXT)))
     most = max(len(_CANDIDATES.get(leaf, (leaf,))) for leaf in _leaves(kind))

@@ -1,4 +1,4 @@
-"""Rows as texts: a JSON object of a row's columns, and its key."""
+"""Encodes rows as text: a JSON object of the columns, and the key."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def texts(
 ) -> Iterator[tuple[list[str | None], list[str]]]:
     """Yield the keys and the rows of each block.
 
-    A row is a JSON object, its times as `2026-01-31 12:00:00`; a key of one column is its text, or null, a key of several a JSON
-    array. Raises `SchemaError` for a key that is no column, a column of bytes, and a number that is none or infinite.
+    A row is a JSON object, with times as `2026-01-31 12:00:00`. A key of one column is its text or null; a key of
+    several columns is a JSON array. Raises `SchemaError` for a key that is not a column, a binary column, and a number
+    that is NaN or infinite.
     """
     missing = next((name for name in key if name not in schema.names), None)
     if missing is not None:
         raise SchemaError(
-            f"the key {missing!r} is no column of these rows",
+            f"the key {missing!r} is not a column of these rows",
             got=", ".join(schema.names),
             do=did_you_mean(missing, schema.names),
         )
@@ -45,7 +46,7 @@ def texts(
 
 
 def keys(rows: pa.Table, key: Sequence[str]) -> list[str | None]:
-    """Return the keys of rows alone, as `texts` gives them."""
+    """Return the keys of rows, in the format of `texts`."""
     with connect() as con:
         con.register("_block", rows)
         row_keys: list[str | None] = con.sql(f"select {_key(key)} as k from _block").to_arrow_table()["k"].to_pylist()
@@ -53,14 +54,14 @@ def keys(rows: pa.Table, key: Sequence[str]) -> list[str | None]:
 
 
 def key_text(values: Sequence[object]) -> str:
-    """Return the key of one row, as `texts` gives it.
+    """Return the key of one row, in the format of `texts`.
 
-    Raises `RequestError` for a value that is not text, a whole number, a date or a truth value.
+    Raises `RequestError` for a value that is not text, an integer, a date or a boolean.
     """
     plain = [value.isoformat() if isinstance(value, date) else value for value in values]
     for value, original in zip(plain, values, strict=True):
         if not isinstance(value, str | int) or isinstance(original, datetime):
-            raise RequestError("a key is of text, whole numbers, dates or truth values", got=repr(original))
+            raise RequestError("a key must consist of text, integers, dates or booleans", got=repr(original))
     if len(plain) == 1 and isinstance(plain[0], str):
         return plain[0]
     return json.dumps(plain if len(plain) > 1 else plain[0], ensure_ascii=False, separators=(",", ":"))
@@ -76,14 +77,14 @@ def _require_json(kinds: dict[str, str]) -> None:
     for name, kind in kinds.items():
         if any(word in kind for word in _NOT_JSON):
             raise SchemaError(
-                f"column {name!r} cannot be sent as JSON",
+                f"column {name!r} cannot be encoded as JSON",
                 got=kind,
-                do=f"leave it out of the table, or encode it: base64({quoted(name)})",
+                do=f"remove it from the table, or encode it: base64({quoted(name)})",
             )
 
 
 def _require_numbers(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
-    """Raise for a value that is written as a word JSON does not have."""
+    """Raise `SchemaError` for a value that JSON cannot represent."""
     if not columns:
         return
     some = ", ".join(f"{quoted(name)}: {quoted(name)}" for name in columns)
@@ -93,9 +94,9 @@ def _require_numbers(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> 
             json.loads(text, parse_constant=_refuse)
         except ValueError as error:
             raise SchemaError(
-                "a row has a number that JSON does not have",
+                "a row has a number that JSON cannot represent",
                 got=text,
-                do=f"hold the table to it, for example quarantine('numbers', 'isfinite({columns[0]})')",
+                do=f"add an expectation to the table, for example quarantine('numbers', 'isfinite({columns[0]})')",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""A log read in batch: what each partition holds beyond the offsets that were consumed, in ranges."""
+"""Reads a log in batch: plans ranges of each partition beyond the consumed offsets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Log(Protocol):
 
 @dataclass(frozen=True)
 class _ConsumedOffsets:
-    """A partition as a cursor knows it: read from `begin`, to be read on from `next`."""
+    """A partition in a cursor: read from `begin`, to be continued at `next`."""
 
     begin: int
     next: int
@@ -34,10 +34,10 @@ class _ConsumedOffsets:
 
 
 def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) -> ReadPlan:
-    """Plan what a log holds beyond a cursor: ranges of offsets of its partitions, one of each in turn.
+    """Plan the records of a log beyond a cursor: ranges of offsets, alternating between partitions.
 
-    A partition that was made anew, or holds less than was read of it, has changed: all is to be read again. Raises
-    `SourceError` for a log that has no end, unless rows are bounded.
+    A partition that was recreated, or has fewer records than were read, has changed, and everything is read again.
+    Raises `SourceError` for an infinite log, unless the number of rows is limited.
     """
     extents = log.extents()
     known = {} if cursor is None else _known(cursor)
@@ -67,7 +67,7 @@ def plan_log(log: _Log, cursor: Cursor | None, bound: Bound, *, row_bytes: int) 
 def _ends(
     log: _Log, extents: Mapping[str, Extent], begins: Mapping[str, int], bound: Bound, row_bytes: int
 ) -> dict[str, int]:
-    """Return the offset at which each partition's ranges end; a bound of rows is shared between the partitions."""
+    """Return the offset at which each partition's ranges end; a row limit is divided among the partitions."""
     ends = {uri: max(extent.end, begins[uri]) for uri, extent in extents.items()}
     if bound.until is not None:
         at = log.offsets_at(bound.until)
@@ -77,9 +77,9 @@ def _ends(
         endless = next((uri for uri, end in ends.items() if end - begins[uri] >= _ENDLESS_ROWS), None)
         if endless is not None:
             raise SourceError(
-                "this log has no end, so a run would never have read it",
+                "this log has no end, so a run would never finish reading it",
                 got=endless,
-                do="give it an end (count=), bound the rows of a run (most_rows=), or run `headwater stream`",
+                do="give it an end (count=), limit the rows of a run (most_rows=), or use `headwater stream`",
             )
         return ends
     left = max(most, 1)
@@ -111,19 +111,19 @@ def _parts(
 
 
 def range_of(uri: str, stamp: str, begin: int, end: int, row_bytes: int) -> SourceSplit:
-    """Return a range of a partition's offsets as a part; the end is exclusive."""
+    """Return a range of a partition's offsets as a split; the end is exclusive."""
     size = (end - begin) * row_bytes
     return SourceSplit(SourceObject(uri, size, stamp), begin, end, first=begin, planned_bytes=size)
 
 
 def _change(uri: str, before: _ConsumedOffsets, now: Extent) -> str:
     if now.stamp != before.stamp:
-        return f"{uri} was deleted and created again"
-    return f"{uri} holds less than was read of it" if now.end < before.next else ""
+        return f"{uri} was deleted and recreated"
+    return f"{uri} has fewer records than were read" if now.end < before.next else ""
 
 
 def _lost_offsets(uri: str, before: _ConsumedOffsets, now: Extent | None) -> str:
-    """Return which offsets that were read are there no more; empty when all are."""
+    """Return the consumed offsets that are no longer available; empty if all are."""
     if before.begin == before.next:
         return ""
     if now is None or now.stamp != before.stamp:

@@ -1,6 +1,6 @@
-"""Lists, structs and maps as text: each value within them is held to its type by the rule of `values`, or all is null.
+"""Converts lists, structs and maps from text: each element follows the rule of `values`, otherwise the result is null.
 
-In an object a key that is missing is null, and one that its type does not have, or that is there twice, is a misfit.
+In an object, a missing key is null; a key that the type lacks, or a duplicate key, makes the value invalid.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.types import inner_types, nested_type
 
 MARK = "\ufdd1"
-"""What stands before a number that `marked` made a string; Unicode keeps this character out of texts."""
+"""The mark before a number that `marked` converted to a string; this code point does not occur in text."""
 _EDGE = "\x01"
-"""Valid JSON never holds this byte as such."""
+"""A byte that does not occur in valid JSON."""
 _STRING_OR_NUMBER = r'("(?:[^"\\]|\\.)*")|(-?[0-9][0-9.eE+-]*)'
 
 
 def marked(line: str) -> str:
-    """Return SQL for a text of JSON in which each number is a string of its very characters, with a mark before it."""
+    """Return SQL for JSON text in which each number is a string of its original characters, preceded by a mark."""
     cut = f"regexp_replace({line}, {literal(_STRING_OR_NUMBER)}, '\\1{_EDGE}{MARK}\\2{_EDGE}', 'g')"
     return f"replace(replace({cut}, '{_EDGE}{MARK}{_EDGE}', ''), '{_EDGE}', '\"')"
 
 
 def unmarked(text: str) -> str:
-    """Return SQL for a text taken from marked JSON, as it was before."""
+    """Return SQL that removes the marks from a text of marked JSON."""
     plain = rf"regexp_replace({text}, '\"?{MARK}([0-9.eE+-]*)\"?', '\1', 'g')"
     return f"case when contains({text}, '{MARK}') then {plain} else {text} end"
 
 
 def of_json(column: Column, text: str) -> str:
-    """Return SQL for a nested value written as JSON, null when something within it is none of its type."""
+    """Return SQL for a nested value in JSON format, null if an element is invalid."""
     return f"try(list_transform([{text}], lambda j: {_of_json(column, 'j', 1)})[1])"
 
 
 def of_text(column: Column, text: str) -> str:
-    """Return SQL for a nested value written as DuckDB writes it, null when something within it is none of its type."""
+    """Return SQL for a nested value in DuckDB's text format, null if an element is invalid."""
     return f"try(list_transform([try_cast({text} as {_with_text_values(column.type)})], lambda j: {_of_text(column, 'j', 1)})[1])"
 
 
 def _of_json(column: Column, node: str, depth: int) -> str:
-    """Return SQL for a node of JSON, which `node` names; an error in it makes all null."""
+    """Return SQL for the JSON node named `node`; an error in it makes the entire value null."""
     kind, inner = column.type, _inner_columns(column)
     if inner is None:
         return _scalar(column, unmarked(node))
@@ -86,13 +86,13 @@ def _of_text(column: Column, node: str, depth: int) -> str:
 
 
 def only_keys(keys: str, names: tuple[str, ...]) -> str:
-    """Return SQL that is true where a list of keys has no other than these, and none twice."""
+    """Return SQL that is true if a list of keys contains only these, without duplicates."""
     listed = ", ".join(literal(name) for name in names)
     return f"(list_has_all([{listed}]::varchar[], {keys}) and not {any_twice(keys)})"
 
 
 def any_twice(keys: str) -> str:
-    """Return SQL that is true where a list of keys has one twice."""
+    """Return SQL that is true if a list of keys contains a duplicate."""
     return f"(len(list_distinct({keys})) < len({keys}))"
 
 
@@ -119,12 +119,12 @@ def _scalar(column: Column, text: str) -> str:
 
 
 def _raise_misfit(text: str) -> str:
-    """Return SQL that raises: `error` itself cannot stand within `try`."""
+    """Return SQL that raises; `error` is not allowed inside `try`."""
     return f"cast(concat('misfit ', {text}) as boolean)"
 
 
 def _with_text_values(kind: str) -> str:
-    """Return a nested type of the same shape whose values are texts."""
+    """Return a nested type of the same shape whose values are text."""
     inner = inner_types(kind)
     return (
         "VARCHAR"

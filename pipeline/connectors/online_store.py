@@ -1,6 +1,6 @@
-"""An online store: the newest row of each key in an SQLite file, for who asks for one at a time.
+"""An online store: the newest row of each key in a SQLite file, for point look-ups.
 
-Delivery: exactly once: the rows of a version and its number are written in one transaction.
+Delivery: exactly once. The rows of a version and its number are written in one transaction.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _REACHED = "headwater_reached"
 
 @dataclass(frozen=True)
 class ToOnline:
-    """An SQLite file. Make one with `to_online`."""
+    """A SQLite file. Create it with `to_online`."""
 
     path: str
     key: tuple[str, ...]
 
     def file(self, state: Path) -> Path:
-        """Return where the file is: below the folder for state, unless its path is absolute."""
+        """Return the path of the file: below the state folder, unless it is absolute."""
         return state / self.path
 
     def open(self, home: SinkContext) -> OnlineTarget:
-        """Open the file, or make it; raise `SinkError` when it is none of SQLite's."""
+        """Open or create the file; raise `SinkError` if it is not a SQLite file."""
         return OnlineTarget(self.file(home.state), home.sink, self.key)
 
     def __str__(self) -> str:
@@ -46,23 +46,23 @@ class ToOnline:
 
 
 def to_online(path: str | Path = "online.db", *, key: str | tuple[str, ...]) -> ToOnline:
-    """Keep the newest row of each key in an SQLite file, exactly once; several sinks may share it.
+    """Keep the newest row of each key in a SQLite file, exactly once; several sinks can share a file.
 
-    Rows are JSON under their key, in a table of the sink's name. A relative path is below the project's `.headwater/`.
-    Of rows with one key the last stays; `OnlineStore` reads them.
+    Rows are stored as JSON by key, in a table with the sink's name. A relative path is below the project's
+    `.headwater/`. Of rows with the same key, the last one is stored. Read them with `OnlineStore`.
     """
     return ToOnline(str(path), names(key))
 
 
 @dataclass(frozen=True)
 class OnlineStore:
-    """The rows of one sink, by key. Reads what is committed, at any time and from any process."""
+    """The rows of one sink, by key. Reads committed rows, at any time and from any process."""
 
     file: Path
     sink: str
 
     def get(self, *key: object) -> dict[str, Any] | None:
-        """Return the row of a key, given column by column; `None` when there is none."""
+        """Return the row of a key, given as one argument per key column; `None` if there is none."""
         text = key_text(key)
         with _opened(self.file) as con:
             record = con.execute(f"select row from {quoted(self.sink)} where key = ?", [text]).fetchone()
@@ -71,10 +71,10 @@ class OnlineStore:
 
 
 class OnlineTarget:
-    """The table of one sink in an SQLite file."""
+    """The table of one sink in a SQLite file."""
 
     def __init__(self, file: Path, sink: str, key: tuple[str, ...]) -> None:
-        """Open the file, or make it."""
+        """Open or create the file."""
         self._file = file
         self._sink = sink
         self._key = key
@@ -101,7 +101,7 @@ class OnlineTarget:
         return None if row is None else SinkPosition(*row)
 
     def write(self, delivery: Delivery) -> None:
-        """Bring rows and version in, in one transaction; a delivery of the whole table takes the place of all rows."""
+        """Write rows and version in one transaction; a delivery of the full table replaces all rows."""
         try:
             self._con.execute("begin immediate")
             try:
@@ -127,7 +127,7 @@ class OnlineTarget:
         for row_keys, rows in texts(delivery.rows, delivery.rows.schema, self._key):
             if None in row_keys:
                 raise SchemaError(
-                    "a row has no key", got=rows[row_keys.index(None)], do=f"let {self._key[0]!r} never be null"
+                    "a row has no key", got=rows[row_keys.index(None)], do=f"ensure that {self._key[0]!r} is never null"
                 )
             self._con.executemany(f"insert or replace into {table} values (?, ?)", zip(row_keys, rows, strict=True))
         self._con.execute(
@@ -136,7 +136,7 @@ class OnlineTarget:
         )
 
     def _delete(self, rows: pa.Table) -> None:
-        """Forget rows before the new ones come: one of the same key may be among these."""
+        """Delete rows before the new ones are written, which may contain the same keys."""
         if rows.num_rows:
             self._con.executemany(
                 f"delete from {quoted(self._sink)} where key = ?", [(key,) for key in keys(rows, self._key)]
@@ -144,7 +144,9 @@ class OnlineTarget:
 
     def _unusable(self, error: Exception) -> SinkError:
         return SinkError(
-            f"the online store {self._file} cannot be used", got=str(error), do="check what else has it open"
+            f"the online store {self._file} cannot be used",
+            got=str(error),
+            do="check whether another process has it open",
         )
 
 
@@ -154,6 +156,4 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_S)) as con:
             yield con
     except sqlite3.Error as error:
-        raise SinkError(
-            f"the online store {file} cannot be read", got=str(error), do="let its sink send first"
-        ) from error
+        raise SinkError(f"the online store {file} cannot be read", got=str(error), do="run its sink first") from error

@@ -1,4 +1,4 @@
-"""A table of the lake as a log: its rows in the order of a column, as fast as is asked for."""
+"""Replays a table of the lake as a log: its rows ordered by a column, at a configurable speed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ROW_BYTES = 64
 
 @dataclass(frozen=True)
 class Replay:
-    """A table to replay; it becomes a reader when it is given the table's rows. Make one with `replay`."""
+    """A table to replay; it becomes a reader once it has the table's rows. Create it with `replay`."""
 
     table: str
     column: str
@@ -62,17 +62,17 @@ class Replay:
         table_rows = rows_of(self.table)
         if self.column not in table_rows.schema.names:
             raise DefinitionError(
-                f"{self.table!r} has no column {self.column!r} to be replayed by", got=few(table_rows.schema.names)
+                f"{self.table!r} has no column {self.column!r} to replay by", got=few(table_rows.schema.names)
             )
         return ReplayLog(self, table_rows)
 
 
 def replay(table: str, *, by: str, speed: float | None = None, where: str | None = None) -> Replay:
-    """Return a log of the rows of a table, in the order of the column `by`, then of all others.
+    """Return a log of the rows of a table, ordered by the column `by`, then by all others.
 
-    `speed` is how many seconds of event time pass in one second (3600: a day in 24 s); without it all rows are there at
-    once. `where` is a SQL condition on the rows to replay. Delivery: the same offset gives the same row while the table
-    stays as it is; when it changes, a run reads all of it again, and a stream ends with an error.
+    `speed` is the number of seconds of event time per second (3600: a day in 24 s); without it, all rows are available
+    immediately. `where` is a SQL condition on the rows to replay. Delivery: an offset yields the same row as long as
+    the table does not change; when it changes, a run reads all of it again, and a stream ends with an error.
     """
     if speed is not None and speed <= 0:
         raise DefinitionError("speed= must be positive", got=str(speed))
@@ -81,10 +81,10 @@ def replay(table: str, *, by: str, speed: float | None = None, where: str | None
 
 @dataclass(frozen=True)
 class ReplayLog:
-    """The rows of one version of a table in the order of a column, then of all others; an offset is a place in it.
+    """The rows of one version of a table, ordered by a column, then by all others; an offset is a position in it.
 
-    Rows without a value in the column are left out. The version is the one that was the newest when the log was made;
-    its rows are read and sorted when they are first needed, which planning does not.
+    Rows without a value in the column are excluded. The version is the newest one when the log is created. Its rows are
+    read and sorted on first use; planning does not need them.
     """
 
     replay: Replay
@@ -93,7 +93,7 @@ class ReplayLog:
 
     @cached_property
     def rows(self) -> pa.Table:
-        """The rows in order, without the columns of provenance."""
+        """The ordered rows, without the origin columns."""
         by, columns = quoted(self.replay.column), listed(self._names)
         condition = "" if self.replay.where is None else f" and ({self.replay.where}\n)"
         select = f"select {columns} from ({self.table.query}) where {by} is not null{condition}"
@@ -106,11 +106,11 @@ class ReplayLog:
 
     @property
     def traits(self) -> LogTraits:
-        """There is one partition, and it stays."""
+        """One permanent partition."""
         return LogTraits()
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
-        """Return the rows that are there beyond the offset of a cursor; all have changed when the table did."""
+        """Return the available rows beyond the offset of a cursor; if the table changed, everything is read again."""
         read_plan = plan_log(self, cursor, bound, row_bytes=_ROW_BYTES)
         if not read_plan.changed:
             return read_plan
@@ -118,7 +118,7 @@ class ReplayLog:
 
     @property
     def fingerprint(self) -> str:
-        """That of the replay."""
+        """The fingerprint of the replay."""
         return self.replay.fingerprint
 
     @property
@@ -127,7 +127,7 @@ class ReplayLog:
         return f"replay://{self.replay.table}/{self.replay.fingerprint}"
 
     def schema(self, piece: SourceObject) -> Schema:
-        """Return the table's columns, without those that say where its rows came from."""
+        """Return the table's columns, without the origin columns."""
         del piece
         return self.table.schema.select(self._names)
 
@@ -135,13 +135,13 @@ class ReplayLog:
         """Return the rows of a range."""
         with connect() as con, self.scan(con, part, schema) as scanned:
             if scanned is None:
-                raise AssertionError("rows that are here flow")
+                raise AssertionError("a replayed table can always be scanned")
             rows = arrow(con, f"select * exclude ({MISFIT}) from ({scanned.query})")
         return ReadResult(rows, REJECTED.empty_table())
 
     @contextmanager
     def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
-        """Give the rows of a range."""
+        """Yield the rows of a range."""
         end = self.rows.num_rows if part.end is None else part.end
         name = f"_replayed_{part.begin}"
         rows = self.rows.slice(part.begin, end - part.begin)
@@ -155,7 +155,7 @@ class ReplayLog:
             con.unregister(name)
 
     def extents(self) -> Mapping[str, Extent]:
-        """Return how far it is: all of it, or as much as its speed allows since it began."""
+        """Return the available extent: all rows, or as many as the speed allows since the start."""
         end = self.rows.num_rows
         if self.replay.speed is not None and end:
             times = pc.cast(pc.cast(self.rows.column(self.replay.column), pa.timestamp("us")), pa.int64())
@@ -164,12 +164,12 @@ class ReplayLog:
         return {self.uri: Extent(0, end, f"{self.table.manifest_id}")}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
-        """Return the place of the first row from that time or later."""
+        """Return the offset of the first row at or after a time."""
         times = pc.cast(pc.cast(self.rows.column(self.replay.column), pa.timestamp("us")), pa.int64())
         micros = int(time.timestamp() * 1e6)
         return {self.uri: int(pc.sum(pc.less(times, micros)).as_py() or 0)}
 
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
-        """Read on from an offset."""
+        """Read continuously from an offset."""
         yield DirectTail(self, dict(offsets), ends_at={self.uri: self.rows.num_rows})

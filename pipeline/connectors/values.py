@@ -1,11 +1,11 @@
-r"""How a value enters a typed column: whole, or not at all.
+r"""Lossless conversion of values to typed columns.
 
-A `ConversionRule` is SQL that converts a raw value, to null where the type would keep less of it: not a fraction, not some digits,
-not a zone. It is the one rule for CSV, JSON, messages, Parquet and rows that are replayed; the page
-docs/values.md has it type by type.
+A `ConversionRule` is SQL that converts a raw value, or returns null if the type would lose a part of it: a fraction,
+digits, or a time zone. The same rule applies to CSV, JSON, messages, Parquet and replayed rows; docs/values.md lists it
+for each type.
 
-DuckDB's casts round, cut and guess, so a cast is believed only after a test of the text. There are two tests for each
-type: a cheap one, which nearly all values pass, and a sure one by a pattern, for the others.
+DuckDB's casts round, truncate and guess, so a cast is accepted only after a test of the text. Each type has two tests:
+a fast one, which nearly all values pass, and a strict one with a pattern for the others.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _INTEGERS = frozenset((*_SIGNED, *(f"U{name}" for name in _SIGNED), "BIGNUM"))
 _REALS = frozenset({"FLOAT", "DOUBLE"})
 _TIMES = frozenset({"TIME", "TIME_NS", "TIME WITH TIME ZONE", "TIMETZ"})
 _FRACTION_DIGITS = {"TIMESTAMP_S": 0, "TIMESTAMP_MS": 3, "TIME_NS": 9}
-"""How many digits of a second a type keeps where that is not six; a lake keeps six of TIMESTAMP_NS."""
+"""Fractional digits of seconds of types with other than six; a lake stores six of TIMESTAMP_NS."""
 
 _REAL = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
 _REAL_AS_WRITTEN = r"-?(0|[1-9][0-9]{0,14})|-?(0|[1-9][0-9]*)(\.[0-9]*([eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)"
-"""Not an integer of more than fifteen digits, and without zeros and plus signs in front: these are names, not reals."""
+"""Excludes integers of more than fifteen digits, leading zeros and plus signs: those are identifiers, not numbers."""
 _ZERO = r"\s*[+-]?[0.]+([eE].*)?\s*"
 _NO_NUMBER = r"\s*[+-]?(?i:nan|inf|infinity)\s*"
 _PARTS = r"\s*([+-]?)([0-9]*)\.?([0-9]*)[eE]([+-]?[0-9]+)\s*"
@@ -36,54 +36,54 @@ _ZONED = rf".*[0-9]:[0-9:.]*{_ZONE}\s*"
 _COUNT = r"[+-]?[0-9]+ *[a-z]+|[+-]?[0-9]+\.[0-9]{1,6}0* *s[a-z]*"
 _SPAN = rf"\s*(({_COUNT}|[+-]?[0-9]+:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,6}}0*)?)?)\s*)+"
 _LONGEST_SHIFT = 400
-"""The greatest exponent with which a number is an integer or a decimal; with a greater one it fits none."""
+"""The maximum exponent of a number that is converted to an integer or a decimal; larger ones are rejected."""
 _REASON_LENGTH = 1000
-"""How much of a value is in the reason why it was set aside; all of it is in the row."""
+"""The number of characters of a value in the reason for its rejection; the row contains the full value."""
 _SHORT = 10
-"""The length up to which a decimal of JSON is tested as a real."""
+"""The length up to which a decimal in JSON is tested as a float."""
 _TWO = 2
-"""After a point, so many characters of a number have no place for an exponent that has digits before it."""
+"""After the decimal point, a number of this length has no room for digits and an exponent."""
 _NEVER_TINY = 5
-"""A text of so few characters is no number that is too small for a real."""
+"""A text of this length cannot be a number that underflows a float."""
 
 
 @dataclass(frozen=True)
 class ReprintedNumbers:
-    """SQL about a record of JSON, whose numbers were parsed as reals and written again: whether one may have lost digits."""
+    """SQL conditions on a JSON record whose numbers were parsed as floats and reprinted: one may have lost digits."""
 
     short: str
-    """Of one that is now at most ten characters long."""
+    """The condition for a number that is now at most ten characters long."""
     tiny: str
-    """Of one that is now zero."""
+    """The condition for a number that is now zero."""
     any: str
 
 
 @dataclass(frozen=True)
 class TextTraits:
-    """What is known of all texts of a file."""
+    """Facts that hold for all texts of a file."""
 
     underscored: bool = True
-    """Whether there may be an underscore in one, which DuckDB takes for a separator of digits."""
+    """Whether a text may contain an underscore, which DuckDB accepts as a digit separator."""
     reprinted: ReprintedNumbers | None = None
 
 
 @dataclass(frozen=True)
 class ConversionRule:
-    """SQL that converts a raw value. The cast is the value where one of the tests is true.
+    """SQL that converts a raw value. The cast is the value if one of the tests is true.
 
-    Without tests it always is, and null for a misfit.
+    Without tests, the cast is always the value, and null for an invalid value.
     """
 
     cast: str
     fast: str | None = None
-    """A cheap test, which nearly all values pass."""
+    """A fast test, which nearly all values pass."""
     strict: str = "false"
-    """A test for the others, by a pattern."""
+    """A strict test with a pattern, for the others."""
     fallback: str = "null"
-    """The value where both tests are false, null for a misfit."""
+    """The value if both tests are false; null for an invalid value."""
 
     def value(self, cast: str) -> str:
-        """Return SQL for the value, with the name of the cast."""
+        """Return SQL for the value, given the name of the cast."""
         if self.fast is None:
             return cast
         return f"case when {self.fast} then {cast} when {self.strict} then {cast} else {self.fallback} end"
@@ -108,26 +108,26 @@ def of_text(column: Column, text: str, cast: str, texts: TextTraits | None = Non
 
 
 def value_of(column: Column, text: str) -> str:
-    """Return SQL for the value of a text, which may be any expression."""
+    """Return SQL for the value of a text, which can be any expression."""
     return (
         f"list_transform([{text}], lambda x: {of_text(column, 'x', _cast('x', column)).value(_cast('x', column))})[1]"
     )
 
 
 def of_scanned_date(date: str) -> ConversionRule:
-    """Return the rule for a date that DuckDB's CSV reader parsed with `dateformat`, which is strict but for two cases.
+    """Return the rule for a date that DuckDB's CSV reader parsed with `dateformat`; it is strict with two exceptions.
 
-    It takes two digits for a year, and words such as `infinity` for the first day of 1900.
+    It accepts two-digit years, and reads words such as `infinity` as the first day of 1900.
     """
     return ConversionRule(date, f"{date} between '1000-01-01' and '9999-12-31' and {date} <> '1900-01-01'")
 
 
 def of_type(column: Column, value: str, kind: str) -> ConversionRule:
-    """Return the rule for a value of the DuckDB type `kind`: it would come back from the column as it was."""
+    """Return the rule for a value of the DuckDB type `kind`: casting it forth and back must not change it."""
     if kind == "VARCHAR":
         return ConversionRule(value_of(column, value))
     if kind == "TIMESTAMPTZ" and column.type.startswith(("TIMESTAMP", "DATE", "TIME")) and column.type != kind:
-        return ConversionRule(f"null::{column.type}")  # its zone would be lost
+        return ConversionRule(f"null::{column.type}")  # the time zone would be lost
     cast = _cast(value, column)
     same = f"{value} is not distinct from try_cast({cast} as {kind})"
     return ConversionRule(f"case when {' and '.join([same, *in_years(column, cast)])} then {cast} end")
@@ -143,7 +143,7 @@ def is_nested(kind: str) -> bool:
 
 
 def reason(column: Column, text: str) -> str:
-    """Return SQL for why a text is no value of a column: the column, the type, the value, and what helps."""
+    """Return SQL for the reason why a text is invalid: the column, the type, the value, and a hint."""
     shown = f"({text})::varchar"
     shown = f"case when len({shown}) > {_REASON_LENGTH} then left({shown}, {_REASON_LENGTH}) || '…' else {shown} end"
     why = f"{literal(type_mismatch(column))} || {shown}"
@@ -156,12 +156,12 @@ def reason(column: Column, text: str) -> str:
 
 
 def type_mismatch(column: Column) -> str:
-    """Return the words before a value that is not of its column's type."""
+    """Return the prefix of the reason for a value that is not of its column's type."""
     return f"column {column.name!r} is not {column.type}: "
 
 
 def _fast(column: Column, text: str, cast: str, texts: TextTraits) -> str | None:
-    """Return SQL that is true only where the cast lost nothing; None where a cast never does."""
+    """Return SQL that is true only if the cast is lossless; None if casts always are."""
     kind = column.type
     if _is_exact(kind):
         return _fast_number(column, text, cast, texts)
@@ -179,7 +179,7 @@ def _fast(column: Column, text: str, cast: str, texts: TextTraits) -> str | None
 
 
 def _fast_number(column: Column, text: str, cast: str, texts: TextTraits) -> str:
-    """Return the test for integers and decimals: written again it is the text, or it has just its places, or is short."""
+    """Return the test for integers and decimals: the text equals the printed cast, has its scale, or is short."""
     decimal, again = decimal_of(column.type), f"{cast}::varchar = {text}"
     if decimal is None:
         return f"{again} and try_cast({cast} as bigint) is not null" if "HUGE" in column.type else again
@@ -188,7 +188,7 @@ def _fast_number(column: Column, text: str, cast: str, texts: TextTraits) -> str
         if texts.underscored or not 0 < places <= _TWO or column.is_inferred:
             return again
         return f"{text} like {literal('%.' + '_' * places)} and {cast} is not null"
-    # of so few characters, two numbers that differ as decimals differ as reals
+    # for numbers this short, different decimals are different floats
     same = f"{cast}::double = try_cast({text} as double) and abs({cast}::double) < 1e{digits - places}"
     first = "1" if column.is_inferred else "-"
     return (
@@ -198,14 +198,14 @@ def _fast_number(column: Column, text: str, cast: str, texts: TextTraits) -> str
 
 
 def _no_underflow(text: str, cast: str, texts: TextTraits) -> str:
-    """Return the test that a number is zero only if it was written so, and not with an exponent that made it vanish."""
+    """Return the test that a number is zero only if the text is zero, not because a negative exponent underflowed."""
     if texts.reprinted is None:
         return f"({cast} <> 0 or strlen({text}) <= {_NEVER_TINY})"
     return f"case when {cast} <> 0 then true when {text} = '0' then true else not ({texts.reprinted.tiny}) end"
 
 
 def _strict(column: Column, text: str, cast: str) -> str:
-    """Return a test that a text passes only if its cast lost nothing, and if it has no exponent, always then."""
+    """Return a test that is true only if the cast is lossless, and always for such text without an exponent."""
     kind, shape = column.type, _shape(column)
     tests = [f"regexp_full_match({text}, {literal(shape)})", *in_years(column, cast)]
     if kind in _REALS:
@@ -218,7 +218,7 @@ def _strict(column: Column, text: str, cast: str) -> str:
 
 
 def _shape(column: Column) -> str:
-    """Return the pattern of the texts of a type."""
+    """Return the pattern of valid text of a type."""
     kind, digits = column.type, _FRACTION_DIGITS.get(column.type, 6)
     clock = rf"[0-9]{{1,2}}:[0-9]{{1,2}}(:[0-9]{{1,2}}(\.[0-9]{{0,{digits}}}0*)?)?"
     if _is_exact(kind):
@@ -237,7 +237,7 @@ def _shape(column: Column) -> str:
 
 
 def _exact_shape(column: Column) -> str:
-    """Return the pattern of integers and decimals: digits for which the type has no place have to be zeros."""
+    """Return the pattern of integers and decimals: digits beyond the scale of the type must be zeros."""
     decimal = decimal_of(column.type)
     places = 0 if decimal is None else decimal[1]
     if column.is_inferred:
@@ -247,7 +247,7 @@ def _exact_shape(column: Column) -> str:
 
 
 def _on_the_hour(column: Column, text: str) -> str:
-    """Return SQL for a time without minutes, which DuckDB does not read; null for what is none."""
+    """Return SQL for a time without minutes, which DuckDB does not parse; null for other text."""
     zone = f"({_ZONE})?" if column.type == "TIMESTAMPTZ" else "()"
     shape = literal(rf"^\s*({_DAY}[ T][0-9]{{2}}){zone}\s*$")
     full = _cast(f"regexp_replace({text}, {shape}, '\\1:00\\2')", column)
@@ -260,7 +260,7 @@ def _is_exact(kind: str) -> bool:
 
 
 def _without_exponent(text: str) -> str:
-    """Return SQL for a number with an exponent without it; null for what is none. DuckDB's decimals lose digits of one."""
+    """Return SQL that expands the exponent of a number, because DuckDB's decimals lose digits; null for other text."""
     point, digits = "(len(m['i']) + m['e']::int)", "(m['i'] || m['f'])"
     shifted = (
         f"case when {point} <= 0 then '0.' || repeat('0', -{point}) || {digits} "
@@ -276,7 +276,7 @@ def _without_exponent(text: str) -> str:
 
 
 def in_years(column: Column, time: str) -> list[str]:
-    """Return what a time has to be: of the years 1 to 9999, and within a day."""
+    """Return conditions on a time: in the years 1 to 9999, and within a day."""
     if column.type == "DATE":
         return [f"{time} between '0001-01-01' and '9999-12-31'"]
     if column.type.startswith("TIMESTAMP"):

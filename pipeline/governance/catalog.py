@@ -1,7 +1,7 @@
-"""The catalog: what ran, what it made, how rows flowed and what was expected of them.
+"""The catalog: runs, steps, table versions, row counts, expectations and lineage.
 
-It is kept beside the lake and can be lost without loss of data: the manifests in the lake decide what a run does.
-Recording the same step twice leaves one record.
+It is stored outside the lake and can be lost without loss of data: the decisions of a run use only the manifests in the
+lake. Recording the same step twice leaves one record.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.core.staging import RowCounts
 from pipeline.governance.revisions import bring_up_to_date
 
 METADATA = sa.MetaData()
-"""The tables, as the newest revision in `migrations` makes them."""
+"""The tables, as defined by the newest revision in `migrations`."""
 _RUNS = sa.Table(
     "runs",
     METADATA,
@@ -112,14 +112,14 @@ _PARTITIONS = sa.Table(
 
 
 UNCHANGED = ("skip", "streamed")
-"""The decisions of steps that had nothing to do: their tables are up to date, or made by a stream."""
+"""The decisions of steps without work: their tables are up to date, or updated by a stream."""
 FAILED = ("failed", "upstream_failed")
-"""The decisions of steps that made nothing because they, or a step above them, failed."""
+"""The decisions of steps that committed nothing because they or an upstream step failed."""
 
 
 @dataclass(frozen=True)
 class CheckRecord:
-    """How often an expectation was violated among the rows that were made."""
+    """The number of rows that were computed, and of those that violated an expectation."""
 
     expectation: str
     condition: str
@@ -150,28 +150,28 @@ class StepRecord:
 
     @property
     def outcome(self) -> str:
-        """The decision as people read it: a step below a failed one was skipped."""
+        """The decision for display: a step downstream of a failed one is `skipped`."""
         return "skipped" if self.decision == "upstream_failed" else self.decision
 
     @property
     def has_failed(self) -> bool:
-        """Whether the step failed, or was skipped because a step above it did."""
+        """Whether the step failed, or was skipped because an upstream step failed."""
         return self.decision in FAILED
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether there was nothing to do: the table is up to date, or made by a stream."""
+        """Whether there was nothing to do: the table is up to date, or updated by a stream."""
         return self.decision in UNCHANGED
 
     @property
     def is_done(self) -> bool:
-        """Whether the step did something: it neither failed nor had nothing to do."""
+        """Whether the step completed work: it did not fail and was not up to date."""
         return self.decision not in {*UNCHANGED, *FAILED}
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run and its steps, in the order they were done."""
+    """A run and its steps, in the order of execution."""
 
     run_id: str
     project: str
@@ -201,7 +201,7 @@ class VersionRecord:
 
 @dataclass(frozen=True)
 class BackfillRecord:
-    """What a backfill last did with a partition of a table; `error` is `None` when it was done."""
+    """The last result of a backfill for one partition of a table; `error` is `None` if it succeeded."""
 
     name: str
     partition: str | None
@@ -214,16 +214,16 @@ class BackfillRecord:
 
 
 class Catalog:
-    """The catalog at a SQLAlchemy URL; its tables are made, or upgraded, on first use. Every error is a `StorageError`."""
+    """The catalog at a SQLAlchemy URL. Its tables are created or upgraded on first use. Errors are `StorageError`s."""
 
     def __init__(self, url: str) -> None:
-        """Keep the URL; nothing is opened yet."""
+        """Create the catalog without opening it."""
         self._url = url
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
 
     def close(self) -> None:
-        """Close its connections; it is opened again at its next use."""
+        """Close its connections; the next use opens it again."""
         with self._opening:
             if self._engine is not None:
                 self._engine.dispose()
@@ -235,13 +235,13 @@ class Catalog:
             connection.execute(_RUNS.insert().values(_plain(run, "steps")))
 
     def end(self, run_id: str, at: str, status: str, error: str | None = None) -> None:
-        """Record how a run ended."""
+        """Record the end of a run."""
         with self.transaction() as connection:
             run = _RUNS.update().where(_RUNS.c.run_id == run_id)
             connection.execute(run.values(ended_at=at, status=status, error=error))
 
     def record(self, run_id: str, step: StepRecord) -> None:
-        """Record a step with its checks and verdict, in place of an earlier record of it."""
+        """Record a step with its checks and verdict, replacing an earlier record of it."""
         with self.transaction() as connection:
             for table in (_STEPS, _CHECKS, _VERDICTS):
                 connection.execute(table.delete().where(table.c.run_id == run_id, table.c.name == step.name))
@@ -256,7 +256,7 @@ class Catalog:
                 connection.execute(_VERDICTS.insert().values(row))
 
     def keep(self, record: VersionRecord) -> None:
-        """Record a version and its lineage, in place of an earlier record of it."""
+        """Record a version and its lineage, replacing an earlier record of it."""
         with self.transaction() as connection:
             for table in (_VERSIONS, _LINEAGE):
                 same = (table.c.name == record.name, table.c.version == record.version)
@@ -268,7 +268,7 @@ class Catalog:
                 connection.execute(_LINEAGE.insert().values(row))
 
     def fill(self, filled: BackfillRecord) -> None:
-        """Record what became of a partition, in place of an earlier record of it."""
+        """Record the result of a partition, replacing an earlier record of it."""
         with self.transaction() as connection:
             row = {**_plain(filled, "partition"), "partition_json": json.dumps(filled.partition)}
             same = (_PARTITIONS.c.name == filled.name, _PARTITIONS.c.partition_json == row["partition_json"])
@@ -276,7 +276,7 @@ class Catalog:
             connection.execute(_PARTITIONS.insert().values(row))
 
     def filled(self, name: str) -> tuple[BackfillRecord, ...]:
-        """Return what backfills last did with each partition of a table, in no order."""
+        """Return the last result of backfills for each partition of a table, in no particular order."""
         with self.transaction() as connection:
             rows = connection.execute(_PARTITIONS.select().where(_PARTITIONS.c.name == name)).mappings().all()
             records = [dict(row) for row in rows]
@@ -289,7 +289,7 @@ class Catalog:
             return tuple(RunRecord(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
 
     def run(self, run_id: str | None = None) -> RunRecord | None:
-        """Return a run with its steps, the newest without a `run_id`; `None` when there is none."""
+        """Return a run with its steps (default: the newest run), or `None` if there is none."""
         with self.transaction() as connection:
             query = _RUNS.select().order_by(_RUNS.c.started_at.desc()).limit(1)
             if run_id is not None:
@@ -301,7 +301,7 @@ class Catalog:
             return RunRecord(**fields, steps=_steps(connection, fields["run_id"]))
 
     def last_step(self, name: str) -> StepRecord | None:
-        """Return the newest step of a definition that did something."""
+        """Return the newest step of a definition that completed work."""
         with self.transaction() as connection:
             query = sa.select(_STEPS.c.run_id).join(_RUNS, _RUNS.c.run_id == _STEPS.c.run_id)
             query = query.where(_STEPS.c.name == name, _STEPS.c.decision.not_in([*UNCHANGED, *FAILED]))
@@ -311,17 +311,17 @@ class Catalog:
             return next(step for step in _steps(connection, row[0]) if step.name == name)
 
     def versions(self, name: str) -> tuple[VersionRecord, ...]:
-        """Return the recorded versions of a table, newest first, with the versions they were made from."""
+        """Return the recorded versions of a table, newest first, with the versions of their inputs."""
         with self.transaction() as connection:
             rows = connection.execute(
                 _VERSIONS.select().where(_VERSIONS.c.name == name).order_by(_VERSIONS.c.version.desc())
             ).mappings()
             edges = connection.execute(_LINEAGE.select().where(_LINEAGE.c.name == name)).mappings().all()
-            return tuple(_made(dict(row), edges) for row in rows)
+            return tuple(_version_record(dict(row), edges) for row in rows)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """Do what is in the context in one transaction; raise `StorageError` when the catalog cannot be used."""
+        """Run the context in one transaction; raise `StorageError` if the catalog cannot be used."""
         try:
             with self._opening:
                 if self._engine is None:
@@ -332,7 +332,7 @@ class Catalog:
             raise StorageError(
                 f"the catalog at {_shown(self._url)} cannot be used",
                 got=str(getattr(error, "orig", None) or error).partition("\n")[0],
-                do="check its address, its driver, and that it may be written to",
+                do="check its address, its driver, and that it is writable",
             ) from error
 
 
@@ -353,7 +353,7 @@ def _shown(url: str) -> str:
     try:
         return make_url(url).render_as_string(hide_password=True)
     except sa.exc.ArgumentError:
-        return "an address that cannot be read"
+        return "an invalid address"
 
 
 def _plain(value: Any, *without: str) -> dict[str, Any]:
@@ -391,7 +391,7 @@ def _verdict(row: sa.RowMapping) -> Verdict:
     )
 
 
-def _made(row: dict[str, Any], edges: Sequence[sa.RowMapping]) -> VersionRecord:
+def _version_record(row: dict[str, Any], edges: Sequence[sa.RowMapping]) -> VersionRecord:
     inputs = {e["input"]: int(e["input_version"]) for e in edges if e["version"] == row["version"]}
     schema = Schema.of(json.loads(row.pop("schema_json")))
     return VersionRecord(**row, schema=schema, inputs=inputs)

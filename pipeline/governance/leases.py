@@ -1,8 +1,8 @@
-"""Leases: one coordinator runs a stream, the others are told who does, and what it is asked to do it hears.
+"""Leases: record which coordinator runs a stream, and the state that is requested of it.
 
-A lease is a courtesy, not the guard: it keeps two coordinators from working against each other. What keeps them from
-harm is the commit, which compares the mark of the table with the one that it came from; a coordinator that was
-asleep and commits after its lease was taken fails there, whatever stands here.
+Leases are advisory: they keep two coordinators from doing the same work. The commit ensures correctness, because it
+compares the manifest id of the table with the one it is based on. A coordinator that was suspended and commits after
+its lease was taken over fails at the commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.core.processes import is_running, machine
 from pipeline.governance.catalog import METADATA, Catalog
 
 LASTS_S, EVERY_S = 10.0, 1.5
-"""How long a lease holds after it was renewed, and how often it is."""
+"""How long a lease is valid after a renewal, and how often it is renewed."""
 
 _LEASES = sa.Table(
     "leases",
@@ -42,7 +42,7 @@ _LEASES = sa.Table(
 
 
 class DesiredState(StrEnum):
-    """What the process that runs a stream is asked to do."""
+    """The state requested of the process that runs a stream."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -52,23 +52,23 @@ class DesiredState(StrEnum):
 
 @dataclass(frozen=True)
 class LeaseHolder:
-    """Who holds leases: a process, by a token that no other has."""
+    """A process that holds leases, identified by a unique token."""
 
     token: str
     host: str
     machine: str
-    """Changes where a process number means another process: with the machine, its start, or the container."""
+    """Identifies the namespace of the process id: machine, boot and container."""
     pid: int
 
 
 def this_process() -> LeaseHolder:
-    """Return a holder for this process; each call gives another one."""
+    """Return a holder for this process; each call returns a new one."""
     return LeaseHolder(secrets.token_hex(8), platform.node(), machine(), os.getpid())
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A stream, who runs it or last did, and how it said it was. Times are seconds since 1970."""
+    """A stream, its current or last holder, and the status it reported. Times are seconds since 1970."""
 
     name: str
     holder: str
@@ -81,7 +81,7 @@ class Lease:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def is_living(self, now: float) -> bool:
-        """Return whether somebody holds it: it has not run out, and its process, where that can be told, is there."""
+        """Return whether the lease is held: it has not expired, and its process, if on this machine, is alive."""
         is_here = bool(self.machine) and self.machine == machine()
         return self.until > now and not (is_here and not is_running(self.pid))
 
@@ -89,16 +89,16 @@ class Lease:
 class Leases:
     """The leases in a catalog. Every error of the catalog is a `StorageError`.
 
-    Leases run out by the clocks of the machines; these should agree to a few seconds.
+    Leases expire by the clocks of the machines, which should agree to a few seconds.
     """
 
     def __init__(self, catalog: Catalog, *, clock: Callable[[], float] = time.time) -> None:
-        """Keep the catalog; nothing is opened yet."""
+        """Use the given catalog; it is not opened yet."""
         self._catalog = catalog
         self._clock = clock
 
     def get(self, name: str) -> Lease | None:
-        """Return a stream's lease, held or not; `None` for a stream that nobody ever ran."""
+        """Return a stream's lease, held or not; `None` for a stream that has never run."""
         return next((lease for lease in self.all() if lease.name == name), None)
 
     def all(self) -> tuple[Lease, ...]:
@@ -109,9 +109,9 @@ class Leases:
             )
 
     def acquire(self, name: str, me: LeaseHolder, *, take_over: bool = False) -> None:
-        """Take a stream's lease; raise `ConflictError`, which says who has it, when somebody living does.
+        """Acquire a stream's lease; raise `ConflictError` with the holder if a live process holds it.
 
-        With `take_over` it is taken from whoever has it, who hears of it when he renews it.
+        With `take_over`, the lease is taken from its holder, who notices at the next renewal.
         """
         for _ in range(3):
             lease = self.get(name)
@@ -119,16 +119,16 @@ class Leases:
             if lease is not None and lease.is_living(now) and not take_over and lease.holder != me.token:
                 since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(lease.since))
                 raise ConflictError(
-                    f"stream {name!r} is being run",
+                    f"stream {name!r} is already running",
                     got=f"process {lease.pid} on {lease.host}, since {since}",
                     do=f"stop it with `headwater streams stop {name}`, or take it over with --take-over",
                 )
-            if self._taken(name, me, lease, now):
+            if self._try_acquire(name, me, lease, now):
                 return
-        raise ConflictError(f"the lease of stream {name!r} was taken by somebody else just now", do="try again")
+        raise ConflictError(f"another process has just acquired the lease of stream {name!r}", do="try again")
 
     def renew(self, me: LeaseHolder, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, DesiredState | None]:
-        """Hold leases on, tell how their streams are, and return what each is asked for; `None` for one that is lost."""
+        """Renew leases, store the status of their streams, and return the desired states; `None` for a lost lease."""
         now = self._clock()
         states: dict[str, DesiredState | None] = {}
         with self._catalog.transaction() as connection:
@@ -140,7 +140,7 @@ class Leases:
                     states[name] = DesiredState(desired)
                 elif connection.execute(sa.select(_LEASES.c.name).where(_LEASES.c.name == name)).first():
                     states[name] = None
-                else:  # the catalog was made anew
+                else:  # the catalog was recreated
                     connection.execute(
                         _LEASES.insert().values({**_row(name, me, now), "facts_json": json.dumps(reported)})
                     )
@@ -148,14 +148,14 @@ class Leases:
         return states
 
     def release(self, name: str, me: LeaseHolder, facts: Mapping[str, Any]) -> None:
-        """Give a lease back, if it is still held, and leave word of how its stream ended."""
+        """Release a lease, if it is still held, and store the final status of its stream."""
         mine = (_LEASES.c.name == name, _LEASES.c.holder == me.token)
         with self._catalog.transaction() as connection:
             values = {"until": 0.0, "wish": DesiredState.RUN, "facts_json": json.dumps(facts)}
             connection.execute(_LEASES.update().where(*mine).values(**values))
 
     def request(self, name: str, state: DesiredState) -> Lease:
-        """Ask for something of a stream that runs; raise `RequestError` when nobody runs it."""
+        """Request a state of a running stream; raise `RequestError` if it is not running."""
         lease = self.get(name)
         if lease is None or not lease.is_living(self._clock()):
             raise RequestError(f"stream {name!r} is not running", do=f"start it: headwater stream {name}")
@@ -164,20 +164,20 @@ class Leases:
             connection.execute(_LEASES.update().where(*mine).values(wish=state))
         return lease
 
-    def _taken(self, name: str, me: LeaseHolder, lease: Lease | None, now: float) -> bool:
-        """Take a lease that is as it was found; return whether it was."""
+    def _try_acquire(self, name: str, me: LeaseHolder, lease: Lease | None, now: float) -> bool:
+        """Acquire a lease if it has not changed since it was read; return whether it was acquired."""
         row = _row(name, me, now)
         if lease is None:
             try:
                 with self._catalog.transaction() as connection:
                     connection.execute(_LEASES.insert().values(row))
             except StorageError as error:
-                if isinstance(error.__cause__, sa.exc.IntegrityError):  # somebody was first
+                if isinstance(error.__cause__, sa.exc.IntegrityError):  # another process was first
                     return False
                 raise
             return True
         same = [_LEASES.c.name == name, _LEASES.c.holder == lease.holder]
-        if not lease.is_living(now):  # of a living one the end moves on
+        if not lease.is_living(now):  # a held lease is renewed concurrently
             same.append(_LEASES.c.until == lease.until)
         with self._catalog.transaction() as connection:
             return connection.execute(_LEASES.update().where(*same).values(row)).rowcount == 1

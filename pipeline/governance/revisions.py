@@ -1,4 +1,4 @@
-"""The revision of a catalog: compared with the newest one at each opening, brought to it where it is an earlier one."""
+"""The revision of a catalog: checked whenever a catalog is opened, and upgraded to the newest one if necessary."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sqlalchemy as sa
 from pipeline.core.format_versions import require_known
 
 FORMAT_VERSION = 1
-"""The newest revision in `migrations/versions`. A catalog that was made before there were revisions has none: 0."""
+"""The newest revision in `migrations/versions`. A catalog created before revisions existed has none: 0."""
 VERSION_TABLE = "headwater_alembic_version"
-"""Alembic's table, under a name of our own: other programs keep theirs in the same database."""
+"""The name of Alembic's table; a custom name, because other programs can use Alembic in the same database."""
 _LOCKS = {"sqlite": "begin immediate", "postgresql": "select pg_advisory_xact_lock(7455143906141824)"}
-"""By database, what holds other processes back until the transaction has ended."""
+"""For each database, the statement that locks out other processes until the end of the transaction."""
 _UPGRADING = threading.Lock()
 
 
 def bring_up_to_date(engine: sa.Engine, what: str) -> None:
-    """Upgrade a catalog of an earlier revision, or a new one; raise `StorageError` for one of a later revision.
+    """Upgrade a new catalog or one of an earlier revision; raise `StorageError` for a later revision.
 
-    Processes that open a catalog at once upgrade it once.
+    If several processes open a catalog concurrently, it is upgraded once.
     """
     with engine.connect() as connection:
         version = _version(connection)
@@ -28,7 +28,7 @@ def bring_up_to_date(engine: sa.Engine, what: str) -> None:
         with _UPGRADING, engine.begin() as connection:
             if engine.dialect.name in _LOCKS:
                 connection.exec_driver_sql(_LOCKS[engine.dialect.name])
-            version = _version(connection)  # another process may have upgraded it meanwhile
+            version = _version(connection)  # another process may have upgraded it in the meantime
             if version in range(FORMAT_VERSION):
                 version = _upgraded(connection)
     require_known(version, FORMAT_VERSION, what, "upgrade Headwater, or give the project another catalog")

@@ -1,4 +1,4 @@
-"""What came to a table, and what went, between two of its versions: rows that only moved to other files did neither."""
+"""The changes between two versions of a table: added and removed files, without rows that only moved to other files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class VersionChange:
 
 @dataclass(frozen=True)
 class NetChange:
-    """Files that came to stay, and files of the earlier version that went, by their paths below the table.
+    """Added files, and removed files of the earlier version, by their paths below the table.
 
-    A file that came and then became part of a compacted one is itself among `came`: it holds the rows that are
-    new, and stands until it is vacuumed.
+    A file that was added and then compacted is itself among the added files: it contains the new rows, and exists until
+    it is vacuumed.
     """
 
     added: tuple[AddedFile, ...]

@@ -1,15 +1,15 @@
-"""Putting the small files of a table together, and removing those that nobody needs any more.
+"""Compacts the small files of a table, and vacuums unused ones.
 
-A compaction is one commit that moves rows to other files and says so: its actions change no data, it keeps the mark,
-and its note names, for each file that came, the files whose rows it holds. So
+A compaction is one commit that moves rows to other files. Its actions are marked as not changing data, it keeps the
+manifest id, and its commit info names, for each new file, the files whose rows it contains. Therefore
 
-- the change data feed and readers who follow (`LakeTable.change_since`) see nothing new: who has read up to a version
-  gets the files that came since as they were staged, which stand until they are vacuumed;
-- when rows later go from a compacted file, readers are told of the files it was made of (`pipeline/lake/changes.py`);
-- the manifest stays the table's, so a stream or a run whose commit comes next finds its mark and goes on.
+- the change data feed and incremental readers (`LakeTable.change_since`) see no change: a reader gets the files added
+  since its version as they were staged, which exist until they are vacuumed;
+- if a compacted file is later removed, readers get the files it was compacted from (`pipeline/lake/changes.py`);
+- the manifest remains the table's manifest, so the next commit of a stream or a run succeeds.
 
-Beside a writer the log decides: the one who comes second tries again on top, as long as the mark is its own. A writer
-who wanted to replace a file that has moved meanwhile fails, with nothing changed.
+With a concurrent writer, the log decides: the second one retries on top, as long as the manifest id is unchanged. A
+writer that wants to replace a file that was compacted in the meantime fails without changes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from pipeline.lake.head import Commit, TableHead, conflict, open_table
 from pipeline.lake.log import COMPACTED
 
 TARGET_BYTES = 128 << 20
-"""The size of the files that small ones become."""
+"""The target size of compacted files."""
 MIN_FILES = 4
-"""The fewest files of a partition that are worth being written again."""
+"""Minimum number of files of a partition to compact."""
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """A compaction that was committed: the version, and how many files became how many."""
+    """A committed compaction: the version, and the number of files before and after."""
 
     number: int
     before: int
@@ -48,10 +48,10 @@ class Compacted:
 def compact(
     table: LakeTable, head: TableHead, *, target_bytes: int = TARGET_BYTES, limits: Limits | None = None
 ) -> Compacted | None:
-    """Put files of less than half the target together, partition by partition, in one commit; `None` for nothing to do.
+    """Compact files of less than half the target size, partition by partition, in one commit; `None` if there are none.
 
-    Between the epochs of a stream pass its own head. Rows, marks and what readers are told stay the same. Raises what
-    `TableHead.commit_files` raises; what was staged is removed then, unless the outcome is unknown.
+    Between the epochs of a stream, pass the stream's head. Rows, manifest id and the changes that readers see stay the
+    same. Raises the errors of `TableHead.commit_files`; staged files are then removed, unless the outcome is unknown.
     """
     version = table.version(head.number)
     if version is None or version.manifest_id is None:
@@ -73,7 +73,7 @@ def compact(
             if len(files) != 1 or rows != sum(file.rows for file in group):
                 table.storage.remove([file.path for file in (*staged, *files)])
                 raise StorageError(
-                    f"files of table {table.name!r} do not hold what the log says",
+                    f"files of table {table.name!r} do not match the log",
                     got=f"{rows} rows in {len(files)} files of {len(group)} files",
                     do="recompute the table with --full",
                 )
@@ -91,10 +91,10 @@ def compact(
 
 
 def vacuum(table: LakeTable, *, keep: dt.timedelta, now: dt.datetime) -> tuple[str, ...]:
-    """Remove the files that no version of the time to keep needs, and return their paths below the table.
+    """Remove the files that no version within the retention time needs, and return their paths below the table.
 
-    A file that was never committed goes when it is that old, so `keep` must be longer than any run or epoch takes.
-    Readers who follow and are further behind than that read the table anew.
+    An uncommitted file is removed at this age, so `keep` must be longer than any run or epoch. Incremental readers that
+    are further behind read the entire table again.
     """
     delta_table = open_table(table.place)
     if delta_table is None:
@@ -111,7 +111,7 @@ def _ages(table: LakeTable, before: dt.datetime) -> set[str]:
 
 
 def _groups(table: LakeTable, version: Version, target_bytes: int) -> Iterator[tuple[DataFile, ...]]:
-    """Return files to put together: neighbours of one partition, up to the target."""
+    """Return groups of files to compact: neighbors in one partition, up to the target size."""
     partitions: Mapping[str, list[DataFile]] = defaultdict(list)
     for file in version.files:
         if file.size_bytes < target_bytes // 2:

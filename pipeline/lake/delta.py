@@ -50,7 +50,7 @@ log = logger(__name__)
 
 @dataclass(frozen=True)
 class Version:
-    """A committed state of a table: its number, its contract, its files and the manifest that made it."""
+    """A committed version of a table: its number, schema, files and manifest."""
 
     number: int
     schema: Schema
@@ -78,24 +78,24 @@ class LakeTable:
     partition_by: tuple[str, ...] = ()
     description: str = ""
     is_quarantine: bool = False
-    """Whether its commits carry no manifest of their own: a quarantine follows its table's."""
+    """Whether its commits have no manifest of their own: a quarantine uses the manifest of its table."""
 
     def version(self, number: int | None = None, *, lenient: bool = False) -> Version | None:
-        """Return the newest version, or a given one; `None` when the table is not there.
+        """Return the newest version, or a given one; `None` if the table does not exist.
 
-        Raises `StorageError` when it cannot be read, or when a given version is no longer kept; but with `lenient`,
-        for a caller that makes the table anew, a version whose manifest is gone or damaged comes without one. A version
-        that is not the newest comes without one too when its manifest is no longer kept.
+        Raises `StorageError` if it cannot be read, or if a given version is no longer available. With `lenient`, for a
+        caller that recreates the table, a version with a missing or damaged manifest is returned without one. A version
+        that is not the newest is also returned without a manifest if it is no longer available.
         """
         delta_table = open_table(self.place, number)
         described = None if delta_table is None else self._describe(delta_table, lenient=lenient)
         has_manifest = described is None or described.manifest_id is None or described.manifest is not None
         if number is None and not (has_manifest or lenient or self.is_quarantine):
-            return self.version()  # a stream went on meanwhile, far enough for its manifest to be gone
+            return self.version()  # a stream has committed so often in the meantime that the manifest was removed
         return described
 
     def number(self) -> int | None:
-        """Return the number of the newest version, quickly; `None` when the table is not there."""
+        """Return the number of the newest version without opening the table; `None` if the table does not exist."""
         log = Path(self.storage.uri) / "_delta_log"
         if self.storage.is_local:
             names = os.listdir(log) if log.is_dir() else []  # noqa: PTH208 - the names alone, of thousands
@@ -106,23 +106,23 @@ class LakeTable:
         return None if delta_table is None else delta_table.version()
 
     def manifest_id(self) -> int | None:
-        """Return the mark of the newest version; `None` when the table is not there, or was made by others."""
+        """Return the manifest id of the newest version; `None` if the table does not exist or has none."""
         delta_table = open_table(self.place)
         return None if delta_table is None else delta_table.transaction_version(APP)
 
     def added_since(self, number: int, manifest_id: int | None, now: Version) -> tuple[DataFile, ...] | None:
-        """Return the files that came between a version and `now`, or `None` when it is more than an addition.
+        """Return the files added between a version and `now`, or `None` if there were other changes.
 
-        `None` too when the earlier version is no longer kept, or no longer has that mark because the table was
-        removed and made again: the caller reads everything then.
+        `None` also if the earlier version is no longer available, or has another manifest id because the table was
+        recreated: the caller then reads everything.
         """
         change = self.change_since(number, manifest_id, now)
         return None if change is None or change.removed else change.added
 
     def change_since(self, number: int, manifest_id: int | None, now: Version) -> VersionChange | None:
-        """Return the files that came and went between a version and `now`; `None` when that version cannot be told.
+        """Return the files added and removed between a version and `now`; `None` if the changes are not known.
 
-        The files that went are there to be read, or the answer is `None`.
+        The removed files can still be read; otherwise the result is `None`.
         """
         if now.number < number:
             return None
@@ -138,16 +138,16 @@ class LakeTable:
             return None
 
     def _added_files(self, change: NetChange, now: Version) -> tuple[DataFile, ...]:
-        """Return the files that came, in the order of their names; raise `StorageError` when one is not there."""
+        """Return the added files, ordered by name; raise `StorageError` if one does not exist."""
         known = {file.uri: file for file in now.files}
         added = {f"{self.storage.uri}/{file.path}": file for file in change.added}
         for uri, file in added.items():
             if uri not in known and not self.storage.has(file.path):
-                raise StorageError(f"table {self.name!r} no longer has a file that came", got=file.path)
+                raise StorageError(f"table {self.name!r} no longer has an added file", got=file.path)
         return tuple(known.get(uri, DataFile(uri, added[uri].rows, added[uri].size_bytes)) for uri in sorted(added))
 
     def _removed_files(self, change: NetChange) -> tuple[DataFile, ...]:
-        """Return the files that went, as they can still be read; raise `OSError` when one cannot."""
+        """Return the removed files, which can still be read; raise `OSError` if one cannot."""
         removed = []
         for file in sorted(change.removed, key=lambda file: file.path):
             with self.storage.open(file.path) as content:
@@ -156,17 +156,17 @@ class LakeTable:
         return tuple(removed)
 
     def stager(self, run_id: str) -> DeltaStager:
-        """Return what writes this table's files for a run."""
+        """Return the writer of this table's files for a run."""
         return DeltaStager(self.storage, run_id, self.partition_by)
 
     def bounds(self, version: Version, columns: Sequence[str]) -> pa.Table:
-        """Return what the log says of a version's files: `uri`, and `min_0`, `max_0` of the first column and so on.
+        """Return the column bounds of a version's files: `uri`, and `min_0`, `max_0` of the first column and so on.
 
-        A bound is null where the log has none. A partition column's bounds are its value.
+        A bound is null if the log has none. The bounds of a partition column are its value.
         """
         table = open_table(self.place, version.number)
         if table is None:
-            raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
+            raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
         actions = actions_of(table)
         columns_by_name: dict[str, pa.Array | pa.ChunkedArray] = {
             "uri": pa.array(uris(self.storage, actions), pa.string())
@@ -182,10 +182,10 @@ class LakeTable:
         return pa.table(columns_by_name)
 
     def staged(self, version: Version) -> tuple[StagedFile, ...]:
-        """Return the files of a version as if they were staged, to be committed again; their bounds are not kept."""
+        """Return the files of a version as staged files, to commit them again; without their bounds."""
         table = open_table(self.place, version.number)
         if table is None:
-            raise StorageError(f"table {self.name!r} is not there", do=f"look at {self.storage.uri}")
+            raise StorageError(f"table {self.name!r} does not exist", do=f"check {self.storage.uri}")
         actions = actions_of(table)
         values = [name for name in actions.column_names if name.startswith("partition.")]
         rows = actions.select(["size_bytes", "num_records", *values]).to_pylist()
@@ -208,10 +208,10 @@ class LakeTable:
         seen: Version | None,
         removed: frozenset[str] = frozenset(),
     ) -> Version:
-        """Commit staged files with their manifest, on top of the version the work was based on.
+        """Commit staged files with their manifest, on top of the version the work is based on.
 
-        `removed` are the URIs of files that go in the same commit, for a manifest that merges. Raises `ConflictError` when another commit came between (nothing is changed then), and
-        `OutcomeUnknownError` when the store does not say what became of it.
+        `removed` are the URIs of files to remove in the same commit, for a merge. Raises `ConflictError` if there was
+        another commit in between (nothing is changed), and `OutcomeUnknownError` if the outcome is not known.
         """
         self.storage.make()
         self.storage.write_text(manifest_name(manifest.manifest_id), manifest.to_json())
@@ -219,7 +219,7 @@ class LakeTable:
         return self.commit_files(Commit(files, schema, manifest.mode, manifest.manifest_id, note, removed), seen)
 
     def commit_files(self, commit: Commit, seen: Version | None) -> Version:
-        """Commit files under a mark, unless the table carries that mark already."""
+        """Commit files under a manifest id, unless the table already has that id."""
         head = self.head()
         if head.manifest_id not in {commit.manifest_id, None if seen is None else seen.manifest_id}:
             raise conflict(self.name)
@@ -228,14 +228,14 @@ class LakeTable:
             try:
                 tidy(self.place)
             except (StorageError, DeltaError, OSError) as error:
-                log.warning("table log was not tidied: it is tried again later", table=self.name, error=str(error))
+                log.warning("cleaning up the table log failed and is retried later", table=self.name, error=str(error))
         version = self.version(number) if head.table is None or head.number != number else self._describe(head.table)
         if version is None:
-            raise OutcomeUnknownError(f"table {self.name!r} is not there after its commit")
+            raise OutcomeUnknownError(f"table {self.name!r} does not exist after its commit")
         return version
 
     def head(self) -> TableHead:
-        """Return the table held open at its newest version, to commit to it again and again."""
+        """Return the table opened at its newest version, for repeated commits."""
         return TableHead(self.place)
 
     def tidy(self) -> None:
@@ -244,7 +244,7 @@ class LakeTable:
 
     @property
     def place(self) -> TableDescription:
-        """The table as its definition says it."""
+        """The description of the table, from its definition."""
         return TableDescription(self.storage, self.name, self.partition_by, self.description, self.is_quarantine)
 
     def _describe(self, table: DeltaTable, *, lenient: bool = False) -> Version:
@@ -266,7 +266,7 @@ class LakeTable:
         )
 
     def _manifest(self, table: DeltaTable, manifest_id: int) -> Manifest | None:
-        """Return a version's manifest; `None` when it is gone and another version has come since."""
+        """Return a version's manifest; `None` if it was removed and there is a newer version."""
         try:
             return read_manifest(self.storage, self.name, manifest_id)
         except StorageError as error:
@@ -287,7 +287,7 @@ class DeltaStager:
     def stage(
         self, con: duckdb.DuckDBPyConnection, select: str, split: int, schema: Schema | None = None
     ) -> tuple[StagedFile, ...]:
-        """Write a SELECT's rows below the table; raise `StorageError` when the store refuses."""
+        """Write the rows of a SELECT below the table; raise `StorageError` if that fails."""
         self.storage.make()
         kinds = (schema_of(con, select) if schema is None else schema).as_dict()
         name = f"part-{self.run_id}-{split:05d}"
@@ -323,7 +323,7 @@ class DeltaStager:
             raise StorageError(
                 f"empty text in a partition column below {self.storage.uri}",
                 got=", ".join(name for name, value in partition.items() if value == ""),
-                do="use null, which Delta cannot tell from it, or do not partition by this column",
+                do="use null, which Delta does not distinguish from it, or do not partition by this column",
             )
         path = str(file["filename"]).partition(self.storage.uri.rstrip("/") + "/")[2]
         return StagedFile(
@@ -337,27 +337,27 @@ class DeltaStager:
 
 @dataclass(frozen=True)
 class Lake:
-    """A place with a folder per layer and a Delta table per definition."""
+    """A location with a folder per layer and a Delta table per definition."""
 
     storage: Storage
 
     def table(self, layer: str, name: str, *, partition_by: tuple[str, ...] = (), description: str = "") -> LakeTable:
-        """Return a table, whether it is there or not."""
+        """Return a table, whether it exists or not."""
         return LakeTable(self.storage.at(layer, name), name, partition_by, description)
 
     def quarantine(self, name: str) -> LakeTable:
-        """Return the table of the rows that were set aside from a table."""
+        """Return the quarantine table of a table."""
         description = f"Rows set aside from {name}"
         return LakeTable(self.storage.at("quarantine", name), name, description=description, is_quarantine=True)
 
     def scratch(self, run_id: str, name: str) -> Storage:
-        """Return a place for what a step of a run writes and reads again, which all workers reach."""
+        """Return a location for temporary data of a step, accessible to all workers."""
         return self.storage.at("_headwater", run_id, name)
 
     def rows(self, table: LakeTable) -> pa.Table:
         """Return all rows of a table's newest version."""
         version = table.version()
         if version is None:
-            raise StorageError(f"table {table.name!r} is not there yet", do="run the project first")
+            raise StorageError(f"table {table.name!r} does not exist yet", do="run the project first")
         with connect(filesystem=self.storage.filesystem()) as con:
             return con.sql(version.scan().query()).to_arrow_table()

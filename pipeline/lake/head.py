@@ -1,7 +1,7 @@
-"""The newest version of a table, held open by the one who commits to it. The Delta log is the only commit point.
+"""The head of a table: its newest version, kept open by its writer. The Delta log is the only commit point.
 
-Delivery: a manifest is committed at most once, whatever is retried. A commit goes through the very object that was
-checked: of two writers who saw the same version one commits, and the other is told.
+Delivery: a manifest is committed at most once, however often it is retried. A commit uses the object that was checked:
+of two writers that saw the same version, one commits and the other gets a conflict.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from pipeline.lake.stats import logged
 from pipeline.lake.storage import Storage
 
 MAX_TRIES = 5
-"""How often a commit is tried while nobody else's comes between."""
+"""Maximum number of attempts of a commit without a conflict."""
 REOPEN_AFTER = 50
-"""After how many of its own versions the table is opened anew."""
+"""Number of commits after which the table is reopened."""
 ADDED_COLUMN = "headwater.added"
-"""The mark of a column that came later than some of its table's files."""
+"""The metadata key of a column that was added after some of its table's files were written."""
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
 class TableDescription:
-    """A table as its definition says it: where it is, its name, and what is said when it is made."""
+    """The description of a table: its location, its name, and the properties with which it is created."""
 
     storage: Storage
     name: str
@@ -51,7 +51,7 @@ class TableDescription:
 
 @dataclass(frozen=True)
 class Commit:
-    """What to commit: staged files, how, and what it says of itself."""
+    """A commit: staged files, the mode, and its metadata."""
 
     files: Sequence[StagedFile]
     schema: Schema
@@ -59,23 +59,23 @@ class Commit:
     manifest_id: int
     note: Mapping[str, str] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
-    """For a merge: the URIs of the files that go, in the same commit."""
+    """For a merge: the URIs of the files to remove in the same commit."""
     epoch: int | None = None
     """For a stream: the number of its epoch."""
     moves: bool = False
-    """Whether the rows of the files that come are those of the files that go: readers who follow see nothing new."""
+    """Whether the added files contain the same rows as the removed files, so that incremental readers see no change."""
 
 
 class TableHead:
-    """A table held open at its newest version, for one writer who commits again and again.
+    """A table kept open at its newest version, for a writer with repeated commits.
 
-    A commit costs what its own files cost and a listing of the log, whatever the table holds. When another writer
-    has committed a manifest, every further commit raises `ConflictError`: open the head again and decide anew.
-    Not for several threads at once.
+    The cost of a commit depends on its own files and a listing of the log, not on the size of the table. After another
+    writer has committed a manifest, every commit raises `ConflictError`: open the head again and decide again. Not
+    thread-safe.
     """
 
     def __init__(self, place: TableDescription) -> None:
-        """Open the table; raise `StorageError` when it is there and cannot be read."""
+        """Open the table; raise `StorageError` if it exists and cannot be read."""
         self.place = place
         self.table: DeltaTable | None = open_table(place)
         self.manifest_id = self._newest_manifest_id()
@@ -85,12 +85,12 @@ class TableHead:
 
     @property
     def number(self) -> int | None:
-        """The number of the version, or `None` while there is no table."""
+        """The number of the version, or `None` if the table does not exist yet."""
         return None if self.table is None else int(self.table.version())
 
     @property
     def epoch(self) -> int | None:
-        """The number of the last epoch that was committed, or `None` when none was."""
+        """The number of the last committed epoch, or `None` if there is none."""
         return None if self.table is None else self.table.transaction_version(_stream(self.place.name))
 
     @property
@@ -111,12 +111,11 @@ class TableHead:
     ) -> int:
         """Commit staged files with their manifest and return the number of the version that has them.
 
-        `removed` are the URIs of files that go in the same commit; `epoch` a stream's epoch, greater than the last.
-        The same manifest again returns the version it is in. All is on disk once this returns.
+        `removed` are the URIs of files to remove in the same commit; `epoch` is a stream's epoch, greater than the
+        last. Committing the same manifest again returns its version. The commit is durable when this returns.
 
-        Raises `ConflictError` when another writer came between (nothing is changed then), `OutcomeUnknownError` when
-        the store does not say what became of it (commit the same manifest again to find out), and `StorageError`
-        when it surely failed.
+        Raises `ConflictError` if another writer has committed (nothing is changed), `OutcomeUnknownError` if the
+        outcome is not known (commit the same manifest again to determine it), and `StorageError` if the commit failed.
         """
         if (
             epoch is not None
@@ -131,7 +130,7 @@ class TableHead:
         return self.commit_files(Commit(files, schema, manifest.mode, manifest.manifest_id, note, removed, epoch))
 
     def commit_files(self, commit: Commit) -> int:
-        """Commit files under a mark as `commit` does, unless the table carries that mark already."""
+        """Commit files under a manifest id like `commit`, unless the table already has that id."""
         if self._is_stale:
             self._reload()
         if self.table is not None and self._newest_manifest_id() == commit.manifest_id and not commit.moves:
@@ -146,7 +145,7 @@ class TableHead:
             try:
                 self._write(commit)
                 self._advance()
-            except Exception as error:  # noqa: BLE001 - whatever was raised, only the log says what happened
+            except Exception as error:  # noqa: BLE001 - after any error, only the log shows the outcome
                 number = self._resolve(commit, error, before, may_try=left > 0)
             else:
                 number = self._committed(commit, before)
@@ -156,7 +155,7 @@ class TableHead:
         raise AssertionError("the last try has returned or raised")
 
     def _write(self, commit: Commit) -> None:
-        """Commit on top of the version that is open, or make the table anew: the first version, other partitions or order."""
+        """Commit on top of the open version, or recreate the table (first version, other partitions or order)."""
         place, adds = self.place, [_add(file, data_change=not commit.moves) for file in commit.files]
         schema = DeltaSchema.from_arrow(arrow_schema(commit.schema))
         if self.table is None and place.is_quarantine:
@@ -212,7 +211,7 @@ class TableHead:
             )
 
     def _removals(self, table: DeltaTable, commit: Commit) -> list[RemoveAction]:
-        """Return the actions that take files away; raise `StorageError` when one is not there to be taken."""
+        """Return the actions that remove files; raise `StorageError` if one does not exist."""
         if not commit.removed:
             return []
         actions = actions_of(table)
@@ -221,7 +220,7 @@ class TableHead:
         files = dict(zip(uris(self.place.storage, actions), rows, strict=True))
         if missing := commit.removed - set(files):
             raise StorageError(
-                f"table {self.place.name!r} does not have a file that was to be replaced", got=min(missing)
+                f"table {self.place.name!r} does not have a file that should be replaced", got=min(missing)
             )
         now = int(time.time() * 1000)
         return [
@@ -236,20 +235,20 @@ class TableHead:
         ]
 
     def _committed(self, commit: Commit, before: int | None) -> int | None:
-        """Return the version of a commit that went through, although others may have committed on top of it."""
+        """Return the version of a successful commit; there may be later commits on top of it."""
         self._has_conflict = self._newest_manifest_id() != commit.manifest_id
         self.manifest_id = commit.manifest_id
         return self._number_of(commit.manifest_id, 0 if before is None else before + 1)
 
     def _resolve(self, commit: Commit, error: Exception, before: int | None, *, may_try: bool) -> int | None:
-        """Find out what became of a commit that raised: its number, `None` to try again, or an error that says it."""
+        """Determine the outcome of a failed commit: return its version, `None` to retry, or raise an error."""
         try:
             self._reload()
         except StorageError as unreadable:
             raise OutcomeUnknownError(
-                f"the commit of {self.place.name!r} was sent and the table cannot be read again",
+                f"the commit of {self.place.name!r} was sent, but the table cannot be read to check the outcome",
                 got=str(error),
-                do="run again when the store answers: it will find out",
+                do="run again when the store answers; the run determines the outcome",
             ) from unreadable
         begin = 0 if before is None else before + 1
         commits = entries(self.place.storage, begin, self.number or 0) if (self.number or -1) >= begin else ()
@@ -273,14 +272,14 @@ class TableHead:
         raise self.place.storage.failed(problem, error, "nothing was changed; run again") from error
 
     def _number_of(self, manifest_id: int, begin: int) -> int:
-        """Return the number of the version that brought a mark, from `begin` on."""
+        """Return the number of the version that committed a manifest id, from `begin` on."""
         assert self.table is not None  # noqa: S101 - it carries the mark
         now = int(self.table.version())
         commits = () if begin >= now else entries(self.place.storage, begin, now) or ()
         return next((entry.number for entry in commits if entry.manifest_id == manifest_id), now)
 
     def _advance(self) -> None:
-        # an object that has taken in many versions one by one slows down: a new one starts from the checkpoint
+        # an object that was updated over many versions becomes slow: a new one starts from the checkpoint
         if self.table is None or self._is_partitioned_otherwise() or self._updates >= REOPEN_AFTER:
             self._reload()
         else:
@@ -312,14 +311,14 @@ class TableHead:
     def _require_partitions(self, commit: Commit) -> None:
         if commit.mode != "overwrite" and self._is_partitioned_otherwise():
             raise StorageError(
-                f"table {self.place.name!r} is partitioned otherwise than its definition says",
+                f"the partitioning of table {self.place.name!r} differs from its definition",
                 got=", ".join(self.place.partition_by) or "none",
                 do="recompute it with --full",
             )
 
 
 def open_table(place: TableDescription, number: int | None = None) -> DeltaTable | None:
-    """Open a version of a table, the newest by default; `None` when the table is not there."""
+    """Open a version of a table (default: the newest); `None` if the table does not exist."""
     storage = place.storage
     if storage.is_local and not (Path(storage.uri) / "_delta_log").is_dir():
         return None
@@ -332,12 +331,12 @@ def open_table(place: TableDescription, number: int | None = None) -> DeltaTable
             return None
         raise StorageError(
             f"table {place.name!r} at version {number} cannot be read",
-            got="no entry of it in the log",
-            do="read a newer version: this one is no longer kept",
+            got="no log entry for this version",
+            do="read a newer version: this one is no longer available",
         ) from error
     except (DeltaError, OSError) as error:
         which = "" if number is None else f" at version {number}"
-        raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"look at {storage.uri}") from error
+        raise storage.failed(f"table {place.name!r}{which} cannot be read", error, f"check {storage.uri}") from error
     return table
 
 
@@ -352,7 +351,7 @@ def schema_of_table(table: DeltaTable) -> Schema:
 
 
 def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTable:
-    """Make a quarantine without rows: `create_table_with_add_actions` refuses properties that are not Delta's."""
+    """Create an empty quarantine: `create_table_with_add_actions` rejects properties that are not Delta's."""
     table = DeltaTable.create(
         place.storage.uri,
         schema,
@@ -367,9 +366,9 @@ def _create_quarantine(place: TableDescription, schema: DeltaSchema) -> DeltaTab
 
 
 def conflict(name: str) -> ConflictError:
-    """Return the error of a writer who came too late."""
+    """Return the error for a concurrent commit by another writer."""
     return ConflictError(
-        f"another run committed {name!r} while this one worked", do="nothing of this table was changed; run again"
+        f"another run committed {name!r} concurrently", do="this run did not change the table; run again"
     )
 
 

@@ -18,14 +18,14 @@ def read_manifest(storage: Storage, table: str, manifest_id: int) -> Manifest:
         text = storage.read_text(manifest_name(manifest_id))
     except StorageError as error:
         raise StorageError(
-            f"the manifest of table {table!r} is gone",
+            f"the manifest of table {table!r} is missing",
             got=error.got,
             do="restore the file, or recompute the table with --full",
         ) from error.__cause__
     if manifest_id_of(text) != manifest_id:
         raise StorageError(
             f"the manifest of table {table!r} is damaged",
-            got=f"another content than the one committed in {manifest_name(manifest_id)}",
+            got=f"content that differs from what was committed in {manifest_name(manifest_id)}",
             do="restore the file, or recompute the table with --full",
         )
     return Manifest.from_json(text)

@@ -1,8 +1,8 @@
-"""Merging staged rows into a table: of the rows of one key the last one stays, whatever order they came in.
+"""Merges staged rows into a table: of the rows of a key, the last one by sequence is kept, in any order of arrival.
 
-Rows are ranked by their keys and sequences alone. A file all of whose rows stay is not touched, whether it is the
-table's or newly staged; one that holds a row that goes is written again without it. So a merge reads the key columns
-of the files that can hold one of the keys, and writes only those that do.
+Rows are ranked only by key and sequence. A file that keeps all of its rows is not rewritten, whether it is an existing
+or a staged file; a file that loses a row is rewritten without it. So a merge reads the key columns of the files that
+can contain one of the keys, and writes only those that do.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class MergeResult:
 
 
 def merge(work: MergeSpec) -> MergeResult:
-    """Rank the staged rows with those of the table, and write the files again that hold rows that go.
+    """Rank the staged rows together with the table's rows, and rewrite the files that lose rows.
 
-    Nothing is committed. The result does not depend on how rows were spread over merges: a delete leaves a tombstone
-    with its sequence, so that an older row that comes later stays away; of rows of one key and sequence a delete
-    wins, else the greatest row as text. Memory is bounded by `limits`; what is larger spills.
+    Nothing is committed. The result does not depend on how rows are distributed over merges: a delete leaves a
+    tombstone with its sequence, so an older row that arrives later is ignored. Of rows with the same key and sequence,
+    a delete wins, otherwise the greatest row as text. Memory is limited by `limits`; larger data spills to disk.
 
-    Raises `DefinitionError` when the rows lack a column that decides, and `StorageError` when the store refuses.
+    Raises `DefinitionError` if the rows lack a required column, and `StorageError` if the store fails.
     """
     how = work.how
     if how is None:
@@ -102,15 +102,15 @@ def merge(work: MergeSpec) -> MergeResult:
             return _merged(con, work, how)
         except (duckdb.BinderException, duckdb.ConversionException) as error:
             raise DefinitionError(
-                f"table {work.table.name!r} cannot tell which rows are deletes",
+                f"the deletes of table {work.table.name!r} cannot be determined",
                 got=first_line(error),
-                do=f"look at apply_as_deletes={how.apply_as_deletes!r}",
+                do=f"check apply_as_deletes={how.apply_as_deletes!r}",
             ) from error
         except duckdb.IOException as error:
             raise StorageError(
                 f"table {work.table.name!r} cannot be merged into",
                 got=first_line(error),
-                do="run again; if a file of the lake is gone, recompute its table with --full",
+                do="run again; if a file of the lake is missing, recompute its table with --full",
             ) from error
 
 
@@ -340,6 +340,6 @@ def _require_columns(work: MergeSpec, names: Sequence[str]) -> None:
     taken = sorted(RESERVED_NAMES & {name.lower() for name in work.schema.names})
     if taken:
         raise DefinitionError(
-            f"table {work.table.name!r} is merged and has a column {taken[0]!r}, which is the engine's own",
-            do="give it another name",
+            f"table {work.table.name!r} is merged and has a column {taken[0]!r}, which is a reserved name",
+            do="rename the column",
         )

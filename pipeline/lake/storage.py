@@ -92,7 +92,7 @@ class Storage:
             raise OutcomeUnknownError(
                 f"{name!r} below {self.uri} was written and cannot be read again",
                 got=_reason(error),
-                do="try again when the store answers: it will find out",
+                do="try again when the store answers, to determine the outcome",
             ) from unreadable
 
     def failed(self, problem: str, error: Exception, do: str | None = None) -> StorageError:
@@ -219,7 +219,7 @@ class Storage:
             Path(self.uri).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"cannot make the folder {self.uri}", got=_reason(error), do="choose a folder you may write to"
+                f"cannot create the folder {self.uri}", got=_reason(error), do="choose a writable folder"
             ) from error
 
     def _path(self, name: str) -> str:

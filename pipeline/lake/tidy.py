@@ -1,7 +1,7 @@
 """Keeping the log of a table short: checkpoints, so that it opens fast, and old entries folded, so that it lists fast.
 
-What is kept: every version of the last `KEPT_VERSIONS` can be opened, and the newest `KEPT_MANIFESTS` manifests can be read.
-Who follows the table further back is still told what came since (`pipeline/lake/log.py`).
+What is kept: every version of the last `KEPT_VERSIONS` can be opened, and the newest `KEPT_MANIFESTS` manifests can be
+read. Who follows the table further back is still told what came since (`pipeline/lake/log.py`).
 """
 
 from __future__ import annotations

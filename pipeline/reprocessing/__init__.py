@@ -1,1 +1,1 @@
-"""Rejected rows, validated again after a fix."""
+"""Replay of rejected rows after a fix."""

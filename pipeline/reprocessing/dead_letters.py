@@ -1,8 +1,8 @@
-"""Dead letters: rows that a stream set aside, with the partition and the offset that they came from, and their way back.
+"""Dead letters: records that a stream rejected, with their partition and offset, and their replay.
 
-What cannot be decoded, has no event time, is too far ahead, came too late or violated an expectation is in the quarantine of
-the stream's table, in the very commit that counts it. A log gives the same record at an offset again, so a row
-without memory of others is judged anew from there, by today's definition.
+Records that cannot be decoded, have no event time, are too far in the future, are late, or violate an expectation are
+in the quarantine of the stream's table. A log returns the same record for an offset again, so records of a stateless
+stream are read again from there and validated by the current definition.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from pipeline.streaming.runtime.validate_and_stage import EpochStager, PendingRo
 
 _DEAD_LETTER_COLUMNS = ["reasons", SOURCE, POSITION, "row"]
 _NEAR_OFFSETS = 1024
-"""Offsets no further apart are read together."""
+"""Maximum distance of offsets that are read as one range."""
 
 
 @dataclass(frozen=True)
 class DeadLetters:
-    """How many rows a stream set aside for a reason, and from when the first and the last are."""
+    """The number of rows that a stream rejected for a reason, and the times of the first and the last."""
 
     stream: str
     reasons: str
@@ -53,7 +53,7 @@ class DeadLetters:
 
 
 def dead_letters(workspace: Workspace) -> tuple[DeadLetters, ...]:
-    """Return what the streams of a project set aside, by stream and reason, the most frequent first."""
+    """Return the rejected rows of a project's streams, by stream and reason, the most frequent first."""
     dead_letters = []
     for name in Planner(workspace).streams:
         rows = quarantined_rows(workspace, name)
@@ -68,18 +68,17 @@ def dead_letters(workspace: Workspace) -> tuple[DeadLetters, ...]:
 
 
 def replay_letters(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
-    """Judge the rows that a stream set aside by its definition of today; those that pass join its table, once.
+    """Validate the rejected rows of a stream by its current definition; rows that pass are added to its table once.
 
-    Those that do not pass stay, with today's reasons, and so do those whose record the log does not hold any more.
-    The stream must not be running: `ConflictError` otherwise. Raises `RequestError` for a stream that remembers,
-    and when nothing was set aside.
+    Rows that fail are kept with the current reasons, and so are rows whose record the log no longer has. Raises
+    `ConflictError` if the stream is running, and `RequestError` for a stateful stream and if no rows were rejected.
     """
     plan = Planner(workspace).plan(name)
     if plan.operator is not None:
         raise RequestError(
-            f"rows that stream {name!r} set aside cannot be brought back one by one: they belong in windows, groups or "
-            "pairs that came out without them",
-            do=f"mend the definition and make the table anew: headwater stream {name} --from earliest",
+            f"rows that stream {name!r} rejected cannot be replayed individually: their windows, groups or joins were "
+            "emitted without them",
+            do=f"fix the definition and recreate the table: headwater stream {name} --from earliest",
         )
     leases = LeaseManager(Leases(workspace.catalog), lambda _: {"status": "stopped"})
     try:
@@ -97,20 +96,20 @@ def _replayed(workspace: Workspace, plan: StreamPlan, clock: Clock) -> RowCounts
     update_quarantine(workspace, plan.definition, manifest, version.manifest_id)
     rows = quarantined_rows(workspace, plan.name)
     if not rows.num_rows:
-        raise RequestError(f"stream {plan.name!r} has set nothing aside", do="see `headwater deadletter ls`")
+        raise RequestError(f"stream {plan.name!r} has no rejected rows", do="see `headwater deadletter ls`")
     if isinstance(plan.inputs[0], TableInput):
         return replay(workspace, plan.name, clock=clock)
     return _validated(workspace, plan, version, rows, clock())
 
 
 def _validated(workspace: Workspace, plan: StreamPlan, version: Version, rows: pa.Table, at: datetime) -> RowCounts:
-    """Validate rows that were rejected, and commit those that pass as an epoch of their stream."""
+    """Validate rejected rows, and commit those that pass as an epoch of their stream."""
     epoch = None if version.manifest is None else version.manifest.epoch
     if version.manifest is None or epoch is None:
         raise AssertionError(plan.name)
     head = workspace.table(plan.name).head()
     if head.manifest_id != version.manifest_id:
-        raise ConflictError(f"stream {plan.name!r} is at work", do="stop or pause it, and replay again")
+        raise ConflictError(f"stream {plan.name!r} is running", do="stop or pause it, and replay again")
     run_id = f"replay-{secrets.token_hex(4)}"
     pending = _read_again(workspace, plan, rows, int(at.timestamp() * 1e6))
     with closing(EpochStager(workspace, plan)) as stager:
@@ -131,7 +130,7 @@ def _validated(workspace: Workspace, plan: StreamPlan, version: Version, rows: p
 
 
 def _read_again(workspace: Workspace, plan: StreamPlan, rows: pa.Table, instant: int) -> PendingRows:
-    """Return the rows at the offsets of those that were set aside; what is not held any more stays aside."""
+    """Return the rows at the offsets of rejected rows; rows that are no longer available stay rejected."""
     (stream_input,) = plan.inputs
     extents = stream_input.log.extents()
     parts, kept = [], []
@@ -180,7 +179,7 @@ _KINDS = (pa.string(), pa.string(), pa.int64(), pa.string())
 
 
 def _ranges(parts: Sequence[tuple[str, int, int]], near: int) -> list[tuple[str, int, int]]:
-    """Return ranges of offsets that have all of the parts, joined where they are near to each other."""
+    """Return ranges of offsets that cover all of the parts; parts that are close to each other are joined."""
     ranges: list[tuple[str, int, int]] = []
     for uri, begin, end in sorted(set(parts)):
         if ranges and ranges[-1][0] == uri and begin <= ranges[-1][2] + near:
@@ -191,7 +190,7 @@ def _ranges(parts: Sequence[tuple[str, int, int]], near: int) -> list[tuple[str,
 
 
 def _at_positions(rows: pa.Table, positions: pa.Table) -> pa.Table:
-    """Return the rows that are from the places of `wanted`."""
+    """Return the rows with the origins in `wanted`."""
     with connect() as con:
         con.register("_rows", rows)
         con.register("_wanted", positions)
@@ -200,7 +199,7 @@ def _at_positions(rows: pa.Table, positions: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class _UntailedLog:
-    """A log whose tail reads ranges from the log itself."""
+    """A log whose tail reads ranges directly."""
 
     log: Log
 

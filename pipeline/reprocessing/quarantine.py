@@ -1,8 +1,8 @@
-"""Replay: a table's quarantined rows judged again by its definition of today.
+"""Replay: validates a table's quarantined rows again by its current definition.
 
-A run does this by itself whenever a definition changes, for all rows. Replay does it for the quarantined ones
-only, which is quick for a large table, and possible for a source whose files are gone. Rows that pass are
-appended; the others stay quarantined, with today's reasons. It is one commit, like any step of a run.
+A run recomputes all rows whenever a definition changes. Replay processes only the quarantined rows, which is fast for a
+large table, and possible for a source whose files no longer exist. Rows that pass are appended; the others stay
+quarantined, with the current reasons. It is one commit, like a step of a run.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def quarantined_rows(workspace: Workspace, name: str) -> pa.Table:
 
 
 def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
-    """Replay a table's quarantined rows and return how they flowed.
+    """Replay a table's quarantined rows and return the row counts.
 
-    Raises `RequestError` when nothing of the table is quarantined, and what a run raises for its rows.
+    Raises `RequestError` if no rows of the table are quarantined, and the errors of a run.
     """
     definition, rows = workspace.stored(name), quarantined_rows(workspace, name)
     version = workspace.require(name)
@@ -61,7 +61,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
     if not rows.num_rows:
         raise RequestError(f"no rows of {name!r} are quarantined", do="see `headwater quarantine ls`")
     if version.manifest is None:
-        raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
+        raise RequestError(f"table {name!r} was not computed by a run", do="run the project first")
     begun, run_id, at = time.perf_counter(), f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", clock().isoformat()
     judged = definition_to_validate(definition)
     spec, producer = _prepare(
@@ -91,7 +91,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
 
 
 def with_replayed_rows(epoch: Epoch, flow: RowCounts) -> Epoch:
-    """Return a stream's epoch after rows that it had set aside were judged again: it is as far as it was."""
+    """Return a stream's epoch after a replay of rejected rows; its offsets and watermark do not change."""
     totals = dict(epoch.totals)
     totals["rows_out"] = totals.get("rows_out", 0) + flow.rows_out
     totals["dropped"] = totals.get("dropped", 0) + flow.dropped
@@ -112,7 +112,7 @@ def _prepare(
     if feed_of(workspace, definition) is not None:
         raise RequestError(
             f"{definition.name!r} reads a source that is not stored, so its rows cannot be judged again by themselves",
-            do=f"mend the files or the definition and run `headwater run --select {definition.name}`",
+            do=f"fix the files or the definition and run `headwater run --select {definition.name}`",
         )
     scans = {n: workspace.require(n, definition.name).scan() for n in definition.inputs}
     plan = route(definition, scans)
@@ -126,7 +126,7 @@ def _prepare(
 def _from_inputs(
     workspace: Workspace, definition: Table, plan: ExecutionPlan, scans: dict[str, Scan], positions: pa.Table
 ) -> RowProducer:
-    """Run the definition on just the input rows that the quarantined ones came from."""
+    """Run the definition on the input rows from which the quarantined rows were computed."""
     driving = scans[plan.driving]
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         con.register("_positions", positions)
@@ -141,7 +141,7 @@ def _from_inputs(
 
 
 def _from_json(workspace: Workspace, rows: pa.Table, spec: StepSpec) -> RowProducer:
-    """Judge the rows as they were made: where their inputs cannot be told, a changed step is not run again."""
+    """Validate the stored rows; their inputs are not known, so a changed statement is not run again."""
     schema = spec.existing.schema if spec.existing is not None else Schema(())
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         register(con, {"_rows": rows})
@@ -153,7 +153,7 @@ def _from_json(workspace: Workspace, rows: pa.Table, spec: StepSpec) -> RowProdu
 
 
 def _from_text(definition: Source, rows: pa.Table, spec: StepSpec) -> tuple[StepSpec, RowProducer]:
-    """Read the text of a source's rejected rows again, held to the contract of today."""
+    """Read the text of a source's rejected rows again, and validate it against the current contract."""
     by_source: dict[str, list[tuple[int, str]]] = {}
     for uri, position, text in zip(*(rows[n].to_pylist() for n in (SOURCE, POSITION, "row")), strict=True):
         by_source.setdefault(uri, []).append((position, text))
@@ -172,13 +172,13 @@ def _reparsable(definition: Source) -> Reparsable:
         return definition.reader
     raise RequestError(
         f"rows of {definition.name!r} cannot be read again from the quarantine",
-        do=f"mend the source and run `headwater run --full --select {definition.name}`",
+        do=f"fix the source and run `headwater run --full --select {definition.name}`",
     )
 
 
 @dataclass(frozen=True)
 class _StoredTextReader:
-    """Reads rows that were kept as text, at their old positions."""
+    """Reads rows that were stored as text, with their original positions."""
 
     reader: Reparsable
     rows: dict[str, tuple[tuple[int, str], ...]]
@@ -191,7 +191,7 @@ class _StoredTextReader:
 
 
 def _restore_positions(rows: pa.Table, old: pa.Array) -> pa.Table:
-    """Replace positions in a list of rows by the positions these had in their file."""
+    """Replace positions in a list of rows with their original positions in the file."""
     at = rows.schema.get_field_index(POSITION)
     where = pc.subtract(rows.column(POSITION), 1)
     return rows.set_column(at, POSITION, old.take(where.combine_chunks()))

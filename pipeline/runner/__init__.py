@@ -1,4 +1,4 @@
-"""The run over all tables of a project: decide, compute, commit, backfill, replay."""
+"""Runs over all tables of a project: decide, compute, commit, backfill."""
 
 from pipeline.runner.decide import RunOptions
 from pipeline.runner.dry_run import plan_run

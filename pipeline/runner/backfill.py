@@ -1,9 +1,9 @@
-"""Backfill: partitions of a table recomputed from its inputs, each committed by itself.
+"""Backfill: recomputes partitions of a table from its inputs, one commit each.
 
-A partition's files are replaced in one commit, whose manifest also says that this backfill has done it: a backfill
-that was killed goes on where it stopped. Inputs are read as the table last consumed them, so that a later run finds
-just what came after. With a changed definition the table is called made by it once every partition is; until then
-a run would recompute it whole.
+A partition's files are replaced in one commit, whose manifest also records that this backfill has completed it, so a
+backfill that was killed resumes where it stopped. Inputs are read in the versions that the table last consumed, so a
+later run processes exactly what is new. If the definition changed, the table counts as computed by it once every
+partition is; until then, a run recomputes the entire table.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from pipeline.runner.facts import feed_of, route_of
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
 
 PARTIAL_PREFIX = "partly "
-"""What stands before the fingerprint of a table some of whose partitions another definition made."""
+"""The prefix of the fingerprint of a table with partitions computed by another definition."""
 _APPEND = Decision(DecisionKind.APPEND, "backfill")
 
 
 @dataclass(frozen=True)
 class BackfillOptions:
-    """Which partitions: those in `A..B` (also `A`, `A..`, `..B`), those that failed, or all; and whether again."""
+    """Which partitions to compute: `A..B` (also `A`, `A..`, `..B`), failed ones, or all; and whether to restart."""
 
     partitions: str | None = None
     failed: bool = False
@@ -56,7 +56,7 @@ class BackfillOptions:
 
 @dataclass(frozen=True)
 class Backfill:
-    """What is to be done: the partitions left to do, those done before, and what they are made from."""
+    """A planned backfill: the remaining and the completed partitions, and the versions of the inputs."""
 
     definition: Table
     version: Version
@@ -65,12 +65,12 @@ class Backfill:
     every: tuple[str | None, ...]
     left: tuple[str | None, ...]
     completed: tuple[str | None, ...]
-    """The partitions that this same backfill has done before."""
+    """The partitions that the same backfill has already completed."""
     parallel: int
 
     @property
     def id(self) -> str:
-        """A hash of the definition and of its inputs' versions: the same backfill has the same."""
+        """A hash of the definition and of its inputs' versions, which identifies the backfill."""
         manifest_ids = sorted((name, version.number, version.manifest_id) for name, version in self.inputs.items())
         return fingerprint("backfill", self.definition.fingerprint, manifest_ids)
 
@@ -79,18 +79,18 @@ OnPartition = Callable[[BackfillRecord], None]
 
 
 def plan_backfill(workspace: Workspace, name: str, options: BackfillOptions) -> Backfill:
-    """Find the partitions to do; nothing is changed.
+    """Determine the partitions to compute; nothing is changed.
 
-    Raises `RequestError` for a table that cannot be backfilled or partitions that are not there, and `StorageError`
-    when it is not made yet or the inputs it consumed are no longer kept.
+    Raises `RequestError` for a table that cannot be backfilled or partitions that do not exist, and `StorageError` if
+    the table is not computed yet or the inputs it consumed are no longer available.
     """
     definition = _require_table(workspace, name)
     version = workspace.require(name)
     if version.manifest is None:
-        raise RequestError(f"table {name!r} was not made by a run", do="run the project first")
+        raise RequestError(f"table {name!r} was not computed by a run", do="run the project first")
     if version.partition_by != definition.partition_by:
         raise RequestError(
-            f"table {name!r} is partitioned otherwise than its definition says", do="recompute it: headwater run --full"
+            f"the partitioning of table {name!r} differs from its definition", do="recompute it: headwater run --full"
         )
     inputs = {n: _consumed(workspace, name, n, version.manifest) for n in definition.inputs}
     draft = Backfill(definition, version, inputs, PartitionColumn("", ""), (), (), (), options.parallel)
@@ -117,10 +117,10 @@ def plan_backfill(workspace: Workspace, name: str, options: BackfillOptions) -> 
 def backfill(
     workspace: Workspace, plan: Backfill, *, on_partition: OnPartition = lambda _: None, clock: Clock = now
 ) -> tuple[BackfillRecord, ...]:
-    """Do what is left of a plan and return what became of each partition, in the order they ended.
+    """Compute the remaining partitions of a plan and return the result of each, in the order of completion.
 
-    A partition that fails is recorded with its error and keeps its rows; the others go on. Raises `ConflictError`
-    when another run commits the table meanwhile; what was committed stays done.
+    A failed partition is recorded with its error and keeps its rows; the others continue. Raises `ConflictError` if
+    another run commits the table concurrently; partitions that are already committed stay completed.
     """
     post_commit(workspace, plan.definition, plan.version)
     begun, at = time.perf_counter(), clock().isoformat()
@@ -160,7 +160,7 @@ def backfill(
 
 
 class _PartitionWorker:
-    """Computes partitions, several at once, and commits them one after the other."""
+    """Computes partitions, several concurrently, and commits them one after the other."""
 
     def __init__(self, workspace: Workspace, plan: Backfill, run_id: str, at: str) -> None:
         self.version = plan.version
@@ -173,9 +173,9 @@ class _PartitionWorker:
         self._completed = list(plan.completed)
 
     def fill(self) -> Iterator[BackfillRecord]:
-        """Do each partition that is left; raise what makes it pointless to go on."""
+        """Compute each remaining partition; raise errors that affect all of them."""
         with ThreadPoolExecutor(parallelism(self._plan)) as pool:
-            if parallelism(self._plan) == 1:  # each sees the rows that the one before has committed
+            if parallelism(self._plan) == 1:  # each partition must see the rows committed by the previous one
                 for index, partition in enumerate(self._plan.left):
                     yield self._commit_result(partition, pool.submit(self._compute, index, partition))
                 return
@@ -198,7 +198,7 @@ class _PartitionWorker:
             return replace(filled, error=str(error))
         update_quarantine(
             self._workspace, self._plan.definition, manifest
-        )  # else the next one would not know of these rows
+        )  # otherwise the next partition would not see these rows
         return replace(filled, rows=outcome.flow.rows_out, seconds=seconds + time.perf_counter() - begun)
 
     def _compute(self, index: int, partition: str | None) -> tuple[Outcome, float]:
@@ -215,7 +215,9 @@ class _PartitionWorker:
         plan, before = self._plan, self.version
         manifest = before.manifest
         if manifest is None:
-            raise StorageError(f"the manifest of table {plan.definition.name!r} is gone", do="recompute it with --full")
+            raise StorageError(
+                f"the manifest of table {plan.definition.name!r} is missing", do="recompute it with --full"
+            )
         require_same(plan.definition, _APPEND, before, outcome.schema)
         completed = [*self._completed, partition]
         is_complete = set(plan.every) <= set(completed) or manifest.fingerprint == plan.definition.fingerprint
@@ -240,14 +242,14 @@ class _PartitionWorker:
         table = self._workspace.table(plan.definition.name)
         self.version = table.commit(manifest, outcome.files, outcome.schema, before, removed)
         self._completed = completed
-        read = outcome.flow  # each partition is looked for in the whole input, which counts once
+        read = outcome.flow  # each partition filters the entire input, which is counted once
         self.flow = replace(self.flow + read, rows_in=read.rows_in, bytes_in=read.bytes_in)
         self.checks = {n: self.checks.get(n, 0) + count for n, count in outcome.checks.items()}
         return manifest
 
 
 def files_of(workspace: Workspace, version: Version, plan: Backfill, partition: str | None) -> frozenset[str]:
-    """Return the URIs of a version's files that hold a partition."""
+    """Return the URIs of a version's files of a partition."""
     bounds = workspace.table(plan.definition.name).bounds(version, (plan.column.name,))
     with connect() as con:
         con.register("_bounds", bounds)
@@ -256,12 +258,12 @@ def files_of(workspace: Workspace, version: Version, plan: Backfill, partition: 
 
 
 def keys_stay_in_partition(plan: Backfill) -> bool:
-    """Return whether rows of one key are always of one partition."""
+    """Return whether all rows of a key are always in the same partition."""
     return plan.column.name in plan.definition.key
 
 
 def parallelism(plan: Backfill) -> int:
-    """Return how many partitions are computed at once: those that may share a key, one after the other."""
+    """Return the number of partitions to compute concurrently; one if they may share keys."""
     return plan.parallel if keys_stay_in_partition(plan) or not plan.definition.key else 1
 
 
@@ -286,8 +288,8 @@ def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> V
         version = None
     if version is None or version.manifest_id != manifest.manifest_ids.get(of):
         raise StorageError(
-            f"{name!r} consumed version {number} of {of!r}, which is no longer kept",
-            do=f"recompute it from what is there: headwater run --full --select {name}",
+            f"{name!r} consumed version {number} of {of!r}, which is no longer available",
+            do=f"recompute it from the current inputs: headwater run --full --select {name}",
         )
     return version
 
@@ -296,17 +298,17 @@ def _require_table(workspace: Workspace, name: str) -> Table:
     definition = workspace.stored(name)
     problem = None
     if not definition.partition_by:
-        problem = "is not partitioned", "give its definition partition_by=, or recompute it: headwater run --full"
+        problem = "is not partitioned", "add partition_by= to its definition, or recompute it: headwater run --full"
     elif not isinstance(definition, Table):
-        problem = "is a source, which is read file by file", "read it again: headwater run --full"
+        problem = "is a source", "read it again: headwater run --full"
     elif definition.merge is not None:
-        problem = "is merged, and rows of one key may be of several partitions", "recompute it: headwater run --full"
+        problem = "is merged, and rows of one key may be in several partitions", "recompute it: headwater run --full"
     elif definition.remembers:
-        problem = "remembers what its inputs no longer show", "recompute it: headwater run --full"
+        problem = "has history that its inputs no longer contain", "recompute it: headwater run --full"
     elif feed_of(workspace, definition) is not None:
         problem = "reads a source that is not stored", "recompute it: headwater run --full"
     elif isinstance(definition.transform, FunctionTransform) and definition.transform.language == "dataset":
-        problem = "is a function of whole datasets", "recompute it: headwater run --full"
+        problem = "is a function of entire datasets", "recompute it: headwater run --full"
     if problem is not None or not isinstance(definition, Table):
         words, do = problem or ("", "")
         raise RequestError(f"table {name!r} {words}: it cannot be backfilled", do=do, place=definition.place)

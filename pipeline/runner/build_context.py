@@ -1,4 +1,4 @@
-"""What an artifact is built on, read from the lake."""
+"""The inputs for building an artifact, read from the lake."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pipeline.project.workspace import Workspace
 
 
 class RunBuildContext:
-    """The `Bench` of a run: inputs are read when they are asked for."""
+    """The `BuildContext` of a run: inputs are read on demand."""
 
     def __init__(self, workspace: Workspace, artifact: Artifact, run_id: str) -> None:
-        """Keep what it reads from."""
+        """Create the context without reading anything."""
         self._workspace = workspace
         self._artifact = artifact
         self._run_id = run_id
@@ -36,6 +36,6 @@ class RunBuildContext:
         return self._workspace.lake.rows(self._workspace.table(name))
 
     def version(self, name: str) -> int:
-        """Return the mark of the version of an input that `table` returns: its number may come again, it may not."""
+        """Return the manifest id of the version that `table` returns; version numbers can recur, ids cannot."""
         version = self._workspace.require(name, self._artifact.name)
         return version.number if version.manifest_id is None else version.manifest_id

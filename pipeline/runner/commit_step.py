@@ -1,4 +1,4 @@
-"""A step of a table, from its specification to its record: computed, committed once, and what follows brought up to date."""
+"""Runs the step of a table, from its specification to its record: compute, commit once, and post-commit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.runner.facts import decide, fingerprint_of, rebuild_decision
 
 @dataclass(frozen=True)
 class StepBasis:
-    """What a step starts from: the definition and its version before, and what the step will have consumed."""
+    """The start of a step: the definition, its current version, and what the step will have consumed."""
 
     definition: StoredDefinition
     decision: Decision
@@ -41,7 +41,7 @@ class StepBasis:
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
-        """What the source lost before it was read, so far and now."""
+        """The gaps of the source: data that was lost before it was read, earlier and now."""
         if self.decision.plan is None:
             return ()
         version = self.version if self.decision.takes_new else None
@@ -55,14 +55,14 @@ Compute = Callable[[RunContext, StepBasis], StepRecord]
 def run_step(
     run: RunContext, definition: Source | Table, inputs: Mapping[str, Version], compute: Compute
 ) -> StepRecord:
-    """Decide what to do with a table and do it: computed by `compute`, unless there is nothing to do.
+    """Decide what to do with a table, and compute it with `compute` unless there is nothing to do.
 
-    What follows from its last commit is brought up to date first. When new rows turn out to belong before those that are
-    there, the table is computed anew.
+    Post-commit of its last version is completed first. If new rows turn out to sort before existing rows, the table is
+    recomputed.
     """
     workspace, options = run.workspace, run.options
     version = workspace.version(definition.name, lenient=options.full)
-    if version is not None and not options.full:  # what is computed anew need not be brought up to date
+    if version is not None and not options.full:  # post-commit is not needed for a version that is replaced
         post_commit(workspace, definition, version)
     decision = decide(workspace, options, definition, version, inputs)
     run.notify(Moment.DECIDED, definition.name, decision.kind)
@@ -78,7 +78,7 @@ def run_step(
 
 
 def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord:
-    """Compute a step, commit it once, and bring quarantine, warehouse and catalog to it."""
+    """Compute a step, commit it once, and update quarantine, warehouse and catalog."""
     definition, begun, kind = basis.definition, time.perf_counter(), basis.decision.kind
     with run.memory.reserve(_needed_bytes(spec, basis)) as memory_bytes:
         outcome, commit = _staged(run, spec, basis, memory_bytes)
@@ -123,7 +123,7 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
 
 
 def _skipped(definition: StoredDefinition, decision: Decision, version: Version | None) -> StepRecord:
-    """Return the record of a step that had nothing to do."""
+    """Return the record of a step without work."""
     return StepRecord(
         name=definition.name,
         number=0,
@@ -151,7 +151,7 @@ def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int
 
 
 def _needed_bytes(spec: StepSpec, basis: StepBasis) -> int | None:
-    """Return the memory that holds all rows of a step; `None` for one that works on the cluster."""
+    """Return the memory needed for all rows of a step; `None` for a step on the cluster."""
     if spec.is_dataset or spec.route.executor == "ray":
         return None
     read = sum(scan.size_bytes for scan in spec.scans.values()) + sum(part.size_bytes for part in spec.parts)

@@ -1,4 +1,4 @@
-"""What the steps of a run share."""
+"""The context shared by the steps of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.streaming.planning.streamed import StreamedDefinitions
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One definition of a plan: the decision, and for a table how it would be computed."""
+    """A definition in a plan: the decision, and for a table the execution plan."""
 
     definition: Definition
     decision: Decision
@@ -30,10 +30,10 @@ class PlannedStep:
 
 
 class RunContext:
-    """A run as its steps see it, from several threads: each version of an input is read once, and time is the run's."""
+    """The context of a run for its steps; thread-safe. Each input version is read once, and all steps use one clock."""
 
     def __init__(self, workspace: Workspace, options: RunOptions, observer: Observer, clock: Clock) -> None:
-        """Keep what to run; nothing is opened yet."""
+        """Create the context without opening anything."""
         self.workspace = workspace
         self.options = options
         self.run_id = f"{clock():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -45,28 +45,28 @@ class RunContext:
         self._clock = clock
         self._lock = threading.Lock()
         self._versions: dict[str, Version] = {}
-        """The versions of inputs that this run has read or made: it sees one of each."""
+        """The versions of inputs that this run has read or committed; one per input."""
 
     def at(self) -> str:
         """Return the time, ISO 8601."""
         return self._clock().isoformat()
 
     def version(self, name: str, reader: str) -> Version:
-        """Return the version of an input that this run sees; raise `StorageError` when it is not made yet."""
+        """Return the version of an input that this run uses; raise `StorageError` if it is not computed yet."""
         with self._lock:
             if name not in self._versions:
                 self._versions[name] = self.workspace.require(name, reader, is_streamed=name in self.streamed)
             return self._versions[name]
 
     def keep_version(self, name: str, version: Version) -> None:
-        """Let the steps below see the version that a step made or left."""
+        """Set the version of a table that downstream steps use."""
         self._versions[name] = version
 
     def notify(self, moment: Moment, name: str = "", note: str = "", step: StepRecord | None = None) -> None:
-        """Tell whoever watches the run that it reached a moment."""
+        """Notify the observer that the run has reached a moment."""
         self._observer(Event(moment, self.run_id, name, note, step))
 
     def notify_progress(self, spec: StepSpec, share: float) -> None:
-        """Tell which share of a step is done."""
+        """Notify the observer of the progress of a step."""
         progress = StepProgress(share, spec.route.rows, spec.route.size_bytes)
         self._observer(Event(Moment.WORKING, self.run_id, spec.definition.name, work=progress))

@@ -1,4 +1,4 @@
-"""Whether the rows of a run fit the table that is there: the contract of a source, and columns that may not change."""
+"""Checks that the rows of a run match the existing table: contracts of sources, and columns that must not change."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.runner.decide import Decision
 def source_contract(
     workspace: Workspace, definition: Source, version: Version | None, decision: Decision, *, full: bool
 ) -> Schema:
-    """Return the columns of a source: those declared, else those inferred from its first data, and those that are added.
+    """Return the columns of a source: declared or inferred from its first data, and added ones.
 
-    A column that is not declared has the type that the first part with it tells. Raises `SchemaError` when a rebuild
-    would infer other columns than before, unless `full` accepts them, and `OrderError` when parts that come before
-    others tell another type or order of columns.
+    The type of an undeclared column is inferred from the first split that has it. Raises `SchemaError` if a rebuild
+    would infer other columns than before, unless `full` accepts them, and `OrderError` if new splits that sort before
+    existing ones imply other types or another order of columns.
     """
     before = None if version is None else own_columns(version.schema).inferred()
     if before is not None and decision.takes_new:
@@ -33,20 +33,20 @@ def source_contract(
             raise SchemaError(
                 f"source {definition.name!r} has other columns than before",
                 got=str(change),
-                do='accept them with --full where all data has them, else give the source new_columns="add"',
+                do='accept them with --full if all data has them, otherwise set new_columns="add" on the source',
                 place=definition.place,
             )
     return contract
 
 
 def _require_first(contract: Schema, fresh: Schema) -> None:
-    """Raise `OrderError` when parts that come before others tell another type or order of the columns: theirs counts."""
+    """Raise `OrderError` if splits that sort before others imply other types or another order of the columns."""
     known, theirs = contract.as_dict(), fresh.as_dict()
     for name, kind in theirs.items():
         if known.get(name, kind) != kind:
-            raise OrderError(f"{name!r} is {kind} by data that comes before, not {known[name]}")
+            raise OrderError(f"{name!r} is {kind} according to data that sorts first, not {known[name]}")
     if list({**theirs, **known}) != list(known):
-        raise OrderError("the columns have another order by data that comes before")
+        raise OrderError("the columns have another order according to data that sorts first")
 
 
 def _untyped(schema: Schema) -> Schema:
@@ -61,10 +61,10 @@ def require_same(
     *,
     may_be_made_anew: bool = False,
 ) -> None:
-    """Raise `SchemaError` when rows to append or merge have other columns or types than those already there.
+    """Raise `SchemaError` if rows to append or merge have other columns or types than the existing rows.
 
-    A source may get columns. Any other table with more columns has to be made anew, for what they are in its old rows only
-    its definition tells: where it may be, this raises `OrderError`.
+    Columns can be added to a source. Other tables with additional columns must be recomputed, because only the
+    definition determines their values in existing rows; if that is allowed, this raises `OrderError`.
     """
     if not decision.takes_new or version is None:
         return
@@ -76,7 +76,7 @@ def require_same(
         raise OrderError(f"new columns: {', '.join(map(repr, change.added))}")
     if change:
         raise SchemaError(
-            f"table {definition.name!r} gives other columns for the new rows than for the old ones",
+            f"table {definition.name!r} has different columns for new rows than for existing ones",
             got=str(change),
             do="cast them in the definition, or recompute it with --full",
             place=definition.place,

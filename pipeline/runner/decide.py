@@ -1,4 +1,4 @@
-"""What a run does with a definition: a pure decision on facts already read."""
+"""Decides what a run does with a definition: pure functions of facts already read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class DecisionKind(StrEnum):
 
     SKIP = "skip"
     CREATE = "create"
-    """All of it is computed, for the first time."""
+    """Everything is computed, for the first time."""
     APPEND = "append"
     MERGE = "merge"
     REBUILD = "rebuild"
-    """All of it is computed, in place of what is there."""
+    """Everything is computed and replaces the existing rows."""
     FAIL = "fail"
     STREAMED = "streamed"
-    """Nothing: a stream makes it."""
+    """Nothing: a stream updates it."""
 
 
 _NOT_MADE = "not made yet"
@@ -35,18 +35,18 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run is asked to do."""
+    """The options of a run."""
 
     select: tuple[str, ...] = ()
-    """Patterns of `Graph.select`; without any, all definitions."""
+    """Patterns of `Graph.select`; empty: all definitions."""
     full: bool = False
-    """Whether to recompute what is up to date, and to lose what is no longer there."""
+    """Whether to recompute everything, also if data that no longer exists is lost."""
     accept_gaps: bool = False
-    """Whether to go on where a source lost something before it was read."""
+    """Whether to continue after data that a source lost before it was read."""
     until: datetime | None = None
-    """Sources are read only as far as they were at this time."""
+    """Sources are read only up to their state at this time."""
     threads: int | None = None
-    """How many definitions are done at once; `None`: as many as there are cores."""
+    """Number of definitions computed concurrently; `None`: number of cores."""
 
 
 DEFAULTS = RunOptions()
@@ -54,69 +54,69 @@ DEFAULTS = RunOptions()
 
 @dataclass(frozen=True)
 class Decision:
-    """Skip, append or merge what is new, or compute all; why; and what is new."""
+    """A decision: skip, append, merge or compute everything, with the reason and the new data."""
 
     kind: DecisionKind
     reason: str
     plan: ReadPlan | None = None
-    """For a source, and for a table that reads one which is not stored: what is to be read."""
+    """For a source, and for a table that reads an unstored source: the data to read."""
     added: tuple[DataFile, ...] = field(default=(), repr=False)
     """For a table that appends or merges: the new files of its driving input."""
     removed: tuple[DataFile, ...] = field(default=(), repr=False)
-    """The files of the driving input that are gone since: rows of the keys in them are replaced."""
+    """The removed files of the driving input; rows with the keys in them are replaced."""
 
     is_later: bool = True
-    """Whether new rows come after those that are there, in the order in which all would come at once."""
+    """Whether new rows sort after existing ones, in the order of a full recomputation."""
 
     @property
     def parts(self) -> tuple[SourceSplit, ...]:
-        """What of a source is to be read."""
+        """The part of a source to read."""
         return () if self.plan is None else self.plan.parts
 
     @property
     def takes_new(self) -> bool:
-        """Whether only what is new is read, and joins what is there."""
+        """Whether only new data is read and added to the existing rows."""
         return self.kind in {DecisionKind.APPEND, DecisionKind.MERGE}
 
     @property
     def takes_all(self) -> bool:
-        """Whether all is read and computed, in place of what is there if there is something."""
+        """Whether everything is read and computed; existing rows are replaced."""
         return self.kind in {DecisionKind.CREATE, DecisionKind.REBUILD}
 
 
 def compute_all(reason: str, *, exists: bool) -> Decision:
-    """Return the decision to compute all of a definition, which exists already or does not."""
+    """Return the decision to compute everything; `exists` says whether the table exists already."""
     return Decision(DecisionKind.REBUILD if exists else DecisionKind.CREATE, reason)
 
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What is known of a table's inputs: their versions now, and what was added to the driving one."""
+    """Facts about a table's inputs: their current versions, and the additions to the driving input."""
 
     versions: Mapping[str, int]
     manifest_ids: Mapping[str, int | None]
     driving: str
     added: tuple[DataFile, ...] | None
-    """The files added to the driving input since it was consumed; `None` when it changed in another way."""
+    """The files added to the driving input since it was consumed; `None` if it changed in another way."""
     splits_alone: bool
-    """Whether the new rows of the driving input can be handled without the old ones."""
+    """Whether new rows of the driving input can be processed without the existing ones."""
     merges: bool = False
     """Whether the table merges new rows by their key."""
     removed: tuple[DataFile, ...] = ()
-    """The files of the driving input that went since it was consumed, where the table can follow that by its key."""
+    """The files removed from the driving input since it was consumed, if the table can apply that by key."""
     rows: int = 0
-    """The rows of the driving input now."""
+    """The current number of rows of the driving input."""
     is_later: bool = True
-    """Whether the new rows of the driving input come after the old ones, as far as the table can tell."""
+    """Whether new rows of the driving input are known to sort after the existing ones."""
 
 
 def decide_source(
     fingerprint: str, manifest: Manifest | None, since: ReadPlan | None, options: RunOptions = DEFAULTS
 ) -> Decision:
-    """Decide for a source from what is new since its cursor; `since` is `None` where there is no cursor to go on from.
+    """Decide for a source from what is new since its cursor; `since` is `None` without a cursor.
 
-    A rebuild leaves it to the caller to plan all that is there. Raises `SourceError` when the source would have to be
-    read again and some of what was read is no longer there, and when something went before it was read.
+    For a rebuild, the caller plans all existing data. Raises `SourceError` if the source must be read again and some of
+    the consumed data no longer exists, and if data was deleted before it was read.
     """
     if options.full:
         return compute_all("--full", exists=manifest is not None)
@@ -127,9 +127,9 @@ def decide_source(
         return reread(manifest, since, "the definition changed" if redefined else since.changed)
     if since.gaps and not options.accept_gaps:
         raise SourceError(
-            f"the source of {manifest.table!r} no longer has what comes next: it was deleted before it was read",
+            f"the source of {manifest.table!r} no longer has the next records: they were deleted before they were read",
             got=few(map(str, since.gaps), _SHOWN),
-            do="go on with what is left: headwater run --accept-gaps",
+            do="continue with the remaining records: headwater run --accept-gaps",
         )
     kind = DecisionKind.APPEND if since.parts else DecisionKind.SKIP
     reason = "; ".join([since.new or "nothing new", *since.notes])
@@ -143,7 +143,7 @@ def decide_reading(
     inputs: InputFacts,
     options: RunOptions = DEFAULTS,
 ) -> Decision:
-    """Decide for a table that reads a source which is not stored, from what is new in it and the table's other inputs."""
+    """Decide for a table that reads an unstored source, from new data in the source and the table's other inputs."""
     read = decide_source(fingerprint, manifest, since, options)
     if read.takes_all or manifest is None or since is None:
         return read
@@ -157,12 +157,12 @@ def decide_reading(
 
 
 def reread(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
-    """Read all again; raise `SourceError` when some of what was read is no longer there."""
+    """Read everything again; raise `SourceError` if some of the consumed data no longer exists."""
     if since.lost:
         raise SourceError(
             f"the source of {manifest.table!r} must be read again ({reason}), which would lose rows",
-            got=f"{len(since.lost)} of what was read is no longer there, the first {since.lost[0]}",
-            do="bring it back, or accept the loss with --full",
+            got=f"{len(since.lost)} source objects no longer exist, the first {since.lost[0]}",
+            do="restore them, or accept the loss with --full",
         )
     return Decision(DecisionKind.REBUILD, reason)
 
@@ -187,7 +187,7 @@ def decide_table(
 
 
 def _changed(manifest: Manifest, inputs: InputFacts) -> list[str]:
-    """Return the inputs that are at another version than the one that was consumed."""
+    """Return the inputs whose version differs from the consumed one."""
     return [
         name
         for name, version in inputs.versions.items()
@@ -196,7 +196,7 @@ def _changed(manifest: Manifest, inputs: InputFacts) -> list[str]:
 
 
 def _take_new(inputs: InputFacts, added: tuple[DataFile, ...]) -> Decision:
-    """Append or merge new rows; replace those of the keys in files that went, unless these are most of the input."""
+    """Append or merge new rows; replace rows with the keys in removed files, unless these are most of the input."""
     if not inputs.removed:
         rows = sum(file.rows for file in added)
         reason = f"{rows:,} new row{'s' * (rows != 1)} in {inputs.driving!r}"

@@ -1,4 +1,4 @@
-"""What a run would do now."""
+"""Plans a run without executing it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.streaming.planning.streamed import STREAMED, StreamedDefinitions
 def plan_run(workspace: Workspace, options: RunOptions) -> tuple[PlannedStep, ...]:
     """Return what a run would do now, in order; nothing is written.
 
-    A table below one that would change is shown as rebuilt, because its inputs do not exist yet. One that cannot be
-    decided is shown to fail, with the error, and those below it as skipped.
+    A table downstream of one that would change is shown as rebuilt, because its inputs do not exist yet. A table whose
+    decision fails is shown as failed with the error, and downstream tables as skipped.
     """
     chosen = workspace.project.graph.select(options.select)
     changing: set[str] = set()

@@ -1,4 +1,4 @@
-"""What computing a table takes, before and after: splits, memory and rows expected, and the figures of a trial."""
+"""Estimates of the computation of a table (splits, memory and rows), and a trial that measures it."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from pipeline.runner.handlers import handler_of
 
 @dataclass(frozen=True)
 class Estimate:
-    """What computing a table from all of its inputs will take; `rows_out` is the engine's guess, where it has one."""
+    """The estimate for computing a table from all of its inputs; `rows_out` is DuckDB's estimate, if it has one."""
 
     rows_in: int
     rows_out: int | None
     bytes_in: int
     files: int
-    """The files that are opened, of `files_in_all`."""
+    """The number of files to open, out of `files_in_all`."""
     files_in_all: int
     splits: int
     at_once: int
     task_bytes: int
-    """The memory that one task may take; all of them together `memory_bytes`."""
+    """The memory limit of one task; the limit of all tasks is `memory_bytes`."""
     memory_bytes: int
     buckets: int = 0
 
 
 def full_spec(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
-    """Return the step that computes a table from all of its inputs, as `--full` would, in a run of its own name."""
+    """Return the step that computes a table from all of its inputs, as with `--full`, under a separate run name."""
     spec = handler_of(definition).spec(workspace, definition)
     if spec is None:
         raise TypeError(type(definition).__name__)
@@ -50,7 +50,7 @@ def full_spec(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
 
 
 def estimate(workspace: Workspace, spec: StepSpec) -> Estimate:
-    """Say what an order will take; nothing is read but the log and the files' own figures."""
+    """Return the estimate for a step; only the log and the files' metadata are read."""
     layout = layout_of(spec, workspace.settings, starts=False)
     splits, buckets = _splits(spec, layout)
     at_once = 1 if splits == 1 and not layout.on_ray else min(max(splits, buckets), layout.budget.slots)
@@ -70,9 +70,9 @@ def estimate(workspace: Workspace, spec: StepSpec) -> Estimate:
 
 
 def trial(workspace: Workspace, spec: StepSpec, on_progress: OnProgress = lambda _: None) -> tuple[Outcome, CommitPlan]:
-    """Compute a table, merge its rows if it is merged, and remove what was staged: nothing is committed.
+    """Compute a table, merge its rows if it is merged, and remove the staged files; nothing is committed.
 
-    Raises what a run would.
+    Raises the errors of a run.
     """
     definition = spec.definition
     table = workspace.table(definition.name).storage
@@ -90,7 +90,7 @@ def trial(workspace: Workspace, spec: StepSpec, on_progress: OnProgress = lambda
 
 
 def _splits(spec: StepSpec, layout: Executor) -> tuple[int, int]:
-    """Return the numbers of splits, and of buckets where rows meet in those."""
+    """Return the number of splits, and of buckets if there is an exchange."""
     if spec.is_dataset:
         return 1, 0
     if spec.route.exchange is None:
@@ -100,7 +100,7 @@ def _splits(spec: StepSpec, layout: Executor) -> tuple[int, int]:
 
 
 def _estimated_rows(workspace: Workspace, spec: StepSpec) -> int | None:
-    """Return the rows that the engine expects of a statement, from the statistics in the files."""
+    """Return DuckDB's estimate of the rows of a statement, from the statistics in the files."""
     transform = spec.definition.transform if isinstance(spec.definition, Table) else None
     if not isinstance(transform, SqlTransform) or spec.feed is not None:
         return None
@@ -108,7 +108,7 @@ def _estimated_rows(workspace: Workspace, spec: StepSpec) -> int | None:
         try:
             register(con, spec.scans)
             plan = json.loads(con.execute(f"explain (format json) {transform.sql}").fetchall()[0][1])
-        except duckdb.Error:  # a run says what is wrong with it
+        except duckdb.Error:  # a run reports the error
             return None
     guesses = (node.get("extra_info", {}).get("Estimated Cardinality") for node in _walk(plan[0]))
     return next((int(guess) for guess in guesses if guess is not None), None)

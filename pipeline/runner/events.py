@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it, in order: progress bars, logs, and tests that stop it anywhere."""
+"""The events of a run, in order, for progress bars, logs, and tests that stop it at any point."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Event:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """How far a step is: the share done, and what it reads in all."""
+    """The progress of a step: the completed share, and the total input."""
 
     share: float
     rows: int
@@ -37,5 +37,5 @@ Observer = Callable[[Event], None]
 
 
 def no_observer(event: Event) -> None:
-    """Watch nothing."""
+    """Ignore all events."""
     del event

@@ -1,4 +1,4 @@
-"""What decisions are made on, read from the project and the lake without changing either."""
+"""The facts for decisions, read from the project and the lake without changing either."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def decide(
     version: Version | None,
     inputs: Mapping[str, Version],
 ) -> Decision:
-    """Decide what to do with a table that is at `version`, its inputs as they were just read."""
+    """Decide what to do with a table at `version`, given the current versions of its inputs."""
     decision = _decide(workspace, options, definition, version, inputs)
-    if decision.takes_all:  # a version may come without its manifest, which is all that decisions look at
+    if decision.takes_all:  # decisions use only the manifest, which a version can lack
         return replace(decision, kind=compute_all("", exists=version is not None).kind)
     return decision
 
@@ -93,9 +93,9 @@ def _decide(
 def rebuild_decision(
     workspace: Workspace, definition: Source | Table, version: Version | None, decision: Decision, reason: str
 ) -> Decision:
-    """Return the decision for a table whose new rows turned out to belong before those that are there.
+    """Return the decision for a table whose new rows turned out to sort before existing ones.
 
-    Raises `SourceError` when its source would have to be read again and some of it is no longer there.
+    Raises `SourceError` if its source must be read again and some of its data no longer exists.
     """
     source = definition if isinstance(definition, Source) else feed_of(workspace, definition)
     if source is None or decision.plan is None or version is None or version.manifest is None:
@@ -104,9 +104,9 @@ def rebuild_decision(
 
 
 def _is_later(workspace: Workspace, definition: Table, driving: Version | None, added: Sequence[DataFile]) -> bool:
-    """Return whether files that came to the driving input hold rows behind all others, by their places in the source.
+    """Return whether all rows of new files of the driving input sort after existing rows, by their origin.
 
-    Where rows do not carry their places, their order is that of their values: nothing is known then.
+    Without the origin columns, rows are ordered by value, and the answer is unknown.
     """
     if not definition.key or merge_of(definition) is not None:
         return True
@@ -125,23 +125,23 @@ def _is_later(workspace: Workspace, definition: Table, driving: Version | None, 
 def _read_since(
     workspace: Workspace, options: RunOptions, source: Source | Feed, manifest: Manifest | None
 ) -> ReadPlan | None:
-    """Return what of a source is new since a manifest, or `None` where it is to be read from the beginning."""
+    """Return the new data of a source since a manifest, or `None` if it must be read from the beginning."""
     if options.full or manifest is None or manifest.cursor is None:
         return None
     return reader_of(workspace, source).plan(manifest.cursor, _bound(source, options))
 
 
 def _planned(workspace: Workspace, source: Source | Feed, decision: Decision, bound: Bound) -> Decision:
-    """Return a decision with what is to be read: for a rebuild, all that is there, up to a bound."""
+    """Return a decision with the data to read: to compute everything, all existing data up to a limit."""
     if not decision.takes_all:
         return decision
     return replace(decision, plan=reader_of(workspace, source).plan(None, bound))
 
 
 def _first_bound(source: Source | Feed, options: RunOptions, since: ReadPlan | None) -> Bound:
-    """Return the bound of reading a source from its beginning.
+    """Return the limit for reading a source from its beginning.
 
-    Only the first time has one: rows that the table has must not be missing for a while because they are read again.
+    A limit applies only the first time: rows of the table must not disappear temporarily because they are read again.
     """
     return _bound(source, options) if since is None and not options.full else UNBOUNDED
 
@@ -151,7 +151,7 @@ def _bound(source: Source | Feed, options: RunOptions) -> Bound:
 
 
 def feed_of(workspace: Workspace, definition: Definition) -> Feed | None:
-    """Return the source that a table reads which is not stored, if it reads one."""
+    """Return the unstored source that a table reads, if any."""
     inputs = (workspace.definition(name) for name in definition.inputs)
     return next((source for source in inputs if isinstance(source, Feed)), None)
 
@@ -162,9 +162,9 @@ def stored_inputs(workspace: Workspace, definition: Definition) -> tuple[str, ..
 
 
 def keeps_rows(workspace: Workspace, name: str) -> bool:
-    """Return whether an input still shows all that it ever showed, except for what was corrected.
+    """Return whether an input retains all rows that it ever had, except for corrections.
 
-    So does a source, and what is made of such inputs row by row. A merged table and an aggregate forget.
+    This holds for sources, and for tables computed row by row from such inputs; not for merged tables and aggregates.
     """
     definition = workspace.definition(name)
     if not isinstance(definition, Table):
@@ -174,13 +174,13 @@ def keeps_rows(workspace: Workspace, name: str) -> bool:
 
 
 def fingerprint_of(workspace: Workspace, definition: Definition) -> str:
-    """Return a definition's fingerprint, which is also that of a source it reads that is not stored."""
+    """Return a definition's fingerprint, which includes that of an unstored source it reads."""
     feed = feed_of(workspace, definition)
     return definition.fingerprint if feed is None else fingerprint(definition.fingerprint, feed.fingerprint)
 
 
 def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Version]) -> dict[str, Scan]:
-    """Return a table's inputs as it reads them: without the files that its statement cannot need."""
+    """Return scans of a table's inputs, without the files that its statement does not need."""
     if not isinstance(definition.transform, SqlTransform):
         return {name: version.scan() for name, version in inputs.items()}
     tree, scans = definition.transform.tree, {}
@@ -193,12 +193,12 @@ def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Versi
 def route_of(
     workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[SourceSplit] = ()
 ) -> ExecutionPlan:
-    """Choose how a table is computed from its inputs, or from parts of a source that is not stored."""
+    """Choose how a table is computed from its inputs, or from splits of an unstored source."""
     return route(definition, scans, parts, _execution_limits(workspace))
 
 
 def route_of_source(workspace: Workspace, definition: Source, parts: Sequence[SourceSplit]) -> ExecutionPlan:
-    """Choose how a source's parts are read."""
+    """Choose how a source's splits are read."""
     return source_route(definition, parts, _execution_limits(workspace))
 
 

@@ -1,4 +1,4 @@
-"""The partitions of a table: which there are, which are asked for, and the rows of one of them."""
+"""The partitions of a table: existing ones, requested ones, and the rows of a partition."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pipeline.kernel.types import stored_type
 
 @dataclass(frozen=True)
 class PartitionColumn:
-    """The column that a table is partitioned by first, and its type as the table stores it."""
+    """The first partition column of a table, and its stored type."""
 
     name: str
     type: str
 
     def value(self, partition: str | None) -> str:
-        """Return SQL for a partition's value, given as the text that the engine prints for it."""
+        """Return SQL for a partition's value, given as DuckDB prints it."""
         return "null" if partition is None else f"{literal(partition)}::{self.type}"
 
     def holds(self, partition: str | None) -> str:
-        """Return the condition that a row is of a partition."""
+        """Return the condition that a row is in a partition."""
         return f"{quoted(self.name)} is not distinct from {self.value(partition)}"
 
 
 @dataclass(frozen=True)
 class PartitionProducer:
-    """The rows of one partition of what another producer makes; the engine pushes the condition down to the inputs."""
+    """The rows of one partition of another producer; DuckDB pushes the condition down to the inputs."""
 
     producer: RowProducer
     column: PartitionColumn
@@ -41,13 +41,13 @@ class PartitionProducer:
 
     @contextmanager
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
-        """Yield the query with the condition around it."""
+        """Yield the query filtered by the condition."""
         with self.producer.for_validation(con, split) as input_query:
             yield self._of(input_query)
 
     @contextmanager
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery | None]:
-        """Do the same."""
+        """Yield the query filtered by the condition, if the producer has one for the fast path."""
         with self.producer.for_fast_path(con, split) as input_query:
             yield None if input_query is None else self._of(input_query)
 
@@ -57,7 +57,7 @@ class PartitionProducer:
 
 
 def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> PartitionColumn:
-    """Return a column of a query as a table stores it; raise `RequestError` when there is none."""
+    """Return a column of a query with its stored type; raise `RequestError` if it does not exist."""
     types = {str(row[0]): plain_type(str(row[1])) for row in con.execute(f"describe {query}").fetchall()}
     if name not in types:
         raise RequestError(f"the rows have no column {name!r} to partition by", got=few(types))
@@ -67,7 +67,7 @@ def column_of(con: duckdb.DuckDBPyConnection, query: str, name: str) -> Partitio
 def every_partition(
     con: duckdb.DuckDBPyConnection, column: PartitionColumn, queries: Sequence[str]
 ) -> tuple[str | None, ...]:
-    """Return the partitions that the rows of any of the queries have, in the order of their type, null last."""
+    """Return the partitions of the rows of the queries, ordered by their type, null last."""
     every = " union ".join(
         f"select {quoted(column.name)}::{column.type} as p from ({q}\n) as _headwater_all" for q in queries
     )
@@ -77,9 +77,9 @@ def every_partition(
 def within(
     con: duckdb.DuckDBPyConnection, column: PartitionColumn, every: Sequence[str | None], range_text: str
 ) -> tuple[str, ...]:
-    """Return the partitions that `A`, `A..B`, `A..` or `..B` asks for, both ends included, in the type's order.
+    """Return the partitions selected by `A`, `A..B`, `A..` or `..B` (inclusive), ordered by the type.
 
-    Raises `RequestError` for an end that is not of the column's type, and when there is no such partition.
+    Raises `RequestError` for a bound that is not of the column's type, and if no partition is selected.
     """
     first, dots, last = range_text.partition("..")
     ends = {">=": first, "<=": last if dots else first}

@@ -1,7 +1,7 @@
-"""A run: each definition is decided, computed, committed once, settled and recorded, after those that it reads.
+"""A run: each definition is decided, computed, committed once and recorded, after its inputs.
 
-Everything that decides what a run does is read from the lake. A run can be killed at any moment and repeated:
-what was committed is skipped, what was not is done again, and what follows from a commit is made good.
+All decisions of a run are based on facts read from the lake. A run can be killed at any point and repeated: committed
+steps are skipped, others are computed again, and an unfinished post-commit is completed.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Runner:
         observer: Observer = no_observer,
         clock: Clock = now,
     ) -> None:
-        """Keep what to run; nothing is opened yet."""
+        """Create the runner without opening anything."""
         self.workspace = Workspace(project)
         self.options = RunOptions() if options is None else options
         self.errors: dict[str, Exception] = {}
-        """What ended the steps that failed, by the definition's name."""
+        """The errors of failed steps, by definition name."""
         self._context = RunContext(self.workspace, self.options, observer, clock)
 
     @property
@@ -54,9 +54,9 @@ class Runner:
         return self._context.run_id
 
     def run(self) -> RunRecord:
-        """Do all chosen definitions and return the run's record.
+        """Run all selected definitions and return the run's record.
 
-        Raises the first error, in the order of the definitions, once everything else is done and recorded.
+        Raises the first error, in the order of the definitions, once all other steps are completed and recorded.
         """
         run = self.attempt()
         for error in self.errors.values():
@@ -64,9 +64,9 @@ class Runner:
         return run
 
     def attempt(self) -> RunRecord:
-        """Do all chosen definitions and return the run's record; what failed is in it, and in `errors`.
+        """Run all selected definitions and return the run's record, which includes failures; see also `errors`.
 
-        Definitions that do not read each other are done side by side. One that reads a failed one is skipped.
+        Independent definitions run concurrently. Definitions downstream of a failed one are skipped.
         """
         graph, settings, catalog = self.workspace.project.graph, self.workspace.settings, self.workspace.catalog
         context = self._context
@@ -116,12 +116,12 @@ class Runner:
 
 
 def _is_chosen(definition: Definition, chosen: frozenset[str]) -> bool:
-    """Return whether a definition is a step of a run; a sink is one with its table."""
+    """Return whether a definition is a step of a run; a sink belongs to the step of its table."""
     return handler_of(definition).is_step and not chosen.isdisjoint({definition.name, definition.selected_with})
 
 
 def _steps_read(graph: Graph, definition: Definition, steps: Collection[str]) -> list[str]:
-    """Return the steps of a run that a definition reads, directly or by a source that is not stored."""
+    """Return the steps of a run that a definition reads, directly or through an unstored source."""
     names = []
     for name in definition.inputs:
         if name in steps:
@@ -132,7 +132,7 @@ def _steps_read(graph: Graph, definition: Definition, steps: Collection[str]) ->
 
 
 def _step(definition: Definition, outcome: StepRecord | Exception | BlockedStep) -> StepRecord:
-    """Return the record of a step that ended in whichever way."""
+    """Return the record of a step, however it ended."""
     if isinstance(outcome, StepRecord):
         return outcome
     layer = definition.layer if isinstance(definition, StoredDefinition) else ""
@@ -150,7 +150,7 @@ def _ending(steps: Sequence[StepRecord]) -> tuple[str, str | None]:
 
 
 def _streamed(definition: Definition, version: Version | None) -> StepRecord:
-    """Return the step of a table that a stream makes: a run leaves it as it is."""
+    """Return the step of a table that a stream updates; a run does not change it."""
     layer = definition.layer if isinstance(definition, StoredDefinition) else ""
     step = StepRecord(definition.name, 0, definition.kind, layer, DecisionKind.STREAMED, STREAMED)
     return step if version is None else replace(step, version=version.number, total_rows=version.rows)

@@ -1,4 +1,4 @@
-"""Steps side by side: each starts after the steps it reads, and a step that reads a failed one is skipped."""
+"""Runs steps concurrently: each starts after its inputs, and steps downstream of a failed one are skipped."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.kernel.engine import Stop, stopped_by
 T = TypeVar("T")
 _THREAD = "headwater-step-"
 _GRACE_S = 5.0
-"""How long an interrupted run waits for its steps: an engine stops at once, a user's function may not."""
+"""How long an interrupted run waits for its steps: DuckDB stops immediately, user functions may not."""
 
 
 @dataclass(frozen=True)
 class BlockedStep:
-    """A step that was not started, because a step above it failed."""
+    """A step that was not started because an upstream step failed."""
 
     reads: str
     """The input that is missing."""
     failed: str
-    """The step that failed: the input, or a step above it."""
+    """The failed step: the input, or one of its upstream steps."""
 
     def __str__(self) -> str:
         """Return the reason."""
@@ -35,29 +35,29 @@ class BlockedStep:
 
 
 def ready(waiting: Mapping[str, Collection[str]], running: Collection[str]) -> list[str]:
-    """Return the waiting steps whose inputs are all done, in their order."""
+    """Return the waiting steps whose inputs are all completed, in order."""
     return [name for name, reads in waiting.items() if not any(read in waiting or read in running for read in reads)]
 
 
 def blocked(reads: Collection[str], failed: Mapping[str, str]) -> BlockedStep | None:
-    """Return why a step cannot be done; `failed` gives for each step that was not done the one whose failure is the cause."""
+    """Return why a step cannot run; `failed` maps each step that did not complete to the step that failed."""
     return next((BlockedStep(read, failed[read]) for read in reads if read in failed), None)
 
 
 @dataclass(frozen=True)
 class Schedule(Generic[T]):
-    """Steps by name, inputs first, each with the steps it reads; what does one; and what hears how each ended."""
+    """Steps by name in dependency order, each with its inputs; the function that runs a step; the callback at its end."""
 
     reads: Mapping[str, Collection[str]]
     do: Callable[[str], T]
     ended: Callable[[str, T | Exception | BlockedStep], None]
-    """Called in the thread of `run`, for one step after the other, before any step that reads it starts."""
+    """Called in the thread of `run`, for one step at a time, before any downstream step starts."""
 
     def run(self, threads: int) -> None:
-        """Do all steps, at most `threads` at once, the first in order first.
+        """Run all steps in order, at most `threads` concurrently.
 
-        An exception of a step ends that step alone. Raises what `ended` raises and what is no `Exception`, such as
-        `KeyboardInterrupt`: the statements of the other steps are interrupted then.
+        An exception of a step ends only that step. Errors of `ended`, and exceptions that are not an `Exception`, such
+        as `KeyboardInterrupt`, are raised after the statements of the other steps have been interrupted.
         """
         waiting, failed = dict(self.reads), dict[str, str]()
         running: dict[str, threading.Thread] = {}
@@ -75,7 +75,7 @@ class Schedule(Generic[T]):
                         del waiting[name]
                         running[name] = self._start(name, finished, stop)
                 if not running:
-                    continue  # a step was skipped: those that read it are next
+                    continue  # a step was skipped: check its downstream steps next
                 name, outcome = _next(finished)
                 del running[name]
                 if isinstance(outcome, Exception):
@@ -91,7 +91,7 @@ class Schedule(Generic[T]):
             try:
                 with stopped_by(stop):
                     outcome = self.do(name)
-            except BaseException as error:  # noqa: BLE001 - `run` decides what becomes of it
+            except BaseException as error:  # noqa: BLE001 - handled by `run`
                 outcome = error
             finished.put((name, outcome))
 
@@ -102,7 +102,7 @@ class Schedule(Generic[T]):
 
 
 def _next(finished: SimpleQueue[tuple[str, T | BaseException]]) -> tuple[str, T | Exception]:
-    """Wait for a step to end and return how it did; raise what is to end the run."""
+    """Wait for a step to end and return its result; raise errors that end the run."""
     name, outcome = finished.get()
     if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
         raise outcome
@@ -110,7 +110,7 @@ def _next(finished: SimpleQueue[tuple[str, T | BaseException]]) -> tuple[str, T 
 
 
 def _interrupt(stop: Stop, threads: Sequence[threading.Thread]) -> None:
-    """Interrupt the statements of threads until these end: an interrupt between two statements is lost."""
+    """Interrupt the statements of threads repeatedly until they end: an interrupt between statements is lost."""
     until = time.monotonic() + _GRACE_S
     for thread in threads:
         while thread.is_alive() and time.monotonic() < until:
@@ -119,5 +119,5 @@ def _interrupt(stop: Stop, threads: Sequence[threading.Thread]) -> None:
 
 
 def has_running_steps() -> bool:
-    """Return whether a step of an interrupted run is still at work, in code that cannot be interrupted."""
+    """Return whether a step of an interrupted run is still running code that cannot be interrupted."""
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())

@@ -17,7 +17,7 @@ def assert_measured(figures, who="auto"):
     assert figures["ours"][who]["peak_bytes"] > 50e6
     assert figures["machine"]["memory_bytes"] > 1e9
     assert figures["versions"]["ours"]["duckdb"]
-    assert all(peer["skipped"].startswith("not here: no ") for peer in figures["peers"].values())
+    assert all(peer["skipped"].startswith("not available: no ") for peer in figures["peers"].values())
     assert figures["ratios"] == {}
 
 

@@ -61,8 +61,8 @@ def test_one_that_fails_or_is_wrong_is_left_out_with_its_reason(tmp_path):
     result = in_turn(Case("c", RIGHT, [contestant("ours", 2, 2, is_ours=True), weak, wrong, short]), 2, tmp_path)
     assert {name: peer["skipped"] for name, peer in result["peers"].items()} == {
         "weak": "no strength",
-        "wrong": "another answer: ('a', 2, 0.5), not ('a', 1, 0.5)",
-        "short": "another answer: 0 rows, not 1",
+        "wrong": "wrong answer: ('a', 2, 0.5), not ('a', 1, 0.5)",
+        "short": "wrong answer: 0 rows, not 1",
     }
     assert result["medians"] == {"ours": 2}
     assert result["ratios"] == {}
@@ -84,7 +84,7 @@ def test_several_cases_are_summed_over_what_both_did(tmp_path, capsys):
 def test_ours_that_failed_is_told_and_what_is_not_here_is_not(tmp_path):
     result = run([Case("c", RIGHT, [contestant("ours", is_ours=True), contestant("peer", 1)])], 1, tmp_path)
     assert failures(result) == ["ours : no strength"]
-    result["ours"]["ours"]["skipped"] = "not here: four cores"
+    result["ours"]["ours"]["skipped"] = "not available: four cores"
     assert failures(result) == []
 
 

@@ -67,5 +67,5 @@ def test_without_java_or_maven_the_reason_is_told(tmp_path, monkeypatch):
     (tmp_path / "java").write_text("#!/bin/sh\n")
     (tmp_path / "java").chmod(0o755)
     assert os.access(tmp_path / "java", os.X_OK)
-    with pytest.raises(UnavailableError, match="fetched by Maven"):
+    with pytest.raises(UnavailableError, match="downloaded with Maven"):
         home()

@@ -145,7 +145,7 @@ def test_a_row_can_be_read_when_the_log_names_its_file(tmp_path):
     late = landed.latency(tmp_path, "delta", 10, 10)
     assert 0 <= late.p50 <= late.p99 <= late.most < 60_000
     assert versions[0].at_us <= versions[1].at_us <= time.time_ns() // 1000
-    with pytest.raises(SystemExit, match="another answer: 10 rows of 10 ids, not 20"):
+    with pytest.raises(SystemExit, match="wrong answer: 10 rows of 10 ids, not 20"):
         landed.latency(tmp_path, "delta", 10, 20)
 
 

@@ -16,8 +16,8 @@ def test_partitions_are_listed_done_and_skipped(headwater, web):
     assert "(2 of 2)" in process.stderr
     assert "visits: 2 done" in process.stdout
     again = headwater("backfill", "visits", "-p", "2026-01-02..2026-01-03", cwd=web, check=0).stdout
-    assert "visits: 2 done before" in again
-    assert "--restart does them again" in again
+    assert "visits: 2 done earlier" in again
+    assert "--restart recomputes them" in again
     plan = json.loads(headwater("backfill", "visits", "--dry-run", "--json", cwd=web, check=0).stdout)
     assert plan["partitions"] == ["2026-01-01", "2026-01-10", None]
     assert "one after the other" in headwater("backfill", "visits", "--parallel", "2", cwd=web, check=0).stderr
@@ -41,6 +41,6 @@ def test_wrong_use_is_one_clear_message(headwater, web):
     for words, message in (
         (["raw"], "error: table 'raw' is not partitioned: it cannot be backfilled"),
         (["visits", "-p", "x"], "error: 'x' is not a value of the partition column 'day'"),
-        (["visits", "--failed", "-p", "2026-01-01"], "error: --failed and --partitions do not go together"),
+        (["visits", "--failed", "-p", "2026-01-01"], "error: --failed and --partitions cannot be combined"),
     ):
         assert message in headwater("backfill", *words, cwd=web, check=1).stderr

@@ -73,10 +73,10 @@ def test_errors_are_json_too(headwater, teashop):
         (["query", "select * from order_"], 1, "error: there is no table 'order_'; did you mean 'orders'?"),
         (["query", "selec 1"], 1, "error: "),
         (["query", "drop table orders"], 1, "error: a query must be one SELECT statement"),
-        (["quality"], 1, "error: the catalog knows of nothing made yet"),
+        (["quality"], 1, "error: no computed tables are recorded in the catalog"),
         (["quarantine", "replay", "orders"], 1, "error: table 'orders' does not exist yet"),
         (["run", "--env", "prod"], 1, "error: there is no environment 'prod'; known: 'dev'"),
-        (["init", "class"], 1, "error: 'class' cannot be a project's name"),
+        (["init", "class"], 1, "error: 'class' is not a valid project name"),
         (["init", "."], 1, "error: "),
     ],
 )
@@ -113,7 +113,7 @@ def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):
 def test_an_unwritable_lake_is_one_clear_message(headwater, teashop):
     (teashop / "file").write_text("not a folder")
     stderr = headwater("run", cwd=teashop, env={"HEADWATER_LAKE": str(teashop / "file")}, check=1).stderr
-    assert "error: raw_orders: cannot make the folder" in stderr
+    assert "error: raw_orders: cannot create the folder" in stderr
     assert "Traceback" not in stderr
 
 
@@ -144,7 +144,7 @@ def slow(orders: pa.Table) -> pa.Table:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted; what was committed stays" in stderr
+    assert "interrupted; committed tables are kept" in stderr
     assert "Traceback" not in stderr
     code.write_text(code.read_text().replace("time.sleep(60)", "pass"))
     later = headwater("run", cwd=teashop, check=0)

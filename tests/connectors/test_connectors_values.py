@@ -60,7 +60,7 @@ def wrong(texts, kind, results):
 def scanned(flow, results, first):
     """What of the fast path differs from the validating pass, of the rows that it takes for right, tested either way."""
     by_itself, passed = _scanned(flow, results, first)
-    with patch.object(contract, "_MANY", 1):
+    with patch.object(contract, "_LIST_TEST_COLUMNS", 1):
         in_lists, passed_in_lists = _scanned(flow, results, first)
     return by_itself + in_lists + [passed ^ passed_in_lists] * (passed != passed_in_lists)
 

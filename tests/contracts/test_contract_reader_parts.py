@@ -86,7 +86,7 @@ def check(path: Path, schema: Schema, target_bytes: int, **options) -> tuple[int
     mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, flowed, strict=True)]
     allowed = [whole_file, SplitError.__name__ if len(parts) > 1 else whole_file]
     if whole_file == SourceError.__name__:
-        allowed.append(([], []))  # lines that end in different ways, each in a part of its own, with no row to lose
+        allowed.append(([], []))  # inconsistent line ends, each in a part of its own, with no row to lose
     assert together(alone) in allowed
     assert together(mixed) in allowed
     return len(parts), sum(rows is not None for rows in flowed)
@@ -215,7 +215,7 @@ def test_a_cut_inside_a_quoted_field_says_so(body, tmp_path):
 
     (first, *_) = (part for part in parts if read(reader, part, SCHEMA) == SplitError.__name__)
     with pytest.raises(
-        SplitError, match="cannot be read by itself: the last record is broken off; read the file whole"
+        SplitError, match="cannot be read independently: the last record is incomplete; read the file as one split"
     ):
         reader.read(first, SCHEMA)
     check(path, SCHEMA, 4)

@@ -96,10 +96,12 @@ def test_a_connector_is_found_by_its_entry_point(tickets, tmp_path):
     assert connector("tickets", url="http://desk") == tickets("http://desk")
     with pytest.raises(DefinitionError, match="no installed package registers the connector 'tiket'; did you mean 'ti"):
         connector("tiket")
-    with pytest.raises(DefinitionError, match=r"'tickets' cannot be made: got .*unexpected keyword argument 'uri'"):
+    with pytest.raises(DefinitionError, match=r"'tickets' cannot be created: got .*unexpected keyword argument 'uri'"):
         connector("tickets", uri="http://desk")
 
 
 def test_without_any_connector_the_error_says_what_to_do():
-    with pytest.raises(DefinitionError, match=r"no installed package registers .*; install the package that has it"):
+    with pytest.raises(
+        DefinitionError, match=r"no installed package registers .*; install the package that provides it"
+    ):
         connector("tickets")

@@ -68,7 +68,7 @@ def test_lost_manifests_say_so_and_full_makes_them_good(shop):
     before = rows_of(shop)
     shutil.rmtree(lake(shop, "silver", "orders", "_headwater"))
     with pytest.raises(
-        StorageError, match=r"the manifest of table 'orders' is gone: .*recompute the table with --full"
+        StorageError, match=r"the manifest of table 'orders' is missing: .*recompute the table with --full"
     ):
         run(shop)
     run(shop, full=True)
@@ -79,7 +79,7 @@ def test_a_lost_quarantine_says_so_and_full_makes_it_good(shop):
     run(shop)
     before = rows_of(shop)
     shutil.rmtree(lake(shop, "quarantine"))
-    with pytest.raises(StorageError, match=r"quarantined rows of 'raw_orders' are gone from the lake: .*--full"):
+    with pytest.raises(StorageError, match=r"quarantined rows of 'raw_orders' are missing in the lake: .*--full"):
         run(shop)
     run(shop, full=True)
     assert rows_of(shop) == before

@@ -102,7 +102,7 @@ def test_a_manifest_that_is_not_what_was_committed_is_refused(clicks):
     with pytest.raises(StorageError, match="the manifest of table 'minutes' is damaged"):
         run(Orders(str(clicks.folder), ("minutes",)))
     manifest.unlink()
-    with pytest.raises(StorageError, match="the manifest of table 'minutes' is gone"):
+    with pytest.raises(StorageError, match="the manifest of table 'minutes' is missing"):
         run(Orders(str(clicks.folder), ("minutes",)))
 
 

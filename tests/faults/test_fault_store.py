@@ -131,7 +131,7 @@ def test_an_outcome_that_cannot_be_known_is_said_and_found_out_later(table, prox
     )
     proxy.rule(Rule("PUT", LOG, Fault.LIE, status=500, then=storm))
 
-    with pytest.raises(OutcomeUnknownError, match="was sent and the table cannot be read again"):
+    with pytest.raises(OutcomeUnknownError, match="was sent, but the table cannot be read to check the outcome"):
         table.commit(manifest, files, SCHEMA, first)
 
     proxy.rule()

@@ -170,7 +170,7 @@ def test_a_password_is_not_shown():
 
 
 def test_an_address_that_is_none_is_an_error():
-    with pytest.raises(StorageError, match="the catalog at an address that cannot be read cannot be used"):
+    with pytest.raises(StorageError, match="the catalog at an invalid address cannot be used"):
         Catalog("not an address").runs()
 
 

@@ -39,7 +39,9 @@ def leases(url, clock) -> Leases:
 def test_a_lease_is_one_holders_until_it_runs_out(leases, clock):
     first, second = this_process(), this_process()
     leases.acquire("delays", first)
-    with pytest.raises(ConflictError, match=r"stream 'delays' is being run: got process \d+ on .*, since 1970-01-12"):
+    with pytest.raises(
+        ConflictError, match=r"stream 'delays' is already running: got process \d+ on .*, since 1970-01-12"
+    ):
         leases.acquire("delays", second)
     clock.now += LASTS_S - 1
     assert leases.renew(first, {"delays": {"status": "running"}}) == {"delays": "run"}

@@ -22,7 +22,7 @@ ONE, TWO = "select 1 as a, 'x' as b", "select 2 as a, 'y' as b"
 
 def test_a_table_that_is_not_there_has_no_version(lake, writer):
     assert writer().table.version() is None
-    with pytest.raises(StorageError, match="'t' is not there yet; run the project first"):
+    with pytest.raises(StorageError, match="'t' does not exist yet; run the project first"):
         lake.rows(writer().table)
 
 
@@ -99,7 +99,9 @@ def test_of_two_writers_that_saw_one_version_the_second_meets_a_conflict(lake, w
     seen = w.write(ONE)
     w.write(TWO, "r2", "append", seen)
 
-    with pytest.raises(ConflictError, match="another run committed 't' while this one worked; nothing of this table"):
+    with pytest.raises(
+        ConflictError, match="another run committed 't' concurrently; this run did not change the table"
+    ):
         w.write("select 9 as a, 'late' as b", "r3", "append", seen)
     assert lake.rows(w.table).num_rows == 2
 
@@ -236,7 +238,7 @@ def test_when_the_table_cannot_be_read_again_the_outcome_is_unknown(writer):
     head = Unlucky(w.table.place, damaged)
     commit = Commit(w.stage(TWO, "r2"), seen.schema, "append", 222)
 
-    with pytest.raises(OutcomeUnknownError, match="was sent and the table cannot be read again"):
+    with pytest.raises(OutcomeUnknownError, match="was sent, but the table cannot be read to check the outcome"):
         head.commit_files(commit)
     with pytest.raises(StorageError, match="cannot be read"):
         head.commit_files(commit)
@@ -304,7 +306,7 @@ def test_a_manifest_that_is_damaged_or_gone_is_an_error(writer):
     with pytest.raises(StorageError, match="the manifest of table 't' is damaged: got another content"):
         w.table.version()
     path.unlink()
-    with pytest.raises(StorageError, match="the manifest of table 't' is gone"):
+    with pytest.raises(StorageError, match="the manifest of table 't' is missing"):
         w.table.version()
     path.write_text(text)
     assert w.table.version() == version
@@ -348,7 +350,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     table = Lake(Storage(str(tmp_path / "file" / "lake"))).table("silver", "t")
 
-    with pytest.raises(StorageError, match=r"cannot make the folder .*: got Not a directory"):
+    with pytest.raises(StorageError, match=r"cannot create the folder .*: got Not a directory"):
         table.storage.make()
     with pytest.raises(StorageError, match=r"cannot write 'm.json' below .*check its space and permissions"):
         table.storage.write_text("m.json", "{}")

@@ -198,7 +198,7 @@ def test_a_manifest_that_is_gone_is_only_missed_for_the_newest_version(stream):
 
     assert stream.table.version(0).manifest is None
     stream.table.storage.remove([manifest_name(stream.head.manifest_id)])
-    with pytest.raises(StorageError, match="the manifest of table 't' is gone"):
+    with pytest.raises(StorageError, match="the manifest of table 't' is missing"):
         stream.table.version(1)
 
 

@@ -236,7 +236,7 @@ def test_a_merge_of_an_old_version_conflicts(merging):
 def test_a_file_that_is_not_there_cannot_be_replaced(merging):
     t = merging()
     t.merge(values((1, 1, "I", "a")))
-    with pytest.raises(StorageError, match=r"does not have a file that was to be replaced: got .*gone.parquet"):
+    with pytest.raises(StorageError, match=r"does not have a file that should be replaced: got .*gone.parquet"):
         t.table.commit(
             Manifest("t", "r9", "f", "merge"),
             (),
@@ -250,8 +250,8 @@ def test_a_file_that_is_not_there_cannot_be_replaced(merging):
     ("fields", "select", "message"),
     [
         ({}, "select 1 as id, 'I' as op", "no column 'seq', by which it is merged: got id, op"),
-        ({}, "select 1 as id, 1 as seq", "cannot tell which rows are deletes: got .*op"),
-        ({}, "select 1 as id, 1 as seq, 'I' as op, 1 as File_Index", "column 'file_index', which is the engine's own"),
+        ({}, "select 1 as id, 1 as seq", "the deletes of table .* cannot be determined: got .*op"),
+        ({}, "select 1 as id, 1 as seq, 'I' as op, 1 as File_Index", "column 'file_index', which is a reserved name"),
     ],
 )
 def test_rows_that_cannot_be_merged(merging, fields, select, message):

@@ -157,7 +157,10 @@ def test_empty_text_is_no_partition(writer):
 
 def test_partitions_change_only_when_the_table_is_made_anew(writer):
     seen = writer(partition_by=("p",)).write("select 'x' as p, 1 as i")
-    with pytest.raises(StorageError, match=r"'t' is partitioned otherwise.*: got i; recompute it with --full"):
+    with pytest.raises(
+        StorageError,
+        match=r"the partitioning of table 't' differs from its definition: got i; recompute it with --full",
+    ):
         writer(partition_by=("i",)).write("select 'x' as p, 1 as i", "r2", "append", seen)
     assert writer(partition_by=("p",)).table.version() == seen
 

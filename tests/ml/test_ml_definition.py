@@ -61,10 +61,13 @@ def test_whatever_decides_the_model_is_in_its_fingerprint(change):
     ("change", "message"),
     [
         ({"function": lambda: None}, r"model '<lambda>' takes one feature view: got no parameter.*definition.py:\d+"),
-        ({"function": lambda trips, planes: (trips, planes)}, r"takes one feature view: got trips, planes; name"),
+        (
+            {"function": lambda trips, planes: (trips, planes)},
+            r"takes one feature view: got trips, planes; use the view's name",
+        ),
         ({"metric": "acc"}, r"unknown metric 'acc'; did you mean 'auc'"),
-        ({"split_at": "October"}, r"split_at is not a date or time: got 'October'; write 2013-10-01"),
-        ({"baseline": "late"}, r"the baseline knows the label 'late'; take it out"),
+        ({"split_at": "October"}, r"split_at is not a date or time: got 'October'; write a date such as 2013-10-01"),
+        ({"baseline": "late"}, r"the baseline contains the label 'late'; remove it"),
     ],
 )
 def test_what_is_wrong_with_a_definition_is_said(change, message):

@@ -63,7 +63,12 @@ def test_another_event_time_makes_it_another_definition():
         (TEXT, ["trip_id", "leg"], "started_at", r"no column 'leg', its entity"),
         (TEXT, "trip_id", "started", r"no column 'started', its event time; did you mean 'started_at'"),
         (TEXT, (), "started_at", r"a feature view has no entity; name the column"),
-        ("select * from raw_trips", "trip_id", "started_at", r"a feature view names its columns: got \*; list them"),
+        (
+            "select * from raw_trips",
+            "trip_id",
+            "started_at",
+            r"a feature view must name its columns: got \*; list them",
+        ),
         ("select 1 as trip_id", "trip_id", "started_at", r"the SELECT reads no table"),
     ],
 )

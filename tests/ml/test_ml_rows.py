@@ -109,11 +109,23 @@ def test_a_boolean_label_is_made_0_and_1():
     [
         ("late", [0, 1, 2, 0, 0, 1, 1, 0], {}, ModelError, r"neither a boolean nor 0 and 1: got 0 to 2; .*here.py:1"),
         ("late", ["0", "1"] * 4, {}, ModelError, r"label 'late' is neither a boolean nor 0 and 1: got string"),
-        ("late", [1, 0, 0, 1, 0, 0, 0, 0], {}, ModelError, r"all 4 training rows have one label: got late = 0; move"),
-        ("late", [1, 1, 1, 1, 0, 1, 0, 0], {}, ModelError, r"all 4 holdout rows have one label: got late = 1"),
+        (
+            "late",
+            [1, 0, 0, 1, 0, 0, 0, 0],
+            {},
+            ModelError,
+            r"all 4 training rows have the same label: got late = 0; move",
+        ),
+        ("late", [1, 1, 1, 1, 0, 1, 0, 0], {}, ModelError, r"all 4 holdout rows have the same label: got late = 1"),
         ("late", pa.nulls(8, pa.int64()), {}, ModelError, r"too few training rows.*: got 0, not 1; move split_at"),
-        ("x", [[1]] * 8, {}, DefinitionError, r"cannot take the feature 'x' of 'rides': got list<.*; make it a number"),
-        ("at", list(range(8)), {}, DefinitionError, r"the event time 'at' is not a time: got int64"),
+        (
+            "x",
+            [[1]] * 8,
+            {},
+            DefinitionError,
+            r"the feature 'x' of 'rides' has an unsupported type: got list<.*; convert it to a number",
+        ),
+        ("at", list(range(8)), {}, DefinitionError, r"the event time 'at' is not a date or timestamp: got int64"),
         ("x", [1] * 8, {"min_rows": 5}, ModelError, r"too few training rows: .* before 2024-01-05 00:00: got 3, not 5"),
         (
             "x",

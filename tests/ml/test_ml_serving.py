@@ -67,16 +67,16 @@ def test_values_that_mean_the_same_kind_are_taken(predictor, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hour": 8.5}, r"row 1: 'hour' is to be a whole number or null: got 8.5"),
-        ({"hour": "8"}, r"row 1: 'hour' is to be a whole number or null: got '8'"),
-        ({"hour": True}, r"row 1: 'hour' is to be a whole number or null: got True"),
-        ({"load": "full"}, r"row 1: 'load' is to be a number or null: got 'full'"),
-        ({"load": float("nan")}, r"row 1: 'load' is to be a number or null: got nan"),
-        ({"load": 10**400}, r"row 1: 'load' is to be a number or null: got 1000"),
-        ({"is_weekend": 1}, r"row 1: 'is_weekend' is to be true or false or null: got 1"),
-        ({"carrier": 6}, r"row 1: 'carrier' is to be text or null: got 6"),
-        ({"seen_at": "noon"}, r"row 1: 'seen_at' is to be a time as ISO 8601 or null: got 'noon'"),
-        ({"seen_at": 12}, r"row 1: 'seen_at' is to be a time as ISO 8601 or null: got 12"),
+        ({"hour": 8.5}, r"row 1: 'hour' must be an integer or null: got 8.5"),
+        ({"hour": "8"}, r"row 1: 'hour' must be an integer or null: got '8'"),
+        ({"hour": True}, r"row 1: 'hour' must be an integer or null: got True"),
+        ({"load": "full"}, r"row 1: 'load' must be a number or null: got 'full'"),
+        ({"load": float("nan")}, r"row 1: 'load' must be a number or null: got nan"),
+        ({"load": 10**400}, r"row 1: 'load' must be a number or null: got 1000"),
+        ({"is_weekend": 1}, r"row 1: 'is_weekend' must be true or false or null: got 1"),
+        ({"carrier": 6}, r"row 1: 'carrier' must be text or null: got 6"),
+        ({"seen_at": "noon"}, r"row 1: 'seen_at' must be an ISO 8601 time or null: got 'noon'"),
+        ({"seen_at": 12}, r"row 1: 'seen_at' must be an ISO 8601 time or null: got 12"),
         ({"carier": "B6"}, r"row 1 has an unknown feature 'carier'; did you mean 'carrier'\?"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_wrong_row_is_named_with_its_feature(predictor, change, message):
 def test_a_missing_feature_is_named(predictor):
     row = {name: value for name, value in ROW.items() if name not in {"hour", "load"}}
 
-    with pytest.raises(RequestError, match="row 0 lacks 'hour', 'load'; give null for what is not known"):
+    with pytest.raises(RequestError, match="row 0 lacks 'hour', 'load'; pass null for unknown values"):
         predictor.predict([row])
 
 

@@ -36,7 +36,7 @@ def test_a_good_model_is_accepted_registered_and_becomes_champion(project, capfd
         "models:/lateness/1",
     )
     assert "better than the baseline's" in verdict.reason
-    assert "140 rows without 'late' were left out" in verdict.reason
+    assert "140 rows without 'late' were excluded" in verdict.reason
     assert verdict.rows == 1400
     assert verdict.metrics["auc"] > max(0.6, verdict.metrics["baseline_auc"])
     assert verdict.metrics["training_rows"] + verdict.metrics["holdout_rows"] + 140 == 1400
@@ -181,7 +181,7 @@ def lateness(trips):
             "(trips):",
             "(raw_trips):",
             DefinitionError,
-            r"learns from 'raw_trips', which is not a feature view: got a source",
+            r"is trained on 'raw_trips', which is not a feature view: got a source",
         ),
         ('"hour", ', '"our", ', ModelError, r"'lateness' could not be trained: ValueError.*our.*trips_project.py:\d+"),
         ("return make", "return 'a', make", ModelError, r"did not return a classifier: got tuple.*predict_proba"),
@@ -225,10 +225,13 @@ def lateness(trips):
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        ("[0.1, 0.2, 0.7]", r"does not give two probabilities a row: got an array of shape \(.*, 3\); return .*py:\d+"),
-        ("[-1, 2]", r"does not give two probabilities a row: got values outside 0 to 1"),
-        ("[np.nan, np.nan]", r"does not give two probabilities a row: got values outside 0 to 1"),
-        ("[0.5, 0.5], threading.Lock()", r"estimator of model 'lateness' cannot be kept: got Constant: .*pickle.*lock"),
+        ("[0.1, 0.2, 0.7]", r"must return two probabilities per row: got an array of shape \(.*, 3\); return .*py:\d+"),
+        ("[-1, 2]", r"must return two probabilities per row: got values outside 0 to 1"),
+        ("[np.nan, np.nan]", r"must return two probabilities per row: got values outside 0 to 1"),
+        (
+            "[0.5, 0.5], threading.Lock()",
+            r"estimator of model 'lateness' cannot be stored: got Constant: .*pickle.*lock",
+        ),
     ],
 )
 def test_an_estimator_that_cannot_be_used_says_why(project, estimator, message):

@@ -237,7 +237,7 @@ def test_another_commit_meanwhile_is_a_conflict(web):
 @pytest.mark.parametrize(
     ("name", "partitions", "message"),
     [
-        ("raw", None, "table 'raw' is not partitioned: it cannot be backfilled; give its definition partition_by="),
+        ("raw", None, "table 'raw' is not partitioned: it cannot be backfilled; add partition_by= to its definition"),
         ("visit", None, "'visit' is not defined; did you mean 'visits'"),
         ("visits", "2027-01-01", r"no partition is in '2027-01-01'; day is from 2026-01-01 to 2026-01-10"),
         ("visits", "2026-01-03..2026-01-02", "no partition is in"),
@@ -252,13 +252,13 @@ def test_what_cannot_be_backfilled(web, name, partitions, message):
 def test_tables_that_are_not_made_of_partitions(web):
     code = (web / "web.py").read_text()
     change(web, 'key="id",\n', 'key="id",\n    sequence_by="seconds",\n')
-    with pytest.raises(RequestError, match="'visits' is merged, and rows of one key may be of several partitions"):
+    with pytest.raises(RequestError, match="'visits' is merged, and rows of one key may be in several partitions"):
         plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
     (web / "web.py").write_text(code.replace('partition_by=["day", "page"]', 'partition_by="page"'))
-    with pytest.raises(RequestError, match="'visits' is partitioned otherwise than its definition says"):
+    with pytest.raises(RequestError, match="the partitioning of table 'visits' differs from its definition"):
         plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
     (web / "web.py").write_text(code.replace("seconds * 1 as seconds", "seconds * 1 as seconds, 1 as more"))
-    with pytest.raises(SchemaError, match=r"'visits' gives other columns .*new column 'more'"):
+    with pytest.raises(SchemaError, match=r"'visits' has different columns .*new column 'more'"):
         plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
     (web / "web.py").write_text(code + "late = sql('select day from raw', partition_by='day')\n")
     with pytest.raises(StorageError, match="'late' does not exist yet"):
@@ -268,7 +268,7 @@ def test_tables_that_are_not_made_of_partitions(web):
 def test_inputs_that_are_no_longer_kept(web):
     shutil.rmtree(web / ".headwater" / "lake" / "bronze" / "raw")
     run(web, select=("raw",))
-    with pytest.raises(StorageError, match=r"consumed version 0 of 'raw', which is no longer kept; .*--full"):
+    with pytest.raises(StorageError, match=r"consumed version 0 of 'raw', which is no longer available; .*--full"):
         plan_backfill(Workspace(load(web)), "visits", BackfillOptions())
 
 

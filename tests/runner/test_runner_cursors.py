@@ -108,7 +108,7 @@ def test_a_topic_that_was_made_anew_is_not_read_in_silence(project, topic):
     topic.make_anew()
     topic.send(range(100, 104))
 
-    with pytest.raises(SourceError, match=r"was deleted and created again\), which would lose rows.*--full"):
+    with pytest.raises(SourceError, match=r"was deleted and recreated\), which would lose rows.*--full"):
         run(folder)
     assert ids(folder) == list(range(10))
     run(folder, full=True)

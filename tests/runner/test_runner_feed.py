@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_read_ends_the_run_or_is_set_aside(feed, stored):
     folder = feed("")
     (folder / "feed.py").write_text(text.replace('DATA / "*.csv"', 'DATA / "*.csv*", format="csv"'))
     (folder / "data" / "2.csv.gz").write_bytes(b"this is no gzip")
-    with pytest.raises(SourceError, match=r"the file cannot be unpacked: got .*2.csv.gz"):
+    with pytest.raises(SourceError, match=r"the file cannot be decompressed: got .*2.csv.gz"):
         run(folder)
     kept = text.replace('DATA / "*.csv"', 'DATA / "*.csv*", format="csv"').replace(
         '"day": "date"}', '"day": "date"}, unreadable="quarantine"'
@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_read_ends_the_run_or_is_set_aside(feed, stored):
     flow = steps["sales" if stored else "big"].flow
     assert (flow.rows_in, flow.rows_out, flow.quarantined) == (5, 4, 1)
     [quarantined] = quarantined_rows(Workspace(load(folder)), "sales" if stored else "big").to_pylist()
-    assert quarantined["reasons"] == "unreadable: the file cannot be unpacked"
+    assert quarantined["reasons"] == "unreadable: the file cannot be decompressed"
     assert quarantined["row"] == quarantined["_source"]
     assert quarantined["row"].endswith("2.csv.gz")
     assert {step.decision for step in run(folder).values()} == {"skip"}

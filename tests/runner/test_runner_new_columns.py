@@ -202,7 +202,7 @@ def test_a_file_that_comes_before_others_decides_the_type(tmp_path):
 
     (step,) = Runner(load(folder)).run().steps
 
-    assert (step.decision, step.reason) == ("rebuild", "'v' is VARCHAR by data that comes before, not BIGINT")
+    assert (step.decision, step.reason) == ("rebuild", "'v' is VARCHAR according to data that sorts first, not BIGINT")
     assert Workspace(load(folder)).query("select v from raw order by v").to_pylist() == [{"v": "1"}, {"v": "x"}]
 
 
@@ -240,8 +240,8 @@ def test_a_row_that_was_set_aside_comes_in_once_its_column_is_declared(tmp_path)
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        (("V", "id"), r"got 'V', which differs in case only from 'v'; rename it: files\(…, rename=\{'V': 'v'\}\)"),
-        (("id",), "the columns are not those of the contract: got no 'v'"),
+        (("V", "id"), r"got 'V', which differs only in case from 'v'; rename it: files\(…, rename=\{'V': 'v'\}\)"),
+        (("id",), "the columns do not match the contract: got no 'v'"),
         (("v", "id"), None),
     ],
 )

@@ -155,7 +155,7 @@ def test_rows_that_went_are_refused_by_a_sink_that_cannot_say_so(project, tmp_pa
     workspace = project(text("0"))
     failed = Runner(workspace.project).attempt()
 
-    assert "rows went from the table" in str(failed.error)
+    assert "rows were deleted from the table" in str(failed.error)
     assert workspace.require("some").rows == 0
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_written_ends_the_sink_alone(project):
     )
     running = StreamJob(workspace, StreamJobOptions(until_caught_up=True, stream_options=FAST))
 
-    with pytest.raises(SchemaError, match="column 'b' cannot be sent as JSON"):
+    with pytest.raises(SchemaError, match="column 'b' cannot be encoded as JSON"):
         running.run()
 
     assert workspace.require("bytes").rows == 200

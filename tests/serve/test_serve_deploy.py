@@ -110,7 +110,7 @@ def test_what_is_wrong_is_said_before_ray_is_started(cafe, monkeypatch):
         port = taken.getsockname()[1]
         with pytest.raises(RequestError, match=rf"cannot listen on 127.0.0.1:{port}: got .*; choose another port"):
             start(cafe.root, port=port)
-    with pytest.raises(RequestError, match="there must be a replica: got 0"):
+    with pytest.raises(RequestError, match="there must be at least one replica: got 0"):
         start(cafe.root, port=free_port(), replicas=0)
     with pytest.raises(RequestError, match=r"cannot listen on 127.0.0.1:70000"):
         start(cafe.root, port=70_000)

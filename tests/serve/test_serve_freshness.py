@@ -29,7 +29,7 @@ def test_refusals_of_versions(cafe):
     tables = Tables(Workspace(cafe.project()), ["gold"])
     with pytest.raises(UnknownError, match="has no such version: got 3; its newest version is 0"):
         tables.version("cafe_orders", 3)
-    with pytest.raises(UnknownError, match="table 'later' is not made yet"):
+    with pytest.raises(UnknownError, match="table 'later' is not computed yet"):
         tables.version("later")
     with pytest.raises(UnknownError, match="there is no table 'orders'"):
         tables.newest("orders")

@@ -1,4 +1,4 @@
-"""Where a text file can be cut into parts: at line ends, and of delimited text only at those outside of quotes."""
+"""Splits text files at line ends; delimited text only at line ends outside of quotes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from pipeline.core.splits import SourceObject, SourceSplit
 Bytes = npt.NDArray[np.uint8]
 
 _FEED, _QUOTE = 10, 34
-_CHUNK_BYTES = 1 << 20  # what fits a core's cache is counted fastest
+_CHUNK_BYTES = 1 << 20  # counting is fastest if the buffer fits a core's cache
 _LOOK_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 20
 _REMAINDER_FACTOR = 1.5
-"""A rest of up to this many times the target is not cut again."""
+"""A remainder of up to this many times the target size is not split again."""
 
 
 def is_small(size_bytes: int, target_bytes: int) -> bool:
-    """Return whether so many bytes make one part."""
+    """Return whether a file of this size is one split."""
     return size_bytes <= _REMAINDER_FACTOR * target_bytes
 
 
 def mapped_bytes(path: str) -> Bytes:
-    """Return the bytes of a file that is not empty, mapped into memory."""
+    """Return the memory-mapped bytes of a non-empty file."""
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
 
 
 def contains_byte(path: str, byte: bytes, start: int) -> bool:
-    """Return whether a byte is anywhere in a file that is not empty, from `start` on."""
+    """Return whether a byte occurs in a non-empty file, from `start` on."""
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(byte, start) >= 0
 
 
 def head_bytes(data: Bytes, delimiter: str) -> int | None:
-    """Return where a delimited file's first line ends; None when that line is not the header and nothing but it."""
+    """Return where a delimited file's first line ends; None if that line is not exactly the header."""
     line, end, _ = data[:_HEAD_BYTES].tobytes().partition(b"\n")
     try:
-        # strictly read, a quote that is still open at the line's end is an error
+        # in strict mode, an open quote at the end of the line is an error
         names = next(csv.reader([line.decode("utf-8-sig").removesuffix("\r")], delimiter=delimiter, strict=True), [])
     except (csv.Error, UnicodeDecodeError):
         return None
@@ -53,10 +53,10 @@ def head_bytes(data: Bytes, delimiter: str) -> int | None:
 def splits_of(
     piece: SourceObject, data: Bytes, target_bytes: int, *, head: int = 0, quotes: bool = False
 ) -> tuple[SourceSplit, ...]:
-    """Cut a file at line ends into parts of about `target_bytes`; the first holds the `head`.
+    """Split a file at line ends into splits of about `target_bytes`; the first contains the `head`.
 
-    With `quotes`, a line end is one only after an even number of quotes since the head. That is so for every
-    record end unless a quote stands where it has no meaning; who reads a part has to notice.
+    With `quotes`, a line end counts only after an even number of quotes since the head. This holds for every record end
+    unless a quote is in an unquoted field; the reader of a split must detect that.
     """
     cuts = [(0, 0), *_cuts(data, target_bytes, head, quotes=quotes)]
     if len(cuts) == 1:
@@ -71,14 +71,14 @@ def splits_of(
 
 
 def quoted_splits_of(piece: SourceObject, data: Bytes, target_bytes: int, head: int | None) -> tuple[SourceSplit, ...]:
-    """Cut a delimited file with a header of so many bytes into parts; one, when its header is not its first line."""
+    """Split a delimited file with a header of `head` bytes; return one split if its header is not its first line."""
     return (SourceSplit(piece),) if head is None else splits_of(piece, data, target_bytes, head=head, quotes=True)
 
 
 def read_range(path: str, begin: int = 0, end: int | None = None) -> Iterator[memoryview]:
-    """Yield a stretch of a file bit by bit; each is to be used before the next.
+    """Yield a byte range of a file in chunks; use each chunk before the next one is requested.
 
-    Read into one buffer that stays in a core's cache, bytes come at twice the speed of a mapped file's.
+    All chunks are read into one buffer that stays in a core's cache, which is twice as fast as a mapped file.
     """
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     with Path(path).open("rb", buffering=0) as file:
@@ -89,7 +89,7 @@ def read_range(path: str, begin: int = 0, end: int | None = None) -> Iterator[me
 
 
 def lines_in(path: str) -> int:
-    """Return how many lines a file has; the last may lack its end."""
+    """Return the number of lines of a file; the last one may lack a line end."""
     lines, is_ended = 0, True
     for some in read_range(path):
         lines += _count(np.frombuffer(some, np.uint8), _FEED)
@@ -103,7 +103,7 @@ def _count(data: Bytes, byte: int) -> int:
 
 
 def _cuts(data: Bytes, target_bytes: int, head: int, *, quotes: bool) -> Iterator[tuple[int, int]]:
-    """Yield where parts after the first begin, each with the number of line ends before it."""
+    """Yield the start of each split after the first, with the number of line ends before it."""
     at, lines, begin = head, _count(data[:head], _FEED), 0
     while not is_small(len(data) - begin, target_bytes):
         goal = min(max(begin + target_bytes - 1, at), len(data))
@@ -118,7 +118,7 @@ def _cuts(data: Bytes, target_bytes: int, head: int, *, quotes: bool) -> Iterato
 
 
 def _line_end(data: Bytes, start: int, *, is_open: bool, quotes: bool) -> tuple[int, int]:
-    """Return where the first line end outside of quotes ends, and how many line ends were passed with it."""
+    """Return the end of the first line end outside of quotes, and the number of line ends up to it."""
     passed = 0
     for at in itertools.count(start, _LOOK_BYTES):
         look = data[at : at + _LOOK_BYTES]

@@ -1,4 +1,4 @@
-"""Under which names the columns of a file come to its table: its own, those that are given, or others in their place."""
+"""The names of a file's columns in its table: the file's own names, given names, or renamed ones."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pipeline.core.errors import Place, SourceError
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names that a definition gives to the columns of its files."""
+    """The options of a definition that name the columns of its files."""
 
     names: tuple[str, ...] = ()
-    """By position; empty: as the file says."""
+    """Names by position; empty: the names in the file."""
     rename: tuple[tuple[str, str], ...] = ()
-    """Pairs of a name in the file, which may be one of `names`, and the name in the table."""
+    """Pairs of a name in the file (or in `names`) and the name in the table."""
 
     @classmethod
     def of(cls, names: Sequence[str], rename: Sequence[tuple[str, str]]) -> ColumnNames:
-        """Return a naming; raise `SourceError` for names that SQL cannot tell apart."""
+        """Return the options; raise `SourceError` for names that are equal in SQL."""
         for option, new_names in (("names=", names), ("rename=", [new for _, new in rename])):
             twice = same_name(new_names)
             if twice is not None:
                 problem = f"{option} gives {twice[0]!r} and {twice[1]!r} to two columns"
-                raise SourceError(problem, do="give each column its own name; case does not tell names apart")
+                raise SourceError(problem, do="use a different name for each column; names are case-insensitive")
             if not all(new_names):
-                raise SourceError(f"{option} gives an empty name", do="give each column a name")
+                raise SourceError(f"{option} contains an empty name", do="give each column a name")
         return cls(tuple(names), tuple(rename))
 
     def named(self, file_names: Sequence[str], place: Place) -> tuple[str, ...]:
-        """Return the table's names of the columns in a file; raise `SourceError` for two that SQL cannot tell apart."""
+        """Return the table's names of the columns of a file; raise `SourceError` for two that are equal in SQL."""
         renamed = dict(self.rename)
         names = tuple(renamed.get(name, name) for name in file_names)
         twice = same_name(names)
@@ -38,20 +38,20 @@ class ColumnNames:
             return names
         before, name = twice
         if name in renamed.values() and name in file_names:
-            problem = f"rename= gives a column the name {name!r}, which the file has too"
-            raise SourceError(problem, do="give it a name that the file does not have", place=place)
+            problem = f"rename= gives a column the name {name!r}, which is also in the file"
+            raise SourceError(problem, do="use a name that is not in the file", place=place)
         if before == name:
-            problem = f"the file names {name!r} twice"
+            problem = f"the file has two columns named {name!r}"
             raise SourceError(problem, do="name all columns by position: files(…, header=True, names=[…])", place=place)
         raise SourceError(
-            f"the file names {before!r} and {name!r}, which differ in case only",
-            do=f"give one another name: files(…, rename={{{name!r}: '…'}})",
+            f"the file has columns {before!r} and {name!r}, which differ only in case",
+            do=f"rename one of them: files(…, rename={{{name!r}: '…'}})",
             place=place,
         )
 
 
 def numbered(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names with `column0`, `column1`, ... by position in place of empty ones, as DuckDB does."""
+    """Return the names with empty ones replaced by `column0`, `column1`, ... by position, as in DuckDB."""
     taken = {name.lower() for name in names if name}
     numbered_names = []
     for number, name in enumerate(names):
@@ -63,7 +63,7 @@ def numbered(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def same_name(names: Sequence[str]) -> tuple[str, str] | None:
-    """Return the first two names that are equal but for case."""
+    """Return the first two names that are equal ignoring case."""
     seen: dict[str, str] = {}
     for name in names:
         if name.lower() in seen:

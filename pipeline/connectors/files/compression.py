@@ -1,4 +1,4 @@
-"""A file, or a stretch of it, as DuckDB can read it: unpacked, and under a name that no reader takes for a pattern."""
+"""Provides a file, or a range of it, in a form that DuckDB can read: decompressed, under a name without wildcards."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _DECOMPRESSION_ERRORS = (
 
 @contextmanager
 def decompressed(uri: str, encoding: str | None = None) -> Iterator[str]:
-    """Yield a path with the file's plain content, in a temporary folder: a link, or what was packed or encoded in it.
+    """Yield a path with the file's plain content in a temporary folder: a link, or decompressed and decoded.
 
-    Raises `SourceError` for a file that is empty, cannot be unpacked whole, or is a zip of more than one file.
+    Raises `SourceError` for a file that is empty, cannot be decompressed completely, or is a zip with several files.
     """
     suffix = Path(uri).suffix.lower()
     with scratch.folder("piece") as folder:
@@ -51,15 +51,17 @@ def decompressed(uri: str, encoding: str | None = None) -> Iterator[str]:
         else:
             plain.symlink_to(Path(uri).absolute())
         if not plain.stat().st_size:
-            raise SourceError("the file is empty", got="0 bytes", do="remove it or wait for it", place=Place(uri))
+            raise SourceError(
+                "the file is empty", got="0 bytes", do="remove the file, or wait until it is written", place=Place(uri)
+            )
         yield str(plain)
 
 
 @contextmanager
 def split_as_file(part: SourceSplit, delimiter: str | None = None, encoding: str | None = None) -> Iterator[str]:
-    """Yield a path with the text of a part; of a delimited file with a header, behind that.
+    """Yield a path with the text of a split, preceded by the header if a delimited file has one.
 
-    A part that is not whole is copied to a file in a temporary folder.
+    A split that is not the entire file is copied to a file in a temporary folder.
     """
     if part.is_whole:
         with decompressed(part.piece.uri, encoding) as path:
@@ -94,9 +96,9 @@ def _decompress(uri: str, suffix: str, plain: Path, encoding: str | None) -> Non
             _copy(packed, plain, encoding)
     except _DECOMPRESSION_ERRORS as error:
         raise SourceError(
-            "the file cannot be unpacked",
+            "the file cannot be decompressed",
             got=str(error),
-            do="is it whole, and packed as its name says?",
+            do="check that it is complete, and compressed as its name says",
             place=Place(uri),
         ) from error
 
@@ -113,6 +115,6 @@ def _opened(uri: str, suffix: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(uri) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
             if len(names) != 1:
-                raise SourceError("a zip must hold one file", got=f"{len(names)}", place=Place(uri))
+                raise SourceError("a zip archive must contain exactly one file", got=f"{len(names)}", place=Place(uri))
             with archive.open(names[0]) as stream:
                 yield stream

@@ -1,4 +1,4 @@
-"""Text in other encodings than UTF-8: decoded in pieces as it is read, and named by a plain rule where nobody did."""
+"""Text in encodings other than UTF-8: decodes it in chunks, and suggests an encoding if none was declared."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _MARKS = (
 
 
 def encoding_of(name: str | None) -> str | None:
-    """Return Python's name of a text encoding; None for UTF-8. Raises `SourceError` for what is no text encoding."""
+    """Return Python's name of a text encoding; None for UTF-8. Raises `SourceError` for an unknown encoding."""
     if name is None:
         return None
     try:
-        b" ".decode(name, "replace")  # without a byte no codec is looked up
+        b" ".decode(name, "replace")  # an empty input would not look up the codec
         codecs.getincrementaldecoder(name)
         known = codecs.lookup(name).name
     except (LookupError, ValueError) as error:
         raise SourceError(
-            "encoding= is no text encoding of Python",
+            "encoding= is not a text encoding of Python",
             got=repr(name),
-            do="give one such as 'latin-1', 'windows-1252' or 'utf-16'",
+            do="use an encoding such as 'latin-1', 'windows-1252' or 'utf-16'",
         ) from error
     return None if known in {"utf-8", "utf-8-sig"} else known
 
 
 def recoded(stream: IO[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield a text as UTF-8, piece by piece.
+    """Yield a text as UTF-8, in chunks.
 
-    What cannot be decoded becomes bytes that are not UTF-8, so that its record is rejected like any such record.
+    Undecodable bytes become bytes that are not UTF-8, so that their record is rejected like other such records.
     """
     codecs.register_error(_UNDECODABLE, _undecodable)
     decoder = codecs.getincrementaldecoder(encoding)(_UNDECODABLE)
@@ -48,10 +48,10 @@ def recoded(stream: IO[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def likely_encoding(data: bytes) -> str:
-    """Return in which encoding bytes that are not UTF-8 may be.
+    """Return the likely encoding of bytes that are not UTF-8.
 
-    That of a byte order mark; UTF-16 where every second byte is zero; windows-1252 where there are bytes from 0x80 to
-    0x9F, which are control characters in latin-1; else latin-1.
+    It is the encoding of a byte order mark, UTF-16 if every second byte is zero, windows-1252 if there are bytes from
+    0x80 to 0x9F (control characters in latin-1), otherwise latin-1.
     """
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if marked is not None:
@@ -63,7 +63,7 @@ def likely_encoding(data: bytes) -> str:
 
 
 def not_decodable(data: bytes, encoding: str | None) -> str:
-    """Return why bytes are no text, and, where no encoding was declared, which option may help."""
+    """Return why bytes are not text and, if no encoding was declared, the option to try."""
     if encoding is not None:
         return f"not {encoding}"
     return f'not UTF-8 (maybe {likely_encoding(data)}: files(…, encoding="{likely_encoding(data)}"))'

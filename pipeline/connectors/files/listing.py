@@ -1,7 +1,7 @@
-"""Which files a pattern matches, under locations that stay the same when the project moves, and which of them are new.
+"""Lists the files that match a pattern, identifies them by location, and determines which are new.
 
-A location is the file's path without detours (`.`, `..`, links of folders), relative to the project's folder where the
-file is inside it. So a pattern may be written in any way, and a project may be moved or copied: a file stays the same one.
+A location is the resolved path of a file (without `.`, `..` and links to folders), relative to the project's folder if
+the file is inside it. So a pattern can be rewritten, and a project can be moved or copied, without new files.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from pipeline.core.splits import SourceObject, SourceSplit
 
 KIND = "files"
 _CHECKED_BYTES = 64 << 20
-"""The content of a file up to this size has a checksum, so that a copy is known. A larger one is known by its time."""
+"""Files up to this size have a checksum, so that copies are recognized. Larger files are recognized by their time."""
 _AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files that match a path or a glob pattern; a relative one belongs to the project's folder."""
+    """The files that match a path or a glob pattern; relative ones are resolved against the project's folder."""
 
     pattern: str
     folder: str = "."
 
     def pieces(self) -> tuple[SourceObject, ...]:
-        """Return the files in the order of their locations; raise `SourceError` when there is none."""
+        """Return the files ordered by location; raise `SourceError` if there are none."""
         real = functools.cache(os.path.realpath)
         objects: dict[str, SourceObject] = {}
         for path in self._paths():
-            with contextlib.suppress(FileNotFoundError):  # it was removed since
+            with contextlib.suppress(FileNotFoundError):  # the file was removed in the meantime
                 stat = Path(path).stat()
                 if S_ISREG(stat.st_mode):
                     location = self.location(path, real)
@@ -52,7 +52,7 @@ class Listing:
         return tuple(objects[location] for location in sorted(objects))
 
     def location(self, path: str, real: Callable[[str], str] = os.path.realpath) -> str:
-        """Return where a file is, as its rows' `_source` says it."""
+        """Return the location of a file, as in the `_source` of its rows."""
         folder, _, name = path.rpartition(os.sep)
         full_path = real(folder or (os.sep if path.startswith(os.sep) else ".")).rstrip(os.sep) + os.sep + name
         return full_path.removeprefix(real(self.folder).rstrip(os.sep) + os.sep)
@@ -62,7 +62,7 @@ class Listing:
         return str(Path(self.folder) / location)
 
     def content(self, location: str, size_bytes: int) -> str:
-        """Return a checksum of a file's content; empty for a large file, and for one that cannot be read."""
+        """Return a checksum of a file's content; empty for a large or unreadable file."""
         if size_bytes > _CHECKED_BYTES:
             return ""
         try:
@@ -76,14 +76,14 @@ class Listing:
             pattern = unquote(urlsplit(pattern, allow_fragments=False).path)
         if (Path(self.folder) / pattern).is_file():
             return [self.path(pattern)]
-        matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - takes any path
+        matches = glob.glob(pattern, root_dir=self.folder, recursive=True)  # noqa: PTH207 - accepts any path
         return [self.path(each) for each in matches]
 
 
 def checksum(content: bytes) -> str:
-    """Return the CRC-32 of some bytes, which no change of up to 32 bits in a row leaves as it was, and their sum.
+    """Return the CRC-32 of bytes, which detects every change within 32 consecutive bits, combined with their sum.
 
-    It is 64 bits, at several times the speed of a cryptographic hash: it tells a copy from an edit, not from a forgery.
+    It has 64 bits and is several times as fast as a cryptographic hash. It detects edits, not forgeries.
     """
     words = np.frombuffer(content, np.uint32, len(content) // 4)
     total = (int(words.sum(dtype=np.uint64)) + sum(content[len(words) * 4 :])) & 0xFFFFFFFF
@@ -92,7 +92,7 @@ def checksum(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class _ConsumedFiles:
-    """A file as a cursor knows it."""
+    """A file as recorded in a cursor."""
 
     size_bytes: int
     time_ns: int
@@ -106,8 +106,8 @@ class _ConsumedFiles:
 def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPlan:
     """Plan the files that are not consumed yet.
 
-    A file is the same while its size and time are, or its size and content. One that was renamed is not read again: its
-    time and content are those of a file that is gone. A changed file means that all have to be read again.
+    A file is unchanged if its size and time, or its size and content, are equal. A renamed file has the time and
+    content of a file that no longer exists, and is not read again. If a file changed, all files are read again.
     """
     now = {piece.uri: piece for piece in listing.pieces()}
     known = {} if cursor is None else _known(listing, cursor)
@@ -132,7 +132,10 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPla
         has_more=has_more,
         notes=(
             *(f"{new} is {old}, renamed" for new, old in renamed.items()),
-            *(f"{new} has the content of {old}, which is gone: its rows come in again" for new, old in alike.items()),
+            *(
+                f"{new} has the content of {old}, which no longer exists: its rows are loaded again"
+                for new, old in alike.items()
+            ),
         ),
     )
 
@@ -140,7 +143,7 @@ def plan_files(listing: Listing, cursor: Cursor | None, bound: Bound) -> ReadPla
 def _compared(
     listing: Listing, known: Mapping[str, _ConsumedFiles], now: Mapping[str, SourceObject]
 ) -> tuple[dict[str, _ConsumedFiles], list[str]]:
-    """Return the files that only have another time, as they are now, and the locations of those that changed."""
+    """Return the files whose time changed but not their content, and the locations of files that changed."""
     touched = {u: _consumed(now[u]) for u, file in known.items() if u in now and _consumed(now[u]).stamp != file.stamp}
     of_size = {u: f for u, f in touched.items() if known[u].content and known[u].size_bytes == f.size_bytes}
     same = {u: file for u, file in _with_checksums(listing, of_size).items() if file.content == known[u].content}
@@ -150,7 +153,7 @@ def _compared(
 def _match_missing(
     fresh: Mapping[str, _ConsumedFiles], missing: Mapping[str, _ConsumedFiles]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return which new files are files that are gone, renamed, and which only have the content of one."""
+    """Return the new files that are renamed removed files, and those that only have the content of one."""
     by_file = {file: location for location, file in missing.items()}
     renamed = {location: old for location, file in fresh.items() if (old := by_file.pop(file, None)) is not None}
     by_content = {file.content: location for file, location in by_file.items() if file.content}
@@ -162,7 +165,7 @@ def _match_missing(
 
 
 def _limit(bound: Bound, files: Mapping[str, _ConsumedFiles]) -> tuple[dict[str, _ConsumedFiles], bool]:
-    """Return the files that a bound lets in, and whether it leaves others."""
+    """Return the files within a limit, and whether there are more."""
     taken: dict[str, _ConsumedFiles] = {}
     size = 0
     for location, file in files.items():

@@ -1,4 +1,4 @@
-"""Parquet: cut between row groups; a position is the number of the row in the file."""
+"""Parquet files: split between row groups; a position is the row number in the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROW = "file_row_number"
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """A Parquet file by its footer: where it is, how many rows it has, and its columns under the names of the table."""
+    """The metadata of a Parquet file: its location, number of rows, and columns under the names of the table."""
 
     path: str
     rows: int
@@ -34,9 +34,9 @@ class ParquetFile:
 
     @classmethod
     def of(cls, path: str, naming: ColumnNames, place: Place) -> ParquetFile:
-        """Return a file.
+        """Read the metadata of a file.
 
-        Raises `SourceError` for names that SQL cannot tell apart: where two differ in case only, DuckDB would change one.
+        Raises `SourceError` for names that differ only in case, because DuckDB would rename one of them.
         """
         try:
             footer = pq.read_metadata(path)
@@ -52,7 +52,7 @@ class ParquetFile:
 
 
 def uncast_columns(file_schema: Schema, schema: Schema) -> str | None:
-    """Return SQL for a contract's columns, null where a file has none; `None` when one has to be cast."""
+    """Return SQL for a contract's columns, null for missing ones; `None` if a column must be cast."""
     known, types = file_schema.as_dict(), schema.as_dict()
     if any(known.get(name, kind) != kind for name, kind in types.items()):
         return None
@@ -65,7 +65,7 @@ def _selected(file_schema: Schema, names: Sequence[str], nothing: Mapping[str, s
 
 
 def parts(con: duckdb.DuckDBPyConnection, path: str, piece: SourceObject, target_bytes: int) -> tuple[SourceSplit, ...]:
-    """Cut a file between row groups into parts of about `target_bytes` before compression."""
+    """Split a file between row groups into splits of about `target_bytes` before compression."""
     groups = con.execute(
         "select any_value(row_group_num_rows), sum(total_uncompressed_size)::bigint "
         f"from parquet_metadata({literal(path)}) group by row_group_id order by row_group_id"
@@ -89,7 +89,7 @@ def parts(con: duckdb.DuckDBPyConnection, path: str, piece: SourceObject, target
 def read(
     con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
 ) -> ReadResult:
-    """Return the rows of a part that fit and those that do not, as JSON objects."""
+    """Return the accepted rows of a split, and the rejected rows as JSON objects."""
     undeclared = check_columns(schema, file.names, file.place, new_columns)
     names = (*schema.names, *undeclared)
     columns = _selected(file.schema(con), names, dict.fromkeys(names, "null::varchar"))
@@ -100,7 +100,7 @@ def read(
 def scan(
     con: duckdb.DuckDBPyConnection, file: ParquetFile, part: SourceSplit, schema: Schema, new_columns: NewColumns
 ) -> ScanQuery | None:
-    """Return the rows as a query when all columns have their types already, so that only their years can be misfits."""
+    """Return the rows as a query if all columns have the contract's types, so that only years can be invalid."""
     undeclared = check_columns(schema, file.names, file.place, new_columns)
     columns = uncast_columns(file.schema(con), schema)
     if undeclared or columns is None:
@@ -111,17 +111,17 @@ def scan(
 
 
 def _has_row_numbers(con: duckdb.DuckDBPyConnection, path: str) -> bool:
-    """Return whether a file has a column of the name under which DuckDB gives the numbers of rows."""
+    """Return whether a file has a column with the name of DuckDB's row number column."""
     return _ROW in schema_of(con, f"select * from read_parquet({literal(path)})").names
 
 
 def _numbered(part: SourceSplit) -> str:
-    # only a whole file may have a column of that name itself
+    # a file with a column of that name is never split
     return f"{'row_number() over ()' if part.is_whole else f'{_ROW} + 1'} as {POSITION}"
 
 
 def _scan(path: str, part: SourceSplit) -> str:
-    """Return a scan of the part's row groups; DuckDB passes over the others by the range of their numbers."""
+    """Return a scan of the split's row groups; DuckDB skips the others by their row numbers."""
     if part.is_whole:
         return f"read_parquet({literal(path)})"
     until = "" if part.end is None else f" and {_ROW} < {part.end}"

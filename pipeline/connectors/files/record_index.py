@@ -1,6 +1,6 @@
-"""The lines of a text file, and which of them begin a record of delimited text: positions are counted in these.
+"""Indexes the lines of a text file, and the lines on which records of delimited text begin; positions are line numbers.
 
-A line ends with a line feed; a carriage return before it belongs to the end. Lines are numbered from 1.
+A line ends with a line feed; a preceding carriage return is part of the line end. Lines are numbered from 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """The bytes of a file, where each line begins, and after the last of these where the file ends."""
+    """The bytes of a file, and the start of each line followed by the end of the file."""
 
     data: npt.NDArray[np.uint8]
     bounds: Numbers
@@ -34,26 +34,26 @@ class RecordIndex:
         return len(self.bounds) - 1
 
     def texts(self) -> pa.LargeBinaryArray:
-        """Return the lines as they stand in the file, with their ends, without a copy."""
+        """Return the lines of the file with their ends, without copying."""
         return self._cut(self.bounds)
 
     def texts_from(self, starts: Numbers) -> pa.LargeBinaryArray:
-        """Return the text from each of these lines to the next of them, without a copy."""
+        """Return the text from each of these lines up to the next of them, without copying."""
         return self._cut(np.append(self.bounds[starts - 1], self.bounds[-1]))
 
     def numbers_at(self, offsets: Numbers) -> Numbers:
-        """Return the number of the line that holds each byte offset."""
+        """Return the number of the line that contains each byte offset."""
         return np.searchsorted(self.bounds[:-1], offsets, side="right").astype(np.int64)
 
     def blank(self) -> Flags:
-        """Return which lines hold nothing but their end."""
+        """Return which lines are empty."""
         begins, ends = self.bounds[:-1], self.bounds[1:].copy()
         ends -= self._is(ends - 1, _FEED)
         ends -= self._is(ends - 1, _RETURN) & (ends > begins)
         return ends <= begins
 
     def quoted(self) -> Numbers:
-        """Return the indexes of the lines that hold a double quote."""
+        """Return the indexes of the lines that contain a double quote."""
         has_quote = np.zeros(self.count, np.bool_)
         has_quote[self.numbers_at(_offsets(self.data, _QUOTE)) - 1] = True
         return np.flatnonzero(has_quote)
@@ -68,7 +68,7 @@ class RecordIndex:
 
 
 def lines_of(path: str) -> RecordIndex:
-    """Return the lines of a file that is not empty, without a byte order mark."""
+    """Return the lines of a non-empty file, without a byte order mark."""
     data = np.memmap(path, dtype=np.uint8, mode="r")
     begins = np.concatenate([np.zeros(1, np.int64), _offsets(data, _FEED) + 1])
     bounds = begins if begins[-1] == len(data) else np.append(begins, len(data))
@@ -78,10 +78,10 @@ def lines_of(path: str) -> RecordIndex:
 
 
 def records(lines: RecordIndex, delimiter: str, expected: int, *, blank_counts: bool) -> Numbers:
-    """Return the numbers of the lines on which a record begins, the header's first.
+    """Return the numbers of the lines on which a record begins, starting with the header's.
 
-    Blank lines begin none, unless `blank_counts`. When there are as many lines as `expected`, each is a record;
-    only else are quotes looked at, for fields that span lines.
+    Blank lines are not records, unless `blank_counts`. If there are exactly `expected` lines, each is a record;
+    otherwise quotes are parsed to find fields that span lines.
     """
     counted = np.ones(lines.count, np.bool_) if blank_counts else ~lines.blank()
     if np.count_nonzero(counted) != expected:
@@ -92,8 +92,8 @@ def records(lines: RecordIndex, delimiter: str, expected: int, *, blank_counts: 
 def _starts_inside_quotes(lines: RecordIndex, delimiter: str) -> Flags:
     """Return which lines begin inside a quoted field.
 
-    A line either leaves that as it was, turns it round, or settles it, whatever it was before: so the last line
-    that settled it and the number of turns since tell.
+    Each line keeps the quoting state, toggles it, or sets it independently of the previous state. The state at a line
+    follows from the last line that set it and the number of toggles since.
     """
     comma = re.escape(delimiter)
     field = f'(?:"(?:[^"]|"")*"|[^"{comma}][^{comma}]*|)'

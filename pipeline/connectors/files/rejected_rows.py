@@ -1,4 +1,4 @@
-"""Rejected rows as texts: written to a file to be read again, and numbered as they were given."""
+"""Rejected rows as text: writes them to a file to be read again, and numbers them in their given order."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pipeline.connectors.contract import REJECTED
 from pipeline.core.sources import POSITION, ReadResult
 
 REPLACEMENT_CHARACTER = "\ufffd"
-"""What stands in a text for bytes that are not UTF-8."""
+"""The replacement for bytes that are not UTF-8."""
 
 
 @dataclass(frozen=True)
 class RejectedTexts:
-    """Texts of which some can be read again, and some, for a reason each, cannot."""
+    """Texts to read again, and the reasons why some of them cannot be read."""
 
     rows: pa.StringArray
     reasons: pa.StringArray
-    """Null where a text can be read again."""
+    """Null for texts that can be read again."""
 
     @classmethod
     def of(cls, rows: Sequence[str], *, quotes: bool) -> RejectedTexts:
-        """Sort texts by whether they can be read again; with `quotes`, one that leaves a quote open cannot."""
+        """Separate texts that can be read again from others; with `quotes`, a text with an open quote cannot."""
         texts = pa.array(rows, pa.string())
         lost = pc.match_substring(texts, REPLACEMENT_CHARACTER)
         is_open = pc.equal(pc.bit_wise_and(pc.count_substring(texts, '"'), 1), 1) if quotes else pa.scalar(value=False)
@@ -38,12 +38,12 @@ class RejectedTexts:
         return cls(texts, why)
 
     def write(self, path: str, head: str) -> None:
-        """Write a file of the texts that can be read again, after a first line if there is one."""
+        """Write the readable texts to a file, after a first line if there is one."""
         lines = [head, *self._kept().to_pylist()] if head else self._kept().to_pylist()
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
 
     def renumbered(self, reading: ReadResult, head: str) -> ReadResult:
-        """Return what was read with the number of each text, and with the texts that could not be."""
+        """Return the rows with the number of their text, together with the unreadable texts."""
         first = 1 + (1 + head.count("\n") if head else 0)
         spans = pc.add(pc.count_substring(self._kept(), "\n"), 1).to_numpy(zero_copy_only=False)
         begins = first + np.cumsum(spans) - spans

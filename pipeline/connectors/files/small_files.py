@@ -1,8 +1,8 @@
-"""Many small files as one scan: one statement over a list of files costs what its files cost, one for each far more.
+"""Scans many small files in one statement, because a statement per file costs far more than reading the file.
 
-The engine tells which file a row is from. Its position in that file is its number in the scan less the lines of the files
-before, and a row whose number is not among those of its file is a misfit: so a line too many in one file is noticed even
-if another file has one too few.
+DuckDB returns the file of each row. The position of a row in its file is its number in the scan minus the lines of the
+previous files. A row whose number is outside the range of its file is rejected, so an extra line in one file is
+detected even if another file lacks one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.core.sources import MISFIT, POSITION, SOURCE, ScanQuery
 from pipeline.kernel.sql_text import listed, literal, quoted
 
 SMALL_BYTES = 1 << 20
-"""A file of more than this is scanned by itself."""
+"""Larger files are scanned individually."""
 _FILE, _NUMBER = "_headwater_file", "_headwater_number"
 _RESERVED_NAMES = {"file_index", "file_row_number", "filename", _FILE, _NUMBER, SOURCE, POSITION, MISFIT}
 _PATTERN = frozenset("*?[]{}")
@@ -36,7 +36,7 @@ Form = TypeVar("Form")
 
 @dataclass(frozen=True)
 class SmallFile:
-    """A file to be scanned with others: its path, and its location as rows tell it."""
+    """A file to scan together with others: its path, and its location for `_source`."""
 
     path: str
     source: str
@@ -44,7 +44,7 @@ class SmallFile:
 
 @dataclass(frozen=True)
 class _FileGroup(Generic[Form]):
-    """Files of one form, each with its place among all, and how many lines or rows each has."""
+    """Files with the same columns, each with its index among all files and its number of lines or rows."""
 
     form: Form
     files: Sequence[tuple[int, SmallFile]]
@@ -52,14 +52,14 @@ class _FileGroup(Generic[Form]):
 
 
 def can_be_listed(path: str) -> bool:
-    """Return whether the engine can be given a path in a list: it takes some names for patterns."""
+    """Return whether a path can be passed to DuckDB in a list, because it expands wildcards in names."""
     return not _PATTERN.intersection(path)
 
 
 def scan_delimited(files: Sequence[SmallFile], dialect: Dialect, schema: Schema, rejects: str) -> ScanQuery | None:
-    """Return the rows of delimited files as one query, or `None` when one of them cannot flow.
+    """Return the rows of delimited files as one query, or `None` if one of them cannot be scanned.
 
-    Raises `SchemaError` for a file with other columns, `SourceError` for one that is empty or has a header that cannot be.
+    Raises `SchemaError` for a file with other columns, `SourceError` for one that is empty or has an invalid header.
     """
     if _RESERVED_NAMES.intersection(schema.names):
         return None
@@ -93,7 +93,7 @@ def scan_json(files: Sequence[SmallFile], schema: Schema, rejects: str) -> ScanQ
 def scan_parquet(
     con: duckdb.DuckDBPyConnection, files: Sequence[SmallFile], dialect: Dialect, schema: Schema
 ) -> ScanQuery | None:
-    """Return the rows of Parquet files as one query, or `None` when a column of one of them has to be cast."""
+    """Return the rows of Parquet files as one query, or `None` if a column of one of them must be cast."""
     if _RESERVED_NAMES.intersection(schema.names):
         return None
     groups: dict[pa.Schema, list[tuple[int, SmallFile, int]]] = {}
@@ -101,7 +101,7 @@ def scan_parquet(
         try:
             footer = pq.read_metadata(file.path)
         except pa.ArrowException:
-            return None  # who reads it by itself says what it is
+            return None  # reading the file individually reports the error
         file_schema = footer.schema.to_arrow_schema().remove_metadata()
         groups.setdefault(file_schema, []).append((number, file, footer.num_rows))
     scans = []
@@ -124,7 +124,7 @@ def scan_parquet(
 
 
 def drop_rejects(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
-    """Drop what the engine noted of the files."""
+    """Drop DuckDB's tables of rejected lines."""
     names = con.execute("select table_name from duckdb_tables() where starts_with(table_name, ?)", [rejects]).fetchall()
     for (name,) in names:
         con.execute(f"drop table {quoted(name)}")
@@ -133,7 +133,7 @@ def drop_rejects(con: duckdb.DuckDBPyConnection, rejects: str) -> None:
 def _by_first_line(
     files: Sequence[SmallFile], dialect: Dialect, form_of: Callable[[SmallFile], Form | None]
 ) -> list[_FileGroup[Form]] | None:
-    """Return files by the columns in their first line, which is taken apart once for all files that share it."""
+    """Group files by the columns in their first line, which is parsed once for all files that share it."""
     has_names = bool(dialect.naming.names)
     forms: dict[bytes, Form] = {}
     groups: dict[Form, tuple[list[tuple[int, SmallFile]], list[int]]] = {}
@@ -154,7 +154,12 @@ def _by_first_line(
 def _content(file: SmallFile) -> bytes:
     content = Path(file.path).read_bytes()
     if not content:
-        raise SourceError("the file is empty", got="0 bytes", do="remove it or wait for it", place=Place(file.source))
+        raise SourceError(
+            "the file is empty",
+            got="0 bytes",
+            do="remove the file, or wait until it is written",
+            place=Place(file.source),
+        )
     return content
 
 
@@ -163,7 +168,7 @@ def _lines(content: bytes) -> int:
 
 
 def _numbered(scan: text_scan.TextScan, schema: Schema, group: _FileGroup[Form], *, first_line: int) -> str:
-    """Return a scan's rows with their file and position, and those as misfits that are not among the rows of their file."""
+    """Return a scan's rows with file and position, marking rows outside the range of their file as rejected."""
     before = _list(accumulate(group.counts, initial=0))
     sources = _list(literal(file.source) for _, file in group.files)
     numbers = _list(number for number, _ in group.files)
@@ -185,7 +190,7 @@ def _union(scans: Sequence[str], schema: Schema, rejects: str, rows: int) -> Sca
 
 
 def _in_order(scans: Sequence[str], schema: Schema) -> str:
-    """Return the rows of all scans in the order of the files; only those of several scans have to be sorted."""
+    """Return the rows of all scans in the order of the files; only the rows of several scans need sorting."""
     order_by = f" order by {_FILE}, {POSITION}" if len(scans) > 1 else ""
     kept = f"{listed(schema.names)}, {SOURCE}, {POSITION}, {MISFIT}"
     return f"select {kept} from ({' union all '.join(scans)}){order_by}"

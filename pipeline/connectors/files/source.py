@@ -1,8 +1,8 @@
-"""Files as a source: CSV, newline-delimited JSON and Parquet, plain, gzip, zstd or the only member of a zip.
+"""Files as a source: CSV, newline-delimited JSON and Parquet; plain, gzip, zstd or the only member of a zip archive.
 
-Delivery: each file is read once, whole; a file that changes is noticed by its size and time stamp, and by its content
-where only the time changed. As a log, each file is a partition of one record: it must be complete when it appears under
-a name that matches (write it elsewhere and move it), and one that changes later ends the stream with an error.
+Delivery: each file is read completely and once. Changes are detected by size and timestamp, and by content if only the
+timestamp changed. As a log, each file is a partition with one record: it must be complete when it appears under a
+matching name (write it elsewhere and move it), and a later change ends the stream with an error.
 """
 
 from __future__ import annotations
@@ -59,47 +59,47 @@ _FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Files:
-    """Every file that a path or a glob pattern matches. Make one with `files`."""
+    """All files that match a path or a glob pattern. Create it with `files`."""
 
     pattern: str
     format: Format
     dialect: Dialect
     folder: str = field(default=".", compare=False)
-    """The folder to which a relative pattern belongs: that of the project, once it is loaded."""
+    """The folder for relative patterns: the project's folder, once the project is loaded."""
 
     def within(self, folder: Path) -> Files:
-        """Return the files of a project in this folder."""
+        """Return the reader with relative patterns resolved against a folder."""
         return replace(self, folder=str(folder))
 
     @property
     def listing(self) -> Listing:
-        """Which files there are."""
+        """The listing of the files."""
         return Listing(self.pattern, self.folder)
 
     @property
     def traits(self) -> LogTraits:
-        """A file is taken whole, may be archived once it was read, and comes after those before it."""
+        """A file is consumed as a whole, can be archived once it was read, and is read in order of arrival."""
         return LogTraits(has_whole_partitions=True, may_vanish=True, is_in_sequence=True)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the format's options; where the files are does not count."""
+        """A hash of the format's options; the location of the files is not part of it."""
         dialect, naming = self.dialect, self.dialect.naming
         options = (dialect.encoding, dialect.has_header, naming.names, naming.rename)
         more = () if options == (None, True, (), ()) else options
         return fingerprint("files", self.format, dialect.delimiter, dialect.null_values, *more)
 
     def evolving(self, new_columns: NewColumns) -> Files:
-        """Return the files for a source that does this with columns that its contract does not have."""
+        """Return the reader with this policy for columns that are not in the contract."""
         return replace(self, dialect=replace(self.dialect, new_columns=new_columns))
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
-        """Return the columns of a file that a contract does not have, typed by all rows of the file."""
+        """Return the columns of a file that are not in a contract, with types inferred from all rows."""
         new = undeclared_names(schema, self._column_names(part.piece))
         return self.schema(part.piece).select(new) if new else Schema(())
 
     def _column_names(self, piece: SourceObject) -> tuple[str, ...]:
-        """Return the names of a file's columns, without their types; of many files that are as they stand, quickly."""
+        """Return the names of a file's columns, without types; fast for plain files."""
         place, path = Place(piece.uri), self.listing.path(piece.uri)
         with self._translated_errors(place), contextlib.ExitStack() as stack:
             if self.format == "json" or not self._is_plain(path):
@@ -111,7 +111,7 @@ class Files:
             return ParquetFile.of(path, self.dialect.naming, place).names
 
     def plan(self, cursor: Cursor | None, bound: Bound = UNBOUNDED) -> ReadPlan:
-        """Return the files that are new, in the order of their locations; raise `SourceError` when there is no file."""
+        """Return the new files, ordered by location; raise `SourceError` if there are no files."""
         return plan_files(self.listing, cursor, bound)
 
     def check(self) -> Iterator[Finding]:
@@ -129,11 +129,11 @@ class Files:
             yield Finding(self.pattern, FindingState.NOTE, f"empty: {few(empty, _SHOWN)}")
 
     def pieces(self) -> Sequence[SourceObject]:
-        """Return all files in the order of their locations; raise `SourceError` when there is none."""
+        """Return all files, ordered by location; raise `SourceError` if there are none."""
         return self.listing.pieces()
 
     def schema(self, piece: SourceObject) -> Schema:
-        """Return the file's columns, types inferred from all its rows; raise `SourceError` when it has none."""
+        """Return the file's columns, with types inferred from all rows; raise `SourceError` if it has none."""
         place = Place(piece.uri)
         with self._translated_errors(place), self._path(SourceSplit(piece)) as path, connect() as con:
             if self.format == "csv":
@@ -143,9 +143,9 @@ class Files:
             return ParquetFile.of(path, self.dialect.naming, place).schema(con)
 
     def parts(self, piece: SourceObject, target_bytes: int) -> Sequence[SourceSplit]:
-        """Return stretches of a file of about `target_bytes`; one for a packed file, and for one no larger.
+        """Return splits of a file of about `target_bytes`; one split for a compressed or small file.
 
-        A file that cannot be read is one part: reading it says why.
+        An unreadable file is one split; reading it reports the error.
         """
         whole_file = (SourceSplit(piece),)
         if target_bytes >= piece.size_bytes or not self._is_plain(piece.uri):
@@ -166,16 +166,16 @@ class Files:
             is_cut = json_layout.layout(self.listing.path(piece.uri)) == "newline_delimited"
             return splits_of(piece, mapped_bytes(path), target_bytes) if is_cut else (SourceSplit(piece),)
         if csv_reader.read_header(CsvReader(path, self.dialect, Place(piece.uri))).is_short:
-            return (SourceSplit(piece),)  # only the beginning of the file tells that
+            return (SourceSplit(piece),)  # only the beginning of the file shows this
         data = mapped_bytes(path)
         return quoted_splits_of(piece, data, target_bytes, self.dialect.head_bytes(data))
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
-        """Return the rows that fit and those that do not, in the file's order.
+        """Return the accepted and the rejected rows, in the order of the file.
 
-        The position is the line on which the record begins (CSV, JSON) or the number of the row (Parquet), from 1.
-        Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read, and of these
-        `SplitError` for a part that, it turns out, does not end where a record does.
+        The position is the line on which the record begins (CSV, JSON) or the row number (Parquet), from 1. Raises
+        `SchemaError` for other columns, `SourceError` for a file that cannot be read, and its subclass `SplitError` for
+        a split that does not end at the end of a record.
         """
         place, part, schema = Place(part.piece.uri), self._require_unchanged(part), self._with_file_names(schema)
         try:
@@ -194,15 +194,15 @@ class Files:
             if part.is_whole:
                 raise
             raise SplitError(
-                f"a part of the file cannot be read by itself: {error.problem}",
+                f"a split of the file cannot be read independently: {error.problem}",
                 got=error.got,
-                do="read the file whole",
+                do="read the file as one split",
                 place=place,
             ) from error
 
     @contextmanager
     def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
-        """Yield a part as a query; None for a column named `_misfit`, an odd header, a Parquet column to be cast.
+        """Yield a split as a query; None for a column named `_misfit`, an unusual header, or a Parquet column to cast.
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
@@ -214,11 +214,11 @@ class Files:
             try:
                 yield query
             finally:
-                with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+                with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken
                     text_scan.release(con, path)
 
     def is_small(self, part: SourceSplit) -> bool:
-        """Return whether a part is a whole small file, not packed, under a name that is no pattern."""
+        """Return whether a split is an entire small uncompressed file whose name has no wildcards."""
         path = self.listing.path(part.piece.uri)
         is_plain = self._is_plain(path) and small_files.can_be_listed(path)
         is_whole = part.begin == 0 and part.end in {None, part.piece.size_bytes}
@@ -228,7 +228,7 @@ class Files:
     def scan_together(
         self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
     ) -> Iterator[ScanQuery | None]:
-        """Yield small files as one query; None where one of them has an odd header, or a Parquet column to be cast.
+        """Yield small files as one query; None if one of them has an unusual header, or a Parquet column to cast.
 
         Raises `SchemaError` for other columns, `SourceError` for a file that cannot be read.
         """
@@ -245,7 +245,7 @@ class Files:
         try:
             yield query
         finally:
-            with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
+            with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken
                 small_files.drop_rejects(con, rejects)
 
     def _scan_query(
@@ -261,12 +261,13 @@ class Files:
         return text_scan.scan_delimited(con, CsvReader(path, self.dialect, place), schema, lines, before)
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
-        """Read rejected rows again, from the texts that `read` gave; positions are 1-based in `rows`.
+        """Read rejected rows again, from the texts that `read` returned; positions are 1-based indexes into `rows`.
 
-        A text that was not UTF-8 is rejected again: what it held is not known. So is one with an open quote.
+        A text that was not UTF-8 is rejected again, because its original bytes are not known. So is one with an open
+        quote.
         """
         is_csv = self.format == "csv"
-        # rejected rows are kept under the names of the table and in its order, as UTF-8
+        # rejected rows are stored as UTF-8, with the names and order of the table's columns
         dialect = replace(self.dialect, has_header=True, naming=ColumnNames(schema.names), encoding=None)
         schema = self._with_file_names(schema) if self.format == "json" else schema
         head = csv_reader.header_line(schema, dialect) if is_csv else ""
@@ -281,13 +282,13 @@ class Files:
         return texts.renumbered(reading, head)
 
     def extents(self) -> Mapping[str, Extent]:
-        """Return the files with their sizes, none where there is none; an empty file holds nothing yet."""
+        """Return the files with their sizes; an empty file has no record yet."""
         with contextlib.suppress(SourceError):
             return {piece.uri: Extent(0, piece.size_bytes, piece.stamp) for piece in self.pieces()}
         return {}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
-        """Return for each file its size if it was written before that time, else 0."""
+        """Return for each file its size if it was written before a time, otherwise 0."""
         instant = time.timestamp() * 1e9
         return {
             uri: extent.end if int(extent.stamp.rpartition("-")[2]) < instant else 0
@@ -296,13 +297,13 @@ class Files:
 
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
-        """Read files as they come."""
+        """Read files as they arrive."""
         yield DirectTail(self, dict(offsets), max_rows=1 << 62)
 
     def _require_unchanged(self, part: SourceSplit) -> SourceSplit:
-        """Return the part, where it is a whole file by its bytes as a part without an end.
+        """Return the split; a split that covers an entire file is returned without an end.
 
-        Raises `SourceError` when that file does not have the size any more with which it was seen.
+        Raises `SourceError` if the size of that file has changed since it was listed.
         """
         if part.begin != 0 or part.end is None or part.end != part.piece.size_bytes:
             return part
@@ -310,9 +311,9 @@ class Files:
         size = path.stat().st_size if path.is_file() else None
         if size != part.end:
             raise SourceError(
-                "the file changed after it was seen",
-                got="it is gone" if size is None else f"{size} bytes, {part.end} then",
-                do="move files into the folder when they are complete, and do not change them",
+                "the file changed after it was listed",
+                got="it was removed" if size is None else f"{size} bytes, previously {part.end}",
+                do="move files into the folder when they are complete, and do not change them afterwards",
                 place=Place(part.piece.uri),
             )
         return replace(part, end=None, first=1)
@@ -335,7 +336,7 @@ class Files:
             yield lines
 
     def _position_offset(self, part: SourceSplit) -> int:
-        """Return how many more lines are before the part's first in the file than in what `_path` gives."""
+        """Return the number of lines of the file before the split that the file of `_path` does not contain."""
         return part.first - 1 - self._has_copied_header(part)
 
     def _lines(self, part: SourceSplit, path: str) -> int:
@@ -345,11 +346,11 @@ class Files:
         return self.format == "csv" and self.dialect.has_header and part.begin > 0
 
     def _is_plain(self, uri: str) -> bool:
-        """Return whether a file is read as it is: neither packed, nor in another encoding."""
+        """Return whether a file is read directly: neither compressed, nor in another encoding."""
         return Path(uri).suffix.lower() not in COMPRESSED_SUFFIXES and self.dialect.encoding is None
 
     def _with_file_names(self, schema: Schema) -> Schema:
-        """Return the columns with their names in the files, where these are others."""
+        """Return the columns with their names in the files, if these are different."""
         keys = {new: old for old, new in self.dialect.naming.rename}
         return (
             Schema(tuple(replace(column, key=keys.get(column.name, "")) for column in schema.columns))
@@ -359,7 +360,7 @@ class Files:
 
     @contextmanager
     def _translated_errors(self, place: Place) -> Iterator[None]:
-        """Turn what the file system and DuckDB raise into a `SourceError` in words."""
+        """Translate errors of the file system and DuckDB to a readable `SourceError`."""
         try:
             yield
         except OSError as error:
@@ -372,7 +373,7 @@ class Files:
 def files(
     pattern: str | Path,
     *,
-    format: Format | None = None,  # noqa: A002 - the field's word
+    format: Format | None = None,  # noqa: A002 - the usual term
     delimiter: str | None = None,
     null_values: Sequence[str] = ("",),
     encoding: str | None = None,
@@ -382,14 +383,15 @@ def files(
 ) -> Files:
     """Read every file that matches a path or a glob pattern.
 
-    `format` is found from the name when it is not given. For CSV, `delimiter` is a comma, or a tab for `.tsv`,
-    and the texts in `null_values` are read as null. CSV and JSON are UTF-8 unless `encoding` says otherwise.
+    `format` is derived from the name by default. For CSV, the default `delimiter` is a comma, or a tab for `.tsv`, and
+    the texts in `null_values` are read as null. CSV and JSON are UTF-8 unless `encoding` says otherwise.
 
-    The first line of CSV is a header unless `header=False`. `names` are the columns by position; they need `header`: True
-    where they replace the header's. `rename` maps names in the data, or in `names`, to names of the table, in all formats.
+    The first line of CSV is a header unless `header=False`. `names` are the columns by position; they require `header`,
+    which is True if they replace the names of the header. `rename` maps names in the data, or in `names`, to names of
+    the table, for all formats.
 
-    Raises `SourceError` for a name that does not tell its format, a delimiter that is not one byte, an unknown encoding,
-    and options that do not go small_files.
+    Raises `SourceError` for a name without a known format, a delimiter that is not one byte, an unknown encoding, and
+    options that cannot be combined.
     """
     name = str(pattern)
     suffixes = [s.lower() for s in Path(name).suffixes if s.lower() not in COMPRESSED_SUFFIXES]
@@ -397,29 +399,31 @@ def files(
     kind = format or _FORMATS.get(suffix)
     if kind is None or kind not in _FORMATS.values():
         known = ", ".join(sorted(set(_FORMATS.values())))
-        raise SourceError(f"the name {name!r} does not tell its format", do=f"give format= one of {known}")
+        raise SourceError(f"the format cannot be derived from the name {name!r}", do=f"pass format=, one of {known}")
     chosen = delimiter or ("\t" if suffix == ".tsv" else ",")
     if len(chosen.encode()) != 1 or chosen in {'"', "\n", "\r"}:
-        raise SourceError("a delimiter is one character of ASCII, and no quote", got=repr(chosen))
+        raise SourceError("a delimiter must be one ASCII character, and not a quote", got=repr(chosen))
     is_given = {"encoding=": encoding is not None, "header=": header is not None, "names=": bool(names)}
     for option, formats in (("encoding=", ("csv", "json")), ("header=", ("csv",)), ("names=", ("csv",))):
         if is_given[option] and kind not in formats:
             raise SourceError(
-                f"{option} is for {' and '.join(each.upper() for each in formats)}", got=kind, do=f"remove {option}"
+                f"{option} applies only to {' and '.join(each.upper() for each in formats)}",
+                got=kind,
+                do=f"remove {option}",
             )
     if names and header is None:
         raise SourceError(
-            "names= needs header=: a first line that is taken for a header by mistake would be lost",
-            do="give header=False if the first line is a row, header=True if the names replace it",
+            "names= requires header=, because a first line that is mistaken for a header would be lost",
+            do="pass header=False if the first line is a row, header=True if the names replace it",
         )
     for option, texts in (("null_values=", null_values), ("names=", names)):
         if isinstance(texts, str):
-            raise SourceError(f"{option} is a list of texts", got=repr(texts), do=f"write {option}[{texts!r}]")
+            raise SourceError(f"{option} must be a list of texts", got=repr(texts), do=f"write {option}[{texts!r}]")
     if not null_values or any(chosen in text or '"' in text for text in null_values):
         raise SourceError(
-            "null_values= are one text or more, without delimiters and quotes",
+            "null_values= must be one or more texts without delimiters and quotes",
             got=repr(list(null_values)),
-            do="give [''] where nothing but empty fields is null",
+            do="use [''] if only empty fields are null",
         )
     naming = ColumnNames.of(names, tuple((rename or {}).items()))
     dialect = Dialect(chosen, tuple(null_values), header is not False, naming, encoding_of(encoding))
@@ -427,9 +431,9 @@ def files(
 
 
 def _short_message(error: duckdb.Error) -> str:
-    """Return the first line of DuckDB's message without its own class and file names."""
+    """Return the first line of DuckDB's message without error class and file names."""
     text = str(error).strip().partition("\n")[0]
     if "state machine" in text or "sniffing" in text or "CSV Error" in text:
-        return "quotes that do not match, lines that end in different ways, or a very long line"
+        return "unbalanced quotes, inconsistent line ends, or a very long line"
     kind, _, rest = text.partition(" Error: ")
     return (rest if rest and len(kind.split()) <= 2 else text).partition(" '/")[0].partition(' "/')[0]  # noqa: PLR2004 - two words

@@ -1,4 +1,4 @@
-"""Parts of text files as queries, true only if all that `ScanQuery` asks for holds; else they are read carefully."""
+"""Scans splits of text files as queries, valid only under the conditions of `ScanQuery`; otherwise `read` is used."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from pipeline.kernel.sql_text import literal
 _CONVERTED = ("converted", "faults")
 _LINE = "'line': 'VARCHAR'"
 _NO_BYTE = "\x01"
-"""Valid JSON never holds this byte as such."""
+"""A byte that does not occur in valid JSON."""
 
 
 @dataclass(frozen=True)
 class TextScan:
-    """A scan in parts: SQL for the columns in their types, for whether a row is a misfit, and for where rows are from."""
+    """The parts of a scan: SQL for the typed columns, for whether a row is rejected, and for the origin of rows."""
 
     columns: str
     misfit: str
@@ -41,9 +41,10 @@ class TextScan:
 def scan_delimited(
     con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema, lines: int, moved: int
 ) -> ScanQuery | None:
-    """Return the rows of a delimited file of so many lines, their positions moved; None when the header is an odd one.
+    """Return the rows of a delimited file, with their positions shifted; None for an unusual header.
 
-    The count tells of a field with a line break and of a blank line, `rejects` of all else that cannot be read.
+    The number of lines detects fields with line breaks and blank lines; `rejects` contains everything else that cannot
+    be parsed.
     """
     names = csv_reader.column_names(file)
     undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
@@ -64,7 +65,7 @@ def scan_delimited(
 
 
 def _converted_cells(schema: Schema, form: ConversionSpec, texts: TextTraits) -> CellExpressions:
-    """Return the cells of a file that Arrow converted: only columns that came as text are cast and tested for more."""
+    """Return the cells of a file that Arrow converted; only columns that remain text are cast and tested."""
     text_cells = csv_reader.cells(schema, tuple(form.types), texts)
 
     def rule(column: Column, value: str, cast: str) -> ConversionRule:
@@ -78,7 +79,7 @@ def _converted_cells(schema: Schema, form: ConversionSpec, texts: TextTraits) ->
 def delimited_text_scan(
     path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], schema: Schema, rejects: str
 ) -> TextScan:
-    """Return the scan of one or several delimited files whose header has these names."""
+    """Return the scan of one or several delimited files with these names in the header."""
     head = dialect.head_bytes(mapped_bytes(path)) if isinstance(path, str) else None
     underscored = not isinstance(path, str) or contains_byte(path, b"_", head or 0)
     source = csv_reader.strict_scan(path, dialect, names, csv_reader.dates_of(schema), rejects)
@@ -88,21 +89,21 @@ def delimited_text_scan(
 
 
 def _with_file(path: str | Sequence[str], scan: str) -> str:
-    """Return a scan that tells of each row which of several files it is from."""
+    """Return a scan of several files that includes the file of each row."""
     return scan if isinstance(path, str) else f"(select *, file_index from {scan})"
 
 
 def _text_scan(schema: Schema, cells: CellExpressions, source: str, other: str = "false") -> TextScan:
-    """Return a scan of cells; a row for which `other` is true is a misfit too."""
+    """Return a scan of cells; a row for which `other` is true is also rejected."""
     return TextScan(casts(schema), f"{other} or {any_misfit(schema, cells)}", cast_cells(schema, cells, source))
 
 
 def scan_json(path: str, schema: Schema, lines: int, moved: int) -> ScanQuery:
-    """Return the rows of so many lines of JSON, their positions moved.
+    """Return the rows of JSON lines, with their positions shifted.
 
-    Their values come by the very expressions with which they are read carefully.
+    The values are computed by the same expressions as in `read`.
 
-    A line that is blank, no object, or has a field of another name is a misfit; one that is no JSON is an error.
+    A line that is blank, is not an object, or has an unknown field is rejected; a line that is not JSON is an error.
     """
     rejects = _name(path, "rejects")
     return _scan_query(json_text_scan(path, schema, rejects), lines, moved, f"select count(*) from {rejects}")
@@ -111,7 +112,7 @@ def scan_json(path: str, schema: Schema, lines: int, moved: int) -> ScanQuery:
 def json_text_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> TextScan:
     """Return the scan of one or several files of JSON lines."""
     paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
-    # `case`, since DuckDB weighs both sides of an `and`: most lines have just the fields of the contract, each once
+    # `case`, because DuckDB evaluates both sides of an `and`; most lines have exactly the fields of the contract
     keys = tuple(column.data_name for column in schema.columns)
     count = len(keys)
     other = (
@@ -123,7 +124,7 @@ def json_text_scan(path: str | Sequence[str], schema: Schema, rejects: str) -> T
         f"escape = '', max_line_size = {csv_reader.LONGEST_BYTES}, store_rejects = true, rejects_limit = 0, "
         f"rejects_table = {literal(rejects)}, rejects_scan = {literal(rejects + '_scans')}, columns = {{{_LINE}}})"
     )
-    # no guard around what is parsed: DuckDB then parses once for all columns; what is no JSON stops the query
+    # not wrapped in `try`, so that DuckDB parses once for all columns; invalid JSON aborts the query
     source = json_reader.with_texts(schema, _with_file(path, scan))
     return _text_scan(schema, json_reader.cells(schema), source, other)
 
@@ -135,7 +136,7 @@ def _scan_query(scan: TextScan, rows: int, moved: int, rejects: str) -> ScanQuer
 
 
 def release(con: duckdb.DuckDBPyConnection, path: str) -> None:
-    """Drop what a connection holds of a file."""
+    """Drop the tables and views of a file from a connection."""
     for kind in _CONVERTED:
         con.unregister(_name(path, kind))
     rejects = _name(path, "rejects")
@@ -143,5 +144,5 @@ def release(con: duckdb.DuckDBPyConnection, path: str) -> None:
 
 
 def _name(path: str, kind: str) -> str:
-    """Return the name of what a connection holds of a file; the folder of each has a name of its own."""
+    """Return the name for the tables of a file, which is unique because each file has its own folder."""
     return f"{kind}_{Path(path).parent.name.rpartition('-')[2]}"

@@ -1,4 +1,4 @@
-"""Topics seen by who runs them: made, and looked at for what will hurt a stream that reads them. By kafka-python."""
+"""Administration of topics with kafka-python: creates them, and checks for problems of streams that read them."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _PATIENCE_MS = 5_000
 
 @dataclass(frozen=True)
 class TopicSettings:
-    """A topic as the brokers keep it."""
+    """The configuration of a topic on the brokers."""
 
     name: str
     partitions: int
     replicas: int
-    """Of the partition that has the fewest."""
+    """The minimum over the partitions."""
     in_sync: int
-    """Of the partition that has the fewest in step with its leader."""
+    """The minimum number of in-sync replicas over the partitions."""
     retention_s: float | None
-    """How long a record is kept; None: for ever."""
+    """How long a record is retained; None: forever."""
     compacted: bool
-    """Whether of the records of one key only the last are kept."""
+    """Whether the topic is compacted."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may hurt a stream that reads the topic, in words."""
+        """Possible problems for streams that read the topic."""
         warnings = []
         if self.retention_s is not None and self.retention_s < _SHORT_RETENTION_S:
             warnings.append(
@@ -137,8 +137,8 @@ def _admin(kafka: Kafka) -> Iterator[KafkaAdminClient]:
             client.close()
     except KafkaError as error:
         raise SourceError(
-            "the brokers of Kafka do not do what was asked",
+            "the Kafka brokers rejected the request",
             got=str(error),
-            do="check servers=, security= and rights",
+            do="check servers=, security= and permissions",
             place=kafka.place,
         ) from error

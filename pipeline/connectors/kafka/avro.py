@@ -92,13 +92,13 @@ class AvroCodec:
                     "the schema registry does not answer", got=f"status {error.http_status_code}", place=place
                 ) from error
             raise SourceError(
-                "the schema registry refuses", got=f"status {error.http_status_code}", place=place
+                "the schema registry rejects the request", got=f"status {error.http_status_code}", place=place
             ) from error
         except Exception as error:  # whatever the HTTP library of its client raises
             raise SourceUnavailableError(
-                f"the schema registry does not tell schema {number}",
+                f"the schema registry does not return schema {number}",
                 got=str(error),
-                do="bring it back: schemas that were met before are known, this one is new",
+                do="make it available: this schema is new, and only known schemas are cached",
                 place=place,
             ) from error
 

@@ -168,11 +168,11 @@ class Client:
         last = self._last
         text = error.args[0].str() if last is None else f"{error.args[0].str()} ({last.str()})"
         if self._is_refusal(error):
-            return SourceError("Kafka refuses", got=text, do="check security=", place=self._place)
+            return SourceError("Kafka rejects the client", got=text, do="check security=", place=self._place)
         if error.args[0].code() in _GONE:
-            return SourceError("the topic is not there", got=error.args[0].str(), do="create it", place=self._place)
+            return SourceError("the topic does not exist", got=error.args[0].str(), do="create it", place=self._place)
         return SourceUnavailableError(
-            "Kafka does not answer", got=text, do="check servers=, or wait until it does", place=self._place
+            "Kafka does not answer", got=text, do="check servers=, or wait until Kafka is available", place=self._place
         )
 
     def _heard(self, error: KafkaError) -> None:
@@ -218,20 +218,20 @@ class PartitionConsumer:
         place = Place(partition.uri)
         if fault.code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
             raise SourceError(
-                "records were deleted before they were read: retention has overtaken the reader, or the topic is new",
+                "records were deleted before they were read, by retention or because the topic was recreated",
                 got=fault.text,
-                do="raise the retention; go on with what is left: headwater stream --accept-gaps",
+                do="increase the retention; to continue with the remaining records: headwater stream --accept-gaps",
                 place=place,
             )
         if fault.code in _GONE:
             raise SourceError("the partition is not there any more", got=fault.text, place=place)
         if fault.code in _HOPELESS:
-            raise SourceError("Kafka refuses", got=fault.text, do="check security=", place=place)
+            raise SourceError("Kafka rejects the client", got=fault.text, do="check security=", place=place)
 
     def check(self) -> None:
         """Raise `SourceError` when brokers refuse this client."""
         if self._refused is not None:
-            raise SourceError("Kafka refuses", got=self._refused, do="check security=", place=self._place)
+            raise SourceError("Kafka rejects the client", got=self._refused, do="check security=", place=self._place)
 
     def close(self) -> None:
         """Leave the brokers."""

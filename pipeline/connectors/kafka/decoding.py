@@ -86,15 +86,15 @@ class Decoder:
             if column.name in TYPES and column.name not in self.metadata.columns:
                 field = column.name.removeprefix("_")
                 raise SchemaError(
-                    f"the column {column.name!r} is of the message itself, and is not fetched",
-                    do=f"give kafka(…, metadata=({field!r},))",
+                    f"the column {column.name!r} is message metadata that is not fetched",
+                    do=f"use kafka(…, metadata=({field!r},))",
                     place=place,
                 )
         value_columns = self._value_columns(schema)
         if self.format in {"raw", "text"} and len(value_columns) != 1:
             got = ", ".join(column.name for column in value_columns) or "none"
             problem = f"a topic of {self.format} values has one column beside those of its messages"
-            raise SchemaError(problem, got=got, do="give schema= with one", place=place)
+            raise SchemaError(problem, got=got, do="pass schema= with one column", place=place)
 
     @contextlib.contextmanager
     def scan(
@@ -320,5 +320,5 @@ def _inferred(values: pa.ChunkedArray, place: Place) -> Schema:
             "(format csv, header false, quote '', escape '', delimiter '\x01')"
         )
         if pc.count(values).as_py() == 0 or not Path(path).stat().st_size:
-            raise SourceError("no record holds a JSON object", do="give schema=, or check format=", place=place)
+            raise SourceError("no record contains a JSON object", do="pass schema=, or check format=", place=place)
         return json_reader.infer(con, path, place)

@@ -1,7 +1,7 @@
 """Messages of a batch as columns, and consumers that fetch them: librdkafka's C interface, or the client in Python.
 
-`native.py` is the fast one; it needs functions that a build of confluent-kafka may hide. `PythonConsumer` gives the same
-columns from the client's public interface, at about three times the processor time.
+`native.py` is the fast one; it needs functions that a build of confluent-kafka may hide. `PythonConsumer` gives the
+same columns from the client's public interface, at about three times the processor time.
 """
 
 from __future__ import annotations

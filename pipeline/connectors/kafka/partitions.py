@@ -26,7 +26,7 @@ class Partition:
         """Return the partition of a URI; raise `SourceError` for one that names none."""
         topic, _, number = uri.removeprefix(_SCHEME).rpartition("/")
         if not uri.startswith(_SCHEME) or not topic or not number.isdecimal():
-            raise SourceError("this names no partition of Kafka", got=repr(uri), do="write kafka://topic/0")
+            raise SourceError("the URI does not name a Kafka partition", got=repr(uri), do="write kafka://topic/0")
         return cls(topic, int(number))
 
 

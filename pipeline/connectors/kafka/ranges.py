@@ -38,7 +38,7 @@ def fetched(kafka: Kafka, part: SourceSplit) -> pa.Table:
         raise
     if not check_topics(kafka, ids, place):
         raise SourceUnavailableError(
-            "Kafka does not answer", got="no id of the topic", do="see whether it is well", place=place
+            "Kafka does not answer", got="no id of the topic", do="check the brokers", place=place
         )
     return records
 
@@ -62,9 +62,9 @@ def check_topics(kafka: Kafka, ids: dict[str, str], place: Place, *, patience_s:
     for topic, expected_id in ids.items():
         if current_ids[topic] != expected_id:
             raise SourceError(
-                f"the topic {topic!r} was deleted, and is not the one that was read",
+                f"the topic {topic!r} was deleted or recreated",
                 got=f"the id {current_ids[topic]}, not {expected_id}" if current_ids[topic] else "no topic",
-                do="its offsets mean other records now: start again from the earliest",
+                do="its offsets now identify other records: restart with --from earliest",
                 place=place,
             )
     return True
@@ -86,9 +86,9 @@ def _fetch_range(kafka: Kafka, partition: Partition, extent: Extent) -> pa.Table
                 at, until = fetched.end, time.monotonic() + PATIENCE_S
             elif time.monotonic() > until:
                 raise SourceUnavailableError(
-                    "the records of a range do not come",
+                    "the records of a range were not received",
                     got=f"those up to {at} of {extent.begin} to {extent.end}",
-                    do="see whether the brokers are well; a transaction may be open",
+                    do="check the brokers; a transaction may be open",
                     place=Place(partition.uri),
                 )
     records = pa.concat_tables(tables)

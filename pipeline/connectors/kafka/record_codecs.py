@@ -20,7 +20,7 @@ def codec_of(format: Avro | Protobuf) -> Codec:  # noqa: A002 - the field's word
     except ImportError as error:
         extra = type(format).__name__.lower()
         raise SourceError(
-            f"{type(format).__name__} needs a library that is not here",
+            f"{type(format).__name__} support is not installed",
             got=error.name,
             do=f"pip install 'headwater[{extra}]'",
         ) from error

@@ -90,7 +90,7 @@ def _append_reason(why: str | None, more: str) -> str:
 def inferred(records: Sequence[Record], con: duckdb.DuckDBPyConnection, place: Place) -> Schema:
     """Return the columns of decoded records; raise `SourceError` when there are none."""
     if not records:
-        raise SourceError("no record can be decoded", do="give schema=, or check format=", place=place)
+        raise SourceError("no record can be decoded", do="pass schema=, or check format=", place=place)
     table = pa.Table.from_pylist([{name: _plain(value) for name, value in record.items()} for record in records])
     con.register("_decoded", table)
     return schema_of(con, "select * from _decoded")

@@ -69,5 +69,5 @@ def secret(value: str, environment: Mapping[str, str] = os.environ) -> str:
     name = value.removeprefix(_FROM_ENVIRONMENT)
     secret_value = environment.get(name)
     if not secret_value:
-        raise SettingsError(f"the environment has no {name!r}, which holds a secret of Kafka", do=f"set {name}")
+        raise SettingsError(f"the environment variable {name!r} with a Kafka secret is not set", do=f"set {name}")
     return secret_value

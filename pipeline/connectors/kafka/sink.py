@@ -56,12 +56,12 @@ class ToKafka:
     def open(self, home: SinkContext) -> KafkaTarget:
         """Fence who wrote before under this name, and find how far it was.
 
-        Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not said
-        where they are.
+        Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not
+        said where they are.
         """
         if find_spec("confluent_kafka") is None:
             raise SinkError(
-                "Kafka needs a library that is not here", got="confluent_kafka", do="pip install 'headwater[kafka]'"
+                "Kafka support is not installed", got="confluent_kafka", do="pip install 'headwater[kafka]'"
             )
         return KafkaTarget(self, re.sub(r"[^A-Za-z0-9._-]", "-", home.id))
 
@@ -69,7 +69,7 @@ class ToKafka:
         """Return the client's settings."""
         servers = self.servers or os.environ.get(SERVERS)
         if not servers:
-            raise DefinitionError("it is not said where Kafka is", do=f"give servers=, or set {SERVERS}")
+            raise DefinitionError("no Kafka bootstrap servers are configured", do=f"pass servers=, or set {SERVERS}")
         return {"bootstrap.servers": servers, **({} if self.security is None else self.security.options())}
 
     def __str__(self) -> str:
@@ -87,9 +87,9 @@ def to_kafka(
 ) -> ToKafka:
     """Send rows as JSON objects to a topic that is there, exactly once for readers of committed records.
 
-    `key` makes the records' key: the text of a column, or a JSON array of several. Where it is the key of the table, a row that
-    is gone is a record without a value; else a table that rows go from is refused. A version has to be sent within
-    `transaction_s`, which is also how long a process that died can hold readers back.
+    `key` makes the records' key: the text of a column, or a JSON array of several. Where it is the key of the table, a
+    row that is gone is a record without a value; else a table that rows go from is refused. A version has to be sent
+    within `transaction_s`, which is also how long a process that died can hold readers back.
     """
     return ToKafka(topic, servers, names(key), security, transaction_s)
 
@@ -153,9 +153,9 @@ class KafkaTarget:
         require_deletable(self.to.key, delivery)
         if delivery.is_whole and delivery.since is not None:
             raise SinkError(
-                "what changed in the table since cannot be told any more, and records that were sent cannot be taken back",
+                "the changes of the table can no longer be determined, and sent records cannot be taken back",
                 got=f"version {delivery.to.version} after {delivery.since.version}",
-                do="let a sink of another name send the table to another topic",
+                do="create a sink with a new name and topic",
             )
         sent = _SentBatch()
         try:
@@ -223,7 +223,7 @@ class KafkaTarget:
             if not error.args[0].retriable():
                 raise
             raise OutcomeUnknownError(
-                "Kafka does not say what became of a transaction", got=error.args[0].str()
+                "the outcome of a Kafka transaction is unknown", got=error.args[0].str()
             ) from error
 
     def _abort(self) -> KafkaException | None:
@@ -245,7 +245,7 @@ class KafkaTarget:
         admin = AdminClient(self.to.options(), logger=_LOG)
         known = admin.list_topics(timeout=_PATIENCE_S).topics
         if self.to.topic not in known:
-            raise SinkError(f"there is no Kafka topic {self.to.topic!r}", do="create it")
+            raise SinkError(f"the Kafka topic {self.to.topic!r} does not exist", do="create it")
         if self.position_topic in known:
             return
         try:
@@ -298,13 +298,15 @@ class KafkaTarget:
         kafka_error: KafkaError = error.args[0]
         if kafka_error.code() in {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}:  # noqa: SLF001
             return ConflictError(
-                f"another process sends to {self.to}, or this one slept past the time of its transaction",
+                f"another process sends to {self.to}, or this one exceeded its transaction timeout",
                 got=kafka_error.str(),
-                do="what it did not commit is sent by the next one",
+                do="run one sender; it delivers what is outstanding",
             )
         message = (
             kafka_error.str()
             if cause is None or cause.code() == kafka_error.code()
             else f"{cause.str()} ({kafka_error.str()})"
         )
-        return SinkError(f"{self.to} does not take the rows", got=message, do="check servers=, security= and the topic")
+        return SinkError(
+            f"{self.to} does not accept the rows", got=message, do="check servers=, security= and the topic"
+        )

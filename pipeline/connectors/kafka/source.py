@@ -178,11 +178,11 @@ class Kafka:
         return Place(f"kafka://{','.join(self.topics) or self.pattern}")
 
     def options(self) -> Mapping[str, str]:
-        """Return the client's settings; raise `DefinitionError` when it is not said where the brokers are."""
+        """Return the client's settings; raise `DefinitionError` if no bootstrap servers are configured."""
         servers = self.servers or os.environ.get(SERVERS)
         if not servers:
-            problem = "it is not said where Kafka is"
-            raise DefinitionError(problem, do=f"give servers=, or set {SERVERS}", place=self.place)
+            problem = "no Kafka bootstrap servers are configured"
+            raise DefinitionError(problem, do=f"pass servers=, or set {SERVERS}", place=self.place)
         return {"bootstrap.servers": servers, **({} if self.security is None else self.security.options())}
 
     @cached_property
@@ -191,7 +191,7 @@ class Kafka:
         try:
             from pipeline.connectors.kafka.client import Client  # noqa: PLC0415 - an extra
         except ImportError as error:
-            problem = "Kafka needs a library that is not here"
+            problem = "Kafka support is not installed"
             raise SourceError(problem, got=error.name, do="pip install 'headwater[kafka]'") from error
         return Client(self.options(), self.place)
 
@@ -224,19 +224,19 @@ def kafka(
     `format` says what a value is: `json` (an object; fields that the contract does not name are passed over), `text`,
     `raw`, `Avro(…)` or `Protobuf(…)`. `metadata` names what is fetched of the message itself: `key`, `timestamp`,
     `headers`, `topic`, `partition`, `offset`, each as a column of that name after an underscore. A message without a
-    value (a tombstone) is set aside, unless `tombstones="keep"`: then it is a row of nulls, to be told by its key, whose
-    event time is the time of the message.
+    value (a tombstone) is set aside, unless `tombstones="keep"`: then it is a row of nulls, to be told by its key,
+    whose event time is the time of the message.
 
     Raises `DefinitionError` for options that do not go together.
     """
     names = (topics,) if isinstance(topics, str) else tuple(topics)
     if bool(names) == (pattern is not None):
-        raise DefinitionError("a source of Kafka has topics, or the pattern of their names", do="give one of them")
+        raise DefinitionError("a Kafka source needs either topics or a pattern", do="pass one of them")
     if not isinstance(format, Avro | Protobuf) and format not in {"json", "text", "raw"}:
         known = did_you_mean(str(format), ("json", "text", "raw", "avro", "protobuf"))
-        raise DefinitionError("Kafka's values have no such format", got=repr(format), do=known)
+        raise DefinitionError("unknown format of Kafka values", got=repr(format), do=known)
     if tombstones not in {"reject", "keep"}:
-        raise DefinitionError("tombstones= is 'reject' or 'keep'", got=repr(tombstones))
+        raise DefinitionError("tombstones= must be 'reject' or 'keep'", got=repr(tombstones))
     if pattern is not None:
         try:
             re.compile(pattern)

@@ -113,9 +113,9 @@ class KafkaTail:
     def ready(self, timeout_s: float) -> ReadyOffsets:
         """Return what can be taken: at once if records wait, else when some come or time is up.
 
-        What it names was read from the very topics that the tail began with: the thread that fetches has checked that, so
-        no broker is asked here. Raises `SourceError` when a topic was deleted, when retention was faster, or when brokers
-        refuse. While no broker answers, nothing more is ready.
+        What it names was read from the very topics that the tail began with: the thread that fetches has checked that,
+        so no broker is asked here. Raises `SourceError` when a topic was deleted, when retention was faster, or when
+        brokers refuse. While no broker answers, nothing more is ready.
         """
         with self._lock:
             self._lock.wait_for(lambda: self._waiting_rows or self._failed, timeout_s)
@@ -265,8 +265,8 @@ class _BufferedReader:
 def retention_error(partition: Partition, at: int, extent: Extent) -> SourceError:
     """Return the error of an offset that a partition does not hold any more."""
     return SourceError(
-        "records were deleted before they were read: retention has overtaken the reader",
-        got=f"the offset {at}, where the partition begins at {extent.begin}",
-        do="raise the retention; go on with what is left: headwater stream --accept-gaps",
+        "records were deleted before they were read, by retention",
+        got=f"offset {at}, but the partition begins at {extent.begin}",
+        do="increase the retention; to continue with the remaining records: headwater stream --accept-gaps",
         place=Place(partition.uri),
     )

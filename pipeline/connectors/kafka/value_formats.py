@@ -42,7 +42,7 @@ def metadata_of(fields: Sequence[str]) -> Metadata:
     known = get_args(Field)
     for field in fields:
         if field not in known:
-            raise DefinitionError("a message has no such field", got=repr(field), do=did_you_mean(field, known))
+            raise DefinitionError("unknown message metadata", got=repr(field), do=did_you_mean(field, known))
     place = tuple(f"_{name}" for name in ("topic", "partition", "offset") if name in fields)
     return Metadata("key" in fields, "timestamp" in fields, "headers" in fields, place)
 

@@ -1,4 +1,4 @@
-"""Upgrades of the catalog, by Alembic: one file in `versions/` for each revision, numbered 0001, 0002 and so on.
+"""Upgrades of the catalog with Alembic: one file in `versions/` per revision, numbered 0001, 0002 and so on.
 
 A new revision comes with its number in `pipeline.governance.revisions` and a golden folder of the one before.
 """
@@ -11,7 +11,7 @@ from alembic.config import Config
 
 
 def upgrade(connection: sa.Connection, version_table: str) -> None:
-    """Bring a catalog to the newest revision, in the transaction of the connection. One thread at a time."""
+    """Upgrade a catalog to the newest revision, in the transaction of the connection. Not thread-safe."""
     config = Config(attributes={"connection": connection, "version_table": version_table})
     config.set_main_option("script_location", f"{__name__}:")
     command.upgrade(config, "head")

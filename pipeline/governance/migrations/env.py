@@ -1,4 +1,4 @@
-"""What Alembic runs for an upgrade: the revisions, in the transaction that `upgrade` was given."""
+"""The Alembic environment: runs the revisions in the transaction passed to `upgrade`."""
 
 from __future__ import annotations
 

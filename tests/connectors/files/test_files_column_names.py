@@ -53,7 +53,7 @@ def test_a_column_without_a_name_has_one_by_its_position_and_a_note(tmp_path, te
 
     assert schema.names == names
     assert {c.name for c in schema.columns if c.note} == unnamed
-    assert all(f"is called {c.name!r}" in c.note for c in schema.columns if c.note)
+    assert all(f"is named {c.name!r}" in c.note for c in schema.columns if c.note)
     assert reading.rejected.num_rows == 0
     assert reading.rows.num_rows == text.count("\n") - 1
     assert scanned(reader, schema) == reading.rows.to_pylist()
@@ -185,7 +185,7 @@ def test_names_that_sql_cannot_tell_apart_name_the_option_that_helps(tmp_path, f
         pq.write_table(pa.table([[1], [2]], names=["p95", "P95"]), path)
     reader = files(path)
 
-    with pytest.raises(SourceError, match=r"differ in case only; .*files\(…, rename=\{'(P|p)95': '…'\}\)"):
+    with pytest.raises(SourceError, match=r"differ only in case; .*files\(…, rename=\{'(P|p)95': '…'\}\)"):
         reader.schema(reader.pieces()[0])
 
     assert set(inferred(files(path, rename={"P95": "upper"}))[0].names) == {"p95", "upper"}
@@ -195,7 +195,7 @@ def test_a_name_that_is_there_twice_is_replaced_by_position(tmp_path):
     (tmp_path / "a.csv").write_text("v,v\n1,2\n")
     reader = files(tmp_path / "a.csv")
 
-    with pytest.raises(SourceError, match=r"names 'v' twice; .*header=True, names="):
+    with pytest.raises(SourceError, match=r"two columns named 'v'; .*header=True, names="):
         reader.schema(reader.pieces()[0])
 
     assert inferred(files(tmp_path / "a.csv", header=True, names=["v", "w"]))[1].rows.to_pylist() == [
@@ -206,13 +206,13 @@ def test_a_name_that_is_there_twice_is_replaced_by_position(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("a.csv", {"names": ["a"]}, "names= needs header=.*give header=False if the first line is a row"),
+        ("a.csv", {"names": ["a"]}, "names= requires header=.*pass header=False if the first line is a row"),
         ("a.csv", {"header": False, "names": ["a", "A"]}, "gives 'a' and 'A' to two columns"),
-        ("a.csv", {"header": False, "names": ["a", ""]}, "names= gives an empty name"),
+        ("a.csv", {"header": False, "names": ["a", ""]}, "names= contains an empty name"),
         ("a.csv", {"rename": {"a": "x", "b": "X"}}, "rename= gives 'x' and 'X' to two columns"),
-        ("a.json", {"header": False}, "header= is for CSV: got json; remove header="),
-        ("a.parquet", {"header": True, "names": ["a"]}, "header= is for CSV"),
-        ("a.parquet", {"encoding": "latin-1"}, "encoding= is for CSV and JSON: got parquet"),
+        ("a.json", {"header": False}, "header= applies only to CSV: got json; remove header="),
+        ("a.parquet", {"header": True, "names": ["a"]}, "header= applies only to CSV"),
+        ("a.parquet", {"encoding": "latin-1"}, "encoding= applies only to CSV and JSON: got parquet"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(name, options, problem):
@@ -224,7 +224,7 @@ def test_names_have_to_name_every_column_of_a_header(tmp_path):
     (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n")
     reader = files(tmp_path / "a.csv", header=True, names=["x"])
 
-    with pytest.raises(SourceError, match="got 1, and 3 columns in the first line; give one name for each"):
+    with pytest.raises(SourceError, match="got 1, and 3 columns in the first line; pass one name per column"):
         reader.schema(reader.pieces()[0])
 
 

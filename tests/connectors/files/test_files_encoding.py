@@ -82,7 +82,7 @@ def test_the_advice_names_an_encoding_with_which_the_file_is_read(tmp_path, name
 
 @pytest.mark.parametrize("name", ["rot13", "hex", "nope", ""])
 def test_what_is_no_text_encoding_is_refused(name):
-    with pytest.raises(SourceError, match=r"no text encoding of Python.*give one such as 'latin-1'"):
+    with pytest.raises(SourceError, match=r"is not a text encoding of Python.*use an encoding such as 'latin-1'"):
         files("a.csv", encoding=name)
 
 

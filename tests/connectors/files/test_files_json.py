@@ -61,7 +61,7 @@ def test_an_object_with_a_key_twice_is_rejected(read, piece, line):
     with connect() as con, reader.scan(con, SourceSplit(source_object), SCHEMA) as scanned:
         flags = con.sql(f"select _misfit from ({scanned.query})").fetchall()
 
-    assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "a key is there twice", "row": line}]
+    assert reading.rejected.to_pylist() == [{POSITION: 2, "reason": "duplicate key", "row": line}]
     assert [flag for (flag,) in flags] == [False, True, False]
 
 
@@ -153,12 +153,12 @@ def test_an_object_within_an_object_of_many_keys_is_a_map(piece):
 def test_without_an_object_on_a_line_there_are_no_types(piece, text):
     reader, source_object = piece(text)
 
-    with pytest.raises(SourceError, match="no line holds a JSON object; write one object a line"):
+    with pytest.raises(SourceError, match="no line contains a JSON object; write one object per line"):
         reader.schema(source_object)
 
 
 def test_fields_that_differ_only_in_case_are_refused(piece):
     reader, source_object = piece('{"id":1,"ID":2}\n')
 
-    with pytest.raises(SourceError, match="'ID' and 'id', which differ in case only"):
+    with pytest.raises(SourceError, match="columns 'ID' and 'id', which differ only in case"):
         reader.schema(source_object)

@@ -74,7 +74,7 @@ def test_an_array_without_elements_has_no_rows(opened, text):
 def test_a_file_that_mixes_layouts_is_refused_by_name(opened, text):
     reader, piece = opened(text)
 
-    with pytest.raises(SourceError, match=r"begins as .* of JSON and does not go on so.*a\.json"):
+    with pytest.raises(SourceError, match=r"begins as .* in JSON but has another layout later.*a\.json"):
         reader.read(SourceSplit(piece), SCHEMA)
 
 

@@ -108,7 +108,9 @@ def test_a_new_file_with_the_content_of_one_that_is_gone_is_read_and_named(proje
 
     assert named(after) == ["data/f3.csv"]
     assert after.lost == ("data/f1.csv",)
-    assert after.notes == ("data/f3.csv has the content of data/f1.csv, which is gone: its rows come in again",)
+    assert after.notes == (
+        "data/f3.csv has the content of data/f1.csv, which no longer exists: its rows are loaded again",
+    )
 
 
 def test_of_two_copies_one_is_the_file_that_is_gone(project):

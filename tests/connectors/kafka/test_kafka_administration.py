@@ -51,5 +51,5 @@ def test_brokers_that_are_not_there_are_an_error():
     """In a process of its own: the client leaves sockets behind that were refused."""
     process = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
 
-    assert process.stdout.startswith("the brokers of Kafka do not do what was asked: got ")
-    assert "check servers=, security= and rights" in process.stdout
+    assert process.stdout.startswith("the Kafka brokers rejected the request: got ")
+    assert "check servers=, security= and permissions" in process.stdout

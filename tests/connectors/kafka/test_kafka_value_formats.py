@@ -312,7 +312,7 @@ def test_a_registry_that_is_down_stops_new_schemas_alone():
         thread.join()
     assert requested == [("/schemas/ids/7", "Basic bWU6Z2VoZWlt"), ("/schemas/ids/9", "Basic bWU6Z2VoZWlt")]
     assert decoder.read(records([avro(7, ORDERS, order(2))]), ORDER, HERE).rows["id"].to_pylist() == [2]
-    with pytest.raises(SourceError, match=r"the schema registry does not tell schema 8.*this one is new"):
+    with pytest.raises(SourceError, match=r"the schema registry does not return schema 8.*this schema is new"):
         decoder.read(records([avro(8, LATER, order(2, more=""))]), ORDER, HERE)
 
 

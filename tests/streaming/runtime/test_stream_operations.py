@@ -35,7 +35,7 @@ def test_a_stream_that_somebody_runs_is_refused_and_can_be_taken_over(plant, str
     first = streams.start(folder, "readings")
     with streams.alive(first, fails=True) as at_work:
         until(lambda: first.statuses["readings"].commits > 1)
-        with pytest.raises(ConflictError, match=r"stream 'readings' is being run: got process \d+ on"):
+        with pytest.raises(ConflictError, match=r"stream 'readings' is already running: got process \d+ on"):
             streams.start(folder, "readings").run()
         Leases(first.workspace.catalog).acquire("readings", this_process(), take_over=True)
         until(lambda: first.errors)

@@ -155,11 +155,11 @@ def test_letters_of_a_table_come_back_from_its_input(held, streams):
 def test_letters_that_cannot_come_back(plant, streams):
     folder = plant(count=300)
     workspace = streams.opened(folder)
-    with pytest.raises(RequestError, match=r"rows that stream 'by_minute' set aside cannot be brought back one by one"):
+    with pytest.raises(RequestError, match=r"rows that stream 'by_minute' rejected cannot be replayed individually"):
         replay_letters(workspace, "by_minute")
     streams.start(folder, "readings", until_caught_up=True).run()
-    with pytest.raises(RequestError, match="has set nothing aside"):
+    with pytest.raises(RequestError, match="has no rejected rows"):
         replay_letters(workspace, "readings")
     Leases(workspace.catalog).acquire("readings", this_process())
-    with pytest.raises(ConflictError, match="is being run"):
+    with pytest.raises(ConflictError, match="is already running"):
         replay_letters(workspace, "readings")

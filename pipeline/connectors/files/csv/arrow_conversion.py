@@ -1,17 +1,18 @@
-"""Delimited files whose texts Arrow converts to types, faster than texts can be cast and tested one by one.
+"""Converts delimited files with Arrow, which is faster than casting and testing each text.
 
-Arrow converts a text whole or raises, so what it gives is what `values` gives, but for four kinds of text:
+Arrow converts a text without loss or raises, so its results equal those of `values`, with four exceptions:
 
-| text | comes as | so |
+| text | Arrow's result | handling |
 | --- | --- | --- |
-| `0x1F` for an integer | 31 | integers of a file with `0x` in it come as texts |
-| `1e-400` for a `DOUBLE` | 0 | doubles of a file with such an exponent, or a long run of zeros, come as texts |
-| `1e400` and `nan(1)` for a `DOUBLE` | infinite, and no number | a row with one is a misfit; with `inf` and `nan` too |
+| `0x1F` for an integer | 31 | integers of a file that contains `0x` are read as text |
+| `1e-400` for a `DOUBLE` | 0 | doubles of a file with such an exponent, or a long run of zeros, are read as text |
+| `1e400` and `nan(1)` for a `DOUBLE` | infinity and NaN | a row with one is rejected here, also with `inf` and `nan` |
 | `0000-01-01` for a `DATE` | a day of the year 0 | the same |
 
-A column that is infinite or no number in the first lines, or has a text there that Arrow does not convert, comes as texts.
+A column with infinity, NaN, or text that Arrow does not convert in the first lines is read as text.
 
-No Python value is made Arrow's here: with the first one, Arrow imports pandas, which takes longer than small files do.
+Do not convert Python values to Arrow here: the first conversion imports pandas, which takes longer than reading small
+files.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ Positions = npt.NDArray[np.intp]
 
 _FEED, _RETURN, _QUOTE = b'\n\r"'
 _LOWER = 32
-"""The bit that makes a letter a small one, and that digits and signs have."""
+"""The bit that makes a letter lowercase; it is also set in digits and signs."""
 _HEAD_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 18
-"""How much is converted at a time; a longer line raises."""
+"""Block size of the conversion; a longer line raises an error."""
 _NUMBERS = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE"}
 )
 _AS_WRITTEN = frozenset({"DATE", "TIMESTAMP", "BOOLEAN"})
-"""The types that take the same texts where they were inferred."""
+"""Types that accept the same texts if they were inferred."""
 _TRUE, _FALSE = (
     [form for word in words for form in dict.fromkeys((word, word.upper(), word.title()))]
     for words in (("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0"))
@@ -55,12 +56,12 @@ _TRUE, _FALSE = (
 _CHUNK_BYTES = 1 << 20
 _LONGEST_NUMBER = 200
 _UNDERFLOW, _ZEROS = re.compile(rb"[eE]-[0-9]{3,}(?![0-9A-Za-z-])"), b"0" * _LONGEST_NUMBER
-"""A number that is not 0, but less than the least `DOUBLE`, has one of these."""
+"""A nonzero number that underflows a `DOUBLE` contains one of these."""
 
 
 @dataclass(frozen=True)
 class ConversionSpec:
-    """How a delimited file is converted: its dialect, and its columns in its order, each with its type."""
+    """The conversion of a delimited file: its dialect, and its columns in order with their types."""
 
     dialect: Dialect
     types: Mapping[str, pa.DataType]
@@ -71,7 +72,7 @@ class ConversionSpec:
         return pa.schema(list(self.types.items()))
 
     def open(self, file: str | io.BytesIO, names: Sequence[str] | None = None) -> csv.CSVStreamingReader:
-        """Return batches of a file, or of some of its columns; raise `pa.ArrowInvalid` for what cannot be converted."""
+        """Return batches of a file, or of some of its columns; raise `pa.ArrowInvalid` for inconvertible values."""
         nulls = list(self.dialect.null_values)
         return csv.open_csv(
             pa.memory_map(file) if isinstance(file, str) else file,
@@ -95,19 +96,19 @@ class ConversionSpec:
 
 @dataclass
 class ConvertedRows:
-    """The rows of a delimited file as a stream of Arrow, anew each time that they are asked for."""
+    """The rows of a delimited file as an Arrow stream, which is read again for each scan."""
 
     path: str
     form: ConversionSpec
     rows: int = 0
-    """How many came so far."""
+    """The number of rows so far."""
 
     def __arrow_c_schema__(self) -> object:
         """Return the columns."""
         return self.form.schema.__arrow_c_schema__()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Return the rows from the first on."""
+        """Return the rows from the beginning."""
         return pa.RecordBatchReader.from_batches(self.form.schema, self._batches()).__arrow_c_stream__(requested_schema)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
@@ -117,13 +118,13 @@ class ConvertedRows:
                 yield batch
 
     def faults(self, rows: int) -> int:
-        """Return how far what came is from so many rows."""
+        """Return the difference between the number of rows and the expected number."""
         return abs(self.rows - rows)
 
 
 @dataclass(frozen=True)
 class FaultCount:
-    """One row of one number: the faults of what came by the time that it is asked for."""
+    """A stream of one row with one number: the faults at the time when it is scanned."""
 
     of: ConvertedRows
     rows: int
@@ -140,7 +141,7 @@ class FaultCount:
 
 
 def conversion_spec(path: str, dialect: Dialect, names: Sequence[str], schema: Schema) -> ConversionSpec | None:
-    """Return how a file is converted, or `None` where no column can be, or the file is an odd one."""
+    """Return the conversion of a file, or `None` if no column can be converted or the file is unusual."""
     known = set(names)
     types = {c.name: arrow_type(c.type) for c in schema.columns if c.name in known and _may_convert(c)}
     if not types or not _is_regular(path, dialect.delimiter):
@@ -157,13 +158,13 @@ def conversion_spec(path: str, dialect: Dialect, names: Sequence[str], schema: S
 
 
 def is_as_written(column: Column, value: str) -> str | None:
-    """Return SQL that is true for a value of a column that was converted, unless it may be another than was written."""
+    """Return SQL that is true for a converted value of a column, unless it may differ from the text."""
     tests = [f"isfinite({value})"] if column.type == "DOUBLE" else in_years(column, value)
     return f"coalesce({' and '.join(tests)}, true)" if tests else None
 
 
 def _is_regular(path: str, delimiter: str) -> bool:
-    """Return whether quotes stand only around fields, or doubled in them, and all lines end in the same way."""
+    """Return whether quotes occur only around fields, or doubled in them, and all line ends are the same."""
     data = mapped_bytes(path)
     if contains_byte(path, b"\r", 0) and (
         data[0] == _FEED
@@ -188,7 +189,7 @@ def _is_regular(path: str, delimiter: str) -> bool:
 
 
 def _byte_positions(data: Bytes, byte: int, begin: int) -> Iterator[Positions]:
-    """Yield the places of a byte from one on, for one stretch after the other."""
+    """Yield the offsets of a byte, one chunk after the other."""
     is_one = np.empty(_CHUNK_BYTES, np.bool_)
     for start in range(begin, len(data) + begin, _CHUNK_BYTES):
         some = data[start : start + _CHUNK_BYTES]
@@ -196,7 +197,7 @@ def _byte_positions(data: Bytes, byte: int, begin: int) -> Iterator[Positions]:
 
 
 def _pair_positions(data: Bytes, pair: bytes) -> Iterator[Positions]:
-    """Yield the places of two bytes in small or large letters, for one stretch after the other."""
+    """Yield the offsets of two consecutive letters, ignoring case, one chunk after the other."""
     lower, is_first = np.empty(_CHUNK_BYTES + 1, np.uint8), np.empty(_CHUNK_BYTES, np.bool_)
     is_second = np.empty_like(is_first)
     for start in range(0, len(data) - 1, _CHUNK_BYTES):
@@ -213,7 +214,7 @@ def _may_convert(column: Column) -> bool:
 
 
 def _convertible(head: bytes, form: ConversionSpec, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those columns of which the first lines are converted to just what was written."""
+    """Return the columns whose values in the first lines are converted without loss."""
     if not names or not head:
         return ()
     try:
@@ -230,12 +231,12 @@ def _is_finite(column: pa.ChunkedArray) -> bool:
 
 
 def _has_hexadecimal(data: Bytes) -> bool:
-    """Return whether `0x` or `0X` is anywhere in a file."""
+    """Return whether a file contains `0x` or `0X`."""
     return any(len(places) > 0 for places in _pair_positions(data, b"0x"))
 
 
 def _has_underflow(data: Bytes) -> bool:
-    """Return whether a file may have a number that is not 0, but less than the least `DOUBLE`."""
+    """Return whether a file may contain a nonzero number that underflows a `DOUBLE`."""
     for places in _pair_positions(data, b"e-"):
         for at in places:
             if _UNDERFLOW.match(data[at : at + _LONGEST_NUMBER].tobytes()):

@@ -1,4 +1,4 @@
-"""Delimited text: CSV and its kin, with a header line, read by DuckDB in parallel."""
+"""Reads delimited text such as CSV with DuckDB, in parallel."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from pipeline.kernel.sql_text import listed, literal, quoted
 
 _HEADER_BYTES = 1 << 20
 _SAMPLED, _LEAST_SAMPLED = 20, 2
-"""How many records are looked at to see whether a header lacks a name."""
+"""Number of records that are checked to detect a header without a name for the first column."""
 _BYTES = "not UTF-8"
 LONGEST_BYTES = 2_000_000
-"""The longest line that is read; a longer one is rejected."""
+"""Maximum length of a line; longer ones are rejected."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file is written. Text in `null_values` of a delimited file is null, in quotes or not."""
+    """The format of a file. Text in `null_values` of a delimited file is null, quoted or not."""
 
     delimiter: str = ","
     null_values: tuple[str, ...] = ("",)
@@ -54,19 +54,19 @@ class Dialect:
     encoding: str | None = None
     """None for UTF-8."""
     new_columns: NewColumns = "refuse"
-    """What happens to columns that the contract does not have, in any format."""
+    """What happens to columns that are not in the contract, for all formats."""
 
     @property
     def header_lines(self) -> int:
-        """How many lines are before the first record."""
+        """The number of lines before the first record."""
         return int(self.has_header)
 
     def head_bytes(self, data: Bytes) -> int | None:
-        """Return where a file's header ends; None when that is not its first line and nothing but it."""
+        """Return where a file's header ends; None if the header is not exactly the first line."""
         return head_bytes(data, self.delimiter) if self.has_header else 0
 
     def scan(self, path: str | Sequence[str], options: str) -> str:
-        """Return a call of `read_csv` with all options fixed, so that a strange line never changes the dialect."""
+        """Return a call of `read_csv` with all options fixed, so that unusual lines never change the dialect."""
         paths = literal(path) if isinstance(path, str) else f"[{', '.join(map(literal, path))}]"
         nulls = ", ".join(literal(value) for value in self.null_values)
         return (
@@ -80,23 +80,23 @@ PLAIN = Dialect()
 
 @dataclass(frozen=True)
 class CsvReader:
-    """A delimited file to be read: where it is, how it is written and how errors name it."""
+    """A delimited file to read: its path, its dialect, and its place for errors."""
 
     path: str
     dialect: Dialect
     place: Place
     continues: bool = False
-    """Whether the text goes on in another part, so that its last record has to be closed."""
+    """Whether the text continues in another split, so that its last record must be complete."""
 
 
 def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
-    """Return the columns with the narrowest types that hold all values; lines that do not fit are passed over."""
+    """Return the columns with the narrowest types that represent all values; malformed lines are ignored."""
     head = read_header(file)
     names = head.names
     expect_columns(con, len(names))
     name_list = ", ".join(literal(name) for name in names)
     options = f"names = [{name_list}], sample_size = -1, ignore_errors = true, strict_mode = false"
-    # DuckDB has as many columns as a header that it sees
+    # DuckDB derives the number of columns from a header that it reads
     seen, skipped = (replace(file.dialect, has_header=False), ", skip = 1") if head.is_short else (file.dialect, "")
     sniffed = schema_of(con, f"select * from {seen.scan(file.path, options + skipped)}")
     if len(sniffed.columns) != len(names):
@@ -109,9 +109,9 @@ def infer(con: duckdb.DuckDBPyConnection, file: CsvReader) -> Schema:
 def strict_scan(
     path: str | Sequence[str], dialect: Dialect, names: tuple[str, ...], dates: frozenset[str], rejects: str
 ) -> str:
-    """Return a scan of one file or several whose columns are `names`, as texts but for the columns of `dates`.
+    """Return a scan of one or several files with the columns `names`, as text except for the columns of `dates`.
 
-    A record that does not have these columns, or a text like 2025-01-31 for a date, is put into the table `rejects`.
+    A record with a different number of columns, or without a date like 2025-01-31, is added to the table `rejects`.
     """
     columns = ", ".join(f"{literal(name)}: '{'DATE' if name in dates else 'VARCHAR'}'" for name in names)
     return dialect.scan(
@@ -122,10 +122,10 @@ def strict_scan(
 
 
 def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> ReadResult:
-    """Return the rows that fit and the records that do not, each with the line on which it begins.
+    """Return the accepted rows and the rejected records, each with the line on which it begins.
 
-    Raises `SourceError` when lines are unaccounted for, as after a quote that is never closed, and, for a file that
-    `continues` elsewhere, when the last record is broken off.
+    Raises `SourceError` if lines are unaccounted for, for example after a quote that is never closed, and, for a file
+    that `continues` elsewhere, if the last record is incomplete.
     """
     lines, names, head = lines_of(file.path), column_names(file), file.dialect.header_lines
     undeclared = check_columns(schema, names, Place(file.place.file, 1), file.dialect.new_columns)
@@ -139,7 +139,7 @@ def read(con: duckdb.DuckDBPyConnection, file: CsvReader, schema: Schema) -> Rea
     if len(starts) != expected or len(row_lines) != rows.num_rows:
         raise _record_count_error(starts, expected, file.place)
     if file.continues and rejects.num_rows and away[-1] == starts[-1] and rejects.column("broken")[-1].as_py():
-        raise SourceError("the last record is broken off", place=file.place)
+        raise SourceError("the last record is incomplete", place=file.place)
     rows = rows.append_column(POSITION, pa.array(row_lines))
     bad = pc.is_valid(reasons)
     rejected = pa.table({POSITION: rows.column(POSITION), "reason": reasons}).filter(bad)
@@ -155,9 +155,9 @@ class CsvHeader:
 
     names: tuple[str, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
-    """By name, why a column has a name that the file does not give it."""
+    """For each generated column name, the reason."""
     is_short: bool = False
-    """Whether the header has one name less than the records have fields."""
+    """Whether the header has one name fewer than the records have fields."""
 
 
 def column_names(file: CsvReader) -> tuple[str, ...]:
@@ -166,19 +166,19 @@ def column_names(file: CsvReader) -> tuple[str, ...]:
 
 
 def read_header(file: CsvReader) -> CsvHeader:
-    """Return the columns of a file by its first line; raise `SourceError` when that does not tell them."""
+    """Return the columns of a file from its first line; raise `SourceError` if the line is not a valid header."""
     with Path(file.path).open("rb") as stream:
         data = stream.read(_HEADER_BYTES).removeprefix(BOM)
     dialect, first = file.dialect, Place(file.place.file, 1)
     if b"\r" in data and b"\n" not in data:
-        raise SourceError("the lines end in carriage returns alone", do="end them in line feeds", place=first)
+        raise SourceError("the lines end with carriage returns only", do="end them with line feeds", place=first)
     reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""), delimiter=dialect.delimiter)
     try:
         fields = next(reader, [])
     except csv.Error as error:
         raise SourceError("the first line cannot be read", got=str(error), place=first) from error
     if not fields and (dialect.has_header or not dialect.naming.names):
-        raise SourceError("the first line is blank", do="remove it: it has to name the columns", place=first)
+        raise SourceError("the first line is blank", do="remove it: the first line must name the columns", place=first)
     if any("\ufffd" in name or "\0" in name for name in fields) and dialect.has_header:
         line = data if b"\0" in data else data.partition(b"\n")[0]
         raise SourceError(f"the first line is {not_decodable(line, dialect.encoding)}", place=first)
@@ -187,7 +187,7 @@ def read_header(file: CsvReader) -> CsvHeader:
 
 
 def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) -> CsvHeader:  # noqa: FBT001 - private
-    """Return the columns whose names in the file, where it has any, are these."""
+    """Return the columns with these names in the file."""
     declared = dialect.naming.names
     if declared and dialect.has_header and len(declared) != len(fields):
         raise _not_all_named(len(declared), len(fields), place)
@@ -196,19 +196,19 @@ def _named(dialect: Dialect, fields: list[str], is_short: bool, place: Place) ->
     unnamed = (
         [] if declared else [name for name, f in zip(named, fields, strict=True) if not (f and dialect.has_header)]
     )
-    notes = {name: f"a column of {place.file} has no name and is called {name!r}" for name in unnamed}
+    notes = {name: f"a column of {place.file} has no name and is named {name!r}" for name in unnamed}
     return CsvHeader(named, notes if dialect.has_header else {}, is_short)
 
 
 def _not_all_named(names: int, columns: int, place: Place) -> SourceError:
     got = f"{names}, and {columns} columns in the first line"
-    return SourceError("names= has to name every column", got=got, do="give one name for each", place=place)
+    return SourceError("names= must name every column", got=got, do="pass one name per column", place=place)
 
 
 def _lacks_row_name(names: int, reader: Iterator[list[str]]) -> bool:
-    """Return whether all first records have one field more than the header, which is the name of the row.
+    """Return whether all first records have one field more than the header: the name of the row.
 
-    A name of a row is there and unlike others. A last field that is always empty comes from a delimiter at the lines' ends.
+    Row names are not empty and unique. A last field that is always empty comes from a delimiter at the ends of lines.
     """
     try:
         rows = [row for row in itertools.islice(reader, _SAMPLED) if row]
@@ -221,13 +221,13 @@ def _lacks_row_name(names: int, reader: Iterator[list[str]]) -> bool:
 
 
 def cells(schema: Schema, names: Sequence[str] | None = None, texts: TextTraits | None = None) -> CellExpressions:
-    """Return the cells of a scan of texts; null for a column that is not among the `names` of the scan's."""
+    """Return the cells of a scan of text; null for a column that is not in `names`."""
     known = set(schema.names if names is None else names)
     return text_cells({name: quoted(name) if name in known else "null::varchar" for name in schema.names}, texts)
 
 
 def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = True) -> CellExpressions:
-    """Return the cells of a scan that makes dates itself; `underscored` is whether an underscore can be in a text."""
+    """Return the cells of a scan that parses dates; `underscored` says whether a text may contain an underscore."""
     nothing = {c.name: "null::date" if c.type == "DATE" else "null::varchar" for c in schema.columns}
     known = set(names)
     texts = text_cells({n: quoted(n) if n in known else nothing[n] for n in schema.names}, TextTraits(underscored))
@@ -239,15 +239,15 @@ def scanned_cells(schema: Schema, names: Sequence[str], *, underscored: bool = T
 
 
 def dates_of(schema: Schema) -> frozenset[str]:
-    """Return the names of the columns that a scan can make dates of itself."""
+    """Return the names of the columns that the scan can parse as dates."""
     return frozenset(column.name for column in schema.columns if column.type == "DATE")
 
 
 def _rejects_query(expected: int) -> str:
-    """Return a query of what DuckDB rejected: the byte where the record begins, and the reason in our words."""
+    """Return a query of the records that DuckDB rejected: the byte offset of the record, and a readable reason."""
     actual = "try_cast(regexp_extract(error_message, 'Found: (\\d+)', 1) as int)"
     return (
-        # DuckDB's record begins at the line ends before it, where lines end in two bytes or are blank
+        # DuckDB's offset includes preceding line ends, if lines end with two bytes or are blank
         "select (min(line_byte_position) - 1 + len(any_value(csv_line)) - len(ltrim(any_value(csv_line), e'\\r\\n')))"
         "::bigint as begins, concat_ws('; ', "
         f"max({actual}) filter (error_type = 'TOO MANY COLUMNS') || ' columns in place of {expected}', "
@@ -263,7 +263,7 @@ def _rejects_query(expected: int) -> str:
 
 @dataclass(frozen=True)
 class _RecordTexts:
-    """The records of a file as text, to show those that were rejected and to read them again."""
+    """The records of a file as text, to show rejected ones and to read them again."""
 
     lines: RecordIndex
     starts: Numbers
@@ -272,7 +272,7 @@ class _RecordTexts:
     dialect: Dialect
 
     def add_to(self, rejected: pa.Table) -> pa.Table:
-        """Return what was rejected in the file's order, with the text of each record."""
+        """Return the rejected records with their text, in the order of the file."""
         rejected = rejected.sort_by(POSITION)
         indexes = np.searchsorted(self.starts, rejected.column(POSITION).to_numpy())
         cut = self.lines.texts_from(self.starts).take(pa.array(indexes)).to_pylist()
@@ -288,13 +288,13 @@ class _RecordTexts:
         return rejected.append_column("row", pa.array(texts, pa.string())).cast(REJECTED)
 
     def _reordered(self, text: str) -> str:
-        """Return a record in the contract's order of columns, in which it will be read again."""
+        """Return a record with the contract's order of columns, in which it will be read again."""
         fields_in_file = self._fields(text)
         if len(fields_in_file) != len(self.names):
             return text
         null = next(iter(self.dialect.null_values), "")
         fields = dict.fromkeys(self.columns, null) | dict(zip(self.names, fields_in_file, strict=True))
-        return _line(list(fields.values()), self.dialect.delimiter)  # what no contract has comes last
+        return _line(list(fields.values()), self.dialect.delimiter)  # columns outside the contract come last
 
     def _fields(self, text: str) -> list[str]:
         try:
@@ -310,16 +310,16 @@ def header_line(schema: Schema, dialect: Dialect) -> str:
 
 def _line(fields: list[str], delimiter: str) -> str:
     line = io.StringIO()
-    csv.writer(line, delimiter=delimiter, lineterminator="\r\n").writerow(fields)  # what ends lines is quoted
+    csv.writer(line, delimiter=delimiter, lineterminator="\r\n").writerow(fields)  # line ends are quoted
     return line.getvalue().removesuffix("\r\n")
 
 
 def _record_count_error(starts: Numbers, read: int, place: Place) -> SourceError:
-    # a quote that is never closed makes the rest of the file one record, the last
+    # an unclosed quote makes the rest of the file one record
     line = int(starts[-1]) if 0 < len(starts) < read else None
     return SourceError(
-        "the lines do not add up: is a quote opened and never closed, or a line very long?",
+        "some lines cannot be assigned to records: a quote may not be closed, or a line may be very long",
         got=f"{len(starts):,} records by their quotes, {read:,} that could be read",
-        do="mend the file; nothing of it was taken",
+        do="fix the file; none of it was loaded",
         place=Place(place.file, line),
     )

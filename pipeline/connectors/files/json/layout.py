@@ -1,7 +1,7 @@
-"""JSON that is one array, or objects that span lines, written again as one object a line.
+"""Rewrites JSON that is one array, or objects that span lines, as one object per line.
 
-How a file is laid out is told by its first bytes. Objects are copied as they stand, but for the ends of lines between
-their tokens; the position of each is its number.
+The layout of a file is detected from its first bytes. Objects are copied unchanged, except for line ends between
+tokens. The position of an object is its number.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import literal
 
 LONGEST_BYTES = 32 << 20
-"""The longest object that is read; the reader takes twice as much memory, whatever the file's size."""
+"""Maximum size of an object; the reader needs twice as much memory, for any file size."""
 _HEAD_BYTES = 1 << 16
 Layout = Literal["newline_delimited", "array", "unstructured"]
 
 
 def layout(path: str) -> Layout:
-    """Return how the objects of a file are laid out, in DuckDB's words."""
+    """Return the layout of the objects of a file, as DuckDB's `format` option."""
     with Path(path).open("rb") as file:
         head = file.read(_HEAD_BYTES).removeprefix(BOM).lstrip()
     lines = [line.strip() for line in head.split(b"\n") if line.strip()]
     if head.startswith(b"["):
         rest = lines[1] if len(lines) > 1 else b""
-        # a line that is an array by itself is one line of several, and none of them an array that spans the file
+        # a line that is a complete array is one of several lines, not an array that spans the file
         return "newline_delimited" if rest.startswith(b"{") and _is_whole(lines[0]) else "array"
     is_cut = head.startswith(b"{") and len(lines) > 1 and not _is_whole(lines[0])
     return "unstructured" if is_cut and not lines[1].startswith(b"{") else "newline_delimited"
@@ -43,9 +43,9 @@ def layout(path: str) -> Layout:
 
 @contextmanager
 def in_lines(path: str, place: Place) -> Iterator[str]:
-    """Yield a path with the same objects, one a line: the file itself where it is written so.
+    """Yield a path with the same objects, one per line: the file itself if it already has this layout.
 
-    Raises `SourceError` when the file is laid out in one way at its beginning and in another one later.
+    Raises `SourceError` if the layout changes within the file.
     """
     file_layout = layout(path)
     if file_layout == "newline_delimited":
@@ -64,13 +64,13 @@ def in_lines(path: str, place: Place) -> Iterator[str]:
             kind = "one array" if file_layout == "array" else "objects that span lines"
             where = re.search(r"at byte \d+ .*", first_line(error))
             raise SourceError(
-                f"the file begins as {kind} of JSON and does not go on so",
+                f"the file begins as {kind} in JSON but has another layout later",
                 got=where[0] if where else first_line(error),
-                do="write one array, or one object a line",
+                do="write one array, or one object per line",
                 place=place,
             ) from error
         if not Path(lines).stat().st_size:
-            Path(lines).write_bytes(b"\n")  # a blank line is no row
+            Path(lines).write_bytes(b"\n")  # a blank line is not a row
         yield lines
 
 
@@ -78,7 +78,7 @@ def _require_closed(path: str, file_layout: Layout) -> None:
     with Path(path).open("rb") as file:
         file.seek(max(Path(path).stat().st_size - _HEAD_BYTES, 0))
         if file_layout == "array" and not file.read().rstrip().endswith(b"]"):
-            raise ValueError("no bracket at its end")
+            raise ValueError("no closing bracket at its end")
 
 
 def _is_whole(line: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The catalog as it was when revisions began. One that was made without them is taken over, with the counts it lacks."""
+"""The catalog when revisions were introduced. An older catalog is adopted, and missing columns of counts are added."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COUNTS = ("rows_in", "rows_made", "rows_out", "quarantined", "dropped", "late",
 
 
 def upgrade() -> None:
-    """Make the tables and the counts that are not there."""
+    """Create the tables and the columns of counts that do not exist."""
     _make_runs()
     _make_versions()
     op.create_table(
