@@ -49,8 +49,10 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("faults")
     for row in ROWS:
-        found = _results.get(row.number, {})
-        said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.items())) or row.instead or "not built"
-        terminalreporter.write_line(f"{row.number:>3}  {row.fault:<62} {said}")
+        counts = _results.get(row.number, {})
+        summary = (
+            ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or row.instead or "not built"
+        )
+        terminalreporter.write_line(f"{row.number:>3}  {row.fault:<62} {summary}")
     for line in _said:
         terminalreporter.write_line(line)

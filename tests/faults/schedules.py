@@ -62,7 +62,7 @@ class Schedule:
             chosen.asleep = dice.pick(60)
             if len(running) < 3:
                 self._start()
-        awake = [one for one in running if not one.asleep]
+        awake = [process for process in running if not process.asleep]
         if chosen.asleep and awake and not dice.is_calm:
             chosen.asleep -= 1
             return awake[0]
@@ -111,8 +111,8 @@ def simulate(seed: int, mutant: str = "", most: int | None = None, length: int =
         Schedule(world).go()
         hold(world)
     except Exception as error:
-        said = str(error) if isinstance(error, Wrong) else repr(error)
-        raise Wrong(f"seed {seed}: {said}", world.dice.taken) from error
+        message = str(error) if isinstance(error, Wrong) else repr(error)
+        raise Wrong(f"seed {seed}: {message}", world.dice.taken) from error
     return world
 
 
@@ -124,17 +124,17 @@ def hold(world: World) -> None:
         _require(
             [row for row in version.rows if row.window + SIZE > epoch.watermark], f"closed early in {epoch.number}"
         )
-    given = {row.id: row for rows in world.rows.values() for row in rows}
+    row_by_id = {row.id: row for rows in world.rows.values() for row in rows}
     out = [row for version in world.table for row in version.rows]
     late = {row: watermark for _, rows in world.quarantined for row, watermark in rows}
     windows = Counter((row.window, row.key) for row in out)
     _require([window for window, count in windows.items() if count > 1], "came out twice")
     ids = Counter([i for row in out for i in row.ids] + [i for _, rows in world.quarantined for i, _ in rows])
     _require([row for row, count in ids.items() if count > 1], "count twice")
-    _require(sorted(given.keys() - ids.keys()), "are lost")
-    _require([row for row, watermark in late.items() if given[row].window + SIZE > watermark], "were not late")
+    _require(sorted(row_by_id.keys() - ids.keys()), "are lost")
+    _require([row for row, watermark in late.items() if row_by_id[row].window + SIZE > watermark], "were not late")
     batch: dict[tuple[int, int], set[int]] = {}
-    for row in given.values():
+    for row in row_by_id.values():
         if row.id not in late:
             batch.setdefault((row.window, row.key), set()).add(row.id)
     if {(row.window, row.key): set(row.ids) for row in out} != batch:

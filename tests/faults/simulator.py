@@ -132,10 +132,14 @@ class World:
     rows: dict[str, list[Row]] = field(init=False)
 
     def __post_init__(self) -> None:
-        given = random.Random(self.dice.seed + 1)  # noqa: S311 - likewise
+        user_dice = random.Random(self.dice.seed + 1)  # noqa: S311 - likewise
         self.rows = {
             f"log/{p}": [
-                Row(p * 10_000 + i, (1000 + i * 2 - given.choice((0, 0, 0, 1, 2, 3, 6, 9, 14))) * S, given.randrange(3))
+                Row(
+                    p * 10_000 + i,
+                    (1000 + i * 2 - user_dice.choice((0, 0, 0, 1, 2, 3, 6, 9, 14))) * S,
+                    user_dice.randrange(3),
+                )
                 for i in range(self.length)
             ]
             for p in range(self.partitions)
@@ -195,10 +199,10 @@ class Memory:
             self.gone.append(number)
 
     def file(self, *, base: bool) -> bytes | None:
-        came = self.rows if base else self.came
-        if not base and not came and not self.gone:
+        rows = self.rows if base else self.came
+        if not base and not rows and not self.gone:
             return None
-        return json.dumps([[(n, o.window, o.key, o.ids) for n, o in came.items()], [] if base else self.gone]).encode()
+        return json.dumps([[(n, o.window, o.key, o.ids) for n, o in rows.items()], [] if base else self.gone]).encode()
 
     def taken(self) -> None:
         self.came, self.gone = {}, []
@@ -206,10 +210,10 @@ class Memory:
     def replay(self, content: bytes, *, base: bool) -> None:
         if base:
             self.rows = {}
-        came, gone = json.loads(content)
-        for number in gone:
+        added, removed = json.loads(content)
+        for number in removed:
             self.rows.pop(number, None)
-        self.rows |= {n: Out(w, k, tuple(ids)) for n, w, k, ids in came}
+        self.rows |= {n: Out(w, k, tuple(ids)) for n, w, k, ids in added}
         self.next = max(self.rows, default=-1) + 1
 
 
@@ -255,10 +259,10 @@ class Coordinator:
             due = self.world.dice.pick(3) == 0
             finished = self._is_finished()
             if due or finished:
-                made = yield from self._made()
+                staged = yield from self._made()
                 while committing is not None:  # the commit before this one is waited for
                     committing = yield from self._went_on(committing)
-                committing = self._commit(*made)
+                committing = self._commit(*staged)
             while committing is not None and (finished or self.world.dice.pick(2)):
                 committing = yield from self._went_on(committing)
             if finished:
@@ -359,13 +363,13 @@ class Coordinator:
         memory.add(Out(row.window, row.key, (*ids, row.id)))
 
     def _closed(self) -> list[Out]:
-        found = []
+        closed = []
         for memory in self.memories:
             for number, row in list(memory.rows.items()):
                 if row.window + SIZE <= self.watermark:
-                    found.append(row)
+                    closed.append(row)
                     memory.forget(number)
-        return found
+        return closed
 
     def _is_finished(self) -> bool:
         return all(offset >= self.world.length for offset in self.reached.offsets.values())

@@ -100,7 +100,7 @@ class Uneven(Generator):
     counts: tuple[int, ...] = (0,)
 
     def extents(self) -> Mapping[str, Extent]:
-        return {f"generator://{self.fingerprint}/{p}": Extent(0, held) for p, held in enumerate(self.counts)}
+        return {f"generator://{self.fingerprint}/{p}": Extent(0, count) for p, count in enumerate(self.counts)}
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Clicks:
     def write(self) -> Clicks:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "headwater.toml").write_text(TOML)
-        given = PROJECT.format(partitions=self.partitions, count=self.count, step=self.step)
-        (self.folder / "clicks.py").write_text(given)
+        text = PROJECT.format(partitions=self.partitions, count=self.count, step=self.step)
+        (self.folder / "clicks.py").write_text(text)
         return self
 
     def workspace(self) -> Workspace:
@@ -173,19 +173,19 @@ class _Points:
 
     orders: Orders
     pipe: Any
-    found: list[tuple[str, str]] = field(default_factory=list)
+    reached_steps: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reached(self, table: str, step: str) -> None:
         with self.lock:
-            self.found.append((table, step))
-            if self.orders.stop == ([s for _, s in self.found].count(step), step):
+            self.reached_steps.append((table, step))
+            if self.orders.stop == ([s for _, s in self.reached_steps].count(step), step):
                 self.pipe.send("stops")
                 os.kill(os.getpid(), signal.SIGSTOP)
             kill = self.orders.kill
             if kill is None:
                 return
-            alike = [(t, s) for t, s in self.found if kill.table in {None, t} and kill.step in {None, s}]
+            alike = [(t, s) for t, s in self.reached_steps if kill.table in {None, t} and kill.step in {None, s}]
             if len(alike) >= kill.nth and (table, step) == alike[-1]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -204,16 +204,18 @@ def _child(orders: Orders, pipe: Any) -> None:
     points = _Points(orders, pipe)
     if orders.files:
         sys.addaudithook(points.audit)
-    asked = StreamOptions(orders.begin, orders.intervals, shards=orders.shards, source_tasks=orders.source_tasks)
+    stream_options = StreamOptions(
+        orders.begin, orders.intervals, shards=orders.shards, source_tasks=orders.source_tasks
+    )
     try:
         ends = not orders.forever
         drain = orders.drain and ends
-        wanted = StreamJobOptions(orders.names, ends, drain, asked, take_over=orders.take_over)
-        StreamJob(Workspace(load(Path(orders.folder))), wanted, on_step=points.reached).run()
+        job_options = StreamJobOptions(orders.names, ends, drain, stream_options, take_over=orders.take_over)
+        StreamJob(Workspace(load(Path(orders.folder))), job_options, on_step=points.reached).run()
     except BaseException as error:
         pipe.send(error)
         raise
-    pipe.send(points.found)
+    pipe.send(points.reached_steps)
 
 
 @dataclass
@@ -260,10 +262,10 @@ def start(orders: Orders) -> Child:
 def run(orders: Orders) -> list[tuple[str, str]] | None:
     """Run the streams to the end, or to where they are killed; return the points that they came to."""
     with start(orders) as child:
-        found = child.wait()
-    if isinstance(found, BaseException):
-        raise found
-    return found
+        exit_code = child.wait()
+    if isinstance(exit_code, BaseException):
+        raise exit_code
+    return exit_code
 
 
 # -- the oracle
@@ -285,7 +287,7 @@ class Epochs:
 def epochs_of(workspace: Workspace, name: str) -> Epochs:
     """Return a table's commits in order; each carries the mark of a manifest that is there, whole."""
     storage = workspace.table(name).storage
-    found = []
+    epochs = []
     for entry in sorted((Path(storage.uri) / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in entry.read_text().splitlines()]
         if not any({"add", "remove", "txn"} & action.keys() for action in actions):
@@ -295,12 +297,12 @@ def epochs_of(workspace: Workspace, name: str) -> Epochs:
             continue
         (mark,) = marks
         if not storage.has(f"_headwater/{mark:016x}.json"):
-            assert not found, f"{name}: manifest {mark:016x} is gone, and older ones are there"
+            assert not epochs, f"{name}: manifest {mark:016x} is gone, and older ones are there"
             continue  # of long ago
         text = storage.read_text(f"_headwater/{mark:016x}.json")
         assert manifest_id_of(text) == mark
-        found.append(Manifest.from_json(text))
-    return Epochs(found)
+        epochs.append(Manifest.from_json(text))
+    return Epochs(epochs)
 
 
 def committed_once_each(workspace: Workspace, name: str) -> Epochs:
@@ -335,9 +337,11 @@ def feed_is_snapshot(workspace: Workspace, name: str) -> None:
         con.register("feed", pa.RecordBatchReader.from_stream(read).read_all())
         kinds = con.sql("select distinct _change_type from feed").fetchall()
         assert {kind for (kind,) in kinds} <= {"insert"}, f"{name}: {kinds}"
-        told = con.sql("select * exclude (_change_type, _commit_version, _commit_timestamp) from feed").to_arrow_table()
+        changes = con.sql(
+            "select * exclude (_change_type, _commit_version, _commit_timestamp) from feed"
+        ).to_arrow_table()
     there = multiset(workspace.lake.rows(workspace.table(name)))
-    assert (multiset(told) <= there) if first else (multiset(told) == there), name
+    assert (multiset(changes) <= there) if first else (multiset(changes) == there), name
 
 
 def multiset(rows: pa.Table) -> Counter[str]:
@@ -372,8 +376,8 @@ def oracle(clicks: Clicks, names: Sequence[str] = TABLES) -> dict[str, Counter[s
     for name in names:
         committed_once_each(workspace, name)
         feed_is_snapshot(workspace, name)
-        found = verify(workspace, name)
-        assert found.holds, f"{name}: {found}"
+        result = verify(workspace, name)
+        assert result.holds, f"{name}: {result}"
     with duckdb.connect() as con:
         con.register("log", clicks.rows)
         for name in names:
@@ -458,12 +462,12 @@ class Follower:
             self._look()
 
     @staticmethod
-    def _has_moved(gone: set[str], came: set[str]) -> bool:
+    def _has_moved(removed: set[str], added: set[str]) -> bool:
         """Return whether all rows of some files are in others."""
-        if not came:
+        if not added:
             return False
         rows = "select * from read_parquet({})"
-        lost = duckdb.sql(f"{rows.format(sorted(gone))} except all {rows.format(sorted(came))} limit 1").fetchall()
+        lost = duckdb.sql(f"{rows.format(sorted(removed))} except all {rows.format(sorted(added))} limit 1").fetchall()
         return not lost
 
     def _look(self) -> None:
@@ -477,11 +481,11 @@ class Follower:
                 version = table.version()
                 assert version is not None
                 files = {file.uri: file.rows for file in version.files}
-                gone = known.keys() - files.keys()
-                if gone and self._has_moved(gone, files.keys() - known.keys()):
-                    gone = set()  # small files were put together
-                if gone or version.number < number:
-                    self.wrong.append(f"{name} {version.number}: {gone} of version {number} was taken back")
+                removed = known.keys() - files.keys()
+                if removed and self._has_moved(removed, files.keys() - known.keys()):
+                    removed = set()  # small files were put together
+                if removed or version.number < number:
+                    self.wrong.append(f"{name} {version.number}: {removed} of version {number} was taken back")
                 for file in version.files:
                     if (
                         file.uri not in known

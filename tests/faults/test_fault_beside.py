@@ -72,8 +72,8 @@ def test_of_many_writers_no_commit_is_lost(tmp_path, writers, commits):
     assert [process.exitcode for process in running] == [0] * writers
     lake = Lake(Storage(str(tmp_path)))
     rows = lake.rows(lake.table("silver", "t"))
-    found = sorted(zip(rows["writer"].to_pylist(), rows["number"].to_pylist(), strict=True))
-    assert found == [(writer, number) for writer in range(writers) for number in range(commits)]
+    written = sorted(zip(rows["writer"].to_pylist(), rows["number"].to_pylist(), strict=True))
+    assert written == [(writer, number) for writer in range(writers) for number in range(commits)]
 
 
 KEYS = """\

@@ -58,8 +58,8 @@ def test_changes_doubled_and_disordered_are_the_present_state(tmp_path, offsets)
         stream.save()
         stream.close()
 
-    found = workspace.query("select k, seq, v from present order by k").to_pylist()
+    rows = workspace.query("select k, seq, v from present order by k").to_pylist()
 
     expected = workspace.query(f"select * from ({EXPECTED}) where (select count(*) from present) >= 0").to_pylist()
-    assert found == expected
+    assert rows == expected
     assert verify(workspace, "present").holds

@@ -14,12 +14,12 @@ PAGE = HERE.parents[1] / "docs" / "faults.md"
 
 def shown() -> dict[int, list[str]]:
     """Return the modules of tests that name a row."""
-    found: dict[int, set[str]] = defaultdict(set)
+    faults: dict[int, set[str]] = defaultdict(set)
     for file in sorted(HERE.glob("test_fault_*.py")):
         for numbers in re.findall(r"mark\.fault\(([\d, ]+)\)", file.read_text()):
             for number in numbers.split(","):
-                found[int(number)].add(file.stem.removeprefix("test_fault_"))
-    return {number: sorted(names) for number, names in found.items()}
+                faults[int(number)].add(file.stem.removeprefix("test_fault_"))
+    return {number: sorted(names) for number, names in faults.items()}
 
 
 def lines() -> list[str]:

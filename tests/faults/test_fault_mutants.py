@@ -47,7 +47,7 @@ class Mutant:
         source = textwrap.dedent(inspect.getsource(function))
         assert self.old in source, f"{self.name} has no {self.old!r} any more"
         known = vars(sys.modules[function.__module__])
-        found: dict[str, Callable[..., Any]] = {}
+        namespace: dict[str, Callable[..., Any]] = {}
         code = compile(
             source.replace(self.old, self.new),
             "mutant",
@@ -55,11 +55,11 @@ class Mutant:
             dont_inherit=True,
             flags=__import__("__future__").annotations.compiler_flag,
         )
-        exec(code, known, found)  # noqa: S102 - our own source
-        monkeypatch.setattr(self.owner, self.name, found[self.name])
+        exec(code, known, namespace)  # noqa: S102 - our own source
+        monkeypatch.setattr(self.owner, self.name, namespace[self.name])
         for module in [m for n, m in sys.modules.items() if n.startswith("pipeline.")]:
             if getattr(module, self.name, None) is function:
-                monkeypatch.setattr(module, self.name, found[self.name])
+                monkeypatch.setattr(module, self.name, namespace[self.name])
 
 
 MUTANTS = {

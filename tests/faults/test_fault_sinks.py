@@ -85,8 +85,8 @@ def test_one_that_slept_past_the_time_of_its_transaction_is_fenced(kafka, topic,
 
 def append(file: Path, version: int, rows: pa.Table) -> None:
     del version
-    with file.open("a") as found:
-        found.write("".join(f"{key}\n" for key in rows["id"].to_pylist()))
+    with file.open("a") as sink_file:
+        sink_file.write("".join(f"{key}\n" for key in rows["id"].to_pylist()))
 
 
 @pytest.mark.proof
@@ -169,14 +169,14 @@ def test_a_stream_that_is_killed_with_its_sinks(seed, kafka, topic, tmp_path):
                     process.wait(max(0.0, until - time.monotonic()) / 10)
             process.kill()
     command.append("--until-caught-up")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SOON_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout)  # noqa: T201 - likewise
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SOON_S)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    print(completed.stdout)  # noqa: T201 - likewise
 
-    wanted = list(range(0, 6000, 2))
-    assert sorted(sent(kafka, topic)) == wanted
+    expected = list(range(0, 6000, 2))
+    assert sorted(sent(kafka, topic)) == expected
     store = OnlineStore(tmp_path / ".headwater" / "online.db", "online")
-    assert all(store.get(key) == {"id": key} for key in wanted)
+    assert all(store.get(key) == {"id": key} for key in expected)
     taken = [int(line) for line in (tmp_path / "taken").read_text().splitlines()]
-    print("twice", len(taken) - len(wanted))  # noqa: T201 - likewise
-    assert sorted(set(taken)) == wanted
+    print("twice", len(taken) - len(expected))  # noqa: T201 - likewise
+    assert sorted(set(taken)) == expected

@@ -74,14 +74,14 @@ def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undistur
     assert len(files) > 3
     samples = plan.samples({})
     for number, fault in itertools.product(range(len(files)), (truncated, cut_to_nothing, flipped, missing, reused)):
-        whole = files[number].read_bytes()
+        content = files[number].read_bytes()
         fault(files, number)
         with pytest.raises(
             StorageError,
             match=rf"{epoch.state[number].path}.*(is damaged|cannot read)|cannot read .*{epoch.state[number].path}",
         ):
             StateTask(ShardConfig(plan.operator, samples, 0, 1, storage, epoch=epoch))
-        files[number].write_bytes(whole)
+        files[number].write_bytes(content)
     flipped(files, 0)
     with pytest.raises(StorageError, match=r"is damaged: .*--from earliest"):
         run(Orders(str(clicks.folder), names))
@@ -189,8 +189,8 @@ def test_random_user_code_is_committed_once_and_told_alike(clicks):
     for name in names:
         committed_once_each(workspace, name)
         feed_is_snapshot(workspace, name)
-    dice, told = (workspace.lake.rows(workspace.table(name)) for name in names)
-    assert multiset(dice) == multiset(told)
+    dice, result = (workspace.lake.rows(workspace.table(name)) for name in names)
+    assert multiset(dice) == multiset(result)
     with duckdb.connect() as con:
         con.register("log", clicks.rows)
         expected = con.sql("select id from log where happened < timestamp '2090-01-01' order by id").fetchall()

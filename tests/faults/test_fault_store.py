@@ -29,8 +29,8 @@ every = pytest.mark.skipif(not PROOFS, reason="make proofs runs it")
 
 @pytest.fixture(scope="session")
 def proxy(s3):
-    with proxied(s3.port) as found:
-        yield found
+    with proxied(s3.port) as s3_proxy:
+        yield s3_proxy
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def changes(table: LakeTable) -> list[tuple[int, int]]:
     Read around the proxy, which is a thread of this process: reading the feed keeps all of them from running.
     """
     direct = {**table.storage.options, "AWS_ENDPOINT_URL": table.storage.options["DIRECT"]}
-    found = DeltaTable(table.storage.uri, storage_options=direct).load_cdf(starting_version=0)
-    feed = pa.RecordBatchReader.from_stream(found).read_all()
+    changes_reader = DeltaTable(table.storage.uri, storage_options=direct).load_cdf(starting_version=0)
+    feed = pa.RecordBatchReader.from_stream(changes_reader).read_all()
     assert set(feed["_change_type"].to_pylist()) == {"insert"}
     return sorted(zip(feed["_commit_version"].to_pylist(), feed["a"].to_pylist(), strict=True))
 
@@ -150,8 +150,8 @@ def race(writers: int, work: Callable[[int], Version]) -> tuple[list[Version], l
             return error
 
     with ThreadPoolExecutor(writers) as pool:
-        found = list(pool.map(one, range(writers)))
-    return [v for v in found if isinstance(v, Version)], [e for e in found if isinstance(e, HeadwaterError)]
+        outcomes = list(pool.map(one, range(writers)))
+    return [v for v in outcomes if isinstance(v, Version)], [e for e in outcomes if isinstance(e, HeadwaterError)]
 
 
 @pytest.mark.parametrize("disturbed", [pytest.param(False, marks=every, id="calm"), pytest.param(True, id="disturbed")])

@@ -113,6 +113,6 @@ def test_late_rows_of_a_table_that_does_not_carry_their_place_are_known_to_verif
     late = aside_of(workspace, "seconds")
     assert late.num_rows
     assert not any(late["_position"].to_pylist())
-    found = verify(workspace, "seconds")
-    assert found.holds
-    assert found.rows_aside == late.num_rows
+    result = verify(workspace, "seconds")
+    assert result.holds
+    assert result.rows_aside == late.num_rows

@@ -35,12 +35,12 @@ def batch_answer(operator: Operator, tables: Mapping[str, pa.Table], limits: Lim
 
 
 def batch_answer_since(
-    operator: Operator, given: Mapping[int, Mapping[str, pa.Table]], limits: Limits | None = None
+    operator: Operator, tables_by_watermark: Mapping[int, Mapping[str, pa.Table]], limits: Limits | None = None
 ) -> pa.Table:
     """Return the same for rows of which some came when the watermark was there already: `given` has them by it."""
     with connect(limits) as con:
         rows: dict[str, list[pa.Table]] = {}
-        for watermark, tables in given.items():
+        for watermark, tables in tables_by_watermark.items():
             for name in operator.inputs:
                 prepared = operator.prepare(name, watermark)
                 con.register("_whole", with_place(tables[name]))
@@ -74,18 +74,18 @@ LATE = "came after the watermark, or without an event time"
 
 def required(name: str, inputs: Mapping[str, StreamedInput], event_time: str, place: Place) -> StreamedInput:
     """Return an input of a name; raise `DefinitionError` where it is not streamed, or by another event time."""
-    found = inputs.get(name)
-    if found is None:
+    streamed = inputs.get(name)
+    if streamed is None:
         raise DefinitionError(f"{name!r} is not streamed", do=did_you_mean(name, inputs), place=place)
-    if found.event_time != event_time:
+    if streamed.event_time != event_time:
         raise DefinitionError(
             f"{name!r} is streamed by another event time",
-            got=f"{event_time!r} here and {found.event_time!r} there",
+            got=f"{event_time!r} here and {streamed.event_time!r} there",
             do="name the same column",
             place=place,
         )
-    require_columns(name, found.schema, (event_time,), place)
-    return found
+    require_columns(name, streamed.schema, (event_time,), place)
+    return streamed
 
 
 def require_columns(name: str, schema: Schema, columns: tuple[str, ...], place: Place) -> None:

@@ -173,10 +173,10 @@ class DeduplicateTransform(SqlTransform):
 
     def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
         """Return what streams it."""
-        found = required(self.table, inputs, self.how.event_time, place)
-        require_columns(self.table, found.schema, self.how.key, place)
-        made = FirstOfKey if self.how.keep == "first" else LastOfKey
-        return made(self.table, found.schema, self.how)
+        streamed = required(self.table, inputs, self.how.event_time, place)
+        require_columns(self.table, streamed.schema, self.how.key, place)
+        operator_type = FirstOfKey if self.how.keep == "first" else LastOfKey
+        return operator_type(self.table, streamed.schema, self.how)
 
 
 def _after(within_us: int) -> str:

@@ -65,15 +65,15 @@ def operator_of(
         return Refusal("it has more steps than one: make a table of what is grouped first, and stream that")
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")
-    wanted = _GroupedStatement(select, window, name, schemas, event_time, emit, streaming.ttl)
-    why = _unordered(select) or _emitted(wanted) or _timed(wanted)
+    statement = _GroupedStatement(select, window, name, schemas, event_time, emit, streaming.ttl)
+    why = _unordered(select) or _emitted(statement) or _timed(statement)
     if why is not None:
         return Refusal(why)
     select = cast("exp.Select", transform.decided)
-    wanted = replace(wanted, select=select)
+    statement = replace(statement, select=select)
     tree = select if window is None else in_panes(select, window)
     why = (None if window is None else unclear_name(select)) or _mergeable(tree, name)
-    return _operator(wanted, _grouping(wanted, tree)) if why is None else Refusal(why)
+    return _operator(statement, _grouping(statement, tree)) if why is None else Refusal(why)
 
 
 def _unordered(select: exp.Select) -> str | None:
@@ -85,36 +85,36 @@ def _unordered(select: exp.Select) -> str | None:
     )
 
 
-def _emitted(wanted: _GroupedStatement) -> str | None:
+def _emitted(statement: _GroupedStatement) -> str | None:
     """Return why a statement's groups cannot come out when they are wanted."""
-    window, select = wanted.window, wanted.select
-    if wanted.emit == "close" and window is None:
+    window, select = statement.window, statement.select
+    if statement.emit == "close" and window is None:
         return "a group without a window never closes: group by tumble, hop or session, or say emit='change'"
-    if wanted.emit == "close":
-        return None if wanted.ttl is None else _NO_TTL
+    if statement.emit == "close":
+        return None if statement.ttl is None else _NO_TTL
     if window is not None and window.kind == "session":
         return "a session's begin may change until it closes: say emit='close'"
     if select.args.get("having"):
         return "with emit='change' HAVING would have to take rows back: filter in a table that reads this one"
-    return None if wanted.ttl is None or window is None else _NO_TTL
+    return None if statement.ttl is None or window is None else _NO_TTL
 
 
-def _timed(wanted: _GroupedStatement) -> str | None:
+def _timed(statement: _GroupedStatement) -> str | None:
     """Return why a statement's windows, or its ttl, do not follow the input's watermark."""
-    if wanted.window is None and wanted.ttl is None:
+    if statement.window is None and statement.ttl is None:
         return None
-    what = "ttl=" if wanted.window is None else wanted.window.kind
-    if wanted.event_time is None:
-        return f"{what} needs the event time of {wanted.name!r}: say event_time= where it is defined"
-    kind = wanted.schemas[wanted.name].as_dict().get(wanted.event_time)
+    what = "ttl=" if statement.window is None else statement.window.kind
+    if statement.event_time is None:
+        return f"{what} needs the event time of {statement.name!r}: say event_time= where it is defined"
+    kind = statement.schemas[statement.name].as_dict().get(statement.event_time)
     if kind not in _TIMES:
-        return f"the event time {wanted.event_time!r} is of type {kind}: make it a TIMESTAMP or TIMESTAMPTZ where it is read"
-    time = exp.column(wanted.event_time) if wanted.window is None else wanted.window.time
-    straight = wanted.select.copy()
+        return f"the event time {statement.event_time!r} is of type {kind}: make it a TIMESTAMP or TIMESTAMPTZ where it is read"
+    time = exp.column(statement.event_time) if statement.window is None else statement.window.time
+    straight = statement.select.copy()
     straight.set("expressions", [exp.alias_(time.copy(), "_time")])
-    if not isinstance(time, exp.Column) or passed_on(straight, wanted.name, (wanted.event_time,)) is None:
+    if not isinstance(time, exp.Column) or passed_on(straight, statement.name, (statement.event_time,)) is None:
         return (
-            f"{what} does not go by the event time {wanted.event_time!r} of {wanted.name!r} itself: "
+            f"{what} does not go by the event time {statement.event_time!r} of {statement.name!r} itself: "
             "group straight from the input, by that column"
         )
     return None
@@ -132,47 +132,47 @@ def _mergeable(tree: exp.Select, name: str) -> str | None:
     return next((state.reason.replace("a join", "a stream") for state in states if isinstance(state, Refusal)), None)
 
 
-def _grouping(wanted: _GroupedStatement, tree: exp.Select) -> Grouping:
+def _grouping(statement: _GroupedStatement, tree: exp.Select) -> Grouping:
     return Grouping(
-        name=wanted.name,
+        name=statement.name,
         split=take_apart(tree),
-        schemas=wanted.schemas,
-        windowed=wanted.window is not None,
-        layout=_layout(wanted, tree),
-        rules=_rules(wanted),
+        schemas=statement.schemas,
+        windowed=statement.window is not None,
+        layout=_layout(statement, tree),
+        rules=_rules(statement),
     )
 
 
-def _layout(wanted: _GroupedStatement, tree: exp.Select) -> dict[str, str]:
+def _layout(statement: _GroupedStatement, tree: exp.Select) -> dict[str, str]:
     """Return what decides the columns of the state: what is read, the keys and the aggregates, in their order."""
     plain = normalised(tree)
-    keys = take_apart(plain).keys[int(wanted.window is not None) :]
+    keys = take_apart(plain).keys[int(statement.window is not None) :]
     calls = dict.fromkeys(whole_of(call).sql("duckdb", comments=False) for call in aggregates_of(plain))
-    found = {"group keys": ", ".join(keys), "aggregates": ", ".join(calls), "emit": wanted.emit}
-    for name, schema in wanted.schemas.items():
-        read = schema.select(tuple(sorted(needed(wanted.select, name, schema))))
-        found |= columns_part(name, read, wanted.event_time if name == wanted.name else None)
-    return found
+    layout = {"group keys": ", ".join(keys), "aggregates": ", ".join(calls), "emit": statement.emit}
+    for name, schema in statement.schemas.items():
+        read = schema.select(tuple(sorted(needed(statement.select, name, schema))))
+        layout |= columns_part(name, read, statement.event_time if name == statement.name else None)
+    return layout
 
 
-def _rules(wanted: _GroupedStatement) -> dict[str, str]:
+def _rules(statement: _GroupedStatement) -> dict[str, str]:
     """Return what decides which rows are in the groups: everything that the statement does before it groups."""
-    rows = normalised(wanted.select)
+    rows = normalised(statement.select)
     for clause in ("distinct", "group", "having", "order", "limit", "offset"):
         rows.set(clause, None)
     rows.set("expressions", [exp.Star()])
     return {"rows": rows.sql("duckdb", comments=False)}
 
 
-def _operator(wanted: _GroupedStatement, grouping: Grouping) -> Operator:
-    window, event_time = wanted.window, wanted.event_time or ""
+def _operator(statement: _GroupedStatement, grouping: Grouping) -> Operator:
+    window, event_time = statement.window, statement.event_time or ""
     if window is not None and window.kind == "session":
         return Sessions(grouping, window, event_time)
     if window is not None:
-        return Panes(grouping, window, event_time, "append" if wanted.emit == "close" else "upsert")
-    if wanted.ttl is None:
+        return Panes(grouping, window, event_time, "append" if statement.emit == "close" else "upsert")
+    if statement.ttl is None:
         return Groups(grouping)
-    first = relation(wanted.select)
-    alias = wanted.name if first is None else first.alias_or_name
+    first = relation(statement.select)
+    alias = statement.name if first is None else first.alias_or_name
     time = f"{quoted(alias)}.{quoted(event_time)}"
-    return Groups(grouping, wanted.ttl // timedelta(microseconds=1), event_time, time)
+    return Groups(grouping, statement.ttl // timedelta(microseconds=1), event_time, time)

@@ -47,17 +47,17 @@ class _Sum:
 
 def bounds_of(conjuncts: Iterable[exp.Expr], time_of: Callable[[exp.Column], Side | None]) -> Bounds:
     """Return the bounds that hold where all conditions do; `time_of` says whose event time a column is, if any's."""
-    found = Bounds()
+    bounds = Bounds()
     for low, high in (pair for conjunct in conjuncts for pair in _at_most(conjunct)):
         left, right = _sum(low, time_of), _sum(high, time_of)
         if left is None or right is None:
             continue
         total = left.plus(right, -1)  # at most 0
         if (total.left, total.right) == (-1, 1):
-            found = found.narrowed(high=-total.micros)
+            bounds = bounds.narrowed(high=-total.micros)
         elif (total.left, total.right) == (1, -1):
-            found = found.narrowed(low=total.micros)
-    return found
+            bounds = bounds.narrowed(low=total.micros)
+    return bounds
 
 
 def _at_most(condition: exp.Expr) -> list[tuple[exp.Expr, exp.Expr]]:
@@ -95,11 +95,11 @@ def _micros(interval: str) -> int | None:
     ends = ", ".join(f"epoch_us(timestamp '{day}' + {interval}) - epoch_us(timestamp '{day}')" for day in _DAYS)
     try:
         with connect() as con:
-            found = set(one(con, f"select {ends}"))
+            lengths = set(one(con, f"select {ends}"))
     except duckdb.Error:
         return None
-    length = found.pop()
-    return length if isinstance(length, int) and not found else None
+    length = lengths.pop()
+    return length if isinstance(length, int) and not lengths else None
 
 
 _DAYS = ("2000-01-01", "2001-02-01", "2004-02-01")

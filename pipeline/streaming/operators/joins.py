@@ -74,7 +74,7 @@ class JoinSide:
         """Return whether a column may be this side's, by its qualifier and name."""
         owner = column.parts[0].name.lower() if len(column.parts) > 1 else self.alias.lower()
         name = column.parts[min(1, len(column.parts) - 1)].name.lower()
-        return owner == self.alias.lower() and name in {own.lower() for own in self.schema.names}
+        return owner == self.alias.lower() and name in {column_name.lower() for column_name in self.schema.names}
 
     def is_event_time(self, column: exp.Column) -> bool:
         """Return whether a column of this side is its event time."""
@@ -98,7 +98,7 @@ def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> Inter
     tables = [cast("exp.Table", relation(select)), cast("exp.Table", join.this)]
     if tables[0].name.lower() == tables[1].name.lower():
         return Refusal(f"{tables[0].name!r} is joined to itself; join it to a table that selects from it")
-    streamed = {name.lower(): (name, found) for name, found in inputs.items()}
+    streamed = {name.lower(): (name, streamed_input) for name, streamed_input in inputs.items()}
     missing = next((table.name for table in tables if table.name.lower() not in streamed), None)
     if missing is not None:
         return Refusal(f"{missing!r} is not streamed; a join with it needs no memory")
@@ -171,11 +171,11 @@ def _conjuncts(condition: exp.Expr | None) -> Iterator[exp.Expr]:
 
 def _side_of(node: exp.Expr, sides: Sides) -> Side | None:
     """Return the side whose columns alone an expression has; `None` when it has both's, none, or unclear ones."""
-    found: set[Side | None] = set()
+    owning_sides: set[Side | None] = set()
     for column in node.find_all(exp.Column):
         owners = [number for number, side in enumerate(sides) if side.is_named(column)]
-        found.add(owners[0] if len(owners) == 1 else None)
-    return found.pop() if len(found) == 1 else None
+        owning_sides.add(owners[0] if len(owners) == 1 else None)
+    return owning_sides.pop() if len(owning_sides) == 1 else None
 
 
 def _time_of(column: exp.Column, sides: Sides) -> Side | None:
@@ -213,10 +213,10 @@ def _dealt_by(pair: tuple[exp.Expr, exp.Expr], sides: Sides) -> Iterator[tuple[s
 
 
 def _unqualified(node: exp.Expr) -> exp.Expr:
-    made = node.copy()
-    for column in list(made.find_all(exp.Column)):
+    copy = node.copy()
+    for column in list(copy.find_all(exp.Column)):
         column.set("table", None)
-    return made
+    return copy
 
 
 @dataclass(frozen=True)
@@ -271,21 +271,21 @@ class IntervalJoin:
     def horizon(self) -> str | None:
         """Behind the last moment at which a row of an outer side may still meet one."""
         low, high = self.bounds
-        held = [
+        selects = [
             f"select max(_at) + {reach} + 1 as _last from {_MEMORIES[number][0]}"
             for number, reach in ((0, high), (1, -low))
             if self.outer[number]
         ]
-        return f"select max(_last) from ({' union all '.join(held)})" if held else None
+        return f"select max(_last) from ({' union all '.join(selects)})" if selects else None
 
     @property
     def state(self) -> Mapping[str, str]:
         """For each side its rows, and for an outer one those that met another in a table of their own."""
-        found: dict[str, str] = {}
+        tables: dict[str, str] = {}
         for side, names, is_outer in zip(self.sides, _MEMORIES, self.outer, strict=True):
             for name in names[: 1 + is_outer]:
-                found[name] = _arriving(side)
-        return found
+                tables[name] = _arriving(side)
+        return tables
 
     def prepare(self, name: str, before: int) -> Prepared:
         """Rows with `_at`, dealt by the equal expressions."""
@@ -306,8 +306,8 @@ class IntervalJoin:
         begins = []
         for number, side in enumerate(self.sides):
             mine = _MEMORIES[number][0]
-            found = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
-            begins.append(int(found[0][0]))
+            result = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
+            begins.append(int(result[0][0]))
             state.add(mine, _arriving(side))
         inner = [
             self._joined(self._rows(0, begins, new=True), self._rows(1, begins)),
@@ -327,15 +327,15 @@ class IntervalJoin:
 
     def _matched(self, number: Side, begins: Sequence[int]) -> str:
         """Return a SELECT of the numbers of rows of a side that met their first one now."""
-        own = unused(ID, [name for side in self.sides for name in side.schema.names])  # where the statement's names are
-        mine = f"select {from_internal(self.sides[number].schema.names)}, {ID} as {own} from {_MEMORIES[number][0]}"
-        select = f"{quoted(self.sides[number].alias)}.{own}"
-        found = []
+        row_id = unused(ID, [name for side in self.sides for name in side.schema.names])  # must not clash with columns
+        mine = f"select {from_internal(self.sides[number].schema.names)}, {ID} as {row_id} from {_MEMORIES[number][0]}"
+        select = f"{quoted(self.sides[number].alias)}.{row_id}"
+        selects = []
         for is_new in (True, False):
             rows = f"{mine} where {ID} {'>' if is_new else '<='} {begins[number]}"
             pair = (rows, self._rows(1 - number, begins, new=None if is_new else True))
-            found.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
-        return " union ".join(found)
+            selects.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
+        return " union ".join(selects)
 
     def _let_go(self, state: StateTables, number: Side, progress: Progress) -> None:
         """Forget the rows that no row on the watermark or after it can meet; of an outer side they come out."""
@@ -356,10 +356,10 @@ class IntervalJoin:
         names = from_internal(self.sides[number].schema.names)
         mine, matched = _MEMORIES[number]
         fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {begins[number]}"
-        found = f"select {names} from {mine}{fresh}"
+        rows = f"select {names} from {mine}{fresh}"
         if self.outer[number] and new is not True:
-            found = f"select * from ({found} union all select {names} from {matched})"
-        return found
+            rows = f"select * from ({rows} union all select {names} from {matched})"
+        return rows
 
     def _joined(self, left: str, right: str, *, side: str = "", select: str | None = None) -> str:
         """Return the statement over other rows of both sides, as an inner join unless another is asked for."""

@@ -85,20 +85,20 @@ class KeyedStateOperator:
     @property
     def identity(self) -> StateIdentity:
         """The function's code, what it remembers and for how long, the key, and the columns of the input."""
-        own, defaults = self.remembered, dict(self.remembered.defaults)
+        spec, defaults = self.remembered, dict(self.remembered.defaults)
         declared = [
             f"{c.name} {c.type}" + (f" default {defaults[c.name]}" if c.name in defaults else "")
-            for c in own.state.columns
+            for c in spec.state.columns
         ]
         layout = {
-            "key": ", ".join(own.key),
+            "key": ", ".join(spec.key),
             **columns_part(self.table, self.streamed.schema, self.streamed.event_time),
         }
         rules = {
             "state columns": ", ".join(declared),
-            "ttl": in_words(timedelta(microseconds=own.ttl_us)),
-            "batched": str(own.batched).lower(),
-            f"code of {own.name!r}": of_function(self.function),
+            "ttl": in_words(timedelta(microseconds=spec.ttl_us)),
+            "batched": str(spec.batched).lower(),
+            f"code of {spec.name!r}": of_function(self.function),
         }
         return StateIdentity("stateful", STATE_VERSION, layout, rules)
 
@@ -200,10 +200,10 @@ class KeyedStateOperator:
             f"select {keys}{columns}, if(t._is_new, null, make_timestamptz(s._due)) as {TIMER} "
             "from _turn as t left join _states as s using (_key) order by t._key",
         )
-        given = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
+        due_rows = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         names = self.streamed.schema.names
-        rows = arrow(con, f"select {from_internal(names)} from (from {given}) order by {in_log_order(names)}")
-        con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {given} group by _key")
+        rows = arrow(con, f"select {from_internal(names)} from (from {due_rows}) order by {in_log_order(names)}")
+        con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {due_rows} group by _key")
         con.execute(
             "delete from _todo using _turn as t where _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         )
@@ -213,33 +213,33 @@ class KeyedStateOperator:
 
     def _called(self, state: pa.Table, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         try:
-            found = self.function(state, rows)
+            result = self.function(state, rows)
         except Exception as error:  # the user's own code
             raise DefinitionError(
                 f"stateful {self.remembered.name!r} raised {type(error).__name__}",
                 got=str(error),
                 place=raised_at(error, self.place),
             ) from error
-        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, pa.Table) for part in found)):  # noqa: PLR2004 - a pair
+        if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, pa.Table) for part in result)):  # noqa: PLR2004 - a pair
             raise DefinitionError(
                 f"stateful {self.remembered.name!r} must return two Arrow tables, the states and the rows",
-                got=type(found).__name__,
+                got=type(result).__name__,
                 place=self.place,
             )
-        return found
+        return result
 
     def _keep(self, con: duckdb.DuckDBPyConnection, states: pa.Table) -> None:
         types = self.streamed.schema.as_dict()
         keys = [Column(name, types[name]) for name in self.remembered.key]
         if TIMER not in states.column_names:
             states = states.append_column(TIMER, pa.nulls(states.num_rows, pa.timestamp("us", "UTC")))
-        wanted = Schema((*keys, *self.remembered.state.columns, Column(TIMER, "TIMESTAMPTZ")))
-        con.register("_new_states", self._fitted(con, states, wanted, "states"))
+        declared = Schema((*keys, *self.remembered.state.columns, Column(TIMER, "TIMESTAMPTZ")))
+        con.register("_new_states", self._fitted(con, states, declared, "states"))
         key = struct(self.remembered.key)
-        found = con.execute(
+        counts = con.execute(
             f"select count(*), count(distinct {key}), count(*) filter (where {key} not in (select _key from _turn)) from _new_states"
         ).fetchall()
-        rows, distinct, strange = found[0]
+        rows, distinct, strange = counts[0]
         if rows > distinct or strange:
             raise DefinitionError(
                 f"stateful {self.remembered.name!r} returned states of keys that it was not given, or two of one key",
@@ -259,24 +259,24 @@ class KeyedStateOperator:
         )
         con.unregister("_new_states")
 
-    def _fitted(self, con: duckdb.DuckDBPyConnection, table: pa.Table, wanted: Schema, what: str) -> pa.Table:
+    def _fitted(self, con: duckdb.DuckDBPyConnection, table: pa.Table, declared: Schema, what: str) -> pa.Table:
         """Return a table that the function gave with the columns that are declared, in their types and order."""
         name = self.remembered.name
-        for missing in (column for column in wanted.names if column not in table.column_names):
+        for missing in (column for column in declared.names if column not in table.column_names):
             raise DefinitionError(
                 f"stateful {name!r} returned {what} without the column {missing!r}",
                 do=did_you_mean(missing, table.column_names),
                 place=self.place,
             )
-        for strange in (column for column in table.column_names if column not in wanted.names):
+        for strange in (column for column in table.column_names if column not in declared.names):
             raise DefinitionError(
                 f"stateful {name!r} returned {what} with the column {strange!r}, which is not declared",
-                do=did_you_mean(strange, wanted.names),
+                do=did_you_mean(strange, declared.names),
                 place=self.place,
             )
         con.register("_to_fit", table)
         try:
-            columns = (f"{quoted(column.name)}::{column.type} as {quoted(column.name)}" for column in wanted.columns)
+            columns = (f"{quoted(column.name)}::{column.type} as {quoted(column.name)}" for column in declared.columns)
             return arrow(con, f"select {', '.join(columns)} from _to_fit")
         except duckdb.Error as error:
             raise DefinitionError(

@@ -78,11 +78,11 @@ class Panes:
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the windows that close, or of those that rows arrived for."""
         self.grouping.tidy(state)
-        came = self.grouping.take(state)
+        arrived_states = self.grouping.take(state)
         out = self.grouping.nothing()
         if self.emits == "append" and self._some_close(progress):
             out = self.grouping.answer(state, self._by_window(GROUPS, progress.before, progress.watermark))
-        elif self.emits == "upsert" and came:
+        elif self.emits == "upsert" and arrived_states:
             out = self._touched(state, progress.before)
         if self._some_close(progress):
             state.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")

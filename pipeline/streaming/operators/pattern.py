@@ -118,7 +118,7 @@ def pattern(  # noqa: PLR0913 - options of a definition
     unknown = next((table for table in tables if table not in times), None)
     if unknown is not None:
         raise DefinitionError(f"event_time= has no column for {unknown!r}", do="name one for each table", place=place)
-    found = Pattern(
+    definition = Pattern(
         steps=steps,
         by=keys,
         within_us=span(within, "within", place) // _MICROSECOND,
@@ -132,7 +132,7 @@ def pattern(  # noqa: PLR0913 - options of a definition
         layer=layer,
         partition_by=names(partition_by),
         expect=checks(expect, place),
-        transform=PatternTransform(found, place),
+        transform=PatternTransform(definition, place),
         streaming=streaming_of(None, None, None, None, place),
     )
 

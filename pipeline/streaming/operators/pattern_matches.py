@@ -91,9 +91,9 @@ class Matches:
     def horizon(self) -> str | None:
         """Behind the last row that waits; where a match waits for its end, behind the last of these ends."""
         patience = self.pattern.within_us if self.pattern.ends_open else 0
-        held = [f"select max(_at) + {patience} as _last from waiting_{number}" for number in range(len(self.inputs))]
-        held += [f"select max(_began) + {patience} from open"] if self.pattern.ends_open else []
-        return f"select max(_last) + 1 from ({' union all '.join(held)})"
+        selects = [f"select max(_at) + {patience} as _last from waiting_{number}" for number in range(len(self.inputs))]
+        selects += [f"select max(_began) + {patience} from open"] if self.pattern.ends_open else []
+        return f"select max(_last) + 1 from ({' union all '.join(selects)})"
 
     @property
     def state(self) -> Mapping[str, str]:
@@ -184,12 +184,12 @@ class Matches:
         name = quoted(step.name)
         previous = f", (select null::{self._row_type(step)} as previous) as _none" if step.is_list else ""
         others = "".join(f", null as {quoted(other.name)}" for other in self.pattern.events[1:])
-        own = f"[{self._row(step)}]" if step.is_list else self._row(step)
+        event = f"[{self._row(step)}]" if step.is_list else self._row(step)
         is_done = not step.is_list
         con.execute(
             f"insert into _await_{int(is_done)} by name select {name}._key, {name}.{HASH}, {int(not is_done)} as _taken, "
             f"{name}._at as _began, {name}._i as _began_i, {name}._at as _last, {name}._i as _last_i, true as _direct, "
-            f"{name}._n as _n, {own} as {name}{others} from {self._rows(step)} as {name}{previous} where {self._condition(step)}"
+            f"{name}._n as _n, {event} as {name}{others} from {self._rows(step)} as {name}{previous} where {self._condition(step)}"
         )
 
     def _round(self, con: duckdb.DuckDBPyConnection, number: int) -> None:
@@ -260,19 +260,21 @@ class Matches:
         step = self.pattern.events[event]
         name, row = quoted(step.name), self._row(step)
         taken = "_m._taken + 1" if event == number else "1"
-        own = f"list_append(_m.{name}, {row})" if step.is_list else row
-        changes = f"{name}._at as _last, {name}._i as _last_i, true as _direct, {name}._n as _n, {own} as {name}"
-        found = (
+        event_value = f"list_append(_m.{name}, {row})" if step.is_list else row
+        changes = (
+            f"{name}._at as _last, {name}._i as _last_i, true as _direct, {name}._n as _n, {event_value} as {name}"
+        )
+        select = (
             f"select _m.* exclude (_id) replace ({changes}, {{taken}} as _taken) from _now as _m join _first as f using (_id) "
             f"join {self._rows(step)} as {name} on {name}._key = _m._key and {name}._n = f._hit "
             f"where f._kind = {_KINDS.index(kind)}"
         )
         if step.or_more:
-            con.execute(f"insert into _await_{event} by name {found.format(taken=taken)}")
+            con.execute(f"insert into _await_{event} by name {select.format(taken=taken)}")
             return
         for is_done, target in ((True, event + 1), (False, event)):
             there = f"{taken} {'>=' if is_done else '<'} {step.times}"
-            moved = found.format(taken="0" if is_done else taken)
+            moved = select.format(taken="0" if is_done else taken)
             con.execute(f"insert into _await_{target} by name {moved} and {there}")
 
     def _complete(self, con: duckdb.DuckDBPyConnection, watermark: int) -> None:
@@ -323,8 +325,8 @@ class Matches:
 
     def _earlier(self, step: Step) -> frozenset[str]:
         """Return what a step's condition may name besides its row: the other events, and for a list its last row."""
-        own = {"previous"} if step.is_list else set()
-        return frozenset({*own, *(other.name.lower() for other in self.pattern.events)} - {step.name.lower()})
+        previous = {"previous"} if step.is_list else set()
+        return frozenset({*previous, *(other.name.lower() for other in self.pattern.events)} - {step.name.lower()})
 
     def _condition(self, step: Step) -> str:
         """Return the condition of a step over its row as it is called here."""

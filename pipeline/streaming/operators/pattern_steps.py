@@ -67,14 +67,14 @@ class Pattern:
 
     def forbidden(self, number: int) -> tuple[Step, ...]:
         """Return the events that must not come before the event of a number; for the number after the last, at the end."""
-        found: list[Step] = []
+        forbidden_steps: list[Step] = []
         passed = 0
         for step in self.steps:
             if step.contiguity != "absent":
                 passed += 1
             elif passed == number:
-                found.append(step)
-        return tuple(found)
+                forbidden_steps.append(step)
+        return tuple(forbidden_steps)
 
     @property
     def ends_open(self) -> bool:

@@ -44,18 +44,18 @@ def over_row(text: str, row: str, columns: Sequence[str], others: Collection[str
 
     A name of `others`, which are in lower case, is theirs although the row has such a column: that is `row.column`.
     """
-    own = {column.lower(): f"{PREFIX}{column}" for column in columns}
+    internal_names = {column.lower(): f"{PREFIX}{column}" for column in columns}
 
     def renamed(node: exp.Expr) -> exp.Expr:
         if not isinstance(node, exp.Column):
             return node
         parts = node.parts
         names = [part.name.lower() for part in parts]
-        if names[0] == row.lower() and names[1:2] and names[1] in own:
+        if names[0] == row.lower() and names[1:2] and names[1] in internal_names:
             parts = parts[1:]
-        elif names[0] in others or names[0] not in own:
+        elif names[0] in others or names[0] not in internal_names:
             return node
-        column = exp.column(own[parts[0].name.lower()], table=row, quoted=True)
+        column = exp.column(internal_names[parts[0].name.lower()], table=row, quoted=True)
         return exp.Dot.build([column, *(part.copy() for part in parts[1:])]) if parts[1:] else column
 
     tree = sqlglot.parse_one(f"({text}\n)", dialect="duckdb")

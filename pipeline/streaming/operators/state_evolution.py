@@ -25,15 +25,15 @@ def evolve(before: Schema, now: Schema, defaults: Mapping[str, str], place: Plac
     order of the columns does not matter. Raises `DefinitionError` for a type that may not hold what was remembered.
     """
     types = before.as_dict()
-    found = []
+    expressions = []
     for column in now.columns:
         name, kind = quoted(column.name), types.get(column.name)
         if kind is None:
-            found.append(f"({defaults.get(column.name, 'null')})::{column.type} as {name}")
+            expressions.append(f"({defaults.get(column.name, 'null')})::{column.type} as {name}")
         elif kind == column.type:
-            found.append(name)
+            expressions.append(name)
         elif column.type in _WIDER.get(kind, ()):
-            found.append(f"{name}::{column.type} as {name}")
+            expressions.append(f"{name}::{column.type} as {name}")
         else:
             raise DefinitionError(
                 f"the state's column {column.name.removeprefix(PREFIX)!r} cannot go on as it was remembered",
@@ -41,4 +41,4 @@ def evolve(before: Schema, now: Schema, defaults: Mapping[str, str], place: Plac
                 do="give the new column another name, keep its type, or stream the table anew",
                 place=place,
             )
-    return tuple(found)
+    return tuple(expressions)

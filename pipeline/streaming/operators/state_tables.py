@@ -50,11 +50,11 @@ class StateTables:
     def add(self, table: str, select: str) -> int:
         """Remember the rows of a SELECT, by the names of its columns, and return how many they are."""
         begin = self._next[table]
-        found = self.con.execute(
+        result = self.con.execute(
             f"insert into {quoted(table)} by name "
             f"select *, row_number() over () + {begin - 1} as {ID}, {self.snapshot} as {SINCE} from ({select}\n)"
         ).fetchall()
-        added = int(found[0][0])
+        added = int(result[0][0])
         self._next[table] = begin + added
         return added
 
@@ -99,8 +99,8 @@ class StateTables:
 
     def changes(self, table: str) -> StateChanges:
         """Return how a table differs from its last snapshot."""
-        came = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")
-        return StateChanges(came, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
+        added = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")
+        return StateChanges(added, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
 
     def taken(self) -> None:
         """Begin to note changes anew: a snapshot has them."""

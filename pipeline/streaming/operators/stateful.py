@@ -105,10 +105,10 @@ def _declared(state: Mapping[str, str]) -> tuple[Schema, dict[str, str]]:
     """Return the columns of a state and the defaults of those that have one."""
     types, defaults = {}, {}
     for name, words in state.items():
-        found = _DEFAULT.fullmatch(words.strip())
-        types[name] = found[1] if found else words.strip()
-        if found:
-            defaults[name] = found[2]
+        match = _DEFAULT.fullmatch(words.strip())
+        types[name] = match[1] if match else words.strip()
+        if match:
+            defaults[name] = match[2]
     return Schema.of(types), defaults
 
 
@@ -148,6 +148,6 @@ class StatefulTransform:
 
     def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
         """Return what streams it."""
-        found = required(self.table, inputs, self.event_time, place)
-        require_columns(self.table, found.schema, self.remembered.key, place)
-        return KeyedStateOperator(self.function, self.table, found, self.remembered, place)
+        streamed = required(self.table, inputs, self.event_time, place)
+        require_columns(self.table, streamed.schema, self.remembered.key, place)
+        return KeyedStateOperator(self.function, self.table, streamed, self.remembered, place)

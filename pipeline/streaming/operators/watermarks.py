@@ -57,8 +57,8 @@ def of_all(inputs: Iterable[InputProgress]) -> int:
 
     When all are, it is the least of those that ever had a row.
     """
-    given = list(inputs)
-    counted = [reached for reached in given if not reached.is_idle] or [r for r in given if _has_rows(r)]
+    progresses = list(inputs)
+    counted = [reached for reached in progresses if not reached.is_idle] or [r for r in progresses if _has_rows(r)]
     return min((reached.watermark for reached in counted), default=-END)
 
 
@@ -77,17 +77,17 @@ def _has_rows(reached: InputProgress) -> bool:
 
 
 def _seen(before: InputProgress, arrived: InputArrivals, now: int, about: int) -> dict[str, PartitionProgress]:
-    found = dict(before.partitions)
-    came = {_ALL: max(arrived.latest.values(), default=None)} if arrived.is_one else arrived.latest
+    partitions = dict(before.partitions)
+    latest_by_partition = {_ALL: max(arrived.latest.values(), default=None)} if arrived.is_one else arrived.latest
     for uri in (_ALL,) if arrived.is_one else (*arrived.offsets, *arrived.latest):
-        latest = came.get(uri)
-        known = found.get(uri)
+        latest = latest_by_partition.get(uri)
+        known = partitions.get(uri)
         if known is None:
-            found[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
+            partitions[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
         elif latest is not None:
             latest = latest if known.latest is None else max(latest, known.latest)
-            found[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
-    return found
+            partitions[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
+    return partitions
 
 
 def _is_live(latest: int | None, now: int, about: int) -> bool:
@@ -121,5 +121,5 @@ def _watermark(
 
 def _least(values: Iterable[int | None]) -> int:
     """Return the least value; a partition of which nothing is known yet could hold anything."""
-    found = list(values)
-    return -END if None in found else min(value for value in found if value is not None)
+    known = list(values)
+    return -END if None in known else min(value for value in known if value is not None)

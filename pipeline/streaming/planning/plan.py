@@ -173,9 +173,9 @@ class Planner:
     def left_out(self) -> dict[str, str]:
         """The tables that read a stream and are no streams themselves, with the reason."""
         return {
-            name: found.reason
-            for name, found in self._plans.items()
-            if isinstance(found, Refusal) and self.is_streamed(self._driving(name))
+            name: refusal.reason
+            for name, refusal in self._plans.items()
+            if isinstance(refusal, Refusal) and self.is_streamed(self._driving(name))
         }
 
     @property
@@ -202,14 +202,14 @@ class Planner:
         definition = self.workspace.stored(name)
         if not isinstance(definition, Source | Table):
             raise RequestError(f"{name!r} is no table that can be streamed")
-        found = self._planned(definition)
-        if isinstance(found, Refusal):
+        plan_or_refusal = self._planned(definition)
+        if isinstance(plan_or_refusal, Refusal):
             raise DefinitionError(
-                f"table {name!r} cannot be streamed: {found}",
+                f"table {name!r} cannot be streamed: {plan_or_refusal}",
                 do="compute it in batch, with `headwater run`",
                 place=definition.place,
             )
-        return found
+        return plan_or_refusal
 
     def _planned(self, definition: Source | Table) -> StreamPlan | Refusal:
         if definition.name not in self._plans:
@@ -299,19 +299,21 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | Refusal:
     obstacle = _unfollowed(planner, transform.inputs)
     if obstacle is not None:
         return Refusal(obstacle)
-    made = getattr(transform, "operator", None)
-    if made is not None:
+    create_operator = getattr(transform, "operator", None)
+    if create_operator is not None:
         inputs = tuple(_reading(planner, name) for name in transform.inputs)
         operator_inputs = _streamed(inputs)
         if isinstance(operator_inputs, Refusal):
             return operator_inputs
-        return _with_memory(planner, definition, inputs, made(operator_inputs, definition.place))
+        return _with_memory(planner, definition, inputs, create_operator(operator_inputs, definition.place))
     stream_input = _reading(planner, driving)
     lookups = tuple(name for name in transform.inputs if name != driving)
     base = StreamPlan(definition, (stream_input,), lookups)
     if isinstance(transform, FunctionTransform):
-        found = replace(base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}")
-        return _with_schema(planner, found)
+        stream_plan = replace(
+            base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}"
+        )
+        return _with_schema(planner, stream_plan)
     if not isinstance(transform, SqlTransform):
         return Refusal(f"a {definition.kind} is computed from all of its input")
     return _of_statement(planner, base, transform)
@@ -334,8 +336,8 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
     if not joined and how.strategy in {"blockwise", "broadcast"}:
         tree = transform.tree if isinstance(stream_input, TableInput) else bare(transform.tree, stream_input.name)
         text, hidden = carrying(tree, stream_input.name, (*stream_input.schema.names, *PROVENANCE))
-        found = replace(base, inputs=(_pruned(stream_input, transform),), statement=text, hidden=hidden)
-        return _with_schema(planner, replace(found, reason=how.reason))
+        stream_plan = replace(base, inputs=(_pruned(stream_input, transform),), statement=text, hidden=hidden)
+        return _with_schema(planner, replace(stream_plan, reason=how.reason))
     inputs = (stream_input, *(_reading(planner, name) for name in joined))
     operator_inputs = _streamed(inputs)
     if isinstance(operator_inputs, Refusal):
@@ -351,11 +353,11 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
 
 def _streamed(inputs: Sequence[StreamInput]) -> dict[str, StreamedInput] | Refusal:
     """Return what an operator is told of its inputs, or which of them has no event time."""
-    found = {i.name: StreamedInput(i.schema, i.time.column) for i in inputs if i.time is not None}
+    streamed = {i.name: StreamedInput(i.schema, i.time.column) for i in inputs if i.time is not None}
     missing = next((i.name for i in inputs if i.time is None), None)
     if missing is not None:
         return Refusal(f"{missing!r} has no event time: give event_time= with one of its columns")
-    return found
+    return streamed
 
 
 def _pruned(stream_input: StreamInput, transform: SqlTransform) -> StreamInput:
@@ -378,13 +380,13 @@ def _with_memory(
         return Refusal(
             "its rows change as more come, and it has no key by which they could take each other's place: give key="
         )
-    found = StreamPlan(definition, inputs, lookups, operator=operator, reason=type(operator).__name__)
-    return _with_schema(planner, found)
+    stream_plan = StreamPlan(definition, inputs, lookups, operator=operator, reason=type(operator).__name__)
+    return _with_schema(planner, stream_plan)
 
 
-def _with_schema(planner: Planner, found: StreamPlan) -> StreamPlan:
+def _with_schema(planner: Planner, stream_plan: StreamPlan) -> StreamPlan:
     """Return the plan with a way to find the columns of its rows."""
-    return replace(found, find_schema=partial(_schema_of, planner))
+    return replace(stream_plan, find_schema=partial(_schema_of, planner))
 
 
 def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:
@@ -411,8 +413,8 @@ def _rows_of_none(
     if plan.operator is not None:
         with opened(plan.operator, samples) as shard:
             con = shard.state.con
-            given = {name: [rows] for name, rows in samples.items()}
-            return arrow(con, as_stored(con, shard.advance(given, Progress(BEGINNING, BEGINNING))))
+            blocks = {name: [rows] for name, rows in samples.items()}
+            return arrow(con, as_stored(con, shard.advance(blocks, Progress(BEGINNING, BEGINNING))))
     if plan.function is None:
         return samples[plan.inputs[0].name]
     with connect(filesystem=planner.workspace.lake.storage.filesystem()) as con:
@@ -432,11 +434,11 @@ def _require_key(definition: StoredDefinition, schema: Schema) -> None:
         )
 
 
-def _columns_of(found: StreamPlan, given: dict[str, pa.Table]) -> pa.Table:
+def _columns_of(stream_plan: StreamPlan, empty_inputs: dict[str, pa.Table]) -> pa.Table:
     """Return what a function makes of no rows, for its columns; raise `DefinitionError` when it cannot stand that."""
-    assert found.function is not None  # noqa: S101 - the caller has looked
+    assert stream_plan.function is not None  # noqa: S101 - the caller has looked
     try:
-        return call(found.function, given, found.definition.place)
+        return call(stream_plan.function, empty_inputs, stream_plan.definition.place)
     except DefinitionError as error:
         raise DefinitionError(
             error.problem,

@@ -158,9 +158,9 @@ class _FromVersions:
         self._require_columns(schema)
         scan = Scan(self.stream_input.schema, files)
         names = {name.lower() for name in self.stream_input.schema.names}
-        own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
-        own += [f"null::bigint as {POSITION}"] if POSITION not in names else []
-        query = f"select *{''.join(f', {c}' for c in own)} from ({scan.query()})"
+        provenance = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
+        provenance += [f"null::bigint as {POSITION}"] if POSITION not in names else []
+        query = f"select *{''.join(f', {c}' for c in provenance)} from ({scan.query()})"
         yield InputQuery(query, rows_in=scan.rows, bytes_in=scan.size_bytes)
 
     def _require_columns(self, schema: Schema) -> None:

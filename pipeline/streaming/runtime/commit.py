@@ -135,17 +135,17 @@ def commit_epoch(
 def _commit_plan(workspace: Workspace, plan: StreamPlan, head: TableHead, prepared: PreparedEpoch) -> CommitPlan:
     """Return what to commit: rows as they are, or in the place of those with their key."""
     manifest, outcome = prepared.manifest, prepared.outcome
-    whole = CommitPlan(outcome.files, outcome.flow, outcome.quarantined, manifest.quarantine_mode)
+    commit_plan = CommitPlan(outcome.files, outcome.flow, outcome.quarantined, manifest.quarantine_mode)
     if plan.emits == "append" and merge_of(plan.definition) is None:
-        return whole
+        return commit_plan
     version = None if manifest.mode == "overwrite" else workspace.table(plan.name).version(head.number)
     if plan.emits == "append":
         return plan_commit(workspace, StagedRows(plan.definition, outcome, manifest.run_id, version))
     if version is None or not outcome.files:
-        return whole
+        return commit_plan
     table, key = workspace.table(plan.name), plan.definition.key
     limits = budget_here(workspace.settings.memory_bytes).whole()
     merge = MergeSpec(table, key, None, manifest.run_id, outcome.files, outcome.schema, version, limits)
     files = tuple(DataFile(merge.uri(file), file.rows, file.size_bytes) for file in outcome.files)
     merged = replace_keys(merge, Scan(outcome.schema.select(key), files), key)
-    return replace(whole, files=merged.files, removed=merged.removed)
+    return replace(commit_plan, files=merged.files, removed=merged.removed)

@@ -39,26 +39,26 @@ class StreamSummary:
             return "not ready"
         if self.lease is None:
             return "never run" if self.epoch is None else "stopped"
-        told = str(self.lease.facts.get("status", "starting"))
-        return told if self.is_running or told in {"ended", "stopped", "failed"} else "lost"
+        reported = str(self.lease.facts.get("status", "starting"))
+        return reported if self.is_running or reported in {"ended", "stopped", "failed"} else "lost"
 
 
 def stream_summaries(workspace: Workspace) -> tuple[StreamSummary, ...]:
     """Return the streams of a project, inputs before what reads them."""
     leases = {lease.name: lease for lease in Leases(workspace.catalog).all()}
-    planner, found = Planner(workspace), []
+    planner, summaries = Planner(workspace), []
     for name in workspace.table_names:
         try:
             if not planner.is_streamed(name):
                 continue
         except StorageError as error:
-            found.append(StreamSummary(name, None, leases.get(name), is_running=False, obstacle=str(error)))
+            summaries.append(StreamSummary(name, None, leases.get(name), is_running=False, obstacle=str(error)))
             continue
         version, lease = workspace.version(name), leases.get(name)
         manifest = None if version is None else version.manifest
         is_running = lease is not None and lease.is_living(time.time())
-        found.append(StreamSummary(name, None if manifest is None else manifest.epoch, lease, is_running))
-    return tuple(found)
+        summaries.append(StreamSummary(name, None if manifest is None else manifest.epoch, lease, is_running))
+    return tuple(summaries)
 
 
 def request(
@@ -78,17 +78,17 @@ def request(
     holder = leases.request(name, state).holder
     give_up = time.monotonic() + wait_s
     while True:
-        found = leases.get(name)
-        if found is None or found.holder != holder or not found.is_living(clock()):
-            if state in {DesiredState.DRAIN, DesiredState.STOP} and found is not None:
-                return found
+        lease = leases.get(name)
+        if lease is None or lease.holder != holder or not lease.is_living(clock()):
+            if state in {DesiredState.DRAIN, DesiredState.STOP} and lease is not None:
+                return lease
             raise ConflictError(f"stream {name!r} ended before it was asked", do="see `headwater streams`")
-        if state in _REACHED and found.facts.get("status") in _REACHED[state]:
-            return found
+        if state in _REACHED and lease.facts.get("status") in _REACHED[state]:
+            return lease
         if time.monotonic() > give_up:
             raise ConflictError(
                 f"stream {name!r} was asked to {state} and has not yet",
-                got=f"it is {found.facts.get('status')} after {wait_s:g} s",
+                got=f"it is {lease.facts.get('status')} after {wait_s:g} s",
                 do="see `headwater streams`",
             )
         time.sleep(_LOOK_EVERY_S)

@@ -257,8 +257,8 @@ class StreamDriver:
         context = self._context
         for stream_input in stream.plan.inputs:
             if stream_input.is_of_lake:
-                done = stream_input.name in context.done or stream_input.name not in context.names
-                if not done or any(offsets.get(uri, 0) < e.end for uri, e in stream_input.log.extents().items()):
+                has_ended = stream_input.name in context.done or stream_input.name not in context.names
+                if not has_ended or any(offsets.get(uri, 0) < e.end for uri, e in stream_input.log.extents().items()):
                     return False
         return True
 
@@ -268,8 +268,8 @@ def _named(inputs: Sequence[str]) -> str:
 
 
 def _target(stream: Stream) -> dict[str, int]:
-    found: dict[str, Extent] = {}
+    extents: dict[str, Extent] = {}
     for stream_input in stream.plan.inputs:
         if not stream_input.is_of_lake:
-            found |= stream_input.log.extents()
-    return {uri: extent.end for uri, extent in found.items()}
+            extents |= stream_input.log.extents()
+    return {uri: extent.end for uri, extent in extents.items()}

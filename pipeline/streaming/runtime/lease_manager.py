@@ -21,13 +21,15 @@ class LeaseManager:
     when it answers again.
     """
 
-    def __init__(self, leases: Leases, tell: Callable[[str], Mapping[str, Any]], *, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self, leases: Leases, facts_of: Callable[[str], Mapping[str, Any]], *, every_s: float = EVERY_S
+    ) -> None:
         """Begin to renew; `tell` gives what a stream says of itself."""
         self._leases = leases
-        self._tell = tell
+        self._facts_of = facts_of
         self._every_s = every_s
         self._me = this_process()
-        self._held: dict[str, DesiredState | None] = {}
+        self._desired_states: dict[str, DesiredState | None] = {}
         self._lock = threading.Lock()
         self._tried = time.monotonic()
         self._end = threading.Event()
@@ -40,17 +42,17 @@ class LeaseManager:
         """Take a stream's lease; raise `ConflictError` when somebody living has it."""
         self._leases.acquire(name, self._me, take_over=take_over)
         with self._lock:
-            self._held[name] = DesiredState.RUN
+            self._desired_states[name] = DesiredState.RUN
 
     def desired_state(self, name: str) -> DesiredState:
         """Return what a stream is asked to do."""
-        return self._held.get(name) or DesiredState.RUN
+        return self._desired_states.get(name) or DesiredState.RUN
 
     def require(self, name: str) -> None:
         """Raise `ConflictError` when a lease is lost; a process that slept asks before it answers."""
         if time.monotonic() - self._tried > LASTS_S:
             self._renew()
-        if name in self._held and self._held[name] is None:
+        if name in self._desired_states and self._desired_states[name] is None:
             raise ConflictError(
                 f"stream {name!r} was taken over by another process",
                 do="this one has stopped; what it did not commit, the other one reads again",
@@ -59,10 +61,10 @@ class LeaseManager:
     def release(self, name: str) -> None:
         """Give a lease back, with a last word on its stream."""
         with self._lock:
-            held = self._held.pop(name, None)
-        if held is not None:
+            desired_state = self._desired_states.pop(name, None)
+        if desired_state is not None:
             try:
-                self._leases.release(name, self._me, self._tell(name))
+                self._leases.release(name, self._me, self._facts_of(name))
             except StorageError as error:
                 log.warning("lease was not given back: it runs out", stream=name, error=str(error))
 
@@ -70,7 +72,7 @@ class LeaseManager:
         """Give all back and end."""
         self._end.set()
         self._thread.join()
-        for name in list(self._held):
+        for name in list(self._desired_states):
             self.release(name)
 
     def _renew_on(self) -> None:
@@ -79,12 +81,12 @@ class LeaseManager:
 
     def _renew(self) -> None:
         with self._lock:
-            names = [name for name, desired in self._held.items() if desired is not None]
+            names = [name for name, desired in self._desired_states.items() if desired is not None]
             self._tried = time.monotonic()
             if not names:
                 return
             try:
-                found = self._leases.renew(self._me, {name: self._tell(name) for name in names})
+                desired_states = self._leases.renew(self._me, {name: self._facts_of(name) for name in names})
             except StorageError as error:
                 if not self.trouble:
                     log.warning("catalog does not answer: leases are renewed later", error=str(error))
@@ -93,6 +95,6 @@ class LeaseManager:
             finally:
                 self._tried = time.monotonic()
             self.trouble = ""
-            for name in (name for name, desired in found.items() if desired is None):
+            for name in (name for name, desired in desired_states.items() if desired is None):
                 log.error("lease is lost: another process runs the stream", stream=name)
-            self._held.update(found)
+            self._desired_states.update(desired_states)

@@ -40,18 +40,18 @@ class LogWatcher:
         An `UnavailableError` is not raised: the answer comes later.
         """
         with self._lock:
-            found, error = self._found, self._error
+            extents, error = self._found, self._error
             self._found = None
         if error is not None:
             raise error
-        if found is not None:
-            self.extents = found
-        return found is not None
+        if extents is not None:
+            self.extents = extents
+        return extents is not None
 
     def _watch(self) -> None:
         while not self._end.wait(EVERY_S):
             try:
-                found: dict[str, Mapping[str, Extent]] = {each.name: each.log.extents() for each in self._inputs}
+                extents: dict[str, Mapping[str, Extent]] = {each.name: each.log.extents() for each in self._inputs}
             except UnavailableError as error:
                 log.debug("a log does not answer", error=str(error))
             except Exception as error:  # noqa: BLE001 - raised by `refresh`, in the stream's thread
@@ -60,4 +60,4 @@ class LogWatcher:
                 return
             else:
                 with self._lock:
-                    self._found = found
+                    self._found = extents

@@ -135,7 +135,7 @@ class StreamMetrics:
     def rates(self) -> tuple[float, float]:
         """Return rows and bytes a second of the last seconds."""
         now = self.clock()
-        lately = [one for one in list(self._lately) if now - one[0] <= _RATE_OVER_S]
+        lately = [sample for sample in list(self._lately) if now - sample[0] <= _RATE_OVER_S]
         if not lately:
             return 0.0, 0.0
         over = min(_RATE_OVER_S, max(now - lately[0][0], 0.5))

@@ -104,18 +104,18 @@ def positioned(progress: StreamProgress, plan: StreamPlan, options: StreamOption
     """
     gaps, inputs = progress.gaps, dict(progress.inputs)
     for each in plan.inputs:
-        held, known = extents[each.name], progress.inputs[each.name]
-        offsets = {**first_offsets(held, options.begin), **known.offsets}
+        log_extents, known = extents[each.name], progress.inputs[each.name]
+        offsets = {**first_offsets(log_extents, options.begin), **known.offsets}
         if options.accept_gaps:
-            behind = gaps_in(offsets, held)
+            behind = gaps_in(offsets, log_extents)
             offsets |= {gap.uri: gap.end for gap in behind}
             gaps += behind
-        require_same(known, held, may_lose=each.log.traits.may_vanish)
+        require_same(known, log_extents, may_lose=each.log.traits.may_vanish)
         if each.log.traits.may_vanish:
-            offsets = _held(offsets, held)
-        inputs[each.name] = known.beginning(offsets, stamps_of(held))
+            offsets = _held(offsets, log_extents)
+        inputs[each.name] = known.beginning(offsets, stamps_of(log_extents))
     return replace(progress, inputs=inputs, gaps=gaps)
 
 
-def _held(offsets: Mapping[str, int], held: Mapping[str, Extent]) -> dict[str, int]:
-    return {uri: offset for uri, offset in offsets.items() if uri in held}
+def _held(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> dict[str, int]:
+    return {uri: offset for uri, offset in offsets.items() if uri in extents}

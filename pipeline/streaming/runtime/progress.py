@@ -91,9 +91,9 @@ def splits_to_take(
         if stream_input.name not in ready:
             continue
         known, ends = progress.inputs[stream_input.name], ready[stream_input.name].offsets
-        whole = stream_input.log.traits.has_whole_partitions
+        is_whole = stream_input.log.traits.has_whole_partitions
         ranges = {
-            uri: (known.offsets[uri], end if whole else min(end, known.offsets[uri] + most_offsets))
+            uri: (known.offsets[uri], end if is_whole else min(end, known.offsets[uri] + most_offsets))
             for uri, end in ends.items()
         }
         is_cut = is_cut or any(ranges[uri][1] < end for uri, end in ends.items())
@@ -104,7 +104,7 @@ def splits_to_take(
 def offsets_after(progress: StreamProgress, name: str, splits: Sequence[Splits]) -> dict[str, int]:
     """Return the next offset of each partition of an input, once these splits are read."""
     offsets = dict(progress.inputs[name].offsets)
-    return offsets | {split.piece.uri: split.end or 0 for given in splits for split in given.get(name, ())}
+    return offsets | {split.piece.uri: split.end or 0 for task_splits in splits for split in task_splits.get(name, ())}
 
 
 def advance(progress: StreamProgress, inputs: Sequence[StreamInput], arrivals: Arrivals) -> StreamProgress:
@@ -144,8 +144,8 @@ def lag(progress: StreamProgress, extents: Extents) -> dict[str, int]:
     """Return how many offsets each partition holds beyond what was read."""
     return {
         uri: max(extent.end - progress.inputs[name].offsets.get(uri, extent.begin), 0)
-        for name, held in extents.items()
-        for uri, extent in held.items()
+        for name, log_extents in extents.items()
+        for uri, extent in log_extents.items()
     }
 
 
@@ -155,12 +155,12 @@ def waits_for(
     """Return the partitions, or inputs read in sequence, for which event time waits."""
     active = [each for each in inputs if each.time is not None and not progress.inputs[each.name].is_idle]
     least = min((progress.inputs[each.name].watermark for each in active), default=END)
-    found: list[str] = []
+    waiting_for: list[str] = []
     for each in active:
         known = progress.inputs[each.name]
         if each.time is None or not known.watermark == least < END:
             continue
         behind = partitions_behind(known.offsets, extents[each.name])
         uris = holding_back(known, behind, each.time, now_us) or (each.name,)
-        found += [each.name] * len(uris) if each.log.traits.is_in_sequence else uris
-    return tuple(found)
+        waiting_for += [each.name] * len(uris) if each.log.traits.is_in_sequence else uris
+    return tuple(waiting_for)

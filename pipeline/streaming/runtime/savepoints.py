@@ -112,7 +112,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             time.sleep(0.05)
             continue
         kept = replace(manifest, epoch=replace(manifest.epoch, state=tuple(state)))
-        found = Savepoint(
+        savepoint = Savepoint(
             stream=name,
             label=named,
             at=clock().isoformat(),
@@ -122,8 +122,8 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             quarantined=quarantined,
             columns=tuple((c.name, c.type) for c in version.schema.columns),
         )
-        table.storage.write_text(f"{folder}/savepoint.json", found.to_json())  # last: without it there is none
-        return found
+        table.storage.write_text(f"{folder}/savepoint.json", savepoint.to_json())  # last: without it there is none
+        return savepoint
     raise ConflictError(f"stream {name!r} commits faster than a savepoint can be made", do="pause it, and try again")
 
 
@@ -138,10 +138,10 @@ def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[s
 
     The paths are below the folders of these two tables.
     """
-    found = savepoints(workspace, name)
+    kept = savepoints(workspace, name)
     return (
-        frozenset(file.path for each in found for file in each.files),
-        frozenset(file.path for each in found for file in each.quarantined),
+        frozenset(file.path for each in kept for file in each.files),
+        frozenset(file.path for each in kept for file in each.quarantined),
     )
 
 
@@ -233,11 +233,11 @@ def _require_same(savepoint: Savepoint, seen: Version) -> None:
 
 
 def _require_there(table: LakeTable, files: Sequence[StagedFile], label: str) -> None:
-    gone = [file.path for file in files if not table.storage.has(file.path)]
-    if gone:
+    missing = [file.path for file in files if not table.storage.has(file.path)]
+    if missing:
         raise StorageError(
             f"savepoint {label!r} cannot be gone back to: files of {table.name!r} are gone",
-            got=f"no file {gone[0]}" + (f" and {len(gone) - 1} more" if len(gone) > 1 else ""),
+            got=f"no file {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
             do="go back to a later savepoint, or make the table anew: headwater stream --from earliest",
         )
 

@@ -25,15 +25,15 @@ class SourceGroup:
         start: StartSourceTask,
     ) -> None:
         """Start at most so many tasks, which share the partitions; `offsets` are by input and partition."""
-        partitions = [(name, uri) for name, given in offsets.items() for uri in sorted(given)]
+        partitions = [(name, uri) for name, partition_offsets in offsets.items() for uri in sorted(partition_offsets)]
         count = max(1, min(tasks, len(partitions)))
         self._task_of = {partition: number % count for number, partition in enumerate(partitions)}
         self.tasks: list[WorkerHandle[SourceTask]] = []
         for number in range(count):
             share = {
                 name: mine
-                for name, given in offsets.items()
-                if (mine := {uri: o for uri, o in given.items() if self._task_of[name, uri] == number})
+                for name, partition_offsets in offsets.items()
+                if (mine := {uri: o for uri, o in partition_offsets.items() if self._task_of[name, uri] == number})
             }
             self.tasks.append(start(partial(SourceTask, config, share), f"headwater-read-{number}"))
 

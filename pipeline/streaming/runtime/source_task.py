@@ -93,8 +93,8 @@ class SourceTask:
         self._tails: dict[str, Tail] = {}
         with ExitStack() as opening:
             self._con = opening.enter_context(connect(config.limits, filesystem=config.filesystem, keep=False))
-            for name, given in offsets.items():
-                self._tails[name] = opening.enter_context(self._inputs[name].log.tail(given))
+            for name, partition_offsets in offsets.items():
+                self._tails[name] = opening.enter_context(self._inputs[name].log.tail(partition_offsets))
             self.update_lookups(config.lookups)
             self._stack = opening.pop_all()
 
@@ -113,17 +113,17 @@ class SourceTask:
 
     def add(self, offsets: Mapping[str, Mapping[str, int]]) -> None:
         """Read more partitions from now on."""
-        for name, given in offsets.items():
+        for name, partition_offsets in offsets.items():
             if name in self._tails:
-                self._tails[name].add(given)
+                self._tails[name].add(partition_offsets)
             else:
-                self._tails[name] = self._stack.enter_context(self._inputs[name].log.tail(given))
+                self._tails[name] = self._stack.enter_context(self._inputs[name].log.tail(partition_offsets))
 
     def ready(self, timeout_s: float) -> dict[str, ReadyOffsets]:
         """Return what can be taken of each input; wait for it only when there is nothing of any."""
-        found = {name: tail.ready(0) for name, tail in self._tails.items()}
-        if any(ready.rows for ready in found.values()) or not found or timeout_s <= 0:
-            return found
+        ready_offsets = {name: tail.ready(0) for name, tail in self._tails.items()}
+        if any(ready.rows for ready in ready_offsets.values()) or not ready_offsets or timeout_s <= 0:
+            return ready_offsets
         share = timeout_s / len(self._tails)
         return {name: tail.ready(share) for name, tail in self._tails.items()}
 
@@ -249,8 +249,8 @@ class SourceTask:
 
     def _ready(self, prepared: Prepared, shards: int) -> list[pa.Table]:
         if self._config.function is not None:
-            given = {name: arrow(self._con, f"from {quoted(name)}") for name in self._config.function.inputs}
-            return [call(self._config.function, given, self._config.place)]
+            blocks = {name: arrow(self._con, f"from {quoted(name)}") for name in self._config.function.inputs}
+            return [call(self._config.function, blocks, self._config.place)]
         if not self._config.has_state:
             return [arrow(self._con, as_stored(self._con, prepared.select))]
         return dealt(self._con, prepared, shards)

@@ -52,7 +52,7 @@ class StreamIdentity:
 
 def decide_start(
     manifest: Manifest | None,
-    asked: StartPosition,
+    begin: StartPosition,
     now: StreamIdentity,
     *,
     anew: bool = False,
@@ -63,11 +63,11 @@ def decide_start(
     Raises `StorageError` when the stream cannot go on from what was committed, with the reason and the ways on, and
     `RequestError` for offsets given to a stream that has committed already.
     """
-    if asked != "committed" and (anew or isinstance(asked, str)):
+    if begin != "committed" and (anew or isinstance(begin, str)):
         return StartDecision(None, anew=now.table is not None)
     if manifest is None:
         return StartDecision(None, anew=False)
-    if not isinstance(asked, str):
+    if not isinstance(begin, str):
         raise RequestError(
             f"stream {now.name!r} has committed epochs: other offsets would lose rows or count them twice",
             do="make its table anew with --anew or --from earliest, or go back to a savepoint",
@@ -133,13 +133,13 @@ def require_same(reached: InputProgress, extents: Mapping[str, Extent], *, may_l
     With `may_lose` one that is gone is no error: it was read whole.
     """
     for uri, stamp in reached.stamps.items():
-        found = extents.get(uri)
-        if found is None and may_lose:
+        extent = extents.get(uri)
+        if extent is None and may_lose:
             continue
-        if found is None or found.stamp != stamp:
+        if extent is None or extent.stamp != stamp:
             raise SourceError(
-                f"{uri} is {'gone' if found is None else 'not the one that was read: it was made anew'}",
-                got=f"{'nothing' if found is None else repr(found.stamp)}, not {stamp!r}",
+                f"{uri} is {'gone' if extent is None else 'not the one that was read: it was made anew'}",
+                got=f"{'nothing' if extent is None else repr(extent.stamp)}, not {stamp!r}",
                 do="bring it back, or make the table anew from what is there: headwater stream --from earliest",
             )
 
@@ -153,8 +153,8 @@ def gaps_in(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> tuple[
     )
 
 
-def first_offsets(extents: Mapping[str, Extent], asked: StartPosition) -> dict[str, int]:
+def first_offsets(extents: Mapping[str, Extent], begin: StartPosition) -> dict[str, int]:
     """Return where each partition begins that was not read yet."""
-    if isinstance(asked, str):
-        return {uri: extent.end if asked == "latest" else extent.begin for uri, extent in extents.items()}
-    return {uri: asked.get(uri, extent.begin) for uri, extent in extents.items()}
+    if isinstance(begin, str):
+        return {uri: extent.end if begin == "latest" else extent.begin for uri, extent in extents.items()}
+    return {uri: begin.get(uri, extent.begin) for uri, extent in extents.items()}

@@ -29,7 +29,7 @@ def begin_of(words: str) -> RequestedStart:
     if words.lstrip().startswith("{"):
         return _offsets(words)
     try:
-        found = datetime.fromisoformat(words)
+        time = datetime.fromisoformat(words)
     except ValueError:
         path = Path(words)
         if not path.is_file():
@@ -39,7 +39,7 @@ def begin_of(words: str) -> RequestedStart:
                 do="write committed, earliest, latest, a time like 2024-05-01T12:00, or offsets as JSON or in a file",
             ) from None
         return _offsets(path.read_text(encoding="utf-8"))
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def resolved(plan: StreamPlan, begin: RequestedStart) -> StartPosition:
@@ -49,25 +49,25 @@ def resolved(plan: StreamPlan, begin: RequestedStart) -> StartPosition:
             uri: offset for stream_input in plan.inputs for uri, offset in stream_input.log.offsets_at(begin).items()
         }
     if isinstance(begin, Mapping):
-        held = {uri: extent for stream_input in plan.inputs for uri, extent in stream_input.log.extents().items()}
+        extents = {uri: extent for stream_input in plan.inputs for uri, extent in stream_input.log.extents().items()}
         for uri, offset in begin.items():
-            if uri not in held:
-                raise RequestError(f"stream {plan.name!r} reads no partition {uri!r}", do=did_you_mean(uri, held))
-            if not held[uri].begin <= offset <= held[uri].end:
+            if uri not in extents:
+                raise RequestError(f"stream {plan.name!r} reads no partition {uri!r}", do=did_you_mean(uri, extents))
+            if not extents[uri].begin <= offset <= extents[uri].end:
                 raise RequestError(
                     f"{uri} does not hold the offset to begin at",
-                    got=f"{offset}; it holds {held[uri].begin} to {held[uri].end}",
+                    got=f"{offset}; it holds {extents[uri].begin} to {extents[uri].end}",
                 )
     return begin
 
 
 def _offsets(text: str) -> dict[str, int]:
     try:
-        found: Any = json.loads(text)
+        offsets: Any = json.loads(text)
     except json.JSONDecodeError as error:
         raise RequestError("the offsets of --from are not JSON", got=str(error)) from error
-    if not isinstance(found, dict) or not all(type(value) is int and value >= 0 for value in found.values()):
+    if not isinstance(offsets, dict) or not all(type(value) is int and value >= 0 for value in offsets.values()):
         raise RequestError(
             "the offsets of --from are numbers by partition", got=text[:80], do='write {"kafka://…/topic/0": 1200, …}'
         )
-    return found
+    return offsets

@@ -118,7 +118,7 @@ def _with_open(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> dict[str
 
 def _as_kept(workspace: Workspace, name: str, epoch: Epoch) -> dict[str, pa.Table]:
     """Return the tables of a memory that today's definition or engine does not understand."""
-    found: dict[str, list[pa.Table]] = {}
+    tables: dict[str, list[pa.Table]] = {}
     for table, rows in tables_in(epoch, workspace.table(name).storage.read_bytes):
-        found.setdefault(table, []).append(readable(rows))
-    return {table: pa.concat_tables(parts) for table, parts in found.items()}
+        tables.setdefault(table, []).append(readable(rows))
+    return {table: pa.concat_tables(parts) for table, parts in tables.items()}

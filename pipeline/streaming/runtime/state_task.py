@@ -74,8 +74,8 @@ class StateTask:
     def horizon(self) -> int:
         """Return the watermark at which all that is held now is out; `BEGINNING` when nothing waits for one."""
         select = self._config.operator.horizon
-        found = None if select is None else one(self._shard.state.con, select)[0]
-        return BEGINNING if found is None else int(found)
+        watermark = None if select is None else one(self._shard.state.con, select)[0]
+        return BEGINNING if watermark is None else int(watermark)
 
     def close(self) -> None:
         """Forget all."""
@@ -83,9 +83,11 @@ class StateTask:
 
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> pa.Table:
         """Take rows that were dealt to the shard and return those that are out now."""
-        given = {name: [*blocks.get(name, ()), self._config.samples[name]] for name in self._config.operator.inputs}
+        arrived_blocks = {
+            name: [*blocks.get(name, ()), self._config.samples[name]] for name in self._config.operator.inputs
+        }
         con = self._shard.state.con
-        return arrow(con, as_stored(con, self._shard.advance(given, progress)))
+        return arrow(con, as_stored(con, self._shard.advance(arrived_blocks, progress)))
 
     def snapshot(self, name: str, *, base: bool) -> StateFile | None:
         """Write what changed since the last snapshot, or all; `None` when there is nothing to write.
@@ -93,11 +95,11 @@ class StateTask:
         The file is there for good once this returns, and nothing refers to it before the epoch is committed.
         """
         state = self._shard.state
-        found = written(state, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base)
+        state_file = written(state, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base)
         state.taken()
-        if found is None:
+        if state_file is None:
             return None
-        file, content = found
+        file, content = state_file
         self._config.storage.write_bytes(file.path, content)
         return file
 

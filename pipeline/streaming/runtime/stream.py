@@ -182,10 +182,10 @@ class Stream:
         """Take partitions that are new, and newer versions of the tables that are looked up."""
         if not self._logs.refresh():
             return
-        for name, held in self._logs.extents.items():
-            new = {uri: extent.begin for uri, extent in held.items() if not self._sources.has(name, uri)}
+        for name, log_extents in self._logs.extents.items():
+            new = {uri: extent.begin for uri, extent in log_extents.items() if not self._sources.has(name, uri)}
             self._sources.add(name, new)
-            self.progress = self.progress.reading(name, new, stamps_of(held))
+            self.progress = self.progress.reading(name, new, stamps_of(log_extents))
         versions = {name: self._workspace.require(name) for name in self._lookups}
         changed = {name: v.scan() for name, v in versions.items() if v.manifest_id != self._lookups[name].manifest_id}
         if changed:
@@ -195,22 +195,22 @@ class Stream:
     def _read(self, ready: Sequence[Mapping[str, ReadyOffsets]]) -> Arrivals:
         """Let the source tasks read what they have ready, or a part of it."""
         most, inputs = self.options.intervals.batch_offsets, self.plan.inputs
-        chosen = [splits_to_take(self.progress, inputs, given, most) for given in ready]
+        chosen = [splits_to_take(self.progress, inputs, task_ready, most) for task_ready in ready]
         splits, is_cut = [taken for taken, _ in chosen], any(cut for _, cut in chosen)
         now_us = int(self._clock().timestamp() * 1e6)
         prepared, shards = self.plan.prepared(self.progress.watermark), self.shards
         batches = self._sources.take([SourceRequest(each, prepared, shards, now_us) for each in splits])
-        given = {name: [each[name] for each in ready if name in each] for name in self.progress.inputs}
-        ended = {name: not is_cut and bool(g) and all(each.has_ended for each in g) for name, g in given.items()}
+        task_ready = {name: [each[name] for each in ready if name in each] for name in self.progress.inputs}
+        ended = {name: not is_cut and bool(g) and all(each.has_ended for each in g) for name, g in task_ready.items()}
         return Arrivals(splits, batches, ended, self._logs.extents, self._upstream(splits), now_us)
 
     def _upstream(self, splits: Sequence[Splits]) -> dict[str, Epoch]:
         """Return how far the streams were that made the versions of tables that were read now."""
-        found = {
+        epochs = {
             each.name: each.made_by(offsets_after(self.progress, each.name, splits), self.progress.inputs[each.name])
             for each in self.plan.inputs
         }
-        return {name: epoch for name, epoch in found.items() if epoch is not None}
+        return {name: epoch for name, epoch in epochs.items() if epoch is not None}
 
     def _process(self, arrivals: Arrivals) -> None:
         """Advance event time, and let each shard process what came to it."""

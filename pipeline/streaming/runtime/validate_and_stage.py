@@ -159,12 +159,12 @@ class EpochStager:
             query = f"select * exclude (_batch) from {_GIVEN} qualify {last}"
         self._con.register(_GIVEN, rows)
         try:
-            made = InputQuery(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
+            input_query = InputQuery(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
             split = Split(0)
-            found = fast_path(self._con, work, split, made)
-            if isinstance(found, Outcome):
-                return found
-            log.info("validating pass", reason=found.reason, rows=rows.num_rows)
-            return replace(validating_pass(self._con, work, split, made), fallbacks={found.reason: 1})
+            result = fast_path(self._con, work, split, input_query)
+            if isinstance(result, Outcome):
+                return result
+            log.info("validating pass", reason=result.reason, rows=rows.num_rows)
+            return replace(validating_pass(self._con, work, split, input_query), fallbacks={result.reason: 1})
         finally:
             self._con.unregister(_GIVEN)

@@ -175,10 +175,10 @@ def read_again(
         if isinstance(producer, SourceProducer):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
         columns = ", ".join(map(quoted, stream_input.kept))
-        with producer.for_validation(con, split) as made:
+        with producer.for_validation(con, split) as input_query:
             kept = f"not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
             unless_alike = _unless_alike(stream_input) if stream_input.is_of_lake else ""
-            yield f"select {columns} from ({made.query}) as r where {kept}{unless_alike}", made.rows_in
+            yield f"select {columns} from ({input_query.query}) as r where {kept}{unless_alike}", input_query.rows_in
 
 
 def _unless_alike(stream_input: StreamInput) -> str:
@@ -191,16 +191,16 @@ def _unless_alike(stream_input: StreamInput) -> str:
 
 
 def _splits(stream_input: StreamInput, reached: InputProgress) -> list[Split]:
-    found = []
-    held = stream_input.log.extents() if stream_input.log.traits.may_vanish else reached.offsets
+    splits = []
+    available = stream_input.log.extents() if stream_input.log.traits.may_vanish else reached.offsets
     for uri, end in reached.offsets.items():
-        if uri not in held:
+        if uri not in available:
             continue
         begin = 0 if stream_input.is_of_lake else reached.began.get(uri, 0)
-        whole = stream_input.log.traits.has_whole_partitions
-        cuts = [begin, end] if whole else [*range(begin, end, _PIECE_ROWS), end]
-        found += [OffsetRanges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
-    return [Split(number, parts=parts) for number, parts in enumerate(found)]
+        is_whole = stream_input.log.traits.has_whole_partitions
+        cuts = [begin, end] if is_whole else [*range(begin, end, _PIECE_ROWS), end]
+        splits += [OffsetRanges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
+    return [Split(number, parts=parts) for number, parts in enumerate(splits)]
 
 
 def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
@@ -221,14 +221,14 @@ def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Tabl
 
     Of rows that came too late for some of their windows only the operator itself knows in which they count.
     """
-    given = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
+    inputs = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
     noted = [int(row[0]) for row in con.execute("select distinct watermark from _notes order by 1").fetchall()]
     if plan.function is not None:
-        return call(plan.function, given, definition.place)
+        return call(plan.function, inputs, definition.place)
     if plan.operator is None or not noted:
         contracts = {i.name: i.schema.names for i in plan.inputs}
         transform = definition.transform
-        return transform.over_log(given, contracts) if isinstance(transform, LogTransform) else transform(**given)
+        return transform.over_log(inputs, contracts) if isinstance(transform, LogTransform) else transform(**inputs)
     (name,) = plan.operator.inputs
     with_note = f"from {quoted(name)} left join _notes using ({SOURCE}, {POSITION})"
     by_watermark = {
@@ -244,10 +244,10 @@ def _merged(definition: StoredDefinition, rows: str) -> str:
     how = merge_of(definition)
     if how is None:
         return rows
-    gone = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
+    is_deleted = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
     order = f"{quoted(how.sequence_by)} desc, _gone desc, _made::varchar desc"
     last = f"row_number() over (partition by {listed(definition.key)} order by {order}) = 1"
-    ranked = f"select *, {gone} as _gone, _made from ({rows}) as _made qualify {last}"
+    ranked = f"select *, {is_deleted} as _gone, _made from ({rows}) as _made qualify {last}"
     return f"select * exclude (_gone, _made) from ({ranked}) where not _gone"
 
 

@@ -92,8 +92,10 @@ class Chopped:
 def chopped(draw, inputs: Mapping[str, st.SearchStrategy[Row]], most: int = 24, lateness: int = 6):
     """Rows whose first value is their event time in seconds; a row comes up to `lateness` after its time, in any order within."""
     rows = {name: draw(st.lists(row, max_size=most)) for name, row in inputs.items()}
-    arriving = [(row[0] + draw(st.integers(0, lateness)), name, row) for name, given in rows.items() for row in given]
-    arriving.sort(key=lambda found: found[0])
+    arriving = [
+        (row[0] + draw(st.integers(0, lateness)), name, row) for name, input_rows in rows.items() for row in input_rows
+    ]
+    arriving.sort(key=lambda arrival: arrival[0])
     cuts = draw(st.sets(st.integers(0, max(len(arriving) - 1, 0)), max_size=3))
     epochs: list[tuple[dict[str, list[Row]], int]] = []
     block: dict[str, list[Row]] = {name: [] for name in inputs}

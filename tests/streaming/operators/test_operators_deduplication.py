@@ -33,8 +33,8 @@ def table(_name, rows):
 def plain(rows):
     """Arrow rows as they were given, in order."""
     epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    found = [(int((row["ts"] - epoch).total_seconds()), row["id"], row["x"]) for row in rows]
-    return sorted(found, key=repr)
+    values = [(int((row["ts"] - epoch).total_seconds()), row["id"], row["x"]) for row in rows]
+    return sorted(values, key=repr)
 
 
 def in_order(rows):

@@ -41,9 +41,9 @@ def counted(rows):
 
 
 def operator(text):
-    found = join_operator(parse(text), INPUTS)
-    assert isinstance(found, IntervalJoin), found
-    return found
+    join = join_operator(parse(text), INPUTS)
+    assert isinstance(join, IntervalJoin), join
+    return join
 
 
 @pytest.mark.share(2)
@@ -91,8 +91,8 @@ def test_using_deals_by_its_columns(drive):
     joined = operator("select * from orders join payments using (k) where paid_at between ts and ts + interval 1 hour")
     assert len(joined.keys) == 1
     blocks = {"orders": table("orders", [(3, 1, 7)]), "payments": table("payments", [(1, 1, 2), (8, 1, 1), (9, 2, 3)])}
-    found = drive(joined, [(blocks, END)], 2).rows
-    assert [(row["k"], row["x"], row["y"]) for row in found] == [(1, 7, 1)]
+    out = drive(joined, [(blocks, END)], 2).rows
+    assert [(row["k"], row["x"], row["y"]) for row in out] == [(1, 7, 1)]
 
 
 def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
@@ -143,6 +143,6 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
     ],
 )
 def test_what_has_no_streamed_form_says_why(text, reason):
-    found = join_operator(parse(text), INPUTS)
-    assert isinstance(found, Refusal)
-    assert reason in found.reason
+    refusal = join_operator(parse(text), INPUTS)
+    assert isinstance(refusal, Refusal)
+    assert reason in refusal.reason

@@ -286,14 +286,14 @@ def test_keys_may_be_bytes(name, drive):
     definition = DEFINED[name](PLAIN)
     operator = definition.transform.operator({"t": StreamedInput(from_arrow(rows.schema), "at")}, PLACE)
 
-    found = drive(operator, in_three(BLOBS, PLAIN), shards=2).rows
+    out = drive(operator, in_three(BLOBS, PLAIN), shards=2).rows
 
     plain = DEFINED[name](PLAIN).transform.operator(
         {"t": StreamedInput(from_arrow(table(PLAIN, ROWS).schema), "at")}, PLACE
     )
     expected = drive(plain, in_three(ROWS, PLAIN), shards=2).rows
-    assert len(found) == len(expected) > 0
-    assert {row["k"][0] for row in found} == {row["k"] for row in expected}
+    assert len(out) == len(expected) > 0
+    assert {row["k"][0] for row in out} == {row["k"] for row in expected}
 
 
 def test_a_column_that_a_stateful_function_sets_itself_says_so():

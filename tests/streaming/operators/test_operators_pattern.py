@@ -119,7 +119,7 @@ def ends_open(steps):
 
 def plain_matches(case, steps, within, *, overlapping=False):
     tables = list(dict.fromkeys(step.table for step in steps))
-    found = []
+    all_matches = []
     for key in ("a", None):
         ordered = sorted((row[0], tables.index(name), row[2]) for name in tables for row in case[name] if row[1] == key)
         rows = [(at, tables[number], value) for at, number, value in ordered]
@@ -130,8 +130,8 @@ def plain_matches(case, steps, within, *, overlapping=False):
         for match in matches:
             if overlapping or match[0][0] > end:
                 end = match[-1][-1]
-                found.append((key, *(tuple(rows[i][2] for i in group) for group in match)))
-    return sorted(found, key=repr)
+                all_matches.append((key, *(tuple(rows[i][2] for i in group) for group in match)))
+    return sorted(all_matches, key=repr)
 
 
 def values(rows, names):
@@ -231,20 +231,24 @@ def test_matches_are_those_of_a_plain_walk_over_all_rows(drive, chopped, proof):
     @cache
     def made_of(name, after):
         steps, _, select = CASES[name]
-        found = made(steps, select, after_match=after)
-        return found, found.transform.operator(INPUTS, found.place)
+        definition = made(steps, select, after_match=after)
+        return definition, definition.transform.operator(INPUTS, definition.place)
 
-    ways = st.tuples(st.sampled_from(list(CASES)), st.sampled_from(["skip past last event", "skip to next event"]))
+    pattern_cases = st.tuples(
+        st.sampled_from(list(CASES)), st.sampled_from(["skip past last event", "skip to next event"])
+    )
 
     @proof
-    @given(chopped(dict.fromkeys(INPUTS, ROW)), ways)
-    def holds(case, way):
-        found, streamed = made_of(*way)
-        _, plain, select = CASES[way[0]]
-        expected = plain_matches(case.rows, plain, 9, overlapping=way[1] == "skip to next event")
+    @given(chopped(dict.fromkeys(INPUTS, ROW)), pattern_cases)
+    def holds(case, pattern_case):
+        definition, streamed = made_of(*pattern_case)
+        _, plain, select = CASES[pattern_case[0]]
+        expected = plain_matches(case.rows, plain, 9, overlapping=pattern_case[1] == "skip to next event")
         driven = drive(streamed, case.blocks(table), case.shards)
         assert values(driven.rows, select) == expected
-        assert values(found(**{n: table(n, case.rows[n]) for n in found.inputs}).to_pylist(), select) == expected
+        assert (
+            values(definition(**{n: table(n, case.rows[n]) for n in definition.inputs}).to_pylist(), select) == expected
+        )
         assert not driven.late
         assert driven.remembered == 0
 
@@ -252,10 +256,11 @@ def test_matches_are_those_of_a_plain_walk_over_all_rows(drive, chopped, proof):
 
 
 def driven_seconds(drive, steps, select, arrivals, departures, **options):
-    found = made(steps, select, **options)
+    definition = made(steps, select, **options)
     blocks = {"arrivals": table("arrivals", arrivals), "departures": table("departures", departures)}
     return [
-        tuple(row.values())[1:] for row in drive(found.transform.operator(INPUTS, found.place), [(blocks, END)]).rows
+        tuple(row.values())[1:]
+        for row in drive(definition.transform.operator(INPUTS, definition.place), [(blocks, END)]).rows
     ]
 
 
@@ -286,14 +291,14 @@ def test_the_end_of_within_is_within_and_rows_of_one_time_have_an_order(drive):
 def test_what_did_not_follow_comes_out_when_its_time_is_over(drive):
     # arrivals   1    3       departure 11 is in the time of 3, not of 1
     # watermark          10 | 11 |
-    found = made((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
+    definition = made((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
     none = {"arrivals": table("arrivals", []), "departures": table("departures", [])}
     epochs = [
         (none | {"arrivals": table("arrivals", [(1, "a", 0), (3, "a", 0)])}, 10 * SECOND),
         (none | {"departures": table("departures", [(11, "a", 0)])}, 10 * SECOND + 1),
         (none, END),
     ]
-    driven = drive(found.transform.operator(INPUTS, found.place), epochs)
+    driven = drive(definition.transform.operator(INPUTS, definition.place), epochs)
     assert [[row["a"] for row in epoch.to_pylist()] for epoch in driven.epochs] == [[], [1], []]
 
 
@@ -303,10 +308,10 @@ def test_a_pattern_over_one_table(drive):
         directly_followed_by("up", "arrivals", "x > previous.x or x > bottom.x", times=2),
     )
     rows = [(1, "a", 3), (2, "a", 1), (3, "a", 2), (4, "a", 5)]
-    found = made(steps, {"from_": "bottom.x", "to_": "up[-1].x"})
-    assert found.inputs == ("arrivals",)
+    definition = made(steps, {"from_": "bottom.x", "to_": "up[-1].x"})
+    assert definition.inputs == ("arrivals",)
     assert drive(
-        found.transform.operator(INPUTS, found.place), [({"arrivals": table("arrivals", rows)}, END)]
+        definition.transform.operator(INPUTS, definition.place), [({"arrivals": table("arrivals", rows)}, END)]
     ).rows == [{"k": "a", "from_": 1, "to_": 5}]
 
 
@@ -346,9 +351,9 @@ def test_a_pattern_that_does_not_fit_its_tables_says_why():
     with pytest.raises(DefinitionError, match=r"SQL does not fit its tables: got .*z"):
         wrong.transform.operator(INPUTS, wrong.place)
     other = INPUTS | {"departures": StreamedInput(Schema.of({"left_at": "timestamptz", "k": "bigint"}), "left_at")}
-    found = made(FOLLOWED, SECONDS)
+    definition = made(FOLLOWED, SECONDS)
     with pytest.raises(DefinitionError, match="'k' has other types in 'arrivals' and 'departures'"):
-        found.transform.operator(other, found.place)
+        definition.transform.operator(other, definition.place)
 
 
 def test_what_a_pattern_does_is_its_fingerprint():

@@ -70,8 +70,8 @@ def activity(state: pa.Table, clicks: pa.Table) -> tuple[pa.Table, pa.Table]:
     for known in state.to_pylist():
         rows = [(seconds(row["ts"]), row["x"]) for row in clicks.to_pylist() if row["user"] == known["user"]]
         before = {**known, "timer": seconds(known["_timer"])}
-        now, found = step(before, rows, not rows)
-        out += [(known["user"], *row) for row in found]
+        now, emitted = step(before, rows, not rows)
+        out += [(known["user"], *row) for row in emitted]
         if now is not None:
             states.append({**known, **now, "_timer": time(now["timer"])})
     return pa.Table.from_pylist(states, schema=STATE), pa.Table.from_pylist(
@@ -89,16 +89,16 @@ def plain(rows):
         for at in [*instants, None]:
             due = None if known is None else known["timer"]
             if due is not None and due <= seen + TTL and (at is None or due < at):
-                now, found = step(known, [], fired=True)
-                out += [(user, *row) for row in found]
+                now, emitted = step(known, [], fired=True)
+                out += [(user, *row) for row in emitted]
                 known = {**now, "timer": None}
             if at is None:
                 continue
             if known is None or at > seen + TTL:
                 known = {"count": 0, "total": 0, "said": 0, "timer": None}
-            known, found = step(known, [row for row in mine if row[0] == at], fired=False)
+            known, emitted = step(known, [row for row in mine if row[0] == at], fired=False)
             seen = at
-            out += [(user, *row) for row in found]
+            out += [(user, *row) for row in emitted]
     return sorted(out, key=repr)
 
 
@@ -220,10 +220,10 @@ def test_a_state_goes_on_with_new_columns_and_wider_types():
     now = Schema.of({"b": "varchar", "a": "bigint", "c": "double", "d": "integer"})
     casts = evolve(before, now, {"d": "7"}, activity.place)
     with connect() as con:
-        found = con.execute(
+        states = con.execute(
             f"select {', '.join(casts)} from (select 1 as a, 'x' as b, current_date as gone)"
         ).fetchall()
-    assert found == [("x", 1, None, 7)]
+    assert states == [("x", 1, None, 7)]
     with pytest.raises(
         DefinitionError, match="column 'a' cannot go on as it was remembered: got BIGINT before, INTEGER now"
     ):

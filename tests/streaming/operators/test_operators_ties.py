@@ -85,8 +85,8 @@ def numbered(state: pa.Table, events: pa.Table) -> tuple[pa.Table, pa.Table]:
     for row in events.to_pylist():
         counts[row["id"]] += 1
         out.append({"x": row["x"], "n": counts[row["id"]]})
-    given = pa.schema([("x", pa.int64()), ("n", pa.int64())])
-    return pa.table({"id": list(counts), "n": list(counts.values())}), pa.Table.from_pylist(out, given)
+    schema = pa.schema([("x", pa.int64()), ("n", pa.int64())])
+    return pa.table({"id": list(counts), "n": list(counts.values())}), pa.Table.from_pylist(out, schema)
 
 
 FIRST, WITHIN, LAST = (
@@ -112,20 +112,20 @@ def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
 
     @proof
     @given(chopped({"events": ROW}))
-    def holds(found):
-        rows = placed(found.rows["events"])
+    def holds(arrival):
+        rows = placed(arrival.rows["events"])
         place_of: dict[tuple[object, ...], list[tuple[object, ...]]] = {}
         for row in reversed(rows):
             place_of.setdefault(row[:3], []).append(row)
         epochs = [
             ({"events": table("", [place_of[row].pop() for row in block["events"]])}, mark)
-            for block, mark in found.epochs
+            for block, mark in arrival.epochs
         ]
-        came = drive(operator, epochs, found.shards).rows
+        out = drive(operator, epochs, arrival.shards).rows
         if operator.emits == "upsert":
-            came = {row["id"]: row for row in came}.values()
+            out = {row["id"]: row for row in out}.values()
         expected = sorted(row for key in of_keys(rows) for row in expected_of(key))
-        assert sorted(tuple(row[c] for c in columns) for row in came) == expected
+        assert sorted(tuple(row[c] for c in columns) for row in out) == expected
         batch = definition(table("", rows)).to_pylist()
         assert sorted(tuple(row[c] for c in columns) for row in batch) == expected
 
@@ -134,8 +134,10 @@ def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
 
 def test_a_last_row_is_replaced_by_one_of_its_instant_that_comes_in_a_later_epoch(drive):
     operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
-    one, two, three = (table("", [(5, "a", x, "log/0", at)]) for x, at in ((9, 10), (1, 11), (7, 9)))
-    driven = drive(operator, [({"events": one}, 5 * SECOND), ({"events": two}, 5 * SECOND), ({"events": three}, END)])
+    first, second, third = (table("", [(5, "a", x, "log/0", at)]) for x, at in ((9, 10), (1, 11), (7, 9)))
+    driven = drive(
+        operator, [({"events": first}, 5 * SECOND), ({"events": second}, 5 * SECOND), ({"events": third}, END)]
+    )
     assert [epoch["x"].to_pylist() for epoch in driven.epochs] == [[9], [1], []]
 
 

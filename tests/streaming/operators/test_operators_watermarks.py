@@ -21,7 +21,7 @@ S = 1_000_000
 def told(turns, *, lateness=0, idle_after=30, clock=None):
     """Return the watermark after each turn, in seconds; a turn is what came of each partition: a time, None, or '>'."""
     how = EventTime("t", timedelta(seconds=lateness), None if idle_after is None else timedelta(seconds=idle_after))
-    reached, found, offsets = InputProgress(), [], {}
+    reached, watermarks, offsets = InputProgress(), [], {}
     for number, turn in enumerate(turns):
         for name, latest in turn.items():
             offsets[name] = offsets.get(name, 0) + (latest is not None and latest != ">")
@@ -29,8 +29,8 @@ def told(turns, *, lateness=0, idle_after=30, clock=None):
         behind = frozenset(name for name, time in turn.items() if time == ">")
         now = (100 + number if clock is None else clock[number]) * S
         reached = advanced(reached, InputArrivals(dict(offsets), latest, behind), how, now)
-        found.append(None if reached.watermark in {BEGINNING, -END} else reached.watermark / S)
-    return found
+        watermarks.append(None if reached.watermark in {BEGINNING, -END} else reached.watermark / S)
+    return watermarks
 
 
 def test_the_slowest_partition_holds_the_others_back():
@@ -136,8 +136,8 @@ def test_time_never_goes_back_and_no_row_within_lateness_is_late(turns, lateness
     for _, jump in turns:
         now += jump
         clock.append(now)
-    found = [w for w in told([t for t, _ in turns], lateness=lateness, clock=clock) if w is not None]
-    assert found == sorted(found)
+    reported = [w for w in told([t for t, _ in turns], lateness=lateness, clock=clock) if w is not None]
+    assert reported == sorted(reported)
     every = [{name: turn.get(name) or 0 for name in "abc"} for turn, _ in turns]
     watermarks = told(every, lateness=lateness, clock=[100] * len(every))
     for number, turn in enumerate(every[1:], 1):

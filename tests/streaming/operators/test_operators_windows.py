@@ -42,25 +42,25 @@ def minute(count):
 
 def rows(*events, zone=None):
     """Return a block of `(minute, key)` or `(minute, key, x)`."""
-    whole = [(*event, 1)[:3] for event in events]
-    at = [None if m is None else NEW_YEAR + timedelta(minutes=m) for m, _, _ in whole]
+    values = [(*event, 1)[:3] for event in events]
+    at = [None if m is None else NEW_YEAR + timedelta(minutes=m) for m, _, _ in values]
     return pa.table(
         {
             "at": pa.array(
                 [None if t is None else t.replace(tzinfo=zone) for t in at], pa.timestamp("us", zone and "UTC")
             ),
-            "k": pa.array([k for _, k, _ in whole], pa.string()),
-            "x": pa.array([x for _, _, x in whole], pa.int32()),
+            "k": pa.array([k for _, k, _ in values], pa.string()),
+            "x": pa.array([x for _, _, x in values], pa.int32()),
         }
     )
 
 
 def streamed(text, streaming=CLOSE, schema=SCHEMA, most_apart=None):
-    found = operator_of(SqlTransform(text), "t", {"t": schema}, streaming, "at")
-    assert not isinstance(found, Refusal), found
+    operator = operator_of(SqlTransform(text), "t", {"t": schema}, streaming, "at")
+    assert not isinstance(operator, Refusal), operator
     if most_apart is not None:
-        found = replace(found, grouping=replace(found.grouping, most_apart=most_apart))
-    return found
+        operator = replace(operator, grouping=replace(operator.grouping, most_apart=most_apart))
+    return operator
 
 
 def minutes_of(epochs):
@@ -85,7 +85,7 @@ def test_a_window_closes_when_the_watermark_reaches_its_end(drive):
     # epoch 3                                        idle, watermark 10: nothing
     # epoch 4                       b                watermark 20
     # the end                                        everything
-    found = drive(
+    driven = drive(
         streamed(TUMBLE),
         [
             ({"t": rows((2, "a"), (4, "b"), (6, "a"))}, minute(9)),
@@ -95,8 +95,8 @@ def test_a_window_closes_when_the_watermark_reaches_its_end(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [(0, "a", 2), (0, "b", 1)], [], [(10, "a", 1)], [(20, "b", 1)]]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[], [(0, "a", 2), (0, "b", 1)], [], [(10, "a", 1)], [(20, "b", 1)]]
+    assert driven.remembered == 0
 
 
 def test_out_of_order_and_late_rows(drive):
@@ -105,7 +105,7 @@ def test_out_of_order_and_late_rows(drive):
     # epoch 1    a           a             watermark 5
     # epoch 2   a  a                       out of order, before the watermark, yet its window is open; watermark 12
     # epoch 3       !      a               late: [0, 10) has closed; 11 is not, its window is open
-    found = drive(
+    driven = drive(
         streamed(TUMBLE),
         [
             ({"t": rows((1, "a"), (12, "a"))}, minute(5)),
@@ -114,8 +114,8 @@ def test_out_of_order_and_late_rows(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [(0, "a", 3)], [], [(10, "a", 2)]]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=4)]
+    assert minutes_of(driven.epochs) == [[], [(0, "a", 3)], [], [(10, "a", 2)]]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=4)]
 
 
 def test_rows_of_the_future_wait_and_many_windows_close_at_once(drive):
@@ -123,7 +123,7 @@ def test_rows_of_the_future_wait_and_many_windows_close_at_once(drive):
     # windows   |---------|---------|---  …  -|---------|
     # epoch 1    a                              a          watermark 1: the future row waits in its own window
     # epoch 2              a         a                     watermark 95
-    found = drive(
+    driven = drive(
         streamed(TUMBLE),
         [
             ({"t": rows((1, "a"), (92, "a"))}, minute(1)),
@@ -131,7 +131,7 @@ def test_rows_of_the_future_wait_and_many_windows_close_at_once(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [(0, "a", 1), (10, "a", 1), (20, "a", 1)], [(90, "a", 1)]]
+    assert minutes_of(driven.epochs) == [[], [(0, "a", 1), (10, "a", 1), (20, "a", 1)], [(90, "a", 1)]]
 
 
 HOP = "select hop(at, interval '5 minutes', interval '10 minutes') as w, hop_end(at, interval '5 minutes', interval '10 minutes') as e, count(*) as n from t group by all"
@@ -145,7 +145,7 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
     # w(10)                    |---------|
     # epoch 1          a  a                   watermark 10: w(-5), w(0) close
     # epoch 2          !  b                   1 is late for both its windows; 6 is late for w(0), not for w(5)
-    found = drive(
+    driven = drive(
         streamed(HOP),
         [
             ({"t": rows((3, "a"), (6, "a"))}, minute(10)),
@@ -153,9 +153,9 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[(-5, 5, 1), (0, 10, 2)], [], [(5, 15, 2)]]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=1)]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[(-5, 5, 1), (0, 10, 2)], [], [(5, 15, 2)]]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=1)]
+    assert driven.remembered == 0
 
 
 SESSION = "select session(at, interval '10 minutes') as w, session_end(at, interval '10 minutes') as e, k, count(*) as n from t group by all"
@@ -168,7 +168,7 @@ def test_sessions_grow_together_and_close_a_gap_after_their_last_row(drive):
     # epoch 2         a                      watermark 23: 14 + 10 is after it, all stays open
     # epoch 3                                watermark 24: closes
     # epoch 4      !          !       a      3 and 16 are before the watermark: late; 24 opens a session anew
-    found = drive(
+    driven = drive(
         streamed(SESSION),
         [
             ({"t": rows((0, "a"), (14, "a"))}, minute(3)),
@@ -178,17 +178,17 @@ def test_sessions_grow_together_and_close_a_gap_after_their_last_row(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [], [(0, 24, "a", 3)], [], [(24, 34, "a", 1)]]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=number) for number in (3, 16)]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[], [], [(0, 24, "a", 3)], [], [(24, 34, "a", 1)]]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=number) for number in (3, 16)]
+    assert driven.remembered == 0
 
 
 def test_rows_a_gap_apart_are_in_two_sessions(drive):
     #            0         10        20
     # key a      a         a                exactly the gap: [0, 10) and [10, 20)
     # key b      b        b                 one less: [0, 19)
-    found = drive(streamed(SESSION), [({"t": rows((0, "a"), (10, "a"), (0, "b"), (9, "b"))}, END)])
-    assert minutes_of(found.epochs) == [[(0, 10, "a", 1), (0, 19, "b", 2), (10, 20, "a", 1)]]
+    driven = drive(streamed(SESSION), [({"t": rows((0, "a"), (10, "a"), (0, "b"), (9, "b"))}, END)])
+    assert minutes_of(driven.epochs) == [[(0, 10, "a", 1), (0, 19, "b", 2), (10, 20, "a", 1)]]
 
 
 def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
@@ -197,7 +197,7 @@ def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
     # epoch 1    a b                       both are out
     # epoch 2     a         a              [0, 10) of a again, [10, 20) for the first time; b was not touched
     # epoch 3                              watermark 10: [0, 10) is over, its rows are out already
-    found = drive(
+    driven = drive(
         streamed(TUMBLE, CHANGE),
         [
             ({"t": rows((1, "a"), (2, "b"))}, BEGINNING),
@@ -206,8 +206,8 @@ def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[(0, "a", 1), (0, "b", 1)], [(0, "a", 2), (10, "a", 1)], [], []]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[(0, "a", 1), (0, "b", 1)], [(0, "a", 2), (10, "a", 1)], [], []]
+    assert driven.remembered == 0
 
 
 def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
@@ -216,7 +216,7 @@ def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
     # epoch 2          b                          watermark 12: a's last row is 11 minutes old, b's is 5
     # epoch 3     !        a b                    a begins anew; a row of 2 would be forgotten at once: late
     text = "select k, count(*) as n from t group by k"
-    found = drive(
+    driven = drive(
         streamed(text, Streaming(ttl=timedelta(minutes=10))),
         [
             ({"t": rows((1, "a"), (2, "b"))}, minute(2)),
@@ -225,9 +225,9 @@ def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[("a", 1), ("b", 1)], [("b", 2)], [("a", 1), ("b", 3)], []]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=2)]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[("a", 1), ("b", 1)], [("b", 2)], [("a", 1), ("b", 3)], []]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=2)]
+    assert driven.remembered == 0
 
 
 def test_a_row_without_a_time_is_in_no_window(drive):
@@ -238,9 +238,9 @@ def test_a_row_without_a_time_is_in_no_window(drive):
         .cast(rows().schema)
     )
     for text in (TUMBLE, HOP, SESSION):
-        found = drive(streamed(text), [({"t": block}, END)])
-        assert same(found.rows, SqlTransform(text)(block).to_pylist())
-        assert {row["n"] for row in found.rows} == {1}
+        driven = drive(streamed(text), [({"t": block}, END)])
+        assert same(driven.rows, SqlTransform(text)(block).to_pylist())
+        assert {row["n"] for row in driven.rows} == {1}
 
 
 AGGREGATES = """count(*) as n, count(x) as c, sum(x) as s, avg(x) as m, min(x) as low, max(x) as high, stddev(x) as d,
@@ -300,17 +300,17 @@ class Run:
     @property
     def whole(self):
         """All of them in one block, in no order."""
-        return rows(*(found[:3] for found in self.events))
+        return rows(*(event[:3] for event in self.events))
 
     @property
     def epochs(self):
         """What arrives in each epoch, and the watermark after it."""
-        arriving = sorted(self.events, key=lambda found: found[0] + found[3])
+        arriving = sorted(self.events, key=lambda event: event[0] + event[3])
         bounds = [0, *sorted(cut % (len(arriving) + 1) for cut in self.cuts), len(arriving)]
         epochs, latest = [], None
         for begin, end in itertools.pairwise(bounds):
-            latest = max([found[0] for found in arriving[:end]], default=latest)
-            part = [found[:3] for found in arriving[begin:end]]
+            latest = max([event[0] for event in arriving[:end]], default=latest)
+            part = [event[:3] for event in arriving[begin:end]]
             epochs.append(({"t": rows(*part)}, BEGINNING if latest is None else minute(latest - LATENESS)))
         return [*epochs, ({"t": rows()}, END)]
 
@@ -324,13 +324,13 @@ RUNS = st.builds(
 @fixed
 @given(run=RUNS)
 def test_closed_windows_are_the_batch_answer(drive, name, run):
-    found = drive(streamed(STATEMENTS[name], CLOSE, most_apart=run.most_apart), run.epochs, run.shards)
+    driven = drive(streamed(STATEMENTS[name], CLOSE, most_apart=run.most_apart), run.epochs, run.shards)
     expected = SqlTransform(STATEMENTS[name])(run.whole)
-    assert found.epochs[0].schema == expected.schema
-    assert not found.late
-    assert found.remembered == 0
-    event(f"{name}: rows out before the end: {any(epoch.num_rows for epoch in found.epochs[:-1])}")
-    assert same(found.rows, expected.to_pylist())
+    assert driven.epochs[0].schema == expected.schema
+    assert not driven.late
+    assert driven.remembered == 0
+    event(f"{name}: rows out before the end: {any(epoch.num_rows for epoch in driven.epochs[:-1])}")
+    assert same(driven.rows, expected.to_pylist())
 
 
 @pytest.mark.share(2)
@@ -340,12 +340,12 @@ def test_closed_windows_are_the_batch_answer(drive, name, run):
 def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
     text = STATEMENTS[name]
     shards = run.shards if KEYS[name] else 1
-    found = drive(streamed(text, CHANGE, most_apart=run.most_apart), run.epochs, shards)
-    last = {tuple(row[key] for key in KEYS[name]): row for row in found.rows}
-    assert not found.late
+    driven = drive(streamed(text, CHANGE, most_apart=run.most_apart), run.epochs, shards)
+    last = {tuple(row[key] for key in KEYS[name]): row for row in driven.rows}
+    assert not driven.late
     assert same(last.values(), SqlTransform(text)(run.whole).to_pylist())
     if "group" not in name:
-        assert found.remembered == 0
+        assert driven.remembered == 0
 
 
 @fixed
@@ -353,29 +353,29 @@ def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
 def test_a_ttl_that_is_long_enough_changes_nothing_and_leaves_nothing(drive, run):
     text = "select k, count(*) as n, count(distinct x) as d, max(x) as high from t group by all"
     streaming = Streaming(ttl=timedelta(minutes=300))
-    found = drive(streamed(text, streaming, most_apart=run.most_apart), run.epochs, run.shards)
-    last = {row["k"]: row for row in found.rows}
+    driven = drive(streamed(text, streaming, most_apart=run.most_apart), run.epochs, run.shards)
+    last = {row["k"]: row for row in driven.rows}
     assert same(last.values(), SqlTransform(text)(run.whole).to_pylist())
-    assert not found.late
-    assert found.remembered == 0
+    assert not driven.late
+    assert driven.remembered == 0
 
 
 @pytest.mark.parametrize("text", [TUMBLE, HOP, SESSION])
 def test_times_with_a_zone_have_windows_too(drive, text):
     blocks = [rows((1, "a"), (12, "b"), zone=UTC), rows((14, "a"), zone=UTC)]
-    found = drive(
+    driven = drive(
         streamed(text, CLOSE, ZONED), [({"t": block}, minute(9)) for block in blocks] + [({"t": blocks[0][:0]}, END)]
     )
     expected = SqlTransform(text)(pa.concat_tables(blocks))
-    assert found.epochs[0].schema == expected.schema
-    assert same(found.rows, expected.to_pylist())
+    assert driven.epochs[0].schema == expected.schema
+    assert same(driven.rows, expected.to_pylist())
 
 
 def test_states_that_piled_up_are_merged(drive):
     blocks = [({"t": rows((n % 10, "ab"[n % 2], n))}, BEGINNING) for n in range(30)]
     for text, streaming in ((TUMBLE, CLOSE), (SESSION, CLOSE), ("select k, count(*) as n from t group by k", CHANGE)):
-        found = drive(streamed(text, streaming, most_apart=8), blocks)
-        assert found.remembered <= 2 + 8
+        driven = drive(streamed(text, streaming, most_apart=8), blocks)
+        assert driven.remembered <= 2 + 8
 
 
 @pytest.mark.parametrize("name", ["tumble", "session"])
@@ -393,8 +393,8 @@ def test_a_memory_that_was_kept_in_a_file_goes_on(tmp_path, name):
         pq.write_table(shard.state.changes("states").came, tmp_path / "states.parquet")
     with opened(operator, {"t": prepared[0]}) as shard:
         shard.state.add("states", f"select * exclude (_id) from '{tmp_path}/states.parquet'")
-        found = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
-    assert same(found.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
+        out = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
+    assert same(out.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
 
 
 def test_a_table_of_the_lake_may_be_joined():
@@ -410,8 +410,8 @@ def test_a_table_of_the_lake_may_be_joined():
         con.register("names", names)
         prepared = dealt(con, operator.prepare("t", BEGINNING), 1)
     with opened(operator, {"t": prepared[0]}) as shard:
-        found = arrow(shard.state.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
-    assert same(found.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
+        out = arrow(shard.state.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
+    assert same(out.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
 
 
 @pytest.mark.parametrize(
@@ -449,9 +449,9 @@ def test_a_table_of_the_lake_may_be_joined():
     ],
 )
 def test_what_has_no_streamed_form_says_why(text, streaming, why):
-    found = operator_of(SqlTransform(text), "t", {"t": SCHEMA, "u": SCHEMA}, streaming, "at")
-    assert isinstance(found, Refusal)
-    assert why in found.reason
+    refusal = operator_of(SqlTransform(text), "t", {"t": SCHEMA, "u": SCHEMA}, streaming, "at")
+    assert isinstance(refusal, Refusal)
+    assert why in refusal.reason
 
 
 def test_windows_need_an_event_time_that_is_a_time():
@@ -462,9 +462,9 @@ def test_windows_need_an_event_time_that_is_a_time():
 
 def same(left, right):
     """Return whether both are the same rows in any order, floating-point numbers within their rounding."""
-    left, right = ([list(row.values()) for row in found] for found in (left, right))
-    order = lambda row: [f"{v + 0.0:.5g}" if isinstance(v, float) else repr(v) for v in row]  # noqa: E731
-    pairs = zip(sorted(left, key=order), sorted(right, key=order), strict=False)
+    left, right = ([list(row.values()) for row in table] for table in (left, right))
+    sort_key = lambda row: [f"{v + 0.0:.5g}" if isinstance(v, float) else repr(v) for v in row]  # noqa: E731
+    pairs = zip(sorted(left, key=sort_key), sorted(right, key=sort_key), strict=False)
     return len(left) == len(right) and all(all(map(equal, a, b)) for a, b in pairs)
 
 
@@ -489,13 +489,13 @@ def test_sessions_never_overlap_and_are_the_batch_answer_on_the_rows_in_time(dri
     for events, step in epochs:
         watermark += step
         given_epochs.append(({"t": rows(*events)}, minute(watermark)))
-    found = drive(streamed(SESSION), [*given_epochs, ({"t": rows()}, END)], shards)
+    driven = drive(streamed(SESSION), [*given_epochs, ({"t": rows()}, END)], shards)
 
-    sessions = sorted(row for epoch in minutes_of(found.epochs) for row in epoch)
+    sessions = sorted(row for epoch in minutes_of(driven.epochs) for row in epoch)
     for key in "ab":
         spans = [(begin, end) for begin, end, k, _ in sessions if k == key]
         assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
-    late = Counter((row["at"], row["k"]) for row in found.late)
+    late = Counter((row["at"], row["k"]) for row in driven.late)
     all_rows = Counter((r["at"], r["k"]) for block, _ in given_epochs for r in block["t"].to_pylist())
     in_time = sorted((all_rows - late).elements())
     assert sum(n for *_, n in sessions) == len(in_time)
@@ -520,7 +520,9 @@ def test_ties_give_one_answer_however_rows_come_and_are_dealt(drive, window, sha
         shuffled = random.Random(seed).sample(events, len(events))  # noqa: S311 - a seed that can be said again
         blocks = [shuffled[number::3] for number in range(3)]
         operator = streamed(TIES.format(window=window), CLOSE if window else CHANGE)
-        found = drive(operator, [*(({"t": rows(*block)}, BEGINNING) for block in blocks), ({"t": rows()}, END)], shards)
-        last = {row["k"]: row for epoch in found.epochs for row in epoch.to_pylist()}
+        driven = drive(
+            operator, [*(({"t": rows(*block)}, BEGINNING) for block in blocks), ({"t": rows()}, END)], shards
+        )
+        last = {row["k"]: row for epoch in driven.epochs for row in epoch.to_pylist()}
         answers.append([last[key] for key in sorted(last)])
     assert answers == [sorted(batch.to_pylist(), key=lambda row: row["k"])] * 4

@@ -79,9 +79,9 @@ def opened(folder: Path) -> Workspace:
 
 def start(folder: Path, *names: str, **wanted) -> StreamJob:
     """Return streams of the project, ready to run at a quick intervals."""
-    asked = replace(FAST, **wanted.pop("stream_options", {}))
+    stream_options = replace(FAST, **wanted.pop("stream_options", {}))
     heard = {name: wanted.pop(name) for name in ("on_step", "on_restart") if name in wanted}
-    return StreamJob(opened(folder), StreamJobOptions(names, stream_options=asked, **wanted), **heard)
+    return StreamJob(opened(folder), StreamJobOptions(names, stream_options=stream_options, **wanted), **heard)
 
 
 @dataclass
@@ -95,29 +95,29 @@ class AtWork:
 @contextmanager
 def alive(running: StreamJob, *, fails: bool = False) -> Iterator[AtWork]:
     """Run streams beside the test and stop them in the end; what they raised is raised here, unless they are to fail."""
-    found = AtWork()
+    at_work = AtWork()
 
     def work() -> None:
         try:
             running.run(every_s=0.02)
         except BaseException as error:  # noqa: BLE001 - raised below, in the test's thread
-            found.error = error
+            at_work.error = error
 
     thread = Thread(target=work)
     thread.start()
     try:
-        yield found
+        yield at_work
     finally:
         running.stop()
         thread.join()
-    if found.error is not None and not fails:
-        raise found.error
+    if at_work.error is not None and not fails:
+        raise at_work.error
 
 
 def rows_of(folder: Path, name: str, columns: str = "*") -> list[tuple[object, ...]]:
     """Return the rows of a table, in order."""
-    found = opened(folder).query(f'select {columns} from "{name}" order by all').to_pylist()
-    return [tuple(row.values()) for row in found]
+    rows = opened(folder).query(f'select {columns} from "{name}" order by all').to_pylist()
+    return [tuple(row.values()) for row in rows]
 
 
 @pytest.fixture

@@ -70,8 +70,8 @@ def rows(workspace, query):
 def epochs(workspace, name):
     """The number of the epoch of each version of a table that still has its manifest."""
     table = workspace.table(name)
-    found = [table.version(number) for number in range(table.number() + 1)]
-    return [version.manifest.epoch.number for version in found]
+    versions = [table.version(number) for number in range(table.number() + 1)]
+    return [version.manifest.epoch.number for version in versions]
 
 
 def test_windows_of_a_log_are_those_of_batch(project):
@@ -80,9 +80,9 @@ def test_windows_of_a_log_are_those_of_batch(project):
     catch_up(workspace)
 
     assert rows(workspace, "select count(*), sum(n), sum(total) from minutes") == [(12, 400, 39800)]
-    found = verify(workspace, "minutes")
-    assert found.holds
-    assert (found.rows_read, found.rows_there, found.rows_remembered) == (400, 12, 0)
+    result = verify(workspace, "minutes")
+    assert result.holds
+    assert (result.rows_read, result.rows_there, result.rows_remembered) == (400, 12, 0)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -355,10 +355,10 @@ def test_a_table_with_a_key_twice_does_not_hold(project, tmp_path):
     plain = 'ticks = events(files(DATA / "*.csv"))\nfirst = sql("select id, v from ticks")\n'
     catch_up(project(plain))
 
-    found = verify(project(plain.replace('ticks")', 'ticks", key="id")')), "first")
+    result = verify(project(plain.replace('ticks")', 'ticks", key="id")')), "first")
 
-    assert (found.missing, found.unexpected, found.doubled) == (0, 0, 1)
-    assert not found.holds
+    assert (result.missing, result.unexpected, result.doubled) == (0, 0, 1)
+    assert not result.holds
 
 
 def test_a_merged_table_is_streamed_and_verified(project):

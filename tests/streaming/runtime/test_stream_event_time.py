@@ -44,9 +44,9 @@ def project(folder: Path, reader: str, time: str, text: str = MINUTES, *, stored
 
 
 def stream(folder: Path) -> Workspace:
-    asked = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
+    options = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
     StreamJob(
-        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=True, stream_options=asked)
+        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=True, stream_options=options)
     ).run()
     return Workspace(load(folder))
 
@@ -70,8 +70,8 @@ def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, funct
     write(tmp_path / "data" / f"a.{kind}", FACTORS[function])
     workspace = stream(folder)
 
-    found = workspace.query("select epoch(minute)::bigint as minute, n from minutes order by 1").to_pylist()
-    assert [tuple(row.values()) for row in found] == [(SECONDS, 2), (SECONDS + 60, 1)]
+    rows = workspace.query("select epoch(minute)::bigint as minute, n from minutes order by 1").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [(SECONDS, 2), (SECONDS + 60, 1)]
     quarantined = quarantined_rows(workspace, "events" if stored else "minutes")
     assert sorted(quarantined["reasons"].to_pylist()) == ["no event time", f"not a time: {function}(at)"]
     assert any(str(BEYOND) in row for row in quarantined["row"].to_pylist())

@@ -237,10 +237,10 @@ def test_a_stream_of_columns_with_names_of_ours_goes_on_and_is_what_batch_gives(
         stream.save()
     catch_up(workspace, ("t",), stream_options=replace(FAST, shards=3))
 
-    found = verify(workspace, "t")
-    assert found.holds, found
-    assert found.rows_aside > 0
-    assert found.rows_there > 10
+    result = verify(workspace, "t")
+    assert result.holds, result
+    assert result.rows_aside > 0
+    assert result.rows_there > 10
 
 
 ABOVE = 'a = sql("select id, k, at, v from ticks")\n'
@@ -265,9 +265,9 @@ def test_rows_that_were_read_of_a_table_above_stay_as_they_were_read_when_it_cha
 
     assert verify(changed, "t").holds  # of the rows that table `a` has, whichever definition made them
     assert changed.query("select sum(total) as total from t") == changed.query("select sum(v) as total from a")
-    found = verify(changed, "a")
-    assert (found.missing, found.unexpected) == (old, old)
-    assert 0 < old < found.rows_there
+    result = verify(changed, "a")
+    assert (result.missing, result.unexpected) == (old, old)
+    assert 0 < old < result.rows_there
     catch_up(changed, ("a",), stream_options=replace(FAST, begin="earliest"))
     assert verify(changed, "a").holds
     with pytest.raises(SourceError, match=r"table 'a' was changed in another way than by adding rows.*--from earliest"):

@@ -147,10 +147,10 @@ def test_rows_of_files_that_were_archived_are_said_to_be_lost(tmp_path):
     stream(folder)
     (folder / "data" / "a.csv").unlink()
 
-    found = verify(Workspace(load(folder)), "rows")
+    result = verify(Workspace(load(folder)), "rows")
 
-    assert (found.lost, found.missing, found.unexpected) == (1, 0, 1)
-    assert found.holds
+    assert (result.lost, result.missing, result.unexpected) == (1, 0, 1)
+    assert result.holds
 
 
 def test_windows_over_files_that_were_archived_cannot_be_verified(tmp_path):
@@ -159,10 +159,10 @@ def test_windows_over_files_that_were_archived_cannot_be_verified(tmp_path):
     stream(folder)
     (folder / "data" / "a.csv").unlink()
 
-    found = verify(Workspace(load(folder)), "minutes")
+    result = verify(Workspace(load(folder)), "minutes")
 
-    assert found.lost == 1
-    assert not found.holds or found.unexpected == 0
+    assert result.lost == 1
+    assert not result.holds or result.unexpected == 0
 
 
 def test_rows_that_compaction_removed_are_said_to_be_lost(tmp_path):
@@ -191,10 +191,10 @@ def test_rows_that_compaction_removed_are_said_to_be_lost(tmp_path):
             return verify(workspace, "rows").lost > 0
 
         until(is_compacted, "compaction")
-        found = verify(workspace, "rows")
+        result = verify(workspace, "rows")
 
-    assert found.holds
-    assert found.lost == found.unexpected > 0
+    assert result.holds
+    assert result.lost == result.unexpected > 0
 
 
 # -- dead letters

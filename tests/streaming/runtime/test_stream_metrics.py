@@ -137,10 +137,10 @@ def test_prometheus_reads_the_facts():
     )
     sink = SinkStatus("alerts", "by_minute", behind=2, rows=9, error="down")
     families = list(text_string_to_metric_families(exposition([facts, StreamStatus("hot")], [sink])))
-    found = {(sample.name, *sorted(sample.labels.values())): sample.value for f in families for sample in f.samples}
+    samples = {(sample.name, *sorted(sample.labels.values())): sample.value for f in families for sample in f.samples}
 
     def value(name, *labels):
-        return found[f"headwater_stream_{name}", *sorted(labels)]
+        return samples[f"headwater_stream_{name}", *sorted(labels)]
 
     assert value("sink_versions_behind", "by_minute", "alerts") == 2
     assert value("sink_rows_total", "by_minute", "alerts") == 9
@@ -151,5 +151,5 @@ def test_prometheus_reads_the_facts():
     assert value("status", "by_minute", "running") == 1
     assert value("latency_seconds_bucket", "by_minute", "0.05") == 3
     assert value("latency_seconds_count", "by_minute") == 3
-    assert not any("endless" in labels for labels in found)
+    assert not any("endless" in labels for labels in samples)
     assert len({family.name for family in families}) == len(families)

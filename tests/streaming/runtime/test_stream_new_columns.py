@@ -41,8 +41,8 @@ def put(folder, name, text):
 
 def holds(folder, streams):
     for name in ("raw", "rows", "named", "by_minute"):
-        found = verify(streams.opened(folder), name)
-        assert found.holds, (name, found)
+        result = verify(streams.opened(folder), name)
+        assert result.holds, (name, result)
 
 
 def test_a_column_is_taken_at_the_next_start(grown, streams):
@@ -62,8 +62,8 @@ def test_a_column_is_taken_at_the_next_start(grown, streams):
 def test_a_column_is_taken_while_the_stream_runs(grown, streams):
     folder = grown()
     put(folder, "f1.csv", OLD)
-    told = []
-    with streams.alive(streams.start(folder, on_restart=lambda name, words: told.append((name, words)))):
+    restarts = []
+    with streams.alive(streams.start(folder, on_restart=lambda name, words: restarts.append((name, words)))):
         wait_for(lambda: count(streams, folder, "rows") == 1)
         put(folder, "f2.csv", NEW)
         wait_for(lambda: count(streams, folder, "rows") == 2)
@@ -71,7 +71,7 @@ def test_a_column_is_taken_while_the_stream_runs(grown, streams):
         wait_for(lambda: count(streams, folder, "rows") == 3)
 
     assert streams.rows(folder, "rows", "id, b") == [(1, None), (2, "x"), (3, None)]
-    assert {name for name, words in told if "'b'" in words or "new columns" in words} == {"raw", "rows"}
+    assert {name for name, words in restarts if "'b'" in words or "new columns" in words} == {"raw", "rows"}
     holds(folder, streams)
 
 
@@ -118,10 +118,10 @@ def test_a_state_that_keeps_a_star_is_refused_and_can_be_made_anew(grown, stream
     put(folder, "f2.csv", NEW)
     put(folder, "f3.csv", LAST)  # whose time lets the rows before it out
 
-    told = []
+    restarts = []
     with pytest.raises(StorageError, match=r"once' cannot go on.*headwater stream once --from earliest"):
-        streams.start(folder, until_caught_up=True, on_restart=lambda name, words: told.append((name, words))).run()
-    assert sum(name == "once" and "goes on" in words for name, words in told) <= 1
+        streams.start(folder, until_caught_up=True, on_restart=lambda name, words: restarts.append((name, words))).run()
+    assert sum(name == "once" and "goes on" in words for name, words in restarts) <= 1
 
     streams.start(folder, "once", until_caught_up=True, begin="earliest").run()
     assert streams.rows(folder, "once", "id, b") == [(1, None), (2, "x")]

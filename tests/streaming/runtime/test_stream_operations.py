@@ -107,10 +107,10 @@ def test_pause_resume_and_drain(plant, streams):
         assert workspace.require("by_minute").manifest.epoch.drained
         request(workspace, "readings", DesiredState.STOP)
         until(lambda: running.statuses["readings"].status == "stopped")
-    found = {each.name: (each.status, each.is_running) for each in stream_summaries(workspace)}
-    assert found["by_minute"] == ("ended", False)
-    assert found["readings"] == ("stopped", False)
-    assert found["hot"] == ("never run", False)
+    summaries = {each.name: (each.status, each.is_running) for each in stream_summaries(workspace)}
+    assert summaries["by_minute"] == ("ended", False)
+    assert summaries["readings"] == ("stopped", False)
+    assert summaries["hot"] == ("never run", False)
     with pytest.raises(RequestError, match="stream 'by_minute' is not running"):
         request(workspace, "by_minute", DesiredState.PAUSE)
 
@@ -142,7 +142,7 @@ def failing(times: int, step: str, error: Exception):
 def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
     folder = plant(count=3000)
     hook, raised = failing(3, step, StorageError("the store is away"))
-    told: list[str] = []
+    restarts: list[str] = []
     running = streams.start(
         folder,
         "readings",
@@ -150,12 +150,12 @@ def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
         until_caught_up=True,
         restart_policy=QUICK,
         on_step=hook,
-        on_restart=lambda name, words: told.append(f"{name}: {words}"),
+        on_restart=lambda name, words: restarts.append(f"{name}: {words}"),
     )
     running.run()
     assert len(raised) >= 2
-    assert len(told) == sum(facts.restarts for facts in running.statuses.values()) == len(raised)
-    assert "the store is away — goes on from its last commit: restart 1 in 0.01 s" in told[0]
+    assert len(restarts) == sum(facts.restarts for facts in running.statuses.values()) == len(raised)
+    assert "the store is away — goes on from its last commit: restart 1 in 0.01 s" in restarts[0]
     for name in ("readings", "by_minute"):
         assert verify(streams.opened(folder), name).holds
 
@@ -170,8 +170,8 @@ def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, 
         running.run()
     assert len(raised) == 3
     assert (running.statuses["readings"].status, running.statuses["readings"].restarts) == ("failed", 2)
-    (told,) = (each for each in stream_summaries(streams.opened(folder)) if each.name == "readings")
-    assert (told.status, told.lease.facts["error"]) == ("failed", "the store is away")
+    (summary,) = (each for each in stream_summaries(streams.opened(folder)) if each.name == "readings")
+    assert (summary.status, summary.lease.facts["error"]) == ("failed", "the store is away")
 
 
 def test_a_restart_before_the_first_commit_begins_where_the_first_try_did(plant, streams):

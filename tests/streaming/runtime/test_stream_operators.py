@@ -70,9 +70,9 @@ def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives
 
     catch_up(workspace, (name,), stream_options=StreamOptions(intervals=FAST.intervals, shards=3))
 
-    found = verify(workspace, name)
-    assert found.holds, found
-    assert found.rows_there > 10
+    result = verify(workspace, name)
+    assert result.holds, result
+    assert result.rows_there > 10
 
 
 @pytest.mark.share(1)

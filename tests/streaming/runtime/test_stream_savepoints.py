@@ -71,11 +71,11 @@ def test_restore_and_run_is_the_whole_run(drops, streams):
     run(streams, drops, 1, 2)
     workspace = streams.opened(drops)
     kept, kept_aside = streams.rows(drops, "by_minute"), aside_of(streams, drops)
-    found = save(workspace, "by_minute", "before")
-    assert (found.epoch, found.rows) == (workspace.require("by_minute").manifest.epoch.number, len(kept))
+    savepoint = save(workspace, "by_minute", "before")
+    assert (savepoint.epoch, savepoint.rows) == (workspace.require("by_minute").manifest.epoch.number, len(kept))
     run(streams, drops, 3, 4)
-    whole, whole_aside = streams.rows(drops, "by_minute"), aside_of(streams, drops)
-    assert len(whole) > len(kept)
+    uninterrupted, whole_aside = streams.rows(drops, "by_minute"), aside_of(streams, drops)
+    assert len(uninterrupted) > len(kept)
     assert len(whole_aside) > len(kept_aside) > 0
 
     for number in (3, 4):
@@ -86,11 +86,11 @@ def test_restore_and_run_is_the_whole_run(drops, streams):
     for number in (3, 4):
         (drops / f"{number:02}.csv").rename(drops / "in" / f"{number:02}.csv")
     streams.start(drops, "by_minute", until_caught_up=True, stream_options={"shards": 3}).run()
-    assert streams.rows(drops, "by_minute") == whole
+    assert streams.rows(drops, "by_minute") == uninterrupted
     assert aside_of(streams, drops) == whole_aside
     assert verify(streams.opened(drops), "by_minute").holds
     streams.start(drops, "by_minute", until_caught_up=True, restore="before").run()
-    assert streams.rows(drops, "by_minute") == whole, "a savepoint can be gone back to again"
+    assert streams.rows(drops, "by_minute") == uninterrupted, "a savepoint can be gone back to again"
 
 
 def test_savepoints_have_labels_and_name_what_they_need(drops, streams):
@@ -111,13 +111,13 @@ def test_savepoints_have_labels_and_name_what_they_need(drops, streams):
 def test_a_savepoint_that_cannot_be_gone_back_to_is_refused_and_nothing_changes(drops, streams):
     run(streams, drops, 1, 2)
     workspace = streams.opened(drops)
-    found = save(workspace, "by_minute", "before")
+    savepoint = save(workspace, "by_minute", "before")
     before = streams.rows(drops, "by_minute")
     with pytest.raises(RequestError, match=r"no savepoint 'befor'; did you mean 'before'\?"):
         streams.start(drops, "by_minute", restore="befor").run()
     assert streams.rows(drops, "by_minute") == before
     storage = workspace.table("by_minute").storage
-    storage.remove([found.files[0].path])
+    storage.remove([savepoint.files[0].path])
     with pytest.raises(StorageError, match=r"savepoint 'before' cannot be gone back to: files of 'by_minute' are gone"):
         streams.start(drops, "by_minute", restore="before").run()
 

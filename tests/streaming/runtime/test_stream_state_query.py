@@ -65,17 +65,17 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
             assert time.monotonic() < give_up
             time.sleep(0.01)
     workspace = streams.opened(folder)
-    found = committed_state(workspace, "by_minute")
-    assert list(found.tables) == ["open", "states"]
-    assert found.table().column_names == ["minute", "sensor", "readings", "mean"]
-    assert {"key_1", "key_2", "from", "until"} <= set(found.table("states").column_names)
-    (row,) = where(found.table(), {"sensor": "s3"}, 1).to_pylist()
+    view = committed_state(workspace, "by_minute")
+    assert list(view.tables) == ["open", "states"]
+    assert view.table().column_names == ["minute", "sensor", "readings", "mean"]
+    assert {"key_1", "key_2", "from", "until"} <= set(view.table("states").column_names)
+    (row,) = where(view.table(), {"sensor": "s3"}, 1).to_pylist()
     assert row["sensor"] == "s3"
     assert row["readings"] > 0
     with pytest.raises(RequestError, match=r"no column 'sensors'; did you mean 'sensor'\?"):
-        where(found.table(), {"sensors": "s3"})
+        where(view.table(), {"sensors": "s3"})
     with pytest.raises(RequestError, match="has no table 'closed'"):
-        found.table("closed")
+        view.table("closed")
     with pytest.raises(RequestError, match="remembers nothing"):
         committed_state(workspace, "readings")
 
@@ -109,8 +109,8 @@ def test_a_memory_reads_well():
 def test_letters_are_counted_by_reason(held, streams):
     folder = held(5)
     streams.start(folder, "readings", until_caught_up=True).run()
-    found = {each.reasons: each.rows for each in dead_letters(streams.opened(folder))}
-    assert found == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
+    counts = {each.reasons: each.rows for each in dead_letters(streams.opened(folder))}
+    assert counts == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -52,8 +52,8 @@ def put(folder: Path, number: int) -> None:
 @pytest.fixture(scope="module")
 def gate(s3) -> Iterator[Gate]:
     """Open again before the counters are read when the test is over."""
-    with gated(s3.port) as found:
-        yield found
+    with gated(s3.port) as s3_gate:
+        yield s3_gate
 
 
 def test_a_store_that_is_away_is_waited_for(gate, tmp_path):

@@ -60,9 +60,9 @@ def project(folder: Path, reader: str, *, stored: bool, between: str = "", strea
 
 
 def stream(folder: Path, shards: int, *, drain: bool = False) -> None:
-    asked = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=shards)
+    options = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=shards)
     StreamJob(
-        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=drain, stream_options=asked)
+        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=drain, stream_options=options)
     ).run()
 
 
@@ -104,8 +104,8 @@ def test_a_stateful_function_sees_the_columns_of_the_contract_alone(tmp_path):
             conserved(Workspace(load(folder)), "same")
         else:
             Runner(load(folder)).run()
-        found = Workspace(load(folder)).query("select v from same order by v").column("v").to_pylist()
-        assert found == sorted(VALUES)
+        values = Workspace(load(folder)).query("select v from same order by v").column("v").to_pylist()
+        assert values == sorted(VALUES)
 
 
 def put(folder: Path, file: str, values: tuple[int, ...], *, at: str = "2026-01-01 00:00:00") -> None:

@@ -68,8 +68,8 @@ def test_a_file_a_day_drained_every_night(tmp_path, window):
     for day in range(1, 4):
         put(folder, "ticks", f"d{day}", [(f"2026-01-{day:02} {hour:02}:30:00", "a") for hour in range(0, 24, 6)])
         stream(folder, drain=True)
-        found = rows(folder, "select count(*), sum(n) from hours")
-        assert found == [(4 * day, 4 * day)]
+        counts = rows(folder, "select count(*), sum(n) from hours")
+        assert counts == [(4 * day, 4 * day)]
         assert quarantined_rows(Workspace(load(folder)), "hours").num_rows == 0
         assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
 
@@ -111,8 +111,8 @@ def test_a_row_within_the_gap_of_a_drained_session_is_late_and_no_sessions_meet(
     put(folder, "ticks", "d2", [(f"2026-01-01 10:{minute}:00", "a"), (f"2026-01-01 10:{minute}:00", "b")])
     stream(folder, drain=True)
 
-    found = rows(folder, "select minute(began), minute(over), n from visits where k = 'a' order by began")
-    assert found == [(25, 40, 2), *([] if is_late else [(minute, minute + 10, 1)])]
+    sessions = rows(folder, "select minute(began), minute(over), n from visits where k = 'a' order by began")
+    assert sessions == [(25, 40, 2), *([] if is_late else [(minute, minute + 10, 1)])]
     reasons = quarantined_rows(Workspace(load(folder)), "visits").column("reasons").to_pylist()
     assert reasons == ["its session may have closed"] * (2 * is_late)
     conserved(Workspace(load(folder)), "visits", "n")

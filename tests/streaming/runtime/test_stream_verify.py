@@ -78,13 +78,13 @@ def test_what_is_not_the_batch_answer_is_found(made, name, damage, missing, unex
     before = table.version()
     damage(table)
     try:
-        found = verify(Workspace(load(made)), name)
+        result = verify(Workspace(load(made)), name)
     finally:
         DeltaTable(workspace.table(name).storage.uri).restore(before)
     expected = tuple(each[name] if isinstance(each, dict) else each for each in (missing, unexpected))
-    assert (found.missing, found.unexpected) == expected
-    assert found.holds == (expected == (0, 0))
-    assert {row["_difference"] for row in found.differences} == {
+    assert (result.missing, result.unexpected) == expected
+    assert result.holds == (expected == (0, 0))
+    assert {row["_difference"] for row in result.differences} == {
         what for what, n in zip(("missing", "unexpected"), expected, strict=True) if n
     }
 
@@ -97,7 +97,7 @@ def test_one_of_equal_rows_that_is_gone_is_missing(made):
     table.delete("k = 0")
     write_deltalake(table, rows.slice(1, 13), mode="append")  # of 14
     try:
-        found = verify(Workspace(load(made)), "twins")
+        result = verify(Workspace(load(made)), "twins")
     finally:
         DeltaTable(workspace.table("twins").storage.uri).restore(before)
-    assert (found.missing, found.unexpected) == (1, 0)
+    assert (result.missing, result.unexpected) == (1, 0)
