@@ -23,7 +23,7 @@ from pipeline.streaming.runtime.metrics import StreamStatus
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.start import StateMode
 from pipeline.streaming.runtime.start_position import begin_of
-from pipeline.streaming.runtime.status import in_short
+from pipeline.streaming.runtime.status import lease_facts
 from pipeline.streaming.runtime.verify import verify as verify_stream
 
 Names = Annotated[list[str] | None, typer.Argument(help="Streams, by their tables' names; all without any.")]
@@ -195,6 +195,6 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
 
 
 def _json(facts: StreamStatus) -> dict[str, object]:
-    summary = in_short(facts)
+    summary = lease_facts(facts)
     quantiles = {f"latency_p{int(q * 100)}_s": facts.latency.quantile(q) for q in (0.5, 0.99)}
     return {**summary, **quantiles, "commits": facts.commits, "phases_s": dict(facts.phases_s)}

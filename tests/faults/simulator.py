@@ -2,9 +2,9 @@
 
 A coordinator is a generator that gives way after every step, so that the dice can let another go on, end it, leave it
 asleep for as long as they like, take the power away, lose an answer or turn the clock. What decides is the real thing:
-`advanced` moves event time, `decide_start` and `first_offsets` say where to begin, `needs_base` and `kept` which state
+`advanced` moves event time, `decide_start` and `first_offsets` say where to begin, `needs_base` and `required_files` which state
 files are written and held, `Manifest` and its mark stand for a commit. What is modelled is what they decide about: a log,
-a store that forgets what was not synced, a table's log that takes one commit for each version, a memory of windows.
+a store that forgets what was not synced, a table's log that takes one commit for each version, the state of windows.
 `PROTOCOL` is each step as it should be; a mutant is one that is not.
 """
 
@@ -23,7 +23,7 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import Extent
 from pipeline.core.staging import Manifest, manifest_id_of
 from pipeline.core.state_identity import StateIdentity
-from pipeline.streaming.operators.snapshots import kept
+from pipeline.streaming.operators.snapshots import required_files
 from pipeline.streaming.operators.watermarks import InputArrivals, advanced
 from pipeline.streaming.runtime.start import StreamIdentity, decide_start, first_offsets
 from pipeline.streaming.runtime.state_task import needs_base
@@ -181,31 +181,33 @@ class World:
 
 
 @dataclass
-class Memory:
+class ShardState:
     """The windows that a shard holds: rows are added and forgotten, as in the real one."""
 
     rows: dict[int, Out] = field(default_factory=dict)
     next: int = 0
-    came: dict[int, Out] = field(default_factory=dict)
-    gone: list[int] = field(default_factory=list)
+    added: dict[int, Out] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
 
     def add(self, row: Out) -> None:
-        self.rows[self.next] = self.came[self.next] = row
+        self.rows[self.next] = self.added[self.next] = row
         self.next += 1
 
     def forget(self, number: int) -> None:
         del self.rows[number]
-        if self.came.pop(number, None) is None:
-            self.gone.append(number)
+        if self.added.pop(number, None) is None:
+            self.removed.append(number)
 
     def file(self, *, base: bool) -> bytes | None:
-        rows = self.rows if base else self.came
-        if not base and not rows and not self.gone:
+        rows = self.rows if base else self.added
+        if not base and not rows and not self.removed:
             return None
-        return json.dumps([[(n, o.window, o.key, o.ids) for n, o in rows.items()], [] if base else self.gone]).encode()
+        return json.dumps(
+            [[(n, o.window, o.key, o.ids) for n, o in rows.items()], [] if base else self.removed]
+        ).encode()
 
-    def taken(self) -> None:
-        self.came, self.gone = {}, []
+    def mark_snapshot(self) -> None:
+        self.added, self.removed = {}, []
 
     def replay(self, content: bytes, *, base: bool) -> None:
         if base:
@@ -242,14 +244,14 @@ class Coordinator:
             yield from self._set_aside(manifest, self.seen[1])
         self.number = 0 if epoch is None else epoch.number
         self.state = () if epoch is None else tuple(epoch.state)
-        self.must_base = epoch is not None and epoch.shards != self.shards and mutant != "deltas after dealing anew"
+        self.writes_bases = epoch is not None and epoch.shards != self.shards and mutant != "deltas after dealing anew"
         self.reached = InputProgress() if epoch is None else epoch.inputs["log"]
         offsets = {**first_offsets(world.extents(), "committed"), **self.reached.offsets}
         if mutant == "offsets first" and "offsets" in world.files:
             offsets = json.loads(world.files["offsets"])
         self.reached = self.reached.beginning(offsets, {})
         self.watermark = BEGINNING if epoch is None else epoch.watermark
-        self.memories = self._restored(epoch)
+        self.shard_states = self._restored(epoch)
         yield "restored"
         self.out: list[Out] = []
         self.late: list[tuple[int, int]] = []
@@ -259,18 +261,18 @@ class Coordinator:
             due = self.world.dice.pick(3) == 0
             finished = self._is_finished()
             if due or finished:
-                staged = yield from self._made()
+                staged = yield from self._stage()
                 while committing is not None:  # the commit before this one is waited for
-                    committing = yield from self._went_on(committing)
+                    committing = yield from self._advance_commit(committing)
                 committing = self._commit(*staged)
             while committing is not None and (finished or self.world.dice.pick(2)):
-                committing = yield from self._went_on(committing)
+                committing = yield from self._advance_commit(committing)
             if finished:
                 self.ended = True
                 return
 
     @staticmethod
-    def _went_on(committing: Iterator[str]) -> Iterator[str]:
+    def _advance_commit(committing: Iterator[str]) -> Iterator[str]:
         """Let the commit go on for a step; return it, or nothing when it is done."""
         step = next(committing, None)
         if step is None:
@@ -278,13 +280,13 @@ class Coordinator:
         yield step
         return committing
 
-    def _restored(self, epoch: Epoch | None) -> list[Memory]:
+    def _restored(self, epoch: Epoch | None) -> list[ShardState]:
         if epoch is None:
-            return [Memory() for _ in range(self.shards)]
+            return [ShardState() for _ in range(self.shards)]
         files = epoch.state
         if self.world.mutant == "memory that was not committed":
             files = self._newest(epoch)
-        old = [Memory() for _ in range(epoch.shards)]
+        old = [ShardState() for _ in range(epoch.shards)]
         for file in files:
             content = self.world.files.get(file.path)
             if content is None:
@@ -297,9 +299,9 @@ class Coordinator:
                 continue
         if self.shards == epoch.shards:
             return old
-        new = [Memory() for _ in range(self.shards)]
-        for memory in old:
-            for row in memory.rows.values():
+        new = [ShardState() for _ in range(self.shards)]
+        for shard_state in old:
+            for row in shard_state.rows.values():
                 new[row.key % self.shards].add(row)
         return new
 
@@ -355,20 +357,20 @@ class Coordinator:
         yield "advanced"
 
     def _remember(self, row: Row) -> None:
-        memory = self.memories[row.key % self.shards]
-        known = next((n for n, o in memory.rows.items() if (o.window, o.key) == (row.window, row.key)), None)
-        ids = () if known is None else memory.rows[known].ids
+        shard_state = self.shard_states[row.key % self.shards]
+        known = next((n for n, o in shard_state.rows.items() if (o.window, o.key) == (row.window, row.key)), None)
+        ids = () if known is None else shard_state.rows[known].ids
         if known is not None:
-            memory.forget(known)
-        memory.add(Out(row.window, row.key, (*ids, row.id)))
+            shard_state.forget(known)
+        shard_state.add(Out(row.window, row.key, (*ids, row.id)))
 
     def _closed(self) -> list[Out]:
         closed = []
-        for memory in self.memories:
-            for number, row in list(memory.rows.items()):
+        for shard_state in self.shard_states:
+            for number, row in list(shard_state.rows.items()):
                 if row.window + SIZE <= self.watermark:
                     closed.append(row)
-                    memory.forget(number)
+                    shard_state.forget(number)
         return closed
 
     def _is_finished(self) -> bool:
@@ -376,7 +378,7 @@ class Coordinator:
 
     # -- an epoch: as Stream.commit and land_epoch
 
-    def _made(self) -> Iterator[str]:
+    def _stage(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
         self.number += 1
         name = f"{self.session}/{self.number}"
@@ -384,10 +386,10 @@ class Coordinator:
         world.write(f"rows/{name}", repr(rows).encode())
         yield "staged"
         files = []
-        for shard, memory in enumerate(self.memories):
-            base = self.must_base or needs_base(self.state, shard)
-            content = memory.file(base=base)
-            memory.taken()
+        for shard, shard_state in enumerate(self.shard_states):
+            base = self.writes_bases or needs_base(self.state, shard)
+            content = shard_state.file(base=base)
+            shard_state.mark_snapshot()
             if content is None:
                 continue
             path = f"state/{name}/{shard}"
@@ -395,9 +397,9 @@ class Coordinator:
             segments = (StateSegment("t", "came", 0, len(content), 1),)
             files.append(StateFile(path, shard, base, hashlib.sha256(content).hexdigest(), segments))
             yield "saved"
-        before = () if self.must_base else self.state
-        self.must_base = False
-        self.state = kept((*before, *files))
+        before = () if self.writes_bases else self.state
+        self.writes_bases = False
+        self.state = required_files((*before, *files))
         if mutant == "base forgotten":
             self.state = tuple({file.shard: file for file in (*before, *files)}.values())
         epoch = Epoch(self.number, {"log": self.reached}, STATE, self.watermark, self.shards, self.state, {}, "e")

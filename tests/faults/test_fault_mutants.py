@@ -71,7 +71,7 @@ MUTANTS = {
         "disturbed",  # the second of two that work at once is to fail
     ),
     "base forgotten": Mutant(
-        snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
+        snapshots, "required_files", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
     ),
     "pending kept": Mutant(
         Stream,

@@ -15,7 +15,7 @@ from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import from_arrow
 from pipeline.streaming.operators.operator import BEGINNING, END, Operator, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class StreamedInput:
     event_time: str
 
 
-def batch_answer(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:
+def batch_result(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:
     """Return what comes out of an operator for all rows of its inputs and then the end of time.
 
     Rows that it would set aside as late, which are those without an event time here, are left out.
     """
-    return batch_answer_since(operator, {BEGINNING: tables}, limits)
+    return batch_result_since(operator, {BEGINNING: tables}, limits)
 
 
-def batch_answer_since(
+def batch_result_since(
     operator: Operator, tables_by_watermark: Mapping[int, Mapping[str, pa.Table]], limits: Limits | None = None
 ) -> pa.Table:
     """Return the same for rows of which some came when the watermark was there already: `given` has them by it."""
@@ -43,15 +43,15 @@ def batch_answer_since(
         for watermark, tables in tables_by_watermark.items():
             for name in operator.inputs:
                 prepared = operator.prepare(name, watermark)
-                con.register("_whole", with_place(tables[name]))
+                con.register("_whole", with_log_position(tables[name]))
                 in_time = f"select * from _whole where not coalesce({prepared.late or 'false'}, false)"
                 con.register(name, arrow(con, in_time))
-                rows.setdefault(name, []).extend(dealt(con, prepared, 1))
-        with opened(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
+                rows.setdefault(name, []).extend(rows_by_shard(con, prepared, 1))
+        with open_shard(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
             return arrow(shard.state.con, shard.advance(rows, Progress(BEGINNING, END)))
 
 
-def with_place(rows: pa.Table) -> pa.Table:
+def with_log_position(rows: pa.Table) -> pa.Table:
     """Return rows with `_source` and `_position`, null where a table does not say where its rows stand in a log."""
     known = {name.lower() for name in rows.column_names}
     for name, kind in ((SOURCE, pa.string()), (POSITION, pa.int64())):

@@ -36,7 +36,7 @@ from pipeline.streaming.operators.batch_form import (
 )
 from pipeline.streaming.operators.operator import HASH, Emits, Operator, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_columns import (
-    PLACE,
+    LOG_POSITION,
     PREFIX,
     from_internal,
     in_log_order,
@@ -185,7 +185,7 @@ def _after(within_us: int) -> str:
 
 
 @dataclass(frozen=True)
-class _OfKey:
+class _KeyedOperator:
     """What both have: the rows come with their time, dealt by key."""
 
     table: str
@@ -209,7 +209,7 @@ class _OfKey:
         """Rows on the watermark or after it, with `_at` and their place in the log."""
         time = self.how.event_time
         return Prepared(
-            f"select {to_internal(self.schema.names)}, {micros(time)} as _at, {PLACE} from {quoted(name)}",
+            f"select {to_internal(self.schema.names)}, {micros(time)} as _at, {LOG_POSITION} from {quoted(name)}",
             tuple(f"{PREFIX}{column}" for column in self.how.key),
             before_the_watermark(time, before),
             LATE,
@@ -230,7 +230,7 @@ class _OfKey:
 
 
 @dataclass(frozen=True)
-class FirstOfKey(_OfKey):
+class FirstOfKey(_KeyedOperator):
     """Keeps the first row of a key, and the next one that is not `within` of it.
 
     Remembers `waiting` rows until the watermark passes them, and when a row of a key was last `kept`.
@@ -268,16 +268,16 @@ class FirstOfKey(_OfKey):
             "create or replace temp table _out as "
             f"with recursive _linked as materialized (select _n, {self._next} as _next from _due), "
             f"_walk as (select min(_n) as _n from _due left join (select _at as _last, {self._key} as _key from kept) "
-            f"using (_key) where {self._is_anew('_due._at', '_last')} group by _key "
+            f"using (_key) where {self._is_first('_due._at', '_last')} group by _key "
             "union all select _next from _walk join _linked using (_n) where _next is not null) "
             "select * from _due where _n in (select _n from _walk)"
         )
         state.forget("waiting", f"_at < {progress.watermark}")
         if self.how.within_us is not None:  # else a key comes out once, and is kept for ever
-            state.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
+            state.forget("kept", f"{self._key} in (select _key from _out) or {self._is_expired(progress)}")
         state.add(
             "kept",
-            f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_over(progress)}) "
+            f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_expired(progress)}) "
             "group by all",
         )
         return f"select {self._out} from _out"
@@ -289,17 +289,17 @@ class FirstOfKey(_OfKey):
             return "null::bigint"
         return f"min(_n) over (partition by {internal_list(self.how.key)} order by _at {_after(self.how.within_us)})"
 
-    def _is_anew(self, at: str, last: str) -> str:
+    def _is_first(self, at: str, last: str) -> str:
         later = "" if self.how.within_us is None else f" or {at} > {last} + {self.how.within_us}"
         return f"{last} is null{later}"
 
-    def _is_over(self, progress: Progress) -> str:
+    def _is_expired(self, progress: Progress) -> str:
         """Return the condition that no row can be a duplicate of a kept one any more."""
         return "false" if self.how.within_us is None else f"_at < {progress.watermark - self.how.within_us}"
 
 
 @dataclass(frozen=True)
-class LastOfKey(_OfKey):
+class LastOfKey(_KeyedOperator):
     """Gives the last row of a key whenever there is a later one.
 
     Remembers the `latest` row of a key until the watermark passes it: whatever comes then is later.
@@ -322,7 +322,7 @@ class LastOfKey(_OfKey):
 
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Find the last of the rows that came and the one remembered."""
-        columns = f"{self._columns}, _at, {PLACE}, {HASH}"
+        columns = f"{self._columns}, _at, {LOG_POSITION}, {HASH}"
         last = f"{in_log_order(self.schema.names, descending=True)}, _is_new"
         state.con.execute(
             f"create or replace temp table _out as select *, {self._key} as _key from (select {columns}, true as _is_new "

@@ -32,7 +32,7 @@ GROUPS = "states"
 FROM, UNTIL, LEVEL = "_from", "_until", "_level"
 SPAN = (HASH, FROM, UNTIL)
 _COMBINED = "_combined"
-MOST_APART = 1 << 14
+MAX_UNMERGED = 1 << 14
 """So many rows may be there that are not merged, however few there are that are."""
 
 
@@ -50,20 +50,20 @@ class Grouping:
     layout: Mapping[str, str] = field(default_factory=dict)
     """The parts of the state's identity that every grouped statement has."""
     rules: Mapping[str, str] = field(default_factory=dict)
-    most_apart: int = MOST_APART
+    max_unmerged: int = MAX_UNMERGED
 
     @property
     def types(self) -> CallTypes:
         """The types of the keys and of the calls' arguments; the engine is asked when they are first used."""
-        return self._asked[0]
+        return self._types_and_columns[0]
 
     @property
     def columns(self) -> Schema:
         """Those of the table that comes out; see `types`."""
-        return self._asked[1]
+        return self._types_and_columns[1]
 
     @cached_property
-    def _asked(self) -> tuple[CallTypes, Schema]:
+    def _types_and_columns(self) -> tuple[CallTypes, Schema]:
         with connect() as con:
             register(con, {name: Scan(schema) for name, schema in self.schemas.items()})
             types = self.split.types(con)
@@ -91,14 +91,14 @@ class Grouping:
         """Remember the states that arrived, and return how many they are."""
         return state.add(GROUPS, self._arrived())
 
-    def nothing(self) -> str:
+    def no_rows(self) -> str:
         """Return the SELECT of no rows."""
         columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in self.columns.columns)
         return f"select {columns} limit 0"
 
     def answer(self, state: StateTables, states: str) -> str:
         """Return the SELECT of the statement's rows over the states of a SELECT, which is run now."""
-        _chosen(state.con, states)
+        _load_states(state.con, states)
         return self.split.answer(self.types)
 
     def merge(self, state: StateTables, states: str, condition: str) -> None:
@@ -107,7 +107,7 @@ class Grouping:
         In it, rows of one key have one span.
         """
         con = state.con
-        _chosen(con, states)
+        _load_states(con, states)
         # through Arrow, as all states come: the engine does not cast every state to what it is in a table
         con.register(_COMBINED, arrow(con, self.split.combine(self.types, SPAN)))
         try:
@@ -116,19 +116,19 @@ class Grouping:
         finally:
             con.unregister(_COMBINED)
 
-    def tidy(self, state: StateTables) -> None:
+    def compact(self, state: StateTables) -> None:
         """Merge the states of each key and span, if it is time."""
-        if self.is_scattered(state):
+        if self.needs_merge(state):
             self.merge(state, f"from {GROUPS}", "true")
 
-    def is_scattered(self, state: StateTables) -> bool:
+    def needs_merge(self, state: StateTables) -> bool:
         """Return whether it is time to merge: each row is merged as often as their number doubles, no more."""
         rows, merged = one(state.con, f"select count(*), count(*) filter (where {LEVEL} = 1) from {GROUPS}")
-        return int(rows) - int(merged) >= max(self.most_apart, int(merged))
+        return int(rows) - int(merged) >= max(self.max_unmerged, int(merged))
 
     def _arrived(self) -> str:
         return f"select *, 0::tinyint as {LEVEL} from {arrived(self.name)}"
 
 
-def _chosen(con: duckdb.DuckDBPyConnection, states: str) -> None:
+def _load_states(con: duckdb.DuckDBPyConnection, states: str) -> None:
     con.execute(f"create or replace temp table {STATES} as {states}")

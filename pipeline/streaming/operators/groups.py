@@ -72,10 +72,10 @@ class Groups:
         grouping = self.grouping
         latest = ", ".join((HASH, *grouping.by))
         span = f"max({UNTIL}) over (partition by {latest}) as {UNTIL}"
-        if grouping.is_scattered(state):
+        if grouping.needs_merge(state):
             grouping.merge(state, f"select * replace ({span}) from {GROUPS}", "true")
         touched = f"select {HASH} from {arrived(grouping.name)}"
-        out = grouping.nothing()
+        out = grouping.no_rows()
         if grouping.take(state):
             out = grouping.answer(state, f"from {GROUPS} where {HASH} in ({touched})")
         if self.ttl_us is not None:

@@ -33,7 +33,7 @@ from pipeline.kernel.syntax.scope import relation, unused
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, micros
 from pipeline.streaming.operators.join_bounds import Bounds, Side, bounds_of
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
-from pipeline.streaming.operators.row_conditions import spelled
+from pipeline.streaming.operators.row_conditions import normalised_sql
 from pipeline.streaming.operators.state_columns import from_internal, internal_list, to_internal
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
@@ -41,7 +41,7 @@ _OUTER = {"": (False, False), "LEFT": (True, False), "RIGHT": (False, True), "FU
 """By the side of a join: whether rows of the left, and of the right, come out without a match too."""
 STATE_VERSION = 1
 """Of the columns in which both sides are kept."""
-_MEMORIES = (("lefts", "lefts_matched"), ("rights", "rights_matched"))
+_STATE_TABLES = (("lefts", "lefts_matched"), ("rights", "rights_matched"))
 _ROWS = ("_rows_of_the_left", "_rows_of_the_right")
 """What stands for the rows of each side in a template of the statement."""
 _LATER = "make that a table of its own that reads this one"
@@ -186,7 +186,7 @@ def _time_of(column: exp.Column, sides: Sides) -> Side | None:
 def _using(join: exp.Join, sides: Sides) -> Iterator[tuple[str, str]]:
     for name in join.args.get("using") or ():
         column = exp.column(name.name, quoted=True)
-        yield from _dealt_by((column, column), sides)
+        yield from _hash_keys((column, column), sides)
 
 
 def _equalities(conjuncts: Sequence[exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
@@ -194,10 +194,10 @@ def _equalities(conjuncts: Sequence[exp.Expr], sides: Sides) -> Iterator[tuple[s
         if isinstance(conjunct, exp.EQ):
             parts = {_side_of(part, sides): part for part in (conjunct.this, conjunct.expression)}
             if set(parts) == {0, 1}:
-                yield from _dealt_by((parts[0], parts[1]), sides)
+                yield from _hash_keys((parts[0], parts[1]), sides)
 
 
-def _dealt_by(pair: tuple[exp.Expr, exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
+def _hash_keys(pair: tuple[exp.Expr, exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
     """Yield an equality as an expression over each side's own columns, if equal values have one hash there."""
     texts = [_unqualified(part).sql("duckdb") for part in pair]
     kinds = [
@@ -255,13 +255,13 @@ class IntervalJoin:
             on, filters = [*on, *filters], []
         layout = {
             "join": join.side.lower() or "inner",
-            "join keys": ", ".join(f"{spelled(left)} = {spelled(right)}" for left, right in self.keys),
+            "join keys": ", ".join(f"{normalised_sql(left)} = {normalised_sql(right)}" for left, right in self.keys),
         }
         for side in self.sides:
             layout |= columns_part(side.name, side.schema.select(tuple(sorted(side.schema.names))), side.event_time)
         low, high = self.bounds
         rules = {
-            "join bounds": f"{_beside(low)} to {_beside(high)}",
+            "join bounds": f"{_interval_in_words(low)} to {_interval_in_words(high)}",
             "join condition": _joined_by_and(on),
             "filter": _joined_by_and(filters),
         }
@@ -272,7 +272,7 @@ class IntervalJoin:
         """Behind the last moment at which a row of an outer side may still meet one."""
         low, high = self.bounds
         selects = [
-            f"select max(_at) + {reach} + 1 as _last from {_MEMORIES[number][0]}"
+            f"select max(_at) + {reach} + 1 as _last from {_STATE_TABLES[number][0]}"
             for number, reach in ((0, high), (1, -low))
             if self.outer[number]
         ]
@@ -282,7 +282,7 @@ class IntervalJoin:
     def state(self) -> Mapping[str, str]:
         """For each side its rows, and for an outer one those that met another in a table of their own."""
         tables: dict[str, str] = {}
-        for side, names, is_outer in zip(self.sides, _MEMORIES, self.outer, strict=True):
+        for side, names, is_outer in zip(self.sides, _STATE_TABLES, self.outer, strict=True):
             for name in names[: 1 + is_outer]:
                 tables[name] = _arriving(side)
         return tables
@@ -305,7 +305,7 @@ class IntervalJoin:
         con = state.con
         begins = []
         for number, side in enumerate(self.sides):
-            mine = _MEMORIES[number][0]
+            mine = _STATE_TABLES[number][0]
             result = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
             begins.append(int(result[0][0]))
             state.add(mine, _arriving(side))
@@ -317,18 +317,20 @@ class IntervalJoin:
         for number in (0, 1):
             if self.outer[number]:
                 con.execute(f"create or replace temp table _met_{number} as {self._matched(number, begins)}")
-        for number, (mine, matched) in enumerate(_MEMORIES):
+        for number, (mine, matched) in enumerate(_STATE_TABLES):
             if self.outer[number]:
                 met = f"{ID} in (from _met_{number})"
                 state.add(matched, f"select * exclude ({ID}, {SINCE}) from {mine} where {met}")
                 state.forget(mine, met)
-            self._let_go(state, number, progress)
+            self._forget_expired(state, number, progress)
         return "select * from _out"
 
     def _matched(self, number: Side, begins: Sequence[int]) -> str:
         """Return a SELECT of the numbers of rows of a side that met their first one now."""
         row_id = unused(ID, [name for side in self.sides for name in side.schema.names])  # must not clash with columns
-        mine = f"select {from_internal(self.sides[number].schema.names)}, {ID} as {row_id} from {_MEMORIES[number][0]}"
+        mine = (
+            f"select {from_internal(self.sides[number].schema.names)}, {ID} as {row_id} from {_STATE_TABLES[number][0]}"
+        )
         select = f"{quoted(self.sides[number].alias)}.{row_id}"
         selects = []
         for is_new in (True, False):
@@ -337,12 +339,12 @@ class IntervalJoin:
             selects.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
         return " union ".join(selects)
 
-    def _let_go(self, state: StateTables, number: Side, progress: Progress) -> None:
+    def _forget_expired(self, state: StateTables, number: Side, progress: Progress) -> None:
         """Forget the rows that no row on the watermark or after it can meet; of an outer side they come out."""
         low, high = self.bounds
         reach = high if number == 0 else -low
         is_over = f"(_at is null or _at < {progress.watermark - reach})"
-        mine, matched = _MEMORIES[number]
+        mine, matched = _STATE_TABLES[number]
         if self.outer[number]:
             alone = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
             nothing = f"{self._rows(1 - number, (0, 0))} where false"
@@ -354,7 +356,7 @@ class IntervalJoin:
     def _rows(self, number: Side, begins: Sequence[int], *, new: bool | None = None) -> str:
         """Return a SELECT of the remembered rows of a side: those that came now, those from before, or all."""
         names = from_internal(self.sides[number].schema.names)
-        mine, matched = _MEMORIES[number]
+        mine, matched = _STATE_TABLES[number]
         fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {begins[number]}"
         rows = f"select {names} from {mine}{fresh}"
         if self.outer[number] and new is not True:
@@ -393,7 +395,7 @@ def _arriving(side: JoinSide) -> str:
     return f"select {internal_list(side.schema.names)}, _at, {HASH} from {quoted(arrived(side.name))}"
 
 
-def _beside(us: int) -> str:
+def _interval_in_words(us: int) -> str:
     words = in_words(timedelta(microseconds=abs(us)))
     return f"{words} {'before' if us < 0 else 'after'}" if us else words
 

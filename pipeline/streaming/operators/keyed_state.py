@@ -26,7 +26,7 @@ from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, before_the_watermark, micros
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_columns import (
-    PLACE,
+    LOG_POSITION,
     PREFIX,
     from_internal,
     in_log_order,
@@ -42,7 +42,7 @@ STATE_VERSION = 1
 """Of the columns in which keys and waiting rows are kept, beside those that are declared."""
 TIMER = "_timer"
 """The column of a state that says when its key comes again without rows."""
-_OURS = Schema.of({"_seen": "bigint", "_due": "bigint"})
+_INTERNAL = Schema.of({"_seen": "bigint", "_due": "bigint"})
 """The times, in microseconds, of a key's last row and of its timer."""
 
 
@@ -69,7 +69,7 @@ class KeyedStateOperator:
     function: Callable[..., Any]
     table: str
     streamed: StreamedInput
-    remembered: StateSpec
+    spec: StateSpec
     place: Place
 
     @property
@@ -85,7 +85,7 @@ class KeyedStateOperator:
     @property
     def identity(self) -> StateIdentity:
         """The function's code, what it remembers and for how long, the key, and the columns of the input."""
-        spec, defaults = self.remembered, dict(self.remembered.defaults)
+        spec, defaults = self.spec, dict(self.spec.defaults)
         declared = [
             f"{c.name} {c.type}" + (f" default {defaults[c.name]}" if c.name in defaults else "")
             for c in spec.state.columns
@@ -113,7 +113,7 @@ class KeyedStateOperator:
     def state(self) -> Mapping[str, str]:
         """The tables `waiting` and `states`."""
         rows = quoted(arrived(self.table))
-        columns = [*_OURS.columns, *self._held_state.columns]
+        columns = [*_INTERNAL.columns, *self._state_schema.columns]
         state = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in columns)
         return {"waiting": f"select * from {rows}", "states": f"select _key, {HASH}, {state} from {rows}"}
 
@@ -121,8 +121,8 @@ class KeyedStateOperator:
         """Rows with `_at`, their place in the log, and their key as one value, nulls being equal."""
         time = self.streamed.event_time
         return Prepared(
-            f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {PLACE}, "
-            f"{struct(self.remembered.key)} as _key from {quoted(name)}",
+            f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {LOG_POSITION}, "
+            f"{struct(self.spec.key)} as _key from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
             LATE,
@@ -130,11 +130,11 @@ class KeyedStateOperator:
 
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Call the function in turns until no row is due and no timer."""
-        con, ttl = state.con, self.remembered.ttl_us
+        con, ttl = state.con, self.spec.ttl_us
         state.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             "create or replace temp table _todo as select * exclude (_gap), sum(_gap) over (partition by _key order by _at) "
-            f"as _run from (select {self._columns}, _at, {PLACE}, {HASH}, _key, (_at - lag(_at, 1, _at) over (partition by _key "
+            f"as _run from (select {self._columns}, _at, {LOG_POSITION}, {HASH}, _key, (_at - lag(_at, 1, _at) over (partition by _key "
             f"order by _at) > {ttl})::bigint as _gap from waiting where _at < {progress.watermark})"
         )
         state.forget("waiting", f"_at < {progress.watermark}")
@@ -145,10 +145,10 @@ class KeyedStateOperator:
         state.forget("states", touched)
         out: list[pa.Table] = []
         while self._has_turn(con, progress.watermark):
-            out.append(self._turn(con))
+            out.append(self._run_turn(con))
         state.add("states", f"select * from _states where _seen >= {progress.watermark - ttl}")
         if not out:
-            columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in self.remembered.gives.columns)
+            columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in self.spec.gives.columns)
             return f"select {columns} limit 0"
         con.register("_out_of_turns", pa.concat_tables(out))
         return "select * from _out_of_turns"
@@ -164,17 +164,17 @@ class KeyedStateOperator:
         Raises `DefinitionError` for a key or a column that cannot be kept.
         """
         types = self.streamed.schema.as_dict()
-        key = f"struct({', '.join(f'{quoted(name)} {types[name]}' for name in self.remembered.key)})"
+        key = f"struct({', '.join(f'{quoted(name)} {types[name]}' for name in self.spec.key)})"
         with connect() as con:
             keys = schema_of(con, f"select null::{key} as _key, 0::ubigint as {HASH}").columns
-        now = Schema((*keys, *_OURS.columns, *self._held_state.columns))
-        defaults = {f"{PREFIX}{name}": default for name, default in self.remembered.defaults}
+        now = Schema((*keys, *_INTERNAL.columns, *self._state_schema.columns))
+        defaults = {f"{PREFIX}{name}": default for name, default in self.spec.defaults}
         return evolve(before, now, defaults, self.place)
 
     def _has_turn(self, con: duckdb.DuckDBPyConnection, watermark: int) -> bool:
-        """Make `_turn` of the keys that are next: of each whether its timer has come, else up to when its rows are given."""
-        ttl = self.remembered.ttl_us
-        until = "coalesce(_ends, _last)" if self.remembered.batched else "_next"
+        """Make `_run_turn` of the keys that are next: of each whether its timer has come, else up to when its rows are given."""
+        ttl = self.spec.ttl_us
+        until = "coalesce(_ends, _last)" if self.spec.batched else "_next"
         con.execute(
             f"create or replace temp table _turn as select _key, {HASH}, _seen, _ends as _due, _run, _fires, "
             f"coalesce(not _fires and _next > _seen + {ttl}, _seen is null) as _is_new, "
@@ -187,14 +187,14 @@ class KeyedStateOperator:
         )
         return bool(con.execute("select exists (from _turn)").fetchall()[0][0])
 
-    def _turn(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+    def _run_turn(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
         """Call the function once, keep the states that it returns and return its rows."""
-        defaults = dict(self.remembered.defaults)
+        defaults = dict(self.spec.defaults)
         columns = "".join(
             f", if(t._is_new, ({defaults.get(c.name, 'null')})::{c.type}, s.{internal(c.name)}) as {quoted(c.name)}"
-            for c in self.remembered.state.columns
+            for c in self.spec.state.columns
         )
-        keys = ", ".join(f"t._key.{quoted(name)} as {quoted(name)}" for name in self.remembered.key)
+        keys = ", ".join(f"t._key.{quoted(name)} as {quoted(name)}" for name in self.spec.key)
         state = arrow(
             con,
             f"select {keys}{columns}, if(t._is_new, null, make_timestamptz(s._due)) as {TIMER} "
@@ -207,22 +207,22 @@ class KeyedStateOperator:
         con.execute(
             "delete from _todo using _turn as t where _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         )
-        states, out = self._called(state, rows)
+        states, out = self._call(state, rows)
         self._keep(con, states)
-        return self._fitted(con, out, self.remembered.gives, "rows")
+        return self._cast_to_schema(con, out, self.spec.gives, "rows")
 
-    def _called(self, state: pa.Table, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    def _call(self, state: pa.Table, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         try:
             result = self.function(state, rows)
         except Exception as error:  # the user's own code
             raise DefinitionError(
-                f"stateful {self.remembered.name!r} raised {type(error).__name__}",
+                f"stateful {self.spec.name!r} raised {type(error).__name__}",
                 got=str(error),
                 place=raised_at(error, self.place),
             ) from error
         if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, pa.Table) for part in result)):  # noqa: PLR2004 - a pair
             raise DefinitionError(
-                f"stateful {self.remembered.name!r} must return two Arrow tables, the states and the rows",
+                f"stateful {self.spec.name!r} must return two Arrow tables, the states and the rows",
                 got=type(result).__name__,
                 place=self.place,
             )
@@ -230,27 +230,27 @@ class KeyedStateOperator:
 
     def _keep(self, con: duckdb.DuckDBPyConnection, states: pa.Table) -> None:
         types = self.streamed.schema.as_dict()
-        keys = [Column(name, types[name]) for name in self.remembered.key]
+        keys = [Column(name, types[name]) for name in self.spec.key]
         if TIMER not in states.column_names:
             states = states.append_column(TIMER, pa.nulls(states.num_rows, pa.timestamp("us", "UTC")))
-        declared = Schema((*keys, *self.remembered.state.columns, Column(TIMER, "TIMESTAMPTZ")))
-        con.register("_new_states", self._fitted(con, states, declared, "states"))
-        key = struct(self.remembered.key)
+        declared = Schema((*keys, *self.spec.state.columns, Column(TIMER, "TIMESTAMPTZ")))
+        con.register("_new_states", self._cast_to_schema(con, states, declared, "states"))
+        key = struct(self.spec.key)
         counts = con.execute(
             f"select count(*), count(distinct {key}), count(*) filter (where {key} not in (select _key from _turn)) from _new_states"
         ).fetchall()
         rows, distinct, strange = counts[0]
         if rows > distinct or strange:
             raise DefinitionError(
-                f"stateful {self.remembered.name!r} returned states of keys that it was not given, or two of one key",
+                f"stateful {self.spec.name!r} returned states of keys that it was not given, or two of one key",
                 got=f"{rows} states of {distinct} keys, {strange} not given",
                 do="return one state for each key of `state`, or none",
                 place=self.place,
             )
         con.execute("delete from _states where _key in (select _key from _turn)")
         due = f"epoch_us(n.{TIMER})"
-        columns = "".join(f", n.{internal(name)}" for name in self.remembered.state.names)
-        taken = "".join(f", {quoted(name)} as {internal(name)}" for name in self.remembered.state.names)
+        columns = "".join(f", n.{internal(name)}" for name in self.spec.state.names)
+        taken = "".join(f", {quoted(name)} as {internal(name)}" for name in self.spec.state.names)
         con.execute(
             f"insert into _states select t._key, t.{HASH}, coalesce(l._at, t._seen), "
             f"if(t._fires and {due} <= t._due, null, {due}){columns} "
@@ -259,9 +259,9 @@ class KeyedStateOperator:
         )
         con.unregister("_new_states")
 
-    def _fitted(self, con: duckdb.DuckDBPyConnection, table: pa.Table, declared: Schema, what: str) -> pa.Table:
+    def _cast_to_schema(self, con: duckdb.DuckDBPyConnection, table: pa.Table, declared: Schema, what: str) -> pa.Table:
         """Return a table that the function gave with the columns that are declared, in their types and order."""
-        name = self.remembered.name
+        name = self.spec.name
         for missing in (column for column in declared.names if column not in table.column_names):
             raise DefinitionError(
                 f"stateful {name!r} returned {what} without the column {missing!r}",
@@ -292,9 +292,9 @@ class KeyedStateOperator:
         return internal_list(self.streamed.schema.names)
 
     @property
-    def _held_state(self) -> Schema:
-        return Schema(tuple(Column(f"{PREFIX}{c.name}", c.type) for c in self.remembered.state.columns))
+    def _state_schema(self) -> Schema:
+        return Schema(tuple(Column(f"{PREFIX}{c.name}", c.type) for c in self.spec.state.columns))
 
     @property
     def _state_columns(self) -> str:
-        return listed(("_key", HASH, *_OURS.names, *self._held_state.names))
+        return listed(("_key", HASH, *_INTERNAL.names, *self._state_schema.names))

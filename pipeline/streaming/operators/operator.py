@@ -42,9 +42,9 @@ class Prepared:
     """The columns of its result whose hash deals the rows to shards; without any, all rows go to one."""
     late: str | None = None
     """A condition on a row of the input, before `select`: true for one that came too late. Those are set aside."""
-    why: str = ""
+    late_reason: str = ""
     """The reason given for such a row."""
-    partly: str | None = None
+    partly_late: str | None = None
     """A condition on a row that is not late: true for one that came too late for some of its windows. It counts in the
     others, and a note of it is set aside."""
     note: str = ""

@@ -72,14 +72,14 @@ class Panes:
                 note = f"{PARTLY}{datetime.fromtimestamp(before / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}"
         why = "all its windows have closed"
         return replace(
-            self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly=partly, note=note
+            self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly_late=partly, note=note
         )
 
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the windows that close, or of those that rows arrived for."""
-        self.grouping.tidy(state)
+        self.grouping.compact(state)
         arrived_states = self.grouping.take(state)
-        out = self.grouping.nothing()
+        out = self.grouping.no_rows()
         if self.emits == "append" and self._some_close(progress):
             out = self.grouping.answer(state, self._by_window(GROUPS, progress.before, progress.watermark))
         elif self.emits == "upsert" and arrived_states:

@@ -23,7 +23,7 @@ from pipeline.core.fingerprint import fingerprint
 from pipeline.kernel.syntax.function_calls import is_reserved
 from pipeline.streaming.operators.batch_form import StreamedInput, schemas_of
 from pipeline.streaming.operators.operator import Operator
-from pipeline.streaming.operators.pattern_matches import Matches, answered, checked
+from pipeline.streaming.operators.pattern_matches import Matches, matches_in, validated
 from pipeline.streaming.operators.pattern_steps import Contiguity, Pattern, Step
 from pipeline.streaming.operators.row_conditions import require_condition
 
@@ -196,11 +196,11 @@ class PatternTransform:
     def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
         """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
         streamed = schemas_of(tables, dict(self.pattern.event_times), contracts)
-        return answered(Matches(self.pattern, streamed), tables, self.place)
+        return matches_in(Matches(self.pattern, streamed), tables, self.place)
 
     def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
         """Return what streams it."""
-        return checked(Matches(self.pattern, {name: inputs[name] for name in self.inputs if name in inputs}), place)
+        return validated(Matches(self.pattern, {name: inputs[name] for name in self.inputs if name in inputs}), place)
 
 
 __all__ = [

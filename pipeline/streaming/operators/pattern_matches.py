@@ -26,7 +26,7 @@ from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import (
     LATE,
     StreamedInput,
-    batch_answer,
+    batch_result,
     before_the_watermark,
     micros,
     require_columns,
@@ -34,9 +34,9 @@ from pipeline.streaming.operators.batch_form import (
 )
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.pattern_steps import Pattern, Step
-from pipeline.streaming.operators.row_conditions import over_row, parted, spelled
+from pipeline.streaming.operators.row_conditions import normalised_sql, qualified_condition, split_conjuncts
 from pipeline.streaming.operators.state_columns import (
-    PLACE,
+    LOG_POSITION,
     in_log_order,
     internal_list,
     internal_struct,
@@ -82,7 +82,7 @@ class Matches:
         layout = {"key": ", ".join(pattern.by), "steps": ", ".join(map(str, pattern.steps))}
         for name, event_time in pattern.event_times:
             layout |= columns_part(name, self._schema(name), event_time)
-        rules = {f"condition of {step.name!r}": spelled(step.where) for step in pattern.steps}
+        rules = {f"condition of {step.name!r}": normalised_sql(step.where) for step in pattern.steps}
         rules["within"] = in_words(timedelta(microseconds=pattern.within_us))
         rules["after_match"] = "skip to next event" if pattern.overlapping else "skip past last event"
         return StateIdentity("pattern", STATE_VERSION, layout, rules)
@@ -108,7 +108,7 @@ class Matches:
         """Rows with `_at`, their place in the log, and their key as one value, nulls being equal."""
         time = dict(self.pattern.event_times)[name]
         return Prepared(
-            f"select {to_internal(self._schema(name).names)}, {micros(time)} as _at, {PLACE}, {struct(self.pattern.by)} as _key "
+            f"select {to_internal(self._schema(name).names)}, {micros(time)} as _at, {LOG_POSITION}, {struct(self.pattern.by)} as _key "
             f"from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
@@ -226,7 +226,7 @@ class Matches:
 
     def _hit(self, step: Step, kind: Kind, matters: str) -> str:
         name = quoted(step.name)
-        alone, others = parted(self._condition(step), self._earlier(step))
+        alone, others = split_conjuncts(self._condition(step), self._earlier(step))
         rows = f"(select * from {self._rows(step)} as {name} where {alone})"
         previous = f"{name}[-1]" if step.is_list and kind != "forbidden" else "null"
         state = f"(select *, {previous} as previous from _now where {matters}) as _m"
@@ -330,7 +330,7 @@ class Matches:
 
     def _condition(self, step: Step) -> str:
         """Return the condition of a step over its row as it is called here."""
-        return over_row(step.where, step.name, self._schema(step.table).names, self._earlier(step))
+        return qualified_condition(step.where, step.name, self._schema(step.table).names, self._earlier(step))
 
     def _row_type(self, step: Step) -> str:
         columns = self._schema(step.table).columns
@@ -340,7 +340,7 @@ class Matches:
         return f"{self._row_type(step)}[]" if step.is_list else self._row_type(step)
 
 
-def checked(matches: Matches, place: Place) -> Matches:
+def validated(matches: Matches, place: Place) -> Matches:
     """Return the matches of a pattern whose inputs and SQL fit together; else raise `DefinitionError`."""
     pattern = matches.pattern
     kinds: dict[str, tuple[str, str]] = {}
@@ -358,14 +358,14 @@ def checked(matches: Matches, place: Place) -> Matches:
                 )
     with connect() as con:
         nothing = {name: empty(con, matches.streamed[name].schema) for name in matches.inputs}
-    answered(matches, nothing, place)
+    matches_in(matches, nothing, place)
     return matches
 
 
-def answered(matches: Matches, tables: Mapping[str, pa.Table], place: Place) -> pa.Table:
+def matches_in(matches: Matches, tables: Mapping[str, pa.Table], place: Place) -> pa.Table:
     """Return the matches in whole tables; raise `DefinitionError` where the SQL does not fit them."""
     try:
-        return batch_answer(matches, tables)
+        return batch_result(matches, tables)
     except duckdb.Error as error:
         raise DefinitionError(
             "the pattern's SQL does not fit its tables", got=first_line(error), place=place

@@ -28,7 +28,7 @@ def require_condition(what: str, text: str, place: Place) -> None:
         raise DefinitionError(f"{what} looks at more than the events of a match", got=repr(text), place=place)
 
 
-def parted(text: str, names: frozenset[str]) -> tuple[str, str]:
+def split_conjuncts(text: str, names: frozenset[str]) -> tuple[str, str]:
     """Return the parts of a condition, joined by AND, that name none of `names`, and those that do."""
     tree = sqlglot.parse_one(f"({text}\n)", dialect="duckdb")
     apart: tuple[list[str], list[str]] = ([], [])
@@ -39,7 +39,7 @@ def parted(text: str, names: frozenset[str]) -> tuple[str, str]:
     return alone, others
 
 
-def over_row(text: str, row: str, columns: Sequence[str], others: Collection[str]) -> str:
+def qualified_condition(text: str, row: str, columns: Sequence[str], others: Collection[str]) -> str:
     """Return a condition with the columns of its row as they are called in a shard, qualified by the row's name.
 
     A name of `others`, which are in lower case, is theirs although the row has such a column: that is `row.column`.
@@ -62,7 +62,7 @@ def over_row(text: str, row: str, columns: Sequence[str], others: Collection[str
     return str(tree.transform(renamed).sql("duckdb", comments=False))
 
 
-def spelled(text: str) -> str:
+def normalised_sql(text: str) -> str:
     """Return a condition in one spelling: without layout and comments, names in lower case."""
     select = cast("exp.Select", sqlglot.parse_one(f"select ({text}\n)", dialect="duckdb"))
     return str(normalised(select).expressions[0].this.sql("duckdb", comments=False))

@@ -78,19 +78,19 @@ class Sessions:
         grouping = self.grouping
         grouping.take(state)
         is_due = f"{UNTIL} <= {progress.watermark}"
-        if grouping.is_scattered(state):
-            self._find(state, "true")
+        if grouping.needs_merge(state):
+            self._assign_sessions(state, "true")
         elif one(state.con, f"select count(*) from {GROUPS} where {is_due}")[0]:
-            self._find(state, f"{HASH} in (select {HASH} from {GROUPS} where {is_due})")
+            self._assign_sessions(state, f"{HASH} in (select {HASH} from {GROUPS} where {is_due})")
         else:
-            return grouping.nothing()
+            return grouping.no_rows()
         closed = f"_end <= {progress.watermark}"
         self._merge(state, f"not ({closed}) and _parts > 1")
         out = grouping.answer(state, self._states(closed))
         state.forget(GROUPS, f"{ID} in (select {ID} from {_SESSIONS} where {closed})")
         return out
 
-    def _find(self, state: StateTables, condition: str) -> None:
+    def _assign_sessions(self, state: StateTables, condition: str) -> None:
         """Note for the states of some keys in which session they are."""
         keys = ", ".join((HASH, *self.grouping.by))
         before = f"over (partition by {keys} order by {FROM} rows between unbounded preceding and 1 preceding)"

@@ -22,7 +22,7 @@ def with_hash(prepared: Prepared) -> str:
     return f"select *, {by} as {HASH} from ({prepared.select}\n) as _prepared"
 
 
-def dealt(con: duckdb.DuckDBPyConnection, prepared: Prepared, shards: int) -> list[pa.Table]:
+def rows_by_shard(con: duckdb.DuckDBPyConnection, prepared: Prepared, shards: int) -> list[pa.Table]:
     """Return the prepared rows of the input, which is a table of `con`, for each shard."""
     rows = arrow(con, with_hash(prepared))
     if shards == 1:
@@ -50,11 +50,11 @@ class Shard:
 
 
 @contextmanager
-def opened(operator: Operator, samples: Mapping[str, pa.Table], limits: Limits | None = None) -> Iterator[Shard]:
+def open_shard(operator: Operator, samples: Mapping[str, pa.Table], limits: Limits | None = None) -> Iterator[Shard]:
     """Open a shard with an empty memory; `samples` are prepared rows of each input, for their columns only."""
     with connect(limits) as con:
         for name in operator.inputs:
             con.register(arrived(name), samples[name].slice(0, 0))
         state = StateTables(con)
-        state.make(operator.state)
+        state.create(operator.state)
         yield Shard(operator, state)

@@ -11,7 +11,7 @@ from pipeline.core.sources import POSITION, SOURCE
 from pipeline.kernel.sql_text import listed, quoted
 
 PREFIX = "c_"
-PLACE = listed((SOURCE, POSITION))
+LOG_POSITION = listed((SOURCE, POSITION))
 """The columns of prepared rows that say where a row stands in the log; null for a table that does not have them."""
 
 

@@ -19,8 +19,8 @@ ID, SINCE = "_id", "_since"
 class StateChanges:
     """How a table differs from its last snapshot: rows that came and stayed, and the numbers of those that went."""
 
-    came: pa.Table
-    gone: pa.Table
+    added: pa.Table
+    removed: pa.Table
 
 
 @dataclass
@@ -32,7 +32,7 @@ class StateTables:
     """The number of the snapshot that comes next."""
     _next: dict[str, int] = field(default_factory=dict)
 
-    def make(self, tables: Mapping[str, str]) -> None:
+    def create(self, tables: Mapping[str, str]) -> None:
         """Make the tables, each of the columns of a SELECT, empty."""
         for name, select in tables.items():
             self.con.execute(
@@ -85,7 +85,7 @@ class StateTables:
             f"create or replace table {quoted(table)} as select {', '.join([ID, SINCE, *columns])} from {quoted(table)}"
         )
 
-    def lose(self, table: str, numbers: pa.Table) -> None:
+    def remove(self, table: str, numbers: pa.Table) -> None:
         """Forget rows of a snapshot by their numbers."""
         self.con.register("_lost", numbers)
         self.con.execute(f"delete from {quoted(table)} where {ID} in (select {ID} from _lost)")
@@ -102,7 +102,7 @@ class StateTables:
         added = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")
         return StateChanges(added, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
 
-    def taken(self) -> None:
+    def mark_snapshot(self) -> None:
         """Begin to note changes anew: a snapshot has them."""
         for table in self.tables:
             self.con.execute(f"delete from {_gone(table)}")

@@ -15,7 +15,7 @@ from pipeline.core.event_time import span
 from pipeline.core.fingerprint import fingerprint, of_function
 from pipeline.core.functions import place_of
 from pipeline.core.schema import Schema
-from pipeline.streaming.operators.batch_form import StreamedInput, batch_answer, require_columns, required, schemas_of
+from pipeline.streaming.operators.batch_form import StreamedInput, batch_result, require_columns, required, schemas_of
 from pipeline.streaming.operators.keyed_state import TIMER, KeyedStateOperator, StateSpec
 from pipeline.streaming.operators.operator import Operator
 
@@ -119,7 +119,7 @@ class StatefulTransform:
     function: Callable[..., Any]
     table: str
     event_time: str
-    remembered: StateSpec
+    spec: StateSpec
     place: Place
 
     @property
@@ -130,7 +130,7 @@ class StatefulTransform:
     @property
     def fingerprint(self) -> str:
         """A hash of the function's code and of what it remembers."""
-        return fingerprint("stateful", of_function(self.function), self.table, self.event_time, self.remembered)
+        return fingerprint("stateful", of_function(self.function), self.table, self.event_time, self.spec)
 
     @property
     def language(self) -> str:
@@ -144,10 +144,10 @@ class StatefulTransform:
     def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
         """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
         streamed = schemas_of(tables, {self.table: self.event_time}, contracts)
-        return batch_answer(self.operator(streamed, self.place), tables)
+        return batch_result(self.operator(streamed, self.place), tables)
 
     def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
         """Return what streams it."""
         streamed = required(self.table, inputs, self.event_time, place)
-        require_columns(self.table, streamed.schema, self.remembered.key, place)
-        return KeyedStateOperator(self.function, self.table, streamed, self.remembered, place)
+        require_columns(self.table, streamed.schema, self.spec.key, place)
+        return KeyedStateOperator(self.function, self.table, streamed, self.spec, place)

@@ -33,7 +33,7 @@ class StreamInput:
     """Those that the stream looks at, besides the event time; None: all."""
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def read_columns(self) -> tuple[str, ...]:
         """The columns that are made of a row: those looked at, the event time, and where it came from."""
         names = self.schema.names if self.columns is None else self.columns
         time = () if self.time is None else (self.time.column,)
@@ -44,7 +44,7 @@ class StreamInput:
         """Whether it is a table of the lake, which another stream may make."""
         return False
 
-    def made_by(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
+    def upstream_epoch(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
         """Return, for a table whose versions were read now, how far the stream was that made the last of them."""
         del offsets, known
         return None
@@ -61,28 +61,28 @@ class StreamInput:
 
     def producer(self, reader: PartReader | None, at: str) -> RowProducer:
         """Return what makes rows of ranges that the reader gives, or the log itself; `at` is when they are ingested."""
-        kept = set(self.kept)
+        kept = set(self.read_columns)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
         return SourceProducer(
             cast("PartReader", self.log) if reader is None else reader, loose, at, event_time=self.time
         )
 
-    def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+    def empty_rows(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
         """Return the rows that the stream looks at, none of them."""
         kinds = {**self.schema.as_dict(), SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TIMESTAMPTZ"}
-        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.kept)))
+        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.read_columns)))
 
 
 @dataclass(frozen=True)
 class OffsetRanges:
     """Offsets to take of an input, by the URI of the partition: from the first on, the second not included."""
 
-    of: Mapping[str, tuple[int, int]]
+    by_partition: Mapping[str, tuple[int, int]]
 
-    def parts(self, stamps: Mapping[str, str]) -> tuple[SourceSplit, ...]:
+    def splits(self, stamps: Mapping[str, str]) -> tuple[SourceSplit, ...]:
         """Return them as parts of pieces with these stamps, without the empty ones."""
         return tuple(
             SourceSplit(SourceObject(uri, end - begin, stamps.get(uri, "")), begin, end, begin)
-            for uri, (begin, end) in sorted(self.of.items())
+            for uri, (begin, end) in sorted(self.by_partition.items())
             if end > begin
         )

@@ -35,7 +35,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import BEGINNING, Emits, Evolving, Operator, Prepared, Progress
 from pipeline.streaming.operators.operator_factory import operator_of
-from pipeline.streaming.operators.shard import opened, with_hash
+from pipeline.streaming.operators.shard import open_shard, with_hash
 from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.table_log import TableInput, TableLog
 
@@ -95,7 +95,7 @@ class StreamPlan:
             }
 
     def _sample(self, con: duckdb.DuckDBPyConnection, stream_input: StreamInput, prepared: Prepared) -> pa.Table:
-        con.register(stream_input.name, stream_input.nothing(con))
+        con.register(stream_input.name, stream_input.empty_rows(con))
         select = as_stored(con, prepared.select) if self.operator is None else with_hash(prepared)
         return arrow(con, f"select * from ({select}\n) where false")
 
@@ -216,7 +216,7 @@ class Planner:
             if isinstance(definition, Source):
                 self._plans[definition.name] = _of_source(self, definition)
             else:
-                self._plans[definition.name] = _shape(self, definition)
+                self._plans[definition.name] = _plan_table(self, definition)
         return self._plans[definition.name]
 
 
@@ -239,9 +239,9 @@ def input_of(planner: Planner, name: str) -> StreamInput:
     """Return a streamed input: a source with its log, or a table of the lake with its versions."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Feed):
-        return _of_world(planner, definition)
+        return _external_input(planner, definition)
     if isinstance(definition, Source):
-        return _of_world(planner, definition)
+        return _external_input(planner, definition)
     if not isinstance(definition, Table):
         raise RequestError(f"{name!r} cannot be streamed")
     plan, declared = planner.plan(name), definition.streaming.event_time
@@ -283,7 +283,7 @@ def event_time(planner: Planner, name: str) -> EventTime | None:
     return above if above is not None and above.column in names else None
 
 
-def _of_world(planner: Planner, definition: Source | Feed) -> StreamInput:
+def _external_input(planner: Planner, definition: Source | Feed) -> StreamInput:
     if definition.event_time is None:
         raise AssertionError(f"{definition.name!r} is not streamed")
     log = log_of(planner.workspace, definition)
@@ -292,11 +292,11 @@ def _of_world(planner: Planner, definition: Source | Feed) -> StreamInput:
     return StreamInput(definition.name, log, schema, definition.event_time)
 
 
-def _shape(planner: Planner, definition: Table) -> StreamPlan | Refusal:
+def _plan_table(planner: Planner, definition: Table) -> StreamPlan | Refusal:
     """Return how a table is streamed, or why it cannot be."""
     transform = definition.transform
     driving = transform.inputs[0]
-    obstacle = _unfollowed(planner, transform.inputs)
+    obstacle = _input_obstacle(planner, transform.inputs)
     if obstacle is not None:
         return Refusal(obstacle)
     create_operator = getattr(transform, "operator", None)
@@ -305,7 +305,7 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | Refusal:
         operator_inputs = _streamed(inputs)
         if isinstance(operator_inputs, Refusal):
             return operator_inputs
-        return _with_memory(planner, definition, inputs, create_operator(operator_inputs, definition.place))
+        return _with_operator(planner, definition, inputs, create_operator(operator_inputs, definition.place))
     stream_input = _reading(planner, driving)
     lookups = tuple(name for name in transform.inputs if name != driving)
     base = StreamPlan(definition, (stream_input,), lookups)
@@ -319,7 +319,7 @@ def _shape(planner: Planner, definition: Table) -> StreamPlan | Refusal:
     return _of_statement(planner, base, transform)
 
 
-def _unfollowed(planner: Planner, inputs: Sequence[str]) -> str | None:
+def _input_obstacle(planner: Planner, inputs: Sequence[str]) -> str | None:
     """Return why a stream cannot follow its inputs, or `None` when it can."""
     if not planner.is_streamed(inputs[0]):
         return f"{inputs[0]!r}, which it reads first, is not streamed"
@@ -348,7 +348,7 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
     operator = operator_of(transform, operator_inputs, lookup_schemas, streaming)
     if isinstance(operator, Refusal):
         return operator
-    return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in inputs), operator, lookups)
+    return _with_operator(planner, base.definition, tuple(_pruned(i, transform) for i in inputs), operator, lookups)
 
 
 def _streamed(inputs: Sequence[StreamInput]) -> dict[str, StreamedInput] | Refusal:
@@ -369,7 +369,7 @@ def _reading(planner: Planner, name: str) -> StreamInput:
     return lake_input(planner, name)
 
 
-def _with_memory(
+def _with_operator(
     planner: Planner,
     definition: StoredDefinition,
     inputs: tuple[StreamInput, ...],
@@ -394,7 +394,7 @@ def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:
     lookups = {name: _scan(planner, name) for name in plan.lookups}
     try:
         samples = plan.samples({name: scan.schema for name, scan in lookups.items()})
-        rows = _rows_of_none(planner, plan, samples, lookups)
+        rows = _rows_without_input(planner, plan, samples, lookups)
     except duckdb.Error as error:
         raise DefinitionError(
             f"table {plan.name!r} cannot be streamed", got=str(error).partition("\n")[0], place=plan.definition.place
@@ -407,11 +407,11 @@ def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:
     return schema
 
 
-def _rows_of_none(
+def _rows_without_input(
     planner: Planner, plan: StreamPlan, samples: dict[str, pa.Table], lookups: Mapping[str, Scan]
 ) -> pa.Table:
     if plan.operator is not None:
-        with opened(plan.operator, samples) as shard:
+        with open_shard(plan.operator, samples) as shard:
             con = shard.state.con
             blocks = {name: [rows] for name, rows in samples.items()}
             return arrow(con, as_stored(con, shard.advance(blocks, Progress(BEGINNING, BEGINNING))))
@@ -419,7 +419,7 @@ def _rows_of_none(
         return samples[plan.inputs[0].name]
     with connect(filesystem=planner.workspace.lake.storage.filesystem()) as con:
         given_tables = {name: con.sql(scan.query()).to_arrow_table() for name, scan in lookups.items()}
-    return _columns_of(plan, {**samples, **given_tables})
+    return _call_without_rows(plan, {**samples, **given_tables})
 
 
 def _require_key(definition: StoredDefinition, schema: Schema) -> None:
@@ -434,7 +434,7 @@ def _require_key(definition: StoredDefinition, schema: Schema) -> None:
         )
 
 
-def _columns_of(stream_plan: StreamPlan, empty_inputs: dict[str, pa.Table]) -> pa.Table:
+def _call_without_rows(stream_plan: StreamPlan, empty_inputs: dict[str, pa.Table]) -> pa.Table:
     """Return what a function makes of no rows, for its columns; raise `DefinitionError` when it cannot stand that."""
     assert stream_plan.function is not None  # noqa: S101 - the caller has looked
     try:

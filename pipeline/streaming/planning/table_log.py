@@ -69,7 +69,7 @@ class TableLog:
             return None
         return None if version is None or version.manifest is None else version.manifest.epoch
 
-    def came(self, begin: int, end: int) -> tuple[Schema, tuple[DataFile, ...]]:
+    def added_files(self, begin: int, end: int) -> tuple[Schema, tuple[DataFile, ...]]:
         """Return the columns, and the files that came with the versions from one on, the second not included.
 
         Raises `SourceError` when rows went in them: what was made of these cannot be taken back by a stream.
@@ -100,7 +100,7 @@ class TableInput(StreamInput):
     """How far its watermark then is behind that one."""
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def read_columns(self) -> tuple[str, ...]:
         """The columns looked at, the event time, and where a row came from."""
         names = self.schema.names if self.columns is None else self.columns
         time = () if self.time is None else (self.time.column,)
@@ -111,7 +111,7 @@ class TableInput(StreamInput):
         """It is."""
         return True
 
-    def made_by(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
+    def upstream_epoch(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
         """Return how far the stream was that made the last of the versions that were read now."""
         return None if offsets == known.offsets else self.table.epoch(offsets[self.table.uri])
 
@@ -132,29 +132,29 @@ class TableInput(StreamInput):
     def producer(self, reader: PartReader | None, at: str) -> RowProducer:
         """Return what reads the files of versions."""
         del reader, at
-        return _FromVersions(self)
+        return _VersionProducer(self)
 
-    def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+    def empty_rows(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
         """Return the rows that the stream looks at, none of them."""
         kinds = {SOURCE: "VARCHAR", POSITION: "BIGINT", **self.schema.as_dict()}
-        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.kept)))
+        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.read_columns)))
 
 
 @dataclass(frozen=True)
-class _FromVersions:
+class _VersionProducer:
     stream_input: TableInput
 
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
-        return self._made(con, split)
+        return self._input_query(con, split)
 
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
-        return self._made(con, split)
+        return self._input_query(con, split)
 
     @contextmanager
-    def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def _input_query(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         del con
         (part,) = split.parts
-        schema, files = self.stream_input.table.came(part.begin, part.end or 0)
+        schema, files = self.stream_input.table.added_files(part.begin, part.end or 0)
         self._require_columns(schema)
         scan = Scan(self.stream_input.schema, files)
         names = {name.lower() for name in self.stream_input.schema.names}

@@ -21,9 +21,9 @@ from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
 
 log = logger(__name__)
-TIDY_EVERY = 100
+MAINTENANCE_EVERY = 100
 """After how many versions small files are put together, and the log is kept short."""
-TOGETHER_BYTES = 32 << 20
+COMPACT_BYTES = 32 << 20
 """Up to which size files are put together beside the stream: more would let an epoch wait."""
 RECORD_EVERY_S = 20.0
 """How often the catalog and, for a gold table, the warehouse are brought to the last commit."""
@@ -76,7 +76,7 @@ class EpochCommitter:
             return
         self.committed = self._committing.result().epoch
         self._committing = None
-        if self.head.number and self.head.number % TIDY_EVERY == 0:
+        if self.head.number and self.head.number % MAINTENANCE_EVERY == 0:
             self._tidying.submit(self._tidy)
         if time.monotonic() - self._recorded_at > RECORD_EVERY_S:
             try:
@@ -120,9 +120,9 @@ def commit_epoch(
     if manifest.quarantined or manifest.quarantine_mode == "overwrite":
         update_quarantine(workspace, plan.definition, manifest)
     on_step(CommitStep.SETTLED)
-    if number and number % TIDY_EVERY == 0:
+    if number and number % MAINTENANCE_EVERY == 0:
         try:
-            compact(workspace.table(plan.name), head, target_bytes=TOGETHER_BYTES)
+            compact(workspace.table(plan.name), head, target_bytes=COMPACT_BYTES)
         except StorageError as error:
             log.warning(
                 "small files were not put together: it is tried again later",

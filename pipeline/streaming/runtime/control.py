@@ -13,8 +13,8 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.metrics import RunStatus
 
-_LOOK_EVERY_S = 0.1
-_REACHED: dict[DesiredState, tuple[RunStatus, ...]] = {
+_POLL_EVERY_S = 0.1
+_STATUSES_OF: dict[DesiredState, tuple[RunStatus, ...]] = {
     DesiredState.RUN: (RunStatus.RUNNING, RunStatus.DRAINING),
     DesiredState.PAUSE: (RunStatus.PAUSED,),
 }
@@ -83,7 +83,7 @@ def request(
             if state in {DesiredState.DRAIN, DesiredState.STOP} and lease is not None:
                 return lease
             raise ConflictError(f"stream {name!r} ended before it was asked", do="see `headwater streams`")
-        if state in _REACHED and lease.facts.get("status") in _REACHED[state]:
+        if state in _STATUSES_OF and lease.facts.get("status") in _STATUSES_OF[state]:
             return lease
         if time.monotonic() > give_up:
             raise ConflictError(
@@ -91,4 +91,4 @@ def request(
                 got=f"it is {lease.facts.get('status')} after {wait_s:g} s",
                 do="see `headwater streams`",
             )
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_EVERY_S)

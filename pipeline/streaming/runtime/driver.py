@@ -27,7 +27,7 @@ from pipeline.streaming.runtime.steps import CommitStep
 from pipeline.streaming.runtime.stream import Stream
 
 log = logger(__name__)
-NOTE_EVERY_S = 0.2
+REPORT_EVERY_S = 0.2
 _PAUSED_S = 0.1
 
 
@@ -65,7 +65,7 @@ class StreamJobContext:
     on_restart: Callable[[str, str], None] = lambda _, __: None
     """Hears of each restart, with the stream's name and the words."""
     stop: threading.Event = field(default_factory=threading.Event)
-    done: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     streams: dict[str, Stream] = field(default_factory=dict)
     statuses: dict[str, StreamStatus] = field(default_factory=dict)
 
@@ -81,7 +81,7 @@ class StreamDriver:
         self._restarts: list[float] = []
         self._stream_options = context.options.stream_options
         self._was_opened = False
-        self._noted = 0.0
+        self._reported_at = 0.0
         self._waits_since = now()
 
     def run(self) -> None:
@@ -91,18 +91,18 @@ class StreamDriver:
             self._wait_for_inputs()
             while not context.stop.is_set():
                 try:
-                    self._once()
+                    self._run_once()
                     break
                 except Exception as error:
-                    if not self._goes_on_after(error):
+                    if not self._can_restart_after(error):
                         raise
         except Exception as error:
-            self._say(RunStatus.FAILED, str(error))
+            self._set_status(RunStatus.FAILED, str(error))
             raise
         if context.statuses[self.name].status not in {RunStatus.ENDED, RunStatus.STOPPED}:
-            self._say(RunStatus.STOPPED)
+            self._set_status(RunStatus.STOPPED)
 
-    def _once(self) -> None:
+    def _run_once(self) -> None:
         plan = self._context.planner.plan(self.name)
         with closing(self._opened(plan)) as stream:
             stream.metrics = self.metrics
@@ -111,7 +111,7 @@ class StreamDriver:
             try:
                 self._drive(stream)
             except Exception:
-                self._begin_again(stream)
+                self._prepare_restart(stream)
                 raise
 
     def _opened(self, plan: StreamPlan) -> Stream:
@@ -121,19 +121,19 @@ class StreamDriver:
                 restore(context.planner.workspace, plan, options.restore)
             if options.begin is not None:
                 self._stream_options = replace(self._stream_options, begin=resolved(plan, options.begin))
-        return Stream(context.planner.workspace, plan, self._stream_options, on_step=self._heard)
+        return Stream(context.planner.workspace, plan, self._stream_options, on_step=self._on_commit_step)
 
-    def _begin_again(self, stream: Stream) -> None:
+    def _prepare_restart(self, stream: Stream) -> None:
         """Let the next opening go on from the commits, or where this one began if there was none."""
         if self.metrics.commits:
             self._stream_options = replace(self._stream_options, begin="committed", anew=False, state="restore")
         elif self._stream_options.begin != "committed":
             began: StartPosition = {
-                uri: o for on_step in stream.progress.inputs.values() for uri, o in on_step.began.items()
+                uri: o for known in stream.progress.inputs.values() for uri, o in known.began.items()
             }
             self._stream_options = replace(self._stream_options, begin=began, anew=True)
 
-    def _goes_on_after(self, error: Exception) -> bool:
+    def _can_restart_after(self, error: Exception) -> bool:
         context = self._context
         lake = context.planner.workspace.lake.storage
         if is_of_files(error) and not lake.is_local:
@@ -152,7 +152,7 @@ class StreamDriver:
         if is_away and context.statuses[self.name].status != RunStatus.WAITING:
             self._waits_since = now()
         since = f"since {self._waits_since:%H:%M:%S} UTC: " if is_away else ""
-        self._say(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
+        self._set_status(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
         log.info("stream is opened again", wait_s=wait_s, error=str(error))
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
         context.on_restart(self.name, f"{error} — goes on from its last commit: {lately}")
@@ -169,7 +169,7 @@ class StreamDriver:
         except HeadwaterError:
             return False  # the next try to open it says what it is
 
-    def _heard(self, step: CommitStep) -> None:
+    def _on_commit_step(self, step: CommitStep) -> None:
         if step in {CommitStep.STAGED, CommitStep.SAVED}:
             self._context.leases.require(self.name)
         self.metrics.reached(step)
@@ -190,29 +190,33 @@ class StreamDriver:
             if desired in {DesiredState.DRAIN, DesiredState.STOP}:
                 break
             stream.run_micro_batch()
-            self._note(stream, RunStatus.WAITING if stream.last.unanswered else RunStatus.RUNNING)
+            self._report_status(stream, RunStatus.WAITING if stream.last.unanswered else RunStatus.RUNNING)
             if stream.last.has_ended or (options.until_caught_up and self._has_caught_up(stream, target)):
                 break
         is_over = stream.last.has_ended or options.drain or desired == DesiredState.DRAIN
         if is_over:
-            self._note(stream, RunStatus.DRAINING, at_once=True)
+            self._report_status(stream, RunStatus.DRAINING, at_once=True)
             stream.drain()
         else:
             stream.save()
         has_ended = is_over or (desired != DesiredState.STOP and not context.stop.is_set())
-        self._note(stream, RunStatus.ENDED if has_ended else RunStatus.STOPPED, at_once=True)
+        self._report_status(stream, RunStatus.ENDED if has_ended else RunStatus.STOPPED, at_once=True)
 
     def _pause(self, stream: Stream) -> None:
         stream.save()
         leases, stop = self._context.leases, self._context.stop
         while leases.desired_state(self.name) == DesiredState.PAUSE and not stop.wait(_PAUSED_S):
             leases.require(self.name)
-            self._note(stream, RunStatus.PAUSED)
+            self._report_status(stream, RunStatus.PAUSED)
 
-    def _note(self, stream: Stream, status: RunStatus, *, at_once: bool = False) -> None:
+    def _report_status(self, stream: Stream, status: RunStatus, *, at_once: bool = False) -> None:
         instant = time.monotonic()
-        if at_once or instant - self._noted >= NOTE_EVERY_S or self._context.statuses[self.name].status != status:
-            self._noted = instant
+        if (
+            at_once
+            or instant - self._reported_at >= REPORT_EVERY_S
+            or self._context.statuses[self.name].status != status
+        ):
+            self._reported_at = instant
             known = self._context.statuses[self.name]
             if status == RunStatus.WAITING and known.status != RunStatus.WAITING:
                 self._waits_since = now()
@@ -222,7 +226,7 @@ class StreamDriver:
                 replace(statuses, error=error) if status == RunStatus.WAITING else statuses
             )
 
-    def _say(self, status: RunStatus, error: str = "") -> None:
+    def _set_status(self, status: RunStatus, error: str = "") -> None:
         known = self._context.statuses[self.name]
         self._context.statuses[self.name] = replace(
             known,
@@ -239,7 +243,7 @@ class StreamDriver:
         workspace = context.planner.workspace
         above = set(workspace.project.graph.upstream(self.name)) & set(context.names)
         while not context.stop.is_set():
-            if all(other in context.done or self._has_begun(other) for other in above):
+            if all(other in context.ended or self._has_begun(other) for other in above):
                 return
             context.stop.wait(0.02)
 
@@ -251,13 +255,13 @@ class StreamDriver:
         return context.planner.workspace.table(other).number() is not None
 
     def _has_caught_up(self, stream: Stream, target: Mapping[str, int]) -> bool:
-        offsets = {uri: o for on_step in stream.progress.inputs.values() for uri, o in on_step.offsets.items()}
+        offsets = {uri: o for known in stream.progress.inputs.values() for uri, o in known.offsets.items()}
         if any(offsets.get(uri, 0) < end for uri, end in target.items()):
             return False
         context = self._context
         for stream_input in stream.plan.inputs:
             if stream_input.is_of_lake:
-                has_ended = stream_input.name in context.done or stream_input.name not in context.names
+                has_ended = stream_input.name in context.ended or stream_input.name not in context.names
                 if not has_ended or any(offsets.get(uri, 0) < e.end for uri, e in stream_input.log.extents().items()):
                     return False
         return True

@@ -23,7 +23,7 @@ from pipeline.streaming.runtime.lease_manager import LeaseManager
 from pipeline.streaming.runtime.metrics import TROUBLED, RunStatus, StreamStatus
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.sink_worker import SinkWorker, sinks_of
-from pipeline.streaming.runtime.status import in_short
+from pipeline.streaming.runtime.status import lease_facts
 from pipeline.streaming.runtime.steps import CommitStep
 from pipeline.streaming.runtime.stream import Stream
 
@@ -75,7 +75,7 @@ class StreamJob:
         self._on_step = on_step
         self._on_restart = on_restart
         self._stop = threading.Event()
-        self._done: set[str] = set()
+        self._ended: set[str] = set()
         self.sinks: dict[str, SinkWorker] = {}
         """The sinks of these streams, while they run and after."""
 
@@ -94,7 +94,7 @@ class StreamJob:
         Raises `ConflictError` at once when somebody living runs one of them. The first error of a stream is raised when all
         have ended; what they committed stays.
         """
-        leases = LeaseManager(Leases(self.workspace.catalog), self._in_short)
+        leases = LeaseManager(Leases(self.workspace.catalog), self._lease_facts)
         try:
             for name in self.names:
                 leases.take(name, take_over=self.options.take_over)
@@ -110,15 +110,16 @@ class StreamJob:
             options=self.options,
             names=self.names,
             leases=leases,
-            on_step=self._heard,
+            on_step=self._on_commit_step,
             on_restart=self._on_restart,
             stop=self._stop,
-            done=self._done,
+            ended=self._ended,
             streams=self.streams,
             statuses=self.statuses,
         )
         threads = [
-            threading.Thread(target=self._work, args=(name, context), name=f"headwater-{name}") for name in self.names
+            threading.Thread(target=self._run_stream, args=(name, context), name=f"headwater-{name}")
+            for name in self.names
         ]
         self.sinks = {
             sink.name: SinkWorker(
@@ -152,14 +153,14 @@ class StreamJob:
                 if worker.error is not None:
                     self.errors[name] = worker.error
 
-    def _heard(self, name: str, step: CommitStep) -> None:
+    def _on_commit_step(self, name: str, step: CommitStep) -> None:
         self._on_step(name, step)
         if step == CommitStep.COMMITTED:
             for worker in self.sinks.values():
                 if worker.status.table == name:
                     worker.wake()
 
-    def _work(self, name: str, context: StreamJobContext) -> None:
+    def _run_stream(self, name: str, context: StreamJobContext) -> None:
         try:
             with fields(stream=name):
                 StreamDriver(name, context).run()
@@ -168,13 +169,13 @@ class StreamJob:
             if self.options.fail_fast:
                 self.stop()
         finally:
-            self._done.add(name)
+            self._ended.add(name)
             self._end_sinks(name)
             context.leases.release(name)
 
-    def _in_short(self, name: str) -> Mapping[str, Any]:
+    def _lease_facts(self, name: str) -> Mapping[str, Any]:
         sinks = {n: asdict(s.status) for n, s in self.sinks.items() if s.status.table == name}
-        return {**in_short(self.statuses[name]), **({"sinks": sinks} if sinks else {})}
+        return {**lease_facts(self.statuses[name]), **({"sinks": sinks} if sinks else {})}
 
 
 def catch_up(workspace: Workspace, names: Sequence[str] = (), stream_options: StreamOptions | None = None) -> StreamJob:

@@ -90,7 +90,7 @@ class StreamMetrics:
         self.micro_batches += 1
         self._lapped = self.clock()
 
-    def lap(self, phase: str) -> None:
+    def end_phase(self, phase: str) -> None:
         """A phase is over."""
         now = self.clock()
         self.phases[phase] += now - self._lapped
@@ -98,7 +98,7 @@ class StreamMetrics:
         if phase == "wait":
             self._offered = now
 
-    def took(self, rows: int, size_bytes: int) -> None:
+    def count_rows(self, rows: int, size_bytes: int) -> None:
         """Rows were read."""
         if not rows:
             return
@@ -113,9 +113,9 @@ class StreamMetrics:
         """A commit came to a step: `staged` and `saved` in the stream's thread, `committed` in that of its commits."""
         if step == CommitStep.STAGED:
             self._staging_at = self._lapped
-            self.lap("stage")
+            self.end_phase("stage")
         elif step == CommitStep.SAVED:
-            self.lap("save")
+            self.end_phase("save")
             self._sent.append(_StagedEpoch(self._pending, self._staging_at, self._lapped))
             self._pending = []
         elif step == CommitStep.COMMITTED:

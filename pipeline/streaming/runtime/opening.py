@@ -23,7 +23,7 @@ from pipeline.streaming.runtime.start import (
     decide_start,
     first_offsets,
     gaps_in,
-    require_same,
+    require_same_partitions,
     stamps_of,
 )
 
@@ -110,12 +110,12 @@ def positioned(progress: StreamProgress, plan: StreamPlan, options: StreamOption
             behind = gaps_in(offsets, log_extents)
             offsets |= {gap.uri: gap.end for gap in behind}
             gaps += behind
-        require_same(known, log_extents, may_lose=each.log.traits.may_vanish)
+        require_same_partitions(known, log_extents, may_lose=each.log.traits.may_vanish)
         if each.log.traits.may_vanish:
-            offsets = _held(offsets, log_extents)
+            offsets = _kept_partitions(offsets, log_extents)
         inputs[each.name] = known.beginning(offsets, stamps_of(log_extents))
     return replace(progress, inputs=inputs, gaps=gaps)
 
 
-def _held(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> dict[str, int]:
+def _kept_partitions(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> dict[str, int]:
     return {uri: offset for uri, offset in offsets.items() if uri in extents}

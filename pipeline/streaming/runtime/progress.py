@@ -97,7 +97,7 @@ def splits_to_take(
             for uri, end in ends.items()
         }
         is_cut = is_cut or any(ranges[uri][1] < end for uri, end in ends.items())
-        splits[stream_input.name] = OffsetRanges(ranges).parts(known.stamps)
+        splits[stream_input.name] = OffsetRanges(ranges).splits(known.stamps)
     return splits, is_cut
 
 

@@ -24,7 +24,7 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.snapshots import checked
+from pipeline.streaming.operators.snapshots import read_verified
 from pipeline.streaming.planning.plan import StreamPlan
 
 FORMAT_VERSION = 2
@@ -99,10 +99,10 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
         if manifest is None or manifest.epoch is None:
             raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
         named = label or f"epoch-{manifest.epoch.number}"
-        _require_free(table.storage, name, named)
+        _require_unused(table.storage, name, named)
         folder = f"{FOLDER}/{named}"
         try:
-            state = [_copied(table.storage, file, folder) for file in manifest.epoch.state]
+            state = [_copy_state_file(table.storage, file, folder) for file in manifest.epoch.state]
         except StorageError:  # the stream went on, and a clean-up took them
             if table.number() == version.number:
                 raise
@@ -161,12 +161,12 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
     if seen is None:
         raise StorageError(f"table {plan.name!r} is gone", do="make it anew: headwater stream --from earliest")
     quarantined = workspace.lake.quarantine(plan.name)
-    _require_same(savepoint, seen)
-    _require_there(table, savepoint.files, label)
-    _require_there(quarantined, savepoint.quarantined, label)
+    _require_same_columns(savepoint, seen)
+    _require_files(table, savepoint.files, label)
+    _require_files(quarantined, savepoint.quarantined, label)
     manifest = Manifest.from_json(savepoint.manifest)
     for file in () if manifest.epoch is None else manifest.epoch.state:
-        checked(file, table.storage.read_bytes)
+        read_verified(file, table.storage.read_bytes)
     run_id = f"restore-{secrets.token_hex(4)}"
     again = {file.path for file in savepoint.files}
     now_there = {file.uri.removeprefix(f"{table.storage.uri}/"): file.uri for file in seen.files}
@@ -174,7 +174,7 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
         manifest,
         run_id=run_id,
         mode="merge",
-        quarantined=_written_anew(workspace, quarantined, savepoint.quarantined, run_id),
+        quarantined=_restage(workspace, quarantined, savepoint.quarantined, run_id),
         quarantine_mode="overwrite",
         at=clock().isoformat(),
     )
@@ -197,16 +197,16 @@ def _read(storage: Storage, label: str) -> Savepoint:
     return Savepoint.from_json(storage.read_text(f"{FOLDER}/{label}/savepoint.json"))
 
 
-def _require_free(storage: Storage, name: str, label: str) -> None:
+def _require_unused(storage: Storage, name: str, label: str) -> None:
     if not _LABEL.fullmatch(label):
         raise RequestError("a label is a word of letters, digits, dots and dashes", got=repr(label))
     if storage.has(f"{FOLDER}/{label}/savepoint.json"):
         raise RequestError(f"stream {name!r} has a savepoint {label!r} already", do="choose another label")
 
 
-def _copied(storage: Storage, file: StateFile, folder: str) -> StateFile:
+def _copy_state_file(storage: Storage, file: StateFile, folder: str) -> StateFile:
     copy = replace(file, path=f"{folder}/{PurePosixPath(file.path).name}")
-    storage.write_bytes(copy.path, checked(file, storage.read_bytes))
+    storage.write_bytes(copy.path, read_verified(file, storage.read_bytes))
     return copy
 
 
@@ -221,7 +221,7 @@ def _quarantine_at(workspace: Workspace, name: str, version: Version) -> tuple[S
     return files if workspace.table(name).number() == version.number else None
 
 
-def _require_same(savepoint: Savepoint, seen: Version) -> None:
+def _require_same_columns(savepoint: Savepoint, seen: Version) -> None:
     columns = tuple((c.name, c.type) for c in seen.schema.columns)
     if columns != savepoint.columns:
         changed = sorted(set(columns) ^ set(savepoint.columns))
@@ -232,7 +232,7 @@ def _require_same(savepoint: Savepoint, seen: Version) -> None:
         )
 
 
-def _require_there(table: LakeTable, files: Sequence[StagedFile], label: str) -> None:
+def _require_files(table: LakeTable, files: Sequence[StagedFile], label: str) -> None:
     missing = [file.path for file in files if not table.storage.has(file.path)]
     if missing:
         raise StorageError(
@@ -242,7 +242,7 @@ def _require_there(table: LakeTable, files: Sequence[StagedFile], label: str) ->
         )
 
 
-def _written_anew(
+def _restage(
     workspace: Workspace, quarantined: LakeTable, files: Sequence[StagedFile], run_id: str
 ) -> tuple[StagedFile, ...]:
     """Stage the quarantined rows of files under new names: a commit cannot take away and bring a file of one name."""

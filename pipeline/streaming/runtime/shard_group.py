@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.core.epochs import BEGINNING, StateFile
 from pipeline.streaming.operators.operator import Progress
-from pipeline.streaming.operators.snapshots import kept
+from pipeline.streaming.operators.snapshots import required_files
 from pipeline.streaming.runtime.source_task import SourceBatch
 from pipeline.streaming.runtime.state_task import ShardConfig, StateTask, needs_base
 from pipeline.streaming.runtime.workers import WorkerHandle, results
@@ -66,7 +66,7 @@ class ShardGroup:
         files = [file for file in results(started) if file is not None]
         if self._writes_bases:
             before, self._writes_bases = (), False
-        return kept((*before, *files))
+        return required_files((*before, *files))
 
     def horizon(self) -> int:
         """Return the watermark at which no shard holds a row back; `BEGINNING` when none waits for one."""

@@ -20,9 +20,9 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 
 log = logger(__name__)
-_LOOK_EVERY_S = 0.25
+_POLL_EVERY_S = 0.25
 """How soon a version is seen of which no commit in this process told."""
-_HOPELESS = (DefinitionError, RequestError, SchemaError)
+_PERMANENT = (DefinitionError, RequestError, SchemaError)
 
 
 class DeliveryStatus(StrEnum):
@@ -94,7 +94,7 @@ class SinkWorker:
             try:
                 self._follow()
             except Exception as error:  # noqa: BLE001 - raised by `Running.run`, in its thread
-                if not self._goes_on_after(error):
+                if not self._can_restart_after(error):
                     self.error = error
                     self.status.status, self.status.error = DeliveryStatus.FAILED, str(error)
                     return
@@ -112,7 +112,7 @@ class SinkWorker:
                 self._send(sender)
                 if is_last:
                     return
-                self._woken.wait(_LOOK_EVERY_S)
+                self._woken.wait(_POLL_EVERY_S)
         finally:
             sender.close()
 
@@ -126,8 +126,8 @@ class SinkWorker:
         status.version = None if reached is None else reached.version
         status.behind, status.status, status.error = sender.behind(), DeliveryStatus.FOLLOWING, ""
 
-    def _goes_on_after(self, error: Exception) -> bool:
-        if self._ending.is_set() or isinstance(error, _HOPELESS) or not isinstance(error, HeadwaterError):
+    def _can_restart_after(self, error: Exception) -> bool:
+        if self._ending.is_set() or isinstance(error, _PERMANENT) or not isinstance(error, HeadwaterError):
             return False
         try:
             self._require()

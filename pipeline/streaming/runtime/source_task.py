@@ -25,14 +25,16 @@ from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.syntax.scope import unused
 from pipeline.kernel.types import as_stored
 from pipeline.streaming.operators.operator import Prepared
-from pipeline.streaming.operators.shard import dealt
+from pipeline.streaming.operators.shard import rows_by_shard
 from pipeline.streaming.planning.inputs import StreamInput
 
 if TYPE_CHECKING:
     import fsspec
 
 _BLOCK = "_taken_rows"
-ASIDE = "select null::varchar as reasons, null::varchar as _source, null::bigint as _position, null::varchar as row"
+REJECTS_QUERY = (
+    "select null::varchar as reasons, null::varchar as _source, null::bigint as _position, null::varchar as row"
+)
 """The columns of rows that are set aside."""
 NO_TIME, AHEAD = "no event time", "too far ahead of the clock"
 
@@ -146,26 +148,26 @@ class SourceTask:
         split = Split(0, parts=parts)
         input_query = self._read(stream_input, producer, split)
         prepared = request.prepared[stream_input.name]
-        taken = self._sorted(stream_input, prepared, request, input_query)
+        taken = self._classify(stream_input, prepared, request, input_query)
         has_away = taken.late or taken.ahead
-        why = _why(stream_input)
+        why = _reason_column(stream_input)
         rows = f"select * exclude ({why}) from {_BLOCK} where {why} is null" if has_away else f"from {_BLOCK}"
         self._con.execute(f"create or replace temp view {quoted(stream_input.name)} as {rows}")
         return replace(taken, ready=self._ready(prepared, request.shards))
 
     def _read(self, stream_input: StreamInput, producer: RowProducer, split: Split) -> InputQuery:
         """Bring the rows of a split into `_taken_rows`: in one pass if all is as it should be, else carefully."""
-        columns = ", ".join(map(quoted, stream_input.kept))
+        columns = ", ".join(map(quoted, stream_input.read_columns))
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
         with producer.for_fast_path(self._con, split) as input_query:
-            if input_query is not None and not input_query.rejected and self._flows(input_query, columns):
+            if input_query is not None and not input_query.rejected and self._has_no_rejects(input_query, columns):
                 return input_query
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
         with producer.for_validation(self._con, split) as input_query:
             self._con.execute(f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})")
             return input_query
 
-    def _flows(self, input_query: InputQuery, columns: str) -> bool:
+    def _has_no_rejects(self, input_query: InputQuery, columns: str) -> bool:
         try:
             rows = one(
                 self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})"
@@ -176,7 +178,7 @@ class SourceTask:
         except duckdb.Error:
             return False
 
-    def _sorted(
+    def _classify(
         self, stream_input: StreamInput, prepared: Prepared, request: SourceRequest, input_query: InputQuery
     ) -> SourceBatch:
         """Find the rows that do not count, and how far event time is by the others."""
@@ -197,7 +199,7 @@ class SourceTask:
         time = quoted(stream_input.time.column)
         bound = request.now + int(stream_input.time.ahead.total_seconds() * 1e6)
         ahead = f"coalesce(epoch_us({time}) > {bound}, false)"
-        late, partly = (f"coalesce({c}, false)" if c else "false" for c in (prepared.late, prepared.partly))
+        late, partly = (f"coalesce({c}, false)" if c else "false" for c in (prepared.late, prepared.partly_late))
         bad = f"({time} is null or {ahead})"
         stats = self._con.execute(
             f"select {stream_input.partition}, max(epoch_us({time})) filter (not {ahead}), "
@@ -206,14 +208,14 @@ class SourceTask:
         ).fetchall()
         no_good, too_late, noted = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
         latest = {str(row[0]): int(row[1]) for row in stats if row[1] is not None}
-        quarantined, why = [], _why(stream_input)
+        quarantined, why = [], _reason_column(stream_input)
         if no_good or too_late:
             cases = [f"when {time} is null then {literal(NO_TIME)}", f"when {ahead} then {literal(AHEAD)}"]
-            cases += [f"when {late} then {literal(prepared.why or 'late')}"] if prepared.late else []
+            cases += [f"when {late} then {literal(prepared.late_reason or 'late')}"] if prepared.late else []
             self._con.execute(
                 f"create or replace temp table {_BLOCK} as select *, case {' '.join(cases)} end as {why} from {_BLOCK}"
             )
-            shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.kept)
+            shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.read_columns)
             quarantined.append(
                 f"select {why}, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
                 f"from {_BLOCK} where {why} is not null"
@@ -223,7 +225,7 @@ class SourceTask:
         if input_query.rejected:
             quarantined.append(f"select reasons, _source, _position, row from {REJECTED}")
         rows = (
-            arrow(self._con, f"{ASIDE} where false union all {' union all '.join(quarantined)}")
+            arrow(self._con, f"{REJECTS_QUERY} where false union all {' union all '.join(quarantined)}")
             if quarantined
             else None
         )
@@ -240,11 +242,11 @@ class SourceTask:
 
     def _notes(self, stream_input: StreamInput, prepared: Prepared, *, has_why: bool) -> str:
         """Return the SELECT of notes of the rows that came too late for some of their windows."""
-        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.kept)
-        counts = f"{_why(stream_input)} is null and " if has_why else ""
+        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.read_columns)
+        counts = f"{_reason_column(stream_input)} is null and " if has_why else ""
         return (
             f"select {literal(prepared.note)}, {SOURCE}::varchar, {POSITION}::bigint, "
-            f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly}, false)"
+            f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly_late}, false)"
         )
 
     def _ready(self, prepared: Prepared, shards: int) -> list[pa.Table]:
@@ -253,9 +255,9 @@ class SourceTask:
             return [call(self._config.function, blocks, self._config.place)]
         if not self._config.has_state:
             return [arrow(self._con, as_stored(self._con, prepared.select))]
-        return dealt(self._con, prepared, shards)
+        return rows_by_shard(self._con, prepared, shards)
 
 
-def _why(stream_input: StreamInput) -> str:
+def _reason_column(stream_input: StreamInput) -> str:
     """Return the name of the column with the reason for which a row does not count, beside those of the input."""
-    return unused("_why", stream_input.kept)
+    return unused("_why", stream_input.read_columns)

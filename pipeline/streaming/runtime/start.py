@@ -127,7 +127,7 @@ def stamps_of(extents: Mapping[str, Extent]) -> dict[str, str]:
     return {uri: extent.stamp for uri, extent in extents.items()}
 
 
-def require_same(reached: InputProgress, extents: Mapping[str, Extent], *, may_lose: bool = False) -> None:
+def require_same_partitions(reached: InputProgress, extents: Mapping[str, Extent], *, may_lose: bool = False) -> None:
     """Raise `SourceError` when a partition that was read was made anew, or is gone: its offsets would mean other records.
 
     With `may_lose` one that is gone is no error: it was read whole.

@@ -19,7 +19,7 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.operator import Progress
-from pipeline.streaming.operators.shard import dealt
+from pipeline.streaming.operators.shard import rows_by_shard
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.shard_group import ShardGroup
 from pipeline.streaming.runtime.verify import load_quarantined, read_again
@@ -52,10 +52,10 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
         for name in plan.lookups:
             con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
         for stream_input in plan.inputs:
-            reached = _held(how.epoch.inputs[stream_input.name], how.extents[stream_input.name])
+            reached = _from_log_begin(how.epoch.inputs[stream_input.name], how.extents[stream_input.name])
             for select, rows_in in read_again(con, stream_input, reached):
                 con.execute(f"create or replace temp table {quoted(stream_input.name)} as {select}")
-                parts = dealt(con, plan.operator.prepare(stream_input.name, BEGINNING), len(shards.tasks))
+                parts = rows_by_shard(con, plan.operator.prepare(stream_input.name, BEGINNING), len(shards.tasks))
                 shards.process([{stream_input.name: [part]} for part in parts], Progress(BEGINNING, BEGINNING))
                 rows += rows_in
     lost = how.epoch.totals.get("rows_in", rows) - rows
@@ -69,7 +69,7 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
     shards.process([{} for _ in shards.tasks], Progress(BEGINNING, how.epoch.watermark))
 
 
-def _held(reached: InputProgress, extents: Mapping[str, Extent]) -> InputProgress:
+def _from_log_begin(reached: InputProgress, extents: Mapping[str, Extent]) -> InputProgress:
     """Return the progress as if the stream had begun where the log begins now, at the earliest."""
     began = {uri: max(o, extents[uri].begin) if uri in extents else o for uri, o in reached.began.items()}
     return replace(reached, began=began)

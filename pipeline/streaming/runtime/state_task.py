@@ -16,7 +16,7 @@ from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Evolving, Operator, Progress, arrived
 from pipeline.streaming.operators.shard import Shard
-from pipeline.streaming.operators.snapshots import RestorePlan, restored, written
+from pipeline.streaming.operators.snapshots import RestorePlan, restore_shard, snapshot_file
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
 FOLDER = "_headwater/state"
@@ -54,11 +54,11 @@ class StateTask:
             state = StateTables(con)
             same = config.epoch is not None and config.epoch.shards == config.shards
             as_then = config.operator.evolving if same and isinstance(config.operator, Evolving) else frozenset()
-            state.make({n: select for n, select in config.operator.state.items() if n not in as_then})
+            state.create({n: select for n, select in config.operator.state.items() if n not in as_then})
             if config.epoch is not None:
                 plan = RestorePlan(config.epoch, config.storage.read_bytes, self._evolve)
-                restored(plan, state, config.number, config.shards)
-            state.make({n: select for n, select in config.operator.state.items() if n not in state.tables})
+                restore_shard(plan, state, config.number, config.shards)
+            state.create({n: select for n, select in config.operator.state.items() if n not in state.tables})
             self._shard = Shard(config.operator, state)
             self._stack = opening.pop_all()
 
@@ -95,8 +95,10 @@ class StateTask:
         The file is there for good once this returns, and nothing refers to it before the epoch is committed.
         """
         state = self._shard.state
-        state_file = written(state, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base)
-        state.taken()
+        state_file = snapshot_file(
+            state, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base
+        )
+        state.mark_snapshot()
         if state_file is None:
             return None
         file, content = state_file

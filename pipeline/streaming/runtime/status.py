@@ -34,8 +34,8 @@ def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: da
         restarts=metrics.restarts,
         commits=metrics.commits,
         phases_s=dict(metrics.phases),
-        latency=_copied(metrics.latency),
-        epochs=_copied(metrics.epochs),
+        latency=_copy(metrics.latency),
+        epochs=_copy(metrics.epochs),
     )
 
 
@@ -46,7 +46,7 @@ def state_rows(epoch: Epoch) -> int:
     )
 
 
-def in_short(facts: StreamStatus) -> dict[str, Any]:
+def lease_facts(facts: StreamStatus) -> dict[str, Any]:
     """Return what a lease tells of a stream."""
     return {
         "status": facts.status,
@@ -66,5 +66,5 @@ def _delay(watermark: int, now: datetime) -> float | None:
     return None if not BEGINNING < watermark < END else round(now.timestamp() - watermark / 1e6, 3)
 
 
-def _copied(histogram: Histogram) -> Histogram:
+def _copy(histogram: Histogram) -> Histogram:
     return Histogram(list(histogram.counts), histogram.sum_s, histogram.max_s)

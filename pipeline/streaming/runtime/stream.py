@@ -164,21 +164,21 @@ class Stream:
         ready = self._sources.ready(self.options.intervals.batch_s)
         unanswered = tuple(n for n in self.progress.inputs if any(g[n].is_unanswered for g in ready if n in g))
         if not unanswered:  # a system that does not answer is not asked for more
-            self._look_around()
-        self.metrics.lap("wait")
+            self._refresh_inputs()
+        self.metrics.end_phase("wait")
         arrivals = self._read(ready)
-        self.metrics.lap("read")
+        self.metrics.end_phase("read")
         for batch in arrivals.batches:
             self._pending.note(batch)
-            self.metrics.took(batch.rows_in, batch.bytes_in)
+            self.metrics.count_rows(batch.rows_in, batch.bytes_in)
         self._process(arrivals)
-        self.metrics.lap("advance")
+        self.metrics.end_phase("advance")
         self._pending.has_progress |= any(any(splits.values()) for splits in arrivals.splits)
         self.last = MicroBatch(bool(arrivals.ended) and all(arrivals.ended.values()), unanswered)
         self._commit_if_due()
         return sum(batch.rows_in for batch in arrivals.batches)
 
-    def _look_around(self) -> None:
+    def _refresh_inputs(self) -> None:
         """Take partitions that are new, and newer versions of the tables that are looked up."""
         if not self._logs.refresh():
             return
@@ -207,7 +207,9 @@ class Stream:
     def _upstream(self, splits: Sequence[Splits]) -> dict[str, Epoch]:
         """Return how far the streams were that made the versions of tables that were read now."""
         epochs = {
-            each.name: each.made_by(offsets_after(self.progress, each.name, splits), self.progress.inputs[each.name])
+            each.name: each.upstream_epoch(
+                offsets_after(self.progress, each.name, splits), self.progress.inputs[each.name]
+            )
             for each in self.plan.inputs
         }
         return {name: epoch for name, epoch in epochs.items() if epoch is not None}

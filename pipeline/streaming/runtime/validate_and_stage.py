@@ -78,7 +78,7 @@ class EpochStager:
         definition = definition_to_validate(plan.definition)
         table = workspace.table(plan.name)
         self._plan = plan
-        self._aside = workspace.lake.quarantine(plan.name).storage
+        self._quarantine_storage = workspace.lake.quarantine(plan.name).storage
         self._stack = ExitStack()
         filesystem = workspace.lake.storage.filesystem()
         limits = budget_here(workspace.settings.memory_bytes).whole()
@@ -120,14 +120,14 @@ class EpochStager:
         work = replace(
             self._work,
             stager=replace(self._stager, run_id=run_id),
-            quarantined=DeltaStager(self._aside, run_id),
+            quarantined=DeltaStager(self._quarantine_storage, run_id),
             run_id=run_id,
             at=at,
         )
         outcome = Outcome(self._plan.schema, RowCounts(), checks={e.name: 0 for e in work.expectations})
         if pending.rows:
             with translate_errors(work):
-                outcome = self._judged(work, pending.rows)
+                outcome = self._validate(work, pending.rows)
             if self._remembers_keys and outcome.files:
                 names = listed(work.key)
                 self._con.execute(f"insert into {_KEYS} select {names} from {work.stager.scan(outcome.files)}")
@@ -149,7 +149,7 @@ class EpochStager:
         )
         return replace(outcome, flow=flow, quarantined=quarantined)
 
-    def _judged(self, work: TaskSpec, batches: Sequence[pa.Table]) -> Outcome:
+    def _validate(self, work: TaskSpec, batches: Sequence[pa.Table]) -> Outcome:
         rows = pa.concat_tables(batches)
         query = f"from {_GIVEN}"
         if self._plan.emits == "upsert" and len(batches) > 1:

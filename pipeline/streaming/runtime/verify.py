@@ -29,7 +29,7 @@ from pipeline.kernel.engine import arrow, connect, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.batch_form import batch_answer_since
+from pipeline.streaming.operators.batch_form import batch_result_since
 from pipeline.streaming.operators.operator import BEGINNING, PARTLY, Progress
 from pipeline.streaming.planning.inputs import OffsetRanges, StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
@@ -86,10 +86,10 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
         read, quarantined = 0, load_quarantined(con, workspace, plan)
         for stream_input in plan.inputs:
             read += _load(con, stream_input, epoch.inputs[stream_input.name])
-        _answer(con, workspace, plan)
+        _create_batch_result(con, workspace, plan)
         there = f"select * from ({version.scan().query()})"
-        con.register("_to_come", to_come(workspace, plan, epoch))
-        still = arrow(con, f"select * from _to_come where {_stays(plan.definition)}")
+        con.register("_to_come", pending_output(workspace, plan, epoch))
+        still = arrow(con, f"select * from _to_come where {_passes_expectations(plan.definition)}")
         con.register("_still", still)
         columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
         con.execute(f"create temp table _there as select {columns} from ({there} union all by name from _still)")
@@ -111,14 +111,14 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
             rows_remembered=still.num_rows,
             missing=counts["missing"],
             unexpected=counts["unexpected"],
-            doubled=_doubled(con, plan.definition),
+            doubled=_duplicate_keys(con, plan.definition),
             lost=max(epoch.totals.get("rows_in", read) - read, 0),
             is_by_row=plan.operator is None and merge_of(plan.definition) is None,
             differences=arrow(con, shown).to_pylist(),
         )
 
 
-def _doubled(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> int:
+def _duplicate_keys(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> int:
     if not definition.key:
         return 0
     keys = f"select 1 from _there group by {listed(definition.key)} having count(*) > 1"
@@ -144,7 +144,7 @@ def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan:
             f"insert into _notes select {SOURCE}, {POSITION}, epoch_us(substr(reasons, {len(PARTLY) + 1})::timestamp) "
             f"from ({quarantined.scan().query()}) where {is_note}"
         )
-        why = {NO_TIME, AHEAD, *(prepared.why for prepared in plan.prepared(0).values())}
+        why = {NO_TIME, AHEAD, *(prepared.late_reason for prepared in plan.prepared(0).values())}
         con.execute(
             f'insert into _aside_texts select "row", count(*) from ({quarantined.scan().query()}) '
             f"where {POSITION} is null and reasons in ({', '.join(map(literal, sorted(why)))}) group by 1"
@@ -154,7 +154,7 @@ def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan:
 
 def _load(con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress) -> int:
     """Make a table of an input's name with the rows that were read of it and not set aside."""
-    con.register("_none", stream_input.nothing(con))
+    con.register("_none", stream_input.empty_rows(con))
     con.execute(f"create temp table {quoted(stream_input.name)} as from _none")
     rows = 0
     for select, rows_in in read_again(con, stream_input, reached):
@@ -174,7 +174,7 @@ def read_again(
         producer = stream_input.producer(None, now().isoformat())
         if isinstance(producer, SourceProducer):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
-        columns = ", ".join(map(quoted, stream_input.kept))
+        columns = ", ".join(map(quoted, stream_input.read_columns))
         with producer.for_validation(con, split) as input_query:
             kept = f"not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
             unless_alike = _unless_alike(stream_input) if stream_input.is_of_lake else ""
@@ -183,7 +183,9 @@ def read_again(
 
 def _unless_alike(stream_input: StreamInput) -> str:
     """Return what leaves out, of rows without a place, as many as were set aside with the same text."""
-    text = f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in stream_input.kept)}))::varchar"
+    text = (
+        f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in stream_input.read_columns)}))::varchar"
+    )
     return (
         f" qualify {POSITION} is not null or row_number() over (partition by {text}) "
         f"> coalesce((select n from _aside_texts as t where t.text = {text}), 0)"
@@ -199,24 +201,26 @@ def _splits(stream_input: StreamInput, reached: InputProgress) -> list[Split]:
         begin = 0 if stream_input.is_of_lake else reached.began.get(uri, 0)
         is_whole = stream_input.log.traits.has_whole_partitions
         cuts = [begin, end] if is_whole else [*range(begin, end, _PIECE_ROWS), end]
-        splits += [OffsetRanges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
+        splits += [OffsetRanges({uri: (a, b)}).splits(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
     return [Split(number, parts=parts) for number, parts in enumerate(splits)]
 
 
-def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
-    """Make `_answer` of the definition's rows, those left out that its expectations take away."""
+def _create_batch_result(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
+    """Make `_create_batch_result` of the definition's rows, those left out that its expectations take away."""
     for name in plan.lookups:
         con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
     definition = plan.definition
     if plan.operator is None and plan.function is None:
         con.execute(f"create temp table _made as {plan.statement}")
     elif isinstance(definition, Table):
-        con.register("_batch", _computed(con, plan, definition))
+        con.register("_batch", _batch_rows(con, plan, definition))
         con.execute("create temp table _made as from _batch")
-    con.execute(f"create temp view _answer as {_merged(definition, f'select * from _made where {_stays(definition)}')}")
+    con.execute(
+        f"create temp view _answer as {_merge_query(definition, f'select * from _made where {_passes_expectations(definition)}')}"
+    )
 
 
-def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
+def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
     """Return the rows of a function or of a statement with memory over all rows that count.
 
     Of rows that came too late for some of their windows only the operator itself knows in which they count.
@@ -236,10 +240,10 @@ def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Tabl
         for at in noted
     }
     others = {name: arrow(con, f"select {quoted(name)}.* {with_note} where watermark is null")}
-    return batch_answer_since(plan.operator, {BEGINNING: others, **by_watermark})
+    return batch_result_since(plan.operator, {BEGINNING: others, **by_watermark})
 
 
-def _merged(definition: StoredDefinition, rows: str) -> str:
+def _merge_query(definition: StoredDefinition, rows: str) -> str:
     """Return the rows that stay of a table whose rows of one key are merged: of each key the last, unless it is gone."""
     how = merge_of(definition)
     if how is None:
@@ -251,14 +255,14 @@ def _merged(definition: StoredDefinition, rows: str) -> str:
     return f"select * exclude (_gone, _made) from ({ranked}) where not _gone"
 
 
-def _stays(definition: StoredDefinition) -> str:
+def _passes_expectations(definition: StoredDefinition) -> str:
     """Return the condition on a row that no expectation takes it away."""
     expected = (*definition_to_validate(definition).expect, *key_expectations(definition.key))
     away = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
     return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
 
 
-def to_come(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
+def pending_output(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
     """Return the rows that a stream would still give of what it remembers at an epoch, if nothing more came."""
     if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
         return _empty(plan.schema)

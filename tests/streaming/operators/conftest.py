@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from pipeline.kernel.engine import arrow, connect
-from pipeline.streaming.operators.batch_form import with_place
+from pipeline.streaming.operators.batch_form import with_log_position
 from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Operator, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 from tests.rigs.proofs import PROOFS
 
 
@@ -24,7 +24,7 @@ class Driven:
 
     epochs: list[pa.Table] = field(default_factory=list)
     late: list[dict[str, object]] = field(default_factory=list)
-    remembered: int = 0
+    state_rows: int = 0
     """The rows that all shards remember in the end."""
 
     @property
@@ -41,18 +41,18 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
         first = epochs[0][0]
         samples = {}
         for name in operator.inputs:
-            con.register(name, with_place(first[name].slice(0, 0)))
-            samples[name] = dealt(con, operator.prepare(name, BEGINNING), 1)[0]
-        parts = [stack.enter_context(opened(operator, samples)) for _ in range(shards)]
+            con.register(name, with_log_position(first[name].slice(0, 0)))
+            samples[name] = rows_by_shard(con, operator.prepare(name, BEGINNING), 1)[0]
+        parts = [stack.enter_context(open_shard(operator, samples)) for _ in range(shards)]
         for blocks, watermark in epochs:
             arriving: list[dict[str, list[pa.Table]]] = [{} for _ in range(shards)]
             for name in operator.inputs:
                 prepared = operator.prepare(name, before)
-                con.register("_all", with_place(blocks[name]))
+                con.register("_all", with_log_position(blocks[name]))
                 late = prepared.late or "false"
                 driven.late += arrow(con, f"select * from _all where {late}").to_pylist()
                 con.register(name, arrow(con, f"select * from _all where not coalesce({late}, false)"))
-                for number, rows in enumerate(dealt(con, prepared, shards)):
+                for number, rows in enumerate(rows_by_shard(con, prepared, shards)):
                     arriving[number].setdefault(name, []).append(rows)
             outs = [
                 arrow(shard.state.con, shard.advance(arriving[number], Progress(before, watermark)))
@@ -62,7 +62,7 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
             assert is_users or all(HASH not in out.column_names for out in outs)
             driven.epochs.append(pa.concat_tables(outs))
             before = watermark
-        driven.remembered = sum(shard.state.rows(table) for shard in parts for table in shard.state.tables)
+        driven.state_rows = sum(shard.state.rows(table) for shard in parts for table in shard.state.tables)
     return driven
 
 

@@ -76,7 +76,7 @@ def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, c
         assert plain(driven.rows) == expected
         assert plain(definition(table("", case.rows["events"])).to_pylist()) == expected
         if within is not None:
-            assert driven.remembered == 0
+            assert driven.state_rows == 0
 
     holds()
 
@@ -91,7 +91,7 @@ def test_the_last_row_of_a_key_takes_the_place_of_those_before(drive, chopped, p
         expected = sorted((group[-1] for group in by_key(case.rows["events"])), key=repr)
         assert plain({row["id"]: row for row in driven.rows}.values()) == expected
         assert plain(definition(table("", case.rows["events"])).to_pylist()) == expected
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
     holds()
 

@@ -74,7 +74,7 @@ def test_a_join_of_streams_is_the_join_of_all_rows(drive, chopped, proof, statem
         expected = sql(text)(**{name: table(name, rows) for name, rows in case.rows.items()})
         assert not driven.late
         assert counted(driven.rows) == counted(expected.to_pylist())
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
     holds()
 
@@ -114,7 +114,7 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
         [11],
     ]
     assert [row["y"] for row in driven.late] == [5]
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def test_matches_are_those_of_a_plain_walk_over_all_rows(drive, chopped, proof):
             values(definition(**{n: table(n, case.rows[n]) for n in definition.inputs}).to_pylist(), select) == expected
         )
         assert not driven.late
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
     holds()
 

@@ -119,7 +119,7 @@ def test_a_function_gives_the_same_however_its_rows_are_cut(drive, chopped, proo
         assert values(driven.rows) == expected
         assert values(activity(table("", case.rows["clicks"])).to_pylist()) == expected
         assert not driven.late
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
     holds()
 
@@ -154,8 +154,8 @@ def test_a_batched_function_gets_rows_up_to_its_timer_and_to_a_gap_of_its_time_t
 
 def test_a_state_is_forgotten_when_its_time_to_live_is_over(drive):
     epochs = [({"clicks": table("", [(1, "a", 0)])}, 9 * SECOND), ({"clicks": table("", [])}, 9 * SECOND)]
-    assert drive(operator(activity), [epochs[0]]).remembered == 0
-    assert drive(operator(activity), [({"clicks": table("", [(1, "a", 0)])}, 8 * SECOND)]).remembered == 1
+    assert drive(operator(activity), [epochs[0]]).state_rows == 0
+    assert drive(operator(activity), [({"clicks": table("", [(1, "a", 0)])}, 8 * SECOND)]).state_rows == 1
 
 
 def broken(returns):

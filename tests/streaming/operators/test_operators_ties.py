@@ -17,7 +17,7 @@ from pipeline.kernel.planner.exchange import Exchange
 from pipeline.kernel.scan import Scan
 from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import END, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 
 SECOND = 1_000_000
 TYPES = {"ts": "timestamptz", "id": "varchar", "x": "bigint"}
@@ -145,10 +145,10 @@ def test_a_state_without_places_is_taken_back_and_its_rows_come_before_those_wit
     operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
     with connect() as con:
         con.register("events", table("", [(5, "a", 9, "log/0", 10)]))
-        (before,) = dealt(con, operator.prepare("events", 0), 1)
+        (before,) = rows_by_shard(con, operator.prepare("events", 0), 1)
         con.register("events", table("", [(5, "a", 1, "log/0", 11)]))
-        (now,) = dealt(con, operator.prepare("events", 0), 1)
-    with opened(operator, {"events": now}) as shard:
+        (now,) = rows_by_shard(con, operator.prepare("events", 0), 1)
+    with open_shard(operator, {"events": now}) as shard:
         shard.state.load("latest", before.drop_columns(["_source", "_position"]).append_column("_id", [[1]]), anew=True)
         out = arrow(shard.state.con, shard.advance({"events": [now]}, Progress(5 * SECOND, 5 * SECOND)))
     assert out["x"].to_pylist() == [1]

@@ -23,7 +23,7 @@ from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql import SqlTransform
 from pipeline.streaming.operators.grouped_statement import operator_of
 from pipeline.streaming.operators.operator import BEGINNING, END, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 from tests.rigs.proofs import PROOFS
 
 EPOCH, NEW_YEAR = datetime.fromisoformat("1970-01-01"), datetime.fromisoformat("2013-01-01")
@@ -55,11 +55,11 @@ def rows(*events, zone=None):
     )
 
 
-def streamed(text, streaming=CLOSE, schema=SCHEMA, most_apart=None):
+def streamed(text, streaming=CLOSE, schema=SCHEMA, max_unmerged=None):
     operator = operator_of(SqlTransform(text), "t", {"t": schema}, streaming, "at")
     assert not isinstance(operator, Refusal), operator
-    if most_apart is not None:
-        operator = replace(operator, grouping=replace(operator.grouping, most_apart=most_apart))
+    if max_unmerged is not None:
+        operator = replace(operator, grouping=replace(operator.grouping, max_unmerged=max_unmerged))
     return operator
 
 
@@ -96,7 +96,7 @@ def test_a_window_closes_when_the_watermark_reaches_its_end(drive):
         ],
     )
     assert minutes_of(driven.epochs) == [[], [(0, "a", 2), (0, "b", 1)], [], [(10, "a", 1)], [(20, "b", 1)]]
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
 
 
 def test_out_of_order_and_late_rows(drive):
@@ -155,7 +155,7 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
     )
     assert minutes_of(driven.epochs) == [[(-5, 5, 1), (0, 10, 2)], [], [(5, 15, 2)]]
     assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=1)]
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
 
 
 SESSION = "select session(at, interval '10 minutes') as w, session_end(at, interval '10 minutes') as e, k, count(*) as n from t group by all"
@@ -180,7 +180,7 @@ def test_sessions_grow_together_and_close_a_gap_after_their_last_row(drive):
     )
     assert minutes_of(driven.epochs) == [[], [], [(0, 24, "a", 3)], [], [(24, 34, "a", 1)]]
     assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=number) for number in (3, 16)]
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
 
 
 def test_rows_a_gap_apart_are_in_two_sessions(drive):
@@ -207,7 +207,7 @@ def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
         ],
     )
     assert minutes_of(driven.epochs) == [[(0, "a", 1), (0, "b", 1)], [(0, "a", 2), (10, "a", 1)], [], []]
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
 
 
 def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
@@ -227,7 +227,7 @@ def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
     )
     assert minutes_of(driven.epochs) == [[("a", 1), ("b", 1)], [("b", 2)], [("a", 1), ("b", 3)], []]
     assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=2)]
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
 
 
 def test_a_row_without_a_time_is_in_no_window(drive):
@@ -295,7 +295,7 @@ class Run:
     events: list[tuple[int, str, int | None, int]]
     cuts: list[int]
     shards: int
-    most_apart: int | None
+    max_unmerged: int | None
 
     @property
     def whole(self):
@@ -324,11 +324,11 @@ RUNS = st.builds(
 @fixed
 @given(run=RUNS)
 def test_closed_windows_are_the_batch_answer(drive, name, run):
-    driven = drive(streamed(STATEMENTS[name], CLOSE, most_apart=run.most_apart), run.epochs, run.shards)
+    driven = drive(streamed(STATEMENTS[name], CLOSE, max_unmerged=run.max_unmerged), run.epochs, run.shards)
     expected = SqlTransform(STATEMENTS[name])(run.whole)
     assert driven.epochs[0].schema == expected.schema
     assert not driven.late
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
     event(f"{name}: rows out before the end: {any(epoch.num_rows for epoch in driven.epochs[:-1])}")
     assert same(driven.rows, expected.to_pylist())
 
@@ -340,12 +340,12 @@ def test_closed_windows_are_the_batch_answer(drive, name, run):
 def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
     text = STATEMENTS[name]
     shards = run.shards if KEYS[name] else 1
-    driven = drive(streamed(text, CHANGE, most_apart=run.most_apart), run.epochs, shards)
+    driven = drive(streamed(text, CHANGE, max_unmerged=run.max_unmerged), run.epochs, shards)
     last = {tuple(row[key] for key in KEYS[name]): row for row in driven.rows}
     assert not driven.late
     assert same(last.values(), SqlTransform(text)(run.whole).to_pylist())
     if "group" not in name:
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
 
 @fixed
@@ -353,11 +353,11 @@ def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
 def test_a_ttl_that_is_long_enough_changes_nothing_and_leaves_nothing(drive, run):
     text = "select k, count(*) as n, count(distinct x) as d, max(x) as high from t group by all"
     streaming = Streaming(ttl=timedelta(minutes=300))
-    driven = drive(streamed(text, streaming, most_apart=run.most_apart), run.epochs, run.shards)
+    driven = drive(streamed(text, streaming, max_unmerged=run.max_unmerged), run.epochs, run.shards)
     last = {row["k"]: row for row in driven.rows}
     assert same(last.values(), SqlTransform(text)(run.whole).to_pylist())
     assert not driven.late
-    assert driven.remembered == 0
+    assert driven.state_rows == 0
 
 
 @pytest.mark.parametrize("text", [TUMBLE, HOP, SESSION])
@@ -374,24 +374,24 @@ def test_times_with_a_zone_have_windows_too(drive, text):
 def test_states_that_piled_up_are_merged(drive):
     blocks = [({"t": rows((n % 10, "ab"[n % 2], n))}, BEGINNING) for n in range(30)]
     for text, streaming in ((TUMBLE, CLOSE), (SESSION, CLOSE), ("select k, count(*) as n from t group by k", CHANGE)):
-        driven = drive(streamed(text, streaming, most_apart=8), blocks)
-        assert driven.remembered <= 2 + 8
+        driven = drive(streamed(text, streaming, max_unmerged=8), blocks)
+        assert driven.state_rows <= 2 + 8
 
 
 @pytest.mark.parametrize("name", ["tumble", "session"])
 def test_a_memory_that_was_kept_in_a_file_goes_on(tmp_path, name):
-    operator = streamed(STATEMENTS[name], most_apart=4)
+    operator = streamed(STATEMENTS[name], max_unmerged=4)
     blocks = [rows(*((n % 50, "ab"[n % 2], n % 7) for n in range(part, 90, 3))) for part in range(3)]
     with connect() as con:
         prepared = []
         for block in blocks:
             con.register("t", block)
-            prepared += dealt(con, operator.prepare("t", BEGINNING), 1)
-    with opened(operator, {"t": prepared[0]}) as shard:
+            prepared += rows_by_shard(con, operator.prepare("t", BEGINNING), 1)
+    with open_shard(operator, {"t": prepared[0]}) as shard:
         for part in prepared[:2]:
             shard.advance({"t": [part]}, Progress(BEGINNING, BEGINNING))
-        pq.write_table(shard.state.changes("states").came, tmp_path / "states.parquet")
-    with opened(operator, {"t": prepared[0]}) as shard:
+        pq.write_table(shard.state.changes("states").added, tmp_path / "states.parquet")
+    with open_shard(operator, {"t": prepared[0]}) as shard:
         shard.state.add("states", f"select * exclude (_id) from '{tmp_path}/states.parquet'")
         out = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
     assert same(out.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
@@ -408,8 +408,8 @@ def test_a_table_of_the_lake_may_be_joined():
     with connect() as con:
         con.register("t", block)
         con.register("names", names)
-        prepared = dealt(con, operator.prepare("t", BEGINNING), 1)
-    with opened(operator, {"t": prepared[0]}) as shard:
+        prepared = rows_by_shard(con, operator.prepare("t", BEGINNING), 1)
+    with open_shard(operator, {"t": prepared[0]}) as shard:
         out = arrow(shard.state.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
     assert same(out.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
 

@@ -37,15 +37,15 @@ def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begu
     meter = StreamMetrics(clock)
     meter.begin()
     clock.now = 0.1
-    meter.lap("wait")
-    meter.took(10, 1000)
+    meter.end_phase("wait")
+    meter.count_rows(10, 1000)
     for step, at in (("staged", 0.15), ("saved", 0.2)):
         clock.now = at
         meter.reached(step)
     meter.begin()
     clock.now = 0.25
-    meter.lap("wait")
-    meter.took(5, 500)
+    meter.end_phase("wait")
+    meter.count_rows(5, 500)
     clock.now = 0.3
     meter.reached("staged")
     meter.reached("saved")
@@ -63,12 +63,12 @@ def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begu
 def test_rows_of_an_epoch_that_is_lost_are_not_counted_as_committed():
     meter = StreamMetrics(Clock())
     meter.begin()
-    meter.took(10, 10)
+    meter.count_rows(10, 10)
     meter.reached("staged")
     meter.reached("saved")
     meter.restarted()
     meter.begin()
-    meter.took(10, 10)
+    meter.count_rows(10, 10)
     for step in ("staged", "saved", "committed"):
         meter.reached(step)
     assert (meter.latency.count, meter.rows, meter.restarts) == (10, 20, 1)
