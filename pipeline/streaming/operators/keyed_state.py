@@ -1,8 +1,8 @@
-"""A function with a state for each key, called in turns: in each, a key has the rows of its next instant, or its timer.
+"""A function with a state per key. A call passes, for many keys, the rows of the next event time of each, or its timer.
 
-key a   rows 10:00 10:00   10:20       timer 10:30        each turn is one call for all keys that have one
+key a   rows 10:00 10:00   10:20       timer 10:30        one call for all keys that are due
 key b   rows         10:10
-turns     a1 b1            a2          a3
+calls     a1 b1            a2          a3
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from pipeline.streaming.operators.state_evolution import evolve
 from pipeline.streaming.operators.state_tables import StateTables
 
 STATE_VERSION = 1
-"""Of the columns in which keys and waiting rows are kept, beside those that are declared."""
+"""The version of the state columns besides the declared ones."""
 TIMER = "_timer"
-"""The column of a state that says when its key comes again without rows."""
+"""The state column with the time at which the function is called for the key without rows."""
 _INTERNAL = Schema.of({"_seen": "bigint", "_due": "bigint"})
 """The times, in microseconds, of a key's last row and of its timer."""
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a function remembers of each key, what it gives, and how it is called."""
+    """The state of a function per key, the columns of its output, and how it is called."""
 
     name: str
     key: tuple[str, ...]
@@ -61,9 +61,10 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class KeyedStateOperator:
-    """A function with a state for each key.
+    """A function with a state per key.
 
-    Remembers rows until the watermark passes them, and the `states` of keys for the time to live after their last row.
+    Its state is the rows that the watermark has not passed (`waiting`) and the `states` of the keys, which are kept for
+    the time to live after the last row of the key.
     """
 
     function: Callable[..., Any]
@@ -74,7 +75,7 @@ class KeyedStateOperator:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The input."""
+        """The name of the input."""
         return (self.table,)
 
     @property
@@ -84,7 +85,7 @@ class KeyedStateOperator:
 
     @property
     def identity(self) -> StateIdentity:
-        """The function's code, what it remembers and for how long, the key, and the columns of the input."""
+        """The function's code, the declaration and time to live of its state, the key, and the columns of the input."""
         spec, defaults = self.spec, dict(self.spec.defaults)
         declared = [
             f"{c.name} {c.type}" + (f" default {defaults[c.name]}" if c.name in defaults else "")
@@ -104,7 +105,7 @@ class KeyedStateOperator:
 
     @property
     def horizon(self) -> str | None:
-        """Behind the last row and the last timer that wait."""
+        """Just after the last waiting row and the last timer."""
         return (
             "select max(_last) + 1 from (select max(_at) as _last from waiting union all select max(_due) from states)"
         )
@@ -118,7 +119,7 @@ class KeyedStateOperator:
         return {"waiting": f"select * from {rows}", "states": f"select _key, {HASH}, {state} from {rows}"}
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows with `_at`, their place in the log, and their key as one value, nulls being equal."""
+        """Rows with their time `_at`, their log position, and their key as one value. Nulls are equal."""
         time = self.streamed.event_time
         return Prepared(
             f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {LOG_POSITION}, "
@@ -129,7 +130,7 @@ class KeyedStateOperator:
         )
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Call the function in turns until no row is due and no timer."""
+        """Call the function until no row and no timer is due."""
         con, ttl = state.con, self.spec.ttl_us
         state.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
@@ -159,9 +160,9 @@ class KeyedStateOperator:
         return frozenset({"states"})
 
     def evolved(self, before: Schema) -> tuple[str, ...]:
-        """Return SQL over `states` with the columns `before`, one expression for each column of today.
+        """Return SQL over `states` with the columns `before`, one expression for each current column.
 
-        Raises `DefinitionError` for a key or a column that cannot be kept.
+        Raises `DefinitionError` for a key or a column that cannot be converted.
         """
         types = self.streamed.schema.as_dict()
         key = f"struct({', '.join(f'{quoted(name)} {types[name]}' for name in self.spec.key)})"
@@ -172,7 +173,7 @@ class KeyedStateOperator:
         return evolve(before, now, defaults, self.place)
 
     def _has_turn(self, con: duckdb.DuckDBPyConnection, watermark: int) -> bool:
-        """Make `_run_turn` of the keys that are next: of each whether its timer has come, else up to when its rows are given."""
+        """Create `_turn`, the keys that are due: whether the timer of each fires, or else up to which time its rows are passed."""
         ttl = self.spec.ttl_us
         until = "coalesce(_ends, _last)" if self.spec.batched else "_next"
         con.execute(
@@ -188,7 +189,7 @@ class KeyedStateOperator:
         return bool(con.execute("select exists (from _turn)").fetchall()[0][0])
 
     def _run_turn(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
-        """Call the function once, keep the states that it returns and return its rows."""
+        """Call the function once, store the states that it returns, and return its rows."""
         defaults = dict(self.spec.defaults)
         columns = "".join(
             f", if(t._is_new, ({defaults.get(c.name, 'null')})::{c.type}, s.{internal(c.name)}) as {quoted(c.name)}"
@@ -214,7 +215,7 @@ class KeyedStateOperator:
     def _call(self, state: pa.Table, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         try:
             result = self.function(state, rows)
-        except Exception as error:  # the user's own code
+        except Exception as error:  # user code
             raise DefinitionError(
                 f"stateful {self.spec.name!r} raised {type(error).__name__}",
                 got=str(error),
@@ -222,7 +223,7 @@ class KeyedStateOperator:
             ) from error
         if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, pa.Table) for part in result)):  # noqa: PLR2004 - a pair
             raise DefinitionError(
-                f"stateful {self.spec.name!r} must return two Arrow tables, the states and the rows",
+                f"stateful {self.spec.name!r} must return a tuple of two Arrow tables, the states and the rows",
                 got=type(result).__name__,
                 place=self.place,
             )
@@ -242,9 +243,9 @@ class KeyedStateOperator:
         rows, distinct, strange = counts[0]
         if rows > distinct or strange:
             raise DefinitionError(
-                f"stateful {self.spec.name!r} returned states of keys that it was not given, or two of one key",
-                got=f"{rows} states of {distinct} keys, {strange} not given",
-                do="return one state for each key of `state`, or none",
+                f"stateful {self.spec.name!r} returned states of unknown keys, or several states of one key",
+                got=f"{rows} states of {distinct} keys, {strange} of unknown keys",
+                do="return at most one state for each key of `state`",
                 place=self.place,
             )
         con.execute("delete from _states where _key in (select _key from _turn)")
@@ -260,7 +261,7 @@ class KeyedStateOperator:
         con.unregister("_new_states")
 
     def _cast_to_schema(self, con: duckdb.DuckDBPyConnection, table: pa.Table, declared: Schema, what: str) -> pa.Table:
-        """Return a table that the function gave with the columns that are declared, in their types and order."""
+        """Return a table that the function returned with the declared columns, in their types and order."""
         name = self.spec.name
         for missing in (column for column in declared.names if column not in table.column_names):
             raise DefinitionError(
@@ -280,7 +281,7 @@ class KeyedStateOperator:
             return arrow(con, f"select {', '.join(columns)} from _to_fit")
         except duckdb.Error as error:
             raise DefinitionError(
-                f"stateful {name!r} returned {what} of other types than it declares",
+                f"stateful {name!r} returned {what} that cannot be cast to the declared types",
                 got=first_line(error),
                 place=self.place,
             ) from error

@@ -1,4 +1,4 @@
-"""SQL that a definition gives for one row: whether it can be read, and what it names."""
+"""SQL conditions and expressions over one row: validation, and the columns they refer to."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from pipeline.streaming.operators.state_columns import PREFIX
 
 
 def require_condition(what: str, text: str, place: Place) -> None:
-    """Raise `DefinitionError` when a text is not one SQL expression over one row."""
+    """Raise `DefinitionError` if a text is not a single SQL expression over one row."""
     try:
         tree = sqlglot.parse_one(f"select ({text}\n)", dialect="duckdb")
     except SqlglotError as error:
         raise DefinitionError(f"{what} is not a SQL expression", got=repr(text), place=place) from error
     if not isinstance(tree, exp.Select) or len(tree.expressions) != 1 or not isinstance(tree.expressions[0], exp.Paren):
-        raise DefinitionError(f"{what} is not one SQL expression", got=repr(text), place=place)
+        raise DefinitionError(f"{what} is not a single SQL expression", got=repr(text), place=place)
     inner = any(query is not tree for query in tree.find_all(exp.Query))
     if inner or tree.find(exp.Window) or next(aggregates_of(tree), None) is not None:
-        raise DefinitionError(f"{what} looks at more than the events of a match", got=repr(text), place=place)
+        raise DefinitionError(
+            f"{what} must not contain a subquery, window function or aggregate", got=repr(text), place=place
+        )
 
 
 def split_conjuncts(text: str, names: frozenset[str]) -> tuple[str, str]:
-    """Return the parts of a condition, joined by AND, that name none of `names`, and those that do."""
+    """Split a condition at its ANDs: return the part that refers to none of `names`, and the part that does."""
     tree = sqlglot.parse_one(f"({text}\n)", dialect="duckdb")
     apart: tuple[list[str], list[str]] = ([], [])
     for conjunct in _conjuncts(tree):
@@ -40,9 +42,9 @@ def split_conjuncts(text: str, names: frozenset[str]) -> tuple[str, str]:
 
 
 def qualified_condition(text: str, row: str, columns: Sequence[str], others: Collection[str]) -> str:
-    """Return a condition with the columns of its row as they are called in a shard, qualified by the row's name.
+    """Return a condition in which the columns of the row have their internal names, qualified with `row`.
 
-    A name of `others`, which are in lower case, is theirs although the row has such a column: that is `row.column`.
+    A name in `others` (lower case) is not resolved to a column of the row; such a column must be written `row.column`.
     """
     internal_names = {column.lower(): f"{PREFIX}{column}" for column in columns}
 
@@ -63,7 +65,7 @@ def qualified_condition(text: str, row: str, columns: Sequence[str], others: Col
 
 
 def normalised_sql(text: str) -> str:
-    """Return a condition in one spelling: without layout and comments, names in lower case."""
+    """Return a condition in normal form: without layout and comments, names in lower case."""
     select = cast("exp.Select", sqlglot.parse_one(f"select ({text}\n)", dialect="duckdb"))
     return str(normalised(select).expressions[0].this.sql("duckdb", comments=False))
 

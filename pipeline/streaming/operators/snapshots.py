@@ -1,7 +1,7 @@
-"""A shard's memory as bytes and back: a base of all rows, then what changed since; each file with its checksum.
+"""Writes and reads snapshots of a shard's state: a base file with all rows, then incremental files, with checksums.
 
-A file is Arrow streams one after the other; where each begins and ends, and the SHA-256 of it all, stand in the manifest
-that is committed with the rows, so a file that is torn, changed or of another epoch is never taken for the right one.
+A file is a sequence of Arrow IPC streams. Their byte ranges and the SHA-256 of the file are in the manifest that is
+committed with the rows, so that a torn or modified file, or one of another epoch, is always detected.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def snapshot_file(state: StateTables, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
-    """Return the file of what changed in a shard's memory, or of all of it; nothing when nothing changed.
+    """Return a file with the changes of a shard's state, or with all of it (`base`); `None` if nothing changed.
 
-    The memory is not told that it was `taken`.
+    The caller must call `StateTables.mark_snapshot` afterwards.
     """
     segments: list[StateSegment] = []
     parts: list[bytes] = []
@@ -48,7 +48,7 @@ def snapshot_file(state: StateTables, name: str, shard: int, *, base: bool) -> t
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """The epoch to go back to, how its files are read, and what brings a memory of then to the columns of today."""
+    """The epoch to restore, how to read its files, and how to convert its state to the current columns."""
 
     epoch: Epoch
     read: Callable[[str], bytes]
@@ -56,9 +56,9 @@ class RestorePlan:
 
 
 def restore_shard(plan: RestorePlan, state: StateTables, number: int, shards: int) -> None:
-    """Bring an empty memory to what it was at an epoch, as shard `number` of so many, if they are others than then.
+    """Restore shard `number` of `shards` into empty tables. The number of shards may differ from that of the epoch.
 
-    Raises `StorageError` for a file that is not there or is not what the epoch says.
+    Raises `StorageError` for a file that is missing or has a wrong checksum.
     """
     epoch, same = plan.epoch, shards == plan.epoch.shards
     for shard in [number] if same else range(epoch.shards):
@@ -72,19 +72,19 @@ def restore_shard(plan: RestorePlan, state: StateTables, number: int, shards: in
 
 
 def read_verified(file: StateFile, read: Callable[[str], bytes]) -> bytes:
-    """Return a state file's bytes; raise `StorageError` when they are gone or others than were committed."""
+    """Return the content of a state file; raise `StorageError` if it is missing or has a wrong checksum."""
     content = read(file.path)
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise StorageError(
-            f"the state file {file.path} is damaged",
-            got=f"{len(content)} bytes with another checksum than the one committed",
-            do="restore the file, go back to a savepoint, or read the log again: headwater stream --from earliest",
+            f"state file {file.path} is damaged",
+            got=f"{len(content)} bytes whose checksum differs from the committed one",
+            do="restore the file, restore a savepoint, or read the log again: headwater stream --from earliest",
         )
     return content
 
 
 def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the tables of all shards at an epoch, without what only the memory needs; their rows are in no order."""
+    """Yield the state tables of all shards at an epoch, without internal columns. Their rows are in no defined order."""
     with connect() as con:
         state = StateTables(con)
         for shard in range(epoch.shards):
@@ -97,7 +97,7 @@ def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str,
 
 
 def required_files(files: Sequence[StateFile]) -> tuple[StateFile, ...]:
-    """Return the files that are still needed: of each shard its last base and what came after."""
+    """Return the files that are still required: the last base of each shard and the files after it."""
     last = {file.shard: number for number, file in enumerate(files) if file.is_base}
     return tuple(file for number, file in enumerate(files) if number >= last.get(file.shard, 0))
 
@@ -128,7 +128,7 @@ def _replay(state: StateTables, file: StateFile, read: Callable[[str], bytes]) -
 
 
 def _scratch_state() -> StateTables:
-    """Return an empty memory in an engine of its own, for rows that are to be dealt anew."""
+    """Return empty tables in a separate DuckDB instance, for rows that must be redistributed."""
     return StateTables(duckdb.connect(config={"threads": 1}))
 
 

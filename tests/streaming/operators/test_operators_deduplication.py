@@ -119,16 +119,16 @@ def test_a_first_row_waits_for_the_watermark_and_a_late_one_is_set_aside(drive):
 
 
 def test_definitions_say_what_is_wrong():
-    with pytest.raises(DefinitionError, match="within= is for keep='first'"):
+    with pytest.raises(DefinitionError, match="within= requires keep='first'"):
         deduplicate("events", key="id", event_time="ts", keep="last", within="1 hour")
-    with pytest.raises(DefinitionError, match="keep= is 'first' or 'last'"):
+    with pytest.raises(DefinitionError, match="keep= must be 'first' or 'last'"):
         deduplicate("events", key="id", event_time="ts", keep="any")
-    with pytest.raises(DefinitionError, match="duplicates by a key"):
+    with pytest.raises(DefinitionError, match="deduplicate needs a key; set key="):
         deduplicate("events", key=(), event_time="ts")
     definition = deduplicate("events", key="idd", event_time="ts")
     with pytest.raises(DefinitionError, match="'events' has no column 'idd'; did you mean 'id'"):
         operator(definition)
-    with pytest.raises(DefinitionError, match="streamed by another event time"):
+    with pytest.raises(DefinitionError, match="streamed by a different event time"):
         definition.transform.operator({"events": StreamedInput(SCHEMA, "at")}, definition.place)
     with pytest.raises(DefinitionError, match="'events' is not streamed"):
         definition.transform.operator({}, definition.place)

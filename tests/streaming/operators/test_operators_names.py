@@ -297,7 +297,7 @@ def test_keys_may_be_bytes(name, drive):
 
 
 def test_a_column_that_a_stateful_function_sets_itself_says_so():
-    with pytest.raises(Exception, match="cannot remember '_timer'"):
+    with pytest.raises(Exception, match="cannot have a state column '_timer'"):
         stateful(key="_timer", event_time="at", state={}, schema={"k": "bigint"}, ttl="1 day")(
             lambda state, t: (state, t)
         )

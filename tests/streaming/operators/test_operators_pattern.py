@@ -318,22 +318,31 @@ def test_a_pattern_over_one_table(drive):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: made((followed_by("b", "departures"),), SECONDS), "begins with one event"),
-        (lambda: made((), SECONDS), "begins with one event"),
-        (lambda: made((*FOLLOWED, event("c", "arrivals")), SECONDS), "begins with one event"),
-        (lambda: made((*FOLLOWED, followed_by("A", "arrivals")), SECONDS), "each step has a name of its own"),
-        (lambda: made((event("previous", "arrivals"),), SECONDS), "each step has a name of its own"),
-        (lambda: made((event("left", "arrivals"),), SECONDS), "a step's name is a word of SQL"),
-        (lambda: made((event("a", "arrivals", times=0),), SECONDS), "'a' happens once or more"),
+        (lambda: made((followed_by("b", "departures"),), SECONDS), "a pattern must start with exactly one event"),
+        (lambda: made((), SECONDS), "a pattern must start with exactly one event"),
+        (lambda: made((*FOLLOWED, event("c", "arrivals")), SECONDS), "a pattern must start with exactly one event"),
+        (
+            lambda: made((*FOLLOWED, followed_by("A", "arrivals")), SECONDS),
+            "the name of a step must be a unique plain identifier",
+        ),
+        (
+            lambda: made((event("previous", "arrivals"),), SECONDS),
+            "the name of a step must be a unique plain identifier",
+        ),
+        (lambda: made((event("left", "arrivals"),), SECONDS), "the name of a step is a reserved word of SQL"),
+        (lambda: made((event("a", "arrivals", times=0),), SECONDS), "times= of step 'a' must be positive"),
         (lambda: made((event("a", "arrivals", "x >"),), SECONDS), "step 'a' is not a SQL expression"),
-        (lambda: made((event("a", "arrivals", "max(x) > 1"),), SECONDS), "looks at more than the events of a match"),
-        (lambda: made(FOLLOWED, {"a": "a.x, 1"}), "column 'a' is not one SQL expression"),
-        (lambda: made(FOLLOWED, {"k": "a.k"}), "'k' is a column of by="),
-        (lambda: made(FOLLOWED, {}), "needs by= and select="),
-        (lambda: made(FOLLOWED, SECONDS, after_match="skip"), "after_match= is 'skip past last event'"),
+        (
+            lambda: made((event("a", "arrivals", "max(x) > 1"),), SECONDS),
+            "'a' must not contain a subquery, window function or aggregate",
+        ),
+        (lambda: made(FOLLOWED, {"a": "a.x, 1"}), "column 'a' is not a single SQL expression"),
+        (lambda: made(FOLLOWED, {"k": "a.k"}), "'k' is already in the output because it is a column of by="),
+        (lambda: made(FOLLOWED, {}), "needs at least one column in by= and in select="),
+        (lambda: made(FOLLOWED, SECONDS, after_match="skip"), "after_match= must be 'skip past last event'"),
         (
             lambda: made((event("a", "arrivals", or_more=True), not_followed_by("b", "departures")), SECONDS),
-            "'b' may not come after 'a', which has no end of its own",
+            "'b' cannot follow 'a', which has or_more",
         ),
         (
             lambda: pattern(*FOLLOWED, by="k", within="1 day", event_time={"arrivals": "ts"}, select=SECONDS),
@@ -352,7 +361,7 @@ def test_a_pattern_that_does_not_fit_its_tables_says_why():
         wrong.transform.operator(INPUTS, wrong.place)
     other = INPUTS | {"departures": StreamedInput(Schema.of({"left_at": "timestamptz", "k": "bigint"}), "left_at")}
     definition = made(FOLLOWED, SECONDS)
-    with pytest.raises(DefinitionError, match="'k' has other types in 'arrivals' and 'departures'"):
+    with pytest.raises(DefinitionError, match="'k' has different types in 'arrivals' and 'departures'"):
         definition.transform.operator(other, definition.place)
 
 

@@ -177,19 +177,22 @@ NONE = pa.table({"n": pa.array([], pa.int64())})
             lambda _s, c: c["nowhere"],
             r"stateful 'odd' raised KeyError: got .*nowhere.*test_operators_stateful.py:\d+\)",
         ),
-        (lambda _s, c: c, "stateful 'odd' must return two Arrow tables"),
+        (lambda _s, c: c, "stateful 'odd' must return a tuple of two Arrow tables"),
         (lambda _s, _c: (KEPT.drop(["n"]), NONE), "returned states without the column 'n'"),
         (lambda _s, _c: (KEPT, NONE.rename_columns(["m"])), "returned rows without the column 'n'"),
         (
             lambda s, _c: (s.append_column("o", s["n"]), NONE),
             "returned states with the column 'o', which is not declared",
         ),
-        (lambda _s, _c: (KEPT.set_column(1, "n", [["x"]]), NONE), "returned states of other types than it declares"),
+        (
+            lambda _s, _c: (KEPT.set_column(1, "n", [["x"]]), NONE),
+            "returned states that cannot be cast to the declared types",
+        ),
         (
             lambda _s, _c: (pa.concat_tables([KEPT, KEPT]), NONE),
-            "states of keys that it was not given, or two of one key",
+            "states of unknown keys, or several states of one key",
         ),
-        (lambda _s, _c: (KEPT.set_column(0, "user", [["z"]]), NONE), "1 states of 1 keys, 1 not given"),
+        (lambda _s, _c: (KEPT.set_column(0, "user", [["z"]]), NONE), "1 states of 1 keys, 1 of unknown keys"),
     ],
 )
 def test_a_function_that_does_not_keep_to_its_word_is_named(returns, message):
@@ -199,17 +202,19 @@ def test_a_function_that_does_not_keep_to_its_word_is_named(returns, message):
 
 def test_definitions_say_what_is_wrong():
     words = {"key": "user", "event_time": "ts", "schema": {"n": "bigint"}, "ttl": "1 day"}
-    with pytest.raises(DefinitionError, match="stateful 'alone' takes the state and one input: got clicks"):
+    with pytest.raises(
+        DefinitionError, match="stateful 'alone' must have the parameters state and one input: got clicks"
+    ):
 
         @stateful(state={}, **words)
         def alone(clicks: pa.Table) -> None: ...
 
-    with pytest.raises(DefinitionError, match="stateful 'twice' cannot remember 'user'"):
+    with pytest.raises(DefinitionError, match="stateful 'twice' cannot have a state column 'user'"):
 
         @stateful(state={"user": "varchar"}, **words)
         def twice(state: pa.Table, clicks: pa.Table) -> None: ...
 
-    with pytest.raises(DefinitionError, match="needs key= and schema="):
+    with pytest.raises(DefinitionError, match="needs at least one column in key= and in schema="):
 
         @stateful(state={}, **(words | {"schema": {}}))
         def nothing(state: pa.Table, clicks: pa.Table) -> None: ...
@@ -225,7 +230,7 @@ def test_a_state_goes_on_with_new_columns_and_wider_types():
         ).fetchall()
     assert states == [("x", 1, None, 7)]
     with pytest.raises(
-        DefinitionError, match="column 'a' cannot go on as it was remembered: got BIGINT before, INTEGER now"
+        DefinitionError, match="column 'a' cannot be converted to its new type: got BIGINT before, INTEGER now"
     ):
         evolve(Schema.of({"a": "bigint"}), Schema.of({"a": "integer"}), {}, activity.place)
 
@@ -238,5 +243,5 @@ def test_all_that_is_remembered_of_a_key_goes_on_but_not_under_another_key():
         before = schema_of(con, "from states")
         assert schema_of(con, f"select {', '.join(streamed.evolved(before))} from states") == before
     other = Schema((type(before.columns[0])("_key", "STRUCT(id BIGINT)"), *before.columns[1:]))
-    with pytest.raises(DefinitionError, match="'_key' cannot go on"):
+    with pytest.raises(DefinitionError, match="'_key' cannot be converted to its new type"):
         streamed.evolved(other)

@@ -417,34 +417,38 @@ def test_a_table_of_the_lake_may_be_joined():
 @pytest.mark.parametrize(
     ("text", "streaming", "why"),
     [
-        ("select x from t", CLOSE, "it does not group"),
+        ("select x from t", CLOSE, "it has no GROUP BY or aggregate"),
         ("select k, count(*) as n from t group by k", CLOSE, "never closes: group by tumble"),
         (SESSION, CHANGE, "may change until it closes"),
         (f"{TUMBLE} order by n", CLOSE, "ORDER needs all rows"),
         (f"{TUMBLE} limit 3", CLOSE, "LIMIT needs all rows"),
-        (f"{TUMBLE} having count(*) > 1", CHANGE, "HAVING would have to take rows back"),
-        (TUMBLE, Streaming("close", timedelta(1)), "ttl= is for groups"),
-        (TUMBLE, Streaming("change", timedelta(1)), "ttl= is for groups"),
+        (f"{TUMBLE} having count(*) > 1", CHANGE, "does not support HAVING, which would have to retract rows"),
+        (TUMBLE, Streaming("close", timedelta(1)), "ttl= applies only to groups"),
+        (TUMBLE, Streaming("change", timedelta(1)), "ttl= applies only to groups"),
         (
             "select tumble(at + interval 1 day, interval 1 hour) as w, count(*) as n from t group by w",
             CLOSE,
-            "does not go by the event time",
+            "does not use the event time",
         ),
         (
             "select tumble(at, interval 1 hour) as w, count(*) as n from (select x as at from t) group by w",
             CLOSE,
-            "does not go by the event time",
+            "does not use the event time",
         ),
         (
             "select tumble(at, interval 1 hour) as w, count(*) as n, reservoir_quantile(x, 0.5) as g from t group by w",
             CLOSE,
-            "has no state that merges: it has no streamed form",
+            "has no state that merges: it cannot be streamed",
         ),
-        ("select k, count(*) as n from u join t using (k) group by k", CHANGE, "only where that stands first"),
+        (
+            "select k, count(*) as n from u join t using (k) group by k",
+            CHANGE,
+            "'t' must be the first table after FROM",
+        ),
         (
             "select sum(n) as n from (select tumble(at, interval 1 hour) as w, count(*) as n from t group by w)",
             CHANGE,
-            "more steps than one",
+            "it has more than one step",
         ),
     ],
 )
@@ -456,8 +460,8 @@ def test_what_has_no_streamed_form_says_why(text, streaming, why):
 
 def test_windows_need_an_event_time_that_is_a_time():
     dates = Schema.of({"at": "date", "k": "varchar", "x": "integer"})
-    assert "say event_time=" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": SCHEMA}, CLOSE, None))
-    assert "is of type DATE" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": dates}, CLOSE, "at"))
+    assert "set event_time=" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": SCHEMA}, CLOSE, None))
+    assert "has type DATE" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": dates}, CLOSE, "at"))
 
 
 def same(left, right):
