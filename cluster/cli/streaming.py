@@ -22,7 +22,7 @@ from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.metrics import StreamStatus
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.start import StateMode
-from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.start_position import parse_start
 from pipeline.streaming.runtime.status import lease_facts
 from pipeline.streaming.runtime.verify import verify as verify_stream
 
@@ -86,7 +86,7 @@ def stream(
             accept_gaps=accept_gaps,
             state=_state_mode(begin, rebuild=rebuild_state, keep=keep_state),
         ),
-        begin=begin_of(begin),
+        begin=parse_start(begin),
         restore=restore,
         take_over=take_over,
         fail_fast=fail_fast,

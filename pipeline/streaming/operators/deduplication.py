@@ -149,9 +149,8 @@ class DeduplicateTransform(SqlTransform):
     def _sql(self, place: Sequence[str]) -> str:
         how, time = self.how, micros(self.how.event_time)
         key = listed(how.key)
-        row, at, n = (
-            f"_{name}_{self.fingerprint}" for name in ("row", "at", "n")
-        )  # beside columns that are not known here
+        # the fingerprint makes these names differ from the columns of the table, which are not known here
+        row, at, n = (f"_{name}_{self.fingerprint}" for name in ("row", "at", "n"))
         source = f"from {quoted(self.table)} as {row} where {time} is not null"
         ranks = [time, *(f"{row}.{quoted(name)}" for name in place), row]
         if how.keep == "last":

@@ -303,20 +303,20 @@ class IntervalJoin:
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Join new rows with all rows of the other side, then delete the rows that can no longer find a match."""
         con = state.con
-        begins = []
+        last_ids = []
         for number, side in enumerate(self.sides):
             mine = _STATE_TABLES[number][0]
             result = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
-            begins.append(int(result[0][0]))
+            last_ids.append(int(result[0][0]))
             state.add(mine, _arriving(side))
         inner = [
-            self._joined(self._rows(0, begins, new=True), self._rows(1, begins)),
-            self._joined(self._rows(0, begins, new=False), self._rows(1, begins, new=True)),
+            self._joined(self._rows(0, last_ids, new=True), self._rows(1, last_ids)),
+            self._joined(self._rows(0, last_ids, new=False), self._rows(1, last_ids, new=True)),
         ]
         con.execute(f"create or replace temp table _out as {' union all '.join(inner)}")
         for number in (0, 1):
             if self.outer[number]:
-                con.execute(f"create or replace temp table _met_{number} as {self._matched(number, begins)}")
+                con.execute(f"create or replace temp table _met_{number} as {self._matched(number, last_ids)}")
         for number, (mine, matched) in enumerate(_STATE_TABLES):
             if self.outer[number]:
                 met = f"{ID} in (from _met_{number})"
@@ -325,7 +325,7 @@ class IntervalJoin:
             self._forget_expired(state, number, progress)
         return "select * from _out"
 
-    def _matched(self, number: Side, begins: Sequence[int]) -> str:
+    def _matched(self, number: Side, last_ids: Sequence[int]) -> str:
         """Return a SELECT of the ids of the rows of a side that found their first match now."""
         row_id = unused(ID, [name for side in self.sides for name in side.schema.names])  # must not clash with columns
         mine = (
@@ -334,8 +334,8 @@ class IntervalJoin:
         select = f"{quoted(self.sides[number].alias)}.{row_id}"
         selects = []
         for is_new in (True, False):
-            rows = f"{mine} where {ID} {'>' if is_new else '<='} {begins[number]}"
-            pair = (rows, self._rows(1 - number, begins, new=None if is_new else True))
+            rows = f"{mine} where {ID} {'>' if is_new else '<='} {last_ids[number]}"
+            pair = (rows, self._rows(1 - number, last_ids, new=None if is_new else True))
             selects.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
         return " union ".join(selects)
 
@@ -346,18 +346,18 @@ class IntervalJoin:
         is_over = f"(_at is null or _at < {progress.watermark - reach})"
         mine, matched = _STATE_TABLES[number]
         if self.outer[number]:
-            alone = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
-            nothing = f"{self._rows(1 - number, (0, 0))} where false"
-            pair = (alone, nothing) if number == 0 else (nothing, alone)
+            unmatched = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
+            no_rows = f"{self._rows(1 - number, (0, 0))} where false"
+            pair = (unmatched, no_rows) if number == 0 else (no_rows, unmatched)
             state.con.execute(f"insert into _out {self._joined(*pair, side='LEFT' if number == 0 else 'RIGHT')}")
             state.forget(matched, is_over)
         state.forget(mine, is_over)
 
-    def _rows(self, number: Side, begins: Sequence[int], *, new: bool | None = None) -> str:
+    def _rows(self, number: Side, last_ids: Sequence[int], *, new: bool | None = None) -> str:
         """Return a SELECT of the stored rows of a side: the new ones, the old ones, or all."""
         names = from_internal(self.sides[number].schema.names)
         mine, matched = _STATE_TABLES[number]
-        fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {begins[number]}"
+        fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {last_ids[number]}"
         rows = f"select {names} from {mine}{fresh}"
         if self.outer[number] and new is not True:
             rows = f"select * from ({rows} union all select {names} from {matched})"

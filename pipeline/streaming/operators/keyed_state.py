@@ -240,11 +240,11 @@ class KeyedStateOperator:
         counts = con.execute(
             f"select count(*), count(distinct {key}), count(*) filter (where {key} not in (select _key from _turn)) from _new_states"
         ).fetchall()
-        rows, distinct, strange = counts[0]
-        if rows > distinct or strange:
+        rows, distinct, unknown = counts[0]
+        if rows > distinct or unknown:
             raise DefinitionError(
                 f"stateful {self.spec.name!r} returned states of unknown keys, or several states of one key",
-                got=f"{rows} states of {distinct} keys, {strange} of unknown keys",
+                got=f"{rows} states of {distinct} keys, {unknown} of unknown keys",
                 do="return at most one state for each key of `state`",
                 place=self.place,
             )
@@ -269,10 +269,10 @@ class KeyedStateOperator:
                 do=did_you_mean(missing, table.column_names),
                 place=self.place,
             )
-        for strange in (column for column in table.column_names if column not in declared.names):
+        for unknown in (column for column in table.column_names if column not in declared.names):
             raise DefinitionError(
-                f"stateful {name!r} returned {what} with the column {strange!r}, which is not declared",
-                do=did_you_mean(strange, declared.names),
+                f"stateful {name!r} returned {what} with the column {unknown!r}, which is not declared",
+                do=did_you_mean(unknown, declared.names),
                 place=self.place,
             )
         con.register("_to_fit", table)

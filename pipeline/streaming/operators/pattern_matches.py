@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 STATE_VERSION = 1
 """The version of the state columns."""
-Kind = Literal["forbidden", "goes on", "takes"]
-_KINDS: tuple[Kind, ...] = ("forbidden", "goes on", "takes")
+Kind = Literal["forbidden", "continues", "takes"]
+_KINDS: tuple[Kind, ...] = ("forbidden", "continues", "takes")
 """The roles of a row for a match, in order of precedence."""
 
 
@@ -212,7 +212,7 @@ class Matches:
         if number < len(self.pattern.events):
             self._take(con, number, number, "takes")
         if number + 1 < len(self.pattern.events) and self.pattern.events[number].or_more:
-            self._take(con, number, number + 1, "goes on")
+            self._take(con, number, number + 1, "continues")
 
     def _hits(self, number: int) -> Iterator[str]:
         """Yield, for each role of a row, a SELECT of the matches with the first such row of their key."""
@@ -224,7 +224,7 @@ class Matches:
         step = events[number]
         yield self._hit(step, "takes", "true")
         if step.or_more and number + 1 < len(events):
-            yield self._hit(events[number + 1], "goes on", f"_taken >= {step.times}")
+            yield self._hit(events[number + 1], "continues", f"_taken >= {step.times}")
 
     def _hit(self, step: Step, kind: Kind, matters: str) -> str:
         name = quoted(step.name)
@@ -359,8 +359,8 @@ def validated(matches: Matches, place: Place) -> Matches:
                     place=place,
                 )
     with connect() as con:
-        nothing = {name: empty(con, matches.streamed[name].schema) for name in matches.inputs}
-    matches_in(matches, nothing, place)
+        empty_tables = {name: empty(con, matches.streamed[name].schema) for name in matches.inputs}
+    matches_in(matches, empty_tables, place)
     return matches
 
 

@@ -114,9 +114,9 @@ def _require_columns(name: str, columns: tuple[Sequence[str], Sequence[str], Col
 def _declared(state: Mapping[str, str]) -> tuple[Schema, dict[str, str]]:
     """Return the declared columns of a state, and the defaults of those that have one."""
     types, defaults = {}, {}
-    for name, words in state.items():
-        match = _DEFAULT.fullmatch(words.strip())
-        types[name] = match[1] if match else words.strip()
+    for name, declaration in state.items():
+        match = _DEFAULT.fullmatch(declaration.strip())
+        types[name] = match[1] if match else declaration.strip()
         if match:
             defaults[name] = match[2]
     return Schema.of(types), defaults

@@ -1,4 +1,4 @@
-"""The streams of a project seen from outside, whoever runs them, and asking those who do for something."""
+"""Status and control of the streams of a project, whichever process runs them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _STATUSES_OF: dict[DesiredState, tuple[RunStatus, ...]] = {
 
 @dataclass(frozen=True)
 class StreamSummary:
-    """A stream from outside."""
+    """The status of a stream, as any process can see it."""
 
     name: str
     epoch: Epoch | None
-    """Its last commit."""
+    """The epoch of its last commit."""
     lease: Lease | None
     is_running: bool
     obstacle: str = ""
-    """Why it cannot be planned: a table that it reads again is not made yet."""
+    """Why it cannot be planned: a table that it looks up does not exist yet."""
 
     @property
     def status(self) -> str:
-        """What it does, or last did; a stream whose process went without a word was `lost`."""
+        """The current or last status; `lost` if its process ended without reporting one."""
         if self.obstacle:
             return "not ready"
         if self.lease is None:
@@ -44,7 +44,7 @@ class StreamSummary:
 
 
 def stream_summaries(workspace: Workspace) -> tuple[StreamSummary, ...]:
-    """Return the streams of a project, inputs before what reads them."""
+    """Return the streams of a project in topological order."""
     leases = {lease.name: lease for lease in Leases(workspace.catalog).all()}
     planner, summaries = Planner(workspace), []
     for name in workspace.table_names:
@@ -69,9 +69,10 @@ def request(
     wait_s: float = 30.0,
     clock: Callable[[], float] = time.time,
 ) -> Lease:
-    """Ask for something of a running stream, wait until it is so, and return its lease then.
+    """Set the desired state of a running stream, wait until it is reached, and return the lease.
 
-    Raises `RequestError` when nobody runs it, and `ConflictError` when it is not so in time: it may yet come to it.
+    Raises `RequestError` if the stream is not running, and `ConflictError` if the state is not reached in time. The request
+    stays in effect.
     """
     workspace.stored(name)
     leases = Leases(workspace.catalog, clock=clock)
@@ -82,13 +83,13 @@ def request(
         if lease is None or lease.holder != holder or not lease.is_living(clock()):
             if state in {DesiredState.DRAIN, DesiredState.STOP} and lease is not None:
                 return lease
-            raise ConflictError(f"stream {name!r} ended before it was asked", do="see `headwater streams`")
+            raise ConflictError(f"stream {name!r} ended before it received the request", do="see `headwater streams`")
         if state in _STATUSES_OF and lease.facts.get("status") in _STATUSES_OF[state]:
             return lease
         if time.monotonic() > give_up:
             raise ConflictError(
-                f"stream {name!r} was asked to {state} and has not yet",
-                got=f"it is {lease.facts.get('status')} after {wait_s:g} s",
+                f"stream {name!r} has not reached the desired state {state} yet",
+                got=f"status {lease.facts.get('status')} after {wait_s:g} s",
                 do="see `headwater streams`",
             )
         time.sleep(_POLL_EVERY_S)

@@ -1,4 +1,4 @@
-"""One stream from its opening to its end: turns, pauses, what it is asked for, and going on after errors that may pass."""
+"""Runs one stream from start to end: micro-batches, pauses, requests, and restarts after transient errors."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _PAUSED_S = 0.1
 
 @dataclass(frozen=True)
 class StreamJobOptions:
-    """Which streams to run, and for how long."""
+    """Which streams to run, and when they end."""
 
     names: tuple[str, ...] = ()
-    """Without any, all of the project."""
+    """Empty means all streams of the project."""
     until_caught_up: bool = False
-    """Whether a stream ends when it has read what its logs held when it began, or a log that ends has ended."""
+    """Whether a stream ends when it has read what its logs contained at its start. A stream also ends when its log ends."""
     drain: bool = False
-    """Whether all windows are closed in the end."""
+    """Whether all windows are closed at the end."""
     stream_options: StreamOptions = field(default_factory=StreamOptions)
     begin: RequestedStart | None = None
-    """Where to begin, in place of what `stream_options` says: it may be a time."""
+    """Where to begin, instead of `stream_options.begin`. It may also be a time."""
     restore: str | None = None
-    """A savepoint to go back to first."""
+    """The label of a savepoint to restore first."""
     take_over: bool = False
-    """Whether the streams are taken from another process that runs them."""
+    """Whether to take over the streams from another process that runs them."""
     fail_fast: bool = False
     """Whether the first stream that fails stops the others."""
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -55,7 +55,7 @@ class StreamJobOptions:
 
 @dataclass
 class StreamJobContext:
-    """What the streams of a process share."""
+    """The shared context of the streams of a process."""
 
     planner: Planner
     options: StreamJobOptions
@@ -63,7 +63,7 @@ class StreamJobContext:
     leases: LeaseManager
     on_step: Callable[[str, CommitStep], None] = lambda _, __: None
     on_restart: Callable[[str, str], None] = lambda _, __: None
-    """Hears of each restart, with the stream's name and the words."""
+    """Called at each restart with the name of the stream and a message."""
     stop: threading.Event = field(default_factory=threading.Event)
     ended: set[str] = field(default_factory=set)
     streams: dict[str, Stream] = field(default_factory=dict)
@@ -71,10 +71,10 @@ class StreamJobContext:
 
 
 class StreamDriver:
-    """Drives one stream, in the thread that calls `run`."""
+    """Runs one stream in the thread that calls `run`."""
 
     def __init__(self, name: str, context: StreamJobContext) -> None:
-        """Keep the stream's name; nothing is opened yet."""
+        """Create the driver; nothing is opened yet."""
         self.name = name
         self.metrics = StreamMetrics()
         self._context = context
@@ -85,7 +85,7 @@ class StreamDriver:
         self._waits_since = now()
 
     def run(self) -> None:
-        """Run the stream to its end; raise what it cannot go on after."""
+        """Run the stream to its end; raise the error that ended it."""
         context = self._context
         try:
             self._wait_for_inputs()
@@ -124,7 +124,7 @@ class StreamDriver:
         return Stream(context.planner.workspace, plan, self._stream_options, on_step=self._on_commit_step)
 
     def _prepare_restart(self, stream: Stream) -> None:
-        """Let the next opening go on from the commits, or where this one began if there was none."""
+        """Let the next start resume from the last commit or, if there is none, from the same offsets as this one."""
         if self.metrics.commits:
             self._stream_options = replace(self._stream_options, begin="committed", anew=False, state="restore")
         elif self._stream_options.begin != "committed":
@@ -140,7 +140,7 @@ class StreamDriver:
             error = lake.failed("the lake does not answer a query", error)
         is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
         if has_grown and self._has_new_plan():
-            context.on_restart(self.name, f"{error} — goes on from its last commit with these")
+            context.on_restart(self.name, f"{error}; resumes from the last commit with these columns")
             return not context.stop.is_set()
         if context.stop.is_set() or not (may_pass(error) or has_grown) or not (self._was_opened or is_away):
             return False
@@ -153,21 +153,21 @@ class StreamDriver:
             self._waits_since = now()
         since = f"since {self._waits_since:%H:%M:%S} UTC: " if is_away else ""
         self._set_status(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
-        log.info("stream is opened again", wait_s=wait_s, error=str(error))
+        log.info("stream restarts", wait_s=wait_s, error=str(error))
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
-        context.on_restart(self.name, f"{error} — goes on from its last commit: {lately}")
+        context.on_restart(self.name, f"{error}; resumes from the last commit: {lately}")
         context.stop.wait(wait_s)
         return True
 
     def _has_new_plan(self) -> bool:
-        """Plan the stream anew, since columns came; return whether it has other columns now."""
+        """Plan the stream again because of new columns; return whether its columns have changed."""
         planner = self._context.planner
         before = planner.plan(self.name).schema
         planner.forget(self.name)
         try:
             return planner.plan(self.name).schema != before
         except HeadwaterError:
-            return False  # the next try to open it says what it is
+            return False  # the next start reports the error
 
     def _on_commit_step(self, step: CommitStep) -> None:
         if step in {CommitStep.STAGED, CommitStep.SAVED}:
@@ -220,7 +220,7 @@ class StreamDriver:
             known = self._context.statuses[self.name]
             if status == RunStatus.WAITING and known.status != RunStatus.WAITING:
                 self._waits_since = now()
-            error = f"{_named(stream.last.unanswered)} does not answer since {self._waits_since:%H:%M:%S} UTC"
+            error = f"{_named(stream.last.unanswered)} has not answered since {self._waits_since:%H:%M:%S} UTC"
             statuses = status_of(stream, self.metrics, status, now())
             self._context.statuses[self.name] = (
                 replace(statuses, error=error) if status == RunStatus.WAITING else statuses
@@ -238,7 +238,7 @@ class StreamDriver:
         )
 
     def _wait_for_inputs(self) -> None:
-        """A stream below another begins when that one has made its table, anew where all are made anew."""
+        """Wait until the upstream streams have written their tables; in a rebuild, until they have rebuilt them."""
         context = self._context
         workspace = context.planner.workspace
         above = set(workspace.project.graph.upstream(self.name)) & set(context.names)
@@ -250,7 +250,7 @@ class StreamDriver:
     def _has_begun(self, other: str) -> bool:
         context = self._context
         if context.options.begin in {"earliest", "latest"} and other in context.names:
-            stream = context.streams.get(other)  # what was there before it is on its way out
+            stream = context.streams.get(other)  # an existing table is about to be replaced
             return stream is not None and stream.metrics.commits > 0
         return context.planner.workspace.table(other).number() is not None
 

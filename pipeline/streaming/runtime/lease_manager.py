@@ -1,4 +1,4 @@
-"""The leases of the streams of this process: renewed by a thread of their own, however long a turn takes."""
+"""The leases of the streams of this process, renewed by a separate thread however long a micro-batch takes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ log = logger(__name__)
 
 
 class LeaseManager:
-    """Leases that are held, what was asked for through them, and which of them are lost.
+    """The leases that this process holds, their desired states, and which of them are lost.
 
-    A catalog that does not answer ends no stream: the commits guard themselves. What cannot be told then is told
-    when it answers again.
+    Streams survive catalog outages, because commits do not depend on leases. Their status is sent again afterwards.
     """
 
     def __init__(
         self, leases: Leases, facts_of: Callable[[str], Mapping[str, Any]], *, every_s: float = EVERY_S
     ) -> None:
-        """Begin to renew; `tell` gives what a stream says of itself."""
+        """Start to renew leases. `facts_of` returns the status that a lease records for a stream."""
         self._leases = leases
         self._facts_of = facts_of
         self._every_s = every_s
@@ -34,42 +33,42 @@ class LeaseManager:
         self._tried = time.monotonic()
         self._end = threading.Event()
         self.trouble = ""
-        """What the catalog said when it was last asked, if that went wrong."""
+        """The error of the last request to the catalog, if it failed."""
         self._thread = threading.Thread(target=self._renew_on, name="headwater-leases", daemon=True)
         self._thread.start()
 
     def take(self, name: str, *, take_over: bool = False) -> None:
-        """Take a stream's lease; raise `ConflictError` when somebody living has it."""
+        """Acquire the lease of a stream; raise `ConflictError` if another live process holds it."""
         self._leases.acquire(name, self._me, take_over=take_over)
         with self._lock:
             self._desired_states[name] = DesiredState.RUN
 
     def desired_state(self, name: str) -> DesiredState:
-        """Return what a stream is asked to do."""
+        """Return the desired state of a stream."""
         return self._desired_states.get(name) or DesiredState.RUN
 
     def require(self, name: str) -> None:
-        """Raise `ConflictError` when a lease is lost; a process that slept asks before it answers."""
+        """Raise `ConflictError` if a lease is lost. A process that was suspended renews it first."""
         if time.monotonic() - self._tried > LASTS_S:
             self._renew()
         if name in self._desired_states and self._desired_states[name] is None:
             raise ConflictError(
                 f"stream {name!r} was taken over by another process",
-                do="this one has stopped; what it did not commit, the other one reads again",
+                do="this process has stopped the stream; the other one reads its uncommitted rows again",
             )
 
     def release(self, name: str) -> None:
-        """Give a lease back, with a last word on its stream."""
+        """Release a lease, with the final status of its stream."""
         with self._lock:
             desired_state = self._desired_states.pop(name, None)
         if desired_state is not None:
             try:
                 self._leases.release(name, self._me, self._facts_of(name))
             except StorageError as error:
-                log.warning("lease was not given back: it runs out", stream=name, error=str(error))
+                log.warning("lease was not released: it expires", stream=name, error=str(error))
 
     def close(self) -> None:
-        """Give all back and end."""
+        """Release all leases and end the thread."""
         self._end.set()
         self._thread.join()
         for name in list(self._desired_states):

@@ -1,9 +1,9 @@
-"""State recomputed from the log, by today's definition.
+"""Rebuilds state from the log, with the current definition.
 
-    log      ●●●●●●●●●●●●|●●●●●●     read again from where the stream began up to the committed offsets,
-    state    ════════════╡           without what was set aside, then brought to the committed watermark
+    log      ●●●●●●●●●●●●|●●●●●●     read again from the begin of the stream to the committed offsets,
+    state    ════════════╡           without quarantined rows, then advanced to the committed watermark
 
-The rows that come out on the way are in the table already, so they are dropped.
+The rows that are emitted meanwhile are already in the table, so they are discarded.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from pipeline.streaming.runtime.verify import load_quarantined, read_again
 
 @dataclass(frozen=True)
 class RebuildSource:
-    """What a state is recomputed from: the commit up to which the log was read, and what the logs hold now."""
+    """What state is rebuilt from: the commit up to which the logs are read, and the current extents of the logs."""
 
     epoch: Epoch
     extents: Mapping[str, Mapping[str, Extent]]
     """By input."""
     accept_gaps: bool = False
-    """Whether rows that the logs no longer have are done without."""
+    """Whether to ignore rows that the logs no longer contain."""
 
 
 def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: ShardGroup) -> None:
-    """Bring shards with an empty state to the state at a commit.
+    """Compute the state at a commit in shards that have empty state. Nothing is committed.
 
-    Raises `RequestError` for a state that does not follow from the log alone, and `SourceError` when the log no longer
-    has rows that were read, unless that is accepted. Nothing is committed here.
+    Raises `RequestError` for state that does not depend on the log alone, and `SourceError` if the log no longer contains
+    all rows that were read, unless `accept_gaps` is set.
     """
     if plan.operator is None:
         return
@@ -61,16 +61,16 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
     lost = how.epoch.totals.get("rows_in", rows) - rows
     if lost > 0 and not how.accept_gaps:
         raise SourceError(
-            f"the state of stream {plan.name!r} cannot be rebuilt: its log no longer has all rows that were read",
+            f"the state of stream {plan.name!r} cannot be rebuilt: its log no longer contains all rows that were read",
             got=f"{rows:,} of {rows + lost:,} rows",
-            do="do without them with --accept-gaps, take the change back, define a table of another name, or make the "
-            f"table anew from what is left: headwater stream {plan.name} --from earliest",
+            do="ignore the missing rows with --accept-gaps, revert the change, define a table with another name, or rebuild "
+            f"the table from the remaining rows: headwater stream {plan.name} --from earliest",
         )
     shards.process([{} for _ in shards.tasks], Progress(BEGINNING, how.epoch.watermark))
 
 
 def _from_log_begin(reached: InputProgress, extents: Mapping[str, Extent]) -> InputProgress:
-    """Return the progress as if the stream had begun where the log begins now, at the earliest."""
+    """Return the progress with the begin of each partition moved to the current begin of the log if that is later."""
     began = {uri: max(o, extents[uri].begin) if uri in extents else o for uri, o in reached.began.items()}
     return replace(reached, began=began)
 
@@ -78,7 +78,7 @@ def _from_log_begin(reached: InputProgress, extents: Mapping[str, Extent]) -> In
 def _require_from_log(plan: StreamPlan) -> None:
     if plan.identity is not None and plan.identity.kind == "group" and plan.identity.rules["ttl"] != "for ever":
         raise RequestError(
-            f"the state of stream {plan.name!r} cannot be rebuilt: when a group is forgotten by its ttl= depends on when its rows came",
-            do="take the change back, define a table of another name, or make the table anew: "
+            f"the state of stream {plan.name!r} cannot be rebuilt: the expiry of a group by ttl= depends on arrival order",
+            do="revert the change, define a table with another name, or rebuild the table: "
             f"headwater stream {plan.name} --from earliest",
         )

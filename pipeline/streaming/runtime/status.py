@@ -1,4 +1,4 @@
-"""A stream looked at from its own thread: its facts at a moment."""
+"""Computes the status of a stream in the thread that runs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDLESS = 1 << 60
 
 
 def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: datetime) -> StreamStatus:
-    """Return how a stream is; called by the thread that drives it."""
+    """Return the status of a stream. Must be called by the thread that runs it."""
     rows_per_s, bytes_per_s = metrics.rates() if status in {RunStatus.RUNNING, RunStatus.DRAINING} else (0.0, 0.0)
     epoch = stream.committed
     return StreamStatus(
@@ -40,14 +40,14 @@ def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: da
 
 
 def state_rows(epoch: Epoch) -> int:
-    """Return how many rows a stream remembered at an epoch: those that came, less those that went, since each base."""
+    """Return the number of rows of state at an epoch: added minus removed rows in the required files."""
     return sum(
         segment.rows if segment.kind == "came" else -segment.rows for file in epoch.state for segment in file.segments
     )
 
 
 def lease_facts(facts: StreamStatus) -> dict[str, Any]:
-    """Return what a lease tells of a stream."""
+    """Return the facts of a stream that its lease records."""
     return {
         "status": facts.status,
         "epoch": facts.epoch,

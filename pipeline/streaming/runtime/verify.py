@@ -1,7 +1,7 @@
-"""One definition, two clocks: a stream's table beside the answer of its definition on all that the stream has read.
+"""Compares a stream's table with the batch result of its definition on all rows that the stream has read.
 
-What the table holds, and what the stream would still give of what it remembers, is together the batch answer on the rows
-that were read and not set aside; for a table whose rows take each other's place, the table alone is.
+The rows of the table and the rows that the stream would still emit from its state must together equal the batch result on
+the rows that were read and not quarantined. For a stream that emits updates, the table alone must.
 """
 
 from __future__ import annotations
@@ -42,31 +42,32 @@ _PIECE_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What a comparison found. Rows are compared as a multiset, real numbers to 9 digits."""
+    """The result of a comparison. Rows are compared as a multiset, floating-point numbers to 9 digits."""
 
     stream: str
     epoch: int
     rows_read: int
     rows_aside: int
+    """Rows that were read and quarantined before the definition."""
     rows_expected: int
     rows_there: int
-    """In the table."""
+    """Rows in the table."""
     rows_remembered: int
-    """That the stream would still give."""
+    """Rows that the stream would still emit from its state."""
     missing: int
     unexpected: int
     doubled: int = 0
-    """Keys that the table has more than once."""
+    """Number of keys with more than one row in the table."""
     lost: int = 0
-    """Rows that the stream read and its logs no longer have: a topic was compacted, or files were removed."""
+    """Rows that the stream read and that its logs no longer contain: a topic was compacted, or files were removed."""
     is_by_row: bool = False
-    """Whether each row of the table comes from one row that was read."""
+    """Whether each row of the table is computed from one row of the input."""
     differences: Sequence[Mapping[str, object]] = ()
-    """The first of them: the row, and `_difference`: `missing` or `unexpected`."""
+    """The first differences: the row, with `_difference` set to `missing` or `unexpected`."""
 
     @property
     def holds(self) -> bool:
-        """Whether both agree; rows of a table by row may be unexpected when what they were made of is lost."""
+        """Whether both agree. If rows are computed one by one, as many rows may be unexpected as were lost in the logs."""
         excused = self.lost if self.is_by_row else 0
         return self.missing == self.doubled == 0 and self.unexpected <= excused
 
@@ -74,25 +75,25 @@ class VerifyResult:
 def verify(workspace: Workspace, name: str) -> VerifyResult:
     """Compare a stream's table with the batch answer of its definition.
 
-    Raises `RequestError` for a table that no stream has made, and `SourceError` when its log no longer holds what was read.
+    Raises `RequestError` for a table that no stream has written, and `SourceError` if its log no longer contains what was read.
     """
     plan = Planner(workspace).plan(name)
     version = workspace.require(name)
     epoch = None if version.manifest is None else version.manifest.epoch
     if epoch is None:
-        raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
+        raise RequestError(f"{name!r} was not written by a stream", do=f"run `headwater stream {name}`")
     limits = budget_here(workspace.settings.memory_bytes).whole()
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
         read, quarantined = 0, load_quarantined(con, workspace, plan)
         for stream_input in plan.inputs:
             read += _load(con, stream_input, epoch.inputs[stream_input.name])
         _create_batch_result(con, workspace, plan)
-        there = f"select * from ({version.scan().query()})"
+        table_rows = f"select * from ({version.scan().query()})"
         con.register("_to_come", pending_output(workspace, plan, epoch))
-        still = arrow(con, f"select * from _to_come where {_passes_expectations(plan.definition)}")
-        con.register("_still", still)
+        pending = arrow(con, f"select * from _to_come where {_passes_expectations(plan.definition)}")
+        con.register("_still", pending)
         columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
-        con.execute(f"create temp table _there as select {columns} from ({there} union all by name from _still)")
+        con.execute(f"create temp table _there as select {columns} from ({table_rows} union all by name from _still)")
         con.execute(f"create temp table _expected as select {columns} from _answer")
         con.execute("create temp table _missing as from _expected except all from _there")
         con.execute("create temp table _unexpected as from _there except all from _expected")
@@ -108,7 +109,7 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
             rows_aside=quarantined,
             rows_expected=int(one(con, "select count(*) from _expected")[0]),
             rows_there=version.rows,
-            rows_remembered=still.num_rows,
+            rows_remembered=pending.num_rows,
             missing=counts["missing"],
             unexpected=counts["unexpected"],
             doubled=_duplicate_keys(con, plan.definition),
@@ -126,9 +127,10 @@ def _duplicate_keys(con: duckdb.DuckDBPyConnection, definition: StoredDefinition
 
 
 def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
-    """Make `_aside` of the places of the rows that were set aside before the definition saw them, and `_aside_texts`.
+    """Create `_aside` with the log positions of rows that were rejected before the definition, and `_aside_texts`.
 
-    These are of rows that have no place: of a table of the lake that does not carry it. One is as good as its twin.
+    `_aside_texts` counts the rejected rows without a position by their text: rows of a table of the lake that does not
+    have the position columns. Equal rows are interchangeable.
     """
     quarantined = workspace.lake.quarantine(plan.name).version()
     con.execute(f"create temp table _aside ({SOURCE} varchar, {POSITION} bigint)")
@@ -153,7 +155,7 @@ def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan:
 
 
 def _load(con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress) -> int:
-    """Make a table of an input's name with the rows that were read of it and not set aside."""
+    """Create a table named like the input with the rows that were read and not rejected."""
     con.register("_none", stream_input.empty_rows(con))
     con.execute(f"create temp table {quoted(stream_input.name)} as from _none")
     rows = 0
@@ -166,9 +168,9 @@ def _load(con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: In
 def read_again(
     con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress
 ) -> Iterator[tuple[str, int]]:
-    """Yield, for each stretch of an input that was read, a SELECT of its rows that were not set aside, and how many it has.
+    """Yield, for each range of an input that was read, a SELECT of its rows that were not rejected, and the number of all rows.
 
-    What was set aside must have been loaded; a SELECT is to be run before the next one is asked for.
+    `load_quarantined` must have run before. Each SELECT must be run before the next one is requested.
     """
     for split in _splits(stream_input, reached):
         producer = stream_input.producer(None, now().isoformat())
@@ -182,7 +184,7 @@ def read_again(
 
 
 def _unless_alike(stream_input: StreamInput) -> str:
-    """Return what leaves out, of rows without a place, as many as were set aside with the same text."""
+    """Return SQL that excludes, of the rows without a position, as many as were rejected with the same text."""
     text = (
         f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in stream_input.read_columns)}))::varchar"
     )
@@ -206,7 +208,7 @@ def _splits(stream_input: StreamInput, reached: InputProgress) -> list[Split]:
 
 
 def _create_batch_result(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
-    """Make `_create_batch_result` of the definition's rows, those left out that its expectations take away."""
+    """Create `_answer`, the rows of the definition without those that its expectations reject."""
     for name in plan.lookups:
         con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
     definition = plan.definition
@@ -221,9 +223,9 @@ def _create_batch_result(con: duckdb.DuckDBPyConnection, workspace: Workspace, p
 
 
 def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
-    """Return the rows of a function or of a statement with memory over all rows that count.
+    """Return the result of a function or of a statement with state over all accepted rows.
 
-    Of rows that came too late for some of their windows only the operator itself knows in which they count.
+    If some rows were too late for some of their windows, the operator is used, because only it knows in which they count.
     """
     inputs = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
     noted = [int(row[0]) for row in con.execute("select distinct watermark from _notes order by 1").fetchall()]
@@ -244,7 +246,7 @@ def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Ta
 
 
 def _merge_query(definition: StoredDefinition, rows: str) -> str:
-    """Return the rows that stay of a table whose rows of one key are merged: of each key the last, unless it is gone."""
+    """Return, for a table that merges rows by key, the last row of each key unless it is a delete."""
     how = merge_of(definition)
     if how is None:
         return rows
@@ -256,14 +258,14 @@ def _merge_query(definition: StoredDefinition, rows: str) -> str:
 
 
 def _passes_expectations(definition: StoredDefinition) -> str:
-    """Return the condition on a row that no expectation takes it away."""
+    """Return the condition that no expectation rejects a row."""
     expected = (*definition_to_validate(definition).expect, *key_expectations(definition.key))
-    away = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
-    return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
+    rejecting = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
+    return " and ".join(f"coalesce(({condition}\n), false)" for condition in rejecting) or "true"
 
 
 def pending_output(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
-    """Return the rows that a stream would still give of what it remembers at an epoch, if nothing more came."""
+    """Return the rows that a stream would still emit from its state at an epoch if its input ended."""
     if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
         return _empty(plan.schema)
     samples = plan.samples({name: workspace.require(name).schema for name in plan.lookups})

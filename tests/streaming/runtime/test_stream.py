@@ -262,7 +262,7 @@ def test_a_table_is_told_again(project, tmp_path):
     ]
     (data / "2.csv").write_text("id,k,at,v\n9,0,2026-01-01 00:03:00,1\n")
     Runner(workspace.project).run()
-    with pytest.raises(SourceError, match="made anew"):
+    with pytest.raises(SourceError, match="was recreated since it was read"):
         catch_up(workspace)
     catch_up(workspace, stream_options=StreamOptions(begin="earliest"))
     assert rows(workspace, "select sum(n) from minutes") == [(4,)]
@@ -278,7 +278,7 @@ def test_a_run_leaves_streams_alone_and_reads_what_they_made(project):
 
     steps = {step.name: step for step in Runner(workspace.project, RunOptions()).run().steps}
 
-    assert steps["minutes"].reason == "`headwater stream` makes it"
+    assert steps["minutes"].reason == "written by `headwater stream`"
     assert rows(workspace, "from all_time") == [(200,)]
 
 
@@ -315,7 +315,7 @@ def test_offsets_are_not_given_to_a_stream_that_has_committed(project):
     workspace = project("ticks = events(made(100))\n" + MINUTES)
     catch_up(workspace)
 
-    with pytest.raises(RequestError, match="has committed epochs"):
+    with pytest.raises(RequestError, match="already has commits"):
         catch_up(workspace, stream_options=StreamOptions(begin={"x": 1}))
 
 

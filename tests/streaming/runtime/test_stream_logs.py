@@ -20,7 +20,7 @@ from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
-from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.start_position import parse_start
 from pipeline.streaming.runtime.verify import verify
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_operations import until
@@ -92,7 +92,7 @@ def test_a_start_at_the_end_is_kept_although_nothing_came(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
-    stream(folder, begin=begin_of("latest"))
+    stream(folder, begin=parse_start("latest"))
     topic.send(range(5, 8))
     stream(folder)
 
@@ -105,7 +105,7 @@ def test_a_start_at_the_end_is_kept_when_the_process_dies_at_once(kafka, tmp_pat
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
     workspace = Workspace(load(folder))
-    running = StreamJob(workspace, StreamJobOptions(stream_options=FAST, begin=begin_of("latest")))
+    running = StreamJob(workspace, StreamJobOptions(stream_options=FAST, begin=parse_start("latest")))
     thread = threading.Thread(target=running.run)
     thread.start()
     until(lambda: workspace.version("rows") is not None, "the commit of where it begins")

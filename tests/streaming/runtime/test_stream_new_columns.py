@@ -119,7 +119,7 @@ def test_a_state_that_keeps_a_star_is_refused_and_can_be_made_anew(grown, stream
     put(folder, "f3.csv", LAST)  # whose time lets the rows before it out
 
     restarts = []
-    with pytest.raises(StorageError, match=r"once' cannot go on.*headwater stream once --from earliest"):
+    with pytest.raises(StorageError, match=r"once' cannot resume.*headwater stream once --from earliest"):
         streams.start(folder, until_caught_up=True, on_restart=lambda name, words: restarts.append((name, words))).run()
     assert sum(name == "once" and "goes on" in words for name, words in restarts) <= 1
 

@@ -14,7 +14,7 @@ from pipeline.core.errors import ConflictError, ExpectationError, RequestError, 
 from pipeline.governance import DesiredState, Leases, this_process
 from pipeline.streaming.runtime.control import request, stream_summaries
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
-from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.start_position import parse_start
 from pipeline.streaming.runtime.verify import verify
 
 QUICK = RestartPolicy(first_wait_s=0.01, longest_wait_s=0.02)
@@ -118,7 +118,9 @@ def test_pause_resume_and_drain(plant, streams):
 def test_a_stream_that_does_not_hear_is_told_of(plant, streams):
     workspace = streams.opened(plant())
     Leases(workspace.catalog).acquire("hot", this_process())
-    with pytest.raises(ConflictError, match=r"was asked to pause and has not yet: got it is starting after 0.1 s"):
+    with pytest.raises(
+        ConflictError, match=r"has not reached the desired state pause yet: got status starting after 0.1 s"
+    ):
         request(workspace, "hot", DesiredState.PAUSE, wait_s=0.1)
 
 
@@ -155,7 +157,7 @@ def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
     running.run()
     assert len(raised) >= 2
     assert len(restarts) == sum(facts.restarts for facts in running.statuses.values()) == len(raised)
-    assert "the store is away — goes on from its last commit: restart 1 in 0.01 s" in restarts[0]
+    assert "the store is away; resumes from the last commit: restart 1 in 0.01 s" in restarts[0]
     for name in ("readings", "by_minute"):
         assert verify(streams.opened(folder), name).holds
 
@@ -218,40 +220,42 @@ def test_with_fail_fast_all_stop(plant, streams):
 
 
 def test_a_savepoint_is_one_of_one_stream(plant, streams):
-    with pytest.raises(RequestError, match="a savepoint is one of one stream"):
+    with pytest.raises(RequestError, match="a savepoint belongs to one stream"):
         streams.start(plant(), restore="before")
 
 
 def test_where_to_begin_in_words(tmp_path):
     (tmp_path / "offsets.json").write_text('{"a": 3}')
-    assert begin_of("earliest") == "earliest"
-    assert begin_of("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00+00:00"
-    assert begin_of("2024-05-01T12:00+02:00").isoformat() == "2024-05-01T12:00:00+02:00"
-    assert begin_of('{"a": 3}') == begin_of(str(tmp_path / "offsets.json")) == {"a": 3}
-    with pytest.raises(RequestError, match=r"--from cannot be read: got 'yesterday'; write committed, earliest"):
-        begin_of("yesterday")
+    assert parse_start("earliest") == "earliest"
+    assert parse_start("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00+00:00"
+    assert parse_start("2024-05-01T12:00+02:00").isoformat() == "2024-05-01T12:00:00+02:00"
+    assert parse_start('{"a": 3}') == parse_start(str(tmp_path / "offsets.json")) == {"a": 3}
+    with pytest.raises(RequestError, match=r"--from cannot be parsed: got 'yesterday'; use committed, earliest"):
+        parse_start("yesterday")
     with pytest.raises(RequestError, match="offsets of --from are not JSON"):
-        begin_of("{a: 3}")
-    with pytest.raises(RequestError, match="are numbers by partition"):
-        begin_of('{"a": "3"}')
+        parse_start("{a: 3}")
+    with pytest.raises(RequestError, match="must be numbers by partition"):
+        parse_start('{"a": "3"}')
 
 
 def test_begin_at_offsets(plant, streams):
     folder = plant(count=1000)
     workspace = streams.opened(folder)
     uris = sorted(workspace.definition("readings").reader.extents())
-    begin = begin_of(json.dumps({uris[0]: 900, uris[1]: 1000}))
+    begin = parse_start(json.dumps({uris[0]: 900, uris[1]: 1000}))
     streams.start(folder, "readings", until_caught_up=True, begin=begin).run()
     assert streams.rows(
         folder, "readings", "_source, min(_position) as m, count(*) as n from readings group by 1 --"
     ) == [(uris[0], 900, 100)]
-    with pytest.raises(RequestError, match="has committed epochs: other offsets would lose rows"):
+    with pytest.raises(
+        RequestError, match="already has commits: starting at other offsets would lose or duplicate rows"
+    ):
         streams.start(folder, "readings", until_caught_up=True, begin=begin).run()
     streams.start(folder, "readings", until_caught_up=True, begin={uris[0]: 990}, stream_options={"anew": True}).run()
     assert len(streams.rows(folder, "readings", "degrees")) == 10 + 1000
-    with pytest.raises(RequestError, match="reads no partition 'elsewhere'"):
+    with pytest.raises(RequestError, match="has no partition 'elsewhere'"):
         streams.start(folder, "hot", begin={"elsewhere": 1}, stream_options={"anew": True}).run()
-    with pytest.raises(RequestError, match="does not hold the offset to begin at: got 2000; it holds 0 to 1000"):
+    with pytest.raises(RequestError, match="does not contain the start offset: got 2000; it contains 0 to 1000"):
         streams.start(folder, "readings", begin={uris[0]: 2000}, stream_options={"anew": True}).run()
 
 
@@ -269,6 +273,6 @@ def test_begin_at_a_time(tmp_path, streams):
         file.write_text(f"at,n\n2024-01-0{number},{number}\n")
         os_time = 1_700_000_000 + number * 1000
         __import__("os").utime(file, (os_time, os_time))
-    streams.start(folder, "drops", until_caught_up=True, begin=begin_of("2023-11-14T22:41:00")).run()
+    streams.start(folder, "drops", until_caught_up=True, begin=parse_start("2023-11-14T22:41:00")).run()
     assert streams.rows(folder, "drops", "n") == [(2,)]
     assert Path(folder / "in" / "1.csv").is_file()

@@ -90,7 +90,7 @@ def test_restore_and_run_is_the_whole_run(drops, streams):
     assert aside_of(streams, drops) == whole_aside
     assert verify(streams.opened(drops), "by_minute").holds
     streams.start(drops, "by_minute", until_caught_up=True, restore="before").run()
-    assert streams.rows(drops, "by_minute") == uninterrupted, "a savepoint can be gone back to again"
+    assert streams.rows(drops, "by_minute") == uninterrupted, "a savepoint can be restored again"
 
 
 def test_savepoints_have_labels_and_name_what_they_need(drops, streams):
@@ -102,9 +102,9 @@ def test_savepoints_have_labels_and_name_what_they_need(drops, streams):
     table, quarantined = pinned(workspace, "by_minute")
     assert all(workspace.table("by_minute").storage.has(path) for path in table)
     assert quarantined
-    with pytest.raises(RequestError, match=r"has a savepoint 'nightly.1' already"):
+    with pytest.raises(RequestError, match=r"already has a savepoint 'nightly.1'"):
         save(workspace, "by_minute", "nightly.1")
-    with pytest.raises(RequestError, match="a label is a word of letters"):
+    with pytest.raises(RequestError, match="a label must start with a letter or digit"):
         save(workspace, "by_minute", "../elsewhere")
 
 
@@ -118,7 +118,7 @@ def test_a_savepoint_that_cannot_be_gone_back_to_is_refused_and_nothing_changes(
     assert streams.rows(drops, "by_minute") == before
     storage = workspace.table("by_minute").storage
     storage.remove([savepoint.files[0].path])
-    with pytest.raises(StorageError, match=r"savepoint 'before' cannot be gone back to: files of 'by_minute' are gone"):
+    with pytest.raises(StorageError, match=r"savepoint 'before' cannot be restored: files of 'by_minute' are missing"):
         streams.start(drops, "by_minute", restore="before").run()
 
 

@@ -76,7 +76,7 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
         where(view.table(), {"sensors": "s3"})
     with pytest.raises(RequestError, match="has no table 'closed'"):
         view.table("closed")
-    with pytest.raises(RequestError, match="remembers nothing"):
+    with pytest.raises(RequestError, match="has no state"):
         committed_state(workspace, "readings")
 
 
