@@ -1,4 +1,4 @@
-"""The faults that Headwater must bear: docs/faults.md is this list, and each test says which of its rows it shows."""
+"""The faults that Headwater must tolerate. docs/faults.md lists them, and each fault test names the rows that it covers."""
 
 from __future__ import annotations
 
@@ -7,128 +7,147 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """A fault, how it is brought about, and what must hold besides what the oracle says."""
+    """A fault, how it is injected, and what must hold in addition to the oracle."""
 
     number: int
     fault: str
     by: str
     holds: str
     instead: str = ""
-    """For a row without a test here: where it is shown, or that it is not yet."""
+    """For a row without a test in this folder: where it is tested."""
 
 
 ROWS = (
     Row(
         1,
-        "crash after the commit, before what follows from it",
-        "SIGKILL at the point",
-        "the epoch is not run again; the quarantine is made good",
+        "crash after the commit, before post-commit",
+        "SIGKILL at that step",
+        "the epoch is not repeated; the quarantine is completed",
     ),
     Row(
         2,
-        "crash after the memory is saved, before the commit",
-        "SIGKILL at the point",
-        "what was saved is not used; the same range is read again",
+        "crash after the state is saved, before the commit",
+        "SIGKILL at that step",
+        "the saved state is not used; the same range is read again",
     ),
     Row(
         3,
         "crash after rows are staged",
-        "SIGKILL at the point",
-        "orphans are invisible; a full vacuum removes them and nothing else",
+        "SIGKILL at that step",
+        "orphaned files are invisible; a full vacuum removes only them",
     ),
     Row(
         4,
-        "a commit applied, its reply 500 or dropped",
-        "proxy before an object store",
+        "a commit is applied, its response is 500 or dropped",
+        "proxy in front of an object store",
         "one logical commit; once in the change data feed",
     ),
     Row(
         5,
-        "a commit applied, then a time-out",
-        "proxy before an object store",
-        "what is unknown is found out, not repeated",
+        "a commit is applied, then times out",
+        "proxy in front of an object store",
+        "the unknown outcome is resolved, the commit is not repeated",
     ),
-    Row(6, "storms of 409, 412, 503", "proxy before an object store", "bounded retries, then an error or progress"),
+    Row(
+        6,
+        "many 409, 412 and 503 responses",
+        "proxy in front of an object store",
+        "bounded retries, then an error or progress",
+    ),
     Row(
         7,
-        "a coordinator that was thought dead",
+        "a suspended coordinator resumes",
         "SIGSTOP, a second one, SIGCONT",
         "the old one fails with a conflict and exits non-zero",
     ),
-    Row(8, "two coordinators at once", "two processes, 20 seeds", "one wins each epoch"),
+    Row(8, "two concurrent coordinators", "two processes, 20 seeds", "one wins each epoch"),
     Row(
         9,
-        "an epoch repeated with user code that is random",
-        "SIGKILL mid-way",
-        "what is committed is committed once, and read by all alike",
+        "an epoch is repeated with random user code",
+        "SIGKILL during the epoch",
+        "results are committed once, and all readers see the same",
     ),
     Row(
         10,
-        "a worker killed or out of memory",
+        "a worker is killed or runs out of memory",
         "SIGKILL of an actor; a small memory limit",
-        "no doubled effect; goes on from the last commit",
+        "no duplicates; resumes from the last commit",
     ),
-    Row(11, "a node lost with its objects", "several nodes on one machine", "no partial commit"),
-    Row(12, "the head lost", "the cluster's control store killed", "resumes within 60 s"),
-    Row(13, "lost Ray RPCs", "Ray's own chaos settings", "nothing lost"),
-    Row(14, "a broker killed, its leader moved, all restarted", "SIGKILL", "order within a key"),
+    Row(11, "a node is lost with its objects", "several nodes on one machine", "no partial commit"),
+    Row(12, "the head node is lost", "the cluster's control store is killed", "resumes within 60 s"),
+    Row(13, "lost Ray RPCs", "Ray's own chaos settings", "nothing is lost"),
+    Row(14, "a broker is killed, its leader moves, all are restarted", "SIGKILL", "order within a key"),
     Row(
         15,
         "retention overtakes the reader",
-        "a tiny retention",
-        "stops loudly, never resets",
+        "a very short retention",
+        "stops with an error, never resets",
         instead="`tests/connectors/kafka/test_kafka_source.py`",
     ),
     Row(
         16,
-        "a topic made again; partitions added",
+        "a topic is recreated; partitions are added",
         "the admin interface",
-        "stops on a new topic; a new partition is read from 0",
+        "stops at a recreated topic; a new partition is read from offset 0",
         instead="`tests/connectors/kafka/test_kafka_source.py`",
     ),
     Row(
         17,
-        "transactions aborted or left open",
+        "transactions are aborted or left open",
         "a transactional producer",
-        "only what is committed is read; a reader that is held up says so",
+        "only committed records are read; a blocked reader reports it",
         instead="`tests/connectors/kafka/test_kafka_source.py`",
     ),
-    Row(18, "a Kafka sink thought dead", "SIGSTOP past the transaction's time-out", "fenced, nothing lost"),
-    Row(19, "a partition idle, all idle, one far ahead", "rows for 1 of 4", "windows close after the idle time-out"),
-    Row(20, "time stamps in the future", "rows of tomorrow", "the watermark does not jump; the rows are set aside"),
+    Row(18, "a suspended Kafka sink resumes", "SIGSTOP beyond the transaction timeout", "fenced, nothing is lost"),
+    Row(
+        19,
+        "one partition is idle, all are idle, one is far ahead",
+        "rows for 1 of 4 partitions",
+        "windows close after the idle timeout",
+    ),
+    Row(
+        20,
+        "timestamps in the future",
+        "rows of the next day",
+        "the watermark does not jump; the rows are quarantined",
+    ),
     Row(
         21,
-        "poison",
-        "bad bytes, null keys, deep JSON, NaN, edges of integers",
-        "set aside with its place, before the commit; the partition goes on",
+        "poison messages",
+        "invalid bytes, null keys, deep JSON, NaN, integer limits",
+        "quarantined with their position in the same commit; the partition continues",
         instead="`tests/connectors/kafka/test_kafka_value_formats.py`",
     ),
     Row(
         22,
-        "the schema breaks mid-stream; the registry is down",
-        "a new version; a dead registry",
-        "what is compatible goes on, else set aside or stop",
+        "an incompatible schema change; the registry is down",
+        "a new version; a stopped registry",
+        "compatible messages continue, others are quarantined or stop the stream",
         instead="`tests/connectors/kafka/test_kafka_value_formats.py`",
     ),
-    Row(23, "disk full while rows or memory are written", "a small tmpfs", "the last good state is there; resumes"),
+    Row(23, "disk full while rows or state are written", "a small tmpfs", "the last commit is intact; resumes"),
     Row(
         24,
-        "state files torn, flipped, gone or swapped",
-        "each of them, each way",
-        "found by its checksum and refused; made anew with --from earliest",
+        "state files are torn, modified, missing or swapped",
+        "each file, in each way",
+        "detected by checksum and rejected; rebuilt with --from earliest",
     ),
     Row(
         25,
         "an upgrade from every state format",
-        "golden folders",
-        "the same result or a clear refusal",
+        "stored projects of earlier versions",
+        "the same result or a clear error",
         "`tests/golden/test_golden_formats.py`",
     ),
-    Row(26, "N shards to M between epochs", "restart", "the same result"),
-    Row(27, "10 million keys; one key with 90 %", "a computed log", "memory bounded by ttl and spill"),
-    Row(28, "clock jumps", "the clock that is passed in", "event time gives the same"),
-    Row(29, "optimize, vacuum, erasure beside a stream", "threads", "no reader fails, erased rows stay erased"),
+    Row(26, "the number of shards changes between epochs", "restart", "the same result"),
+    Row(27, "10 million keys; one key with 90 % of the rows", "a computed log", "memory bounded by ttl and spilling"),
+    Row(28, "clock jumps", "an injected clock", "the same result in event time"),
+    Row(
+        29, "compaction, vacuum and erasure while a stream runs", "threads", "no reader fails, erased rows stay erased"
+    ),
     Row(30, "a sink ten times slower, an hour of backlog", "delay", "bounded memory, bounded epochs"),
-    Row(31, "a change log doubled, disordered, lost", "a log told again", "the target equals the source"),
-    Row(32, "10 writers, 2,000 commits each, one table", "processes", "none lost"),
+    Row(
+        31, "a change log with duplicated, reordered and lost records", "a replayed log", "the target equals the source"
+    ),
+    Row(32, "10 writers of one table with 2,000 commits each", "processes", "no commit is lost"),
 )

@@ -1,11 +1,10 @@
-"""The protocol of an epoch in a world of dice: thousands of schedules a minute, each found again by its seed.
+"""A simulator of the epoch protocol: thousands of random schedules per minute, each reproducible by its seed.
 
-A coordinator is a generator that gives way after every step, so that the dice can let another go on, end it, leave it
-asleep for as long as they like, take the power away, lose an answer or turn the clock. What decides is the real thing:
-`advanced` moves event time, `decide_start` and `first_offsets` say where to begin, `needs_base` and `required_files` which state
-files are written and held, `Manifest` and its mark stand for a commit. What is modelled is what they decide about: a log,
-a store that forgets what was not synced, a table's log that takes one commit for each version, the state of windows.
-`PROTOCOL` is each step as it should be; a mutant is one that is not.
+A coordinator is a generator that yields after every step, so that the schedule can run another one, kill it, suspend it, cut
+the power, lose a response or change the clock. The decisions are made by the real code: `advanced` computes watermarks,
+`decide_start` and `first_offsets` determine the start, `needs_base` and `required_files` which state files are written and
+kept, `Manifest` and its id represent a commit. Modelled are a log, a store that loses unsynced files, a table's log with one
+commit per version, and the state of windows. A mutant is a wrong step of the protocol.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from pipeline.streaming.runtime.state_task import needs_base
 
 S = 1_000_000
 SIZE = 10 * S
-"""Of a window."""
+"""The size of a window."""
 TIME = EventTime("t", lateness=timedelta(seconds=4), idle_after=timedelta(seconds=5))
 SCHEMA = Schema.of({"id": "bigint"})
 STATE = StateIdentity("tumble", 1, {"window": "10 seconds"}, {})
@@ -38,19 +37,19 @@ ME = StreamIdentity("t", STATE, "e", schema=SCHEMA, table=None)
 
 
 class Conflict(Exception):  # noqa: N818 - as the real one
-    """Somebody else committed."""
+    """Another coordinator has committed."""
 
 
 class Refused(Exception):  # noqa: N818
-    """The store said no, or did not say: start again."""
+    """The store rejected a request or did not respond; the coordinator must restart."""
 
 
 class Damaged(Exception):  # noqa: N818
-    """A file is not what was committed."""
+    """A file differs from the committed one."""
 
 
 class Wrong(AssertionError):  # noqa: N818
-    """Something that must hold does not; it knows how many choices led there."""
+    """An invariant is violated; `choices` is the number of random choices that led to it."""
 
     def __init__(self, problem: str, choices: int = 0) -> None:
         super().__init__(problem)
@@ -59,11 +58,11 @@ class Wrong(AssertionError):  # noqa: N818
 
 @dataclass
 class Dice:
-    """Choices of a seed, or given ones; when these end, every choice is 0: go on, and no fault."""
+    """Random choices from a seed. After `most` choices, every choice is 0, which means to continue without a fault."""
 
     seed: int
     most: int | None = None
-    """Only so many choices are the seed's."""
+    """The number of random choices."""
     taken: int = 0
     _random: random.Random = field(init=False)
 
@@ -76,7 +75,7 @@ class Dice:
         return 0 if self.is_calm else self._random.randrange(of)
 
     def happens(self, one_in: int) -> bool:
-        """Return whether a fault happens, which it does once in so many times."""
+        """Return whether a fault happens, with a probability of 1 in `one_in`."""
         return self.pick(one_in) == one_in - 1
 
     @property
@@ -112,23 +111,23 @@ class Version:
 
 @dataclass
 class World:
-    """The log that is read, the store, the table and its quarantine."""
+    """The log, the store, the table and its quarantine."""
 
     dice: Dice
     mutant: str = ""
     partitions: int = 2
     length: int = 24
-    """Rows of each partition in the end."""
+    """The final number of rows of each partition."""
     now: int = 1000 * S
     files: dict[str, bytes] = field(default_factory=dict)
     unsynced: set[str] = field(default_factory=set)
     table: list[Version] = field(default_factory=list)
     quarantined: list[tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
-    """Of each commit of the quarantine: the mark, and the rows with the watermark that they were too late for."""
+    """For each commit of the quarantine: the manifest id, and the late rows with the watermark at their arrival."""
     arrived: int = 4
     sessions: int = 0
     silent: bool = False
-    """Whether nothing comes of the first partition."""
+    """Whether the first partition delivers no rows."""
     rows: dict[str, list[Row]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,7 +153,7 @@ class World:
             self.unsynced.add(name)
 
     def lose_power(self) -> None:
-        """Forget, or tear, what was not synced."""
+        """Lose or truncate unsynced files."""
         for name in sorted(self.unsynced):
             if self.dice.pick(2):
                 del self.files[name]
@@ -169,7 +168,7 @@ class World:
         return Manifest.from_json(text)
 
     def put(self, number: int, version: Version) -> None:
-        """Take a commit as version `number`, if there is none; the answer may be lost, or the store refuse."""
+        """Accept a commit as version `number` if it does not exist; the store may reject it, or lose the response."""
         fate = self.dice.pick(12)
         if fate == 11:
             raise Refused("503")
@@ -182,7 +181,7 @@ class World:
 
 @dataclass
 class ShardState:
-    """The windows that a shard holds: rows are added and forgotten, as in the real one."""
+    """The windows of a shard: rows are added and deleted, as in the real state tables."""
 
     rows: dict[int, Out] = field(default_factory=dict)
     next: int = 0
@@ -220,7 +219,7 @@ class ShardState:
 
 
 class Coordinator:
-    """One process that runs the stream: `steps` is to be driven; an error of it ends the process."""
+    """A process that runs the stream. The schedule iterates over `steps`; an error ends the process."""
 
     def __init__(self, world: World, shards: int) -> None:
         self.world, self.shards = world, shards
@@ -228,10 +227,10 @@ class Coordinator:
         self.session = world.sessions
         self.ended = False
         self.asleep = 0
-        """For so many steps it does nothing."""
+        """The number of steps for which it is suspended."""
         self.steps = self._run()
 
-    # -- opening: as Stream._open
+    # -- opening: like Stream._open
 
     def _run(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
@@ -240,11 +239,11 @@ class Coordinator:
         manifest = None if self.seen[1] is None else world.manifest(self.seen[1])
         start = decide_start(manifest, "committed", ME)
         epoch = start.epoch
-        if manifest is not None and mutant != "not settled at start":
+        if manifest is not None and mutant != "no post-commit at start":
             yield from self._set_aside(manifest, self.seen[1])
         self.number = 0 if epoch is None else epoch.number
         self.state = () if epoch is None else tuple(epoch.state)
-        self.writes_bases = epoch is not None and epoch.shards != self.shards and mutant != "deltas after dealing anew"
+        self.writes_bases = epoch is not None and epoch.shards != self.shards and mutant != "no base after resharding"
         self.reached = InputProgress() if epoch is None else epoch.inputs["log"]
         offsets = {**first_offsets(world.extents(), "committed"), **self.reached.offsets}
         if mutant == "offsets first" and "offsets" in world.files:
@@ -262,7 +261,7 @@ class Coordinator:
             finished = self._is_finished()
             if due or finished:
                 staged = yield from self._stage()
-                while committing is not None:  # the commit before this one is waited for
+                while committing is not None:  # wait for the previous commit
                     committing = yield from self._advance_commit(committing)
                 committing = self._commit(*staged)
             while committing is not None and (finished or self.world.dice.pick(2)):
@@ -273,7 +272,7 @@ class Coordinator:
 
     @staticmethod
     def _advance_commit(committing: Iterator[str]) -> Iterator[str]:
-        """Let the commit go on for a step; return it, or nothing when it is done."""
+        """Run one step of the commit; return the commit, or `None` when it has ended."""
         step = next(committing, None)
         if step is None:
             return None
@@ -284,7 +283,7 @@ class Coordinator:
         if epoch is None:
             return [ShardState() for _ in range(self.shards)]
         files = epoch.state
-        if self.world.mutant == "memory that was not committed":
+        if self.world.mutant == "uncommitted state":
             files = self._newest(epoch)
         old = [ShardState() for _ in range(epoch.shards)]
         for file in files:
@@ -306,7 +305,7 @@ class Coordinator:
         return new
 
     def _newest(self, epoch: Epoch) -> tuple[StateFile, ...]:
-        """Return the committed files and those that were written since."""
+        """Return the committed files and those written later."""
         known = {file.path for file in epoch.state}
         more = []
         for path, content in self.world.files.items():
@@ -316,7 +315,7 @@ class Coordinator:
                     more.append(StateFile(path, int(shard), is_base=False, sha256=hashlib.sha256(content).hexdigest()))
         return (*epoch.state, *more)
 
-    # -- a turn: as Stream.turn
+    # -- a micro-batch: like Stream.run_micro_batch
 
     def _turn(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
@@ -326,7 +325,7 @@ class Coordinator:
         if world.dice.happens(8):
             world.silent = not world.silent
         if world.silent and not world.dice.is_calm:
-            ends[min(ends)] = begin[min(ends)]  # nothing of a partition
+            ends[min(ends)] = begin[min(ends)]  # a silent partition
             extents[min(ends)] = Extent(0, begin[min(ends)])
         rows = [row for uri, end in ends.items() for row in world.rows[uri][begin[uri] : end]]
         yield "taken"
@@ -339,13 +338,13 @@ class Coordinator:
         behind = frozenset(uri for uri, end in ends.items() if extents[uri].end > end)
         has_ended = all(end >= world.length for end in ends.values())
         then = self.reached
-        if mutant == "watermark goes back":
+        if mutant == "watermark decreases":
             then = replace(then, watermark=BEGINNING)
         self.reached = advanced(
             then, InputArrivals({**begin, **ends}, latest, behind, has_ended=has_ended), TIME, world.now
         )
         self.watermark = (
-            self.reached.watermark if mutant == "watermark goes back" else max(before, self.reached.watermark)
+            self.reached.watermark if mutant == "watermark decreases" else max(before, self.reached.watermark)
         )
         for row in rows:
             closed = row.window + SIZE
@@ -376,7 +375,7 @@ class Coordinator:
     def _is_finished(self) -> bool:
         return all(offset >= self.world.length for offset in self.reached.offsets.values())
 
-    # -- an epoch: as Stream.commit and land_epoch
+    # -- an epoch: like Stream.commit and commit_epoch
 
     def _stage(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
@@ -419,11 +418,11 @@ class Coordinator:
         mark = manifest_id_of(text)
         world.write(f"{mark:x}", text.encode())
         yield "manifest"
-        attempts = 2 if mutant == "no answer is no commit" else 1
+        attempts = 2 if mutant == "no response is no commit" else 1
         for attempt in range(attempts):
             number = len(world.table)
             current = world.table[-1].manifest_id if world.table else None
-            if current != self.seen[1] and mutant not in {"no mark check", "by URI"} and not attempt:
+            if current != self.seen[1] and mutant not in {"no conflict check", "by URI"} and not attempt:
                 raise Conflict
             yield "checked"
             if mutant == "by URI":
@@ -449,7 +448,7 @@ class Coordinator:
         yield "quarantine"
         if not late or (world.quarantined and world.quarantined[-1][0] == mark):
             return
-        if world.table[-1].manifest_id != mark and world.mutant != "settled late":
+        if world.table[-1].manifest_id != mark and world.mutant != "late post-commit":
             return
         yield "missing aside"
         if len(world.quarantined) != before:

@@ -1,8 +1,8 @@
-"""A project of streams that is killed in every way, and the oracle that says whether anything was lost or came twice.
+"""A project of streams that tests kill in every way, and the oracle that detects lost and duplicate rows.
 
-`clicks` is a computed log of three partitions whose rows have every fate: in time, late, without a time, from the
-future, against an expectation. `kept` takes them one by one, `minutes` in windows, `below` and `hours` read what
-these wrote. The oracle does not ask the streams: it makes the rows again from their numbers.
+`clicks` is a computed log of three partitions with all kinds of rows: in time, late, without a time, from the future, and
+violating an expectation. `kept` processes them one by one, `minutes` in windows; `below` and `hours` read these two tables.
+The oracle does not use the streams: it computes the rows again from their numbers.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.start import StartPosition
 from pipeline.streaming.runtime.verify import verify
 
-PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
+PROCESSES = multiprocessing.get_context("forkserver")  # children fork before DuckDB has started threads
 PROCESSES.set_forkserver_preload(["tests.faults.streams"])
 AT_ONCE = Intervals(batch_s=0.02, commit_s=0.0, idle_commit_s=0.0)
-"""Every turn is an epoch, so that a run and its repetition cut the log at the same places."""
+"""Every micro-batch is an epoch, so that a run and its repetition divide the log at the same offsets."""
 TABLES = ("kept", "minutes", "below", "hours")
 
 TOML = """\
@@ -80,7 +80,7 @@ hours = sql("select tumble(happened, interval '10 minutes') as hour, count(*) as
 
 @dataclass(frozen=True)
 class Dripping(Generator):
-    """A computed log that offers a few rows at a time: what is cut into epochs does not depend on the time it takes."""
+    """A computed log that offers a few rows at a time, so that epochs do not depend on timing."""
 
     step: int = 40
 
@@ -95,7 +95,7 @@ def dripping(columns: Mapping[str, str], *, partitions: int, count: int, step: i
 
 @dataclass(frozen=True)
 class Uneven(Generator):
-    """A computed log without an end, whose partitions hold so many rows each and no more for now."""
+    """A computed log without an end, whose partitions currently contain the given numbers of rows."""
 
     counts: tuple[int, ...] = (0,)
 
@@ -105,11 +105,11 @@ class Uneven(Generator):
 
 @dataclass(frozen=True)
 class Clicks:
-    """The project's folder, with a log of so many rows."""
+    """The project's folder and the size of its log."""
 
     folder: Path
     count: int = 160
-    """Of each partition."""
+    """The number of rows of each partition."""
     step: int = 40
     partitions: int = 3
     names: tuple[str, ...] = TABLES
@@ -126,19 +126,19 @@ class Clicks:
 
     @property
     def rows(self) -> pa.Table:
-        """All that the log holds, with its places."""
+        """All rows of the log with their positions."""
         columns = ", ".join(f"({text}) as {name}" for name, text in COLUMNS.items())
         base = f"select i, p from range({self.count}) a(i), range({self.partitions}) b(p)"
         with duckdb.connect() as con:
             return con.sql(f"select {columns}, i as _position, p from ({base})").to_arrow_table()
 
 
-# -- a run in a process of its own
+# -- a run in a child process
 
 
 @dataclass(frozen=True)
 class Kill:
-    """When a process kills itself: the n-th time, from 1, that it comes to a point; any point without a name."""
+    """When a process kills itself: the n-th time, counting from 1, that it reaches a step; without a name, any step."""
 
     nth: int
     table: str | None = None
@@ -147,7 +147,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Orders:
-    """What a process is to do."""
+    """What a process must do."""
 
     folder: str
     names: tuple[str, ...] = TABLES
@@ -156,20 +156,20 @@ class Orders:
     drain: bool = True
     kill: Kill | None = None
     files: bool = False
-    """Whether what is done with files counts as a point too."""
+    """Whether file operations count as steps."""
     begin: StartPosition = "committed"
     forever: bool = False
-    """Whether it goes on until it is ended."""
+    """Whether it runs until it is killed."""
     take_over: bool = False
-    """Whether it begins although another process says that it runs the stream."""
+    """Whether it takes over the lease of another process."""
     stop: tuple[int, str] | None = None
-    """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
+    """The process suspends itself the n-th time, counting from 1, that it reaches this step, until it receives SIGCONT."""
     intervals: Intervals = AT_ONCE
 
 
 @dataclass
 class _Points:
-    """Counts what a process comes to, and ends it at the point it was told."""
+    """Counts the steps of a process, and kills or suspends it at the configured step."""
 
     orders: Orders
     pipe: Any
@@ -190,7 +190,7 @@ class _Points:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
-        """Hear of what Python does with files of the project."""
+        """Count Python's operations on files of the project."""
         if event not in {"open", "os.rename", "os.remove", "os.mkdir"} or not isinstance(args[0], str | Path):
             return
         path = str(args[0])
@@ -236,14 +236,14 @@ class Child:
         os.kill(self.process.pid, what)
 
     def stopped(self) -> None:
-        """Wait until it has stopped where it was told to."""
+        """Wait until it has suspended itself."""
         assert self.pipe.recv() == "stops"
         status = Path(f"/proc/{self.process.pid}/stat")
         while status.read_text().rpartition(")")[2].split()[0] != "T":  # all its threads
             os.sched_yield()
 
     def wait(self, seconds: float = 60) -> Any:
-        """Return what it came to or the error that it ended with; `None` when it was killed."""
+        """Return the steps that it reached or the error that it raised; `None` if it was killed."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, "the process did not end"
         if self.process.exitcode == -signal.SIGKILL:
@@ -260,7 +260,7 @@ def start(orders: Orders) -> Child:
 
 
 def run(orders: Orders) -> list[tuple[str, str]] | None:
-    """Run the streams to the end, or to where they are killed; return the points that they came to."""
+    """Run the streams to the end or until they are killed; return the steps that they reached."""
     with start(orders) as child:
         exit_code = child.wait()
     if isinstance(exit_code, BaseException):
@@ -273,7 +273,7 @@ def run(orders: Orders) -> list[tuple[str, str]] | None:
 
 @dataclass(frozen=True)
 class Epochs:
-    """The commits of a table, from its log and the manifests that the log names."""
+    """The commits of a table, from its log and its manifests."""
 
     manifests: Sequence[Manifest]
 
@@ -285,20 +285,20 @@ class Epochs:
 
 
 def epochs_of(workspace: Workspace, name: str) -> Epochs:
-    """Return a table's commits in order; each carries the mark of a manifest that is there, whole."""
+    """Return a table's commits in order; check that each refers to a complete manifest."""
     storage = workspace.table(name).storage
     epochs = []
     for entry in sorted((Path(storage.uri) / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in entry.read_text().splitlines()]
         if not any({"add", "remove", "txn"} & action.keys() for action in actions):
-            continue  # a vacuum notes that it was here
+            continue  # a vacuum adds an entry
         marks = [action["txn"]["version"] for action in actions if action.get("txn", {}).get("appId") == "headwater"]
         if any("headwater.compacted" in action.get("commitInfo", {}) for action in actions):
             continue
         (mark,) = marks
         if not storage.has(f"_headwater/{mark:016x}.json"):
-            assert not epochs, f"{name}: manifest {mark:016x} is gone, and older ones are there"
-            continue  # of long ago
+            assert not epochs, f"{name}: manifest {mark:016x} is missing, but older ones exist"
+            continue  # an old manifest that was cleaned up
         text = storage.read_text(f"_headwater/{mark:016x}.json")
         assert manifest_id_of(text) == mark
         epochs.append(Manifest.from_json(text))
@@ -306,7 +306,7 @@ def epochs_of(workspace: Workspace, name: str) -> Epochs:
 
 
 def committed_once_each(workspace: Workspace, name: str) -> Epochs:
-    """Epochs 1, 2, 3 … each once; offsets and watermarks never go back; totals are the sums of what was committed."""
+    """Check that epochs 1, 2, 3 … are committed once each, offsets and watermarks never decrease, and totals are sums."""
     epochs = epochs_of(workspace, name)
     numbers = [m.epoch.number for m in epochs.manifests if m.epoch is not None]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"{name}: {numbers}"
@@ -329,7 +329,7 @@ def committed_once_each(workspace: Workspace, name: str) -> Epochs:
 
 
 def feed_is_snapshot(workspace: Workspace, name: str) -> None:
-    """What the change data feed adds and takes away is what is there; nothing of an appended table is taken away."""
+    """Check that the change data feed yields the rows of the table, and that it has only inserts."""
     uri = workspace.table(name).storage.uri
     first = min(int(entry.stem) for entry in (Path(uri) / "_delta_log").glob("[0-9]*[0-9].json"))
     with duckdb.connect() as con:
@@ -349,7 +349,7 @@ def multiset(rows: pa.Table) -> Counter[str]:
 
 
 def aside_of(workspace: Workspace, name: str) -> pa.Table:
-    """Return what was set aside: `reasons`, the place, and the row as text."""
+    """Return the quarantine: `reasons`, the position, and the row as text."""
     table = workspace.lake.quarantine(name)
     if table.version() is None:
         return pa.table(
@@ -371,7 +371,7 @@ EXPECTED = {
 
 
 def oracle(clicks: Clicks, names: Sequence[str] = TABLES) -> dict[str, Counter[str]]:
-    """Hold all that must be true of a project whose streams ended, drained; return the rows of its tables."""
+    """Check all invariants of a project whose streams have ended and drained; return the rows of its tables."""
     workspace = clicks.workspace()
     for name in names:
         committed_once_each(workspace, name)
@@ -393,15 +393,15 @@ _PLACE = "(regexp_extract(_source, '[0-9]+$')::bigint * 1000000 + _position)"
 
 
 def _by_id(con: duckdb.DuckDBPyConnection, clicks: Clicks, name: str) -> None:
-    """Every row of the input is in the table, or set aside, or dropped by an expectation; in one of them, once."""
+    """Check that every input row is in the table, quarantined, or dropped by an expectation, exactly once."""
     if name == "kept":
         fates = f"""select id from there_kept union all select {_PLACE} from aside_kept
                     union all select id from log where key = 'k7' and {_READABLE}
                        and id not in (select {_PLACE} from aside_kept)"""
         twice = con.sql(f"select id, count(*) from ({fates}) group by id having count(*) > 1").fetchall()
-        assert not twice, f"{name}: {twice[:5]} came twice"
+        assert not twice, f"{name}: {twice[:5]} are duplicated"
         lost = con.sql(f"select id from log except select id from ({fates})").fetchall()
-        assert not lost, f"{name}: {lost[:5]} are nowhere"
+        assert not lost, f"{name}: {lost[:5]} are lost"
     if name == "minutes":
         quarantined = f"select {_PLACE} as id from {_LOG.format(name)}"
         (twice,) = con.sql(f"select count(*) - count(distinct id) from ({quarantined})").fetchall()[0]
@@ -416,7 +416,7 @@ _READABLE = "happened is not null and happened < timestamp '2090-01-01'"
 
 
 def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
-    """The table is what its definition gives, written a second time, of the rows that were not set aside."""
+    """Check that the table equals its definition, written independently here, over the rows that were not quarantined."""
     away = (
         f"select {_PLACE} from {_LOG.format(name)}"
         if name in {"kept", "minutes"}
@@ -435,7 +435,7 @@ def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 class Follower:
-    """A reader that goes along in a thread: what it has seen of a table is there in every later version."""
+    """A reader in a thread that checks that rows of a version are never missing in a later one."""
 
     def __init__(self, clicks: Clicks, names: Sequence[str] = TABLES, every_s: float = 0.02) -> None:
         self._workspace = clicks.workspace()
@@ -463,7 +463,7 @@ class Follower:
 
     @staticmethod
     def _has_moved(removed: set[str], added: set[str]) -> bool:
-        """Return whether all rows of some files are in others."""
+        """Return whether all rows of the removed files are in the added files."""
         if not added:
             return False
         rows = "select * from read_parquet({})"
@@ -483,15 +483,15 @@ class Follower:
                 files = {file.uri: file.rows for file in version.files}
                 removed = known.keys() - files.keys()
                 if removed and self._has_moved(removed, files.keys() - known.keys()):
-                    removed = set()  # small files were put together
+                    removed = set()  # small files were compacted
                 if removed or version.number < number:
-                    self.wrong.append(f"{name} {version.number}: {removed} of version {number} was taken back")
+                    self.wrong.append(f"{name} {version.number}: {removed} of version {number} was removed")
                 for file in version.files:
                     if (
                         file.uri not in known
                         and file.rows != duckdb.sql(f"select count(*) from '{file.uri}'").fetchall()[0][0]
                     ):
-                        self.wrong.append(f"{name} {version.number}: {file} is not whole")
+                        self.wrong.append(f"{name} {version.number}: {file} is incomplete")
             except Exception as error:  # noqa: BLE001 - told at the end
                 self.wrong.append(f"{name}: {error!r}")
                 continue

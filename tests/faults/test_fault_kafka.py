@@ -1,4 +1,4 @@
-"""Brokers that are killed while they are read (row 14): what was acknowledged comes, once and in order."""
+"""Brokers are killed while they are read (row 14): acknowledged messages arrive once and in order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def brokers(folder, count):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_tail_goes_on_while_brokers_are_killed(count, tmp_path):
+def test_a_tail_continues_while_brokers_are_killed(count, tmp_path):
     with brokers(tmp_path, count) as cluster:
         cluster.create_topic("t", replicas=count)
         log = kafka("t", servers=cluster.bootstrap)

@@ -1,4 +1,4 @@
-"""Streams whose workers are actors of a cluster: they are killed, their node goes, calls between them are lost."""
+"""Streams whose workers are Ray actors: actors are killed, their node is lost, and calls are lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PACE = Intervals(batch_s=0.01, commit_s=0.05, idle_commit_s=0.05, batch_offsets=
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of its own with one node, which RAY_ADDRESS names."""
+    """A separate cluster with one node, whose address is in RAY_ADDRESS."""
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
@@ -72,8 +72,8 @@ def held(running: StreamJob, count: int = 20_000) -> None:
 @pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.fault(10)
-def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
-    """Row 10: one that reads, then one that remembers."""
+def test_a_stream_survives_a_killed_worker(tmp_path, nodes):
+    """Row 10: a source task is killed, then a state task."""
     assert nodes
     running = running_of(tmp_path)
     pids: list[int] = []
@@ -96,8 +96,8 @@ def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
 @pytest.mark.ray
 @pytest.mark.proof
 @pytest.mark.fault(11)
-def test_a_node_that_goes_takes_no_commit_with_it(tmp_path, nodes):
-    """Row 11: the node on which workers are is taken away while they work."""
+def test_a_lost_node_loses_no_commit(tmp_path, nodes):
+    """Row 11: the node of the workers is removed while they run."""
     second = nodes.add_node(num_cpus=2)
     running = running_of(tmp_path, 40_000)
     removed = threading.Event()

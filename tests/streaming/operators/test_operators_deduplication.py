@@ -63,7 +63,7 @@ def operator(definition):
 
 
 @pytest.mark.parametrize("within", [None, 0, 5])
-def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, chopped, proof, within):
+def test_the_first_row_of_a_key_is_emitted_in_any_arrival_order(drive, chopped, proof, within):
     words = None if within is None else f"{within} seconds"
     definition = deduplicate("events", key="id", event_time="ts", within=words)
 
@@ -81,7 +81,7 @@ def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, c
     holds()
 
 
-def test_the_last_row_of_a_key_takes_the_place_of_those_before(drive, chopped, proof):
+def test_the_last_row_of_a_key_replaces_earlier_rows(drive, chopped, proof):
     definition = deduplicate("events", key="id", event_time="ts", keep="last")
 
     @proof
@@ -96,7 +96,7 @@ def test_the_last_row_of_a_key_takes_the_place_of_those_before(drive, chopped, p
     holds()
 
 
-def test_a_duplicate_is_counted_from_the_row_that_came_out(drive):
+def test_within_starts_at_the_emitted_row(drive):
     # seconds   0   4   5   6   9   11  12
     # within 5  o---x---x   o---x---x   o      from one that came out to the next, both ends included
     rows = [(at, "a", 0) for at in (0, 4, 5, 6, 9, 11, 12)]
@@ -105,7 +105,7 @@ def test_a_duplicate_is_counted_from_the_row_that_came_out(drive):
     assert [at for at, *_ in plain(driven.rows)] == [0, 12, 6]  # as text
 
 
-def test_a_first_row_waits_for_the_watermark_and_a_late_one_is_set_aside(drive):
+def test_a_first_row_waits_for_the_watermark_and_a_late_row_is_rejected(drive):
     #  arrives      5   3 | watermark 5 |  4 (late)   8
     #  comes out                3 only: the row on the watermark may still have an earlier one of its instant
     definition = deduplicate("events", key="id", event_time="ts", within="1 second")
@@ -118,7 +118,7 @@ def test_a_first_row_waits_for_the_watermark_and_a_late_one_is_set_aside(drive):
     assert [row["x"] for row in driven.late] == [3, 5]
 
 
-def test_definitions_say_what_is_wrong():
+def test_invalid_definitions_are_rejected():
     with pytest.raises(DefinitionError, match="within= requires keep='first'"):
         deduplicate("events", key="id", event_time="ts", keep="last", within="1 hour")
     with pytest.raises(DefinitionError, match="keep= must be 'first' or 'last'"):

@@ -79,7 +79,7 @@ def test_a_join_of_streams_is_the_join_of_all_rows(drive, chopped, proof, statem
     holds()
 
 
-def test_conditions_of_an_inner_join_may_stand_after_where(drive):
+def test_conditions_of_an_inner_join_may_be_in_where(drive):
     joined = operator(f"select x, y from orders o, payments p where (o.k = p.k and {NEAR}) and y > 1")
     assert joined.bounds == (-2 * SECOND, 5 * SECOND)
     assert joined.keys == (("(k)::BIGINT", "(k)::BIGINT"),)
@@ -87,7 +87,7 @@ def test_conditions_of_an_inner_join_may_stand_after_where(drive):
     assert drive(joined, [(blocks, END)]).rows == [{"x": 7, "y": 2}]
 
 
-def test_using_deals_by_its_columns(drive):
+def test_using_distributes_by_its_columns(drive):
     joined = operator("select * from orders join payments using (k) where paid_at between ts and ts + interval 1 hour")
     assert len(joined.keys) == 1
     blocks = {"orders": table("orders", [(3, 1, 7)]), "payments": table("payments", [(1, 1, 2), (8, 1, 1), (9, 2, 3)])}
@@ -95,7 +95,7 @@ def test_using_deals_by_its_columns(drive):
     assert [(row["k"], row["x"], row["y"]) for row in out] == [(1, 7, 1)]
 
 
-def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
+def test_an_unmatched_row_is_emitted_when_it_expires(drive):
     #  order at 10 s meets payments from 8 s to 15 s
     #          8----10=============15
     #  watermark                   15 | a payment of 15 s may still come;  16: it comes out alone
@@ -148,7 +148,7 @@ def test_a_row_without_a_match_comes_out_when_none_can_come_any_more(drive):
         ("select k from orders", "it joins 1 relations"),
     ],
 )
-def test_what_has_no_streamed_form_says_why(text, reason):
+def test_unsupported_statements_give_a_reason(text, reason):
     refusal = join_operator(parse(text), INPUTS)
     assert isinstance(refusal, Refusal)
     assert reason in refusal.reason

@@ -296,7 +296,7 @@ def test_keys_may_be_bytes(name, drive):
     assert {row["k"][0] for row in out} == {row["k"] for row in expected}
 
 
-def test_a_column_that_a_stateful_function_sets_itself_says_so():
+def test_the_timer_column_cannot_be_declared():
     with pytest.raises(Exception, match="cannot have a state column '_timer'"):
         stateful(key="_timer", event_time="at", state={}, schema={"k": "bigint"}, ttl="1 day")(
             lambda state, t: (state, t)

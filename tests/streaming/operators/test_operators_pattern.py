@@ -227,7 +227,7 @@ def made(steps, select, *, within="9 seconds", **options):
     return pattern(*steps, by="k", within=within, event_time=TIMES, select=select, **options)
 
 
-def test_matches_are_those_of_a_plain_walk_over_all_rows(drive, chopped, proof):
+def test_matches_equal_those_of_a_reference_implementation(drive, chopped, proof):
     @cache
     def made_of(name, after):
         steps, _, select = CASES[name]
@@ -268,7 +268,7 @@ FOLLOWED = (event("a", "arrivals"), followed_by("b", "departures"))
 SECONDS = {"a": "second(a.ts)", "b": "second(b.left_at)"}
 
 
-def test_matches_that_overlap_are_one(drive):
+def test_overlapping_matches_are_emitted_once(drive):
     # arrivals    1   3       8
     # departures        5   7    9
     #             a-----b     a--b     the one from 3 to 5 is complete with the one from 1, which began first
@@ -279,7 +279,7 @@ def test_matches_that_overlap_are_one(drive):
     assert sorted(every) == [(1, 5), (3, 5), (8, 9)]
 
 
-def test_the_end_of_within_is_within_and_rows_of_one_time_have_an_order(drive):
+def test_within_is_inclusive_and_rows_with_equal_times_are_ordered(drive):
     # arrivals    1      11     20         within 9: 1 to 10 is a match, 11 to 21 is none
     # departures     10           21
     #            20 and 20: an arrival comes before a departure, as the steps name them
@@ -288,7 +288,7 @@ def test_the_end_of_within_is_within_and_rows_of_one_time_have_an_order(drive):
     assert driven_seconds(drive, FOLLOWED, SECONDS, [(20, "a", 0)], [(20, "a", 0)]) == [(20, 20)]
 
 
-def test_what_did_not_follow_comes_out_when_its_time_is_over(drive):
+def test_a_match_without_a_following_event_is_emitted_when_within_expires(drive):
     # arrivals   1    3       departure 11 is in the time of 3, not of 1
     # watermark          10 | 11 |
     definition = made((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
@@ -350,12 +350,12 @@ def test_a_pattern_over_one_table(drive):
         ),
     ],
 )
-def test_what_is_no_pattern_says_why(make, message):
+def test_invalid_patterns_are_rejected(make, message):
     with pytest.raises(DefinitionError, match=message):
         make()
 
 
-def test_a_pattern_that_does_not_fit_its_tables_says_why():
+def test_a_pattern_that_does_not_fit_its_tables_is_rejected():
     wrong = made((event("a", "arrivals", "z > 1"),), {"a": "a.x"})
     with pytest.raises(DefinitionError, match=r"SQL does not fit its tables: got .*z"):
         wrong.transform.operator(INPUTS, wrong.place)
@@ -365,7 +365,7 @@ def test_a_pattern_that_does_not_fit_its_tables_says_why():
         definition.transform.operator(other, definition.place)
 
 
-def test_what_a_pattern_does_is_its_fingerprint():
+def test_the_fingerprint_of_a_pattern_depends_on_its_behaviour():
     same = made((event("a", "arrivals"), followed_by("b", "departures")), SECONDS)
     assert made(FOLLOWED, SECONDS).fingerprint == same.fingerprint
     assert made(FOLLOWED, SECONDS, within="8 seconds").fingerprint != same.fingerprint

@@ -110,7 +110,7 @@ def values(rows):
     return sorted((tuple(row.values()) for row in rows), key=repr)
 
 
-def test_a_function_gives_the_same_however_its_rows_are_cut(drive, chopped, proof):
+def test_the_result_of_a_function_does_not_depend_on_batches(drive, chopped, proof):
     @proof
     @given(chopped({"clicks": ROW}))
     def holds(case):
@@ -152,7 +152,7 @@ def test_a_batched_function_gets_rows_up_to_its_timer_and_to_a_gap_of_its_time_t
     assert calls == [([1, 2, 4], [0]), ([], [3]), ([7, 8], [3]), ([20], [0])]
 
 
-def test_a_state_is_forgotten_when_its_time_to_live_is_over(drive):
+def test_state_expires_after_its_time_to_live(drive):
     epochs = [({"clicks": table("", [(1, "a", 0)])}, 9 * SECOND), ({"clicks": table("", [])}, 9 * SECOND)]
     assert drive(operator(activity), [epochs[0]]).state_rows == 0
     assert drive(operator(activity), [({"clicks": table("", [(1, "a", 0)])}, 8 * SECOND)]).state_rows == 1
@@ -195,12 +195,12 @@ NONE = pa.table({"n": pa.array([], pa.int64())})
         (lambda _s, _c: (KEPT.set_column(0, "user", [["z"]]), NONE), "1 states of 1 keys, 1 of unknown keys"),
     ],
 )
-def test_a_function_that_does_not_keep_to_its_word_is_named(returns, message):
+def test_invalid_results_of_a_function_are_rejected(returns, message):
     with pytest.raises(DefinitionError, match=message):
         broken(returns)(table("", [(1, "a", 0)]))
 
 
-def test_definitions_say_what_is_wrong():
+def test_invalid_definitions_are_rejected():
     words = {"key": "user", "event_time": "ts", "schema": {"n": "bigint"}, "ttl": "1 day"}
     with pytest.raises(
         DefinitionError, match="stateful 'alone' must have the parameters state and one input: got clicks"
@@ -220,7 +220,7 @@ def test_definitions_say_what_is_wrong():
         def nothing(state: pa.Table, clicks: pa.Table) -> None: ...
 
 
-def test_a_state_goes_on_with_new_columns_and_wider_types():
+def test_state_is_converted_for_new_columns_and_wider_types():
     before = Schema.of({"a": "integer", "b": "varchar", "gone": "date"})
     now = Schema.of({"b": "varchar", "a": "bigint", "c": "double", "d": "integer"})
     casts = evolve(before, now, {"d": "7"}, activity.place)
@@ -235,7 +235,7 @@ def test_a_state_goes_on_with_new_columns_and_wider_types():
         evolve(Schema.of({"a": "bigint"}), Schema.of({"a": "integer"}), {}, activity.place)
 
 
-def test_all_that_is_remembered_of_a_key_goes_on_but_not_under_another_key():
+def test_state_is_kept_but_not_for_a_different_key():
     streamed = operator(activity)
     with connect() as con:
         con.execute('create table _arrived_clicks as select null::struct("user" varchar) as _key, 0::ubigint as _hash')

@@ -132,7 +132,7 @@ def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
     holds()
 
 
-def test_a_last_row_is_replaced_by_one_of_its_instant_that_comes_in_a_later_epoch(drive):
+def test_a_last_row_is_replaced_by_a_later_arrival_with_the_same_time(drive):
     operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
     first, second, third = (table("", [(5, "a", x, "log/0", at)]) for x, at in ((9, 10), (1, 11), (7, 9)))
     driven = drive(
@@ -141,7 +141,7 @@ def test_a_last_row_is_replaced_by_one_of_its_instant_that_comes_in_a_later_epoc
     assert [epoch["x"].to_pylist() for epoch in driven.epochs] == [[9], [1], []]
 
 
-def test_a_state_without_places_is_taken_back_and_its_rows_come_before_those_with_one():
+def test_state_without_positions_is_restored_and_ordered_first():
     operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
     with connect() as con:
         con.register("events", table("", [(5, "a", 9, "log/0", 10)]))

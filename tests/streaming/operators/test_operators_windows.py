@@ -118,7 +118,7 @@ def test_out_of_order_and_late_rows(drive):
     assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=4)]
 
 
-def test_rows_of_the_future_wait_and_many_windows_close_at_once(drive):
+def test_future_rows_wait_and_many_windows_close_together(drive):
     #           0         10        20        90        100
     # windows   |---------|---------|---  …  -|---------|
     # epoch 1    a                              a          watermark 1: the future row waits in its own window
@@ -137,7 +137,7 @@ def test_rows_of_the_future_wait_and_many_windows_close_at_once(drive):
 HOP = "select hop(at, interval '5 minutes', interval '10 minutes') as w, hop_end(at, interval '5 minutes', interval '10 minutes') as e, count(*) as n from t group by all"
 
 
-def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
+def test_a_row_late_for_some_windows_counts_in_the_others(drive):
     #           -5   0    5    10   15   20
     # w(-5)     |---------|
     # w(0)           |---------|
@@ -161,7 +161,7 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
 SESSION = "select session(at, interval '10 minutes') as w, session_end(at, interval '10 minutes') as e, k, count(*) as n from t group by all"
 
 
-def test_sessions_grow_together_and_close_a_gap_after_their_last_row(drive):
+def test_sessions_merge_and_close_a_gap_after_their_last_row(drive):
     #            0         10        20        30        40
     # key a      a    a         |a                              7 comes late and joins 0 … to 14: one session
     # epoch 1    a                a          watermark 3
@@ -191,7 +191,7 @@ def test_rows_a_gap_apart_are_in_two_sessions(drive):
     assert minutes_of(driven.epochs) == [[(0, 10, "a", 1), (0, 19, "b", 2), (10, 20, "a", 1)]]
 
 
-def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
+def test_emit_change_emits_the_windows_that_received_rows(drive):
     #           0         10        20
     # windows   |---------|---------|
     # epoch 1    a b                       both are out
@@ -210,7 +210,7 @@ def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
     assert driven.state_rows == 0
 
 
-def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
+def test_groups_without_a_window_expire_after_their_ttl(drive):
     #           0         10        20        30
     # epoch 1    a b                              watermark 2
     # epoch 2          b                          watermark 12: a's last row is 11 minutes old, b's is 5
@@ -323,7 +323,7 @@ RUNS = st.builds(
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if "group" not in name])
 @fixed
 @given(run=RUNS)
-def test_closed_windows_are_the_batch_answer(drive, name, run):
+def test_closed_windows_equal_the_batch_result(drive, name, run):
     driven = drive(streamed(STATEMENTS[name], CLOSE, max_unmerged=run.max_unmerged), run.epochs, run.shards)
     expected = SqlTransform(STATEMENTS[name])(run.whole)
     assert driven.epochs[0].schema == expected.schema
@@ -337,7 +337,7 @@ def test_closed_windows_are_the_batch_answer(drive, name, run):
 @pytest.mark.parametrize("name", KEYS)
 @fixed
 @given(run=RUNS)
-def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
+def test_the_last_row_of_each_key_equals_the_batch_result(drive, name, run):
     text = STATEMENTS[name]
     shards = run.shards if KEYS[name] else 1
     driven = drive(streamed(text, CHANGE, max_unmerged=run.max_unmerged), run.epochs, shards)
@@ -350,7 +350,7 @@ def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
 
 @fixed
 @given(run=RUNS)
-def test_a_ttl_that_is_long_enough_changes_nothing_and_leaves_nothing(drive, run):
+def test_a_sufficient_ttl_changes_no_result_and_leaves_no_state(drive, run):
     text = "select k, count(*) as n, count(distinct x) as d, max(x) as high from t group by all"
     streaming = Streaming(ttl=timedelta(minutes=300))
     driven = drive(streamed(text, streaming, max_unmerged=run.max_unmerged), run.epochs, run.shards)
@@ -361,7 +361,7 @@ def test_a_ttl_that_is_long_enough_changes_nothing_and_leaves_nothing(drive, run
 
 
 @pytest.mark.parametrize("text", [TUMBLE, HOP, SESSION])
-def test_times_with_a_zone_have_windows_too(drive, text):
+def test_times_with_a_time_zone_have_windows(drive, text):
     blocks = [rows((1, "a"), (12, "b"), zone=UTC), rows((14, "a"), zone=UTC)]
     driven = drive(
         streamed(text, CLOSE, ZONED), [({"t": block}, minute(9)) for block in blocks] + [({"t": blocks[0][:0]}, END)]
@@ -371,7 +371,7 @@ def test_times_with_a_zone_have_windows_too(drive, text):
     assert same(driven.rows, expected.to_pylist())
 
 
-def test_states_that_piled_up_are_merged(drive):
+def test_many_states_are_merged(drive):
     blocks = [({"t": rows((n % 10, "ab"[n % 2], n))}, BEGINNING) for n in range(30)]
     for text, streaming in ((TUMBLE, CLOSE), (SESSION, CLOSE), ("select k, count(*) as n from t group by k", CHANGE)):
         driven = drive(streamed(text, streaming, max_unmerged=8), blocks)
@@ -379,7 +379,7 @@ def test_states_that_piled_up_are_merged(drive):
 
 
 @pytest.mark.parametrize("name", ["tumble", "session"])
-def test_a_memory_that_was_kept_in_a_file_goes_on(tmp_path, name):
+def test_state_restored_from_a_file_continues(tmp_path, name):
     operator = streamed(STATEMENTS[name], max_unmerged=4)
     blocks = [rows(*((n % 50, "ab"[n % 2], n % 7) for n in range(part, 90, 3))) for part in range(3)]
     with connect() as con:
@@ -397,7 +397,7 @@ def test_a_memory_that_was_kept_in_a_file_goes_on(tmp_path, name):
     assert same(out.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
 
 
-def test_a_table_of_the_lake_may_be_joined():
+def test_a_lake_table_can_be_looked_up():
     text = """select tumble(t.at, interval '10 minutes') as w, names.name, count(*) as n
               from t join names on t.k = names.k group by all"""
     names = pa.table({"k": ["a", "b"], "name": ["Anna", "Bert"]})
@@ -452,13 +452,13 @@ def test_a_table_of_the_lake_may_be_joined():
         ),
     ],
 )
-def test_what_has_no_streamed_form_says_why(text, streaming, why):
+def test_unsupported_statements_give_a_reason(text, streaming, why):
     refusal = operator_of(SqlTransform(text), "t", {"t": SCHEMA, "u": SCHEMA}, streaming, "at")
     assert isinstance(refusal, Refusal)
     assert why in refusal.reason
 
 
-def test_windows_need_an_event_time_that_is_a_time():
+def test_windows_need_an_event_time_of_a_time_type():
     dates = Schema.of({"at": "date", "k": "varchar", "x": "integer"})
     assert "set event_time=" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": SCHEMA}, CLOSE, None))
     assert "has type DATE" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": dates}, CLOSE, "at"))
@@ -487,7 +487,7 @@ def equal(left, right):
     ),
     shards=st.integers(1, 2),
 )
-def test_sessions_never_overlap_and_are_the_batch_answer_on_the_rows_in_time(drive, epochs, shards):
+def test_sessions_never_overlap_and_equal_the_batch_result(drive, epochs, shards):
     """Whatever comes late, and however time goes on: each row in time is in one session, and no two meet."""
     watermark, given_epochs = 0, []
     for events, step in epochs:
@@ -516,7 +516,7 @@ TIES = (
 @pytest.mark.share(2)
 @pytest.mark.parametrize("window", ["", "tumble(at, interval '10 minutes') as w, "])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_ties_give_one_answer_however_rows_come_and_are_dealt(drive, window, shards):
+def test_ties_have_the_same_result_for_any_arrival_order_and_shards(drive, window, shards):
     events = [(minute, key, x) for minute in range(10) for key in "ab" for x in (3, 1, 2, 3, 1)]
     batch = SqlTransform(TIES.format(window=window))(t=rows(*events))
     answers = []

@@ -65,7 +65,7 @@ def write(path: Path, factor: int) -> None:
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
 @pytest.mark.parametrize("function", FACTORS)
-def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, function, kind, stored):
+def test_numbers_are_converted_to_times_and_invalid_ones_are_quarantined(tmp_path, function, kind, stored):
     folder = project(tmp_path, f'files("data/*.{kind}")', f"{function}(at)", stored=stored)
     write(tmp_path / "data" / f"a.{kind}", FACTORS[function])
     workspace = stream(folder)
@@ -79,7 +79,7 @@ def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, funct
         conserved(workspace, name)
 
 
-def test_a_table_that_is_computed_in_batch_sees_the_same_times(tmp_path):
+def test_batch_computes_the_same_times(tmp_path):
     folder = project(
         tmp_path, 'files("data/*.csv")', "epoch_ms(at)", 'last = sql("select max(at) as at from events")\n'
     )
@@ -93,7 +93,7 @@ def test_a_table_that_is_computed_in_batch_sees_the_same_times(tmp_path):
 
 
 @pytest.mark.parametrize("function", FACTORS)
-def test_a_tombstone_has_the_number_of_its_message(kafka, tmp_path, function):
+def test_a_tombstone_has_the_timestamp_of_its_message_as_a_number(kafka, tmp_path, function):
     topic = Topic(kafka)
     text = (
         'accounts = sql("select coalesce(id, try_cast(_key as bigint)) as id, at, id is null as gone from events", '
@@ -112,7 +112,7 @@ def test_a_tombstone_has_the_number_of_its_message(kafka, tmp_path, function):
     conserved(workspace, "accounts")
 
 
-def test_what_is_no_event_time_is_named_with_a_way_that_works(tmp_path):
+def test_an_invalid_event_time_is_reported_with_a_working_alternative(tmp_path):
     schema = {"id": "bigint", "at": "varchar"}
     with pytest.raises(
         DefinitionError, match=r"event_time='epoch_ms\(at\)' makes a time of an integer, and 'at' is VARCHAR"
@@ -136,7 +136,7 @@ def test_what_is_no_event_time_is_named_with_a_way_that_works(tmp_path):
         stream(folder)
 
 
-def test_a_project_whose_source_has_no_event_time_is_told_which(tmp_path):
+def test_a_source_without_an_event_time_is_named(tmp_path):
     text = 'ticks = sql("select id, epoch_ms(at) as t from events", event_time="t")\n'
     folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", text)
     page = (folder / "p.py").read_text().replace('event_time="epoch_ms(at)", ', "")
@@ -148,7 +148,7 @@ def test_a_project_whose_source_has_no_event_time_is_told_which(tmp_path):
 
 
 @pytest.mark.parametrize("statement", ["select id, at from events", "select id, count(*) as n from events group by id"])
-def test_a_key_that_is_no_column_is_named(tmp_path, statement):
+def test_a_key_that_is_not_a_column_is_named(tmp_path, statement):
     folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", f'rows = sql("{statement}", key="idd")\n')
     write(tmp_path / "a.csv", 1000)
     with pytest.raises(DefinitionError, match=r"table 'rows' has no column 'idd' of key=; did you mean 'id'\?"):

@@ -140,7 +140,7 @@ def written(project, before, after):
 
 @pytest.mark.share(12)
 @pytest.mark.parametrize("what", NEIGHBOURS)
-def test_a_change_of_meaning_is_named_and_nothing_else_is_one(project, what):
+def test_only_semantic_changes_are_reported(project, what):
     before, after, reason = NEIGHBOURS[what]
     first, second = written(project, before, after)
     old = Planner(first).plan("t").identity
@@ -157,7 +157,7 @@ FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commi
 
 
 @pytest.mark.parametrize("what", ["lateness of the source", "having", "an expectation"])
-def test_what_is_no_change_goes_on(project, what):
+def test_a_stream_resumes_after_an_irrelevant_change(project, what):
     before, after, _ = NEIGHBOURS[what]
     first, second = written(project, before, after)
     catch_up(first, ("t",), stream_options=FAST)
@@ -171,7 +171,7 @@ def test_what_is_no_change_goes_on(project, what):
 @pytest.mark.parametrize(
     "what", ["bounds of a join", "within of a deduplication", "condition of a pattern", "code of a function"]
 )
-def test_a_change_is_refused_with_the_ways_on(project, what):
+def test_a_change_is_rejected_with_the_options(project, what):
     before, after, reason = NEIGHBOURS[what]
     first, second = written(project, before, after)
     catch_up(first, ("t",), stream_options=FAST)
@@ -184,7 +184,7 @@ def test_a_change_is_refused_with_the_ways_on(project, what):
     catch_up(changed, ("t",), stream_options=FAST)  # declared once, it stands
 
 
-def test_what_decides_the_columns_of_a_state_cannot_be_kept(project):
+def test_state_cannot_be_kept_if_its_columns_change(project):
     before, after, reason = NEIGHBOURS["an aggregate that is added"]
     first, second = written(project, before.replace("as total", "as total, 0::bigint as top"), after)
     catch_up(first, ("t",), stream_options=FAST)
@@ -202,14 +202,14 @@ def manifest(**parts):
     return Manifest("t", "r", "f", "append", epoch=epoch_of({**FIRST_FORMAT, **parts}))
 
 
-def test_an_epoch_of_the_first_format_goes_on_where_its_hash_is_still_the_same():
+def test_an_epoch_of_format_1_resumes_if_its_hash_is_unchanged():
     assert decide_start(manifest(definition="abc"), "committed", NOW).epoch is not None
     with pytest.raises(StorageError, match=r"changed since an earlier version of Headwater.*--rebuild-state"):
         decide_start(manifest(definition="abd"), "committed", NOW)
     assert decide_start(manifest(definition="abd"), "committed", NOW, state="rebuild").epoch is not None
 
 
-def test_a_newer_version_of_a_state_and_a_newer_format_are_refused_by_name():
+def test_newer_state_versions_and_formats_are_rejected():
     later = {"kind": "tumble", "version": 2, "layout": {}, "rules": {}}
     with pytest.raises(StorageError, match=r"the format of the state of a tumble changed: 2 before, 1 now"):
         decide_start(manifest(identity=later, format_version=2), "committed", NOW)
@@ -223,7 +223,7 @@ def test_an_identity_survives_the_manifest():
     assert before.epoch.identity.change(STATE) == "its a changed: none before, b now"
 
 
-def test_a_stream_of_columns_with_names_of_ours_goes_on_and_is_what_batch_gives(project):
+def test_a_stream_with_internal_column_names_equals_batch(project):
     late = "case when i % 40 = 39 then 30 else 0 end"
     sources = SOURCES.replace('"at": ', '"_at": ').replace("to_seconds(i)", f"to_seconds(i - {late})")
     sources = sources.replace('"k": ', '"_key": ').replace('"v": ', '"_why": ').replace('"id": ', '"_id": ')
@@ -256,7 +256,7 @@ def begun(workspace):
             stream.save()
 
 
-def test_rows_that_were_read_of_a_table_above_stay_as_they_were_read_when_it_changes(project):
+def test_rows_read_from_an_upstream_table_are_not_changed_later(project):
     first = project(ABOVE + BELOW)
     begun(first)
     old = first.require("a").rows
@@ -274,7 +274,7 @@ def test_rows_that_were_read_of_a_table_above_stay_as_they_were_read_when_it_cha
         catch_up(changed, ("t",), stream_options=FAST)
 
 
-def test_a_table_above_that_has_other_types_is_refused_with_what_changed(project):
+def test_changed_types_of_an_upstream_table_are_rejected(project):
     begun(project(ABOVE + BELOW))
     changed = project(ABOVE.replace("v from", "v::integer as v from") + BELOW)
 

@@ -88,7 +88,7 @@ def ids(folder: Path) -> list[int]:
 # -- where it begins
 
 
-def test_a_start_at_the_end_is_kept_although_nothing_came(kafka, tmp_path):
+def test_a_start_at_the_end_is_committed_without_rows(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
@@ -100,7 +100,7 @@ def test_a_start_at_the_end_is_kept_although_nothing_came(kafka, tmp_path):
     conserved(Workspace(load(folder)), "rows")
 
 
-def test_a_start_at_the_end_is_kept_when_the_process_dies_at_once(kafka, tmp_path):
+def test_a_start_at_the_end_survives_an_immediate_crash(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
@@ -119,7 +119,7 @@ def test_a_start_at_the_end_is_kept_when_the_process_dies_at_once(kafka, tmp_pat
 # -- what the log lost
 
 
-def test_what_retention_took_is_said_and_can_be_accepted(kafka, tmp_path):
+def test_rows_deleted_by_retention_are_reported_and_can_be_accepted(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
@@ -140,7 +140,7 @@ def test_what_retention_took_is_said_and_can_be_accepted(kafka, tmp_path):
     assert len(Workspace(load(folder)).require("rows").manifest.gaps) == 1
 
 
-def test_rows_of_files_that_were_archived_are_said_to_be_lost(tmp_path):
+def test_rows_of_archived_files_are_reported_as_lost(tmp_path):
     folder = project(tmp_path, 'files("data/*.csv")', ROWS)
     for name, i in (("a", 1), ("b", 2)):
         (folder / "data" / f"{name}.csv").write_text(f"id,at\n{i},2026-01-01 00:00:00\n")
@@ -165,7 +165,7 @@ def test_windows_over_files_that_were_archived_cannot_be_verified(tmp_path):
     assert not result.holds or result.unexpected == 0
 
 
-def test_rows_that_compaction_removed_are_said_to_be_lost(tmp_path):
+def test_rows_removed_by_compaction_are_reported_as_lost(tmp_path):
     try:
         cluster = Cluster(tmp_path / "kafka", settings={"log.cleaner.backoff.ms": "50"})
     except UnavailableError as error:
@@ -200,7 +200,7 @@ def test_rows_that_compaction_removed_are_said_to_be_lost(tmp_path):
 # -- dead letters
 
 
-def test_dead_letters_of_kafka_come_back(kafka, tmp_path):
+def test_dead_letters_of_kafka_are_replayed(kafka, tmp_path):
     topic = Topic(kafka)
     topic.send(range(6))
     small = 'rows = sql("select id, at from events", expect=[quarantine("small", "id < MOST")])\n'
@@ -269,7 +269,7 @@ def test_a_tombstone_after_its_delete_changes_nothing_more(kafka, tmp_path):
 # -- what is away
 
 
-def test_a_broker_that_is_away_is_waited_for(tmp_path):
+def test_a_stream_waits_for_an_unavailable_broker(tmp_path):
     try:
         cluster = Cluster(tmp_path / "kafka")
     except UnavailableError as error:
@@ -302,7 +302,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path):
     assert ids(folder) == list(range(8))
 
 
-def test_what_is_away_has_as_many_restarts_as_it_takes():
+def test_restarts_for_an_unavailable_system_are_unlimited():
     restart_policy = RestartPolicy(most=2, longest_wait_s=4.0)
     away, broken = SourceUnavailableError("Kafka does not answer"), SourceError("no")
 

@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begun():
+def test_latency_ends_at_the_commit_of_the_row_with_overlapping_commits():
     #  0.0     0.1  0.2         0.5       0.9        1.3
     #  |--wait--|    |           |         |          |
     #        10 rows |  saved 1  |         |          |
@@ -110,7 +110,7 @@ class RayTaskError(Exception):
         ActorDiedError(),
     ],
 )
-def test_what_may_pass(error):
+def test_transient_errors(error):
     assert may_pass(error)
 
 
@@ -125,11 +125,11 @@ def test_what_may_pass(error):
         RayTaskError(),
     ],
 )
-def test_what_would_be_met_again(error):
+def test_permanent_errors(error):
     assert not may_pass(error)
 
 
-def test_prometheus_reads_the_facts():
+def test_prometheus_parses_the_metrics():
     latency = Histogram()
     latency.add(0.04, 3)
     facts = StreamStatus(

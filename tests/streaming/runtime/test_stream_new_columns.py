@@ -45,7 +45,7 @@ def holds(folder, streams):
         assert result.holds, (name, result)
 
 
-def test_a_column_is_taken_at_the_next_start(grown, streams):
+def test_a_new_column_is_added_at_the_next_start(grown, streams):
     folder = grown()
     put(folder, "f1.csv", OLD)
     streams.start(folder, until_caught_up=True).run()
@@ -59,7 +59,7 @@ def test_a_column_is_taken_at_the_next_start(grown, streams):
     holds(folder, streams)
 
 
-def test_a_column_is_taken_while_the_stream_runs(grown, streams):
+def test_a_new_column_is_added_while_the_stream_runs(grown, streams):
     folder = grown()
     put(folder, "f1.csv", OLD)
     restarts = []
@@ -75,7 +75,7 @@ def test_a_column_is_taken_while_the_stream_runs(grown, streams):
     holds(folder, streams)
 
 
-def test_any_number_of_columns_may_come_while_a_stream_runs(grown, streams):
+def test_any_number_of_columns_may_be_added_while_a_stream_runs(grown, streams):
     folder = grown()
     put(folder, "f00.csv", OLD)
     with streams.alive(streams.start(folder, "raw")):
@@ -86,7 +86,7 @@ def test_any_number_of_columns_may_come_while_a_stream_runs(grown, streams):
     assert streams.rows(folder, "raw", ", ".join(f"count(c{n})" for n in range(8))) == [(1,) * 8]
 
 
-def test_rows_with_a_value_are_set_aside_in_a_stream_as_in_batch(grown, streams):
+def test_rows_with_unexpected_values_are_quarantined_as_in_batch(grown, streams):
     folder = grown('new_columns="set aside"')
     put(folder, "f1.csv", OLD)
     put(folder, "f2.csv", NEW + "4,,2,2024-01-01 00:10:01\n")
@@ -96,7 +96,7 @@ def test_rows_with_a_value_are_set_aside_in_a_stream_as_in_batch(grown, streams)
     holds(folder, streams)
 
 
-def test_a_refused_column_ends_the_stream_with_the_advice(grown, streams):
+def test_a_rejected_column_ends_the_stream_with_advice(grown, streams):
     folder = grown('new_columns="refuse"')
     put(folder, "f1.csv", OLD)
     put(folder, "f2.csv", NEW)
@@ -109,7 +109,7 @@ def test_a_refused_column_ends_the_stream_with_the_advice(grown, streams):
     assert streams.rows(folder, "raw", "id, b") == [(1, None), (2, "x")]
 
 
-def test_a_state_that_keeps_a_star_is_refused_and_can_be_made_anew(grown, streams):
+def test_state_of_a_star_is_rejected_and_can_be_rebuilt(grown, streams):
     text = TEXT.replace("import files", "import deduplicate, files")
     text += 'once = deduplicate("raw", key="id", event_time="at", within="1 hour")\n'
     folder = grown(text=text)

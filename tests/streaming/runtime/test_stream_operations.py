@@ -30,7 +30,7 @@ def until(condition, what="it"):
 # -- who runs a stream
 
 
-def test_a_stream_that_somebody_runs_is_refused_and_can_be_taken_over(plant, streams):
+def test_a_running_stream_is_rejected_and_can_be_taken_over(plant, streams):
     folder = plant(count=None, speed=2000)
     first = streams.start(folder, "readings")
     with streams.alive(first, fails=True) as at_work:
@@ -45,7 +45,7 @@ def test_a_stream_that_somebody_runs_is_refused_and_can_be_taken_over(plant, str
     assert verify(streams.opened(folder), "readings").holds
 
 
-def test_a_zombie_that_comes_to_its_commit_late_fails_there(plant, streams):
+def test_a_zombie_fails_at_its_commit(plant, streams):
     #  first   turn ── saved ─────────────────────────────── commit ✗
     #  second              take over ── commits ── ends
     folder = plant(count=4000)
@@ -69,7 +69,7 @@ def test_a_zombie_that_comes_to_its_commit_late_fails_there(plant, streams):
     assert len(streams.rows(folder, "readings", "degrees")) == 8000
 
 
-def test_a_catalog_that_is_gone_for_a_moment_ends_no_stream(plant, streams):
+def test_a_stream_survives_a_catalog_outage(plant, streams):
     folder = plant(count=None, speed=2000)
     running = streams.start(folder, "readings")
     with streams.alive(running):
@@ -115,7 +115,7 @@ def test_pause_resume_and_drain(plant, streams):
         request(workspace, "by_minute", DesiredState.PAUSE)
 
 
-def test_a_stream_that_does_not_hear_is_told_of(plant, streams):
+def test_a_request_that_is_not_reached_in_time_is_reported(plant, streams):
     workspace = streams.opened(plant())
     Leases(workspace.catalog).acquire("hot", this_process())
     with pytest.raises(
@@ -141,7 +141,7 @@ def failing(times: int, step: str, error: Exception):
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("step", ["staged", "saved", "committed", "settled"])
-def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
+def test_a_stream_resumes_after_a_transient_error(plant, streams, step):
     folder = plant(count=3000)
     hook, raised = failing(3, step, StorageError("the store is away"))
     restarts: list[str] = []
@@ -162,7 +162,7 @@ def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
         assert verify(streams.opened(folder), name).holds
 
 
-def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, streams):
+def test_a_persistent_error_ends_the_stream_after_some_restarts(plant, streams):
     folder = plant(count=3000)
     hook, raised = failing(100, "staged", StorageError("the store is away"))
     running = streams.start(
@@ -176,7 +176,7 @@ def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, 
     assert (summary.status, summary.lease.facts["error"]) == ("failed", "the store is away")
 
 
-def test_a_restart_before_the_first_commit_begins_where_the_first_try_did(plant, streams):
+def test_a_restart_before_the_first_commit_begins_at_the_same_offsets(plant, streams):
     folder = plant(count=3000)
     streams.start(folder, "readings", until_caught_up=True).run()
     hook, _ = failing(1, "staged", StorageError("the store is away"))
@@ -187,7 +187,7 @@ def test_a_restart_before_the_first_commit_begins_where_the_first_try_did(plant,
     assert len(streams.rows(folder, "readings", "degrees")) == 6000
 
 
-def test_one_stream_that_fails_leaves_the_others(plant, streams):
+def test_a_failed_stream_does_not_stop_the_others(plant, streams):
     folder = plant(count=3000)
     hook, _ = failing(1, "staged", ExpectationError("no good"))
 
@@ -219,12 +219,12 @@ def test_with_fail_fast_all_stop(plant, streams):
 # -- where it begins
 
 
-def test_a_savepoint_is_one_of_one_stream(plant, streams):
+def test_a_savepoint_belongs_to_one_stream(plant, streams):
     with pytest.raises(RequestError, match="a savepoint belongs to one stream"):
         streams.start(plant(), restore="before")
 
 
-def test_where_to_begin_in_words(tmp_path):
+def test_parse_start(tmp_path):
     (tmp_path / "offsets.json").write_text('{"a": 3}')
     assert parse_start("earliest") == "earliest"
     assert parse_start("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00+00:00"

@@ -56,7 +56,7 @@ FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commi
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
-def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives(tmp_path, name):
+def test_a_resumed_stream_with_state_equals_batch(tmp_path, name):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (tmp_path / "ticks.py").write_text(PROJECT)
     workspace = Workspace(load(tmp_path))
@@ -77,7 +77,7 @@ def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("shards", [2, 3])
-def test_a_state_that_is_declared_otherwise_goes_on(tmp_path, shards):
+def test_a_changed_state_declaration_keeps_the_state(tmp_path, shards):
     """A column comes with its default, one goes, one gets wider: what was counted is kept."""
     before = PROJECT.replace('"n": "bigint default 0"}', '"n": "integer default 0", "old": "varchar"}').replace(
         'pa.table({"w": both["w"], "n": n})\n    return made, made',

@@ -65,7 +65,7 @@ def aside_of(streams, folder):
     return sorted(quarantined_rows(streams.opened(folder), "by_minute")["row"].to_pylist())
 
 
-def test_restore_and_run_is_the_whole_run(drops, streams):
+def test_restoring_and_resuming_equals_an_uninterrupted_run(drops, streams):
     #  files    1   2   |   3   4              |   3   4
     #               savepoint            restore
     run(streams, drops, 1, 2)
@@ -108,7 +108,7 @@ def test_savepoints_have_labels_and_name_what_they_need(drops, streams):
         save(workspace, "by_minute", "../elsewhere")
 
 
-def test_a_savepoint_that_cannot_be_gone_back_to_is_refused_and_nothing_changes(drops, streams):
+def test_a_savepoint_that_cannot_be_restored_is_rejected(drops, streams):
     run(streams, drops, 1, 2)
     workspace = streams.opened(drops)
     savepoint = save(workspace, "by_minute", "before")
@@ -132,7 +132,7 @@ def test_savepoints_are_of_streams(drops, streams):
 # -- definitions that change
 
 
-def test_a_change_that_memory_does_not_depend_on_keeps_it(drops, streams):
+def test_a_change_that_does_not_affect_the_state_keeps_it(drops, streams):
     run(streams, drops, 1)
     before = streams.rows(drops, "by_minute")
     change(drops, having="having count(*) > 1", possible="hottest < 100")
@@ -143,7 +143,7 @@ def test_a_change_that_memory_does_not_depend_on_keeps_it(drops, streams):
     assert {count for _, _, count, _ in after} == {20}
 
 
-def test_a_change_that_it_depends_on_is_refused_with_the_way_out(drops, streams):
+def test_a_change_that_affects_the_state_is_rejected(drops, streams):
     run(streams, drops, 1)
     before = streams.rows(drops, "by_minute")
     change(drops, selected="count(*) as readings, min(degrees) as hottest")

@@ -80,7 +80,7 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
         committed_state(workspace, "readings")
 
 
-def test_the_memory_of_a_stream_in_this_process(plant, streams):
+def test_the_state_of_a_running_stream(plant, streams):
     folder = plant(count=500)
     workspace = streams.opened(folder)
     few = StreamOptions(
@@ -97,7 +97,7 @@ def test_the_memory_of_a_stream_in_this_process(plant, streams):
         stream.close()
 
 
-def test_a_memory_reads_well():
+def test_state_is_readable():
     kept = pa.table({"_k0": [1], "_from": [0], "_until": [END], "_level": [1], "user": ["a"], "_s0": [{"x": 1}]})
     assert readable(kept).to_pylist()[0].keys() == {"key_1", "from", "until", "user"}
     assert readable(kept).to_pylist()[0]["until"] is None
@@ -106,7 +106,7 @@ def test_a_memory_reads_well():
 # -- dead letters
 
 
-def test_letters_are_counted_by_reason(held, streams):
+def test_dead_letters_are_counted_by_reason(held, streams):
     folder = held(5)
     streams.start(folder, "readings", until_caught_up=True).run()
     counts = {each.reasons: each.rows for each in dead_letters(streams.opened(folder))}
@@ -114,7 +114,7 @@ def test_letters_are_counted_by_reason(held, streams):
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_letters_come_back_once_by_todays_definition(held, streams, stored):
+def test_dead_letters_are_replayed_once_with_the_current_definition(held, streams, stored):
     name = "readings" if stored else "small"
     folder = held(5) if stored else unstored(held(5), 5)
     streams.start(folder, name, until_caught_up=True).run()
@@ -136,7 +136,7 @@ def test_letters_come_back_once_by_todays_definition(held, streams, stored):
     assert verify(streams.opened(folder), name).holds
 
 
-def test_letters_of_a_table_come_back_from_its_input(held, streams):
+def test_dead_letters_of_a_table_are_replayed_from_its_input(held, streams):
     folder = held(5)
     streams.start(folder, until_caught_up=True).run()
     (folder / "held.py").write_text(
@@ -152,7 +152,7 @@ def test_letters_of_a_table_come_back_from_its_input(held, streams):
     assert verify(streams.opened(folder), "small").holds
 
 
-def test_letters_that_cannot_come_back(plant, streams):
+def test_dead_letters_that_cannot_be_replayed(plant, streams):
     folder = plant(count=300)
     workspace = streams.opened(folder)
     with pytest.raises(RequestError, match=r"rows that stream 'by_minute' set aside cannot be brought back one by one"):

@@ -100,7 +100,7 @@ def to_come(workspace):
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_it_is_the_state_of_then(tmp_path, name):
+def test_rebuilt_state_equals_the_committed_state(tmp_path, name):
     workspace = begun(project(tmp_path / "p", DEFINITIONS[name][0]))
     before, remembers = rows(workspace), to_come(workspace)
     assert any(remembers.values())
@@ -115,7 +115,7 @@ def test_it_is_the_state_of_then(tmp_path, name):
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("name", ["tumble", "join", "deduplicate", "pattern", "stateful"])
-def test_with_another_definition_it_is_the_state_of_a_stream_that_always_had_it(tmp_path, name):
+def test_rebuilt_state_equals_that_of_a_stream_with_the_new_definition(tmp_path, name):
     text, *changes = DEFINITIONS[name]
     changed = text
     for old, new in changes:
@@ -134,7 +134,7 @@ def test_with_another_definition_it_is_the_state_of_a_stream_that_always_had_it(
     assert to_come(workspace) == always != old
 
 
-def test_a_group_for_ever_is_rebuilt_and_one_with_a_ttl_says_why_not(tmp_path):
+def test_groups_are_rebuilt_only_without_a_ttl(tmp_path):
     text = 't = sql("select k, count(*) as n from ticks group by k", key="k")'
     workspace = begun(project(tmp_path / "p", text))
     rebuilt(workspace)
@@ -151,7 +151,7 @@ class Crash(Exception):  # noqa: N818
 
 
 @pytest.mark.parametrize("step", ["staged", "saved"])
-def test_killed_half_way_the_last_commit_stands(tmp_path, step):
+def test_a_killed_rebuild_keeps_the_last_commit(tmp_path, step):
     workspace = begun(project(tmp_path / "p", DEFINITIONS["join"][0]))
     number, remembers = workspace.require("t").number, to_come(workspace)
 
@@ -167,7 +167,7 @@ def test_killed_half_way_the_last_commit_stands(tmp_path, step):
     assert verify(workspace, "t").holds
 
 
-def test_states_of_another_engine_are_rebuilt(tmp_path):
+def test_state_of_another_duckdb_version_is_rebuilt(tmp_path):
     workspace = begun(project(tmp_path / "p", DEFINITIONS["tumble"][0]))
     version, remembers = workspace.require("t"), to_come(workspace)
     other = replace(version.manifest, run_id="x", epoch=replace(version.manifest.epoch, engine="1.0.0"))
@@ -185,7 +185,7 @@ ticks = source(files("in/*.csv"), schema=SCHEMA, event_time="at", lateness="2 se
 """
 
 
-def test_what_the_log_no_longer_has_is_said_and_can_be_done_without(tmp_path):
+def test_missing_rows_of_the_log_are_reported_and_can_be_ignored(tmp_path):
     text = FILES + "t = sql(\"select tumble(at, interval '1 hour') as m, sum(v) as n from ticks group by all\")"
     folder = tmp_path / "p" / "in"
     folder.mkdir(parents=True)

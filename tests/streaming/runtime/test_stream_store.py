@@ -56,7 +56,7 @@ def gate(s3) -> Iterator[Gate]:
         yield s3_gate
 
 
-def test_a_store_that_is_away_is_waited_for(gate, tmp_path):
+def test_a_stream_waits_for_an_unavailable_store(gate, tmp_path):
     folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
     put(folder, 0)
     heard: list[str] = []

@@ -87,7 +87,7 @@ RIGHT = {
 }
 
 
-def test_a_stateful_function_sees_the_columns_of_the_contract_alone(tmp_path):
+def test_a_stateful_function_receives_only_the_columns_of_the_contract(tmp_path):
     """In a stream, in batch and in verify: the place of a row orders it and is no column of a source that is not stored."""
     function = (
         '@stateful(key="k", event_time="at", ttl="1 day", state={"n": "bigint"}, '
@@ -124,7 +124,7 @@ def put(folder: Path, file: str, values: tuple[int, ...], *, at: str = "2026-01-
     ],
     ids=["source", "stored", "passed on"],
 )
-def test_files_of_one_instant_over_restarts_and_other_shards(tmp_path, stored, between):
+def test_files_with_equal_times_after_restarts_with_other_shards(tmp_path, stored, between):
     folder = project(tmp_path / "stream", 'files("in-*.csv")', stored=stored, between=between)
     put(folder, "in-1", VALUES[:7])
     stream(folder, 1)
@@ -142,7 +142,7 @@ def test_files_of_one_instant_over_restarts_and_other_shards(tmp_path, stored, b
     assert rows(batch) == RIGHT
 
 
-def test_offsets_of_a_topic_order_rows_of_one_instant(kafka, tmp_path):
+def test_offsets_of_a_topic_order_rows_with_equal_times(kafka, tmp_path):
     topic = Topic(kafka, partitions=1)
     folder = project(tmp_path / "stream", kafka_of(topic), stored=False)
 

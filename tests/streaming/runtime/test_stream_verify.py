@@ -71,7 +71,7 @@ def made(tmp_path_factory) -> Path:
         (rounded, 0, 0),
     ],
 )
-def test_what_is_not_the_batch_answer_is_found(made, name, damage, missing, unexpected):
+def test_verify_detects_every_difference(made, name, damage, missing, unexpected):
     workspace = Workspace(load(made))
     assert verify(workspace, name).holds
     table = DeltaTable(workspace.table(name).storage.uri)
@@ -89,7 +89,7 @@ def test_what_is_not_the_batch_answer_is_found(made, name, damage, missing, unex
     }
 
 
-def test_one_of_equal_rows_that_is_gone_is_missing(made):
+def test_a_missing_duplicate_row_is_detected(made):
     workspace = Workspace(load(made))
     table = DeltaTable(workspace.table("twins").storage.uri)
     before = table.version()
