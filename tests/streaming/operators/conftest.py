@@ -1,4 +1,4 @@
-"""An operator driven by hand: blocks and watermarks in, rows out, with any number of shards."""
+"""Drives an operator directly: blocks and watermarks in, rows out, with any number of shards."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tests.rigs.proofs import PROOFS
 
 @dataclass
 class Driven:
-    """What an operator gave, epoch by epoch."""
+    """The output of an operator by epoch."""
 
     epochs: list[pa.Table] = field(default_factory=list)
     late: list[dict[str, object]] = field(default_factory=list)
     state_rows: int = 0
-    """The rows that all shards remember in the end."""
+    """The number of rows of state of all shards at the end."""
 
     @property
     def rows(self) -> list[dict[str, object]]:
-        """All rows that came out, in order."""
+        """All emitted rows in order."""
         return [row for epoch in self.epochs for row in epoch.to_pylist()]
 
 
 def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int]], shards: int = 1) -> Driven:
-    """Give an operator the blocks of each epoch and the watermark that it ends with, in microseconds."""
+    """Process the blocks of each epoch and the watermark at its end, in microseconds."""
     driven, before = Driven(), BEGINNING
     with ExitStack() as stack:
         con = stack.enter_context(connect())
@@ -77,7 +77,7 @@ Row = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Chopped:
-    """Rows by input, and one way in which they arrive within a lateness: epochs of rows, each with its watermark."""
+    """Rows by input, and one possible arrival within the lateness: epochs of rows, each with its watermark."""
 
     rows: Mapping[str, list[Row]]
     epochs: list[tuple[dict[str, list[Row]], int]]
@@ -90,7 +90,7 @@ class Chopped:
 
 @st.composite
 def chopped(draw, inputs: Mapping[str, st.SearchStrategy[Row]], most: int = 24, lateness: int = 6):
-    """Rows whose first value is their event time in seconds; a row comes up to `lateness` after its time, in any order within."""
+    """Draw rows whose first value is the event time in seconds. A row arrives up to `lateness` after its time, in any order."""
     rows = {name: draw(st.lists(row, max_size=most)) for name, row in inputs.items()}
     arriving = [
         (row[0] + draw(st.integers(0, lateness)), name, row) for name, input_rows in rows.items() for row in input_rows
@@ -116,7 +116,7 @@ def _chopped():
 
 @pytest.fixture(name="proof", scope="session")
 def _proof():
-    """How many cases a property is tried on: few, each with many rows, unless all faults are asked for."""
+    """The number of cases of a property test: few with many rows each, unless all proofs are requested."""
     return settings(
         max_examples=60 if PROOFS else 6,
         deadline=None,

@@ -31,14 +31,14 @@ def table(_name, rows):
 
 
 def plain(rows):
-    """Arrow rows as they were given, in order."""
+    """Return Arrow rows as tuples, in order."""
     epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     values = [(int((row["ts"] - epoch).total_seconds()), row["id"], row["x"]) for row in rows]
     return sorted(values, key=repr)
 
 
 def in_order(rows):
-    """By event time, then by all columns, nulls last, as the engine orders values."""
+    """Sort by event time, then by all columns with nulls last, like DuckDB."""
     return sorted(rows, key=lambda row: (row[0], row[1] is None, row[1] or "", row[2] is None, row[2] or 0))
 
 
@@ -98,7 +98,7 @@ def test_the_last_row_of_a_key_replaces_earlier_rows(drive, chopped, proof):
 
 def test_within_starts_at_the_emitted_row(drive):
     # seconds   0   4   5   6   9   11  12
-    # within 5  o---x---x   o---x---x   o      from one that came out to the next, both ends included
+    # within 5  o---x---x   o---x---x   o      from one emitted row to the next, both ends inclusive
     rows = [(at, "a", 0) for at in (0, 4, 5, 6, 9, 11, 12)]
     definition = deduplicate("events", key="id", event_time="ts", within="5 seconds")
     driven = drive(operator(definition), [({"events": table("", rows)}, END)])
@@ -107,7 +107,7 @@ def test_within_starts_at_the_emitted_row(drive):
 
 def test_a_first_row_waits_for_the_watermark_and_a_late_row_is_rejected(drive):
     #  arrives      5   3 | watermark 5 |  4 (late)   8
-    #  comes out                3 only: the row on the watermark may still have an earlier one of its instant
+    #  emitted                  3 only: a row with the time of the watermark may still arrive and be first
     definition = deduplicate("events", key="id", event_time="ts", within="1 second")
     epochs = [
         ({"events": table("", [(5, "a", 1), (3, "a", 2)])}, 5 * SECOND),

@@ -96,10 +96,10 @@ def test_using_distributes_by_its_columns(drive):
 
 
 def test_an_unmatched_row_is_emitted_when_it_expires(drive):
-    #  order at 10 s meets payments from 8 s to 15 s
+    #  order at 10 s matches payments from 8 s to 15 s
     #          8----10=============15
-    #  watermark                   15 | a payment of 15 s may still come;  16: it comes out alone
-    #  order at 11 s without a key: it comes out alone too, at its own time
+    #  watermark                   15 | a payment of 15 s may still arrive;  16: emitted without a match
+    #  order at 11 s without a key: emitted without a match too, at its own time
     joined = operator(f"select o.ts, y from orders o left join payments p on o.k = p.k and {NEAR}")
     nothing = table("payments", [])
     epochs = [

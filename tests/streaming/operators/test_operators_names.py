@@ -1,4 +1,4 @@
-"""Columns may have any name that DuckDB allows, also those that we use inside: the rows are those of plain names."""
+"""Columns may have any name that DuckDB allows, including internal names; the result equals that with plain names."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def last(names):
 
 
 def alone(step, name):
-    """A column of a step's row as its condition may name it: alone, unless an event has that name."""
+    """A column of a step's row as its condition may refer to it: unqualified, unless an event has that name."""
     return f"{step}.{quoted(name)}" if name in {"low", "high", "no", "previous"} else quoted(name)
 
 

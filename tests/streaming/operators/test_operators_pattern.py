@@ -37,7 +37,7 @@ def table(name, rows):
 
 @dataclass(frozen=True)
 class Plain:
-    """One step of the plain answer: its table, whether a row is taken after others, and how it stands."""
+    """One step of the reference implementation: its table, its condition on a row and earlier ones, and its contiguity."""
 
     table: str
     takes: object
@@ -52,7 +52,7 @@ def anything(*_):
 
 @dataclass
 class Walk:
-    """The plain answer: one match from one row on, row by row. `rows` are `(time, table, value)` of one key in order."""
+    """The reference implementation: one match from a row, row by row. `rows` are `(time, table, value)` of a key, in order."""
 
     rows: list[tuple[int, str, int]]
     steps: list[Plain]
@@ -271,7 +271,7 @@ SECONDS = {"a": "second(a.ts)", "b": "second(b.left_at)"}
 def test_overlapping_matches_are_emitted_once(drive):
     # arrivals    1   3       8
     # departures        5   7    9
-    #             a-----b     a--b     the one from 3 to 5 is complete with the one from 1, which began first
+    #             a-----b     a--b     the one from 3 completes together with the one from 1, which started first
     #                 a-b
     rows = [(1, "a", 0), (3, "a", 0), (8, "a", 0)], [(5, "a", 0), (7, "a", 0), (9, "a", 0)]
     assert driven_seconds(drive, FOLLOWED, SECONDS, *rows) == [(1, 5), (8, 9)]
@@ -280,16 +280,16 @@ def test_overlapping_matches_are_emitted_once(drive):
 
 
 def test_within_is_inclusive_and_rows_with_equal_times_are_ordered(drive):
-    # arrivals    1      11     20         within 9: 1 to 10 is a match, 11 to 21 is none
+    # arrivals    1      11     20         within 9: 1 to 10 is a match, 11 to 21 is not
     # departures     10           21
-    #            20 and 20: an arrival comes before a departure, as the steps name them
+    #            20 and 20: an arrival is before a departure, in the order of the steps
     rows = [(1, "a", 0), (11, "a", 0)], [(10, "a", 0), (21, "a", 0)]
     assert driven_seconds(drive, FOLLOWED, SECONDS, *rows) == [(1, 10)]
     assert driven_seconds(drive, FOLLOWED, SECONDS, [(20, "a", 0)], [(20, "a", 0)]) == [(20, 20)]
 
 
 def test_a_match_without_a_following_event_is_emitted_when_within_expires(drive):
-    # arrivals   1    3       departure 11 is in the time of 3, not of 1
+    # arrivals   1    3       departure 11 is within 9 of 3, but not of 1
     # watermark          10 | 11 |
     definition = made((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
     none = {"arrivals": table("arrivals", []), "departures": table("departures", [])}

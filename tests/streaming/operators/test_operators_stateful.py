@@ -37,7 +37,7 @@ def table(_name, rows):
 
 
 def step(known, rows, fired):
-    """What one key does, on plain values: count rows and add them up; after GAP say so, and at 12 forget."""
+    """The behaviour for one key, on plain values: count and add up rows; emit a row after GAP; delete the state at 12."""
     if fired:
         return ({**known, "said": known["said"] + 1}, [("quiet", known["count"])]) if known["said"] < 1 else (known, [])
     total = known["total"] + sum(x for _, x in rows)
@@ -65,7 +65,7 @@ OUT = pa.schema([("user", pa.string()), ("what", pa.string()), ("count", pa.int6
     ttl="7 seconds",
 )
 def activity(state: pa.Table, clicks: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """What users do, and when they stop."""
+    """Emit the activity of users, and when it ends."""
     states, out = [], []
     for known in state.to_pylist():
         rows = [(seconds(row["ts"]), row["x"]) for row in clicks.to_pylist() if row["user"] == known["user"]]
@@ -80,7 +80,7 @@ def activity(state: pa.Table, clicks: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def plain(rows):
-    """Row by row: a key at a time, instants and timers in order."""
+    """The reference implementation: key by key, with event times and timers in order."""
     out = []
     for user in ("a", "b", None):
         mine = sorted((at, x) for at, key, x in rows if key == user)

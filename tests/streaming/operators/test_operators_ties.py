@@ -1,4 +1,4 @@
-"""Rows of one event time are taken in the order of their log, whatever they hold and in whatever order they arrive."""
+"""Rows with equal event times are processed in log order, whatever their values and their order of arrival."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ COLUMNS = pa.schema(
     ]
 )
 ROW = st.tuples(st.integers(0, 4), st.sampled_from(["a", "b"]), st.integers(0, 5))
-"""Few times, so that most rows are ties."""
+"""Few different times, so that most rows are ties."""
 
 
 def placed(rows):
-    """Rows with a place each, of two partitions: text orders `log/10` before `log/2`, numbers order 9 before 10."""
+    """Rows with log positions in two partitions: `log/10` sorts before `log/2` as text, 9 before 10 as a number."""
     return [(*row, f"log/{(2, 10)[number % 2]}", 5 + number // 2) for number, row in enumerate(rows)]
 
 
@@ -50,13 +50,13 @@ def in_log_order(rows):
 
 
 def of_keys(rows):
-    """The rows of each key, in order."""
+    """The rows of each key in order."""
     ordered = sorted(in_log_order(rows), key=lambda row: row[1])
     return [list(group) for _, group in groupby(ordered, key=lambda row: row[1])]
 
 
 def firsts(rows, within):
-    """What comes out of a key's rows: the next one is more than `within` after the last one that did."""
+    """The emitted rows of a key: the next one is more than `within` after the last emitted one."""
     kept = rows[:1]
     for row in rows:
         if within is not None and row[0] > kept[-1][0] + within:
@@ -107,7 +107,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
     definition, expected_of, columns = CASES[case]
-    # the stream's table has the place beside the columns of its contract, as a log's rows do
+    # like the rows of a log, the stream's table has the position in addition to the columns of its contract
     operator = definition.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, definition.place)
 
     @proof

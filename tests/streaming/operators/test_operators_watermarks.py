@@ -1,6 +1,6 @@
-"""Event time, drawn: ● is a row at its second, · a turn in which nothing came of the partition, > more is there than was taken.
+"""Watermarks in pictures: ● is a row at its second, · a micro-batch without rows of the partition, > unread records.
 
-The clock shows 100 in the first turn and goes on by a second each turn, but where a picture says otherwise.
+Unless a picture shows otherwise, the clock is 100 in the first micro-batch and advances by a second in each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ S = 1_000_000
 
 
 def told(turns, *, lateness=0, idle_after=30, clock=None):
-    """Return the watermark after each turn, in seconds; a turn is what came of each partition: a time, None, or '>'."""
+    """Return the watermark after each micro-batch in seconds. A micro-batch has, per partition, a time, None, or '>'."""
     how = EventTime("t", timedelta(seconds=lateness), None if idle_after is None else timedelta(seconds=idle_after))
     reached, watermarks, offsets = InputProgress(), [], {}
     for number, turn in enumerate(turns):
@@ -34,7 +34,7 @@ def told(turns, *, lateness=0, idle_after=30, clock=None):
 
 
 def test_the_slowest_partition_holds_the_others_back():
-    #            turn     1    2    3    4
+    #            batch    1    2    3    4
     #   partition a       ●10  ●12  ●40  ●50
     #   partition b       ●11  ●11  ●13  ●14
     #   watermark         10   11   13   14
@@ -54,7 +54,7 @@ def test_an_idle_partition_does_not_hold_the_watermark_back():
     #   clock             100  110  131  132
     #   partition a       ●10  ●20  ●30  ●40
     #   partitions b c d  ●9   ·    ·    ·
-    #   watermark         9    9    30   40      b, c and d are idle from 130 on
+    #   watermark         9    9    30   40      b, c and d are idle since 130
     rest = {"b": None, "c": None, "d": None}
     turns = [{"a": 10, "b": 9, "c": 9, "d": 9}, {"a": 20, **rest}, {"a": 30, **rest}, {"a": 40, **rest}]
     assert told(turns, clock=[100, 110, 131, 132]) == [9, 9, 30, 40]
@@ -114,7 +114,7 @@ def test_the_end_of_the_log_is_the_end_of_time():
 
 
 def test_a_day_of_idle():
-    """Every five seconds of a day in which nothing comes: time goes on evenly, and never back."""
+    """A day without rows, every five seconds: the watermark advances evenly and never decreases."""
     how = EventTime("t", timedelta(seconds=10), timedelta(seconds=30))
     reached = advanced(InputProgress(), InputArrivals({"a": 1, "b": 1}, {"a": 1000 * S, "b": 990 * S}), how, 1000 * S)
     before = reached.watermark
@@ -131,7 +131,7 @@ TURN = st.dictionaries(st.sampled_from("abc"), st.one_of(st.none(), st.integers(
 
 @given(st.lists(st.tuples(TURN, st.integers(-50, 100)), max_size=30), st.integers(0, 20))
 def test_the_watermark_never_decreases_and_no_row_within_lateness_is_late(turns, lateness):
-    """However the clock jumps; and while none is idle or new, no row within the lateness of its partition is late."""
+    """For any clock jumps; while no partition is idle or new, no row within the lateness of its partition is late."""
     clock, now = [], 1000
     for _, jump in turns:
         now += jump
@@ -149,7 +149,7 @@ def test_the_watermark_never_decreases_and_no_row_within_lateness_is_late(turns,
 
 @given(st.lists(st.tuples(TURN, st.integers(-50, 1000)), max_size=30), st.integers(0, 20))
 def test_without_idle_after_no_row_within_the_lateness_of_its_partition_is_late(turns, lateness):
-    """Whatever the clock does and however long a partition is silent: what it delivers in order is in time."""
+    """For any clock and any silence of a partition: rows that it delivers in order are in time."""
     clock, now = [], 1000
     for _, jump in turns:
         now += jump

@@ -1,4 +1,4 @@
-"""Windows and groups of a stream: pictures first, then whatever is chopped, shuffled and dealt is the batch's answer."""
+"""Windows and groups of streams: examples in pictures, then property tests against the batch result."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_window_closes_when_the_watermark_reaches_its_end(drive):
     #           0         10        20        30
     # windows   |---------|---------|---------|
     # epoch 1     a b a                              watermark 9: nothing closes
-    # epoch 2              a                         watermark 10: [0, 10) is over, a row of 10 is not in it
+    # epoch 2              a                         watermark 10: [0, 10) closes; a row at 10 is not in it
     # epoch 3                                        idle, watermark 10: nothing
     # epoch 4                       b                watermark 20
     # the end                                        everything
@@ -103,8 +103,8 @@ def test_out_of_order_and_late_rows(drive):
     #           0         10        20
     # windows   |---------|---------|
     # epoch 1    a           a             watermark 5
-    # epoch 2   a  a                       out of order, before the watermark, yet its window is open; watermark 12
-    # epoch 3       !      a               late: [0, 10) has closed; 11 is not, its window is open
+    # epoch 2   a  a                       out of order and before the watermark, but its window is open; watermark 12
+    # epoch 3       !      a               late: [0, 10) has closed; 11 is in time, its window is open
     driven = drive(
         streamed(TUMBLE),
         [
@@ -163,11 +163,11 @@ SESSION = "select session(at, interval '10 minutes') as w, session_end(at, inter
 
 def test_sessions_merge_and_close_a_gap_after_their_last_row(drive):
     #            0         10        20        30        40
-    # key a      a    a         |a                              7 comes late and joins 0 … to 14: one session
+    # key a      a    a         |a                              7 arrives later and connects 0 … 14: one session
     # epoch 1    a                a          watermark 3
-    # epoch 2         a                      watermark 23: 14 + 10 is after it, all stays open
+    # epoch 2         a                      watermark 23: before 14 + 10, the session stays open
     # epoch 3                                watermark 24: closes
-    # epoch 4      !          !       a      3 and 16 are before the watermark: late; 24 opens a session anew
+    # epoch 4      !          !       a      3 and 16 are before the watermark: late; 24 starts a new session
     driven = drive(
         streamed(SESSION),
         [
@@ -185,8 +185,8 @@ def test_sessions_merge_and_close_a_gap_after_their_last_row(drive):
 
 def test_rows_a_gap_apart_are_in_two_sessions(drive):
     #            0         10        20
-    # key a      a         a                exactly the gap: [0, 10) and [10, 20)
-    # key b      b        b                 one less: [0, 19)
+    # key a      a         a                exactly one gap apart: [0, 10) and [10, 20)
+    # key b      b        b                 less than a gap apart: [0, 19)
     driven = drive(streamed(SESSION), [({"t": rows((0, "a"), (10, "a"), (0, "b"), (9, "b"))}, END)])
     assert minutes_of(driven.epochs) == [[(0, 10, "a", 1), (0, 19, "b", 2), (10, 20, "a", 1)]]
 
@@ -194,9 +194,9 @@ def test_rows_a_gap_apart_are_in_two_sessions(drive):
 def test_emit_change_emits_the_windows_that_received_rows(drive):
     #           0         10        20
     # windows   |---------|---------|
-    # epoch 1    a b                       both are out
-    # epoch 2     a         a              [0, 10) of a again, [10, 20) for the first time; b was not touched
-    # epoch 3                              watermark 10: [0, 10) is over, its rows are out already
+    # epoch 1    a b                       both are emitted
+    # epoch 2     a         a              [0, 10) of a again, [10, 20) for the first time; b is unchanged
+    # epoch 3                              watermark 10: [0, 10) closes, its rows are already emitted
     driven = drive(
         streamed(TUMBLE, CHANGE),
         [
@@ -214,7 +214,7 @@ def test_groups_without_a_window_expire_after_their_ttl(drive):
     #           0         10        20        30
     # epoch 1    a b                              watermark 2
     # epoch 2          b                          watermark 12: a's last row is 11 minutes old, b's is 5
-    # epoch 3     !        a b                    a begins anew; a row of 2 would be forgotten at once: late
+    # epoch 3     !        a b                    a starts anew; a row at 2 would expire immediately: late
     text = "select k, count(*) as n from t group by k"
     driven = drive(
         streamed(text, Streaming(ttl=timedelta(minutes=10))),
@@ -290,7 +290,7 @@ fixed = settings(
 @pytest.mark.share(3)
 @dataclass(frozen=True)
 class Run:
-    """Events, each with the minutes that it arrives late, how they are chopped into epochs, and who remembers them."""
+    """Events with their delays in minutes, how they are divided into epochs, and the number of shards."""
 
     events: list[tuple[int, str, int | None, int]]
     cuts: list[int]
@@ -299,12 +299,12 @@ class Run:
 
     @property
     def whole(self):
-        """All of them in one block, in no order."""
+        """All events in one block, unordered."""
         return rows(*(event[:3] for event in self.events))
 
     @property
     def epochs(self):
-        """What arrives in each epoch, and the watermark after it."""
+        """The arriving rows of each epoch, and the watermark after it."""
         arriving = sorted(self.events, key=lambda event: event[0] + event[3])
         bounds = [0, *sorted(cut % (len(arriving) + 1) for cut in self.cuts), len(arriving)]
         epochs, latest = [], None
@@ -465,7 +465,7 @@ def test_windows_need_an_event_time_of_a_time_type():
 
 
 def same(left, right):
-    """Return whether both are the same rows in any order, floating-point numbers within their rounding."""
+    """Return whether both have the same rows in any order, with rounded floating-point numbers."""
     left, right = ([list(row.values()) for row in table] for table in (left, right))
     sort_key = lambda row: [f"{v + 0.0:.5g}" if isinstance(v, float) else repr(v) for v in row]  # noqa: E731
     pairs = zip(sorted(left, key=sort_key), sorted(right, key=sort_key), strict=False)
@@ -488,7 +488,7 @@ def equal(left, right):
     shards=st.integers(1, 2),
 )
 def test_sessions_never_overlap_and_equal_the_batch_result(drive, epochs, shards):
-    """Whatever comes late, and however time goes on: each row in time is in one session, and no two meet."""
+    """For any late rows and watermarks: each row in time is in exactly one session, and sessions do not overlap."""
     watermark, given_epochs = 0, []
     for events, step in epochs:
         watermark += step

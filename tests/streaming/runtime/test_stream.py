@@ -1,4 +1,4 @@
-"""Streams of a project: what is read once, kept in order, set aside with a reason, and goes on where it was."""
+"""Streams of a project: rows are read once and in order, rejected with a reason, and streams resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commi
 
 
 def few(offsets):
-    """Ask for so many offsets of each partition at a time, and a commit after each turn."""
+    """Read at most this many offsets per partition and micro-batch, and commit after each micro-batch."""
     return replace(FAST, intervals=replace(FAST.intervals, batch_offsets=offsets))
 
 
@@ -68,7 +68,7 @@ def rows(workspace, query):
 
 
 def epochs(workspace, name):
-    """The number of the epoch of each version of a table that still has its manifest."""
+    """The epoch numbers of the versions of a table that still have a manifest."""
     table = workspace.table(name)
     versions = [table.version(number) for number in range(table.number() + 1)]
     return [version.manifest.epoch.number for version in versions]
@@ -90,7 +90,7 @@ def test_a_stream_resumes_with_any_number_of_shards(project, shards):
     workspace = project("ticks = events(made(2000))\n" + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, replace(few(300), shards=2))
-    for _ in range(3):  # it does not come to the end
+    for _ in range(3):  # it does not reach the end
         stream.run_micro_batch()
     stream.save()
     stream.close()
@@ -380,7 +380,7 @@ def test_a_merged_table_is_streamed_and_verified(project):
 
 
 def test_a_downstream_stream_waits_as_long_as_its_upstream(project):
-    """The one above stops for an hour by the clock; rows that go on where it was are not late."""
+    """The upstream stream pauses for an hour; rows that continue from there are not late."""
     workspace = project(
         "ticks = events(made(120, 1))\n"
         'once = deduplicate("ticks", key="id", event_time="at")\n'

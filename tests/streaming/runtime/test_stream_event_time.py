@@ -1,4 +1,4 @@
-"""Event times that are numbers in the source: a time is made of them, and a number that is none is set aside."""
+"""Event times that are numbers in the source: they are converted to times, and invalid numbers are quarantined."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def stream(folder: Path) -> Workspace:
 
 
 def write(path: Path, factor: int) -> None:
-    """Three rows, of which two are in one minute; one without a time, and one whose number is beyond all times."""
+    """Write three rows, two of them in the same minute, one without a time, and one with a number out of range."""
     rows = [(1, SECONDS * factor), (2, (SECONDS + 59) * factor), (3, (SECONDS + 60) * factor), (4, None), (5, BEYOND)]
     con = duckdb.connect()
     values = ", ".join(f"({i}, {'null' if at is None else at}::bigint)" for i, at in rows)

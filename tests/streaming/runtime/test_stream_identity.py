@@ -1,4 +1,4 @@
-"""Whether a state fits a definition that changed: what changed is named, and what does not matter is no change."""
+"""Whether state fits a changed definition: relevant changes are reported, irrelevant ones are accepted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def t(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
 """
 SAME = None
 NEIGHBOURS = {
-    # what does not matter to the state
+    # irrelevant for the state
     "layout and case": (WINDOW, WINDOW.replace("select tumble", "SELECT  tumble").replace("v > 1", "V  > 1"), SAME),
     "a comment": (WINDOW, WINDOW.replace("select tumble", "/* sums */ select tumble"), SAME),
     "an alias of a table": (WINDOW, WINDOW.replace("v > 1", "x.v > 1").replace("ticks", "ticks as x"), SAME),
@@ -72,7 +72,7 @@ NEIGHBOURS = {
     "what a join selects": (JOIN.format(""), JOIN.format("").replace("b.v from", "a.id + b.v as v from"), SAME),
     "what a pattern selects": (PATTERN, PATTERN.replace('"low.id"', '"high.id"'), SAME),
     "comments in a function": (STATEFUL, STATEFUL.replace("    return", "    # all\n    return").replace("Keys.", "All."), SAME),
-    # what does
+    # relevant for the state
     "size of a window": (WINDOW, WINDOW.replace("1 minute", "2 minutes"), "window changed: 1 minute before, 2 minutes now"),
     "kind of a window": (WINDOW, WINDOW.replace("tumble(at, ", "hop(at, interval '10 seconds', "), "operator changed: tumble"),
     "slide of a hop": (HOP, HOP.replace("10 seconds", "20 seconds"), "window changed: 1 minute every 10 seconds before"),
@@ -129,7 +129,7 @@ def project(tmp_path):
 
 
 def written(project, before, after):
-    """Two workspaces: of a text, and of one that changed, or whose sources did."""
+    """Two workspaces: of a definition, and of a changed one or one with changed sources."""
     if after.startswith("SOURCES."):
         changed = eval(after, {"SOURCES": SOURCES})  # noqa: S307 - from the table above
         assert changed != SOURCES
@@ -181,7 +181,7 @@ def test_a_change_is_rejected_with_the_options(project, what):
     with pytest.raises(StorageError, match=f"its {reason}.*{ways}"):
         catch_up(changed, ("t",), stream_options=FAST)
     catch_up(changed, ("t",), stream_options=replace(FAST, state="keep"))
-    catch_up(changed, ("t",), stream_options=FAST)  # declared once, it stands
+    catch_up(changed, ("t",), stream_options=FAST)  # keep is needed only once
 
 
 def test_state_cannot_be_kept_if_its_columns_change(project):
@@ -248,7 +248,7 @@ BELOW = "t = sql(\"select tumble(at, interval '1 minute') as m, k, sum(v) as tot
 
 
 def begun(workspace):
-    """Let both streams read a part of what there is."""
+    """Let both streams read a part of the input."""
     few = replace(FAST, intervals=replace(FAST.intervals, batch_offsets=30))
     for name in ("a", "t"):
         with closing(Stream(workspace, Planner(workspace).plan(name), few)) as stream:
@@ -263,7 +263,7 @@ def test_rows_read_from_an_upstream_table_are_not_changed_later(project):
     changed = project(ABOVE.replace("v from", "v + 100 as v from") + BELOW)
     catch_up(changed, ("a", "t"), stream_options=FAST)
 
-    assert verify(changed, "t").holds  # of the rows that table `a` has, whichever definition made them
+    assert verify(changed, "t").holds  # computed from the rows of table `a`, whichever definition they are from
     assert changed.query("select sum(total) as total from t") == changed.query("select sum(v) as total from a")
     result = verify(changed, "a")
     assert (result.missing, result.unexpected) == (old, old)

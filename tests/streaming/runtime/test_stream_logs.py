@@ -1,4 +1,4 @@
-"""Logs that are silent, away, shortened or compacted: where a stream begins, what it waits for, and what it says."""
+"""Logs that are silent, unavailable, shortened or compacted: where a stream begins, waits, and what it reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = "timestamp '2026-01-01' + to_seconds(id)"
 
 
 class Topic:
-    """A topic of one partition whose records have an id and a time."""
+    """A topic with one partition whose records have an id and a time."""
 
     def __init__(self, cluster: Cluster, partitions: int = 1, **settings: str) -> None:
         self.name = f"logs-{uuid.uuid4().hex[:8]}"
@@ -116,7 +116,7 @@ def test_a_start_at_the_end_survives_an_immediate_crash(kafka, tmp_path):
     assert list(committed.offsets.values()) == [5]
 
 
-# -- what the log lost
+# -- rows missing from the log
 
 
 def test_rows_deleted_by_retention_are_reported_and_can_be_accepted(kafka, tmp_path):
@@ -235,7 +235,7 @@ def test_a_tombstone_has_the_time_of_its_message(kafka, tmp_path, kind):
     for number in (1, 2, 3):
         topic.send([number], key=str(number), value=lambda i: json.dumps({"id": i, "at": at}))
     topic.send([2], key="2", value=lambda _: None)
-    topic.send([4], key=None, value=lambda _: None)  # a tombstone without a key says nothing
+    topic.send([4], key=None, value=lambda _: None)  # a tombstone without a key has no effect
     stream(folder)
     workspace = Workspace(load(folder))
 
@@ -245,7 +245,7 @@ def test_a_tombstone_has_the_time_of_its_message(kafka, tmp_path, kind):
 
 
 def test_a_tombstone_after_its_delete_changes_nothing_more(kafka, tmp_path):
-    """As Debezium sends them: the delete, then a message of the same key without a value; and one without a key."""
+    """As Debezium sends them: a delete, then a message with the same key and no value, and one without a key."""
     topic = Topic(kafka)
     text = (
         "accounts = sql(\"select coalesce(id, try_cast(_key as bigint)) as id, at, id is null or op = 'd' as gone from events "
@@ -266,7 +266,7 @@ def test_a_tombstone_after_its_delete_changes_nothing_more(kafka, tmp_path):
     conserved(workspace, "accounts")
 
 
-# -- what is away
+# -- unavailable systems
 
 
 def test_a_stream_waits_for_an_unavailable_broker(tmp_path):
@@ -310,7 +310,7 @@ def test_restarts_for_an_unavailable_system_are_unlimited():
     assert restart_policy.wait_s([0.0] * 2, 1.0, broken) is None
 
 
-# -- what cannot be streamed, and why
+# -- tables that cannot be streamed
 
 
 def test_an_event_time_that_is_a_number_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Columns that come to a stream: at its start, while it runs, and to the streams that read its table."""
+"""New columns of a stream: at its start, while it runs, and for streams that read its table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAST = "at,id,v\n2024-01-01 00:20:00,3,3\n"
 
 @pytest.fixture
 def grown(plant):
-    """A folder of a project, and a function that puts a file into it."""
+    """The folder of a project, and a function that adds a file to it."""
 
     def project(new='new_columns="add"', text=TEXT):
         folder = plant(text=text.replace("NEW", new))
@@ -116,7 +116,7 @@ def test_state_of_a_star_is_rejected_and_can_be_rebuilt(grown, streams):
     put(folder, "f1.csv", OLD)
     streams.start(folder, until_caught_up=True).run()
     put(folder, "f2.csv", NEW)
-    put(folder, "f3.csv", LAST)  # whose time lets the rows before it out
+    put(folder, "f3.csv", LAST)  # its time closes the windows of the earlier rows
 
     restarts = []
     with pytest.raises(StorageError, match=r"once' cannot resume.*headwater stream once --from earliest"):

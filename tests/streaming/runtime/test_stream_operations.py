@@ -1,4 +1,4 @@
-"""Streams at work: who may run them, what they can be asked for, and how they go on after errors."""
+"""Operating streams: leases, requests, and restarts after errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def until(condition, what="it"):
         time.sleep(0.01)
 
 
-# -- who runs a stream
+# -- leases
 
 
 def test_a_running_stream_is_rejected_and_can_be_taken_over(plant, streams):
@@ -46,7 +46,7 @@ def test_a_running_stream_is_rejected_and_can_be_taken_over(plant, streams):
 
 
 def test_a_zombie_fails_at_its_commit(plant, streams):
-    #  first   turn ── saved ─────────────────────────────── commit ✗
+    #  first   batch ─ saved ─────────────────────────────── commit ✗
     #  second              take over ── commits ── ends
     folder = plant(count=4000)
     asleep, awake = threading.Event(), threading.Event()
@@ -86,7 +86,7 @@ def test_a_stream_survives_a_catalog_outage(plant, streams):
     assert running.statuses["readings"].status == "stopped"
 
 
-# -- what it can be asked for
+# -- requests
 
 
 def test_pause_resume_and_drain(plant, streams):
@@ -128,7 +128,7 @@ def test_a_request_that_is_not_reached_in_time_is_reported(plant, streams):
 
 
 def failing(times: int, step: str, error: Exception):
-    """Return a hook that raises at a step so often, and the list of the times it did."""
+    """Return a hook that raises at a step a number of times, and the list of these times."""
     raised: list[str] = []
 
     def hook(name: str, at: str) -> None:

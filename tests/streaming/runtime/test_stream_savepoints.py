@@ -33,7 +33,7 @@ by_minute = sql(
 
 
 def arrive(folder, number: int) -> None:
-    """Let a file come: 120 readings of two minutes, some of them impossible."""
+    """Add a file with 120 readings of two minutes, some of them invalid."""
     rows = [f"2024-01-01 {number:02}:{i // 60:02}:{i % 60:02},s{i % 3},{(i * 7 + number) % 50}" for i in range(120)]
     (folder / "in").mkdir(exist_ok=True)
     (folder / "in" / f"{number:02}.csv").write_text("time,sensor,degrees\n" + "\n".join(rows) + "\n")

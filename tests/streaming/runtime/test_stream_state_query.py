@@ -1,4 +1,4 @@
-"""What streams remember and what they set aside, shown, and rows brought back."""
+"""Queries of state and dead letters, and replay of rejected rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ small = sql("select at, n, n * 2 as twice from readings", expect=[quarantine("is
 
 @pytest.fixture
 def held(tmp_path):
-    """A function that writes a project whose expectations take values away from a limit on."""
+    """A function that writes a project whose expectations reject values above a limit."""
     folder = tmp_path / "held"
     folder.mkdir()
     (folder / "headwater.toml").write_text('[project]\nname = "held"\ndefinitions = "held.py"\n')
@@ -53,7 +53,7 @@ def unstored(folder: Path, limit: int) -> Path:
     return folder
 
 
-# -- memory
+# -- state
 
 
 def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
@@ -85,7 +85,7 @@ def test_the_state_of_a_running_stream(plant, streams):
     workspace = streams.opened(folder)
     few = StreamOptions(
         intervals=Intervals(batch_offsets=200)
-    )  # not to the end, which would close the windows of what reads it
+    )  # not to the end, which would close the windows of downstream streams
     with closing(Stream(workspace, Planner(workspace).plan("readings"), few)) as readings:
         readings.run_micro_batch()
         readings.save()
@@ -127,7 +127,7 @@ def test_dead_letters_are_replayed_once_with_the_current_definition(held, stream
     again = replay_letters(streams.opened(folder), name)
     assert (again.rows_out, again.quarantined) == (0, flow.quarantined)
     epoch = streams.opened(folder).require(name).manifest.epoch
-    assert epoch.number == version.manifest.epoch.number + 2  # each replay is an epoch of its own
+    assert epoch.number == version.manifest.epoch.number + 2  # each replay is a separate epoch
     assert epoch.offsets == version.manifest.epoch.offsets
     totals = epoch.totals
     assert totals["rows_in"] == totals["rows_out"] + totals["quarantined"] == 100

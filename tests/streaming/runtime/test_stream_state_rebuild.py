@@ -1,4 +1,4 @@
-"""A state that is recomputed from the log is the one that a stream of that definition would have, and no row changes."""
+"""State rebuilt from the log equals that of a stream with the current definition, and no row changes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def project(folder, text, sources=SOURCES):
 
 
 def begun(workspace, turns=2):
-    """Read a part of the log, and commit that."""
+    """Read and commit a part of the log."""
     with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, intervals=PACE))) as stream:
         for _ in range(turns):
             stream.run_micro_batch()
@@ -92,7 +92,7 @@ def rows(workspace):
 
 
 def to_come(workspace):
-    """What would come out if nothing more came, and what else is remembered, as text."""
+    """The rows that would be emitted if the input ended, and the other state, as text."""
     tables = committed_state(workspace, "t").tables
     kept = {name: table for name, table in tables.items() if name != "states" or "n" in table.column_names}
     return {n: sorted(json.dumps(row, default=str) for row in table.to_pylist()) for n, table in kept.items()}
@@ -147,7 +147,7 @@ def test_groups_are_rebuilt_only_without_a_ttl(tmp_path):
 
 
 class Crash(Exception):  # noqa: N818
-    """The process is gone."""
+    """Simulates a crash of the process."""
 
 
 @pytest.mark.parametrize("step", ["staged", "saved"])

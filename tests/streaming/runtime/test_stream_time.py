@@ -1,4 +1,4 @@
-"""Event time of whole streams: drained every night, caught up again and again, silent inputs, folders that are empty at first."""
+"""Event time of complete streams: nightly drains, repeated catch-up, silent inputs, and initially empty folders."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_repeated_catch_up_closes_windows_of_idle_partitions(kafka, tmp_path):
     start = datetime(2026, 1, 1)  # noqa: DTZ001 - event time without a zone
     for run in range(4):
         if run:
-            threading.Event().wait(1.1)  # the silence that counts as idle, by the clock of the stream
+            threading.Event().wait(1.1)  # the idle time, by the clock of the stream
         times = [start + timedelta(seconds=15 * (4 * run + number)) for number in range(4)]
         topic.send(times, value=lambda at: json.dumps({"at": at.isoformat(), "k": "a"}))
         stream(folder)
@@ -222,7 +222,7 @@ def test_a_left_join_with_an_empty_right_side_waits_and_reports_it(tmp_path):
     put(folder, "rights", "b", [("2026-01-01 02:00:00", "none")])
     stream(folder)
 
-    assert rows(folder, "select count(*), count(other) from joined") == [(28, 1)]  # the last minute is still held
+    assert rows(folder, "select count(*), count(other) from joined") == [(28, 1)]  # the last minute is still open
     conserved(Workspace(load(folder)), "joined")
 
 

@@ -1,4 +1,4 @@
-"""What `headwater verify` finds: a table that is not the batch answer is never said to be it."""
+"""`headwater verify` detects every difference between a table and the batch result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def doubled(table: DeltaTable) -> None:
 
 
 def swapped(table: DeltaTable) -> None:
-    """As many rows as before: one is there twice, in place of another."""
+    """Replace a row by a duplicate of another one, so that the number of rows stays the same."""
     rows = table.to_pyarrow_table().sort_by([("k", "ascending"), ("x", "ascending")])
     table.delete(f"k = 0 and x = {rows['x'][0].as_py()!r}")
     write_deltalake(table, rows.slice(1, 1), mode="append")
