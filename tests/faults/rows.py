@@ -1,4 +1,4 @@
-"""The faults that Headwater must tolerate. docs/faults.md lists them, and each fault test names the rows that it covers."""
+"""The faults that Headwater must tolerate, as listed in docs/faults.md. Each fault test names the rows it covers."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """A simulator of the epoch protocol: thousands of random schedules per minute, each reproducible by its seed.
 
-A coordinator is a generator that yields after every step, so that the schedule can run another one, kill it, suspend it, cut
-the power, lose a response or change the clock. The decisions are made by the real code: `advanced` computes watermarks,
-`decide_start` and `first_offsets` determine the start, `needs_base` and `required_files` which state files are written and
-kept, `Manifest` and its id represent a commit. Modelled are a log, a store that loses unsynced files, a table's log with one
-commit per version, and the state of windows. A mutant is a wrong step of the protocol.
+A coordinator is a generator that yields after every step, so that the schedule can run another one, kill it, suspend
+it, cut the power, lose a response or change the clock. The decisions are made by the real code: `advanced` computes
+watermarks, `decide_start` and `first_offsets` determine the start, `needs_base` and `required_files` which state files
+are written and kept, `Manifest` and its id represent a commit. Modelled are a log, a store that loses unsynced files, a
+table's log with one commit per version, and the state of windows. A mutant is a wrong step of the protocol.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A project of streams that tests kill in every way, and the oracle that detects lost and duplicate rows.
 
-`clicks` is a computed log of three partitions with all kinds of rows: in time, late, without a time, from the future, and
-violating an expectation. `kept` processes them one by one, `minutes` in windows; `below` and `hours` read these two tables.
-The oracle does not use the streams: it computes the rows again from their numbers.
+`clicks` is a computed log of three partitions with all kinds of rows: in time, late, without a time, from the future,
+and violating an expectation. `kept` processes them one by one, `minutes` in windows; `below` and `hours` read these two
+tables. The oracle does not use the streams: it computes the rows again from their numbers.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Orders:
     take_over: bool = False
     """Whether it takes over the lease of another process."""
     stop: tuple[int, str] | None = None
-    """The process suspends itself the n-th time, counting from 1, that it reaches this step, until it receives SIGCONT."""
+    """The process suspends itself the n-th time, counting from 1, that it reaches this step, until SIGCONT."""
     intervals: Intervals = AT_ONCE
 
 
@@ -306,7 +306,7 @@ def epochs_of(workspace: Workspace, name: str) -> Epochs:
 
 
 def committed_once_each(workspace: Workspace, name: str) -> Epochs:
-    """Check that epochs 1, 2, 3 … are committed once each, offsets and watermarks never decrease, and totals are sums."""
+    """Check that epochs 1, 2, 3 … are committed once, offsets and watermarks never decrease, and totals are sums."""
     epochs = epochs_of(workspace, name)
     numbers = [m.epoch.number for m in epochs.manifests if m.epoch is not None]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"{name}: {numbers}"
@@ -416,7 +416,7 @@ _READABLE = "happened is not null and happened < timestamp '2090-01-01'"
 
 
 def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Check that the table equals its definition, written independently here, over the rows that were not quarantined."""
+    """Check that the table equals its definition, written independently here, over the accepted rows."""
     away = (
         f"select {_PLACE} from {_LOG.format(name)}"
         if name in {"kept", "minutes"}

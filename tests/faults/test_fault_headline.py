@@ -1,7 +1,7 @@
 """End-to-end test: keyed messages through Kafka while brokers and the streams' process are killed or stopped.
 
-Nothing is lost or duplicated, both for readers at the end and for readers that follow all versions. The messages of a key
-stay in order.
+Nothing is lost or duplicated, both for readers at the end and for readers that follow all versions. The messages of a
+key stay in order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An object store that loses responses, rejects or delays requests: each commit is applied once or reported as failed."""
+"""An object store that loses responses, rejects or delays requests: a commit is applied once or reported as failed."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def driven_by_the_log(tables):
 
 @pytest.mark.fault(1, 2, 3, 26)
 def test_killed_at_every_point_of_an_epoch(clicks, undisturbed):
-    """Killed repeatedly, each time at a different step, and resumed with other shards: equal to an uninterrupted run."""
+    """Killed repeatedly, each time at another step, and resumed with other shards: equal to an uninterrupted run."""
     names = ("kept", "minutes")
     with Follower(clicks, names) as follower:
         for number, (table, step) in enumerate((t, s) for t in names for s in STEPS):

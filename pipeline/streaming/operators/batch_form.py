@@ -27,7 +27,7 @@ class StreamedInput:
 
 
 def batch_result(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:
-    """Return the output of an operator for all rows of its inputs, with a watermark that then advances to the end of time.
+    """Return the output of an operator for all rows of its inputs, after which the watermark is the end of time.
 
     Late rows are excluded; here these are the rows without an event time.
     """

@@ -75,17 +75,17 @@ def deduplicate(  # noqa: PLR0913 - options of a definition
     description: str = "",
     lateness: str | timedelta | None = None,
 ) -> Table:
-    """Define a table of the rows of another table without duplicates. Rows with equal `key` (nulls are equal) are duplicates.
+    """Define a table of the rows of another table without duplicates: rows with equal `key`. Nulls are equal.
 
-    Rows are ordered by `event_time`, then by `_source` and `_position` where the table has them, then by all columns from
-    first to last. The result does not depend on the order of arrival. Rows without an event time are excluded.
+    Rows are ordered by `event_time`, then by `_source` and `_position` where the table has them, then by all columns
+    from first to last. The result does not depend on the order of arrival. Rows without an event time are excluded.
 
-    `keep="first"` emits the first row of a key once the watermark has passed it. With `within`, later rows of the key up
-    to and including that long after it are duplicates; the first row after that is emitted in turn. A stream keeps the
-    state of a key for `within`, or forever without it.
+    `keep="first"` emits the first row of a key once the watermark has passed it. With `within`, later rows of the key
+    up to and including that long after it are duplicates; the first row after that is emitted in turn. A stream keeps
+    the state of a key for `within`, or forever without it.
 
-    `keep="last"` keeps the last row of a key. A stream emits each new last row immediately; it replaces the previous one.
-    The state of a key expires once the watermark has passed its last row.
+    `keep="last"` keeps the last row of a key. A stream emits each new last row immediately; it replaces the previous
+    one. The state of a key expires once the watermark has passed its last row.
 
     `event_time` is also the event time of the resulting table, with `lateness`, for streams that read it.
 

@@ -1,4 +1,4 @@
-"""The groups of a statement as partial aggregate states in a shard, for all kinds of windows and for groups without one.
+"""The groups of a statement as partial aggregate states in a shard, with and without windows.
 
 A row of state holds the partial aggregates of rows that are in the same windows, with their keys `_k0…`, and:
 

@@ -54,8 +54,8 @@ def operator_of(
     """Return the operator of a grouped statement over the streamed input `name`, or why it cannot be streamed.
 
     `schemas` are the columns of all inputs; inputs that are not streamed are looked up where rows are prepared.
-    `event_time` is the column by which the watermark of the input advances. A statement that DuckDB rejects raises when the
-    columns of the operator are first used.
+    `event_time` is the column by which the watermark of the input advances. A statement that DuckDB rejects raises when
+    the columns of the operator are first used.
     """
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
@@ -93,7 +93,10 @@ def _emitted(statement: _GroupedStatement) -> str | None:
     if window is not None and window.kind == "session":
         return "the begin of a session may change until it closes: set emit='close'"
     if select.args.get("having"):
-        return "emit='change' does not support HAVING, which would have to retract rows: filter in a table that reads this one"
+        return (
+            "emit='change' does not support HAVING, which would have to retract rows: "
+            "filter in a table that reads this one"
+        )
     return None if statement.ttl is None or window is None else _NO_TTL
 
 
@@ -144,7 +147,7 @@ def _grouping(statement: _GroupedStatement, tree: exp.Select) -> Grouping:
 
 
 def _layout(statement: _GroupedStatement, tree: exp.Select) -> dict[str, str]:
-    """Return what determines the columns of the state: the columns that are read, the keys and the aggregates, in order."""
+    """Return what determines the columns of the state: the columns that are read, the keys and the aggregates."""
     plain = normalised(tree)
     keys = take_apart(plain).keys[int(statement.window is not None) :]
     calls = dict.fromkeys(whole_of(call).sql("duckdb", comments=False) for call in aggregates_of(plain))

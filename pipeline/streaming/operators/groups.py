@@ -19,8 +19,8 @@ from pipeline.streaming.operators.state_tables import StateTables
 class Groups:
     """The operator of GROUP BY without a window.
 
-    With a `ttl`, the state of a group expires when the watermark is that far past its last row, and the next row starts it
-    anew. A row is late if its state would expire immediately.
+    With a `ttl`, the state of a group expires when the watermark is that far past its last row, and the next row starts
+    it anew. A row is late if its state would expire immediately.
     """
 
     grouping: Grouping

@@ -46,7 +46,7 @@ class _Sum:
 
 
 def bounds_of(conjuncts: Iterable[exp.Expr], time_of: Callable[[exp.Column], Side | None]) -> Bounds:
-    """Return the bounds that all conditions imply. `time_of` returns the side whose event time a column is, or `None`."""
+    """Return the bounds that all conditions imply. `time_of` returns the side whose event time a column is."""
     bounds = Bounds()
     for low, high in (pair for conjunct in conjuncts for pair in _at_most(conjunct)):
         left, right = _sum(low, time_of), _sum(high, time_of)

@@ -3,7 +3,7 @@
     select ... from a left join b on a.k = b.k and b.ts between a.ts - interval 1 minute and a.ts + interval 5 minutes
 
     a at 10:00      |-----o-------------------------|      matches b from 9:59 to 10:05
-                  9:59  10:00                     10:05    if none matches, it is emitted with nulls once the watermark has passed
+                  9:59  10:00                     10:05    without a match, it is emitted with nulls when it expires
 
 DuckDB runs the statement itself, so that its names, stars, conditions and expressions keep their meaning: new rows are
 joined with all rows of the other side. In an outer join, unmatched rows are joined with an empty side when they expire.
@@ -87,8 +87,8 @@ Sides = tuple[JoinSide, JoinSide]
 def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> IntervalJoin | Refusal:
     """Return the operator for a join of two streams, or why the statement cannot be streamed and what to do.
 
-    The statement must be one SELECT with one INNER, LEFT, RIGHT or FULL join whose conditions bound the distance of both
-    event times. Rows are distributed to shards by the equality conditions; without any, all rows go to one shard.
+    The statement must be one SELECT with one INNER, LEFT, RIGHT or FULL join whose conditions bound the distance of
+    both event times. Rows are distributed to shards by the equality conditions; without any, all rows go to one shard.
     """
     refused = _refused(tree)
     if refused is not None:

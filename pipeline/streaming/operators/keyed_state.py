@@ -173,7 +173,7 @@ class KeyedStateOperator:
         return evolve(before, now, defaults, self.place)
 
     def _has_turn(self, con: duckdb.DuckDBPyConnection, watermark: int) -> bool:
-        """Create `_turn`, the keys that are due: whether the timer of each fires, or else up to which time its rows are passed."""
+        """Create `_turn`, the keys that are due: whether the timer of each fires, and until when its rows are due."""
         ttl = self.spec.ttl_us
         until = "coalesce(_ends, _last)" if self.spec.batched else "_next"
         con.execute(

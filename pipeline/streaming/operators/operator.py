@@ -5,8 +5,8 @@ Rows of the inputs pass through it in two steps:
     input blocks --prepare--> rows distributed by a hash of the key --advance--> rows of the table
     (in the source task)      (to the shard of the key)              (in the shard, with its state)
 
-All state of an operator is in the tables of its `StateTables`. For the same rows and the same final watermark, the emitted
-rows are the same as a multiset, however the rows are divided into blocks and for any number of shards.
+All state of an operator is in the tables of its `StateTables`. For the same rows and the same final watermark, the
+emitted rows are the same as a multiset, however the rows are divided into blocks and for any number of shards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Emits = Literal["append", "upsert"]
 
 
 def arrived(name: str) -> str:
-    """Return the name of the table with the prepared rows of an input, including `_hash`, in the DuckDB instance of a shard."""
+    """Return the name of the table with the prepared rows of an input, including `_hash`, in a shard."""
     return f"_arrived_{name}"
 
 
@@ -52,7 +52,7 @@ class Prepared:
 
 
 PARTLY = "late for its windows that end by "
-"""The beginning of the note about a row that is late for some of its windows. The watermark follows, as a time in UTC."""
+"""The beginning of the note about a row that is late for some windows. The watermark follows, as a time in UTC."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Operator(Protocol):
 
     @property
     def identity(self) -> StateIdentity:
-        """The identity of its state, derived from the definition. State is restored only if the identity is the same."""
+        """The identity of its state, derived from the definition. State is restored only if the identity matches."""
 
     @property
     def state(self) -> Mapping[str, str]:

@@ -4,8 +4,8 @@
                                            |---------w1---------|
     panes                        |----p0---|----p1---|----p2----|        w0 = p0 + p1, w1 = p1 + p2
 
-A window closes when the watermark reaches its end. The state of a pane is deleted with the last of its windows. A row is
-late if all of its windows have closed. If some are still open, the row counts in those, and a note in the quarantine
+A window closes when the watermark reaches its end. The state of a pane is deleted with the last of its windows. A row
+is late if all of its windows have closed. If some are still open, the row counts in those, and a note in the quarantine
 records which ones it is too late for. Its state then begins at the watermark.
 """
 

@@ -35,8 +35,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def event(name: str, table: str, where: str = "true", *, times: int = 1, or_more: bool = False) -> Step:
-    """Start a pattern with a row of `table` that satisfies the SQL condition `where`. Later conditions refer to it as `name`.
+    """Start a pattern with a row of `table` that satisfies the SQL condition `where`.
 
+    Later conditions refer to the row as `name`.
     `times` requires that many such rows; other rows may come between them. `or_more` also takes all further such rows
     until the next event of the pattern arrives or `within` expires.
     """
@@ -55,7 +56,7 @@ def followed_by(name: str, table: str, where: str = "true", *, times: int = 1, o
 
 
 def directly_followed_by(name: str, table: str, where: str = "true", *, times: int = 1, or_more: bool = False) -> Step:
-    """Continue with the next row of the key across all tables of the pattern; it must be in `table` and satisfy `where`."""
+    """Continue with the next row of the key in any table of the pattern; it must be in `table` and satisfy `where`."""
     return Step(name, table, where, "strict", times, or_more, caller())
 
 
@@ -81,18 +82,18 @@ def pattern(  # noqa: PLR0913 - options of a definition
 ) -> Table:
     """Define a table of the matches of a pattern. Each match is one row: the columns of `by`, then those of `select`.
 
-    Rows with equal values of `by` (nulls are equal) are processed by event time, then by table in the order in which the
-    steps first name them, then by `_source` and `_position` where the table has them, then by all columns. `event_time`
-    names the event time column, for each table if they differ. The result does not depend on the order of arrival: a
-    stream processes rows once the watermark has passed them.
+    Rows with equal values of `by` (nulls are equal) are processed by event time, then by table in the order in which
+    the steps first name them, then by `_source` and `_position` where the table has them, then by all columns.
+    `event_time` names the event time column, for each table if they differ. The result does not depend on the order of
+    arrival: a stream processes rows once the watermark has passed them.
 
-    A match starts at each row that satisfies the first step. Each next step takes the first later row that satisfies it;
-    there is no backtracking. A match is discarded when a forbidden row arrives, or when its last event would be more than
-    `within` after its first. A match is emitted with its last event. If the last step is `not_followed_by` or has
-    `or_more`, it is emitted when `within` has expired.
+    A match starts at each row that satisfies the first step. Each next step takes the first later row that satisfies
+    it; there is no backtracking. A match is discarded when a forbidden row arrives, or when its last event would be
+    more than `within` after its first. A match is emitted with its last event. If the last step is `not_followed_by` or
+    has `or_more`, it is emitted when `within` has expired.
 
-    Of overlapping matches, the one that completes first is emitted, and of those the one that started first. Other matches
-    that started no later than its last event are dropped. `after_match="skip to next event"` emits all matches.
+    Of overlapping matches, the one that completes first is emitted, and of those the one that started first. Other
+    matches that started no later than its last event are dropped. `after_match="skip to next event"` emits all matches.
 
     Raises `DefinitionError` for invalid steps, duplicate names, and SQL that cannot be parsed.
     """

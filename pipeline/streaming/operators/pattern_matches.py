@@ -5,8 +5,8 @@
          |  a forbidden row, or `within` has expired: dropped
          |  no matching row yet: kept until the next micro-batch
 
-A round is a few statements. The number of rounds is the largest number of events that one match takes for a step, not the
-number of rows.
+A round is a few statements. The number of rounds is the largest number of events that one match takes for a step, not
+the number of rows.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ _KINDS: tuple[Kind, ...] = ("forbidden", "continues", "takes")
 class Matches:
     """The operator for the matches of a pattern.
 
-    Its state is the rows of each input that the watermark has not passed (`waiting_N`), and the `open` matches, which are
-    kept for `within`.
+    Its state is the rows of each input that the watermark has not passed (`waiting_N`), and the `open` matches, which
+    are kept for `within`.
     """
 
     pattern: Pattern
@@ -91,7 +91,7 @@ class Matches:
 
     @property
     def horizon(self) -> str | None:
-        """Just after the last waiting row; for a pattern that waits until `within` expires, just after the last expiry."""
+        """Just after the last waiting row or, if matches wait until `within` expires, just after the last expiry."""
         patience = self.pattern.within_us if self.pattern.ends_open else 0
         selects = [f"select max(_at) + {patience} as _last from waiting_{number}" for number in range(len(self.inputs))]
         selects += [f"select max(_began) + {patience} from open"] if self.pattern.ends_open else []
@@ -246,7 +246,7 @@ class Matches:
         )
 
     def _may_go_on(self, number: int) -> str:
-        """Return the condition that later rows may still be relevant for a match without a relevant row among the due ones."""
+        """Return the condition that later rows may be relevant for a match for which no due row was relevant."""
         events = self.pattern.events
         if number == len(events):
             return "true"
@@ -326,7 +326,7 @@ class Matches:
         return internal_struct(self._schema(step.table).names, quoted(step.name))
 
     def _earlier(self, step: Step) -> frozenset[str]:
-        """Return the names besides its own row that a step's condition may use: other events and, for a list, `previous`."""
+        """Return the other names that a step's condition may use: other events and, for a list, `previous`."""
         previous = {"previous"} if step.is_list else set()
         return frozenset({*previous, *(other.name.lower() for other in self.pattern.events)} - {step.name.lower()})
 

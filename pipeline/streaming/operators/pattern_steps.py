@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.core.errors import Place
 
 Contiguity = Literal["first", "relaxed", "strict", "absent"]
-"""The relation of a step to the previous one: it is the first; rows may come between; no rows may; or it must not occur."""
+"""The relation of a step to the previous one: none; rows may come between; no rows may; or it must not occur."""
 
 
 _WORDS = {
@@ -66,7 +66,7 @@ class Pattern:
         return tuple(step for step in self.steps if step.contiguity != "absent")
 
     def forbidden(self, number: int) -> tuple[Step, ...]:
-        """Return the steps whose events must not come before event `number`, or at the end if `number` is after the last."""
+        """Return the steps whose events must not come before event `number`; after the last one, at the end."""
         forbidden_steps: list[Step] = []
         passed = 0
         for step in self.steps:

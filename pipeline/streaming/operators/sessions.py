@@ -1,10 +1,11 @@
 """Session windows: rows of a key that are less than a gap apart. Overlapping states are merged.
 
     rows of a key       a b   c            d            gap: |---|
-    sessions            |-------...|       |...|        each row spans one gap from its time; overlapping spans are merged
+    sessions            |-------...|       |...|        each row spans one gap; overlapping spans are merged
 
-A session closes when the watermark reaches its end, one gap after its last row; no row in time can extend it then. A row
-before the watermark is late, because its session may have closed. A row at the watermark is in time, its session is open.
+A session closes when the watermark reaches its end, one gap after its last row; no row in time can extend it then. A
+row before the watermark is late, because its session may have closed. A row at the watermark is in time, its session is
+open.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class Sessions:
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the sessions that close.
 
-        Only keys with a state that is at least a gap old are processed, and their states are merged. Therefore a key that
-        receives rows continuously is processed once per gap.
+        Only keys with a state that is at least a gap old are processed, and their states are merged. Therefore a key
+        that receives rows continuously is processed once per gap.
         """
         grouping = self.grouping
         grouping.take(state)

@@ -84,7 +84,7 @@ def read_verified(file: StateFile, read: Callable[[str], bytes]) -> bytes:
 
 
 def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the state tables of all shards at an epoch, without internal columns. Their rows are in no defined order."""
+    """Yield the state tables of all shards at an epoch, without internal columns. Their rows are unordered."""
     with connect() as con:
         state = StateTables(con)
         for shard in range(epoch.shards):

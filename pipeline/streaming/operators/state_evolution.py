@@ -22,7 +22,8 @@ def evolve(before: Schema, now: Schema, defaults: Mapping[str, str], place: Plac
     """Return SQL over the previous columns of a state, one expression for each current column, in their order.
 
     A new column has its default or null. A column with a wider type is cast. A column that is no longer declared is
-    dropped. The order of columns is irrelevant. Raises `DefinitionError` for a type that may not hold the stored values.
+    dropped. The order of columns is irrelevant. Raises `DefinitionError` for a type that may not hold the stored
+    values.
     """
     types = before.as_dict()
     expressions = []

@@ -1,4 +1,4 @@
-"""The state tables of a shard, in its own DuckDB instance that spills to disk, and their changes since the last snapshot."""
+"""The state tables of a shard, in its own DuckDB instance, and their changes since the last snapshot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ID, SINCE = "_id", "_since"
 
 @dataclass(frozen=True)
 class StateChanges:
-    """The changes of a table since the last snapshot: the rows that were added and still exist, and the ids of removed rows."""
+    """The changes of a table since the last snapshot: added rows that still exist, and ids of removed rows."""
 
     added: pa.Table
     removed: pa.Table

@@ -38,23 +38,25 @@ def stateful(  # noqa: PLR0913 - options of a definition
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
 ) -> Callable[[Callable[..., Any]], Table]:
-    """Define a table by a function `(state, rows) -> (state, rows)` of Arrow tables; its second parameter names the input.
+    """Define a table by a function `(state, rows) -> (state, rows)` of Arrow tables.
+
+    The second parameter of the function names the input.
 
     `state` has one row per key of the call: the columns of `key`, those declared in `state=` (DuckDB types such as
     `"bigint default 0"`; null initially without a default), and `_timer`, a time or null. `rows` are rows of the input,
-    ordered by `event_time`, then by `_source` and `_position` where the input has them, then by all columns. The function
-    returns the new states, only of these keys (the state of a key without one is deleted), and the rows of the table with
-    the columns of `schema=`.
+    ordered by `event_time`, then by `_source` and `_position` where the input has them, then by all columns. The
+    function returns the new states, only of these keys (the state of a key without one is deleted), and the rows of the
+    table with the columns of `schema=`.
 
-    A call receives rows of many keys: for each key, the rows of its earliest pending event time. Therefore the result does
-    not depend on how a stream is divided into batches. With `batched`, a call receives all due rows of a key, up to its
-    timer. This needs fewer calls. The function must then return the same whether the rows of a key come in one call or,
-    divided between two event times, in two, with a call for a timer in between if the first call has set one.
+    A call receives rows of many keys: for each key, the rows of its earliest pending event time. Therefore the result
+    does not depend on how a stream is divided into batches. With `batched`, a call receives all due rows of a key, up
+    to its timer. This needs fewer calls. The function must then return the same whether the rows of a key come in one
+    call or, divided between two event times, in two, with a call for a timer in between if the first call has set one.
     Either way, the function must process each key independently, and its result must depend on its arguments alone.
 
-    `_timer` is a time at which the function is called for the key without rows, after the rows up to that time and before
-    later ones. The function sets it. After the timer has fired, a value that is not later is ignored. The state of a key
-    and its timer expire when the next row of the key is more than `ttl` later than the previous one.
+    `_timer` is a time at which the function is called for the key without rows, after the rows up to that time and
+    before later ones. The function sets it. After the timer has fired, a value that is not later is ignored. The state
+    of a key and its timer expire when the next row of the key is more than `ttl` later than the previous one.
 
     Rows without an event time are excluded. Raises `DefinitionError` for a function with other parameters.
     """

@@ -37,11 +37,11 @@ class InputArrivals:
 def advanced(before: InputProgress, arrived: InputArrivals, how: EventTime, now: int) -> InputProgress:
     """Return an input's progress after a micro-batch. `now` is in microseconds since 1970.
 
-    The watermark is the minimum over the partitions of the latest event time, minus the lateness, so that it never passes a
-    row that a partition may still deliver. With `idle_after`, partitions without rows for that long are excluded, including
-    those that never had a row. If all partitions are idle and the last rows arrived close to their event time, the watermark
-    advances with the clock, so that windows close. For rows that are read long after their event time, it does not.
-    The watermark never decreases. When the log has ended, it is `END`.
+    The watermark is the minimum over the partitions of the latest event time, minus the lateness, so that it never
+    passes a row that a partition may still deliver. With `idle_after`, partitions without rows for that long are
+    excluded, including those that never had a row. If all partitions are idle and the last rows arrived close to their
+    event time, the watermark advances with the clock, so that windows close. For rows that are read long after their
+    event time, it does not. The watermark never decreases. When the log has ended, it is `END`.
     """
     partitions = _seen(before, arrived, now, how.ahead // _MICRO)
     offsets = {**before.offsets, **arrived.offsets}

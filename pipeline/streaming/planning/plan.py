@@ -79,12 +79,13 @@ class StreamPlan:
     def schema(self) -> Schema:
         """The columns of the table, determined on first use.
 
-        Raises `DefinitionError` for a statement or function that fails without rows, and for a key that is not a column.
+        Raises `DefinitionError` for a statement or function that fails without rows, and for a key that is not a
+        column.
         """
         return self.find_schema(self)
 
     def samples(self, lookups: Mapping[str, Schema]) -> dict[str, pa.Table]:
-        """Return empty prepared tables of each input, for their columns. `lookups` are the columns of the other tables."""
+        """Return an empty prepared table of each input. `lookups` are the columns of the other tables."""
         with connect() as con:
             register(con, {name: Scan(schema) for name, schema in lookups.items()})
             prepared = self.prepared()

@@ -40,8 +40,8 @@ class PreparedEpoch:
 class EpochCommitter:
     """Commits the epochs of a stream in order, in a separate thread.
 
-    A commit uses the head of the table that was opened at the start. If another process has committed in between, it raises
-    `ConflictError`, and nothing of the epoch is visible.
+    A commit uses the head of the table that was opened at the start. If another process has committed in between, it
+    raises `ConflictError`, and nothing of the epoch is visible.
     """
 
     def __init__(self, workspace: Workspace, plan: StreamPlan, on_step: OnStep) -> None:
@@ -92,7 +92,7 @@ class EpochCommitter:
             update_warehouse_and_catalog(self._workspace, self._plan.definition, version)
 
     def _tidy(self) -> None:
-        """Shorten the logs of the table and its quarantine. Errors are only logged: the stream itself reports store failures."""
+        """Shorten the logs of the table and its quarantine. Errors are logged; the stream itself reports store failures."""
         try:
             self._table.tidy()
             self._workspace.lake.quarantine(self._plan.name).tidy()

@@ -71,8 +71,8 @@ def request(
 ) -> Lease:
     """Set the desired state of a running stream, wait until it is reached, and return the lease.
 
-    Raises `RequestError` if the stream is not running, and `ConflictError` if the state is not reached in time. The request
-    stays in effect.
+    Raises `RequestError` if the stream is not running, and `ConflictError` if the state is not reached in time. The
+    request stays in effect.
     """
     workspace.stored(name)
     leases = Leases(workspace.catalog, clock=clock)

@@ -38,7 +38,7 @@ class StreamJobOptions:
     names: tuple[str, ...] = ()
     """Empty means all streams of the project."""
     until_caught_up: bool = False
-    """Whether a stream ends when it has read what its logs contained at its start. A stream also ends when its log ends."""
+    """Whether a stream ends when it has read what its logs contained at its start. It always ends with its log."""
     drain: bool = False
     """Whether all windows are closed at the end."""
     stream_options: StreamOptions = field(default_factory=StreamOptions)

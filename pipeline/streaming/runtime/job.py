@@ -1,7 +1,7 @@
 """Runs several streams in one process, each in its own thread, until they are stopped or have caught up.
 
-If a stream fails, the others continue unless `fail_fast` is set: unrelated streams are not affected, and a stream that reads
-the table of the failed one finds no new versions. The error is raised when all streams have ended.
+If a stream fails, the others continue unless `fail_fast` is set: unrelated streams are not affected, and a stream that
+reads the table of the failed one finds no new versions. The error is raised when all streams have ended.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class StreamJob:
     def run(self, watch: Callable[[StreamJob], None] = lambda _: None, every_s: float = 0.25) -> None:
         """Run until all streams have ended. `watch` is called periodically from this thread.
 
-        Raises `ConflictError` immediately if another live process runs one of them. The first error of a stream is raised
-        when all have ended. Commits are kept.
+        Raises `ConflictError` immediately if another live process runs one of them. The first error of a stream is
+        raised when all have ended. Commits are kept.
         """
         leases = LeaseManager(Leases(self.workspace.catalog), self._lease_facts)
         try:

@@ -62,8 +62,8 @@ class _StagedEpoch:
 class StreamMetrics:
     """The metrics of one stream since it was started, including restarts.
 
-    The latency of a row is the time from when the log offered it (up to `batch_s` after it was written) to the commit that
-    contains the row or its contribution to the state.
+    The latency of a row is the time from when the log offered it (up to `batch_s` after it was written) to the commit
+    that contains the row or its contribution to the state.
     """
 
     clock: Callable[[], float] = time.monotonic

@@ -99,8 +99,8 @@ def _decided(
 def positioned(progress: StreamProgress, plan: StreamPlan, options: StreamOptions, extents: Extents) -> StreamProgress:
     """Return the progress with an offset for every partition of the logs.
 
-    Raises `SourceError` for a partition that was read before and was deleted or recreated. With `accept_gaps`, rows that
-    the logs no longer contain are recorded as gaps and skipped.
+    Raises `SourceError` for a partition that was read before and was deleted or recreated. With `accept_gaps`, rows
+    that the logs no longer contain are recorded as gaps and skipped.
     """
     gaps, inputs = progress.gaps, dict(progress.inputs)
     for each in plan.inputs:

@@ -85,7 +85,7 @@ class Arrivals:
 def splits_to_take(
     progress: StreamProgress, inputs: Sequence[StreamInput], ready: Mapping[str, ReadyOffsets], most_offsets: int
 ) -> tuple[Splits, bool]:
-    """Return the splits that a source task reads from its ready offsets, and whether some are left for the next micro-batch."""
+    """Return the splits that a source task reads now, and whether ready offsets are left for the next micro-batch."""
     splits, is_cut = {}, False
     for stream_input in inputs:
         if stream_input.name not in ready:

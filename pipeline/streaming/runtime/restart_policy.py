@@ -1,6 +1,7 @@
 """Decides whether a stream restarts after an error: a pure function of the error and of previous restarts.
 
-A stream waits without limit for a system that does not answer. For other transient errors, the number of restarts is limited.
+A stream waits without limit for a system that does not answer. For other transient errors, the number of restarts is
+limited.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class RestartPolicy:
     def wait_s(self, restarts: Sequence[float], now: float, error: BaseException | None = None) -> float | None:
         """Return the time to wait before the next restart, doubling each time; `None` if there are no more restarts.
 
-        `restarts` are the times of previous restarts by the same clock as `now`; only those of the last `within_s` count.
-        After an `UnavailableError`, there is always another restart.
+        `restarts` are the times of previous restarts by the same clock as `now`; only those of the last `within_s`
+        count. After an `UnavailableError`, there is always another restart.
         """
         lately = sum(now - at <= self.within_s for at in restarts)
         if lately >= self.most and not isinstance(error, UnavailableError):
@@ -48,8 +49,8 @@ class RestartPolicy:
 def may_pass(error: BaseException) -> bool:
     """Return whether an error is transient, so that a stream may resume from its last commit: a failed store or worker.
 
-    Conflicts are not transient: another process runs the stream. Errors caused by a definition, an expectation, a setting,
-    the state or the log are not either, because they would occur again.
+    Conflicts are not transient: another process runs the stream. Errors caused by a definition, an expectation, a
+    setting, the state or the log are not either, because they would occur again.
     """
     return (isinstance(error, _PASSING) and not isinstance(error, IncompatibleStateError)) or _is_loss(error)
 

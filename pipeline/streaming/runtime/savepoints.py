@@ -1,7 +1,7 @@
 """Savepoints: commits of a stream that are kept under a label and can be restored.
 
-A savepoint consists of the manifest of the commit, copies of its state files, and the list of the files of the table and of
-its quarantine. These files are not copied, so a clean-up must not delete the files that `pinned` returns.
+A savepoint consists of the manifest of the commit, copies of its state files, and the list of the files of the table
+and of its quarantine. These files are not copied, so a clean-up must not delete the files that `pinned` returns.
 """
 
 from __future__ import annotations
@@ -152,9 +152,9 @@ def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[s
 def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock = now) -> Version:
     """Restore a stream and its table to a savepoint in one commit. The caller must hold the lease of the stream.
 
-    This restores rows, quarantine, offsets, watermark and state. Raises `RequestError` for an unknown label, `StorageError`
-    if a file is missing or the columns have changed, and `ConflictError` if another process committed in between; then
-    nothing is changed.
+    This restores rows, quarantine, offsets, watermark and state. Raises `RequestError` for an unknown label,
+    `StorageError` if a file is missing or the columns have changed, and `ConflictError` if another process committed in
+    between; then nothing is changed.
     """
     table = workspace.table(plan.name)
     labels = _labels(table.storage)

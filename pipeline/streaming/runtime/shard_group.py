@@ -24,8 +24,8 @@ class ShardGroup:
     def __init__(self, config: ShardConfig, *, start: StartStateTask, writes_bases: bool) -> None:
         """Start `config.shards` tasks, which restore their state; see `wait`.
 
-        `writes_bases` makes the next snapshot contain all state, because the existing files belong to a different number of
-        shards or a different definition.
+        `writes_bases` makes the next snapshot contain all state, because the existing files belong to a different
+        number of shards or a different definition.
         """
         self.tasks = [
             start(partial(StateTask, replace(config, number=number)), f"headwater-state-{number}")

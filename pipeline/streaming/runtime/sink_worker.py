@@ -1,7 +1,7 @@
 """Delivers streamed tables to sinks, with one thread per sink.
 
-A sink failure affects neither the table nor the stream. The delivery restarts like a stream; when it gives up, the job raises
-its error at the end. Outstanding versions are delivered by the next process.
+A sink failure affects neither the table nor the stream. The delivery restarts like a stream; when it gives up, the job
+raises its error at the end. Outstanding versions are delivered by the next process.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SinkWorker:
         on_restart: Callable[[str, str], None],
         restart_policy: RestartPolicy,
     ) -> None:
-        """Create the worker. `require` raises if this process lost the stream's lease; `on_restart` is called at restarts."""
+        """Create the worker. `require` raises if the stream's lease is lost; `on_restart` is called at restarts."""
         self.status = SinkStatus(sink.name, sink.table)
         self.error: Exception | None = None
         self._workspace = workspace

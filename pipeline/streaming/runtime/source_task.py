@@ -87,7 +87,7 @@ class SourceTask:
     """A worker that reads some partitions of the inputs, with a single-threaded DuckDB instance."""
 
     def __init__(self, config: SourceTaskConfig, offsets: Mapping[str, Mapping[str, int]]) -> None:
-        """Open the tails of the partitions at their offsets, by input; raise `SourceError` for an offset that was deleted."""
+        """Open the tails of the partitions at their offsets, by input; raise `SourceError` for a deleted offset."""
         self._stack = ExitStack()
         self._config = config
         self._inputs = {stream_input.name: stream_input for stream_input in config.inputs}
@@ -156,7 +156,7 @@ class SourceTask:
         return replace(taken, ready=self._ready(prepared, request.shards))
 
     def _read(self, stream_input: StreamInput, producer: RowProducer, split: Split) -> InputQuery:
-        """Load the rows of a split into `_taken_rows`: by the fast path, or by the validating pass if a row is rejected."""
+        """Load the rows of a split into `_taken_rows` by the fast path, or by the validating pass if a row is invalid."""
         columns = ", ".join(map(quoted, stream_input.read_columns))
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
         with producer.for_fast_path(self._con, split) as input_query:

@@ -19,8 +19,8 @@ RequestedStart = StartPosition | datetime
 def parse_start(text: str) -> RequestedStart:
     """Parse `--from`; raise `RequestError` if it is invalid.
 
-    A time is ISO 8601, in UTC without a time zone. Offsets are a JSON object of numbers by partition URI, or the path of a
-    file that contains one.
+    A time is ISO 8601, in UTC without a time zone. Offsets are a JSON object of numbers by partition URI, or the path
+    of a file that contains one.
     """
     if text == "committed":
         return "committed"

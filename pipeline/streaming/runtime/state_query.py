@@ -38,7 +38,7 @@ class StateView:
     """The size of the state files."""
 
     def table(self, name: str | None = None) -> pa.Table:
-        """Return a table (default: the first, which is `open` if it exists); raise `RequestError` for an unknown one."""
+        """Return a table; the default is the first one (`open` if it exists). Raise `RequestError` if it is unknown."""
         chosen = next(iter(self.tables)) if name is None else name
         if chosen not in self.tables:
             raise RequestError(f"stream {self.stream!r} has no table {chosen!r}", do=did_you_mean(chosen, self.tables))
@@ -68,7 +68,7 @@ def live(stream: Stream, table: str | None = None) -> dict[str, pa.Table]:
 
 
 def where(rows: pa.Table, keys: Mapping[str, str], limit: int | None = None) -> pa.Table:
-    """Return the rows whose columns, as text, equal the values in `keys`; raise `RequestError` for an unknown column."""
+    """Return the rows whose columns, as text, have the values of `keys`; raise `RequestError` for an unknown column."""
     for column in keys:
         if column not in rows.column_names:
             raise RequestError(f"there is no column {column!r}", do=did_you_mean(column, rows.column_names))

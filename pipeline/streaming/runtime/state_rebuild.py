@@ -39,8 +39,8 @@ class RebuildSource:
 def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: ShardGroup) -> None:
     """Compute the state at a commit in shards that have empty state. Nothing is committed.
 
-    Raises `RequestError` for state that does not depend on the log alone, and `SourceError` if the log no longer contains
-    all rows that were read, unless `accept_gaps` is set.
+    Raises `RequestError` for state that does not depend on the log alone, and `SourceError` if the log no longer
+    contains all rows that were read, unless `accept_gaps` is set.
     """
     if plan.operator is None:
         return
@@ -63,8 +63,8 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
         raise SourceError(
             f"the state of stream {plan.name!r} cannot be rebuilt: its log no longer contains all rows that were read",
             got=f"{rows:,} of {rows + lost:,} rows",
-            do="ignore the missing rows with --accept-gaps, revert the change, define a table with another name, or rebuild "
-            f"the table from the remaining rows: headwater stream {plan.name} --from earliest",
+            do="ignore the missing rows with --accept-gaps, revert the change, define a table with another name, or "
+            f"rebuild the table from the remaining rows: headwater stream {plan.name} --from earliest",
         )
     shards.process([{} for _ in shards.tasks], Progress(BEGINNING, how.epoch.watermark))
 
@@ -78,7 +78,7 @@ def _from_log_begin(reached: InputProgress, extents: Mapping[str, Extent]) -> In
 def _require_from_log(plan: StreamPlan) -> None:
     if plan.identity is not None and plan.identity.kind == "group" and plan.identity.rules["ttl"] != "for ever":
         raise RequestError(
-            f"the state of stream {plan.name!r} cannot be rebuilt: the expiry of a group by ttl= depends on arrival order",
+            f"the state of stream {plan.name!r} cannot be rebuilt: expiry by ttl= depends on arrival order",
             do="revert the change, define a table with another name, or rebuild the table: "
             f"headwater stream {plan.name} --from earliest",
         )

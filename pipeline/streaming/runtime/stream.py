@@ -3,9 +3,9 @@
     micro-batch   ready ─▶ source tasks read splits ─▶ watermark ─▶ shards process ─▶ rows, and rows for the quarantine
     epoch         rows validated and staged, state written ─▶ one commit of the table ─▶ post-commit
 
-Before its commit, nothing of an epoch is durable except files that nothing refers to. A killed stream resumes from its last
-commit, with the offsets and the state that the commit names. If two processes run the same stream, one of them commits
-first; the other one detects the foreign commit and ends.
+Before its commit, nothing of an epoch is durable except files that nothing refers to. A killed stream resumes from its
+last commit, with the offsets and the state that the commit names. If two processes run the same stream, one of them
+commits first; the other one detects the foreign commit and ends.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class MicroBatch:
 class Stream:
     """An open stream. Its methods must be called by one thread.
 
-    They raise the errors of its source, its definition and the lake. Errors do not affect committed data. After an error, the
-    stream can only be closed; a new one resumes from the last commit.
+    They raise the errors of its source, its definition and the lake. Errors do not affect committed data. After an
+    error, the stream can only be closed; a new one resumes from the last commit.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Stream:
     # -- micro-batches
 
     def run_micro_batch(self) -> int:
-        """Read and process the ready rows, waiting up to `batch_s` for some; commit if due. Return the number of rows read."""
+        """Read and process ready rows, waiting up to `batch_s` for some; commit if due. Return the number of rows."""
         self.metrics.begin()
         ready = self._sources.ready(self.options.intervals.batch_s)
         unanswered = tuple(n for n in self.progress.inputs if any(g[n].is_unanswered for g in ready if n in g))
@@ -299,7 +299,8 @@ class Stream:
     def drain(self) -> None:
         """Close all open windows and commit the emitted rows.
 
-        The watermark advances only as far as necessary: later rows for the closed windows are late, all others are in time.
+        The watermark advances only as far as necessary: later rows for the closed windows are late, all others are in
+        time.
         """
         before = self.progress.watermark
         horizon = before if self._shards is None else max(before, self._shards.horizon())

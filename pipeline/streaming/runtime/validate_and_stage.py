@@ -114,7 +114,7 @@ class EpochStager:
         self._stack.close()
 
     def stage(self, pending: PendingRows, run_id: str, at: str) -> Outcome:
-        """Validate the pending rows and stage them in files named after `run_id`; raise `ExpectationError` like batch."""
+        """Validate and stage the pending rows in files named after `run_id`; raise `ExpectationError` like batch."""
         work = replace(
             self._work,
             stager=replace(self._stager, run_id=run_id),

@@ -1,7 +1,7 @@
 """Compares a stream's table with the batch result of its definition on all rows that the stream has read.
 
-The rows of the table and the rows that the stream would still emit from its state must together equal the batch result on
-the rows that were read and not quarantined. For a stream that emits updates, the table alone must.
+The rows of the table and the rows that the stream would still emit from its state must together equal the batch result
+on the rows that were read and not quarantined. For a stream that emits updates, the table alone must.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class VerifyResult:
 
     @property
     def holds(self) -> bool:
-        """Whether both agree. If rows are computed one by one, as many rows may be unexpected as were lost in the logs."""
+        """Whether both agree. If `is_by_row`, as many rows may be unexpected as were lost in the logs."""
         excused = self.lost if self.is_by_row else 0
         return self.missing == self.doubled == 0 and self.unexpected <= excused
 
@@ -75,7 +75,8 @@ class VerifyResult:
 def verify(workspace: Workspace, name: str) -> VerifyResult:
     """Compare a stream's table with the batch answer of its definition.
 
-    Raises `RequestError` for a table that no stream has written, and `SourceError` if its log no longer contains what was read.
+    Raises `RequestError` for a table that no stream has written, and `SourceError` if its log no longer contains what
+    was read.
     """
     plan = Planner(workspace).plan(name)
     version = workspace.require(name)
@@ -168,7 +169,7 @@ def _load(con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: In
 def read_again(
     con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress
 ) -> Iterator[tuple[str, int]]:
-    """Yield, for each range of an input that was read, a SELECT of its rows that were not rejected, and the number of all rows.
+    """Yield, for each range of an input that was read, a SELECT of its accepted rows, and the number of all rows.
 
     `load_quarantined` must have run before. Each SELECT must be run before the next one is requested.
     """
@@ -225,7 +226,8 @@ def _create_batch_result(con: duckdb.DuckDBPyConnection, workspace: Workspace, p
 def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
     """Return the result of a function or of a statement with state over all accepted rows.
 
-    If some rows were too late for some of their windows, the operator is used, because only it knows in which they count.
+    If some rows were too late for some of their windows, the operator is used, because only it knows in which they
+    count.
     """
     inputs = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
     noted = [int(row[0]) for row in con.execute("select distinct watermark from _notes order by 1").fetchall()]

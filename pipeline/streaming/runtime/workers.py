@@ -54,7 +54,7 @@ class ThreadWorker(Generic[W]):
 
 
 class ActorWorker(Generic[W]):
-    """A worker as a Ray actor. If it or its node is lost, the next call raises, and the stream resumes from its last commit."""
+    """A worker as a Ray actor. If it or its node is lost, the next call raises, and the stream restarts."""
 
     def __init__(self, create: Callable[[], W], name: str) -> None:
         """Start to create the worker on the cluster."""

@@ -90,7 +90,7 @@ class Chopped:
 
 @st.composite
 def chopped(draw, inputs: Mapping[str, st.SearchStrategy[Row]], most: int = 24, lateness: int = 6):
-    """Draw rows whose first value is the event time in seconds. A row arrives up to `lateness` after its time, in any order."""
+    """Draw rows whose first value is the event time in seconds, and that arrive up to `lateness` after it."""
     rows = {name: draw(st.lists(row, max_size=most)) for name, row in inputs.items()}
     arriving = [
         (row[0] + draw(st.integers(0, lateness)), name, row) for name, input_rows in rows.items() for row in input_rows

@@ -37,7 +37,7 @@ def table(name, rows):
 
 @dataclass(frozen=True)
 class Plain:
-    """One step of the reference implementation: its table, its condition on a row and earlier ones, and its contiguity."""
+    """One step of the reference implementation: its table, its condition, and its contiguity."""
 
     table: str
     takes: object
@@ -52,7 +52,7 @@ def anything(*_):
 
 @dataclass
 class Walk:
-    """The reference implementation: one match from a row, row by row. `rows` are `(time, table, value)` of a key, in order."""
+    """The reference implementation: one match, row by row. `rows` are `(time, table, value)` of a key, in order."""
 
     rows: list[tuple[int, str, int]]
     steps: list[Plain]

@@ -37,7 +37,7 @@ def table(_name, rows):
 
 
 def step(known, rows, fired):
-    """The behaviour for one key, on plain values: count and add up rows; emit a row after GAP; delete the state at 12."""
+    """The behaviour for one key: count and add up rows; emit a row after GAP; delete the state at 12."""
     if fired:
         return ({**known, "said": known["said"] + 1}, [("quiet", known["count"])]) if known["said"] < 1 else (known, [])
     total = known["total"] + sum(x for _, x in rows)

@@ -19,7 +19,7 @@ S = 1_000_000
 
 
 def told(turns, *, lateness=0, idle_after=30, clock=None):
-    """Return the watermark after each micro-batch in seconds. A micro-batch has, per partition, a time, None, or '>'."""
+    """Return the watermark after each micro-batch in seconds. A micro-batch has a time, None or '>' per partition."""
     how = EventTime("t", timedelta(seconds=lateness), None if idle_after is None else timedelta(seconds=idle_after))
     reached, watermarks, offsets = InputProgress(), [], {}
     for number, turn in enumerate(turns):

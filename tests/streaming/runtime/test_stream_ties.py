@@ -88,7 +88,7 @@ RIGHT = {
 
 
 def test_a_stateful_function_receives_only_the_columns_of_the_contract(tmp_path):
-    """In a stream, in batch and in verify: the position orders rows but is not a column of a source that is not stored."""
+    """In a stream, in batch and in verify, the position orders rows but is not a column of an unstored source."""
     function = (
         '@stateful(key="k", event_time="at", ttl="1 day", state={"n": "bigint"}, '
         'schema={"at": "timestamp", "k": "varchar", "v": "bigint"})\n'
