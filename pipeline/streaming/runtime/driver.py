@@ -94,7 +94,7 @@ class StreamDriver:
                     self._run_once()
                     break
                 except Exception as error:
-                    if not self._can_restart_after(error):
+                    if not self._wait_for_restart(error):
                         raise
         except Exception as error:
             self._set_status(RunStatus.FAILED, str(error))
@@ -133,7 +133,8 @@ class StreamDriver:
             }
             self._stream_options = replace(self._stream_options, begin=began, anew=True)
 
-    def _can_restart_after(self, error: Exception) -> bool:
+    def _wait_for_restart(self, error: Exception) -> bool:
+        """Wait until the stream may restart; return false if the error ends it."""
         context = self._context
         lake = context.planner.workspace.lake.storage
         if is_of_files(error) and not lake.is_local:

@@ -94,7 +94,7 @@ class SinkWorker:
             try:
                 self._follow()
             except Exception as error:  # noqa: BLE001 - raised by `StreamJob.run`, in its thread
-                if not self._can_restart_after(error):
+                if not self._wait_for_restart(error):
                     self.error = error
                     self.status.status, self.status.error = DeliveryStatus.FAILED, str(error)
                     return
@@ -126,7 +126,8 @@ class SinkWorker:
         status.version = None if reached is None else reached.version
         status.behind, status.status, status.error = sender.behind(), DeliveryStatus.FOLLOWING, ""
 
-    def _can_restart_after(self, error: Exception) -> bool:
+    def _wait_for_restart(self, error: Exception) -> bool:
+        """Wait until the delivery may restart; return false if the error ends it."""
         if self._ending.is_set() or isinstance(error, _PERMANENT) or not isinstance(error, HeadwaterError):
             return False
         try:
