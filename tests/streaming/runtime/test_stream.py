@@ -406,5 +406,5 @@ def test_a_downstream_stream_waits_as_long_as_its_upstream(project):
 def test_a_row_that_cannot_be_converted_is_reported_with_its_position(project):
     workspace = project("ticks = events(made(10, 1))\nbad = sql(\"select ('x' || v)::integer as n from ticks\")\n")
 
-    with pytest.raises(DefinitionError, match=r"a row cannot be made.*x0.*generator://.*ticks.py:\d+"):
+    with pytest.raises(DefinitionError, match=r"a row cannot be converted.*x0.*generator://.*ticks.py:\d+"):
         catch_up(workspace)
