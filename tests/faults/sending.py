@@ -23,7 +23,7 @@ FENCED = 3
 
 
 @dataclass(frozen=True)
-class Order:
+class DeliverySpec:
     """The versions to deliver, and the version in which to suspend between its two blocks."""
 
     to: Destination
@@ -37,9 +37,9 @@ def expected(versions: int) -> list[int]:
     return list(range(versions * ROWS))
 
 
-def sending(order: Order) -> PROCESSES.Process:
+def start_delivery(spec: DeliverySpec) -> PROCESSES.Process:
     """Start a process that resumes at the target's position."""
-    process = PROCESSES.Process(target=work, args=(order,))
+    process = PROCESSES.Process(target=work, args=(spec,))
     process.start()
     return process
 
@@ -56,14 +56,14 @@ def status(pid: int) -> str:
         return file.read()
 
 
-def work(order: Order) -> None:
+def work(spec: DeliverySpec) -> None:
     """Deliver versions; exit with `FENCED` if another process has taken over."""
-    target = order.to.open(order.home)
+    target = spec.to.open(spec.home)
     reached = target.reached()
     try:
-        for number in range(0 if reached is None else reached.version + 1, order.versions):
+        for number in range(0 if reached is None else reached.version + 1, spec.versions):
             to = SinkPosition(number, number + 1)
-            rows = _rows(number, order if number == order.stop_in else None)
+            rows = _rows(number, spec if number == spec.stop_in else None)
             target.write(Delivery(to, reached, rows, rows.schema.empty_table(), ("id",), is_whole=reached is None))
             reached = to
     except ConflictError:
@@ -72,7 +72,7 @@ def work(order: Order) -> None:
         target.close()
 
 
-def _rows(number: int, stop: Order | None) -> pa.RecordBatchReader:
+def _rows(number: int, stop: DeliverySpec | None) -> pa.RecordBatchReader:
     schema = pa.schema({"id": pa.int64()})
 
     def blocks() -> Iterator[pa.RecordBatch]:

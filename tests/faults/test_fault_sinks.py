@@ -21,7 +21,7 @@ from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
 from pipeline.connectors.kafka import kafka as topics
 from pipeline.core.sinks import SinkContext
 from tests.contracts.test_contract_target import committed
-from tests.faults.sending import FENCED, Order, expected, sending, stopped
+from tests.faults.sending import FENCED, DeliverySpec, expected, start_delivery, stopped
 
 SOON_S = 60.0
 
@@ -52,15 +52,15 @@ def ended(process):
 def test_a_zombie_is_fenced_and_nothing_is_lost_or_duplicated(kafka, topic, home):
     """The first is suspended in a transaction; the second delivers that version and later ones; the first resumes."""
     to = to_kafka(topic, servers=kafka.bootstrap, key="id")
-    first = sending(Order(to, home, 5, stop_in=2))
+    first = start_delivery(DeliverySpec(to, home, 5, stop_in=2))
     stopped(first)
 
-    assert ended(sending(Order(to, home, 4))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 4))) == 0
     os.kill(first.pid, signal.SIGCONT)
 
     assert ended(first) == FENCED
     assert sent(kafka, topic) == expected(4)
-    assert ended(sending(Order(to, home, 5))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 5))) == 0
     assert sent(kafka, topic) == expected(5)
 
 
@@ -68,7 +68,7 @@ def test_a_zombie_is_fenced_and_nothing_is_lost_or_duplicated(kafka, topic, home
 def test_a_process_suspended_beyond_its_transaction_timeout_is_fenced(kafka, topic, home):
     """No other process took over: the broker aborted the transaction, and the process restarts."""
     to = to_kafka(topic, servers=kafka.bootstrap, key="id", transaction_s=1.0)
-    first = sending(Order(to, home, 3, stop_in=1))
+    first = start_delivery(DeliverySpec(to, home, 3, stop_in=1))
     stopped(first)
     log, until = topics(topic, servers=kafka.bootstrap), time.monotonic() + SOON_S
     assert any(log.held_back().values())
@@ -79,7 +79,7 @@ def test_a_process_suspended_beyond_its_transaction_timeout_is_fenced(kafka, top
 
     assert ended(first) == FENCED
     assert sent(kafka, topic) == expected(1)
-    assert ended(sending(Order(to, home, 3))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 3))) == 0
     assert sent(kafka, topic) == expected(3)
 
 
@@ -103,12 +103,12 @@ def test_killed_at_any_time(kind, seed, home, request):
         to = to_online(key="id") if kind == "online" else to_callback(partial(append, file))
     kills = 0
     for _ in range(8):
-        process = sending(Order(to, home, 200))
+        process = start_delivery(DeliverySpec(to, home, 200))
         process.join(dice.uniform(0.3, 2.0))
         kills += process.exitcode is None
         process.kill()
         process.join()
-    assert ended(sending(Order(to, home, 200))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 200))) == 0
     print("killed", kills)  # noqa: T201 - likewise
     if kind == "kafka":
         assert sent(cluster, topic) == expected(200)

@@ -122,9 +122,8 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             quarantined=quarantined,
             columns=tuple((c.name, c.type) for c in version.schema.columns),
         )
-        table.storage.write_text(
-            f"{folder}/savepoint.json", savepoint.to_json()
-        )  # written last; it completes the savepoint
+        # written last, because this file completes the savepoint
+        table.storage.write_text(f"{folder}/savepoint.json", savepoint.to_json())
         return savepoint
     raise ConflictError(
         f"stream {name!r} commits faster than a savepoint can be created", do="pause the stream and try again"

@@ -34,14 +34,14 @@ small = sql("select at, n, n * 2 as twice from readings", expect=[quarantine("is
 
 
 @pytest.fixture
-def held(tmp_path):
+def limited(tmp_path):
     """A function that writes a project whose expectations reject values above a limit."""
-    folder = tmp_path / "held"
+    folder = tmp_path / "limited"
     folder.mkdir()
-    (folder / "headwater.toml").write_text('[project]\nname = "held"\ndefinitions = "held.py"\n')
+    (folder / "headwater.toml").write_text('[project]\nname = "limited"\ndefinitions = "limited.py"\n')
 
     def written(limit: int) -> Path:
-        (folder / "held.py").write_text(SOURCE.replace("LIMIT", str(limit)).replace("STORED", "True"))
+        (folder / "limited.py").write_text(SOURCE.replace("LIMIT", str(limit)).replace("STORED", "True"))
         return folder
 
     return written
@@ -49,7 +49,7 @@ def held(tmp_path):
 
 def unstored(folder: Path, limit: int) -> Path:
     lines = [line for line in SOURCE.splitlines() if "is_small" not in line]
-    (folder / "held.py").write_text("\n".join(lines).replace("LIMIT", str(limit)).replace("STORED", "False"))
+    (folder / "limited.py").write_text("\n".join(lines).replace("LIMIT", str(limit)).replace("STORED", "False"))
     return folder
 
 
@@ -106,20 +106,20 @@ def test_state_is_readable():
 # -- dead letters
 
 
-def test_dead_letters_are_counted_by_reason(held, streams):
-    folder = held(5)
+def test_dead_letters_are_counted_by_reason(limited, streams):
+    folder = limited(5)
     streams.start(folder, "readings", until_caught_up=True).run()
     counts = {each.reasons: each.rows for each in dead_letters(streams.opened(folder))}
     assert counts == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_dead_letters_are_replayed_once_with_the_current_definition(held, streams, stored):
+def test_dead_letters_are_replayed_once_with_the_current_definition(limited, streams, stored):
     name = "readings" if stored else "small"
-    folder = held(5) if stored else unstored(held(5), 5)
+    folder = limited(5) if stored else unstored(limited(5), 5)
     streams.start(folder, name, until_caught_up=True).run()
     before, version = len(streams.rows(folder, name)), streams.opened(folder).require(name)
-    _ = held(6) if stored else unstored(folder, 6)
+    _ = limited(6) if stored else unstored(folder, 6)
     flow = replay_letters(streams.opened(folder), name)
     came_back = sum(i % 7 == 5 and i % 10 < 9 for i in range(100))
     assert (flow.rows_out, flow.quarantined) == (came_back, flow.rows_in - came_back)
@@ -136,17 +136,17 @@ def test_dead_letters_are_replayed_once_with_the_current_definition(held, stream
     assert verify(streams.opened(folder), name).holds
 
 
-def test_dead_letters_of_a_table_are_replayed_from_its_input(held, streams):
-    folder = held(5)
+def test_dead_letters_of_a_table_are_replayed_from_its_input(limited, streams):
+    folder = limited(5)
     streams.start(folder, until_caught_up=True).run()
-    (folder / "held.py").write_text(
-        (folder / "held.py").read_text().replace('"is_small", "n < 5"', '"is_small", "n < 9"')
+    (folder / "limited.py").write_text(
+        (folder / "limited.py").read_text().replace('"is_small", "n < 5"', '"is_small", "n < 9"')
     )
     assert replay_letters(streams.opened(folder), "readings").rows_out > 0
     streams.start(folder, until_caught_up=True).run()
     quarantined = {each.stream: each.rows for each in dead_letters(streams.opened(folder)) if each.reasons == "is_tiny"}
-    (folder / "held.py").write_text(
-        (folder / "held.py").read_text().replace('"is_tiny", "n < 5"', '"is_tiny", "n < 9"')
+    (folder / "limited.py").write_text(
+        (folder / "limited.py").read_text().replace('"is_tiny", "n < 5"', '"is_tiny", "n < 9"')
     )
     assert replay_letters(streams.opened(folder), "small").rows_out == quarantined["small"] > 0
     assert verify(streams.opened(folder), "small").holds

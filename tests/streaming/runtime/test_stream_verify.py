@@ -51,7 +51,7 @@ def rounded(table: DeltaTable) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def verified_project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ticks")
     (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (folder / "ticks.py").write_text(TICKS)
@@ -71,14 +71,14 @@ def made(tmp_path_factory) -> Path:
         (rounded, 0, 0),
     ],
 )
-def test_verify_detects_every_difference(made, name, damage, missing, unexpected):
-    workspace = Workspace(load(made))
+def test_verify_detects_every_difference(verified_project, name, damage, missing, unexpected):
+    workspace = Workspace(load(verified_project))
     assert verify(workspace, name).holds
     table = DeltaTable(workspace.table(name).storage.uri)
     before = table.version()
     damage(table)
     try:
-        result = verify(Workspace(load(made)), name)
+        result = verify(Workspace(load(verified_project)), name)
     finally:
         DeltaTable(workspace.table(name).storage.uri).restore(before)
     expected = tuple(each[name] if isinstance(each, dict) else each for each in (missing, unexpected))
@@ -89,15 +89,15 @@ def test_verify_detects_every_difference(made, name, damage, missing, unexpected
     }
 
 
-def test_a_missing_duplicate_row_is_detected(made):
-    workspace = Workspace(load(made))
+def test_a_missing_duplicate_row_is_detected(verified_project):
+    workspace = Workspace(load(verified_project))
     table = DeltaTable(workspace.table("twins").storage.uri)
     before = table.version()
     rows = table.to_pyarrow_table().sort_by("k")
     table.delete("k = 0")
     write_deltalake(table, rows.slice(1, 13), mode="append")  # of 14
     try:
-        result = verify(Workspace(load(made)), "twins")
+        result = verify(Workspace(load(verified_project)), "twins")
     finally:
         DeltaTable(workspace.table("twins").storage.uri).restore(before)
     assert (result.missing, result.unexpected) == (1, 0)
