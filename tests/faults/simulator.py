@@ -161,10 +161,10 @@ class World:
                 self.files[name] = self.files[name][: len(self.files[name]) // 2]
         self.unsynced.clear()
 
-    def manifest(self, mark: int) -> Manifest:
-        text = self.files.get(f"{mark:x}", b"").decode()
-        if manifest_id_of(text) != mark:
-            raise Damaged(f"manifest {mark:x}")
+    def manifest(self, manifest_id: int) -> Manifest:
+        text = self.files.get(f"{manifest_id:x}", b"").decode()
+        if manifest_id_of(text) != manifest_id:
+            raise Damaged(f"manifest {manifest_id:x}")
         return Manifest.from_json(text)
 
     def put(self, number: int, version: Version) -> None:
@@ -240,7 +240,7 @@ class Coordinator:
         start = decide_start(manifest, "committed", ME)
         epoch = start.epoch
         if manifest is not None and mutant != "no post-commit at start":
-            yield from self._set_aside(manifest, self.seen[1])
+            yield from self._post_commit(manifest, self.seen[1])
         self.number = 0 if epoch is None else epoch.number
         self.state = () if epoch is None else tuple(epoch.state)
         self.writes_bases = epoch is not None and epoch.shards != self.shards and mutant != "no base after resharding"
@@ -256,7 +256,7 @@ class Coordinator:
         self.late: list[tuple[int, int]] = []
         committing: Iterator[str] | None = None
         while True:
-            yield from self._turn()
+            yield from self._run_micro_batch()
             due = self.world.dice.pick(3) == 0
             finished = self._is_finished()
             if due or finished:
@@ -317,7 +317,7 @@ class Coordinator:
 
     # -- a micro-batch: like Stream.run_micro_batch
 
-    def _turn(self) -> Iterator[str]:
+    def _run_micro_batch(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
         extents = world.extents()
         begin = self.reached.offsets
@@ -351,11 +351,11 @@ class Coordinator:
             if closed < before if mutant == "late by one" else closed <= before:
                 self.late.append((row.id, before))
             else:
-                self._remember(row)
+                self._add_to_state(row)
         self.out += self._closed()
         yield "advanced"
 
-    def _remember(self, row: Row) -> None:
+    def _add_to_state(self, row: Row) -> None:
         shard_state = self.shard_states[row.key % self.shards]
         known = next((n for n, o in shard_state.rows.items() if (o.window, o.key) == (row.window, row.key)), None)
         ids = () if known is None else shard_state.rows[known].ids
@@ -415,8 +415,8 @@ class Coordinator:
         world, mutant = self.world, self.world.mutant
         world.write(f"aside/{manifest.run_id}", json.dumps(late).encode())
         text = manifest.to_json()
-        mark = manifest_id_of(text)
-        world.write(f"{mark:x}", text.encode())
+        manifest_id = manifest_id_of(text)
+        world.write(f"{manifest_id:x}", text.encode())
         yield "manifest"
         attempts = 2 if mutant == "no response is no commit" else 1
         for attempt in range(attempts):
@@ -428,29 +428,29 @@ class Coordinator:
             if mutant == "by URI":
                 number = len(world.table)
             try:
-                world.put(number, Version(mark, rows))
+                world.put(number, Version(manifest_id, rows))
                 break
             except Refused:
                 if attempt + 1 < attempts:
                     continue
-                if not world.table or world.table[-1].manifest_id != mark:
+                if not world.table or world.table[-1].manifest_id != manifest_id:
                     raise Conflict from None
                 break
-        self.seen = len(world.table), mark
+        self.seen = len(world.table), manifest_id
         yield "committed"
-        yield from self._set_aside(manifest, mark)
+        yield from self._post_commit(manifest, manifest_id)
         yield "settled"
 
-    def _set_aside(self, manifest: Manifest, mark: int | None) -> Iterator[str]:
+    def _post_commit(self, manifest: Manifest, manifest_id: int | None) -> Iterator[str]:
         world = self.world
         late = tuple((i, w) for i, w in json.loads(world.files.get(f"aside/{manifest.run_id}", b"[]")))
         before = len(world.quarantined)
         yield "quarantine"
-        if not late or (world.quarantined and world.quarantined[-1][0] == mark):
+        if not late or (world.quarantined and world.quarantined[-1][0] == manifest_id):
             return
-        if world.table[-1].manifest_id != mark and world.mutant != "late post-commit":
+        if world.table[-1].manifest_id != manifest_id and world.mutant != "late post-commit":
             return
-        yield "missing aside"
+        yield "quarantine checked"
         if len(world.quarantined) != before:
             raise Conflict
-        world.quarantined.append((mark or 0, late))
+        world.quarantined.append((manifest_id or 0, late))

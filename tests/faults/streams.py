@@ -348,7 +348,7 @@ def multiset(rows: pa.Table) -> Counter[str]:
     return Counter(json.dumps(row, sort_keys=True, default=str) for row in rows.to_pylist())
 
 
-def aside_of(workspace: Workspace, name: str) -> pa.Table:
+def quarantine_of(workspace: Workspace, name: str) -> pa.Table:
     """Return the quarantine: `reasons`, the position, and the row as text."""
     table = workspace.lake.quarantine(name)
     if table.version() is None:
@@ -382,7 +382,7 @@ def oracle(clicks: Clicks, names: Sequence[str] = TABLES) -> dict[str, Counter[s
         con.register("log", clicks.rows)
         for name in names:
             con.register(f"there_{name}", workspace.lake.rows(workspace.table(name)))
-            con.register(f"aside_{name}", aside_of(workspace, name))
+            con.register(f"aside_{name}", quarantine_of(workspace, name))
             _by_id(con, clicks, name)
             _as_computed(con, name)
     return {name: multiset(workspace.lake.rows(workspace.table(name))) for name in names}
@@ -398,18 +398,18 @@ def _by_id(con: duckdb.DuckDBPyConnection, clicks: Clicks, name: str) -> None:
         fates = f"""select id from there_kept union all select {_PLACE} from aside_kept
                     union all select id from log where key = 'k7' and {_READABLE}
                        and id not in (select {_PLACE} from aside_kept)"""
-        twice = con.sql(f"select id, count(*) from ({fates}) group by id having count(*) > 1").fetchall()
-        assert not twice, f"{name}: {twice[:5]} are duplicated"
+        duplicates = con.sql(f"select id, count(*) from ({fates}) group by id having count(*) > 1").fetchall()
+        assert not duplicates, f"{name}: {duplicates[:5]} are duplicated"
         lost = con.sql(f"select id from log except select id from ({fates})").fetchall()
         assert not lost, f"{name}: {lost[:5]} are lost"
     if name == "minutes":
         quarantined = f"select {_PLACE} as id from {_LOG.format(name)}"
-        (twice,) = con.sql(f"select count(*) - count(distinct id) from ({quarantined})").fetchall()[0]
-        assert twice == 0
+        (duplicates,) = con.sql(f"select count(*) - count(distinct id) from ({quarantined})").fetchall()[0]
+        assert duplicates == 0
         windows = "select sum(n) from (select n from there_minutes union all select (\"row\"->>'n')::bigint from aside_minutes where reasons = 'not_k8')"
         (counted,) = con.sql(windows).fetchall()[0]
-        (away,) = con.sql(f"select count(*) from ({quarantined})").fetchall()[0]
-        assert counted + away == clicks.count * clicks.partitions, f"{counted} in windows, {away} set aside"
+        (rejected,) = con.sql(f"select count(*) from ({quarantined})").fetchall()[0]
+        assert counted + rejected == clicks.count * clicks.partitions, f"{counted} in windows, {rejected} quarantined"
 
 
 _READABLE = "happened is not null and happened < timestamp '2090-01-01'"
@@ -417,12 +417,12 @@ _READABLE = "happened is not null and happened < timestamp '2090-01-01'"
 
 def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
     """Check that the table equals its definition, written independently here, over the accepted rows."""
-    away = (
+    rejected = (
         f"select {_PLACE} from {_LOG.format(name)}"
         if name in {"kept", "minutes"}
         else "select null::bigint where false"
     )
-    con.execute(f"create or replace temp table read as from log where id not in ({away})")
+    con.execute(f"create or replace temp table read as from log where id not in ({rejected})")
     if name in {"below", "hours"}:
         con.execute("create or replace temp view kept as from there_kept")
     if name == "hours":

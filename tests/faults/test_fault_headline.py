@@ -27,9 +27,9 @@ from tests.faults.streams import (
     Clicks,
     Follower,
     Orders,
-    aside_of,
     committed_once_each,
     feed_is_snapshot,
+    quarantine_of,
     run,
     start,
 )
@@ -171,7 +171,7 @@ def _nothing_is_lost_or_doubled(clicks, writer) -> None:
     with duckdb.connect() as con:
         for name in NAMES:
             con.register(name, workspace.lake.rows(workspace.table(name)))
-            con.register(f"aside_{name}", aside_of(workspace, name))
+            con.register(f"aside_{name}", quarantine_of(workspace, name))
         fates = "select id from kept union all select (\"row\"->>'id')::bigint from aside_kept where reasons = 'sold'"
         ids = [i for (i,) in con.sql(f"select id from ({fates}) order by id").fetchall()]
         assert ids == list(range(writer.ids))

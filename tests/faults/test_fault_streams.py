@@ -16,9 +16,9 @@ from tests.faults.streams import (
     Follower,
     Kill,
     Orders,
-    aside_of,
     committed_once_each,
     oracle,
+    quarantine_of,
     run,
     start,
 )
@@ -110,7 +110,7 @@ def test_verify_knows_late_rows_of_a_table_without_positions(tmp_path):
     (clicks.folder / "clicks.py").write_text(PROJECT.format(partitions=3, count=160, step=10) + PLAIN)
     run(Orders(str(clicks.folder), ("plain", "seconds")))
     workspace = clicks.workspace()
-    late = aside_of(workspace, "seconds")
+    late = quarantine_of(workspace, "seconds")
     assert late.num_rows
     assert not any(late["_position"].to_pylist())
     result = verify(workspace, "seconds")

@@ -12,7 +12,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.stream import Stream
-from tests.faults.streams import AT_ONCE, TOML, aside_of
+from tests.faults.streams import AT_ONCE, TOML, quarantine_of
 
 PROJECT = """\
 from pipeline import source, sql
@@ -91,6 +91,6 @@ def test_rows_in_the_future_are_quarantined_and_close_no_window(tmp_path):
     happened = "timestamp '2026-01-01' + to_seconds(i + case when i % 10 = 3 then 86400 else 0 end)"
     with Drive(tmp_path / "p", happened, (91,)) as drive:
         assert [row["n"] for row in drive.after(100)] == [54]
-        quarantined = aside_of(drive.workspace, "minutes").to_pylist()
+        quarantined = quarantine_of(drive.workspace, "minutes").to_pylist()
     assert [row["_position"] for row in quarantined] == list(range(3, 91, 10))
     assert {row["reasons"] for row in quarantined} == {"too far ahead of the clock"}

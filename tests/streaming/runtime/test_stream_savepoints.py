@@ -61,7 +61,7 @@ def run(streams, folder, *numbers: int, **wanted) -> None:
         streams.start(folder, "by_minute", until_caught_up=True, **wanted).run()
 
 
-def aside_of(streams, folder):
+def quarantine_of(streams, folder):
     return sorted(quarantined_rows(streams.opened(folder), "by_minute")["row"].to_pylist())
 
 
@@ -70,24 +70,24 @@ def test_restoring_and_resuming_equals_an_uninterrupted_run(drops, streams):
     #               savepoint            restore
     run(streams, drops, 1, 2)
     workspace = streams.opened(drops)
-    kept, kept_aside = streams.rows(drops, "by_minute"), aside_of(streams, drops)
+    kept, kept_quarantine = streams.rows(drops, "by_minute"), quarantine_of(streams, drops)
     savepoint = save(workspace, "by_minute", "before")
     assert (savepoint.epoch, savepoint.rows) == (workspace.require("by_minute").manifest.epoch.number, len(kept))
     run(streams, drops, 3, 4)
-    uninterrupted, whole_aside = streams.rows(drops, "by_minute"), aside_of(streams, drops)
+    uninterrupted, whole_quarantine = streams.rows(drops, "by_minute"), quarantine_of(streams, drops)
     assert len(uninterrupted) > len(kept)
-    assert len(whole_aside) > len(kept_aside) > 0
+    assert len(whole_quarantine) > len(kept_quarantine) > 0
 
     for number in (3, 4):
         (drops / "in" / f"{number:02}.csv").rename(drops / f"{number:02}.csv")
     streams.start(drops, "by_minute", until_caught_up=True, restore="before").run()
     assert streams.rows(drops, "by_minute") == kept
-    assert aside_of(streams, drops) == kept_aside
+    assert quarantine_of(streams, drops) == kept_quarantine
     for number in (3, 4):
         (drops / f"{number:02}.csv").rename(drops / "in" / f"{number:02}.csv")
     streams.start(drops, "by_minute", until_caught_up=True, stream_options={"shards": 3}).run()
     assert streams.rows(drops, "by_minute") == uninterrupted
-    assert aside_of(streams, drops) == whole_aside
+    assert quarantine_of(streams, drops) == whole_quarantine
     assert verify(streams.opened(drops), "by_minute").holds
     streams.start(drops, "by_minute", until_caught_up=True, restore="before").run()
     assert streams.rows(drops, "by_minute") == uninterrupted, "a savepoint can be restored again"
