@@ -22,8 +22,8 @@ from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.metrics import StreamStatus
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.start import StateMode
-from pipeline.streaming.runtime.start_position import begin_of
-from pipeline.streaming.runtime.status import in_short
+from pipeline.streaming.runtime.start_position import parse_start
+from pipeline.streaming.runtime.status import lease_facts
 from pipeline.streaming.runtime.verify import verify as verify_stream
 
 Names = Annotated[list[str] | None, typer.Argument(help="Names of streams' tables (default: all).")]
@@ -91,7 +91,7 @@ def stream(
             accept_gaps=accept_gaps,
             state=_state_mode(begin, rebuild=rebuild_state, keep=keep_state),
         ),
-        begin=begin_of(begin),
+        begin=parse_start(begin),
         restore=restore,
         take_over=take_over,
         fail_fast=fail_fast,
@@ -203,6 +203,6 @@ def _sum_up(running: StreamJob, *, as_json: bool) -> None:
 
 
 def _json(facts: StreamStatus) -> dict[str, object]:
-    summary = in_short(facts)
+    summary = lease_facts(facts)
     quantiles = {f"latency_p{int(q * 100)}_s": facts.latency.quantile(q) for q in (0.5, 0.99)}
     return {**summary, **quantiles, "commits": facts.commits, "phases_s": dict(facts.phases_s)}

@@ -1,1 +1,1 @@
-"""Streams: operators, which hold state, and the runtime that drives them."""
+"""Streams: stateful operators, planning, and the runtime."""

@@ -163,7 +163,7 @@ def test_from_one_command_to_the_next(here, plant):
     assert "142 replayed: 142 added to 'readings'" in here("deadletter", "replay", "readings")
     assert "savepoint mark at epoch" in here("streams", "savepoint", "by_minute", "mark")
     assert "mark" in here("streams", "savepoints", "by_minute")
-    with pytest.raises(RequestError, match="--from cannot be read: got 'yesterday'"):
+    with pytest.raises(RequestError, match="--from cannot be parsed: got 'yesterday'"):
         here("stream", "--from", "yesterday")
     with pytest.raises(RequestError, match="--restore and --from cannot be combined"):
         here("stream", "--from", "earliest", "--restore", "mark")
@@ -248,8 +248,8 @@ def test_how_a_table_is_streamed_is_explained(here, plant):
 
     shown = here("explain", "by_minute")
 
-    assert "streamed: `headwater stream` makes it" in shown
-    assert "streams   readings by at, up to 0 seconds late; the watermark of its stream" in shown
+    assert "streamed: written by `headwater stream`" in shown
+    assert "streams   readings by at, up to 0 seconds late; the watermark of the stream that makes it" in shown
     assert "state     panes: states" in shown
 
 

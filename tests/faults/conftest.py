@@ -1,4 +1,4 @@
-"""Every fault of `docs/faults.md` and what became of its tests, shown when the tests end."""
+"""Prints the test outcomes of every fault in `docs/faults.md` at the end of a test run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.faults.rows import ROWS
 from tests.faults.streams import Clicks, Orders, oracle, run
 from tests.rigs.proofs import PROOFS
 
-_MARK = "fault(*numbers): shows that nothing is lost or doubled in these rows of docs/faults.md"
-_said: list[str] = []
+_MARK = "fault(*numbers): tests that nothing is lost or duplicated for these rows of docs/faults.md"
+_properties: list[str] = []
 _results: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """The tables of a run that nobody disturbed."""
+    """The tables of a run without faults."""
     clicks = Clicks(tmp_path_factory.mktemp("undisturbed") / "project").write()
     run(Orders(str(clicks.folder), shards=1))
     return oracle(clicks)
@@ -41,7 +41,7 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_runtest_logreport(report):
     if report.when == "teardown":
-        _said.extend(f"{name}: {value}" for name, value in report.user_properties)
+        _properties.extend(f"{name}: {value}" for name, value in report.user_properties)
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -49,8 +49,10 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("faults")
     for row in ROWS:
-        found = _results.get(row.number, {})
-        said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.items())) or row.instead or "not built"
-        terminalreporter.write_line(f"{row.number:>3}  {row.fault:<62} {said}")
-    for line in _said:
+        counts = _results.get(row.number, {})
+        summary = (
+            ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or row.instead or "not built"
+        )
+        terminalreporter.write_line(f"{row.number:>3}  {row.fault:<62} {summary}")
+    for line in _properties:
         terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""A process that sends known versions to a target, and can be stopped in the middle of one."""
+"""A process that delivers known versions to a target and can suspend itself in the middle of one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.core.sinks import Delivery, Destination, SinkContext, SinkPosition
 from tests.faults.streams import PROCESSES
 
 ROWS = 40
-"""How many rows a version has, in two blocks."""
+"""The number of rows of a version, in two blocks."""
 FENCED = 3
-"""How a process ends that another one has fenced."""
+"""The exit code of a process that another one has fenced."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to send: all versions up to one, and between the two blocks of which of them to stop."""
+class DeliverySpec:
+    """The versions to deliver, and the version in which to suspend between its two blocks."""
 
     to: Destination
     home: SinkContext
@@ -37,33 +37,33 @@ def expected(versions: int) -> list[int]:
     return list(range(versions * ROWS))
 
 
-def sending(order: Order) -> PROCESSES.Process:
-    """Start a process that goes on where the target is."""
-    process = PROCESSES.Process(target=work, args=(order,))
+def start_delivery(spec: DeliverySpec) -> PROCESSES.Process:
+    """Start a process that resumes at the target's position."""
+    process = PROCESSES.Process(target=work, args=(spec,))
     process.start()
     return process
 
 
 def stopped(process: PROCESSES.Process) -> None:
-    """Wait until it has stopped itself."""
+    """Wait until the process has suspended itself."""
     while "\nState:\tT" not in status(process.pid):
         assert process.is_alive()
 
 
 def status(pid: int) -> str:
-    """Return what the system says of a process."""
+    """Return the status of a process from /proc."""
     with open(f"/proc/{pid}/status") as file:  # noqa: PTH123 - no file of ours
         return file.read()
 
 
-def work(order: Order) -> None:
-    """Send, and end with `FENCED` when another process has taken over."""
-    target = order.to.open(order.home)
+def work(spec: DeliverySpec) -> None:
+    """Deliver versions; exit with `FENCED` if another process has taken over."""
+    target = spec.to.open(spec.home)
     reached = target.reached()
     try:
-        for number in range(0 if reached is None else reached.version + 1, order.versions):
+        for number in range(0 if reached is None else reached.version + 1, spec.versions):
             to = SinkPosition(number, number + 1)
-            rows = _rows(number, order if number == order.stop_in else None)
+            rows = _rows(number, spec if number == spec.stop_in else None)
             target.write(Delivery(to, reached, rows, rows.schema.empty_table(), ("id",), is_whole=reached is None))
             reached = to
     except ConflictError:
@@ -72,7 +72,7 @@ def work(order: Order) -> None:
         target.close()
 
 
-def _rows(number: int, stop: Order | None) -> pa.RecordBatchReader:
+def _rows(number: int, stop: DeliverySpec | None) -> pa.RecordBatchReader:
     schema = pa.schema({"id": pa.int64()})
 
     def blocks() -> Iterator[pa.RecordBatch]:
@@ -87,7 +87,7 @@ def _rows(number: int, stop: Order | None) -> pa.RecordBatchReader:
 
 
 def _wait_for_the_broker(to: Destination) -> None:
-    """Return when the broker has rows of the open transaction."""
+    """Wait until the broker has rows of the open transaction."""
     if isinstance(to, ToKafka):
         log = kafka(to.topic, servers=to.servers)
         while not any(log.held_back().values()):

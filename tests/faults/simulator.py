@@ -1,11 +1,10 @@
-"""The protocol of an epoch in a world of dice: thousands of schedules a minute, each found again by its seed.
+"""A simulator of the epoch protocol: thousands of random schedules per minute, each reproducible by its seed.
 
-A coordinator is a generator that gives way after every step, so that the dice can let another go on, end it, leave it
-asleep for as long as they like, take the power away, lose an answer or turn the clock. What decides is the real thing:
-`advanced` moves event time, `decide_start` and `first_offsets` say where to begin, `needs_base` and `kept` which state
-files are written and held, `Manifest` and its mark stand for a commit. What is modelled is what they decide about: a log,
-a store that forgets what was not synced, a table's log that takes one commit for each version, a memory of windows.
-`PROTOCOL` is each step as it should be; a mutant is one that is not.
+A coordinator is a generator that yields after every step, so that the schedule can run another one, kill it, suspend
+it, cut the power, lose a response or change the clock. The decisions are made by the real code: `advanced` computes
+watermarks, `decide_start` and `first_offsets` determine the start, `needs_base` and `required_files` which state files
+are written and kept, `Manifest` and its id represent a commit. Modelled are a log, a store that loses unsynced files, a
+table's log with one commit per version, and the state of windows. A mutant is a wrong step of the protocol.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from pipeline.core.schema import Schema
 from pipeline.core.sources import Extent
 from pipeline.core.staging import Manifest, manifest_id_of
 from pipeline.core.state_identity import StateIdentity
-from pipeline.streaming.operators.snapshots import kept
+from pipeline.streaming.operators.snapshots import required_files
 from pipeline.streaming.operators.watermarks import InputArrivals, advanced
 from pipeline.streaming.runtime.start import StreamIdentity, decide_start, first_offsets
 from pipeline.streaming.runtime.state_task import needs_base
 
 S = 1_000_000
 SIZE = 10 * S
-"""Of a window."""
+"""The size of a window."""
 TIME = EventTime("t", lateness=timedelta(seconds=4), idle_after=timedelta(seconds=5))
 SCHEMA = Schema.of({"id": "bigint"})
 STATE = StateIdentity("tumble", 1, {"window": "10 seconds"}, {})
@@ -38,19 +37,19 @@ ME = StreamIdentity("t", STATE, "e", schema=SCHEMA, table=None)
 
 
 class Conflict(Exception):  # noqa: N818 - as the real one
-    """Somebody else committed."""
+    """Another coordinator has committed."""
 
 
 class Refused(Exception):  # noqa: N818
-    """The store said no, or did not say: start again."""
+    """The store rejected a request or did not respond; the coordinator must restart."""
 
 
 class Damaged(Exception):  # noqa: N818
-    """A file is not what was committed."""
+    """A file differs from the committed one."""
 
 
 class Wrong(AssertionError):  # noqa: N818
-    """Something that must hold does not; it knows how many choices led there."""
+    """An invariant is violated; `choices` is the number of random choices that led to it."""
 
     def __init__(self, problem: str, choices: int = 0) -> None:
         super().__init__(problem)
@@ -59,11 +58,11 @@ class Wrong(AssertionError):  # noqa: N818
 
 @dataclass
 class Dice:
-    """Choices of a seed, or given ones; when these end, every choice is 0: go on, and no fault."""
+    """Random choices from a seed. After `most` choices, every choice is 0, which means to continue without a fault."""
 
     seed: int
     most: int | None = None
-    """Only so many choices are the seed's."""
+    """The number of random choices."""
     taken: int = 0
     _random: random.Random = field(init=False)
 
@@ -76,7 +75,7 @@ class Dice:
         return 0 if self.is_calm else self._random.randrange(of)
 
     def happens(self, one_in: int) -> bool:
-        """Return whether a fault happens, which it does once in so many times."""
+        """Return whether a fault happens, with a probability of 1 in `one_in`."""
         return self.pick(one_in) == one_in - 1
 
     @property
@@ -112,30 +111,34 @@ class Version:
 
 @dataclass
 class World:
-    """The log that is read, the store, the table and its quarantine."""
+    """The log, the store, the table and its quarantine."""
 
     dice: Dice
     mutant: str = ""
     partitions: int = 2
     length: int = 24
-    """Rows of each partition in the end."""
+    """The final number of rows of each partition."""
     now: int = 1000 * S
     files: dict[str, bytes] = field(default_factory=dict)
     unsynced: set[str] = field(default_factory=set)
     table: list[Version] = field(default_factory=list)
     quarantined: list[tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
-    """Of each commit of the quarantine: the mark, and the rows with the watermark that they were too late for."""
+    """For each commit of the quarantine: the manifest id, and the late rows with the watermark at their arrival."""
     arrived: int = 4
     sessions: int = 0
     silent: bool = False
-    """Whether nothing comes of the first partition."""
+    """Whether the first partition delivers no rows."""
     rows: dict[str, list[Row]] = field(init=False)
 
     def __post_init__(self) -> None:
-        given = random.Random(self.dice.seed + 1)  # noqa: S311 - likewise
+        user_dice = random.Random(self.dice.seed + 1)  # noqa: S311 - likewise
         self.rows = {
             f"log/{p}": [
-                Row(p * 10_000 + i, (1000 + i * 2 - given.choice((0, 0, 0, 1, 2, 3, 6, 9, 14))) * S, given.randrange(3))
+                Row(
+                    p * 10_000 + i,
+                    (1000 + i * 2 - user_dice.choice((0, 0, 0, 1, 2, 3, 6, 9, 14))) * S,
+                    user_dice.randrange(3),
+                )
                 for i in range(self.length)
             ]
             for p in range(self.partitions)
@@ -150,7 +153,7 @@ class World:
             self.unsynced.add(name)
 
     def lose_power(self) -> None:
-        """Forget, or tear, what was not synced."""
+        """Lose or truncate unsynced files."""
         for name in sorted(self.unsynced):
             if self.dice.pick(2):
                 del self.files[name]
@@ -158,14 +161,14 @@ class World:
                 self.files[name] = self.files[name][: len(self.files[name]) // 2]
         self.unsynced.clear()
 
-    def manifest(self, mark: int) -> Manifest:
-        text = self.files.get(f"{mark:x}", b"").decode()
-        if manifest_id_of(text) != mark:
-            raise Damaged(f"manifest {mark:x}")
+    def manifest(self, manifest_id: int) -> Manifest:
+        text = self.files.get(f"{manifest_id:x}", b"").decode()
+        if manifest_id_of(text) != manifest_id:
+            raise Damaged(f"manifest {manifest_id:x}")
         return Manifest.from_json(text)
 
     def put(self, number: int, version: Version) -> None:
-        """Take a commit as version `number`, if there is none; the answer may be lost, or the store refuse."""
+        """Accept a commit as version `number` if it does not exist; the store may reject it, or lose the response."""
         fate = self.dice.pick(12)
         if fate == 11:
             raise Refused("503")
@@ -177,44 +180,46 @@ class World:
 
 
 @dataclass
-class Memory:
-    """The windows that a shard holds: rows are added and forgotten, as in the real one."""
+class ShardState:
+    """The windows of a shard: rows are added and deleted, as in the real state tables."""
 
     rows: dict[int, Out] = field(default_factory=dict)
     next: int = 0
-    came: dict[int, Out] = field(default_factory=dict)
-    gone: list[int] = field(default_factory=list)
+    added: dict[int, Out] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
 
     def add(self, row: Out) -> None:
-        self.rows[self.next] = self.came[self.next] = row
+        self.rows[self.next] = self.added[self.next] = row
         self.next += 1
 
     def forget(self, number: int) -> None:
         del self.rows[number]
-        if self.came.pop(number, None) is None:
-            self.gone.append(number)
+        if self.added.pop(number, None) is None:
+            self.removed.append(number)
 
     def file(self, *, base: bool) -> bytes | None:
-        came = self.rows if base else self.came
-        if not base and not came and not self.gone:
+        rows = self.rows if base else self.added
+        if not base and not rows and not self.removed:
             return None
-        return json.dumps([[(n, o.window, o.key, o.ids) for n, o in came.items()], [] if base else self.gone]).encode()
+        return json.dumps(
+            [[(n, o.window, o.key, o.ids) for n, o in rows.items()], [] if base else self.removed]
+        ).encode()
 
-    def taken(self) -> None:
-        self.came, self.gone = {}, []
+    def mark_snapshot(self) -> None:
+        self.added, self.removed = {}, []
 
     def replay(self, content: bytes, *, base: bool) -> None:
         if base:
             self.rows = {}
-        came, gone = json.loads(content)
-        for number in gone:
+        added, removed = json.loads(content)
+        for number in removed:
             self.rows.pop(number, None)
-        self.rows |= {n: Out(w, k, tuple(ids)) for n, w, k, ids in came}
+        self.rows |= {n: Out(w, k, tuple(ids)) for n, w, k, ids in added}
         self.next = max(self.rows, default=-1) + 1
 
 
 class Coordinator:
-    """One process that runs the stream: `steps` is to be driven; an error of it ends the process."""
+    """A process that runs the stream. The schedule iterates over `steps`; an error ends the process."""
 
     def __init__(self, world: World, shards: int) -> None:
         self.world, self.shards = world, shards
@@ -222,10 +227,10 @@ class Coordinator:
         self.session = world.sessions
         self.ended = False
         self.asleep = 0
-        """For so many steps it does nothing."""
+        """The number of steps for which it is suspended."""
         self.steps = self._run()
 
-    # -- opening: as Stream._open
+    # -- opening: like Stream._open
 
     def _run(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
@@ -234,53 +239,53 @@ class Coordinator:
         manifest = None if self.seen[1] is None else world.manifest(self.seen[1])
         start = decide_start(manifest, "committed", ME)
         epoch = start.epoch
-        if manifest is not None and mutant != "not settled at start":
-            yield from self._set_aside(manifest, self.seen[1])
+        if manifest is not None and mutant != "no post-commit at start":
+            yield from self._post_commit(manifest, self.seen[1])
         self.number = 0 if epoch is None else epoch.number
         self.state = () if epoch is None else tuple(epoch.state)
-        self.must_base = epoch is not None and epoch.shards != self.shards and mutant != "deltas after dealing anew"
+        self.writes_bases = epoch is not None and epoch.shards != self.shards and mutant != "no base after resharding"
         self.reached = InputProgress() if epoch is None else epoch.inputs["log"]
         offsets = {**first_offsets(world.extents(), "committed"), **self.reached.offsets}
         if mutant == "offsets first" and "offsets" in world.files:
             offsets = json.loads(world.files["offsets"])
         self.reached = self.reached.beginning(offsets, {})
         self.watermark = BEGINNING if epoch is None else epoch.watermark
-        self.memories = self._restored(epoch)
+        self.shard_states = self._restored(epoch)
         yield "restored"
         self.out: list[Out] = []
         self.late: list[tuple[int, int]] = []
         committing: Iterator[str] | None = None
         while True:
-            yield from self._turn()
+            yield from self._run_micro_batch()
             due = self.world.dice.pick(3) == 0
             finished = self._is_finished()
             if due or finished:
-                made = yield from self._made()
-                while committing is not None:  # the commit before this one is waited for
-                    committing = yield from self._went_on(committing)
-                committing = self._commit(*made)
+                staged = yield from self._stage()
+                while committing is not None:  # wait for the previous commit
+                    committing = yield from self._advance_commit(committing)
+                committing = self._commit(*staged)
             while committing is not None and (finished or self.world.dice.pick(2)):
-                committing = yield from self._went_on(committing)
+                committing = yield from self._advance_commit(committing)
             if finished:
                 self.ended = True
                 return
 
     @staticmethod
-    def _went_on(committing: Iterator[str]) -> Iterator[str]:
-        """Let the commit go on for a step; return it, or nothing when it is done."""
+    def _advance_commit(committing: Iterator[str]) -> Iterator[str]:
+        """Run one step of the commit; return the commit, or `None` when it has ended."""
         step = next(committing, None)
         if step is None:
             return None
         yield step
         return committing
 
-    def _restored(self, epoch: Epoch | None) -> list[Memory]:
+    def _restored(self, epoch: Epoch | None) -> list[ShardState]:
         if epoch is None:
-            return [Memory() for _ in range(self.shards)]
+            return [ShardState() for _ in range(self.shards)]
         files = epoch.state
-        if self.world.mutant == "memory that was not committed":
+        if self.world.mutant == "uncommitted state":
             files = self._newest(epoch)
-        old = [Memory() for _ in range(epoch.shards)]
+        old = [ShardState() for _ in range(epoch.shards)]
         for file in files:
             content = self.world.files.get(file.path)
             if content is None:
@@ -293,14 +298,14 @@ class Coordinator:
                 continue
         if self.shards == epoch.shards:
             return old
-        new = [Memory() for _ in range(self.shards)]
-        for memory in old:
-            for row in memory.rows.values():
+        new = [ShardState() for _ in range(self.shards)]
+        for shard_state in old:
+            for row in shard_state.rows.values():
                 new[row.key % self.shards].add(row)
         return new
 
     def _newest(self, epoch: Epoch) -> tuple[StateFile, ...]:
-        """Return the committed files and those that were written since."""
+        """Return the committed files and those written later."""
         known = {file.path for file in epoch.state}
         more = []
         for path, content in self.world.files.items():
@@ -310,9 +315,9 @@ class Coordinator:
                     more.append(StateFile(path, int(shard), is_base=False, sha256=hashlib.sha256(content).hexdigest()))
         return (*epoch.state, *more)
 
-    # -- a turn: as Stream.turn
+    # -- a micro-batch: like Stream.run_micro_batch
 
-    def _turn(self) -> Iterator[str]:
+    def _run_micro_batch(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
         extents = world.extents()
         begin = self.reached.offsets
@@ -320,7 +325,7 @@ class Coordinator:
         if world.dice.happens(8):
             world.silent = not world.silent
         if world.silent and not world.dice.is_calm:
-            ends[min(ends)] = begin[min(ends)]  # nothing of a partition
+            ends[min(ends)] = begin[min(ends)]  # a silent partition
             extents[min(ends)] = Extent(0, begin[min(ends)])
         rows = [row for uri, end in ends.items() for row in world.rows[uri][begin[uri] : end]]
         yield "taken"
@@ -333,46 +338,46 @@ class Coordinator:
         behind = frozenset(uri for uri, end in ends.items() if extents[uri].end > end)
         has_ended = all(end >= world.length for end in ends.values())
         then = self.reached
-        if mutant == "watermark goes back":
+        if mutant == "watermark decreases":
             then = replace(then, watermark=BEGINNING)
         self.reached = advanced(
             then, InputArrivals({**begin, **ends}, latest, behind, has_ended=has_ended), TIME, world.now
         )
         self.watermark = (
-            self.reached.watermark if mutant == "watermark goes back" else max(before, self.reached.watermark)
+            self.reached.watermark if mutant == "watermark decreases" else max(before, self.reached.watermark)
         )
         for row in rows:
             closed = row.window + SIZE
             if closed < before if mutant == "late by one" else closed <= before:
                 self.late.append((row.id, before))
             else:
-                self._remember(row)
+                self._add_to_state(row)
         self.out += self._closed()
         yield "advanced"
 
-    def _remember(self, row: Row) -> None:
-        memory = self.memories[row.key % self.shards]
-        known = next((n for n, o in memory.rows.items() if (o.window, o.key) == (row.window, row.key)), None)
-        ids = () if known is None else memory.rows[known].ids
+    def _add_to_state(self, row: Row) -> None:
+        shard_state = self.shard_states[row.key % self.shards]
+        known = next((n for n, o in shard_state.rows.items() if (o.window, o.key) == (row.window, row.key)), None)
+        ids = () if known is None else shard_state.rows[known].ids
         if known is not None:
-            memory.forget(known)
-        memory.add(Out(row.window, row.key, (*ids, row.id)))
+            shard_state.forget(known)
+        shard_state.add(Out(row.window, row.key, (*ids, row.id)))
 
     def _closed(self) -> list[Out]:
-        found = []
-        for memory in self.memories:
-            for number, row in list(memory.rows.items()):
+        closed = []
+        for shard_state in self.shard_states:
+            for number, row in list(shard_state.rows.items()):
                 if row.window + SIZE <= self.watermark:
-                    found.append(row)
-                    memory.forget(number)
-        return found
+                    closed.append(row)
+                    shard_state.forget(number)
+        return closed
 
     def _is_finished(self) -> bool:
         return all(offset >= self.world.length for offset in self.reached.offsets.values())
 
-    # -- an epoch: as Stream.commit and land_epoch
+    # -- an epoch: like Stream.commit and commit_epoch
 
-    def _made(self) -> Iterator[str]:
+    def _stage(self) -> Iterator[str]:
         world, mutant = self.world, self.world.mutant
         self.number += 1
         name = f"{self.session}/{self.number}"
@@ -380,10 +385,10 @@ class Coordinator:
         world.write(f"rows/{name}", repr(rows).encode())
         yield "staged"
         files = []
-        for shard, memory in enumerate(self.memories):
-            base = self.must_base or needs_base(self.state, shard)
-            content = memory.file(base=base)
-            memory.taken()
+        for shard, shard_state in enumerate(self.shard_states):
+            base = self.writes_bases or needs_base(self.state, shard)
+            content = shard_state.file(base=base)
+            shard_state.mark_snapshot()
             if content is None:
                 continue
             path = f"state/{name}/{shard}"
@@ -391,9 +396,9 @@ class Coordinator:
             segments = (StateSegment("t", "came", 0, len(content), 1),)
             files.append(StateFile(path, shard, base, hashlib.sha256(content).hexdigest(), segments))
             yield "saved"
-        before = () if self.must_base else self.state
-        self.must_base = False
-        self.state = kept((*before, *files))
+        before = () if self.writes_bases else self.state
+        self.writes_bases = False
+        self.state = required_files((*before, *files))
         if mutant == "base forgotten":
             self.state = tuple({file.shard: file for file in (*before, *files)}.values())
         epoch = Epoch(self.number, {"log": self.reached}, STATE, self.watermark, self.shards, self.state, {}, "e")
@@ -410,42 +415,42 @@ class Coordinator:
         world, mutant = self.world, self.world.mutant
         world.write(f"aside/{manifest.run_id}", json.dumps(late).encode())
         text = manifest.to_json()
-        mark = manifest_id_of(text)
-        world.write(f"{mark:x}", text.encode())
+        manifest_id = manifest_id_of(text)
+        world.write(f"{manifest_id:x}", text.encode())
         yield "manifest"
-        attempts = 2 if mutant == "no answer is no commit" else 1
+        attempts = 2 if mutant == "no response is no commit" else 1
         for attempt in range(attempts):
             number = len(world.table)
             current = world.table[-1].manifest_id if world.table else None
-            if current != self.seen[1] and mutant not in {"no mark check", "by URI"} and not attempt:
+            if current != self.seen[1] and mutant not in {"no conflict check", "by URI"} and not attempt:
                 raise Conflict
             yield "checked"
             if mutant == "by URI":
                 number = len(world.table)
             try:
-                world.put(number, Version(mark, rows))
+                world.put(number, Version(manifest_id, rows))
                 break
             except Refused:
                 if attempt + 1 < attempts:
                     continue
-                if not world.table or world.table[-1].manifest_id != mark:
+                if not world.table or world.table[-1].manifest_id != manifest_id:
                     raise Conflict from None
                 break
-        self.seen = len(world.table), mark
+        self.seen = len(world.table), manifest_id
         yield "committed"
-        yield from self._set_aside(manifest, mark)
+        yield from self._post_commit(manifest, manifest_id)
         yield "settled"
 
-    def _set_aside(self, manifest: Manifest, mark: int | None) -> Iterator[str]:
+    def _post_commit(self, manifest: Manifest, manifest_id: int | None) -> Iterator[str]:
         world = self.world
         late = tuple((i, w) for i, w in json.loads(world.files.get(f"aside/{manifest.run_id}", b"[]")))
         before = len(world.quarantined)
         yield "quarantine"
-        if not late or (world.quarantined and world.quarantined[-1][0] == mark):
+        if not late or (world.quarantined and world.quarantined[-1][0] == manifest_id):
             return
-        if world.table[-1].manifest_id != mark and world.mutant != "settled late":
+        if world.table[-1].manifest_id != manifest_id and world.mutant != "late post-commit":
             return
-        yield "missing aside"
+        yield "quarantine checked"
         if len(world.quarantined) != before:
             raise Conflict
-        world.quarantined.append((mark or 0, late))
+        world.quarantined.append((manifest_id or 0, late))

@@ -1,8 +1,8 @@
-"""A project of streams that is killed in every way, and the oracle that says whether anything was lost or came twice.
+"""A project of streams that tests kill in every way, and the oracle that detects lost and duplicate rows.
 
-`clicks` is a computed log of three partitions whose rows have every fate: in time, late, without a time, from the
-future, against an expectation. `kept` takes them one by one, `minutes` in windows, `below` and `hours` read what
-these wrote. The oracle does not ask the streams: it makes the rows again from their numbers.
+`clicks` is a computed log of three partitions with all kinds of rows: in time, late, without a time, from the future,
+and violating an expectation. `kept` processes them one by one, `minutes` in windows; `below` and `hours` read these two
+tables. The oracle does not use the streams: it computes the rows again from their numbers.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.start import StartPosition
 from pipeline.streaming.runtime.verify import verify
 
-PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
+PROCESSES = multiprocessing.get_context("forkserver")  # children fork before DuckDB has started threads
 PROCESSES.set_forkserver_preload(["tests.faults.streams"])
 AT_ONCE = Intervals(batch_s=0.02, commit_s=0.0, idle_commit_s=0.0)
-"""Every turn is an epoch, so that a run and its repetition cut the log at the same places."""
+"""Every micro-batch is an epoch, so that a run and its repetition divide the log at the same offsets."""
 TABLES = ("kept", "minutes", "below", "hours")
 
 TOML = """\
@@ -80,7 +80,7 @@ hours = sql("select tumble(happened, interval '10 minutes') as hour, count(*) as
 
 @dataclass(frozen=True)
 class Dripping(Generator):
-    """A computed log that offers a few rows at a time: what is cut into epochs does not depend on the time it takes."""
+    """A computed log that offers a few rows at a time, so that epochs do not depend on timing."""
 
     step: int = 40
 
@@ -95,21 +95,21 @@ def dripping(columns: Mapping[str, str], *, partitions: int, count: int, step: i
 
 @dataclass(frozen=True)
 class Uneven(Generator):
-    """A computed log without an end, whose partitions hold so many rows each and no more for now."""
+    """A computed log without an end, whose partitions currently contain the given numbers of rows."""
 
     counts: tuple[int, ...] = (0,)
 
     def extents(self) -> Mapping[str, Extent]:
-        return {f"generator://{self.fingerprint}/{p}": Extent(0, held) for p, held in enumerate(self.counts)}
+        return {f"generator://{self.fingerprint}/{p}": Extent(0, count) for p, count in enumerate(self.counts)}
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """The project's folder, with a log of so many rows."""
+    """The project's folder and the size of its log."""
 
     folder: Path
     count: int = 160
-    """Of each partition."""
+    """The number of rows of each partition."""
     step: int = 40
     partitions: int = 3
     names: tuple[str, ...] = TABLES
@@ -117,8 +117,8 @@ class Clicks:
     def write(self) -> Clicks:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "headwater.toml").write_text(TOML)
-        given = PROJECT.format(partitions=self.partitions, count=self.count, step=self.step)
-        (self.folder / "clicks.py").write_text(given)
+        text = PROJECT.format(partitions=self.partitions, count=self.count, step=self.step)
+        (self.folder / "clicks.py").write_text(text)
         return self
 
     def workspace(self) -> Workspace:
@@ -126,19 +126,19 @@ class Clicks:
 
     @property
     def rows(self) -> pa.Table:
-        """All that the log holds, with its places."""
+        """All rows of the log with their positions."""
         columns = ", ".join(f"({text}) as {name}" for name, text in COLUMNS.items())
         base = f"select i, p from range({self.count}) a(i), range({self.partitions}) b(p)"
         with duckdb.connect() as con:
             return con.sql(f"select {columns}, i as _position, p from ({base})").to_arrow_table()
 
 
-# -- a run in a process of its own
+# -- a run in a child process
 
 
 @dataclass(frozen=True)
 class Kill:
-    """When a process kills itself: the n-th time, from 1, that it comes to a point; any point without a name."""
+    """When a process kills itself: the n-th time, counting from 1, that it reaches a step; without a name, any step."""
 
     nth: int
     table: str | None = None
@@ -147,7 +147,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Orders:
-    """What a process is to do."""
+    """What a process must do."""
 
     folder: str
     names: tuple[str, ...] = TABLES
@@ -156,41 +156,41 @@ class Orders:
     drain: bool = True
     kill: Kill | None = None
     files: bool = False
-    """Whether what is done with files counts as a point too."""
+    """Whether file operations count as steps."""
     begin: StartPosition = "committed"
     forever: bool = False
-    """Whether it goes on until it is ended."""
+    """Whether it runs until it is killed."""
     take_over: bool = False
-    """Whether it begins although another process says that it runs the stream."""
+    """Whether it takes over the lease of another process."""
     stop: tuple[int, str] | None = None
-    """The n-th time, from 1, that the process comes to this step, it stops, until it is told to go on."""
+    """The process suspends itself the n-th time, counting from 1, that it reaches this step, until SIGCONT."""
     intervals: Intervals = AT_ONCE
 
 
 @dataclass
 class _Points:
-    """Counts what a process comes to, and ends it at the point it was told."""
+    """Counts the steps of a process, and kills or suspends it at the configured step."""
 
     orders: Orders
     pipe: Any
-    found: list[tuple[str, str]] = field(default_factory=list)
+    reached_steps: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reached(self, table: str, step: str) -> None:
         with self.lock:
-            self.found.append((table, step))
-            if self.orders.stop == ([s for _, s in self.found].count(step), step):
+            self.reached_steps.append((table, step))
+            if self.orders.stop == ([s for _, s in self.reached_steps].count(step), step):
                 self.pipe.send("stops")
                 os.kill(os.getpid(), signal.SIGSTOP)
             kill = self.orders.kill
             if kill is None:
                 return
-            alike = [(t, s) for t, s in self.found if kill.table in {None, t} and kill.step in {None, s}]
+            alike = [(t, s) for t, s in self.reached_steps if kill.table in {None, t} and kill.step in {None, s}]
             if len(alike) >= kill.nth and (table, step) == alike[-1]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
-        """Hear of what Python does with files of the project."""
+        """Count Python's operations on files of the project."""
         if event not in {"open", "os.rename", "os.remove", "os.mkdir"} or not isinstance(args[0], str | Path):
             return
         path = str(args[0])
@@ -204,16 +204,18 @@ def _child(orders: Orders, pipe: Any) -> None:
     points = _Points(orders, pipe)
     if orders.files:
         sys.addaudithook(points.audit)
-    asked = StreamOptions(orders.begin, orders.intervals, shards=orders.shards, source_tasks=orders.source_tasks)
+    stream_options = StreamOptions(
+        orders.begin, orders.intervals, shards=orders.shards, source_tasks=orders.source_tasks
+    )
     try:
         ends = not orders.forever
         drain = orders.drain and ends
-        wanted = StreamJobOptions(orders.names, ends, drain, asked, take_over=orders.take_over)
-        StreamJob(Workspace(load(Path(orders.folder))), wanted, on_step=points.reached).run()
+        job_options = StreamJobOptions(orders.names, ends, drain, stream_options, take_over=orders.take_over)
+        StreamJob(Workspace(load(Path(orders.folder))), job_options, on_step=points.reached).run()
     except BaseException as error:
         pipe.send(error)
         raise
-    pipe.send(points.found)
+    pipe.send(points.reached_steps)
 
 
 @dataclass
@@ -234,14 +236,14 @@ class Child:
         os.kill(self.process.pid, what)
 
     def stopped(self) -> None:
-        """Wait until it has stopped where it was told to."""
+        """Wait until it has suspended itself."""
         assert self.pipe.recv() == "stops"
         status = Path(f"/proc/{self.process.pid}/stat")
         while status.read_text().rpartition(")")[2].split()[0] != "T":  # all its threads
             os.sched_yield()
 
     def wait(self, seconds: float = 60) -> Any:
-        """Return what it came to or the error that it ended with; `None` when it was killed."""
+        """Return the steps that it reached or the error that it raised; `None` if it was killed."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, "the process did not end"
         if self.process.exitcode == -signal.SIGKILL:
@@ -258,12 +260,12 @@ def start(orders: Orders) -> Child:
 
 
 def run(orders: Orders) -> list[tuple[str, str]] | None:
-    """Run the streams to the end, or to where they are killed; return the points that they came to."""
+    """Run the streams to the end or until they are killed; return the steps that they reached."""
     with start(orders) as child:
-        found = child.wait()
-    if isinstance(found, BaseException):
-        raise found
-    return found
+        exit_code = child.wait()
+    if isinstance(exit_code, BaseException):
+        raise exit_code
+    return exit_code
 
 
 # -- the oracle
@@ -271,7 +273,7 @@ def run(orders: Orders) -> list[tuple[str, str]] | None:
 
 @dataclass(frozen=True)
 class Epochs:
-    """The commits of a table, from its log and the manifests that the log names."""
+    """The commits of a table, from its log and its manifests."""
 
     manifests: Sequence[Manifest]
 
@@ -283,28 +285,28 @@ class Epochs:
 
 
 def epochs_of(workspace: Workspace, name: str) -> Epochs:
-    """Return a table's commits in order; each carries the mark of a manifest that is there, whole."""
+    """Return a table's commits in order; check that each refers to a complete manifest."""
     storage = workspace.table(name).storage
-    found = []
+    epochs = []
     for entry in sorted((Path(storage.uri) / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in entry.read_text().splitlines()]
         if not any({"add", "remove", "txn"} & action.keys() for action in actions):
-            continue  # a vacuum notes that it was here
+            continue  # a vacuum adds an entry
         marks = [action["txn"]["version"] for action in actions if action.get("txn", {}).get("appId") == "headwater"]
         if any("headwater.compacted" in action.get("commitInfo", {}) for action in actions):
             continue
         (mark,) = marks
         if not storage.has(f"_headwater/{mark:016x}.json"):
-            assert not found, f"{name}: manifest {mark:016x} is gone, and older ones are there"
-            continue  # of long ago
+            assert not epochs, f"{name}: manifest {mark:016x} is missing, but older ones exist"
+            continue  # an old manifest that was cleaned up
         text = storage.read_text(f"_headwater/{mark:016x}.json")
         assert manifest_id_of(text) == mark
-        found.append(Manifest.from_json(text))
-    return Epochs(found)
+        epochs.append(Manifest.from_json(text))
+    return Epochs(epochs)
 
 
 def committed_once_each(workspace: Workspace, name: str) -> Epochs:
-    """Epochs 1, 2, 3 … each once; offsets and watermarks never go back; totals are the sums of what was committed."""
+    """Check that epochs 1, 2, 3 … are committed once, offsets and watermarks never decrease, and totals are sums."""
     epochs = epochs_of(workspace, name)
     numbers = [m.epoch.number for m in epochs.manifests if m.epoch is not None]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"{name}: {numbers}"
@@ -327,7 +329,7 @@ def committed_once_each(workspace: Workspace, name: str) -> Epochs:
 
 
 def feed_is_snapshot(workspace: Workspace, name: str) -> None:
-    """What the change data feed adds and takes away is what is there; nothing of an appended table is taken away."""
+    """Check that the change data feed yields the rows of the table, and that it has only inserts."""
     uri = workspace.table(name).storage.uri
     first = min(int(entry.stem) for entry in (Path(uri) / "_delta_log").glob("[0-9]*[0-9].json"))
     with duckdb.connect() as con:
@@ -335,17 +337,19 @@ def feed_is_snapshot(workspace: Workspace, name: str) -> None:
         con.register("feed", pa.RecordBatchReader.from_stream(read).read_all())
         kinds = con.sql("select distinct _change_type from feed").fetchall()
         assert {kind for (kind,) in kinds} <= {"insert"}, f"{name}: {kinds}"
-        told = con.sql("select * exclude (_change_type, _commit_version, _commit_timestamp) from feed").to_arrow_table()
+        changes = con.sql(
+            "select * exclude (_change_type, _commit_version, _commit_timestamp) from feed"
+        ).to_arrow_table()
     there = multiset(workspace.lake.rows(workspace.table(name)))
-    assert (multiset(told) <= there) if first else (multiset(told) == there), name
+    assert (multiset(changes) <= there) if first else (multiset(changes) == there), name
 
 
 def multiset(rows: pa.Table) -> Counter[str]:
     return Counter(json.dumps(row, sort_keys=True, default=str) for row in rows.to_pylist())
 
 
-def aside_of(workspace: Workspace, name: str) -> pa.Table:
-    """Return what was set aside: `reasons`, the place, and the row as text."""
+def quarantine_of(workspace: Workspace, name: str) -> pa.Table:
+    """Return the quarantine: `reasons`, the position, and the row as text."""
     table = workspace.lake.quarantine(name)
     if table.version() is None:
         return pa.table(
@@ -367,18 +371,18 @@ EXPECTED = {
 
 
 def oracle(clicks: Clicks, names: Sequence[str] = TABLES) -> dict[str, Counter[str]]:
-    """Hold all that must be true of a project whose streams ended, drained; return the rows of its tables."""
+    """Check all invariants of a project whose streams have ended and drained; return the rows of its tables."""
     workspace = clicks.workspace()
     for name in names:
         committed_once_each(workspace, name)
         feed_is_snapshot(workspace, name)
-        found = verify(workspace, name)
-        assert found.holds, f"{name}: {found}"
+        result = verify(workspace, name)
+        assert result.holds, f"{name}: {result}"
     with duckdb.connect() as con:
         con.register("log", clicks.rows)
         for name in names:
             con.register(f"there_{name}", workspace.lake.rows(workspace.table(name)))
-            con.register(f"aside_{name}", aside_of(workspace, name))
+            con.register(f"aside_{name}", quarantine_of(workspace, name))
             _by_id(con, clicks, name)
             _as_computed(con, name)
     return {name: multiset(workspace.lake.rows(workspace.table(name))) for name in names}
@@ -389,36 +393,36 @@ _PLACE = "(regexp_extract(_source, '[0-9]+$')::bigint * 1000000 + _position)"
 
 
 def _by_id(con: duckdb.DuckDBPyConnection, clicks: Clicks, name: str) -> None:
-    """Every row of the input is in the table, or set aside, or dropped by an expectation; in one of them, once."""
+    """Check that every input row is in the table, quarantined, or dropped by an expectation, exactly once."""
     if name == "kept":
         fates = f"""select id from there_kept union all select {_PLACE} from aside_kept
                     union all select id from log where key = 'k7' and {_READABLE}
                        and id not in (select {_PLACE} from aside_kept)"""
-        twice = con.sql(f"select id, count(*) from ({fates}) group by id having count(*) > 1").fetchall()
-        assert not twice, f"{name}: {twice[:5]} came twice"
+        duplicates = con.sql(f"select id, count(*) from ({fates}) group by id having count(*) > 1").fetchall()
+        assert not duplicates, f"{name}: {duplicates[:5]} are duplicated"
         lost = con.sql(f"select id from log except select id from ({fates})").fetchall()
-        assert not lost, f"{name}: {lost[:5]} are nowhere"
+        assert not lost, f"{name}: {lost[:5]} are lost"
     if name == "minutes":
         quarantined = f"select {_PLACE} as id from {_LOG.format(name)}"
-        (twice,) = con.sql(f"select count(*) - count(distinct id) from ({quarantined})").fetchall()[0]
-        assert twice == 0
+        (duplicates,) = con.sql(f"select count(*) - count(distinct id) from ({quarantined})").fetchall()[0]
+        assert duplicates == 0
         windows = "select sum(n) from (select n from there_minutes union all select (\"row\"->>'n')::bigint from aside_minutes where reasons = 'not_k8')"
         (counted,) = con.sql(windows).fetchall()[0]
-        (away,) = con.sql(f"select count(*) from ({quarantined})").fetchall()[0]
-        assert counted + away == clicks.count * clicks.partitions, f"{counted} in windows, {away} set aside"
+        (rejected,) = con.sql(f"select count(*) from ({quarantined})").fetchall()[0]
+        assert counted + rejected == clicks.count * clicks.partitions, f"{counted} in windows, {rejected} quarantined"
 
 
 _READABLE = "happened is not null and happened < timestamp '2090-01-01'"
 
 
 def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
-    """The table is what its definition gives, written a second time, of the rows that were not set aside."""
-    away = (
+    """Check that the table equals its definition, written independently here, over the accepted rows."""
+    rejected = (
         f"select {_PLACE} from {_LOG.format(name)}"
         if name in {"kept", "minutes"}
         else "select null::bigint where false"
     )
-    con.execute(f"create or replace temp table read as from log where id not in ({away})")
+    con.execute(f"create or replace temp table read as from log where id not in ({rejected})")
     if name in {"below", "hours"}:
         con.execute("create or replace temp view kept as from there_kept")
     if name == "hours":
@@ -431,7 +435,7 @@ def _as_computed(con: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 class Follower:
-    """A reader that goes along in a thread: what it has seen of a table is there in every later version."""
+    """A reader in a thread that checks that rows of a version are never missing in a later one."""
 
     def __init__(self, clicks: Clicks, names: Sequence[str] = TABLES, every_s: float = 0.02) -> None:
         self._workspace = clicks.workspace()
@@ -458,12 +462,12 @@ class Follower:
             self._look()
 
     @staticmethod
-    def _has_moved(gone: set[str], came: set[str]) -> bool:
-        """Return whether all rows of some files are in others."""
-        if not came:
+    def _has_moved(removed: set[str], added: set[str]) -> bool:
+        """Return whether all rows of the removed files are in the added files."""
+        if not added:
             return False
         rows = "select * from read_parquet({})"
-        lost = duckdb.sql(f"{rows.format(sorted(gone))} except all {rows.format(sorted(came))} limit 1").fetchall()
+        lost = duckdb.sql(f"{rows.format(sorted(removed))} except all {rows.format(sorted(added))} limit 1").fetchall()
         return not lost
 
     def _look(self) -> None:
@@ -477,17 +481,17 @@ class Follower:
                 version = table.version()
                 assert version is not None
                 files = {file.uri: file.rows for file in version.files}
-                gone = known.keys() - files.keys()
-                if gone and self._has_moved(gone, files.keys() - known.keys()):
-                    gone = set()  # small files were put together
-                if gone or version.number < number:
-                    self.wrong.append(f"{name} {version.number}: {gone} of version {number} was taken back")
+                removed = known.keys() - files.keys()
+                if removed and self._has_moved(removed, files.keys() - known.keys()):
+                    removed = set()  # small files were compacted
+                if removed or version.number < number:
+                    self.wrong.append(f"{name} {version.number}: {removed} of version {number} was removed")
                 for file in version.files:
                     if (
                         file.uri not in known
                         and file.rows != duckdb.sql(f"select count(*) from '{file.uri}'").fetchall()[0][0]
                     ):
-                        self.wrong.append(f"{name} {version.number}: {file} is not whole")
+                        self.wrong.append(f"{name} {version.number}: {file} is incomplete")
             except Exception as error:  # noqa: BLE001 - told at the end
                 self.wrong.append(f"{name}: {error!r}")
                 continue

@@ -1,4 +1,4 @@
-"""Others at work on a stream's table, and many writers of one table: none waits for ever, and nothing is lost."""
+"""Concurrent work on a stream's table, and many writers of one table: no one waits forever, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW = Schema.of({"writer": "INTEGER", "number": "INTEGER"})
 
 @pytest.mark.fault(29)
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(10)])
-def test_files_put_together_and_vacuumed_beside_streams(tmp_path, undisturbed, seed):
+def test_compaction_and_vacuum_while_streams_run(tmp_path, undisturbed, seed):
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     clicks = Clicks(tmp_path / "project", step=10).write()
     names = ("kept", "minutes", "below")
@@ -31,7 +31,7 @@ def test_files_put_together_and_vacuumed_beside_streams(tmp_path, undisturbed, s
     with Follower(clicks, names), start(Orders(str(clicks.folder), names)) as child:
         while child.process.is_alive():
             table = workspace.table(dice.choice(names))
-            with suppress(ConflictError, StorageError):  # the stream was first, or the table is not there yet
+            with suppress(ConflictError, StorageError):  # the stream was first, or the table does not exist yet
                 together += compact(table, table.head()) is not None
             if dice.random() < 0.3 and table.number() is not None:
                 DeltaTable(table.storage.uri).vacuum(1, dry_run=False, enforce_retention_duration=False)
@@ -63,7 +63,7 @@ def _writer(folder: str, writer: int, commits: int) -> None:
 @pytest.mark.parametrize(
     ("writers", "commits"), [(3, 6), pytest.param(10, 2000, marks=[pytest.mark.proof, pytest.mark.timeout(7200)])]
 )
-def test_of_many_writers_no_commit_is_lost(tmp_path, writers, commits):
+def test_no_commit_of_concurrent_writers_is_lost(tmp_path, writers, commits):
     running = [PROCESSES.Process(target=_writer, args=(str(tmp_path), number, commits)) for number in range(writers)]
     for process in running:
         process.start()
@@ -72,8 +72,8 @@ def test_of_many_writers_no_commit_is_lost(tmp_path, writers, commits):
     assert [process.exitcode for process in running] == [0] * writers
     lake = Lake(Storage(str(tmp_path)))
     rows = lake.rows(lake.table("silver", "t"))
-    found = sorted(zip(rows["writer"].to_pylist(), rows["number"].to_pylist(), strict=True))
-    assert found == [(writer, number) for writer in range(writers) for number in range(commits)]
+    written = sorted(zip(rows["writer"].to_pylist(), rows["number"].to_pylist(), strict=True))
+    assert written == [(writer, number) for writer in range(writers) for number in range(commits)]
 
 
 KEYS = """\
@@ -105,7 +105,7 @@ def _heavy(folder: str, pipe) -> None:
     [("p * 5000000 + i", 10_000_000), ("case when i % 10 < 9 then 0 else p * 5000000 + i end", 1_000_001)],
     ids=["ten million keys", "one hot key"],
 )
-def test_many_keys_and_a_hot_one_stay_within_memory(tmp_path, key, keys, record_property):
+def test_many_keys_and_a_skewed_key_stay_within_memory(tmp_path, key, keys, record_property):
     (tmp_path / "headwater.toml").write_text(TOML + "\n[env.dev]\nmemory_bytes = 2000000000\n")
     (tmp_path / "clicks.py").write_text(KEYS.format(key=key, count=5_000_000))
     parent, child = PROCESSES.Pipe()

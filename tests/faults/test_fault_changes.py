@@ -1,4 +1,4 @@
-"""A log of changes that is doubled and disordered, with keys that go and come back: the table equals its source."""
+"""A change log with duplicates, reordering, and deleted and reinserted keys: the table equals its source."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ select k, seq, v from (
 @pytest.mark.share(1)
 @pytest.mark.fault(31)
 @pytest.mark.parametrize("offsets", [7, 60, 1000])
-def test_changes_doubled_and_disordered_are_the_present_state(tmp_path, offsets):
+def test_duplicated_and_reordered_changes_yield_the_current_state(tmp_path, offsets):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "crm"\ndefinitions = "crm.py"\n')
     (tmp_path / "crm.py").write_text(DEFINITIONS)
     workspace = Workspace(load(tmp_path))
     plan = Planner(workspace).plan("present")
     intervals = Intervals(batch_s=0.01, commit_s=0.3, idle_commit_s=0.3, batch_offsets=offsets)
-    stops = [60, 10_000]  # of rows: stopped, and gone on with
+    stops = [60, 10_000]  # stopped at a number of rows and resumed
     for stop in stops:
         stream = Stream(workspace, plan, replace(StreamOptions(), intervals=intervals))
         while not stream.last.has_ended and stream.progress.totals["rows_in"] < stop:
@@ -58,8 +58,8 @@ def test_changes_doubled_and_disordered_are_the_present_state(tmp_path, offsets)
         stream.save()
         stream.close()
 
-    found = workspace.query("select k, seq, v from present order by k").to_pylist()
+    rows = workspace.query("select k, seq, v from present order by k").to_pylist()
 
     expected = workspace.query(f"select * from ({EXPECTED}) where (select count(*) from present) >= 0").to_pylist()
-    assert found == expected
+    assert rows == expected
     assert verify(workspace, "present").holds

@@ -1,4 +1,4 @@
-"""docs/faults.md says of each fault where it is shown, and says so of those that are not shown yet."""
+"""docs/faults.md lists, for each fault, the tests that cover it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ PAGE = HERE.parents[1] / "docs" / "faults.md"
 
 
 def shown() -> dict[int, list[str]]:
-    """Return the modules of tests that name a row."""
-    found: dict[int, set[str]] = defaultdict(set)
+    """Return the test modules that cover each row."""
+    faults: dict[int, set[str]] = defaultdict(set)
     for file in sorted(HERE.glob("test_fault_*.py")):
         for numbers in re.findall(r"mark\.fault\(([\d, ]+)\)", file.read_text()):
             for number in numbers.split(","):
-                found[int(number)].add(file.stem.removeprefix("test_fault_"))
-    return {number: sorted(names) for number, names in found.items()}
+                faults[int(number)].add(file.stem.removeprefix("test_fault_"))
+    return {number: sorted(names) for number, names in faults.items()}
 
 
 def lines() -> list[str]:
-    """Return the rows of the page's table."""
+    """Return the rows of the table in docs/faults.md."""
     tests = shown()
     return [
         f"| {row.number} | {row.fault} | {row.by} | {row.holds} | "
@@ -32,6 +32,6 @@ def lines() -> list[str]:
     ]
 
 
-def test_the_page_says_what_is_shown():
+def test_docs_list_the_faults_and_their_tests():
     there = [line for line in PAGE.read_text().splitlines() if re.match(r"\| \d+ \|", line)]
-    assert there == lines(), "docs/faults.md is to have the lines that `lines()` returns"
+    assert there == lines(), "docs/faults.md must contain the lines that `lines()` returns"

@@ -1,4 +1,4 @@
-"""Small files on a folder and on an object store: all of one or nothing, and one creator of a name."""
+"""Small files in a folder and in an object store: written completely or not at all, and created by one writer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_bytes_are_read_as_they_were_written(storage):
     assert isinstance(error.value.__cause__, FileNotFoundError)
 
 
-def test_names_are_listed_by_their_beginning(storage):
+def test_names_are_listed_by_prefix(storage):
     for name in ("b/2", "b/1", "b/deep/3", "a", "bc"):
         storage.write_bytes(name, b"x")
 
@@ -42,18 +42,18 @@ def test_names_are_listed_by_their_beginning(storage):
     assert storage.names("b/") == ("b/1", "b/2", "b/deep/3")
     assert storage.names("b") == ("b/1", "b/2", "b/deep/3", "bc")
     assert storage.names("nothing/") == ()
-    assert set(storage.changed()) == set(storage.names())
+    assert set(storage.modified_times()) == set(storage.names())
 
 
 def test_a_name_is_created_once(storage):
     assert storage.create("epochs/1", b"mine")
     assert not storage.create("epochs/1", b"theirs")
-    assert storage.create("epochs/1", b"mine")  # asked again, because the answer was lost
+    assert storage.create("epochs/1", b"mine")  # repeated because the response was lost
     assert storage.read_bytes("epochs/1") == b"mine"
     assert storage.names() == ("epochs/1",)
 
 
-def test_of_creators_who_race_one_wins(storage):
+def test_one_of_racing_creators_wins(storage):
     together = threading.Barrier(8)
 
     def create(number):
@@ -68,7 +68,7 @@ def test_of_creators_who_race_one_wins(storage):
 
 
 @pytest.mark.parametrize("fault", [Fault.LIE, Fault.DROP])
-def test_a_creator_whose_answer_is_lost_finds_out(s3, fault):
+def test_a_creator_whose_response_is_lost_detects_its_success(s3, fault):
     with proxied(s3.port) as proxy:
         storage = s3.storage(f"created-{fault.name}", port=proxy.port)
         proxy.rule(Rule("PUT", "/1$", fault))
@@ -78,7 +78,7 @@ def test_a_creator_whose_answer_is_lost_finds_out(s3, fault):
         assert proxy.faults("PUT", "/1$") == 2
 
 
-def test_a_creator_who_cannot_find_out_says_so(s3):
+def test_an_unknown_outcome_of_a_creation_is_reported(s3):
     with proxied(s3.port) as proxy:
         storage = s3.storage("unknown", port=proxy.port)
         storage.create("0", b"")

@@ -1,7 +1,7 @@
-"""The test of tests: keyed messages through Kafka while brokers and the streams' process are killed, hard and cleanly.
+"""End-to-end test: keyed messages through Kafka while brokers and the streams' process are killed or stopped.
 
-Nothing is lost and nothing comes twice, for who reads in the end and for who reads all the time; the messages of a key
-stay in order.
+Nothing is lost or duplicated, both for readers at the end and for readers that follow all versions. The messages of a
+key stay in order.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tests.faults.streams import (
     Clicks,
     Follower,
     Orders,
-    aside_of,
     committed_once_each,
     feed_is_snapshot,
+    quarantine_of,
     run,
     start,
 )
@@ -52,7 +52,7 @@ BEGUN = datetime(2026, 1, 1)  # noqa: DTZ001 - as the messages say it
 
 
 class Writer:
-    """Writes keyed messages in order, each acknowledged by the brokers that must have it; some are no messages at all."""
+    """Writes keyed messages in order, each acknowledged by the required brokers. Some messages are invalid."""
 
     def __init__(self, servers: str) -> None:
         from confluent_kafka import Producer  # noqa: PLC0415 - where there is none, the test is skipped first
@@ -98,7 +98,7 @@ class Writer:
         pytest.param(1, (3, 100_000, 100), id="headline", marks=[pytest.mark.proof, pytest.mark.timeout(3600)]),
     ],
 )
-def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path, seed, size, record_property):
+def test_nothing_is_lost_or_duplicated_after_random_kills(tmp_path, seed, size, record_property):
     brokers, messages, kills = size
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     try:
@@ -133,11 +133,11 @@ def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path, seed, size, recor
 
 
 def _trouble(dice, cluster, child, orders, killed) -> Child:
-    """Do one harm, after a while in which the streams may have got on."""
+    """Inject one fault after a random delay."""
     what = dice.choice(("worker killed", "worker killed", "worker ended", "broker killed", "broker stopped"))
     child.process.join(dice.uniform(0.2, 2.5))
     if child.process.exitcode is not None:
-        assert isinstance(child.wait(), HeadwaterError)  # it could not go on, and said so
+        assert isinstance(child.wait(), HeadwaterError)  # it could not continue and reported it
         return start(_otherwise(dice, orders))
     killed[what] += 1
     if what == "worker killed":
@@ -171,7 +171,7 @@ def _nothing_is_lost_or_doubled(clicks, writer) -> None:
     with duckdb.connect() as con:
         for name in NAMES:
             con.register(name, workspace.lake.rows(workspace.table(name)))
-            con.register(f"aside_{name}", aside_of(workspace, name))
+            con.register(f"aside_{name}", quarantine_of(workspace, name))
         fates = "select id from kept union all select (\"row\"->>'id')::bigint from aside_kept where reasons = 'sold'"
         ids = [i for (i,) in con.sql(f"select id from ({fates}) order by id").fetchall()]
         assert ids == list(range(writer.ids))

@@ -1,4 +1,4 @@
-"""Brokers that are killed while they are read (row 14): what was acknowledged comes, once and in order."""
+"""Brokers are killed while they are read (row 14): acknowledged messages arrive once and in order."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def brokers(folder, count):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_tail_goes_on_while_brokers_are_killed(count, tmp_path):
-    with brokers(tmp_path, count) as own:
-        own.create_topic("t", replicas=count)
-        log = kafka("t", servers=own.bootstrap)
-        producer = Producer({"bootstrap.servers": own.bootstrap, "log_level": 0, "enable.idempotence": True})
+def test_a_tail_continues_while_brokers_are_killed(count, tmp_path):
+    with brokers(tmp_path, count) as cluster:
+        cluster.create_topic("t", replicas=count)
+        log = kafka("t", servers=cluster.bootstrap)
+        producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0, "enable.idempotence": True})
         piece = pieces(log)[0]
         taken, at = [], 0
         with log.tail({piece.uri: 0}) as tail:
             for turn in range(4):
                 if turn:
-                    own.kill(1 + turn % count)
+                    cluster.kill(1 + turn % count)
                     assert tail.ready(0.1).rows == 0
                 for number in range(turn * 100, turn * 100 + 100):
                     producer.produce("t", json.dumps({"id": number}))
                 if turn and count == 1:
-                    own.start(1)
+                    cluster.start(1)
                 assert producer.flush(SOON_S) == 0
                 while at < (turn + 1) * 100:
                     end = tail.ready(SOON_S).offsets[piece.uri]
@@ -50,7 +50,7 @@ def test_a_tail_goes_on_while_brokers_are_killed(count, tmp_path):
                     taken += zip(reading.rows["id"].to_pylist(), reading.rows[POSITION].to_pylist(), strict=True)
                     at = end
                 if turn and count > 1:
-                    own.start(1 + turn % count)
+                    cluster.start(1 + turn % count)
         assert taken == [(number, number) for number in range(400)]
         again = log.read(SourceSplit(piece, 0, 400), IDS)
         assert again.rows["id"].to_pylist() == list(range(400))

@@ -17,12 +17,12 @@ from tests.runner.conftest import shop as shop  # noqa: PLC0414 - the fixture
 from tests.runner.test_runner_merge import CRM, SECOND, THIRD, add
 from tests.runner.test_runner_merge import crm as crm  # noqa: PLC0414 - the fixture
 
-PROCESSES = multiprocessing.get_context("forkserver")  # children fork before any engine has started threads
+PROCESSES = multiprocessing.get_context("forkserver")  # children fork before DuckDB has started threads
 PROCESSES.set_forkserver_preload(["pipeline.runner.runner", "pipeline", "deltalake", "sqlalchemy.dialects.sqlite"])
 
 
 def run_in_child(folder, kill_at=None):
-    """Run the project in a process of its own; kill it at its n-th event, or return how many there were."""
+    """Run the project in a child process; kill it at its n-th event, or return the number of events."""
     parent, child = PROCESSES.Pipe()
     process = PROCESSES.Process(target=_child, args=(str(folder), child, kill_at))
     process.start()
@@ -40,7 +40,7 @@ def _child(folder, pipe, kill_at):
     moments = []
 
     def observe(event):
-        if event.moment is Moment.WORKING:  # as often as time allows
+        if event.moment is Moment.WORKING:  # as many as time allows
             return
         moments.append((event.moment, event.name))
         if kill_at is not None and len(moments) > kill_at:
@@ -51,7 +51,7 @@ def _child(folder, pipe, kill_at):
 
 
 class Folder:
-    """The project's folder, put back to a saved state before each run: sources are known by their paths."""
+    """The project's folder, restored to a saved state before each run, because sources are identified by path."""
 
     def __init__(self, path, backup):
         self.path, self.backup = path, backup
@@ -67,7 +67,7 @@ class Folder:
 
 
 def every_kill_is_made_good(folder):
-    """Kill a run after each of its steps, or after some of them, and repeat it; return the moments it came to."""
+    """Kill a run after each step, or after some steps, and repeat it; return the steps that it reached."""
     folder.restore()
     moments = run_in_child(folder.path)
     undisturbed = rows_of(folder.path)
@@ -98,8 +98,8 @@ def test_a_merge_killed_anywhere(crm, tmp_path):
     assert every_kill_is_made_good(Folder(crm, tmp_path / "backup")) >= {Moment.STAGED, Moment.COMMITTED}
 
 
-def test_killed_again_and_again(shop, tmp_path):
-    """Killed a step later each time, never repeated from the start: it still arrives."""
+def test_repeated_kills_still_reach_the_end(shop, tmp_path):
+    """The run is killed one step later each time and never restored; it still completes."""
     folder = Folder(shop, tmp_path / "backup")
     run_in_child(shop)
     undisturbed = rows_of(shop)

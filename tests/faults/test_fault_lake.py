@@ -1,4 +1,4 @@
-"""Parts of the lake that somebody removes or damages by hand: no stale result, no lost row, one way out."""
+"""Files of the lake are deleted or damaged manually: no stale result, no lost row, and a documented repair."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lake(folder, *parts):
     return folder.joinpath(".headwater", "lake", *parts)
 
 
-def test_a_table_that_was_removed_and_made_again_is_another_table(shop):
+def test_a_deleted_and_recreated_table_is_a_different_table(shop):
     run(shop)
     shutil.rmtree(lake(shop, "silver", "orders"))
     (shop / "shop.py").write_text(SHOP.replace("quantity * price as amount", "100 * quantity * price as amount"))
@@ -32,7 +32,7 @@ def test_a_table_that_was_removed_and_made_again_is_another_table(shop):
     assert rows_of(shop) == remade
 
 
-def test_rows_of_a_source_that_was_made_again_reach_its_readers(shop):
+def test_rows_of_a_recreated_source_reach_its_readers(shop):
     run(shop)
     shutil.rmtree(lake(shop, "bronze", "raw_orders"))
     (shop / "data" / "orders2.csv").write_text(MORE)
@@ -43,7 +43,7 @@ def test_rows_of_a_source_that_was_made_again_reach_its_readers(shop):
     assert rows_of(shop) == incremental
 
 
-def test_a_lost_data_file_is_named_and_full_makes_it_good(shop):
+def test_a_lost_data_file_is_named_and_full_repairs_it(shop):
     run(shop)
     before = rows_of(shop)
     [file] = lake(shop, "silver", "orders").glob("*.parquet")
@@ -54,7 +54,7 @@ def test_a_lost_data_file_is_named_and_full_makes_it_good(shop):
     assert rows_of(shop) == before
 
 
-def test_a_truncated_data_file_is_not_called_a_conversion(shop):
+def test_a_truncated_data_file_is_not_reported_as_a_conversion_error(shop):
     run(shop)
     [file] = lake(shop, "gold", "fact_order").glob("*.parquet")
     file.write_bytes(file.read_bytes()[:50])
@@ -63,7 +63,7 @@ def test_a_truncated_data_file_is_not_called_a_conversion(shop):
         run(shop)
 
 
-def test_lost_manifests_say_so_and_full_makes_them_good(shop):
+def test_lost_manifests_are_reported_and_full_repairs_them(shop):
     run(shop)
     before = rows_of(shop)
     shutil.rmtree(lake(shop, "silver", "orders", "_headwater"))
@@ -75,7 +75,7 @@ def test_lost_manifests_say_so_and_full_makes_them_good(shop):
     assert rows_of(shop) == before
 
 
-def test_a_lost_quarantine_says_so_and_full_makes_it_good(shop):
+def test_a_lost_quarantine_is_reported_and_full_repairs_it(shop):
     run(shop)
     before = rows_of(shop)
     shutil.rmtree(lake(shop, "quarantine"))
@@ -94,7 +94,7 @@ def test_a_lost_quarantine_says_so_and_full_makes_it_good(shop):
         ("drop table orders", "a query must be one SELECT statement"),
     ],
 )
-def test_a_wrong_query_is_one_message(shop, query, message):
+def test_an_invalid_query_raises_one_message(shop, query, message):
     run(shop)
     with pytest.raises(RequestError, match=message):
         Workspace(load(shop)).query(query)
@@ -112,7 +112,7 @@ def test_a_wrong_query_is_one_message(shop, query, message):
         ),
     ],
 )
-def test_definitions_that_used_to_slip_through(shop, code, message):
+def test_invalid_definitions_are_rejected(shop, code, message):
     (shop / "shop.py").write_text(f"{SHOP}\n{code}\n")
     with pytest.raises(DefinitionError, match=message):
         run(shop)

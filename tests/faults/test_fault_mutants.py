@@ -1,6 +1,6 @@
-"""Mistakes put into the code of streams itself, one at a time: each is seen by the oracle or by an error that says so.
+"""Mutation tests of the streaming code: the oracle or an error detects each mutant.
 
-Those of the protocol alone are mutated in the simulator.
+Mutants of the protocol alone are in the simulator.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tests.faults.streams import AT_ONCE, Clicks, oracle
 
 
 class Crash(Exception):  # noqa: N818
-    """The process is gone."""
+    """Simulates a crash of the process."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A function with other words in its source; in every module that knows it by its name."""
+    """A function with a changed source, patched in every module that imports it."""
 
     owner: Any
     name: str
@@ -47,7 +47,7 @@ class Mutant:
         source = textwrap.dedent(inspect.getsource(function))
         assert self.old in source, f"{self.name} has no {self.old!r} any more"
         known = vars(sys.modules[function.__module__])
-        found: dict[str, Callable[..., Any]] = {}
+        namespace: dict[str, Callable[..., Any]] = {}
         code = compile(
             source.replace(self.old, self.new),
             "mutant",
@@ -55,11 +55,11 @@ class Mutant:
             dont_inherit=True,
             flags=__import__("__future__").annotations.compiler_flag,
         )
-        exec(code, known, found)  # noqa: S102 - our own source
-        monkeypatch.setattr(self.owner, self.name, found[self.name])
+        exec(code, known, namespace)  # noqa: S102 - our own source
+        monkeypatch.setattr(self.owner, self.name, namespace[self.name])
         for module in [m for n, m in sys.modules.items() if n.startswith("pipeline.")]:
             if getattr(module, self.name, None) is function:
-                monkeypatch.setattr(module, self.name, found[self.name])
+                monkeypatch.setattr(module, self.name, namespace[self.name])
 
 
 MUTANTS = {
@@ -68,10 +68,10 @@ MUTANTS = {
         "commit_files",
         "if self._has_conflict or self._newest_manifest_id() != self.manifest_id:",
         "if (self._reload(), setattr(self, 'manifest_id', self._newest_manifest_id()), False)[2]:",
-        "disturbed",  # the second of two that work at once is to fail
+        "disturbed",  # the second of two concurrent streams must fail
     ),
     "base forgotten": Mutant(
-        snapshots, "kept", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
+        snapshots, "required_files", "number >= last.get(file.shard, 0)", "number > last.get(file.shard, 0)"
     ),
     "pending kept": Mutant(
         Stream,
@@ -79,12 +79,12 @@ MUTANTS = {
         "self.progress, self._replaces_table, self._pending = progress, False, PendingRows(time.monotonic())",
         "self.progress, self._replaces_table = progress, False",
     ),
-    "not settled at start": Mutant(opening, "open_at", "update_quarantine(", "(lambda *_: None)("),
-    "deltas after dealing anew": Mutant(opening, "open_at", "epoch.shards != shards", "False"),
-    "offsets not gone on from": Mutant(opening, "positioned", "**known.offsets", "", "committed_once_each"),
+    "no post-commit at start": Mutant(opening, "open_at", "update_quarantine(", "(lambda *_: None)("),
+    "no base after resharding": Mutant(opening, "open_at", "epoch.shards != shards", "False"),
+    "committed offsets ignored": Mutant(opening, "positioned", "**known.offsets", "", "committed_once_each"),
     "late by one": Mutant(Panes, "prepare", "< {closed + slide}", "< {closed}"),
 }
-QUICK = {"through a newly opened table", "pending kept", "not settled at start"}
+QUICK = {"through a newly opened table", "pending kept", "no post-commit at start"}
 
 
 def turned(stream: Stream, turns: int) -> None:
@@ -94,7 +94,7 @@ def turned(stream: Stream, turns: int) -> None:
 
 
 def disturbed(folder) -> None:
-    """Crash at two steps, two that work at once, then a restart with as many shards; hold the oracle."""
+    """Crash at two steps, run two concurrent streams, restart with the same shards, and check the oracle."""
     small = Clicks(folder, count=60, step=6, partitions=2).write()
     plan = Planner(small.workspace()).plan("minutes")
 
@@ -124,11 +124,11 @@ def disturbed(folder) -> None:
     oracle(small, ("minutes",))
 
 
-def test_without_a_mutant_all_holds(tmp_path):
+def test_the_oracle_holds_without_a_mutant(tmp_path):
     disturbed(tmp_path / "project")
 
 
-def test_every_mutant_changes_the_code_as_it_is_now(monkeypatch):
+def test_every_mutant_changes_the_code(monkeypatch):
     for mutant in MUTANTS.values():
         with monkeypatch.context() as patch:
             mutant.put(patch)

@@ -1,4 +1,4 @@
-"""Streams whose workers are actors of a cluster: they are killed, their node goes, calls between them are lost."""
+"""Streams whose workers are Ray actors: actors are killed, their node is lost, and calls are lost."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ PACE = Intervals(batch_s=0.01, commit_s=0.05, idle_commit_s=0.05, batch_offsets=
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of its own with one node, which RAY_ADDRESS names."""
+    """A separate cluster with one node, whose address is in RAY_ADDRESS."""
     import ray  # noqa: PLC0415 - importing Ray takes seconds
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", found.address)
-        yield found
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
         ray.shutdown()
-    found.shutdown()
+    cluster.shutdown()
 
 
 def pid_of(hand: Any) -> int:
@@ -57,10 +57,10 @@ def running_of(folder: Path, count: int = 20_000) -> StreamJob:
     (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (folder / "ticks.py").write_text(DEFINITIONS.replace("COUNT", str(count)))
     workspace = Workspace(load(folder))
-    asked = StreamOptions(intervals=PACE, shards=2, source_tasks=2)
+    stream_options = StreamOptions(intervals=PACE, shards=2, source_tasks=2)
     restart_policy = RestartPolicy(first_wait_s=0.05)
     return StreamJob(
-        workspace, StreamJobOptions(until_caught_up=True, stream_options=asked, restart_policy=restart_policy)
+        workspace, StreamJobOptions(until_caught_up=True, stream_options=stream_options, restart_policy=restart_policy)
     )
 
 
@@ -72,14 +72,14 @@ def held(running: StreamJob, count: int = 20_000) -> None:
 @pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.fault(10)
-def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
-    """Row 10: one that reads, then one that remembers."""
+def test_a_stream_survives_a_killed_worker(tmp_path, nodes):
+    """Row 10: a source task is killed, then a state task."""
     assert nodes
     running = running_of(tmp_path)
     pids: list[int] = []
 
-    def kill(found: StreamJob) -> None:
-        stream, facts = found.streams.get("minutes"), found.statuses["minutes"]
+    def kill(job: StreamJob) -> None:
+        stream, facts = job.streams.get("minutes"), job.statuses["minutes"]
         if stream is None or facts.restarts != len(pids) or len(pids) == 2 or facts.commits < 3 * (1 + len(pids)):
             return
         hand = (stream._shards if pids else stream._sources).tasks[0]  # noqa: SLF001 - whom to kill
@@ -96,21 +96,21 @@ def test_a_worker_that_is_killed_is_done_without(tmp_path, nodes):
 @pytest.mark.ray
 @pytest.mark.proof
 @pytest.mark.fault(11)
-def test_a_node_that_goes_takes_no_commit_with_it(tmp_path, nodes):
-    """Row 11: the node on which workers are is taken away while they work."""
+def test_a_lost_node_loses_no_commit(tmp_path, nodes):
+    """Row 11: the node of the workers is removed while they run."""
     second = nodes.add_node(num_cpus=2)
     running = running_of(tmp_path, 40_000)
-    gone = threading.Event()
+    removed = threading.Event()
 
-    def take_away(found: StreamJob) -> None:
-        if found.statuses["minutes"].commits >= 3 and not gone.is_set():
-            gone.set()
+    def take_away(job: StreamJob) -> None:
+        if job.statuses["minutes"].commits >= 3 and not removed.is_set():
+            removed.set()
             nodes.remove_node(second, allow_graceful=False)
             nodes.add_node(num_cpus=2)
 
     begun = time.monotonic()
     running.run(take_away, every_s=0.01)
 
-    assert gone.is_set()
+    assert removed.is_set()
     assert time.monotonic() - begun < 120
     held(running, 40_000)

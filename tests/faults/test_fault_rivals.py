@@ -1,4 +1,4 @@
-"""Two coordinators of one stream: of each epoch there is one commit, and who comes too late fails and ends."""
+"""Two coordinators of one stream: each epoch has one commit, and the later coordinator fails and ends."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def clicks(tmp_path):
         ),
     ],
 )
-def test_one_thought_dead_wakes_up_and_fails(clicks, undisturbed, step, nth):
-    """The first stops at a point, as a machine does that hangs; the second does its work; the first is woken up."""
+def test_a_suspended_coordinator_fails_when_it_resumes(clicks, undisturbed, step, nth):
+    """The first is suspended at a step, like a hanging machine; the second runs; then the first resumes."""
     name = "minutes"
     with Follower(clicks, (name,)), start(Orders(str(clicks.folder), (name,), stop=(nth, step))) as first:
         first.stopped()
@@ -51,8 +51,8 @@ def test_one_thought_dead_wakes_up_and_fails(clicks, undisturbed, step, nth):
 
 
 @pytest.mark.fault(7)
-def test_what_one_thought_dead_set_aside_is_not_set_aside_again(clicks, undisturbed):
-    """It committed, and stopped before its rows were set aside; the second did that, and more."""
+def test_rows_quarantined_by_a_suspended_coordinator_are_not_quarantined_twice(clicks, undisturbed):
+    """The first is suspended after its commit and before post-commit; the second runs post-commit and continues."""
     with start(Orders(str(clicks.folder), ("kept",), stop=(1, "committed"))) as first:
         first.stopped()
         run(Orders(str(clicks.folder), ("kept",), take_over=True))
@@ -63,8 +63,8 @@ def test_what_one_thought_dead_set_aside_is_not_set_aside_again(clicks, undistur
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(20)])
-def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
-    """Processes that know nothing of each other; the loser of an epoch fails, and is started again."""
+def test_one_of_two_concurrent_coordinators_wins_each_epoch(clicks, undisturbed, seed):
+    """Independent processes; the loser of an epoch fails and is restarted."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     lost = []
 
@@ -88,8 +88,8 @@ def test_of_two_at_once_one_wins_each_epoch(clicks, undisturbed, seed):
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(20)])
-def test_of_two_in_step_one_wins_each_epoch(clicks, seed):
-    """In one process, turn by turn in an order of the dice: the loser opens the stream again, each epoch has one winner."""
+def test_one_of_two_interleaved_coordinators_wins_each_epoch(clicks, seed):
+    """In one process, interleaved in random order: the loser reopens the stream, and each epoch has one winner."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     small = Clicks(clicks.folder, count=40, step=10, partitions=2).write()
     plan = Planner(small.workspace()).plan("minutes")

@@ -1,4 +1,4 @@
-"""Processes that send and are stopped or killed: rows of a sink that can tell come once, of the others at least once."""
+"""Delivering processes are suspended or killed: transactional sinks receive rows exactly once, others at least once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.connectors import OnlineStore, to_callback, to_kafka, to_online
 from pipeline.connectors.kafka import kafka as topics
 from pipeline.core.sinks import SinkContext
 from tests.contracts.test_contract_target import committed
-from tests.faults.sending import FENCED, Order, expected, sending, stopped
+from tests.faults.sending import FENCED, DeliverySpec, expected, start_delivery, stopped
 
 SOON_S = 60.0
 
@@ -49,26 +49,26 @@ def ended(process):
 
 
 @pytest.mark.fault(18)
-def test_a_zombie_is_fenced_and_nothing_is_lost_or_doubled(kafka, topic, home):
-    """The first hangs in a transaction; the second takes over, does that version and more; the first is woken up."""
+def test_a_zombie_is_fenced_and_nothing_is_lost_or_duplicated(kafka, topic, home):
+    """The first is suspended in a transaction; the second delivers that version and later ones; the first resumes."""
     to = to_kafka(topic, servers=kafka.bootstrap, key="id")
-    first = sending(Order(to, home, 5, stop_in=2))
+    first = start_delivery(DeliverySpec(to, home, 5, stop_in=2))
     stopped(first)
 
-    assert ended(sending(Order(to, home, 4))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 4))) == 0
     os.kill(first.pid, signal.SIGCONT)
 
     assert ended(first) == FENCED
     assert sent(kafka, topic) == expected(4)
-    assert ended(sending(Order(to, home, 5))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 5))) == 0
     assert sent(kafka, topic) == expected(5)
 
 
 @pytest.mark.fault(18)
-def test_one_that_slept_past_the_time_of_its_transaction_is_fenced(kafka, topic, home):
-    """Nobody took over: the broker ended the transaction, and the process begins anew."""
+def test_a_process_suspended_beyond_its_transaction_timeout_is_fenced(kafka, topic, home):
+    """No other process took over: the broker aborted the transaction, and the process restarts."""
     to = to_kafka(topic, servers=kafka.bootstrap, key="id", transaction_s=1.0)
-    first = sending(Order(to, home, 3, stop_in=1))
+    first = start_delivery(DeliverySpec(to, home, 3, stop_in=1))
     stopped(first)
     log, until = topics(topic, servers=kafka.bootstrap), time.monotonic() + SOON_S
     assert any(log.held_back().values())
@@ -79,14 +79,14 @@ def test_one_that_slept_past_the_time_of_its_transaction_is_fenced(kafka, topic,
 
     assert ended(first) == FENCED
     assert sent(kafka, topic) == expected(1)
-    assert ended(sending(Order(to, home, 3))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 3))) == 0
     assert sent(kafka, topic) == expected(3)
 
 
 def append(file: Path, version: int, rows: pa.Table) -> None:
     del version
-    with file.open("a") as found:
-        found.write("".join(f"{key}\n" for key in rows["id"].to_pylist()))
+    with file.open("a") as sink_file:
+        sink_file.write("".join(f"{key}\n" for key in rows["id"].to_pylist()))
 
 
 @pytest.mark.proof
@@ -103,12 +103,12 @@ def test_killed_at_any_time(kind, seed, home, request):
         to = to_online(key="id") if kind == "online" else to_callback(partial(append, file))
     kills = 0
     for _ in range(8):
-        process = sending(Order(to, home, 200))
+        process = start_delivery(DeliverySpec(to, home, 200))
         process.join(dice.uniform(0.3, 2.0))
         kills += process.exitcode is None
         process.kill()
         process.join()
-    assert ended(sending(Order(to, home, 200))) == 0
+    assert ended(start_delivery(DeliverySpec(to, home, 200))) == 0
     print("killed", kills)  # noqa: T201 - likewise
     if kind == "kafka":
         assert sent(cluster, topic) == expected(200)
@@ -144,7 +144,7 @@ called = sink("even", to=to_callback(note))
 
 
 def write(file: Path, first: int) -> None:
-    """Let a file of 20 rows appear whole."""
+    """Create a file of 20 rows atomically."""
     rows = "".join(f"{i},2026-01-01 {i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}\n" for i in range(first, first + 20))
     file.with_suffix(".new").write_text("id,at\n" + rows)
     file.with_suffix(".new").rename(file)
@@ -153,8 +153,8 @@ def write(file: Path, first: int) -> None:
 @pytest.mark.proof
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("seed", range(2))
-def test_a_stream_that_is_killed_with_its_sinks(seed, kafka, topic, tmp_path):
-    """Between commit and sink, in a transaction, anywhere: what the table has, each sink has in the end."""
+def test_a_stream_and_its_sinks_are_killed(seed, kafka, topic, tmp_path):
+    """The stream is killed at any point: in the end, each sink contains the rows of the table."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     print("seed", seed)  # noqa: T201 - shown when it fails
     (tmp_path / "headwater.toml").write_text(f'[project]\nname = "{topic}"\ndefinitions = "ticks.py"\n')
@@ -163,20 +163,20 @@ def test_a_stream_that_is_killed_with_its_sinks(seed, kafka, topic, tmp_path):
     for life in range(5):
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             until = time.monotonic() + dice.uniform(2.0, 5.0)
-            for number in range(life * 1200, life * 1200 + 1200, 20):  # files come all its life long
+            for number in range(life * 1200, life * 1200 + 1200, 20):  # files arrive during the whole run
                 write(tmp_path / f"{number:05}.csv", number)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, until - time.monotonic()) / 10)
             process.kill()
     command.append("--until-caught-up")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SOON_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout)  # noqa: T201 - likewise
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SOON_S)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    print(completed.stdout)  # noqa: T201 - likewise
 
-    wanted = list(range(0, 6000, 2))
-    assert sorted(sent(kafka, topic)) == wanted
+    expected = list(range(0, 6000, 2))
+    assert sorted(sent(kafka, topic)) == expected
     store = OnlineStore(tmp_path / ".headwater" / "online.db", "online")
-    assert all(store.get(key) == {"id": key} for key in wanted)
+    assert all(store.get(key) == {"id": key} for key in expected)
     taken = [int(line) for line in (tmp_path / "taken").read_text().splitlines()]
-    print("twice", len(taken) - len(wanted))  # noqa: T201 - likewise
-    assert sorted(set(taken)) == wanted
+    print("twice", len(taken) - len(expected))  # noqa: T201 - likewise
+    assert sorted(set(taken)) == expected

@@ -1,4 +1,4 @@
-"""A store that is slow, with a backlog before it: epochs stay small, and reading waits for what is written."""
+"""A slow store with a backlog: epochs stay small, and reading waits for writing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OFFSETS = 1000
 
 
 @pytest.mark.fault(30)
-def test_a_slow_store_holds_reading_back(tmp_path):
+def test_a_slow_store_applies_backpressure(tmp_path):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (tmp_path / "ticks.py").write_text(DEFINITIONS)
     workspace = Workspace(load(tmp_path))
@@ -35,7 +35,7 @@ def test_a_slow_store_holds_reading_back(tmp_path):
 
     def slow(step: str) -> None:
         if step == "committed":
-            time.sleep(0.1)  # ten times what a commit takes
+            time.sleep(0.1)  # ten times the duration of a commit
             committed.append(len(committed) + 1)
 
     ahead = []
@@ -46,6 +46,6 @@ def test_a_slow_store_holds_reading_back(tmp_path):
     stream.drain()
     stream.close()
 
-    assert max(ahead) <= 2  # the epoch that is being committed, and the one that waits for it
+    assert max(ahead) <= 2  # the epoch that is being committed, and the next one, which waits
     assert len(committed) >= 20
     assert verify(workspace, "kept").holds

@@ -1,4 +1,4 @@
-"""What lies under a stream goes wrong: state files, the disk, the clock, and user code that is never twice the same."""
+"""Faults below a stream: corrupt state files, a full disk, clock jumps, and non-deterministic user code."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def reused(files, number):
 
 
 @pytest.mark.fault(24)
-def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undisturbed):
-    """Each file, each way: it is named, nothing is taken from it, and with --from earliest the table is made anew."""
+def test_a_modified_state_file_is_rejected(clicks, undisturbed):
+    """Each file, in each way: the error names it, the file is not used, and --from earliest rebuilds the table."""
     names = ("minutes",)
     run(Orders(str(clicks.folder), names, shards=2, kill=Kill(3, step="settled")))
     workspace = clicks.workspace()
@@ -74,27 +74,27 @@ def test_a_state_file_that_is_not_what_was_committed_is_refused(clicks, undistur
     assert len(files) > 3
     samples = plan.samples({})
     for number, fault in itertools.product(range(len(files)), (truncated, cut_to_nothing, flipped, missing, reused)):
-        whole = files[number].read_bytes()
+        content = files[number].read_bytes()
         fault(files, number)
         with pytest.raises(
             StorageError,
             match=rf"{epoch.state[number].path}.*(is damaged|cannot read)|cannot read .*{epoch.state[number].path}",
         ):
             StateTask(ShardConfig(plan.operator, samples, 0, 1, storage, epoch=epoch))
-        files[number].write_bytes(whole)
+        files[number].write_bytes(content)
     flipped(files, 0)
     with pytest.raises(StorageError, match=r"is damaged: .*--from earliest"):
         run(Orders(str(clicks.folder), names))
     run(Orders(str(clicks.folder), names, begin="earliest"))
     last = epochs_of(workspace, "minutes").last
     flipped([Path(storage.uri) / last.state[0].path], 0)
-    with pytest.raises(StorageError, match="is damaged"):  # also when there is nothing to do
+    with pytest.raises(StorageError, match="is damaged"):  # also if there is nothing to do
         run(Orders(str(clicks.folder), names))
     assert multiset(workspace.lake.rows(workspace.table("minutes"))) == undisturbed["minutes"]
 
 
 @pytest.mark.fault(24)
-def test_a_manifest_that_is_not_what_was_committed_is_refused(clicks):
+def test_a_modified_manifest_is_rejected(clicks):
     run(Orders(str(clicks.folder), ("minutes",), drain=False))
     table = clicks.workspace().table("minutes")
     manifest = Path(table.storage.uri) / "_headwater" / f"{table.manifest_id():016x}.json"
@@ -108,7 +108,7 @@ def test_a_manifest_that_is_not_what_was_committed_is_refused(clicks):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 2 MB where the lake is."""
+    """A file system of 2 MB for the lake."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if (
@@ -121,8 +121,8 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.fault(23)
-def test_a_full_disk_leaves_the_last_good_state(small_disk, undisturbed):
-    """It is full at another place each time: while rows are staged, memory is saved, a manifest or a commit is written."""
+def test_a_full_disk_keeps_the_last_commit(small_disk, undisturbed):
+    """The disk becomes full at a different step each time: staging, saving state, writing a manifest, or committing."""
     clicks = Clicks(small_disk / "project").write()
     names = ("kept", "minutes")
     filler = small_disk / "filler"
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_the_last_good_state(small_disk, undisturbed):
 
 
 @pytest.mark.fault(28)
-def test_a_clock_that_jumps_changes_nothing_in_event_time(clicks, undisturbed):
+def test_clock_jumps_do_not_affect_event_time(clicks, undisturbed):
     plan = Planner(clicks.workspace()).plan("minutes")
     jumps = itertools.cycle([0, 86400, -86400 * 100, 3600 * 5, -7, 86400 * 300])
     begun = datetime(2026, 11, 1, tzinfo=UTC)
@@ -178,8 +178,8 @@ told = sql("select id, drawn from dice")
 
 
 @pytest.mark.fault(9)
-def test_random_user_code_is_committed_once_and_told_alike(clicks):
-    """What a killed epoch drew is never seen; what was committed is what everybody reads."""
+def test_results_of_random_user_code_are_committed_once(clicks):
+    """The random results of a killed epoch are never visible; all readers see the committed ones."""
     (clicks.folder / "clicks.py").write_text(PROJECT.format(partitions=3, count=160, step=40) + DICE)
     names = ("dice", "told")
     for step in ("staged", "saved", "committed", "settled"):
@@ -189,8 +189,8 @@ def test_random_user_code_is_committed_once_and_told_alike(clicks):
     for name in names:
         committed_once_each(workspace, name)
         feed_is_snapshot(workspace, name)
-    dice, told = (workspace.lake.rows(workspace.table(name)) for name in names)
-    assert multiset(dice) == multiset(told)
+    dice, result = (workspace.lake.rows(workspace.table(name)) for name in names)
+    assert multiset(dice) == multiset(result)
     with duckdb.connect() as con:
         con.register("log", clicks.rows)
         expected = con.sql("select id from log where happened < timestamp '2090-01-01' order by id").fetchall()

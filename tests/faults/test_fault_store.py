@@ -1,4 +1,4 @@
-"""An object store that loses answers, refuses, or comes late: every commit is there once, or it is said that it is not."""
+"""An object store that loses responses, rejects or delays requests: a commit is applied once or reported as failed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ every = pytest.mark.skipif(not PROOFS, reason="make proofs runs it")
 
 @pytest.fixture(scope="session")
 def proxy(s3):
-    with proxied(s3.port) as found:
-        yield found
+    with proxied(s3.port) as s3_proxy:
+        yield s3_proxy
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def values(table: LakeTable) -> list[int]:
 
 
 def changes(table: LakeTable) -> list[tuple[int, int]]:
-    """Return what the change data feed says came: version and value; nothing is ever taken back.
+    """Return the version and value of each insert in the change data feed, which has no deletes.
 
-    Read around the proxy, which is a thread of this process: reading the feed keeps all of them from running.
+    The feed is read without the proxy, which runs in a thread of this process that reading the feed would block.
     """
     direct = {**table.storage.options, "AWS_ENDPOINT_URL": table.storage.options["DIRECT"]}
-    found = DeltaTable(table.storage.uri, storage_options=direct).load_cdf(starting_version=0)
-    feed = pa.RecordBatchReader.from_stream(found).read_all()
+    changes_reader = DeltaTable(table.storage.uri, storage_options=direct).load_cdf(starting_version=0)
+    feed = pa.RecordBatchReader.from_stream(changes_reader).read_all()
     assert set(feed["_change_type"].to_pylist()) == {"insert"}
     return sorted(zip(feed["_commit_version"].to_pylist(), feed["a"].to_pylist(), strict=True))
 
@@ -77,8 +77,8 @@ LOST = [
 @pytest.mark.parametrize("rule", LOST)
 @pytest.mark.parametrize("number", [pytest.param(0, marks=every), 1])
 @pytest.mark.fault(4, 5)
-def test_an_answer_that_is_lost_makes_no_second_commit(table, proxy, rule, number):
-    """Rows 4 and 5: the log write is applied, in the first version and in a later one."""
+def test_a_lost_response_causes_no_second_commit(table, proxy, rule, number):
+    """Rows 4 and 5: the write to the log is applied, for the first version and for a later one."""
     seen = None if number == 0 else commit(table, 0, None)
     proxy.rule(rule)
 
@@ -93,7 +93,7 @@ def test_an_answer_that_is_lost_makes_no_second_commit(table, proxy, rule, numbe
 @pytest.mark.parametrize("status", [503, pytest.param(409, marks=every), pytest.param(500, marks=every)])
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.fault(6)
-def test_a_short_storm_is_waited_out(table, proxy, status, times):
+def test_a_short_series_of_store_errors_is_retried(table, proxy, status, times):
     """Row 6."""
     first = commit(table, 0, None)
     proxy.rule(Rule("PUT", LOG, Fault.REFUSE, status=status, times=times))
@@ -104,8 +104,8 @@ def test_a_short_storm_is_waited_out(table, proxy, status, times):
 
 @pytest.mark.parametrize("status", [412, pytest.param(503, marks=every), pytest.param(409, marks=every)])
 @pytest.mark.fault(6)
-def test_a_long_storm_ends_in_an_error_and_nothing_changed(table, proxy, status):
-    """Row 6: bounded tries; and when the storm is over, the same commit goes through."""
+def test_a_long_series_of_store_errors_raises_and_changes_nothing(table, proxy, status):
+    """Row 6: retries are bounded; after the faults end, the same commit succeeds."""
     first = commit(table, 0, None)
     proxy.rule(Rule("PUT", LOG, Fault.REFUSE, status=status, times=1000))
 
@@ -120,8 +120,8 @@ def test_a_long_storm_ends_in_an_error_and_nothing_changed(table, proxy, status)
 
 
 @pytest.mark.fault(5)
-def test_an_outcome_that_cannot_be_known_is_said_and_found_out_later(table, proxy):
-    """Row 5: the commit is there, its answer is lost, and then the store cannot be read."""
+def test_an_unknown_outcome_is_reported_and_resolved_later(table, proxy):
+    """Row 5: the commit is applied, its response is lost, and then the store cannot be read."""
     first = commit(table, 0, None)
     files = stage(table, 1)
     manifest = Manifest(table="t", run_id="r1", fingerprint="f", mode="append")
@@ -150,15 +150,15 @@ def race(writers: int, work: Callable[[int], Version]) -> tuple[list[Version], l
             return error
 
     with ThreadPoolExecutor(writers) as pool:
-        found = list(pool.map(one, range(writers)))
-    return [v for v in found if isinstance(v, Version)], [e for e in found if isinstance(e, HeadwaterError)]
+        outcomes = list(pool.map(one, range(writers)))
+    return [v for v in outcomes if isinstance(v, Version)], [e for e in outcomes if isinstance(e, HeadwaterError)]
 
 
 @pytest.mark.parametrize("disturbed", [pytest.param(False, marks=every, id="calm"), pytest.param(True, id="disturbed")])
 @pytest.mark.parametrize("created", [pytest.param(False, id="append"), pytest.param(True, marks=every, id="create")])
 @pytest.mark.fault(6, 8)
-def test_of_writers_who_race_one_wins(table, proxy, created, disturbed):
-    """With lost answers as well: a winner who does not hear of it finds out."""
+def test_one_of_racing_writers_wins(table, proxy, created, disturbed):
+    """Also with lost responses: a winner without a response detects its success."""
     seen = None if created else commit(table, 0, None)
     first = 0 if created else 1
     files = [stage(table, 10 + n) for n in range(4)]
@@ -193,8 +193,8 @@ def test_staged_files_are_invisible_until_they_are_committed(table):
 
 @every
 @pytest.mark.fault(4, 5, 6)
-def test_a_hundred_commits_in_bad_weather(table, proxy):
-    """Every third log write is disturbed, each time otherwise; every commit is there once."""
+def test_a_hundred_commits_with_store_errors(table, proxy):
+    """Every third write to the log has a different fault; each commit is applied once."""
     kinds = (
         Rule("PUT", LOG, Fault.LIE, status=500),
         Rule("PUT", LOG, Fault.DROP),
@@ -211,8 +211,8 @@ def test_a_hundred_commits_in_bad_weather(table, proxy):
     assert changes(table) == [(n, n) for n in range(100)]
 
 
-def test_a_stream_goes_on_beside_a_compaction_and_lost_answers(table, proxy):
-    """Row 29 on a store: another process compacts between the epochs, and answers to both are lost."""
+def test_a_stream_continues_during_compaction_and_lost_responses(table, proxy):
+    """Row 29 on an object store: another process compacts between the epochs, and responses to both are lost."""
     head = table.head()
     for epoch in range(6):
         proxy.rule(*([Rule("PUT", LOG, Fault.LIE, status=500)] if epoch % 2 else []))

@@ -1,4 +1,4 @@
-"""Streams killed at every point, by themselves and from outside, and resumed with another number of shards."""
+"""Streams are killed at every step, from inside and outside, and resumed with a different number of shards."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.faults.streams import (
     Follower,
     Kill,
     Orders,
-    aside_of,
     committed_once_each,
     oracle,
+    quarantine_of,
     run,
     start,
 )
@@ -32,13 +32,13 @@ def clicks(tmp_path):
 
 
 def driven_by_the_log(tables):
-    """Tables below others are cut by when these commit, which only the oracle can follow."""
+    """The epochs of downstream tables depend on when their inputs commit, so only the oracle can check them."""
     return {name: rows for name, rows in tables.items() if name in {"kept", "minutes"}}
 
 
 @pytest.mark.fault(1, 2, 3, 26)
 def test_killed_at_every_point_of_an_epoch(clicks, undisturbed):
-    """Killed again and again, each time at another point and resumed with other shards: equal to the whole run."""
+    """Killed repeatedly, each time at another step, and resumed with other shards: equal to an uninterrupted run."""
     names = ("kept", "minutes")
     with Follower(clicks, names) as follower:
         for number, (table, step) in enumerate((t, s) for t in names for s in STEPS):
@@ -53,7 +53,7 @@ def test_killed_at_every_point_of_an_epoch(clicks, undisturbed):
 @pytest.mark.fault(1, 2, 3, 26)
 @pytest.mark.parametrize("files", [False, True], ids=["steps", "files"])
 def test_killed_at_every_single_point(clicks, undisturbed, files):
-    """Each point that a whole run comes to, in a run of its own, then resumed; with `files`, what is done with files too."""
+    """Killed at each step of a complete run, one per run, then resumed; with `files`, also at each file operation."""
     points = run(Orders(str(clicks.folder), files=files))
     seen = list(
         dict.fromkeys((table, step, points[:n].count((table, step)) + 1) for n, (table, step) in enumerate(points))
@@ -71,7 +71,7 @@ def test_killed_at_every_single_point(clicks, undisturbed, files):
 @pytest.mark.fault(1, 2, 3, 26)
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.proof] if seed else []) for seed in range(40)])
 def test_killed_at_random_from_outside(clicks, undisturbed, seed):
-    """A parent kills at any time, also while an engine or the log of a table writes."""
+    """A parent process kills it at any time, also while DuckDB writes or during a commit."""
     dice = random.Random(seed)  # noqa: S311 - a seed for faults
     with Follower(clicks):
         for _ in range(4):
@@ -105,14 +105,14 @@ seconds = sql("select tumble(happened, interval '10 seconds') as ten, count(*) a
 """
 
 
-def test_late_rows_of_a_table_that_does_not_carry_their_place_are_known_to_verify(tmp_path):
+def test_verify_knows_late_rows_of_a_table_without_positions(tmp_path):
     clicks = Clicks(tmp_path / "project", step=10).write()
     (clicks.folder / "clicks.py").write_text(PROJECT.format(partitions=3, count=160, step=10) + PLAIN)
     run(Orders(str(clicks.folder), ("plain", "seconds")))
     workspace = clicks.workspace()
-    late = aside_of(workspace, "seconds")
+    late = quarantine_of(workspace, "seconds")
     assert late.num_rows
     assert not any(late["_position"].to_pylist())
-    found = verify(workspace, "seconds")
-    assert found.holds
-    assert found.rows_aside == late.num_rows
+    result = verify(workspace, "seconds")
+    assert result.holds
+    assert result.rows_aside == late.num_rows

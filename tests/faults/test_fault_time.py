@@ -1,4 +1,4 @@
-"""Event time that does not come as it should: partitions that are silent, and rows from the future."""
+"""Irregular event time: silent partitions, and rows from the future."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.stream import Stream
-from tests.faults.streams import AT_ONCE, TOML, aside_of
+from tests.faults.streams import AT_ONCE, TOML, quarantine_of
 
 PROJECT = """\
 from pipeline import source, sql
@@ -28,7 +28,7 @@ BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Drive:
-    """A stream turned by hand, by a clock that is set by hand."""
+    """A stream that the test runs step by step, with a clock that the test sets."""
 
     def __init__(self, folder, happened, counts):
         folder.mkdir()
@@ -46,7 +46,7 @@ class Drive:
         self.stream.close()
 
     def after(self, seconds: float) -> list[dict[str, object]]:
-        """Return the windows that are there once the clock has gone on."""
+        """Return the emitted windows after the clock has advanced."""
         self.now += timedelta(seconds=seconds)
         self.stream.run_micro_batch()
         self.stream.save()
@@ -59,14 +59,14 @@ class Drive:
 def test_rows_for_one_of_four_partitions_close_their_windows_when_the_others_are_idle(tmp_path):
     #   partition 0   ● every second of 3 minutes     partitions 1, 2, 3   nothing
     with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i)", (180, 0, 0, 0)) as drive:
-        assert drive.after(1) == []  # the others could hold anything
-        assert [row["n"] for row in drive.after(30)] == [60, 60]  # they are idle, and so is 0: up to 00:02:59
-        assert [row["n"] for row in drive.after(2)] == [60, 60, 60]  # by the clock
+        assert drive.after(1) == []  # the other partitions could contain rows of any time
+        assert [row["n"] for row in drive.after(30)] == [60, 60]  # all partitions are idle: up to 00:02:59
+        assert [row["n"] for row in drive.after(2)] == [60, 60, 60]  # follows the clock
 
 
 @pytest.mark.fault(19)
 def test_an_idle_stream_commits_nothing(tmp_path):
-    """Time goes on by the clock, and where no window closes there is nothing to keep of that."""
+    """The watermark follows the clock, but if no window closes, there is nothing to commit."""
     with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i)", (90,)) as drive:
         drive.after(100)
         number = drive.stream.progress.epoch
@@ -78,7 +78,7 @@ def test_an_idle_stream_commits_nothing(tmp_path):
 
 
 @pytest.mark.fault(19)
-def test_one_far_ahead_closes_nothing_of_the_others(tmp_path):
+def test_a_partition_far_ahead_closes_no_windows(tmp_path):
     #   partition 0   00:00 … 00:02     partition 1   00:30 … 00:32
     with Drive(tmp_path / "p", "timestamp '2026-01-01' + to_seconds(i + p * 1800)", (121, 121)) as drive:
         drive.now += timedelta(hours=1)
@@ -86,11 +86,11 @@ def test_one_far_ahead_closes_nothing_of_the_others(tmp_path):
 
 
 @pytest.mark.fault(20)
-def test_rows_of_tomorrow_are_set_aside_and_end_no_window(tmp_path):
-    #   00:00 … 00:01:30, of which every tenth is a day ahead
+def test_rows_in_the_future_are_quarantined_and_close_no_window(tmp_path):
+    #   00:00 … 00:01:30, every tenth row is one day ahead
     happened = "timestamp '2026-01-01' + to_seconds(i + case when i % 10 = 3 then 86400 else 0 end)"
     with Drive(tmp_path / "p", happened, (91,)) as drive:
         assert [row["n"] for row in drive.after(100)] == [54]
-        quarantined = aside_of(drive.workspace, "minutes").to_pylist()
+        quarantined = quarantine_of(drive.workspace, "minutes").to_pylist()
     assert [row["_position"] for row in quarantined] == list(range(3, 91, 10))
     assert {row["reasons"] for row in quarantined} == {"too far ahead of the clock"}

@@ -152,7 +152,7 @@ def test_states_of_another_engine_are_refused_with_the_way_out(project, version)
     seen = workspace.require("by_minute")
     other = replace(seen.manifest, run_id="x", epoch=replace(seen.manifest.epoch, engine="1.0.0"))
     workspace.table("by_minute").commit(other, (), seen.schema, seen)
-    with pytest.raises(StorageError, match=r"kept by engine 1.0.0, and this is .*--from earliest"):
+    with pytest.raises(StorageError, match=r"written by DuckDB 1.0.0, and this is .*--from earliest"):
         go_on(folder, "by_minute")
     assert list(committed_state(workspace, "by_minute").tables) == ["states"], "it can be looked at"
     go_on(folder, "by_minute", begin="earliest")
@@ -225,7 +225,7 @@ def test_a_later_savepoint_is_refused_and_the_others_are_not(project):
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 9, "layout": "unknown"}))
     with pytest.raises(StorageError, match=LATER.format("savepoint 'later' of stream 'by_minute'")):
         go_on(folder, "by_minute", restore="later")
-    with pytest.raises(StorageError, match=r"upgrade Headwater, or go back to another savepoint"):
+    with pytest.raises(StorageError, match=r"upgrade Headwater, or restore another savepoint"):
         savepoints(workspace, "by_minute")
     go_on(folder, "by_minute", restore="kept")
 

@@ -12,7 +12,7 @@ from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.operators.operator import PARTLY
 from pipeline.streaming.planning.plan import Planner
 from pipeline.streaming.runtime.job import StreamJob
-from pipeline.streaming.runtime.verify import VerifyResult, to_come, verify
+from pipeline.streaming.runtime.verify import VerifyResult, pending_output, verify
 
 
 def conserved(workspace: Workspace, name: str, count: str | None = None) -> VerifyResult:
@@ -30,7 +30,7 @@ def conserved(workspace: Workspace, name: str, count: str | None = None) -> Veri
         assert verified.rows_there + verified.rows_remembered == verified.rows_expected
     if count is not None:
         counted = sum(workspace.query(f'select "{count}" as n from "{name}"').column("n").to_pylist())
-        in_state = sum(to_come(workspace, Planner(workspace).plan(name), epoch).column(count).to_pylist())
+        in_state = sum(pending_output(workspace, Planner(workspace).plan(name), epoch).column(count).to_pylist())
         assert totals["rows_in"] == counted + in_state + totals["quarantined"], (totals, counted, in_state)
     return verified
 

@@ -1,1 +1,1 @@
-"""Streams: operators with memory, watermarks, epochs and snapshots."""
+"""Stateful operators of streams, their state and snapshots, and watermarks."""

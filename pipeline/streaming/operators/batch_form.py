@@ -1,4 +1,4 @@
-"""What an operator is told of its inputs, and its answer over all their rows at once, which is what batch computes."""
+"""The inputs of an operator, and its result over all rows of them in one pass, which is what batch computes."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import from_arrow
 from pipeline.streaming.operators.operator import BEGINNING, END, Operator, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 
 
 @dataclass(frozen=True)
 class StreamedInput:
-    """A streamed input: its columns, and which of them is the event time."""
+    """A streamed input: its columns and the name of its event time column."""
 
     schema: Schema
     event_time: str
 
 
-def batch_answer(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:
-    """Return what comes out of an operator for all rows of its inputs and then the end of time.
+def batch_result(operator: Operator, tables: Mapping[str, pa.Table], limits: Limits | None = None) -> pa.Table:
+    """Return the output of an operator for all rows of its inputs, after which the watermark is the end of time.
 
-    Rows that it would set aside as late, which are those without an event time here, are left out.
+    Late rows are excluded; here these are the rows without an event time.
     """
-    return batch_answer_since(operator, {BEGINNING: tables}, limits)
+    return batch_result_since(operator, {BEGINNING: tables}, limits)
 
 
-def batch_answer_since(
-    operator: Operator, given: Mapping[int, Mapping[str, pa.Table]], limits: Limits | None = None
+def batch_result_since(
+    operator: Operator, tables_by_watermark: Mapping[int, Mapping[str, pa.Table]], limits: Limits | None = None
 ) -> pa.Table:
-    """Return the same for rows of which some came when the watermark was there already: `given` has them by it."""
+    """Return the output for rows that arrived at different watermarks: the keys of `tables_by_watermark`."""
     with connect(limits) as con:
         rows: dict[str, list[pa.Table]] = {}
-        for watermark, tables in given.items():
+        for watermark, tables in tables_by_watermark.items():
             for name in operator.inputs:
                 prepared = operator.prepare(name, watermark)
-                con.register("_whole", with_place(tables[name]))
+                con.register("_whole", with_log_position(tables[name]))
                 in_time = f"select * from _whole where not coalesce({prepared.late or 'false'}, false)"
                 con.register(name, arrow(con, in_time))
-                rows.setdefault(name, []).extend(dealt(con, prepared, 1))
-        with opened(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
+                rows.setdefault(name, []).extend(rows_by_shard(con, prepared, 1))
+        with open_shard(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
             return arrow(shard.state.con, shard.advance(rows, Progress(BEGINNING, END)))
 
 
-def with_place(rows: pa.Table) -> pa.Table:
-    """Return rows with `_source` and `_position`, null where a table does not say where its rows stand in a log."""
+def with_log_position(rows: pa.Table) -> pa.Table:
+    """Return rows with the columns `_source` and `_position`, which are null if the table does not have them."""
     known = {name.lower() for name in rows.column_names}
     for name, kind in ((SOURCE, pa.string()), (POSITION, pa.int64())):
         rows = rows if name in known else rows.append_column(name, pa.nulls(rows.num_rows, kind))
@@ -60,12 +60,12 @@ def with_place(rows: pa.Table) -> pa.Table:
 
 
 def micros(column: str) -> str:
-    """Return SQL for a column of times as microseconds since 1970 in UTC; null for an infinite one."""
+    """Return SQL that converts a column of times to microseconds since 1970 in UTC; infinite times become null."""
     return f"epoch_us({quoted(column)})"
 
 
 def before_the_watermark(column: str, watermark: int) -> str:
-    """Return the condition that a row is late, or has no event time: a row on the watermark itself is in time."""
+    """Return the condition that a row is late or has no event time. A row at the watermark is in time."""
     return f"{micros(column)} is null or {micros(column)} < {watermark}"
 
 
@@ -73,23 +73,23 @@ LATE = "came after the watermark, or without an event time"
 
 
 def required(name: str, inputs: Mapping[str, StreamedInput], event_time: str, place: Place) -> StreamedInput:
-    """Return an input of a name; raise `DefinitionError` where it is not streamed, or by another event time."""
-    found = inputs.get(name)
-    if found is None:
+    """Return an input by name; raise `DefinitionError` if it is not streamed or has a different event time."""
+    streamed = inputs.get(name)
+    if streamed is None:
         raise DefinitionError(f"{name!r} is not streamed", do=did_you_mean(name, inputs), place=place)
-    if found.event_time != event_time:
+    if streamed.event_time != event_time:
         raise DefinitionError(
-            f"{name!r} is streamed by another event time",
-            got=f"{event_time!r} here and {found.event_time!r} there",
-            do="name the same column",
+            f"{name!r} is streamed by a different event time",
+            got=f"{event_time!r}, but the input has {streamed.event_time!r}",
+            do="use the event time column of the input",
             place=place,
         )
-    require_columns(name, found.schema, (event_time,), place)
-    return found
+    require_columns(name, streamed.schema, (event_time,), place)
+    return streamed
 
 
 def require_columns(name: str, schema: Schema, columns: tuple[str, ...], place: Place) -> None:
-    """Raise `DefinitionError` for a column that an input does not have; case counts."""
+    """Raise `DefinitionError` for a column that an input does not have. Names are case-sensitive."""
     missing = next((column for column in columns if column not in schema.names), None)
     if missing is not None:
         raise DefinitionError(
@@ -100,7 +100,7 @@ def require_columns(name: str, schema: Schema, columns: tuple[str, ...], place: 
 def schemas_of(
     tables: Mapping[str, pa.Table], event_times: Mapping[str, str], contracts: Mapping[str, Sequence[str]]
 ) -> dict[str, StreamedInput]:
-    """Return tables in memory as streamed inputs, of those with a contract its columns alone."""
+    """Return in-memory tables as streamed inputs. If a table has a contract, only its columns are included."""
     schemas = {name: from_arrow(table.schema) for name, table in tables.items()}
     return {
         name: StreamedInput(schema.select(tuple(contracts.get(name, schema.names))), event_times[name])

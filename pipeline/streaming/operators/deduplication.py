@@ -1,9 +1,9 @@
-"""De-duplication: of the rows of a key the first within a span of event time, or the last of all.
+"""Deduplication: keeps the first row of each key within a span of event time, or the last row of each key.
 
 key=id, within="1 hour", keep="first"
 
 10:00  10:30  11:00  11:01  11:50       12:30
-  o------x------x      o------x-----------o        o comes out; x is a duplicate
+  o------x------x      o------x-----------o        o is emitted; x is a duplicate
   |<-- 1 hour ->|      |<-- 1 hour -->|
 """
 
@@ -36,7 +36,7 @@ from pipeline.streaming.operators.batch_form import (
 )
 from pipeline.streaming.operators.operator import HASH, Emits, Operator, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_columns import (
-    PLACE,
+    LOG_POSITION,
     PREFIX,
     from_internal,
     in_log_order,
@@ -48,13 +48,13 @@ from pipeline.streaming.operators.state_tables import StateTables
 
 Keep = Literal["first", "last"]
 STATE_VERSION = 1
-"""Of the columns in which both operators keep their state."""
+"""The version of the state columns of both operators."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
 class Deduplication:
-    """Which rows of a key stay."""
+    """Which rows of a key are kept."""
 
     key: tuple[str, ...]
     event_time: str
@@ -75,34 +75,33 @@ def deduplicate(  # noqa: PLR0913 - options of a definition
     description: str = "",
     lateness: str | timedelta | None = None,
 ) -> Table:
-    """Define a table of the rows of another one without duplicates: rows of one `key`, nulls being equal.
+    """Define a table of the rows of another table without duplicates: rows with equal `key`. Nulls are equal.
 
-    The order of rows is that of the column `event_time`; of equal times, that of the log: by `_source`, then by
-    `_position`, where the table has them; then by all columns from the first to the last. So it does not matter in
-    which order rows arrive. Rows without an event time are left out.
+    Rows are ordered by `event_time`, then by `_source` and `_position` where the table has them, then by all columns
+    from first to last. The result does not depend on the order of arrival. Rows without an event time are excluded.
 
-    `keep="first"`: the first row of a key comes out, once the watermark has passed it. With `within`, other rows of the
-    key up to that long after it, ends included, are duplicates of it; the next one comes out again, and so on.
-    A stream remembers a key for `within`; without `within`, for ever.
+    `keep="first"` emits the first row of a key once the watermark has passed it. With `within`, later rows of the key
+    up to and including that long after it are duplicates; the first row after that is emitted in turn. A stream keeps
+    the state of a key for `within`, or forever without it.
 
-    `keep="last"`: the last row of a key, which in a stream comes out as soon as it is there and takes the place of
-    the one before. A stream remembers a key until the watermark has passed its last row.
+    `keep="last"` keeps the last row of a key. A stream emits each new last row immediately; it replaces the previous
+    one. The state of a key expires once the watermark has passed its last row.
 
-    `event_time` is also that of the table's own rows, with `lateness`, for what streams from it.
+    `event_time` is also the event time of the resulting table, with `lateness`, for streams that read it.
 
-    Raises `DefinitionError` for `within` with `keep="last"`, other words in `keep`, and no key.
+    Raises `DefinitionError` for `within` with `keep="last"`, an unknown `keep`, and an empty key.
     """
     place = caller()
     columns = names(key)
     if keep not in {"first", "last"}:
-        raise DefinitionError("keep= is 'first' or 'last'", got=repr(keep), place=place)
+        raise DefinitionError("keep= must be 'first' or 'last'", got=repr(keep), place=place)
     if not columns:
-        raise DefinitionError("rows are duplicates by a key", do="give key= with at least one column", place=place)
+        raise DefinitionError("deduplicate needs a key", do="set key= to at least one column", place=place)
     if within is not None and keep == "last":
         raise DefinitionError(
-            "within= is for keep='first'",
+            "within= requires keep='first'",
             got=repr(within),
-            do="leave it out: the last row is one for each key",
+            do="remove within=, because keep='last' keeps one row per key",
             place=place,
         )
     horizon = None if within is None else parse_duration(within, "within", place) // _MICROSECOND
@@ -121,28 +120,28 @@ def deduplicate(  # noqa: PLR0913 - options of a definition
 
 @dataclass(frozen=True)
 class DeduplicateTransform(SqlTransform):
-    """The rows of a table without duplicates, as one statement over all of them."""
+    """The rows of a table without duplicates, as one SQL statement."""
 
     table: str
     how: Deduplication
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The table."""
+        """The name of the table."""
         return (self.table,)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the table's name and of which rows stay."""
+        """A hash of the table's name and of the options."""
         return fingerprint("deduplicate", self.table, self.how)
 
     @property
     def sql(self) -> str:
-        """The statement over all rows of a table that does not say where they stand in a log."""
+        """The statement for a table without log positions."""
         return self._sql(())
 
     def tree_over(self, columns: Mapping[str, Collection[str]]) -> exp.Query:
-        """Return the statement; the place in the log decides between rows of equal time where the table has it."""
+        """Return the statement, which orders rows with equal times by log position where the table has one."""
         known = {name.lower() for name in columns.get(self.table, ())}
         place = tuple(name for name in (SOURCE, POSITION) if name in known)
         return parse(self._sql(place)) if place else self.tree
@@ -150,9 +149,8 @@ class DeduplicateTransform(SqlTransform):
     def _sql(self, place: Sequence[str]) -> str:
         how, time = self.how, micros(self.how.event_time)
         key = listed(how.key)
-        row, at, n = (
-            f"_{name}_{self.fingerprint}" for name in ("row", "at", "n")
-        )  # beside columns that are not known here
+        # the fingerprint makes these names differ from the columns of the table, which are not known here
+        row, at, n = (f"_{name}_{self.fingerprint}" for name in ("row", "at", "n"))
         source = f"from {quoted(self.table)} as {row} where {time} is not null"
         ranks = [time, *(f"{row}.{quoted(name)}" for name in place), row]
         if how.keep == "last":
@@ -172,21 +170,21 @@ class DeduplicateTransform(SqlTransform):
         )
 
     def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
-        """Return what streams it."""
-        found = required(self.table, inputs, self.how.event_time, place)
-        require_columns(self.table, found.schema, self.how.key, place)
-        made = FirstOfKey if self.how.keep == "first" else LastOfKey
-        return made(self.table, found.schema, self.how)
+        """Return the operator that streams the table."""
+        streamed = required(self.table, inputs, self.how.event_time, place)
+        require_columns(self.table, streamed.schema, self.how.key, place)
+        operator_type = FirstOfKey if self.how.keep == "first" else LastOfKey
+        return operator_type(self.table, streamed.schema, self.how)
 
 
 def _after(within_us: int) -> str:
-    """Return the frame of the rows that are no duplicates of a row any more."""
+    """Return the window frame of the later rows that are no longer duplicates of a row."""
     return f"range between {within_us + 1} following and unbounded following"
 
 
 @dataclass(frozen=True)
-class _OfKey:
-    """What both have: the rows come with their time, dealt by key."""
+class _KeyedOperator:
+    """The common part of both operators."""
 
     table: str
     schema: Schema
@@ -194,22 +192,22 @@ class _OfKey:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The table."""
+        """The name of the table."""
         return (self.table,)
 
     @property
     def identity(self) -> StateIdentity:
-        """The key, how long it is remembered, and the columns of the table."""
+        """The key, how long it is kept, and the columns of the table."""
         how = self.how
         layout = {"key": ", ".join(how.key), **columns_part(self.table, self.schema, how.event_time)}
         within = "for ever" if how.within_us is None else format_duration(timedelta(microseconds=how.within_us))
         return StateIdentity(f"deduplicate, keep {how.keep}", STATE_VERSION, layout, {"within": within})
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows on the watermark or after it, with `_at` and their place in the log."""
+        """Rows at or after the watermark, with their time `_at` and their log position."""
         time = self.how.event_time
         return Prepared(
-            f"select {to_internal(self.schema.names)}, {micros(time)} as _at, {PLACE} from {quoted(name)}",
+            f"select {to_internal(self.schema.names)}, {micros(time)} as _at, {LOG_POSITION} from {quoted(name)}",
             tuple(f"{PREFIX}{column}" for column in self.how.key),
             before_the_watermark(time, before),
             LATE,
@@ -225,15 +223,16 @@ class _OfKey:
 
     @property
     def _key(self) -> str:
-        """The key as one value; equal where both are null, as in GROUP BY."""
+        """The key as one value. Nulls are equal, as in GROUP BY."""
         return internal_struct(self.how.key)
 
 
 @dataclass(frozen=True)
-class FirstOfKey(_OfKey):
-    """Keeps the first row of a key, and the next one that is not `within` of it.
+class FirstOfKey(_KeyedOperator):
+    """Keeps the first row of a key, and the next one that is more than `within` after it.
 
-    Remembers `waiting` rows until the watermark passes them, and when a row of a key was last `kept`.
+    Its state is the rows that the watermark has not passed (`waiting`) and the time of the last emitted row of each key
+    (`kept`).
     """
 
     @property
@@ -243,7 +242,7 @@ class FirstOfKey(_OfKey):
 
     @property
     def horizon(self) -> str | None:
-        """Behind the last row that waits."""
+        """Just after the last waiting row."""
         return "select max(_at) + 1 from waiting"
 
     @property
@@ -256,7 +255,7 @@ class FirstOfKey(_OfKey):
         }
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Take the rows that the watermark has passed in their order, and walk from kept row to kept row."""
+        """Process the rows that the watermark has passed in order, going from each kept row to the next one."""
         con, key = state.con, internal_list(self.how.key)
         state.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
@@ -268,51 +267,51 @@ class FirstOfKey(_OfKey):
             "create or replace temp table _out as "
             f"with recursive _linked as materialized (select _n, {self._next} as _next from _due), "
             f"_walk as (select min(_n) as _n from _due left join (select _at as _last, {self._key} as _key from kept) "
-            f"using (_key) where {self._is_anew('_due._at', '_last')} group by _key "
+            f"using (_key) where {self._is_first('_due._at', '_last')} group by _key "
             "union all select _next from _walk join _linked using (_n) where _next is not null) "
             "select * from _due where _n in (select _n from _walk)"
         )
         state.forget("waiting", f"_at < {progress.watermark}")
-        if self.how.within_us is not None:  # else a key comes out once, and is kept for ever
-            state.forget("kept", f"{self._key} in (select _key from _out) or {self._is_over(progress)}")
+        if self.how.within_us is not None:  # otherwise a key is emitted once, and its state is kept forever
+            state.forget("kept", f"{self._key} in (select _key from _out) or {self._is_expired(progress)}")
         state.add(
             "kept",
-            f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_over(progress)}) "
+            f"select {key}, max(_at) as _at, any_value({HASH}) as {HASH} from _out where not ({self._is_expired(progress)}) "
             "group by all",
         )
         return f"select {self._out} from _out"
 
     @property
     def _next(self) -> str:
-        """SQL for the number of the row of the key that comes out next after one that did."""
+        """SQL for the number of the row that is emitted after an emitted row of the same key."""
         if self.how.within_us is None:
             return "null::bigint"
         return f"min(_n) over (partition by {internal_list(self.how.key)} order by _at {_after(self.how.within_us)})"
 
-    def _is_anew(self, at: str, last: str) -> str:
+    def _is_first(self, at: str, last: str) -> str:
         later = "" if self.how.within_us is None else f" or {at} > {last} + {self.how.within_us}"
         return f"{last} is null{later}"
 
-    def _is_over(self, progress: Progress) -> str:
-        """Return the condition that no row can be a duplicate of a kept one any more."""
+    def _is_expired(self, progress: Progress) -> str:
+        """Return the condition that no later row can be a duplicate of a kept row."""
         return "false" if self.how.within_us is None else f"_at < {progress.watermark - self.how.within_us}"
 
 
 @dataclass(frozen=True)
-class LastOfKey(_OfKey):
-    """Gives the last row of a key whenever there is a later one.
+class LastOfKey(_KeyedOperator):
+    """Emits the last row of a key whenever a later one arrives.
 
-    Remembers the `latest` row of a key until the watermark passes it: whatever comes then is later.
+    Its state is the `latest` row of each key until the watermark passes it. Rows that arrive after that are later.
     """
 
     @property
     def emits(self) -> Emits:
-        """A row takes the place of the one with its key."""
+        """A row replaces the previous row with its key."""
         return "upsert"
 
     @property
     def horizon(self) -> str | None:
-        """Nothing waits: rows come out at every change."""
+        """No rows wait: they are emitted at every change."""
         return None
 
     @property
@@ -321,8 +320,8 @@ class LastOfKey(_OfKey):
         return {"latest": f"select * from {quoted(arrived(self.table))}"}
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Find the last of the rows that came and the one remembered."""
-        columns = f"{self._columns}, _at, {PLACE}, {HASH}"
+        """Find the last row of each key among the new rows and the stored one."""
+        columns = f"{self._columns}, _at, {LOG_POSITION}, {HASH}"
         last = f"{in_log_order(self.schema.names, descending=True)}, _is_new"
         state.con.execute(
             f"create or replace temp table _out as select *, {self._key} as _key from (select {columns}, true as _is_new "

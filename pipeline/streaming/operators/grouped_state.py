@@ -1,12 +1,12 @@
-"""Groups of a statement as states in a shard's memory, whatever closes them: a window, a gap, or nothing.
+"""The groups of a statement as partial aggregate states in a shard, with and without windows.
 
-A row of the memory is the states of some rows that are together in every window, with their keys `_k0…`, and:
+A row of state holds the partial aggregates of rows that are in the same windows, with their keys `_k0…`, and:
 
-| column | is |
+| column | meaning |
 | --- | --- |
-| `_from`, `_until` | when they begin, and when they can be forgotten: microseconds, as watermarks are |
-| `_hash` | of the keys without the window, so that all windows of a key are in one shard |
-| `_level` | 0 as it arrived, 1 merged: as many rows as arrived since are merged with those that were there before |
+| `_from`, `_until` | the begin of the span, and when the state expires, in microseconds like watermarks |
+| `_hash` | a hash of the keys without the window, so that all windows of a key are in one shard |
+| `_level` | 0 as it arrived, 1 merged |
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from pipeline.streaming.operators.operator import HASH, Prepared, arrived
 from pipeline.streaming.operators.state_tables import StateTables
 
 STATE_VERSION = 1
-"""Of the columns above."""
+"""The version of the columns above."""
 GROUPS = "states"
-"""The one table that is remembered."""
+"""The only state table."""
 FROM, UNTIL, LEVEL = "_from", "_until", "_level"
 SPAN = (HASH, FROM, UNTIL)
 _COMBINED = "_combined"
-MOST_APART = 1 << 14
-"""So many rows may be there that are not merged, however few there are that are."""
+MAX_UNMERGED = 1 << 14
+"""The number of unmerged rows up to which states are never merged."""
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """A grouped statement over one streamed input, taken apart."""
+    """A grouped statement over one streamed input, decomposed into partial aggregates and a final step."""
 
     name: str
-    """The input."""
+    """The name of the input."""
     split: Decomposition
     schemas: Mapping[str, Schema]
     """The columns of all tables that the statement reads."""
     windowed: bool
     """Whether `_k0` is a window."""
     layout: Mapping[str, str] = field(default_factory=dict)
-    """The parts of the state's identity that every grouped statement has."""
+    """The common part of the state identity of all grouped statements."""
     rules: Mapping[str, str] = field(default_factory=dict)
-    most_apart: int = MOST_APART
+    max_unmerged: int = MAX_UNMERGED
 
     @property
     def types(self) -> CallTypes:
-        """The types of the keys and of the calls' arguments; the engine is asked when they are first used."""
-        return self._asked[0]
+        """The types of the keys and of the aggregates' arguments, determined by DuckDB on first use."""
+        return self._types_and_columns[0]
 
     @property
     def columns(self) -> Schema:
-        """Those of the table that comes out; see `types`."""
-        return self._asked[1]
+        """The columns of the result, determined like `types`."""
+        return self._types_and_columns[1]
 
     @cached_property
-    def _asked(self) -> tuple[CallTypes, Schema]:
+    def _types_and_columns(self) -> tuple[CallTypes, Schema]:
         with connect() as con:
             register(con, {name: Scan(schema) for name, schema in self.schemas.items()})
             types = self.split.types(con)
@@ -73,42 +73,42 @@ class Grouping:
 
     @property
     def by(self) -> tuple[str, ...]:
-        """The columns of the keys without the window."""
+        """The key columns without the window."""
         return tuple(f"_k{i}" for i in range(int(self.windowed), len(self.split.keys)))
 
     @property
     def state(self) -> Mapping[str, str]:
-        """The tables of the memory."""
+        """The state tables."""
         return {GROUPS: self._arrived()}
 
     def prepared(self, begin: str, until: str, late: str | None, why: str, *, of_rows: bool) -> Prepared:
-        """Return how rows become states that begin and can be forgotten as the SQL says: over rows, or over keys."""
+        """Return how rows become states; `begin` and `until` are SQL over rows (`of_rows`) or over keys."""
         span = (f"{begin} as {FROM}", f"{until} as {UNTIL}")
         select = self.split.partial(*span) if of_rows else f"select *, {', '.join(span)} from ({self.split.partial()})"
         return Prepared(select, self.by, late, why)
 
     def take(self, state: StateTables) -> int:
-        """Remember the states that arrived, and return how many they are."""
+        """Store the states that arrived and return their number."""
         return state.add(GROUPS, self._arrived())
 
-    def nothing(self) -> str:
-        """Return the SELECT of no rows."""
+    def no_rows(self) -> str:
+        """Return a SELECT of no rows."""
         columns = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in self.columns.columns)
         return f"select {columns} limit 0"
 
     def answer(self, state: StateTables, states: str) -> str:
-        """Return the SELECT of the statement's rows over the states of a SELECT, which is run now."""
-        _chosen(state.con, states)
+        """Run `states`, a SELECT of states, and return the SELECT of the statement's rows over them."""
+        _load_states(state.con, states)
         return self.split.answer(self.types)
 
     def merge(self, state: StateTables, states: str, condition: str) -> None:
-        """Put merged states in the place of those that a condition is true for; `states` is a SELECT of these.
+        """Replace the states that satisfy a condition by merged ones.
 
-        In it, rows of one key have one span.
+        `states` is a SELECT of these states in which all rows of a key have the same span.
         """
         con = state.con
-        _chosen(con, states)
-        # through Arrow, as all states come: the engine does not cast every state to what it is in a table
+        _load_states(con, states)
+        # through Arrow, like all states: DuckDB cannot cast every state to its type in a table
         con.register(_COMBINED, arrow(con, self.split.combine(self.types, SPAN)))
         try:
             state.forget(GROUPS, condition)
@@ -116,19 +116,19 @@ class Grouping:
         finally:
             con.unregister(_COMBINED)
 
-    def tidy(self, state: StateTables) -> None:
-        """Merge the states of each key and span, if it is time."""
-        if self.is_scattered(state):
+    def compact(self, state: StateTables) -> None:
+        """Merge the states of each key and span if necessary."""
+        if self.needs_merge(state):
             self.merge(state, f"from {GROUPS}", "true")
 
-    def is_scattered(self, state: StateTables) -> bool:
-        """Return whether it is time to merge: each row is merged as often as their number doubles, no more."""
+    def needs_merge(self, state: StateTables) -> bool:
+        """Return whether there are at least as many unmerged as merged rows, so that a row is merged log(n) times."""
         rows, merged = one(state.con, f"select count(*), count(*) filter (where {LEVEL} = 1) from {GROUPS}")
-        return int(rows) - int(merged) >= max(self.most_apart, int(merged))
+        return int(rows) - int(merged) >= max(self.max_unmerged, int(merged))
 
     def _arrived(self) -> str:
         return f"select *, 0::tinyint as {LEVEL} from {arrived(self.name)}"
 
 
-def _chosen(con: duckdb.DuckDBPyConnection, states: str) -> None:
+def _load_states(con: duckdb.DuckDBPyConnection, states: str) -> None:
     con.execute(f"create or replace temp table {STATES} as {states}")

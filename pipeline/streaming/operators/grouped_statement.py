@@ -1,4 +1,4 @@
-"""From a grouped statement to the operator that streams it, or to the reason why there is none."""
+"""Plans the operator for a grouped statement, or gives the reason why it cannot be streamed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from pipeline.streaming.operators.operator import Operator
 from pipeline.streaming.operators.panes import Panes
 from pipeline.streaming.operators.sessions import Sessions
 
-_NO_TTL = "ttl= is for groups without a window: a window is remembered until it closes, no longer"
+_NO_TTL = "ttl= applies only to groups without a window; the state of a window expires when the window closes"
 _TIMES = ("TIMESTAMP", "TIMESTAMPTZ")
 
 
 @dataclass(frozen=True)
 class _GroupedStatement:
-    """A statement that is to be streamed."""
+    """A statement to be streamed."""
 
     select: exp.Select
     window: Window | None
     name: str
-    """The streamed input."""
+    """The name of the streamed input."""
     schemas: Mapping[str, Schema]
     event_time: str | None
     emit: Emit
@@ -51,128 +51,131 @@ class _GroupedStatement:
 def operator_of(
     transform: SqlTransform, name: str, schemas: Mapping[str, Schema], streaming: Streaming, event_time: str | None
 ) -> Operator | Refusal:
-    """Return the operator of a grouped statement that streams its input `name`, or why it has none and the way out.
+    """Return the operator of a grouped statement over the streamed input `name`, or why it cannot be streamed.
 
-    `schemas` are the columns of all its inputs; those that are not streamed are tables where rows are prepared.
-    `event_time` is the column by which the watermark of the input advances. A statement that the engine refuses is found when
+    `schemas` are the columns of all inputs; inputs that are not streamed are looked up where rows are prepared.
+    `event_time` is the column by which the watermark of the input advances. A statement that DuckDB rejects raises when
     the columns of the operator are first used.
     """
     select = transform.written
     if not isinstance(select, exp.Select) or not has_groups(select):
-        return Refusal("it does not group")
+        return Refusal("it has no GROUP BY or aggregate")
     has_windows_below = transform.window is None and in_plain_sql(select) is not select
     if type(transform) is not SqlTransform or has_windows_below:
-        return Refusal("it has more steps than one: make a table of what is grouped first, and stream that")
+        return Refusal("it has more than one step: define a table for the first grouping, and stream that table")
     window = transform.window
     emit = streaming.emit or ("change" if window is None else "close")
-    wanted = _GroupedStatement(select, window, name, schemas, event_time, emit, streaming.ttl)
-    why = _unordered(select) or _emitted(wanted) or _timed(wanted)
+    statement = _GroupedStatement(select, window, name, schemas, event_time, emit, streaming.ttl)
+    why = _unordered(select) or _emitted(statement) or _timed(statement)
     if why is not None:
         return Refusal(why)
     select = cast("exp.Select", transform.decided)
-    wanted = replace(wanted, select=select)
+    statement = replace(statement, select=select)
     tree = select if window is None else in_panes(select, window)
     why = (None if window is None else unclear_name(select)) or _mergeable(tree, name)
-    return _operator(wanted, _grouping(wanted, tree)) if why is None else Refusal(why)
+    return _operator(statement, _grouping(statement, tree)) if why is None else Refusal(why)
 
 
 def _unordered(select: exp.Select) -> str | None:
     clause = next((name for name in ("order", "limit", "offset") if select.args.get(name)), None)
     if clause is None:
         return None
-    return (
-        f"{clause.upper()} needs all rows at once, and a stream does not end: order and limit where the table is read"
-    )
+    return f"{clause.upper()} needs all rows, but a stream does not end: use it in the query that reads the table"
 
 
-def _emitted(wanted: _GroupedStatement) -> str | None:
-    """Return why a statement's groups cannot come out when they are wanted."""
-    window, select = wanted.window, wanted.select
-    if wanted.emit == "close" and window is None:
-        return "a group without a window never closes: group by tumble, hop or session, or say emit='change'"
-    if wanted.emit == "close":
-        return None if wanted.ttl is None else _NO_TTL
+def _emitted(statement: _GroupedStatement) -> str | None:
+    """Return why a statement's groups cannot be emitted as `emit=` requires."""
+    window, select = statement.window, statement.select
+    if statement.emit == "close" and window is None:
+        return "a group without a window never closes: group by tumble, hop or session, or set emit='change'"
+    if statement.emit == "close":
+        return None if statement.ttl is None else _NO_TTL
     if window is not None and window.kind == "session":
-        return "a session's begin may change until it closes: say emit='close'"
+        return "the begin of a session may change until it closes: set emit='close'"
     if select.args.get("having"):
-        return "with emit='change' HAVING would have to take rows back: filter in a table that reads this one"
-    return None if wanted.ttl is None or window is None else _NO_TTL
-
-
-def _timed(wanted: _GroupedStatement) -> str | None:
-    """Return why a statement's windows, or its ttl, do not follow the input's watermark."""
-    if wanted.window is None and wanted.ttl is None:
-        return None
-    what = "ttl=" if wanted.window is None else wanted.window.kind
-    if wanted.event_time is None:
-        return f"{what} needs the event time of {wanted.name!r}: say event_time= where it is defined"
-    kind = wanted.schemas[wanted.name].as_dict().get(wanted.event_time)
-    if kind not in _TIMES:
-        return f"the event time {wanted.event_time!r} is of type {kind}: make it a TIMESTAMP or TIMESTAMPTZ where it is read"
-    time = exp.column(wanted.event_time) if wanted.window is None else wanted.window.time
-    straight = wanted.select.copy()
-    straight.set("expressions", [exp.alias_(time.copy(), "_time")])
-    if not isinstance(time, exp.Column) or passed_through(straight, wanted.name, (wanted.event_time,)) is None:
         return (
-            f"{what} does not go by the event time {wanted.event_time!r} of {wanted.name!r} itself: "
-            "group straight from the input, by that column"
+            "emit='change' does not support HAVING, which would have to retract rows: "
+            "filter in a table that reads this one"
+        )
+    return None if statement.ttl is None or window is None else _NO_TTL
+
+
+def _timed(statement: _GroupedStatement) -> str | None:
+    """Return why a statement's windows or ttl do not follow the input's watermark."""
+    if statement.window is None and statement.ttl is None:
+        return None
+    what = "ttl=" if statement.window is None else statement.window.kind
+    if statement.event_time is None:
+        return f"{what} needs the event time of {statement.name!r}: set event_time= where it is defined"
+    kind = statement.schemas[statement.name].as_dict().get(statement.event_time)
+    if kind not in _TIMES:
+        return (
+            f"the event time {statement.event_time!r} has type {kind}: cast it to TIMESTAMP or TIMESTAMPTZ in the input"
+        )
+    time = exp.column(statement.event_time) if statement.window is None else statement.window.time
+    straight = statement.select.copy()
+    straight.set("expressions", [exp.alias_(time.copy(), "_time")])
+    if not isinstance(time, exp.Column) or passed_through(straight, statement.name, (statement.event_time,)) is None:
+        return (
+            f"{what} does not use the event time {statement.event_time!r} of {statement.name!r} unchanged: "
+            "group directly from the input, by that column"
         )
     return None
 
 
 def _mergeable(tree: exp.Select, name: str) -> str | None:
-    """Return why a statement cannot be put together from rows as they come."""
+    """Return why a statement cannot be computed from partial aggregates."""
     chosen = plan(tree)
     if chosen.driving.lower() != name.lower():
-        return f"it streams {name!r} only where that stands first after FROM"
+        return f"the streamed input {name!r} must be the first table after FROM"
     why = refusal(tree)
     if chosen.strategy != "partial" or why is not None:
-        return f"{why or chosen.reason}: it has no streamed form"
+        return f"{why or chosen.reason}: it cannot be streamed"
     states = (state_of(with_modifiers(call), "", in_order=False) for call in aggregates_of(tree))
     return next((state.reason.replace("a join", "a stream") for state in states if isinstance(state, Refusal)), None)
 
 
-def _grouping(wanted: _GroupedStatement, tree: exp.Select) -> Grouping:
+def _grouping(statement: _GroupedStatement, tree: exp.Select) -> Grouping:
     return Grouping(
-        name=wanted.name,
+        name=statement.name,
         split=decompose(tree),
-        schemas=wanted.schemas,
-        windowed=wanted.window is not None,
-        layout=_layout(wanted, tree),
-        rules=_rules(wanted),
+        schemas=statement.schemas,
+        windowed=statement.window is not None,
+        layout=_layout(statement, tree),
+        rules=_rules(statement),
     )
 
 
-def _layout(wanted: _GroupedStatement, tree: exp.Select) -> dict[str, str]:
-    """Return what decides the columns of the state: what is read, the keys and the aggregates, in their order."""
+def _layout(statement: _GroupedStatement, tree: exp.Select) -> dict[str, str]:
+    """Return what determines the columns of the state: the columns that are read, the keys and the aggregates."""
     plain = normalised(tree)
-    keys = decompose(plain).keys[int(wanted.window is not None) :]
+    keys = decompose(plain).keys[int(statement.window is not None) :]
     calls = dict.fromkeys(with_modifiers(call).sql("duckdb", comments=False) for call in aggregates_of(plain))
-    found = {"group keys": ", ".join(keys), "aggregates": ", ".join(calls), "emit": wanted.emit}
-    for name, schema in wanted.schemas.items():
-        read = schema.select(tuple(sorted(used_columns(wanted.select, name, schema))))
-        found |= columns_part(name, read, wanted.event_time if name == wanted.name else None)
-    return found
+    layout = {"group keys": ", ".join(keys), "aggregates": ", ".join(calls), "emit": statement.emit}
+    for name, schema in statement.schemas.items():
+        read = schema.select(tuple(sorted(used_columns(statement.select, name, schema))))
+        layout |= columns_part(name, read, statement.event_time if name == statement.name else None)
+    return layout
 
 
-def _rules(wanted: _GroupedStatement) -> dict[str, str]:
-    """Return what decides which rows are in the groups: everything that the statement does before it groups."""
-    rows = normalised(wanted.select)
+def _rules(statement: _GroupedStatement) -> dict[str, str]:
+    """Return what determines the rows in the groups: the statement up to its grouping."""
+    rows = normalised(statement.select)
     for clause in ("distinct", "group", "having", "order", "limit", "offset"):
         rows.set(clause, None)
     rows.set("expressions", [exp.Star()])
     return {"rows": rows.sql("duckdb", comments=False)}
 
 
-def _operator(wanted: _GroupedStatement, grouping: Grouping) -> Operator:
-    window, event_time = wanted.window, wanted.event_time or ""
+def _operator(statement: _GroupedStatement, grouping: Grouping) -> Operator:
+    window, event_time = statement.window, statement.event_time or ""
     if window is not None and window.kind == "session":
         return Sessions(grouping, window, event_time)
     if window is not None:
-        return Panes(grouping, window, event_time, "append" if wanted.emit == "close" else "upsert")
-    if wanted.ttl is None:
+        return Panes(grouping, window, event_time, "append" if statement.emit == "close" else "upsert")
+    if statement.ttl is None:
         return Groups(grouping)
-    first = relation(wanted.select)
-    alias = wanted.name if first is None else first.alias_or_name
+    first = relation(statement.select)
+    alias = statement.name if first is None else first.alias_or_name
     time = f"{quoted(alias)}.{quoted(event_time)}"
-    return Groups(grouping, wanted.ttl // timedelta(microseconds=1), event_time, time)
+    return Groups(grouping, statement.ttl // timedelta(microseconds=1), event_time, time)

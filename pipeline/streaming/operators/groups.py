@@ -1,4 +1,4 @@
-"""Groups without a window: each is out again whenever a row comes to it, in place of its last row."""
+"""Groups without a window: a group is emitted again, replacing its previous row, whenever it receives a row."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from pipeline.streaming.operators.state_tables import StateTables
 class Groups:
     """The operator of GROUP BY without a window.
 
-    With a `ttl` a group is forgotten when the watermark is that far behind its last row, and begins anew with the next
-    one. A row is late when it would be forgotten at once.
+    With a `ttl`, the state of a group expires when the watermark is that far past its last row, and the next row starts
+    it anew. A row is late if its state would expire immediately.
     """
 
     grouping: Grouping
     ttl_us: int | None = None
     event_time: str = ""
-    """The column of the input."""
+    """The event time column of the input."""
     time: str = ""
-    """The same, as the statement names it."""
+    """The same column, as SQL in the statement."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -37,12 +37,12 @@ class Groups:
 
     @property
     def emits(self) -> Emits:
-        """A group's row takes the place of its last."""
+        """A group's row replaces its previous one."""
         return "upsert"
 
     @property
     def identity(self) -> StateIdentity:
-        """The keys, the aggregates, what is grouped, and how long a group is kept."""
+        """The keys, the aggregates, the grouped rows, and how long a group is kept."""
         kept = "for ever" if self.ttl_us is None else format_duration(timedelta(microseconds=self.ttl_us))
         rules = {**self.grouping.rules, "ttl": kept}
         return StateIdentity("group", STATE_VERSION, self.grouping.layout, rules)
@@ -54,7 +54,7 @@ class Groups:
 
     @property
     def horizon(self) -> str | None:
-        """Nothing waits: rows come out at every change."""
+        """No rows wait: they are emitted at every change."""
         return None
 
     def prepare(self, name: str, before: int) -> Prepared:
@@ -63,19 +63,19 @@ class Groups:
         if self.ttl_us is None:
             return self.grouping.prepared("0::bigint", f"{END}::bigint", None, "", of_rows=False)
         late = None if before == BEGINNING else f"epoch_us({quoted(self.event_time)}) + {self.ttl_us} <= {before}"
-        # a row without a time does not keep its group
+        # a row without a time does not extend the life of its group
         until = f"coalesce(max(epoch_us({self.time})), {BEGINNING}) + {self.ttl_us}"
         return self.grouping.prepared("0::bigint", until, late, "its group would have been forgotten", of_rows=True)
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Return the rows of the groups that rows arrived for."""
+        """Return the rows of the groups that received rows."""
         grouping = self.grouping
         latest = ", ".join((HASH, *grouping.by))
         span = f"max({UNTIL}) over (partition by {latest}) as {UNTIL}"
-        if grouping.is_scattered(state):
+        if grouping.needs_merge(state):
             grouping.merge(state, f"select * replace ({span}) from {GROUPS}", "true")
         touched = f"select {HASH} from {arrived(grouping.name)}"
-        out = grouping.nothing()
+        out = grouping.no_rows()
         if grouping.take(state):
             out = grouping.answer(state, f"from {GROUPS} where {HASH} in ({touched})")
         if self.ttl_us is not None:
@@ -83,7 +83,7 @@ class Groups:
         return out
 
     def _forget(self, state: StateTables, watermark: int) -> None:
-        """Forget the groups whose last row is old; one that is merged of old and new rows stays."""
+        """Delete the groups whose last row has expired. A group that also has newer rows is kept."""
         is_old = f"{UNTIL} <= {watermark}"
         if one(state.con, f"select count(*) from {GROUPS} where {is_old}")[0]:
             seen = f"{HASH} in (select {HASH} from {GROUPS} where {is_old})"

@@ -1,6 +1,6 @@
-"""How far apart in event time two joined rows may be, read from the conditions of the join.
+"""Derives how far apart in event time two joined rows may be, from the conditions of the join.
 
-A condition counts where it compares the two event times, each with constant intervals added or taken away:
+A condition counts if it compares the two event times, each plus or minus constant intervals:
 `b.ts between a.ts - interval 5 minutes and a.ts`, `a.ts < b.ts + interval '1 hour'`, `b.ts - a.ts <= interval 1 day`.
 """
 
@@ -21,13 +21,13 @@ Side = int
 
 @dataclass(frozen=True)
 class Bounds:
-    """The right row's time minus the left one's, in microseconds: from `low` to `high`, ends included."""
+    """The time of the right row minus that of the left row, in microseconds: from `low` to `high`, both inclusive."""
 
     low: int | None = None
     high: int | None = None
 
     def narrowed(self, low: int | None = None, high: int | None = None) -> Bounds:
-        """Return what holds with other bounds too."""
+        """Return the intersection with other bounds."""
         lows = [value for value in (self.low, low) if value is not None]
         highs = [value for value in (self.high, high) if value is not None]
         return Bounds(max(lows, default=None), min(highs, default=None))
@@ -35,7 +35,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class _Sum:
-    """Event times of the left and the right, each so many times, and microseconds."""
+    """A linear expression: a multiple of the left and of the right event time, plus microseconds."""
 
     left: int = 0
     right: int = 0
@@ -46,22 +46,22 @@ class _Sum:
 
 
 def bounds_of(conjuncts: Iterable[exp.Expr], time_of: Callable[[exp.Column], Side | None]) -> Bounds:
-    """Return the bounds that hold where all conditions do; `time_of` says whose event time a column is, if any's."""
-    found = Bounds()
+    """Return the bounds that all conditions imply. `time_of` returns the side whose event time a column is."""
+    bounds = Bounds()
     for low, high in (pair for conjunct in conjuncts for pair in _at_most(conjunct)):
         left, right = _sum(low, time_of), _sum(high, time_of)
         if left is None or right is None:
             continue
         total = left.plus(right, -1)  # at most 0
         if (total.left, total.right) == (-1, 1):
-            found = found.narrowed(high=-total.micros)
+            bounds = bounds.narrowed(high=-total.micros)
         elif (total.left, total.right) == (1, -1):
-            found = found.narrowed(low=total.micros)
-    return found
+            bounds = bounds.narrowed(low=total.micros)
+    return bounds
 
 
 def _at_most(condition: exp.Expr) -> list[tuple[exp.Expr, exp.Expr]]:
-    """Return the pairs of which a condition says that the first is at most the second."""
+    """Return the pairs of expressions for which a condition implies that the first is at most the second."""
     if isinstance(condition, exp.Between):
         return [(condition.args["low"], condition.this), (condition.this, condition.args["high"])]
     if isinstance(condition, exp.LT | exp.LTE):
@@ -91,16 +91,16 @@ def _sum(node: exp.Expr, time_of: Callable[[exp.Column], Side | None]) -> _Sum |
 
 @functools.lru_cache(maxsize=256)
 def _micros(interval: str) -> int | None:
-    """Return the length of a constant interval; `None` for one of months, whose length depends on the date."""
+    """Return the length of a constant interval, or `None` for months, whose length depends on the date."""
     ends = ", ".join(f"epoch_us(timestamp '{day}' + {interval}) - epoch_us(timestamp '{day}')" for day in _DAYS)
     try:
         with connect() as con:
-            found = set(one(con, f"select {ends}"))
+            lengths = set(one(con, f"select {ends}"))
     except duckdb.Error:
         return None
-    length = found.pop()
-    return length if isinstance(length, int) and not found else None
+    length = lengths.pop()
+    return length if isinstance(length, int) and not lengths else None
 
 
 _DAYS = ("2000-01-01", "2001-02-01", "2004-02-01")
-"""Days after which months are of each length."""
+"""Days whose following months have different lengths."""

@@ -1,12 +1,12 @@
-"""Joins of two streams whose rows meet within a span of event time.
+"""Interval joins: joins of two streams whose matching rows are within a bounded distance in event time.
 
     select ... from a left join b on a.k = b.k and b.ts between a.ts - interval 1 minute and a.ts + interval 5 minutes
 
-    a at 10:00      |-----o-------------------------|      meets b from 9:59 to 10:05
-                  9:59  10:00                     10:05    without one it comes out with nulls when the watermark is past
+    a at 10:00      |-----o-------------------------|      matches b from 9:59 to 10:05
+                  9:59  10:00                     10:05    without a match, it is emitted with nulls when it expires
 
-The statement itself runs on the rows that met, so its names, stars, conditions and expressions are the engine's:
-new rows with all others, and in the end, for an outer join, rows that none met with nothing on the other side.
+DuckDB runs the statement itself, so that its names, stars, conditions and expressions keep their meaning: new rows are
+joined with all rows of the other side. In an outer join, unmatched rows are joined with an empty side when they expire.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from pipeline.kernel.syntax.scope import relation, unused_name
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, micros
 from pipeline.streaming.operators.join_bounds import Bounds, Side, bounds_of
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
-from pipeline.streaming.operators.row_conditions import spelled
+from pipeline.streaming.operators.row_conditions import normalised_sql
 from pipeline.streaming.operators.state_columns import from_internal, internal_list, to_internal
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
 _OUTER = {"": (False, False), "LEFT": (True, False), "RIGHT": (False, True), "FULL": (True, True)}
-"""By the side of a join: whether rows of the left, and of the right, come out without a match too."""
+"""For each side of a join: whether unmatched rows of the left and of the right input are emitted."""
 STATE_VERSION = 1
-"""Of the columns in which both sides are kept."""
-_MEMORIES = (("lefts", "lefts_matched"), ("rights", "rights_matched"))
+"""The version of the state columns of both sides."""
+_STATE_TABLES = (("lefts", "lefts_matched"), ("rights", "rights_matched"))
 _ROWS = ("_rows_of_the_left", "_rows_of_the_right")
-"""What stands for the rows of each side in a template of the statement."""
-_LATER = "make that a table of its own that reads this one"
+"""The placeholders for the rows of each side in a template of the statement."""
+_LATER = "move it to another table that reads this one"
 _CLAUSES = {
     "with_": "WITH",
     "distinct": "DISTINCT",
@@ -63,7 +63,7 @@ _CLAUSES = {
 
 @dataclass(frozen=True)
 class JoinSide:
-    """One side of a join: the input, the name that the statement has for it, and its columns."""
+    """One side of a join: the name of the input, its alias in the statement, and its columns."""
 
     name: str
     alias: str
@@ -71,10 +71,10 @@ class JoinSide:
     event_time: str
 
     def is_named(self, column: exp.Column) -> bool:
-        """Return whether a column may be this side's, by its qualifier and name."""
+        """Return whether a column may belong to this side, by its qualifier and name."""
         owner = column.parts[0].name.lower() if len(column.parts) > 1 else self.alias.lower()
         name = column.parts[min(1, len(column.parts) - 1)].name.lower()
-        return owner == self.alias.lower() and name in {own.lower() for own in self.schema.names}
+        return owner == self.alias.lower() and name in {column_name.lower() for column_name in self.schema.names}
 
     def is_event_time(self, column: exp.Column) -> bool:
         """Return whether a column of this side is its event time."""
@@ -85,10 +85,10 @@ Sides = tuple[JoinSide, JoinSide]
 
 
 def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> IntervalJoin | Refusal:
-    """Return what streams a join of two streams, or why the statement has no streamed form and the way out.
+    """Return the operator for a join of two streams, or why the statement cannot be streamed and what to do.
 
-    It is one SELECT with one join, INNER, LEFT, RIGHT or FULL, whose conditions bound the event times of both sides. Rows
-    are dealt by the equalities of columns or expressions of either side; without any they all go to one shard.
+    The statement must be one SELECT with one INNER, LEFT, RIGHT or FULL join whose conditions bound the distance of
+    both event times. Rows are distributed to shards by the equality conditions; without any, all rows go to one shard.
     """
     refused = _refused(tree)
     if refused is not None:
@@ -97,11 +97,11 @@ def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> Inter
     join: exp.Join = select.args["joins"][0]
     tables = [cast("exp.Table", relation(select)), cast("exp.Table", join.this)]
     if tables[0].name.lower() == tables[1].name.lower():
-        return Refusal(f"{tables[0].name!r} is joined to itself; join it to a table that selects from it")
-    streamed = {name.lower(): (name, found) for name, found in inputs.items()}
+        return Refusal(f"{tables[0].name!r} is joined with itself; join it with a table that selects from it")
+    streamed = {name.lower(): (name, streamed_input) for name, streamed_input in inputs.items()}
     missing = next((table.name for table in tables if table.name.lower() not in streamed), None)
     if missing is not None:
-        return Refusal(f"{missing!r} is not streamed; a join with it needs no memory")
+        return Refusal(f"{missing!r} is not streamed; a join with it needs no state")
     sides = cast("Sides", tuple(_relation(select, table, *streamed[table.name.lower()]) for table in tables))
     outer = _OUTER[join.side.upper()]
     conjuncts = list(_conjuncts(join.args.get("on")))
@@ -116,35 +116,35 @@ def join_operator(tree: exp.Query, inputs: Mapping[str, StreamedInput]) -> Inter
 
 
 def _refused(tree: exp.Query) -> str | None:
-    """Return what a statement has that a streamed join has not."""
+    """Return why a statement is not supported as a streamed join, or `None` if it is."""
     if not isinstance(tree, exp.Select):
-        return f"it is no single SELECT; {_LATER}"
+        return f"it is not a single SELECT; {_LATER}"
     clause = next((words for name, words in _CLAUSES.items() if tree.args.get(name)), None)
     if clause is not None:
-        return f"it has {clause} beside a join of streams; {_LATER}"
+        return f"it combines {clause} with a join of streams; {_LATER}"
     inner = next((node for node in tree.find_all(exp.Query, exp.Window, exp.Unnest) if node is not tree), None)
     if inner is not None or next(aggregates_of(tree), None) is not None:
-        return f"it needs more than the two rows that meet; {_LATER}"
+        return f"it has a subquery, a window function or an aggregate; {_LATER}"
     return _refused_joins(tree, tree.args.get("joins") or ())
 
 
 def _refused_joins(tree: exp.Select, joins: Sequence[exp.Join]) -> str | None:
     if len(joins) != 1 or not all(isinstance(table, exp.Table) for table in (relation(tree), joins[0].this)):
-        return f"it joins {len(joins) + 1} relations; join two streams at a time, each result a table of its own"
+        return f"it joins {len(joins) + 1} relations; define a table for each join of two streams"
     if any(table.alias_column_names for table in (cast("exp.Table", relation(tree)), joins[0].this)):
-        return "it gives the columns of a stream other names; write them after SELECT"
+        return "it has column aliases in FROM; write them after SELECT"
     if (
         joins[0].method
         or joins[0].side.upper() not in _OUTER
         or joins[0].kind.upper() not in {"", "INNER", "OUTER", "CROSS"}
     ):
         words = " ".join(word for word in (joins[0].method, joins[0].side, joins[0].kind) if word)
-        return f"{words} JOIN of streams has no streamed form; write INNER, LEFT, RIGHT or FULL JOIN with ON"
+        return f"{words} JOIN of streams is not supported; use INNER, LEFT, RIGHT or FULL JOIN with ON"
     return None
 
 
 def _relation(select: exp.Select, table: exp.Table, name: str, streamed: StreamedInput) -> JoinSide:
-    """Return a side with the columns that the statement names, which alone are remembered."""
+    """Return a side with the columns that the statement uses; only these are kept in the state."""
     named = used_columns(select, table.name, streamed.schema)
     columns = tuple(column for column in streamed.schema.names if column in {*named, streamed.event_time})
     return JoinSide(name, table.alias_or_name, streamed.schema.select(columns), streamed.event_time)
@@ -152,10 +152,10 @@ def _relation(select: exp.Select, table: exp.Table, name: str, streamed: Streame
 
 def _unbounded(sides: Sides, bounds: Bounds) -> str:
     left, right = (f"{side.alias}.{side.event_time}" for side in sides)
-    end = "how early" if bounds.low is None else "how late"
+    end = "lower" if bounds.low is None else "upper"
     return (
-        f"nothing says {end} {right} may be beside {left}, so rows would be remembered for ever; add for example "
-        f"`and {right} between {left} - interval 10 minutes and {left} + interval 10 minutes` to the join"
+        f"{right} has no {end} bound relative to {left}, so rows would be kept forever; add a condition to the join, for "
+        f"example `and {right} between {left} - interval 10 minutes and {left} + interval 10 minutes`"
     )
 
 
@@ -170,12 +170,12 @@ def _conjuncts(condition: exp.Expr | None) -> Iterator[exp.Expr]:
 
 
 def _side_of(node: exp.Expr, sides: Sides) -> Side | None:
-    """Return the side whose columns alone an expression has; `None` when it has both's, none, or unclear ones."""
-    found: set[Side | None] = set()
+    """Return the only side whose columns an expression uses; `None` if it uses both, none, or ambiguous columns."""
+    owning_sides: set[Side | None] = set()
     for column in node.find_all(exp.Column):
         owners = [number for number, side in enumerate(sides) if side.is_named(column)]
-        found.add(owners[0] if len(owners) == 1 else None)
-    return found.pop() if len(found) == 1 else None
+        owning_sides.add(owners[0] if len(owners) == 1 else None)
+    return owning_sides.pop() if len(owning_sides) == 1 else None
 
 
 def _time_of(column: exp.Column, sides: Sides) -> Side | None:
@@ -186,7 +186,7 @@ def _time_of(column: exp.Column, sides: Sides) -> Side | None:
 def _using(join: exp.Join, sides: Sides) -> Iterator[tuple[str, str]]:
     for name in join.args.get("using") or ():
         column = exp.column(name.name, quoted=True)
-        yield from _dealt_by((column, column), sides)
+        yield from _hash_keys((column, column), sides)
 
 
 def _equalities(conjuncts: Sequence[exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
@@ -194,11 +194,11 @@ def _equalities(conjuncts: Sequence[exp.Expr], sides: Sides) -> Iterator[tuple[s
         if isinstance(conjunct, exp.EQ):
             parts = {_side_of(part, sides): part for part in (conjunct.this, conjunct.expression)}
             if set(parts) == {0, 1}:
-                yield from _dealt_by((parts[0], parts[1]), sides)
+                yield from _hash_keys((parts[0], parts[1]), sides)
 
 
-def _dealt_by(pair: tuple[exp.Expr, exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
-    """Yield an equality as an expression over each side's own columns, if equal values have one hash there."""
+def _hash_keys(pair: tuple[exp.Expr, exp.Expr], sides: Sides) -> Iterator[tuple[str, str]]:
+    """Yield an equality as an expression over the columns of each side, if equal values have equal hashes."""
     texts = [_unqualified(part).sql("duckdb") for part in pair]
     kinds = [
         expression_type(text, tuple((quoted(column.name), column.type) for column in side.schema.columns))
@@ -213,25 +213,25 @@ def _dealt_by(pair: tuple[exp.Expr, exp.Expr], sides: Sides) -> Iterator[tuple[s
 
 
 def _unqualified(node: exp.Expr) -> exp.Expr:
-    made = node.copy()
-    for column in list(made.find_all(exp.Column)):
+    copy = node.copy()
+    for column in list(copy.find_all(exp.Column)):
         column.set("table", None)
-    return made
+    return copy
 
 
 @dataclass(frozen=True)
 class IntervalJoin:
-    """A join of two streams within a span of event time.
+    """A join of two streams with a bounded distance in event time.
 
-    Remembers the rows of each side for as long as others may meet them; those of the outer side of a join in two
-    tables, by whether any did. A row without an event time meets none.
+    Its state is the rows of each side that may still find a match. The rows of an outer side are in two tables: those
+    without a match and those with one. A row without an event time has no match.
     """
 
     tree: exp.Select
     sides: Sides
     outer: tuple[bool, bool]
     bounds: tuple[int, int]
-    """The right row's time minus the left one's, at the least and at the most."""
+    """The minimum and maximum of the time of the right row minus that of the left row, in microseconds."""
     keys: tuple[tuple[str, str], ...]
 
     @property
@@ -246,7 +246,7 @@ class IntervalJoin:
 
     @property
     def identity(self) -> StateIdentity:
-        """The kind of join, its conditions, and the columns of both sides; of an inner join WHERE is one of these."""
+        """The kind of join, its conditions (for an inner join including WHERE), and the columns of both sides."""
         select = normalised(self.tree)
         join: exp.Join = select.args["joins"][0]
         where = select.args.get("where")
@@ -255,13 +255,13 @@ class IntervalJoin:
             on, filters = [*on, *filters], []
         layout = {
             "join": join.side.lower() or "inner",
-            "join keys": ", ".join(f"{spelled(left)} = {spelled(right)}" for left, right in self.keys),
+            "join keys": ", ".join(f"{normalised_sql(left)} = {normalised_sql(right)}" for left, right in self.keys),
         }
         for side in self.sides:
             layout |= columns_part(side.name, side.schema.select(tuple(sorted(side.schema.names))), side.event_time)
         low, high = self.bounds
         rules = {
-            "join bounds": f"{_beside(low)} to {_beside(high)}",
+            "join bounds": f"{_interval_in_words(low)} to {_interval_in_words(high)}",
             "join condition": _joined_by_and(on),
             "filter": _joined_by_and(filters),
         }
@@ -269,26 +269,26 @@ class IntervalJoin:
 
     @property
     def horizon(self) -> str | None:
-        """Behind the last moment at which a row of an outer side may still meet one."""
+        """Just after the last time at which a row of an outer side may still find a match."""
         low, high = self.bounds
-        held = [
-            f"select max(_at) + {reach} + 1 as _last from {_MEMORIES[number][0]}"
+        selects = [
+            f"select max(_at) + {reach} + 1 as _last from {_STATE_TABLES[number][0]}"
             for number, reach in ((0, high), (1, -low))
             if self.outer[number]
         ]
-        return f"select max(_last) from ({' union all '.join(held)})" if held else None
+        return f"select max(_last) from ({' union all '.join(selects)})" if selects else None
 
     @property
     def state(self) -> Mapping[str, str]:
-        """For each side its rows, and for an outer one those that met another in a table of their own."""
-        found: dict[str, str] = {}
-        for side, names, is_outer in zip(self.sides, _MEMORIES, self.outer, strict=True):
+        """A table for the rows of each side, and for an outer side another one for the matched rows."""
+        tables: dict[str, str] = {}
+        for side, names, is_outer in zip(self.sides, _STATE_TABLES, self.outer, strict=True):
             for name in names[: 1 + is_outer]:
-                found[name] = _arriving(side)
-        return found
+                tables[name] = _arriving(side)
+        return tables
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows with `_at`, dealt by the equal expressions."""
+        """Rows with their time `_at`, distributed by the equality conditions."""
         number = self.inputs.index(name)
         side = self.sides[number]
         keys = [f"({pair[number]}) as _k{index}" for index, pair in enumerate(self.keys)]
@@ -301,70 +301,72 @@ class IntervalJoin:
         )
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Join new rows with all others, then let go of rows that no other can meet any more."""
+        """Join new rows with all rows of the other side, then delete the rows that can no longer find a match."""
         con = state.con
-        begins = []
+        last_ids = []
         for number, side in enumerate(self.sides):
-            mine = _MEMORIES[number][0]
-            found = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
-            begins.append(int(found[0][0]))
+            mine = _STATE_TABLES[number][0]
+            result = con.execute(f"select coalesce(max({ID}), 0) from {mine}").fetchall()
+            last_ids.append(int(result[0][0]))
             state.add(mine, _arriving(side))
         inner = [
-            self._joined(self._rows(0, begins, new=True), self._rows(1, begins)),
-            self._joined(self._rows(0, begins, new=False), self._rows(1, begins, new=True)),
+            self._joined(self._rows(0, last_ids, new=True), self._rows(1, last_ids)),
+            self._joined(self._rows(0, last_ids, new=False), self._rows(1, last_ids, new=True)),
         ]
         con.execute(f"create or replace temp table _out as {' union all '.join(inner)}")
         for number in (0, 1):
             if self.outer[number]:
-                con.execute(f"create or replace temp table _met_{number} as {self._matched(number, begins)}")
-        for number, (mine, matched) in enumerate(_MEMORIES):
+                con.execute(f"create or replace temp table _met_{number} as {self._matched(number, last_ids)}")
+        for number, (mine, matched) in enumerate(_STATE_TABLES):
             if self.outer[number]:
                 met = f"{ID} in (from _met_{number})"
                 state.add(matched, f"select * exclude ({ID}, {SINCE}) from {mine} where {met}")
                 state.forget(mine, met)
-            self._let_go(state, number, progress)
+            self._forget_expired(state, number, progress)
         return "select * from _out"
 
-    def _matched(self, number: Side, begins: Sequence[int]) -> str:
-        """Return a SELECT of the numbers of rows of a side that met their first one now."""
-        own = unused_name(
+    def _matched(self, number: Side, last_ids: Sequence[int]) -> str:
+        """Return a SELECT of the ids of the rows of a side that found their first match now."""
+        row_id = unused_name(
             ID, [name for side in self.sides for name in side.schema.names]
-        )  # where the statement's names are
-        mine = f"select {from_internal(self.sides[number].schema.names)}, {ID} as {own} from {_MEMORIES[number][0]}"
-        select = f"{quoted(self.sides[number].alias)}.{own}"
-        found = []
+        )  # must not clash with columns
+        mine = (
+            f"select {from_internal(self.sides[number].schema.names)}, {ID} as {row_id} from {_STATE_TABLES[number][0]}"
+        )
+        select = f"{quoted(self.sides[number].alias)}.{row_id}"
+        selects = []
         for is_new in (True, False):
-            rows = f"{mine} where {ID} {'>' if is_new else '<='} {begins[number]}"
-            pair = (rows, self._rows(1 - number, begins, new=None if is_new else True))
-            found.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
-        return " union ".join(found)
+            rows = f"{mine} where {ID} {'>' if is_new else '<='} {last_ids[number]}"
+            pair = (rows, self._rows(1 - number, last_ids, new=None if is_new else True))
+            selects.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
+        return " union ".join(selects)
 
-    def _let_go(self, state: StateTables, number: Side, progress: Progress) -> None:
-        """Forget the rows that no row on the watermark or after it can meet; of an outer side they come out."""
+    def _forget_expired(self, state: StateTables, number: Side, progress: Progress) -> None:
+        """Delete the rows that no row at or after the watermark can match; emit those of an outer side."""
         low, high = self.bounds
         reach = high if number == 0 else -low
         is_over = f"(_at is null or _at < {progress.watermark - reach})"
-        mine, matched = _MEMORIES[number]
+        mine, matched = _STATE_TABLES[number]
         if self.outer[number]:
-            alone = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
-            nothing = f"{self._rows(1 - number, (0, 0))} where false"
-            pair = (alone, nothing) if number == 0 else (nothing, alone)
+            unmatched = f"select {from_internal(self.sides[number].schema.names)} from {mine} where {is_over}"
+            no_rows = f"{self._rows(1 - number, (0, 0))} where false"
+            pair = (unmatched, no_rows) if number == 0 else (no_rows, unmatched)
             state.con.execute(f"insert into _out {self._joined(*pair, side='LEFT' if number == 0 else 'RIGHT')}")
             state.forget(matched, is_over)
         state.forget(mine, is_over)
 
-    def _rows(self, number: Side, begins: Sequence[int], *, new: bool | None = None) -> str:
-        """Return a SELECT of the remembered rows of a side: those that came now, those from before, or all."""
+    def _rows(self, number: Side, last_ids: Sequence[int], *, new: bool | None = None) -> str:
+        """Return a SELECT of the stored rows of a side: the new ones, the old ones, or all."""
         names = from_internal(self.sides[number].schema.names)
-        mine, matched = _MEMORIES[number]
-        fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {begins[number]}"
-        found = f"select {names} from {mine}{fresh}"
+        mine, matched = _STATE_TABLES[number]
+        fresh = "" if new is None else f" where {ID} {'>' if new else '<='} {last_ids[number]}"
+        rows = f"select {names} from {mine}{fresh}"
         if self.outer[number] and new is not True:
-            found = f"select * from ({found} union all select {names} from {matched})"
-        return found
+            rows = f"select * from ({rows} union all select {names} from {matched})"
+        return rows
 
     def _joined(self, left: str, right: str, *, side: str = "", select: str | None = None) -> str:
-        """Return the statement over other rows of both sides, as an inner join unless another is asked for."""
+        """Return the statement over the given rows of both sides, as an inner join unless `side` is set."""
         template = self._templates.get((side, select))
         if template is None:
             template = self._templates[side, select] = self._template(side, select)
@@ -395,12 +397,12 @@ def _arriving(side: JoinSide) -> str:
     return f"select {internal_list(side.schema.names)}, _at, {HASH} from {quoted(arrived(side.name))}"
 
 
-def _beside(us: int) -> str:
+def _interval_in_words(us: int) -> str:
     words = format_duration(timedelta(microseconds=abs(us)))
     return f"{words} {'before' if us < 0 else 'after'}" if us else words
 
 
 def _joined_by_and(conjuncts: Sequence[exp.Expr]) -> str:
-    """Return conditions that all hold as one text, whatever their order."""
+    """Return the conjunction of conditions as one text that does not depend on their order."""
     texts = {f"({c.sql('duckdb', comments=False)})" for c in conjuncts}
     return " and ".join(sorted(texts)) or "none"

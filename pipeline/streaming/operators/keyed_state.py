@@ -1,8 +1,8 @@
-"""A function with a state for each key, called in turns: in each, a key has the rows of its next instant, or its timer.
+"""A function with a state per key. A call passes, for many keys, the rows of the next event time of each, or its timer.
 
-key a   rows 10:00 10:00   10:20       timer 10:30        each turn is one call for all keys that have one
+key a   rows 10:00 10:00   10:20       timer 10:30        one call for all keys that are due
 key b   rows         10:10
-turns     a1 b1            a2          a3
+calls     a1 b1            a2          a3
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, before_the_watermark, micros
 from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.state_columns import (
-    PLACE,
+    LOG_POSITION,
     PREFIX,
     from_internal,
     in_log_order,
@@ -39,16 +39,16 @@ from pipeline.streaming.operators.state_evolution import evolve
 from pipeline.streaming.operators.state_tables import StateTables
 
 STATE_VERSION = 1
-"""Of the columns in which keys and waiting rows are kept, beside those that are declared."""
+"""The version of the state columns besides the declared ones."""
 TIMER = "_timer"
-"""The column of a state that says when its key comes again without rows."""
-_OURS = Schema.of({"_seen": "bigint", "_due": "bigint"})
+"""The state column with the time at which the function is called for the key without rows."""
+_INTERNAL = Schema.of({"_seen": "bigint", "_due": "bigint"})
 """The times, in microseconds, of a key's last row and of its timer."""
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a function remembers of each key, what it gives, and how it is called."""
+    """The state of a function per key, the columns of its output, and how it is called."""
 
     name: str
     key: tuple[str, ...]
@@ -61,20 +61,21 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class KeyedStateOperator:
-    """A function with a state for each key.
+    """A function with a state per key.
 
-    Remembers rows until the watermark passes them, and the `states` of keys for the time to live after their last row.
+    Its state is the rows that the watermark has not passed (`waiting`) and the `states` of the keys, which are kept for
+    the time to live after the last row of the key.
     """
 
     function: Callable[..., Any]
     table: str
     streamed: StreamedInput
-    remembered: StateSpec
+    spec: StateSpec
     place: Place
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The input."""
+        """The name of the input."""
         return (self.table,)
 
     @property
@@ -84,27 +85,27 @@ class KeyedStateOperator:
 
     @property
     def identity(self) -> StateIdentity:
-        """The function's code, what it remembers and for how long, the key, and the columns of the input."""
-        own, defaults = self.remembered, dict(self.remembered.defaults)
+        """The function's code, the declaration and time to live of its state, the key, and the columns of the input."""
+        spec, defaults = self.spec, dict(self.spec.defaults)
         declared = [
             f"{c.name} {c.type}" + (f" default {defaults[c.name]}" if c.name in defaults else "")
-            for c in own.state.columns
+            for c in spec.state.columns
         ]
         layout = {
-            "key": ", ".join(own.key),
+            "key": ", ".join(spec.key),
             **columns_part(self.table, self.streamed.schema, self.streamed.event_time),
         }
         rules = {
             "state columns": ", ".join(declared),
-            "ttl": format_duration(timedelta(microseconds=own.ttl_us)),
-            "batched": str(own.batched).lower(),
-            f"code of {own.name!r}": of_function(self.function),
+            "ttl": format_duration(timedelta(microseconds=spec.ttl_us)),
+            "batched": str(spec.batched).lower(),
+            f"code of {spec.name!r}": of_function(self.function),
         }
         return StateIdentity("stateful", STATE_VERSION, layout, rules)
 
     @property
     def horizon(self) -> str | None:
-        """Behind the last row and the last timer that wait."""
+        """Just after the last waiting row and the last timer."""
         return (
             "select max(_last) + 1 from (select max(_at) as _last from waiting union all select max(_due) from states)"
         )
@@ -113,28 +114,28 @@ class KeyedStateOperator:
     def state(self) -> Mapping[str, str]:
         """The tables `waiting` and `states`."""
         rows = quoted(arrived(self.table))
-        columns = [*_OURS.columns, *self._held_state.columns]
+        columns = [*_INTERNAL.columns, *self._state_schema.columns]
         state = ", ".join(f"null::{column.type} as {quoted(column.name)}" for column in columns)
         return {"waiting": f"select * from {rows}", "states": f"select _key, {HASH}, {state} from {rows}"}
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows with `_at`, their place in the log, and their key as one value, nulls being equal."""
+        """Rows with their time `_at`, their log position, and their key as one value. Nulls are equal."""
         time = self.streamed.event_time
         return Prepared(
-            f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {PLACE}, "
-            f"{struct(self.remembered.key)} as _key from {quoted(name)}",
+            f"select {to_internal(self.streamed.schema.names)}, {micros(time)} as _at, {LOG_POSITION}, "
+            f"{struct(self.spec.key)} as _key from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
             LATE,
         )
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Call the function in turns until no row is due and no timer."""
-        con, ttl = state.con, self.remembered.ttl_us
+        """Call the function until no row and no timer is due."""
+        con, ttl = state.con, self.spec.ttl_us
         state.add("waiting", f"select * from {quoted(arrived(self.table))}")
         con.execute(
             "create or replace temp table _todo as select * exclude (_gap), sum(_gap) over (partition by _key order by _at) "
-            f"as _run from (select {self._columns}, _at, {PLACE}, {HASH}, _key, (_at - lag(_at, 1, _at) over (partition by _key "
+            f"as _run from (select {self._columns}, _at, {LOG_POSITION}, {HASH}, _key, (_at - lag(_at, 1, _at) over (partition by _key "
             f"order by _at) > {ttl})::bigint as _gap from waiting where _at < {progress.watermark})"
         )
         state.forget("waiting", f"_at < {progress.watermark}")
@@ -145,10 +146,10 @@ class KeyedStateOperator:
         state.forget("states", touched)
         out: list[pa.Table] = []
         while self._has_turn(con, progress.watermark):
-            out.append(self._turn(con))
+            out.append(self._run_turn(con))
         state.add("states", f"select * from _states where _seen >= {progress.watermark - ttl}")
         if not out:
-            columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in self.remembered.gives.columns)
+            columns = ", ".join(f"null::{c.type} as {quoted(c.name)}" for c in self.spec.gives.columns)
             return f"select {columns} limit 0"
         con.register("_out_of_turns", pa.concat_tables(out))
         return "select * from _out_of_turns"
@@ -159,22 +160,22 @@ class KeyedStateOperator:
         return frozenset({"states"})
 
     def evolved(self, before: Schema) -> tuple[str, ...]:
-        """Return SQL over `states` with the columns `before`, one expression for each column of today.
+        """Return SQL over `states` with the columns `before`, one expression for each current column.
 
-        Raises `DefinitionError` for a key or a column that cannot be kept.
+        Raises `DefinitionError` for a key or a column that cannot be converted.
         """
         types = self.streamed.schema.as_dict()
-        key = f"struct({', '.join(f'{quoted(name)} {types[name]}' for name in self.remembered.key)})"
+        key = f"struct({', '.join(f'{quoted(name)} {types[name]}' for name in self.spec.key)})"
         with connect() as con:
             keys = schema_of(con, f"select null::{key} as _key, 0::ubigint as {HASH}").columns
-        now = Schema((*keys, *_OURS.columns, *self._held_state.columns))
-        defaults = {f"{PREFIX}{name}": default for name, default in self.remembered.defaults}
+        now = Schema((*keys, *_INTERNAL.columns, *self._state_schema.columns))
+        defaults = {f"{PREFIX}{name}": default for name, default in self.spec.defaults}
         return evolve(before, now, defaults, self.place)
 
     def _has_turn(self, con: duckdb.DuckDBPyConnection, watermark: int) -> bool:
-        """Make `_turn` of the keys that are next: of each whether its timer has come, else up to when its rows are given."""
-        ttl = self.remembered.ttl_us
-        until = "coalesce(_ends, _last)" if self.remembered.batched else "_next"
+        """Create `_turn`, the keys that are due: whether the timer of each fires, and until when its rows are due."""
+        ttl = self.spec.ttl_us
+        until = "coalesce(_ends, _last)" if self.spec.batched else "_next"
         con.execute(
             f"create or replace temp table _turn as select _key, {HASH}, _seen, _ends as _due, _run, _fires, "
             f"coalesce(not _fires and _next > _seen + {ttl}, _seen is null) as _is_new, "
@@ -187,70 +188,70 @@ class KeyedStateOperator:
         )
         return bool(con.execute("select exists (from _turn)").fetchall()[0][0])
 
-    def _turn(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
-        """Call the function once, keep the states that it returns and return its rows."""
-        defaults = dict(self.remembered.defaults)
+    def _run_turn(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Call the function once, store the states that it returns, and return its rows."""
+        defaults = dict(self.spec.defaults)
         columns = "".join(
             f", if(t._is_new, ({defaults.get(c.name, 'null')})::{c.type}, s.{internal(c.name)}) as {quoted(c.name)}"
-            for c in self.remembered.state.columns
+            for c in self.spec.state.columns
         )
-        keys = ", ".join(f"t._key.{quoted(name)} as {quoted(name)}" for name in self.remembered.key)
+        keys = ", ".join(f"t._key.{quoted(name)} as {quoted(name)}" for name in self.spec.key)
         state = arrow(
             con,
             f"select {keys}{columns}, if(t._is_new, null, make_timestamptz(s._due)) as {TIMER} "
             "from _turn as t left join _states as s using (_key) order by t._key",
         )
-        given = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
+        due_rows = "_todo semi join _turn as t on _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         names = self.streamed.schema.names
-        rows = arrow(con, f"select {from_internal(names)} from (from {given}) order by {in_log_order(names)}")
-        con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {given} group by _key")
+        rows = arrow(con, f"select {from_internal(names)} from (from {due_rows}) order by {in_log_order(names)}")
+        con.execute(f"create or replace temp table _last as select _key, max(_at) as _at from {due_rows} group by _key")
         con.execute(
             "delete from _todo using _turn as t where _todo._key = t._key and _todo._at <= t._until and _todo._run = t._run"
         )
-        states, out = self._called(state, rows)
+        states, out = self._call(state, rows)
         self._keep(con, states)
-        return self._fitted(con, out, self.remembered.gives, "rows")
+        return self._cast_to_schema(con, out, self.spec.gives, "rows")
 
-    def _called(self, state: pa.Table, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    def _call(self, state: pa.Table, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         try:
-            found = self.function(state, rows)
-        except Exception as error:  # the user's own code
+            result = self.function(state, rows)
+        except Exception as error:  # user code
             raise DefinitionError(
-                f"stateful {self.remembered.name!r} raised {type(error).__name__}",
+                f"stateful {self.spec.name!r} raised {type(error).__name__}",
                 got=str(error),
                 place=raised_at(error, self.place),
             ) from error
-        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, pa.Table) for part in found)):  # noqa: PLR2004 - a pair
+        if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, pa.Table) for part in result)):  # noqa: PLR2004 - a pair
             raise DefinitionError(
-                f"stateful {self.remembered.name!r} must return two Arrow tables, the states and the rows",
-                got=type(found).__name__,
+                f"stateful {self.spec.name!r} must return a tuple of two Arrow tables, the states and the rows",
+                got=type(result).__name__,
                 place=self.place,
             )
-        return found
+        return result
 
     def _keep(self, con: duckdb.DuckDBPyConnection, states: pa.Table) -> None:
         types = self.streamed.schema.as_dict()
-        keys = [Column(name, types[name]) for name in self.remembered.key]
+        keys = [Column(name, types[name]) for name in self.spec.key]
         if TIMER not in states.column_names:
             states = states.append_column(TIMER, pa.nulls(states.num_rows, pa.timestamp("us", "UTC")))
-        wanted = Schema((*keys, *self.remembered.state.columns, Column(TIMER, "TIMESTAMPTZ")))
-        con.register("_new_states", self._fitted(con, states, wanted, "states"))
-        key = struct(self.remembered.key)
-        found = con.execute(
+        declared = Schema((*keys, *self.spec.state.columns, Column(TIMER, "TIMESTAMPTZ")))
+        con.register("_new_states", self._cast_to_schema(con, states, declared, "states"))
+        key = struct(self.spec.key)
+        counts = con.execute(
             f"select count(*), count(distinct {key}), count(*) filter (where {key} not in (select _key from _turn)) from _new_states"
         ).fetchall()
-        rows, distinct, strange = found[0]
-        if rows > distinct or strange:
+        rows, distinct, unknown = counts[0]
+        if rows > distinct or unknown:
             raise DefinitionError(
-                f"stateful {self.remembered.name!r} returned states of keys that it was not given, or two of one key",
-                got=f"{rows} states of {distinct} keys, {strange} not given",
-                do="return one state for each key of `state`, or none",
+                f"stateful {self.spec.name!r} returned states of unknown keys, or several states of one key",
+                got=f"{rows} states of {distinct} keys, {unknown} of unknown keys",
+                do="return at most one state for each key of `state`",
                 place=self.place,
             )
         con.execute("delete from _states where _key in (select _key from _turn)")
         due = f"epoch_us(n.{TIMER})"
-        columns = "".join(f", n.{internal(name)}" for name in self.remembered.state.names)
-        taken = "".join(f", {quoted(name)} as {internal(name)}" for name in self.remembered.state.names)
+        columns = "".join(f", n.{internal(name)}" for name in self.spec.state.names)
+        taken = "".join(f", {quoted(name)} as {internal(name)}" for name in self.spec.state.names)
         con.execute(
             f"insert into _states select t._key, t.{HASH}, coalesce(l._at, t._seen), "
             f"if(t._fires and {due} <= t._due, null, {due}){columns} "
@@ -259,28 +260,28 @@ class KeyedStateOperator:
         )
         con.unregister("_new_states")
 
-    def _fitted(self, con: duckdb.DuckDBPyConnection, table: pa.Table, wanted: Schema, what: str) -> pa.Table:
-        """Return a table that the function gave with the columns that are declared, in their types and order."""
-        name = self.remembered.name
-        for missing in (column for column in wanted.names if column not in table.column_names):
+    def _cast_to_schema(self, con: duckdb.DuckDBPyConnection, table: pa.Table, declared: Schema, what: str) -> pa.Table:
+        """Return a table that the function returned with the declared columns, in their types and order."""
+        name = self.spec.name
+        for missing in (column for column in declared.names if column not in table.column_names):
             raise DefinitionError(
                 f"stateful {name!r} returned {what} without the column {missing!r}",
                 do=did_you_mean(missing, table.column_names),
                 place=self.place,
             )
-        for strange in (column for column in table.column_names if column not in wanted.names):
+        for unknown in (column for column in table.column_names if column not in declared.names):
             raise DefinitionError(
-                f"stateful {name!r} returned {what} with the column {strange!r}, which is not declared",
-                do=did_you_mean(strange, wanted.names),
+                f"stateful {name!r} returned {what} with the column {unknown!r}, which is not declared",
+                do=did_you_mean(unknown, declared.names),
                 place=self.place,
             )
         con.register("_to_fit", table)
         try:
-            columns = (f"{quoted(column.name)}::{column.type} as {quoted(column.name)}" for column in wanted.columns)
+            columns = (f"{quoted(column.name)}::{column.type} as {quoted(column.name)}" for column in declared.columns)
             return arrow(con, f"select {', '.join(columns)} from _to_fit")
         except duckdb.Error as error:
             raise DefinitionError(
-                f"stateful {name!r} returned {what} of other types than it declares",
+                f"stateful {name!r} returned {what} that cannot be cast to the declared types",
                 got=first_line(error),
                 place=self.place,
             ) from error
@@ -292,9 +293,9 @@ class KeyedStateOperator:
         return internal_list(self.streamed.schema.names)
 
     @property
-    def _held_state(self) -> Schema:
-        return Schema(tuple(Column(f"{PREFIX}{c.name}", c.type) for c in self.remembered.state.columns))
+    def _state_schema(self) -> Schema:
+        return Schema(tuple(Column(f"{PREFIX}{c.name}", c.type) for c in self.spec.state.columns))
 
     @property
     def _state_columns(self) -> str:
-        return listed(("_key", HASH, *_OURS.names, *self._held_state.names))
+        return listed(("_key", HASH, *_INTERNAL.names, *self._state_schema.names))

@@ -1,12 +1,12 @@
-"""What a step with memory promises, so that it can be cut into shards, killed anywhere and go on elsewhere.
+"""The contract of a stateful operator, which can be divided into shards, killed at any point and resumed elsewhere.
 
-An epoch takes rows of the streamed inputs to it in three moves:
+Rows of the inputs pass through it in two steps:
 
-    input blocks --prepare--> rows dealt by a hash of their key --advance--> rows of the table
-    (where they are read)     (to the shard of the key)          (in the shard, with its memory)
+    input blocks --prepare--> rows distributed by a hash of the key --advance--> rows of the table
+    (in the source task)      (to the shard of the key)              (in the shard, with its state)
 
-All that an operator remembers is in the tables of its `StateTables`. Given the same rows in whatever blocks, and the same
-watermark in the end, the rows that come out are the same, as a multiset, with any number of shards.
+All state of an operator is in the tables of its `StateTables`. For the same rows and the same final watermark, the
+emitted rows are the same as a multiset, however the rows are divided into blocks and for any number of shards.
 """
 
 from __future__ import annotations
@@ -23,48 +23,48 @@ from pipeline.streaming.operators.state_tables import StateTables
 __all__ = ["BEGINNING", "END", "HASH", "PARTLY", "Emits", "Evolving", "Operator", "Prepared", "Progress", "arrived"]
 
 HASH = "_hash"
-"""The column by which rows are dealt to shards: every row that arrives has it, and every row of a memory must."""
+"""The column by which rows are distributed to shards. All prepared rows and all rows of state have it."""
 Emits = Literal["append", "upsert"]
 
 
 def arrived(name: str) -> str:
-    """Return the name of the table in a shard's engine that has the prepared rows of an input, with `_hash`."""
+    """Return the name of the table with the prepared rows of an input, including `_hash`, in a shard."""
     return f"_arrived_{name}"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """How the rows of an input are made ready where they are read."""
+    """How the rows of an input are prepared in the task that reads them."""
 
     select: str
-    """A SELECT over the input by its name; it sees one block of it at a time, and other tables whole."""
+    """A SELECT over the input by its name. It sees one block of the input at a time, and all rows of other tables."""
     by: tuple[str, ...] = ()
-    """The columns of its result whose hash deals the rows to shards; without any, all rows go to one."""
+    """The columns of the result whose hash determines the shard; without any, all rows go to one shard."""
     late: str | None = None
-    """A condition on a row of the input, before `select`: true for one that came too late. Those are set aside."""
-    why: str = ""
-    """The reason given for such a row."""
-    partly: str | None = None
-    """A condition on a row that is not late: true for one that came too late for some of its windows. It counts in the
-    others, and a note of it is set aside."""
+    """A condition on rows of the input, evaluated before `select`: true for late rows, which are quarantined."""
+    late_reason: str = ""
+    """The reason with which late rows are quarantined."""
+    partly_late: str | None = None
+    """A condition on rows that are not late: true for a row that is too late for some of its windows. It counts in the
+    others, and a note about it is added to the quarantine."""
     note: str = ""
-    """What that note says: `PARTLY`, and the watermark as a time in UTC."""
+    """The reason in that note: `PARTLY` and the watermark as a time in UTC."""
 
 
 PARTLY = "late for its windows that end by "
-"""What the note of a row begins with that is late for some of its windows; the watermark follows, as a time in UTC."""
+"""The beginning of the note about a row that is late for some windows. The watermark follows, as a time in UTC."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Event time as an epoch sees it: the watermark before its rows, and with them."""
+    """The watermark before the rows of a micro-batch and after them."""
 
     before: int
     watermark: int
 
 
 class Operator(Protocol):
-    """A step with memory, pure but for the memory it is given."""
+    """A stateful processing step. It is pure except for the state that it is given."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -72,40 +72,40 @@ class Operator(Protocol):
 
     @property
     def emits(self) -> Emits:
-        """`append`: a row is final; `upsert`: it takes the place of the one with its key, of the table's `key`."""
+        """`append`: rows are final. `upsert`: a row replaces the previous one with the same `key` of the table."""
 
     @property
     def identity(self) -> StateIdentity:
-        """What its state is by the definition: a state may be restored where that is the same."""
+        """The identity of its state, derived from the definition. State is restored only if the identity matches."""
 
     @property
     def state(self) -> Mapping[str, str]:
-        """The tables it remembers in, each as SQL of a SELECT without rows that has its columns, `_hash` among them."""
+        """Its state tables: for each name, a SELECT without rows that has the columns, including `_hash`."""
 
     @property
     def horizon(self) -> str | None:
-        """SQL of the watermark at which all that is held is out, null when nothing is; `None` where nothing ever waits."""
+        """SQL for the watermark at which all waiting rows are emitted, null if none wait; `None` if rows never wait."""
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Return how rows of an input are made ready, given the watermark before the epoch."""
+        """Return how rows of an input are prepared, given the watermark before them."""
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Take the rows that arrived into the memory and return a SELECT of those that are out now.
+        """Add the rows that arrived to the state, and return a SELECT of the rows to emit.
 
-        It runs in `state.con`, once for each epoch, in order; what it returns is read before the next call.
+        It is called once per micro-batch, in order. The SELECT runs in `state.con` before the next call.
         """
 
 
 @runtime_checkable
 class Evolving(Protocol):
-    """An operator with tables whose columns the user declares; state is kept when these change in a way that loses nothing."""
+    """An operator with state tables whose columns the user declares. State is converted if their change is lossless."""
 
     @property
     def evolving(self) -> frozenset[str]:
         """The names of these tables."""
 
     def evolved(self, before: Schema) -> tuple[str, ...]:
-        """Return SQL over the columns that such a table had, one expression for each column that it has now.
+        """Return SQL over the previous columns of such a table, one expression for each current column.
 
-        Raises `DefinitionError` for a column that cannot be kept.
+        Raises `DefinitionError` for a column that cannot be converted.
         """

@@ -1,4 +1,4 @@
-"""Which operator a statement is, by its shape."""
+"""Chooses the operator for a SQL statement."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.streaming.operators.operator import Operator
 def operator_of(
     transform: SqlTransform, inputs: Mapping[str, StreamedInput], lookups: Mapping[str, Schema], streaming: Streaming
 ) -> Operator | Refusal:
-    """Return what streams a statement that does not work row by row, or why nothing does and the way out.
+    """Return the operator for a statement that needs state, or why it cannot be streamed and what to do.
 
-    `inputs` are those that are streamed, the driving one first; `lookups` are the columns of the other tables it reads.
+    `inputs` are the streamed inputs, the driving one first; `lookups` are the columns of the other tables it reads.
     """
     if len(inputs) > 1:
         return join_operator(transform.tree, inputs)

@@ -1,12 +1,12 @@
-"""Windows of a fixed length: states are kept once for each pane, and shared by all windows that it is in.
+"""Windows of a fixed length: state is kept once per pane and shared by all windows that contain the pane.
 
     windows, one each slide      |---------w0---------|
                                            |---------w1---------|
     panes                        |----p0---|----p1---|----p2----|        w0 = p0 + p1, w1 = p1 + p2
 
-A window closes when the watermark reaches its end, and a pane is forgotten with the last of its windows. A row is late
-when all of its windows have closed; one that still has an open window counts in those that are open, and a note of it
-says which it came too late for. Its states then begin at the watermark.
+A window closes when the watermark reaches its end. The state of a pane is deleted with the last of its windows. A row
+is late if all of its windows have closed. If some are still open, the row counts in those, and a note in the quarantine
+records which ones it is too late for. Its state then begins at the watermark.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Panes:
     grouping: Grouping
     window: Window
     event_time: str
-    """The column of the input."""
+    """The event time column of the input."""
     emits: Emits
 
     @property
@@ -42,7 +42,7 @@ class Panes:
 
     @property
     def identity(self) -> StateIdentity:
-        """The window, the keys, the aggregates, and what is grouped."""
+        """The window, the keys, the aggregates, and the grouped rows."""
         layout = {**self.grouping.layout, "window": self.window.in_words}
         return StateIdentity(self.window.kind, STATE_VERSION, layout, self.grouping.rules)
 
@@ -53,18 +53,18 @@ class Panes:
 
     @property
     def horizon(self) -> str | None:
-        """The end of the last window that is open; rows that come out at every change wait for nothing."""
+        """The end of the last open window; `None` with `emit="change"`, which does not wait."""
         return f"select max({UNTIL}) from {GROUPS}" if self.emits == "append" else None
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Return how rows become states by pane and key; a row is late when all of its windows have closed."""
+        """Return how rows become states by pane and key. A row is late if all of its windows have closed."""
         del name
         late = None if before == BEGINNING else f"{self._until(quoted(self.event_time))} <= {before}"
         begin, partly, note = "epoch_us(_k0)", None, ""
         if late is not None and not self.window.months:
-            # cheaper, and the same: before the first window that has not closed
+            # equivalent and cheaper: before the first window that has not closed
             size, slide = self.window.size_us, self.window.slide_us
-            closed = MONDAY_US + (before - size - MONDAY_US) // slide * slide  # where the last one that has begins
+            closed = MONDAY_US + (before - size - MONDAY_US) // slide * slide  # begin of the last closed one
             late = f"epoch_us({quoted(self.event_time)}) < {closed + slide}"
             if slide < size:
                 partly = f"epoch_us({quoted(self.event_time)}) < {closed + size}"
@@ -72,17 +72,17 @@ class Panes:
                 note = f"{PARTLY}{datetime.fromtimestamp(before / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}"
         why = "all its windows have closed"
         return replace(
-            self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly=partly, note=note
+            self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly_late=partly, note=note
         )
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Return the rows of the windows that close, or of those that rows arrived for."""
-        self.grouping.tidy(state)
-        came = self.grouping.take(state)
-        out = self.grouping.nothing()
+        """Return the rows of the windows that close or, with `emit="change"`, of those that received rows."""
+        self.grouping.compact(state)
+        arrived_states = self.grouping.take(state)
+        out = self.grouping.no_rows()
         if self.emits == "append" and self._some_close(progress):
             out = self.grouping.answer(state, self._by_window(GROUPS, progress.before, progress.watermark))
-        elif self.emits == "upsert" and came:
+        elif self.emits == "upsert" and arrived_states:
             out = self._touched(state, progress.before)
         if self._some_close(progress):
             state.forget(GROUPS, f"{UNTIL} <= {progress.watermark}")
@@ -106,14 +106,14 @@ class Panes:
         return ends[0] < ends[1]
 
     def _until(self, time: str) -> str:
-        """Return the SQL of the end of the last window of a time, as watermarks are."""
+        """Return SQL for the end of the last window that contains a time, in microseconds like watermarks."""
         begin = f"time_bucket({self.window.step}, {time})"
         if self.window.months:
             return f"epoch_us({begin} + {self.window.length})"
         return f"epoch_us({begin}) + {self.window.size_us}"
 
     def _by_window(self, states: str, before: int, watermark: int | None = None) -> str:
-        """Return the SELECT of states by window, of those that end after `before`, and not after the watermark."""
+        """Return a SELECT of the states by window, for windows that end after `before` and not after the watermark."""
         if self.window.kind == "tumble":
             closes = "" if watermark is None else f" and {UNTIL} <= {watermark}"
             return f"select *, {UNTIL} as {ENDS} from {states} where {UNTIL} > {before}{closes}"

@@ -1,11 +1,12 @@
-"""Matches of a pattern as they grow: all open ones of all keys take their next event at once, in rounds.
+"""The operator for patterns. It works in rounds; in a round, all open matches of all keys take their next event.
 
-    open matches, by the event that they await        rows that the watermark has passed, numbered in each key
-      awaits 1 --first later row that it takes--> awaits 2 --...--> complete --no overlap--> out
-         |  a forbidden row, or `within` is over: dropped
-         |  none yet: remembered until the next epoch
+    open matches, by the event that they wait for     rows that the watermark has passed, numbered per key
+      waits for 1 --first matching row--> waits for 2 --...--> complete --no overlap--> emitted
+         |  a forbidden row, or `within` has expired: dropped
+         |  no matching row yet: kept until the next micro-batch
 
-A round is a few statements; there are as many as one match takes events of one step in an epoch, never one for each row.
+A round is a few statements. The number of rounds is the largest number of events that one match takes for a step, not
+the number of rows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import (
     LATE,
     StreamedInput,
-    batch_answer,
+    batch_result,
     before_the_watermark,
     micros,
     require_columns,
@@ -34,9 +35,9 @@ from pipeline.streaming.operators.batch_form import (
 )
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
 from pipeline.streaming.operators.pattern_steps import Pattern, Step
-from pipeline.streaming.operators.row_conditions import over_row, parted, spelled
+from pipeline.streaming.operators.row_conditions import normalised_sql, qualified_condition, split_conjuncts
 from pipeline.streaming.operators.state_columns import (
-    PLACE,
+    LOG_POSITION,
     in_log_order,
     internal_list,
     internal_struct,
@@ -49,17 +50,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 STATE_VERSION = 1
-"""Of the columns in which open matches and waiting rows are kept."""
-Kind = Literal["forbidden", "goes on", "takes"]
-_KINDS: tuple[Kind, ...] = ("forbidden", "goes on", "takes")
-"""What a row is to a match, in the order in which they count where a row is several."""
+"""The version of the state columns."""
+Kind = Literal["forbidden", "continues", "takes"]
+_KINDS: tuple[Kind, ...] = ("forbidden", "continues", "takes")
+"""The roles of a row for a match, in order of precedence."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The matches of a pattern.
+    """The operator for the matches of a pattern.
 
-    Remembers the rows of each input that the watermark has not passed, and the `open` matches, for `within`.
+    Its state is the rows of each input that the watermark has not passed (`waiting_N`), and the `open` matches, which
+    are kept for `within`.
     """
 
     pattern: Pattern
@@ -77,23 +79,23 @@ class Matches:
 
     @property
     def identity(self) -> StateIdentity:
-        """The steps with their conditions, the key, the time for a match, and the columns of the inputs."""
+        """The steps with their conditions, the key, `within`, and the columns of the inputs."""
         pattern = self.pattern
         layout = {"key": ", ".join(pattern.by), "steps": ", ".join(map(str, pattern.steps))}
         for name, event_time in pattern.event_times:
             layout |= columns_part(name, self._schema(name), event_time)
-        rules = {f"condition of {step.name!r}": spelled(step.where) for step in pattern.steps}
+        rules = {f"condition of {step.name!r}": normalised_sql(step.where) for step in pattern.steps}
         rules["within"] = format_duration(timedelta(microseconds=pattern.within_us))
         rules["after_match"] = "skip to next event" if pattern.overlapping else "skip past last event"
         return StateIdentity("pattern", STATE_VERSION, layout, rules)
 
     @property
     def horizon(self) -> str | None:
-        """Behind the last row that waits; where a match waits for its end, behind the last of these ends."""
+        """Just after the last waiting row or, if matches wait until `within` expires, just after the last expiry."""
         patience = self.pattern.within_us if self.pattern.ends_open else 0
-        held = [f"select max(_at) + {patience} as _last from waiting_{number}" for number in range(len(self.inputs))]
-        held += [f"select max(_began) + {patience} from open"] if self.pattern.ends_open else []
-        return f"select max(_last) + 1 from ({' union all '.join(held)})"
+        selects = [f"select max(_at) + {patience} as _last from waiting_{number}" for number in range(len(self.inputs))]
+        selects += [f"select max(_began) + {patience} from open"] if self.pattern.ends_open else []
+        return f"select max(_last) + 1 from ({' union all '.join(selects)})"
 
     @property
     def state(self) -> Mapping[str, str]:
@@ -105,10 +107,10 @@ class Matches:
         return {**waiting, "open": f"select _key, {HASH}, {state}{events} from {first}"}
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Rows with `_at`, their place in the log, and their key as one value, nulls being equal."""
+        """Rows with their time `_at`, their log position, and their key as one value. Nulls are equal."""
         time = dict(self.pattern.event_times)[name]
         return Prepared(
-            f"select {to_internal(self._schema(name).names)}, {micros(time)} as _at, {PLACE}, {struct(self.pattern.by)} as _key "
+            f"select {to_internal(self._schema(name).names)}, {micros(time)} as _at, {LOG_POSITION}, {struct(self.pattern.by)} as _key "
             f"from {quoted(name)}",
             ("_key",),
             before_the_watermark(time, before),
@@ -116,7 +118,7 @@ class Matches:
         )
 
     def advance(self, state: StateTables, progress: Progress) -> str:
-        """Let matches grow by the rows that the watermark has passed, and return those that are complete."""
+        """Extend the matches by the rows that the watermark has passed, and return the complete ones."""
         con, events = state.con, self.pattern.events
         self._number_rows(state, progress.watermark)
         touched = f"_key in (select _key from _order) or _began < {progress.watermark - self.pattern.within_us}"
@@ -134,7 +136,7 @@ class Matches:
         state.forget("open", touched)
         self._begin(con)
         for number in range(len(events) + 1):
-            is_first = progress.before == BEGINNING  # every statement runs once, so that a mistake is found at once
+            is_first = progress.before == BEGINNING  # every statement runs once, so that errors are reported early
             while is_first or _any(con, f"_await_{number}"):
                 self._round(con, number)
                 is_first = False
@@ -148,13 +150,13 @@ class Matches:
         return self._out()
 
     def _out(self) -> str:
-        """Return the columns of the table for the matches that are complete."""
+        """Return a SELECT of the table's columns for the complete matches."""
         keys = ", ".join(f"_key.{quoted(name)} as {quoted(name)}" for name in self.pattern.by)
         columns = ", ".join(f"({expression}\n) as {quoted(name)}" for name, expression in self.pattern.select)
         return f"select {keys}, {columns} from _complete"
 
     def _number_rows(self, state: StateTables, watermark: int) -> None:
-        """Make `_rows_N` of the rows of each input that are due, with their number in the key and in its instant."""
+        """Create `_rows_N`, the due rows of each input, with their number within the key and within the event time."""
         con = state.con
         for number, name in enumerate(self.inputs):
             state.add(f"waiting_{number}", f"select * from {quoted(arrived(name))}")
@@ -179,21 +181,21 @@ class Matches:
             )
 
     def _begin(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Begin a match at each row that the first step takes."""
+        """Start a match at each row that satisfies the first step."""
         step = self.pattern.events[0]
         name = quoted(step.name)
         previous = f", (select null::{self._row_type(step)} as previous) as _none" if step.is_list else ""
         others = "".join(f", null as {quoted(other.name)}" for other in self.pattern.events[1:])
-        own = f"[{self._row(step)}]" if step.is_list else self._row(step)
+        event = f"[{self._row(step)}]" if step.is_list else self._row(step)
         is_done = not step.is_list
         con.execute(
             f"insert into _await_{int(is_done)} by name select {name}._key, {name}.{HASH}, {int(not is_done)} as _taken, "
             f"{name}._at as _began, {name}._i as _began_i, {name}._at as _last, {name}._i as _last_i, true as _direct, "
-            f"{name}._n as _n, {own} as {name}{others} from {self._rows(step)} as {name}{previous} where {self._condition(step)}"
+            f"{name}._n as _n, {event} as {name}{others} from {self._rows(step)} as {name}{previous} where {self._condition(step)}"
         )
 
     def _round(self, con: duckdb.DuckDBPyConnection, number: int) -> None:
-        """Give each match that awaits an event the first row that matters to it."""
+        """Pass the first relevant row to each match that waits for event `number`."""
         con.execute(f"create or replace temp table _now as select *, row_number() over () as _id from _await_{number}")
         con.execute(f"delete from _await_{number}")
         hits = (
@@ -210,10 +212,10 @@ class Matches:
         if number < len(self.pattern.events):
             self._take(con, number, number, "takes")
         if number + 1 < len(self.pattern.events) and self.pattern.events[number].or_more:
-            self._take(con, number, number + 1, "goes on")
+            self._take(con, number, number + 1, "continues")
 
     def _hits(self, number: int) -> Iterator[str]:
-        """Yield for each kind of row a SELECT of matches with the first such row of their key."""
+        """Yield, for each role of a row, a SELECT of the matches with the first such row of their key."""
         events = self.pattern.events
         for step in self.pattern.forbidden(number):
             yield self._hit(step, "forbidden", "_taken = 0")
@@ -222,11 +224,11 @@ class Matches:
         step = events[number]
         yield self._hit(step, "takes", "true")
         if step.or_more and number + 1 < len(events):
-            yield self._hit(events[number + 1], "goes on", f"_taken >= {step.times}")
+            yield self._hit(events[number + 1], "continues", f"_taken >= {step.times}")
 
     def _hit(self, step: Step, kind: Kind, matters: str) -> str:
         name = quoted(step.name)
-        alone, others = parted(self._condition(step), self._earlier(step))
+        alone, others = split_conjuncts(self._condition(step), self._earlier(step))
         rows = f"(select * from {self._rows(step)} as {name} where {alone})"
         previous = f"{name}[-1]" if step.is_list and kind != "forbidden" else "null"
         state = f"(select *, {previous} as previous from _now where {matters}) as _m"
@@ -244,7 +246,7 @@ class Matches:
         )
 
     def _may_go_on(self, number: int) -> str:
-        """Return the condition that rows to come may still matter to a match that found none among those that are due."""
+        """Return the condition that later rows may be relevant for a match for which no due row was relevant."""
         events = self.pattern.events
         if number == len(events):
             return "true"
@@ -256,27 +258,29 @@ class Matches:
         return f"{is_next} or _taken >= {step.times}" if ends_well else is_next
 
     def _take(self, con: duckdb.DuckDBPyConnection, number: int, event: int, kind: Kind) -> None:
-        """Move the matches on that have found a row of an event."""
+        """Add the row of an event to the matches that take it, and advance them."""
         step = self.pattern.events[event]
         name, row = quoted(step.name), self._row(step)
         taken = "_m._taken + 1" if event == number else "1"
-        own = f"list_append(_m.{name}, {row})" if step.is_list else row
-        changes = f"{name}._at as _last, {name}._i as _last_i, true as _direct, {name}._n as _n, {own} as {name}"
-        found = (
+        event_value = f"list_append(_m.{name}, {row})" if step.is_list else row
+        changes = (
+            f"{name}._at as _last, {name}._i as _last_i, true as _direct, {name}._n as _n, {event_value} as {name}"
+        )
+        select = (
             f"select _m.* exclude (_id) replace ({changes}, {{taken}} as _taken) from _now as _m join _first as f using (_id) "
             f"join {self._rows(step)} as {name} on {name}._key = _m._key and {name}._n = f._hit "
             f"where f._kind = {_KINDS.index(kind)}"
         )
         if step.or_more:
-            con.execute(f"insert into _await_{event} by name {found.format(taken=taken)}")
+            con.execute(f"insert into _await_{event} by name {select.format(taken=taken)}")
             return
         for is_done, target in ((True, event + 1), (False, event)):
             there = f"{taken} {'>=' if is_done else '<'} {step.times}"
-            moved = found.format(taken="0" if is_done else taken)
+            moved = select.format(taken="0" if is_done else taken)
             con.execute(f"insert into _await_{target} by name {moved} and {there}")
 
     def _complete(self, con: duckdb.DuckDBPyConnection, watermark: int) -> None:
-        """Make `_complete` of the matches that come out, and drop from `_grown` those that are no more."""
+        """Create `_complete`, the matches to emit, and delete matches that are complete or dropped from `_grown`."""
         last = len(self.pattern.events)
         end = self.pattern.events[-1]
         is_complete = f"(_step = {last}{f' or (_step = {last - 1} and _taken >= {end.times})' if end.or_more else ''})"
@@ -322,13 +326,13 @@ class Matches:
         return internal_struct(self._schema(step.table).names, quoted(step.name))
 
     def _earlier(self, step: Step) -> frozenset[str]:
-        """Return what a step's condition may name besides its row: the other events, and for a list its last row."""
-        own = {"previous"} if step.is_list else set()
-        return frozenset({*own, *(other.name.lower() for other in self.pattern.events)} - {step.name.lower()})
+        """Return the other names that a step's condition may use: other events and, for a list, `previous`."""
+        previous = {"previous"} if step.is_list else set()
+        return frozenset({*previous, *(other.name.lower() for other in self.pattern.events)} - {step.name.lower()})
 
     def _condition(self, step: Step) -> str:
-        """Return the condition of a step over its row as it is called here."""
-        return over_row(step.where, step.name, self._schema(step.table).names, self._earlier(step))
+        """Return the condition of a step over the internal columns of its row."""
+        return qualified_condition(step.where, step.name, self._schema(step.table).names, self._earlier(step))
 
     def _row_type(self, step: Step) -> str:
         columns = self._schema(step.table).columns
@@ -338,8 +342,8 @@ class Matches:
         return f"{self._row_type(step)}[]" if step.is_list else self._row_type(step)
 
 
-def checked(matches: Matches, place: Place) -> Matches:
-    """Return the matches of a pattern whose inputs and SQL fit together; else raise `DefinitionError`."""
+def validated(matches: Matches, place: Place) -> Matches:
+    """Return the matches of a pattern; raise `DefinitionError` if its SQL does not fit its inputs."""
     pattern = matches.pattern
     kinds: dict[str, tuple[str, str]] = {}
     for table, event_time in pattern.event_times:
@@ -349,21 +353,21 @@ def checked(matches: Matches, place: Place) -> Matches:
             other, kind = kinds.setdefault(column.name, (table, column.type))
             if kind != column.type:
                 raise DefinitionError(
-                    f"{column.name!r} has other types in {other!r} and {table!r}, so their rows do not meet",
+                    f"{column.name!r} has different types in {other!r} and {table!r}",
                     got=f"{kind} and {column.type}",
-                    do="cast one of them in a table of its own",
+                    do="cast one of them in another table",
                     place=place,
                 )
     with connect() as con:
-        nothing = {name: empty(con, matches.streamed[name].schema) for name in matches.inputs}
-    answered(matches, nothing, place)
+        empty_tables = {name: empty(con, matches.streamed[name].schema) for name in matches.inputs}
+    matches_in(matches, empty_tables, place)
     return matches
 
 
-def answered(matches: Matches, tables: Mapping[str, pa.Table], place: Place) -> pa.Table:
-    """Return the matches in whole tables; raise `DefinitionError` where the SQL does not fit them."""
+def matches_in(matches: Matches, tables: Mapping[str, pa.Table], place: Place) -> pa.Table:
+    """Return the matches in complete tables; raise `DefinitionError` if the SQL does not fit them."""
     try:
-        return batch_answer(matches, tables)
+        return batch_result(matches, tables)
     except duckdb.Error as error:
         raise DefinitionError(
             "the pattern's SQL does not fit its tables", got=first_line(error), place=place

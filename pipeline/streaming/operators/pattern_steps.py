@@ -1,4 +1,4 @@
-"""What a pattern is: steps of events, and how their matches become rows."""
+"""The definition of a pattern: its steps, and how matches become rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.core.errors import Place
 
 Contiguity = Literal["first", "relaxed", "strict", "absent"]
-"""How a step stands to the one before: nothing before it, any rows between, none between, or it must not come."""
+"""The relation of a step to the previous one: none; rows may come between; no rows may; or it must not occur."""
 
 
 _WORDS = {
@@ -22,7 +22,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a pattern: what its event is called, and which rows it takes."""
+    """One step of a pattern: the name of its event, and the rows that it accepts."""
 
     name: str
     table: str
@@ -33,7 +33,7 @@ class Step:
     place: Place
 
     def __str__(self) -> str:
-        """Return it in words, without its condition: `followed by high of ticks, 2 times`."""
+        """Return a description without the condition: `followed by high of ticks 2 times`."""
         times = f" {self.times} times" if self.times > 1 else ""
         return f"{_WORDS[self.contiguity]} {self.name} of {self.table}{times}{' or more' * self.or_more}"
 
@@ -45,13 +45,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern, checked."""
+    """A validated pattern."""
 
     steps: tuple[Step, ...]
     by: tuple[str, ...]
     within_us: int
     event_times: tuple[tuple[str, str], ...]
-    """The tables, in the order of their rows of one time, with their event times."""
+    """The tables with their event time columns. Rows with equal times are ordered by table in this order."""
     select: tuple[tuple[str, str], ...]
     overlapping: bool
 
@@ -66,17 +66,17 @@ class Pattern:
         return tuple(step for step in self.steps if step.contiguity != "absent")
 
     def forbidden(self, number: int) -> tuple[Step, ...]:
-        """Return the events that must not come before the event of a number; for the number after the last, at the end."""
-        found: list[Step] = []
+        """Return the steps whose events must not come before event `number`; after the last one, at the end."""
+        forbidden_steps: list[Step] = []
         passed = 0
         for step in self.steps:
             if step.contiguity != "absent":
                 passed += 1
             elif passed == number:
-                found.append(step)
-        return tuple(found)
+                forbidden_steps.append(step)
+        return tuple(forbidden_steps)
 
     @property
     def ends_open(self) -> bool:
-        """Whether a match is complete only when its time is over."""
+        """Whether a match is complete only when `within` has expired."""
         return self.steps[-1].contiguity == "absent" or self.steps[-1].or_more

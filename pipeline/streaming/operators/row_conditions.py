@@ -1,4 +1,4 @@
-"""SQL that a definition gives for one row: whether it can be read, and what it names."""
+"""SQL conditions and expressions over one row: validation, and the columns they refer to."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from pipeline.streaming.operators.state_columns import PREFIX
 
 
 def require_condition(what: str, text: str, place: Place) -> None:
-    """Raise `DefinitionError` when a text is not one SQL expression over one row."""
+    """Raise `DefinitionError` if a text is not a single SQL expression over one row."""
     try:
         tree = sqlglot.parse_one(f"select ({text}\n)", dialect="duckdb")
     except SqlglotError as error:
         raise DefinitionError(f"{what} is not a SQL expression", got=repr(text), place=place) from error
     if not isinstance(tree, exp.Select) or len(tree.expressions) != 1 or not isinstance(tree.expressions[0], exp.Paren):
-        raise DefinitionError(f"{what} is not one SQL expression", got=repr(text), place=place)
+        raise DefinitionError(f"{what} is not a single SQL expression", got=repr(text), place=place)
     inner = any(query is not tree for query in tree.find_all(exp.Query))
     if inner or tree.find(exp.Window) or next(aggregates_of(tree), None) is not None:
-        raise DefinitionError(f"{what} looks at more than the events of a match", got=repr(text), place=place)
+        raise DefinitionError(
+            f"{what} must not contain a subquery, window function or aggregate", got=repr(text), place=place
+        )
 
 
-def parted(text: str, names: frozenset[str]) -> tuple[str, str]:
-    """Return the parts of a condition, joined by AND, that name none of `names`, and those that do."""
+def split_conjuncts(text: str, names: frozenset[str]) -> tuple[str, str]:
+    """Split a condition at its ANDs: return the part that refers to none of `names`, and the part that does."""
     tree = sqlglot.parse_one(f"({text}\n)", dialect="duckdb")
     apart: tuple[list[str], list[str]] = ([], [])
     for conjunct in _conjuncts(tree):
@@ -39,31 +41,31 @@ def parted(text: str, names: frozenset[str]) -> tuple[str, str]:
     return alone, others
 
 
-def over_row(text: str, row: str, columns: Sequence[str], others: Collection[str]) -> str:
-    """Return a condition with the columns of its row as they are called in a shard, qualified by the row's name.
+def qualified_condition(text: str, row: str, columns: Sequence[str], others: Collection[str]) -> str:
+    """Return a condition in which the columns of the row have their internal names, qualified with `row`.
 
-    A name of `others`, which are in lower case, is theirs although the row has such a column: that is `row.column`.
+    A name in `others` (lower case) is not resolved to a column of the row; such a column must be written `row.column`.
     """
-    own = {column.lower(): f"{PREFIX}{column}" for column in columns}
+    internal_names = {column.lower(): f"{PREFIX}{column}" for column in columns}
 
     def renamed(node: exp.Expr) -> exp.Expr:
         if not isinstance(node, exp.Column):
             return node
         parts = node.parts
         names = [part.name.lower() for part in parts]
-        if names[0] == row.lower() and names[1:2] and names[1] in own:
+        if names[0] == row.lower() and names[1:2] and names[1] in internal_names:
             parts = parts[1:]
-        elif names[0] in others or names[0] not in own:
+        elif names[0] in others or names[0] not in internal_names:
             return node
-        column = exp.column(own[parts[0].name.lower()], table=row, quoted=True)
+        column = exp.column(internal_names[parts[0].name.lower()], table=row, quoted=True)
         return exp.Dot.build([column, *(part.copy() for part in parts[1:])]) if parts[1:] else column
 
     tree = sqlglot.parse_one(f"({text}\n)", dialect="duckdb")
     return str(tree.transform(renamed).sql("duckdb", comments=False))
 
 
-def spelled(text: str) -> str:
-    """Return a condition in one spelling: without layout and comments, names in lower case."""
+def normalised_sql(text: str) -> str:
+    """Return a condition in normal form: without layout and comments, names in lower case."""
     select = cast("exp.Select", sqlglot.parse_one(f"select ({text}\n)", dialect="duckdb"))
     return str(normalised(select).expressions[0].this.sql("duckdb", comments=False))
 

@@ -1,10 +1,11 @@
-"""Sessions: rows of a key that come less than a gap apart, in states that grow together.
+"""Session windows: rows of a key that are less than a gap apart. Overlapping states are merged.
 
     rows of a key       a b   c            d            gap: |---|
-    sessions            |-------...|       |...|        a row lasts from its time to a gap later; those that overlap are one
+    sessions            |-------...|       |...|        each row spans one gap; overlapping spans are merged
 
-A session closes when the watermark reaches its end, a gap after its last row: nothing that is in time can join it then.
-A row before the watermark is late: its session may have closed. One on the watermark is in time, and its session is open.
+A session closes when the watermark reaches its end, one gap after its last row; no row in time can extend it then. A
+row before the watermark is late, because its session may have closed. A row at the watermark is in time, its session is
+open.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Sessions:
     grouping: Grouping
     window: Window
     event_time: str
-    """The column of the input."""
+    """The event time column of the input."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -39,29 +40,29 @@ class Sessions:
 
     @property
     def emits(self) -> Emits:
-        """A session's row is out when it is over."""
+        """The row of a session is emitted when the session closes."""
         return "append"
 
     @property
     def identity(self) -> StateIdentity:
-        """The gap, the keys, the aggregates, and what is grouped."""
+        """The gap, the keys, the aggregates, and the grouped rows."""
         layout = {**self.grouping.layout, "window": self.window.in_words}
         return StateIdentity("session", STATE_VERSION, layout, self.grouping.rules)
 
     @property
     def state(self) -> Mapping[str, str]:
-        """The states by key, of rows that are in one session."""
+        """The states by key and session."""
         return self.grouping.state
 
     @property
     def horizon(self) -> str | None:
-        """The end of the last session that is open."""
+        """The end of the last open session."""
         return f"select max({UNTIL}) from {GROUPS}"
 
     def prepare(self, name: str, before: int) -> Prepared:
-        """Return how rows become states by key, of stretches in which no two rows are a gap apart.
+        """Return how rows become states by key and stretch of rows that are less than a gap apart.
 
-        A row before the watermark is late: the session that it belongs to may have closed, and sessions never overlap.
+        A row before the watermark is late: its session may have closed, and sessions never overlap.
         """
         del name
         time, gap = f"epoch_us({self.window.time.sql('duckdb')})", self.window.gap_us
@@ -72,26 +73,26 @@ class Sessions:
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the sessions that close.
 
-        Only keys are looked at of which a row is as old as the gap; their states are merged then, so that a key to
-        which rows keep coming is looked at once a gap.
+        Only keys with a state that is at least a gap old are processed, and their states are merged. Therefore a key
+        that receives rows continuously is processed once per gap.
         """
         grouping = self.grouping
         grouping.take(state)
         is_due = f"{UNTIL} <= {progress.watermark}"
-        if grouping.is_scattered(state):
-            self._find(state, "true")
+        if grouping.needs_merge(state):
+            self._assign_sessions(state, "true")
         elif one(state.con, f"select count(*) from {GROUPS} where {is_due}")[0]:
-            self._find(state, f"{HASH} in (select {HASH} from {GROUPS} where {is_due})")
+            self._assign_sessions(state, f"{HASH} in (select {HASH} from {GROUPS} where {is_due})")
         else:
-            return grouping.nothing()
+            return grouping.no_rows()
         closed = f"_end <= {progress.watermark}"
         self._merge(state, f"not ({closed}) and _parts > 1")
         out = grouping.answer(state, self._states(closed))
         state.forget(GROUPS, f"{ID} in (select {ID} from {_SESSIONS} where {closed})")
         return out
 
-    def _find(self, state: StateTables, condition: str) -> None:
-        """Note for the states of some keys in which session they are."""
+    def _assign_sessions(self, state: StateTables, condition: str) -> None:
+        """Assign the states of some keys to their sessions."""
         keys = ", ".join((HASH, *self.grouping.by))
         before = f"over (partition by {keys} order by {FROM} rows between unbounded preceding and 1 preceding)"
         is_first = f"coalesce({FROM} >= max({UNTIL}) {before}, true) as _is_first"
@@ -108,7 +109,7 @@ class Sessions:
         self.grouping.merge(state, self._states(condition), parts)
 
     def _states(self, condition: str) -> str:
-        """Return the SELECT of states by session in place of panes."""
+        """Return a SELECT of the states with their session as the window."""
         kind = self.grouping.types.keys[0]
         span = f"make_timestamp(_start)::{kind} as _k0, _start as {FROM}, _end as {UNTIL}"
         return f"select * replace ({span}) from {_SESSIONS} where {condition}"

@@ -1,4 +1,4 @@
-"""Rows dealt to shards, and a shard: an operator with its share of the memory."""
+"""Distribution of rows to shards, and a shard: an operator with its share of the state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.streaming.operators.state_tables import StateTables
 
 
 def with_hash(prepared: Prepared) -> str:
-    """Return the SELECT of prepared rows with the column by which they are dealt."""
+    """Return the SELECT of prepared rows with the hash that determines their shard."""
     by = f"hash({listed(prepared.by)})" if prepared.by else "0::ubigint"
     return f"select *, {by} as {HASH} from ({prepared.select}\n) as _prepared"
 
 
-def dealt(con: duckdb.DuckDBPyConnection, prepared: Prepared, shards: int) -> list[pa.Table]:
-    """Return the prepared rows of the input, which is a table of `con`, for each shard."""
+def rows_by_shard(con: duckdb.DuckDBPyConnection, prepared: Prepared, shards: int) -> list[pa.Table]:
+    """Return the prepared rows for each shard. The input must be a table of `con`."""
     rows = arrow(con, with_hash(prepared))
     if shards == 1:
         return [rows]
@@ -36,13 +36,13 @@ def dealt(con: duckdb.DuckDBPyConnection, prepared: Prepared, shards: int) -> li
 
 @dataclass
 class Shard:
-    """An operator with the memory of its share of the keys."""
+    """An operator with the state of its share of the keys."""
 
     operator: Operator
     state: StateTables
 
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> str:
-        """Take the rows that were dealt to it, by input, and return the SELECT of those that are out."""
+        """Process the shard's rows, by input, and return the SELECT of the rows to emit."""
         con = self.state.con
         for name in self.operator.inputs:
             con.register(arrived(name), pa.concat_tables(blocks[name]))
@@ -50,11 +50,11 @@ class Shard:
 
 
 @contextmanager
-def opened(operator: Operator, samples: Mapping[str, pa.Table], limits: Limits | None = None) -> Iterator[Shard]:
-    """Open a shard with an empty memory; `samples` are prepared rows of each input, for their columns only."""
+def open_shard(operator: Operator, samples: Mapping[str, pa.Table], limits: Limits | None = None) -> Iterator[Shard]:
+    """Open a shard with empty state. `samples` are prepared rows of each input; only their columns are used."""
     with connect(limits) as con:
         for name in operator.inputs:
             con.register(arrived(name), samples[name].slice(0, 0))
         state = StateTables(con)
-        state.make(operator.state)
+        state.create(operator.state)
         yield Shard(operator, state)

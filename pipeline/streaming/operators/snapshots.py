@@ -1,7 +1,7 @@
-"""A shard's memory as bytes and back: a base of all rows, then what changed since; each file with its checksum.
+"""Writes and reads snapshots of a shard's state: a base file with all rows, then incremental files, with checksums.
 
-A file is Arrow streams one after the other; where each begins and ends, and the SHA-256 of it all, stand in the manifest
-that is committed with the rows, so a file that is torn, changed or of another epoch is never taken for the right one.
+A file is a sequence of Arrow IPC streams. Their byte ranges and the SHA-256 of the file are in the manifest that is
+committed with the rows, so that a torn or modified file, or one of another epoch, is always detected.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from pipeline.kernel.sql_text import quoted
 from pipeline.streaming.operators.operator import HASH
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
-CAME, GONE = "came", "gone"
+ADDED, REMOVED = "came", "gone"
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
-def written(state: StateTables, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
-    """Return the file of what changed in a shard's memory, or of all of it; nothing when nothing changed.
+def snapshot_file(state: StateTables, name: str, shard: int, *, base: bool) -> tuple[StateFile, bytes] | None:
+    """Return a file with the changes of a shard's state, or with all of it (`base`); `None` if nothing changed.
 
-    The memory is not told that it was `taken`.
+    The caller must call `StateTables.mark_snapshot` afterwards.
     """
     segments: list[StateSegment] = []
     parts: list[bytes] = []
     end = 0
     for table in state.tables:
-        for kind, rows in _streams(state, table, base=base):
+        for kind, rows in _table_streams(state, table, base=base):
             if not rows.num_rows and not base:
                 continue
-            content = _packed(rows)
+            content = _to_ipc(rows)
             segments.append(StateSegment(table, kind, end, end + len(content), rows.num_rows))
             parts.append(content)
             end += len(content)
@@ -48,43 +48,43 @@ def written(state: StateTables, name: str, shard: int, *, base: bool) -> tuple[S
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """The epoch to go back to, how its files are read, and what brings a memory of then to the columns of today."""
+    """The epoch to restore, how to read its files, and how to convert its state to the current columns."""
 
     epoch: Epoch
     read: Callable[[str], bytes]
     evolve: Callable[[StateTables], None]
 
 
-def restored(plan: RestorePlan, state: StateTables, number: int, shards: int) -> None:
-    """Bring an empty memory to what it was at an epoch, as shard `number` of so many, if they are others than then.
+def restore_shard(plan: RestorePlan, state: StateTables, number: int, shards: int) -> None:
+    """Restore shard `number` of `shards` into empty tables. The number of shards may differ from that of the epoch.
 
-    Raises `StorageError` for a file that is not there or is not what the epoch says.
+    Raises `StorageError` for a file that is missing or has a wrong checksum.
     """
     epoch, same = plan.epoch, shards == plan.epoch.shards
     for shard in [number] if same else range(epoch.shards):
-        loaded = state if same else _beside()
+        loaded = state if same else _scratch_state()
         for file in epoch.state:
             if file.shard == shard:
                 _replay(loaded, file, plan.read)
         plan.evolve(loaded)
         if not same:
-            _adopt(state, loaded, number, shards)
+            _add_shard_rows(state, loaded, number, shards)
 
 
-def checked(file: StateFile, read: Callable[[str], bytes]) -> bytes:
-    """Return a state file's bytes; raise `StorageError` when they are gone or others than were committed."""
+def read_verified(file: StateFile, read: Callable[[str], bytes]) -> bytes:
+    """Return the content of a state file; raise `StorageError` if it is missing or has a wrong checksum."""
     content = read(file.path)
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise StorageError(
-            f"the state file {file.path} is damaged",
-            got=f"{len(content)} bytes with another checksum than the one committed",
-            do="restore the file, go back to a savepoint, or read the log again: headwater stream --from earliest",
+            f"state file {file.path} is damaged",
+            got=f"{len(content)} bytes whose checksum differs from the committed one",
+            do="restore the file, restore a savepoint, or read the log again: headwater stream --from earliest",
         )
     return content
 
 
 def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the tables of all shards at an epoch, without what only the memory needs; their rows are in no order."""
+    """Yield the state tables of all shards at an epoch, without internal columns. Their rows are unordered."""
     with connect() as con:
         state = StateTables(con)
         for shard in range(epoch.shards):
@@ -96,20 +96,20 @@ def tables_in(epoch: Epoch, read: Callable[[str], bytes]) -> Iterator[tuple[str,
             state.drop()
 
 
-def kept(files: Sequence[StateFile]) -> tuple[StateFile, ...]:
-    """Return the files that are still needed: of each shard its last base and what came after."""
+def required_files(files: Sequence[StateFile]) -> tuple[StateFile, ...]:
+    """Return the files that are still required: the last base of each shard and the files after it."""
     last = {file.shard: number for number, file in enumerate(files) if file.is_base}
     return tuple(file for number, file in enumerate(files) if number >= last.get(file.shard, 0))
 
 
-def _streams(state: StateTables, table: str, *, base: bool) -> list[tuple[str, pa.Table]]:
+def _table_streams(state: StateTables, table: str, *, base: bool) -> list[tuple[str, pa.Table]]:
     if base:
-        return [(CAME, arrow(state.con, f"select * exclude ({SINCE}) from {quoted(table)}"))]
+        return [(ADDED, arrow(state.con, f"select * exclude ({SINCE}) from {quoted(table)}"))]
     changes = state.changes(table)
-    return [(GONE, changes.gone), (CAME, changes.came)]
+    return [(REMOVED, changes.removed), (ADDED, changes.added)]
 
 
-def _packed(rows: pa.Table) -> bytes:
+def _to_ipc(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema, options=_OPTIONS) as writer:
         writer.write_table(rows)
@@ -118,21 +118,21 @@ def _packed(rows: pa.Table) -> bytes:
 
 
 def _replay(state: StateTables, file: StateFile, read: Callable[[str], bytes]) -> None:
-    content = checked(file, read)
+    content = read_verified(file, read)
     for segment in file.segments:
         rows = pa.ipc.open_stream(pa.py_buffer(content)[segment.begin : segment.end]).read_all()
-        if segment.kind == GONE:
-            state.lose(segment.table, rows)
+        if segment.kind == REMOVED:
+            state.remove(segment.table, rows)
         else:
             state.load(segment.table, rows, anew=file.is_base)
 
 
-def _beside() -> StateTables:
-    """Return an empty memory in an engine of its own, for rows that are to be dealt anew."""
+def _scratch_state() -> StateTables:
+    """Return empty tables in a separate DuckDB instance, for rows that must be redistributed."""
     return StateTables(duckdb.connect(config={"threads": 1}))
 
 
-def _adopt(state: StateTables, other: StateTables, number: int, shards: int) -> None:
+def _add_shard_rows(state: StateTables, other: StateTables, number: int, shards: int) -> None:
     for table in other.tables:
         rows = arrow(
             other.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)} where {HASH} % {shards} = {number}"

@@ -1,4 +1,4 @@
-"""State that outlives its definition: which changes of its columns keep it, and which are refused."""
+"""Schema evolution of user-declared state: which column changes convert existing state, and which are rejected."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ _WIDER: Mapping[str, tuple[str, ...]] = {
     "FLOAT": ("DOUBLE",),
     "DATE": ("TIMESTAMP", "TIMESTAMPTZ"),
 }
-"""The types that hold every value of another one."""
+"""The wider types that can represent every value of a type."""
 
 
 def evolve(before: Schema, now: Schema, defaults: Mapping[str, str], place: Place) -> tuple[str, ...]:
-    """Return SQL over the columns of a state as it was, one for each column as it is declared now, in its order.
+    """Return SQL over the previous columns of a state, one expression for each current column, in their order.
 
-    A new column has its default, or null; a wider type is cast to; a column that is declared no more is left out. The
-    order of the columns does not matter. Raises `DefinitionError` for a type that may not hold what was remembered.
+    A new column has its default or null. A column with a wider type is cast. A column that is no longer declared is
+    dropped. The order of columns is irrelevant. Raises `DefinitionError` for a type that may not hold the stored
+    values.
     """
     types = before.as_dict()
-    found = []
+    expressions = []
     for column in now.columns:
         name, kind = quoted(column.name), types.get(column.name)
         if kind is None:
-            found.append(f"({defaults.get(column.name, 'null')})::{column.type} as {name}")
+            expressions.append(f"({defaults.get(column.name, 'null')})::{column.type} as {name}")
         elif kind == column.type:
-            found.append(name)
+            expressions.append(name)
         elif column.type in _WIDER.get(kind, ()):
-            found.append(f"{name}::{column.type} as {name}")
+            expressions.append(f"{name}::{column.type} as {name}")
         else:
             raise DefinitionError(
-                f"the state's column {column.name.removeprefix(PREFIX)!r} cannot go on as it was remembered",
+                f"state column {column.name.removeprefix(PREFIX)!r} cannot be converted to its new type",
                 got=f"{kind} before, {column.type} now",
-                do="give the new column another name, keep its type, or stream the table anew",
+                do="use another name for the new column, keep the type, or rebuild the table with --from earliest",
                 place=place,
             )
-    return tuple(found)
+    return tuple(expressions)

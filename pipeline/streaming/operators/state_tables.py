@@ -1,4 +1,4 @@
-"""What a shard remembers: tables in an engine of its own, which spills, and what changed in them since the last snapshot."""
+"""The state tables of a shard, in its own DuckDB instance, and their changes since the last snapshot."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pipeline.kernel.engine import arrow, one
 from pipeline.kernel.sql_text import quoted
 
 ID, SINCE = "_id", "_since"
-"""The columns that every table has besides its own: a number of its row, and the snapshot that first had it."""
+"""The internal columns of every state table: the id of a row, and the first snapshot that contains it."""
 
 
 @dataclass(frozen=True)
 class StateChanges:
-    """How a table differs from its last snapshot: rows that came and stayed, and the numbers of those that went."""
+    """The changes of a table since the last snapshot: added rows that still exist, and ids of removed rows."""
 
-    came: pa.Table
-    gone: pa.Table
+    added: pa.Table
+    removed: pa.Table
 
 
 @dataclass
 class StateTables:
-    """The tables of one shard. Rows are added and taken away, never changed."""
+    """The tables of one shard. Rows are added and deleted, never updated."""
 
     con: duckdb.DuckDBPyConnection
     snapshot: int = 1
-    """The number of the snapshot that comes next."""
+    """The number of the next snapshot."""
     _next: dict[str, int] = field(default_factory=dict)
 
-    def make(self, tables: Mapping[str, str]) -> None:
-        """Make the tables, each of the columns of a SELECT, empty."""
+    def create(self, tables: Mapping[str, str]) -> None:
+        """Create empty tables, each with the columns of a SELECT."""
         for name, select in tables.items():
             self.con.execute(
                 f"create table {quoted(name)} as select *, 0::bigint as {ID}, 0::bigint as {SINCE} "
@@ -48,18 +48,18 @@ class StateTables:
         return tuple(self._next)
 
     def add(self, table: str, select: str) -> int:
-        """Remember the rows of a SELECT, by the names of its columns, and return how many they are."""
+        """Insert the rows of a SELECT, matching columns by name, and return their number."""
         begin = self._next[table]
-        found = self.con.execute(
+        result = self.con.execute(
             f"insert into {quoted(table)} by name "
             f"select *, row_number() over () + {begin - 1} as {ID}, {self.snapshot} as {SINCE} from ({select}\n)"
         ).fetchall()
-        added = int(found[0][0])
+        added = int(result[0][0])
         self._next[table] = begin + added
         return added
 
     def forget(self, table: str, condition: str) -> None:
-        """Forget the rows for which a condition is true; it may look at other tables."""
+        """Delete the rows that satisfy a condition, which may refer to other tables."""
         name = quoted(table)
         self.con.execute(
             f"insert into {_gone(table)} select {ID} from {name} where {SINCE} < {self.snapshot} and ({condition}\n)"
@@ -67,7 +67,7 @@ class StateTables:
         self.con.execute(f"delete from {name} where ({condition}\n)")
 
     def load(self, table: str, rows: pa.Table, *, anew: bool) -> None:
-        """Take rows of a snapshot back, with their numbers; `anew` in the place of all that are there."""
+        """Load rows of a snapshot, with their ids; with `anew`, they replace all existing rows."""
         name = quoted(table)
         self.con.register("_loaded", rows)
         if table not in self._next:
@@ -80,36 +80,36 @@ class StateTables:
         self._next[table] = 1 + int(one(self.con, f"select coalesce(max({ID}), 0) from {name}")[0])
 
     def reshape(self, table: str, columns: Sequence[str]) -> None:
-        """Give a table other columns: SQL expressions over those that it has."""
+        """Replace the columns of a table by SQL expressions over its current columns."""
         self.con.execute(
             f"create or replace table {quoted(table)} as select {', '.join([ID, SINCE, *columns])} from {quoted(table)}"
         )
 
-    def lose(self, table: str, numbers: pa.Table) -> None:
-        """Forget rows of a snapshot by their numbers."""
+    def remove(self, table: str, numbers: pa.Table) -> None:
+        """Delete rows of a snapshot by id."""
         self.con.register("_lost", numbers)
         self.con.execute(f"delete from {quoted(table)} where {ID} in (select {ID} from _lost)")
         self.con.unregister("_lost")
 
     def drop(self) -> None:
-        """Remove all tables."""
+        """Drop all tables."""
         for table in self.tables:
             self.con.execute(f"drop table {quoted(table)}; drop table {_gone(table)}")
         self._next.clear()
 
     def changes(self, table: str) -> StateChanges:
-        """Return how a table differs from its last snapshot."""
-        came = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")
-        return StateChanges(came, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
+        """Return the changes of a table since the last snapshot."""
+        added = arrow(self.con, f"select * exclude ({SINCE}) from {quoted(table)} where {SINCE} = {self.snapshot}")
+        return StateChanges(added, arrow(self.con, f"select {ID} from {_gone(table)} order by {ID}"))
 
-    def taken(self) -> None:
-        """Begin to note changes anew: a snapshot has them."""
+    def mark_snapshot(self) -> None:
+        """Start to track changes anew, after a snapshot was written."""
         for table in self.tables:
             self.con.execute(f"delete from {_gone(table)}")
         self.snapshot += 1
 
     def rows(self, table: str) -> int:
-        """Return how many rows a table has."""
+        """Return the number of rows of a table."""
         return int(one(self.con, f"select count(*) from {quoted(table)}")[0])
 
 

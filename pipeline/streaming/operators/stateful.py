@@ -1,10 +1,10 @@
-"""State of one's own: a function that is given what it remembered of each key, and the key's new rows."""
+"""Custom state: a function that receives the state of each key and the new rows of the key."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from pipeline.core.event_time import parse_duration
 from pipeline.core.fingerprint import fingerprint, of_function
 from pipeline.core.functions import place_of
 from pipeline.core.schema import Schema
-from pipeline.streaming.operators.batch_form import StreamedInput, batch_answer, require_columns, required, schemas_of
+from pipeline.streaming.operators.batch_form import StreamedInput, batch_result, require_columns, required, schemas_of
 from pipeline.streaming.operators.keyed_state import TIMER, KeyedStateOperator, StateSpec
 from pipeline.streaming.operators.operator import Operator
 
@@ -38,53 +38,38 @@ def stateful(  # noqa: PLR0913 - options of a definition
     expect: Sequence[Expectation] = (),
     layer: Layer = "silver",
 ) -> Callable[[Callable[..., Any]], Table]:
-    """Define a table by a function `(state, rows) -> (state, rows)` of Arrow tables; the second parameter names the input.
+    """Define a table by a function `(state, rows) -> (state, rows)` of Arrow tables.
 
-    `state` has one row for each key of the call: the columns of `key`, those declared in `state=` (DuckDB types, as in
-    `"bigint default 0"`; else null at first) and `_timer`, a time or null. `rows` are the input's, in the order of `event_time`;
-    of equal times, in that of the log: by `_source`, then by `_position`, where the input has them; then of all columns.
-    The function returns the states to remember, of these keys only (a key without one is forgotten), and the rows of the
-    table, which have the columns of `schema=`.
+    The second parameter of the function names the input.
 
-    A call brings rows of many keys, and of each the rows of one instant, the earliest that wait, so that what it returns
-    cannot depend on how a stream is cut. With `batched` it brings all rows of a key that are due, up to its timer: fewer
-    calls, for a function that gives the same whether rows of a key come in one call or, cut between two instants, in two,
-    with a call for a timer between them that the first has set.
-    Either way it treats each key by itself, and nothing else decides what it returns: not the clock, nor what it was called
-    with before.
+    `state` has one row per key of the call: the columns of `key`, those declared in `state=` (DuckDB types such as
+    `"bigint default 0"`; null initially without a default), and `_timer`, a time or null. `rows` are rows of the input,
+    ordered by `event_time`, then by `_source` and `_position` where the input has them, then by all columns. The
+    function returns the new states, only of these keys (the state of a key without one is deleted), and the rows of the
+    table with the columns of `schema=`.
 
-    A state's `_timer` is a time at which the key comes again, without rows, after its rows of up to that time and before
-    later ones. The function sets it; once it has passed, one that is not later counts as none. A key is forgotten, with its
-    timer, when its next row would be later than `ttl` after its last one.
+    A call receives rows of many keys: for each key, the rows of its earliest pending event time. Therefore the result
+    does not depend on how a stream is divided into batches. With `batched`, a call receives all due rows of a key, up
+    to its timer. This needs fewer calls. The function must then return the same whether the rows of a key come in one
+    call or, divided between two event times, in two, with a call for a timer in between if the first call has set one.
+    Either way, the function must process each key independently, and its result must depend on its arguments alone.
 
-    Rows without an event time are left out. Raises `DefinitionError` for a function with other parameters.
+    `_timer` is a time at which the function is called for the key without rows, after the rows up to that time and
+    before later ones. The function sets it. After the timer has fired, a value that is not later is ignored. The state
+    of a key and its timer expire when the next row of the key is more than `ttl` later than the previous one.
+
+    Rows without an event time are excluded. Raises `DefinitionError` for a function with other parameters.
     """
 
     def decorate(function: Callable[..., Any]) -> Table:
         place = place_of(function)
-        parameters = tuple(inspect.signature(function).parameters)
         name = getattr(function, "__name__", "")
-        if len(parameters) != 2 or parameters[0] != "state":  # noqa: PLR2004 - the state and the rows
-            raise DefinitionError(
-                f"stateful {name!r} takes the state and one input",
-                got=", ".join(parameters) or "nothing",
-                do=f"write def {name}(state, <the input's name>)",
-                place=place,
-            )
+        table = _input_of(function, name, place)
         columns, defaults = _declared(state)
         keys = names(key)
-        clash = TIMER if TIMER in keys else next((c for c in columns.names if c in keys or c == TIMER), None)
-        if not keys or clash is not None or not schema:
-            problem = (
-                "needs key= and schema= with at least one column" if clash is None else f"cannot remember {clash!r}"
-            )
-            raise DefinitionError(
-                f"stateful {name!r} {problem}",
-                do="give the columns of key=, state= and schema= names of their own",
-                place=place,
-            )
+        _require_columns(name, (keys, columns.names, schema), place)
         lasting = parse_duration(ttl, "ttl", place)
-        remembered = StateSpec(
+        spec = StateSpec(
             name, keys, columns, tuple(defaults.items()), Schema.of(schema), lasting // _MICROSECOND, batched
         )
         return Table(
@@ -94,43 +79,70 @@ def stateful(  # noqa: PLR0913 - options of a definition
             layer=layer,
             partition_by=names(partition_by),
             expect=checks(expect, place),
-            transform=StatefulTransform(function, parameters[1], event_time, remembered, place),
+            transform=StatefulTransform(function, table, event_time, spec, place),
             streaming=streaming_of(None, lasting, None, None, place),
         )
 
     return decorate
 
 
+def _input_of(function: Callable[..., Any], name: str, place: Place) -> str:
+    """Return the input that the second parameter names; raise `DefinitionError` for other parameters."""
+    parameters = tuple(inspect.signature(function).parameters)
+    if len(parameters) != 2 or parameters[0] != "state":  # noqa: PLR2004 - the state and the rows
+        raise DefinitionError(
+            f"stateful {name!r} must have the parameters state and one input",
+            got=", ".join(parameters) or "no parameters",
+            do=f"write def {name}(state, <name of the input>)",
+            place=place,
+        )
+    return parameters[1]
+
+
+def _require_columns(name: str, columns: tuple[Sequence[str], Sequence[str], Collection[str]], place: Place) -> None:
+    """Raise `DefinitionError` for a clash between the columns of key and state, or if key or output has no columns."""
+    key, state, output = columns
+    clash = TIMER if TIMER in key else next((column for column in state if column in key or column == TIMER), None)
+    if clash is not None:
+        raise DefinitionError(
+            f"stateful {name!r} cannot have a state column {clash!r}",
+            do=f"use names in key= and state= that differ from each other and from {TIMER!r}",
+            place=place,
+        )
+    if not key or not output:
+        raise DefinitionError(f"stateful {name!r} needs at least one column in key= and in schema=", place=place)
+
+
 def _declared(state: Mapping[str, str]) -> tuple[Schema, dict[str, str]]:
-    """Return the columns of a state and the defaults of those that have one."""
+    """Return the declared columns of a state, and the defaults of those that have one."""
     types, defaults = {}, {}
-    for name, words in state.items():
-        found = _DEFAULT.fullmatch(words.strip())
-        types[name] = found[1] if found else words.strip()
-        if found:
-            defaults[name] = found[2]
+    for name, declaration in state.items():
+        match = _DEFAULT.fullmatch(declaration.strip())
+        types[name] = match[1] if match else declaration.strip()
+        if match:
+            defaults[name] = match[2]
     return Schema.of(types), defaults
 
 
 @dataclass(frozen=True)
 class StatefulTransform:
-    """A function with a state for each key."""
+    """A function with a state per key."""
 
     function: Callable[..., Any]
     table: str
     event_time: str
-    remembered: StateSpec
+    spec: StateSpec
     place: Place
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The input."""
+        """The name of the input."""
         return (self.table,)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the function's code and of what it remembers."""
-        return fingerprint("stateful", of_function(self.function), self.table, self.event_time, self.remembered)
+        """A hash of the function's code and of the declaration of its state."""
+        return fingerprint("stateful", of_function(self.function), self.table, self.event_time, self.spec)
 
     @property
     def language(self) -> str:
@@ -138,16 +150,16 @@ class StatefulTransform:
         return "arrow"
 
     def __call__(self, *args: Any, **tables: Any) -> pa.Table:
-        """Return the table for all rows of an in-memory input, which ends there."""
+        """Return the table for all rows of an in-memory input, after which the input ends."""
         return self.over_log({**dict(zip(self.inputs, args, strict=False)), **tables}, {})
 
     def over_log(self, tables: Mapping[str, pa.Table], contracts: Mapping[str, Sequence[str]]) -> pa.Table:
-        """Return the same; the place of a row in the log, beside the columns of a contract, only orders rows."""
+        """Return the table for an input with log positions, which are not in the contract and only order the rows."""
         streamed = schemas_of(tables, {self.table: self.event_time}, contracts)
-        return batch_answer(self.operator(streamed, self.place), tables)
+        return batch_result(self.operator(streamed, self.place), tables)
 
     def operator(self, inputs: Mapping[str, StreamedInput], place: Place) -> Operator:
-        """Return what streams it."""
-        found = required(self.table, inputs, self.event_time, place)
-        require_columns(self.table, found.schema, self.remembered.key, place)
-        return KeyedStateOperator(self.function, self.table, found, self.remembered, place)
+        """Return the operator that streams the function."""
+        streamed = required(self.table, inputs, self.event_time, place)
+        require_columns(self.table, streamed.schema, self.spec.key, place)
+        return KeyedStateOperator(self.function, self.table, streamed, self.spec, place)

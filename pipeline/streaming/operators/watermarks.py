@@ -1,8 +1,8 @@
-"""How far event time is: pure decisions on what came of each partition, and when.
+"""Watermarks: pure functions of the latest event time of each partition and of arrival times.
 
 partition 0   ──●──●────●──────●            latest 12:09
-partition 1   ──●───●─────●                 latest 12:06   ← holds the others back
-partition 2   ──●                           idle           ← does not, where idle_after= says so
+partition 1   ──●───●─────●                 latest 12:06   ← holds the watermark back
+partition 2   ──●                           idle           ← is excluded if idle_after= is set
                            ╵
                 watermark 12:06 - lateness
 """
@@ -18,30 +18,30 @@ from pipeline.core.event_time import EventTime
 
 _MICRO = timedelta(microseconds=1)
 _ALL = "*"
-"""All partitions of an input whose event time is one."""
+"""Stands for all partitions of an input whose partitions are read in sequence."""
 
 
 @dataclass(frozen=True)
 class InputArrivals:
-    """What an epoch brought of an input: the next offsets, and the latest event time of each partition that had rows."""
+    """What a micro-batch read of an input: the next offsets, and the latest event time of each partition with rows."""
 
     offsets: Mapping[str, int]
     latest: Mapping[str, int]
     behind: frozenset[str] = frozenset()
-    """Partitions that hold more than was taken: they are not idle, whatever the clock says."""
+    """Partitions with more records than were read. They are never idle."""
     has_ended: bool = False
     is_one: bool = False
-    """Whether event time goes through all partitions one after the other, as through the files of a folder."""
+    """Whether the partitions are read in sequence and share one watermark, like the files of a folder."""
 
 
 def advanced(before: InputProgress, arrived: InputArrivals, how: EventTime, now: int) -> InputProgress:
-    """Return an input's progress after an epoch; `now` is in microseconds since 1970.
+    """Return an input's progress after a micro-batch. `now` is in microseconds since 1970.
 
-    The watermark is the least of the latest event times of the partitions, less the lateness: it never passes what a
-    partition may still deliver. With `idle_after`, partitions from which nothing came for so long do not count, nor does
-    one that never had a row after that time. When all are idle and what came last happened about when it came, time goes
-    on by the clock from there, so that windows close; of rows that are read long after they happened, it stands. It
-    never goes back; at the end of a log that ends it is `END`.
+    The watermark is the minimum over the partitions of the latest event time, minus the lateness, so that it never
+    passes a row that a partition may still deliver. With `idle_after`, partitions without rows for that long are
+    excluded, including those that never had a row. If all partitions are idle and the last rows arrived close to their
+    event time, the watermark advances with the clock, so that windows close. For rows that are read long after their
+    event time, it does not. The watermark never decreases. When the log has ended, it is `END`.
     """
     partitions = _seen(before, arrived, now, how.ahead // _MICRO)
     offsets = {**before.offsets, **arrived.offsets}
@@ -53,17 +53,17 @@ def advanced(before: InputProgress, arrived: InputArrivals, how: EventTime, now:
 
 
 def of_all(inputs: Iterable[InputProgress]) -> int:
-    """Return the watermark of several inputs together: the least of those that are not idle.
+    """Return the watermark of several inputs: the minimum over those that are not idle.
 
-    When all are, it is the least of those that ever had a row.
+    If all are idle, it is the minimum over those that ever had a row.
     """
-    given = list(inputs)
-    counted = [reached for reached in given if not reached.is_idle] or [r for r in given if _has_rows(r)]
+    progresses = list(inputs)
+    counted = [reached for reached in progresses if not reached.is_idle] or [r for r in progresses if _has_rows(r)]
     return min((reached.watermark for reached in counted), default=-END)
 
 
 def holding_back(reached: InputProgress, behind: frozenset[str], how: EventTime, now: int) -> tuple[str, ...]:
-    """Return the partitions of an input for which its watermark waits: those without a row, else the slowest."""
+    """Return the partitions that hold back the watermark of an input: those without a row, otherwise the slowest."""
     active = _active(reached.partitions, behind, how, now)
     empty = tuple(sorted(uri for uri, seen in active.items() if seen.latest is None))
     if empty or not active:
@@ -77,17 +77,17 @@ def _has_rows(reached: InputProgress) -> bool:
 
 
 def _seen(before: InputProgress, arrived: InputArrivals, now: int, about: int) -> dict[str, PartitionProgress]:
-    found = dict(before.partitions)
-    came = {_ALL: max(arrived.latest.values(), default=None)} if arrived.is_one else arrived.latest
+    partitions = dict(before.partitions)
+    latest_by_partition = {_ALL: max(arrived.latest.values(), default=None)} if arrived.is_one else arrived.latest
     for uri in (_ALL,) if arrived.is_one else (*arrived.offsets, *arrived.latest):
-        latest = came.get(uri)
-        known = found.get(uri)
+        latest = latest_by_partition.get(uri)
+        known = partitions.get(uri)
         if known is None:
-            found[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
+            partitions[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
         elif latest is not None:
             latest = latest if known.latest is None else max(latest, known.latest)
-            found[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
-    return found
+            partitions[uri] = PartitionProgress(latest, now, _is_live(latest, now, about))
+    return partitions
 
 
 def _is_live(latest: int | None, now: int, about: int) -> bool:
@@ -120,6 +120,6 @@ def _watermark(
 
 
 def _least(values: Iterable[int | None]) -> int:
-    """Return the least value; a partition of which nothing is known yet could hold anything."""
-    found = list(values)
-    return -END if None in found else min(value for value in found if value is not None)
+    """Return the minimum; a partition without a known time makes it `-END`, because it may hold rows of any time."""
+    known = list(values)
+    return -END if None in known else min(value for value in known if value is not None)

@@ -1,1 +1,1 @@
-"""Which definitions are streams, and how each of them is streamed."""
+"""Determines which definitions are streams, and plans how each one is executed."""

@@ -1,4 +1,4 @@
-"""What a stream reads: for each streamed input its log, the contract of its rows, and when they happened."""
+"""The inputs of a stream: the log of each input, the contract of its rows, and their event time."""
 
 from __future__ import annotations
 
@@ -26,63 +26,63 @@ class StreamInput:
     name: str
     log: Log
     schema: Schema
-    """The contract of the log's rows, as they are read."""
+    """The contract of the log's rows."""
     time: EventTime | None = None
-    """When its rows happened; None, for a table of the lake: nothing is known of that."""
+    """The event time of its rows; None for a table of the lake without a known event time."""
     columns: tuple[str, ...] | None = None
-    """Those that the stream looks at, besides the event time; None: all."""
+    """The columns that the stream uses besides the event time; None means all."""
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """The columns that are made of a row: those looked at, the event time, and where it came from."""
+    def read_columns(self) -> tuple[str, ...]:
+        """The columns that are read: the used columns, the event time, and the provenance."""
         names = self.schema.names if self.columns is None else self.columns
         time = () if self.time is None else (self.time.column,)
         return tuple(dict.fromkeys((*names, *time, *PROVENANCE)))
 
     @property
     def is_of_lake(self) -> bool:
-        """Whether it is a table of the lake, which another stream may make."""
+        """Whether it is a table of the lake, which another stream may write."""
         return False
 
-    def made_by(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
-        """Return, for a table whose versions were read now, how far the stream was that made the last of them."""
+    def upstream_epoch(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
+        """Return, for a table of the lake, the epoch of the last version that was read; `None` if none was read."""
         del offsets, known
         return None
 
     def consumed(self, offsets: Mapping[str, int]) -> Mapping[str, int]:
-        """Return, for a table of the lake, its name and the version up to which it is consumed."""
+        """Return, for a table of the lake, its name and the last consumed version."""
         del offsets
         return {}
 
     @property
     def partition(self) -> str:
-        """SQL for the URI of the partition that a row is from."""
+        """SQL for the URI of the partition of a row."""
         return SOURCE
 
     def producer(self, reader: PartReader | None, at: str) -> RowProducer:
-        """Return what makes rows of ranges that the reader gives, or the log itself; `at` is when they are ingested."""
-        kept = set(self.kept)
+        """Return the producer of rows from ranges of `reader`, or else of the log. `at` is the ingestion time."""
+        kept = set(self.read_columns)
         loose = Schema(tuple(c if c.name in kept else Column(c.name, "VARCHAR") for c in self.schema.columns))
         return SourceProducer(
             cast("PartReader", self.log) if reader is None else reader, loose, at, event_time=self.time
         )
 
-    def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
-        """Return the rows that the stream looks at, none of them."""
+    def empty_rows(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Return a table with the columns that are read and no rows."""
         kinds = {**self.schema.as_dict(), SOURCE: "VARCHAR", POSITION: "BIGINT", INGESTED_AT: "TIMESTAMPTZ"}
-        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.kept)))
+        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.read_columns)))
 
 
 @dataclass(frozen=True)
 class OffsetRanges:
-    """Offsets to take of an input, by the URI of the partition: from the first on, the second not included."""
+    """Offset ranges of an input by partition URI: the first offset is inclusive, the second exclusive."""
 
-    of: Mapping[str, tuple[int, int]]
+    by_partition: Mapping[str, tuple[int, int]]
 
-    def parts(self, stamps: Mapping[str, str]) -> tuple[SourceSplit, ...]:
-        """Return them as parts of pieces with these stamps, without the empty ones."""
+    def splits(self, stamps: Mapping[str, str]) -> tuple[SourceSplit, ...]:
+        """Return the non-empty ranges as source splits with the given stamps."""
         return tuple(
             SourceSplit(SourceObject(uri, end - begin, stamps.get(uri, "")), begin, end, begin)
-            for uri, (begin, end) in sorted(self.of.items())
+            for uri, (begin, end) in sorted(self.by_partition.items())
             if end > begin
         )

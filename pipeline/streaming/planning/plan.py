@@ -1,4 +1,4 @@
-"""What a stream is: its table, the inputs that are streamed to it, and how rows of these become rows of the table."""
+"""The plan of a stream: its table, its streamed inputs, and how their rows become rows of the table."""
 
 from __future__ import annotations
 
@@ -35,41 +35,41 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import BEGINNING, Emits, Evolving, Operator, Prepared, Progress
 from pipeline.streaming.operators.operator_factory import operator_of
-from pipeline.streaming.operators.shard import opened, with_hash
+from pipeline.streaming.operators.shard import open_shard, with_hash
 from pipeline.streaming.planning.inputs import StreamInput
 from pipeline.streaming.planning.table_log import TableInput, TableLog
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """A stream, ready to be opened."""
+    """A planned stream, ready to be opened."""
 
     definition: StoredDefinition
     inputs: tuple[StreamInput, ...]
     lookups: tuple[str, ...] = ()
-    """The tables of the lake that are looked into, as they are at the time."""
+    """The tables of the lake that are looked up at their current version."""
     operator: Operator | None = None
-    """What remembers; without it rows are made one by one."""
+    """The stateful operator; None if rows are computed independently."""
     statement: str = ""
-    """For a stream without memory: the SELECT over the input, by its name."""
+    """For a stream without state: the SELECT over the input, by its name."""
     hidden: tuple[str, ...] = ()
     function: FunctionTransform | None = None
     reason: str = ""
     find_schema: Callable[[StreamPlan], Schema] = field(default=lambda _: Schema(()), repr=False, compare=False)
-    """Runs the stream on no rows, to learn the columns of its table."""
+    """Runs the stream without rows to determine the columns of its table."""
 
     @property
     def name(self) -> str:
-        """The name of the stream, which is its table's."""
+        """The name of the stream and of its table."""
         return self.definition.name
 
     @property
     def emits(self) -> Emits:
-        """How rows come to the table."""
+        """Whether rows are appended to the table or replace previous ones."""
         return "append" if self.operator is None else self.operator.emits
 
     def prepared(self, before: Mapping[str, int] | int = BEGINNING) -> dict[str, Prepared]:
-        """Return how the rows of each input are made ready, given the watermark before them."""
+        """Return how the rows of each input are prepared, given the watermark before them."""
         if self.operator is None:
             return {stream_input.name: Prepared(self.statement) for stream_input in self.inputs}
         at = before if isinstance(before, int) else min(before.values(), default=BEGINNING)
@@ -77,15 +77,15 @@ class StreamPlan:
 
     @cached_property
     def schema(self) -> Schema:
-        """The columns of the table.
+        """The columns of the table, determined on first use.
 
-        The engine is asked for them when they are first used. Raises `DefinitionError` for a statement or function that
-        fails on no rows, and for a key that names no column.
+        Raises `DefinitionError` for a statement or function that fails without rows, and for a key that is not a
+        column.
         """
         return self.find_schema(self)
 
     def samples(self, lookups: Mapping[str, Schema]) -> dict[str, pa.Table]:
-        """Return prepared rows of each input, none of them, for their columns; `lookups` are those of the other tables."""
+        """Return an empty prepared table of each input. `lookups` are the columns of the other tables."""
         with connect() as con:
             register(con, {name: Scan(schema) for name, schema in lookups.items()})
             prepared = self.prepared()
@@ -95,15 +95,15 @@ class StreamPlan:
             }
 
     def _sample(self, con: duckdb.DuckDBPyConnection, stream_input: StreamInput, prepared: Prepared) -> pa.Table:
-        con.register(stream_input.name, stream_input.nothing(con))
+        con.register(stream_input.name, stream_input.empty_rows(con))
         select = as_stored(con, prepared.select) if self.operator is None else with_hash(prepared)
         return arrow(con, f"select * from ({select}\n) where false")
 
     @property
     def may_grow(self) -> bool:
-        """Whether new columns of its rows are null for rows of before: a source's are, and those that a star brings.
+        """Whether new columns are null in existing rows: true for a source, and for columns that `*` selects.
 
-        Not so where the statement computes something of all columns, nor what a function makes of them.
+        False if the statement computes something from all columns, and for a function.
         """
         if isinstance(self.definition, Source):
             return self.definition.new_columns == "add"
@@ -114,12 +114,12 @@ class StreamPlan:
 
     @property
     def identity(self) -> StateIdentity | None:
-        """What its state is by its definition; while it stays, a changed definition goes on where it was."""
+        """The identity of its state. While it stays the same, a changed definition resumes from the last commit."""
         return None if self.operator is None else self.operator.identity
 
     @property
     def first_fingerprint(self) -> str:
-        """What epochs of format 1 have in place of the identity: a hash of SQL that is generated, and of names."""
+        """What epochs of format 1 have instead of the identity: a hash of generated SQL and of names."""
         if self.operator is None:
             return fingerprint("no memory")
         ready = [(name, p.select, p.by) for name, p in sorted(self.prepared().items())]
@@ -130,17 +130,17 @@ class StreamPlan:
 
 
 class Planner:
-    """Finds the streams of a project. Each is planned once."""
+    """Finds and plans the streams of a project. Each one is planned once."""
 
     def __init__(self, workspace: Workspace) -> None:
-        """Keep the project."""
+        """Create a planner; nothing is planned yet."""
         self.workspace = workspace
         definitions = workspace.project.graph.definitions
         self._has_streams = any(isinstance(d, Source | Feed) and d.event_time is not None for d in definitions)
         self._plans: dict[str, StreamPlan | Refusal] = {}
 
     def is_streamed(self, name: str) -> bool:
-        """Return whether a definition is a stream, or a source that one reads."""
+        """Return whether a definition is a stream or a source that a stream reads."""
         definition = self.workspace.definition(name)
         if not self._has_streams:
             return False
@@ -154,37 +154,37 @@ class Planner:
         return not isinstance(self._planned(definition), Refusal)
 
     def changes(self, name: str) -> bool:
-        """Return whether rows of a streamed table take each other's place as it goes on."""
+        """Return whether rows of a streamed table are updated."""
         definition = self.workspace.definition(name)
         if not isinstance(definition, Table) or not self.is_streamed(name):
             return False
         return definition.merge is not None or self.plan(name).emits == "upsert"
 
     def forget(self, name: str) -> None:
-        """Let a stream be planned anew when it is asked for, since its inputs have other columns now."""
+        """Discard the plan of a stream, because the columns of its inputs have changed."""
         self._plans.pop(name, None)
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The names of all streams, inputs before what reads them."""
+        """The names of all streams in topological order."""
         return tuple(name for name in self.workspace.table_names if self.is_streamed(name))
 
     @property
     def left_out(self) -> dict[str, str]:
-        """The tables that read a stream and are no streams themselves, with the reason."""
+        """The tables that read a stream but are not streams, with the reason."""
         return {
-            name: found.reason
-            for name, found in self._plans.items()
-            if isinstance(found, Refusal) and self.is_streamed(self._driving(name))
+            name: refusal.reason
+            for name, refusal in self._plans.items()
+            if isinstance(refusal, Refusal) and self.is_streamed(self._driving(name))
         }
 
     @property
     def untimed(self) -> dict[str, str]:
-        """The tables that have an event time of their own, while the source that they read has none, with the reason."""
+        """The tables with an event time whose first input is not streamed, with the reason."""
         graph = self.workspace.project.graph
         tables = [d for d in graph.all_of(Table) if d.streaming.event_time is not None]
         return {
-            table.name: f"{table.transform.inputs[0]!r}, which it reads first, has no event time"
+            table.name: f"its first input {table.transform.inputs[0]!r} has no event time"
             for table in tables
             if not self.is_streamed(table.transform.inputs[0])
         }
@@ -194,29 +194,28 @@ class Planner:
         return definition.transform.inputs[0] if isinstance(definition, Table) else name
 
     def plan(self, name: str) -> StreamPlan:
-        """Return how a table is streamed.
+        """Return the plan of a table.
 
-        Raises `RequestError` for a name that is no table, and `DefinitionError`, with the way out, for a table that has no
-        streamed form.
+        Raises `RequestError` for a name that is not a table, and `DefinitionError` for a table that cannot be streamed.
         """
         definition = self.workspace.stored(name)
         if not isinstance(definition, Source | Table):
-            raise RequestError(f"{name!r} is no table that can be streamed")
-        found = self._planned(definition)
-        if isinstance(found, Refusal):
+            raise RequestError(f"{name!r} is not a table that can be streamed")
+        plan_or_refusal = self._planned(definition)
+        if isinstance(plan_or_refusal, Refusal):
             raise DefinitionError(
-                f"table {name!r} cannot be streamed: {found}",
+                f"table {name!r} cannot be streamed: {plan_or_refusal}",
                 do="compute it in batch, with `headwater run`",
                 place=definition.place,
             )
-        return found
+        return plan_or_refusal
 
     def _planned(self, definition: Source | Table) -> StreamPlan | Refusal:
         if definition.name not in self._plans:
             if isinstance(definition, Source):
                 self._plans[definition.name] = _of_source(self, definition)
             else:
-                self._plans[definition.name] = _shape(self, definition)
+                self._plans[definition.name] = _plan_table(self, definition)
         return self._plans[definition.name]
 
 
@@ -224,24 +223,22 @@ def _of_source(planner: Planner, definition: Source) -> StreamPlan:
     if definition.event_time is None:
         raise DefinitionError(
             f"source {definition.name!r} cannot be streamed: it has no event time",
-            do="give event_time= with the column that says when a row happened",
+            do="set event_time= to the column with the time of the event",
             place=definition.place,
         )
     stream_input = input_of(planner, definition.name)
     columns = listed((*stream_input.schema.names, *PROVENANCE))
     statement = f"select {columns} from {quoted(definition.name)}"
-    return _with_schema(
-        planner, StreamPlan(definition, (stream_input,), statement=statement, reason="rows as they come")
-    )
+    return _with_schema(planner, StreamPlan(definition, (stream_input,), statement=statement, reason="row by row"))
 
 
 def input_of(planner: Planner, name: str) -> StreamInput:
-    """Return a streamed input: a source with its log, or a table of the lake with its versions."""
+    """Return a streamed input: a source with its log, or a table of the lake with its versions as the log."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Feed):
-        return _of_world(planner, definition)
+        return _external_input(planner, definition)
     if isinstance(definition, Source):
-        return _of_world(planner, definition)
+        return _external_input(planner, definition)
     if not isinstance(definition, Table):
         raise RequestError(f"{name!r} cannot be streamed")
     plan, declared = planner.plan(name), definition.streaming.event_time
@@ -260,7 +257,7 @@ def input_of(planner: Planner, name: str) -> StreamInput:
 
 
 def lake_input(planner: Planner, name: str) -> StreamInput:
-    """Return a streamed input that is in the lake, as its readers follow it: what a stream wrote, another reads."""
+    """Return a streamed input that is read from the lake, where another stream writes it."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source):
         version = planner.workspace.version(name, lenient=True) if definition.new_columns == "add" else None
@@ -270,7 +267,7 @@ def lake_input(planner: Planner, name: str) -> StreamInput:
 
 
 def event_time(planner: Planner, name: str) -> EventTime | None:
-    """Return the event time of a streamed definition's rows: its own, or its input's where it has that column."""
+    """Return the event time of a streamed definition: its own, or that of its input if it has the same column."""
     definition = planner.workspace.definition(name)
     if isinstance(definition, Source | Feed):
         return definition.event_time
@@ -283,7 +280,7 @@ def event_time(planner: Planner, name: str) -> EventTime | None:
     return above if above is not None and above.column in names else None
 
 
-def _of_world(planner: Planner, definition: Source | Feed) -> StreamInput:
+def _external_input(planner: Planner, definition: Source | Feed) -> StreamInput:
     if definition.event_time is None:
         raise AssertionError(f"{definition.name!r} is not streamed")
     log = log_of(planner.workspace, definition)
@@ -292,39 +289,41 @@ def _of_world(planner: Planner, definition: Source | Feed) -> StreamInput:
     return StreamInput(definition.name, log, schema, definition.event_time)
 
 
-def _shape(planner: Planner, definition: Table) -> StreamPlan | Refusal:
-    """Return how a table is streamed, or why it cannot be."""
+def _plan_table(planner: Planner, definition: Table) -> StreamPlan | Refusal:
+    """Return the plan of a table, or why it cannot be streamed."""
     transform = definition.transform
     driving = transform.inputs[0]
-    obstacle = _unfollowed(planner, transform.inputs)
+    obstacle = _input_obstacle(planner, transform.inputs)
     if obstacle is not None:
         return Refusal(obstacle)
-    made = getattr(transform, "operator", None)
-    if made is not None:
+    create_operator = getattr(transform, "operator", None)
+    if create_operator is not None:
         inputs = tuple(_reading(planner, name) for name in transform.inputs)
         operator_inputs = _streamed(inputs)
         if isinstance(operator_inputs, Refusal):
             return operator_inputs
-        return _with_memory(planner, definition, inputs, made(operator_inputs, definition.place))
+        return _with_operator(planner, definition, inputs, create_operator(operator_inputs, definition.place))
     stream_input = _reading(planner, driving)
     lookups = tuple(name for name in transform.inputs if name != driving)
     base = StreamPlan(definition, (stream_input,), lookups)
     if isinstance(transform, FunctionTransform):
-        found = replace(base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}")
-        return _with_schema(planner, found)
+        stream_plan = replace(
+            base, function=transform, reason="a function of blocks", statement=f"from {quoted(driving)}"
+        )
+        return _with_schema(planner, stream_plan)
     if not isinstance(transform, SqlTransform):
-        return Refusal(f"a {definition.kind} is computed from all of its input")
+        return Refusal(f"a {definition.kind} needs all rows of its input")
     return _of_statement(planner, base, transform)
 
 
-def _unfollowed(planner: Planner, inputs: Sequence[str]) -> str | None:
-    """Return why a stream cannot follow its inputs, or `None` when it can."""
+def _input_obstacle(planner: Planner, inputs: Sequence[str]) -> str | None:
+    """Return why a stream cannot follow its inputs, or `None` if it can."""
     if not planner.is_streamed(inputs[0]):
-        return f"{inputs[0]!r}, which it reads first, is not streamed"
+        return f"its first input {inputs[0]!r} is not streamed"
     changing = next((name for name in inputs if planner.changes(name)), None)
     if changing is None:
         return None
-    return f"rows of {changing!r} take each other's place, and a stream follows only rows that are added"
+    return f"{changing!r} emits updates; a stream can read only append-only tables"
 
 
 def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -> StreamPlan | Refusal:
@@ -338,8 +337,8 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
             else without_provenance(transform.tree, stream_input.name)
         )
         text, hidden = with_provenance(tree, stream_input.name, (*stream_input.schema.names, *PROVENANCE))
-        found = replace(base, inputs=(_pruned(stream_input, transform),), statement=text, hidden=hidden)
-        return _with_schema(planner, replace(found, reason=how.reason))
+        stream_plan = replace(base, inputs=(_pruned(stream_input, transform),), statement=text, hidden=hidden)
+        return _with_schema(planner, replace(stream_plan, reason=how.reason))
     inputs = (stream_input, *(_reading(planner, name) for name in joined))
     operator_inputs = _streamed(inputs)
     if isinstance(operator_inputs, Refusal):
@@ -350,16 +349,16 @@ def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -
     operator = operator_of(transform, operator_inputs, lookup_schemas, streaming)
     if isinstance(operator, Refusal):
         return operator
-    return _with_memory(planner, base.definition, tuple(_pruned(i, transform) for i in inputs), operator, lookups)
+    return _with_operator(planner, base.definition, tuple(_pruned(i, transform) for i in inputs), operator, lookups)
 
 
 def _streamed(inputs: Sequence[StreamInput]) -> dict[str, StreamedInput] | Refusal:
-    """Return what an operator is told of its inputs, or which of them has no event time."""
-    found = {i.name: StreamedInput(i.schema, i.time.column) for i in inputs if i.time is not None}
+    """Return the inputs of an operator, or a refusal if one has no event time."""
+    streamed = {i.name: StreamedInput(i.schema, i.time.column) for i in inputs if i.time is not None}
     missing = next((i.name for i in inputs if i.time is None), None)
     if missing is not None:
-        return Refusal(f"{missing!r} has no event time: give event_time= with one of its columns")
-    return found
+        return Refusal(f"{missing!r} has no event time: set event_time= to one of its columns")
+    return streamed
 
 
 def _pruned(stream_input: StreamInput, transform: SqlTransform) -> StreamInput:
@@ -367,11 +366,11 @@ def _pruned(stream_input: StreamInput, transform: SqlTransform) -> StreamInput:
 
 
 def _reading(planner: Planner, name: str) -> StreamInput:
-    """Return an input as a table reads it: a source that is stored is read from the lake, where it is stored."""
+    """Return an input as a table reads it: a stored source is read from the lake."""
     return lake_input(planner, name)
 
 
-def _with_memory(
+def _with_operator(
     planner: Planner,
     definition: StoredDefinition,
     inputs: tuple[StreamInput, ...],
@@ -379,24 +378,22 @@ def _with_memory(
     lookups: tuple[str, ...] = (),
 ) -> StreamPlan | Refusal:
     if operator.emits == "upsert" and not definition.key:
-        return Refusal(
-            "its rows change as more come, and it has no key by which they could take each other's place: give key="
-        )
-    found = StreamPlan(definition, inputs, lookups, operator=operator, reason=type(operator).__name__)
-    return _with_schema(planner, found)
+        return Refusal("it emits updates, which need a key: set key=")
+    stream_plan = StreamPlan(definition, inputs, lookups, operator=operator, reason=type(operator).__name__)
+    return _with_schema(planner, stream_plan)
 
 
-def _with_schema(planner: Planner, found: StreamPlan) -> StreamPlan:
-    """Return the plan with a way to find the columns of its rows."""
-    return replace(found, find_schema=partial(_schema_of, planner))
+def _with_schema(planner: Planner, stream_plan: StreamPlan) -> StreamPlan:
+    """Return the plan with the function that determines its columns."""
+    return replace(stream_plan, find_schema=partial(_schema_of, planner))
 
 
 def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:
-    """Return the columns that a stream's rows have, found by running it on none."""
+    """Return the columns of a stream's rows, determined by running it without rows."""
     lookups = {name: _scan(planner, name) for name in plan.lookups}
     try:
         samples = plan.samples({name: scan.schema for name, scan in lookups.items()})
-        rows = _rows_of_none(planner, plan, samples, lookups)
+        rows = _rows_without_input(planner, plan, samples, lookups)
     except duckdb.Error as error:
         raise DefinitionError(
             f"table {plan.name!r} cannot be streamed", got=str(error).partition("\n")[0], place=plan.definition.place
@@ -409,43 +406,43 @@ def _schema_of(planner: Planner, plan: StreamPlan) -> Schema:
     return schema
 
 
-def _rows_of_none(
+def _rows_without_input(
     planner: Planner, plan: StreamPlan, samples: dict[str, pa.Table], lookups: Mapping[str, Scan]
 ) -> pa.Table:
     if plan.operator is not None:
-        with opened(plan.operator, samples) as shard:
+        with open_shard(plan.operator, samples) as shard:
             con = shard.state.con
-            given = {name: [rows] for name, rows in samples.items()}
-            return arrow(con, as_stored(con, shard.advance(given, Progress(BEGINNING, BEGINNING))))
+            blocks = {name: [rows] for name, rows in samples.items()}
+            return arrow(con, as_stored(con, shard.advance(blocks, Progress(BEGINNING, BEGINNING))))
     if plan.function is None:
         return samples[plan.inputs[0].name]
     with connect(filesystem=planner.workspace.lake.storage.filesystem()) as con:
         given_tables = {name: con.sql(scan.query()).to_arrow_table() for name, scan in lookups.items()}
-    return _columns_of(plan, {**samples, **given_tables})
+    return _call_without_rows(plan, {**samples, **given_tables})
 
 
 def _require_key(definition: StoredDefinition, schema: Schema) -> None:
-    """Raise `DefinitionError` where the key of a table names a column that its rows do not have."""
+    """Raise `DefinitionError` if the key of a table contains a column that its rows do not have."""
     names = {name.lower() for name in schema.names}
     missing = next((name for name in definition.key if name.lower() not in names), None)
     if missing is not None:
         raise DefinitionError(
-            f"table {definition.name!r} has no column {missing!r}, which key= names",
+            f"table {definition.name!r} has no column {missing!r} of key=",
             do=did_you_mean(missing, schema.names),
             place=definition.place,
         )
 
 
-def _columns_of(found: StreamPlan, given: dict[str, pa.Table]) -> pa.Table:
-    """Return what a function makes of no rows, for its columns; raise `DefinitionError` when it cannot stand that."""
-    assert found.function is not None  # noqa: S101 - the caller has looked
+def _call_without_rows(stream_plan: StreamPlan, empty_inputs: dict[str, pa.Table]) -> pa.Table:
+    """Return the result of a function for inputs without rows; raise `DefinitionError` if it fails."""
+    assert stream_plan.function is not None  # noqa: S101 - the caller has looked
     try:
-        return call(found.function, given, found.definition.place)
+        return call(stream_plan.function, empty_inputs, stream_plan.definition.place)
     except DefinitionError as error:
         raise DefinitionError(
             error.problem,
             got=error.got,
-            do="a stream calls it once with no rows, to know its columns: let it return a table then too",
+            do="return a table also for inputs without rows: a stream makes one such call to determine the columns",
             place=error.place,
         ) from error
 

@@ -1,4 +1,4 @@
-"""Which definitions streams make: a run leaves these alone. The code of streams is imported only where there are some."""
+"""The definitions that streams write, which a run skips. The code of streams is imported only if a project has some."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipeline.project.workspace import Workspace
 if TYPE_CHECKING:
     from pipeline.streaming.planning.plan import Planner
 
-STREAMED = "`headwater stream` makes it"
-"""Why a run leaves a table as it is that a stream makes."""
+STREAMED = "written by `headwater stream`"
+"""Why a run skips a table that a stream writes."""
 
 
 class StreamedDefinitions:
-    """The definitions of a project that are streams, or sources that streams read. For several threads."""
+    """The definitions of a project that are streams, or sources that streams read. Thread-safe."""
 
     def __init__(self, workspace: Workspace) -> None:
-        """Keep the project; a definition is planned when it is asked for, for that may need tables that are not made yet."""
+        """Create the set. A definition is planned on first use, because that may need tables that do not exist yet."""
         self._workspace = workspace
         definitions = workspace.project.graph.definitions
         self._is_empty = all(not isinstance(d, Source | Feed) or d.event_time is None for d in definitions)
@@ -27,7 +27,7 @@ class StreamedDefinitions:
         self._planner: Planner | None = None
 
     def __contains__(self, name: str) -> bool:
-        """Return whether a definition is a stream, or a source that one reads."""
+        """Return whether a definition is a stream or a source that a stream reads."""
         if self._is_empty:
             return False
         from pipeline.streaming.planning.plan import Planner  # noqa: PLC0415 - most projects have no streams

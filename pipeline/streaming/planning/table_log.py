@@ -1,4 +1,4 @@
-"""A table of the lake as a log: its versions, one after the other, each with the rows that it added."""
+"""A table of the lake as a log: its versions in order, each with the rows that it added."""
 
 from __future__ import annotations
 
@@ -27,65 +27,68 @@ from pipeline.streaming.planning.inputs import StreamInput
 
 @dataclass(frozen=True)
 class TableLog:
-    """The versions of a table. An offset is the number of versions that were read: the next version's number."""
+    """The versions of a table as a log with one partition. An offset is the number of the next version to read."""
 
     table: LakeTable
 
     @classmethod
     def of(cls, workspace: Workspace, name: str) -> TableLog:
-        """Return the log of a definition's table, which may not be there yet."""
+        """Return the log of a definition's table, which may not exist yet."""
         return cls(workspace.table(name))
 
     @property
     def uri(self) -> str:
-        """The only partition."""
+        """The URI of the only partition."""
         return f"lake://{self.table.name}"
 
     @property
     def traits(self) -> LogTraits:
-        """A version is taken whole."""
+        """A version is never split."""
         return LogTraits(has_whole_partitions=True)
 
     def extents(self) -> Mapping[str, Extent]:
-        """Return how many versions there are."""
+        """Return the range of existing versions."""
         version = self.table.number()
         return {self.uri: Extent(0, 0 if version is None else version + 1)}
 
     def offsets_at(self, time: datetime) -> Mapping[str, int]:
-        """Refuse: versions are followed by their number."""
+        """Raise `RequestError`: versions have no event time."""
         del time
-        raise RequestError(f"the versions of {self.table.name!r} are not found by time", do="give --from earliest")
+        raise RequestError(f"a stream of {self.table.name!r} cannot start at a time", do="use --from earliest")
 
     @contextmanager
     def tail(self, offsets: Mapping[str, int]) -> Iterator[Tail]:
-        """Read versions as they come."""
+        """Read versions as they are committed."""
         yield DirectTail(self, dict(offsets), max_rows=1 << 62)
 
     def epoch(self, end: int) -> Epoch | None:
-        """Return how far the stream was that made the last of the versions before `end`; `None` when it is not known."""
+        """Return the epoch of the last version before `end`; `None` if it is unknown."""
         try:
             version = self.table.version(end - 1)
         except StorageError:
             return None
         return None if version is None or version.manifest is None else version.manifest.epoch
 
-    def came(self, begin: int, end: int) -> tuple[Schema, tuple[DataFile, ...]]:
-        """Return the columns, and the files that came with the versions from one on, the second not included.
+    def added_files(self, begin: int, end: int) -> tuple[Schema, tuple[DataFile, ...]]:
+        """Return the columns, and the files that the versions from `begin` (inclusive) to `end` (exclusive) added.
 
-        Raises `SourceError` when rows went in them: what was made of these cannot be taken back by a stream.
+        Raises `SourceError` if these versions removed rows, because a stream cannot retract their results.
         """
         now = self.table.version(end - 1, lenient=True)
         if now is None:
-            raise SourceError(f"table {self.table.name!r} is gone", do="make it again, and start the stream anew")
+            raise SourceError(
+                f"table {self.table.name!r} no longer exists",
+                do="recreate it, and rebuild this table: headwater stream --from earliest",
+            )
         if begin == 0:
             return now.schema, now.files
         then = self.table.version(begin - 1, lenient=True)
         change = None if then is None else self.table.change_since(begin - 1, then.manifest_id, now)
         if change is None or change.removed:
             raise SourceError(
-                f"table {self.table.name!r} was changed in another way than by adding rows",
-                got=f"rows that went between version {begin - 1} and {end - 1}",
-                do="start the stream anew with --from earliest, or compute its table in batch",
+                f"table {self.table.name!r} was changed other than by appending rows",
+                got=f"rows removed between version {begin - 1} and {end - 1}",
+                do="rebuild this table with --from earliest, or compute it in batch",
             )
         return now.schema, change.added
 
@@ -95,33 +98,33 @@ class TableInput(StreamInput):
     """A streamed input that is a table of the lake."""
 
     follows: bool = False
-    """Whether its event time is that of the stream that makes it, whose watermark then is its own."""
+    """Whether it has the event time of the stream that writes it, and therefore also takes over its watermark."""
     slack_us: int = 0
-    """How far its watermark then is behind that one."""
+    """By how much its watermark is then behind that of the other stream."""
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """The columns looked at, the event time, and where a row came from."""
+    def read_columns(self) -> tuple[str, ...]:
+        """The columns that are read: the used columns, the event time, and the log position."""
         names = self.schema.names if self.columns is None else self.columns
         time = () if self.time is None else (self.time.column,)
         return tuple(dict.fromkeys((*names, *time, SOURCE, POSITION)))
 
     @property
     def is_of_lake(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
-    def made_by(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
-        """Return how far the stream was that made the last of the versions that were read now."""
+    def upstream_epoch(self, offsets: Mapping[str, int], known: InputProgress) -> Epoch | None:
+        """Return the epoch of the last version that was read; `None` if none was read."""
         return None if offsets == known.offsets else self.table.epoch(offsets[self.table.uri])
 
     def consumed(self, offsets: Mapping[str, int]) -> Mapping[str, int]:
-        """Return the last version that was read."""
+        """Return the name of the table and the last version that was read."""
         return {self.name: offsets[self.table.uri] - 1}
 
     @property
     def table(self) -> TableLog:
-        """Its log."""
+        """The log of the table."""
         return cast("TableLog", self.log)
 
     @property
@@ -130,41 +133,41 @@ class TableInput(StreamInput):
         return literal(f"lake://{self.name}")
 
     def producer(self, reader: PartReader | None, at: str) -> RowProducer:
-        """Return what reads the files of versions."""
+        """Return the producer of the rows in the files of versions."""
         del reader, at
-        return _FromVersions(self)
+        return _VersionProducer(self)
 
-    def nothing(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
-        """Return the rows that the stream looks at, none of them."""
+    def empty_rows(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Return a table with the columns that are read and no rows."""
         kinds = {SOURCE: "VARCHAR", POSITION: "BIGINT", **self.schema.as_dict()}
-        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.kept)))
+        return empty(con, Schema(tuple(Column(name, kinds[name]) for name in self.read_columns)))
 
 
 @dataclass(frozen=True)
-class _FromVersions:
+class _VersionProducer:
     stream_input: TableInput
 
     def for_validation(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery]:
-        return self._made(con, split)
+        return self._input_query(con, split)
 
     def for_fast_path(self, con: duckdb.DuckDBPyConnection, split: Split) -> AbstractContextManager[InputQuery | None]:
-        return self._made(con, split)
+        return self._input_query(con, split)
 
     @contextmanager
-    def _made(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
+    def _input_query(self, con: duckdb.DuckDBPyConnection, split: Split) -> Iterator[InputQuery]:
         del con
         (part,) = split.parts
-        schema, files = self.stream_input.table.came(part.begin, part.end or 0)
+        schema, files = self.stream_input.table.added_files(part.begin, part.end or 0)
         self._require_columns(schema)
         scan = Scan(self.stream_input.schema, files)
         names = {name.lower() for name in self.stream_input.schema.names}
-        own = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
-        own += [f"null::bigint as {POSITION}"] if POSITION not in names else []
-        query = f"select *{''.join(f', {c}' for c in own)} from ({scan.query()})"
+        provenance = [f"null::varchar as {SOURCE}"] if SOURCE not in names else []
+        provenance += [f"null::bigint as {POSITION}"] if POSITION not in names else []
+        query = f"select *{''.join(f', {c}' for c in provenance)} from ({scan.query()})"
         yield InputQuery(query, rows_in=scan.rows, bytes_in=scan.size_bytes)
 
     def _require_columns(self, schema: Schema) -> None:
-        """Raise `NewColumnsError` when a stream that looks at all columns of a table was planned without some of them."""
+        """Raise `NewColumnsError` if the stream uses all columns of the table, and the table has new ones."""
         stream_input = self.stream_input
         names = stream_input.schema.names
         looks_at_all = stream_input.columns is None or set(names) <= {

@@ -1,1 +1,1 @@
-"""Streams run: logs are read, epochs made, and each committed once."""
+"""Runs streams: reads logs, computes epochs, and commits each one exactly once."""

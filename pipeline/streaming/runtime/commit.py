@@ -1,4 +1,4 @@
-"""Epochs come to their table: one commit for each, and what follows from it."""
+"""Commits epochs to the table of a stream, one commit each, and runs post-commit."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.steps import CommitStep, OnStep
 
 log = logger(__name__)
-TIDY_EVERY = 100
-"""After how many versions small files are put together, and the log is kept short."""
-TOGETHER_BYTES = 32 << 20
-"""Up to which size files are put together beside the stream: more would let an epoch wait."""
+MAINTENANCE_EVERY = 100
+"""The number of versions after which small files are compacted and the table's log is shortened."""
+COMPACT_BYTES = 32 << 20
+"""The size up to which files are compacted while the stream runs. Compacting larger files would delay an epoch."""
 RECORD_EVERY_S = 20.0
-"""How often the catalog and, for a gold table, the warehouse are brought to the last commit."""
+"""How often the catalog and, for a gold table, the warehouse are updated to the last commit."""
 
 
 @dataclass(frozen=True)
 class PreparedEpoch:
-    """What is to be committed: what the manifest says, and what was staged."""
+    """An epoch that is ready to commit: its manifest and its staged files."""
 
     manifest: Manifest
     outcome: Outcome
 
 
 class EpochCommitter:
-    """Commits the epochs of a stream one after the other, in a thread beside it.
+    """Commits the epochs of a stream in order, in a separate thread.
 
-    A commit goes through the head of the table as it was opened: when somebody else has committed in between, it raises
-    `ConflictError` and nothing of the epoch is seen.
+    A commit uses the head of the table that was opened at the start. If another process has committed in between, it
+    raises `ConflictError`, and nothing of the epoch is visible.
     """
 
     def __init__(self, workspace: Workspace, plan: StreamPlan, on_step: OnStep) -> None:
@@ -59,45 +59,45 @@ class EpochCommitter:
         self._recorded_at = time.monotonic()
 
     def close(self) -> None:
-        """Wait for what was begun, whatever becomes of it."""
+        """Wait for running commits and maintenance, ignoring their outcome."""
         self._commits.shutdown()
         self._tidying.shutdown()
 
     def begin(self, epoch: PreparedEpoch) -> None:
-        """Begin a commit, once the one before is done; raise what became of that."""
+        """Start a commit after the previous one has ended; raise the error of the previous one."""
         self.wait()
         self._committing = self._commits.submit(
             commit_epoch, self._workspace, self._plan, self.head, epoch, self._on_step
         )
 
     def wait(self) -> None:
-        """Wait for the commit that was begun; raise what became of it."""
+        """Wait for the running commit; raise its error."""
         if self._committing is None:
             return
         self.committed = self._committing.result().epoch
         self._committing = None
-        if self.head.number and self.head.number % TIDY_EVERY == 0:
+        if self.head.number and self.head.number % MAINTENANCE_EVERY == 0:
             self._tidying.submit(self._tidy)
         if time.monotonic() - self._recorded_at > RECORD_EVERY_S:
             try:
                 self.record()
             except StorageError as error:
-                log.warning("catalog is behind: it is brought up to date later", **self._where(error))
+                log.warning("catalog was not updated: it is updated later", **self._where(error))
 
     def record(self) -> None:
-        """Bring the catalog and the warehouse to the last commit: not at each one, but now and then, and in the end."""
+        """Update the catalog and the warehouse to the last commit. This happens periodically and at the end."""
         self._recorded_at = time.monotonic()
         version = self._table.version()
         if version is not None:
             update_warehouse_and_catalog(self._workspace, self._plan.definition, version)
 
     def _tidy(self) -> None:
-        """Keep the log of the table short, beside the stream, which finds out by itself what is wrong with the store."""
+        """Shorten the logs of the table and its quarantine. Errors are logged; the stream itself reports store failures."""
         try:
             self._table.tidy()
             self._workspace.lake.quarantine(self._plan.name).tidy()
         except (HeadwaterError, OSError) as error:
-            log.warning("table log was not tidied: it is tried again later", **self._where(error))
+            log.warning("table log was not shortened: it is retried later", **self._where(error))
 
     def _where(self, error: Exception) -> dict[str, str]:
         return {"table": self._plan.name, "error": str(error)}
@@ -106,9 +106,9 @@ class EpochCommitter:
 def commit_epoch(
     workspace: Workspace, plan: StreamPlan, head: TableHead, prepared: PreparedEpoch, on_step: OnStep
 ) -> Manifest:
-    """Commit an epoch on top of the version at the head, and bring the quarantine to what it says.
+    """Commit an epoch on top of the version at the head, and update the quarantine.
 
-    Raises `ConflictError` when somebody else committed the table in between: nothing of the epoch is seen then.
+    Raises `ConflictError` if another process committed the table in between; then nothing of the epoch is visible.
     """
     commit_plan = _commit_plan(workspace, plan, head, prepared)
     manifest = prepared.manifest
@@ -120,12 +120,12 @@ def commit_epoch(
     if manifest.quarantined or manifest.quarantine_mode == "overwrite":
         update_quarantine(workspace, plan.definition, manifest)
     on_step(CommitStep.SETTLED)
-    if number and number % TIDY_EVERY == 0:
+    if number and number % MAINTENANCE_EVERY == 0:
         try:
-            compact(workspace.table(plan.name), head, target_bytes=TOGETHER_BYTES)
+            compact(workspace.table(plan.name), head, target_bytes=COMPACT_BYTES)
         except StorageError as error:
             log.warning(
-                "small files were not put together: it is tried again later",
+                "small files were not compacted: it is retried later",
                 table=plan.name,
                 error=str(error),
             )
@@ -133,19 +133,19 @@ def commit_epoch(
 
 
 def _commit_plan(workspace: Workspace, plan: StreamPlan, head: TableHead, prepared: PreparedEpoch) -> CommitPlan:
-    """Return what to commit: rows as they are, or in the place of those with their key."""
+    """Return what to commit: rows to append, or rows that replace those with the same key."""
     manifest, outcome = prepared.manifest, prepared.outcome
-    whole = CommitPlan(outcome.files, outcome.flow, outcome.quarantined, manifest.quarantine_mode)
+    commit_plan = CommitPlan(outcome.files, outcome.flow, outcome.quarantined, manifest.quarantine_mode)
     if plan.emits == "append" and merge_of(plan.definition) is None:
-        return whole
+        return commit_plan
     version = None if manifest.mode == "overwrite" else workspace.table(plan.name).version(head.number)
     if plan.emits == "append":
         return plan_commit(workspace, StagedRows(plan.definition, outcome, manifest.run_id, version))
     if version is None or not outcome.files:
-        return whole
+        return commit_plan
     table, key = workspace.table(plan.name), plan.definition.key
     limits = budget_here(workspace.settings.memory_bytes).whole()
     merge = MergeSpec(table, key, None, manifest.run_id, outcome.files, outcome.schema, version, limits)
     files = tuple(DataFile(merge.uri(file), file.rows, file.size_bytes) for file in outcome.files)
     merged = replace_keys(merge, Scan(outcome.schema.select(key), files), key)
-    return replace(whole, files=merged.files, removed=merged.removed)
+    return replace(commit_plan, files=merged.files, removed=merged.removed)

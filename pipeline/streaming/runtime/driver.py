@@ -1,4 +1,4 @@
-"""One stream from its opening to its end: turns, pauses, what it is asked for, and going on after errors that may pass."""
+"""Runs one stream from start to end: micro-batches, pauses, requests, and restarts after transient errors."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from pipeline.streaming.runtime.steps import CommitStep
 from pipeline.streaming.runtime.stream import Stream
 
 log = logger(__name__)
-NOTE_EVERY_S = 0.2
+REPORT_EVERY_S = 0.2
 _PAUSED_S = 0.1
 
 
 @dataclass(frozen=True)
 class StreamJobOptions:
-    """Which streams to run, and for how long."""
+    """Which streams to run, and when they end."""
 
     names: tuple[str, ...] = ()
-    """Without any, all of the project."""
+    """Empty means all streams of the project."""
     until_caught_up: bool = False
-    """Whether a stream ends when it has read what its logs held when it began, or a log that ends has ended."""
+    """Whether a stream ends when it has read what its logs contained at its start. It always ends with its log."""
     drain: bool = False
-    """Whether all windows are closed in the end."""
+    """Whether all windows are closed at the end."""
     stream_options: StreamOptions = field(default_factory=StreamOptions)
     begin: RequestedStart | None = None
-    """Where to begin, in place of what `stream_options` says: it may be a time."""
+    """Where to begin, instead of `stream_options.begin`. It may also be a time."""
     restore: str | None = None
-    """A savepoint to go back to first."""
+    """The label of a savepoint to restore first."""
     take_over: bool = False
-    """Whether the streams are taken from another process that runs them."""
+    """Whether to take over the streams from another process that runs them."""
     fail_fast: bool = False
     """Whether the first stream that fails stops the others."""
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -55,7 +55,7 @@ class StreamJobOptions:
 
 @dataclass
 class StreamJobContext:
-    """What the streams of a process share."""
+    """The shared context of the streams of a process."""
 
     planner: Planner
     options: StreamJobOptions
@@ -63,46 +63,46 @@ class StreamJobContext:
     leases: LeaseManager
     on_step: Callable[[str, CommitStep], None] = lambda _, __: None
     on_restart: Callable[[str, str], None] = lambda _, __: None
-    """Hears of each restart, with the stream's name and the words."""
+    """Called at each restart with the name of the stream and a message."""
     stop: threading.Event = field(default_factory=threading.Event)
-    done: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     streams: dict[str, Stream] = field(default_factory=dict)
     statuses: dict[str, StreamStatus] = field(default_factory=dict)
 
 
 class StreamDriver:
-    """Drives one stream, in the thread that calls `run`."""
+    """Runs one stream in the thread that calls `run`."""
 
     def __init__(self, name: str, context: StreamJobContext) -> None:
-        """Keep the stream's name; nothing is opened yet."""
+        """Create the driver; nothing is opened yet."""
         self.name = name
         self.metrics = StreamMetrics()
         self._context = context
         self._restarts: list[float] = []
         self._stream_options = context.options.stream_options
         self._was_opened = False
-        self._noted = 0.0
+        self._reported_at = 0.0
         self._waits_since = now()
 
     def run(self) -> None:
-        """Run the stream to its end; raise what it cannot go on after."""
+        """Run the stream to its end; raise the error that ended it."""
         context = self._context
         try:
             self._wait_for_inputs()
             while not context.stop.is_set():
                 try:
-                    self._once()
+                    self._run_once()
                     break
                 except Exception as error:
-                    if not self._goes_on_after(error):
+                    if not self._wait_for_restart(error):
                         raise
         except Exception as error:
-            self._say(RunStatus.FAILED, str(error))
+            self._set_status(RunStatus.FAILED, str(error))
             raise
         if context.statuses[self.name].status not in {RunStatus.ENDED, RunStatus.STOPPED}:
-            self._say(RunStatus.STOPPED)
+            self._set_status(RunStatus.STOPPED)
 
-    def _once(self) -> None:
+    def _run_once(self) -> None:
         plan = self._context.planner.plan(self.name)
         with closing(self._opened(plan)) as stream:
             stream.metrics = self.metrics
@@ -111,7 +111,7 @@ class StreamDriver:
             try:
                 self._drive(stream)
             except Exception:
-                self._begin_again(stream)
+                self._prepare_restart(stream)
                 raise
 
     def _opened(self, plan: StreamPlan) -> Stream:
@@ -121,26 +121,27 @@ class StreamDriver:
                 restore(context.planner.workspace, plan, options.restore)
             if options.begin is not None:
                 self._stream_options = replace(self._stream_options, begin=resolved(plan, options.begin))
-        return Stream(context.planner.workspace, plan, self._stream_options, on_step=self._heard)
+        return Stream(context.planner.workspace, plan, self._stream_options, on_step=self._on_commit_step)
 
-    def _begin_again(self, stream: Stream) -> None:
-        """Let the next opening go on from the commits, or where this one began if there was none."""
+    def _prepare_restart(self, stream: Stream) -> None:
+        """Let the next start resume from the last commit or, if there is none, from the same offsets as this one."""
         if self.metrics.commits:
             self._stream_options = replace(self._stream_options, begin="committed", anew=False, state="restore")
         elif self._stream_options.begin != "committed":
             began: StartPosition = {
-                uri: o for on_step in stream.progress.inputs.values() for uri, o in on_step.began.items()
+                uri: o for known in stream.progress.inputs.values() for uri, o in known.began.items()
             }
             self._stream_options = replace(self._stream_options, begin=began, anew=True)
 
-    def _goes_on_after(self, error: Exception) -> bool:
+    def _wait_for_restart(self, error: Exception) -> bool:
+        """Wait until the stream may restart; return false if the error ends it."""
         context = self._context
         lake = context.planner.workspace.lake.storage
         if is_file_error(error) and not lake.is_local:
             error = lake.failed("the lake does not answer a query", error)
         is_away, has_grown = isinstance(error, UnavailableError), isinstance(error, NewColumnsError)
         if has_grown and self._has_new_plan():
-            context.on_restart(self.name, f"{error} — goes on from its last commit with these")
+            context.on_restart(self.name, f"{error}; resumes from the last commit with these columns")
             return not context.stop.is_set()
         if context.stop.is_set() or not (may_pass(error) or has_grown) or not (self._was_opened or is_away):
             return False
@@ -152,24 +153,24 @@ class StreamDriver:
         if is_away and context.statuses[self.name].status != RunStatus.WAITING:
             self._waits_since = now()
         since = f"since {self._waits_since:%H:%M:%S} UTC: " if is_away else ""
-        self._say(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
-        log.info("stream is opened again", wait_s=wait_s, error=str(error))
+        self._set_status(RunStatus.WAITING if is_away else RunStatus.RESTARTING, f"{since}{error}")
+        log.info("stream restarts", wait_s=wait_s, error=str(error))
         lately = f"restart {len(self._restarts)} in {wait_s:g} s"
-        context.on_restart(self.name, f"{error} — goes on from its last commit: {lately}")
+        context.on_restart(self.name, f"{error}; resumes from the last commit: {lately}")
         context.stop.wait(wait_s)
         return True
 
     def _has_new_plan(self) -> bool:
-        """Plan the stream anew, since columns came; return whether it has other columns now."""
+        """Plan the stream again because of new columns; return whether its columns have changed."""
         planner = self._context.planner
         before = planner.plan(self.name).schema
         planner.forget(self.name)
         try:
             return planner.plan(self.name).schema != before
         except HeadwaterError:
-            return False  # the next try to open it says what it is
+            return False  # the next start reports the error
 
-    def _heard(self, step: CommitStep) -> None:
+    def _on_commit_step(self, step: CommitStep) -> None:
         if step in {CommitStep.STAGED, CommitStep.SAVED}:
             self._context.leases.require(self.name)
         self.metrics.reached(step)
@@ -190,39 +191,43 @@ class StreamDriver:
             if desired in {DesiredState.DRAIN, DesiredState.STOP}:
                 break
             stream.run_micro_batch()
-            self._note(stream, RunStatus.WAITING if stream.last.unanswered else RunStatus.RUNNING)
+            self._report_status(stream, RunStatus.WAITING if stream.last.unanswered else RunStatus.RUNNING)
             if stream.last.has_ended or (options.until_caught_up and self._has_caught_up(stream, target)):
                 break
         is_over = stream.last.has_ended or options.drain or desired == DesiredState.DRAIN
         if is_over:
-            self._note(stream, RunStatus.DRAINING, at_once=True)
+            self._report_status(stream, RunStatus.DRAINING, at_once=True)
             stream.drain()
         else:
             stream.save()
         has_ended = is_over or (desired != DesiredState.STOP and not context.stop.is_set())
-        self._note(stream, RunStatus.ENDED if has_ended else RunStatus.STOPPED, at_once=True)
+        self._report_status(stream, RunStatus.ENDED if has_ended else RunStatus.STOPPED, at_once=True)
 
     def _pause(self, stream: Stream) -> None:
         stream.save()
         leases, stop = self._context.leases, self._context.stop
         while leases.desired_state(self.name) == DesiredState.PAUSE and not stop.wait(_PAUSED_S):
             leases.require(self.name)
-            self._note(stream, RunStatus.PAUSED)
+            self._report_status(stream, RunStatus.PAUSED)
 
-    def _note(self, stream: Stream, status: RunStatus, *, at_once: bool = False) -> None:
+    def _report_status(self, stream: Stream, status: RunStatus, *, at_once: bool = False) -> None:
         instant = time.monotonic()
-        if at_once or instant - self._noted >= NOTE_EVERY_S or self._context.statuses[self.name].status != status:
-            self._noted = instant
+        if (
+            at_once
+            or instant - self._reported_at >= REPORT_EVERY_S
+            or self._context.statuses[self.name].status != status
+        ):
+            self._reported_at = instant
             known = self._context.statuses[self.name]
             if status == RunStatus.WAITING and known.status != RunStatus.WAITING:
                 self._waits_since = now()
-            error = f"{_named(stream.last.unanswered)} does not answer since {self._waits_since:%H:%M:%S} UTC"
+            error = f"{_named(stream.last.unanswered)} has not answered since {self._waits_since:%H:%M:%S} UTC"
             statuses = status_of(stream, self.metrics, status, now())
             self._context.statuses[self.name] = (
                 replace(statuses, error=error) if status == RunStatus.WAITING else statuses
             )
 
-    def _say(self, status: RunStatus, error: str = "") -> None:
+    def _set_status(self, status: RunStatus, error: str = "") -> None:
         known = self._context.statuses[self.name]
         self._context.statuses[self.name] = replace(
             known,
@@ -234,31 +239,31 @@ class StreamDriver:
         )
 
     def _wait_for_inputs(self) -> None:
-        """A stream below another begins when that one has made its table, anew where all are made anew."""
+        """Wait until the upstream streams have written their tables; in a rebuild, until they have rebuilt them."""
         context = self._context
         workspace = context.planner.workspace
         above = set(workspace.project.graph.upstream(self.name)) & set(context.names)
         while not context.stop.is_set():
-            if all(other in context.done or self._has_begun(other) for other in above):
+            if all(other in context.ended or self._has_begun(other) for other in above):
                 return
             context.stop.wait(0.02)
 
     def _has_begun(self, other: str) -> bool:
         context = self._context
         if context.options.begin in {"earliest", "latest"} and other in context.names:
-            stream = context.streams.get(other)  # what was there before it is on its way out
+            stream = context.streams.get(other)  # an existing table is about to be replaced
             return stream is not None and stream.metrics.commits > 0
         return context.planner.workspace.table(other).number() is not None
 
     def _has_caught_up(self, stream: Stream, target: Mapping[str, int]) -> bool:
-        offsets = {uri: o for on_step in stream.progress.inputs.values() for uri, o in on_step.offsets.items()}
+        offsets = {uri: o for known in stream.progress.inputs.values() for uri, o in known.offsets.items()}
         if any(offsets.get(uri, 0) < end for uri, end in target.items()):
             return False
         context = self._context
         for stream_input in stream.plan.inputs:
             if stream_input.is_of_lake:
-                done = stream_input.name in context.done or stream_input.name not in context.names
-                if not done or any(offsets.get(uri, 0) < e.end for uri, e in stream_input.log.extents().items()):
+                has_ended = stream_input.name in context.ended or stream_input.name not in context.names
+                if not has_ended or any(offsets.get(uri, 0) < e.end for uri, e in stream_input.log.extents().items()):
                     return False
         return True
 
@@ -268,8 +273,8 @@ def _named(inputs: Sequence[str]) -> str:
 
 
 def _target(stream: Stream) -> dict[str, int]:
-    found: dict[str, Extent] = {}
+    extents: dict[str, Extent] = {}
     for stream_input in stream.plan.inputs:
         if not stream_input.is_of_lake:
-            found |= stream_input.log.extents()
-    return {uri: extent.end for uri, extent in found.items()}
+            extents |= stream_input.log.extents()
+    return {uri: extent.end for uri, extent in extents.items()}

@@ -1,4 +1,4 @@
-"""Statuses of streams and sinks as text that Prometheus reads."""
+"""Metrics of streams and sinks in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PREFIX = "headwater_stream_"
 
 
 def exposition(streams: Iterable[StreamStatus], sinks: Iterable[SinkStatus] = ()) -> str:
-    """Return the text, of version 0.0.4 of the format; names begin with `headwater_stream_`."""
+    """Return the metrics in version 0.0.4 of the text format. All names begin with `headwater_stream_`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Streams(list(streams), list(sinks)))
     return generate_latest(registry).decode()
@@ -35,8 +35,12 @@ class _Streams(Collector):
 
     def _gauges(self) -> Iterator[Metric]:
         yield self._gauge("epoch", "Number of the last epoch.", lambda s: s.epoch)
-        yield self._gauge("rows_per_second", "Rows read per second, over the last seconds.", lambda s: s.rows_per_s)
-        yield self._gauge("bytes_per_second", "Bytes read per second, over the last seconds.", lambda s: s.bytes_per_s)
+        yield self._gauge(
+            "rows_per_second", "Rows read per second, averaged over the last 5 seconds.", lambda s: s.rows_per_s
+        )
+        yield self._gauge(
+            "bytes_per_second", "Bytes read per second, averaged over the last 5 seconds.", lambda s: s.bytes_per_s
+        )
         yield self._gauge(
             "watermark_delay_seconds", "How far the watermark is behind the clock.", lambda s: s.watermark_delay_s
         )
@@ -44,9 +48,13 @@ class _Streams(Collector):
         yield self._gauge("state_bytes", "Bytes of the state files, as of the last commit.", lambda s: s.state_bytes)
         yield self._gauge("shards", "Number of state shards.", lambda s: s.shards)
         lag = GaugeMetricFamily(
-            f"{_PREFIX}lag_offsets", "Offsets of a partition that are not read yet.", labels=("stream", "partition")
+            f"{_PREFIX}lag_offsets",
+            "Number of offsets of a partition that are not read yet.",
+            labels=("stream", "partition"),
         )
-        status = GaugeMetricFamily(f"{_PREFIX}status", "1 for what the stream does now.", labels=("stream", "status"))
+        status = GaugeMetricFamily(
+            f"{_PREFIX}status", "1 for the current status of the stream.", labels=("stream", "status")
+        )
         for stream in self._streams:
             for uri, behind in stream.lag.items():
                 if behind is not None:
@@ -66,14 +74,14 @@ class _Streams(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         rows = CounterMetricFamily(
-            f"{_PREFIX}rows", "Rows since the stream was made, by what became of them.", labels=("stream", "fate")
+            f"{_PREFIX}rows", "Rows since the stream was created, by outcome.", labels=("stream", "fate")
         )
         commits = CounterMetricFamily(f"{_PREFIX}commits", "Epochs committed by this process.", labels=("stream",))
-        restarts = CounterMetricFamily(
-            f"{_PREFIX}restarts", "Times the stream was opened again after an error.", labels=("stream",)
-        )
+        restarts = CounterMetricFamily(f"{_PREFIX}restarts", "Restarts after an error.", labels=("stream",))
         phases = CounterMetricFamily(
-            f"{_PREFIX}phase_seconds", "Seconds by phase of micro-batches and epochs.", labels=("stream", "phase")
+            f"{_PREFIX}phase_seconds",
+            "Time spent in each phase of micro-batches and epochs.",
+            labels=("stream", "phase"),
         )
         for stream in self._streams:
             commits.add_metric((stream.name,), stream.commits)
@@ -86,10 +94,10 @@ class _Streams(Collector):
 
     def _histograms(self) -> Iterator[Metric]:
         latency = HistogramMetricFamily(
-            f"{_PREFIX}latency_seconds", "From a row offered by its log to its commit.", labels=("stream",)
+            f"{_PREFIX}latency_seconds", "Time from when the log offers a row to its commit.", labels=("stream",)
         )
         commits = HistogramMetricFamily(
-            f"{_PREFIX}commit_seconds", "From the start of staging to the commit.", labels=("stream",)
+            f"{_PREFIX}commit_seconds", "Time from the start of staging to the commit.", labels=("stream",)
         )
         for stream in self._streams:
             latency.add_metric((stream.name,), _buckets(stream.latency), stream.latency.sum_s)
@@ -98,9 +106,13 @@ class _Streams(Collector):
 
     def _of_sinks(self) -> Iterator[Metric]:
         labels = ("stream", "sink")
-        behind = GaugeMetricFamily(f"{_PREFIX}sink_versions_behind", "Versions that are not sent yet.", labels=labels)
-        rows = CounterMetricFamily(f"{_PREFIX}sink_rows", "Rows sent by this process.", labels=labels)
-        failed = GaugeMetricFamily(f"{_PREFIX}sink_failed", "1 for a sink that takes nothing now.", labels=labels)
+        behind = GaugeMetricFamily(
+            f"{_PREFIX}sink_versions_behind", "Versions of the table that are not delivered yet.", labels=labels
+        )
+        rows = CounterMetricFamily(f"{_PREFIX}sink_rows", "Rows delivered by this process.", labels=labels)
+        failed = GaugeMetricFamily(
+            f"{_PREFIX}sink_failed", "1 if the delivery to the sink currently fails.", labels=labels
+        )
         for sink in self._sinks:
             behind.add_metric((sink.table, sink.name), sink.behind)
             rows.add_metric((sink.table, sink.name), sink.rows)

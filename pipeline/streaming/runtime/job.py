@@ -1,7 +1,7 @@
-"""Several streams in one process, each with a thread of its own, until they are stopped or have caught up.
+"""Runs several streams in one process, each in its own thread, until they are stopped or have caught up.
 
-A stream that fails ends alone, unless `fail_fast` is wanted: streams that have nothing to do with each other should not
-fall together, and one that reads the failed one's table finds nothing new in it. The process then fails in the end.
+If a stream fails, the others continue unless `fail_fast` is set: unrelated streams are not affected, and a stream that
+reads the table of the failed one finds no new versions. The error is raised when all streams have ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.streaming.runtime.lease_manager import LeaseManager
 from pipeline.streaming.runtime.metrics import TROUBLED, RunStatus, StreamStatus
 from pipeline.streaming.runtime.options import StreamOptions
 from pipeline.streaming.runtime.sink_worker import SinkWorker, sinks_of
-from pipeline.streaming.runtime.status import in_short
+from pipeline.streaming.runtime.status import lease_facts
 from pipeline.streaming.runtime.steps import CommitStep
 from pipeline.streaming.runtime.stream import Stream
 
@@ -31,7 +31,7 @@ __all__ = ["StreamJob", "StreamJobOptions", "catch_up"]
 
 
 class StreamJob:
-    """The streams of a project at work."""
+    """A job that runs streams of a project."""
 
     def __init__(
         self,
@@ -41,23 +41,23 @@ class StreamJob:
         on_step: Callable[[str, CommitStep], None] = lambda _, __: None,
         on_restart: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
-        """Find the streams; raise `DefinitionError` for one that has no streamed form, `RequestError` for none.
+        """Find the streams; raise `RequestError` if there are none.
 
-        `on_step` hears each step of a commit, `on_restart` each restart, both with the stream's name.
+        `on_step` is called at each step of a commit and `on_restart` at each restart, both with the name of the stream.
         """
         self.workspace = workspace
         self.options = options
         self._planner = Planner(workspace)
         names = options.names or self._planner.streams
         self.left_out: Mapping[str, str] = {} if options.names else self._planner.left_out
-        """Tables below streams that are computed in batch, and why."""
+        """Tables that read a stream but are computed in batch, with the reason."""
         if not names:
             left_out = {**self._planner.untimed, **self.left_out}
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise RequestError(
                 "no table of this project can be streamed" if reasons else "this project has no streams",
                 got=reasons or None,
-                do="give a source event_time=, and read it with a table: docs/streams.md",
+                do="set event_time= of a source and read it in a table; see docs/streams.md",
             )
         ordered = [n for n in workspace.project.graph.names if n in names]
         self.names = (*ordered, *(n for n in names if n not in ordered))
@@ -65,36 +65,36 @@ class StreamJob:
             workspace.stored(name)
         if options.restore is not None and len(self.names) != 1:
             raise RequestError(
-                "a savepoint is one of one stream", do="name the stream: headwater stream NAME --restore …"
+                "a savepoint belongs to one stream", do="name the stream: headwater stream NAME --restore …"
             )
         self.streams: dict[str, Stream] = {}
         self.statuses: dict[str, StreamStatus] = {name: StreamStatus(name) for name in self.names}
         self.errors: dict[str, BaseException] = {}
         self.trouble = ""
-        """What the catalog said when it was last asked, if that went wrong."""
+        """The error of the last request to the catalog, if it failed."""
         self._on_step = on_step
         self._on_restart = on_restart
         self._stop = threading.Event()
-        self._done: set[str] = set()
+        self._ended: set[str] = set()
         self.sinks: dict[str, SinkWorker] = {}
-        """The sinks of these streams, while they run and after."""
+        """The sinks of these streams, by name; set when the job runs."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether every stream is at work or done, and none waits for a system that is away."""
+        """Whether every stream runs or has ended without failure, and none waits for an unavailable system."""
         return all(f.status not in {RunStatus.STARTING, *TROUBLED} for f in self.statuses.values())
 
     def stop(self) -> None:
-        """Let every stream commit what it has and end."""
+        """Let every stream commit its pending rows and end."""
         self._stop.set()
 
     def run(self, watch: Callable[[StreamJob], None] = lambda _: None, every_s: float = 0.25) -> None:
-        """Run until all streams have ended; `watch` is called now and then from this thread.
+        """Run until all streams have ended. `watch` is called periodically from this thread.
 
-        Raises `ConflictError` at once when somebody living runs one of them. The first error of a stream is raised when all
-        have ended; what they committed stays.
+        Raises `ConflictError` immediately if another live process runs one of them. The first error of a stream is
+        raised when all have ended. Commits are kept.
         """
-        leases = LeaseManager(Leases(self.workspace.catalog), self._in_short)
+        leases = LeaseManager(Leases(self.workspace.catalog), self._lease_facts)
         try:
             for name in self.names:
                 leases.take(name, take_over=self.options.take_over)
@@ -110,15 +110,16 @@ class StreamJob:
             options=self.options,
             names=self.names,
             leases=leases,
-            on_step=self._heard,
+            on_step=self._on_commit_step,
             on_restart=self._on_restart,
             stop=self._stop,
-            done=self._done,
+            ended=self._ended,
             streams=self.streams,
             statuses=self.statuses,
         )
         threads = [
-            threading.Thread(target=self._work, args=(name, context), name=f"headwater-{name}") for name in self.names
+            threading.Thread(target=self._run_stream, args=(name, context), name=f"headwater-{name}")
+            for name in self.names
         ]
         self.sinks = {
             sink.name: SinkWorker(
@@ -145,21 +146,21 @@ class StreamJob:
         watch(self)
 
     def _end_sinks(self, table: str) -> None:
-        """Let the sinks of a table get what its stream last committed."""
+        """Deliver the last commit of a table to its sinks and end them."""
         for name, worker in self.sinks.items():
             if worker.status.table == table:
                 worker.end()
                 if worker.error is not None:
                     self.errors[name] = worker.error
 
-    def _heard(self, name: str, step: CommitStep) -> None:
+    def _on_commit_step(self, name: str, step: CommitStep) -> None:
         self._on_step(name, step)
         if step == CommitStep.COMMITTED:
             for worker in self.sinks.values():
                 if worker.status.table == name:
                     worker.wake()
 
-    def _work(self, name: str, context: StreamJobContext) -> None:
+    def _run_stream(self, name: str, context: StreamJobContext) -> None:
         try:
             with fields(stream=name):
                 StreamDriver(name, context).run()
@@ -168,17 +169,17 @@ class StreamJob:
             if self.options.fail_fast:
                 self.stop()
         finally:
-            self._done.add(name)
+            self._ended.add(name)
             self._end_sinks(name)
             context.leases.release(name)
 
-    def _in_short(self, name: str) -> Mapping[str, Any]:
+    def _lease_facts(self, name: str) -> Mapping[str, Any]:
         sinks = {n: asdict(s.status) for n, s in self.sinks.items() if s.status.table == name}
-        return {**in_short(self.statuses[name]), **({"sinks": sinks} if sinks else {})}
+        return {**lease_facts(self.statuses[name]), **({"sinks": sinks} if sinks else {})}
 
 
 def catch_up(workspace: Workspace, names: Sequence[str] = (), stream_options: StreamOptions | None = None) -> StreamJob:
-    """Run streams until they have caught up with their logs, and return what ran."""
+    """Run streams until they have caught up with their logs, and return the job."""
     running = StreamJob(
         workspace,
         StreamJobOptions(tuple(names), until_caught_up=True, stream_options=stream_options or StreamOptions()),

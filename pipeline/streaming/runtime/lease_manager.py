@@ -1,4 +1,4 @@
-"""The leases of the streams of this process: renewed by a thread of their own, however long a turn takes."""
+"""The leases of the streams of this process, renewed by a separate thread however long a micro-batch takes."""
 
 from __future__ import annotations
 
@@ -15,62 +15,63 @@ log = logger(__name__)
 
 
 class LeaseManager:
-    """Leases that are held, what was asked for through them, and which of them are lost.
+    """The leases that this process holds, their desired states, and which of them are lost.
 
-    A catalog that does not answer ends no stream: the commits guard themselves. What cannot be told then is told
-    when it answers again.
+    Streams survive catalog outages, because commits do not depend on leases. Their status is sent again afterwards.
     """
 
-    def __init__(self, leases: Leases, tell: Callable[[str], Mapping[str, Any]], *, every_s: float = EVERY_S) -> None:
-        """Begin to renew; `tell` gives what a stream says of itself."""
+    def __init__(
+        self, leases: Leases, facts_of: Callable[[str], Mapping[str, Any]], *, every_s: float = EVERY_S
+    ) -> None:
+        """Start to renew leases. `facts_of` returns the status that a lease records for a stream."""
         self._leases = leases
-        self._tell = tell
+        self._facts_of = facts_of
         self._every_s = every_s
         self._me = this_process()
-        self._held: dict[str, DesiredState | None] = {}
+        self._desired_states: dict[str, DesiredState | None] = {}
         self._lock = threading.Lock()
         self._tried = time.monotonic()
         self._end = threading.Event()
         self.trouble = ""
-        """What the catalog said when it was last asked, if that went wrong."""
+        """The error of the last request to the catalog, if it failed."""
         self._thread = threading.Thread(target=self._renew_on, name="headwater-leases", daemon=True)
         self._thread.start()
 
     def take(self, name: str, *, take_over: bool = False) -> None:
-        """Take a stream's lease; raise `ConflictError` when somebody living has it."""
+        """Acquire the lease of a stream; raise `ConflictError` if another live process holds it."""
         self._leases.acquire(name, self._me, take_over=take_over)
         with self._lock:
-            self._held[name] = DesiredState.RUN
+            self._desired_states[name] = DesiredState.RUN
 
     def desired_state(self, name: str) -> DesiredState:
-        """Return what a stream is asked to do."""
-        return self._held.get(name) or DesiredState.RUN
+        """Return the desired state of a stream."""
+        return self._desired_states.get(name) or DesiredState.RUN
 
     def require(self, name: str) -> None:
-        """Raise `ConflictError` when a lease is lost; a process that slept asks before it answers."""
+        """Raise `ConflictError` if a lease is lost. A process that was suspended renews it first."""
         if time.monotonic() - self._tried > LASTS_S:
             self._renew()
-        if name in self._held and self._held[name] is None:
+        if name in self._desired_states and self._desired_states[name] is None:
             raise ConflictError(
                 f"stream {name!r} was taken over by another process",
-                do="this one has stopped; what it did not commit, the other one reads again",
+                do="this process has stopped the stream; the other one reads its uncommitted rows again",
             )
 
     def release(self, name: str) -> None:
-        """Give a lease back, with a last word on its stream."""
+        """Release a lease, with the final status of its stream."""
         with self._lock:
-            held = self._held.pop(name, None)
-        if held is not None:
+            desired_state = self._desired_states.pop(name, None)
+        if desired_state is not None:
             try:
-                self._leases.release(name, self._me, self._tell(name))
+                self._leases.release(name, self._me, self._facts_of(name))
             except StorageError as error:
-                log.warning("lease was not given back: it runs out", stream=name, error=str(error))
+                log.warning("lease was not released: it expires", stream=name, error=str(error))
 
     def close(self) -> None:
-        """Give all back and end."""
+        """Release all leases and end the thread."""
         self._end.set()
         self._thread.join()
-        for name in list(self._held):
+        for name in list(self._desired_states):
             self.release(name)
 
     def _renew_on(self) -> None:
@@ -79,12 +80,12 @@ class LeaseManager:
 
     def _renew(self) -> None:
         with self._lock:
-            names = [name for name, desired in self._held.items() if desired is not None]
+            names = [name for name, desired in self._desired_states.items() if desired is not None]
             self._tried = time.monotonic()
             if not names:
                 return
             try:
-                found = self._leases.renew(self._me, {name: self._tell(name) for name in names})
+                desired_states = self._leases.renew(self._me, {name: self._facts_of(name) for name in names})
             except StorageError as error:
                 if not self.trouble:
                     log.warning("catalog does not answer: leases are renewed later", error=str(error))
@@ -93,6 +94,6 @@ class LeaseManager:
             finally:
                 self._tried = time.monotonic()
             self.trouble = ""
-            for name in (name for name, desired in found.items() if desired is None):
+            for name in (name for name, desired in desired_states.items() if desired is None):
                 log.error("lease is lost: another process runs the stream", stream=name)
-            self._held.update(found)
+            self._desired_states.update(desired_states)

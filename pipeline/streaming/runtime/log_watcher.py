@@ -1,4 +1,4 @@
-"""What the logs of a stream hold, asked now and then by a thread: a system that is slow to answer does not hold the stream."""
+"""Polls the extents of a stream's logs in a thread, so that a slow system does not delay the stream."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.streaming.runtime.progress import Extents
 
 log = logger(__name__)
 EVERY_S = 1.0
-"""How often logs are asked: for new partitions, and for how far the stream is behind."""
+"""How often logs are polled for new partitions and for the lag of the stream."""
 
 
 class LogWatcher:
-    """Asks the logs of some inputs what they hold."""
+    """Polls the extents of the logs of some inputs."""
 
     def __init__(self, inputs: Sequence[StreamInput], extents: Extents) -> None:
-        """Begin to ask; `extents` is what they held when the stream was opened."""
+        """Start to poll. `extents` are those from when the stream was opened."""
         self.extents = extents
-        """What they held as of the last `refresh`."""
+        """The extents as of the last `refresh`."""
         self._inputs = inputs
         self._found: Extents | None = None
         self._error: Exception | None = None
@@ -31,27 +31,27 @@ class LogWatcher:
         threading.Thread(target=self._watch, name="headwater-logs", daemon=True).start()
 
     def close(self) -> None:
-        """Stop asking; a question that is under way is not waited for."""
+        """Stop polling without waiting for a running request."""
         self._end.set()
 
     def refresh(self) -> bool:
-        """Take the newest answer, if there is one, and return whether there was; raise what asking raised.
+        """Take over the latest extents and return whether there were new ones; raise the error of a failed request.
 
-        An `UnavailableError` is not raised: the answer comes later.
+        An `UnavailableError` is not raised; the request is repeated.
         """
         with self._lock:
-            found, error = self._found, self._error
+            extents, error = self._found, self._error
             self._found = None
         if error is not None:
             raise error
-        if found is not None:
-            self.extents = found
-        return found is not None
+        if extents is not None:
+            self.extents = extents
+        return extents is not None
 
     def _watch(self) -> None:
         while not self._end.wait(EVERY_S):
             try:
-                found: dict[str, Mapping[str, Extent]] = {each.name: each.log.extents() for each in self._inputs}
+                extents: dict[str, Mapping[str, Extent]] = {each.name: each.log.extents() for each in self._inputs}
             except UnavailableError as error:
                 log.debug("a log does not answer", error=str(error))
             except Exception as error:  # noqa: BLE001 - raised by `refresh`, in the stream's thread
@@ -60,4 +60,4 @@ class LogWatcher:
                 return
             else:
                 with self._lock:
-                    self._found = found
+                    self._found = extents

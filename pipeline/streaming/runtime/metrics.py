@@ -1,4 +1,4 @@
-"""What a stream does, counted while it does it: rates, times of its phases, and how long rows take to their commit."""
+"""Metrics of a running stream: rates, time per phase, and the latency of rows."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from itertools import accumulate
 from pipeline.streaming.runtime.steps import CommitStep
 
 BOUNDS_S = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""The upper ends of the histogram's buckets; a last one has what is longer."""
+"""The upper bounds of the histogram buckets, in seconds. A last bucket holds longer times."""
 PHASES = ("wait", "read", "advance", "stage", "save", "commit")
-"""For rows to come; reading and making ready; in the shards; judging and staging; the memory's files; the table's commit."""
+"""Waiting for rows; reading and preparing; processing in shards; validating and staging; saving state; committing."""
 _RATE_OVER_S = 5.0
 
 
 @dataclass
 class Histogram:
-    """How often something took how long."""
+    """A histogram of durations."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     sum_s: float = 0.0
     max_s: float = 0.0
 
     def add(self, seconds: float, times: int) -> None:
-        """Count something that happened some times, and took so long each time."""
+        """Add a duration that occurred `times` times."""
         self.counts[bisect.bisect_left(BOUNDS_S, seconds)] += times
         self.sum_s += seconds * times
         self.max_s = max(self.max_s, seconds)
 
     @property
     def count(self) -> int:
-        """How often it happened."""
+        """The number of durations."""
         return sum(self.counts)
 
     def quantile(self, share: float) -> float | None:
-        """Return how long it took at most in a share of the cases, evenly between a bucket's ends; `None` for no case."""
+        """Return a quantile, interpolated linearly within a bucket; `None` if there are no durations."""
         total = self.count
         if not total:
             return None
@@ -60,10 +60,10 @@ class _StagedEpoch:
 
 @dataclass
 class StreamMetrics:
-    """The counts of one stream since it was started, through restarts.
+    """The metrics of one stream since it was started, including restarts.
 
-    A row's latency is from when its log offered it (the look at the log that found it, which may be `batch_s` after it was
-    written) to the commit that has it, or that has what it was remembered as.
+    The latency of a row is the time from when the log offered it (up to `batch_s` after it was written) to the commit
+    that contains the row or its contribution to the state.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -73,33 +73,33 @@ class StreamMetrics:
     commits: int = 0
     restarts: int = 0
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    """Seconds by phase; `commit` goes on beside the others."""
+    """Seconds by phase. `commit` runs in parallel to the other phases."""
     latency: Histogram = field(default_factory=Histogram)
     epochs: Histogram = field(default_factory=Histogram)
-    """Of commits: from the begin of staging to the end."""
+    """The durations of epochs, from the start of staging to the end of the commit."""
     _lapped: float = 0.0
     _offered: float = 0.0
     _pending: list[tuple[float, int]] = field(default_factory=list)
     _sent: deque[_StagedEpoch] = field(default_factory=deque)
-    """Commits that have begun; the next one may begin before the last has ended."""
+    """Commits that have started. The next one may start before the previous one has ended."""
     _staging_at: float = 0.0
     _lately: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def begin(self) -> None:
-        """A micro-batch begins."""
+        """Start a micro-batch."""
         self.micro_batches += 1
         self._lapped = self.clock()
 
-    def lap(self, phase: str) -> None:
-        """A phase is over."""
+    def end_phase(self, phase: str) -> None:
+        """End a phase."""
         now = self.clock()
         self.phases[phase] += now - self._lapped
         self._lapped = now
         if phase == "wait":
             self._offered = now
 
-    def took(self, rows: int, size_bytes: int) -> None:
-        """Rows were read."""
+    def count_rows(self, rows: int, size_bytes: int) -> None:
+        """Count rows that were read."""
         if not rows:
             return
         self.rows += rows
@@ -110,12 +110,12 @@ class StreamMetrics:
             self._lately.popleft()
 
     def reached(self, step: CommitStep) -> None:
-        """A commit came to a step: `staged` and `saved` in the stream's thread, `committed` in that of its commits."""
+        """Record a step of a commit: `staged` and `saved` in the stream's thread, `committed` in the commit thread."""
         if step == CommitStep.STAGED:
             self._staging_at = self._lapped
-            self.lap("stage")
+            self.end_phase("stage")
         elif step == CommitStep.SAVED:
-            self.lap("save")
+            self.end_phase("save")
             self._sent.append(_StagedEpoch(self._pending, self._staging_at, self._lapped))
             self._pending = []
         elif step == CommitStep.COMMITTED:
@@ -127,15 +127,15 @@ class StreamMetrics:
             self.commits += 1
 
     def restarted(self) -> None:
-        """The stream goes on from its last commit: what was pending is read again."""
+        """Record a restart from the last commit. Pending rows are read again."""
         self.restarts += 1
         self._pending = []
         self._sent.clear()
 
     def rates(self) -> tuple[float, float]:
-        """Return rows and bytes a second of the last seconds."""
+        """Return rows and bytes per second, averaged over the last 5 seconds."""
         now = self.clock()
-        lately = [one for one in list(self._lately) if now - one[0] <= _RATE_OVER_S]
+        lately = [sample for sample in list(self._lately) if now - sample[0] <= _RATE_OVER_S]
         if not lately:
             return 0.0, 0.0
         over = min(_RATE_OVER_S, max(now - lately[0][0], 0.5))
@@ -143,12 +143,12 @@ class StreamMetrics:
 
 
 class RunStatus(StrEnum):
-    """What a stream does, or how it ended."""
+    """The status of a stream."""
 
     STARTING = "starting"
     RUNNING = "running"
     WAITING = "waiting"
-    """For a system that does not answer."""
+    """Waiting for a system that does not answer."""
     PAUSED = "paused"
     DRAINING = "draining"
     RESTARTING = "restarting"
@@ -163,7 +163,7 @@ TROUBLED = frozenset({RunStatus.FAILED, RunStatus.RESTARTING, RunStatus.WAITING}
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """A stream as it is at a moment, for people and machines."""
+    """The status and metrics of a stream at a point in time."""
 
     name: str
     status: RunStatus = RunStatus.STARTING
@@ -171,14 +171,14 @@ class StreamStatus:
     rows_per_s: float = 0.0
     bytes_per_s: float = 0.0
     lag: Mapping[str, int | None] = field(default_factory=dict)
-    """By partition: offsets that are not read yet; `None` for a log that has no end."""
+    """The number of offsets that are not read yet, by partition; `None` for a log without an end."""
     watermark_delay_s: float | None = None
-    """How far the watermark is behind the clock; `None` before the first and at the end of time."""
+    """How far the watermark is behind the clock; `None` before the first watermark and after the end of the log."""
     totals: Mapping[str, int] = field(default_factory=dict)
-    """Rows since the stream was made, by what became of them."""
+    """Rows since the stream was created, by outcome."""
     state_rows: int = 0
     state_bytes: int = 0
-    """What is remembered, as of the last commit."""
+    """The size of the state files, as of the last commit."""
     shards: int = 1
     restarts: int = 0
     commits: int = 0
@@ -186,12 +186,12 @@ class StreamStatus:
     latency: Histogram = field(default_factory=Histogram)
     epochs: Histogram = field(default_factory=Histogram)
     waits_for: Sequence[str] = ()
-    """Where something is held: the partitions, or inputs, for which event time waits."""
+    """If the stream has state: the partitions or inputs that hold the watermark back."""
     error: str = ""
-    """Why it was restarted last, what it waits for, or why it failed."""
+    """The reason for the last restart, for waiting, or for the failure."""
 
     @property
     def behind(self) -> int | None:
-        """The lag of all partitions together; `None` when one has no end."""
+        """The total lag of all partitions; `None` if a log has no end."""
         known: Sequence[int | None] = list(self.lag.values())
         return None if None in known else sum(value for value in known if value is not None)

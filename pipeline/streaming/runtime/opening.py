@@ -1,4 +1,4 @@
-"""Where a stream begins: found from its last commit, what its logs hold, and what was asked for."""
+"""Determines where a stream begins, from its last commit, the extents of its logs, and its options."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from pipeline.streaming.runtime.start import (
     decide_start,
     first_offsets,
     gaps_in,
-    require_same,
+    require_same_partitions,
     stamps_of,
 )
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a stream begins with."""
+    """The initial state of a stream."""
 
     progress: StreamProgress
     extents: Extents
     epoch: Epoch | None
-    """The commit that it goes on from."""
+    """The commit from which it resumes."""
     shards: int
     replaces_table: bool
-    """Whether its first commit takes the place of all rows that are there."""
+    """Whether its first commit replaces all rows of the table."""
     writes_bases: bool
-    """Whether its first snapshot must hold all state: the files of before do not fit."""
+    """Whether its first snapshot must contain all state, because the existing files do not fit."""
     has_progress: bool
-    """Whether there is something to commit although nothing was read: where it begins, or another state."""
+    """Whether there is something to commit before rows are read: initial offsets, gaps, or different state."""
 
 
 def open_at(workspace: Workspace, plan: StreamPlan, options: StreamOptions, head: TableHead) -> Opening:
-    """Find where a stream begins, and settle its last commit, whose writer may have been killed before.
+    """Determine where a stream begins, and run post-commit of its last commit, whose writer may have been killed.
 
-    Raises `StorageError` when it cannot go on from that commit, `RequestError` for a start that would lose rows, and
-    `SourceError` for partitions that are gone or were made anew.
+    Raises `StorageError` if it cannot resume from that commit, `RequestError` for a start that would lose rows, and
+    `SourceError` for partitions that were deleted or recreated.
     """
     starts_over = options.begin != "committed" and (options.anew or isinstance(options.begin, str))
     version = None if head.number is None else workspace.table(plan.name).version(head.number, lenient=starts_over)
@@ -97,25 +97,25 @@ def _decided(
 
 
 def positioned(progress: StreamProgress, plan: StreamPlan, options: StreamOptions, extents: Extents) -> StreamProgress:
-    """Return the progress with an offset for every partition that the logs hold.
+    """Return the progress with an offset for every partition of the logs.
 
-    Raises `SourceError` for a partition that was read and is gone or was made anew. With `accept_gaps`, rows that are no
-    longer there are noted and passed over.
+    Raises `SourceError` for a partition that was read before and was deleted or recreated. With `accept_gaps`, rows
+    that the logs no longer contain are recorded as gaps and skipped.
     """
     gaps, inputs = progress.gaps, dict(progress.inputs)
     for each in plan.inputs:
-        held, known = extents[each.name], progress.inputs[each.name]
-        offsets = {**first_offsets(held, options.begin), **known.offsets}
+        log_extents, known = extents[each.name], progress.inputs[each.name]
+        offsets = {**first_offsets(log_extents, options.begin), **known.offsets}
         if options.accept_gaps:
-            behind = gaps_in(offsets, held)
+            behind = gaps_in(offsets, log_extents)
             offsets |= {gap.uri: gap.end for gap in behind}
             gaps += behind
-        require_same(known, held, may_lose=each.log.traits.may_vanish)
+        require_same_partitions(known, log_extents, may_lose=each.log.traits.may_vanish)
         if each.log.traits.may_vanish:
-            offsets = _held(offsets, held)
-        inputs[each.name] = known.beginning(offsets, stamps_of(held))
+            offsets = _kept_partitions(offsets, log_extents)
+        inputs[each.name] = known.beginning(offsets, stamps_of(log_extents))
     return replace(progress, inputs=inputs, gaps=gaps)
 
 
-def _held(offsets: Mapping[str, int], held: Mapping[str, Extent]) -> dict[str, int]:
-    return {uri: offset for uri, offset in offsets.items() if uri in held}
+def _kept_partitions(offsets: Mapping[str, int], extents: Mapping[str, Extent]) -> dict[str, int]:
+    return {uri: offset for uri, offset in offsets.items() if uri in extents}

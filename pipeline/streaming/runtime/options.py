@@ -1,4 +1,4 @@
-"""What a stream is asked to do."""
+"""The options of a stream."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pipeline.streaming.runtime.start import StartPosition, StateMode
 
 @dataclass(frozen=True)
 class Intervals:
-    """How often a stream does what."""
+    """The intervals of micro-batches and commits."""
 
     batch_s: float = 0.1
-    """How long a micro-batch waits for rows at most before it takes what there is."""
+    """The maximum time for which a micro-batch waits for rows."""
     commit_s: float = 0.5
-    """How long rows that came out wait at most for their commit to begin."""
+    """The maximum time for which emitted rows wait until their commit starts."""
     idle_commit_s: float = 5.0
-    """How long the stream goes on without a commit while no rows come out."""
+    """The maximum time between commits while no rows are emitted."""
     batch_offsets: int = 1 << 18
-    """The most offsets of a partition that a micro-batch takes, where offsets count records."""
+    """The maximum number of offsets per partition and micro-batch, if offsets count records."""
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How one stream runs."""
+    """The options of one stream."""
 
     begin: StartPosition = "committed"
     intervals: Intervals = field(default_factory=Intervals)
     shards: int | None = None
-    """How many shards keep its state; `None`: as many as there are cores."""
+    """Number of state shards (default: number of cores)."""
     source_tasks: int | None = None
-    """How many tasks read; `None`: as many as there are cores, and at most one for each partition."""
+    """Number of source tasks (default: number of cores), at most one per partition."""
     anew: bool = False
-    """Whether a start at offsets may replace the table of a stream that has committed."""
+    """Whether a start at given offsets may replace the table of a stream that has committed."""
     state: StateMode = "restore"
-    """Where its state comes from when it goes on from a commit."""
+    """How it gets its state when it resumes from a commit."""
     accept_gaps: bool = False
-    """Whether to go on behind what the log deleted before it was read."""
+    """Whether to skip rows that the log deleted before they were read."""

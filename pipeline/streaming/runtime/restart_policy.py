@@ -1,6 +1,7 @@
-"""What becomes of a stream after an error: a pure decision on the error and on the restarts so far.
+"""Decides whether a stream restarts after an error: a pure function of the error and of previous restarts.
 
-A system that does not answer is waited for as long as it takes. Any other error that may pass has so many restarts.
+A stream waits without limit for a system that does not answer. For other transient errors, the number of restarts is
+limited.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _PASSING: tuple[type[BaseException], ...] = (
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often a stream is opened again after errors that may pass."""
+    """How often a stream restarts after transient errors."""
 
     most: int = 5
     within_s: float = 300.0
@@ -34,10 +35,10 @@ class RestartPolicy:
     longest_wait_s: float = 15.0
 
     def wait_s(self, restarts: Sequence[float], now: float, error: BaseException | None = None) -> float | None:
-        """Return how long to wait before the next restart, twice as long each time; `None`: no more of them.
+        """Return the time to wait before the next restart, doubling each time; `None` if there are no more restarts.
 
-        `restarts` are the times of those so far, by the same clock as `now`. Only those of the last `within_s` count.
-        After an `UnavailableError` there is always a next one.
+        `restarts` are the times of previous restarts by the same clock as `now`; only those of the last `within_s`
+        count. After an `UnavailableError`, there is always another restart.
         """
         lately = sum(now - at <= self.within_s for at in restarts)
         if lately >= self.most and not isinstance(error, UnavailableError):
@@ -46,15 +47,15 @@ class RestartPolicy:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Return whether a stream that met an error may go on from its last commit: its store or a worker failed.
+    """Return whether an error is transient, so that a stream may resume from its last commit: a failed store or worker.
 
-    Not so a conflict, which says that somebody else runs the stream, and not what a definition, an expectation, a
-    setting, the state or the log itself is the reason for: that would be met again.
+    Conflicts are not transient: another process runs the stream. Errors caused by a definition, an expectation, a
+    setting, the state or the log are not either, because they would occur again.
     """
     return (isinstance(error, _PASSING) and not isinstance(error, IncompatibleStateError)) or _is_loss(error)
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Return whether an error says that Ray lost a worker, a node or what they held."""
+    """Return whether an error means that Ray lost a worker, a node or their objects."""
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("ray.")}
     return bool(names) and "RayTaskError" not in names

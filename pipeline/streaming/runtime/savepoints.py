@@ -1,7 +1,7 @@
-"""Savepoints: a stream as it was at one of its commits, kept under a label, and the way back to it.
+"""Savepoints: commits of a stream that are kept under a label and can be restored.
 
-A savepoint has the manifest of the commit, copies of its state files, and the list of the files of the table and of the
-quarantine. These files are not copied: a clean-up must leave what `pinned` names.
+A savepoint consists of the manifest of the commit, copies of its state files, and the list of the files of the table
+and of its quarantine. These files are not copied, so a clean-up must not delete the files that `pinned` returns.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal
 from pipeline.lake import DeltaStager, LakeTable, Storage, Version
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.snapshots import checked
+from pipeline.streaming.operators.snapshots import read_verified
 from pipeline.streaming.planning.plan import StreamPlan
 
 FORMAT_VERSION = 2
-"""The format of the savepoints that are made. Format 1 has the same fields but this one."""
+"""The format of new savepoints. Format 1 has the same fields without `format_version`."""
 FOLDER = "_headwater/savepoints"
-"""Where savepoints are, below the table."""
+"""The folder of savepoints, relative to the table."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIES = 50
 _STORED_QUARANTINE = "aside"
-"""The key of `quarantined` in formats 1 and 2."""
+"""The JSON key of `quarantined` in formats 1 and 2."""
 
 
 @dataclass(frozen=True)
 class Savepoint:
-    """A stream at one of its commits."""
+    """A commit of a stream that is kept under a label."""
 
     stream: str
     label: str
     at: str
-    """When it was made, ISO 8601 in UTC."""
+    """The time at which it was created, ISO 8601 in UTC."""
     version: int
-    """Of the table."""
+    """The version of the table."""
     manifest: str
-    """The commit's manifest, as JSON."""
+    """The manifest of the commit as JSON."""
     files: Sequence[StagedFile]
-    """Those of the table then."""
+    """The files of the table at that version."""
     quarantined: Sequence[StagedFile]
-    """Those of its quarantine."""
+    """The files of its quarantine at that version."""
     columns: Sequence[tuple[str, str]]
     format_version: int = FORMAT_VERSION
 
@@ -64,7 +64,7 @@ class Savepoint:
 
     @property
     def rows(self) -> int:
-        """The rows of the table then."""
+        """The number of rows of the table at that version."""
         return sum(file.rows for file in self.files)
 
     def to_json(self) -> str:
@@ -75,10 +75,10 @@ class Savepoint:
 
     @classmethod
     def from_json(cls, text: str) -> Savepoint:
-        """Return what `to_json` wrote, in this or an earlier format; raise `StorageError` for a later one."""
+        """Return a savepoint from JSON of this or an earlier format; raise `StorageError` for a later format."""
         parts = json.loads(text)
         what = f"savepoint {parts.get('label')!r} of stream {parts.get('stream')!r}"
-        do = "upgrade Headwater, or go back to another savepoint"
+        do = "upgrade Headwater, or restore another savepoint"
         require_known(parts.get("format_version", 1), FORMAT_VERSION, what, do)
         parts["quarantined"] = parts.pop(_STORED_QUARANTINE)
         for name in ("files", "quarantined"):
@@ -88,22 +88,22 @@ class Savepoint:
 
 
 def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Clock = now) -> Savepoint:
-    """Keep a stream's last commit under a label, `epoch-N` without one; the stream may be running.
+    """Keep the last commit of a stream under a label (default: `epoch-N`). The stream may be running.
 
-    Raises `RequestError` for a label that is taken or is no plain word, and for a table that no stream has made.
+    Raises `RequestError` for a label that exists or is invalid, and for a table that no stream has written.
     """
     table = workspace.table(name)
     for _ in range(_TRIES):
         version = workspace.require(name)
         manifest = version.manifest
         if manifest is None or manifest.epoch is None:
-            raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
+            raise RequestError(f"{name!r} was not written by a stream", do=f"run `headwater stream {name}`")
         named = label or f"epoch-{manifest.epoch.number}"
-        _require_free(table.storage, name, named)
+        _require_unused(table.storage, name, named)
         folder = f"{FOLDER}/{named}"
         try:
-            state = [_copied(table.storage, file, folder) for file in manifest.epoch.state]
-        except StorageError:  # the stream went on, and a clean-up took them
+            state = [_copy_state_file(table.storage, file, folder) for file in manifest.epoch.state]
+        except StorageError:  # the stream has advanced, and a clean-up has deleted the files
             if table.number() == version.number:
                 raise
             continue
@@ -112,7 +112,7 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             time.sleep(0.05)
             continue
         kept = replace(manifest, epoch=replace(manifest.epoch, state=tuple(state)))
-        found = Savepoint(
+        savepoint = Savepoint(
             stream=name,
             label=named,
             at=clock().isoformat(),
@@ -122,9 +122,12 @@ def save(workspace: Workspace, name: str, label: str | None = None, *, clock: Cl
             quarantined=quarantined,
             columns=tuple((c.name, c.type) for c in version.schema.columns),
         )
-        table.storage.write_text(f"{folder}/savepoint.json", found.to_json())  # last: without it there is none
-        return found
-    raise ConflictError(f"stream {name!r} commits faster than a savepoint can be made", do="pause it, and try again")
+        # written last, because this file completes the savepoint
+        table.storage.write_text(f"{folder}/savepoint.json", savepoint.to_json())
+        return savepoint
+    raise ConflictError(
+        f"stream {name!r} commits faster than a savepoint can be created", do="pause the stream and try again"
+    )
 
 
 def savepoints(workspace: Workspace, name: str) -> tuple[Savepoint, ...]:
@@ -134,23 +137,23 @@ def savepoints(workspace: Workspace, name: str) -> tuple[Savepoint, ...]:
 
 
 def pinned(workspace: Workspace, name: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the files that savepoints need, which a clean-up must leave: of the table, and of its quarantine.
+    """Return the files of the table and of its quarantine that savepoints need, and that a clean-up must not delete.
 
-    The paths are below the folders of these two tables.
+    The paths are relative to the folders of these two tables.
     """
-    found = savepoints(workspace, name)
+    kept = savepoints(workspace, name)
     return (
-        frozenset(file.path for each in found for file in each.files),
-        frozenset(file.path for each in found for file in each.quarantined),
+        frozenset(file.path for each in kept for file in each.files),
+        frozenset(file.path for each in kept for file in each.quarantined),
     )
 
 
 def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock = now) -> Version:
-    """Bring a stream and its table back to a savepoint, in one commit; who runs the stream does so.
+    """Restore a stream and its table to a savepoint in one commit. The caller must hold the lease of the stream.
 
-    The rows of the table are those of then; quarantine, offsets, watermark and memory too. Raises `RequestError` for a
-    label that is not there, `StorageError` when a file of then is gone or the columns are others now, and
-    `ConflictError` when somebody committed in between; nothing is changed then.
+    This restores rows, quarantine, offsets, watermark and state. Raises `RequestError` for an unknown label,
+    `StorageError` if a file is missing or the columns have changed, and `ConflictError` if another process committed in
+    between; then nothing is changed.
     """
     table = workspace.table(plan.name)
     labels = _labels(table.storage)
@@ -159,14 +162,14 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
     savepoint = _read(table.storage, label)
     seen = table.version(lenient=True)
     if seen is None:
-        raise StorageError(f"table {plan.name!r} is gone", do="make it anew: headwater stream --from earliest")
+        raise StorageError(f"table {plan.name!r} no longer exists", do="rebuild it: headwater stream --from earliest")
     quarantined = workspace.lake.quarantine(plan.name)
-    _require_same(savepoint, seen)
-    _require_there(table, savepoint.files, label)
-    _require_there(quarantined, savepoint.quarantined, label)
+    _require_same_columns(savepoint, seen)
+    _require_files(table, savepoint.files, label)
+    _require_files(quarantined, savepoint.quarantined, label)
     manifest = Manifest.from_json(savepoint.manifest)
     for file in () if manifest.epoch is None else manifest.epoch.state:
-        checked(file, table.storage.read_bytes)
+        read_verified(file, table.storage.read_bytes)
     run_id = f"restore-{secrets.token_hex(4)}"
     again = {file.path for file in savepoint.files}
     now_there = {file.uri.removeprefix(f"{table.storage.uri}/"): file.uri for file in seen.files}
@@ -174,7 +177,7 @@ def restore(workspace: Workspace, plan: StreamPlan, label: str, *, clock: Clock 
         manifest,
         run_id=run_id,
         mode="merge",
-        quarantined=_written_anew(workspace, quarantined, savepoint.quarantined, run_id),
+        quarantined=_restage(workspace, quarantined, savepoint.quarantined, run_id),
         quarantine_mode="overwrite",
         at=clock().isoformat(),
     )
@@ -197,55 +200,58 @@ def _read(storage: Storage, label: str) -> Savepoint:
     return Savepoint.from_json(storage.read_text(f"{FOLDER}/{label}/savepoint.json"))
 
 
-def _require_free(storage: Storage, name: str, label: str) -> None:
+def _require_unused(storage: Storage, name: str, label: str) -> None:
     if not _LABEL.fullmatch(label):
-        raise RequestError("a label is a word of letters, digits, dots and dashes", got=repr(label))
+        raise RequestError(
+            "a label must start with a letter or digit and consist of letters, digits, '.', '_' and '-'",
+            got=repr(label),
+        )
     if storage.has(f"{FOLDER}/{label}/savepoint.json"):
-        raise RequestError(f"stream {name!r} has a savepoint {label!r} already", do="choose another label")
+        raise RequestError(f"stream {name!r} already has a savepoint {label!r}", do="use another label")
 
 
-def _copied(storage: Storage, file: StateFile, folder: str) -> StateFile:
+def _copy_state_file(storage: Storage, file: StateFile, folder: str) -> StateFile:
     copy = replace(file, path=f"{folder}/{PurePosixPath(file.path).name}")
-    storage.write_bytes(copy.path, checked(file, storage.read_bytes))
+    storage.write_bytes(copy.path, read_verified(file, storage.read_bytes))
     return copy
 
 
 def _quarantine_at(workspace: Workspace, name: str, version: Version) -> tuple[StagedFile, ...] | None:
-    """Return the files of the quarantine as they belong to a version of the table; `None` while they cannot be told."""
+    """Return the files of the quarantine that belong to a version of the table; `None` if they are not known yet."""
     quarantined = workspace.lake.quarantine(name)
     there = quarantined.version()
     waits = version.manifest is not None and bool(version.manifest.quarantined)
     if waits and (there is None or there.manifest_id != version.manifest_id):
-        return None  # not settled yet
+        return None  # post-commit has not run yet
     files = () if there is None else quarantined.staged(there)
     return files if workspace.table(name).number() == version.number else None
 
 
-def _require_same(savepoint: Savepoint, seen: Version) -> None:
+def _require_same_columns(savepoint: Savepoint, seen: Version) -> None:
     columns = tuple((c.name, c.type) for c in seen.schema.columns)
     if columns != savepoint.columns:
         changed = sorted(set(columns) ^ set(savepoint.columns))
         raise StorageError(
-            f"table {savepoint.stream!r} has other columns than at savepoint {savepoint.label!r}",
+            f"the columns of table {savepoint.stream!r} have changed since savepoint {savepoint.label!r}",
             got=", ".join(f"{name} {kind}" for name, kind in changed),
-            do="take the change back and make the table anew: headwater stream --from earliest",
+            do="revert the change and rebuild the table: headwater stream --from earliest",
         )
 
 
-def _require_there(table: LakeTable, files: Sequence[StagedFile], label: str) -> None:
-    gone = [file.path for file in files if not table.storage.has(file.path)]
-    if gone:
+def _require_files(table: LakeTable, files: Sequence[StagedFile], label: str) -> None:
+    missing = [file.path for file in files if not table.storage.has(file.path)]
+    if missing:
         raise StorageError(
-            f"savepoint {label!r} cannot be gone back to: files of {table.name!r} are gone",
-            got=f"no file {gone[0]}" + (f" and {len(gone) - 1} more" if len(gone) > 1 else ""),
-            do="go back to a later savepoint, or make the table anew: headwater stream --from earliest",
+            f"savepoint {label!r} cannot be restored: files of {table.name!r} are missing",
+            got=f"no file {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            do="restore a later savepoint, or rebuild the table: headwater stream --from earliest",
         )
 
 
-def _written_anew(
+def _restage(
     workspace: Workspace, quarantined: LakeTable, files: Sequence[StagedFile], run_id: str
 ) -> tuple[StagedFile, ...]:
-    """Stage the quarantined rows of files under new names: a commit cannot take away and bring a file of one name."""
+    """Stage quarantined rows under new file names, because a commit cannot remove and add a file of the same name."""
     if not files:
         return ()
     uris = ", ".join(literal(f"{quarantined.storage.uri}/{file.path}") for file in files)

@@ -1,7 +1,7 @@
-"""The sinks of streamed tables, each followed by a thread of its own beside the streams.
+"""Delivers streamed tables to sinks, with one thread per sink.
 
-A sink that fails harms neither its table nor the stream: it is opened again, as a stream is, and in the end its error is the
-process's. What it has not got is sent the next time.
+A sink failure affects neither the table nor the stream. The delivery restarts like a stream; when it gives up, the job
+raises its error at the end. Outstanding versions are delivered by the next process.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pipeline.project.workspace import Workspace
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
 
 log = logger(__name__)
-_LOOK_EVERY_S = 0.25
-"""How soon a version is seen of which no commit in this process told."""
-_HOPELESS = (DefinitionError, RequestError, SchemaError)
+_POLL_EVERY_S = 0.25
+"""How often the table is polled for versions that another process committed."""
+_PERMANENT = (DefinitionError, RequestError, SchemaError)
 
 
 class DeliveryStatus(StrEnum):
-    """What the delivery to a sink does, or how it ended."""
+    """The status of the delivery to a sink."""
 
     STARTING = "starting"
     FOLLOWING = "following"
@@ -37,22 +37,22 @@ class DeliveryStatus(StrEnum):
 
 @dataclass
 class SinkStatus:
-    """How the delivery to a sink is; written by its thread alone."""
+    """The status and metrics of the delivery to a sink. Only its thread writes them."""
 
     name: str
     table: str
     status: DeliveryStatus = DeliveryStatus.STARTING
     version: int | None = None
     behind: int = 0
-    """Versions of the table that are not sent."""
+    """The number of versions of the table that are not delivered yet."""
     rows: int = 0
-    """Rows sent by this process."""
+    """Rows delivered by this process."""
     restarts: int = 0
     error: str = ""
 
 
 class SinkWorker:
-    """Sends what a stream commits to one sink."""
+    """Delivers the commits of a stream to one sink."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class SinkWorker:
         on_restart: Callable[[str, str], None],
         restart_policy: RestartPolicy,
     ) -> None:
-        """Keep the sink; `require` raises when the table's stream is no longer ours, `on_restart` hears of restarts."""
+        """Create the worker. `require` raises if the stream's lease is lost; `on_restart` is called at restarts."""
         self.status = SinkStatus(sink.name, sink.table)
         self.error: Exception | None = None
         self._workspace = workspace
@@ -76,15 +76,15 @@ class SinkWorker:
         self._thread = threading.Thread(target=self._run, name=f"headwater-{sink.name}")
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start to deliver."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that the table has a new version."""
+        """Signal that the table has a new version."""
         self._woken.set()
 
     def end(self) -> None:
-        """Send what is there, and end; `error` then says why not all of it is sent."""
+        """Deliver the committed versions and end. If not all of them were delivered, `error` is set."""
         self._ending.set()
         self._woken.set()
         self._thread.join()
@@ -93,8 +93,8 @@ class SinkWorker:
         while True:
             try:
                 self._follow()
-            except Exception as error:  # noqa: BLE001 - raised by `Running.run`, in its thread
-                if not self._goes_on_after(error):
+            except Exception as error:  # noqa: BLE001 - raised by `StreamJob.run`, in its thread
+                if not self._wait_for_restart(error):
                     self.error = error
                     self.status.status, self.status.error = DeliveryStatus.FAILED, str(error)
                     return
@@ -112,7 +112,7 @@ class SinkWorker:
                 self._send(sender)
                 if is_last:
                     return
-                self._woken.wait(_LOOK_EVERY_S)
+                self._woken.wait(_POLL_EVERY_S)
         finally:
             sender.close()
 
@@ -126,8 +126,9 @@ class SinkWorker:
         status.version = None if reached is None else reached.version
         status.behind, status.status, status.error = sender.behind(), DeliveryStatus.FOLLOWING, ""
 
-    def _goes_on_after(self, error: Exception) -> bool:
-        if self._ending.is_set() or isinstance(error, _HOPELESS) or not isinstance(error, HeadwaterError):
+    def _wait_for_restart(self, error: Exception) -> bool:
+        """Wait until the delivery may restart; return false if the error ends it."""
+        if self._ending.is_set() or isinstance(error, _PERMANENT) or not isinstance(error, HeadwaterError):
             return False
         try:
             self._require()
@@ -139,8 +140,8 @@ class SinkWorker:
         self._restarts.append(time.monotonic())
         self.status.status, self.status.error = DeliveryStatus.RESTARTING, str(error)
         self.status.restarts += 1
-        log.info("sink is opened again", sink=self._sink.name, wait_s=wait_s, error=str(error))
-        self._on_restart(self._sink.name, f"{error} — is tried again in {wait_s:g} s")
+        log.info("sink restarts", sink=self._sink.name, wait_s=wait_s, error=str(error))
+        self._on_restart(self._sink.name, f"{error}; retries in {wait_s:g} s")
         self._ending.wait(wait_s)
         return True
 

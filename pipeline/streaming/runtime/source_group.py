@@ -14,7 +14,7 @@ StartSourceTask = Callable[[Callable[[], SourceTask], str], WorkerHandle[SourceT
 
 
 class SourceGroup:
-    """Source tasks, and which of them reads each partition."""
+    """The source tasks of a stream, and the assignment of partitions to them."""
 
     def __init__(
         self,
@@ -24,16 +24,16 @@ class SourceGroup:
         tasks: int,
         start: StartSourceTask,
     ) -> None:
-        """Start at most so many tasks, which share the partitions; `offsets` are by input and partition."""
-        partitions = [(name, uri) for name, given in offsets.items() for uri in sorted(given)]
+        """Start at most `tasks` tasks, which share the partitions. `offsets` are by input and partition."""
+        partitions = [(name, uri) for name, partition_offsets in offsets.items() for uri in sorted(partition_offsets)]
         count = max(1, min(tasks, len(partitions)))
         self._task_of = {partition: number % count for number, partition in enumerate(partitions)}
         self.tasks: list[WorkerHandle[SourceTask]] = []
         for number in range(count):
             share = {
                 name: mine
-                for name, given in offsets.items()
-                if (mine := {uri: o for uri, o in given.items() if self._task_of[name, uri] == number})
+                for name, partition_offsets in offsets.items()
+                if (mine := {uri: o for uri, o in partition_offsets.items() if self._task_of[name, uri] == number})
             }
             self.tasks.append(start(partial(SourceTask, config, share), f"headwater-read-{number}"))
 
@@ -43,11 +43,11 @@ class SourceGroup:
             task.close()
 
     def ready(self, timeout_s: float) -> list[dict[str, ReadyOffsets]]:
-        """Return for each task what can be taken of its inputs; wait for it only when a task has nothing."""
+        """Return the ready offsets of each task by input; a task without ready records waits for some."""
         return results([task.submit(SourceTask.ready, timeout_s) for task in self.tasks])
 
     def take(self, requests: Sequence[SourceRequest]) -> list[SourceBatch]:
-        """Read what each task is asked for, all at the same time."""
+        """Let all tasks read the requested splits concurrently."""
         started = [
             task.submit(SourceTask.take, request)
             for task, request in zip(self.tasks, requests, strict=True)
@@ -56,16 +56,16 @@ class SourceGroup:
         return [batch for batches in results(started) for batch in batches]
 
     def has(self, name: str, uri: str) -> bool:
-        """Return whether a partition of an input is read."""
+        """Return whether a partition of an input is assigned."""
         return (name, uri) in self._task_of
 
     def add(self, name: str, offsets: Mapping[str, int]) -> None:
-        """Read more partitions of an input from now on."""
+        """Assign additional partitions of an input."""
         for uri, offset in sorted(offsets.items()):
             number = len(self._task_of) % len(self.tasks)
             self.tasks[number].submit(SourceTask.add, {name: {uri: offset}}).result()
             self._task_of[name, uri] = number
 
     def update_lookups(self, scans: Mapping[str, Scan]) -> None:
-        """Use other versions of the tables that are looked up."""
+        """Use other versions of the looked-up tables."""
         results([task.submit(SourceTask.update_lookups, scans) for task in self.tasks])

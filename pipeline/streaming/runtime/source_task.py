@@ -1,4 +1,4 @@
-"""Where rows are read: ranges of a log become rows, those that cannot count are set aside, the others are made ready."""
+"""Source tasks: read ranges of a log, reject invalid and late rows, and prepare the other rows for the operator."""
 
 from __future__ import annotations
 
@@ -25,39 +25,41 @@ from pipeline.kernel.sql_text import literal, quoted
 from pipeline.kernel.syntax.scope import unused_name
 from pipeline.kernel.types import as_stored
 from pipeline.streaming.operators.operator import Prepared
-from pipeline.streaming.operators.shard import dealt
+from pipeline.streaming.operators.shard import rows_by_shard
 from pipeline.streaming.planning.inputs import StreamInput
 
 if TYPE_CHECKING:
     import fsspec
 
 _BLOCK = "_taken_rows"
-ASIDE = "select null::varchar as reasons, null::varchar as _source, null::bigint as _position, null::varchar as row"
-"""The columns of rows that are set aside."""
+REJECTS_QUERY = (
+    "select null::varchar as reasons, null::varchar as _source, null::bigint as _position, null::varchar as row"
+)
+"""The columns of rejected rows."""
 NO_TIME, AHEAD = "no event time", "too far ahead of the clock"
 
 
 @dataclass(frozen=True)
 class SourceBatch:
-    """What came of the ranges of one input that one worker read."""
+    """The rows of one input that one source task read in a micro-batch."""
 
     name: str
     rows_in: int
     bytes_in: int
     latest: Mapping[str, int] = field(default_factory=dict)
-    """The latest event time by partition, of those that had rows."""
+    """The latest event time of each partition that had rows."""
     rejected: int = 0
     late: int = 0
     ahead: int = 0
-    """Rows without an event time, or with one too far ahead."""
+    """Rows without an event time, or with one too far in the future."""
     quarantined: pa.Table | None = None
     ready: Sequence[pa.Table] = ()
-    """The prepared rows for each shard; for a stream without memory, one table of the rows it makes."""
+    """The prepared rows of each shard; for a stream without state, one table with its output."""
 
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What a worker is asked to do with what it reads now."""
+    """What a source task must read in a micro-batch, and how it prepares the rows."""
 
     parts: Mapping[str, tuple[SourceSplit, ...]]
     """By input."""
@@ -69,7 +71,7 @@ class SourceRequest:
 
 @dataclass(frozen=True)
 class SourceTaskConfig:
-    """What a worker needs to know of the stream: its inputs, other tables it looks into, and its limits."""
+    """The configuration of a source task: the inputs, the looked-up tables, and its limits."""
 
     inputs: tuple[StreamInput, ...]
     lookups: Mapping[str, Scan] = field(default_factory=dict)
@@ -77,15 +79,15 @@ class SourceTaskConfig:
     filesystem: fsspec.AbstractFileSystem | None = None
     has_state: bool = True
     function: FunctionTransform | None = None
-    """What makes the rows of a block, where it is no statement."""
+    """The function that computes the rows of a block, for a stream without a statement."""
     place: Place = field(default_factory=lambda: Place(""))
 
 
 class SourceTask:
-    """A worker that reads some partitions of the inputs, with an engine of one thread."""
+    """A worker that reads some partitions of the inputs, with a single-threaded DuckDB instance."""
 
     def __init__(self, config: SourceTaskConfig, offsets: Mapping[str, Mapping[str, int]]) -> None:
-        """Open the tails of the partitions, by input, at their offsets; raise `SourceError` for one not held any more."""
+        """Open the tails of the partitions at their offsets, by input; raise `SourceError` for a deleted offset."""
         self._stack = ExitStack()
         self._config = config
         self._inputs = {stream_input.name: stream_input for stream_input in config.inputs}
@@ -93,8 +95,8 @@ class SourceTask:
         self._tails: dict[str, Tail] = {}
         with ExitStack() as opening:
             self._con = opening.enter_context(connect(config.limits, filesystem=config.filesystem, keep=False))
-            for name, given in offsets.items():
-                self._tails[name] = opening.enter_context(self._inputs[name].log.tail(given))
+            for name, partition_offsets in offsets.items():
+                self._tails[name] = opening.enter_context(self._inputs[name].log.tail(partition_offsets))
             self.update_lookups(config.lookups)
             self._stack = opening.pop_all()
 
@@ -103,7 +105,7 @@ class SourceTask:
         self._stack.close()
 
     def update_lookups(self, lookups: Mapping[str, Scan]) -> None:
-        """Take other versions of the tables that are not streamed."""
+        """Use other versions of the looked-up tables."""
         changed = {name: scan for name, scan in lookups.items() if self._lookups.get(name) != scan}
         for name, scan in changed.items():
             self._con.execute(f"drop table if exists {quoted(f'_held_{name}')}")
@@ -112,31 +114,31 @@ class SourceTask:
         self._lookups = {**self._lookups, **changed}
 
     def add(self, offsets: Mapping[str, Mapping[str, int]]) -> None:
-        """Read more partitions from now on."""
-        for name, given in offsets.items():
+        """Add partitions, by input."""
+        for name, partition_offsets in offsets.items():
             if name in self._tails:
-                self._tails[name].add(given)
+                self._tails[name].add(partition_offsets)
             else:
-                self._tails[name] = self._stack.enter_context(self._inputs[name].log.tail(given))
+                self._tails[name] = self._stack.enter_context(self._inputs[name].log.tail(partition_offsets))
 
     def ready(self, timeout_s: float) -> dict[str, ReadyOffsets]:
-        """Return what can be taken of each input; wait for it only when there is nothing of any."""
-        found = {name: tail.ready(0) for name, tail in self._tails.items()}
-        if any(ready.rows for ready in found.values()) or not found or timeout_s <= 0:
-            return found
+        """Return the ready offsets of each input; wait up to `timeout_s` if no input has any."""
+        ready_offsets = {name: tail.ready(0) for name, tail in self._tails.items()}
+        if any(ready.rows for ready in ready_offsets.values()) or not ready_offsets or timeout_s <= 0:
+            return ready_offsets
         share = timeout_s / len(self._tails)
         return {name: tail.ready(share) for name, tail in self._tails.items()}
 
     def take(self, request: SourceRequest) -> list[SourceBatch]:
-        """Read the parts of each input and make their rows ready."""
+        """Read the splits of each input and prepare their rows."""
         try:
             return [self._take(self._inputs[name], parts, request) for name, parts in request.parts.items() if parts]
         except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
             ranges = ", ".join(str(part) for parts in request.parts.values() for part in parts)
             raise DefinitionError(
-                "a row cannot be made as the definition says",
+                "a row cannot be converted as the definition requires",
                 got=first_line(error),
-                do=f"look at {ranges}: declare another type, or use try_cast",
+                do=f"check {ranges}: declare another type, or use try_cast",
                 place=self._config.place,
             ) from error
 
@@ -146,26 +148,26 @@ class SourceTask:
         split = Split(0, parts=parts)
         input_query = self._read(stream_input, producer, split)
         prepared = request.prepared[stream_input.name]
-        taken = self._sorted(stream_input, prepared, request, input_query)
-        has_away = taken.late or taken.ahead
-        why = _why(stream_input)
-        rows = f"select * exclude ({why}) from {_BLOCK} where {why} is null" if has_away else f"from {_BLOCK}"
+        taken = self._classify(stream_input, prepared, request, input_query)
+        has_rejects = taken.late or taken.ahead
+        why = _reason_column(stream_input)
+        rows = f"select * exclude ({why}) from {_BLOCK} where {why} is null" if has_rejects else f"from {_BLOCK}"
         self._con.execute(f"create or replace temp view {quoted(stream_input.name)} as {rows}")
         return replace(taken, ready=self._ready(prepared, request.shards))
 
     def _read(self, stream_input: StreamInput, producer: RowProducer, split: Split) -> InputQuery:
-        """Bring the rows of a split into `_taken_rows`: in one pass if all is as it should be, else carefully."""
-        columns = ", ".join(map(quoted, stream_input.kept))
+        """Load the rows of a split into `_taken_rows` by the fast path, or by the validating pass if a row is invalid."""
+        columns = ", ".join(map(quoted, stream_input.read_columns))
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
         with producer.for_fast_path(self._con, split) as input_query:
-            if input_query is not None and not input_query.rejected and self._flows(input_query, columns):
+            if input_query is not None and not input_query.rejected and self._has_no_rejects(input_query, columns):
                 return input_query
         self._con.execute(f"drop table if exists {REJECTED}; drop table if exists _read_rows")
         with producer.for_validation(self._con, split) as input_query:
             self._con.execute(f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})")
             return input_query
 
-    def _flows(self, input_query: InputQuery, columns: str) -> bool:
+    def _has_no_rejects(self, input_query: InputQuery, columns: str) -> bool:
         try:
             rows = one(
                 self._con, f"create or replace temp table {_BLOCK} as select {columns} from ({input_query.query})"
@@ -176,10 +178,10 @@ class SourceTask:
         except duckdb.Error:
             return False
 
-    def _sorted(
+    def _classify(
         self, stream_input: StreamInput, prepared: Prepared, request: SourceRequest, input_query: InputQuery
     ) -> SourceBatch:
-        """Find the rows that do not count, and how far event time is by the others."""
+        """Classify the rows of a split: find late and invalid rows, and the latest event time of the others."""
         if stream_input.time is None:
             quarantined = (
                 arrow(self._con, f"select reasons, _source, _position, row from {REJECTED}")
@@ -197,33 +199,33 @@ class SourceTask:
         time = quoted(stream_input.time.column)
         bound = request.now + int(stream_input.time.ahead.total_seconds() * 1e6)
         ahead = f"coalesce(epoch_us({time}) > {bound}, false)"
-        late, partly = (f"coalesce({c}, false)" if c else "false" for c in (prepared.late, prepared.partly))
+        late, partly = (f"coalesce({c}, false)" if c else "false" for c in (prepared.late, prepared.partly_late))
         bad = f"({time} is null or {ahead})"
         stats = self._con.execute(
             f"select {stream_input.partition}, max(epoch_us({time})) filter (not {ahead}), "
             f"count(*) filter ({bad}), count(*) filter (not {bad} and {late}), "
             f"count(*) filter (not {bad} and not {late} and {partly}) from {_BLOCK} group by 1"
         ).fetchall()
-        no_good, too_late, noted = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
+        invalid, too_late, partly_late_rows = (sum(int(row[n]) for row in stats) for n in (2, 3, 4))
         latest = {str(row[0]): int(row[1]) for row in stats if row[1] is not None}
-        quarantined, why = [], _why(stream_input)
-        if no_good or too_late:
+        quarantined, why = [], _reason_column(stream_input)
+        if invalid or too_late:
             cases = [f"when {time} is null then {literal(NO_TIME)}", f"when {ahead} then {literal(AHEAD)}"]
-            cases += [f"when {late} then {literal(prepared.why or 'late')}"] if prepared.late else []
+            cases += [f"when {late} then {literal(prepared.late_reason or 'late')}"] if prepared.late else []
             self._con.execute(
                 f"create or replace temp table {_BLOCK} as select *, case {' '.join(cases)} end as {why} from {_BLOCK}"
             )
-            shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.kept)
+            shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.read_columns)
             quarantined.append(
                 f"select {why}, {SOURCE}::varchar, {POSITION}::bigint, to_json(struct_pack({shown}))::varchar "
                 f"from {_BLOCK} where {why} is not null"
             )
-        if noted:
+        if partly_late_rows:
             quarantined.append(self._notes(stream_input, prepared, has_why=bool(quarantined)))
         if input_query.rejected:
             quarantined.append(f"select reasons, _source, _position, row from {REJECTED}")
         rows = (
-            arrow(self._con, f"{ASIDE} where false union all {' union all '.join(quarantined)}")
+            arrow(self._con, f"{REJECTS_QUERY} where false union all {' union all '.join(quarantined)}")
             if quarantined
             else None
         )
@@ -234,28 +236,28 @@ class SourceTask:
             latest,
             input_query.rejected,
             too_late,
-            no_good,
+            invalid,
             rows,
         )
 
     def _notes(self, stream_input: StreamInput, prepared: Prepared, *, has_why: bool) -> str:
-        """Return the SELECT of notes of the rows that came too late for some of their windows."""
-        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.kept)
-        counts = f"{_why(stream_input)} is null and " if has_why else ""
+        """Return a SELECT of the notes about rows that are too late for some of their windows."""
+        shown = ", ".join(f"{quoted(n)} := {quoted(n)}" for n in stream_input.read_columns)
+        counts = f"{_reason_column(stream_input)} is null and " if has_why else ""
         return (
             f"select {literal(prepared.note)}, {SOURCE}::varchar, {POSITION}::bigint, "
-            f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly}, false)"
+            f"to_json(struct_pack({shown}))::varchar from {_BLOCK} where {counts}coalesce({prepared.partly_late}, false)"
         )
 
     def _ready(self, prepared: Prepared, shards: int) -> list[pa.Table]:
         if self._config.function is not None:
-            given = {name: arrow(self._con, f"from {quoted(name)}") for name in self._config.function.inputs}
-            return [call(self._config.function, given, self._config.place)]
+            blocks = {name: arrow(self._con, f"from {quoted(name)}") for name in self._config.function.inputs}
+            return [call(self._config.function, blocks, self._config.place)]
         if not self._config.has_state:
             return [arrow(self._con, as_stored(self._con, prepared.select))]
-        return dealt(self._con, prepared, shards)
+        return rows_by_shard(self._con, prepared, shards)
 
 
-def _why(stream_input: StreamInput) -> str:
-    """Return the name of the column with the reason for which a row does not count, beside those of the input."""
-    return unused_name("_why", stream_input.kept)
+def _reason_column(stream_input: StreamInput) -> str:
+    """Return the name of the column with the reason for rejecting a row; it differs from all columns of the input."""
+    return unused_name("_why", stream_input.read_columns)

@@ -1,4 +1,4 @@
-"""What a stream remembers, as people read it: its last commit's memory, or that of a stream in this process."""
+"""Readable views of a stream's state: that of its last commit, or that of a stream running in this process."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from pipeline.streaming.runtime.state_task import ShardConfig, StateTask
 from pipeline.streaming.runtime.stream import Stream
 
 OPEN = "open"
-"""The rows that would come out if nothing more came: open windows and sessions with their values so far."""
+"""The rows that would be emitted if the input ended now: open windows and sessions with their current values."""
 _TIMES = frozenset({"_from", "_until", "_at", "_end"})
 
 
 @dataclass(frozen=True)
 class StateView:
-    """A stream's memory at a commit: `open`, where rows are yet to come out, and the tables that it is kept in."""
+    """The state of a stream at a commit: `open`, the rows that are not emitted yet, and the state tables."""
 
     stream: str
     epoch: int
     watermark: int
     tables: Mapping[str, pa.Table]
     size_bytes: int
-    """Of its files."""
+    """The size of the state files."""
 
     def table(self, name: str | None = None) -> pa.Table:
-        """Return a table, `open` or the first one without a name; raise `RequestError` for one that is not there."""
+        """Return a table; the default is the first one (`open` if it exists). Raise `RequestError` if it is unknown."""
         chosen = next(iter(self.tables)) if name is None else name
         if chosen not in self.tables:
             raise RequestError(f"stream {self.stream!r} has no table {chosen!r}", do=did_you_mean(chosen, self.tables))
@@ -46,29 +46,29 @@ class StateView:
 
 
 def committed_state(workspace: Workspace, name: str) -> StateView:
-    """Return what a stream remembers as of its last commit.
+    """Return the state of a stream as of its last commit.
 
-    Raises `RequestError` for a stream that remembers nothing, and `StorageError` for a state file that is damaged or gone.
+    Raises `RequestError` for a stream without state, and `StorageError` for a state file that is damaged or missing.
     """
     plan = Planner(workspace).plan(name)
     version = workspace.require(name)
     epoch = None if version.manifest is None else version.manifest.epoch
     if epoch is None:
-        raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
+        raise RequestError(f"{name!r} was not written by a stream", do=f"run `headwater stream {name}`")
     if plan.operator is None:
-        raise RequestError(f"stream {name!r} remembers nothing: it makes its rows one by one")
+        raise RequestError(f"stream {name!r} has no state: it processes rows independently")
     is_as_then = _is_readable(epoch, plan)
     tables = _with_open(workspace, plan, epoch) if is_as_then else _as_kept(workspace, name, epoch)
     return StateView(name, epoch.number, epoch.watermark, tables, sum(file.size_bytes for file in epoch.state))
 
 
 def live(stream: Stream, table: str | None = None) -> dict[str, pa.Table]:
-    """Return what a stream in this process remembers now, as yet uncommitted; called by the thread that drives it."""
+    """Return the current, uncommitted state of a stream in this process. Must be called by the thread that runs it."""
     return {name: readable(rows) for name, rows in stream.state_tables(table).items()}
 
 
 def where(rows: pa.Table, keys: Mapping[str, str], limit: int | None = None) -> pa.Table:
-    """Return the rows whose columns have, as text, the values of `keys`; raise `RequestError` for an unknown column."""
+    """Return the rows whose columns, as text, have the values of `keys`; raise `RequestError` for an unknown column."""
     for column in keys:
         if column not in rows.column_names:
             raise RequestError(f"there is no column {column!r}", do=did_you_mean(column, rows.column_names))
@@ -80,7 +80,7 @@ def where(rows: pa.Table, keys: Mapping[str, str], limit: int | None = None) -> 
 
 
 def readable(rows: pa.Table) -> pa.Table:
-    """Return a table of a memory for people: times as times, keys by number, and without what only the engine reads."""
+    """Return a state table in readable form: times as timestamps, keys by number, without internal columns."""
     with connect() as con:
         con.register("_kept", rows)
         columns = [shown for field in rows.schema if (shown := _shown(field)) is not None]
@@ -98,7 +98,7 @@ def _shown(field: pa.Field) -> str | None:
 
 
 def _is_readable(epoch: Epoch, plan: StreamPlan) -> bool:
-    """Return whether the state of an epoch is that of today's definition and engine."""
+    """Return whether the state of an epoch fits the current definition and DuckDB version."""
     now = plan.identity
     is_first = epoch.format_version == 1 and epoch.definition == plan.first_fingerprint
     return epoch.engine == duckdb.__version__ and (is_first or (now is not None and epoch.identity == now))
@@ -117,8 +117,8 @@ def _with_open(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> dict[str
 
 
 def _as_kept(workspace: Workspace, name: str, epoch: Epoch) -> dict[str, pa.Table]:
-    """Return the tables of a memory that today's definition or engine does not understand."""
-    found: dict[str, list[pa.Table]] = {}
+    """Return the state tables as stored, for state that does not fit the current definition or DuckDB version."""
+    tables: dict[str, list[pa.Table]] = {}
     for table, rows in tables_in(epoch, workspace.table(name).storage.read_bytes):
-        found.setdefault(table, []).append(readable(rows))
-    return {table: pa.concat_tables(parts) for table, parts in found.items()}
+        tables.setdefault(table, []).append(readable(rows))
+    return {table: pa.concat_tables(parts) for table, parts in tables.items()}

@@ -1,4 +1,4 @@
-"""Where a stream remembers: a shard in an engine of its own, brought back from a snapshot and written to the next."""
+"""State tasks: a shard in its own DuckDB instance, restored from a snapshot and written to the next one."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
 from pipeline.streaming.operators.operator import BEGINNING, HASH, Evolving, Operator, Progress, arrived
 from pipeline.streaming.operators.shard import Shard
-from pipeline.streaming.operators.snapshots import RestorePlan, restored, written
+from pipeline.streaming.operators.snapshots import RestorePlan, restore_shard, snapshot_file
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
 
 FOLDER = "_headwater/state"
-"""Where state files are, below the table."""
+"""The folder of state files, relative to the table."""
 _BASE_AFTER = 20
-"""So many files of changes, and a shard writes all it remembers again."""
+"""The number of incremental files after which a shard writes a base file."""
 
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """What a shard is made of: its number of how many, the operator, and where its files are."""
+    """The configuration of a shard: its number, the number of shards, the operator, and the location of its files."""
 
     operator: Operator
     samples: Mapping[str, pa.Table]
     number: int
     shards: int
     storage: Storage
-    """The table's folder."""
+    """The folder of the table."""
     limits: Limits = field(default_factory=lambda: Limits(threads=1))
     epoch: Epoch | None = None
-    """The commit from which its memory is brought back."""
+    """The commit from which its state is restored."""
 
 
 class StateTask:
     """A worker with one shard."""
 
     def __init__(self, config: ShardConfig) -> None:
-        """Make the memory, or bring it back; raise `StorageError` for a state file that is damaged or gone."""
+        """Create or restore the state; raise `StorageError` for a state file that is damaged or missing."""
         self._config = config
         self._stack = ExitStack()
         with ExitStack() as opening:
@@ -53,17 +53,19 @@ class StateTask:
                 con.register(arrived(name), config.samples[name])
             state = StateTables(con)
             same = config.epoch is not None and config.epoch.shards == config.shards
-            as_then = config.operator.evolving if same and isinstance(config.operator, Evolving) else frozenset()
-            state.make({n: select for n, select in config.operator.state.items() if n not in as_then})
+            restored_tables = (
+                config.operator.evolving if same and isinstance(config.operator, Evolving) else frozenset()
+            )
+            state.create({n: select for n, select in config.operator.state.items() if n not in restored_tables})
             if config.epoch is not None:
                 plan = RestorePlan(config.epoch, config.storage.read_bytes, self._evolve)
-                restored(plan, state, config.number, config.shards)
-            state.make({n: select for n, select in config.operator.state.items() if n not in state.tables})
+                restore_shard(plan, state, config.number, config.shards)
+            state.create({n: select for n, select in config.operator.state.items() if n not in state.tables})
             self._shard = Shard(config.operator, state)
             self._stack = opening.pop_all()
 
     def _evolve(self, state: StateTables) -> None:
-        """Bring a state that was declared otherwise to its columns of today."""
+        """Convert user-declared state tables to their current columns."""
         operator = self._config.operator
         if not isinstance(operator, Evolving):
             return
@@ -72,52 +74,56 @@ class StateTask:
             state.reshape(table, operator.evolved(before))
 
     def horizon(self) -> int:
-        """Return the watermark at which all that is held now is out; `BEGINNING` when nothing waits for one."""
+        """Return the watermark at which all waiting rows are emitted; `BEGINNING` if none wait."""
         select = self._config.operator.horizon
-        found = None if select is None else one(self._shard.state.con, select)[0]
-        return BEGINNING if found is None else int(found)
+        watermark = None if select is None else one(self._shard.state.con, select)[0]
+        return BEGINNING if watermark is None else int(watermark)
 
     def close(self) -> None:
-        """Forget all."""
+        """Close the DuckDB instance."""
         self._stack.close()
 
     def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> pa.Table:
-        """Take rows that were dealt to the shard and return those that are out now."""
-        given = {name: [*blocks.get(name, ()), self._config.samples[name]] for name in self._config.operator.inputs}
+        """Process rows of the shard, by input, and return the emitted rows."""
+        arrived_blocks = {
+            name: [*blocks.get(name, ()), self._config.samples[name]] for name in self._config.operator.inputs
+        }
         con = self._shard.state.con
-        return arrow(con, as_stored(con, self._shard.advance(given, progress)))
+        return arrow(con, as_stored(con, self._shard.advance(arrived_blocks, progress)))
 
     def snapshot(self, name: str, *, base: bool) -> StateFile | None:
-        """Write what changed since the last snapshot, or all; `None` when there is nothing to write.
+        """Write the changes since the last snapshot, or all state (`base`); return `None` if nothing changed.
 
-        The file is there for good once this returns, and nothing refers to it before the epoch is committed.
+        The file is durable when this returns. Nothing refers to it before the epoch is committed.
         """
         state = self._shard.state
-        found = written(state, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base)
-        state.taken()
-        if found is None:
+        state_file = snapshot_file(
+            state, f"{FOLDER}/{name}-{self._config.number:04d}.arrows", self._config.number, base=base
+        )
+        state.mark_snapshot()
+        if state_file is None:
             return None
-        file, content = found
+        file, content = state_file
         self._config.storage.write_bytes(file.path, content)
         return file
 
     def tables(self, table: str | None = None) -> dict[str, pa.Table]:
-        """Return what the shard remembers, by table."""
+        """Return the state tables of the shard by name, or only one, without internal columns."""
         state = self._shard.state
         hidden = f"exclude ({ID}, {SINCE}, {HASH})"
         names = state.tables if table is None else (table,)
         return {name: arrow(state.con, f"select * {hidden} from {quoted(name)}") for name in names}
 
     def rows(self) -> int:
-        """Return how many rows it remembers."""
+        """Return the number of rows of state."""
         return sum(self._shard.state.rows(table) for table in self._shard.state.tables)
 
 
 def needs_base(files: Sequence[StateFile], shard: int) -> bool:
-    """Return whether a shard's next file should be a base: too many changes since the last, or more than it."""
-    ours = [file for file in files if file.shard == shard]
-    changes = [file for file in ours if not file.is_base]
+    """Return whether a shard's next file should be a base, because its incremental files are too many or too large."""
+    shard_files = [file for file in files if file.shard == shard]
+    changes = [file for file in shard_files if not file.is_base]
     if len(changes) >= _BASE_AFTER:
         return True
-    bases = [file.size_bytes for file in ours if file.is_base]
+    bases = [file.size_bytes for file in shard_files if file.is_base]
     return bool(changes) and sum(f.size_bytes for f in changes) > max(bases[-1] if bases else 0, 4 << 20)

@@ -1,4 +1,4 @@
-"""A stream looked at from its own thread: its facts at a moment."""
+"""Computes the status of a stream in the thread that runs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDLESS = 1 << 60
 
 
 def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: datetime) -> StreamStatus:
-    """Return how a stream is; called by the thread that drives it."""
+    """Return the status of a stream. Must be called by the thread that runs it."""
     rows_per_s, bytes_per_s = metrics.rates() if status in {RunStatus.RUNNING, RunStatus.DRAINING} else (0.0, 0.0)
     epoch = stream.committed
     return StreamStatus(
@@ -34,20 +34,20 @@ def status_of(stream: Stream, metrics: StreamMetrics, status: RunStatus, now: da
         restarts=metrics.restarts,
         commits=metrics.commits,
         phases_s=dict(metrics.phases),
-        latency=_copied(metrics.latency),
-        epochs=_copied(metrics.epochs),
+        latency=_copy(metrics.latency),
+        epochs=_copy(metrics.epochs),
     )
 
 
 def state_rows(epoch: Epoch) -> int:
-    """Return how many rows a stream remembered at an epoch: those that came, less those that went, since each base."""
+    """Return the number of rows of state at an epoch: added minus removed rows in the required files."""
     return sum(
         segment.rows if segment.kind == "came" else -segment.rows for file in epoch.state for segment in file.segments
     )
 
 
-def in_short(facts: StreamStatus) -> dict[str, Any]:
-    """Return what a lease tells of a stream."""
+def lease_facts(facts: StreamStatus) -> dict[str, Any]:
+    """Return the facts of a stream that its lease records."""
     return {
         "status": facts.status,
         "epoch": facts.epoch,
@@ -66,5 +66,5 @@ def _delay(watermark: int, now: datetime) -> float | None:
     return None if not BEGINNING < watermark < END else round(now.timestamp() - watermark / 1e6, 3)
 
 
-def _copied(histogram: Histogram) -> Histogram:
+def _copy(histogram: Histogram) -> Histogram:
     return Histogram(list(histogram.counts), histogram.sum_s, histogram.max_s)

@@ -1,4 +1,4 @@
-"""The steps of a commit, heard by metrics and by tests that stop a stream anywhere."""
+"""The steps of a commit. Metrics count them, and fault tests stop a stream at each one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from enum import StrEnum
 
 
 class CommitStep(StrEnum):
-    """The steps of a commit, in their order."""
+    """The steps of a commit, in order."""
 
     STAGED = "staged"
-    """The rows are written, and nothing refers to them."""
+    """The rows are written, but nothing refers to them."""
     SAVED = "saved"
-    """So is the state."""
+    """The state is written, but nothing refers to it."""
     COMMITTED = "committed"
-    """The table has the epoch."""
+    """The table contains the epoch."""
     SETTLED = "settled"
-    """The quarantine has it too."""
+    """The quarantine is updated."""
 
 
 OnStep = Callable[[CommitStep], None]
-"""Hears each step when it is reached."""
+"""Called when a step is reached."""

@@ -1,11 +1,11 @@
-"""One stream: micro-batches that read, process and collect rows, and epochs that commit them, each once.
+"""One stream: micro-batches that read and process rows, and epochs that commit them exactly once.
 
     micro-batch   ready ─▶ source tasks read splits ─▶ watermark ─▶ shards process ─▶ rows, and rows for the quarantine
-    epoch         rows validated and staged, state written ─▶ one commit of the table ─▶ what follows from it
+    epoch         rows validated and staged, state written ─▶ one commit of the table ─▶ post-commit
 
-Before its commit, nothing of an epoch is durable except files that nothing refers to. A stream that is killed goes on from
-its last commit: it reads the offsets and the state that the commit names. Of two that run at once one commits first; the
-other finds a commit that is not its own, and ends.
+Before its commit, nothing of an epoch is durable except files that nothing refers to. A killed stream resumes from its
+last commit, with the offsets and the state that the commit names. If two processes run the same stream, one of them
+commits first; the other one detects the foreign commit and ends.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ from pipeline.streaming.runtime.workers import worker_type
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the last micro-batch found."""
+    """The outcome of the last micro-batch."""
 
     has_ended: bool = False
-    """Whether no input has more rows, ever."""
+    """Whether all inputs have ended."""
     unanswered: tuple[str, ...] = ()
     """The inputs whose system did not answer."""
 
 
 class Stream:
-    """A stream that was opened. Its methods are called by one thread.
+    """An open stream. Its methods must be called by one thread.
 
-    Raises what its source, its definition and the lake raise; nothing that was committed is harmed by that. After an
-    error it can only be closed; a new one goes on from the last commit.
+    They raise the errors of its source, its definition and the lake. Errors do not affect committed data. After an
+    error, the stream can only be closed; a new one resumes from the last commit.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Stream:
         clock: Clock = now,
         on_step: OnStep = lambda _: None,
     ) -> None:
-        """Open a stream where it was, or where its options say. `on_step` hears each step of a commit."""
+        """Open a stream at its last commit or as its options require. `on_step` is called at each step of a commit."""
         self.plan = plan
         self.options = StreamOptions() if options is None else options
         self.session = f"stream-{secrets.token_hex(4)}"
         self.last = MicroBatch()
         self.metrics = StreamMetrics()
-        """Counts its micro-batches; who hears the steps of its commits tells it of these. Another may be put in its place."""
+        """Counts micro-batches. The caller's `on_step` must record the commit steps. It may be replaced."""
         self._workspace = workspace
         self._clock = clock
         self._on_step = on_step
@@ -94,11 +94,11 @@ class Stream:
         with ExitStack() as opening:
             self._open(opening)
             if self._pending.has_progress and self.options.begin != "earliest":
-                self.save()  # where it begins could not be found again
+                self.save()  # the start offsets could not be determined again
             self._stack = opening.pop_all()
 
     def close(self) -> None:
-        """End the workers. What was not committed is read again by the next one."""
+        """Stop the workers. The next stream reads uncommitted rows again."""
         self._stack.close()
 
     # -- opening
@@ -109,7 +109,7 @@ class Stream:
         opened = open_at(self._workspace, self.plan, self.options, self._committer.head)
         self._committer.committed = opened.epoch
         self.progress: StreamProgress = opened.progress
-        """How far it is, with what was read and not committed yet."""
+        """Its progress, including rows that are read but not committed yet."""
         self._logs = LogWatcher(self.plan.inputs, opened.extents)
         stack.callback(self._logs.close)
         self._lookups = {name: self._workspace.require(name) for name in self.plan.lookups}
@@ -120,7 +120,7 @@ class Stream:
         self._pending = PendingRows(time.monotonic(), has_progress=opened.has_progress)
 
     def _start_workers(self, stack: ExitStack, opened: Opening) -> None:
-        """Start the source tasks, and a state task for each shard."""
+        """Start the source tasks and a state task per shard."""
         settings, plan = self._workspace.settings, self.plan
         start = worker_type(on_ray=bool(settings.ray_address) and settings.execution != "inline")
         limits = replace(budget_here(settings.memory_bytes).part(2 * cores()), threads=1)
@@ -159,33 +159,33 @@ class Stream:
     # -- micro-batches
 
     def run_micro_batch(self) -> int:
-        """Take what is ready, waiting a little for it, and return how many rows were read; commit when it is time."""
+        """Read and process ready rows, waiting up to `batch_s` for some; commit if due. Return the number of rows."""
         self.metrics.begin()
         ready = self._sources.ready(self.options.intervals.batch_s)
         unanswered = tuple(n for n in self.progress.inputs if any(g[n].is_unanswered for g in ready if n in g))
-        if not unanswered:  # a system that does not answer is not asked for more
-            self._look_around()
-        self.metrics.lap("wait")
+        if not unanswered:  # do not send more requests to a system that does not answer
+            self._refresh_inputs()
+        self.metrics.end_phase("wait")
         arrivals = self._read(ready)
-        self.metrics.lap("read")
+        self.metrics.end_phase("read")
         for batch in arrivals.batches:
             self._pending.note(batch)
-            self.metrics.took(batch.rows_in, batch.bytes_in)
+            self.metrics.count_rows(batch.rows_in, batch.bytes_in)
         self._process(arrivals)
-        self.metrics.lap("advance")
+        self.metrics.end_phase("advance")
         self._pending.has_progress |= any(any(splits.values()) for splits in arrivals.splits)
         self.last = MicroBatch(bool(arrivals.ended) and all(arrivals.ended.values()), unanswered)
         self._commit_if_due()
         return sum(batch.rows_in for batch in arrivals.batches)
 
-    def _look_around(self) -> None:
-        """Take partitions that are new, and newer versions of the tables that are looked up."""
+    def _refresh_inputs(self) -> None:
+        """Add new partitions, and use newer versions of the looked-up tables."""
         if not self._logs.refresh():
             return
-        for name, held in self._logs.extents.items():
-            new = {uri: extent.begin for uri, extent in held.items() if not self._sources.has(name, uri)}
+        for name, log_extents in self._logs.extents.items():
+            new = {uri: extent.begin for uri, extent in log_extents.items() if not self._sources.has(name, uri)}
             self._sources.add(name, new)
-            self.progress = self.progress.reading(name, new, stamps_of(held))
+            self.progress = self.progress.reading(name, new, stamps_of(log_extents))
         versions = {name: self._workspace.require(name) for name in self._lookups}
         changed = {name: v.scan() for name, v in versions.items() if v.manifest_id != self._lookups[name].manifest_id}
         if changed:
@@ -193,34 +193,36 @@ class Stream:
             self._lookups = versions
 
     def _read(self, ready: Sequence[Mapping[str, ReadyOffsets]]) -> Arrivals:
-        """Let the source tasks read what they have ready, or a part of it."""
+        """Let the source tasks read their ready records, up to the limit of a micro-batch."""
         most, inputs = self.options.intervals.batch_offsets, self.plan.inputs
-        chosen = [splits_to_take(self.progress, inputs, given, most) for given in ready]
+        chosen = [splits_to_take(self.progress, inputs, task_ready, most) for task_ready in ready]
         splits, is_cut = [taken for taken, _ in chosen], any(cut for _, cut in chosen)
         now_us = int(self._clock().timestamp() * 1e6)
         prepared, shards = self.plan.prepared(self.progress.watermark), self.shards
         batches = self._sources.take([SourceRequest(each, prepared, shards, now_us) for each in splits])
-        given = {name: [each[name] for each in ready if name in each] for name in self.progress.inputs}
-        ended = {name: not is_cut and bool(g) and all(each.has_ended for each in g) for name, g in given.items()}
+        task_ready = {name: [each[name] for each in ready if name in each] for name in self.progress.inputs}
+        ended = {name: not is_cut and bool(g) and all(each.has_ended for each in g) for name, g in task_ready.items()}
         return Arrivals(splits, batches, ended, self._logs.extents, self._upstream(splits), now_us)
 
     def _upstream(self, splits: Sequence[Splits]) -> dict[str, Epoch]:
-        """Return how far the streams were that made the versions of tables that were read now."""
-        found = {
-            each.name: each.made_by(offsets_after(self.progress, each.name, splits), self.progress.inputs[each.name])
+        """Return, for inputs that are tables of the lake, the epoch of the last version that was read."""
+        epochs = {
+            each.name: each.upstream_epoch(
+                offsets_after(self.progress, each.name, splits), self.progress.inputs[each.name]
+            )
             for each in self.plan.inputs
         }
-        return {name: epoch for name, epoch in found.items() if epoch is not None}
+        return {name: epoch for name, epoch in epochs.items() if epoch is not None}
 
     def _process(self, arrivals: Arrivals) -> None:
-        """Advance event time, and let each shard process what came to it."""
+        """Advance the watermark, and let each shard process its rows."""
         before = self.progress.watermark
         self.progress = advance(self.progress, self.plan.inputs, arrivals)
         if self._shards is None:
             for batch in arrivals.batches:
                 self._pending.add(batch.ready[0])
         elif arrivals.batches or self.progress.watermark > before:
-            # without rows, time that went on need not be committed: it will go on again
+            # an advanced watermark without rows need not be committed: it would advance again
             for rows in self._shards.advance(arrivals.batches, Progress(before, self.progress.watermark)):
                 self._pending.add(rows)
 
@@ -233,7 +235,7 @@ class Stream:
             self.commit()
 
     def commit(self, *, drained: bool = False) -> None:
-        """Stage what is pending and begin its commit, once the one before is done."""
+        """Stage the pending rows, and start their commit when the previous one has ended."""
         number = self.progress.epoch + 1
         run_id = f"{self.session}-{number:09d}"
         at = self._clock().isoformat()
@@ -263,7 +265,7 @@ class Stream:
         self.progress, self._replaces_table, self._pending = progress, False, PendingRows(time.monotonic())
 
     def _consumed(self) -> dict[str, int]:
-        """Return the versions up to which tables of the lake are consumed."""
+        """Return the last consumed version of each input that is a table of the lake."""
         return {
             name: version
             for each in self.plan.inputs
@@ -284,20 +286,21 @@ class Stream:
         )
 
     def save(self) -> None:
-        """Commit what there is to commit, and wait until it is."""
+        """Commit pending rows and progress, and wait for the commit."""
         if self._pending.has_progress or not self._pending.is_empty:
             self.commit()
         self.wait()
         self._committer.record()
 
     def wait(self) -> None:
-        """Wait for the commit that was begun; raise what became of it."""
+        """Wait for the running commit; raise its error."""
         self._committer.wait()
 
     def drain(self) -> None:
-        """Close what is open now and commit what comes out of it.
+        """Close all open windows and commit the emitted rows.
 
-        The watermark moves just so far as that takes: rows that come later for what was closed are late, all others in time.
+        The watermark advances only as far as necessary: later rows for the closed windows are late, all others are in
+        time.
         """
         before = self.progress.watermark
         horizon = before if self._shards is None else max(before, self._shards.horizon())
@@ -311,7 +314,7 @@ class Stream:
         self.wait()
         self._committer.record()
 
-    # -- what others look at
+    # -- status
 
     @property
     def committed(self) -> Epoch | None:
@@ -320,20 +323,20 @@ class Stream:
 
     @property
     def shards(self) -> int:
-        """How many shards it has; 1 without state."""
+        """The number of shards; 1 without state."""
         return 1 if self._shards is None else len(self._shards.tasks)
 
     def lag(self) -> dict[str, int]:
-        """Return how many offsets each partition holds beyond what was read."""
+        """Return the number of offsets of each partition that are not read yet."""
         return lag(self.progress, self._logs.extents)
 
     def waits_for(self) -> tuple[str, ...]:
-        """Return, where something is held, the partitions for which event time waits."""
+        """Return the partitions or inputs that hold the watermark back."""
         now_us = int(self._clock().timestamp() * 1e6)
         return waits_for(self.progress, self.plan.inputs, self._logs.extents, now_us)
 
     def state_tables(self, name: str | None = None) -> dict[str, pa.Table]:
-        """Return the state as it is now, uncommitted: the tables of all shards, or one of them."""
+        """Return the current, uncommitted state tables of all shards, or only one of them."""
         return {} if self._shards is None else self._shards.tables(name)
 
 

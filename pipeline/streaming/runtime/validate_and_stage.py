@@ -1,4 +1,4 @@
-"""Rows of an epoch judged and staged, in one engine that stays open: the same passes as in batch, on rows that are here."""
+"""Validates and stages the rows of an epoch in a DuckDB instance that stays open, with the same passes as in batch."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.source_task import SourceBatch
 
 log = logger(__name__)
-_GIVEN, _KEYS = "_given", "_keys_before"
+_PENDING, _KEYS = "_given", "_keys_before"
 
 
 @dataclass
 class PendingRows:
-    """What micro-batches gave since the last commit."""
+    """The emitted and rejected rows of the micro-batches since the last commit."""
 
     since: float = 0.0
-    """When the last commit began, by the monotonic clock."""
+    """When the last commit started, by the monotonic clock."""
     has_progress: bool = False
-    """Whether the stream is further than its last commit, although no rows may have come out."""
+    """Whether the stream has advanced since its last commit, even if no rows were emitted."""
     rows: list[pa.Table] = field(default_factory=list)
-    """In the order of the micro-batches: of rows of one key the last one counts, where a stream emits every change."""
+    """In the order of the micro-batches. If the stream emits updates, the last row of a key is effective."""
     quarantined: list[pa.Table] = field(default_factory=list)
     rows_in: int = 0
     bytes_in: int = 0
@@ -49,7 +49,7 @@ class PendingRows:
     ahead: int = 0
 
     def note(self, batch: SourceBatch) -> None:
-        """Count what was read."""
+        """Add the counts and rejected rows of a batch."""
         self.rows_in += batch.rows_in
         self.bytes_in += batch.bytes_in
         self.late += batch.late
@@ -59,36 +59,34 @@ class PendingRows:
             self.quarantined.append(batch.quarantined)
 
     def add(self, rows: pa.Table) -> None:
-        """Keep rows that came out."""
+        """Add emitted rows."""
         if rows.num_rows:
             self.rows.append(rows)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing would be seen of a commit but how far the stream is."""
+        """Whether a commit would contain only progress."""
         return not self.rows and not self.quarantined
 
 
 class EpochStager:
-    """Judges rows by the table's expectations and stages them."""
+    """Validates rows against the table's expectations and stages them."""
 
     def __init__(self, workspace: Workspace, plan: StreamPlan, *, anew: bool = False) -> None:
-        """Open the engine, and load the keys of the table, unless it is made anew."""
+        """Open the DuckDB instance, and load the keys of the table unless it is rebuilt (`anew`)."""
         self._anew = anew
         definition = definition_to_validate(plan.definition)
         table = workspace.table(plan.name)
         self._plan = plan
-        self._aside = workspace.lake.quarantine(plan.name).storage
+        self._quarantine_storage = workspace.lake.quarantine(plan.name).storage
         self._stack = ExitStack()
         filesystem = workspace.lake.storage.filesystem()
         limits = budget_here(workspace.settings.memory_bytes).whole()
         self._con = self._stack.enter_context(connect(limits, filesystem=filesystem, keep=False))
         start_profiling(self._con)
         self._stager = table.stager("")
-        self._remembers_keys = (
-            bool(definition.key) and plan.emits == "append" and not hasattr(plan.operator, "grouping")
-        )
-        if self._remembers_keys:  # groups have one row for each key by what they are
+        self._checks_keys = bool(definition.key) and plan.emits == "append" and not hasattr(plan.operator, "grouping")
+        if self._checks_keys:  # a grouped statement has one row per key by construction
             self._load_keys(table.version(lenient=True), definition.key)
         self._work = TaskSpec(
             table=plan.name,
@@ -100,35 +98,35 @@ class EpochStager:
             at="",
             expectations=(*definition.expect, *key_expectations(definition.key)),
             key=definition.key,
-            keys_known=f"from {_KEYS}" if self._remembers_keys else None,
+            keys_known=f"from {_KEYS}" if self._checks_keys else None,
             is_ranked=False,
             limits=limits,
             filesystem=filesystem,
         )
 
     def _load_keys(self, version: Version | None, key: tuple[str, ...]) -> None:
-        """Make a table of the keys that are in the table: the first row of a key stays, whichever epoch it came in."""
+        """Load the existing keys, because the first row of a key is kept across epochs."""
         scan = Scan(self._plan.schema) if version is None or self._anew else version.scan()
         self._con.execute(f"create table {_KEYS} as select {listed(key)} from ({scan.query()})")
 
     def close(self) -> None:
-        """Close the engine."""
+        """Close the DuckDB instance."""
         self._stack.close()
 
     def stage(self, pending: PendingRows, run_id: str, at: str) -> Outcome:
-        """Judge and stage what is pending, under names of their own; raise `ExpectationError` as batch does."""
+        """Validate and stage the pending rows in files named after `run_id`; raise `ExpectationError` like batch."""
         work = replace(
             self._work,
             stager=replace(self._stager, run_id=run_id),
-            quarantined=DeltaStager(self._aside, run_id),
+            quarantined=DeltaStager(self._quarantine_storage, run_id),
             run_id=run_id,
             at=at,
         )
         outcome = Outcome(self._plan.schema, RowCounts(), checks={e.name: 0 for e in work.expectations})
         if pending.rows:
             with translate_errors(work):
-                outcome = self._judged(work, pending.rows)
-            if self._remembers_keys and outcome.files:
+                outcome = self._validate(work, pending.rows)
+            if self._checks_keys and outcome.files:
                 names = listed(work.key)
                 self._con.execute(f"insert into {_KEYS} select {names} from {work.stager.scan(outcome.files)}")
         quarantined = outcome.quarantined
@@ -138,33 +136,33 @@ class EpochStager:
                 self._con, work, Split(1), ["select reasons, _source, _position, row from _set_aside"]
             )
             self._con.unregister("_set_aside")
-        away = pending.late + pending.rejected + pending.ahead
+        rejected = pending.late + pending.rejected + pending.ahead
         flow = replace(
             outcome.flow,
             rows_in=pending.rows_in,
             bytes_in=pending.bytes_in,
             late=pending.late,
-            rows_made=outcome.flow.rows_made + away,
-            quarantined=outcome.flow.quarantined + away,
+            rows_made=outcome.flow.rows_made + rejected,
+            quarantined=outcome.flow.quarantined + rejected,
         )
         return replace(outcome, flow=flow, quarantined=quarantined)
 
-    def _judged(self, work: TaskSpec, batches: Sequence[pa.Table]) -> Outcome:
+    def _validate(self, work: TaskSpec, batches: Sequence[pa.Table]) -> Outcome:
         rows = pa.concat_tables(batches)
-        query = f"from {_GIVEN}"
+        query = f"from {_PENDING}"
         if self._plan.emits == "upsert" and len(batches) > 1:
             numbers = [number for number, batch in enumerate(batches) for _ in range(batch.num_rows)]
             rows = rows.append_column("_batch", pa.array(numbers, pa.int64()))
             last = f"row_number() over (partition by {listed(work.key)} order by _batch desc) = 1"
-            query = f"select * exclude (_batch) from {_GIVEN} qualify {last}"
-        self._con.register(_GIVEN, rows)
+            query = f"select * exclude (_batch) from {_PENDING} qualify {last}"
+        self._con.register(_PENDING, rows)
         try:
-            made = InputQuery(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
+            input_query = InputQuery(query, rows_in=rows.num_rows, hidden=self._plan.hidden)
             split = Split(0)
-            found = fast_path(self._con, work, split, made)
-            if isinstance(found, Outcome):
-                return found
-            log.info("validating pass", reason=found.reason, rows=rows.num_rows)
-            return replace(validating_pass(self._con, work, split, made), fallbacks={found.reason: 1})
+            result = fast_path(self._con, work, split, input_query)
+            if isinstance(result, Outcome):
+                return result
+            log.info("validating pass", reason=result.reason, rows=rows.num_rows)
+            return replace(validating_pass(self._con, work, split, input_query), fallbacks={result.reason: 1})
         finally:
-            self._con.unregister(_GIVEN)
+            self._con.unregister(_PENDING)

@@ -1,7 +1,7 @@
-"""One definition, two clocks: a stream's table beside the answer of its definition on all that the stream has read.
+"""Compares a stream's table with the batch result of its definition on all rows that the stream has read.
 
-What the table holds, and what the stream would still give of what it remembers, is together the batch answer on the rows
-that were read and not set aside; for a table whose rows take each other's place, the table alone is.
+The rows of the table and the rows that the stream would still emit from its state must together equal the batch result
+on the rows that were read and not quarantined. For a stream that emits updates, the table alone must.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.kernel.engine import arrow, connect, one
 from pipeline.kernel.frames import call
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.batch_form import batch_answer_since
+from pipeline.streaming.operators.batch_form import batch_result_since
 from pipeline.streaming.operators.operator import BEGINNING, PARTLY, Progress
 from pipeline.streaming.planning.inputs import OffsetRanges, StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
@@ -42,31 +42,32 @@ _PIECE_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What a comparison found. Rows are compared as a multiset, real numbers to 9 digits."""
+    """The result of a comparison. Rows are compared as a multiset, floating-point numbers to 9 digits."""
 
     stream: str
     epoch: int
     rows_read: int
     rows_aside: int
+    """Rows that were read and quarantined before the definition."""
     rows_expected: int
     rows_there: int
-    """In the table."""
+    """Rows in the table."""
     rows_remembered: int
-    """That the stream would still give."""
+    """Rows that the stream would still emit from its state."""
     missing: int
     unexpected: int
     doubled: int = 0
-    """Keys that the table has more than once."""
+    """Number of keys with more than one row in the table."""
     lost: int = 0
-    """Rows that the stream read and its logs no longer have: a topic was compacted, or files were removed."""
+    """Rows that the stream read and that its logs no longer contain: a topic was compacted, or files were removed."""
     is_by_row: bool = False
-    """Whether each row of the table comes from one row that was read."""
+    """Whether each row of the table is computed from one row of the input."""
     differences: Sequence[Mapping[str, object]] = ()
-    """The first of them: the row, and `_difference`: `missing` or `unexpected`."""
+    """The first differences: the row, with `_difference` set to `missing` or `unexpected`."""
 
     @property
     def holds(self) -> bool:
-        """Whether both agree; rows of a table by row may be unexpected when what they were made of is lost."""
+        """Whether both agree. If `is_by_row`, as many rows may be unexpected as were lost in the logs."""
         excused = self.lost if self.is_by_row else 0
         return self.missing == self.doubled == 0 and self.unexpected <= excused
 
@@ -74,25 +75,26 @@ class VerifyResult:
 def verify(workspace: Workspace, name: str) -> VerifyResult:
     """Compare a stream's table with the batch answer of its definition.
 
-    Raises `RequestError` for a table that no stream has made, and `SourceError` when its log no longer holds what was read.
+    Raises `RequestError` for a table that no stream has written, and `SourceError` if its log no longer contains what
+    was read.
     """
     plan = Planner(workspace).plan(name)
     version = workspace.require(name)
     epoch = None if version.manifest is None else version.manifest.epoch
     if epoch is None:
-        raise RequestError(f"{name!r} was not made by a stream", do=f"run `headwater stream {name}`")
+        raise RequestError(f"{name!r} was not written by a stream", do=f"run `headwater stream {name}`")
     limits = budget_here(workspace.settings.memory_bytes).whole()
     with connect(limits, filesystem=workspace.lake.storage.filesystem()) as con:
         read, quarantined = 0, load_quarantined(con, workspace, plan)
         for stream_input in plan.inputs:
             read += _load(con, stream_input, epoch.inputs[stream_input.name])
-        _answer(con, workspace, plan)
-        there = f"select * from ({version.scan().query()})"
-        con.register("_to_come", to_come(workspace, plan, epoch))
-        still = arrow(con, f"select * from _to_come where {_stays(plan.definition)}")
-        con.register("_still", still)
+        _create_batch_result(con, workspace, plan)
+        table_rows = f"select * from ({version.scan().query()})"
+        con.register("_to_come", pending_output(workspace, plan, epoch))
+        pending = arrow(con, f"select * from _to_come where {_passes_expectations(plan.definition)}")
+        con.register("_still", pending)
         columns = ", ".join(_compared(c.name, c.type) for c in plan.schema.columns if c.name != INGESTED_AT)
-        con.execute(f"create temp table _there as select {columns} from ({there} union all by name from _still)")
+        con.execute(f"create temp table _there as select {columns} from ({table_rows} union all by name from _still)")
         con.execute(f"create temp table _expected as select {columns} from _answer")
         con.execute("create temp table _missing as from _expected except all from _there")
         con.execute("create temp table _unexpected as from _there except all from _expected")
@@ -108,17 +110,17 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
             rows_aside=quarantined,
             rows_expected=int(one(con, "select count(*) from _expected")[0]),
             rows_there=version.rows,
-            rows_remembered=still.num_rows,
+            rows_remembered=pending.num_rows,
             missing=counts["missing"],
             unexpected=counts["unexpected"],
-            doubled=_doubled(con, plan.definition),
+            doubled=_duplicate_keys(con, plan.definition),
             lost=max(epoch.totals.get("rows_in", read) - read, 0),
             is_by_row=plan.operator is None and merge_of(plan.definition) is None,
             differences=arrow(con, shown).to_pylist(),
         )
 
 
-def _doubled(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> int:
+def _duplicate_keys(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> int:
     if not definition.key:
         return 0
     keys = f"select 1 from _there group by {listed(definition.key)} having count(*) > 1"
@@ -126,9 +128,10 @@ def _doubled(con: duckdb.DuckDBPyConnection, definition: StoredDefinition) -> in
 
 
 def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> int:
-    """Make `_aside` of the places of the rows that were set aside before the definition saw them, and `_aside_texts`.
+    """Create `_aside` with the log positions of rows that were rejected before the definition, and `_aside_texts`.
 
-    These are of rows that have no place: of a table of the lake that does not carry it. One is as good as its twin.
+    `_aside_texts` counts the rejected rows without a position by their text: rows of a table of the lake that does not
+    have the position columns. Equal rows are interchangeable.
     """
     quarantined = workspace.lake.quarantine(plan.name).version()
     con.execute(f"create temp table _aside ({SOURCE} varchar, {POSITION} bigint)")
@@ -144,7 +147,7 @@ def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan:
             f"insert into _notes select {SOURCE}, {POSITION}, epoch_us(substr(reasons, {len(PARTLY) + 1})::timestamp) "
             f"from ({quarantined.scan().query()}) where {is_note}"
         )
-        why = {NO_TIME, AHEAD, *(prepared.why for prepared in plan.prepared(0).values())}
+        why = {NO_TIME, AHEAD, *(prepared.late_reason for prepared in plan.prepared(0).values())}
         con.execute(
             f'insert into _aside_texts select "row", count(*) from ({quarantined.scan().query()}) '
             f"where {POSITION} is null and reasons in ({', '.join(map(literal, sorted(why)))}) group by 1"
@@ -153,8 +156,8 @@ def load_quarantined(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan:
 
 
 def _load(con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress) -> int:
-    """Make a table of an input's name with the rows that were read of it and not set aside."""
-    con.register("_none", stream_input.nothing(con))
+    """Create a table named like the input with the rows that were read and not rejected."""
+    con.register("_none", stream_input.empty_rows(con))
     con.execute(f"create temp table {quoted(stream_input.name)} as from _none")
     rows = 0
     for select, rows_in in read_again(con, stream_input, reached):
@@ -166,24 +169,26 @@ def _load(con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: In
 def read_again(
     con: duckdb.DuckDBPyConnection, stream_input: StreamInput, reached: InputProgress
 ) -> Iterator[tuple[str, int]]:
-    """Yield, for each stretch of an input that was read, a SELECT of its rows that were not set aside, and how many it has.
+    """Yield, for each range of an input that was read, a SELECT of its accepted rows, and the number of all rows.
 
-    What was set aside must have been loaded; a SELECT is to be run before the next one is asked for.
+    `load_quarantined` must have run before. Each SELECT must be run before the next one is requested.
     """
     for split in _splits(stream_input, reached):
         producer = stream_input.producer(None, now().isoformat())
         if isinstance(producer, SourceProducer):
             con.execute("drop table if exists _rejected; drop table if exists _read_rows")
-        columns = ", ".join(map(quoted, stream_input.kept))
-        with producer.for_validation(con, split) as made:
+        columns = ", ".join(map(quoted, stream_input.read_columns))
+        with producer.for_validation(con, split) as input_query:
             kept = f"not exists (from _aside as a where a.{SOURCE} = r.{SOURCE} and a.{POSITION} = r.{POSITION})"
             unless_alike = _unless_alike(stream_input) if stream_input.is_of_lake else ""
-            yield f"select {columns} from ({made.query}) as r where {kept}{unless_alike}", made.rows_in
+            yield f"select {columns} from ({input_query.query}) as r where {kept}{unless_alike}", input_query.rows_in
 
 
 def _unless_alike(stream_input: StreamInput) -> str:
-    """Return what leaves out, of rows without a place, as many as were set aside with the same text."""
-    text = f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in stream_input.kept)}))::varchar"
+    """Return SQL that excludes, of the rows without a position, as many as were rejected with the same text."""
+    text = (
+        f"to_json(struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in stream_input.read_columns)}))::varchar"
+    )
     return (
         f" qualify {POSITION} is not null or row_number() over (partition by {text}) "
         f"> coalesce((select n from _aside_texts as t where t.text = {text}), 0)"
@@ -191,44 +196,47 @@ def _unless_alike(stream_input: StreamInput) -> str:
 
 
 def _splits(stream_input: StreamInput, reached: InputProgress) -> list[Split]:
-    found = []
-    held = stream_input.log.extents() if stream_input.log.traits.may_vanish else reached.offsets
+    splits = []
+    available = stream_input.log.extents() if stream_input.log.traits.may_vanish else reached.offsets
     for uri, end in reached.offsets.items():
-        if uri not in held:
+        if uri not in available:
             continue
         begin = 0 if stream_input.is_of_lake else reached.began.get(uri, 0)
-        whole = stream_input.log.traits.has_whole_partitions
-        cuts = [begin, end] if whole else [*range(begin, end, _PIECE_ROWS), end]
-        found += [OffsetRanges({uri: (a, b)}).parts(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
-    return [Split(number, parts=parts) for number, parts in enumerate(found)]
+        is_whole = stream_input.log.traits.has_whole_partitions
+        cuts = [begin, end] if is_whole else [*range(begin, end, _PIECE_ROWS), end]
+        splits += [OffsetRanges({uri: (a, b)}).splits(reached.stamps) for a, b in itertools.pairwise(cuts) if b > a]
+    return [Split(number, parts=parts) for number, parts in enumerate(splits)]
 
 
-def _answer(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
-    """Make `_answer` of the definition's rows, those left out that its expectations take away."""
+def _create_batch_result(con: duckdb.DuckDBPyConnection, workspace: Workspace, plan: StreamPlan) -> None:
+    """Create `_answer`, the rows of the definition without those that its expectations reject."""
     for name in plan.lookups:
         con.execute(f"create temp view {quoted(name)} as {workspace.require(name).scan().query()}")
     definition = plan.definition
     if plan.operator is None and plan.function is None:
         con.execute(f"create temp table _made as {plan.statement}")
     elif isinstance(definition, Table):
-        con.register("_batch", _computed(con, plan, definition))
+        con.register("_batch", _batch_rows(con, plan, definition))
         con.execute("create temp table _made as from _batch")
-    con.execute(f"create temp view _answer as {_merged(definition, f'select * from _made where {_stays(definition)}')}")
+    con.execute(
+        f"create temp view _answer as {_merge_query(definition, f'select * from _made where {_passes_expectations(definition)}')}"
+    )
 
 
-def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
-    """Return the rows of a function or of a statement with memory over all rows that count.
+def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Table) -> pa.Table:
+    """Return the result of a function or of a statement with state over all accepted rows.
 
-    Of rows that came too late for some of their windows only the operator itself knows in which they count.
+    If some rows were too late for some of their windows, the operator is used, because only it knows in which they
+    count.
     """
-    given = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
+    inputs = {name: arrow(con, f"from {quoted(name)}") for name in definition.transform.inputs}
     noted = [int(row[0]) for row in con.execute("select distinct watermark from _notes order by 1").fetchall()]
     if plan.function is not None:
-        return call(plan.function, given, definition.place)
+        return call(plan.function, inputs, definition.place)
     if plan.operator is None or not noted:
         contracts = {i.name: i.schema.names for i in plan.inputs}
         transform = definition.transform
-        return transform.over_log(given, contracts) if isinstance(transform, LogTransform) else transform(**given)
+        return transform.over_log(inputs, contracts) if isinstance(transform, LogTransform) else transform(**inputs)
     (name,) = plan.operator.inputs
     with_note = f"from {quoted(name)} left join _notes using ({SOURCE}, {POSITION})"
     by_watermark = {
@@ -236,30 +244,30 @@ def _computed(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Tabl
         for at in noted
     }
     others = {name: arrow(con, f"select {quoted(name)}.* {with_note} where watermark is null")}
-    return batch_answer_since(plan.operator, {BEGINNING: others, **by_watermark})
+    return batch_result_since(plan.operator, {BEGINNING: others, **by_watermark})
 
 
-def _merged(definition: StoredDefinition, rows: str) -> str:
-    """Return the rows that stay of a table whose rows of one key are merged: of each key the last, unless it is gone."""
+def _merge_query(definition: StoredDefinition, rows: str) -> str:
+    """Return, for a table that merges rows by key, the last row of each key unless it is a delete."""
     how = merge_of(definition)
     if how is None:
         return rows
-    gone = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
+    is_deleted = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
     order = f"{quoted(how.sequence_by)} desc, _gone desc, _made::varchar desc"
     last = f"row_number() over (partition by {listed(definition.key)} order by {order}) = 1"
-    ranked = f"select *, {gone} as _gone, _made from ({rows}) as _made qualify {last}"
+    ranked = f"select *, {is_deleted} as _gone, _made from ({rows}) as _made qualify {last}"
     return f"select * exclude (_gone, _made) from ({ranked}) where not _gone"
 
 
-def _stays(definition: StoredDefinition) -> str:
-    """Return the condition on a row that no expectation takes it away."""
+def _passes_expectations(definition: StoredDefinition) -> str:
+    """Return the condition that no expectation rejects a row."""
     expected = (*definition_to_validate(definition).expect, *key_expectations(definition.key))
-    away = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
-    return " and ".join(f"coalesce(({condition}\n), false)" for condition in away) or "true"
+    rejecting = [e.condition for e in expected if e.action in {Action.QUARANTINE, Action.DROP}]
+    return " and ".join(f"coalesce(({condition}\n), false)" for condition in rejecting) or "true"
 
 
-def to_come(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
-    """Return the rows that a stream would still give of what it remembers at an epoch, if nothing more came."""
+def pending_output(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.Table:
+    """Return the rows that a stream would still emit from its state at an epoch if its input ended."""
     if plan.operator is None or plan.emits == "upsert" or epoch.watermark >= END:
         return _empty(plan.schema)
     samples = plan.samples({name: workspace.require(name).schema for name in plan.lookups})

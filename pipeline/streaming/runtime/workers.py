@@ -1,4 +1,4 @@
-"""Workers that live as long as a stream: each with its own thread in this process, or as an actor of a Ray cluster."""
+"""Workers that live as long as a stream: threads of this process, or actors of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logger(__name__)
 
 
 class Worker(Protocol):
-    """An object with resources that cannot be sent to another process, for example an engine."""
+    """An object with resources that cannot be sent to another process, for example a DuckDB instance."""
 
     def close(self) -> None:
         """Release its resources."""
@@ -25,20 +25,20 @@ R = TypeVar("R")
 
 
 class WorkerHandle(Protocol[W_co]):
-    """A worker, wherever it is. Its calls run one after the other, in order."""
+    """A handle to a worker in any place. Its calls run sequentially, in order."""
 
     def submit(self, method: Callable[Concatenate[W_co, P], R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Start a call of one of the worker's methods, for example `SourceTask.take`, and return its future."""
 
     def close(self) -> None:
-        """Close the worker after the calls that were started."""
+        """Close the worker after all started calls have ended."""
 
 
 class ThreadWorker(Generic[W]):
-    """A worker in a thread of its own: its engine releases Python's lock while it works."""
+    """A worker in its own thread. DuckDB releases the GIL while it runs."""
 
     def __init__(self, create: Callable[[], W], name: str) -> None:
-        """Start to create the worker in its thread; the first call raises the error if that fails."""
+        """Start to create the worker in its thread. If that fails, the first call raises the error."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._worker = self._pool.submit(create)
 
@@ -47,14 +47,14 @@ class ThreadWorker(Generic[W]):
         return self._pool.submit(lambda: method(self._worker.result(), *args, **kwargs))
 
     def close(self) -> None:
-        """Wait for the calls that were started and close the worker."""
-        if self._worker.exception() is None:  # else a call has raised it, and there is nothing to close
+        """Wait for all started calls and close the worker."""
+        if self._worker.exception() is None:  # otherwise a call has raised it, and there is nothing to close
             self._pool.submit(lambda: self._worker.result().close()).result()
         self._pool.shutdown()
 
 
 class ActorWorker(Generic[W]):
-    """A worker as a Ray actor. When it or its node is lost, the next call raises: the stream goes on from its last commit."""
+    """A worker as a Ray actor. If it or its node is lost, the next call raises, and the stream restarts."""
 
     def __init__(self, create: Callable[[], W], name: str) -> None:
         """Start to create the worker on the cluster."""
@@ -69,7 +69,7 @@ class ActorWorker(Generic[W]):
         return future
 
     def close(self) -> None:
-        """Close the worker and end its actor, which may be lost already."""
+        """Close the worker and kill its actor, which may already be lost."""
         import ray  # noqa: PLC0415 - likewise
 
         try:
@@ -88,10 +88,10 @@ class _Actor:
 
 
 def worker_type(*, on_ray: bool) -> type[ThreadWorker[Any] | ActorWorker[Any]]:
-    """Return where workers are started."""
+    """Return the class of workers: Ray actors or threads."""
     return ActorWorker if on_ray else ThreadWorker
 
 
 def results(futures: Iterable[Future[R]]) -> list[R]:
-    """Return what calls gave, once all of them were started; raise the first error."""
+    """Return the results of calls; raise the first error."""
     return [future.result() for future in list(futures)]

@@ -1,4 +1,4 @@
-"""An operator driven by hand: blocks and watermarks in, rows out, with any number of shards."""
+"""Drives an operator directly: blocks and watermarks in, rows out, with any number of shards."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from pipeline.kernel.engine import arrow, connect
-from pipeline.streaming.operators.batch_form import with_place
+from pipeline.streaming.operators.batch_form import with_log_position
 from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Operator, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 from tests.rigs.proofs import PROOFS
 
 
 @dataclass
 class Driven:
-    """What an operator gave, epoch by epoch."""
+    """The output of an operator by epoch."""
 
     epochs: list[pa.Table] = field(default_factory=list)
     late: list[dict[str, object]] = field(default_factory=list)
-    remembered: int = 0
-    """The rows that all shards remember in the end."""
+    state_rows: int = 0
+    """The number of rows of state of all shards at the end."""
 
     @property
     def rows(self) -> list[dict[str, object]]:
-        """All rows that came out, in order."""
+        """All emitted rows in order."""
         return [row for epoch in self.epochs for row in epoch.to_pylist()]
 
 
 def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int]], shards: int = 1) -> Driven:
-    """Give an operator the blocks of each epoch and the watermark that it ends with, in microseconds."""
+    """Process the blocks of each epoch and the watermark at its end, in microseconds."""
     driven, before = Driven(), BEGINNING
     with ExitStack() as stack:
         con = stack.enter_context(connect())
         first = epochs[0][0]
         samples = {}
         for name in operator.inputs:
-            con.register(name, with_place(first[name].slice(0, 0)))
-            samples[name] = dealt(con, operator.prepare(name, BEGINNING), 1)[0]
-        parts = [stack.enter_context(opened(operator, samples)) for _ in range(shards)]
+            con.register(name, with_log_position(first[name].slice(0, 0)))
+            samples[name] = rows_by_shard(con, operator.prepare(name, BEGINNING), 1)[0]
+        parts = [stack.enter_context(open_shard(operator, samples)) for _ in range(shards)]
         for blocks, watermark in epochs:
             arriving: list[dict[str, list[pa.Table]]] = [{} for _ in range(shards)]
             for name in operator.inputs:
                 prepared = operator.prepare(name, before)
-                con.register("_all", with_place(blocks[name]))
+                con.register("_all", with_log_position(blocks[name]))
                 late = prepared.late or "false"
                 driven.late += arrow(con, f"select * from _all where {late}").to_pylist()
                 con.register(name, arrow(con, f"select * from _all where not coalesce({late}, false)"))
-                for number, rows in enumerate(dealt(con, prepared, shards)):
+                for number, rows in enumerate(rows_by_shard(con, prepared, shards)):
                     arriving[number].setdefault(name, []).append(rows)
             outs = [
                 arrow(shard.state.con, shard.advance(arriving[number], Progress(before, watermark)))
@@ -62,7 +62,7 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
             assert is_users or all(HASH not in out.column_names for out in outs)
             driven.epochs.append(pa.concat_tables(outs))
             before = watermark
-        driven.remembered = sum(shard.state.rows(table) for shard in parts for table in shard.state.tables)
+        driven.state_rows = sum(shard.state.rows(table) for shard in parts for table in shard.state.tables)
     return driven
 
 
@@ -77,7 +77,7 @@ Row = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Chopped:
-    """Rows by input, and one way in which they arrive within a lateness: epochs of rows, each with its watermark."""
+    """Rows by input, and one possible arrival within the lateness: epochs of rows, each with its watermark."""
 
     rows: Mapping[str, list[Row]]
     epochs: list[tuple[dict[str, list[Row]], int]]
@@ -90,10 +90,12 @@ class Chopped:
 
 @st.composite
 def chopped(draw, inputs: Mapping[str, st.SearchStrategy[Row]], most: int = 24, lateness: int = 6):
-    """Rows whose first value is their event time in seconds; a row comes up to `lateness` after its time, in any order within."""
+    """Draw rows whose first value is the event time in seconds, and that arrive up to `lateness` after it."""
     rows = {name: draw(st.lists(row, max_size=most)) for name, row in inputs.items()}
-    arriving = [(row[0] + draw(st.integers(0, lateness)), name, row) for name, given in rows.items() for row in given]
-    arriving.sort(key=lambda found: found[0])
+    arriving = [
+        (row[0] + draw(st.integers(0, lateness)), name, row) for name, input_rows in rows.items() for row in input_rows
+    ]
+    arriving.sort(key=lambda arrival: arrival[0])
     cuts = draw(st.sets(st.integers(0, max(len(arriving) - 1, 0)), max_size=3))
     epochs: list[tuple[dict[str, list[Row]], int]] = []
     block: dict[str, list[Row]] = {name: [] for name in inputs}
@@ -114,7 +116,7 @@ def _chopped():
 
 @pytest.fixture(name="proof", scope="session")
 def _proof():
-    """How many cases a property is tried on: few, each with many rows, unless all faults are asked for."""
+    """The number of cases of a property test: few with many rows each, unless all proofs are requested."""
     return settings(
         max_examples=60 if PROOFS else 6,
         deadline=None,

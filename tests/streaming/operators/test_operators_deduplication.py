@@ -31,14 +31,14 @@ def table(_name, rows):
 
 
 def plain(rows):
-    """Arrow rows as they were given, in order."""
+    """Return Arrow rows as tuples, in order."""
     epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    found = [(int((row["ts"] - epoch).total_seconds()), row["id"], row["x"]) for row in rows]
-    return sorted(found, key=repr)
+    values = [(int((row["ts"] - epoch).total_seconds()), row["id"], row["x"]) for row in rows]
+    return sorted(values, key=repr)
 
 
 def in_order(rows):
-    """By event time, then by all columns, nulls last, as the engine orders values."""
+    """Sort by event time, then by all columns with nulls last, like DuckDB."""
     return sorted(rows, key=lambda row: (row[0], row[1] is None, row[1] or "", row[2] is None, row[2] or 0))
 
 
@@ -63,7 +63,7 @@ def operator(definition):
 
 
 @pytest.mark.parametrize("within", [None, 0, 5])
-def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, chopped, proof, within):
+def test_the_first_row_of_a_key_is_emitted_in_any_arrival_order(drive, chopped, proof, within):
     words = None if within is None else f"{within} seconds"
     definition = deduplicate("events", key="id", event_time="ts", within=words)
 
@@ -76,12 +76,12 @@ def test_the_first_row_of_a_key_comes_out_whatever_the_order_of_arrival(drive, c
         assert plain(driven.rows) == expected
         assert plain(definition(table("", case.rows["events"])).to_pylist()) == expected
         if within is not None:
-            assert driven.remembered == 0
+            assert driven.state_rows == 0
 
     holds()
 
 
-def test_the_last_row_of_a_key_takes_the_place_of_those_before(drive, chopped, proof):
+def test_the_last_row_of_a_key_replaces_earlier_rows(drive, chopped, proof):
     definition = deduplicate("events", key="id", event_time="ts", keep="last")
 
     @proof
@@ -91,23 +91,23 @@ def test_the_last_row_of_a_key_takes_the_place_of_those_before(drive, chopped, p
         expected = sorted((group[-1] for group in by_key(case.rows["events"])), key=repr)
         assert plain({row["id"]: row for row in driven.rows}.values()) == expected
         assert plain(definition(table("", case.rows["events"])).to_pylist()) == expected
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
     holds()
 
 
-def test_a_duplicate_is_counted_from_the_row_that_came_out(drive):
+def test_within_starts_at_the_emitted_row(drive):
     # seconds   0   4   5   6   9   11  12
-    # within 5  o---x---x   o---x---x   o      from one that came out to the next, both ends included
+    # within 5  o---x---x   o---x---x   o      from one emitted row to the next, both ends inclusive
     rows = [(at, "a", 0) for at in (0, 4, 5, 6, 9, 11, 12)]
     definition = deduplicate("events", key="id", event_time="ts", within="5 seconds")
     driven = drive(operator(definition), [({"events": table("", rows)}, END)])
     assert [at for at, *_ in plain(driven.rows)] == [0, 12, 6]  # as text
 
 
-def test_a_first_row_waits_for_the_watermark_and_a_late_one_is_set_aside(drive):
+def test_a_first_row_waits_for_the_watermark_and_a_late_row_is_rejected(drive):
     #  arrives      5   3 | watermark 5 |  4 (late)   8
-    #  comes out                3 only: the row on the watermark may still have an earlier one of its instant
+    #  emitted                  3 only: a row with the time of the watermark may still arrive and be first
     definition = deduplicate("events", key="id", event_time="ts", within="1 second")
     epochs = [
         ({"events": table("", [(5, "a", 1), (3, "a", 2)])}, 5 * SECOND),
@@ -118,17 +118,17 @@ def test_a_first_row_waits_for_the_watermark_and_a_late_one_is_set_aside(drive):
     assert [row["x"] for row in driven.late] == [3, 5]
 
 
-def test_definitions_say_what_is_wrong():
-    with pytest.raises(DefinitionError, match="within= is for keep='first'"):
+def test_invalid_definitions_are_rejected():
+    with pytest.raises(DefinitionError, match="within= requires keep='first'"):
         deduplicate("events", key="id", event_time="ts", keep="last", within="1 hour")
-    with pytest.raises(DefinitionError, match="keep= is 'first' or 'last'"):
+    with pytest.raises(DefinitionError, match="keep= must be 'first' or 'last'"):
         deduplicate("events", key="id", event_time="ts", keep="any")
-    with pytest.raises(DefinitionError, match="duplicates by a key"):
+    with pytest.raises(DefinitionError, match="deduplicate needs a key; set key="):
         deduplicate("events", key=(), event_time="ts")
     definition = deduplicate("events", key="idd", event_time="ts")
     with pytest.raises(DefinitionError, match="'events' has no column 'idd'; did you mean 'id'"):
         operator(definition)
-    with pytest.raises(DefinitionError, match="streamed by another event time"):
+    with pytest.raises(DefinitionError, match="streamed by a different event time"):
         definition.transform.operator({"events": StreamedInput(SCHEMA, "at")}, definition.place)
     with pytest.raises(DefinitionError, match="'events' is not streamed"):
         definition.transform.operator({}, definition.place)

@@ -1,4 +1,4 @@
-"""Columns may have any name that DuckDB allows, also those that we use inside: the rows are those of plain names."""
+"""Columns may have any name that DuckDB allows, including internal names; the result equals that with plain names."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def last(names):
 
 
 def alone(step, name):
-    """A column of a step's row as its condition may name it: alone, unless an event has that name."""
+    """A column of a step's row as its condition may refer to it: unqualified, unless an event has that name."""
     return f"{step}.{quoted(name)}" if name in {"low", "high", "no", "previous"} else quoted(name)
 
 
@@ -286,18 +286,18 @@ def test_keys_may_be_bytes(name, drive):
     definition = DEFINED[name](PLAIN)
     operator = definition.transform.operator({"t": StreamedInput(from_arrow(rows.schema), "at")}, PLACE)
 
-    found = drive(operator, in_three(BLOBS, PLAIN), shards=2).rows
+    out = drive(operator, in_three(BLOBS, PLAIN), shards=2).rows
 
     plain = DEFINED[name](PLAIN).transform.operator(
         {"t": StreamedInput(from_arrow(table(PLAIN, ROWS).schema), "at")}, PLACE
     )
     expected = drive(plain, in_three(ROWS, PLAIN), shards=2).rows
-    assert len(found) == len(expected) > 0
-    assert {row["k"][0] for row in found} == {row["k"] for row in expected}
+    assert len(out) == len(expected) > 0
+    assert {row["k"][0] for row in out} == {row["k"] for row in expected}
 
 
-def test_a_column_that_a_stateful_function_sets_itself_says_so():
-    with pytest.raises(Exception, match="cannot remember '_timer'"):
+def test_the_timer_column_cannot_be_declared():
+    with pytest.raises(Exception, match="cannot have a state column '_timer'"):
         stateful(key="_timer", event_time="at", state={}, schema={"k": "bigint"}, ttl="1 day")(
             lambda state, t: (state, t)
         )

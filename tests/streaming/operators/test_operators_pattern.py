@@ -37,7 +37,7 @@ def table(name, rows):
 
 @dataclass(frozen=True)
 class Plain:
-    """One step of the plain answer: its table, whether a row is taken after others, and how it stands."""
+    """One step of the reference implementation: its table, its condition, and its contiguity."""
 
     table: str
     takes: object
@@ -52,7 +52,7 @@ def anything(*_):
 
 @dataclass
 class Walk:
-    """The plain answer: one match from one row on, row by row. `rows` are `(time, table, value)` of one key in order."""
+    """The reference implementation: one match, row by row. `rows` are `(time, table, value)` of a key, in order."""
 
     rows: list[tuple[int, str, int]]
     steps: list[Plain]
@@ -119,7 +119,7 @@ def ends_open(steps):
 
 def plain_matches(case, steps, within, *, overlapping=False):
     tables = list(dict.fromkeys(step.table for step in steps))
-    found = []
+    all_matches = []
     for key in ("a", None):
         ordered = sorted((row[0], tables.index(name), row[2]) for name in tables for row in case[name] if row[1] == key)
         rows = [(at, tables[number], value) for at, number, value in ordered]
@@ -130,8 +130,8 @@ def plain_matches(case, steps, within, *, overlapping=False):
         for match in matches:
             if overlapping or match[0][0] > end:
                 end = match[-1][-1]
-                found.append((key, *(tuple(rows[i][2] for i in group) for group in match)))
-    return sorted(found, key=repr)
+                all_matches.append((key, *(tuple(rows[i][2] for i in group) for group in match)))
+    return sorted(all_matches, key=repr)
 
 
 def values(rows, names):
@@ -227,35 +227,40 @@ def made(steps, select, *, within="9 seconds", **options):
     return pattern(*steps, by="k", within=within, event_time=TIMES, select=select, **options)
 
 
-def test_matches_are_those_of_a_plain_walk_over_all_rows(drive, chopped, proof):
+def test_matches_equal_those_of_a_reference_implementation(drive, chopped, proof):
     @cache
     def made_of(name, after):
         steps, _, select = CASES[name]
-        found = made(steps, select, after_match=after)
-        return found, found.transform.operator(INPUTS, found.place)
+        definition = made(steps, select, after_match=after)
+        return definition, definition.transform.operator(INPUTS, definition.place)
 
-    ways = st.tuples(st.sampled_from(list(CASES)), st.sampled_from(["skip past last event", "skip to next event"]))
+    pattern_cases = st.tuples(
+        st.sampled_from(list(CASES)), st.sampled_from(["skip past last event", "skip to next event"])
+    )
 
     @proof
-    @given(chopped(dict.fromkeys(INPUTS, ROW)), ways)
-    def holds(case, way):
-        found, streamed = made_of(*way)
-        _, plain, select = CASES[way[0]]
-        expected = plain_matches(case.rows, plain, 9, overlapping=way[1] == "skip to next event")
+    @given(chopped(dict.fromkeys(INPUTS, ROW)), pattern_cases)
+    def holds(case, pattern_case):
+        definition, streamed = made_of(*pattern_case)
+        _, plain, select = CASES[pattern_case[0]]
+        expected = plain_matches(case.rows, plain, 9, overlapping=pattern_case[1] == "skip to next event")
         driven = drive(streamed, case.blocks(table), case.shards)
         assert values(driven.rows, select) == expected
-        assert values(found(**{n: table(n, case.rows[n]) for n in found.inputs}).to_pylist(), select) == expected
+        assert (
+            values(definition(**{n: table(n, case.rows[n]) for n in definition.inputs}).to_pylist(), select) == expected
+        )
         assert not driven.late
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
     holds()
 
 
 def driven_seconds(drive, steps, select, arrivals, departures, **options):
-    found = made(steps, select, **options)
+    definition = made(steps, select, **options)
     blocks = {"arrivals": table("arrivals", arrivals), "departures": table("departures", departures)}
     return [
-        tuple(row.values())[1:] for row in drive(found.transform.operator(INPUTS, found.place), [(blocks, END)]).rows
+        tuple(row.values())[1:]
+        for row in drive(definition.transform.operator(INPUTS, definition.place), [(blocks, END)]).rows
     ]
 
 
@@ -263,10 +268,10 @@ FOLLOWED = (event("a", "arrivals"), followed_by("b", "departures"))
 SECONDS = {"a": "second(a.ts)", "b": "second(b.left_at)"}
 
 
-def test_matches_that_overlap_are_one(drive):
+def test_overlapping_matches_are_emitted_once(drive):
     # arrivals    1   3       8
     # departures        5   7    9
-    #             a-----b     a--b     the one from 3 to 5 is complete with the one from 1, which began first
+    #             a-----b     a--b     the one from 3 completes together with the one from 1, which started first
     #                 a-b
     rows = [(1, "a", 0), (3, "a", 0), (8, "a", 0)], [(5, "a", 0), (7, "a", 0), (9, "a", 0)]
     assert driven_seconds(drive, FOLLOWED, SECONDS, *rows) == [(1, 5), (8, 9)]
@@ -274,26 +279,26 @@ def test_matches_that_overlap_are_one(drive):
     assert sorted(every) == [(1, 5), (3, 5), (8, 9)]
 
 
-def test_the_end_of_within_is_within_and_rows_of_one_time_have_an_order(drive):
-    # arrivals    1      11     20         within 9: 1 to 10 is a match, 11 to 21 is none
+def test_within_is_inclusive_and_rows_with_equal_times_are_ordered(drive):
+    # arrivals    1      11     20         within 9: 1 to 10 is a match, 11 to 21 is not
     # departures     10           21
-    #            20 and 20: an arrival comes before a departure, as the steps name them
+    #            20 and 20: an arrival is before a departure, in the order of the steps
     rows = [(1, "a", 0), (11, "a", 0)], [(10, "a", 0), (21, "a", 0)]
     assert driven_seconds(drive, FOLLOWED, SECONDS, *rows) == [(1, 10)]
     assert driven_seconds(drive, FOLLOWED, SECONDS, [(20, "a", 0)], [(20, "a", 0)]) == [(20, 20)]
 
 
-def test_what_did_not_follow_comes_out_when_its_time_is_over(drive):
-    # arrivals   1    3       departure 11 is in the time of 3, not of 1
+def test_a_match_without_a_following_event_is_emitted_when_within_expires(drive):
+    # arrivals   1    3       departure 11 is within 9 of 3, but not of 1
     # watermark          10 | 11 |
-    found = made((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
+    definition = made((event("a", "arrivals"), not_followed_by("b", "departures")), {"a": "second(a.ts)"})
     none = {"arrivals": table("arrivals", []), "departures": table("departures", [])}
     epochs = [
         (none | {"arrivals": table("arrivals", [(1, "a", 0), (3, "a", 0)])}, 10 * SECOND),
         (none | {"departures": table("departures", [(11, "a", 0)])}, 10 * SECOND + 1),
         (none, END),
     ]
-    driven = drive(found.transform.operator(INPUTS, found.place), epochs)
+    driven = drive(definition.transform.operator(INPUTS, definition.place), epochs)
     assert [[row["a"] for row in epoch.to_pylist()] for epoch in driven.epochs] == [[], [1], []]
 
 
@@ -303,32 +308,41 @@ def test_a_pattern_over_one_table(drive):
         directly_followed_by("up", "arrivals", "x > previous.x or x > bottom.x", times=2),
     )
     rows = [(1, "a", 3), (2, "a", 1), (3, "a", 2), (4, "a", 5)]
-    found = made(steps, {"from_": "bottom.x", "to_": "up[-1].x"})
-    assert found.inputs == ("arrivals",)
+    definition = made(steps, {"from_": "bottom.x", "to_": "up[-1].x"})
+    assert definition.inputs == ("arrivals",)
     assert drive(
-        found.transform.operator(INPUTS, found.place), [({"arrivals": table("arrivals", rows)}, END)]
+        definition.transform.operator(INPUTS, definition.place), [({"arrivals": table("arrivals", rows)}, END)]
     ).rows == [{"k": "a", "from_": 1, "to_": 5}]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: made((followed_by("b", "departures"),), SECONDS), "begins with one event"),
-        (lambda: made((), SECONDS), "begins with one event"),
-        (lambda: made((*FOLLOWED, event("c", "arrivals")), SECONDS), "begins with one event"),
-        (lambda: made((*FOLLOWED, followed_by("A", "arrivals")), SECONDS), "each step has a name of its own"),
-        (lambda: made((event("previous", "arrivals"),), SECONDS), "each step has a name of its own"),
-        (lambda: made((event("left", "arrivals"),), SECONDS), "a step's name is a word of SQL"),
-        (lambda: made((event("a", "arrivals", times=0),), SECONDS), "'a' happens once or more"),
+        (lambda: made((followed_by("b", "departures"),), SECONDS), "a pattern must start with exactly one event"),
+        (lambda: made((), SECONDS), "a pattern must start with exactly one event"),
+        (lambda: made((*FOLLOWED, event("c", "arrivals")), SECONDS), "a pattern must start with exactly one event"),
+        (
+            lambda: made((*FOLLOWED, followed_by("A", "arrivals")), SECONDS),
+            "the name of a step must be a unique plain identifier",
+        ),
+        (
+            lambda: made((event("previous", "arrivals"),), SECONDS),
+            "the name of a step must be a unique plain identifier",
+        ),
+        (lambda: made((event("left", "arrivals"),), SECONDS), "the name of a step is a reserved word of SQL"),
+        (lambda: made((event("a", "arrivals", times=0),), SECONDS), "times= of step 'a' must be positive"),
         (lambda: made((event("a", "arrivals", "x >"),), SECONDS), "step 'a' is not a SQL expression"),
-        (lambda: made((event("a", "arrivals", "max(x) > 1"),), SECONDS), "looks at more than the events of a match"),
-        (lambda: made(FOLLOWED, {"a": "a.x, 1"}), "column 'a' is not one SQL expression"),
-        (lambda: made(FOLLOWED, {"k": "a.k"}), "'k' is a column of by="),
-        (lambda: made(FOLLOWED, {}), "needs by= and select="),
-        (lambda: made(FOLLOWED, SECONDS, after_match="skip"), "after_match= is 'skip past last event'"),
+        (
+            lambda: made((event("a", "arrivals", "max(x) > 1"),), SECONDS),
+            "'a' must not contain a subquery, window function or aggregate",
+        ),
+        (lambda: made(FOLLOWED, {"a": "a.x, 1"}), "column 'a' is not a single SQL expression"),
+        (lambda: made(FOLLOWED, {"k": "a.k"}), "'k' is already in the output because it is a column of by="),
+        (lambda: made(FOLLOWED, {}), "needs at least one column in by= and in select="),
+        (lambda: made(FOLLOWED, SECONDS, after_match="skip"), "after_match= must be 'skip past last event'"),
         (
             lambda: made((event("a", "arrivals", or_more=True), not_followed_by("b", "departures")), SECONDS),
-            "'b' may not come after 'a', which has no end of its own",
+            "'b' cannot follow 'a', which has or_more",
         ),
         (
             lambda: pattern(*FOLLOWED, by="k", within="1 day", event_time={"arrivals": "ts"}, select=SECONDS),
@@ -336,22 +350,22 @@ def test_a_pattern_over_one_table(drive):
         ),
     ],
 )
-def test_what_is_no_pattern_says_why(make, message):
+def test_invalid_patterns_are_rejected(make, message):
     with pytest.raises(DefinitionError, match=message):
         make()
 
 
-def test_a_pattern_that_does_not_fit_its_tables_says_why():
+def test_a_pattern_that_does_not_fit_its_tables_is_rejected():
     wrong = made((event("a", "arrivals", "z > 1"),), {"a": "a.x"})
     with pytest.raises(DefinitionError, match=r"SQL does not fit its tables: got .*z"):
         wrong.transform.operator(INPUTS, wrong.place)
     other = INPUTS | {"departures": StreamedInput(Schema.of({"left_at": "timestamptz", "k": "bigint"}), "left_at")}
-    found = made(FOLLOWED, SECONDS)
-    with pytest.raises(DefinitionError, match="'k' has other types in 'arrivals' and 'departures'"):
-        found.transform.operator(other, found.place)
+    definition = made(FOLLOWED, SECONDS)
+    with pytest.raises(DefinitionError, match="'k' has different types in 'arrivals' and 'departures'"):
+        definition.transform.operator(other, definition.place)
 
 
-def test_what_a_pattern_does_is_its_fingerprint():
+def test_the_fingerprint_of_a_pattern_depends_on_its_behaviour():
     same = made((event("a", "arrivals"), followed_by("b", "departures")), SECONDS)
     assert made(FOLLOWED, SECONDS).fingerprint == same.fingerprint
     assert made(FOLLOWED, SECONDS, within="8 seconds").fingerprint != same.fingerprint

@@ -37,7 +37,7 @@ def table(_name, rows):
 
 
 def step(known, rows, fired):
-    """What one key does, on plain values: count rows and add them up; after GAP say so, and at 12 forget."""
+    """The behaviour for one key: count and add up rows; emit a row after GAP; delete the state at 12."""
     if fired:
         return ({**known, "said": known["said"] + 1}, [("quiet", known["count"])]) if known["said"] < 1 else (known, [])
     total = known["total"] + sum(x for _, x in rows)
@@ -65,13 +65,13 @@ OUT = pa.schema([("user", pa.string()), ("what", pa.string()), ("count", pa.int6
     ttl="7 seconds",
 )
 def activity(state: pa.Table, clicks: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """What users do, and when they stop."""
+    """Emit the activity of users, and when it ends."""
     states, out = [], []
     for known in state.to_pylist():
         rows = [(seconds(row["ts"]), row["x"]) for row in clicks.to_pylist() if row["user"] == known["user"]]
         before = {**known, "timer": seconds(known["_timer"])}
-        now, found = step(before, rows, not rows)
-        out += [(known["user"], *row) for row in found]
+        now, emitted = step(before, rows, not rows)
+        out += [(known["user"], *row) for row in emitted]
         if now is not None:
             states.append({**known, **now, "_timer": time(now["timer"])})
     return pa.Table.from_pylist(states, schema=STATE), pa.Table.from_pylist(
@@ -80,7 +80,7 @@ def activity(state: pa.Table, clicks: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def plain(rows):
-    """Row by row: a key at a time, instants and timers in order."""
+    """The reference implementation: key by key, with event times and timers in order."""
     out = []
     for user in ("a", "b", None):
         mine = sorted((at, x) for at, key, x in rows if key == user)
@@ -89,16 +89,16 @@ def plain(rows):
         for at in [*instants, None]:
             due = None if known is None else known["timer"]
             if due is not None and due <= seen + TTL and (at is None or due < at):
-                now, found = step(known, [], fired=True)
-                out += [(user, *row) for row in found]
+                now, emitted = step(known, [], fired=True)
+                out += [(user, *row) for row in emitted]
                 known = {**now, "timer": None}
             if at is None:
                 continue
             if known is None or at > seen + TTL:
                 known = {"count": 0, "total": 0, "said": 0, "timer": None}
-            known, found = step(known, [row for row in mine if row[0] == at], fired=False)
+            known, emitted = step(known, [row for row in mine if row[0] == at], fired=False)
             seen = at
-            out += [(user, *row) for row in found]
+            out += [(user, *row) for row in emitted]
     return sorted(out, key=repr)
 
 
@@ -110,7 +110,7 @@ def values(rows):
     return sorted((tuple(row.values()) for row in rows), key=repr)
 
 
-def test_a_function_gives_the_same_however_its_rows_are_cut(drive, chopped, proof):
+def test_the_result_of_a_function_does_not_depend_on_batches(drive, chopped, proof):
     @proof
     @given(chopped({"clicks": ROW}))
     def holds(case):
@@ -119,7 +119,7 @@ def test_a_function_gives_the_same_however_its_rows_are_cut(drive, chopped, proo
         assert values(driven.rows) == expected
         assert values(activity(table("", case.rows["clicks"])).to_pylist()) == expected
         assert not driven.late
-        assert driven.remembered == 0
+        assert driven.state_rows == 0
 
     holds()
 
@@ -152,10 +152,10 @@ def test_a_batched_function_gets_rows_up_to_its_timer_and_to_a_gap_of_its_time_t
     assert calls == [([1, 2, 4], [0]), ([], [3]), ([7, 8], [3]), ([20], [0])]
 
 
-def test_a_state_is_forgotten_when_its_time_to_live_is_over(drive):
+def test_state_expires_after_its_time_to_live(drive):
     epochs = [({"clicks": table("", [(1, "a", 0)])}, 9 * SECOND), ({"clicks": table("", [])}, 9 * SECOND)]
-    assert drive(operator(activity), [epochs[0]]).remembered == 0
-    assert drive(operator(activity), [({"clicks": table("", [(1, "a", 0)])}, 8 * SECOND)]).remembered == 1
+    assert drive(operator(activity), [epochs[0]]).state_rows == 0
+    assert drive(operator(activity), [({"clicks": table("", [(1, "a", 0)])}, 8 * SECOND)]).state_rows == 1
 
 
 def broken(returns):
@@ -177,60 +177,65 @@ NONE = pa.table({"n": pa.array([], pa.int64())})
             lambda _s, c: c["nowhere"],
             r"stateful 'odd' raised KeyError: got .*nowhere.*test_operators_stateful.py:\d+\)",
         ),
-        (lambda _s, c: c, "stateful 'odd' must return two Arrow tables"),
+        (lambda _s, c: c, "stateful 'odd' must return a tuple of two Arrow tables"),
         (lambda _s, _c: (KEPT.drop(["n"]), NONE), "returned states without the column 'n'"),
         (lambda _s, _c: (KEPT, NONE.rename_columns(["m"])), "returned rows without the column 'n'"),
         (
             lambda s, _c: (s.append_column("o", s["n"]), NONE),
             "returned states with the column 'o', which is not declared",
         ),
-        (lambda _s, _c: (KEPT.set_column(1, "n", [["x"]]), NONE), "returned states of other types than it declares"),
+        (
+            lambda _s, _c: (KEPT.set_column(1, "n", [["x"]]), NONE),
+            "returned states that cannot be cast to the declared types",
+        ),
         (
             lambda _s, _c: (pa.concat_tables([KEPT, KEPT]), NONE),
-            "states of keys that it was not given, or two of one key",
+            "states of unknown keys, or several states of one key",
         ),
-        (lambda _s, _c: (KEPT.set_column(0, "user", [["z"]]), NONE), "1 states of 1 keys, 1 not given"),
+        (lambda _s, _c: (KEPT.set_column(0, "user", [["z"]]), NONE), "1 states of 1 keys, 1 of unknown keys"),
     ],
 )
-def test_a_function_that_does_not_keep_to_its_word_is_named(returns, message):
+def test_invalid_results_of_a_function_are_rejected(returns, message):
     with pytest.raises(DefinitionError, match=message):
         broken(returns)(table("", [(1, "a", 0)]))
 
 
-def test_definitions_say_what_is_wrong():
+def test_invalid_definitions_are_rejected():
     words = {"key": "user", "event_time": "ts", "schema": {"n": "bigint"}, "ttl": "1 day"}
-    with pytest.raises(DefinitionError, match="stateful 'alone' takes the state and one input: got clicks"):
+    with pytest.raises(
+        DefinitionError, match="stateful 'alone' must have the parameters state and one input: got clicks"
+    ):
 
         @stateful(state={}, **words)
         def alone(clicks: pa.Table) -> None: ...
 
-    with pytest.raises(DefinitionError, match="stateful 'twice' cannot remember 'user'"):
+    with pytest.raises(DefinitionError, match="stateful 'twice' cannot have a state column 'user'"):
 
         @stateful(state={"user": "varchar"}, **words)
         def twice(state: pa.Table, clicks: pa.Table) -> None: ...
 
-    with pytest.raises(DefinitionError, match="needs key= and schema="):
+    with pytest.raises(DefinitionError, match="needs at least one column in key= and in schema="):
 
         @stateful(state={}, **(words | {"schema": {}}))
         def nothing(state: pa.Table, clicks: pa.Table) -> None: ...
 
 
-def test_a_state_goes_on_with_new_columns_and_wider_types():
+def test_state_is_converted_for_new_columns_and_wider_types():
     before = Schema.of({"a": "integer", "b": "varchar", "gone": "date"})
     now = Schema.of({"b": "varchar", "a": "bigint", "c": "double", "d": "integer"})
     casts = evolve(before, now, {"d": "7"}, activity.place)
     with connect() as con:
-        found = con.execute(
+        states = con.execute(
             f"select {', '.join(casts)} from (select 1 as a, 'x' as b, current_date as gone)"
         ).fetchall()
-    assert found == [("x", 1, None, 7)]
+    assert states == [("x", 1, None, 7)]
     with pytest.raises(
-        DefinitionError, match="column 'a' cannot go on as it was remembered: got BIGINT before, INTEGER now"
+        DefinitionError, match="column 'a' cannot be converted to its new type: got BIGINT before, INTEGER now"
     ):
         evolve(Schema.of({"a": "bigint"}), Schema.of({"a": "integer"}), {}, activity.place)
 
 
-def test_all_that_is_remembered_of_a_key_goes_on_but_not_under_another_key():
+def test_state_is_kept_but_not_for_a_different_key():
     streamed = operator(activity)
     with connect() as con:
         con.execute('create table _arrived_clicks as select null::struct("user" varchar) as _key, 0::ubigint as _hash')
@@ -238,5 +243,5 @@ def test_all_that_is_remembered_of_a_key_goes_on_but_not_under_another_key():
         before = schema_of(con, "from states")
         assert schema_of(con, f"select {', '.join(streamed.evolved(before))} from states") == before
     other = Schema((type(before.columns[0])("_key", "STRUCT(id BIGINT)"), *before.columns[1:]))
-    with pytest.raises(DefinitionError, match="'_key' cannot go on"):
+    with pytest.raises(DefinitionError, match="'_key' cannot be converted to its new type"):
         streamed.evolved(other)

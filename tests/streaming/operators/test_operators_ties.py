@@ -1,4 +1,4 @@
-"""Rows of one event time are taken in the order of their log, whatever they hold and in whatever order they arrive."""
+"""Rows with equal event times are processed in log order, whatever their values and their order of arrival."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.kernel.planner.exchange import Exchange
 from pipeline.kernel.scan import Scan
 from pipeline.streaming.operators.batch_form import StreamedInput
 from pipeline.streaming.operators.operator import END, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 
 SECOND = 1_000_000
 TYPES = {"ts": "timestamptz", "id": "varchar", "x": "bigint"}
@@ -32,11 +32,11 @@ COLUMNS = pa.schema(
     ]
 )
 ROW = st.tuples(st.integers(0, 4), st.sampled_from(["a", "b"]), st.integers(0, 5))
-"""Few times, so that most rows are ties."""
+"""Few different times, so that most rows are ties."""
 
 
 def placed(rows):
-    """Rows with a place each, of two partitions: text orders `log/10` before `log/2`, numbers order 9 before 10."""
+    """Rows with log positions in two partitions: `log/10` sorts before `log/2` as text, 9 before 10 as a number."""
     return [(*row, f"log/{(2, 10)[number % 2]}", 5 + number // 2) for number, row in enumerate(rows)]
 
 
@@ -50,13 +50,13 @@ def in_log_order(rows):
 
 
 def of_keys(rows):
-    """The rows of each key, in order."""
+    """The rows of each key in order."""
     ordered = sorted(in_log_order(rows), key=lambda row: row[1])
     return [list(group) for _, group in groupby(ordered, key=lambda row: row[1])]
 
 
 def firsts(rows, within):
-    """What comes out of a key's rows: the next one is more than `within` after the last one that did."""
+    """The emitted rows of a key: the next one is more than `within` after the last emitted one."""
     kept = rows[:1]
     for row in rows:
         if within is not None and row[0] > kept[-1][0] + within:
@@ -85,8 +85,8 @@ def numbered(state: pa.Table, events: pa.Table) -> tuple[pa.Table, pa.Table]:
     for row in events.to_pylist():
         counts[row["id"]] += 1
         out.append({"x": row["x"], "n": counts[row["id"]]})
-    given = pa.schema([("x", pa.int64()), ("n", pa.int64())])
-    return pa.table({"id": list(counts), "n": list(counts.values())}), pa.Table.from_pylist(out, given)
+    schema = pa.schema([("x", pa.int64()), ("n", pa.int64())])
+    return pa.table({"id": list(counts), "n": list(counts.values())}), pa.Table.from_pylist(out, schema)
 
 
 FIRST, WITHIN, LAST = (
@@ -107,46 +107,48 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_log_orders_rows_of_one_time(drive, chopped, proof, case):
     definition, expected_of, columns = CASES[case]
-    # the stream's table has the place beside the columns of its contract, as a log's rows do
+    # like the rows of a log, the stream's table has the position in addition to the columns of its contract
     operator = definition.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, definition.place)
 
     @proof
     @given(chopped({"events": ROW}))
-    def holds(found):
-        rows = placed(found.rows["events"])
+    def holds(arrival):
+        rows = placed(arrival.rows["events"])
         place_of: dict[tuple[object, ...], list[tuple[object, ...]]] = {}
         for row in reversed(rows):
             place_of.setdefault(row[:3], []).append(row)
         epochs = [
             ({"events": table("", [place_of[row].pop() for row in block["events"]])}, mark)
-            for block, mark in found.epochs
+            for block, mark in arrival.epochs
         ]
-        came = drive(operator, epochs, found.shards).rows
+        out = drive(operator, epochs, arrival.shards).rows
         if operator.emits == "upsert":
-            came = {row["id"]: row for row in came}.values()
+            out = {row["id"]: row for row in out}.values()
         expected = sorted(row for key in of_keys(rows) for row in expected_of(key))
-        assert sorted(tuple(row[c] for c in columns) for row in came) == expected
+        assert sorted(tuple(row[c] for c in columns) for row in out) == expected
         batch = definition(table("", rows)).to_pylist()
         assert sorted(tuple(row[c] for c in columns) for row in batch) == expected
 
     holds()
 
 
-def test_a_last_row_is_replaced_by_one_of_its_instant_that_comes_in_a_later_epoch(drive):
+def test_a_last_row_is_replaced_by_a_later_arrival_with_the_same_time(drive):
     operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
-    one, two, three = (table("", [(5, "a", x, "log/0", at)]) for x, at in ((9, 10), (1, 11), (7, 9)))
-    driven = drive(operator, [({"events": one}, 5 * SECOND), ({"events": two}, 5 * SECOND), ({"events": three}, END)])
+    first, second, third = (table("", [(5, "a", x, "log/0", at)]) for x, at in ((9, 10), (1, 11), (7, 9)))
+    driven = drive(
+        operator, [({"events": first}, 5 * SECOND), ({"events": second}, 5 * SECOND), ({"events": third}, END)]
+    )
     assert [epoch["x"].to_pylist() for epoch in driven.epochs] == [[9], [1], []]
 
 
-def test_a_state_without_places_is_taken_back_and_its_rows_come_before_those_with_one():
+def test_state_without_positions_is_restored_and_ordered_first():
     operator = LAST.transform.operator({"events": StreamedInput(Schema.of(TYPES), "ts")}, LAST.place)
     with connect() as con:
         con.register("events", table("", [(5, "a", 9, "log/0", 10)]))
-        (before,) = dealt(con, operator.prepare("events", 0), 1)
+        (before,) = rows_by_shard(con, operator.prepare("events", 0), 1)
         con.register("events", table("", [(5, "a", 1, "log/0", 11)]))
-        (now,) = dealt(con, operator.prepare("events", 0), 1)
-    with opened(operator, {"events": now}) as shard:
+        (now,) = rows_by_shard(con, operator.prepare("events", 0), 1)
+    with open_shard(operator, {"events": now}) as shard:
         shard.state.load("latest", before.drop_columns(["_source", "_position"]).append_column("_id", [[1]]), anew=True)
         out = arrow(shard.state.con, shard.advance({"events": [now]}, Progress(5 * SECOND, 5 * SECOND)))
     assert out["x"].to_pylist() == [1]

@@ -1,6 +1,6 @@
-"""Event time, drawn: ● is a row at its second, · a turn in which nothing came of the partition, > more is there than was taken.
+"""Watermarks in pictures: ● is a row at its second, · a micro-batch without rows of the partition, > unread records.
 
-The clock shows 100 in the first turn and goes on by a second each turn, but where a picture says otherwise.
+Unless a picture shows otherwise, the clock is 100 in the first micro-batch and advances by a second in each.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ S = 1_000_000
 
 
 def told(turns, *, lateness=0, idle_after=30, clock=None):
-    """Return the watermark after each turn, in seconds; a turn is what came of each partition: a time, None, or '>'."""
+    """Return the watermark after each micro-batch in seconds. A micro-batch has a time, None or '>' per partition."""
     how = EventTime("t", timedelta(seconds=lateness), None if idle_after is None else timedelta(seconds=idle_after))
-    reached, found, offsets = InputProgress(), [], {}
+    reached, watermarks, offsets = InputProgress(), [], {}
     for number, turn in enumerate(turns):
         for name, latest in turn.items():
             offsets[name] = offsets.get(name, 0) + (latest is not None and latest != ">")
@@ -29,12 +29,12 @@ def told(turns, *, lateness=0, idle_after=30, clock=None):
         behind = frozenset(name for name, time in turn.items() if time == ">")
         now = (100 + number if clock is None else clock[number]) * S
         reached = advanced(reached, InputArrivals(dict(offsets), latest, behind), how, now)
-        found.append(None if reached.watermark in {BEGINNING, -END} else reached.watermark / S)
-    return found
+        watermarks.append(None if reached.watermark in {BEGINNING, -END} else reached.watermark / S)
+    return watermarks
 
 
 def test_the_slowest_partition_holds_the_others_back():
-    #            turn     1    2    3    4
+    #            batch    1    2    3    4
     #   partition a       ●10  ●12  ●40  ●50
     #   partition b       ●11  ●11  ●13  ●14
     #   watermark         10   11   13   14
@@ -43,24 +43,24 @@ def test_the_slowest_partition_holds_the_others_back():
     assert told(turns, lateness=5) == [5, 6, 8, 9]
 
 
-def test_a_partition_of_which_nothing_came_could_hold_anything():
+def test_a_partition_without_rows_holds_the_watermark_back():
     #   partition a       ●10  ●20
     #   partition b       ·    ·
     #   watermark         ?    ?
     assert told([{"a": 10, "b": None}, {"a": 20, "b": None}]) == [None, None]
 
 
-def test_an_idle_partition_holds_nothing_back():
+def test_an_idle_partition_does_not_hold_the_watermark_back():
     #   clock             100  110  131  132
     #   partition a       ●10  ●20  ●30  ●40
     #   partitions b c d  ●9   ·    ·    ·
-    #   watermark         9    9    30   40      b, c and d are idle from 130 on
+    #   watermark         9    9    30   40      b, c and d are idle since 130
     rest = {"b": None, "c": None, "d": None}
     turns = [{"a": 10, "b": 9, "c": 9, "d": 9}, {"a": 20, **rest}, {"a": 30, **rest}, {"a": 40, **rest}]
     assert told(turns, clock=[100, 110, 131, 132]) == [9, 9, 30, 40]
 
 
-def test_rows_for_one_of_four_partitions_that_were_always_empty():
+def test_always_empty_partitions_become_idle():
     #   clock             100  120  130  131
     #   partition a       ●10  ●20  ●30  ●31
     #   partitions b c d  ·    ·    ·    ·
@@ -70,7 +70,7 @@ def test_rows_for_one_of_four_partitions_that_were_always_empty():
     assert told(turns, clock=[100, 120, 130, 131]) == [None, None, 30, 31]
 
 
-def test_when_all_are_idle_windows_close_by_the_clock():
+def test_the_watermark_follows_the_clock_if_all_partitions_are_idle():
     #   clock             100  129  130  140  200
     #   partition a       ●50  ·    ·    ·    ·
     #   watermark         45   45   45   55   115     latest 50 + silence beyond 30 - lateness 5
@@ -78,7 +78,7 @@ def test_when_all_are_idle_windows_close_by_the_clock():
     assert told(turns, lateness=5, clock=[100, 129, 130, 140, 200]) == [45, 45, 45, 55, 115]
 
 
-def test_a_partition_that_is_behind_is_not_idle_whatever_the_clock_says():
+def test_a_partition_with_unread_records_is_not_idle():
     #   clock             100  1000  1001
     #   partition a       ●10  >     ●20
     #   partition b       ●50  ●60   ●70
@@ -86,14 +86,14 @@ def test_a_partition_that_is_behind_is_not_idle_whatever_the_clock_says():
     assert told([{"a": 10, "b": 50}, {"a": ">", "b": 60}, {"a": 20, "b": 70}], clock=[100, 1000, 1001]) == [10, 10, 20]
 
 
-def test_one_far_ahead_moves_nothing():
+def test_a_partition_far_ahead_does_not_advance_the_watermark():
     #   partition a       ●10  ●11    ●12
     #   partition b       ●10  ●9000  ●9001
     #   watermark         10   11     12
     assert told([{"a": 10, "b": 10}, {"a": 11, "b": 9000}, {"a": 12, "b": 9001}]) == [10, 11, 12]
 
 
-def test_a_partition_that_comes_back_does_not_take_time_back():
+def test_a_returning_partition_does_not_decrease_the_watermark():
     #   clock             100  140  141
     #   partition a       ●10  ●60  ●61
     #   partition b       ●10  ·    ●11     its row is late, if its window has closed
@@ -101,20 +101,20 @@ def test_a_partition_that_comes_back_does_not_take_time_back():
     assert told([{"a": 10, "b": 10}, {"a": 60, "b": None}, {"a": 61, "b": 11}], clock=[100, 140, 141]) == [10, 60, 60]
 
 
-def test_a_clock_that_goes_back_takes_nothing_back():
+def test_a_clock_that_goes_back_does_not_decrease_the_watermark():
     #   clock             100  200  150  100
     #   partition a       ●50  ·    ·    ●51
     #   watermark         50   120  120  120
     assert told([{"a": 50}, {"a": None}, {"a": None}, {"a": 51}], clock=[100, 200, 150, 100]) == [50, 120, 120, 120]
 
 
-def test_a_log_that_ends_ends_all_time():
+def test_the_end_of_the_log_is_the_end_of_time():
     how = EventTime("t")
     assert advanced(InputProgress(), InputArrivals({"a": 1}, {"a": 5}, has_ended=True), how, 0).watermark == END
 
 
 def test_a_day_of_idle():
-    """Every five seconds of a day in which nothing comes: time goes on evenly, and never back."""
+    """A day without rows, every five seconds: the watermark advances evenly and never decreases."""
     how = EventTime("t", timedelta(seconds=10), timedelta(seconds=30))
     reached = advanced(InputProgress(), InputArrivals({"a": 1, "b": 1}, {"a": 1000 * S, "b": 990 * S}), how, 1000 * S)
     before = reached.watermark
@@ -130,14 +130,14 @@ TURN = st.dictionaries(st.sampled_from("abc"), st.one_of(st.none(), st.integers(
 
 
 @given(st.lists(st.tuples(TURN, st.integers(-50, 100)), max_size=30), st.integers(0, 20))
-def test_time_never_goes_back_and_no_row_within_lateness_is_late(turns, lateness):
-    """However the clock jumps; and while none is idle or new, no row within the lateness of its partition is late."""
+def test_the_watermark_never_decreases_and_no_row_within_lateness_is_late(turns, lateness):
+    """For any clock jumps; while no partition is idle or new, no row within the lateness of its partition is late."""
     clock, now = [], 1000
     for _, jump in turns:
         now += jump
         clock.append(now)
-    found = [w for w in told([t for t, _ in turns], lateness=lateness, clock=clock) if w is not None]
-    assert found == sorted(found)
+    reported = [w for w in told([t for t, _ in turns], lateness=lateness, clock=clock) if w is not None]
+    assert reported == sorted(reported)
     every = [{name: turn.get(name) or 0 for name in "abc"} for turn, _ in turns]
     watermarks = told(every, lateness=lateness, clock=[100] * len(every))
     for number, turn in enumerate(every[1:], 1):
@@ -149,7 +149,7 @@ def test_time_never_goes_back_and_no_row_within_lateness_is_late(turns, lateness
 
 @given(st.lists(st.tuples(TURN, st.integers(-50, 1000)), max_size=30), st.integers(0, 20))
 def test_without_idle_after_no_row_within_the_lateness_of_its_partition_is_late(turns, lateness):
-    """Whatever the clock does and however long a partition is silent: what it delivers in order is in time."""
+    """For any clock and any silence of a partition: rows that it delivers in order are in time."""
     clock, now = [], 1000
     for _, jump in turns:
         now += jump
@@ -164,7 +164,7 @@ def test_without_idle_after_no_row_within_the_lateness_of_its_partition_is_late(
                 assert before is None or time >= before
 
 
-def test_a_silence_of_a_minute_makes_nothing_late_unless_that_was_asked_for():
+def test_a_silent_minute_makes_no_row_late_without_idle_after():
     #   clock             100  160  161
     #   partition a       ●100 ·    ●101
     #   watermark         100  100  101     with idle_after=30: 100, 130, 130
@@ -173,7 +173,7 @@ def test_a_silence_of_a_minute_makes_nothing_late_unless_that_was_asked_for():
     assert told(turns, idle_after=30, clock=clock) == [100, 130, 130]
 
 
-def test_silence_counts_from_one_run_to_the_next():
+def test_idle_time_counts_across_runs():
     how = EventTime("t", idle_after=timedelta(seconds=30))
     #   clock             100  |  200       a is behind at 200, b has nothing new
     #   partition a       ●50  |  ●90
@@ -185,7 +185,7 @@ def test_silence_counts_from_one_run_to_the_next():
     assert (first.watermark, second.watermark) == (40 * S, 90 * S)
 
 
-def test_an_idle_input_does_not_hold_the_others_back():
+def test_an_idle_input_does_not_hold_the_watermark_back():
     how = EventTime("t", idle_after=timedelta(seconds=30))
     left = advanced(InputProgress(), InputArrivals({"a": 1}, {"a": 50 * S}), how, 100 * S)
     empty = advanced(InputProgress(), InputArrivals({"b": 0}, {}), how, 100 * S)
@@ -197,7 +197,7 @@ def test_an_idle_input_does_not_hold_the_others_back():
     assert of_all([left, empty]) == left.watermark >= 60 * S
 
 
-def test_what_holds_the_watermark_back_is_named():
+def test_partitions_that_hold_the_watermark_back_are_named():
     how = EventTime("t")
     reached = advanced(
         InputProgress(), InputArrivals({"a": 1, "b": 1, "c": 0}, {"a": 50 * S, "b": 40 * S}), how, 100 * S

@@ -1,4 +1,4 @@
-"""Windows and groups of a stream: pictures first, then whatever is chopped, shuffled and dealt is the batch's answer."""
+"""Windows and groups of streams: examples in pictures, then property tests against the batch result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql import SqlTransform
 from pipeline.streaming.operators.grouped_statement import operator_of
 from pipeline.streaming.operators.operator import BEGINNING, END, Progress
-from pipeline.streaming.operators.shard import dealt, opened
+from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 from tests.rigs.proofs import PROOFS
 
 EPOCH, NEW_YEAR = datetime.fromisoformat("1970-01-01"), datetime.fromisoformat("2013-01-01")
@@ -42,25 +42,25 @@ def minute(count):
 
 def rows(*events, zone=None):
     """Return a block of `(minute, key)` or `(minute, key, x)`."""
-    whole = [(*event, 1)[:3] for event in events]
-    at = [None if m is None else NEW_YEAR + timedelta(minutes=m) for m, _, _ in whole]
+    values = [(*event, 1)[:3] for event in events]
+    at = [None if m is None else NEW_YEAR + timedelta(minutes=m) for m, _, _ in values]
     return pa.table(
         {
             "at": pa.array(
                 [None if t is None else t.replace(tzinfo=zone) for t in at], pa.timestamp("us", zone and "UTC")
             ),
-            "k": pa.array([k for _, k, _ in whole], pa.string()),
-            "x": pa.array([x for _, _, x in whole], pa.int32()),
+            "k": pa.array([k for _, k, _ in values], pa.string()),
+            "x": pa.array([x for _, _, x in values], pa.int32()),
         }
     )
 
 
-def streamed(text, streaming=CLOSE, schema=SCHEMA, most_apart=None):
-    found = operator_of(SqlTransform(text), "t", {"t": schema}, streaming, "at")
-    assert not isinstance(found, Refusal), found
-    if most_apart is not None:
-        found = replace(found, grouping=replace(found.grouping, most_apart=most_apart))
-    return found
+def streamed(text, streaming=CLOSE, schema=SCHEMA, max_unmerged=None):
+    operator = operator_of(SqlTransform(text), "t", {"t": schema}, streaming, "at")
+    assert not isinstance(operator, Refusal), operator
+    if max_unmerged is not None:
+        operator = replace(operator, grouping=replace(operator.grouping, max_unmerged=max_unmerged))
+    return operator
 
 
 def minutes_of(epochs):
@@ -81,11 +81,11 @@ def test_a_window_closes_when_the_watermark_reaches_its_end(drive):
     #           0         10        20        30
     # windows   |---------|---------|---------|
     # epoch 1     a b a                              watermark 9: nothing closes
-    # epoch 2              a                         watermark 10: [0, 10) is over, a row of 10 is not in it
+    # epoch 2              a                         watermark 10: [0, 10) closes; a row at 10 is not in it
     # epoch 3                                        idle, watermark 10: nothing
     # epoch 4                       b                watermark 20
     # the end                                        everything
-    found = drive(
+    driven = drive(
         streamed(TUMBLE),
         [
             ({"t": rows((2, "a"), (4, "b"), (6, "a"))}, minute(9)),
@@ -95,17 +95,17 @@ def test_a_window_closes_when_the_watermark_reaches_its_end(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [(0, "a", 2), (0, "b", 1)], [], [(10, "a", 1)], [(20, "b", 1)]]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[], [(0, "a", 2), (0, "b", 1)], [], [(10, "a", 1)], [(20, "b", 1)]]
+    assert driven.state_rows == 0
 
 
 def test_out_of_order_and_late_rows(drive):
     #           0         10        20
     # windows   |---------|---------|
     # epoch 1    a           a             watermark 5
-    # epoch 2   a  a                       out of order, before the watermark, yet its window is open; watermark 12
-    # epoch 3       !      a               late: [0, 10) has closed; 11 is not, its window is open
-    found = drive(
+    # epoch 2   a  a                       out of order and before the watermark, but its window is open; watermark 12
+    # epoch 3       !      a               late: [0, 10) has closed; 11 is in time, its window is open
+    driven = drive(
         streamed(TUMBLE),
         [
             ({"t": rows((1, "a"), (12, "a"))}, minute(5)),
@@ -114,16 +114,16 @@ def test_out_of_order_and_late_rows(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [(0, "a", 3)], [], [(10, "a", 2)]]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=4)]
+    assert minutes_of(driven.epochs) == [[], [(0, "a", 3)], [], [(10, "a", 2)]]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=4)]
 
 
-def test_rows_of_the_future_wait_and_many_windows_close_at_once(drive):
+def test_future_rows_wait_and_many_windows_close_together(drive):
     #           0         10        20        90        100
     # windows   |---------|---------|---  …  -|---------|
     # epoch 1    a                              a          watermark 1: the future row waits in its own window
     # epoch 2              a         a                     watermark 95
-    found = drive(
+    driven = drive(
         streamed(TUMBLE),
         [
             ({"t": rows((1, "a"), (92, "a"))}, minute(1)),
@@ -131,13 +131,13 @@ def test_rows_of_the_future_wait_and_many_windows_close_at_once(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [(0, "a", 1), (10, "a", 1), (20, "a", 1)], [(90, "a", 1)]]
+    assert minutes_of(driven.epochs) == [[], [(0, "a", 1), (10, "a", 1), (20, "a", 1)], [(90, "a", 1)]]
 
 
 HOP = "select hop(at, interval '5 minutes', interval '10 minutes') as w, hop_end(at, interval '5 minutes', interval '10 minutes') as e, count(*) as n from t group by all"
 
 
-def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
+def test_a_row_late_for_some_windows_counts_in_the_others(drive):
     #           -5   0    5    10   15   20
     # w(-5)     |---------|
     # w(0)           |---------|
@@ -145,7 +145,7 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
     # w(10)                    |---------|
     # epoch 1          a  a                   watermark 10: w(-5), w(0) close
     # epoch 2          !  b                   1 is late for both its windows; 6 is late for w(0), not for w(5)
-    found = drive(
+    driven = drive(
         streamed(HOP),
         [
             ({"t": rows((3, "a"), (6, "a"))}, minute(10)),
@@ -153,22 +153,22 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[(-5, 5, 1), (0, 10, 2)], [], [(5, 15, 2)]]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=1)]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[(-5, 5, 1), (0, 10, 2)], [], [(5, 15, 2)]]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=1)]
+    assert driven.state_rows == 0
 
 
 SESSION = "select session(at, interval '10 minutes') as w, session_end(at, interval '10 minutes') as e, k, count(*) as n from t group by all"
 
 
-def test_sessions_grow_together_and_close_a_gap_after_their_last_row(drive):
+def test_sessions_merge_and_close_a_gap_after_their_last_row(drive):
     #            0         10        20        30        40
-    # key a      a    a         |a                              7 comes late and joins 0 … to 14: one session
+    # key a      a    a         |a                              7 arrives later and connects 0 … 14: one session
     # epoch 1    a                a          watermark 3
-    # epoch 2         a                      watermark 23: 14 + 10 is after it, all stays open
+    # epoch 2         a                      watermark 23: before 14 + 10, the session stays open
     # epoch 3                                watermark 24: closes
-    # epoch 4      !          !       a      3 and 16 are before the watermark: late; 24 opens a session anew
-    found = drive(
+    # epoch 4      !          !       a      3 and 16 are before the watermark: late; 24 starts a new session
+    driven = drive(
         streamed(SESSION),
         [
             ({"t": rows((0, "a"), (14, "a"))}, minute(3)),
@@ -178,26 +178,26 @@ def test_sessions_grow_together_and_close_a_gap_after_their_last_row(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[], [], [(0, 24, "a", 3)], [], [(24, 34, "a", 1)]]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=number) for number in (3, 16)]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[], [], [(0, 24, "a", 3)], [], [(24, 34, "a", 1)]]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=number) for number in (3, 16)]
+    assert driven.state_rows == 0
 
 
 def test_rows_a_gap_apart_are_in_two_sessions(drive):
     #            0         10        20
-    # key a      a         a                exactly the gap: [0, 10) and [10, 20)
-    # key b      b        b                 one less: [0, 19)
-    found = drive(streamed(SESSION), [({"t": rows((0, "a"), (10, "a"), (0, "b"), (9, "b"))}, END)])
-    assert minutes_of(found.epochs) == [[(0, 10, "a", 1), (0, 19, "b", 2), (10, 20, "a", 1)]]
+    # key a      a         a                exactly one gap apart: [0, 10) and [10, 20)
+    # key b      b        b                 less than a gap apart: [0, 19)
+    driven = drive(streamed(SESSION), [({"t": rows((0, "a"), (10, "a"), (0, "b"), (9, "b"))}, END)])
+    assert minutes_of(driven.epochs) == [[(0, 10, "a", 1), (0, 19, "b", 2), (10, 20, "a", 1)]]
 
 
-def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
+def test_emit_change_emits_the_windows_that_received_rows(drive):
     #           0         10        20
     # windows   |---------|---------|
-    # epoch 1    a b                       both are out
-    # epoch 2     a         a              [0, 10) of a again, [10, 20) for the first time; b was not touched
-    # epoch 3                              watermark 10: [0, 10) is over, its rows are out already
-    found = drive(
+    # epoch 1    a b                       both are emitted
+    # epoch 2     a         a              [0, 10) of a again, [10, 20) for the first time; b is unchanged
+    # epoch 3                              watermark 10: [0, 10) closes, its rows are already emitted
+    driven = drive(
         streamed(TUMBLE, CHANGE),
         [
             ({"t": rows((1, "a"), (2, "b"))}, BEGINNING),
@@ -206,17 +206,17 @@ def test_emit_change_gives_the_rows_of_the_windows_that_were_touched(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[(0, "a", 1), (0, "b", 1)], [(0, "a", 2), (10, "a", 1)], [], []]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[(0, "a", 1), (0, "b", 1)], [(0, "a", 2), (10, "a", 1)], [], []]
+    assert driven.state_rows == 0
 
 
-def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
+def test_groups_without_a_window_expire_after_their_ttl(drive):
     #           0         10        20        30
     # epoch 1    a b                              watermark 2
     # epoch 2          b                          watermark 12: a's last row is 11 minutes old, b's is 5
-    # epoch 3     !        a b                    a begins anew; a row of 2 would be forgotten at once: late
+    # epoch 3     !        a b                    a starts anew; a row at 2 would expire immediately: late
     text = "select k, count(*) as n from t group by k"
-    found = drive(
+    driven = drive(
         streamed(text, Streaming(ttl=timedelta(minutes=10))),
         [
             ({"t": rows((1, "a"), (2, "b"))}, minute(2)),
@@ -225,9 +225,9 @@ def test_groups_without_a_window_are_forgotten_after_their_ttl(drive):
             ({"t": rows()}, END),
         ],
     )
-    assert minutes_of(found.epochs) == [[("a", 1), ("b", 1)], [("b", 2)], [("a", 1), ("b", 3)], []]
-    assert [row["at"] for row in found.late] == [NEW_YEAR + timedelta(minutes=2)]
-    assert found.remembered == 0
+    assert minutes_of(driven.epochs) == [[("a", 1), ("b", 1)], [("b", 2)], [("a", 1), ("b", 3)], []]
+    assert [row["at"] for row in driven.late] == [NEW_YEAR + timedelta(minutes=2)]
+    assert driven.state_rows == 0
 
 
 def test_a_row_without_a_time_is_in_no_window(drive):
@@ -238,9 +238,9 @@ def test_a_row_without_a_time_is_in_no_window(drive):
         .cast(rows().schema)
     )
     for text in (TUMBLE, HOP, SESSION):
-        found = drive(streamed(text), [({"t": block}, END)])
-        assert same(found.rows, SqlTransform(text)(block).to_pylist())
-        assert {row["n"] for row in found.rows} == {1}
+        driven = drive(streamed(text), [({"t": block}, END)])
+        assert same(driven.rows, SqlTransform(text)(block).to_pylist())
+        assert {row["n"] for row in driven.rows} == {1}
 
 
 AGGREGATES = """count(*) as n, count(x) as c, sum(x) as s, avg(x) as m, min(x) as low, max(x) as high, stddev(x) as d,
@@ -290,27 +290,27 @@ fixed = settings(
 @pytest.mark.share(3)
 @dataclass(frozen=True)
 class Run:
-    """Events, each with the minutes that it arrives late, how they are chopped into epochs, and who remembers them."""
+    """Events with their delays in minutes, how they are divided into epochs, and the number of shards."""
 
     events: list[tuple[int, str, int | None, int]]
     cuts: list[int]
     shards: int
-    most_apart: int | None
+    max_unmerged: int | None
 
     @property
     def whole(self):
-        """All of them in one block, in no order."""
-        return rows(*(found[:3] for found in self.events))
+        """All events in one block, unordered."""
+        return rows(*(event[:3] for event in self.events))
 
     @property
     def epochs(self):
-        """What arrives in each epoch, and the watermark after it."""
-        arriving = sorted(self.events, key=lambda found: found[0] + found[3])
+        """The arriving rows of each epoch, and the watermark after it."""
+        arriving = sorted(self.events, key=lambda event: event[0] + event[3])
         bounds = [0, *sorted(cut % (len(arriving) + 1) for cut in self.cuts), len(arriving)]
         epochs, latest = [], None
         for begin, end in itertools.pairwise(bounds):
-            latest = max([found[0] for found in arriving[:end]], default=latest)
-            part = [found[:3] for found in arriving[begin:end]]
+            latest = max([event[0] for event in arriving[:end]], default=latest)
+            part = [event[:3] for event in arriving[begin:end]]
             epochs.append(({"t": rows(*part)}, BEGINNING if latest is None else minute(latest - LATENESS)))
         return [*epochs, ({"t": rows()}, END)]
 
@@ -323,81 +323,81 @@ RUNS = st.builds(
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if "group" not in name])
 @fixed
 @given(run=RUNS)
-def test_closed_windows_are_the_batch_answer(drive, name, run):
-    found = drive(streamed(STATEMENTS[name], CLOSE, most_apart=run.most_apart), run.epochs, run.shards)
+def test_closed_windows_equal_the_batch_result(drive, name, run):
+    driven = drive(streamed(STATEMENTS[name], CLOSE, max_unmerged=run.max_unmerged), run.epochs, run.shards)
     expected = SqlTransform(STATEMENTS[name])(run.whole)
-    assert found.epochs[0].schema == expected.schema
-    assert not found.late
-    assert found.remembered == 0
-    event(f"{name}: rows out before the end: {any(epoch.num_rows for epoch in found.epochs[:-1])}")
-    assert same(found.rows, expected.to_pylist())
+    assert driven.epochs[0].schema == expected.schema
+    assert not driven.late
+    assert driven.state_rows == 0
+    event(f"{name}: rows out before the end: {any(epoch.num_rows for epoch in driven.epochs[:-1])}")
+    assert same(driven.rows, expected.to_pylist())
 
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", KEYS)
 @fixed
 @given(run=RUNS)
-def test_the_last_row_of_each_key_is_the_batch_answer(drive, name, run):
+def test_the_last_row_of_each_key_equals_the_batch_result(drive, name, run):
     text = STATEMENTS[name]
     shards = run.shards if KEYS[name] else 1
-    found = drive(streamed(text, CHANGE, most_apart=run.most_apart), run.epochs, shards)
-    last = {tuple(row[key] for key in KEYS[name]): row for row in found.rows}
-    assert not found.late
+    driven = drive(streamed(text, CHANGE, max_unmerged=run.max_unmerged), run.epochs, shards)
+    last = {tuple(row[key] for key in KEYS[name]): row for row in driven.rows}
+    assert not driven.late
     assert same(last.values(), SqlTransform(text)(run.whole).to_pylist())
     if "group" not in name:
-        assert found.remembered == 0
+        assert driven.state_rows == 0
 
 
 @fixed
 @given(run=RUNS)
-def test_a_ttl_that_is_long_enough_changes_nothing_and_leaves_nothing(drive, run):
+def test_a_sufficient_ttl_changes_no_result_and_leaves_no_state(drive, run):
     text = "select k, count(*) as n, count(distinct x) as d, max(x) as high from t group by all"
     streaming = Streaming(ttl=timedelta(minutes=300))
-    found = drive(streamed(text, streaming, most_apart=run.most_apart), run.epochs, run.shards)
-    last = {row["k"]: row for row in found.rows}
+    driven = drive(streamed(text, streaming, max_unmerged=run.max_unmerged), run.epochs, run.shards)
+    last = {row["k"]: row for row in driven.rows}
     assert same(last.values(), SqlTransform(text)(run.whole).to_pylist())
-    assert not found.late
-    assert found.remembered == 0
+    assert not driven.late
+    assert driven.state_rows == 0
 
 
 @pytest.mark.parametrize("text", [TUMBLE, HOP, SESSION])
-def test_times_with_a_zone_have_windows_too(drive, text):
+def test_times_with_a_time_zone_have_windows(drive, text):
     blocks = [rows((1, "a"), (12, "b"), zone=UTC), rows((14, "a"), zone=UTC)]
-    found = drive(
+    driven = drive(
         streamed(text, CLOSE, ZONED), [({"t": block}, minute(9)) for block in blocks] + [({"t": blocks[0][:0]}, END)]
     )
     expected = SqlTransform(text)(pa.concat_tables(blocks))
-    assert found.epochs[0].schema == expected.schema
-    assert same(found.rows, expected.to_pylist())
+    assert driven.epochs[0].schema == expected.schema
+    assert same(driven.rows, expected.to_pylist())
 
 
-def test_states_that_piled_up_are_merged(drive):
+def test_many_states_are_merged(drive):
     blocks = [({"t": rows((n % 10, "ab"[n % 2], n))}, BEGINNING) for n in range(30)]
     for text, streaming in ((TUMBLE, CLOSE), (SESSION, CLOSE), ("select k, count(*) as n from t group by k", CHANGE)):
-        found = drive(streamed(text, streaming, most_apart=8), blocks)
-        assert found.remembered <= 2 + 8
+        driven = drive(streamed(text, streaming, max_unmerged=8), blocks)
+        assert driven.state_rows <= 2 + 8
 
 
 @pytest.mark.parametrize("name", ["tumble", "session"])
-def test_a_memory_that_was_kept_in_a_file_goes_on(tmp_path, name):
-    operator = streamed(STATEMENTS[name], most_apart=4)
+def test_state_restored_from_a_file_continues(tmp_path, name):
+    operator = streamed(STATEMENTS[name], max_unmerged=4)
     blocks = [rows(*((n % 50, "ab"[n % 2], n % 7) for n in range(part, 90, 3))) for part in range(3)]
     with connect() as con:
         prepared = []
         for block in blocks:
             con.register("t", block)
-            prepared += dealt(con, operator.prepare("t", BEGINNING), 1)
-    with opened(operator, {"t": prepared[0]}) as shard:
+            prepared += rows_by_shard(con, operator.prepare("t", BEGINNING), 1)
+    with open_shard(operator, {"t": prepared[0]}) as shard:
         for part in prepared[:2]:
             shard.advance({"t": [part]}, Progress(BEGINNING, BEGINNING))
-        pq.write_table(shard.state.changes("states").came, tmp_path / "states.parquet")
-    with opened(operator, {"t": prepared[0]}) as shard:
+        pq.write_table(shard.state.changes("states").added, tmp_path / "states.parquet")
+    with open_shard(operator, {"t": prepared[0]}) as shard:
         shard.state.add("states", f"select * exclude (_id) from '{tmp_path}/states.parquet'")
-        found = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
-    assert same(found.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
+        out = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
+    assert same(out.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
 
 
-def test_a_table_of_the_lake_may_be_joined():
+def test_a_lake_table_can_be_looked_up():
     text = """select tumble(t.at, interval '10 minutes') as w, names.name, count(*) as n
               from t join names on t.k = names.k group by all"""
     names = pa.table({"k": ["a", "b"], "name": ["Anna", "Bert"]})
@@ -408,63 +408,67 @@ def test_a_table_of_the_lake_may_be_joined():
     with connect() as con:
         con.register("t", block)
         con.register("names", names)
-        prepared = dealt(con, operator.prepare("t", BEGINNING), 1)
-    with opened(operator, {"t": prepared[0]}) as shard:
-        found = arrow(shard.state.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
-    assert same(found.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
+        prepared = rows_by_shard(con, operator.prepare("t", BEGINNING), 1)
+    with open_shard(operator, {"t": prepared[0]}) as shard:
+        out = arrow(shard.state.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
+    assert same(out.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
 
 
 @pytest.mark.parametrize(
     ("text", "streaming", "why"),
     [
-        ("select x from t", CLOSE, "it does not group"),
+        ("select x from t", CLOSE, "it has no GROUP BY or aggregate"),
         ("select k, count(*) as n from t group by k", CLOSE, "never closes: group by tumble"),
         (SESSION, CHANGE, "may change until it closes"),
         (f"{TUMBLE} order by n", CLOSE, "ORDER needs all rows"),
         (f"{TUMBLE} limit 3", CLOSE, "LIMIT needs all rows"),
-        (f"{TUMBLE} having count(*) > 1", CHANGE, "HAVING would have to take rows back"),
-        (TUMBLE, Streaming("close", timedelta(1)), "ttl= is for groups"),
-        (TUMBLE, Streaming("change", timedelta(1)), "ttl= is for groups"),
+        (f"{TUMBLE} having count(*) > 1", CHANGE, "does not support HAVING, which would have to retract rows"),
+        (TUMBLE, Streaming("close", timedelta(1)), "ttl= applies only to groups"),
+        (TUMBLE, Streaming("change", timedelta(1)), "ttl= applies only to groups"),
         (
             "select tumble(at + interval 1 day, interval 1 hour) as w, count(*) as n from t group by w",
             CLOSE,
-            "does not go by the event time",
+            "does not use the event time",
         ),
         (
             "select tumble(at, interval 1 hour) as w, count(*) as n from (select x as at from t) group by w",
             CLOSE,
-            "does not go by the event time",
+            "does not use the event time",
         ),
         (
             "select tumble(at, interval 1 hour) as w, count(*) as n, reservoir_quantile(x, 0.5) as g from t group by w",
             CLOSE,
-            "has no mergeable state: it has no streamed form",
+            "has no state that merges: it cannot be streamed",
         ),
-        ("select k, count(*) as n from u join t using (k) group by k", CHANGE, "only where that stands first"),
+        (
+            "select k, count(*) as n from u join t using (k) group by k",
+            CHANGE,
+            "'t' must be the first table after FROM",
+        ),
         (
             "select sum(n) as n from (select tumble(at, interval 1 hour) as w, count(*) as n from t group by w)",
             CHANGE,
-            "more steps than one",
+            "it has more than one step",
         ),
     ],
 )
-def test_what_has_no_streamed_form_says_why(text, streaming, why):
-    found = operator_of(SqlTransform(text), "t", {"t": SCHEMA, "u": SCHEMA}, streaming, "at")
-    assert isinstance(found, Refusal)
-    assert why in found.reason
+def test_unsupported_statements_give_a_reason(text, streaming, why):
+    refusal = operator_of(SqlTransform(text), "t", {"t": SCHEMA, "u": SCHEMA}, streaming, "at")
+    assert isinstance(refusal, Refusal)
+    assert why in refusal.reason
 
 
-def test_windows_need_an_event_time_that_is_a_time():
+def test_windows_need_an_event_time_of_a_time_type():
     dates = Schema.of({"at": "date", "k": "varchar", "x": "integer"})
-    assert "say event_time=" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": SCHEMA}, CLOSE, None))
-    assert "is of type DATE" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": dates}, CLOSE, "at"))
+    assert "set event_time=" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": SCHEMA}, CLOSE, None))
+    assert "has type DATE" in str(operator_of(SqlTransform(TUMBLE), "t", {"t": dates}, CLOSE, "at"))
 
 
 def same(left, right):
-    """Return whether both are the same rows in any order, floating-point numbers within their rounding."""
-    left, right = ([list(row.values()) for row in found] for found in (left, right))
-    order = lambda row: [f"{v + 0.0:.5g}" if isinstance(v, float) else repr(v) for v in row]  # noqa: E731
-    pairs = zip(sorted(left, key=order), sorted(right, key=order), strict=False)
+    """Return whether both have the same rows in any order, with rounded floating-point numbers."""
+    left, right = ([list(row.values()) for row in table] for table in (left, right))
+    sort_key = lambda row: [f"{v + 0.0:.5g}" if isinstance(v, float) else repr(v) for v in row]  # noqa: E731
+    pairs = zip(sorted(left, key=sort_key), sorted(right, key=sort_key), strict=False)
     return len(left) == len(right) and all(all(map(equal, a, b)) for a, b in pairs)
 
 
@@ -483,19 +487,19 @@ def equal(left, right):
     ),
     shards=st.integers(1, 2),
 )
-def test_sessions_never_overlap_and_are_the_batch_answer_on_the_rows_in_time(drive, epochs, shards):
-    """Whatever comes late, and however time goes on: each row in time is in one session, and no two meet."""
+def test_sessions_never_overlap_and_equal_the_batch_result(drive, epochs, shards):
+    """For any late rows and watermarks: each row in time is in exactly one session, and sessions do not overlap."""
     watermark, given_epochs = 0, []
     for events, step in epochs:
         watermark += step
         given_epochs.append(({"t": rows(*events)}, minute(watermark)))
-    found = drive(streamed(SESSION), [*given_epochs, ({"t": rows()}, END)], shards)
+    driven = drive(streamed(SESSION), [*given_epochs, ({"t": rows()}, END)], shards)
 
-    sessions = sorted(row for epoch in minutes_of(found.epochs) for row in epoch)
+    sessions = sorted(row for epoch in minutes_of(driven.epochs) for row in epoch)
     for key in "ab":
         spans = [(begin, end) for begin, end, k, _ in sessions if k == key]
         assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
-    late = Counter((row["at"], row["k"]) for row in found.late)
+    late = Counter((row["at"], row["k"]) for row in driven.late)
     all_rows = Counter((r["at"], r["k"]) for block, _ in given_epochs for r in block["t"].to_pylist())
     in_time = sorted((all_rows - late).elements())
     assert sum(n for *_, n in sessions) == len(in_time)
@@ -512,7 +516,7 @@ TIES = (
 @pytest.mark.share(2)
 @pytest.mark.parametrize("window", ["", "tumble(at, interval '10 minutes') as w, "])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_ties_give_one_answer_however_rows_come_and_are_dealt(drive, window, shards):
+def test_ties_have_the_same_result_for_any_arrival_order_and_shards(drive, window, shards):
     events = [(minute, key, x) for minute in range(10) for key in "ab" for x in (3, 1, 2, 3, 1)]
     batch = SqlTransform(TIES.format(window=window))(t=rows(*events))
     answers = []
@@ -520,7 +524,9 @@ def test_ties_give_one_answer_however_rows_come_and_are_dealt(drive, window, sha
         shuffled = random.Random(seed).sample(events, len(events))  # noqa: S311 - a seed that can be said again
         blocks = [shuffled[number::3] for number in range(3)]
         operator = streamed(TIES.format(window=window), CLOSE if window else CHANGE)
-        found = drive(operator, [*(({"t": rows(*block)}, BEGINNING) for block in blocks), ({"t": rows()}, END)], shards)
-        last = {row["k"]: row for epoch in found.epochs for row in epoch.to_pylist()}
+        driven = drive(
+            operator, [*(({"t": rows(*block)}, BEGINNING) for block in blocks), ({"t": rows()}, END)], shards
+        )
+        last = {row["k"]: row for epoch in driven.epochs for row in epoch.to_pylist()}
         answers.append([last[key] for key in sorted(last)])
     assert answers == [sorted(batch.to_pylist(), key=lambda row: row["k"])] * 4

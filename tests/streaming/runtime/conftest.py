@@ -1,4 +1,4 @@
-"""A project with streams of computed rows: readings of sensors as they come, those that are hot, and sums by minute."""
+"""A project with streams of computed rows: sensor readings, hot readings, and aggregates by minute."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commi
 
 
 def write(folder: Path, *, count: int | None = 4000, speed: float | None = None, text: str = PLANT) -> Path:
-    """Write the project: so many readings of each of two partitions, all at once or so many a second."""
+    """Write the project: `count` readings in each of two partitions, immediately or `speed` per second."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "headwater.toml").write_text(TOML)
     (folder / "plant.py").write_text(text.replace("COUNT", str(count)).replace("SPEED", str(speed)))
@@ -64,7 +64,7 @@ def write(folder: Path, *, count: int | None = 4000, speed: float | None = None,
 
 @pytest.fixture
 def plant(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes the project and returns its folder; called again it changes it."""
+    """A function that writes the project and returns its folder. Another call changes the project."""
 
     def written(**how) -> Path:
         return write(tmp_path / "plant", **how)
@@ -73,56 +73,56 @@ def plant(tmp_path: Path) -> Callable[..., Path]:
 
 
 def opened(folder: Path) -> Workspace:
-    """Return the project's stores."""
+    """Return the workspace of the project."""
     return Workspace(load(folder))
 
 
 def start(folder: Path, *names: str, **wanted) -> StreamJob:
-    """Return streams of the project, ready to run at a quick intervals."""
-    asked = replace(FAST, **wanted.pop("stream_options", {}))
+    """Return a job for streams of the project with short intervals."""
+    stream_options = replace(FAST, **wanted.pop("stream_options", {}))
     heard = {name: wanted.pop(name) for name in ("on_step", "on_restart") if name in wanted}
-    return StreamJob(opened(folder), StreamJobOptions(names, stream_options=asked, **wanted), **heard)
+    return StreamJob(opened(folder), StreamJobOptions(names, stream_options=stream_options, **wanted), **heard)
 
 
 @dataclass
 class AtWork:
-    """Streams that run beside the test."""
+    """The outcome of streams that run in the background of a test."""
 
     error: BaseException | None = None
-    """What they raised in the end."""
+    """The error that they raised, if any."""
 
 
 @contextmanager
 def alive(running: StreamJob, *, fails: bool = False) -> Iterator[AtWork]:
-    """Run streams beside the test and stop them in the end; what they raised is raised here, unless they are to fail."""
-    found = AtWork()
+    """Run streams in the background and stop them at the end; raise their error unless `fails` is set."""
+    at_work = AtWork()
 
     def work() -> None:
         try:
             running.run(every_s=0.02)
         except BaseException as error:  # noqa: BLE001 - raised below, in the test's thread
-            found.error = error
+            at_work.error = error
 
     thread = Thread(target=work)
     thread.start()
     try:
-        yield found
+        yield at_work
     finally:
         running.stop()
         thread.join()
-    if found.error is not None and not fails:
-        raise found.error
+    if at_work.error is not None and not fails:
+        raise at_work.error
 
 
 def rows_of(folder: Path, name: str, columns: str = "*") -> list[tuple[object, ...]]:
-    """Return the rows of a table, in order."""
-    found = opened(folder).query(f'select {columns} from "{name}" order by all').to_pylist()
-    return [tuple(row.values()) for row in found]
+    """Return the rows of a table in order."""
+    rows = opened(folder).query(f'select {columns} from "{name}" order by all').to_pylist()
+    return [tuple(row.values()) for row in rows]
 
 
 @pytest.fixture
 def streams():
-    """The functions of this file, by attribute."""
+    """The functions of this file as attributes."""
 
     class Streams:
         opened = staticmethod(opened)

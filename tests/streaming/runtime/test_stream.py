@@ -1,4 +1,4 @@
-"""Streams of a project: what is read once, kept in order, set aside with a reason, and goes on where it was."""
+"""Streams of a project: rows are read once and in order, rejected with a reason, and streams resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commi
 
 
 def few(offsets):
-    """Ask for so many offsets of each partition at a time, and a commit after each turn."""
+    """Read at most this many offsets per partition and micro-batch, and commit after each micro-batch."""
     return replace(FAST, intervals=replace(FAST.intervals, batch_offsets=offsets))
 
 
@@ -68,29 +68,29 @@ def rows(workspace, query):
 
 
 def epochs(workspace, name):
-    """The number of the epoch of each version of a table that still has its manifest."""
+    """The epoch numbers of the versions of a table that still have a manifest."""
     table = workspace.table(name)
-    found = [table.version(number) for number in range(table.number() + 1)]
-    return [version.manifest.epoch.number for version in found]
+    versions = [table.version(number) for number in range(table.number() + 1)]
+    return [version.manifest.epoch.number for version in versions]
 
 
-def test_windows_of_a_log_are_those_of_batch(project):
+def test_windows_of_a_log_equal_those_of_batch(project):
     workspace = project("ticks = events(made(200))\n" + MINUTES)
 
     catch_up(workspace)
 
     assert rows(workspace, "select count(*), sum(n), sum(total) from minutes") == [(12, 400, 39800)]
-    found = verify(workspace, "minutes")
-    assert found.holds
-    assert (found.rows_read, found.rows_there, found.rows_remembered) == (400, 12, 0)
+    result = verify(workspace, "minutes")
+    assert result.holds
+    assert (result.rows_read, result.rows_there, result.rows_remembered) == (400, 12, 0)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_it_goes_on_where_it_was_with_any_number_of_shards(project, shards):
+def test_a_stream_resumes_with_any_number_of_shards(project, shards):
     workspace = project("ticks = events(made(2000))\n" + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, replace(few(300), shards=2))
-    for _ in range(3):  # it does not come to the end
+    for _ in range(3):  # it does not reach the end
         stream.run_micro_batch()
     stream.save()
     stream.close()
@@ -106,7 +106,7 @@ def test_it_goes_on_where_it_was_with_any_number_of_shards(project, shards):
     assert epochs(workspace, "minutes") == list(range(1, running.streams["minutes"].progress.epoch + 1))
 
 
-def test_nothing_new_commits_nothing(project):
+def test_no_commit_without_new_rows(project):
     workspace = project("ticks = events(made(100))\n" + MINUTES)
     catch_up(workspace)
     before = workspace.table("minutes").number()
@@ -116,7 +116,7 @@ def test_nothing_new_commits_nothing(project):
     assert workspace.table("minutes").number() == before
 
 
-def test_rows_that_cannot_count_are_set_aside_with_the_reason(project):
+def test_rejected_rows_are_quarantined_with_the_reason(project):
     late = f"case when i = 90 then timestamp '2026-01-01' when i = 91 then null when i = 92 then timestamp '2226-01-01' else {'AT'} end"
     workspace = project(f'ticks = events(made(100, 1, at=f"{late.replace("AT", "{AT}")}"))\n' + MINUTES)
     plan = Planner(workspace).plan("minutes")
@@ -138,7 +138,7 @@ def test_rows_that_cannot_count_are_set_aside_with_the_reason(project):
     assert (flow["rows_in"], flow["late"], flow["quarantined"]) == (100, 1, 3)
 
 
-def test_rows_are_judged_as_in_batch(project):
+def test_rows_are_validated_as_in_batch(project):
     workspace = project(
         'ticks = events(made(100, 1))\nodd = sql("select id, k, v from ticks where v % 2 = 1", '
         'expect=[quarantine("small", "v < 90")])\n'
@@ -151,7 +151,7 @@ def test_rows_are_judged_as_in_batch(project):
     assert verify(workspace, "odd").holds
 
 
-def test_a_failed_expectation_stops_the_stream_and_harms_nothing(project):
+def test_a_failed_expectation_stops_the_stream_without_a_commit(project):
     workspace = project(
         'ticks = events(made(100, 1))\nodd = sql("select id, v from ticks", expect=[fail("small", "v < 90")])\n'
     )
@@ -162,7 +162,7 @@ def test_a_failed_expectation_stops_the_stream_and_harms_nothing(project):
     assert workspace.version("odd") is None
 
 
-def test_a_function_makes_rows_block_by_block(project):
+def test_a_function_processes_rows_by_block(project):
     workspace = project(
         "ticks = events(made(50))\n\n\n@table()\ndef twice(ticks: pa.Table) -> pa.Table:\n"
         '    return ticks.select(["id", "v"])\n'
@@ -174,7 +174,7 @@ def test_a_function_makes_rows_block_by_block(project):
     assert verify(workspace, "twice").holds
 
 
-def test_rows_that_change_take_each_others_place(project):
+def test_updated_rows_replace_previous_ones(project):
     workspace = project(
         "ticks = events(made(900))\n"
         'latest = sql("select k, count(*) as n, max(v) as v from ticks group by k", key="k")\n'
@@ -207,7 +207,7 @@ def test_a_table_below_another_follows_its_versions(project):
     assert verify(workspace, "minutes").holds
 
 
-def test_a_table_that_is_looked_into_is_taken_as_it_is_now(project, tmp_path):
+def test_a_lookup_uses_the_current_version(project, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "names1.csv").write_text("k,name\n0,zero\n1,one\n2,two\n")
     workspace = project(
@@ -226,7 +226,7 @@ def test_a_table_that_is_looked_into_is_taken_as_it_is_now(project, tmp_path):
     assert verify(workspace, "named").holds
 
 
-def test_files_are_read_as_they_come(project, tmp_path):
+def test_files_are_read_as_they_arrive(project, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01 00:00:00,1\n2,0,2026-01-01 00:00:30,2\n")
@@ -243,7 +243,7 @@ def test_files_are_read_as_they_come(project, tmp_path):
     assert verify(workspace, "minutes").holds
 
 
-def test_a_table_is_told_again(project, tmp_path):
+def test_a_table_is_replayed(project, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01 00:03:00,1\n2,0,2026-01-01 00:00:30,2\n3,1,2026-01-01,4\n")
@@ -262,13 +262,13 @@ def test_a_table_is_told_again(project, tmp_path):
     ]
     (data / "2.csv").write_text("id,k,at,v\n9,0,2026-01-01 00:03:00,1\n")
     Runner(workspace.project).run()
-    with pytest.raises(SourceError, match="made anew"):
+    with pytest.raises(SourceError, match="was recreated since it was read"):
         catch_up(workspace)
     catch_up(workspace, stream_options=StreamOptions(begin="earliest"))
     assert rows(workspace, "select sum(n) from minutes") == [(4,)]
 
 
-def test_a_run_leaves_streams_alone_and_reads_what_they_made(project):
+def test_a_run_skips_streams_and_reads_their_tables(project):
     workspace = project(
         "ticks = events(made(100))\n" + MINUTES + 'all_time = mart("select sum(n) as n from minutes")\n'
     )
@@ -278,11 +278,11 @@ def test_a_run_leaves_streams_alone_and_reads_what_they_made(project):
 
     steps = {step.name: step for step in Runner(workspace.project, RunOptions()).run().steps}
 
-    assert steps["minutes"].reason == "`headwater stream` makes it"
+    assert steps["minutes"].reason == "written by `headwater stream`"
     assert rows(workspace, "from all_time") == [(200,)]
 
 
-def test_a_changed_definition_goes_on_only_with_what_it_remembers(project):
+def test_a_changed_definition_resumes_only_with_compatible_state(project):
     workspace = project("ticks = events(made(100))\n" + MINUTES)
     catch_up(workspace)
 
@@ -298,26 +298,28 @@ def test_a_changed_definition_goes_on_only_with_what_it_remembers(project):
     assert rows(changed, "select count(*), sum(n) from minutes") == [(3, 200)]
 
 
-def test_what_has_no_streamed_form_is_refused_with_the_reason(project):
+def test_unsupported_tables_are_rejected_with_the_reason(project):
     workspace = project(
         'ticks = events(made(10))\nordered = sql("select *, row_number() over (order by at) as n from ticks")\n'
     )
 
     with pytest.raises(DefinitionError, match="'ordered' cannot be streamed"):
         Planner(workspace).plan("ordered")
-    with pytest.raises(RequestError, match="no table of this project can be streamed: got ordered: it does not group"):
+    with pytest.raises(
+        RequestError, match="no table of this project can be streamed: got ordered: it has no GROUP BY or aggregate"
+    ):
         StreamJob(workspace, StreamJobOptions())
 
 
-def test_offsets_are_not_given_to_a_stream_that_has_committed(project):
+def test_offsets_are_rejected_for_a_stream_with_commits(project):
     workspace = project("ticks = events(made(100))\n" + MINUTES)
     catch_up(workspace)
 
-    with pytest.raises(RequestError, match="has committed epochs"):
+    with pytest.raises(RequestError, match="already has commits"):
         catch_up(workspace, stream_options=StreamOptions(begin={"x": 1}))
 
 
-def test_a_state_file_that_is_gone_is_told(project):
+def test_a_missing_state_file_is_reported(project):
     workspace = project("ticks = events(made(100))\n" + MINUTES)
     plan = Planner(workspace).plan("minutes")
     stream = Stream(workspace, plan, few(20))
@@ -330,7 +332,7 @@ def test_a_state_file_that_is_gone_is_told(project):
         Stream(workspace, plan, FAST)
 
 
-def test_a_key_stays_with_its_first_row_whichever_epoch_it_came_in(project, tmp_path):
+def test_the_first_row_of_a_key_is_kept_across_epochs(project, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01,1\n2,0,2026-01-01,2\n")
@@ -348,17 +350,17 @@ def test_a_key_stays_with_its_first_row_whichever_epoch_it_came_in(project, tmp_
     assert verify(workspace, "first").holds
 
 
-def test_a_table_with_a_key_twice_does_not_hold(project, tmp_path):
+def test_verify_detects_duplicate_keys(project, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "1.csv").write_text("id,k,at,v\n1,0,2026-01-01,1\n1,0,2026-01-01,2\n")
     plain = 'ticks = events(files(DATA / "*.csv"))\nfirst = sql("select id, v from ticks")\n'
     catch_up(project(plain))
 
-    found = verify(project(plain.replace('ticks")', 'ticks", key="id")')), "first")
+    result = verify(project(plain.replace('ticks")', 'ticks", key="id")')), "first")
 
-    assert (found.missing, found.unexpected, found.doubled) == (0, 0, 1)
-    assert not found.holds
+    assert (result.missing, result.unexpected, result.doubled) == (0, 0, 1)
+    assert not result.holds
 
 
 def test_a_merged_table_is_streamed_and_verified(project):
@@ -377,8 +379,8 @@ def test_a_merged_table_is_streamed_and_verified(project):
     assert verify(workspace, "last").holds
 
 
-def test_a_stream_below_another_waits_as_long_as_that_one(project):
-    """The one above stops for an hour by the clock; rows that go on where it was are not late."""
+def test_a_downstream_stream_waits_as_long_as_its_upstream(project):
+    """The upstream stream pauses for an hour; rows that continue from there are not late."""
     workspace = project(
         "ticks = events(made(120, 1))\n"
         'once = deduplicate("ticks", key="id", event_time="at")\n'
@@ -401,8 +403,8 @@ def test_a_stream_below_another_waits_as_long_as_that_one(project):
     assert quarantined_rows(workspace, "minutes").num_rows == 0
 
 
-def test_a_row_that_cannot_be_made_is_told_with_its_place(project):
+def test_a_row_that_cannot_be_converted_is_reported_with_its_position(project):
     workspace = project("ticks = events(made(10, 1))\nbad = sql(\"select ('x' || v)::integer as n from ticks\")\n")
 
-    with pytest.raises(DefinitionError, match=r"a row cannot be made.*x0.*generator://.*ticks.py:\d+"):
+    with pytest.raises(DefinitionError, match=r"a row cannot be converted.*x0.*generator://.*ticks.py:\d+"):
         catch_up(workspace)

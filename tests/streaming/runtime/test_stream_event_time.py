@@ -1,4 +1,4 @@
-"""Event times that are numbers in the source: a time is made of them, and a number that is none is set aside."""
+"""Event times that are numbers in the source: they are converted to times, and invalid numbers are quarantined."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def project(folder: Path, reader: str, time: str, text: str = MINUTES, *, stored
 
 
 def stream(folder: Path) -> Workspace:
-    asked = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
+    options = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
     StreamJob(
-        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=True, stream_options=asked)
+        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=True, stream_options=options)
     ).run()
     return Workspace(load(folder))
 
 
 def write(path: Path, factor: int) -> None:
-    """Three rows, of which two are in one minute; one without a time, and one whose number is beyond all times."""
+    """Write three rows, two of them in the same minute, one without a time, and one with a number out of range."""
     rows = [(1, SECONDS * factor), (2, (SECONDS + 59) * factor), (3, (SECONDS + 60) * factor), (4, None), (5, BEYOND)]
     con = duckdb.connect()
     values = ", ".join(f"({i}, {'null' if at is None else at}::bigint)" for i, at in rows)
@@ -65,13 +65,13 @@ def write(path: Path, factor: int) -> None:
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
 @pytest.mark.parametrize("function", FACTORS)
-def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, function, kind, stored):
+def test_numbers_are_converted_to_times_and_invalid_ones_are_quarantined(tmp_path, function, kind, stored):
     folder = project(tmp_path, f'files("data/*.{kind}")', f"{function}(at)", stored=stored)
     write(tmp_path / "data" / f"a.{kind}", FACTORS[function])
     workspace = stream(folder)
 
-    found = workspace.query("select epoch(minute)::bigint as minute, n from minutes order by 1").to_pylist()
-    assert [tuple(row.values()) for row in found] == [(SECONDS, 2), (SECONDS + 60, 1)]
+    rows = workspace.query("select epoch(minute)::bigint as minute, n from minutes order by 1").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [(SECONDS, 2), (SECONDS + 60, 1)]
     quarantined = quarantined_rows(workspace, "events" if stored else "minutes")
     assert sorted(quarantined["reasons"].to_pylist()) == ["no event time", f"not a time: {function}(at)"]
     assert any(str(BEYOND) in row for row in quarantined["row"].to_pylist())
@@ -79,7 +79,7 @@ def test_numbers_are_times_and_those_that_are_none_are_set_aside(tmp_path, funct
         conserved(workspace, name)
 
 
-def test_a_table_that_is_computed_in_batch_sees_the_same_times(tmp_path):
+def test_batch_computes_the_same_times(tmp_path):
     folder = project(
         tmp_path, 'files("data/*.csv")', "epoch_ms(at)", 'last = sql("select max(at) as at from events")\n'
     )
@@ -93,7 +93,7 @@ def test_a_table_that_is_computed_in_batch_sees_the_same_times(tmp_path):
 
 
 @pytest.mark.parametrize("function", FACTORS)
-def test_a_tombstone_has_the_number_of_its_message(kafka, tmp_path, function):
+def test_a_tombstone_has_the_timestamp_of_its_message_as_a_number(kafka, tmp_path, function):
     topic = Topic(kafka)
     text = (
         'accounts = sql("select coalesce(id, try_cast(_key as bigint)) as id, at, id is null as gone from events", '
@@ -112,7 +112,7 @@ def test_a_tombstone_has_the_number_of_its_message(kafka, tmp_path, function):
     conserved(workspace, "accounts")
 
 
-def test_what_is_no_event_time_is_named_with_a_way_that_works(tmp_path):
+def test_an_invalid_event_time_is_reported_with_a_working_alternative(tmp_path):
     schema = {"id": "bigint", "at": "varchar"}
     with pytest.raises(
         DefinitionError, match=r"event_time='epoch_ms\(at\)' requires an integer column, but 'at' is VARCHAR"
@@ -134,22 +134,20 @@ def test_what_is_no_event_time_is_named_with_a_way_that_works(tmp_path):
         stream(folder)
 
 
-def test_a_project_whose_source_has_no_event_time_is_told_which(tmp_path):
+def test_a_source_without_an_event_time_is_named(tmp_path):
     text = 'ticks = sql("select id, epoch_ms(at) as t from events", event_time="t")\n'
     folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", text)
     page = (folder / "p.py").read_text().replace('event_time="epoch_ms(at)", ', "")
     (folder / "p.py").write_text(page)
     with pytest.raises(
-        RequestError, match=r"got ticks: 'events', which it reads first, has no event time; give a source"
+        RequestError, match=r"got ticks: its first input 'events' has no event time; set event_time= of a source"
     ):
         stream(folder)
 
 
 @pytest.mark.parametrize("statement", ["select id, at from events", "select id, count(*) as n from events group by id"])
-def test_a_key_that_is_no_column_is_named(tmp_path, statement):
+def test_a_key_that_is_not_a_column_is_named(tmp_path, statement):
     folder = project(tmp_path, 'files("*.csv")', "epoch_ms(at)", f'rows = sql("{statement}", key="idd")\n')
     write(tmp_path / "a.csv", 1000)
-    with pytest.raises(
-        DefinitionError, match=r"table 'rows' has no column 'idd', which key= names; did you mean 'id'\?"
-    ):
+    with pytest.raises(DefinitionError, match=r"table 'rows' has no column 'idd' of key=; did you mean 'id'\?"):
         stream(folder)

@@ -1,4 +1,4 @@
-"""Whether a state fits a definition that changed: what changed is named, and what does not matter is no change."""
+"""Whether state fits a changed definition: relevant changes are reported, irrelevant ones are accepted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def t(state: pa.Table, ticks: pa.Table) -> tuple[pa.Table, pa.Table]:
 """
 SAME = None
 NEIGHBOURS = {
-    # what does not matter to the state
+    # irrelevant for the state
     "layout and case": (WINDOW, WINDOW.replace("select tumble", "SELECT  tumble").replace("v > 1", "V  > 1"), SAME),
     "a comment": (WINDOW, WINDOW.replace("select tumble", "/* sums */ select tumble"), SAME),
     "an alias of a table": (WINDOW, WINDOW.replace("v > 1", "x.v > 1").replace("ticks", "ticks as x"), SAME),
@@ -72,7 +72,7 @@ NEIGHBOURS = {
     "what a join selects": (JOIN.format(""), JOIN.format("").replace("b.v from", "a.id + b.v as v from"), SAME),
     "what a pattern selects": (PATTERN, PATTERN.replace('"low.id"', '"high.id"'), SAME),
     "comments in a function": (STATEFUL, STATEFUL.replace("    return", "    # all\n    return").replace("Keys.", "All."), SAME),
-    # what does
+    # relevant for the state
     "size of a window": (WINDOW, WINDOW.replace("1 minute", "2 minutes"), "window changed: 1 minute before, 2 minutes now"),
     "kind of a window": (WINDOW, WINDOW.replace("tumble(at, ", "hop(at, interval '10 seconds', "), "operator changed: tumble"),
     "slide of a hop": (HOP, HOP.replace("10 seconds", "20 seconds"), "window changed: 1 minute every 10 seconds before"),
@@ -129,7 +129,7 @@ def project(tmp_path):
 
 
 def written(project, before, after):
-    """Two workspaces: of a text, and of one that changed, or whose sources did."""
+    """Two workspaces: of a definition, and of a changed one or one with changed sources."""
     if after.startswith("SOURCES."):
         changed = eval(after, {"SOURCES": SOURCES})  # noqa: S307 - from the table above
         assert changed != SOURCES
@@ -140,7 +140,7 @@ def written(project, before, after):
 
 @pytest.mark.share(12)
 @pytest.mark.parametrize("what", NEIGHBOURS)
-def test_a_change_of_meaning_is_named_and_nothing_else_is_one(project, what):
+def test_only_semantic_changes_are_reported(project, what):
     before, after, reason = NEIGHBOURS[what]
     first, second = written(project, before, after)
     old = Planner(first).plan("t").identity
@@ -157,7 +157,7 @@ FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commi
 
 
 @pytest.mark.parametrize("what", ["lateness of the source", "having", "an expectation"])
-def test_what_is_no_change_goes_on(project, what):
+def test_a_stream_resumes_after_an_irrelevant_change(project, what):
     before, after, _ = NEIGHBOURS[what]
     first, second = written(project, before, after)
     catch_up(first, ("t",), stream_options=FAST)
@@ -171,25 +171,25 @@ def test_what_is_no_change_goes_on(project, what):
 @pytest.mark.parametrize(
     "what", ["bounds of a join", "within of a deduplication", "condition of a pattern", "code of a function"]
 )
-def test_a_change_is_refused_with_the_ways_on(project, what):
+def test_a_change_is_rejected_with_the_options(project, what):
     before, after, reason = NEIGHBOURS[what]
     first, second = written(project, before, after)
     catch_up(first, ("t",), stream_options=FAST)
     changed = second()
 
-    ways = "take the change back, define a table of another name, recompute .* --rebuild-state, keep .* --keep-state, .*--from earliest"
+    ways = "revert the change, define a table with another name, recompute .* --rebuild-state, keep .* --keep-state, .*--from earliest"
     with pytest.raises(StorageError, match=f"its {reason}.*{ways}"):
         catch_up(changed, ("t",), stream_options=FAST)
     catch_up(changed, ("t",), stream_options=replace(FAST, state="keep"))
-    catch_up(changed, ("t",), stream_options=FAST)  # declared once, it stands
+    catch_up(changed, ("t",), stream_options=FAST)  # keep is needed only once
 
 
-def test_what_decides_the_columns_of_a_state_cannot_be_kept(project):
+def test_state_cannot_be_kept_if_its_columns_change(project):
     before, after, reason = NEIGHBOURS["an aggregate that is added"]
     first, second = written(project, before.replace("as total", "as total, 0::bigint as top"), after)
     catch_up(first, ("t",), stream_options=FAST)
 
-    with pytest.raises(StorageError, match=f"its {reason}.*--rebuild-state, or make"):
+    with pytest.raises(StorageError, match=f"its {reason}.*--rebuild-state, or rebuild the table"):
         catch_up(second(), ("t",), stream_options=replace(FAST, state="keep"))
 
 
@@ -202,14 +202,14 @@ def manifest(**parts):
     return Manifest("t", "r", "f", "append", epoch=epoch_of({**FIRST_FORMAT, **parts}))
 
 
-def test_an_epoch_of_the_first_format_goes_on_where_its_hash_is_still_the_same():
+def test_an_epoch_of_format_1_resumes_if_its_hash_is_unchanged():
     assert decide_start(manifest(definition="abc"), "committed", NOW).epoch is not None
     with pytest.raises(StorageError, match=r"changed since an earlier version of Headwater.*--rebuild-state"):
         decide_start(manifest(definition="abd"), "committed", NOW)
     assert decide_start(manifest(definition="abd"), "committed", NOW, state="rebuild").epoch is not None
 
 
-def test_a_newer_version_of_a_state_and_a_newer_format_are_refused_by_name():
+def test_newer_state_versions_and_formats_are_rejected():
     later = {"kind": "tumble", "version": 2, "layout": {}, "rules": {}}
     with pytest.raises(StorageError, match=r"the format of the state of a tumble changed: 2 before, 1 now"):
         decide_start(manifest(identity=later, format_version=2), "committed", NOW)
@@ -223,7 +223,7 @@ def test_an_identity_survives_the_manifest():
     assert before.epoch.identity.change(STATE) == "its a changed: none before, b now"
 
 
-def test_a_stream_of_columns_with_names_of_ours_goes_on_and_is_what_batch_gives(project):
+def test_a_stream_with_internal_column_names_equals_batch(project):
     late = "case when i % 40 = 39 then 30 else 0 end"
     sources = SOURCES.replace('"at": ', '"_at": ').replace("to_seconds(i)", f"to_seconds(i - {late})")
     sources = sources.replace('"k": ', '"_key": ').replace('"v": ', '"_why": ').replace('"id": ', '"_id": ')
@@ -237,10 +237,10 @@ def test_a_stream_of_columns_with_names_of_ours_goes_on_and_is_what_batch_gives(
         stream.save()
     catch_up(workspace, ("t",), stream_options=replace(FAST, shards=3))
 
-    found = verify(workspace, "t")
-    assert found.holds, found
-    assert found.rows_aside > 0
-    assert found.rows_there > 10
+    result = verify(workspace, "t")
+    assert result.holds, result
+    assert result.rows_aside > 0
+    assert result.rows_there > 10
 
 
 ABOVE = 'a = sql("select id, k, at, v from ticks")\n'
@@ -248,7 +248,7 @@ BELOW = "t = sql(\"select tumble(at, interval '1 minute') as m, k, sum(v) as tot
 
 
 def begun(workspace):
-    """Let both streams read a part of what there is."""
+    """Let both streams read a part of the input."""
     few = replace(FAST, intervals=replace(FAST.intervals, batch_offsets=30))
     for name in ("a", "t"):
         with closing(Stream(workspace, Planner(workspace).plan(name), few)) as stream:
@@ -256,31 +256,31 @@ def begun(workspace):
             stream.save()
 
 
-def test_rows_that_were_read_of_a_table_above_stay_as_they_were_read_when_it_changes(project):
+def test_rows_read_from_an_upstream_table_are_not_changed_later(project):
     first = project(ABOVE + BELOW)
     begun(first)
     old = first.require("a").rows
     changed = project(ABOVE.replace("v from", "v + 100 as v from") + BELOW)
     catch_up(changed, ("a", "t"), stream_options=FAST)
 
-    assert verify(changed, "t").holds  # of the rows that table `a` has, whichever definition made them
+    assert verify(changed, "t").holds  # computed from the rows of table `a`, whichever definition they are from
     assert changed.query("select sum(total) as total from t") == changed.query("select sum(v) as total from a")
-    found = verify(changed, "a")
-    assert (found.missing, found.unexpected) == (old, old)
-    assert 0 < old < found.rows_there
+    result = verify(changed, "a")
+    assert (result.missing, result.unexpected) == (old, old)
+    assert 0 < old < result.rows_there
     catch_up(changed, ("a",), stream_options=replace(FAST, begin="earliest"))
     assert verify(changed, "a").holds
-    with pytest.raises(SourceError, match=r"table 'a' was changed in another way than by adding rows.*--from earliest"):
+    with pytest.raises(SourceError, match=r"table 'a' was changed other than by appending rows.*--from earliest"):
         catch_up(changed, ("t",), stream_options=FAST)
 
 
-def test_a_table_above_that_has_other_types_is_refused_with_what_changed(project):
+def test_changed_types_of_an_upstream_table_are_rejected(project):
     begun(project(ABOVE + BELOW))
     changed = project(ABOVE.replace("v from", "v::integer as v from") + BELOW)
 
     with pytest.raises(
-        StorageError, match=r"columns of 'a' changed: .*v BIGINT before, .*v INTEGER now; take the change back"
+        StorageError, match=r"columns of 'a' changed: .*v BIGINT before, .*v INTEGER now; revert the change"
     ):
         catch_up(changed, ("t",), stream_options=FAST)
-    with pytest.raises(StorageError, match=r"stream 'a' cannot go on .* column 'v' was BIGINT, now INTEGER"):
+    with pytest.raises(StorageError, match=r"stream 'a' cannot resume .* 'v' was BIGINT, is INTEGER"):
         catch_up(changed, ("a",), stream_options=FAST)

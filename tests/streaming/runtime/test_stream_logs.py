@@ -1,4 +1,4 @@
-"""Logs that are silent, away, shortened or compacted: where a stream begins, what it waits for, and what it says."""
+"""Logs that are silent, unavailable, shortened or compacted: where a stream begins, waits, and what it reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
-from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.start_position import parse_start
 from pipeline.streaming.runtime.verify import verify
 from tests.rigs.conservation import conserved
 from tests.streaming.runtime.test_stream_operations import until
@@ -30,7 +30,7 @@ SECONDS = "timestamp '2026-01-01' + to_seconds(id)"
 
 
 class Topic:
-    """A topic of one partition whose records have an id and a time."""
+    """A topic with one partition whose records have an id and a time."""
 
     def __init__(self, cluster: Cluster, partitions: int = 1, **settings: str) -> None:
         self.name = f"logs-{uuid.uuid4().hex[:8]}"
@@ -88,11 +88,11 @@ def ids(folder: Path) -> list[int]:
 # -- where it begins
 
 
-def test_a_start_at_the_end_is_kept_although_nothing_came(kafka, tmp_path):
+def test_a_start_at_the_end_is_committed_without_rows(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
-    stream(folder, begin=begin_of("latest"))
+    stream(folder, begin=parse_start("latest"))
     topic.send(range(5, 8))
     stream(folder)
 
@@ -100,12 +100,12 @@ def test_a_start_at_the_end_is_kept_although_nothing_came(kafka, tmp_path):
     conserved(Workspace(load(folder)), "rows")
 
 
-def test_a_start_at_the_end_is_kept_when_the_process_dies_at_once(kafka, tmp_path):
+def test_a_start_at_the_end_survives_an_immediate_crash(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
     workspace = Workspace(load(folder))
-    running = StreamJob(workspace, StreamJobOptions(stream_options=FAST, begin=begin_of("latest")))
+    running = StreamJob(workspace, StreamJobOptions(stream_options=FAST, begin=parse_start("latest")))
     thread = threading.Thread(target=running.run)
     thread.start()
     until(lambda: workspace.version("rows") is not None, "the commit of where it begins")
@@ -116,10 +116,10 @@ def test_a_start_at_the_end_is_kept_when_the_process_dies_at_once(kafka, tmp_pat
     assert list(committed.offsets.values()) == [5]
 
 
-# -- what the log lost
+# -- rows missing from the log
 
 
-def test_what_retention_took_is_said_and_can_be_accepted(kafka, tmp_path):
+def test_rows_deleted_by_retention_are_reported_and_can_be_accepted(kafka, tmp_path):
     topic = Topic(kafka)
     folder = project(tmp_path, kafka_of(topic), ROWS)
     topic.send(range(5))
@@ -140,17 +140,17 @@ def test_what_retention_took_is_said_and_can_be_accepted(kafka, tmp_path):
     assert len(Workspace(load(folder)).require("rows").manifest.gaps) == 1
 
 
-def test_rows_of_files_that_were_archived_are_said_to_be_lost(tmp_path):
+def test_rows_of_archived_files_are_reported_as_lost(tmp_path):
     folder = project(tmp_path, 'files("data/*.csv")', ROWS)
     for name, i in (("a", 1), ("b", 2)):
         (folder / "data" / f"{name}.csv").write_text(f"id,at\n{i},2026-01-01 00:00:00\n")
     stream(folder)
     (folder / "data" / "a.csv").unlink()
 
-    found = verify(Workspace(load(folder)), "rows")
+    result = verify(Workspace(load(folder)), "rows")
 
-    assert (found.lost, found.missing, found.unexpected) == (1, 0, 1)
-    assert found.holds
+    assert (result.lost, result.missing, result.unexpected) == (1, 0, 1)
+    assert result.holds
 
 
 def test_windows_over_files_that_were_archived_cannot_be_verified(tmp_path):
@@ -159,13 +159,13 @@ def test_windows_over_files_that_were_archived_cannot_be_verified(tmp_path):
     stream(folder)
     (folder / "data" / "a.csv").unlink()
 
-    found = verify(Workspace(load(folder)), "minutes")
+    result = verify(Workspace(load(folder)), "minutes")
 
-    assert found.lost == 1
-    assert not found.holds or found.unexpected == 0
+    assert result.lost == 1
+    assert not result.holds or result.unexpected == 0
 
 
-def test_rows_that_compaction_removed_are_said_to_be_lost(tmp_path):
+def test_rows_removed_by_compaction_are_reported_as_lost(tmp_path):
     try:
         cluster = Cluster(tmp_path / "kafka", settings={"log.cleaner.backoff.ms": "50"})
     except UnavailableError as error:
@@ -191,16 +191,16 @@ def test_rows_that_compaction_removed_are_said_to_be_lost(tmp_path):
             return verify(workspace, "rows").lost > 0
 
         until(is_compacted, "compaction")
-        found = verify(workspace, "rows")
+        result = verify(workspace, "rows")
 
-    assert found.holds
-    assert found.lost == found.unexpected > 0
+    assert result.holds
+    assert result.lost == result.unexpected > 0
 
 
 # -- dead letters
 
 
-def test_dead_letters_of_kafka_come_back(kafka, tmp_path):
+def test_dead_letters_of_kafka_are_replayed(kafka, tmp_path):
     topic = Topic(kafka)
     topic.send(range(6))
     small = 'rows = sql("select id, at from events", expect=[quarantine("small", "id < MOST")])\n'
@@ -235,7 +235,7 @@ def test_a_tombstone_has_the_time_of_its_message(kafka, tmp_path, kind):
     for number in (1, 2, 3):
         topic.send([number], key=str(number), value=lambda i: json.dumps({"id": i, "at": at}))
     topic.send([2], key="2", value=lambda _: None)
-    topic.send([4], key=None, value=lambda _: None)  # a tombstone without a key says nothing
+    topic.send([4], key=None, value=lambda _: None)  # a tombstone without a key has no effect
     stream(folder)
     workspace = Workspace(load(folder))
 
@@ -245,7 +245,7 @@ def test_a_tombstone_has_the_time_of_its_message(kafka, tmp_path, kind):
 
 
 def test_a_tombstone_after_its_delete_changes_nothing_more(kafka, tmp_path):
-    """As Debezium sends them: the delete, then a message of the same key without a value; and one without a key."""
+    """As Debezium sends them: a delete, then a message with the same key and no value, and one without a key."""
     topic = Topic(kafka)
     text = (
         "accounts = sql(\"select coalesce(id, try_cast(_key as bigint)) as id, at, id is null or op = 'd' as gone from events "
@@ -266,10 +266,10 @@ def test_a_tombstone_after_its_delete_changes_nothing_more(kafka, tmp_path):
     conserved(workspace, "accounts")
 
 
-# -- what is away
+# -- unavailable systems
 
 
-def test_a_broker_that_is_away_is_waited_for(tmp_path):
+def test_a_stream_waits_for_an_unavailable_broker(tmp_path):
     try:
         cluster = Cluster(tmp_path / "kafka")
     except UnavailableError as error:
@@ -290,7 +290,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path):
         until(lambda: running.statuses["rows"].totals.get("rows_out") == 5, "rows")
         cluster.kill()
         until(lambda: running.statuses["rows"].status == "waiting", "waiting")
-        assert "does not answer" in running.statuses["rows"].error
+        assert "has not answered since" in running.statuses["rows"].error
         assert not running.is_ready
         cluster.start()
         topic.send(range(5, 8))
@@ -302,7 +302,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path):
     assert ids(folder) == list(range(8))
 
 
-def test_what_is_away_has_as_many_restarts_as_it_takes():
+def test_restarts_for_an_unavailable_system_are_unlimited():
     restart_policy = RestartPolicy(most=2, longest_wait_s=4.0)
     away, broken = SourceUnavailableError("Kafka does not answer"), SourceError("no")
 
@@ -310,7 +310,7 @@ def test_what_is_away_has_as_many_restarts_as_it_takes():
     assert restart_policy.wait_s([0.0] * 2, 1.0, broken) is None
 
 
-# -- what cannot be streamed, and why
+# -- tables that cannot be streamed
 
 
 def test_an_event_time_that_is_a_number_is_named(tmp_path):
@@ -328,5 +328,5 @@ def test_a_missing_key_is_named(tmp_path):
         tmp_path, 'files("data/*.csv")', 'rows = sql("select id, count(*) as n from events group by id")\n'
     )
 
-    with pytest.raises(RequestError, match=r"no table of this project can be streamed: got rows: .*give key="):
+    with pytest.raises(RequestError, match=r"no table of this project can be streamed: got rows: .*set key="):
         stream(folder)

@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begun():
+def test_latency_ends_at_the_commit_of_the_row_with_overlapping_commits():
     #  0.0     0.1  0.2         0.5       0.9        1.3
     #  |--wait--|    |           |         |          |
     #        10 rows |  saved 1  |         |          |
@@ -37,15 +37,15 @@ def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begu
     meter = StreamMetrics(clock)
     meter.begin()
     clock.now = 0.1
-    meter.lap("wait")
-    meter.took(10, 1000)
+    meter.end_phase("wait")
+    meter.count_rows(10, 1000)
     for step, at in (("staged", 0.15), ("saved", 0.2)):
         clock.now = at
         meter.reached(step)
     meter.begin()
     clock.now = 0.25
-    meter.lap("wait")
-    meter.took(5, 500)
+    meter.end_phase("wait")
+    meter.count_rows(5, 500)
     clock.now = 0.3
     meter.reached("staged")
     meter.reached("saved")
@@ -63,12 +63,12 @@ def test_latency_is_from_the_offer_to_the_commit_also_when_the_next_one_has_begu
 def test_rows_of_an_epoch_that_is_lost_are_not_counted_as_committed():
     meter = StreamMetrics(Clock())
     meter.begin()
-    meter.took(10, 10)
+    meter.count_rows(10, 10)
     meter.reached("staged")
     meter.reached("saved")
     meter.restarted()
     meter.begin()
-    meter.took(10, 10)
+    meter.count_rows(10, 10)
     for step in ("staged", "saved", "committed"):
         meter.reached(step)
     assert (meter.latency.count, meter.rows, meter.restarts) == (10, 20, 1)
@@ -110,7 +110,7 @@ class RayTaskError(Exception):
         ActorDiedError(),
     ],
 )
-def test_what_may_pass(error):
+def test_transient_errors(error):
     assert may_pass(error)
 
 
@@ -125,11 +125,11 @@ def test_what_may_pass(error):
         RayTaskError(),
     ],
 )
-def test_what_would_be_met_again(error):
+def test_permanent_errors(error):
     assert not may_pass(error)
 
 
-def test_prometheus_reads_the_facts():
+def test_prometheus_parses_the_metrics():
     latency = Histogram()
     latency.add(0.04, 3)
     facts = StreamStatus(
@@ -137,10 +137,10 @@ def test_prometheus_reads_the_facts():
     )
     sink = SinkStatus("alerts", "by_minute", behind=2, rows=9, error="down")
     families = list(text_string_to_metric_families(exposition([facts, StreamStatus("hot")], [sink])))
-    found = {(sample.name, *sorted(sample.labels.values())): sample.value for f in families for sample in f.samples}
+    samples = {(sample.name, *sorted(sample.labels.values())): sample.value for f in families for sample in f.samples}
 
     def value(name, *labels):
-        return found[f"headwater_stream_{name}", *sorted(labels)]
+        return samples[f"headwater_stream_{name}", *sorted(labels)]
 
     assert value("sink_versions_behind", "by_minute", "alerts") == 2
     assert value("sink_rows_total", "by_minute", "alerts") == 9
@@ -151,5 +151,5 @@ def test_prometheus_reads_the_facts():
     assert value("status", "by_minute", "running") == 1
     assert value("latency_seconds_bucket", "by_minute", "0.05") == 3
     assert value("latency_seconds_count", "by_minute") == 3
-    assert not any("endless" in labels for labels in found)
+    assert not any("endless" in labels for labels in samples)
     assert len({family.name for family in families}) == len(families)

@@ -1,4 +1,4 @@
-"""Columns that come to a stream: at its start, while it runs, and to the streams that read its table."""
+"""New columns of a stream: at its start, while it runs, and for streams that read its table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAST = "at,id,v\n2024-01-01 00:20:00,3,3\n"
 
 @pytest.fixture
 def grown(plant):
-    """A folder of a project, and a function that puts a file into it."""
+    """The folder of a project, and a function that adds a file to it."""
 
     def project(new='new_columns="add"', text=TEXT):
         folder = plant(text=text.replace("NEW", new))
@@ -41,11 +41,11 @@ def put(folder, name, text):
 
 def holds(folder, streams):
     for name in ("raw", "rows", "named", "by_minute"):
-        found = verify(streams.opened(folder), name)
-        assert found.holds, (name, found)
+        result = verify(streams.opened(folder), name)
+        assert result.holds, (name, result)
 
 
-def test_a_column_is_taken_at_the_next_start(grown, streams):
+def test_a_new_column_is_added_at_the_next_start(grown, streams):
     folder = grown()
     put(folder, "f1.csv", OLD)
     streams.start(folder, until_caught_up=True).run()
@@ -59,11 +59,11 @@ def test_a_column_is_taken_at_the_next_start(grown, streams):
     holds(folder, streams)
 
 
-def test_a_column_is_taken_while_the_stream_runs(grown, streams):
+def test_a_new_column_is_added_while_the_stream_runs(grown, streams):
     folder = grown()
     put(folder, "f1.csv", OLD)
-    told = []
-    with streams.alive(streams.start(folder, on_restart=lambda name, words: told.append((name, words)))):
+    restarts = []
+    with streams.alive(streams.start(folder, on_restart=lambda name, words: restarts.append((name, words)))):
         wait_for(lambda: count(streams, folder, "rows") == 1)
         put(folder, "f2.csv", NEW)
         wait_for(lambda: count(streams, folder, "rows") == 2)
@@ -71,11 +71,11 @@ def test_a_column_is_taken_while_the_stream_runs(grown, streams):
         wait_for(lambda: count(streams, folder, "rows") == 3)
 
     assert streams.rows(folder, "rows", "id, b") == [(1, None), (2, "x"), (3, None)]
-    assert {name for name, words in told if "'b'" in words or "new columns" in words} == {"raw", "rows"}
+    assert {name for name, words in restarts if "'b'" in words or "new columns" in words} == {"raw", "rows"}
     holds(folder, streams)
 
 
-def test_any_number_of_columns_may_come_while_a_stream_runs(grown, streams):
+def test_any_number_of_columns_may_be_added_while_a_stream_runs(grown, streams):
     folder = grown()
     put(folder, "f00.csv", OLD)
     with streams.alive(streams.start(folder, "raw")):
@@ -86,7 +86,7 @@ def test_any_number_of_columns_may_come_while_a_stream_runs(grown, streams):
     assert streams.rows(folder, "raw", ", ".join(f"count(c{n})" for n in range(8))) == [(1,) * 8]
 
 
-def test_rows_with_a_value_are_set_aside_in_a_stream_as_in_batch(grown, streams):
+def test_rows_with_unexpected_values_are_quarantined_as_in_batch(grown, streams):
     folder = grown('new_columns="set aside"')
     put(folder, "f1.csv", OLD)
     put(folder, "f2.csv", NEW + "4,,2,2024-01-01 00:10:01\n")
@@ -96,7 +96,7 @@ def test_rows_with_a_value_are_set_aside_in_a_stream_as_in_batch(grown, streams)
     holds(folder, streams)
 
 
-def test_a_refused_column_ends_the_stream_with_the_advice(grown, streams):
+def test_a_rejected_column_ends_the_stream_with_advice(grown, streams):
     folder = grown('new_columns="refuse"')
     put(folder, "f1.csv", OLD)
     put(folder, "f2.csv", NEW)
@@ -109,19 +109,19 @@ def test_a_refused_column_ends_the_stream_with_the_advice(grown, streams):
     assert streams.rows(folder, "raw", "id, b") == [(1, None), (2, "x")]
 
 
-def test_a_state_that_keeps_a_star_is_refused_and_can_be_made_anew(grown, streams):
+def test_state_of_a_star_is_rejected_and_can_be_rebuilt(grown, streams):
     text = TEXT.replace("import files", "import deduplicate, files")
     text += 'once = deduplicate("raw", key="id", event_time="at", within="1 hour")\n'
     folder = grown(text=text)
     put(folder, "f1.csv", OLD)
     streams.start(folder, until_caught_up=True).run()
     put(folder, "f2.csv", NEW)
-    put(folder, "f3.csv", LAST)  # whose time lets the rows before it out
+    put(folder, "f3.csv", LAST)  # its time closes the windows of the earlier rows
 
-    told = []
-    with pytest.raises(StorageError, match=r"once' cannot go on.*headwater stream once --from earliest"):
-        streams.start(folder, until_caught_up=True, on_restart=lambda name, words: told.append((name, words))).run()
-    assert sum(name == "once" and "goes on" in words for name, words in told) <= 1
+    restarts = []
+    with pytest.raises(StorageError, match=r"once' cannot resume.*headwater stream once --from earliest"):
+        streams.start(folder, until_caught_up=True, on_restart=lambda name, words: restarts.append((name, words))).run()
+    assert sum(name == "once" and "goes on" in words for name, words in restarts) <= 1
 
     streams.start(folder, "once", until_caught_up=True, begin="earliest").run()
     assert streams.rows(folder, "once", "id, b") == [(1, None), (2, "x")]

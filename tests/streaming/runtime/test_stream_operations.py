@@ -1,4 +1,4 @@
-"""Streams at work: who may run them, what they can be asked for, and how they go on after errors."""
+"""Operating streams: leases, requests, and restarts after errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.errors import ConflictError, ExpectationError, RequestError, 
 from pipeline.governance import DesiredState, Leases, this_process
 from pipeline.streaming.runtime.control import request, stream_summaries
 from pipeline.streaming.runtime.restart_policy import RestartPolicy
-from pipeline.streaming.runtime.start_position import begin_of
+from pipeline.streaming.runtime.start_position import parse_start
 from pipeline.streaming.runtime.verify import verify
 
 QUICK = RestartPolicy(first_wait_s=0.01, longest_wait_s=0.02)
@@ -27,10 +27,10 @@ def until(condition, what="it"):
         time.sleep(0.01)
 
 
-# -- who runs a stream
+# -- leases
 
 
-def test_a_stream_that_somebody_runs_is_refused_and_can_be_taken_over(plant, streams):
+def test_a_running_stream_is_rejected_and_can_be_taken_over(plant, streams):
     folder = plant(count=None, speed=2000)
     first = streams.start(folder, "readings")
     with streams.alive(first, fails=True) as at_work:
@@ -45,8 +45,8 @@ def test_a_stream_that_somebody_runs_is_refused_and_can_be_taken_over(plant, str
     assert verify(streams.opened(folder), "readings").holds
 
 
-def test_a_zombie_that_comes_to_its_commit_late_fails_there(plant, streams):
-    #  first   turn ── saved ─────────────────────────────── commit ✗
+def test_a_zombie_fails_at_its_commit(plant, streams):
+    #  first   batch ─ saved ─────────────────────────────── commit ✗
     #  second              take over ── commits ── ends
     folder = plant(count=4000)
     asleep, awake = threading.Event(), threading.Event()
@@ -69,7 +69,7 @@ def test_a_zombie_that_comes_to_its_commit_late_fails_there(plant, streams):
     assert len(streams.rows(folder, "readings", "degrees")) == 8000
 
 
-def test_a_catalog_that_is_gone_for_a_moment_ends_no_stream(plant, streams):
+def test_a_stream_survives_a_catalog_outage(plant, streams):
     folder = plant(count=None, speed=2000)
     running = streams.start(folder, "readings")
     with streams.alive(running):
@@ -86,7 +86,7 @@ def test_a_catalog_that_is_gone_for_a_moment_ends_no_stream(plant, streams):
     assert running.statuses["readings"].status == "stopped"
 
 
-# -- what it can be asked for
+# -- requests
 
 
 def test_pause_resume_and_drain(plant, streams):
@@ -107,18 +107,20 @@ def test_pause_resume_and_drain(plant, streams):
         assert workspace.require("by_minute").manifest.epoch.drained
         request(workspace, "readings", DesiredState.STOP)
         until(lambda: running.statuses["readings"].status == "stopped")
-    found = {each.name: (each.status, each.is_running) for each in stream_summaries(workspace)}
-    assert found["by_minute"] == ("ended", False)
-    assert found["readings"] == ("stopped", False)
-    assert found["hot"] == ("never run", False)
+    summaries = {each.name: (each.status, each.is_running) for each in stream_summaries(workspace)}
+    assert summaries["by_minute"] == ("ended", False)
+    assert summaries["readings"] == ("stopped", False)
+    assert summaries["hot"] == ("never run", False)
     with pytest.raises(RequestError, match="stream 'by_minute' is not running"):
         request(workspace, "by_minute", DesiredState.PAUSE)
 
 
-def test_a_stream_that_does_not_hear_is_told_of(plant, streams):
+def test_a_request_that_is_not_reached_in_time_is_reported(plant, streams):
     workspace = streams.opened(plant())
     Leases(workspace.catalog).acquire("hot", this_process())
-    with pytest.raises(ConflictError, match=r"was asked to pause and has not yet: got it is starting after 0.1 s"):
+    with pytest.raises(
+        ConflictError, match=r"has not reached the desired state pause yet: got status starting after 0.1 s"
+    ):
         request(workspace, "hot", DesiredState.PAUSE, wait_s=0.1)
 
 
@@ -126,7 +128,7 @@ def test_a_stream_that_does_not_hear_is_told_of(plant, streams):
 
 
 def failing(times: int, step: str, error: Exception):
-    """Return a hook that raises at a step so often, and the list of the times it did."""
+    """Return a hook that raises at a step a number of times, and the list of these times."""
     raised: list[str] = []
 
     def hook(name: str, at: str) -> None:
@@ -139,10 +141,10 @@ def failing(times: int, step: str, error: Exception):
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("step", ["staged", "saved", "committed", "settled"])
-def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
+def test_a_stream_resumes_after_a_transient_error(plant, streams, step):
     folder = plant(count=3000)
     hook, raised = failing(3, step, StorageError("the store is away"))
-    told: list[str] = []
+    restarts: list[str] = []
     running = streams.start(
         folder,
         "readings",
@@ -150,17 +152,17 @@ def test_an_error_that_passes_is_gone_on_after(plant, streams, step):
         until_caught_up=True,
         restart_policy=QUICK,
         on_step=hook,
-        on_restart=lambda name, words: told.append(f"{name}: {words}"),
+        on_restart=lambda name, words: restarts.append(f"{name}: {words}"),
     )
     running.run()
     assert len(raised) >= 2
-    assert len(told) == sum(facts.restarts for facts in running.statuses.values()) == len(raised)
-    assert "the store is away — goes on from its last commit: restart 1 in 0.01 s" in told[0]
+    assert len(restarts) == sum(facts.restarts for facts in running.statuses.values()) == len(raised)
+    assert "the store is away; resumes from the last commit: restart 1 in 0.01 s" in restarts[0]
     for name in ("readings", "by_minute"):
         assert verify(streams.opened(folder), name).holds
 
 
-def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, streams):
+def test_a_persistent_error_ends_the_stream_after_some_restarts(plant, streams):
     folder = plant(count=3000)
     hook, raised = failing(100, "staged", StorageError("the store is away"))
     running = streams.start(
@@ -170,11 +172,11 @@ def test_an_error_that_does_not_pass_ends_the_stream_after_some_restarts(plant, 
         running.run()
     assert len(raised) == 3
     assert (running.statuses["readings"].status, running.statuses["readings"].restarts) == ("failed", 2)
-    (told,) = (each for each in stream_summaries(streams.opened(folder)) if each.name == "readings")
-    assert (told.status, told.lease.facts["error"]) == ("failed", "the store is away")
+    (summary,) = (each for each in stream_summaries(streams.opened(folder)) if each.name == "readings")
+    assert (summary.status, summary.lease.facts["error"]) == ("failed", "the store is away")
 
 
-def test_a_restart_before_the_first_commit_begins_where_the_first_try_did(plant, streams):
+def test_a_restart_before_the_first_commit_begins_at_the_same_offsets(plant, streams):
     folder = plant(count=3000)
     streams.start(folder, "readings", until_caught_up=True).run()
     hook, _ = failing(1, "staged", StorageError("the store is away"))
@@ -185,7 +187,7 @@ def test_a_restart_before_the_first_commit_begins_where_the_first_try_did(plant,
     assert len(streams.rows(folder, "readings", "degrees")) == 6000
 
 
-def test_one_stream_that_fails_leaves_the_others(plant, streams):
+def test_a_failed_stream_does_not_stop_the_others(plant, streams):
     folder = plant(count=3000)
     hook, _ = failing(1, "staged", ExpectationError("no good"))
 
@@ -217,41 +219,43 @@ def test_with_fail_fast_all_stop(plant, streams):
 # -- where it begins
 
 
-def test_a_savepoint_is_one_of_one_stream(plant, streams):
-    with pytest.raises(RequestError, match="a savepoint is one of one stream"):
+def test_a_savepoint_belongs_to_one_stream(plant, streams):
+    with pytest.raises(RequestError, match="a savepoint belongs to one stream"):
         streams.start(plant(), restore="before")
 
 
-def test_where_to_begin_in_words(tmp_path):
+def test_parse_start(tmp_path):
     (tmp_path / "offsets.json").write_text('{"a": 3}')
-    assert begin_of("earliest") == "earliest"
-    assert begin_of("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00+00:00"
-    assert begin_of("2024-05-01T12:00+02:00").isoformat() == "2024-05-01T12:00:00+02:00"
-    assert begin_of('{"a": 3}') == begin_of(str(tmp_path / "offsets.json")) == {"a": 3}
-    with pytest.raises(RequestError, match=r"--from cannot be read: got 'yesterday'; write committed, earliest"):
-        begin_of("yesterday")
+    assert parse_start("earliest") == "earliest"
+    assert parse_start("2024-05-01T12:00").isoformat() == "2024-05-01T12:00:00+00:00"
+    assert parse_start("2024-05-01T12:00+02:00").isoformat() == "2024-05-01T12:00:00+02:00"
+    assert parse_start('{"a": 3}') == parse_start(str(tmp_path / "offsets.json")) == {"a": 3}
+    with pytest.raises(RequestError, match=r"--from cannot be parsed: got 'yesterday'; use committed, earliest"):
+        parse_start("yesterday")
     with pytest.raises(RequestError, match="offsets of --from are not JSON"):
-        begin_of("{a: 3}")
-    with pytest.raises(RequestError, match="are numbers by partition"):
-        begin_of('{"a": "3"}')
+        parse_start("{a: 3}")
+    with pytest.raises(RequestError, match="must be numbers by partition"):
+        parse_start('{"a": "3"}')
 
 
 def test_begin_at_offsets(plant, streams):
     folder = plant(count=1000)
     workspace = streams.opened(folder)
     uris = sorted(workspace.definition("readings").reader.extents())
-    begin = begin_of(json.dumps({uris[0]: 900, uris[1]: 1000}))
+    begin = parse_start(json.dumps({uris[0]: 900, uris[1]: 1000}))
     streams.start(folder, "readings", until_caught_up=True, begin=begin).run()
     assert streams.rows(
         folder, "readings", "_source, min(_position) as m, count(*) as n from readings group by 1 --"
     ) == [(uris[0], 900, 100)]
-    with pytest.raises(RequestError, match="has committed epochs: other offsets would lose rows"):
+    with pytest.raises(
+        RequestError, match="already has commits: starting at other offsets would lose or duplicate rows"
+    ):
         streams.start(folder, "readings", until_caught_up=True, begin=begin).run()
     streams.start(folder, "readings", until_caught_up=True, begin={uris[0]: 990}, stream_options={"anew": True}).run()
     assert len(streams.rows(folder, "readings", "degrees")) == 10 + 1000
-    with pytest.raises(RequestError, match="reads no partition 'elsewhere'"):
+    with pytest.raises(RequestError, match="has no partition 'elsewhere'"):
         streams.start(folder, "hot", begin={"elsewhere": 1}, stream_options={"anew": True}).run()
-    with pytest.raises(RequestError, match="does not hold the offset to begin at: got 2000; it holds 0 to 1000"):
+    with pytest.raises(RequestError, match="does not contain the start offset: got 2000; it contains 0 to 1000"):
         streams.start(folder, "readings", begin={uris[0]: 2000}, stream_options={"anew": True}).run()
 
 
@@ -269,6 +273,6 @@ def test_begin_at_a_time(tmp_path, streams):
         file.write_text(f"at,n\n2024-01-0{number},{number}\n")
         os_time = 1_700_000_000 + number * 1000
         __import__("os").utime(file, (os_time, os_time))
-    streams.start(folder, "drops", until_caught_up=True, begin=begin_of("2023-11-14T22:41:00")).run()
+    streams.start(folder, "drops", until_caught_up=True, begin=parse_start("2023-11-14T22:41:00")).run()
     assert streams.rows(folder, "drops", "n") == [(2,)]
     assert Path(folder / "in" / "1.csv").is_file()

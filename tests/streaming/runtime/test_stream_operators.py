@@ -1,4 +1,4 @@
-"""Patterns, de-duplication and own state as streams: stopped, gone on with other shards, and beside the batch answer."""
+"""Patterns, deduplication and custom state as streams: stopped, resumed with other shards, and compared with batch."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ FAST = StreamOptions(intervals=Intervals(batch_s=0.01, commit_s=0.01, idle_commi
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["firsts", "rises", "pairs", "counts"])
-def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives(tmp_path, name):
+def test_a_resumed_stream_with_state_equals_batch(tmp_path, name):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (tmp_path / "ticks.py").write_text(PROJECT)
     workspace = Workspace(load(tmp_path))
-    catch_up(workspace, ("others",), stream_options=FAST)  # it is stored, and read from the lake
+    catch_up(workspace, ("others",), stream_options=FAST)  # it is stored and read from the lake
     plan = Planner(workspace).plan(name)
     stream = Stream(workspace, plan, replace(FAST, intervals=replace(FAST.intervals, batch_offsets=150), shards=2))
     for _ in range(2):
@@ -70,15 +70,15 @@ def test_a_stream_with_a_memory_that_was_stopped_goes_on_and_is_what_batch_gives
 
     catch_up(workspace, (name,), stream_options=StreamOptions(intervals=FAST.intervals, shards=3))
 
-    found = verify(workspace, name)
-    assert found.holds, found
-    assert found.rows_there > 10
+    result = verify(workspace, name)
+    assert result.holds, result
+    assert result.rows_there > 10
 
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("shards", [2, 3])
-def test_a_state_that_is_declared_otherwise_goes_on(tmp_path, shards):
-    """A column comes with its default, one goes, one gets wider: what was counted is kept."""
+def test_a_changed_state_declaration_keeps_the_state(tmp_path, shards):
+    """A column with a default is added, one is dropped, and one gets wider: the counts are kept."""
     before = PROJECT.replace('"n": "bigint default 0"}', '"n": "integer default 0", "old": "varchar"}').replace(
         'pa.table({"w": both["w"], "n": n})\n    return made, made',
         'pa.table({"w": both["w"], "n": n})\n    return made.append_column("old", pc.cast(n, pa.string())), made',

@@ -1,4 +1,4 @@
-"""What streams remember and what they set aside, shown, and rows brought back."""
+"""Queries of state and dead letters, and replay of rejected rows."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ small = sql("select at, n, n * 2 as twice from readings", expect=[quarantine("is
 
 
 @pytest.fixture
-def held(tmp_path):
-    """A function that writes a project whose expectations take values away from a limit on."""
-    folder = tmp_path / "held"
+def limited(tmp_path):
+    """A function that writes a project whose expectations reject values above a limit."""
+    folder = tmp_path / "limited"
     folder.mkdir()
-    (folder / "headwater.toml").write_text('[project]\nname = "held"\ndefinitions = "held.py"\n')
+    (folder / "headwater.toml").write_text('[project]\nname = "limited"\ndefinitions = "limited.py"\n')
 
     def written(limit: int) -> Path:
-        (folder / "held.py").write_text(SOURCE.replace("LIMIT", str(limit)).replace("STORED", "True"))
+        (folder / "limited.py").write_text(SOURCE.replace("LIMIT", str(limit)).replace("STORED", "True"))
         return folder
 
     return written
@@ -49,11 +49,11 @@ def held(tmp_path):
 
 def unstored(folder: Path, limit: int) -> Path:
     lines = [line for line in SOURCE.splitlines() if "is_small" not in line]
-    (folder / "held.py").write_text("\n".join(lines).replace("LIMIT", str(limit)).replace("STORED", "False"))
+    (folder / "limited.py").write_text("\n".join(lines).replace("LIMIT", str(limit)).replace("STORED", "False"))
     return folder
 
 
-# -- memory
+# -- state
 
 
 def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
@@ -65,27 +65,27 @@ def test_open_windows_are_shown_with_their_values_so_far(plant, streams):
             assert time.monotonic() < give_up
             time.sleep(0.01)
     workspace = streams.opened(folder)
-    found = committed_state(workspace, "by_minute")
-    assert list(found.tables) == ["open", "states"]
-    assert found.table().column_names == ["minute", "sensor", "readings", "mean"]
-    assert {"key_1", "key_2", "from", "until"} <= set(found.table("states").column_names)
-    (row,) = where(found.table(), {"sensor": "s3"}, 1).to_pylist()
+    view = committed_state(workspace, "by_minute")
+    assert list(view.tables) == ["open", "states"]
+    assert view.table().column_names == ["minute", "sensor", "readings", "mean"]
+    assert {"key_1", "key_2", "from", "until"} <= set(view.table("states").column_names)
+    (row,) = where(view.table(), {"sensor": "s3"}, 1).to_pylist()
     assert row["sensor"] == "s3"
     assert row["readings"] > 0
     with pytest.raises(RequestError, match=r"no column 'sensors'; did you mean 'sensor'\?"):
-        where(found.table(), {"sensors": "s3"})
+        where(view.table(), {"sensors": "s3"})
     with pytest.raises(RequestError, match="has no table 'closed'"):
-        found.table("closed")
-    with pytest.raises(RequestError, match="remembers nothing"):
+        view.table("closed")
+    with pytest.raises(RequestError, match="has no state"):
         committed_state(workspace, "readings")
 
 
-def test_the_memory_of_a_stream_in_this_process(plant, streams):
+def test_the_state_of_a_running_stream(plant, streams):
     folder = plant(count=500)
     workspace = streams.opened(folder)
     few = StreamOptions(
         intervals=Intervals(batch_offsets=200)
-    )  # not to the end, which would close the windows of what reads it
+    )  # not to the end, which would close the windows of downstream streams
     with closing(Stream(workspace, Planner(workspace).plan("readings"), few)) as readings:
         readings.run_micro_batch()
         readings.save()
@@ -97,7 +97,7 @@ def test_the_memory_of_a_stream_in_this_process(plant, streams):
         stream.close()
 
 
-def test_a_memory_reads_well():
+def test_state_is_readable():
     kept = pa.table({"_k0": [1], "_from": [0], "_until": [END], "_level": [1], "user": ["a"], "_s0": [{"x": 1}]})
     assert readable(kept).to_pylist()[0].keys() == {"key_1", "from", "until", "user"}
     assert readable(kept).to_pylist()[0]["until"] is None
@@ -106,20 +106,20 @@ def test_a_memory_reads_well():
 # -- dead letters
 
 
-def test_letters_are_counted_by_reason(held, streams):
-    folder = held(5)
+def test_dead_letters_are_counted_by_reason(limited, streams):
+    folder = limited(5)
     streams.start(folder, "readings", until_caught_up=True).run()
-    found = {each.reasons: each.rows for each in dead_letters(streams.opened(folder))}
-    assert found == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
+    counts = {each.reasons: each.rows for each in dead_letters(streams.opened(folder))}
+    assert counts == {"no event time": 10, "is_small": sum(i % 7 >= 5 and i % 10 < 9 for i in range(100))}
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_letters_come_back_once_by_todays_definition(held, streams, stored):
+def test_dead_letters_are_replayed_once_with_the_current_definition(limited, streams, stored):
     name = "readings" if stored else "small"
-    folder = held(5) if stored else unstored(held(5), 5)
+    folder = limited(5) if stored else unstored(limited(5), 5)
     streams.start(folder, name, until_caught_up=True).run()
     before, version = len(streams.rows(folder, name)), streams.opened(folder).require(name)
-    _ = held(6) if stored else unstored(folder, 6)
+    _ = limited(6) if stored else unstored(folder, 6)
     flow = replay_letters(streams.opened(folder), name)
     came_back = sum(i % 7 == 5 and i % 10 < 9 for i in range(100))
     assert (flow.rows_out, flow.quarantined) == (came_back, flow.rows_in - came_back)
@@ -127,7 +127,7 @@ def test_letters_come_back_once_by_todays_definition(held, streams, stored):
     again = replay_letters(streams.opened(folder), name)
     assert (again.rows_out, again.quarantined) == (0, flow.quarantined)
     epoch = streams.opened(folder).require(name).manifest.epoch
-    assert epoch.number == version.manifest.epoch.number + 2  # each replay is an epoch of its own
+    assert epoch.number == version.manifest.epoch.number + 2  # each replay is a separate epoch
     assert epoch.offsets == version.manifest.epoch.offsets
     totals = epoch.totals
     assert totals["rows_in"] == totals["rows_out"] + totals["quarantined"] == 100
@@ -136,23 +136,23 @@ def test_letters_come_back_once_by_todays_definition(held, streams, stored):
     assert verify(streams.opened(folder), name).holds
 
 
-def test_letters_of_a_table_come_back_from_its_input(held, streams):
-    folder = held(5)
+def test_dead_letters_of_a_table_are_replayed_from_its_input(limited, streams):
+    folder = limited(5)
     streams.start(folder, until_caught_up=True).run()
-    (folder / "held.py").write_text(
-        (folder / "held.py").read_text().replace('"is_small", "n < 5"', '"is_small", "n < 9"')
+    (folder / "limited.py").write_text(
+        (folder / "limited.py").read_text().replace('"is_small", "n < 5"', '"is_small", "n < 9"')
     )
     assert replay_letters(streams.opened(folder), "readings").rows_out > 0
     streams.start(folder, until_caught_up=True).run()
     quarantined = {each.stream: each.rows for each in dead_letters(streams.opened(folder)) if each.reasons == "is_tiny"}
-    (folder / "held.py").write_text(
-        (folder / "held.py").read_text().replace('"is_tiny", "n < 5"', '"is_tiny", "n < 9"')
+    (folder / "limited.py").write_text(
+        (folder / "limited.py").read_text().replace('"is_tiny", "n < 5"', '"is_tiny", "n < 9"')
     )
     assert replay_letters(streams.opened(folder), "small").rows_out == quarantined["small"] > 0
     assert verify(streams.opened(folder), "small").holds
 
 
-def test_letters_that_cannot_come_back(plant, streams):
+def test_dead_letters_that_cannot_be_replayed(plant, streams):
     folder = plant(count=300)
     workspace = streams.opened(folder)
     with pytest.raises(RequestError, match=r"rows that stream 'by_minute' rejected cannot be replayed individually"):

@@ -1,4 +1,4 @@
-"""A state that is recomputed from the log is the one that a stream of that definition would have, and no row changes."""
+"""State rebuilt from the log equals that of a stream with the current definition, and no row changes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def project(folder, text, sources=SOURCES):
 
 
 def begun(workspace, turns=2):
-    """Read a part of the log, and commit that."""
+    """Read and commit a part of the log."""
     with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, intervals=PACE))) as stream:
         for _ in range(turns):
             stream.run_micro_batch()
@@ -92,7 +92,7 @@ def rows(workspace):
 
 
 def to_come(workspace):
-    """What would come out if nothing more came, and what else is remembered, as text."""
+    """The rows that would be emitted if the input ended, and the other state, as text."""
     tables = committed_state(workspace, "t").tables
     kept = {name: table for name, table in tables.items() if name != "states" or "n" in table.column_names}
     return {n: sorted(json.dumps(row, default=str) for row in table.to_pylist()) for n, table in kept.items()}
@@ -100,7 +100,7 @@ def to_come(workspace):
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_it_is_the_state_of_then(tmp_path, name):
+def test_rebuilt_state_equals_the_committed_state(tmp_path, name):
     workspace = begun(project(tmp_path / "p", DEFINITIONS[name][0]))
     before, remembers = rows(workspace), to_come(workspace)
     assert any(remembers.values())
@@ -115,7 +115,7 @@ def test_it_is_the_state_of_then(tmp_path, name):
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize("name", ["tumble", "join", "deduplicate", "pattern", "stateful"])
-def test_with_another_definition_it_is_the_state_of_a_stream_that_always_had_it(tmp_path, name):
+def test_rebuilt_state_equals_that_of_a_stream_with_the_new_definition(tmp_path, name):
     text, *changes = DEFINITIONS[name]
     changed = text
     for old, new in changes:
@@ -134,7 +134,7 @@ def test_with_another_definition_it_is_the_state_of_a_stream_that_always_had_it(
     assert to_come(workspace) == always != old
 
 
-def test_a_group_for_ever_is_rebuilt_and_one_with_a_ttl_says_why_not(tmp_path):
+def test_groups_are_rebuilt_only_without_a_ttl(tmp_path):
     text = 't = sql("select k, count(*) as n from ticks group by k", key="k")'
     workspace = begun(project(tmp_path / "p", text))
     rebuilt(workspace)
@@ -142,18 +142,16 @@ def test_a_group_for_ever_is_rebuilt_and_one_with_a_ttl_says_why_not(tmp_path):
     assert verify(workspace, "t").holds
 
     workspace = project(tmp_path / "p", text[:-1] + ', ttl="1 hour")')
-    with pytest.raises(
-        RequestError, match=r"cannot be rebuilt: .* ttl= depends on when its rows came.*--from earliest"
-    ):
+    with pytest.raises(RequestError, match=r"cannot be rebuilt: .* ttl= depends on arrival order.*--from earliest"):
         rebuilt(workspace)
 
 
 class Crash(Exception):  # noqa: N818
-    """The process is gone."""
+    """Simulates a crash of the process."""
 
 
 @pytest.mark.parametrize("step", ["staged", "saved"])
-def test_killed_half_way_the_last_commit_stands(tmp_path, step):
+def test_a_killed_rebuild_keeps_the_last_commit(tmp_path, step):
     workspace = begun(project(tmp_path / "p", DEFINITIONS["join"][0]))
     number, remembers = workspace.require("t").number, to_come(workspace)
 
@@ -169,13 +167,13 @@ def test_killed_half_way_the_last_commit_stands(tmp_path, step):
     assert verify(workspace, "t").holds
 
 
-def test_states_of_another_engine_are_rebuilt(tmp_path):
+def test_state_of_another_duckdb_version_is_rebuilt(tmp_path):
     workspace = begun(project(tmp_path / "p", DEFINITIONS["tumble"][0]))
     version, remembers = workspace.require("t"), to_come(workspace)
     other = replace(version.manifest, run_id="x", epoch=replace(version.manifest.epoch, engine="1.0.0"))
     workspace.table("t").commit(other, (), version.schema, version)
 
-    with pytest.raises(StorageError, match=r"kept by engine 1.0.0, .*--rebuild-state,"):
+    with pytest.raises(StorageError, match=r"written by DuckDB 1.0.0, .*--rebuild-state,"):
         catch_up(workspace, ("t",), stream_options=FAST)
     rebuilt(workspace)
 
@@ -187,7 +185,7 @@ ticks = source(files("in/*.csv"), schema=SCHEMA, event_time="at", lateness="2 se
 """
 
 
-def test_what_the_log_no_longer_has_is_said_and_can_be_done_without(tmp_path):
+def test_missing_rows_of_the_log_are_reported_and_can_be_ignored(tmp_path):
     text = FILES + "t = sql(\"select tumble(at, interval '1 hour') as m, sum(v) as n from ticks group by all\")"
     folder = tmp_path / "p" / "in"
     folder.mkdir(parents=True)
@@ -197,7 +195,9 @@ def test_what_the_log_no_longer_has_is_said_and_can_be_done_without(tmp_path):
     catch_up(workspace, ("t",), stream_options=FAST)
     (folder / "1.csv").unlink()
 
-    with pytest.raises(SourceError, match=r"no longer has all rows that were read: got 2 of 3 rows; .*--accept-gaps"):
+    with pytest.raises(
+        SourceError, match=r"no longer contains all rows that were read: got 2 of 3 rows; .*--accept-gaps"
+    ):
         rebuilt(workspace)
     with closing(Stream(workspace, Planner(workspace).plan("t"), replace(FAST, state="rebuild", accept_gaps=True))):
         pass

@@ -1,4 +1,4 @@
-"""A lake on an object store that goes away and comes back: the stream waits, says so, and each row counts once."""
+"""A lake on an object store with an outage: the stream waits, reports it, and each row counts once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.streaming.runtime.test_stream_operations import until
 
 FAST = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=2)
 QUICK = {"timeout": "1s", "max_retries": "1", "retry_timeout": "1s", "backoff_config.max_backoff": "100ms"}
-"""The client's restart_policy; without these it tries for three minutes."""
+"""The retry settings of the client, which otherwise retries for three minutes."""
 MINUTES = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
 
 
@@ -43,7 +43,7 @@ def project(folder: Path, endpoint: str) -> Path:
 
 
 def put(folder: Path, number: int) -> None:
-    """Ten rows, one each minute."""
+    """Write ten rows, one per minute."""
     draft = folder / "data" / f".{number}"
     draft.write_text("at,k\n" + "".join(f"2026-01-01 {number:02}:{m:02}:00,{10 * number + m}\n" for m in range(10)))
     draft.rename(folder / "data" / f"{number}.csv")
@@ -51,12 +51,12 @@ def put(folder: Path, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def gate(s3) -> Iterator[Gate]:
-    """Open again before the counters are read when the test is over."""
-    with gated(s3.port) as found:
-        yield found
+    """A gate in front of the store, which is opened again before the counters are read at the end of the test."""
+    with gated(s3.port) as s3_gate:
+        yield s3_gate
 
 
-def test_a_store_that_is_away_is_waited_for(gate, tmp_path):
+def test_a_stream_waits_for_an_unavailable_store(gate, tmp_path):
     folder = project(tmp_path, f"http://127.0.0.1:{gate.port}")
     put(folder, 0)
     heard: list[str] = []

@@ -1,4 +1,4 @@
-"""Rows of one event time are taken in the order of the log: by a stream, by `headwater run` and by `headwater verify`."""
+"""Rows with equal event times are processed in log order by a stream, by `headwater run` and by `headwater verify`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def numbered(state: pa.Table, {events}: pa.Table) -> tuple[pa.Table, pa.Table]:
     return pa.table({{"k": list(counts), "n": list(counts.values())}}), pa.Table.from_pylist(out, given)
 '''
 VALUES = (5, 9, 1, 8, 3, 7, 2, 6, 4, 0, 13, 11)
-"""In the order of the log: neither the first, the last nor the next one is where it would be by value."""
+"""In log order, which differs from the order by value for the first, the last and the next row."""
 
 
 def project(folder: Path, reader: str, *, stored: bool, between: str = "", streamed: bool = True) -> Path:
@@ -60,9 +60,9 @@ def project(folder: Path, reader: str, *, stored: bool, between: str = "", strea
 
 
 def stream(folder: Path, shards: int, *, drain: bool = False) -> None:
-    asked = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=shards)
+    options = StreamOptions(intervals=Intervals(batch_s=0.02, commit_s=0.05, idle_commit_s=0.1), shards=shards)
     StreamJob(
-        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=drain, stream_options=asked)
+        Workspace(load(folder)), StreamJobOptions((), until_caught_up=True, drain=drain, stream_options=options)
     ).run()
 
 
@@ -83,12 +83,12 @@ RIGHT = {
     "lasts": [(11,)],
     "steps": sorted(itertools.pairwise(VALUES)),
     "numbered": sorted((v, n) for n, v in enumerate(VALUES, 1)),
-    "tied": [(0, 0, 13, 0, 0)],  # the ties of aggregates are decided by value: a state that merges has no order
+    "tied": [(0, 0, 13, 0, 0)],  # aggregates order ties by value, because mergeable states have no order
 }
 
 
-def test_a_stateful_function_sees_the_columns_of_the_contract_alone(tmp_path):
-    """In a stream, in batch and in verify: the place of a row orders it and is no column of a source that is not stored."""
+def test_a_stateful_function_receives_only_the_columns_of_the_contract(tmp_path):
+    """In a stream, in batch and in verify, the position orders rows but is not a column of an unstored source."""
     function = (
         '@stateful(key="k", event_time="at", ttl="1 day", state={"n": "bigint"}, '
         'schema={"at": "timestamp", "k": "varchar", "v": "bigint"})\n'
@@ -104,8 +104,8 @@ def test_a_stateful_function_sees_the_columns_of_the_contract_alone(tmp_path):
             conserved(Workspace(load(folder)), "same")
         else:
             Runner(load(folder)).run()
-        found = Workspace(load(folder)).query("select v from same order by v").column("v").to_pylist()
-        assert found == sorted(VALUES)
+        values = Workspace(load(folder)).query("select v from same order by v").column("v").to_pylist()
+        assert values == sorted(VALUES)
 
 
 def put(folder: Path, file: str, values: tuple[int, ...], *, at: str = "2026-01-01 00:00:00") -> None:
@@ -124,11 +124,11 @@ def put(folder: Path, file: str, values: tuple[int, ...], *, at: str = "2026-01-
     ],
     ids=["source", "stored", "passed on"],
 )
-def test_files_of_one_instant_over_restarts_and_other_shards(tmp_path, stored, between):
+def test_files_with_equal_times_after_restarts_with_other_shards(tmp_path, stored, between):
     folder = project(tmp_path / "stream", 'files("in-*.csv")', stored=stored, between=between)
     put(folder, "in-1", VALUES[:7])
     stream(folder, 1)
-    put(folder, "in-2", VALUES[7:])  # two numbers of digits are in the order of numbers within a file
+    put(folder, "in-2", VALUES[7:])  # within a file, positions are ordered as numbers
     stream(folder, 3)
     stream(folder, 2, drain=True)
     assert rows(folder) == RIGHT
@@ -142,7 +142,7 @@ def test_files_of_one_instant_over_restarts_and_other_shards(tmp_path, stored, b
     assert rows(batch) == RIGHT
 
 
-def test_offsets_of_a_topic_order_rows_of_one_instant(kafka, tmp_path):
+def test_offsets_of_a_topic_order_rows_with_equal_times(kafka, tmp_path):
     topic = Topic(kafka, partitions=1)
     folder = project(tmp_path / "stream", kafka_of(topic), stored=False)
 

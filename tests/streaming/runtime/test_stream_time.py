@@ -1,4 +1,4 @@
-"""Event time of whole streams: drained every night, caught up again and again, silent inputs, folders that are empty at first."""
+"""Event time of complete streams: nightly drains, repeated catch-up, silent inputs, and initially empty folders."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_a_file_a_day_drained_every_night(tmp_path, window):
     for day in range(1, 4):
         put(folder, "ticks", f"d{day}", [(f"2026-01-{day:02} {hour:02}:30:00", "a") for hour in range(0, 24, 6)])
         stream(folder, drain=True)
-        found = rows(folder, "select count(*), sum(n) from hours")
-        assert found == [(4 * day, 4 * day)]
+        counts = rows(folder, "select count(*), sum(n) from hours")
+        assert counts == [(4 * day, 4 * day)]
         assert quarantined_rows(Workspace(load(folder)), "hours").num_rows == 0
         assert conserved(Workspace(load(folder)), "hours", "n").rows_remembered == 0
 
 
-def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_path):
+def test_a_row_for_a_drained_window_is_late_and_counted(tmp_path):
     folder = project(tmp_path, events("ticks") + HOURS)
     put(folder, "ticks", "d1", [("2026-01-01 10:10:00", "a")])
     stream(folder, drain=True)
@@ -93,7 +93,7 @@ def test_a_row_that_comes_later_for_what_was_drained_is_late_and_counted(tmp_pat
 
 @pytest.mark.share(1)
 @pytest.mark.parametrize(("minute", "is_late"), [(39, True), (40, False), (41, False)])
-def test_a_row_within_the_gap_of_a_drained_session_is_late_and_no_sessions_meet(tmp_path, minute, is_late):
+def test_a_row_within_the_gap_of_a_drained_session_is_late(tmp_path, minute, is_late):
     #   a    20    30 |--- gap 10 ---| 40        drained: the session ends at 40, and so does the watermark
     #   next                       39 | 40 41    before it: late; from it on: a session of its own
     text = (
@@ -111,8 +111,8 @@ def test_a_row_within_the_gap_of_a_drained_session_is_late_and_no_sessions_meet(
     put(folder, "ticks", "d2", [(f"2026-01-01 10:{minute}:00", "a"), (f"2026-01-01 10:{minute}:00", "b")])
     stream(folder, drain=True)
 
-    found = rows(folder, "select minute(began), minute(over), n from visits where k = 'a' order by began")
-    assert found == [(25, 40, 2), *([] if is_late else [(minute, minute + 10, 1)])]
+    sessions = rows(folder, "select minute(began), minute(over), n from visits where k = 'a' order by began")
+    assert sessions == [(25, 40, 2), *([] if is_late else [(minute, minute + 10, 1)])]
     reasons = quarantined_rows(Workspace(load(folder)), "visits").column("reasons").to_pylist()
     assert reasons == ["its session may have closed"] * (2 * is_late)
     conserved(Workspace(load(folder)), "visits", "n")
@@ -135,7 +135,7 @@ VISITS = (
         pytest.param((0, 3), 8, [(0, 8, 2), (8, 13, 1)], id="equal to the bound"),
     ],
 )
-def test_a_late_row_of_a_session_is_set_aside_and_sessions_never_overlap(tmp_path, first, then, sessions):
+def test_a_late_row_of_a_session_is_quarantined_and_sessions_never_overlap(tmp_path, first, then, sessions):
     folder = project(tmp_path, events("ticks") + VISITS)
     batches = ([*((at, "a") for at in first), (first[-1] + 5, "other")], [(then, "a")], [(60, "other")])
     for number, batch in enumerate(batches):
@@ -148,7 +148,7 @@ def test_a_late_row_of_a_session_is_set_aside_and_sessions_never_overlap(tmp_pat
     assert workspace.require("visits").manifest.epoch.totals["late"] == len(first) + 1 - sum(n for *_, n in sessions)
 
 
-def test_a_stream_below_a_drained_one_goes_on(tmp_path):
+def test_a_stream_downstream_of_a_drained_one_continues(tmp_path):
     below = 'per_day = sql("select tumble(at, interval \'1 day\') as day, count(*) as n from kept group by all", key="day")\n'
     folder = project(
         tmp_path, events("ticks") + 'kept = sql("select at, k from ticks where k <> \'x\'", event_time="at")\n' + below
@@ -160,21 +160,21 @@ def test_a_stream_below_a_drained_one_goes_on(tmp_path):
     assert Workspace(load(folder)).require("per_day").manifest.epoch.watermark < END
 
 
-def test_catching_up_again_and_again_closes_windows_although_partitions_are_idle(kafka, tmp_path):
+def test_repeated_catch_up_closes_windows_of_idle_partitions(kafka, tmp_path):
     topic = Topic(kafka, partitions=3)
     minutes = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
     folder = project(tmp_path, events("ticks", kafka_of(topic), ', idle_after="1 second"') + minutes)
     start = datetime(2026, 1, 1)  # noqa: DTZ001 - event time without a zone
     for run in range(4):
         if run:
-            threading.Event().wait(1.1)  # the silence that counts as idle, by the clock of the stream
+            threading.Event().wait(1.1)  # the idle time, by the clock of the stream
         times = [start + timedelta(seconds=15 * (4 * run + number)) for number in range(4)]
         topic.send(times, value=lambda at: json.dumps({"at": at.isoformat(), "k": "a"}))
         stream(folder)
     assert rows(folder, "select count(*) from minutes")[0][0] >= 2
 
 
-def test_what_event_time_waits_for_is_named(kafka, tmp_path):
+def test_partitions_that_hold_event_time_back_are_reported(kafka, tmp_path):
     topic = Topic(kafka, partitions=2)
     minutes = 'minutes = sql("select tumble(at, interval \'1 minute\') as minute, count(*) as n from ticks group by all", key="minute")\n'
     folder = project(tmp_path, events("ticks", kafka_of(topic)) + minutes)
@@ -192,7 +192,7 @@ LEFT = (
 HOUR = [(f"2026-01-01 00:{minute:02}:00", f"k{minute}") for minute in range(30)]
 
 
-def test_a_left_join_whose_right_side_is_empty_goes_on_after_idle_after(tmp_path):
+def test_a_left_join_with_an_empty_right_side_continues_after_idle_after(tmp_path):
     idle = ', idle_after="1 second"'
     folder = project(tmp_path, events("lefts", options=idle) + events("rights", options=idle) + LEFT)
     (folder / "rights").mkdir()
@@ -210,7 +210,7 @@ def test_a_left_join_whose_right_side_is_empty_goes_on_after_idle_after(tmp_path
     conserved(Workspace(load(folder)), "joined")
 
 
-def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
+def test_a_left_join_with_an_empty_right_side_waits_and_reports_it(tmp_path):
     folder = project(tmp_path, events("lefts") + events("rights") + LEFT)
     (folder / "rights").mkdir()
     put(folder, "lefts", "a", HOUR)
@@ -222,7 +222,7 @@ def test_a_left_join_whose_right_side_is_empty_waits_and_says_so(tmp_path):
     put(folder, "rights", "b", [("2026-01-01 02:00:00", "none")])
     stream(folder)
 
-    assert rows(folder, "select count(*), count(other) from joined") == [(28, 1)]  # the last minute is still held
+    assert rows(folder, "select count(*), count(other) from joined") == [(28, 1)]  # the last minute is still open
     conserved(Workspace(load(folder)), "joined")
 
 
@@ -243,7 +243,7 @@ def test_a_stream_on_an_empty_folder_waits(tmp_path):
 HOPS = "hops = sql(\"select hop(at, interval '5 minutes', interval '10 minutes') as w, count(*) as n from ticks group by all\", key=\"w\")\n"
 
 
-def test_a_row_that_is_late_for_some_windows_counts_in_the_others_and_verify_knows(tmp_path):
+def test_verify_handles_rows_that_are_late_for_some_windows(tmp_path):
     #            55   0    5    10   15   20        watermark 12 when 8 comes
     #   w(0)          |---------|                   closed
     #   w(5)               |---------|              open: 8 counts
@@ -275,7 +275,7 @@ def test_a_row_that_is_late_for_some_windows_counts_in_the_others_and_verify_kno
         st.tuples(st.lists(st.integers(0, 50), min_size=1, max_size=4), st.booleans()), min_size=1, max_size=5
     )
 )
-def test_hops_verify_whatever_comes_late_and_whenever_they_are_drained(tmp_path_factory, batches):
+def test_verify_holds_for_hops_with_late_rows_and_drains(tmp_path_factory, batches):
     folder = project(tmp_path_factory.mktemp("hops"), events("ticks") + HOPS)
     for number, (minutes, drain) in enumerate(batches):
         put(folder, "ticks", f"d{number}", [(f"2026-01-01 00:{minute:02}:00", "a") for minute in minutes])

@@ -1,4 +1,4 @@
-"""What `headwater verify` finds: a table that is not the batch answer is never said to be it."""
+"""`headwater verify` detects every difference between a table and the batch result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def doubled(table: DeltaTable) -> None:
 
 
 def swapped(table: DeltaTable) -> None:
-    """As many rows as before: one is there twice, in place of another."""
+    """Replace a row by a duplicate of another one, so that the number of rows stays the same."""
     rows = table.to_pyarrow_table().sort_by([("k", "ascending"), ("x", "ascending")])
     table.delete(f"k = 0 and x = {rows['x'][0].as_py()!r}")
     write_deltalake(table, rows.slice(1, 1), mode="append")
@@ -51,7 +51,7 @@ def rounded(table: DeltaTable) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def verified_project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ticks")
     (folder / "headwater.toml").write_text('[project]\nname = "ticks"\ndefinitions = "ticks.py"\n')
     (folder / "ticks.py").write_text(TICKS)
@@ -71,33 +71,33 @@ def made(tmp_path_factory) -> Path:
         (rounded, 0, 0),
     ],
 )
-def test_what_is_not_the_batch_answer_is_found(made, name, damage, missing, unexpected):
-    workspace = Workspace(load(made))
+def test_verify_detects_every_difference(verified_project, name, damage, missing, unexpected):
+    workspace = Workspace(load(verified_project))
     assert verify(workspace, name).holds
     table = DeltaTable(workspace.table(name).storage.uri)
     before = table.version()
     damage(table)
     try:
-        found = verify(Workspace(load(made)), name)
+        result = verify(Workspace(load(verified_project)), name)
     finally:
         DeltaTable(workspace.table(name).storage.uri).restore(before)
     expected = tuple(each[name] if isinstance(each, dict) else each for each in (missing, unexpected))
-    assert (found.missing, found.unexpected) == expected
-    assert found.holds == (expected == (0, 0))
-    assert {row["_difference"] for row in found.differences} == {
+    assert (result.missing, result.unexpected) == expected
+    assert result.holds == (expected == (0, 0))
+    assert {row["_difference"] for row in result.differences} == {
         what for what, n in zip(("missing", "unexpected"), expected, strict=True) if n
     }
 
 
-def test_one_of_equal_rows_that_is_gone_is_missing(made):
-    workspace = Workspace(load(made))
+def test_a_missing_duplicate_row_is_detected(verified_project):
+    workspace = Workspace(load(verified_project))
     table = DeltaTable(workspace.table("twins").storage.uri)
     before = table.version()
     rows = table.to_pyarrow_table().sort_by("k")
     table.delete("k = 0")
     write_deltalake(table, rows.slice(1, 13), mode="append")  # of 14
     try:
-        found = verify(Workspace(load(made)), "twins")
+        result = verify(Workspace(load(verified_project)), "twins")
     finally:
         DeltaTable(workspace.table("twins").storage.uri).restore(before)
-    assert (found.missing, found.unexpected) == (1, 0)
+    assert (result.missing, result.unexpected) == (1, 0)
