@@ -17,7 +17,7 @@ from pipeline.kernel.planner import provenance
 from pipeline.kernel.planner.exchange import Exchange, exchange
 from pipeline.kernel.planner.strategy import StrategyChoice, plan
 from pipeline.kernel.scan import Scan
-from pipeline.kernel.sql import SqlTransform
+from pipeline.kernel.sql import SqlTransform, statement_of
 from pipeline.warehouse.modelling import FactTransform
 
 DEFAULT_LIMITS = ExecutionLimits()
@@ -59,7 +59,7 @@ def route(
     case DuckDB works out of core. Otherwise they run in buckets on Ray.
     """
     chosen = strategy(definition)
-    if _is_dataset(definition):
+    if definition.is_dataset_function:
         size, rows = (sum(getattr(scan, name) for scan in scans.values()) for name in ("size_bytes", "rows"))
         return ExecutionPlan(chosen.strategy, chosen.driving, chosen.reason, "ray", "datasets require Ray", rows, size)
     driving = scans.get(chosen.driving)
@@ -84,8 +84,8 @@ def _needs_exchange(direct: ExecutionPlan, scans: Mapping[str, Scan]) -> bool:
 
 def exchanged(definition: StoredDefinition, scans: Mapping[str, Scan]) -> Exchange | Refusal:
     """Return how a table's statement runs in buckets, or why it cannot."""
-    transform = definition.transform if isinstance(definition, Table) else None
-    if not isinstance(transform, SqlTransform):
+    transform = statement_of(definition)
+    if transform is None:
         return Refusal("it is not a SQL statement")
     schemas = {name: scan.schema for name, scan in scans.items()}
     tree = transform.tree_over({name: schema.names for name, schema in schemas.items()})
@@ -134,8 +134,8 @@ def strategy(definition: StoredDefinition) -> StrategyChoice:
 
 def carries_provenance(definition: StoredDefinition, driving: str, columns: tuple[str, ...]) -> bool:
     """Return whether the rows of a table are validated with their position in the source, which defines their order."""
-    transform = definition.transform if isinstance(definition, Table) else None
-    return isinstance(transform, SqlTransform) and provenance.carries_provenance(transform.tree, driving, columns)
+    transform = statement_of(definition)
+    return transform is not None and provenance.carries_provenance(transform.tree, driving, columns)
 
 
 def _of_function(transform: FunctionTransform) -> StrategyChoice:
@@ -152,11 +152,6 @@ def _of_function(transform: FunctionTransform) -> StrategyChoice:
 def _planned(transform: SqlTransform) -> StrategyChoice:
     """Return the strategy of a statement, cached because it is used several times in a run."""
     return plan(transform.tree)
-
-
-def _is_dataset(definition: StoredDefinition) -> bool:
-    transform = definition.transform if isinstance(definition, Table) else None
-    return isinstance(transform, FunctionTransform) and transform.language == "dataset"
 
 
 def tree_of(transform: object) -> exp.Query:

@@ -53,8 +53,7 @@ class StepSpec:
     @property
     def is_dataset(self) -> bool:
         """Whether the definition is a function of Ray datasets."""
-        transform = self.definition.transform if isinstance(self.definition, Table) else None
-        return isinstance(transform, FunctionTransform) and transform.language == "dataset"
+        return self.definition.is_dataset_function
 
     @property
     def driving_schema(self) -> Schema:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
 from pipeline.commit.quarantine import in_json, json_text, stage_quarantine
-from pipeline.core.definitions import Merge, StoredDefinition, Table
+from pipeline.core.definitions import Merge, StoredDefinition
 from pipeline.core.staging import Mode, RowCounts, StagedFile
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.checks import merge_expectations, unless_deleted
 from pipeline.kernel.planner.provenance import passed_through
 from pipeline.kernel.scan import Scan
-from pipeline.kernel.sql import SqlTransform, parse
+from pipeline.kernel.sql import parse, statement_of
 from pipeline.kernel.sql_text import quoted
 from pipeline.lake import MergeSpec, Version, merge, replace_keys
 from pipeline.project.workspace import Workspace
@@ -41,14 +41,9 @@ class CommitPlan:
     tombstones: tuple[StagedFile, ...] = ()
 
 
-def merge_of(definition: StoredDefinition) -> Merge | None:
-    """Return how a definition's table is merged, or `None` if it is not."""
-    return definition.merge if isinstance(definition, Table) else None
-
-
 def definition_to_validate(definition: StoredDefinition) -> StoredDefinition:
     """Return the definition for the validation of new rows: rows of a merged table may share a key."""
-    how = merge_of(definition)
+    how = definition.merge
     if how is None:
         return definition
     expect = (*unless_deleted(definition.expect, how), *merge_expectations(definition.key, how))
@@ -62,8 +57,8 @@ def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: s
     applied by key. A merged table has its own order of events, so this does not apply to it.
     """
     key = workspace.stored(driving).key
-    transform = definition.transform if isinstance(definition, Table) else None
-    if not key or not isinstance(transform, SqlTransform) or merge_of(definition) is not None:
+    transform = statement_of(definition)
+    if not key or transform is None or definition.merge is not None:
         return None
     tree = parse(transform.text) if isinstance(transform, FactTransform) else transform.tree
     passed = passed_through(tree, driving, key)
@@ -73,7 +68,7 @@ def key_passed_on(workspace: Workspace, definition: StoredDefinition, driving: s
 
 def plan_commit(workspace: Workspace, staged: StagedRows) -> CommitPlan:
     """Return what to commit for new rows; for a merged table, after merging them."""
-    how, outcome, seen = merge_of(staged.definition), staged.outcome, staged.seen
+    how, outcome, seen = staged.definition.merge, staged.outcome, staged.seen
     quarantine_mode: Mode = "overwrite" if seen is None else "append"
     if how is None:
         return CommitPlan(outcome.files, outcome.flow, outcome.quarantined, quarantine_mode)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from pipeline.commit.commit_plan import merge_of
 from pipeline.commit.moments import Moment
 from pipeline.core.definitions import StoredDefinition
 from pipeline.core.errors import StorageError
@@ -56,7 +55,7 @@ def check_records(
     definition: StoredDefinition, violations: Mapping[str, int], flow: RowCounts
 ) -> tuple[CheckRecord, ...]:
     """Return a table's expectations with the number of violations of each."""
-    merge = merge_of(definition)
+    merge = definition.merge
     promised = key_expectations(definition.key) if merge is None else merge_expectations(definition.key, merge)
     expectations = (*definition.expect, *promised)
     return tuple(

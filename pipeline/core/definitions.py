@@ -146,6 +146,16 @@ class Definition(ABC):
         """The name that also selects this definition; a sink is selected with its table."""
         return self.name
 
+    @property
+    def computed_by(self) -> Transform | None:
+        """The transform that computes its rows; `None` if they are read, and for what is not a table."""
+        return None
+
+    @property
+    def is_dataset_function(self) -> bool:
+        """Whether it is computed by a function of Ray datasets."""
+        return self.computed_by is not None and self.computed_by.language == "dataset"
+
     def named(self, name: str) -> Self:
         """Return the definition with this name, or unchanged if it already has a name."""
         return self if self.name else replace(self, name=name)
@@ -159,6 +169,8 @@ class StoredDefinition(Definition):
     key: tuple[str, ...] = ()
     partition_by: tuple[str, ...] = ()
     expect: tuple[Expectation, ...] = ()
+    merge: Merge | None = None
+    """How rows of one key are merged. Without it, the first row of a key is kept."""
 
     def _parts(self) -> tuple[object, ...]:
         checks = tuple((e.name, e.condition, e.action.value) for e in self.expect)
@@ -166,11 +178,12 @@ class StoredDefinition(Definition):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(StoredDefinition):
-    """A stored source: a reader and the contract of its rows."""
+class SourceDefinition(Definition):
+    """What stored sources and feeds have in common: a reader, and how its rows are read."""
 
     reader: Reader | OverTables
     schema: Schema | None = None
+    """The contract of the rows; `None` if it is inferred, and empty if it is that of the tables that are read."""
     new_columns: NewColumns | None = None
     """The handling of columns that are not in the contract; `None` uses the reader's default."""
     unreadable: Unreadable = "fail"
@@ -182,6 +195,11 @@ class Source(StoredDefinition):
     def inputs(self) -> tuple[str, ...]:
         """The tables that the reader reads; empty for a reader of an external system."""
         return self.reader.inputs if isinstance(self.reader, OverTables) else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(SourceDefinition, StoredDefinition):
+    """A stored source: a reader and the contract of its rows."""
 
     @property
     def kind(self) -> str:
@@ -201,23 +219,10 @@ def _policy(new_columns: NewColumns | None) -> tuple[NewColumns, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feed(Definition):
+class Feed(SourceDefinition):
     """A source that is not stored: the table that reads it reads the external system directly, each split once."""
 
-    reader: Reader | OverTables
-    schema: Schema
-    """Empty if the schema is that of the tables that the reader reads."""
-    new_columns: NewColumns | None = None
-    """The handling of columns that are not in the contract; `None` uses the reader's default."""
-    unreadable: Unreadable = "fail"
-    event_time: EventTime | None = None
-    bound: Bound = UNBOUNDED
-    """Limits on how much one run reads."""
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The tables that the reader reads; empty for a reader of an external system."""
-        return self.reader.inputs if isinstance(self.reader, OverTables) else ()
+    schema: Schema = field()
 
     @property
     def kind(self) -> str:
@@ -240,9 +245,12 @@ class Table(StoredDefinition):
     chart: Chart | None = None
     remembers: bool = False
     """Whether the transform also reads the previous version of this table, as a slowly changing dimension does."""
-    merge: Merge | None = None
-    """How rows of one key are merged. Without it, the first row of a key is kept."""
     streaming: Streaming = field(default_factory=Streaming)
+
+    @property
+    def computed_by(self) -> Transform:
+        """Its transform."""
+        return self.transform
 
     @property
     def kind(self) -> str:
@@ -263,6 +271,11 @@ class Table(StoredDefinition):
     def __call__(self, *args: Any, **tables: Any) -> Any:
         """Run the transform on in-memory tables."""
         return self.transform(*args, **tables)
+
+
+def layer_of(definition: Definition) -> str:
+    """Return the layer of a table, and an empty text for what is not a table."""
+    return definition.layer if isinstance(definition, StoredDefinition) else ""
 
 
 @dataclass(frozen=True)

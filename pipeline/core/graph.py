@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from pipeline.core.definitions import Definition, Feed, Source, StoredDefinition, Table
+from pipeline.core.definitions import Definition, Feed, SourceDefinition, StoredDefinition, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.sinks import Sink
 
@@ -108,7 +108,7 @@ class Graph:
         Such a table is a stream, unless its statement cannot be streamed.
         """
         definition = self[name]
-        if isinstance(definition, Source | Feed):
+        if isinstance(definition, SourceDefinition):
             return definition.event_time is not None
         if not isinstance(definition, Table) or definition.role != "table":
             return False
@@ -142,8 +142,8 @@ def _check_feed(definition: Definition, name: str) -> None:
             do="send a table that reads the source",
             place=definition.place,
         )
-    first = isinstance(definition, Table) and definition.transform.inputs[0] == name
-    if not first or (isinstance(definition, Table) and definition.transform.language == "dataset"):
+    first = definition.computed_by is not None and definition.computed_by.inputs[0] == name
+    if not first or definition.is_dataset_function:
         raise DefinitionError(
             f"{definition.kind} {definition.name!r} must read {name!r}, a source with stored=False, split by split",
             do="make it the first input of a SELECT or of a function of blocks, or remove stored=False",

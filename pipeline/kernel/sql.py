@@ -18,6 +18,7 @@ from sqlglot.tokenizer_core import TokenType
 from pipeline.core.definitions import (
     Action,
     Chart,
+    Definition,
     Emit,
     Expectation,
     Layer,
@@ -139,6 +140,12 @@ def _unreadable(error: SqlglotError, place: Place | None) -> DefinitionError:
     words = first.get("description") or first_line(error)
     shown = str(first.get("highlight") or "")
     return DefinitionError(f"invalid SQL: {where}{words}", got=repr(shown) if shown else None, place=place)
+
+
+def statement_of(definition: Definition) -> SqlTransform | None:
+    """Return the statement that computes a definition's rows; `None` if something else does."""
+    transform = definition.computed_by
+    return transform if isinstance(transform, SqlTransform) else None
 
 
 def sql(

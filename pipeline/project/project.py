@@ -14,7 +14,7 @@ from types import ModuleType
 import cloudpickle
 
 from pipeline.core import scratch
-from pipeline.core.definitions import Definition, Feed, Source
+from pipeline.core.definitions import Definition, SourceDefinition
 from pipeline.core.errors import DefinitionError, HeadwaterError, Place, SettingsError
 from pipeline.core.graph import Graph
 from pipeline.core.schema import Schema
@@ -51,7 +51,7 @@ def load(start: Path | str = ".", *, env: str | None = None, environ: Mapping[st
 
 def _within(definition: Definition, folder: Path) -> Definition:
     """Return a source with validated types and paths resolved against the project's folder; others are unchanged."""
-    if not isinstance(definition, Source | Feed):
+    if not isinstance(definition, SourceDefinition):
         return definition
     require_types(definition.schema or Schema(()), definition.place)
     reader = definition.reader

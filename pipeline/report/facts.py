@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.core.definitions import Chart, Definition, StoredDefinition, Table
+from pipeline.core.definitions import Chart, Definition, StoredDefinition, Table, layer_of
 from pipeline.core.errors import StorageError, did_you_mean
 from pipeline.core.logs import logger
 from pipeline.core.staging import RowCounts
@@ -44,6 +44,11 @@ class TableSummary:
     built_at: str | None = None
 
     @property
+    def is_table(self) -> bool:
+        """Whether the definition has a table in the lake; a model, a sink and a feed do not."""
+        return isinstance(self.definition, StoredDefinition)
+
+    @property
     def is_streamed(self) -> bool:
         """Whether a stream makes it."""
         return STREAMED in {step.decision for step in (self.step, self.built) if step is not None}
@@ -51,7 +56,7 @@ class TableSummary:
     @property
     def rows(self) -> int | None:
         """The rows of the table now; `None` when it is not computed yet, or is not a table."""
-        if not isinstance(self.definition, StoredDefinition):
+        if not self.is_table:
             return None
         known = self.built if self.step is None or self.step.has_failed or self.is_streamed else self.step
         return None if known is None else known.total_rows
@@ -137,7 +142,7 @@ def _streamed(definition: Definition, step: StepRecord | None, lake: Lake) -> Ta
         name=definition.name,
         number=0,
         kind=definition.kind,
-        layer=getattr(definition, "layer", ""),
+        layer=layer_of(definition),
         decision=STREAMED,
         reason=f"epoch {manifest.epoch.number:,}",
         version=version.number,

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from pipeline.core.definitions import LAYERS, StoredDefinition
+from pipeline.core.definitions import LAYERS
 from pipeline.report.facts import TableSummary
 from pipeline.report.grid import Node, Spacing
 from pipeline.report.layout import Band, Box, GraphLayout, Line, lay_out
@@ -94,7 +94,7 @@ def summary(table: TableSummary) -> str:
         return "not made yet"
     if table.step is not None and table.step.has_failed:
         return table.step.outcome
-    if isinstance(table.definition, StoredDefinition):
+    if table.is_table:
         return f"{quantity(table.rows or 0, 'row')}{', streamed' if table.is_streamed else ''}"
     return table.built.decision if table.built is not None else "up to date"
 

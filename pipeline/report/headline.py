@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.core.definitions import Source, StoredDefinition
+from pipeline.core.definitions import Source
 from pipeline.quality import score
 from pipeline.report import words
 from pipeline.report.facts import ReportData, TableSummary
@@ -40,9 +40,7 @@ def figures(facts: ReportData, models: Sequence[Judged]) -> tuple[Figure, ...]:
 def accounted(tables: Sequence[TableSummary]) -> tuple[str, ...]:
     """Return the tables whose last step lost uncounted rows; `headwater verify` checks those of streams."""
     flows = [
-        (t.definition.name, t.built.flow)
-        for t in tables
-        if t.built is not None and not t.is_streamed and isinstance(t.definition, StoredDefinition)
+        (t.definition.name, t.built.flow) for t in tables if t.built is not None and not t.is_streamed and t.is_table
     ]
     return tuple(name for name, f in flows if f.uncounted)
 
@@ -58,7 +56,7 @@ def scored(value: float | None) -> str:
 
 
 def _tables(facts: ReportData) -> Figure:
-    stored = [t for t in facts.tables if isinstance(t.definition, StoredDefinition)]
+    stored = [t for t in facts.tables if t.is_table]
     built = sum(t.step is not None and t.step.is_done for t in stored)
     failed = sum(t.step is not None and t.step.decision == "failed" for t in stored)
     skipped = sum(t.step is not None and t.step.decision == "upstream_failed" for t in stored)

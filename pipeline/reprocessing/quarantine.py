@@ -19,7 +19,7 @@ from pipeline.batch.row_producers import ArrowProducer, SourceProducer
 from pipeline.batch.step import StepSpec, work_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import RowProducer, Split
-from pipeline.commit.commit_plan import StagedRows, definition_to_validate, merge_of, plan_commit
+from pipeline.commit.commit_plan import StagedRows, definition_to_validate, plan_commit
 from pipeline.commit.post_commit import post_commit
 from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Source, StoredDefinition, Table
@@ -75,7 +75,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
         version.manifest,
         run_id=run_id,
         fingerprint=definition.fingerprint,
-        mode="append" if merge_of(definition) is None else "merge",
+        mode="append" if definition.merge is None else "merge",
         flow=commit.flow,
         checks=dict(outcome.checks),
         quarantined=outcome.quarantined,

@@ -23,7 +23,6 @@ from pipeline.core.clock import Clock, now
 from pipeline.core.definitions import Table
 from pipeline.core.errors import ConflictError, HeadwaterError, OutcomeUnknownError, RequestError, StorageError
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.functions import FunctionTransform
 from pipeline.core.schema import Schema
 from pipeline.core.staging import Manifest, RowCounts
 from pipeline.governance import BackfillRecord, RunRecord, StepRecord
@@ -307,7 +306,7 @@ def _require_table(workspace: Workspace, name: str) -> Table:
         problem = "has history that its inputs no longer contain", "recompute it: headwater run --full"
     elif feed_of(workspace, definition) is not None:
         problem = "reads a source that is not stored", "recompute it: headwater run --full"
-    elif isinstance(definition.transform, FunctionTransform) and definition.transform.language == "dataset":
+    elif definition.is_dataset_function:
         problem = "is a function of entire datasets", "recompute it: headwater run --full"
     if problem is not None or not isinstance(definition, Table):
         words, do = problem or ("", "")

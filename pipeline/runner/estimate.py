@@ -15,10 +15,10 @@ from pipeline.batch.executor import Executor, OnProgress, layout_of, splits_of
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
-from pipeline.core.definitions import StoredDefinition, Table
+from pipeline.core.definitions import StoredDefinition
 from pipeline.kernel.engine import connect
 from pipeline.kernel.scan import register
-from pipeline.kernel.sql import SqlTransform
+from pipeline.kernel.sql import statement_of
 from pipeline.project.workspace import Workspace
 from pipeline.runner.handlers import handler_of
 
@@ -101,8 +101,8 @@ def _splits(spec: StepSpec, layout: Executor) -> tuple[int, int]:
 
 def _estimated_rows(workspace: Workspace, spec: StepSpec) -> int | None:
     """Return DuckDB's estimate of the rows of a statement, from the statistics in the files."""
-    transform = spec.definition.transform if isinstance(spec.definition, Table) else None
-    if not isinstance(transform, SqlTransform) or spec.feed is not None:
+    transform = statement_of(spec.definition)
+    if transform is None or spec.feed is not None:
         return None
     with connect(filesystem=workspace.lake.storage.filesystem()) as con:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.batch.planning import ExecutionPlan, carries_provenance, route, source_route, strategy
-from pipeline.commit.commit_plan import key_passed_on, merge_of
+from pipeline.commit.commit_plan import key_passed_on
 from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
 from pipeline.core.definitions import Definition, Feed, Source, Table
 from pipeline.core.execution import ExecutionLimits
@@ -17,7 +17,7 @@ from pipeline.core.staging import Manifest
 from pipeline.kernel.budget import budget_here
 from pipeline.kernel.planner.pruning import file_conditions
 from pipeline.kernel.scan import DataFile, Scan
-from pipeline.kernel.sql import SqlTransform
+from pipeline.kernel.sql import statement_of
 from pipeline.lake import Version, files_for
 from pipeline.project.readers import reader_of
 from pipeline.project.workspace import Workspace
@@ -108,7 +108,7 @@ def _is_later(workspace: Workspace, definition: Table, driving: Version | None, 
 
     Without the origin columns, rows are ordered by value, and the answer is unknown.
     """
-    if not definition.key or merge_of(definition) is not None:
+    if not definition.key or definition.merge is not None:
         return True
     name = strategy(definition).driving
     if driving is None:
@@ -181,9 +181,10 @@ def fingerprint_of(workspace: Workspace, definition: Definition) -> str:
 
 def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Version]) -> dict[str, Scan]:
     """Return scans of a table's inputs, without the files that its statement does not need."""
-    if not isinstance(definition.transform, SqlTransform):
+    statement = statement_of(definition)
+    if statement is None:
         return {name: version.scan() for name, version in inputs.items()}
-    tree, scans = definition.transform.tree, {}
+    tree, scans = statement.tree, {}
     for name, version in inputs.items():
         conditions = file_conditions(tree, name, version.schema)
         scans[name] = replace(version.scan(), files=files_for(workspace.table(name), version, conditions))

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pipeline.commit.moments import Moment
 from pipeline.core.clock import Clock, now
-from pipeline.core.definitions import Definition, StoredDefinition
+from pipeline.core.definitions import Definition, layer_of
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.graph import Graph
 from pipeline.core.logs import fields, logger
@@ -135,11 +135,10 @@ def _step(definition: Definition, outcome: StepRecord | Exception | BlockedStep)
     """Return the record of a step, however it ended."""
     if isinstance(outcome, StepRecord):
         return outcome
-    layer = definition.layer if isinstance(definition, StoredDefinition) else ""
     decision = "upstream_failed" if isinstance(outcome, BlockedStep) else "failed"
     is_ours = isinstance(outcome, BlockedStep | HeadwaterError)
     reason = str(outcome) if is_ours else f"{type(outcome).__name__}: {outcome}"
-    return StepRecord(definition.name, 0, definition.kind, layer, decision, reason)
+    return StepRecord(definition.name, 0, definition.kind, layer_of(definition), decision, reason)
 
 
 def _ending(steps: Sequence[StepRecord]) -> tuple[str, str | None]:
@@ -151,6 +150,5 @@ def _ending(steps: Sequence[StepRecord]) -> tuple[str, str | None]:
 
 def _streamed(definition: Definition, version: Version | None) -> StepRecord:
     """Return the step of a table that a stream updates; a run does not change it."""
-    layer = definition.layer if isinstance(definition, StoredDefinition) else ""
-    step = StepRecord(definition.name, 0, definition.kind, layer, DecisionKind.STREAMED, STREAMED)
+    step = StepRecord(definition.name, 0, definition.kind, layer_of(definition), DecisionKind.STREAMED, STREAMED)
     return step if version is None else replace(step, version=version.number, total_rows=version.rows)

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 from sqlglot import exp
 
-from pipeline.core.definitions import Feed, Source, StoredDefinition, Streaming, Table
+from pipeline.core.definitions import Feed, Source, SourceDefinition, StoredDefinition, Streaming, Table
 from pipeline.core.errors import DefinitionError, RequestError, did_you_mean
 from pipeline.core.event_time import EventTime, require_event_time
 from pipeline.core.fingerprint import fingerprint
@@ -26,7 +26,7 @@ from pipeline.kernel.planner.projection import used_columns
 from pipeline.kernel.planner.provenance import with_provenance, without_provenance
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.scan import Scan, register
-from pipeline.kernel.sql import SqlTransform
+from pipeline.kernel.sql import SqlTransform, statement_of
 from pipeline.kernel.sql_text import listed, quoted
 from pipeline.kernel.types import as_stored, stored
 from pipeline.project.contracts import stream_contract
@@ -107,8 +107,8 @@ class StreamPlan:
         """
         if isinstance(self.definition, Source):
             return self.definition.new_columns == "add"
-        transform = self.definition.transform if isinstance(self.definition, Table) else None
-        if self.operator is not None or not isinstance(transform, SqlTransform):
+        transform = statement_of(self.definition)
+        if self.operator is not None or transform is None:
             return False
         return transform.tree.is_star and transform.tree.find(exp.Columns) is None
 
@@ -136,7 +136,7 @@ class Planner:
         """Create a planner; nothing is planned yet."""
         self.workspace = workspace
         definitions = workspace.project.graph.definitions
-        self._has_streams = any(isinstance(d, Source | Feed) and d.event_time is not None for d in definitions)
+        self._has_streams = any(isinstance(d, SourceDefinition) and d.event_time is not None for d in definitions)
         self._plans: dict[str, StreamPlan | Refusal] = {}
 
     def is_streamed(self, name: str) -> bool:
@@ -144,7 +144,7 @@ class Planner:
         definition = self.workspace.definition(name)
         if not self._has_streams:
             return False
-        if isinstance(definition, Source | Feed):
+        if isinstance(definition, SourceDefinition):
             return definition.event_time is not None
         if not isinstance(definition, Table) or definition.role != "table":
             return False
@@ -269,7 +269,7 @@ def lake_input(planner: Planner, name: str) -> StreamInput:
 def event_time(planner: Planner, name: str) -> EventTime | None:
     """Return the event time of a streamed definition: its own, or that of its input if it has the same column."""
     definition = planner.workspace.definition(name)
-    if isinstance(definition, Source | Feed):
+    if isinstance(definition, SourceDefinition):
         return definition.event_time
     if not isinstance(definition, Table):
         return None

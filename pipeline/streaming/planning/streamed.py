@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from pipeline.core.definitions import Feed, Source
+from pipeline.core.definitions import SourceDefinition
 from pipeline.project.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class StreamedDefinitions:
         """Create the set. A definition is planned on first use, because that may need tables that do not exist yet."""
         self._workspace = workspace
         definitions = workspace.project.graph.definitions
-        self._is_empty = all(not isinstance(d, Source | Feed) or d.event_time is None for d in definitions)
+        self._is_empty = all(not isinstance(d, SourceDefinition) or d.event_time is None for d in definitions)
         self._lock = threading.Lock()
         self._planner: Planner | None = None
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pipeline.batch.work import Outcome
-from pipeline.commit.commit_plan import CommitPlan, StagedRows, merge_of, plan_commit
+from pipeline.commit.commit_plan import CommitPlan, StagedRows, plan_commit
 from pipeline.commit.post_commit import update_quarantine, update_warehouse_and_catalog
 from pipeline.core.epochs import Epoch
 from pipeline.core.errors import HeadwaterError, StorageError
@@ -136,7 +136,7 @@ def _commit_plan(workspace: Workspace, plan: StreamPlan, head: TableHead, prepar
     """Return what to commit: rows to append, or rows that replace those with the same key."""
     manifest, outcome = prepared.manifest, prepared.outcome
     commit_plan = CommitPlan(outcome.files, outcome.flow, outcome.quarantined, manifest.quarantine_mode)
-    if plan.emits == "append" and merge_of(plan.definition) is None:
+    if plan.emits == "append" and plan.definition.merge is None:
         return commit_plan
     version = None if manifest.mode == "overwrite" else workspace.table(plan.name).version(head.number)
     if plan.emits == "append":

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.batch.row_producers import SourceProducer
 from pipeline.batch.work import Split
-from pipeline.commit.commit_plan import definition_to_validate, merge_of
+from pipeline.commit.commit_plan import definition_to_validate
 from pipeline.core.clock import now
 from pipeline.core.definitions import Action, LogTransform, StoredDefinition, Table
 from pipeline.core.epochs import END, Epoch, InputProgress
@@ -115,7 +115,7 @@ def verify(workspace: Workspace, name: str) -> VerifyResult:
             unexpected=counts["unexpected"],
             doubled=_duplicate_keys(con, plan.definition),
             lost=max(epoch.totals.get("rows_in", read) - read, 0),
-            is_by_row=plan.operator is None and merge_of(plan.definition) is None,
+            is_by_row=plan.operator is None and plan.definition.merge is None,
             differences=arrow(con, shown).to_pylist(),
         )
 
@@ -249,7 +249,7 @@ def _batch_rows(con: duckdb.DuckDBPyConnection, plan: StreamPlan, definition: Ta
 
 def _merge_query(definition: StoredDefinition, rows: str) -> str:
     """Return, for a table that merges rows by key, the last row of each key unless it is a delete."""
-    how = merge_of(definition)
+    how = definition.merge
     if how is None:
         return rows
     is_deleted = "false" if how.apply_as_deletes is None else f"coalesce(({how.apply_as_deletes}\n), false)"
