@@ -169,7 +169,7 @@ def test_replay_of_a_source_whose_file_is_gone(shop):
     (shop / "data" / "orders2.csv").write_text(MORE)
     (shop / "shop.py").write_text(SHOP.replace('"order_id": "bigint"', '"order_id": "varchar"'))
     workspace = Workspace(load(shop))
-    with pytest.raises(SchemaError, match=r"'raw_orders' has different columns .*'order_id' was BIGINT, is VARCHAR"):
+    with pytest.raises(SchemaError, match=r"'raw_orders' has different columns .*'order_id' was BIGINT, now VARCHAR"):
         replay(workspace, "raw_orders")
     assert quarantined_rows(workspace, "raw_orders").num_rows == 1
 
