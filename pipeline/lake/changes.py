@@ -30,9 +30,9 @@ class NetChange:
 
 
 def net_change(entries: Sequence[LogEntry]) -> NetChange | None:
-    """Return what some commits did together, or `None` when it cannot be told by whole files.
+    """Return the combined changes of several commits, or `None` if they cannot be expressed as entire files.
 
-    When rows go from a compacted file, what it was made of goes: files that came meanwhile are as if they had not.
+    If a compacted file is removed, the files it was compacted from count as removed; files added in between cancel out.
     """
     added: dict[str, AddedFile] = {}
     removed: dict[str, RemovedFile] = {}

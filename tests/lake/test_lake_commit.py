@@ -303,7 +303,9 @@ def test_a_manifest_that_is_damaged_or_gone_is_an_error(writer):
     text = path.read_text()
 
     path.write_text(text.replace('"r1"', '"r2"'))
-    with pytest.raises(StorageError, match="the manifest of table 't' is damaged: got another content"):
+    with pytest.raises(
+        StorageError, match="the manifest of table 't' is damaged: got content that differs from what was committed"
+    ):
         w.table.version()
     path.unlink()
     with pytest.raises(StorageError, match="the manifest of table 't' is missing"):

@@ -122,7 +122,7 @@ def test_what_retention_took_before_it_was_read_is_said_and_can_be_accepted(proj
     topic.send(range(10, 20))
     topic.forget(1, 8)
 
-    with pytest.raises(SourceError, match=r"offsets 5 to 7 of kafka://.*/1; go on .*--accept-gaps"):
+    with pytest.raises(SourceError, match=r"offsets 5 to 7 of kafka://.*/1; continue with .*--accept-gaps"):
         run(folder)
     assert ids(folder) == list(range(10))
     assert run(folder, accept_gaps=True)["rows"][0] == "append"

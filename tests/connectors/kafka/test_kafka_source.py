@@ -297,12 +297,12 @@ def test_it_must_be_said_where_kafka_is(cluster, topic, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "has topics, or the pattern"),
-        ({"topics": "a", "pattern": "b"}, "has topics, or the pattern"),
+        ({}, "needs either topics or a pattern"),
+        ({"topics": "a", "pattern": "b"}, "needs either topics or a pattern"),
         ({"pattern": "("}, "no regular expression"),
-        ({"topics": "a", "format": "jsn"}, "no such format: got 'jsn'; did you mean 'json'"),
+        ({"topics": "a", "format": "jsn"}, "unknown format of Kafka values: got 'jsn'; did you mean 'json'"),
         ({"topics": "a", "tombstones": "drop"}, "'reject' or 'keep'"),
-        ({"topics": "a", "metadata": ("keys",)}, "no such field: got 'keys'; did you mean 'key'"),
+        ({"topics": "a", "metadata": ("keys",)}, "unknown message metadata: got 'keys'; did you mean 'key'"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
