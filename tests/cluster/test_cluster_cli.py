@@ -87,7 +87,7 @@ def test_wrong_use_is_one_clear_message(headwater, teashop, words, code, message
 
 
 def test_outside_a_project_it_says_how_to_begin(headwater, tmp_path):
-    assert "make one with `headwater init NAME`" in headwater("run", cwd=tmp_path, check=1).stderr
+    assert "create one with `headwater init NAME`" in headwater("run", cwd=tmp_path, check=1).stderr
 
 
 def test_broken_settings_and_definitions_name_file_and_line(headwater, teashop):

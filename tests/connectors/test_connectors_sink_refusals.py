@@ -55,7 +55,7 @@ def test_a_row_without_a_key_is_refused(home):
 @pytest.mark.parametrize(
     ("to", "problem"),
     [
-        (to_online(key="ship"), "rows went from the table, and the sink cannot say which"),
+        (to_online(key="ship"), "the sink cannot delete rows, because its key is not the table"),
         (to_callback(print), "rows were deleted from the table"),
     ],
 )

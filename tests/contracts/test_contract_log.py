@@ -335,5 +335,5 @@ def test_a_partition_that_is_not_there_is_refused(world):
 def test_a_name_that_provenance_needs_is_refused(world):
     world.more()
     piece = pieces(world.log)[0]
-    with pytest.raises(SchemaError, match="'_position' is taken"):
+    with pytest.raises(SchemaError, match="'_position' is reserved for the origin"):
         world.log.read(part(piece, 0, 1), Schema.of({"_position": "BIGINT"}))

@@ -85,7 +85,7 @@ def by_scan(reader: Files, parts: list[SourceSplit]):
     """What the fast path makes of them; `None` where it is not to be believed."""
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as query,
+        SourceProducer(reader, SCHEMA, AT).for_fast_path(con, Split(0, parts=tuple(parts))) as query,
     ):
         if query is None:
             return None
@@ -165,7 +165,7 @@ def test_small_files_are_one_scan_for_each_order_of_columns(kind, tmp_path):
 
     with (
         connect(Limits(threads=1)) as con,
-        SourceProducer(reader, SCHEMA, AT).scan(con, Split(0, parts=tuple(parts))) as query,
+        SourceProducer(reader, SCHEMA, AT).for_fast_path(con, Split(0, parts=tuple(parts))) as query,
     ):
         assert query.query.count("read_csv(") + query.query.count("read_parquet(") == (1 if kind == "ndjson" else 2)
         rows = con.sql(f"select a, {SOURCE}, {POSITION} from ({query.query})").fetchall()

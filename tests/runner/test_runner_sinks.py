@@ -236,7 +236,7 @@ def test_a_sink_stands_in_the_graph(project):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (STREAM + 'out = sink("ticks", to=to_online(key="id"))\n', "it has no versions to follow"),
+        (STREAM + 'out = sink("ticks", to=to_online(key="id"))\n', "a source with stored=False has no versions"),
         (BATCH + 'out = sink("row", to=to_online(key="id"))\n', "did you mean 'raw'"),
         (BATCH + 'out = sink(raw, to=to_online(key="id"))\n', "a sink requires the name of a table"),
         (

@@ -438,7 +438,7 @@ def test_a_lake_table_can_be_looked_up():
         (
             "select tumble(at, interval 1 hour) as w, count(*) as n, reservoir_quantile(x, 0.5) as g from t group by w",
             CLOSE,
-            "has no state that merges: it cannot be streamed",
+            "has no mergeable state: it cannot be streamed",
         ),
         (
             "select k, count(*) as n from u join t using (k) group by k",

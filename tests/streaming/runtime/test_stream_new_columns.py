@@ -101,7 +101,7 @@ def test_a_rejected_column_ends_the_stream_with_advice(grown, streams):
     put(folder, "f1.csv", OLD)
     put(folder, "f2.csv", NEW)
 
-    with pytest.raises(SchemaError, match=r"new column 'b'; source\(…, new_columns=\"add\"\) takes"):
+    with pytest.raises(SchemaError, match=r"new column 'b'; source\(…, new_columns=\"add\"\) adds new columns"):
         streams.start(folder, "raw", until_caught_up=True).run()
 
     grown('new_columns="add"')

@@ -125,7 +125,7 @@ def test_a_savepoint_that_cannot_be_restored_is_rejected(drops, streams):
 def test_savepoints_are_of_streams(drops, streams):
     workspace = streams.opened(drops)
     assert savepoints(workspace, "by_minute") == ()
-    with pytest.raises(StorageError, match="not made yet"):
+    with pytest.raises(StorageError, match="does not exist yet"):
         save(workspace, "by_minute")
 
 
