@@ -54,6 +54,7 @@ def test_departures_and_arrivals_stream(workspace, streamed):
     assert verify(workspace, "late_twice").holds
 
 
+@pytest.mark.proof
 def test_a_plane_that_is_late_twice_is_found_by_hand_too(workspace, streamed):
     assert streamed
     [row] = workspace.query(

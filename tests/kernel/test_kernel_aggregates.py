@@ -8,6 +8,7 @@ import pytest
 from pipeline.kernel.aggregates.decomposition import decompose
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import parse
+from tests.rigs.proofs import some
 
 VALUES = {
     "tinyint": ["-1", "2", "100"],
@@ -69,7 +70,7 @@ HELD = [
 """Calls that are repeated over values kept by each split."""
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", VALUES)
 def test_every_aggregate_of_a_type_over_splits(splits, kind):
     values = " union all ".join(f"select {v} as v" for v in [*VALUES[kind], *VALUES[kind][:1]])
@@ -79,8 +80,8 @@ def test_every_aggregate_of_a_type_over_splits(splits, kind):
     )
     calls = [call for call in [*PLAIN, *HELD] if _is_answered(splits, f"select {call} as a from t")]
     assert {"count(x)", "max(x)", "count(distinct x)", "histogram(x)"} <= set(calls)
-    for some in (calls[at : at + 12] for at in range(0, len(calls), 12)):
-        called = ", ".join(f"{call} as c{i}, {call} filter (where k = 1) as f{i}" for i, call in enumerate(some))
+    for group in (calls[at : at + 12] for at in range(0, len(calls), 12)):
+        called = ", ".join(f"{call} as c{i}, {call} filter (where k = 1) as f{i}" for i, call in enumerate(group))
         statement = f"select k, {called} from t group by k order by k"
         kinds, rows = splits.direct(statement)
         chosen, strategy, got = splits.planned(statement, 3)
@@ -121,11 +122,11 @@ def test_without_rows_there_is_one_answer_or_no_group(splits):
 def test_all_kinds_of_states_in_one_statement(splits, rows):
     splits.give(t=f"select * from (select n, n % 3 as k, nullif(n % 5, 0) as x, -n as i from range(30) r(n)) {rows}")
     calls = [call for call in [*PLAIN, *HELD] if "bool_" not in call and "_if" not in call and "entropy" not in call]
-    for some in (calls[at::6] for at in range(6)):
-        called = ", ".join(f"{call} filter (where x > 2) as f{n}, {call} as c{n}" for n, call in enumerate(some))
+    for group in (calls[at::6] for at in range(6)):
+        called = ", ".join(f"{call} filter (where x > 2) as f{n}, {call} as c{n}" for n, call in enumerate(group))
         for statement in (f"select k, {called} from t group by k", f"select {called} from t"):
             kinds, expected = splits.direct(statement)
-            for parts in (1, 3, 7):
+            for parts in some((1, 3, 7), 1):
                 chosen, strategy, got = splits.planned(statement, parts)
                 assert (chosen.strategy, strategy) == ("partial", kinds)
                 assert splits.same(got, expected), (statement, parts)

@@ -52,6 +52,7 @@ def wait_for(url: str, process: subprocess.Popen) -> str:
     pytest.fail("the MLflow server did not come up")
 
 
+@pytest.mark.proof
 def test_a_model_is_kept_and_served_by_a_server(project, server, monkeypatch):
     monkeypatch.setenv("HEADWATER_MODELS", server)
 

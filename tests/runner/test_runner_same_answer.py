@@ -236,7 +236,7 @@ def _plain(text: str) -> str:
     return re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.9g}", text)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_step_by_step_equals_at_once(name: str, tmp_path_factory: pytest.TempPathFactory):
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), **OPTIONS)
