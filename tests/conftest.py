@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from benchmarks.kafka import Cluster, UnavailableError
 from pipeline.core.processes import cores
@@ -31,8 +32,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests wait for disks, servers and processes."""
-    return cores() + 1
+    """Two more than there are cores: tests wait for disks, servers and processes."""
+    return cores() + 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,6 +41,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left)
     if hasattr(config, "workerinput"):
         workers.write(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Stop a server after its last test rather than at the end of the session."""
+    if not workers.is_last_of_server(item, nextitem):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    runtestprotocol(item, nextitem=None)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> workers.ByServer:

@@ -11,6 +11,7 @@ from pipeline.core.schema import Column, Schema
 from pipeline.kernel.engine import arrow, connect, schema_of
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import arrow_schema, arrow_type, from_arrow, sql_type, stored, stored_type
+from tests.rigs.proofs import examples
 
 PLAIN = [
     "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "BLOB", "DATE", "TIMESTAMP",
@@ -34,14 +35,14 @@ STORED = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(20, 60))
 @given(STORED)
 def test_a_stored_type_comes_back_from_arrow(kind):
     assert stored_type(kind) == kind
     assert sql_type(arrow_type(kind)) == kind
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(20, 60))
 @given(STORED)
 def test_stored_types_agree_between_duckdb_and_arrow(kind):
     with connect() as con:

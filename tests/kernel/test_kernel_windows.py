@@ -14,6 +14,7 @@ from pipeline.core.errors import DefinitionError
 from pipeline.kernel.planner.strategy import plan
 from pipeline.kernel.sql import SqlTransform, parse
 from pipeline.kernel.windows.sql import in_plain_sql
+from tests.rigs.proofs import examples
 
 ALIGNED = datetime.fromisoformat("2000-01-03")
 NEW_YEAR = datetime.fromisoformat("2013-01-01")
@@ -61,7 +62,7 @@ EVENTS = st.lists(st.tuples(st.integers(-60, 60), st.sampled_from(["a", "b", Non
 SPANS = st.sampled_from([1, 3, 7, 15, 24 * 60])
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(8, 60))
 @given(events=EVENTS, spans=st.tuples(SPANS, SPANS).map(sorted), zoned=st.booleans())
 def test_tumble_and_hop_match_the_reference(events, spans, zoned):
     #  slide |--|      windows start every slide, aligned to Monday, 3 January 2000
@@ -84,7 +85,7 @@ def test_tumble_and_hop_match_the_reference(events, spans, zoned):
         assert answer(text, events, zone) == rows
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(8, 60))
 @given(events=EVENTS, gap=st.sampled_from([1, 4, 10]))
 def test_sessions_match_the_reference(events, gap):
     expected = []

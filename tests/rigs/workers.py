@@ -28,6 +28,12 @@ def group_of(item: pytest.Item) -> str:
     return str(item.path) if of_file else item.nodeid
 
 
+def is_last_of_server(item: pytest.Item, following: pytest.Item | None) -> bool:
+    """Return whether an item is the last one of its worker that uses a server or Ray: both burn a tenth of a core when idle."""
+    group = group_of(item)
+    return following is not None and group in {*SERVERS, "ray"} and group_of(following) != group
+
+
 class ByServer(LoadScopeScheduling):
     """Sends the tests of a group to one worker. Workers write the groups down; large groups begin first."""
 

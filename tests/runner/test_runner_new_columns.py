@@ -24,9 +24,10 @@ from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.runner import Runner
+from tests.rigs.proofs import examples
 from tests.runner.conftest import TOML
 
-EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "2"))
+EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", examples(2, 20)))
 OPTIONS: Any = {"phases": [Phase.generate]} if os.environ.get("HEADWATER_NO_SHRINK") else {}
 HEAD = "import pyarrow as pa\nfrom pipeline import dimension, files, mart, quarantine, source, sql, table\n"
 READERS = """

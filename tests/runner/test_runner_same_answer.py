@@ -28,6 +28,7 @@ from pipeline.project.project import load
 from pipeline.runner.dry_run import RunOptions
 from pipeline.runner.events import Event
 from pipeline.runner.runner import Runner
+from tests.rigs.proofs import examples
 from tests.runner.conftest import TOML, rows_of
 
 HEAD = """\
@@ -96,7 +97,7 @@ DEFINITIONS = {
 }
 NAMES = list(DEFINITIONS)
 HEADER = "id,k,v,at,op\n"
-EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", "2"))
+EXAMPLES = int(os.environ.get("HEADWATER_EXAMPLES", examples(2, 20)))
 OPTIONS: Any = {"phases": [Phase.generate]} if os.environ.get("HEADWATER_NO_SHRINK") else {}
 
 

@@ -14,6 +14,7 @@ from pipeline.core.errors import SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION
 from pipeline.core.splits import SourceSplit
+from tests.rigs.proofs import examples
 
 ENCODINGS = ["latin-1", "windows-1252", "cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8-sig", "utf-8", "shift_jis"]
 TEXTS = {"shift_jis": "漢字", "latin-1": "café ÿ"}
@@ -91,7 +92,7 @@ def test_what_is_no_text_encoding_is_refused(name):
     name=st.sampled_from(["utf-16", "utf-16-be", "utf-32", "utf-7"]),
     size=st.integers(1, 7),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(40, 400), deadline=None)
 def test_pieces_of_any_size_decode_to_the_text(text, name, size):
     """A character may be cut anywhere between two pieces."""
     content = text.encode(name)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.connectors import Files, ReadPlan, files
 from pipeline.core.cursors import Bound, Cursor
 from pipeline.core.errors import SourceError, StorageError
+from tests.rigs.proofs import examples
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_no_file_is_an_error(project):
 STEPS = st.lists(st.tuples(st.sampled_from(["add", "touch", "rename", "remove"]), st.integers(0, 5)), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(15, 120), deadline=None)
 @given(steps=STEPS, bound=st.none() | st.integers(1, 12))
 def test_whatever_becomes_of_files_each_is_read_once(tmp_path_factory, steps, bound):
     """A file that was not changed is in exactly one plan, whatever it is called by then."""

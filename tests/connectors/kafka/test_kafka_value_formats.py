@@ -29,6 +29,7 @@ from pipeline.core.splits import SourceSplit
 from pipeline.kernel.engine import connect
 from pipeline.kernel.pool import Limits
 from tests.rigs.logs import pieces
+from tests.rigs.proofs import examples
 
 HERE = Partition("t", 0)
 ORDER = Schema.of({"id": "BIGINT", "name": "VARCHAR", "x": "DOUBLE", "at": "TIMESTAMPTZ", "tags": "INTEGER[]"})
@@ -171,13 +172,13 @@ def damaged(draw):
 VALUES = st.lists(st.one_of(OBJECTS, OBJECTS, damaged(), st.binary(max_size=12), st.none()), min_size=1, max_size=12)
 
 
-@settings(max_examples=25, deadline=None, print_blob=True)
+@settings(max_examples=examples(8, 60), deadline=None, print_blob=True)
 @given(VALUES)
 def test_whatever_comes_is_a_row_or_a_misfit(values):
     check(values, ORDER)
 
 
-@settings(max_examples=10, deadline=None, print_blob=True)
+@settings(max_examples=examples(4, 30), deadline=None, print_blob=True)
 @given(VALUES, st.sampled_from(["text", "raw"]), st.booleans())
 def test_texts_and_bytes(values, kind, keeps):
     reading, _ = check(values, Schema.of({"v": "VARCHAR" if kind == "text" else "BLOB"}), kind, keeps_tombstones=keeps)

@@ -15,7 +15,7 @@ from pipeline.kernel.engine import arrow, connect
 from pipeline.streaming.operators.batch_form import with_log_position
 from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Operator, Progress
 from pipeline.streaming.operators.shard import open_shard, rows_by_shard
-from tests.rigs.proofs import PROOFS
+from tests.rigs.proofs import examples
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _chopped():
 def _proof():
     """The number of cases of a property test: few with many rows each, unless all proofs are requested."""
     return settings(
-        max_examples=60 if PROOFS else 6,
+        max_examples=examples(4, 60),
         deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),

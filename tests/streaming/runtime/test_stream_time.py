@@ -17,6 +17,7 @@ from pipeline.reprocessing.quarantine import quarantined_rows
 from pipeline.streaming.runtime.job import StreamJob, StreamJobOptions
 from pipeline.streaming.runtime.options import Intervals, StreamOptions
 from tests.rigs.conservation import conserved
+from tests.rigs.proofs import examples
 from tests.streaming.runtime.test_stream_logs import Topic, kafka_of
 from tests.streaming.runtime.test_stream_operations import until
 
@@ -269,7 +270,7 @@ def test_verify_handles_rows_that_are_late_for_some_windows(tmp_path):
     conserved(workspace, "hops")
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2, 10), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batches=st.lists(
         st.tuples(st.lists(st.integers(0, 50), min_size=1, max_size=4), st.booleans()), min_size=1, max_size=5
