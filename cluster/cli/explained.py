@@ -32,19 +32,21 @@ class Explained:
     seconds: float = 0.0
 
     @property
-    def route(self) -> ExecutionPlan | None:
+    def execution_plan(self) -> ExecutionPlan | None:
         """How the full table is computed; without a specification, how the next run computes what is new."""
-        return self.step.route if self.spec is None else self.spec.route
+        return self.step.execution_plan if self.spec is None else self.spec.execution_plan
 
     def facts(self) -> dict[str, object]:
         """Return everything as plain values."""
         decision = self.step.decision
         facts: dict[str, object] = {"name": self.step.definition.name}
         facts |= {"decision": decision.kind, "reason": decision.reason}
-        route = self.route
-        if route is not None:
-            facts |= {name: value for name, value in vars(route).items() if name not in {"exchange", "reason", "why"}}
-            facts |= {"strategy_reason": route.reason, "executor_reason": route.why}
+        execution_plan = self.execution_plan
+        if execution_plan is not None:
+            facts |= {
+                name: value for name, value in vars(execution_plan).items() if name not in {"exchange", "reason", "why"}
+            }
+            facts |= {"strategy_reason": execution_plan.reason, "executor_reason": execution_plan.why}
         if self.expected is not None:
             facts["expected"] = asdict(self.expected)
         if self.outcome is not None:
@@ -61,16 +63,16 @@ class Explained:
 
 def print_explained(workspace: Workspace, explained: Explained) -> None:
     """Print the explanation of a table."""
-    definition, route = explained.step.definition, explained.route
+    definition, execution_plan = explained.step.definition, explained.execution_plan
     out.print(f"[bold]{definition.name}[/]  {definition.description.partition(chr(10))[0]}")
     out.print(f"  location  {definition.place}", soft_wrap=True)
     out.print(f"  decision  {explained.step.decision.kind}: {explained.step.decision.reason}")
     if explained.step.decision.kind is DecisionKind.STREAMED and isinstance(definition, StoredDefinition):
         _print_stream(Planner(workspace).plan(definition.name))
-    if route is None or not isinstance(definition, StoredDefinition):
+    if execution_plan is None or not isinstance(definition, StoredDefinition):
         return
-    out.print(f"  strategy  {route.strategy}: {route.reason}")
-    out.print(f"  executor  {route.executor}: {route.why}")
+    out.print(f"  strategy  {execution_plan.strategy}: {execution_plan.reason}")
+    out.print(f"  executor  {execution_plan.executor}: {execution_plan.why}")
     for name in definition.inputs if explained.spec is None else explained.spec.scans:
         version = workspace.version(name)
         size = (
@@ -78,11 +80,11 @@ def print_explained(workspace: Workspace, explained: Explained) -> None:
             if version is None
             else _size(version.rows, version.scan().size_bytes, len(version.files))
         )
-        out.print(f"  reads     {name} {'(split) ' if name == route.driving else ''}[dim]{size}[/]")
+        out.print(f"  reads     {name} {'(split) ' if name == execution_plan.driving else ''}[dim]{size}[/]")
     if explained.expected is not None:
         _print_expected(explained.expected)
     if isinstance(definition, Table):
-        _print_parts(definition, route)
+        _print_parts(definition, execution_plan)
     if explained.expected is not None and explained.outcome is not None:
         _print_actual(explained.expected, explained.outcome, explained.seconds)
     out.print()
@@ -120,14 +122,14 @@ def _print_expected(expected: Estimate) -> None:
     out.print(f"  memory    at most {share:,.0f} MB per task and {memory:,.0f} MB in total; the rest spills to disk")
 
 
-def _print_parts(definition: Table, route: ExecutionPlan) -> None:
-    if route.strategy == "partial" or (route.exchange is not None and route.exchange.merges):
+def _print_parts(definition: Table, execution_plan: ExecutionPlan) -> None:
+    if execution_plan.strategy == "partial" or (execution_plan.exchange is not None and execution_plan.exchange.merges):
         apart = decompose(cast("exp.Select", tree_of(definition.transform)))  # the partial strategy implies a SELECT
         out.print(f"  partial   {apart.partial()}", soft_wrap=True)
         out.print(f"  finish    {apart.finish}", soft_wrap=True)
-    elif route.exchange is not None and route.exchange.finish is not None:
-        out.print(f"  bucket    {route.exchange.statement}", soft_wrap=True)
-        out.print(f"  finish    {route.exchange.finish}", soft_wrap=True)
+    elif execution_plan.exchange is not None and execution_plan.exchange.finish is not None:
+        out.print(f"  bucket    {execution_plan.exchange.statement}", soft_wrap=True)
+        out.print(f"  finish    {execution_plan.exchange.finish}", soft_wrap=True)
 
 
 def _print_actual(expected: Estimate, outcome: Outcome, seconds: float) -> None:

@@ -49,7 +49,7 @@ def explain(
 
 def _explained(workspace: Workspace, step: PlannedStep, *, analyze: bool) -> Explained:
     definition = step.definition
-    if step.route is None or not isinstance(definition, StoredDefinition):
+    if step.execution_plan is None or not isinstance(definition, StoredDefinition):
         return Explained(step)
     try:
         spec = full_spec(workspace, definition)
@@ -74,9 +74,9 @@ def print_plan(planned: Sequence[PlannedStep], *, as_json: bool) -> None:
             step.definition.name,
             step.decision.kind,
             step.decision.reason,
-            "" if step.route is None else step.route.strategy,
-            "" if step.route is None else step.route.executor,
-            "" if step.route is None else f"{step.route.reason}; {step.route.why}",
+            "" if step.execution_plan is None else step.execution_plan.strategy,
+            "" if step.execution_plan is None else step.execution_plan.executor,
+            "" if step.execution_plan is None else f"{step.execution_plan.reason}; {step.execution_plan.why}",
         )
         for step in planned
     ]

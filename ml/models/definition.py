@@ -42,16 +42,16 @@ class Model(Artifact):
         """Call the function."""
         return self.function(*args, **tables)
 
-    def verdict(self, bench: BuildContext) -> Verdict | None:
+    def verdict(self, context: BuildContext) -> Verdict | None:
         """Return the stored verdict for exactly these rows and this definition: acceptance of the champion, or refusal.
 
         A refused model is evaluated again once its rows or its definition change.
         """
         from ml.models import training  # noqa: PLC0415 - imports pandas and MLflow, which is slow
 
-        return training.verdict(self, bench)
+        return training.verdict(self, context)
 
-    def build(self, bench: BuildContext) -> Verdict:
+    def build(self, context: BuildContext) -> Verdict:
         """Train on the rows before the split, evaluate on the others, log the model, and return the verdict.
 
         An accepted model is registered under the definition's name and becomes its `champion`. For a refused model
@@ -61,7 +61,7 @@ class Model(Artifact):
         """
         from ml.models import training  # noqa: PLC0415 - see above
 
-        return training.build(self, bench)
+        return training.build(self, context)
 
 
 def model(  # noqa: PLR0913 - options of a decorator, all keyword-only

@@ -27,23 +27,23 @@ _ROWS = ("training_rows", "holdout_rows", "unlabelled_rows", "undated_rows")
 """The metrics that together count the rows of a view."""
 
 
-def verdict(model: Model, bench: BuildContext) -> Verdict | None:
+def verdict(model: Model, context: BuildContext) -> Verdict | None:
     """Return the verdict on exactly these inputs and this definition, if there is one. See `Model.verdict`."""
-    origin, store = _origin(model, bench), Registry(bench.store)
+    origin, store = _origin(model, context), Registry(context.store)
     if store.origin(model.name) == origin:
         return Verdict(accepted=True, reason="up to date")
     refusal = store.refusal(model.name, origin)
     return None if refusal is None else replace(refusal, rows=int(sum(refusal.metrics.get(name, 0) for name in _ROWS)))
 
 
-def build(model: Model, bench: BuildContext) -> Verdict:
+def build(model: Model, context: BuildContext) -> Verdict:
     """Train, evaluate and log a model; it becomes the champion if it passes its gate. See `Model.build`."""
-    store = Registry(bench.store)
+    store = Registry(context.store)
     store.require()  # fail before minutes of training
     _set_passive_openmp_wait()
-    view = feature_view(model, bench)
-    origin = _origin(model, bench)  # read before the rows: if they change in between, the next run trains again
-    parts = split(bench.table(view.name), view, model.evaluation, model.place)
+    view = feature_view(model, context)
+    origin = _origin(model, context)  # read before the rows: if they change in between, the next run trains again
+    parts = split(context.table(view.name), view, model.evaluation, model.place)
     estimator = fitted(model, parts.train)
     metrics, baseline = _evaluated(model, estimator, parts)
     accepted, reason = gate(model.evaluation, metrics, baseline)
@@ -51,7 +51,7 @@ def build(model: Model, bench: BuildContext) -> Verdict:
     figures = {**metrics, **{f"baseline_{name}": value for name, value in baseline.items()}, **_shares(parts)}
     trained = Trained(
         name=model.name,
-        run_id=bench.run_id,
+        run_id=context.run_id,
         origin=origin,
         estimator=estimator,
         features=parts.kinds,
@@ -63,9 +63,9 @@ def build(model: Model, bench: BuildContext) -> Verdict:
     return Verdict(accepted, reason, figures, uri, version, parts.rows)
 
 
-def feature_view(model: Model, bench: BuildContext) -> FeatureView:
+def feature_view(model: Model, context: BuildContext) -> FeatureView:
     """Return the feature view of a model; raise `DefinitionError` if it is another kind of table."""
-    view = bench.definition(model.view)
+    view = context.definition(model.view)
     if isinstance(view, FeatureView):
         return view
     raise DefinitionError(
@@ -127,8 +127,8 @@ def _evaluated(model: Model, estimator: Any, parts: TrainTestSplit) -> tuple[dic
     return measure(label, probability(estimator, holdout.features, model.place)), measure(label, simple)
 
 
-def _origin(model: Model, bench: BuildContext) -> Origin:
-    return Origin(model.fingerprint, {model.view: bench.version(model.view)})
+def _origin(model: Model, context: BuildContext) -> Origin:
+    return Origin(model.fingerprint, {model.view: context.version(model.view)})
 
 
 def _shares(parts: TrainTestSplit) -> dict[str, float]:

@@ -33,28 +33,28 @@ def run_exchange(job: StepExecution, chosen: Exchange, lake: Lake) -> Outcome:
     place = lake.scratch(job.spec.run_id, job.spec.definition.name)
     try:
         splits = _write_buckets(job.with_progress(0, 0.5), chosen, place)
-        limits = job.layout.limits(max(2, len(splits)))
+        limits = job.executor.limits(max(2, len(splits)))
         work = replace(
             job.work, producer=replace(cast("SqlProducer", job.work.producer), text=chosen.statement), limits=limits
         )
         outcome = _run_buckets(replace(job.with_progress(0.5, 1), work=work), chosen, splits, place)
     finally:
         place.clear()
-    route = job.spec.route
-    return replace(outcome, flow=replace(outcome.flow, rows_in=route.rows, bytes_in=route.size_bytes))
+    execution_plan = job.spec.execution_plan
+    return replace(outcome, flow=replace(outcome.flow, rows_in=execution_plan.rows, bytes_in=execution_plan.size_bytes))
 
 
-def buckets_for(size_bytes: int, layout: Executor) -> int:
+def buckets_for(size_bytes: int, executor: Executor) -> int:
     """Return the number of buckets such that each fits the memory of a task, and all slots are busy."""
-    share = layout.limits(layout.budget.slots).memory_bytes or size_bytes
-    return min(MOST_BUCKETS, max(layout.budget.slots, -(-size_bytes * EXPANSION // share)))
+    share = executor.limits(executor.budget.slots).memory_bytes or size_bytes
+    return min(MOST_BUCKETS, max(executor.budget.slots, -(-size_bytes * EXPANSION // share)))
 
 
 def _write_buckets(job: StepExecution, chosen: Exchange, place: Storage) -> list[Split]:
     spec = job.spec
     tree = tree_of(cast("Table", spec.definition).transform)
     inputs = {name: spec.scans[name] for name in chosen.keys}
-    buckets = buckets_for(sum(scan.size_bytes for scan in inputs.values()), job.layout)
+    buckets = buckets_for(sum(scan.size_bytes for scan in inputs.values()), job.executor)
     bucketed: dict[str, dict[int, Scan]] = {}
     for number, (name, scan) in enumerate(inputs.items()):
         cut = ShuffleSpec(
@@ -62,11 +62,11 @@ def _write_buckets(job: StepExecution, chosen: Exchange, place: Storage) -> list
             buckets=buckets,
             schema=scan.schema.select(used_columns(tree, name, scan.schema)),
             folder=place.at(f"input-{number}").uri,
-            limits=job.layout.limits(job.layout.budget.slots),
+            limits=job.executor.limits(job.executor.budget.slots),
             filesystem=job.work.filesystem,
         )
         part = job.with_progress(number / len(inputs), (number + 1) / len(inputs))
-        bucketed[name] = by_bucket(cut, part.run_each(partial(write_buckets, cut), cut_splits(scan, job.layout)))
+        bucketed[name] = by_bucket(cut, part.run_each(partial(write_buckets, cut), cut_splits(scan, job.executor)))
     return _splits(job, chosen, bucketed, buckets)
 
 
@@ -74,7 +74,7 @@ def _splits(
     job: StepExecution, chosen: Exchange, bucketed: Mapping[str, Mapping[int, Scan]], buckets: int
 ) -> list[Split]:
     """Return one split per bucket, or several for a bucket with a hot key."""
-    driving, scans = job.spec.route.driving, job.spec.scans
+    driving, scans = job.spec.execution_plan.driving, job.spec.scans
     sizes = [scan.size_bytes for scan in bucketed.get(driving, {}).values()]
     most = _SKEWED * sum(sizes) // max(len(sizes), 1)
     splits: list[Split] = []
@@ -91,7 +91,7 @@ def _splits(
 
 def _run_buckets(job: StepExecution, chosen: Exchange, splits: Sequence[Split], place: Storage) -> Outcome:
     if chosen.merges:
-        return run_partial(job, splits) or job.run_alone(Split(0, job.spec.scans[job.spec.route.driving]))
+        return run_partial(job, splits) or job.run_alone(Split(0, job.spec.scans[job.spec.execution_plan.driving]))
     if chosen.finish is None:
         return job.run_all(splits)
     kept = place.at("answers")  # the results of the buckets are stored until they are ordered and limited

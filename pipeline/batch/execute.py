@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import cast
 
 from pipeline.batch.exchange import run_exchange
-from pipeline.batch.executor import OnProgress, combined_split, layout_of, splits_of
+from pipeline.batch.executor import OnProgress, combined_split, executor_of, splits_of
 from pipeline.batch.job import StepExecution
 from pipeline.batch.partial_aggregation import run_partial
 from pipeline.batch.planning import exchanged
 from pipeline.batch.row_producers import ArrowProducer
-from pipeline.batch.step import StepSpec, work_of
+from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.work import Outcome, Split
 from pipeline.core.definitions import Table
 from pipeline.core.errors import SplitError
@@ -24,28 +24,28 @@ from pipeline.lake import Lake
 
 def execute(spec: StepSpec, lake: Lake, settings: Settings, on_progress: OnProgress = lambda _: None) -> Outcome:
     """Execute a step and return the staged files; nothing is committed. `on_progress` receives the completed fraction."""
-    job = StepExecution(spec, work_of(spec, lake, settings), layout_of(spec, settings), on_progress)
+    job = StepExecution(spec, task_spec_of(spec, lake, settings), executor_of(spec, settings), on_progress)
     if spec.is_dataset:
         return _dataset(job)
-    if spec.route.exchange is not None:
-        return run_exchange(job, spec.route.exchange, lake)
+    if spec.execution_plan.exchange is not None:
+        return run_exchange(job, spec.execution_plan.exchange, lake)
     try:
-        return _in_splits(job, splits_of(spec, job.layout), lake)
+        return _in_splits(job, splits_of(spec, job.executor), lake)
     except SplitError:  # a file cannot be divided because of its quoting: read all files completely
-        return _in_splits(job, splits_of(spec, job.layout, whole_files=True), lake)
+        return _in_splits(job, splits_of(spec, job.executor, whole_files=True), lake)
 
 
 def _in_splits(job: StepExecution, splits: Sequence[Split], lake: Lake) -> Outcome:
-    if len(splits) == 1 and not job.layout.on_ray:
+    if len(splits) == 1 and not job.executor.on_ray:
         return job.run_alone(splits[0])
-    job = replace(job, work=replace(job.work, limits=job.layout.limits(len(splits))))
-    if job.spec.route.strategy != "partial":
+    job = replace(job, work=replace(job.work, limits=job.executor.limits(len(splits))))
+    if job.spec.execution_plan.strategy != "partial":
         return job.run_all(splits)
     outcome = run_partial(job, splits)
     if outcome is not None:
         return outcome
     chosen = None if job.spec.feed is not None else exchanged(job.spec.definition, job.spec.scans)
-    if isinstance(chosen, Exchange) and job.layout.on_ray and not chosen.merges:
+    if isinstance(chosen, Exchange) and job.executor.on_ray and not chosen.merges:
         return run_exchange(job, chosen, lake)
     return job.run_alone(combined_split(job.spec, splits))
 
@@ -57,5 +57,7 @@ def _dataset(job: StepExecution) -> Outcome:
     transform = cast("FunctionTransform", cast("Table", spec.definition).transform)
     readers = dataset_rows(transform.function, {name: spec.scans[name] for name in transform.inputs})
     for reader in readers:
-        return job.run_alone(Split(0), producer=ArrowProducer(reader, spec.route.rows, spec.route.size_bytes))
+        return job.run_alone(
+            Split(0), producer=ArrowProducer(reader, spec.execution_plan.rows, spec.execution_plan.size_bytes)
+        )
     raise AssertionError("dataset_rows yields exactly one reader")

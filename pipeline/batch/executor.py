@@ -58,13 +58,13 @@ class Executor:
             yield split, answer
 
 
-def layout_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Executor:
+def executor_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Executor:
     """Return the executor of a step according to its plan, with its budget.
 
     With `starts=False`, no local cluster is started; the budget of this machine is returned instead.
     """
     here, name = budget_here(settings.memory_bytes), spec.definition.name
-    on_ray = spec.route.executor == "ray" and spec.route.strategy != "gather" and not spec.is_dataset
+    on_ray = spec.execution_plan.executor == "ray" and spec.execution_plan.strategy != "gather" and not spec.is_dataset
     if not on_ray or not (starts or settings.ray_address):
         return Executor(name, here, here, on_ray)
     from pipeline.batch.ray_executor import cluster_budget  # noqa: PLC0415 - importing Ray takes seconds
@@ -75,23 +75,25 @@ def layout_of(spec: StepSpec, settings: Settings, *, starts: bool = True) -> Exe
     return Executor(name, there, here, on_ray)
 
 
-def splits_of(spec: StepSpec, layout: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:
+def splits_of(spec: StepSpec, executor: Executor, *, whole_files: bool = False) -> tuple[Split, ...]:
     """Divide a step's driving input into splits; with `whole_files`, files of a source are not divided."""
-    strategy = spec.route.strategy
-    alone = strategy == "gather" or (strategy == "partial" and not layout.on_ray and not spec.parts)
+    strategy = spec.execution_plan.strategy
+    alone = strategy == "gather" or (strategy == "partial" and not executor.on_ray and not spec.parts)
     most = MOST_BYTES_PARTITIONED if spec.definition.partition_by else MOST_BYTES
-    slots = Slots(1, sys.maxsize) if alone else Slots(layout.budget.slots, most)
+    slots = Slots(1, sys.maxsize) if alone else Slots(executor.budget.slots, most)
     if spec.reader is not None:
         return splits_of_parts(divided(spec.reader, spec.parts, sys.maxsize if whole_files else PART_BYTES), slots)
-    driving = spec.scans.get(spec.route.driving)
+    driving = spec.scans.get(spec.execution_plan.driving)
     return (Split(0),) if driving is None else splits_of_scan(driving, slots)
 
 
-def cut_splits(scan: Scan, layout: Executor) -> tuple[Split, ...]:
+def cut_splits(scan: Scan, executor: Executor) -> tuple[Split, ...]:
     """Divide any input into splits."""
-    return splits_of_scan(scan, Slots(layout.budget.slots))
+    return splits_of_scan(scan, Slots(executor.budget.slots))
 
 
 def combined_split(spec: StepSpec, splits: Sequence[Split]) -> Split:
     """Return all splits as a single split."""
-    return Split(0, spec.scans.get(spec.route.driving), tuple(part for split in splits for part in split.parts))
+    return Split(
+        0, spec.scans.get(spec.execution_plan.driving), tuple(part for split in splits for part in split.parts)
+    )

@@ -22,16 +22,16 @@ class StepExecution:
 
     spec: StepSpec
     work: TaskSpec
-    layout: Executor
+    executor: Executor
     on_progress: OnProgress
 
     def run_each(self, task: Callable[..., Any], splits: Sequence[Split]) -> list[Any]:
         """Run a task for every split, and return the results in the order of the splits."""
-        return run_with_retry(self.spec.definition, splits, self.layout, task, self.on_progress)
+        return run_with_retry(self.spec.definition, splits, self.executor, task, self.on_progress)
 
     def run_alone(self, split: Split, **changes: Any) -> Outcome:
         """Run the task with these changes on one split in this process, with the entire budget."""
-        work = replace(self.work, limits=self.layout.here.whole(), **changes)
+        work = replace(self.work, limits=self.executor.here.whole(), **changes)
         try:
             return run_task(work, split, self.on_progress)
         except SourceError as error:
@@ -42,7 +42,7 @@ class StepExecution:
     def run_all(self, splits: Sequence[Split]) -> Outcome:
         """Run the task on every split, and return the combined outcome, with one row per key."""
         outcomes = self.run_each(partial(run_task, self.work), splits)
-        combined = combine_outcomes(replace(self.work, limits=self.layout.here.whole()), outcomes)
+        combined = combine_outcomes(replace(self.work, limits=self.executor.here.whole()), outcomes)
         return self.run_alone(combined_split(self.spec, splits)) if combined is None else combined
 
     def with_progress(self, begin: float, end: float) -> StepExecution:

@@ -40,7 +40,7 @@ def run_partial(job: StepExecution, splits: Sequence[Split]) -> Outcome | None:
     states = pa.concat_tables(kept)
     with connect(job.work.limits, filesystem=job.work.filesystem) as con:
         inputs = {name: Scan(scan.schema) for name, scan in spec.scans.items()}
-        register(con, {**inputs, spec.route.driving: Scan(spec.driving_schema)})
+        register(con, {**inputs, spec.execution_plan.driving: Scan(spec.driving_schema)})
         answer = apart.answer(apart.types(con))
     rows_in, bytes_in = sum(p.rows_in for p in partials), sum(p.bytes_in for p in partials)
     merger = ArrowProducer(states, rows_in, bytes_in, {STATES: states}, answer)

@@ -47,7 +47,7 @@ class ExecutionPlan:
         return self.strategy in {"blockwise", "broadcast", "files"}
 
 
-def route(
+def execution_plan(
     definition: StoredDefinition,
     scans: Mapping[str, Scan],
     parts: Sequence[SourceSplit] = (),
@@ -107,7 +107,7 @@ def _too_large(size_bytes: int, limits: ExecutionLimits) -> str:
     return f"{size_bytes / 1e6:,.0f} MB of files do not fit in {memory:,.0f} MB of memory"
 
 
-def source_route(
+def source_execution_plan(
     definition: Source, parts: Sequence[SourceSplit], limits: ExecutionLimits = DEFAULT_LIMITS
 ) -> ExecutionPlan:
     """Choose the executor for reading a source."""

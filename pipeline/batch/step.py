@@ -29,7 +29,7 @@ class StepSpec:
     """The input of `execute`."""
 
     definition: StoredDefinition
-    route: ExecutionPlan
+    execution_plan: ExecutionPlan
     scans: Mapping[str, Scan]
     run_id: str
     at: str
@@ -60,10 +60,10 @@ class StepSpec:
         """The columns of the driving input."""
         if self.feed is not None:
             return SourceProducer(cast("Reader", self.reader), cast("Schema", self.schema), self.at).all_columns
-        return self.scans[self.route.driving].schema
+        return self.scans[self.execution_plan.driving].schema
 
 
-def work_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
+def task_spec_of(spec: StepSpec, lake: Lake, settings: Settings, producer: RowProducer | None = None) -> TaskSpec:
     """Return the task of a step; rows come from `producer`, by default from that of the definition."""
     definition = spec.definition
     table = lake.table(definition.layer, definition.name, partition_by=definition.partition_by)
@@ -98,8 +98,8 @@ def _are_splits_ranked(spec: StepSpec) -> bool:
         return False
     if spec.reads is spec.definition:
         return True
-    return spec.route.splits_alone and carries_provenance(
-        spec.definition, spec.route.driving, spec.driving_schema.names
+    return spec.execution_plan.splits_alone and carries_provenance(
+        spec.definition, spec.execution_plan.driving, spec.driving_schema.names
     )
 
 
@@ -116,18 +116,18 @@ def _producer_of(spec: StepSpec) -> RowProducer:
         return source
     transform = cast("Table", definition).transform
     if source is not None and isinstance(transform, SqlTransform):
-        named = set(used_columns(transform.tree, spec.route.driving, source.schema))
+        named = set(used_columns(transform.tree, spec.execution_plan.driving, source.schema))
         source = replace(source, schema=_relaxed(source.schema, named))
-    others = {name: scan for name, scan in spec.scans.items() if name != spec.route.driving}
+    others = {name: scan for name, scan in spec.scans.items() if name != spec.execution_plan.driving}
     if isinstance(transform, FunctionTransform):
         return FunctionProducer(transform, others, definition.place, source)
     if not isinstance(transform, SqlTransform):
         return WholeInputProducer(transform, others, source)
     columns = {name: scan.schema.names for name, scan in spec.scans.items()}
-    tree = transform.tree_over({**columns, spec.route.driving: spec.driving_schema.names})
-    tree = tree if spec.feed is None else without_provenance(tree, spec.route.driving)
+    tree = transform.tree_over({**columns, spec.execution_plan.driving: spec.driving_schema.names})
+    tree = tree if spec.feed is None else without_provenance(tree, spec.execution_plan.driving)
     text = tree.sql("duckdb", comments=False)
     hidden: tuple[str, ...] = ()
-    if spec.route.splits_alone:
-        text, hidden = with_provenance(tree, spec.route.driving, spec.driving_schema.names)
-    return SqlProducer(text, spec.route.driving, others, hidden, source)
+    if spec.execution_plan.splits_alone:
+        text, hidden = with_provenance(tree, spec.execution_plan.driving, spec.driving_schema.names)
+    return SqlProducer(text, spec.execution_plan.driving, others, hidden, source)

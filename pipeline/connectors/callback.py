@@ -26,9 +26,9 @@ class ToCallback:
     function: Function
     gone: Function | None = None
 
-    def open(self, home: SinkContext) -> CallbackTarget:
+    def open(self, context: SinkContext) -> CallbackTarget:
         """Open the file that stores the delivered version, in the project's state folder."""
-        return CallbackTarget(self, home.state / "sinks" / f"{home.env}.{home.sink}.json")
+        return CallbackTarget(self, context.state / "sinks" / f"{context.env}.{context.sink}.json")
 
     def __str__(self) -> str:
         """Return the function's name."""

@@ -36,9 +36,9 @@ class ToOnline:
         """Return the path of the file: below the state folder, unless it is absolute."""
         return state / self.path
 
-    def open(self, home: SinkContext) -> OnlineTarget:
+    def open(self, context: SinkContext) -> OnlineTarget:
         """Open or create the file; raise `SinkError` if it is not a SQLite file."""
-        return OnlineTarget(self.file(home.state), home.sink, self.key)
+        return OnlineTarget(self.file(context.state), context.sink, self.key)
 
     def __str__(self) -> str:
         """Return the file's name."""

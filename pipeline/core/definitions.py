@@ -316,11 +316,11 @@ class Artifact(Definition):
     """A definition whose result is not a table, for example a model."""
 
     @abstractmethod
-    def verdict(self, bench: BuildContext) -> Verdict | None:
+    def verdict(self, context: BuildContext) -> Verdict | None:
         """Return the existing verdict for these inputs and this definition, or `None` if there is none."""
 
     @abstractmethod
-    def build(self, bench: BuildContext) -> Verdict:
+    def build(self, context: BuildContext) -> Verdict:
         """Build the artifact, evaluate it, store it if it is accepted, and return the verdict."""
 
 

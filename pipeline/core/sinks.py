@@ -93,7 +93,7 @@ class SinkContext:
 class Destination(Protocol):
     """The target of a sink as defined. It is not opened until rows are sent."""
 
-    def open(self, home: SinkContext) -> Target:
+    def open(self, context: SinkContext) -> Target:
         """Open the target; raise `SinkError` on failure."""
 
     def __str__(self) -> str:

@@ -347,7 +347,7 @@ class Lake:
 
     def quarantine(self, name: str) -> LakeTable:
         """Return the quarantine table of a table."""
-        description = f"Rows set aside from {name}"
+        description = f"Quarantined rows of {name}"
         return LakeTable(self.storage.at("quarantine", name), name, description=description, is_quarantine=True)
 
     def scratch(self, run_id: str, name: str) -> Storage:

@@ -194,7 +194,7 @@ class TableHead:
         )
 
     def _add_columns(self, table: DeltaTable, schema: DeltaSchema) -> None:
-        """Give the table the columns that only the new rows have. A commit of its own, under the same mark: no row changes.
+        """Add the columns that only the new rows have. It is a separate commit with the same manifest id: no row changes.
 
         They are marked, since the files that are there do not have them: `Column.is_added`.
         """
@@ -273,7 +273,7 @@ class TableHead:
 
     def _number_of(self, manifest_id: int, begin: int) -> int:
         """Return the number of the version that committed a manifest id, from `begin` on."""
-        assert self.table is not None  # noqa: S101 - it carries the mark
+        assert self.table is not None  # noqa: S101 - it carries the manifest id
         now = int(self.table.version())
         commits = () if begin >= now else entries(self.place.storage, begin, now) or ()
         return next((entry.number for entry in commits if entry.manifest_id == manifest_id), now)

@@ -1,8 +1,8 @@
-"""What each commit of a table did, from its log: which files came and went, and under which mark.
+"""The commits of a table, read from its log: the files that each added and removed, and its manifest id.
 
-The log of a stream's table grows by a file each epoch, and every commit lists it. So its old entries are **folded**:
-an entry's files, without their statistics, become a line of `_headwater/log/<first>-<last>.jsonl`, and the entry goes.
-Readers that follow a table are told what came since their version from both, at a cost of what changed.
+The log of a stream's table grows by one file per epoch, and every commit lists it. Therefore old entries are **folded**:
+the files of an entry, without their statistics, become a line of `_headwater/log/<first>-<last>.jsonl`, and the entry is removed.
+Readers that follow a table get the changes since their version from both, at a cost proportional to the changes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from urllib.parse import unquote
 from pipeline.lake.storage import Storage
 
 APP = "headwater"
-"""The Delta application whose transaction number is the mark of a table's manifest."""
+"""The Delta application whose transaction number is the id of a table's manifest."""
 COMPACTED = "headwater.compacted"
-"""The note of a compaction: for each file that came, the files whose rows it holds."""
+"""The key of a compaction's note: for each added file, the files whose rows it contains."""
 FOLDED = "_headwater/log/"
 _FOLDED_FIELDS = {"added": "came", "removed": "went"}
 """The names of two fields of an entry in a folded line."""
@@ -26,7 +26,7 @@ _FOLDED_FIELDS = {"added": "came", "removed": "went"}
 
 @dataclass(frozen=True)
 class AddedFile:
-    """A file that came in a commit, by its path below the table."""
+    """A file that a commit added, by its path below the table."""
 
     path: str
     rows: int
@@ -35,7 +35,7 @@ class AddedFile:
 
 @dataclass(frozen=True)
 class RemovedFile:
-    """A file that went in a commit, by its path below the table."""
+    """A file that a commit removed, by its path below the table."""
 
     path: str
     size_bytes: int
@@ -43,20 +43,20 @@ class RemovedFile:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One commit. Files that only changed their shape, not the table's rows, are named in `moved`."""
+    """One commit. `moved` has the files of a compaction, which changes files and not rows."""
 
     number: int
     manifest_id: int | None
     added: Sequence[AddedFile] = ()
     removed: Sequence[RemovedFile] = ()
     moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """For each file of a compaction, the files it took the place of."""
+    """For each file of a compaction, the files that it replaced."""
     is_plain: bool = True
-    """Whether all of this is known: not so when another engine has compacted the table."""
+    """Whether all of this is known; false if another engine compacted the table."""
 
 
 def entries(storage: Storage, first: int, last: int) -> tuple[LogEntry, ...] | None:
-    """Return what the commits from one number to another did, or `None` when the log no longer says so of all."""
+    """Return the commits from one number to another, or `None` if the log no longer has all of them."""
     by_number = dict(_read(storage, range(first, last + 1)))
     if missing := [number for number in range(first, last + 1) if number not in by_number]:
         by_number |= {e.number: e for e in _folded(storage, missing[0], missing[-1])}

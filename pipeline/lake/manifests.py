@@ -8,12 +8,12 @@ from pipeline.lake.storage import Storage
 
 
 def manifest_name(manifest_id: int) -> str:
-    """Return where the manifest of a mark stands below its table."""
+    """Return the path of a manifest below its table."""
     return f"_headwater/{manifest_id:016x}.json"
 
 
 def read_manifest(storage: Storage, table: str, manifest_id: int) -> Manifest:
-    """Read the manifest of a mark; raise `StorageError`, caused by `FileNotFoundError` when it is gone."""
+    """Read a manifest by its id; raise `StorageError`, caused by `FileNotFoundError` if it does not exist."""
     try:
         text = storage.read_text(manifest_name(manifest_id))
     except StorageError as error:

@@ -128,10 +128,10 @@ def replace_keys(work: MergeSpec, keys: Scan, names: tuple[str, ...]) -> MergeRe
         chosen = ", ".join(f"{quoted(name)} as k{number}" for number, name in enumerate(names))
         con.execute(f"create temp table _rows as select distinct {chosen} from ({keys.query()})")
         uris = [*(work.uri(file) for file in work.staged), *candidates(con, work, work.seen)]
-        con.execute("create temp table _away (file bigint, row bigint, is_delete boolean)")
+        con.execute("create temp table _removed_rows (file bigint, row bigint, is_delete boolean)")
         if old := uris[len(work.staged) :]:
             con.execute(
-                f"insert into _away select file, row, false from ({_read(work, old, 'false', len(work.staged))}) "
+                f"insert into _removed_rows select file, row, false from ({_read(work, old, 'false', len(work.staged))}) "
                 f"semi join _rows using ({work.key_columns})"
             )
         files, removed = _rewrite(con, work, uris)
@@ -149,7 +149,7 @@ def _merged(con: duckdb.DuckDBPyConnection, work: MergeSpec, how: Merge) -> Merg
     new = len(work.staged)
     superseded, deletes = one(
         con,
-        f"select count(*) filter (where file < {new} and not is_delete), count(*) filter (where is_delete) from _away",
+        f"select count(*) filter (where file < {new} and not is_delete), count(*) filter (where is_delete) from _removed_rows",
     )
     con.execute("drop table _rows; drop table _several; drop table _ranked; drop table _tied")
     files, removed = _rewrite(con, work, uris)
@@ -229,7 +229,7 @@ def _parquet(uris: Sequence[str]) -> str:
 
 
 def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
-    """Make `_away` of the rows that go, and `_deleted` of the keys that go with their sequence.
+    """Make `_removed_rows` of the rows that go, and `_deleted` of the keys that go with their sequence.
 
     Only keys with several rows are sorted; the row of any other is the last one of its key.
     """
@@ -240,10 +240,10 @@ def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) 
         f"rank() over (partition by {keys} order by s desc, gone desc) as place "
         f"from _rows as r semi join _several using ({keys})"
     )
-    con.execute("create temp table _away (file bigint, row bigint, is_delete boolean)")
-    con.execute("insert into _away select file, row, false from _ranked where place > 1 and file >= 0")
+    con.execute("create temp table _removed_rows (file bigint, row bigint, is_delete boolean)")
+    con.execute("insert into _removed_rows select file, row, false from _ranked where place > 1 and file >= 0")
     con.execute(
-        f"insert into _away select file, row, false from _ranked where place = 1 and gone "
+        f"insert into _removed_rows select file, row, false from _ranked where place = 1 and gone "
         f"qualify row_number() over (partition by {keys} order by file, row) > 1"
     )
     _break_ties(con, work, uris)
@@ -253,7 +253,7 @@ def _rank(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) 
         f"union all select {keys}, s, file, row from _rows as r anti join _several using ({keys}) where gone"
     )
     con.execute("delete from _deleted where file < 0")  # a tombstone that is there already
-    con.execute("insert into _away select file, row, true from _deleted")
+    con.execute("insert into _removed_rows select file, row, true from _deleted")
 
 
 def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]) -> None:
@@ -269,7 +269,7 @@ def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[
     local = ", ".join(f"({index}, {number})" for index, number in enumerate(numbers))
     content = f"struct_pack({', '.join(f'{quoted(n)} := {quoted(n)}' for n in work.schema.names)})::varchar"
     con.execute(
-        f"insert into _away select t.file, t.row, false from _tied as t "
+        f"insert into _removed_rows select t.file, t.row, false from _tied as t "
         f"join (values {local}) as f(i, file) on f.file = t.file "
         f"join (select file_index as i, file_row_number as row, {content} as content from ("
         f"{no_rows(work.schema)} union all by name select *, file_index, file_row_number "
@@ -281,8 +281,8 @@ def _break_ties(con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[
 def _rewrite(
     con: duckdb.DuckDBPyConnection, work: MergeSpec, uris: Sequence[str]
 ) -> tuple[tuple[StagedFile, ...], frozenset[str]]:
-    """Write the files that hold rows that go again without them; return what is new in the table, and what goes."""
-    losing = {int(row[0]) for row in con.execute("select distinct file from _away").fetchall()}
+    """Rewrite the files that contain removed rows; return the new files of the table, and the files that they replace."""
+    losing = {int(row[0]) for row in con.execute("select distinct file from _removed_rows").fetchall()}
     new = len(work.staged)
     if any(number >= new for number in losing):
         losing |= {number for number, file in enumerate(work.staged) if file.size_bytes < SMALL_BYTES}
@@ -311,7 +311,7 @@ def _without(work: MergeSpec, uris: Sequence[str], group: Sequence[int]) -> str:
     return (
         f"select {listed(work.schema.names)} from "
         f"({no_rows(work.schema)} union all by name {files}) as kept "  # a file may lack columns that came later
-        f"anti join (select f.i as _i, a.row as _row from _away as a join (values {local}) as f(i, file) using (file)) "
+        f"anti join (select f.i as _i, a.row as _row from _removed_rows as a join (values {local}) as f(i, file) using (file)) "
         f"using (_i, _row)"
     )
 

@@ -1,7 +1,7 @@
-"""Keeping the log of a table short: checkpoints, so that it opens fast, and old entries folded, so that it lists fast.
+"""Maintenance of a table's log: checkpoints make it fast to open, and folding old entries makes it fast to list.
 
-What is kept: every version of the last `KEPT_VERSIONS` can be opened, and the newest `KEPT_MANIFESTS` manifests can be
-read. Who follows the table further back is still told what came since (`pipeline/lake/log.py`).
+Each of the last `KEPT_VERSIONS` versions can be opened, and the newest `KEPT_MANIFESTS` manifests can be read. A reader
+that follows the table from an older version still gets the changes since (`pipeline/lake/log.py`).
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pipeline.lake.manifests import manifest_name
 from pipeline.lake.storage import Storage
 
 TIDY_INTERVAL = 100
-"""After how many versions there is something to do."""
+"""The number of versions between two runs."""
 KEPT_VERSIONS = 500
-"""How many versions can surely be opened; up to `TIDY_INTERVAL` more can."""
+"""The number of versions that can always be opened; up to `TIDY_INTERVAL` more may be."""
 KEPT_MANIFESTS = 20
-"""How many of the newest manifests are kept, for readers who have just opened their version."""
+"""The number of newest manifests that are kept, for readers that have just opened their version."""
 
 
 def tidy(place: TableDescription, *, versions: int = KEPT_VERSIONS) -> None:
-    """Write a checkpoint of the newest version; fold the entries, and remove the manifests, that are no longer kept.
+    """Write a checkpoint of the newest version, fold old entries, and remove old manifests.
 
-    Safe beside writers and readers, and when it is cut off: an entry goes only when a checkpoint after it and its
-    folded line are there, a manifest only when a later one is committed. Only one at a time for a table.
-    Raises `StorageError` or `deltalake`'s errors when the store refuses; the table is whole then.
+    Safe during reads and writes, and if it is interrupted: an entry is removed only after a later checkpoint and its
+    folded line are written, a manifest only after a later one is committed. Run one at a time per table.
+    Raises `StorageError` or an error of `deltalake` if the store fails; the table stays intact.
     """
     table = open_table(place)
     if table is None:
@@ -32,7 +32,7 @@ def tidy(place: TableDescription, *, versions: int = KEPT_VERSIONS) -> None:
     table.create_checkpoint()
     now = int(table.version())
     newest = entries(place.storage, max(0, now - KEPT_MANIFESTS + 1), now)
-    if newest is None:  # another engine keeps this log
+    if newest is None:  # another engine maintains this log
         return
     kept = frozenset(entry.manifest_id for entry in newest)
     names = place.storage.names("_delta_log/")
@@ -52,7 +52,7 @@ def tidy(place: TableDescription, *, versions: int = KEPT_VERSIONS) -> None:
 
 
 def _present(storage: Storage, names: tuple[str, ...], first: int, last: int) -> tuple[LogEntry, ...]:
-    """Return the entries between two numbers of which there are files."""
+    """Return the entries between two numbers that exist as files."""
     numbers = sorted(n for name in names if first <= (n := number_of(name)) <= last and name == entry_name(n))
     return (entries(storage, numbers[0], numbers[-1]) or ()) if numbers else ()
 

@@ -172,7 +172,7 @@ def _quarantine(lake: Lake, name: str) -> QuarantineSummary | None:
 def _chart(lake: Lake, table: Table) -> ChartData:
     chart, version = table.chart, _in(lake, table).version()
     if chart is None or version is None:
-        return ChartData(table, notes=("The table is not made yet.",))
+        return ChartData(table, notes=("The table does not exist yet.",))
     for column in (chart.x, chart.y, chart.by):
         if column is not None and column not in version.schema.names:
             hint = did_you_mean(column, version.schema.names)

@@ -91,7 +91,7 @@ def summary(table: TableSummary) -> str:
     if not handler_of(table.definition).is_step:
         return "not stored"
     if state(table) == "absent":
-        return "not made yet"
+        return "does not exist yet"
     if table.step is not None and table.step.has_failed:
         return table.step.outcome
     if table.is_table:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.batch.planning import ExecutionPlan, route, source_route, tree_of
+from pipeline.batch.planning import ExecutionPlan, execution_plan, source_execution_plan, tree_of
 from pipeline.batch.row_producers import ArrowProducer, SourceProducer
-from pipeline.batch.step import StepSpec, work_of
+from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import RowProducer, Split
 from pipeline.commit.commit_plan import StagedRows, definition_to_validate, plan_commit
@@ -67,7 +67,7 @@ def replay(workspace: Workspace, name: str, *, clock: Clock = now) -> RowCounts:
     spec, producer = _prepare(
         workspace, definition, rows, StepSpec(judged, _INLINE_PLAN, {}, run_id, at, existing=version)
     )
-    work = work_of(spec, workspace.lake, workspace.settings, producer)
+    work = task_spec_of(spec, workspace.lake, workspace.settings, producer)
     outcome = run_task(work, Split(0, parts=spec.parts))
     require_same(definition, Decision(DecisionKind.APPEND, "replay"), version, outcome.schema)
     commit = plan_commit(workspace, StagedRows(definition, outcome, run_id, version))
@@ -111,11 +111,11 @@ def _prepare(
         raise RequestError(f"{definition.name!r} is not a table")
     if feed_of(workspace, definition) is not None:
         raise RequestError(
-            f"{definition.name!r} reads a source that is not stored, so its rows cannot be judged again by themselves",
+            f"{definition.name!r} reads a source that is not stored, so its rows cannot be validated individually",
             do=f"fix the files or the definition and run `headwater run --select {definition.name}`",
         )
     scans = {n: workspace.require(n, definition.name).scan() for n in definition.inputs}
-    plan = route(definition, scans)
+    plan = execution_plan(definition, scans)
     positions = rows.select([SOURCE, POSITION])
     known = not isinstance(definition.transform, FunctionTransform) and not positions[POSITION].null_count
     if known and plan.splits_alone and {SOURCE, POSITION} <= set(scans[plan.driving].schema.names):
@@ -161,8 +161,8 @@ def _from_text(definition: Source, rows: pa.Table, spec: StepSpec) -> tuple[Step
     before = Schema(()) if spec.existing is None else own_columns(spec.existing.schema).inferred()
     schema = with_declared(definition, before)
     reader = _StoredTextReader(_reparsable(definition), {uri: tuple(kept) for uri, kept in by_source.items()})
-    plan = source_route(definition, parts)
-    return replace(spec, route=plan, parts=parts, schema=schema), SourceProducer(
+    plan = source_execution_plan(definition, parts)
+    return replace(spec, execution_plan=plan, parts=parts, schema=schema), SourceProducer(
         reader, schema, spec.at, event_time=definition.event_time
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
-from pipeline.batch.step import StepSpec, work_of
+from pipeline.batch.step import StepSpec, task_spec_of
 from pipeline.batch.task import run_task
 from pipeline.batch.work import Outcome, Split, TaskSpec
 from pipeline.commit.post_commit import check_records, post_commit, update_quarantine
@@ -35,7 +35,7 @@ from pipeline.lake import Version
 from pipeline.project.workspace import Workspace
 from pipeline.runner.contracts import require_same
 from pipeline.runner.decide import Decision, DecisionKind
-from pipeline.runner.facts import feed_of, route_of
+from pipeline.runner.facts import execution_plan_of, feed_of
 from pipeline.runner.partitions import PartitionColumn, PartitionProducer, column_of, every_partition, within
 
 PARTIAL_PREFIX = "partly "
@@ -268,12 +268,14 @@ def parallelism(plan: Backfill) -> int:
 
 def _work(workspace: Workspace, plan: Backfill, run_id: str, at: str) -> tuple[TaskSpec, Split]:
     scans = {name: version.scan() for name, version in plan.inputs.items()}
-    route = replace(route_of(workspace, plan.definition, scans), executor="inline")
-    work = work_of(StepSpec(plan.definition, route, scans, run_id, at), workspace.lake, workspace.settings)
+    execution_plan = replace(execution_plan_of(workspace, plan.definition, scans), executor="inline")
+    work = task_spec_of(
+        StepSpec(plan.definition, execution_plan, scans, run_id, at), workspace.lake, workspace.settings
+    )
     if plan.parallel > 1:
         budget = budget_here(workspace.settings.memory_bytes)
         work = replace(work, limits=Limits(budget.memory_bytes // plan.parallel, max(1, budget.slots // plan.parallel)))
-    return work, Split(0, scans[route.driving])
+    return work, Split(0, scans[execution_plan.driving])
 
 
 def _consumed(workspace: Workspace, name: str, of: str, manifest: Manifest) -> Version:

@@ -113,8 +113,8 @@ def commit_step(run: RunContext, spec: StepSpec, basis: StepBasis) -> StepRecord
         layer=definition.layer,
         decision=kind,
         reason=basis.decision.reason,
-        strategy=spec.route.strategy,
-        executor=spec.route.executor,
+        strategy=spec.execution_plan.strategy,
+        executor=spec.execution_plan.executor,
         version=committed.number,
         total_rows=committed.rows,
         flow=commit.flow,
@@ -145,14 +145,14 @@ def _staged(run: RunContext, spec: StepSpec, basis: StepBasis, memory_bytes: int
     staged = StagedRows(basis.definition, outcome, run.run_id, before)
     if not decision.removed:
         return outcome, plan_commit(workspace, staged)
-    driving = spec.route.driving
+    driving = spec.execution_plan.driving
     files = (*decision.removed, *decision.added)
     return outcome, replace_by_key(workspace, staged, driving, replace(spec.scans[driving], files=files))
 
 
 def _needed_bytes(spec: StepSpec, basis: StepBasis) -> int | None:
     """Return the memory needed for all rows of a step; `None` for a step on the cluster."""
-    if spec.is_dataset or spec.route.executor == "ray":
+    if spec.is_dataset or spec.execution_plan.executor == "ray":
         return None
     read = sum(scan.size_bytes for scan in spec.scans.values()) + sum(part.size_bytes for part in spec.parts)
     before = 0 if basis.version is None else sum(file.size_bytes for file in basis.version.files)

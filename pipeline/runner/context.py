@@ -26,7 +26,7 @@ class PlannedStep:
 
     definition: Definition
     decision: Decision
-    route: ExecutionPlan | None = None
+    execution_plan: ExecutionPlan | None = None
 
 
 class RunContext:
@@ -68,5 +68,5 @@ class RunContext:
 
     def notify_progress(self, spec: StepSpec, share: float) -> None:
         """Notify the observer of the progress of a step."""
-        progress = StepProgress(share, spec.route.rows, spec.route.size_bytes)
+        progress = StepProgress(share, spec.execution_plan.rows, spec.execution_plan.size_bytes)
         self._observer(Event(Moment.WORKING, self.run_id, spec.definition.name, work=progress))

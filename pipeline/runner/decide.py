@@ -29,7 +29,7 @@ class DecisionKind(StrEnum):
     """Nothing: a stream updates it."""
 
 
-_NOT_MADE = "not made yet"
+_NOT_MADE = "does not exist yet"
 _SHOWN = 3
 
 

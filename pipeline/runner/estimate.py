@@ -11,7 +11,7 @@ import duckdb
 
 from pipeline.batch.exchange import buckets_for
 from pipeline.batch.execute import execute
-from pipeline.batch.executor import Executor, OnProgress, layout_of, splits_of
+from pipeline.batch.executor import Executor, OnProgress, executor_of, splits_of
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.commit.commit_plan import CommitPlan, StagedRows, definition_to_validate, plan_commit
@@ -51,20 +51,20 @@ def full_spec(workspace: Workspace, definition: StoredDefinition) -> StepSpec:
 
 def estimate(workspace: Workspace, spec: StepSpec) -> Estimate:
     """Return the estimate for a step; only the log and the files' metadata are read."""
-    layout = layout_of(spec, workspace.settings, starts=False)
-    splits, buckets = _splits(spec, layout)
-    at_once = 1 if splits == 1 and not layout.on_ray else min(max(splits, buckets), layout.budget.slots)
+    executor = executor_of(spec, workspace.settings, starts=False)
+    splits, buckets = _splits(spec, executor)
+    at_once = 1 if splits == 1 and not executor.on_ray else min(max(splits, buckets), executor.budget.slots)
     versions = [workspace.require(name) for name in spec.scans]
     return Estimate(
-        rows_in=spec.route.rows,
+        rows_in=spec.execution_plan.rows,
         rows_out=_estimated_rows(workspace, spec),
-        bytes_in=spec.route.size_bytes,
+        bytes_in=spec.execution_plan.size_bytes,
         files=len(spec.parts) + sum(len(scan.files) for scan in spec.scans.values()),
         files_in_all=len(spec.parts) + sum(len(version.files) for version in versions),
         splits=splits,
         at_once=at_once,
-        task_bytes=layout.limits(max(splits, buckets)).memory_bytes or layout.budget.memory_bytes,
-        memory_bytes=layout.budget.memory_bytes,
+        task_bytes=executor.limits(max(splits, buckets)).memory_bytes or executor.budget.memory_bytes,
+        memory_bytes=executor.budget.memory_bytes,
         buckets=buckets,
     )
 
@@ -89,14 +89,14 @@ def trial(workspace: Workspace, spec: StepSpec, on_progress: OnProgress = lambda
     return outcome, commit
 
 
-def _splits(spec: StepSpec, layout: Executor) -> tuple[int, int]:
+def _splits(spec: StepSpec, executor: Executor) -> tuple[int, int]:
     """Return the number of splits, and of buckets if there is an exchange."""
     if spec.is_dataset:
         return 1, 0
-    if spec.route.exchange is None:
-        return len(splits_of(spec, layout)), 0
-    cut = (spec.scans[name].size_bytes for name in spec.route.exchange.keys)
-    return len(splits_of(spec, layout)), buckets_for(sum(cut), layout)
+    if spec.execution_plan.exchange is None:
+        return len(splits_of(spec, executor)), 0
+    cut = (spec.scans[name].size_bytes for name in spec.execution_plan.exchange.keys)
+    return len(splits_of(spec, executor)), buckets_for(sum(cut), executor)
 
 
 def _estimated_rows(workspace: Workspace, spec: StepSpec) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.batch.planning import ExecutionPlan, carries_provenance, route, source_route, strategy
+from pipeline.batch.planning import ExecutionPlan, carries_provenance, execution_plan, source_execution_plan, strategy
 from pipeline.commit.commit_plan import key_passed_on
 from pipeline.core.cursors import UNBOUNDED, Bound, ReadPlan
 from pipeline.core.definitions import Definition, Feed, Source, Table
@@ -60,27 +60,34 @@ def _decide(
         since = _read_since(workspace, options, definition, manifest)
         decision = decide_source(definition.fingerprint, manifest, since, options)
         return _planned(workspace, definition, decision, _first_bound(definition, options, since))
-    route = route_of(workspace, definition, {})
+    execution_plan = execution_plan_of(workspace, definition, {})
     feed = feed_of(workspace, definition)
     change = None
-    if manifest is not None and route.splits_alone and route.driving in manifest.inputs and route.driving in inputs:
-        manifest_id = manifest.manifest_ids.get(route.driving)
-        change = workspace.table(route.driving).change_since(
-            manifest.inputs[route.driving], manifest_id, inputs[route.driving]
+    if (
+        manifest is not None
+        and execution_plan.splits_alone
+        and execution_plan.driving in manifest.inputs
+        and execution_plan.driving in inputs
+    ):
+        manifest_id = manifest.manifest_ids.get(execution_plan.driving)
+        change = workspace.table(execution_plan.driving).change_since(
+            manifest.inputs[execution_plan.driving], manifest_id, inputs[execution_plan.driving]
         )
-    if change is not None and change.removed and key_passed_on(workspace, definition, route.driving) is None:
+    if change is not None and change.removed and key_passed_on(workspace, definition, execution_plan.driving) is None:
         change = None
     stored = stored_inputs(workspace, definition)
     known = InputFacts(
         versions={name: inputs[name].number if name in inputs else -1 for name in stored},
         manifest_ids={name: inputs[name].manifest_id if name in inputs else None for name in stored},
-        driving=route.driving,
+        driving=execution_plan.driving,
         added=None if change is None else change.added,
-        splits_alone=route.splits_alone,
+        splits_alone=execution_plan.splits_alone,
         merges=definition.merge is not None,
         removed=() if change is None else change.removed,
-        rows=inputs[route.driving].rows if route.driving in inputs else 0,
-        is_later=_is_later(workspace, definition, inputs.get(route.driving), () if change is None else change.added),
+        rows=inputs[execution_plan.driving].rows if execution_plan.driving in inputs else 0,
+        is_later=_is_later(
+            workspace, definition, inputs.get(execution_plan.driving), () if change is None else change.added
+        ),
     )
     if feed is None:
         return decide_table(definition.fingerprint, manifest, known, options)
@@ -191,16 +198,16 @@ def scans_of(workspace: Workspace, definition: Table, inputs: Mapping[str, Versi
     return scans
 
 
-def route_of(
+def execution_plan_of(
     workspace: Workspace, definition: Table, scans: Mapping[str, Scan], parts: Sequence[SourceSplit] = ()
 ) -> ExecutionPlan:
     """Choose how a table is computed from its inputs, or from splits of an unstored source."""
-    return route(definition, scans, parts, _execution_limits(workspace))
+    return execution_plan(definition, scans, parts, _execution_limits(workspace))
 
 
-def route_of_source(workspace: Workspace, definition: Source, parts: Sequence[SourceSplit]) -> ExecutionPlan:
+def source_execution_plan_of(workspace: Workspace, definition: Source, parts: Sequence[SourceSplit]) -> ExecutionPlan:
     """Choose how a source's splits are read."""
-    return source_route(definition, parts, _execution_limits(workspace))
+    return source_execution_plan(definition, parts, _execution_limits(workspace))
 
 
 def _execution_limits(workspace: Workspace) -> ExecutionLimits:

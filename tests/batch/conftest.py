@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.batch.execute import execute
-from pipeline.batch.planning import route, source_route
+from pipeline.batch.planning import execution_plan, source_execution_plan
 from pipeline.batch.step import StepSpec
 from pipeline.batch.work import Outcome
 from pipeline.core.definitions import Source, StoredDefinition
@@ -60,10 +60,10 @@ def step(tmp_path) -> Callable[..., StepResult]:
         lake = Lake(Storage(str(tmp_path / f"lake{next(numbers)}")))
         if isinstance(definition, Source):
             parts = definition.reader.plan(None).parts
-            plan = source_route(definition, parts, ExecutionLimits(execution))
+            plan = source_execution_plan(definition, parts, ExecutionLimits(execution))
             options = {"parts": parts, "reader": definition.reader, "schema": definition.schema, **options}
         else:
-            plan = route(definition, scans, limits=ExecutionLimits(execution))
+            plan = execution_plan(definition, scans, limits=ExecutionLimits(execution))
         spec = StepSpec(definition, plan, scans, "run1", "2024-01-01T00:00:00+00:00", **options)
         settings = Settings("p", tmp_path, tmp_path)
         outcome = execute(spec, lake, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.batch.planning import route
+from pipeline.batch.planning import execution_plan
 from pipeline.core.execution import ExecutionLimits
 from pipeline.kernel.sql import sql
 from pipeline.quality import quarantine
@@ -64,7 +64,7 @@ def test_the_plan_names_the_partitioned_inputs(scan):
     scans = {"orders": scan(*ORDERS), "customers": scan(*CUSTOMERS)}
     table = sql("select o.id, k.name from orders o full join customers k on o.c = k.c").named("t")
 
-    plan = route(table, scans, limits=ExecutionLimits("ray"))
+    plan = execution_plan(table, scans, limits=ExecutionLimits("ray"))
 
     assert (plan.strategy, plan.executor) == ("exchange", "ray")
     assert plan.reason == "'customers' and 'orders' in buckets by \"c\""

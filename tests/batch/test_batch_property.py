@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from pipeline.batch.planning import route
+from pipeline.batch.planning import execution_plan
 from pipeline.core.errors import HeadwaterError
 from pipeline.core.execution import ExecutionLimits
 from pipeline.kernel.engine import connect, schema_of
@@ -67,7 +67,7 @@ def test_a_statement_has_the_same_result_on_every_executor(step, scan, table, st
             for i in range(count)
         ]
         scans = {name: scan(small) if name.lower() == "u" else scan(*parts) for name in definition.inputs}
-        event(route(definition, scans, limits=ExecutionLimits("ray")).strategy)
+        event(execution_plan(definition, scans, limits=ExecutionLimits("ray")).strategy)
         there = step(definition, scans, "ray")
         assert same(values(there), expected), (statement, count)
         assert there.outcome.schema == here.outcome.schema

@@ -125,7 +125,7 @@ def test_a_refused_model_is_trained_again_only_once_something_changed(project):
     again = project.runner().run()
 
     assert (again.status, again.steps[-1].decision) == ("refused", "refused")  # it is said again
-    assert again.steps[-1].reason.endswith("change its rows or definition, or use --full")
+    assert again.steps[-1].reason.endswith("change its inputs or its definition, or use --full")
     assert again.steps[-1].verdict == first.verdict
     assert len(logged(project)) == 1  # and not trained again
 

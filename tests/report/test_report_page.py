@@ -199,7 +199,7 @@ def test_a_failed_run_is_told_with_its_error_and_what_it_did(corner, report):
     assert "corner <shop> failed" in text
     assert "The run ended with an error." in text
     assert "has_day" in text
-    assert "not made yet" in text
+    assert "does not exist yet" in text
     assert "Tables 6 1 made, 1 failed, 4 skipped" in text
     assert "skipped: reads 'orders', which failed" in text
     assert "not run" not in text

@@ -1,4 +1,4 @@
-"""A source that is not stored: what reads it reads the files, each once, and nothing of them is lost uncounted."""
+"""A source that is not stored: the tables that read it read its files, each once, and every row is counted."""
 
 from __future__ import annotations
 

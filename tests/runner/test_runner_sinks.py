@@ -228,7 +228,7 @@ def test_a_sink_stands_in_the_graph(project):
     assert workspace.project.graph.names == ("raw", "out")
     assert workspace.definition("out").kind == "sink"
     assert [step.decision.reason for step in plan_run(workspace, RunOptions(select=("out",)))] == [
-        "is sent what its table has new"
+        "delivers the changes of its table"
     ]
     assert sinks_of(workspace, ["raw"]) == (workspace.definition("out"),)
 

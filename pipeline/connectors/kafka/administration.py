@@ -52,14 +52,14 @@ class TopicSettings:
         warnings = []
         if self.retention_s is not None and self.retention_s < _SHORT_RETENTION_S:
             warnings.append(
-                f"records go after {self.retention_s / 3600:g} h: a stream that stands still longer stops loudly"
+                f"retention is {self.retention_s / 3600:g} h: a stream that is stopped for longer fails, because records are deleted"
             )
         if self.replicas < 2:  # noqa: PLR2004 - one copy is none
-            warnings.append("one replica: what its broker loses is lost")
+            warnings.append("one replica: if its broker loses its disk, records are lost")
         if self.in_sync < self.replicas:
-            warnings.append(f"{self.in_sync} of {self.replicas} replicas in step")
+            warnings.append(f"{self.in_sync} of {self.replicas} replicas in sync")
         if self.compacted:
-            warnings.append("compacted: records go, so batch over the topic is not what was streamed")
+            warnings.append("compacted: records are removed, so a batch result can differ from that of the stream")
         return tuple(warnings)
 
 

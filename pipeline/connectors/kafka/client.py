@@ -153,10 +153,10 @@ class Client:
     def _log_first_retry(self, state: RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
         if state.attempt_number == 1 and isinstance(error, KafkaException):
-            log.warning("Kafka does not answer; it is asked again", place=str(self._place), error=_words(error))
+            log.warning("Kafka does not answer; retrying", place=str(self._place), error=_words(error))
 
     def _refresh_brokers(self, state: RetryCallState) -> None:
-        """Before another attempt, learn which brokers there are: requests go to one until it is known to be dead."""
+        """Before another attempt, refresh the list of brokers: requests go to one broker until it is known to be dead."""
         if state.attempt_number > 1:
             with contextlib.suppress(KafkaException):
                 self._admin.list_topics(timeout=_ATTEMPT_S)
@@ -193,14 +193,14 @@ class PartitionConsumer:
         self.consumer: MessageConsumer = client(
             {
                 **options,
-                "group.id": "headwater",  # the client wants a name; no group is joined, nothing is committed
+                "group.id": "headwater",  # librdkafka requires a name; no group is joined, no offset is committed
                 "enable.auto.commit": "false",
                 "enable.auto.offset.store": "false",
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "enable.partition.eof": "true",
                 "queued.max.messages.kbytes": str(max(1024, ahead_bytes >> 10)),
-                "queued.min.messages": "1000000",  # the bytes are the bound
+                "queued.min.messages": "1000000",  # limited by bytes
                 "fetch.wait.max.ms": "100",
                 "fetch.error.backoff.ms": "100",
                 "reconnect.backoff.max.ms": "1000",
@@ -213,8 +213,8 @@ class PartitionConsumer:
         """Read more partitions, each from its offset."""
         self.consumer.add([(p.topic, p.number, at) for p, at in offsets.items()])
 
-    def told(self, fault: MessageFault, partition: Partition) -> None:
-        """Raise `SourceError` for what a partition's reader must not go on after; pass over what mends itself."""
+    def raise_if_permanent(self, fault: MessageFault, partition: Partition) -> None:
+        """Raise `SourceError` for a permanent error of a partition; ignore a transient one."""
         place = Place(partition.uri)
         if fault.code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
             raise SourceError(
@@ -224,17 +224,17 @@ class PartitionConsumer:
                 place=place,
             )
         if fault.code in _GONE:
-            raise SourceError("the partition is not there any more", got=fault.text, place=place)
+            raise SourceError("the partition no longer exists", got=fault.text, place=place)
         if fault.code in _HOPELESS:
             raise SourceError("Kafka rejects the client", got=fault.text, do="check security=", place=place)
 
     def check(self) -> None:
-        """Raise `SourceError` when brokers refuse this client."""
+        """Raise `SourceError` if the brokers reject this client."""
         if self._refused is not None:
             raise SourceError("Kafka rejects the client", got=self._refused, do="check security=", place=self._place)
 
     def close(self) -> None:
-        """Leave the brokers."""
+        """Disconnect from the brokers."""
         self.consumer.close()
 
     def _heard(self, code: int, text: str) -> None:

@@ -1,6 +1,6 @@
 """From values to columns: rows that fit the contract, and misfits with their reason and a text to replay them from.
 
-A row is judged by the same expressions whether it flows or is read with care.
+The fast path and the validating pass judge a row by the same expressions.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Decoder:
     def scan(
         self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
     ) -> Iterator[ScanQuery | None]:
-        """Yield records as a query; None when they have to be read with care."""
+        """Yield records as a query; `None` if they need the validating pass."""
         table = None if MISFIT in schema.names else self._scannable(records, schema, partition)
         if table is None:
             yield None
@@ -212,7 +212,7 @@ class Decoder:
         return message
 
     def _invalid_reason(self) -> str:
-        """Return SQL for the reason why a value is no row at all, or null."""
+        """Return SQL for the reason why a value is not a valid record, or null."""
         tombstone = f"when {VALUE} is null then {'null' if self.keeps_tombstones else literal('no value')}"
         if self.format == "raw":
             return f"case {tombstone} end"
@@ -236,7 +236,7 @@ class Decoder:
         )
 
     def _scannable(self, records: pa.Table, schema: Schema, partition: Partition) -> pa.Table | None:
-        """Return what a query can be run over, or None when a row is no row at all."""
+        """Return what a query can be run over, or `None` if a value is not a valid record."""
         if not self.keeps_tombstones and records.column(VALUE).null_count:
             return None
         if self._codec is not None:
@@ -286,7 +286,7 @@ class Decoder:
 
 
 def _apply_contract(con: duckdb.DuckDBPyConnection, schema: Schema, raw: RawTable, *, in_text: bool) -> ReadResult:
-    """Return what fits; `raw.why` is SQL for why a record is no row at all, or null."""
+    """Return what fits; `raw.why` is SQL for the reason why a value is not a valid record, or null."""
     why = raw.why
     encoded = f"'{BASE64}' || base64({VALUE})"
     # a text is kept as it is, unless it would be taken for something else

@@ -36,7 +36,7 @@ class FetchedRecords:
 def fetch(
     stream: PartitionConsumer, metadata: Metadata, rows: int, wait_s: float
 ) -> Mapping[Partition, FetchedRecords]:
-    """Return what comes within a time, at most so many records; raise `SourceError` as `PartitionConsumer.told` does."""
+    """Return what comes within a time, at most so many records; raise `SourceError` as `PartitionConsumer.raise_if_permanent` does."""
     with stream.consumer.batch(rows, wait_s) as batch:
         if batch is None:
             stream.check()
@@ -45,7 +45,7 @@ def fetch(
         for fault in batch.faults:
             partition = Partition(fault.topic or "?", max(0, fault.partition))
             if fault.code != _EOF:
-                stream.told(fault, partition)
+                stream.raise_if_permanent(fault, partition)
                 continue
             before = fetched.get(partition)
             records = empty(metadata) if before is None else before.records

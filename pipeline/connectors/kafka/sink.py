@@ -53,7 +53,7 @@ class ToKafka:
     security: Security | None = None
     transaction_s: float = 60.0
 
-    def open(self, home: SinkContext) -> KafkaTarget:
+    def open(self, context: SinkContext) -> KafkaTarget:
         """Fence who wrote before under this name, and find how far it was.
 
         Raises `SinkError` when the brokers do not answer or the topic is not there, `DefinitionError` when it is not
@@ -63,7 +63,7 @@ class ToKafka:
             raise SinkError(
                 "Kafka support is not installed", got="confluent_kafka", do="pip install 'headwater[kafka]'"
             )
-        return KafkaTarget(self, re.sub(r"[^A-Za-z0-9._-]", "-", home.id))
+        return KafkaTarget(self, re.sub(r"[^A-Za-z0-9._-]", "-", context.id))
 
     def options(self) -> dict[str, str | int | float | bool]:
         """Return the client's settings."""

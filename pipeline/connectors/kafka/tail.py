@@ -1,4 +1,4 @@
-"""Partitions read on and on: a thread fetches ahead of what is taken, and ranges are served from memory."""
+"""Partitions read continuously: a thread prefetches records, and ranges of offsets are served from memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def tail(kafka: Kafka, offsets: Mapping[str, int]) -> Iterator[KafkaTail]:
 
 
 class KafkaTail:
-    """Reads partitions on and on. `ready` and the reader are for one thread at a time, or several: they lock."""
+    """Reads partitions continuously. `ready` and the reader may be used by several threads."""
 
     def __init__(self, kafka: Kafka) -> None:
         """Read nothing yet."""
@@ -71,7 +71,7 @@ class KafkaTail:
         self._ids: dict[str, str] = {}
         self._to_add: dict[Partition, int] = {}
         self._waiting_bytes = self._waiting_rows = 0
-        """Of what is checked and not taken yet, the rows; of all that is not taken, the bytes."""
+        """The rows that are checked and not taken yet, and the bytes of all that is not taken yet."""
         self._checked_at = 0.0
         self._is_unanswered = False
         self._failed: HeadwaterError | None = None

@@ -1,6 +1,8 @@
-"""The kinds of definitions, each with one handler: how it is decided, run, described and drawn.
+"""The kinds of definitions, each with one handler that decides, runs, describes and draws it.
 
-A new kind of definition is a class in `core`, a handler here, and one line in `HANDLERS`.
+To add a kind of definition: a class and its factory function in `pipeline/core/definitions.py` (or beside it), a handler
+in this folder, one line in `HANDLERS`, and the public name in `pipeline/__init__.py`. A new lane of the report is one more
+name in `BANDS` of `pipeline/report/flow.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def handler_of(definition: Definition) -> Handler[Any]:
     for kind in type(definition).__mro__:
         if kind in HANDLERS:
             return HANDLERS[kind]
-    raise DefinitionError(f"{definition.name!r} is of no known kind", place=definition.place)
+    raise DefinitionError(
+        f"{definition.name!r} has no handler for its class {type(definition).__name__}", place=definition.place
+    )
 
 
 __all__ = ["HANDLERS", "Handler", "handler_of"]

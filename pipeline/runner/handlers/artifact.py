@@ -1,4 +1,4 @@
-"""Artifacts, for example models: built from tables, judged, and kept when they are good enough."""
+"""Artifacts, for example models: built from tables, evaluated, and registered if they are good enough."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ArtifactHandler:
     is_step = True
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Artifact, changing: str) -> PlannedStep:
-        """It is built again when its inputs or its definition changed since its last verdict."""
+        """It is built again if its inputs or its definition changed since its last verdict."""
         if changing:
             return PlannedStep(definition, _build_decision(workspace, definition, changing))
         verdict = None if options.full else definition.verdict(RunBuildContext(workspace, definition, ""))
@@ -31,12 +31,12 @@ class ArtifactHandler:
         return PlannedStep(definition, Decision(DecisionKind.SKIP, reason))
 
     def run(self, run: RunContext, definition: Artifact) -> StepRecord:
-        """Build it with all memory: a model is trained with libraries that know no bound."""
+        """Build it with all memory: libraries that train models have no memory limit."""
         with run.memory.reserve(None):
             return _build(run, definition)
 
     def spec(self, workspace: Workspace, definition: Artifact) -> None:
-        """It is no table."""
+        """An artifact is not a table."""
         del workspace, definition
 
     def describe(self, workspace: Workspace, definition: Artifact) -> Description:
@@ -51,8 +51,10 @@ class ArtifactHandler:
 
 
 def still_refused(verdict: Verdict) -> str:
-    """Return why a refused artifact is not built again."""
-    return f"{verdict.reason}; refused before, and nothing changed since: change its rows or definition, or use --full"
+    """Return the reason why a refused artifact is not built again."""
+    return (
+        f"{verdict.reason}; refused before, and nothing has changed: change its inputs or its definition, or use --full"
+    )
 
 
 def _build_decision(workspace: Workspace, definition: Artifact, reason: str) -> Decision:

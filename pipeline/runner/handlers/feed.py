@@ -1,4 +1,4 @@
-"""Sources that are not stored: the tables that read them read their data."""
+"""Sources that are not stored: the tables that read them read their data directly."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ class FeedHandler:
     def plan(self, workspace: Workspace, options: RunOptions, definition: Feed, changing: str) -> PlannedStep:
         """There is nothing to do."""
         del workspace, options, changing
-        return PlannedStep(definition, Decision(DecisionKind.SKIP, "not stored: what reads it reads its files"))
+        return PlannedStep(
+            definition, Decision(DecisionKind.SKIP, "not stored: tables that read it read its data directly")
+        )
 
     def run(self, run: RunContext, definition: Feed) -> StepRecord:
-        """Raise `DefinitionError`: a run has no step for it."""
+        """Raise `DefinitionError`: a feed has no step."""
         del run
         raise DefinitionError(f"source {definition.name!r} is not stored, so it has no step", place=definition.place)
 
     def spec(self, workspace: Workspace, definition: Feed) -> None:
-        """It is no table."""
+        """A feed is not a table."""
         del workspace, definition
 
     def describe(self, workspace: Workspace, definition: Feed) -> Description:

@@ -1,4 +1,4 @@
-"""What a run needs to know of a kind of definition."""
+"""What a run needs from each kind of definition."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ D_contra = TypeVar("D_contra", bound=Definition, contravariant=True)
 
 @dataclass(frozen=True)
 class Description:
-    """A definition in a list: what it is, and what there is of it."""
+    """A definition as it is listed, with the version and the rows of its table."""
 
     name: str
     kind: str
     layer: str = ""
-    """Empty for what is no table."""
+    """Empty if it is not a table."""
     rows: int | None = None
     version: int | None = None
-    """None for what is not made yet, and for what has no versions."""
+    """`None` if it does not exist yet, or has no versions."""
     description: str = ""
     """The first line."""
 
 
 def described(definition: Definition) -> Description:
-    """Return what is said of a definition that is no table."""
+    """Return the description of a definition that is not a table."""
     return Description(definition.name, definition.kind, description=definition.description.partition("\n")[0])
 
 
 def table_described(workspace: Workspace, definition: StoredDefinition) -> Description:
-    """Return what is said of a table, with its newest version."""
+    """Return the description of a table, with its newest version."""
     version = workspace.version(definition.name)
     description = replace(described(definition), layer=definition.layer)
     return description if version is None else replace(description, rows=version.rows, version=version.number)
@@ -49,16 +49,16 @@ class Handler(Protocol[D_contra]):
     """Whether a run has a step for it."""
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: D_contra, changing: str) -> PlannedStep:
-        """Decide what a run would do, and change nothing; `changing` names inputs that would change first, if any do."""
+        """Decide what a run would do, and change nothing; `changing` names the inputs that would change first, if any."""
 
     def run(self, run: RunContext, definition: D_contra) -> StepRecord:
         """Do the step of a run and return its record."""
 
     def spec(self, workspace: Workspace, definition: D_contra) -> StepSpec | None:
-        """Return the step that computes it from all of its inputs, as `--full` would; `None` for what is no table."""
+        """Return the step that computes it from all of its inputs, as `--full` would; `None` if it is not a table."""
 
     def describe(self, workspace: Workspace, definition: D_contra) -> Description:
-        """Return what a list of definitions says of it."""
+        """Return its description for a list of definitions."""
 
     def lane(self, definition: D_contra) -> str:
         """Return the lane of the report in which it is drawn."""

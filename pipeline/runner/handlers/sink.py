@@ -1,4 +1,4 @@
-"""Sinks: brought to the newest versions of their tables."""
+"""Sinks: they receive the changes of their tables."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class SinkHandler:
     is_step = True
 
     def plan(self, workspace: Workspace, options: RunOptions, definition: Sink, changing: str) -> PlannedStep:
-        """What it will be sent is known when its table is made."""
+        """What it will receive is known once its table is computed."""
         del workspace, options, changing
-        return PlannedStep(definition, Decision(DecisionKind.SKIP, "is sent what its table has new"))
+        return PlannedStep(definition, Decision(DecisionKind.SKIP, "delivers the changes of its table"))
 
     def run(self, run: RunContext, definition: Sink) -> StepRecord:
-        """Bring it to its table's newest version, unless a stream does."""
-        step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "it has all of its table")
+        """Deliver the changes up to the newest version of its table, unless a stream does."""
+        step = StepRecord(definition.name, 0, definition.kind, "", DecisionKind.SKIP, "up to date")
         if definition.table in run.streamed:
-            return replace(step, reason="`headwater stream` sends what it commits")
+            return replace(step, reason="delivered by `headwater stream`")
         run.notify(Moment.DECIDED, definition.name, "send")
         sent = send(run.workspace, definition)
         if sent is None:
@@ -39,7 +39,7 @@ class SinkHandler:
         return replace(step, decision="sent", reason=words, version=sent.to.version, flow=counts)
 
     def spec(self, workspace: Workspace, definition: Sink) -> None:
-        """It is no table."""
+        """A sink is not a table."""
         del workspace, definition
 
     def describe(self, workspace: Workspace, definition: Sink) -> Description:

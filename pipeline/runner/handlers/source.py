@@ -15,7 +15,7 @@ from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.contracts import source_contract
 from pipeline.runner.decide import DecisionKind, RunOptions, compute_all
-from pipeline.runner.facts import decide, route_of_source
+from pipeline.runner.facts import decide, source_execution_plan_of
 from pipeline.runner.handlers.handler import Description, table_described
 
 EPOCH_START = "1970-01-01T00:00:00+00:00"
@@ -34,7 +34,7 @@ class SourceHandler:
             decision = compute_all(changing, exists=version is not None)
         else:
             decision = decide(workspace, options, definition, version, {})
-        return PlannedStep(definition, decision, route_of_source(workspace, definition, decision.parts))
+        return PlannedStep(definition, decision, source_execution_plan_of(workspace, definition, decision.parts))
 
     def run(self, run: RunContext, definition: Source) -> StepRecord:
         """Read what is new and append it, or read all of it again."""
@@ -45,8 +45,10 @@ class SourceHandler:
         reader = reader_of(workspace, definition)
         parts = reader.plan(None).parts
         contract = fresh_contract(workspace, definition, parts)
-        route = route_of_source(workspace, definition, parts)
-        return StepSpec(definition, route, {}, trial_id(), EPOCH_START, parts=parts, reader=reader, schema=contract)
+        execution_plan = source_execution_plan_of(workspace, definition, parts)
+        return StepSpec(
+            definition, execution_plan, {}, trial_id(), EPOCH_START, parts=parts, reader=reader, schema=contract
+        )
 
     def describe(self, workspace: Workspace, definition: Source) -> Description:
         """Its newest version is shown."""
@@ -71,7 +73,7 @@ def _ingest(run: RunContext, basis: StepBasis) -> StepRecord:
     decision = replace(basis.decision, reason="; ".join([basis.decision.reason, *notes]))
     spec = StepSpec(
         definition=definition,
-        route=route_of_source(run.workspace, definition, decision.parts),
+        execution_plan=source_execution_plan_of(run.workspace, definition, decision.parts),
         scans={},
         run_id=run.run_id,
         at=run.at(),

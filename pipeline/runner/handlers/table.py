@@ -17,7 +17,7 @@ from pipeline.project.workspace import Workspace
 from pipeline.runner.commit_step import StepBasis, commit_step, run_step
 from pipeline.runner.context import PlannedStep, RunContext
 from pipeline.runner.decide import DecisionKind, RunOptions, compute_all
-from pipeline.runner.facts import decide, feed_of, keeps_rows, route_of, scans_of, stored_inputs
+from pipeline.runner.facts import decide, execution_plan_of, feed_of, keeps_rows, scans_of, stored_inputs
 from pipeline.runner.handlers.handler import Description, table_described
 from pipeline.runner.handlers.source import EPOCH_START, trial_id
 from pipeline.warehouse.modelling import DimensionTransform
@@ -38,7 +38,7 @@ class TableHandler:
             decision = compute_all(changing, exists=version is not None)
         else:
             decision = decide(workspace, options, definition, version, inputs)
-        return PlannedStep(definition, decision, route_of(workspace, definition, scans, decision.parts))
+        return PlannedStep(definition, decision, execution_plan_of(workspace, definition, scans, decision.parts))
 
     def run(self, run: RunContext, definition: Table) -> StepRecord:
         """Append or merge what is new, or compute all of the table."""
@@ -52,10 +52,18 @@ class TableHandler:
         parts = () if reader is None else reader.plan(None).parts
         names = stored_inputs(workspace, definition)
         scans = scans_of(workspace, definition, {name: workspace.require(name, definition.name) for name in names})
-        route = route_of(workspace, definition, scans, parts)
+        execution_plan = execution_plan_of(workspace, definition, scans, parts)
         schema = None if feed is None else feed_contract(workspace, feed, parts)
         return StepSpec(
-            definition, route, scans, trial_id(), EPOCH_START, parts=parts, reader=reader, schema=schema, feed=feed
+            definition,
+            execution_plan,
+            scans,
+            trial_id(),
+            EPOCH_START,
+            parts=parts,
+            reader=reader,
+            schema=schema,
+            feed=feed,
         )
 
     def describe(self, workspace: Workspace, definition: Table) -> Description:
@@ -75,12 +83,12 @@ def _compute(run: RunContext, basis: StepBasis) -> StepRecord:
     scans = scans_of(workspace, definition, basis.inputs)
     feed = feed_of(workspace, definition)
     if decision.takes_new and feed is None:
-        driving = route_of(workspace, definition, scans).driving
+        driving = execution_plan_of(workspace, definition, scans).driving
         scans[driving] = replace(scans[driving], files=decision.added)
     computed, scans = _with_last_version(run, definition, version, scans)
     spec = StepSpec(
         definition=definition_to_validate(computed),
-        route=route_of(workspace, definition, scans, decision.parts),
+        execution_plan=execution_plan_of(workspace, definition, scans, decision.parts),
         scans=scans,
         run_id=run.run_id,
         at=run.at(),

@@ -69,7 +69,7 @@ def before_the_watermark(column: str, watermark: int) -> str:
     return f"{micros(column)} is null or {micros(column)} < {watermark}"
 
 
-LATE = "came after the watermark, or without an event time"
+LATE = "late: older than the watermark, or without an event time"
 
 
 def required(name: str, inputs: Mapping[str, StreamedInput], event_time: str, place: Place) -> StreamedInput:

@@ -65,7 +65,9 @@ class Groups:
         late = None if before == BEGINNING else f"epoch_us({quoted(self.event_time)}) + {self.ttl_us} <= {before}"
         # a row without a time does not extend the life of its group
         until = f"coalesce(max(epoch_us({self.time})), {BEGINNING}) + {self.ttl_us}"
-        return self.grouping.prepared("0::bigint", until, late, "its group would have been forgotten", of_rows=True)
+        return self.grouping.prepared(
+            "0::bigint", until, late, "late: the state of its group has expired", of_rows=True
+        )
 
     def advance(self, state: StateTables, progress: Progress) -> str:
         """Return the rows of the groups that received rows."""

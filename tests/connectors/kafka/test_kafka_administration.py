@@ -17,7 +17,7 @@ def test_topics_are_made_once_and_looked_at(kafka):
 
     by_name = {topic.name: topic for topic in topics(reader)}
     assert {name: topic.partitions for name, topic in by_name.items()} == {"admin-a": 3, "admin-b": 3}
-    assert by_name["admin-a"].warnings == ("one replica: what its broker loses is lost",)
+    assert by_name["admin-a"].warnings == ("one replica: if its broker loses its disk, records are lost",)
     assert hanging_transactions(reader) == ()
 
 
@@ -30,7 +30,7 @@ def test_what_will_hurt_is_said(kafka):
     assert topic.retention_s == 60
     assert topic.compacted
     assert [worry.partition(":")[0] for worry in topic.warnings] == [
-        "records go after 0.0166667 h",
+        "retention is 0.0166667 h",
         "one replica",
         "compacted",
     ]
