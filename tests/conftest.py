@@ -32,8 +32,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: tests wait for disks, servers and processes."""
-    return cores() + 2
+    """One more than there are cores: tests wait for disks, servers and processes, and each worker costs 10 s of a core."""
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -152,6 +152,7 @@ def test_the_star_schema_holds(workspace):
     assert history["without_one_current"] == 0
 
 
+@pytest.mark.proof
 def test_the_warehouse_has_the_gold_tables(workspace, streamed):
     assert streamed
     gold = {d.name for d in workspace.project.graph.definitions if getattr(d, "layer", "") == "gold"}

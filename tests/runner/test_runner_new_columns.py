@@ -107,7 +107,10 @@ ROWS = st.lists(
     max_size=3,
 )  # fmt: skip
 FILES = st.lists(
-    st.tuples(st.integers(0, 9), COLUMNS, ROWS, st.booleans()), min_size=1, max_size=5, unique_by=lambda f: f[0]
+    st.tuples(st.integers(0, 9), COLUMNS, ROWS, st.booleans()),
+    min_size=1,
+    max_size=examples(3, 5),
+    unique_by=lambda f: f[0],
 )
 
 
