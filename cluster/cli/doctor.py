@@ -19,9 +19,9 @@ import typer
 from cluster.cli.console import grid, print_json
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core import scratch
-from pipeline.core.definitions import Feed, Source
+from pipeline.core.definitions import SourceDefinition
 from pipeline.core.errors import HeadwaterError, few
-from pipeline.core.findings import Finding, FindingState, checked
+from pipeline.core.findings import Finding, FindingState
 from pipeline.core.settings import FILE, Settings
 from pipeline.core.sources import Checkable
 from pipeline.project.forgotten import forgotten_tables
@@ -76,20 +76,27 @@ def _project(folder: Path, env: str | None) -> Iterator[Finding]:
     yield Finding("project", OK, f"{settings.name} ({settings.env}): {len(project.graph.definitions)} definitions")
     workspace = Workspace(project)
     yield from _credentials(settings)
-    yield from checked("lake", lambda: _lake(workspace))
-    yield from checked("catalog", lambda: _catalog(workspace))
-    yield from checked("warehouse", lambda: _warehouse(workspace))
-    yield from checked("tables", lambda: _tables(workspace))
-    sources: list[Source | Feed] = [*project.graph.all_of(Source), *project.graph.all_of(Feed)]
-    for source in sources:
-        reader = source.reader
-        if isinstance(reader, Checkable):
-            for finding in checked("", reader.check):
-                detail = f"{finding.what}: {finding.detail}" if finding.what else finding.detail
-                yield Finding(f"source {source.name}", finding.state, detail)
+    for name, check in (("lake", _lake), ("catalog", _catalog), ("warehouse", _warehouse), ("tables", _tables)):
+        yield from _until_error(name, check(workspace))
+    for source in project.graph.definitions:
+        if isinstance(source, SourceDefinition) and isinstance(source.reader, Checkable):
+            yield from _until_error(f"source {source.name}", _source(source.name, source.reader))
     yield from _temporary()
     free = shutil.disk_usage(settings.root).free
     yield Finding("disk", OK if free > _LEAST_FREE_BYTES else BAD, f"{free / 1e9:,.1f} GB free at {settings.root}")
+
+
+def _until_error(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings; an error of Headwater is the last one."""
+    try:
+        yield from findings
+    except HeadwaterError as error:
+        yield Finding(what, BAD, str(error))
+
+
+def _source(name: str, reader: Checkable) -> Iterator[Finding]:
+    for finding in reader.check():
+        yield Finding(f"source {name}", finding.state, f"{finding.what}: {finding.detail}")
 
 
 def _credentials(settings: Settings) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import typer
 from cluster.cli.console import err, grid, open_workspace, out, print_json, text
 from cluster.cli.options import HERE, Env, Folder, Json
 from pipeline.core.errors import RequestError
-from pipeline.project.forgotten import ForgottenTable, forget, forgotten_tables, left_of
+from pipeline.project.forgotten import WAREHOUSE, ForgottenTable, forget, forgotten_tables, remains_of
 
 app = typer.Typer(help="List tables that no definition has any more, and forget them.", no_args_is_help=True)
 
@@ -39,19 +39,19 @@ def forget_(
 ) -> None:
     """Remove what is left of a table that was renamed or removed: its folders, quarantine and warehouse table."""
     workspace = open_workspace(folder, env)
-    tables = left_of(workspace, name)
+    tables = remains_of(workspace, name)
     if not yes:
         if as_json or not err.is_terminal:
             rows = sum(table.rows or 0 for table in tables)
             raise RequestError(f"forgetting {name!r} removes {text(rows)} rows for good", do="confirm it with --yes")
         grid(None, _COLUMNS, [_row(table) for table in tables], right="rows, bytes")
         typer.confirm("Remove this for good?", abort=True, err=True)
-    removed = forget(workspace, name)
+    forget(workspace, name, tables)
     if as_json:
-        print_json([asdict(table) for table in removed])
+        print_json([asdict(table) for table in tables])
         return
-    for table in removed:
-        out.print(f"removed {table.place}" if table.layer != "warehouse" else f"removed {name} from {table.place}")
+    for table in tables:
+        out.print(f"removed {name} from {table.place}" if table.layer == WAREHOUSE else f"removed {table.place}")
 
 
 def _row(table: ForgottenTable) -> tuple[object, ...]:

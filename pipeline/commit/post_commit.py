@@ -43,7 +43,7 @@ def update_warehouse_and_catalog(
     manifest = version.manifest
     if manifest is None:
         return
-    if definition.layer == "gold":
+    if definition.is_in_warehouse:
         _load(workspace, definition, version)
         reached(Moment.LOADED)
     known = workspace.catalog.versions(definition.name)

@@ -172,6 +172,11 @@ class StoredDefinition(Definition):
     merge: Merge | None = None
     """How rows of one key are merged. Without it, the first row of a key is kept."""
 
+    @property
+    def is_in_warehouse(self) -> bool:
+        """Whether its table is also loaded into the warehouse: that of the last layer is."""
+        return self.layer == LAYERS[-1]
+
     def _parts(self) -> tuple[object, ...]:
         checks = tuple((e.name, e.condition, e.action.value) for e in self.expect)
         return (self.layer, self.key, self.partition_by, checks)
@@ -420,6 +425,12 @@ def _bound(most_rows: int | None, most_bytes: int | None, place: Place) -> Bound
         raise DefinitionError("most_rows= and most_bytes= must be at least 1", got=got, place=place) from error
 
 
+def _contract(schema: Mapping[str, str] | None, time: EventTime | None, place: Place) -> Schema | None:
+    """Return the columns of a source's rows; a number that `event_time=` converts is a timestamp there."""
+    contract = None if schema is None else Schema.of(schema)
+    return contract if contract is None or time is None else time.in_rows(contract, place)
+
+
 def _evolving(
     reader: Reader | OverTables, new_columns: NewColumns | None, *, stored: bool, place: Place
 ) -> Reader | OverTables:
@@ -529,20 +540,17 @@ def source(
     if not isinstance(stored, bool):
         raise DefinitionError("stored= must be True or False", got=repr(stored), place=place)
     time = event_time_of(event_time, lateness, idle_after, ahead, place)
-    contract = None if schema is None else Schema.of(schema)
-    if contract is not None and time is not None:
-        contract = time.in_rows(contract, place)
-    bound = _bound(most_rows, most_bytes, place)
-    if time is not None and isinstance(reader, Timed):
-        reader = reader.timed(time)
+    contract, bound = _contract(schema, time, place), _bound(most_rows, most_bytes, place)
+    reader = reader.timed(time) if time is not None and isinstance(reader, Timed) else reader
     reader = _evolving(reader, new_columns, stored=stored, place=place)
     if not stored:
         if contract is None and isinstance(reader, OverTables):
             contract = Schema(())  # the schema of the tables that the reader reads
         if contract is None or key or partition_by or expect:
-            problem = "a source with stored=False requires schema=, and cannot have key=, partition_by= or expect="
             raise DefinitionError(
-                problem, do="set key=, partition_by= and expect= on the table that reads it", place=place
+                "a source with stored=False requires schema=, and cannot have key=, partition_by= or expect=",
+                do="set key=, partition_by= and expect= on the table that reads it",
+                place=place,
             )
         return Feed(
             place=place,

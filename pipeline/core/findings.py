@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-
-from pipeline.core.errors import HeadwaterError
 
 
 class FindingState(StrEnum):
@@ -25,11 +22,3 @@ class Finding:
     what: str
     state: FindingState
     detail: str
-
-
-def checked(what: str, check: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:
-    """Return the findings of a check; a Headwater error becomes a bad finding about `what`."""
-    try:
-        return tuple(check())
-    except HeadwaterError as error:
-        return (Finding(what, FindingState.BAD, str(error)),)

@@ -2,7 +2,7 @@
 
 from pipeline.lake.changes import VersionChange
 from pipeline.lake.compact import Compacted, compact, vacuum
-from pipeline.lake.delta import DeltaStager, Lake, LakeTable, Version
+from pipeline.lake.delta import QUARANTINE_FOLDER, DeltaStager, Lake, LakeTable, Version
 from pipeline.lake.head import Commit, TableDescription, TableHead
 from pipeline.lake.merge import MergeResult, MergeSpec, merge, replace_keys
 from pipeline.lake.quarantine import QUARANTINE
@@ -11,6 +11,7 @@ from pipeline.lake.storage import Storage
 
 __all__ = [
     "QUARANTINE",
+    "QUARANTINE_FOLDER",
     "Commit",
     "Compacted",
     "DeltaStager",

@@ -48,6 +48,10 @@ ROW_GROUP = 122_880
 log = logger(__name__)
 
 
+QUARANTINE_FOLDER = "quarantine"
+"""The folder of the quarantine tables, next to those of the layers."""
+
+
 @dataclass(frozen=True)
 class Version:
     """A committed version of a table: its number, schema, files and manifest."""
@@ -348,7 +352,7 @@ class Lake:
     def quarantine(self, name: str) -> LakeTable:
         """Return the quarantine table of a table."""
         description = f"Quarantined rows of {name}"
-        return LakeTable(self.storage.at("quarantine", name), name, description=description, is_quarantine=True)
+        return LakeTable(self.storage.at(QUARANTINE_FOLDER, name), name, description=description, is_quarantine=True)
 
     def scratch(self, run_id: str, name: str) -> Storage:
         """Return a location for temporary data of a step, accessible to all workers."""

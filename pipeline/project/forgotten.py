@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.core.definitions import LAYERS
 from pipeline.core.errors import ConflictError, RequestError, StorageError, did_you_mean
 from pipeline.governance import Leases
-from pipeline.lake import LakeTable
+from pipeline.lake import QUARANTINE_FOLDER, LakeTable
 from pipeline.project.workspace import Workspace
 
-QUARANTINE = "quarantine"
 WAREHOUSE = "warehouse"
 
 
@@ -31,31 +31,26 @@ class ForgottenTable:
 
 def forgotten_tables(workspace: Workspace) -> tuple[ForgottenTable, ...]:
     """Return the tables in the lake and the warehouse that have no definition, by layer and name."""
-    layers = {name: workspace.stored(name).layer for name in workspace.table_names}
+    definitions = {name: workspace.stored(name) for name in workspace.table_names}
     tables = []
-    for layer in (*LAYERS, QUARANTINE):
+    for layer in (*LAYERS, QUARANTINE_FOLDER):
         for name in workspace.lake.storage.list_folder(layer):
-            is_known = name in layers if layer == QUARANTINE else layers.get(name) == layer
+            is_known = name in definitions and layer in {definitions[name].layer, QUARANTINE_FOLDER}
             table = _table(workspace, layer, name)
             if not is_known and table.number() is not None:
                 tables.append(_forgotten(table, layer))
-    return (
-        *tables,
-        *(
-            ForgottenTable(name, WAREHOUSE, workspace.settings.warehouse)
-            for name in sorted(workspace.warehouse.loaded())
-            if layers.get(name) != LAYERS[-1]
-        ),
-    )
+    in_warehouse = {name for name, definition in definitions.items() if definition.is_in_warehouse}
+    unknown = sorted(set(workspace.warehouse.loaded()) - in_warehouse)
+    tables += [ForgottenTable(name, WAREHOUSE, workspace.settings.warehouse) for name in unknown]
+    return tuple(tables)
 
 
-def forget(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
-    """Remove a forgotten table from all layers, and return what was removed.
+def forget(workspace: Workspace, name: str, tables: Sequence[ForgottenTable]) -> None:
+    """Remove a forgotten table from all layers, as `remains_of` found it.
 
-    Raises `RequestError` if there is no such table, or if it has a definition, and `ConflictError` while a stream writes
-    it. If another version of the project still defines the table, its next run recomputes the rows.
+    Raises `ConflictError` while a stream writes it. If another version of the project still defines the table, its next
+    run recomputes the rows.
     """
-    tables = left_of(workspace, name)
     lease = Leases(workspace.catalog).get(name)
     if lease is not None and lease.is_living(time.time()):
         raise ConflictError(
@@ -68,10 +63,9 @@ def forget(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
             workspace.warehouse.drop(name)
         else:
             _table(workspace, table.layer, name).storage.clear()
-    return tables
 
 
-def left_of(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
+def remains_of(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
     """Return the forgotten tables with a name; raise `RequestError` if there are none."""
     tables = forgotten_tables(workspace)
     of_name = tuple(table for table in tables if table.name == name)
@@ -89,7 +83,7 @@ def left_of(workspace: Workspace, name: str) -> tuple[ForgottenTable, ...]:
 
 
 def _table(workspace: Workspace, layer: str, name: str) -> LakeTable:
-    return workspace.lake.quarantine(name) if layer == QUARANTINE else workspace.lake.table(layer, name)
+    return workspace.lake.quarantine(name) if layer == QUARANTINE_FOLDER else workspace.lake.table(layer, name)
 
 
 def _forgotten(table: LakeTable, layer: str) -> ForgottenTable:

@@ -21,11 +21,11 @@ from pipeline.kernel.sql_text import literal, quoted
 from pipeline.lake import Lake, LakeTable, Storage
 from pipeline.project.project import Project
 from pipeline.report.words import quantity
+from pipeline.runner.decide import DecisionKind
+from pipeline.runner.handlers import handler_of
 
 _log = logger(__name__)
 
-STREAMED = "streamed"
-"""The decision of a run about a table that a stream makes."""
 SAMPLES = 5
 """How many quarantined rows of a table are shown."""
 POINTS = 6_000
@@ -34,13 +34,13 @@ POINTS = 6_000
 
 @dataclass(frozen=True)
 class TableSummary:
-    """A definition, what the newest run did with it, and the step that last computed it."""
+    """A definition, its step in the newest run, and the step that last computed it."""
 
     definition: Definition
     step: StepRecord | None = None
     """Of the newest run."""
     built: StepRecord | None = None
-    """Of the newest run that computed it; for a table that a stream makes, its rows since the stream began."""
+    """Of the newest run that computed it; for a streaming table, its row counts since the stream began."""
     built_at: str | None = None
 
     @property
@@ -49,13 +49,23 @@ class TableSummary:
         return isinstance(self.definition, StoredDefinition)
 
     @property
+    def band(self) -> str:
+        """The band of the row flow that it is drawn in: a layer, `model` or `sink`."""
+        return handler_of(self.definition).band(self.definition)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a run has a step for it; it has none for a feed."""
+        return handler_of(self.definition).is_step
+
+    @property
     def is_streamed(self) -> bool:
-        """Whether a stream makes it."""
-        return STREAMED in {step.decision for step in (self.step, self.built) if step is not None}
+        """Whether a stream writes it."""
+        return DecisionKind.STREAMED in {step.decision for step in (self.step, self.built) if step is not None}
 
     @property
     def rows(self) -> int | None:
-        """The rows of the table now; `None` when it is not computed yet, or is not a table."""
+        """The current rows of the table; `None` if it is not computed yet, or is not a table."""
         if not self.is_table:
             return None
         known = self.built if self.step is None or self.step.has_failed or self.is_streamed else self.step
@@ -64,7 +74,7 @@ class TableSummary:
 
 @dataclass(frozen=True)
 class QuarantineSummary:
-    """The quarantine of a table: how many rows for which reasons, and a few of them."""
+    """The quarantine of a table: the rows of each reason, and a sample."""
 
     table: str
     rows: int
@@ -94,7 +104,7 @@ class ReportData:
 
 
 def read(project: Project, catalog: Catalog) -> ReportData:
-    """Read what the report of the newest run shows; raise `StorageError` when neither a run nor a stream was there."""
+    """Read the contents of the report; raise `StorageError` if there was neither a run nor a stream."""
     run = catalog.run()
     lake = Lake(Storage(project.settings.lake, project.settings.storage))
     tables = tuple(_table_summary(definition, run, catalog, lake) for definition in project.graph.definitions)
@@ -118,16 +128,17 @@ def _table_summary(definition: Definition, run: RunRecord | None, catalog: Catal
     step = None if run is None else next((step for step in run.steps if step.name == definition.name), None)
     if run is not None and step is not None and step.is_done:
         return TableSummary(definition, step, step, run.ended_at or run.started_at)
-    if step is None or step.decision == STREAMED:
+    last = catalog.last_step(definition.name)
+    if last is None or (step is not None and step.decision == DecisionKind.STREAMED):  # else no table is opened
         streamed = _streamed(definition, step, lake)
         if streamed is not None:
             return streamed
     versions = catalog.versions(definition.name)
-    return TableSummary(definition, step, catalog.last_step(definition.name), versions[0].at if versions else None)
+    return TableSummary(definition, step, last, versions[0].at if versions else None)
 
 
 def _streamed(definition: Definition, step: StepRecord | None, lake: Lake) -> TableSummary | None:
-    """Return the summary of a table whose newest version a stream made; `None` for any other."""
+    """Return the summary of a table whose newest version a stream wrote; `None` for any other."""
     try:
         version = _in(lake, definition).version() if isinstance(definition, StoredDefinition) else None
     except StorageError as error:
@@ -143,7 +154,7 @@ def _streamed(definition: Definition, step: StepRecord | None, lake: Lake) -> Ta
         number=0,
         kind=definition.kind,
         layer=layer_of(definition),
-        decision=STREAMED,
+        decision=DecisionKind.STREAMED,
         reason=f"epoch {manifest.epoch.number:,}",
         version=version.number,
         total_rows=version.rows,

@@ -15,7 +15,6 @@ from pipeline.report.grid import Node, Spacing
 from pipeline.report.layout import Band, Box, GraphLayout, Line, lay_out
 from pipeline.report.svg import element, picture, shortened, text, width_of
 from pipeline.report.words import count, quantity
-from pipeline.runner.handlers import handler_of
 
 BANDS = (*LAYERS, "model", "sink")
 NAME_PX, NOTE_PX = 12.0, 11.0
@@ -54,11 +53,6 @@ def fitted(nodes: Sequence[Node]) -> GraphLayout:
     return lay_out(nodes, replace(space, columns=min(space.columns + (ROOM - close.width) / gaps, WIDEST)))
 
 
-def band_of(table: TableSummary) -> str:
-    """Return the layer in which a definition is drawn."""
-    return handler_of(table.definition).lane(table.definition)
-
-
 def losses(table: TableSummary) -> str:
     """Return how many rows the last step set aside or dropped, in words; empty when none."""
     if table.built is None:
@@ -75,7 +69,7 @@ def losses(table: TableSummary) -> str:
 
 def state(table: TableSummary) -> str:
     """Return the state of a definition: `absent`, `refused`, `failed`, `same` (nothing was to do) or `fresh`."""
-    if not handler_of(table.definition).is_step:
+    if not table.is_stored:
         return "same"
     if table.built is None and (table.step is None or table.is_streamed):
         return "absent"
@@ -88,7 +82,7 @@ def state(table: TableSummary) -> str:
 
 def summary(table: TableSummary) -> str:
     """Return the second line of a box: its rows, or what the run did with it."""
-    if not handler_of(table.definition).is_step:
+    if not table.is_stored:
         return "not stored"
     if state(table) == "absent":
         return "does not exist yet"
@@ -102,9 +96,7 @@ def summary(table: TableSummary) -> str:
 def _node(table: TableSummary) -> Node:
     name, notes = shortened(table.definition.name, LETTERS), (summary(table), losses(table))
     width = max(width_of(name, NAME_PX), *(width_of(note, NOTE_PX) for note in notes)) + 24
-    return Node(
-        table.definition.name, BANDS.index(band_of(table)), table.definition.inputs, width, 58 if notes[1] else 42
-    )
+    return Node(table.definition.name, BANDS.index(table.band), table.definition.inputs, width, 58 if notes[1] else 42)
 
 
 def _band(band: Band, layout: GraphLayout) -> Markup:
@@ -126,7 +118,7 @@ def _box(table: TableSummary, box: Box) -> Markup:
     lost = losses(table)
     if lost:
         parts.append(text((x + 12, y + 50), lost, "lost"))
-    return element("g", *parts, class_=f"of-{band_of(table)} {state(table)}{' marked' if lost else ''}")
+    return element("g", *parts, class_=f"of-{table.band} {state(table)}{' marked' if lost else ''}")
 
 
 def _line(line: Line, rows: int) -> Markup:

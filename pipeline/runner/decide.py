@@ -29,7 +29,7 @@ class DecisionKind(StrEnum):
     """Nothing: a stream updates it."""
 
 
-_NOT_MADE = "does not exist yet"
+_NOT_MADE, _FOREIGN = "does not exist yet", "was not written by a run or a stream of Headwater"
 _SHOWN = 3
 
 
@@ -47,9 +47,6 @@ class RunOptions:
     """Sources are read only up to their state at this time."""
     threads: int | None = None
     """Number of definitions computed concurrently; `None`: number of cores."""
-
-
-DEFAULTS = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,18 @@ def compute_all(reason: str, *, exists: bool) -> Decision:
 
 
 @dataclass(frozen=True)
+class TableFacts:
+    """What is known about a table itself."""
+
+    fingerprint: str
+    """Of its definition now."""
+    manifest: Manifest | None = None
+    """Of its version now; `None` without a version, if another program wrote it, and if it is not read (`--full`)."""
+    exists: bool = False
+    """Whether it has a version."""
+
+
+@dataclass(frozen=True)
 class InputFacts:
     """Facts about a table's inputs: their current versions, and the additions to the driving input."""
 
@@ -110,19 +119,18 @@ class InputFacts:
     """Whether new rows of the driving input are known to sort after the existing ones."""
 
 
-def decide_source(
-    fingerprint: str, manifest: Manifest | None, since: ReadPlan | None, options: RunOptions = DEFAULTS
-) -> Decision:
+def decide_source(table: TableFacts, since: ReadPlan | None, options: RunOptions) -> Decision:
     """Decide for a source from what is new since its cursor; `since` is `None` without a cursor.
 
-    For a rebuild, the caller plans all existing data. Raises `SourceError` if the source must be read again and some of
+    If everything is read, the caller plans it. Raises `SourceError` if the source must be read again and some of
     the consumed data no longer exists, and if data was deleted before it was read.
     """
+    manifest = table.manifest
     if options.full:
-        return compute_all("--full", exists=manifest is not None)
+        return compute_all("--full", exists=table.exists)
     if manifest is None or since is None:
-        return compute_all(_NOT_MADE, exists=manifest is not None)
-    redefined = manifest.fingerprint != fingerprint
+        return compute_all(_FOREIGN if table.exists else _NOT_MADE, exists=table.exists)
+    redefined = manifest.fingerprint != table.fingerprint
     if redefined or since.changed:
         return reread(manifest, since, "the definition changed" if redefined else since.changed)
     if since.gaps and not options.accept_gaps:
@@ -136,15 +144,9 @@ def decide_source(
     return Decision(kind, reason, since, is_later=since.is_later)
 
 
-def decide_reading(
-    fingerprint: str,
-    manifest: Manifest | None,
-    since: ReadPlan | None,
-    inputs: InputFacts,
-    options: RunOptions = DEFAULTS,
-) -> Decision:
+def decide_reading(table: TableFacts, since: ReadPlan | None, inputs: InputFacts, options: RunOptions) -> Decision:
     """Decide for a table that reads an unstored source, from new data in the source and the table's other inputs."""
-    read = decide_source(fingerprint, manifest, since, options)
+    read, manifest = decide_source(table, since, options), table.manifest
     if read.takes_all or manifest is None or since is None:
         return read
     changed = _changed(manifest, inputs)
@@ -167,15 +169,14 @@ def reread(manifest: Manifest, since: ReadPlan, reason: str) -> Decision:
     return Decision(DecisionKind.REBUILD, reason)
 
 
-def decide_table(
-    fingerprint: str, manifest: Manifest | None, inputs: InputFacts, options: RunOptions = DEFAULTS
-) -> Decision:
+def decide_table(table: TableFacts, inputs: InputFacts, options: RunOptions) -> Decision:
     """Decide for a table from its manifest and its inputs."""
+    manifest = table.manifest
     if options.full:
-        return compute_all("--full", exists=manifest is not None)
+        return compute_all("--full", exists=table.exists)
     if manifest is None:
-        return compute_all(_NOT_MADE, exists=False)
-    if manifest.fingerprint != fingerprint:
+        return compute_all(_FOREIGN if table.exists else _NOT_MADE, exists=table.exists)
+    if manifest.fingerprint != table.fingerprint:
         return Decision(DecisionKind.REBUILD, "the definition changed")
     changed = _changed(manifest, inputs)
     if not changed:

@@ -26,7 +26,7 @@ from pipeline.runner.decide import (
     DecisionKind,
     InputFacts,
     RunOptions,
-    compute_all,
+    TableFacts,
     decide_reading,
     decide_source,
     decide_table,
@@ -42,23 +42,11 @@ def decide(
     inputs: Mapping[str, Version],
 ) -> Decision:
     """Decide what to do with a table at `version`, given the current versions of its inputs."""
-    decision = _decide(workspace, options, definition, version, inputs)
-    if decision.takes_all:  # decisions use only the manifest, which a version can lack
-        return replace(decision, kind=compute_all("", exists=version is not None).kind)
-    return decision
-
-
-def _decide(
-    workspace: Workspace,
-    options: RunOptions,
-    definition: Source | Table,
-    version: Version | None,
-    inputs: Mapping[str, Version],
-) -> Decision:
     manifest = None if version is None else version.manifest
+    table = TableFacts(fingerprint_of(workspace, definition), manifest, exists=version is not None)
     if isinstance(definition, Source):
         since = _read_since(workspace, options, definition, manifest)
-        decision = decide_source(definition.fingerprint, manifest, since, options)
+        decision = decide_source(table, since, options)
         return _planned(workspace, definition, decision, _first_bound(definition, options, since))
     execution_plan = execution_plan_of(workspace, definition, {})
     feed = feed_of(workspace, definition)
@@ -90,10 +78,9 @@ def _decide(
         ),
     )
     if feed is None:
-        return decide_table(definition.fingerprint, manifest, known, options)
+        return decide_table(table, known, options)
     since = _read_since(workspace, options, feed, manifest)
-    fingerprint_now = fingerprint_of(workspace, definition)
-    decision = decide_reading(fingerprint_now, manifest, since, known, options)
+    decision = decide_reading(table, since, known, options)
     return _planned(workspace, feed, decision, _first_bound(feed, options, since))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.errors import ConflictError, RequestError
 from pipeline.governance import Leases, this_process
-from pipeline.project.forgotten import WAREHOUSE, forget, forgotten_tables
+from pipeline.project.forgotten import WAREHOUSE, forget, forgotten_tables, remains_of
 from pipeline.project.project import load
 from pipeline.project.workspace import Workspace
 from pipeline.runner.runner import Runner
@@ -39,6 +39,12 @@ def project(tmp_path):
     return run
 
 
+def forget_all_of(workspace, name):
+    tables = remains_of(workspace, name)
+    forget(workspace, name, tables)
+    return tables
+
+
 def left(workspace):
     return [(table.name, table.layer, table.rows) for table in forgotten_tables(workspace)]
 
@@ -57,10 +63,10 @@ def test_what_is_left_of_renamed_tables_is_named_and_removed(project):
         ("total", WAREHOUSE, None),
     ]
 
-    removed = forget(workspace, "rows")
+    removed = forget_all_of(workspace, "rows")
     assert [table.layer for table in removed] == ["bronze", "quarantine"]
     assert not any(Path(table.place).exists() for table in removed)
-    forget(workspace, "total")
+    forget_all_of(workspace, "total")
     assert left(workspace) == []
     assert set(workspace.warehouse.loaded()) == {"sum_of_ids"}
     assert workspace.query("select * from doubled order by id").column("id").to_pylist() == [2, 4]
@@ -71,7 +77,7 @@ def test_a_table_that_moved_to_another_layer_keeps_its_new_folder(project):
     workspace = project(DEFINITIONS.replace("total = mart(", "total = sql("))
     assert left(workspace) == [("total", "gold", 1), ("total", WAREHOUSE, None)]
 
-    forget(workspace, "total")
+    forget_all_of(workspace, "total")
     assert left(workspace) == []
     assert workspace.version("total").rows == 1
 
@@ -80,9 +86,9 @@ def test_a_table_with_a_definition_and_an_unknown_one_are_not_forgotten(project)
     project(DEFINITIONS)
     workspace = project(DEFINITIONS.replace("doubled", "twice"))
     with pytest.raises(RequestError, match=r"'rows' has a definition.*remove or rename the definition first"):
-        forget(workspace, "rows")
+        forget_all_of(workspace, "rows")
     with pytest.raises(RequestError, match=r"no forgotten table 'double'; did you mean 'doubled'\?"):
-        forget(workspace, "double")
+        forget_all_of(workspace, "double")
     assert left(workspace) == [("doubled", "silver", 2)]
 
 
@@ -92,10 +98,10 @@ def test_a_table_that_a_stream_of_an_older_project_still_writes_is_not_removed(p
     leases, me = Leases(workspace.catalog), this_process()
     leases.acquire("doubled", me)
     with pytest.raises(ConflictError, match=rf"still written by a stream.*process {os.getpid()} on"):
-        forget(workspace, "doubled")
+        forget_all_of(workspace, "doubled")
     later = Leases(workspace.catalog, clock=lambda: time.time() - 3600)
     later.acquire("doubled", me)  # it has expired by now
-    forget(workspace, "doubled")
+    forget_all_of(workspace, "doubled")
     assert left(workspace) == []
 
 
@@ -104,5 +110,5 @@ def test_a_damaged_table_can_be_forgotten(project):
     folder = Path(workspace.table("doubled").storage.uri)
     workspace = project(DEFINITIONS.replace("doubled", "twice"))
     (folder / "_delta_log" / "00000000000000000000.json").write_text("{}")
-    forget(workspace, "doubled")
+    forget_all_of(workspace, "doubled")
     assert not folder.exists()

@@ -1,7 +1,7 @@
 """The kinds of definitions, each with one handler that decides, runs, describes and draws it.
 
 To add a kind of definition: a class and its factory function in `pipeline/core/definitions.py` (or beside it), a handler
-in this folder, one line in `HANDLERS`, and the public name in `pipeline/__init__.py`. A new lane of the report is one more
+in this folder, one line in `HANDLERS`, and the public name in `pipeline/__init__.py`. A new band of the report is one more
 name in `BANDS` of `pipeline/report/flow.py`.
 """
 

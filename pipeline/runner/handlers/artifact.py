@@ -44,7 +44,7 @@ class ArtifactHandler:
         del workspace
         return described(definition)
 
-    def lane(self, definition: Artifact) -> str:
+    def band(self, definition: Artifact) -> str:
         """It is drawn as a model."""
         del definition
         return "model"

@@ -37,7 +37,7 @@ class FeedHandler:
         del workspace
         return described(definition)
 
-    def lane(self, definition: Feed) -> str:
+    def band(self, definition: Feed) -> str:
         """It is drawn where sources are."""
         del definition
         return "bronze"

@@ -60,5 +60,5 @@ class Handler(Protocol[D_contra]):
     def describe(self, workspace: Workspace, definition: D_contra) -> Description:
         """Return its description for a list of definitions."""
 
-    def lane(self, definition: D_contra) -> str:
-        """Return the lane of the report in which it is drawn."""
+    def band(self, definition: D_contra) -> str:
+        """Return the band of the report in which it is drawn."""

@@ -47,7 +47,7 @@ class SinkHandler:
         del workspace
         return described(definition)
 
-    def lane(self, definition: Sink) -> str:
+    def band(self, definition: Sink) -> str:
         """It is drawn as a sink."""
         del definition
         return "sink"

@@ -54,7 +54,7 @@ class SourceHandler:
         """Its newest version is shown."""
         return table_described(workspace, definition)
 
-    def lane(self, definition: Source) -> str:
+    def band(self, definition: Source) -> str:
         """A source is drawn in its layer."""
         return definition.layer
 

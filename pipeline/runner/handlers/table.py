@@ -70,7 +70,7 @@ class TableHandler:
         """Its newest version is shown."""
         return table_described(workspace, definition)
 
-    def lane(self, definition: Table) -> str:
+    def band(self, definition: Table) -> str:
         """A table is drawn in its layer."""
         return definition.layer
 

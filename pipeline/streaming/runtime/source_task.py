@@ -183,18 +183,14 @@ class SourceTask:
     ) -> SourceBatch:
         """Classify the rows of a split: find late and invalid rows, and the latest event time of the others."""
         if stream_input.time is None:
-            quarantined = (
-                arrow(self._con, f"select reasons, _source, _position, row from {REJECTED}")
-                if input_query.rejected
-                else None
-            )
+            rejected = [f"select reasons, _source, _position, row from {REJECTED}"] if input_query.rejected else []
             return SourceBatch(
                 stream_input.name,
                 input_query.rows_in,
                 input_query.bytes_in,
                 {},
                 input_query.rejected,
-                quarantined=quarantined,
+                quarantined=self._quarantined(rejected),
             )
         time = quoted(stream_input.time.column)
         bound = request.now + int(stream_input.time.ahead.total_seconds() * 1e6)
@@ -224,11 +220,6 @@ class SourceTask:
             quarantined.append(self._notes(stream_input, prepared, has_why=bool(quarantined)))
         if input_query.rejected:
             quarantined.append(f"select reasons, _source, _position, row from {REJECTED}")
-        rows = (
-            arrow(self._con, f"{REJECTS_QUERY} where false union all {' union all '.join(quarantined)}")
-            if quarantined
-            else None
-        )
         return SourceBatch(
             stream_input.name,
             input_query.rows_in,
@@ -237,8 +228,14 @@ class SourceTask:
             input_query.rejected,
             too_late,
             invalid,
-            rows,
+            self._quarantined(quarantined),
         )
+
+    def _quarantined(self, selects: Sequence[str]) -> pa.Table | None:
+        """Return the rows of some SELECTs of quarantined rows; `None` without any."""
+        if not selects:
+            return None
+        return arrow(self._con, " union all ".join([f"{REJECTS_QUERY} where false", *selects]))
 
     def _notes(self, stream_input: StreamInput, prepared: Prepared, *, has_why: bool) -> str:
         """Return a SELECT of the notes about rows that are too late for some of their windows."""
