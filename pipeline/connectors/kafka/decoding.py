@@ -43,7 +43,7 @@ from pipeline.core import scratch
 from pipeline.core.errors import Place, SchemaError, SourceError
 from pipeline.core.event_time import EventTime
 from pipeline.core.schema import Column, Schema
-from pipeline.core.sources import MISFIT, POSITION, NewColumns, ReadResult, ScanQuery
+from pipeline.core.sources import MISFIT, POSITION, SOURCE, NewColumns, ReadResult, ScanQuery
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import literal, quoted
 
@@ -101,14 +101,24 @@ class Decoder:
         self, con: duckdb.DuckDBPyConnection, records: pa.Table, schema: Schema, partition: Partition
     ) -> Iterator[ScanQuery | None]:
         """Yield records as a query; `None` if they need the validating pass."""
-        table = None if MISFIT in schema.names else self._scannable(records, schema, partition)
-        if table is None:
+        with self.scan_together(con, [(partition, records)], schema) as scan:
+            yield scan and replace(scan, query=f"select * exclude ({SOURCE}) from ({scan.query})")
+
+    @contextlib.contextmanager
+    def scan_together(
+        self, con: duckdb.DuckDBPyConnection, ranges: Sequence[tuple[Partition, pa.Table]], schema: Schema
+    ) -> Iterator[ScanQuery | None]:
+        """Yield the records of some partitions as one query with `_source`; `None` if they need the validating pass."""
+        tables = [] if MISFIT in schema.names else [self._scannable(table, schema, p) for p, table in ranges]
+        scannable = [table for table in tables if table is not None]
+        if len(scannable) < len(ranges):
             yield None
             return
+        table = pa.concat_tables(scannable)
         name = f"kafka_{id(table):x}"
         con.register(name, table)
         try:
-            yield ScanQuery(self._query(name, schema, partition), table.num_rows, _NO_FAULTS)
+            yield ScanQuery(self._query(name, schema), table.num_rows, _NO_FAULTS)
         finally:
             with contextlib.suppress(duckdb.Error):  # the connection may be closed or broken by now
                 con.unregister(name)
@@ -159,8 +169,8 @@ class Decoder:
         """Return the columns that come from the value."""
         return tuple(c for c in schema.columns if c.name not in TYPES)
 
-    def _cells(self, schema: Schema, partition: Partition) -> CellExpressions:
-        """Return the cells of a value, and of the message itself."""
+    def _cells(self, schema: Schema, partition: Partition | None = None) -> CellExpressions:
+        """Return the cells of a value, and of the message itself; without a partition, its columns are in the table."""
         value = self._value_cells(Schema(self._value_columns(schema)))
         message = self._message_columns(schema, partition)
         raw = {c.name: value.raw.get(c.name) or message[c.name] for c in schema.columns}
@@ -199,14 +209,11 @@ class Decoder:
             return typed_cells(dict.fromkeys(value_schema.names, VALUE), dict.fromkeys(value_schema.names, "BLOB"))
         return text_cells(dict.fromkeys(value_schema.names, "line"))
 
-    def _message_columns(self, schema: Schema, partition: Partition) -> dict[str, str]:
+    def _message_columns(self, schema: Schema, partition: Partition | None) -> dict[str, str]:
         """Return SQL for the columns of the message itself."""
-        message = {
-            "_topic": literal(partition.topic),
-            "_partition": f"{partition.number}::integer",
-            "_offset": POSITION,
-            **{name: quoted(name) for name in ("_timestamp", "_headers", "_key")},
-        }
+        message = {name: quoted(name) for name in TYPES} | {"_offset": POSITION}
+        if partition is not None:
+            message |= {"_topic": literal(partition.topic), "_partition": f"{partition.number}::integer"}
         if schema.as_dict().get("_key") == "VARCHAR":
             message["_key"] = "decode(_key, 'replace')"
         return message
@@ -246,16 +253,21 @@ class Decoder:
                 return None
             for name in decoded.column_names:
                 records = records.append_column(name, decoded.column(name))
-            return records
-        if self.format == "raw":
-            return records
-        try:
-            line = records.column(VALUE).cast(pa.string())
-        except pa.ArrowInvalid:  # not UTF-8
-            return None
-        return records.append_column("line", line)
+        elif self.format != "raw":
+            try:
+                records = records.append_column("line", records.column(VALUE).cast(pa.string()))
+            except pa.ArrowInvalid:  # not UTF-8
+                return None
+        constants = {
+            SOURCE: pa.scalar(partition.uri),
+            "_topic": pa.scalar(partition.topic),
+            "_partition": pa.scalar(partition.number, pa.int32()),
+        }
+        for name, value in constants.items():
+            records = records.append_column(name, pa.repeat(value, records.num_rows))
+        return records
 
-    def _query(self, name: str, schema: Schema, partition: Partition) -> str:
+    def _query(self, name: str, schema: Schema) -> str:
         source, other = quoted(name), "false"
         if self.format == "json" and not self._value_columns(schema):
             other = f"(line is not null and not {json_reader.is_object('line')})"
@@ -266,9 +278,9 @@ class Decoder:
             if self.new_columns is not None:
                 names = tuple(column.name for column in self._value_columns(schema))
                 other += f" or not coalesce({only_keys('json_keys(line)', names)}, true)"
-        cells = self._cells(schema, partition)
+        cells = self._cells(schema)
         return (
-            f"select {casts(schema)}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
+            f"select {casts(schema)}, {SOURCE}, {POSITION}, ({other} or {any_misfit(schema, cells)}) as {MISFIT} "
             f"from {cast_cells(schema, cells, source)}"
         )
 

@@ -79,7 +79,7 @@ class Kafka:
 
     def beyond(self, part: SourceSplit, schema: Schema) -> Schema:
         """Return the fields of a range's records that a contract does not have, with the types that these tell."""
-        inferred = self.decoder.infer(self._fetched(part), Place(part.piece.uri))
+        inferred = self.decoder.infer(self.records(part), Place(part.piece.uri))
         return inferred.select(undeclared_names(schema, inferred.names))
 
     def timed(self, time: EventTime) -> Kafka:
@@ -113,14 +113,14 @@ class Kafka:
         """
         partition = Partition.of(part.piece.uri)
         self.decoder.check_columns(schema, Place(part.piece.uri))
-        return self.decoder.read(self._fetched(part), schema, partition)
+        return self.decoder.read(self.records(part), schema, partition)
 
     @contextmanager
     def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
         """Yield a range as a query, with its records in memory; None when one of them is no row at all."""
         partition = Partition.of(part.piece.uri)
         self.decoder.check_columns(schema, Place(part.piece.uri))
-        with self.decoder.scan(con, self._fetched(part), schema, partition) as scanned:
+        with self.decoder.scan(con, self.records(part), schema, partition) as scanned:
             yield scanned
 
     def parse(self, rows: Sequence[str], schema: Schema) -> ReadResult:
@@ -201,7 +201,8 @@ class Kafka:
     def _extents(self, topics: Mapping[str, Topic]) -> Mapping[Partition, Extent]:
         return self.client.extents(_partitions(topics))
 
-    def _fetched(self, part: SourceSplit) -> pa.Table:
+    def records(self, part: SourceSplit) -> pa.Table:
+        """Return the records of a range, read from the brokers."""
         from pipeline.connectors.kafka.ranges import fetched  # noqa: PLC0415 - Kafka's client is an extra
 
         return fetched(self, part)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _FETCH_ROWS = 50_000
 _BUSY_WAIT_S, _IDLE_WAIT_S = 0.01, 0.1
-_IDLE_CHECK_S = 0.5
-"""How often the topics are asked for while no record comes."""
+_BUSY_CHECK_S, _IDLE_CHECK_S = 0.05, 0.5
+"""The interval of topic checks: while records arrive and nobody waits for them, and while none arrive."""
 _ANSWER_S, _CHECK_S = 0.5, 5.0
 """How long brokers may take to answer that, and how long when the fetch has failed."""
 
@@ -74,6 +74,8 @@ class KafkaTail:
         """The rows that are checked and not taken yet, and the bytes of all that is not taken yet."""
         self._checked_at = 0.0
         self._is_unanswered = False
+        self._is_awaited = False
+        """Whether somebody waits in `ready`: then fetched records are checked immediately."""
         self._failed: HeadwaterError | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="headwater-kafka", daemon=True)
@@ -118,7 +120,9 @@ class KafkaTail:
         brokers refuse. While no broker answers, nothing more is ready.
         """
         with self._lock:
+            self._is_awaited = True
             self._lock.wait_for(lambda: self._waiting_rows or self._failed, timeout_s)
+            self._is_awaited = False
             self._raise_failure()
             offsets = {p.uri: buffer.checked for p, buffer in self._buffers.items()}
             return ReadyOffsets(offsets, self._waiting_rows, is_unanswered=self._is_unanswered)
@@ -174,12 +178,12 @@ class KafkaTail:
         try:
             fetched: Mapping[Partition, FetchedRecords] = {}
             while self._wait_for_room():
-                # after silence, the first record is taken as it comes; while they come, many at once
-                rows, wait_s = (_FETCH_ROWS, _BUSY_WAIT_S) if fetched else (1, _IDLE_WAIT_S)
-                fetched = fetch(self._stream, self._kafka.metadata, rows, wait_s)
-                if fetched:
+                if self._has_room:
+                    # after silence, the first record is taken as it comes; while they come, many at once
+                    rows, wait_s = (_FETCH_ROWS, _BUSY_WAIT_S) if fetched else (1, _IDLE_WAIT_S)
+                    fetched = fetch(self._stream, self._kafka.metadata, rows, wait_s)
                     self._store(fetched)
-                if fetched or time.monotonic() - self._checked_at > _IDLE_CHECK_S:
+                if self._is_check_due():
                     self._check()
         except HeadwaterError as error:
             self._fail(self._root_cause(error))
@@ -195,17 +199,31 @@ class KafkaTail:
         return error
 
     def _wait_for_room(self) -> bool:
-        """Wait until there is room, and add partitions that were asked for; False when it is over."""
+        """Wait until there is room or a check is due, and add requested partitions; return false when the tail is closed."""
         with self._lock:
-            bound = self._kafka.ahead_bytes
             self._lock.wait_for(
-                lambda: self._is_closed or self._to_add or (self._buffers and self._waiting_bytes < bound)
+                lambda: self._is_closed or self._to_add or self._has_room,
+                _BUSY_CHECK_S if self._has_unchecked else None,
             )
             added, self._to_add = self._to_add, {}
             is_closed = self._is_closed
         if added and not is_closed:
             self._stream.add(added)
         return not is_closed
+
+    @property
+    def _has_room(self) -> bool:
+        return bool(self._buffers) and self._waiting_bytes < self._kafka.ahead_bytes
+
+    @property
+    def _has_unchecked(self) -> bool:
+        return any(buffer.checked < buffer.end for buffer in self._buffers.values())
+
+    def _is_check_due(self) -> bool:
+        with self._lock:
+            age_s = time.monotonic() - self._checked_at
+            due_s = 0.0 if self._is_awaited else _BUSY_CHECK_S
+            return age_s > (due_s if self._has_unchecked else _IDLE_CHECK_S)
 
     def _store(self, fetched_by_partition: Mapping[Partition, FetchedRecords]) -> None:
         with self._lock:
@@ -218,7 +236,7 @@ class KafkaTail:
                 self._waiting_bytes += fetched.records.nbytes
 
     def _check(self) -> None:
-        """Offer what was fetched, if the topics are still those that the tail began with; raise `SourceError` if not."""
+        """Offer what was fetched, if the topics still have their ids; raise `SourceError` if not."""
         with self._lock:
             ends, ids = {partition: buffer.end for partition, buffer in self._buffers.items()}, dict(self._ids)
         is_answered = check_topics(self._kafka, ids, self._kafka.place, patience_s=_ANSWER_S)
@@ -244,22 +262,32 @@ class _BufferedReader:
     tail: KafkaTail
 
     def read(self, part: SourceSplit, schema: Schema) -> ReadResult:
-        records = self.tail.take(part)
-        if records is None:
-            return self.kafka.read(part, schema)
-        self.kafka.decoder.check_columns(schema, Place(part.piece.uri))
-        return self.kafka.decoder.read(records, schema, Partition.of(part.piece.uri))
+        partition, records = self._records(part, schema)
+        return self.kafka.decoder.read(records, schema, partition)
 
     @contextmanager
     def scan(self, con: duckdb.DuckDBPyConnection, part: SourceSplit, schema: Schema) -> Iterator[ScanQuery | None]:
-        records = self.tail.take(part)
-        if records is None:
-            with self.kafka.scan(con, part, schema) as scanned:
-                yield scanned
-            return
-        self.kafka.decoder.check_columns(schema, Place(part.piece.uri))
-        with self.kafka.decoder.scan(con, records, schema, Partition.of(part.piece.uri)) as scanned:
+        partition, records = self._records(part, schema)
+        with self.kafka.decoder.scan(con, records, schema, partition) as scanned:
             yield scanned
+
+    def is_small(self, part: SourceSplit) -> bool:
+        """Return true: planning a scan of records in memory costs more than running it."""
+        del part
+        return True
+
+    @contextmanager
+    def scan_together(
+        self, con: duckdb.DuckDBPyConnection, parts: Sequence[SourceSplit], schema: Schema
+    ) -> Iterator[ScanQuery | None]:
+        ranges = [self._records(part, schema) for part in parts]
+        with self.kafka.decoder.scan_together(con, ranges, schema) as scanned:
+            yield scanned
+
+    def _records(self, part: SourceSplit, schema: Schema) -> tuple[Partition, pa.Table]:
+        self.kafka.decoder.check_columns(schema, Place(part.piece.uri))
+        records = self.tail.take(part)
+        return Partition.of(part.piece.uri), self.kafka.records(part) if records is None else records
 
 
 def retention_error(partition: Partition, at: int, extent: Extent) -> SourceError:

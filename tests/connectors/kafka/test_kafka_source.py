@@ -12,12 +12,14 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 
 from pipeline.connectors.kafka import Avro, Sasl, Tls, client, kafka, ranges
+from pipeline.connectors.kafka import tail as tail_module
 from pipeline.connectors.kafka.partitions import Partition
 from pipeline.connectors.kafka.security import secret
 from pipeline.core.errors import DefinitionError, SchemaError, SettingsError, SourceError
 from pipeline.core.schema import Schema
 from pipeline.core.sources import POSITION, Extent
 from pipeline.core.splits import SourceSplit
+from pipeline.kernel.engine import connect
 from tests.rigs.logs import pieces
 
 IDS = Schema.of({"id": "BIGINT"})
@@ -210,6 +212,41 @@ def test_a_tail_that_nobody_takes_from_stands_still_and_goes_on(cluster, topic, 
             reading = tail.reader().read(SourceSplit(pieces(log)[0], at, ready.offsets[uri]), blob)
             seen, at = seen + reading.rows.num_rows, ready.offsets[uri]
         assert seen == 40
+
+
+def test_a_tail_scans_its_partitions_together_as_one_query(cluster, send):
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    cluster.create_topic(name, 3)
+    for number in range(3):
+        send(name, ids(range(10 * number, 10 * number + 4)), partition=number)
+    log = kafka(name, servers=cluster.bootstrap, metadata=("topic", "partition", "offset"))
+    schema = Schema.of({"id": "BIGINT", "_topic": "VARCHAR", "_partition": "INTEGER", "_offset": "BIGINT"})
+    splits = [part(log, 0, 4, 2), part(log, 1, 3, 0), part(log, 0, 0, 1), part(log, 2, 4, 1)]
+    with log.tail({split.piece.uri: 0 for split in splits}) as tail:
+        while tail.ready(SOON_S).rows < 12:
+            pass
+        with connect() as con, tail.reader().scan_together(con, splits, schema) as scan:
+            rows = con.sql(scan.query).fetchall()
+            assert "union" not in scan.query
+    uris = {number: f"kafka://{name}/{number}" for number in range(3)}
+    ranges = [(2, range(4)), (0, range(1, 3)), (1, range(2, 4))]
+    expected = [(10 * n + at, name, n, at, uris[n], at, False) for n, offsets in ranges for at in offsets]
+    assert rows == expected
+    assert scan.rows == len(expected)
+
+
+def test_a_full_tail_offers_its_records_once_the_brokers_answer(cluster, topic, send, monkeypatch):
+    """No room is left when the check of the topics fails: the check is repeated without further records."""
+    answers = iter([False, False])
+    check = tail_module.check_topics
+    monkeypatch.setattr(tail_module, "check_topics", lambda *a, **more: next(answers, True) and check(*a, **more))
+    send(topic, [b"x" * (900 << 10)])
+    log = kafka(topic, servers=cluster.bootstrap, format="raw", ahead_bytes=1)
+    with log.tail({f"kafka://{topic}/0": 0}) as tail:
+        while not (ready := tail.ready(SOON_S)).rows:
+            assert ready.is_unanswered
+        assert ready.rows == 1
+    assert next(answers, None) is None
 
 
 def test_closing_a_tail_ends_its_thread(cluster, topic):
