@@ -15,7 +15,7 @@ from pipeline.core.refusal import Refusal
 from pipeline.core.splits import SourceSplit
 from pipeline.kernel.planner import provenance
 from pipeline.kernel.planner.exchange import Exchange, exchange
-from pipeline.kernel.planner.strategy import StrategyChoice, plan
+from pipeline.kernel.planner.strategy import StrategyChoice, choose_strategy
 from pipeline.kernel.scan import Scan
 from pipeline.kernel.sql import SqlTransform, statement_of
 from pipeline.warehouse.modelling import FactTransform
@@ -151,7 +151,7 @@ def _of_function(transform: FunctionTransform) -> StrategyChoice:
 @functools.lru_cache(maxsize=1024)
 def _planned(transform: SqlTransform) -> StrategyChoice:
     """Return the strategy of a statement, cached because it is used several times in a run."""
-    return plan(transform.tree)
+    return choose_strategy(transform.tree)
 
 
 def tree_of(transform: object) -> exp.Query:

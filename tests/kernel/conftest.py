@@ -15,7 +15,7 @@ from pipeline.core.refusal import Refusal
 from pipeline.kernel.aggregates.decomposition import STATES, decompose
 from pipeline.kernel.engine import connect, schema_of
 from pipeline.kernel.planner.exchange import BUCKETS, Exchange, bucket_of, exchange
-from pipeline.kernel.planner.strategy import StrategyChoice, driving_of, plan
+from pipeline.kernel.planner.strategy import StrategyChoice, choose_strategy, driving_of
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql import parse, tables_of
 from pipeline.kernel.sql_text import quoted
@@ -54,7 +54,7 @@ class Splits:
     def planned(self, statement: str, parts: int) -> tuple[StrategyChoice, list[str], Rows]:
         """Run a statement by its plan, with the driving table divided into parts."""
         tree = parse(statement)
-        chosen = plan(tree)
+        chosen = choose_strategy(tree)
         if chosen.strategy == "gather":
             return chosen, *self.direct(tree.sql("duckdb", comments=False))
         if chosen.strategy == "partial":

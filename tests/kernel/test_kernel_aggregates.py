@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from pipeline.kernel.aggregates.decomposition import decompose
-from pipeline.kernel.planner.strategy import plan
+from pipeline.kernel.planner.strategy import choose_strategy
 from pipeline.kernel.sql import parse
 from tests.rigs.proofs import some
 
@@ -200,7 +200,7 @@ def test_sketches_keep_their_error(splits):
 
 def test_equal_calls_share_one_state():
     statement = 'select X as key, sum(y) as s, sum(T.Y) / count(*) as m from t group by x having SUM("y") > 3'
-    assert plan(parse(statement)).strategy == "partial"
+    assert choose_strategy(parse(statement)).strategy == "partial"
     apart = decompose(parse(statement))
     assert apart.partial() == (
         'SELECT x as _k0, SUM("y") export_state as _a0, COUNT(*) export_state as _a1 FROM t group by 1'

@@ -10,7 +10,7 @@ import pytest
 from pipeline import sql
 from pipeline.core.errors import DefinitionError
 from pipeline.kernel.planner.determinism import deterministic
-from pipeline.kernel.planner.strategy import plan
+from pipeline.kernel.planner.strategy import choose_strategy
 from pipeline.kernel.sql import SqlTransform, parse
 
 OPEN = [
@@ -91,4 +91,4 @@ def test_ties_are_decided_by_value():
     "call", ["any_value(v)", "mode(v)", "arg_max(id, v)", "arg_min(id, v) filter (where v > 1)", "list(v)"]
 )
 def test_states_still_merge(call):
-    assert plan(SqlTransform(f"select k, {call} as a from t group by k").tree).strategy == "partial"
+    assert choose_strategy(SqlTransform(f"select k, {call} as a from t group by k").tree).strategy == "partial"

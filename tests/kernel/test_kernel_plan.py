@@ -6,12 +6,12 @@ import duckdb
 import pytest
 
 from pipeline.core.errors import DefinitionError
-from pipeline.kernel.planner.strategy import plan
+from pipeline.kernel.planner.strategy import choose_strategy
 from pipeline.kernel.sql import parse, tables_of
 
 
 def strategy(statement):
-    return plan(parse(statement)).strategy
+    return choose_strategy(parse(statement)).strategy
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_the_driving_table_is_the_first_input(statement, tables):
 
 
 def test_a_plan_says_why():
-    chosen = plan(
+    chosen = choose_strategy(
         parse("with c as (select x from t) select c.x, u.y, v.z from c join u using (x) left join v using (y)")
     )
     assert (chosen.driving, chosen.reason) == ("t", "'u', 'v' joined to each split of 't'")
-    assert plan(parse("select x, count(*) from t group by x")).reason == "COUNT(*) has no name: add an alias"
+    assert choose_strategy(parse("select x, count(*) from t group by x")).reason == "COUNT(*) has no name: add an alias"

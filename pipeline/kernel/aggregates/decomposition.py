@@ -61,21 +61,21 @@ class Decomposition:
         keys = tuple(next(kinds) for _ in self.keys)
         return CallTypes(keys, tuple(tuple(next(kinds) for _ in call.arguments) for call in self.calls))
 
-    def merge(self, types: CallTypes) -> str:
+    def finalize(self, types: CallTypes) -> str:
         """Return the SELECT that merges the states in `_states` and finalizes them, with one row per key."""
         columns = [f"{typed(f'_k{i}', kind)} as _k{i}" for i, kind in enumerate(types.keys)]
         columns += [
-            f"{call.merged(kinds)} as {call.column}" for call, kinds in zip(self.calls, types.calls, strict=True)
+            f"{call.finalized(kinds)} as {call.column}" for call, kinds in zip(self.calls, types.calls, strict=True)
         ]
         return f"select {', '.join(columns)} from {self._rows(types)}{self._by_key()}"
 
-    def combine(self, types: CallTypes, also: tuple[str, ...] = ()) -> str:
+    def merge(self, types: CallTypes, also: tuple[str, ...] = ()) -> str:
         """Return the SELECT that merges the states in `_states` into one row of states per key.
 
         It has the columns of `_states`. The columns `also` must have the same values in all rows of a key.
         """
         columns = [*(f"_k{i}" for i in range(len(self.keys))), *also]
-        states = [f"{c.combined(kinds)} as {c.column}" for c, kinds in zip(self.calls, types.calls, strict=True)]
+        states = [f"{c.merged(kinds)} as {c.column}" for c, kinds in zip(self.calls, types.calls, strict=True)]
         groups = ", ".join(str(i + 1) for i in range(len(columns)))
         return f"select {', '.join([*columns, *states])} from {self._rows(types, also)} group by {groups}"
 
@@ -95,7 +95,7 @@ class Decomposition:
 
     def answer(self, types: CallTypes) -> str:
         """Return the SELECT from `_states` to the rows of the statement, with their types."""
-        return f"with {MERGED} as ({self.merge(types)}) {self.finish}"
+        return f"with {MERGED} as ({self.finalize(types)}) {self.finish}"
 
     def _select(self, columns: list[str]) -> str:
         return self.source.replace(_COLUMNS, ", ".join(columns))

@@ -44,11 +44,11 @@ class ExportedState:
         """Return the state that a split computes."""
         return f"{self.sql} export_state as {self.column}"
 
-    def merged(self, kinds: tuple[str, ...]) -> str:
+    def finalized(self, kinds: tuple[str, ...]) -> str:
         """Return the call's value over the states of a group; `kinds` are the types of its arguments."""
-        return f"finalize({self.combined(kinds)})"
+        return f"finalize({self.merged(kinds)})"
 
-    def combined(self, kinds: tuple[str, ...]) -> str:
+    def merged(self, kinds: tuple[str, ...]) -> str:
         """Return the merged state of a group."""
         bound = [self._bound(kind) for kind in kinds]
         types = ", ".join(literal(kind) for kind in (*bound, *(kind for kind, _ in self.parameters)))
@@ -92,11 +92,11 @@ class ListState:
         chosen = f"{keys}row_number() over () as {AT}, true as {column}_is, {', '.join(values)}"
         return f"select {chosen} from ({rows}) where {column} is not null"
 
-    def merged(self, _kinds: tuple[str, ...]) -> str:
+    def finalized(self, _kinds: tuple[str, ...]) -> str:
         """Return the call's value over the kept values of a group."""
         return self.again
 
-    def combined(self, _kinds: tuple[str, ...]) -> str:
+    def merged(self, _kinds: tuple[str, ...]) -> str:
         """Return the kept values of a group that the call may need."""
         return _never_empty(self.kept_again)
 
@@ -121,7 +121,7 @@ class CountState:
         value = typed(f"{column}.key", kinds[0])
         return f"select {keys}{value} as {column}_0, sum({column}.value) as {column}_n from ({rows}) group by all"
 
-    def merged(self, _kinds: tuple[str, ...]) -> str:
+    def finalized(self, _kinds: tuple[str, ...]) -> str:
         """Return the call's value over the counts of a group."""
         value, count = f"{self.column}_0", f"{self.column}_n"
         if self.name == "mode":
@@ -131,7 +131,7 @@ class CountState:
         entry = f"{{'key': {value}, 'value': {count}::UBIGINT}}"
         return f"map_from_entries(list({entry} order by {value}) filter (where {count} is not null))"
 
-    def combined(self, _kinds: tuple[str, ...]) -> str:
+    def merged(self, _kinds: tuple[str, ...]) -> str:
         """Return the counts of a group, each value once."""
         value, count = f"{self.column}_0", f"{self.column}_n"
         return _never_empty(f"list({{'key': {value}, 'value': {count}::UBIGINT}}) filter (where {count} is not null)")

@@ -8,6 +8,8 @@
 | gather | everything else | DuckDB over all files at once, out of core |
 
 Gather is always correct. The other strategies are chosen only if every clause, join and function is known to allow it.
+
+`batch.planning` may replace a gather by an exchange into buckets, which it chooses by the size of the inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pipeline.kernel.aggregates.decomposition import has_groups, refusal
 from pipeline.kernel.syntax.function_calls import is_aggregate, is_volatile, needs_more_than_a_row
 from pipeline.kernel.syntax.scope import Scope, driving_of, relation
 
-__all__ = ["Strategy", "StrategyChoice", "driving_of", "plan"]
+__all__ = ["Strategy", "StrategyChoice", "choose_strategy", "driving_of"]
 
 Strategy = Literal["blockwise", "broadcast", "partial", "gather"]
 _ROW_BY_ROW = frozenset({"with_", "expressions", "from_", "joins", "where"})
@@ -38,7 +40,7 @@ class StrategyChoice:
     reason: str
 
 
-def plan(tree: exp.Query) -> StrategyChoice:
+def choose_strategy(tree: exp.Query) -> StrategyChoice:
     """Choose the strategy for a statement."""
     scope = Scope.of(tree)
     driving = scope.driving

@@ -14,7 +14,7 @@ from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import from_arrow
-from pipeline.streaming.operators.operator import BEGINNING, END, Operator, Progress
+from pipeline.streaming.operators.operator import BEGINNING, END, Operator, WatermarkAdvance
 from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 
 
@@ -48,7 +48,7 @@ def batch_result_since(
                 con.register(name, arrow(con, in_time))
                 rows.setdefault(name, []).extend(rows_by_shard(con, prepared, 1))
         with open_shard(operator, {name: blocks[0] for name, blocks in rows.items()}, limits) as shard:
-            return arrow(shard.state.con, shard.advance(rows, Progress(BEGINNING, END)))
+            return arrow(shard.state.con, shard.advance(rows, WatermarkAdvance(BEGINNING, END)))
 
 
 def with_log_position(rows: pa.Table) -> pa.Table:

@@ -34,7 +34,7 @@ from pipeline.streaming.operators.batch_form import (
     require_columns,
     required,
 )
-from pipeline.streaming.operators.operator import HASH, Emits, Operator, Prepared, Progress, arrived
+from pipeline.streaming.operators.operator import HASH, Emits, Operator, Prepared, WatermarkAdvance, arrived
 from pipeline.streaming.operators.state_columns import (
     LOG_POSITION,
     PREFIX,
@@ -254,7 +254,7 @@ class FirstOfKey(_KeyedOperator):
             "kept": f"select {internal_list(self.how.key)}, _at, {HASH} from {quoted(rows)}",
         }
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Process the rows that the watermark has passed in order, going from each kept row to the next one."""
         con, key = state.con, internal_list(self.how.key)
         state.add("waiting", f"select * from {quoted(arrived(self.table))}")
@@ -292,7 +292,7 @@ class FirstOfKey(_KeyedOperator):
         later = "" if self.how.within_us is None else f" or {at} > {last} + {self.how.within_us}"
         return f"{last} is null{later}"
 
-    def _is_expired(self, progress: Progress) -> str:
+    def _is_expired(self, progress: WatermarkAdvance) -> str:
         """Return the condition that no later row can be a duplicate of a kept row."""
         return "false" if self.how.within_us is None else f"_at < {progress.watermark - self.how.within_us}"
 
@@ -319,7 +319,7 @@ class LastOfKey(_KeyedOperator):
         """The table `latest`."""
         return {"latest": f"select * from {quoted(arrived(self.table))}"}
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Find the last row of each key among the new rows and the stored one."""
         columns = f"{self._columns}, _at, {LOG_POSITION}, {HASH}"
         last = f"{in_log_order(self.schema.names, descending=True)}, _is_new"

@@ -31,7 +31,7 @@ GROUPS = "states"
 """The only state table."""
 FROM, UNTIL, LEVEL = "_from", "_until", "_level"
 SPAN = (HASH, FROM, UNTIL)
-_COMBINED = "_combined"
+_MERGED = "_merged_states"
 MAX_UNMERGED = 1 << 14
 """The number of unmerged rows up to which states are never merged."""
 
@@ -42,7 +42,7 @@ class Grouping:
 
     name: str
     """The name of the input."""
-    split: Decomposition
+    decomposition: Decomposition
     schemas: Mapping[str, Schema]
     """The columns of all tables that the statement reads."""
     windowed: bool
@@ -66,15 +66,15 @@ class Grouping:
     def _types_and_columns(self) -> tuple[CallTypes, Schema]:
         with connect() as con:
             register(con, {name: Scan(schema) for name, schema in self.schemas.items()})
-            types = self.split.types(con)
-            states = arrow(con, self.split.partial())
+            types = self.decomposition.types(con)
+            states = arrow(con, self.decomposition.partial())
             con.register(STATES, states.slice(0, 0))
-            return types, schema_of(con, self.split.answer(types))
+            return types, schema_of(con, self.decomposition.answer(types))
 
     @property
     def by(self) -> tuple[str, ...]:
         """The key columns without the window."""
-        return tuple(f"_k{i}" for i in range(int(self.windowed), len(self.split.keys)))
+        return tuple(f"_k{i}" for i in range(int(self.windowed), len(self.decomposition.keys)))
 
     @property
     def state(self) -> Mapping[str, str]:
@@ -84,7 +84,11 @@ class Grouping:
     def prepared(self, begin: str, until: str, late: str | None, why: str, *, of_rows: bool) -> Prepared:
         """Return how rows become states; `begin` and `until` are SQL over rows (`of_rows`) or over keys."""
         span = (f"{begin} as {FROM}", f"{until} as {UNTIL}")
-        select = self.split.partial(*span) if of_rows else f"select *, {', '.join(span)} from ({self.split.partial()})"
+        select = (
+            self.decomposition.partial(*span)
+            if of_rows
+            else f"select *, {', '.join(span)} from ({self.decomposition.partial()})"
+        )
         return Prepared(select, self.by, late, why)
 
     def take(self, state: StateTables) -> int:
@@ -99,7 +103,7 @@ class Grouping:
     def answer(self, state: StateTables, states: str) -> str:
         """Run `states`, a SELECT of states, and return the SELECT of the statement's rows over them."""
         _load_states(state.con, states)
-        return self.split.answer(self.types)
+        return self.decomposition.answer(self.types)
 
     def merge(self, state: StateTables, states: str, condition: str) -> None:
         """Replace the states that satisfy a condition by merged ones.
@@ -109,12 +113,12 @@ class Grouping:
         con = state.con
         _load_states(con, states)
         # through Arrow, like all states: DuckDB cannot cast every state to its type in a table
-        con.register(_COMBINED, arrow(con, self.split.combine(self.types, SPAN)))
+        con.register(_MERGED, arrow(con, self.decomposition.merge(self.types, SPAN)))
         try:
             state.forget(GROUPS, condition)
-            state.add(GROUPS, f"select *, 1::tinyint as {LEVEL} from {_COMBINED}")
+            state.add(GROUPS, f"select *, 1::tinyint as {LEVEL} from {_MERGED}")
         finally:
-            con.unregister(_COMBINED)
+            con.unregister(_MERGED)
 
     def compact(self, state: StateTables) -> None:
         """Merge the states of each key and span if necessary."""

@@ -18,7 +18,7 @@ from pipeline.kernel.aggregates.grouping import normalised, unclear_name
 from pipeline.kernel.aggregates.mergeable import state_of
 from pipeline.kernel.planner.projection import used_columns
 from pipeline.kernel.planner.provenance import passed_through
-from pipeline.kernel.planner.strategy import plan
+from pipeline.kernel.planner.strategy import choose_strategy
 from pipeline.kernel.sql import SqlTransform
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.syntax.function_calls import aggregates_of, with_modifiers
@@ -125,7 +125,7 @@ def _timed(statement: _GroupedStatement) -> str | None:
 
 def _mergeable(tree: exp.Select, name: str) -> str | None:
     """Return why a statement cannot be computed from partial aggregates."""
-    chosen = plan(tree)
+    chosen = choose_strategy(tree)
     if chosen.driving.lower() != name.lower():
         return f"the streamed input {name!r} must be the first table after FROM"
     why = refusal(tree)
@@ -138,7 +138,7 @@ def _mergeable(tree: exp.Select, name: str) -> str | None:
 def _grouping(statement: _GroupedStatement, tree: exp.Select) -> Grouping:
     return Grouping(
         name=statement.name,
-        split=decompose(tree),
+        decomposition=decompose(tree),
         schemas=statement.schemas,
         windowed=statement.window is not None,
         layout=_layout(statement, tree),

@@ -11,7 +11,7 @@ from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.engine import one
 from pipeline.kernel.sql_text import quoted
 from pipeline.streaming.operators.grouped_state import GROUPS, STATE_VERSION, UNTIL, Grouping
-from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Emits, Prepared, WatermarkAdvance, arrived
 from pipeline.streaming.operators.state_tables import StateTables
 
 
@@ -69,7 +69,7 @@ class Groups:
             "0::bigint", until, late, "late: the state of its group has expired", of_rows=True
         )
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Return the rows of the groups that received rows."""
         grouping = self.grouping
         latest = ", ".join((HASH, *grouping.by))

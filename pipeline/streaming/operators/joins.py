@@ -32,7 +32,7 @@ from pipeline.kernel.syntax.function_calls import aggregates_of
 from pipeline.kernel.syntax.scope import relation, unused_name
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, micros
 from pipeline.streaming.operators.join_bounds import Bounds, Side, bounds_of
-from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.operator import HASH, Emits, Prepared, WatermarkAdvance, arrived
 from pipeline.streaming.operators.row_conditions import normalised_sql
 from pipeline.streaming.operators.state_columns import from_internal, internal_list, to_internal
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
@@ -300,7 +300,7 @@ class IntervalJoin:
             LATE,
         )
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Join new rows with all rows of the other side, then delete the rows that can no longer find a match."""
         con = state.con
         last_ids = []
@@ -341,7 +341,7 @@ class IntervalJoin:
             selects.append(self._joined(*(pair if number == 0 else pair[::-1]), select=select))
         return " union ".join(selects)
 
-    def _forget_expired(self, state: StateTables, number: Side, progress: Progress) -> None:
+    def _forget_expired(self, state: StateTables, number: Side, progress: WatermarkAdvance) -> None:
         """Delete the rows that no row at or after the watermark can match; emit those of an outer side."""
         low, high = self.bounds
         reach = high if number == 0 else -low

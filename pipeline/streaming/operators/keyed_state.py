@@ -24,7 +24,7 @@ from pipeline.kernel.engine import arrow, connect, first_line, schema_of
 from pipeline.kernel.frames import raised_at
 from pipeline.kernel.sql_text import listed, quoted
 from pipeline.streaming.operators.batch_form import LATE, StreamedInput, before_the_watermark, micros
-from pipeline.streaming.operators.operator import HASH, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.operator import HASH, Emits, Prepared, WatermarkAdvance, arrived
 from pipeline.streaming.operators.state_columns import (
     LOG_POSITION,
     PREFIX,
@@ -129,7 +129,7 @@ class KeyedStateOperator:
             LATE,
         )
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Call the function until no row and no timer is due."""
         con, ttl = state.con, self.spec.ttl_us
         state.add("waiting", f"select * from {quoted(arrived(self.table))}")

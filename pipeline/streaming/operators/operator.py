@@ -20,7 +20,18 @@ from pipeline.core.schema import Schema
 from pipeline.core.state_identity import StateIdentity
 from pipeline.streaming.operators.state_tables import StateTables
 
-__all__ = ["BEGINNING", "END", "HASH", "PARTLY", "Emits", "Evolving", "Operator", "Prepared", "Progress", "arrived"]
+__all__ = [
+    "BEGINNING",
+    "END",
+    "HASH",
+    "PARTLY",
+    "DeclaredState",
+    "Emits",
+    "Operator",
+    "Prepared",
+    "WatermarkAdvance",
+    "arrived",
+]
 
 HASH = "_hash"
 """The column by which rows are distributed to shards. All prepared rows and all rows of state have it."""
@@ -56,7 +67,7 @@ PARTLY = "late for its windows that end by "
 
 
 @dataclass(frozen=True)
-class Progress:
+class WatermarkAdvance:
     """The watermark before the rows of a micro-batch and after them."""
 
     before: int
@@ -89,7 +100,7 @@ class Operator(Protocol):
     def prepare(self, name: str, before: int) -> Prepared:
         """Return how rows of an input are prepared, given the watermark before them."""
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Add the rows that arrived to the state, and return a SELECT of the rows to emit.
 
         It is called once per micro-batch, in order. The SELECT runs in `state.con` before the next call.
@@ -97,7 +108,7 @@ class Operator(Protocol):
 
 
 @runtime_checkable
-class Evolving(Protocol):
+class DeclaredState(Protocol):
     """An operator with state tables whose columns the user declares. State is converted if their change is lossless."""
 
     @property

@@ -19,7 +19,7 @@ from pipeline.core.state_identity import StateIdentity
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.windows.sql import MONDAY_US, Window
 from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
-from pipeline.streaming.operators.operator import BEGINNING, HASH, PARTLY, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.operator import BEGINNING, HASH, PARTLY, Emits, Prepared, WatermarkAdvance, arrived
 from pipeline.streaming.operators.state_tables import StateTables
 
 ENDS = "_ends"
@@ -75,7 +75,7 @@ class Panes:
             self.grouping.prepared(begin, self._until("_k0"), late, why, of_rows=False), partly_late=partly, note=note
         )
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Return the rows of the windows that close or, with `emit="change"`, of those that received rows."""
         self.grouping.compact(state)
         arrived_states = self.grouping.take(state)
@@ -97,7 +97,7 @@ class Panes:
         states = self._by_window(near, before)
         return self.grouping.answer(state, f"from ({states}) semi join ({touched}) using ({HASH}, {ENDS})")
 
-    def _some_close(self, progress: Progress) -> bool:
+    def _some_close(self, progress: WatermarkAdvance) -> bool:
         """Return whether a window may end after `before` and not after the watermark."""
         if self.window.months:
             return True

@@ -33,7 +33,7 @@ from pipeline.streaming.operators.batch_form import (
     require_columns,
     required,
 )
-from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress, arrived
+from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, WatermarkAdvance, arrived
 from pipeline.streaming.operators.pattern_steps import Pattern, Step
 from pipeline.streaming.operators.row_conditions import normalised_sql, qualified_condition, split_conjuncts
 from pipeline.streaming.operators.state_columns import (
@@ -117,7 +117,7 @@ class Matches:
             LATE,
         )
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Extend the matches by the rows that the watermark has passed, and return the complete ones."""
         con, events = state.con, self.pattern.events
         self._number_rows(state, progress.watermark)

@@ -18,7 +18,7 @@ from pipeline.kernel.engine import one
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.windows.sql import Window
 from pipeline.streaming.operators.grouped_state import FROM, GROUPS, STATE_VERSION, UNTIL, Grouping
-from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, Progress
+from pipeline.streaming.operators.operator import BEGINNING, HASH, Emits, Prepared, WatermarkAdvance
 from pipeline.streaming.operators.state_tables import ID, StateTables
 
 _SESSIONS = "_sessions"
@@ -70,7 +70,7 @@ class Sessions:
         begin, until = f"min({time})", f"max({time}) + {gap}"
         return self.grouping.prepared(begin, until, late, "its session may have closed", of_rows=True)
 
-    def advance(self, state: StateTables, progress: Progress) -> str:
+    def advance(self, state: StateTables, progress: WatermarkAdvance) -> str:
         """Return the rows of the sessions that close.
 
         Only keys with a state that is at least a gap old are processed, and their states are merged. Therefore a key

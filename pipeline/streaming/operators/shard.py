@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import listed
-from pipeline.streaming.operators.operator import HASH, Operator, Prepared, Progress, arrived
+from pipeline.streaming.operators.operator import HASH, Operator, Prepared, WatermarkAdvance, arrived
 from pipeline.streaming.operators.state_tables import StateTables
 
 
@@ -41,7 +41,7 @@ class Shard:
     operator: Operator
     state: StateTables
 
-    def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> str:
+    def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: WatermarkAdvance) -> str:
         """Process the shard's rows, by input, and return the SELECT of the rows to emit."""
         con = self.state.con
         for name in self.operator.inputs:

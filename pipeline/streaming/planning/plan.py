@@ -24,7 +24,7 @@ from pipeline.kernel.engine import arrow, connect, schema_of
 from pipeline.kernel.frames import call
 from pipeline.kernel.planner.projection import used_columns
 from pipeline.kernel.planner.provenance import with_provenance, without_provenance
-from pipeline.kernel.planner.strategy import plan
+from pipeline.kernel.planner.strategy import choose_strategy
 from pipeline.kernel.scan import Scan, register
 from pipeline.kernel.sql import SqlTransform, statement_of
 from pipeline.kernel.sql_text import listed, quoted
@@ -33,7 +33,7 @@ from pipeline.project.contracts import stream_contract
 from pipeline.project.readers import log_of
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.batch_form import StreamedInput
-from pipeline.streaming.operators.operator import BEGINNING, Emits, Evolving, Operator, Prepared, Progress
+from pipeline.streaming.operators.operator import BEGINNING, DeclaredState, Emits, Operator, Prepared, WatermarkAdvance
 from pipeline.streaming.operators.operator_factory import operator_of
 from pipeline.streaming.operators.shard import open_shard, with_hash
 from pipeline.streaming.planning.inputs import StreamInput
@@ -124,7 +124,7 @@ class StreamPlan:
             return fingerprint("no memory")
         ready = [(name, p.select, p.by) for name, p in sorted(self.prepared().items())]
         kinds = [(i.name, tuple(i.schema.select(i.schema.names).as_dict().items())) for i in self.inputs]
-        free = self.operator.evolving if isinstance(self.operator, Evolving) else frozenset()
+        free = self.operator.evolving if isinstance(self.operator, DeclaredState) else frozenset()
         state = sorted((name, select) for name, select in self.operator.state.items() if name not in free)
         return fingerprint(type(self.operator).__name__, ready, state, kinds)
 
@@ -329,7 +329,7 @@ def _input_obstacle(planner: Planner, inputs: Sequence[str]) -> str | None:
 def _of_statement(planner: Planner, base: StreamPlan, transform: SqlTransform) -> StreamPlan | Refusal:
     (stream_input,) = base.inputs
     joined = tuple(name for name in base.lookups if planner.is_streamed(name))
-    how = plan(transform.tree)
+    how = choose_strategy(transform.tree)
     if not joined and how.strategy in {"blockwise", "broadcast"}:
         tree = (
             transform.tree
@@ -413,7 +413,7 @@ def _rows_without_input(
         with open_shard(plan.operator, samples) as shard:
             con = shard.state.con
             blocks = {name: [rows] for name, rows in samples.items()}
-            return arrow(con, as_stored(con, shard.advance(blocks, Progress(BEGINNING, BEGINNING))))
+            return arrow(con, as_stored(con, shard.advance(blocks, WatermarkAdvance(BEGINNING, BEGINNING))))
     if plan.function is None:
         return samples[plan.inputs[0].name]
     with connect(filesystem=planner.workspace.lake.storage.filesystem()) as con:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from pipeline.core.clock import now
-from pipeline.core.errors import HeadwaterError, NewColumnsError, UnavailableError
+from pipeline.core.errors import ConflictError, HeadwaterError, NewColumnsError, UnavailableError
 from pipeline.core.logs import logger
 from pipeline.core.sources import Extent
 from pipeline.governance import DesiredState
@@ -143,7 +143,10 @@ class StreamDriver:
         if has_grown and self._has_new_plan():
             context.on_restart(self.name, f"{error}; resumes from the last commit with these columns")
             return not context.stop.is_set()
-        if context.stop.is_set() or not (may_pass(error) or has_grown) or not (self._was_opened or is_away):
+        # while this process holds the lease, the other writer is a previous owner that is about to end
+        is_taken_over = isinstance(error, ConflictError) and context.leases.holds(self.name)
+        may_restart = may_pass(error) or has_grown or is_taken_over
+        if context.stop.is_set() or not may_restart or not (self._was_opened or is_away):
             return False
         wait_s = context.options.restart_policy.wait_s(self._restarts, time.monotonic(), error)
         if wait_s is None:

@@ -57,6 +57,11 @@ class LeaseManager:
                 do="this process has stopped the stream; the other one reads its uncommitted rows again",
             )
 
+    def holds(self, name: str) -> bool:
+        """Renew the leases, and return whether that of a stream is still held; false if the catalog does not answer."""
+        self._renew()
+        return not self.trouble and self._desired_states.get(name) is not None
+
     def release(self, name: str) -> None:
         """Release a lease, with the final status of its stream."""
         with self._lock:

@@ -49,7 +49,7 @@ class RestartPolicy:
 def may_pass(error: BaseException) -> bool:
     """Return whether an error is transient, so that a stream may resume from its last commit: a failed store or worker.
 
-    Conflicts are not transient: another process runs the stream. Errors caused by a definition, an expectation, a
+    Conflicts are not: another process runs the stream. Errors caused by a definition, an expectation, a
     setting, the state or the log are not either, because they would occur again.
     """
     return (isinstance(error, _PASSING) and not isinstance(error, IncompatibleStateError)) or _is_loss(error)

@@ -9,7 +9,7 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline.core.epochs import BEGINNING, StateFile
-from pipeline.streaming.operators.operator import Progress
+from pipeline.streaming.operators.operator import WatermarkAdvance
 from pipeline.streaming.operators.snapshots import required_files
 from pipeline.streaming.runtime.source_task import SourceBatch
 from pipeline.streaming.runtime.state_task import ShardConfig, StateTask, needs_base
@@ -42,7 +42,7 @@ class ShardGroup:
         for task in self.tasks:
             task.close()
 
-    def advance(self, batches: Sequence[SourceBatch], progress: Progress) -> list[pa.Table]:
+    def advance(self, batches: Sequence[SourceBatch], progress: WatermarkAdvance) -> list[pa.Table]:
         """Let each shard process the rows of its keys, and return the emitted rows by shard."""
         shares: list[dict[str, list[pa.Table]]] = [{} for _ in self.tasks]
         for batch in batches:
@@ -50,7 +50,7 @@ class ShardGroup:
                 share.setdefault(batch.name, []).append(rows)
         return self.process(shares, progress)
 
-    def process(self, shares: Sequence[Mapping[str, Sequence[pa.Table]]], progress: Progress) -> list[pa.Table]:
+    def process(self, shares: Sequence[Mapping[str, Sequence[pa.Table]]], progress: WatermarkAdvance) -> list[pa.Table]:
         """Process rows that are given by shard and input, and return the emitted rows by shard."""
         started = [
             task.submit(StateTask.advance, share, progress) for task, share in zip(self.tasks, shares, strict=True)

@@ -14,7 +14,7 @@ from pipeline.core.errors import RequestError, did_you_mean
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql_text import literal, quoted
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.operator import Progress
+from pipeline.streaming.operators.operator import WatermarkAdvance
 from pipeline.streaming.operators.snapshots import tables_in
 from pipeline.streaming.operators.state_columns import PREFIX
 from pipeline.streaming.planning.plan import Planner, StreamPlan
@@ -113,7 +113,7 @@ def _with_open(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> dict[str
         kept = {name: readable(rows) for name, rows in state_task.tables().items()}
         if plan.emits == "upsert":
             return kept
-        return {OPEN: state_task.advance({}, Progress(epoch.watermark, END)), **kept}
+        return {OPEN: state_task.advance({}, WatermarkAdvance(epoch.watermark, END)), **kept}
 
 
 def _as_kept(workspace: Workspace, name: str, epoch: Epoch) -> dict[str, pa.Table]:

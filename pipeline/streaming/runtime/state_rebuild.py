@@ -18,7 +18,7 @@ from pipeline.kernel.budget import budget_here
 from pipeline.kernel.engine import connect
 from pipeline.kernel.sql_text import quoted
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.operator import Progress
+from pipeline.streaming.operators.operator import WatermarkAdvance
 from pipeline.streaming.operators.shard import rows_by_shard
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.shard_group import ShardGroup
@@ -56,7 +56,7 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
             for select, rows_in in read_again(con, stream_input, reached):
                 con.execute(f"create or replace temp table {quoted(stream_input.name)} as {select}")
                 parts = rows_by_shard(con, plan.operator.prepare(stream_input.name, BEGINNING), len(shards.tasks))
-                shards.process([{stream_input.name: [part]} for part in parts], Progress(BEGINNING, BEGINNING))
+                shards.process([{stream_input.name: [part]} for part in parts], WatermarkAdvance(BEGINNING, BEGINNING))
                 rows += rows_in
     lost = how.epoch.totals.get("rows_in", rows) - rows
     if lost > 0 and not how.accept_gaps:
@@ -66,7 +66,7 @@ def rebuild(workspace: Workspace, plan: StreamPlan, how: RebuildSource, shards: 
             do="ignore the missing rows with --accept-gaps, revert the change, define a table with another name, or "
             f"rebuild the table from the remaining rows: headwater stream {plan.name} --from earliest",
         )
-    shards.process([{} for _ in shards.tasks], Progress(BEGINNING, how.epoch.watermark))
+    shards.process([{} for _ in shards.tasks], WatermarkAdvance(BEGINNING, how.epoch.watermark))
 
 
 def _from_log_begin(reached: InputProgress, extents: Mapping[str, Extent]) -> InputProgress:

@@ -14,7 +14,7 @@ from pipeline.kernel.pool import Limits
 from pipeline.kernel.sql_text import quoted
 from pipeline.kernel.types import as_stored
 from pipeline.lake import Storage
-from pipeline.streaming.operators.operator import BEGINNING, HASH, Evolving, Operator, Progress, arrived
+from pipeline.streaming.operators.operator import BEGINNING, HASH, DeclaredState, Operator, WatermarkAdvance, arrived
 from pipeline.streaming.operators.shard import Shard
 from pipeline.streaming.operators.snapshots import RestorePlan, restore_shard, snapshot_file
 from pipeline.streaming.operators.state_tables import ID, SINCE, StateTables
@@ -54,7 +54,7 @@ class StateTask:
             state = StateTables(con)
             same = config.epoch is not None and config.epoch.shards == config.shards
             restored_tables = (
-                config.operator.evolving if same and isinstance(config.operator, Evolving) else frozenset()
+                config.operator.evolving if same and isinstance(config.operator, DeclaredState) else frozenset()
             )
             state.create({n: select for n, select in config.operator.state.items() if n not in restored_tables})
             if config.epoch is not None:
@@ -67,7 +67,7 @@ class StateTask:
     def _evolve(self, state: StateTables) -> None:
         """Convert user-declared state tables to their current columns."""
         operator = self._config.operator
-        if not isinstance(operator, Evolving):
+        if not isinstance(operator, DeclaredState):
             return
         for table in operator.evolving & set(state.tables):
             before = schema_of(state.con, f"select * exclude ({ID}, {SINCE}) from {quoted(table)}")
@@ -83,7 +83,7 @@ class StateTask:
         """Close the DuckDB instance."""
         self._stack.close()
 
-    def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: Progress) -> pa.Table:
+    def advance(self, blocks: Mapping[str, Sequence[pa.Table]], progress: WatermarkAdvance) -> pa.Table:
         """Process rows of the shard, by input, and return the emitted rows."""
         arrived_blocks = {
             name: [*blocks.get(name, ()), self._config.samples[name]] for name in self._config.operator.inputs

@@ -26,7 +26,7 @@ from pipeline.core.sources import ReadyOffsets
 from pipeline.core.staging import Manifest, Mode
 from pipeline.kernel.budget import budget_here
 from pipeline.project.workspace import Workspace
-from pipeline.streaming.operators.operator import Progress
+from pipeline.streaming.operators.operator import WatermarkAdvance
 from pipeline.streaming.planning.plan import StreamPlan
 from pipeline.streaming.runtime.commit import EpochCommitter, PreparedEpoch
 from pipeline.streaming.runtime.log_watcher import LogWatcher
@@ -55,7 +55,7 @@ from pipeline.streaming.runtime.workers import worker_type
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class MicroBatchResult:
     """The outcome of the last micro-batch."""
 
     has_ended: bool = False
@@ -84,7 +84,7 @@ class Stream:
         self.plan = plan
         self.options = StreamOptions() if options is None else options
         self.session = f"stream-{secrets.token_hex(4)}"
-        self.last = MicroBatch()
+        self.last = MicroBatchResult()
         self.metrics = StreamMetrics()
         """Counts micro-batches. The caller's `on_step` must record the commit steps. It may be replaced."""
         self._workspace = workspace
@@ -174,7 +174,7 @@ class Stream:
         self._process(arrivals)
         self.metrics.end_phase("advance")
         self._pending.has_progress |= any(any(splits.values()) for splits in arrivals.splits)
-        self.last = MicroBatch(bool(arrivals.ended) and all(arrivals.ended.values()), unanswered)
+        self.last = MicroBatchResult(bool(arrivals.ended) and all(arrivals.ended.values()), unanswered)
         self._commit_if_due()
         return sum(batch.rows_in for batch in arrivals.batches)
 
@@ -223,7 +223,7 @@ class Stream:
                 self._pending.add(batch.ready[0])
         elif arrivals.batches or self.progress.watermark > before:
             # an advanced watermark without rows need not be committed: it would advance again
-            for rows in self._shards.advance(arrivals.batches, Progress(before, self.progress.watermark)):
+            for rows in self._shards.advance(arrivals.batches, WatermarkAdvance(before, self.progress.watermark)):
                 self._pending.add(rows)
 
     # -- epochs
@@ -306,7 +306,7 @@ class Stream:
         horizon = before if self._shards is None else max(before, self._shards.horizon())
         if self._shards is not None and horizon > before:
             self.progress = replace(self.progress, watermark=horizon)
-            for rows in self._shards.advance((), Progress(before, horizon)):
+            for rows in self._shards.advance((), WatermarkAdvance(before, horizon)):
                 self._pending.add(rows)
             self._pending.has_progress = True
         if self._pending.has_progress or not self._pending.is_empty or not self.progress.is_drained:
@@ -340,4 +340,4 @@ class Stream:
         return {} if self._shards is None else self._shards.tables(name)
 
 
-__all__ = ["MicroBatch", "Stream"]
+__all__ = ["MicroBatchResult", "Stream"]

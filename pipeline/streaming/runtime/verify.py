@@ -30,7 +30,7 @@ from pipeline.kernel.frames import call
 from pipeline.kernel.sql_text import listed, literal, quoted
 from pipeline.project.workspace import Workspace
 from pipeline.streaming.operators.batch_form import batch_result_since
-from pipeline.streaming.operators.operator import BEGINNING, PARTLY, Progress
+from pipeline.streaming.operators.operator import BEGINNING, PARTLY, WatermarkAdvance
 from pipeline.streaming.planning.inputs import OffsetRanges, StreamInput
 from pipeline.streaming.planning.plan import Planner, StreamPlan
 from pipeline.streaming.runtime.source_task import AHEAD, NO_TIME
@@ -275,7 +275,7 @@ def pending_output(workspace: Workspace, plan: StreamPlan, epoch: Epoch) -> pa.T
     with ExitStack() as stack:
         state_task = StateTask(ShardConfig(plan.operator, samples, 0, 1, storage, epoch=epoch))
         stack.callback(state_task.close)
-        return state_task.advance({}, Progress(epoch.watermark, END))
+        return state_task.advance({}, WatermarkAdvance(epoch.watermark, END))
 
 
 def _empty(schema: Schema) -> pa.Table:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.kernel.engine import arrow, connect
 from pipeline.streaming.operators.batch_form import with_log_position
-from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Operator, Progress
+from pipeline.streaming.operators.operator import BEGINNING, END, HASH, Operator, WatermarkAdvance
 from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 from tests.rigs.proofs import examples
 
@@ -55,7 +55,7 @@ def drive(operator: Operator, epochs: Sequence[tuple[Mapping[str, pa.Table], int
                 for number, rows in enumerate(rows_by_shard(con, prepared, shards)):
                     arriving[number].setdefault(name, []).append(rows)
             outs = [
-                arrow(shard.state.con, shard.advance(arriving[number], Progress(before, watermark)))
+                arrow(shard.state.con, shard.advance(arriving[number], WatermarkAdvance(before, watermark)))
                 for number, shard in enumerate(parts)
             ]
             is_users = any(HASH in rows.column_names for rows in first.values())

@@ -16,7 +16,7 @@ from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.planner.exchange import Exchange
 from pipeline.kernel.scan import Scan
 from pipeline.streaming.operators.batch_form import StreamedInput
-from pipeline.streaming.operators.operator import END, Progress
+from pipeline.streaming.operators.operator import END, WatermarkAdvance
 from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 
 SECOND = 1_000_000
@@ -150,7 +150,7 @@ def test_state_without_positions_is_restored_and_ordered_first():
         (now,) = rows_by_shard(con, operator.prepare("events", 0), 1)
     with open_shard(operator, {"events": now}) as shard:
         shard.state.load("latest", before.drop_columns(["_source", "_position"]).append_column("_id", [[1]]), anew=True)
-        out = arrow(shard.state.con, shard.advance({"events": [now]}, Progress(5 * SECOND, 5 * SECOND)))
+        out = arrow(shard.state.con, shard.advance({"events": [now]}, WatermarkAdvance(5 * SECOND, 5 * SECOND)))
     assert out["x"].to_pylist() == [1]
 
 

@@ -22,7 +22,7 @@ from pipeline.core.schema import Schema
 from pipeline.kernel.engine import arrow, connect
 from pipeline.kernel.sql import SqlTransform
 from pipeline.streaming.operators.grouped_statement import operator_of
-from pipeline.streaming.operators.operator import BEGINNING, END, Progress
+from pipeline.streaming.operators.operator import BEGINNING, END, WatermarkAdvance
 from pipeline.streaming.operators.shard import open_shard, rows_by_shard
 from tests.rigs.proofs import PROOFS
 
@@ -390,11 +390,11 @@ def test_state_restored_from_a_file_continues(tmp_path, name):
             prepared += rows_by_shard(con, operator.prepare("t", BEGINNING), 1)
     with open_shard(operator, {"t": prepared[0]}) as shard:
         for part in prepared[:2]:
-            shard.advance({"t": [part]}, Progress(BEGINNING, BEGINNING))
+            shard.advance({"t": [part]}, WatermarkAdvance(BEGINNING, BEGINNING))
         pq.write_table(shard.state.changes("states").added, tmp_path / "states.parquet")
     with open_shard(operator, {"t": prepared[0]}) as shard:
         shard.state.add("states", f"select * exclude (_id) from '{tmp_path}/states.parquet'")
-        out = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, Progress(BEGINNING, END)))
+        out = arrow(shard.state.con, shard.advance({"t": [prepared[2]]}, WatermarkAdvance(BEGINNING, END)))
     assert same(out.to_pylist(), SqlTransform(STATEMENTS[name])(pa.concat_tables(blocks)).to_pylist())
 
 
@@ -411,7 +411,7 @@ def test_a_lake_table_can_be_looked_up():
         con.register("names", names)
         prepared = rows_by_shard(con, operator.prepare("t", BEGINNING), 1)
     with open_shard(operator, {"t": prepared[0]}) as shard:
-        out = arrow(shard.state.con, shard.advance({"t": prepared}, Progress(BEGINNING, END)))
+        out = arrow(shard.state.con, shard.advance({"t": prepared}, WatermarkAdvance(BEGINNING, END)))
     assert same(out.to_pylist(), SqlTransform(text)(t=block, names=names).to_pylist())
 
 
