@@ -273,9 +273,9 @@ def test_avro_that_is_poison(schemas):
     assert not is_clean
     assert reading.rows["id"].to_pylist() == [1]
     messages = reasons(reading)
-    assert messages[1].startswith("not Avro of its schema")
-    assert messages[2] == "not Avro with the id of a schema"
-    assert messages[3] == "not Avro of its schema: bytes are left over"
+    assert messages[1].startswith("not valid Avro for its schema")
+    assert messages[2] == "not Avro with a schema id"
+    assert messages[3] == "not valid Avro for its schema: trailing bytes"
     assert messages[4] == "no value"
     assert messages[5] == "the registry has no schema 99"
 
@@ -318,7 +318,7 @@ def test_a_registry_that_is_down_stops_new_schemas_alone():
 
 
 def test_a_registry_has_an_address():
-    with pytest.raises(SourceError, match="an address of HTTP, or a folder: got 'ftp'"):
+    with pytest.raises(SourceError, match="registry= must be an http, https or file URL: got 'ftp'"):
         read([avro(7, ORDERS, order())], ORDER, Avro("ftp://x"))
 
 
@@ -379,11 +379,11 @@ def test_protobuf(shop):
         {"id": 1, "x": 1.5, "kind": "PAID", "lines": [{"sku": "a"}, {"sku": "b"}], "raw": b"\xff"},
         {"id": 2, "x": None, "kind": "NEW", "lines": [], "raw": b""},
     ]
-    assert reasons(reading)[2].startswith("not Protobuf of its type")
+    assert reasons(reading)[2].startswith("not valid Protobuf of its message type")
     framed = [b"\0\0\0\0\7\0" + values[0], b"\0\0\0\0\7\4\2\0" + values[1], b"\0\0\0\0\7\xff", b"x"]
     reading, _ = check(framed, schema, Protobuf(file, "shop.Order", framed=True))
     assert reading.rows["id"].to_pylist() == [1, 2]
-    assert [r.split(":")[0] for r in reasons(reading).values()] == ["not Protobuf with the id of a schema"] * 2
+    assert [r.split(":")[0] for r in reasons(reading).values()] == ["not Protobuf with a schema id"] * 2
     assert flowed(values[:2], schema, kind).num_rows == 2
 
 
