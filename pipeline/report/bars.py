@@ -1,4 +1,4 @@
-"""A bar chart from zero: columns along a number or a time, rows with their names beside them for text."""
+"""Bar charts with a zero baseline: vertical for numbers and times, horizontal for text."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipeline.report.scales import Scale
 from pipeline.report.svg import element, line, picture, shortened, text, width_of
 
 MOST = 40
-"""How many groups of bars are drawn: of more, the first ones of text (the largest), the last ones of numbers."""
+"""Maximum number of groups: the first (largest) ones of text, the last ones of numbers."""
 NAMED = 20
-"""The longest name beside a bar, in letters."""
+"""Maximum length of a label beside a bar, in characters."""
 
 
 def bar_chart(plot: ChartSpec, *, rows: bool) -> Markup:
-    """Return the drawing of a plot with at least one point, as rows (for names) or as columns."""
+    """Draw a plot with at least one point, as rows (for text) or columns."""
     plot = trimmed(plot, first=rows)
     return _rows(plot) if rows else _columns(plot)
 
 
 def trimmed(plot: ChartSpec, *, first: bool) -> ChartSpec:
-    """Return a plot with at most `MOST` groups, the first or the last ones, counted from 0."""
+    """Return a plot with at most `MOST` groups, the first or the last ones, with x renumbered from 0."""
     ticks_kept = plot.x_ticks[:MOST] if first else plot.x_ticks[-MOST:]
     start = ticks_kept[0].value
     kept = {tick.value for tick in ticks_kept}
@@ -89,7 +89,7 @@ def _legend_room(plot: ChartSpec) -> float:
 
 
 def _legend(plot: ChartSpec) -> list[Markup]:
-    """Return a line of the highlighted series' names with their colours; the rest are summed up as others."""
+    """Return a legend of the highlighted series; all others share one entry."""
     if len(plot.series) == 1:
         return []
     entries = [(f"s{s.rank}", shortened(s.name, 14)) for s in plot.highlighted]
@@ -104,7 +104,7 @@ def _legend(plot: ChartSpec) -> list[Markup]:
 
 
 def _said(plot: ChartSpec) -> str:
-    """Return what the drawing shows, for those who do not see it."""
+    """Return a text alternative for the drawing."""
     points = [(value, place) for series in plot.series for place, value in series.points]
     (low, at_low), (high, at_high) = min(points), max(points)
     return (

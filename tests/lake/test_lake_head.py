@@ -67,7 +67,7 @@ def test_epochs_are_committed_one_after_the_other(stream):
 def test_an_epoch_is_committed_once(stream):
     assert [stream.epoch(0), stream.epoch(1), stream.epoch(1)] == [0, 1, 1]
 
-    with pytest.raises(ConflictError, match="epoch 1 of 't' is committed: got another up to 1"):
+    with pytest.raises(ConflictError, match="epoch 1 of 't' is already committed: got committed up to epoch 1"):
         stream.epoch(1, rows="select 7::integer as a, 'p1' as p", removed=frozenset(), mode="overwrite")
     assert stream.table.version().rows == 2
 

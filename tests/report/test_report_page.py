@@ -168,7 +168,7 @@ def test_a_chart_whose_rows_share_a_place_says_which_is_drawn(corner, report):
         )
     )
     Runner(load(corner)).run()
-    assert "Several rows share one days: the highest orders of each is drawn." in read(report(corner)).text
+    assert "Several rows have the same days: the highest orders is drawn." in read(report(corner)).text
 
 
 def test_a_run_that_did_nothing_is_told_by_the_run_before(corner, report):
@@ -180,7 +180,7 @@ def test_a_run_that_did_nothing_is_told_by_the_run_before(corner, report):
     text = read(report(corner)).text
     assert again.run_id in text
     assert "Tables 6 6 up to date" in text
-    assert re.search(r"Rows read 7 \d+ bytes from 1 source, none of them in this run", text)
+    assert re.search(r"Rows read 7 \d+ bytes from 1 source, none in this run", text)
     assert "Rows in quarantine 2 of 2 tables, 0 by this run" in text
     assert len(re.findall(r"computed \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)) == 6
     assert text.count("figures of an earlier run") == 1  # the model, of which the catalog keeps no versions
@@ -208,7 +208,7 @@ def test_a_failed_run_is_told_with_its_error_and_what_it_did(corner, report):
 def test_a_run_of_one_table_shows_the_others_as_they_are(corner, report):
     Runner(load(corner)).run()
     Runner(load(corner), RunOptions(select=("orders",), full=True)).run()
-    assert "Tables 6 1 made, 5 not in this run" in read(report(corner)).text
+    assert "Tables 6 1 computed, 5 not in this run" in read(report(corner)).text
 
 
 def test_a_run_that_was_killed_is_told_as_not_ended(corner, report):
@@ -220,8 +220,8 @@ def test_a_run_that_was_killed_is_told_as_not_ended(corner, report):
         replace(run, run_id="killed", started_at="2999-01-01T00:00:00+00:00", ended_at=None, status="running")
     )
     text = read(report(corner)).text
-    assert "Took not ended" in text
-    assert "The run has not ended, or was killed." in text
+    assert "Duration not finished" in text
+    assert "The run has not finished, or was killed." in text
 
 
 def test_without_a_run_there_is_no_report(corner, tmp_path):
