@@ -115,7 +115,7 @@ def test_nested_values_have_no_nan_either(rows):
     }
 
 
-def test_a_column_may_have_any_name(rows):
+def test_any_column_name_is_allowed(rows):
     assert ids(rows(('group by; " é', "eq.Bo"), table="shapes", select="order_id")) == [2]
     assert ids(rows(("order", "eq.2"), ("order", "clock.desc"), table="shapes", select="order_id")) == [2]
 

@@ -1,4 +1,4 @@
-"""Fields of messages that the contract does not name: passed over, set aside, refused, or known before they are read."""
+"""Message fields that are not in the contract: ignored, quarantined, failed, or added."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = descriptor_pb2.FieldDescriptorProto
 
 @pytest.fixture(params=["json", "avro", "protobuf"])
 def topic(request, tmp_path):
-    """Values of a format, and the format."""
+    """Values in a format, and the format."""
     if request.param == "json":
         return [json.dumps(row).encode() for row in ROWS], "json"
     if request.param == "protobuf":
@@ -53,13 +53,13 @@ def in_protobuf(path):
     return [message(**each).SerializeToString() for each in ROWS], Protobuf(str(path), "r.Row")
 
 
-def test_without_the_option_they_are_passed_over(topic):
+def test_undeclared_fields_are_ignored_by_default(topic):
     values, kind = topic
     assert read(values, SCHEMA, kind).rows["id"].to_pylist() == [1, 2, 3]
     assert flowed(values, SCHEMA, kind).num_rows == 3
 
 
-def test_a_record_with_a_value_in_one_is_set_aside(topic):
+def test_record_with_an_undeclared_value_is_rejected(topic):
     values, kind = topic
     reading = read(values, SCHEMA, kind, new_columns="set aside")
 
@@ -70,7 +70,7 @@ def test_a_record_with_a_value_in_one_is_set_aside(topic):
 
 
 @pytest.mark.parametrize(("policy", "error"), [("refuse", SchemaError), ("add", NewColumnsError)])
-def test_a_record_with_one_is_refused(topic, policy, error):
+def test_undeclared_field_fails_the_step(topic, policy, error):
     values, kind = topic
     with pytest.raises(error, match="'b'"):
         read(values, SCHEMA, kind, new_columns=policy)
@@ -79,7 +79,7 @@ def test_a_record_with_one_is_refused(topic, policy, error):
     assert read(values, Schema(known.columns[:2]), kind, new_columns=policy).rows["b"].to_pylist() == [None, "x", None]
 
 
-def test_the_fingerprint_follows_what_changes_rows_that_were_read():
+def test_fingerprint_depends_on_what_changes_existing_rows():
     plain = kafka("t", servers="x")
     assert plain.fingerprint == plain.evolving("refuse").fingerprint
     assert len({plain.fingerprint, plain.evolving("add").fingerprint, plain.evolving("set aside").fingerprint}) == 3
