@@ -1,4 +1,4 @@
-"""What is forecast of a table, and that a trial of it gives a run's figures and leaves nothing behind."""
+"""Estimates for a table; and a dry run of it has the measurements of a run and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def found_below(folder):
     )
 
 
-def test_a_trial_of_a_merged_table_is_its_run_and_leaves_nothing(tmp_path):
+def test_dry_run_of_a_merged_table_equals_its_run_and_leaves_nothing(tmp_path):
     (tmp_path / "headwater.toml").write_text('[project]\nname = "m"\ndefinitions = "m.py"\n')
     (tmp_path / "m.py").write_text(MERGED)
     (tmp_path / "data").mkdir()
@@ -44,7 +44,7 @@ def test_a_trial_of_a_merged_table_is_its_run_and_leaves_nothing(tmp_path):
     assert {step.decision for step in Runner(load(tmp_path)).run().steps} == {"skip"}
 
 
-def test_a_forecast_says_what_is_read_and_guesses_what_comes(shop):
+def test_estimate_contains_input_size_and_expected_rows(shop):
     Runner(load(shop), RunOptions()).run()
     workspace = Workspace(load(shop))
 
