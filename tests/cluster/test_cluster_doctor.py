@@ -1,4 +1,4 @@
-"""`headwater doctor` names what is wrong with a project, and what to do; `headwater lake` forgets tables."""
+"""`headwater doctor` reports the problems of a project and how to fix them; `headwater lake` removes old tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def of(found, what):
     return [(state, detail) for name, state, detail in found if name == what]
 
 
-def test_a_sound_project(findings, headwater, project):
+def test_project_without_problems(findings, headwater, project):
     headwater("run", cwd=project, check=0)
     found, code = findings()
     assert code == 0
@@ -52,7 +52,7 @@ def test_a_sound_project(findings, headwater, project):
     assert not (project / ".headwater" / "lake" / ".headwater-doctor").exists()
 
 
-def test_data_files_that_are_missing_empty_or_unreadable(findings, project):
+def test_missing_empty_and_unreadable_data_files(findings, project):
     (project / "data" / "b.csv").write_text("")
     assert ("note", f"{project}/data/*.csv: empty: data/b.csv") in of(findings()[0], "source rows")
     (project / "data" / "a.csv").unlink()
@@ -64,13 +64,13 @@ def test_data_files_that_are_missing_empty_or_unreadable(findings, project):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_data_file_that_may_not_be_read(findings, project):
+def test_data_file_without_read_permission(findings, project):
     (project / "data" / "a.csv").chmod(0)
     state, detail = of(findings()[0], "source rows")[1]
     assert (state, "cannot be read: data/a.csv" in detail) == ("bad", True)
 
 
-def test_a_warehouse_that_is_behind_the_lake_and_one_that_is_no_database(findings, headwater, project):
+def test_outdated_warehouse_and_invalid_warehouse_file(findings, headwater, project):
     headwater("run", cwd=project, check=0)
     warehouse = project / ".headwater" / "warehouse.duckdb"
     before = warehouse.read_bytes()
@@ -87,7 +87,7 @@ def test_a_warehouse_that_is_behind_the_lake_and_one_that_is_no_database(finding
     assert "cannot be used" in of(found, "warehouse")[0][1]
 
 
-def test_a_temporary_folder_that_cannot_be_written_to(findings, project):
+def test_unwritable_temporary_folder(findings, project):
     (project / "file").write_text("no folder")
     found, code = findings({"HEADWATER_TMP": str(project / "file" / "tmp")})
     assert code == 1
@@ -96,7 +96,7 @@ def test_a_temporary_folder_that_cannot_be_written_to(findings, project):
     assert "set HEADWATER_TMP to a folder that can be written to" in finding[1]
 
 
-def test_credentials_are_named_and_not_shown(findings, project):
+def test_credentials_are_listed_without_their_values(findings, project):
     (project / "secret").write_text("hunter2")
     (project / "secret").chmod(0o644)
     with (project / "headwater.toml").open("a") as file:
@@ -115,7 +115,7 @@ def test_credentials_are_named_and_not_shown(findings, project):
     assert not any("hunter2" in detail or "PRIVATE" in detail for _, _, detail in found)
 
 
-def test_a_renamed_table_is_named_by_the_doctor_and_forgotten_on_request(findings, headwater, project):
+def test_renamed_table_is_reported_and_removed_on_request(findings, headwater, project):
     headwater("run", cwd=project, check=0)
     (project / "p.py").write_text(DEFINITIONS.replace("total =", "grand_total ="))
     headwater("run", cwd=project, check=0)
