@@ -168,7 +168,7 @@ def test_outcomes_can_be_added():
         ("select error('no ' || id) as n from numbers", "'t' cannot convert a value: got Invalid Input Error: no 1"),
     ],
 )
-def test_a_statement_that_fails_says_why_and_where(work, scan, text, problem):
+def test_failed_statement_has_reason_and_place(work, scan, text, problem):
     producer = SqlProducer(text, "numbers", {})
 
     with pytest.raises(DefinitionError, match=problem) as error:
@@ -176,7 +176,7 @@ def test_a_statement_that_fails_says_why_and_where(work, scan, text, problem):
     assert error.value.place == PLACE
 
 
-def test_a_function_that_raises_says_where(work, scan):
+def test_error_of_a_function_has_its_place(work, scan):
     def boom(numbers: pa.Table) -> pa.Table:  # noqa: ARG001 - it raises
         raise KeyError("no such thing")
 
@@ -262,5 +262,5 @@ def test_a_retried_split_stages_the_same_files(work, tmp_path):
 
 def test_the_errors_of_a_task_survive_pickling():
     for kind in (DefinitionError, ExpectationError, SchemaError, StorageError):
-        copy = pickle.loads(pickle.dumps(kind("p", got="g", do="d", place=PLACE)))  # noqa: S301 - our own
+        copy = pickle.loads(pickle.dumps(kind("p", got="g", do="d", place=PLACE)))  # noqa: S301 - pickled by this test
         assert (type(copy), copy.problem, copy.got, copy.do, copy.place) == (kind, "p", "g", "d", PLACE)

@@ -45,7 +45,7 @@ class Mutant:
 
     @property
     def source(self) -> str:
-        """The text of the function as it is now."""
+        """The current source of the function."""
         return textwrap.dedent(inspect.getsource(getattr(self.owner, self.name)))
 
     def put(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ class Mutant:
             dont_inherit=True,
             flags=__import__("__future__").annotations.compiler_flag,
         )
-        exec(code, known, namespace)  # noqa: S102 - our own source
+        exec(code, known, namespace)  # noqa: S102 - source of this project
         monkeypatch.setattr(self.owner, self.name, namespace[self.name])
         for module in [m for n, m in sys.modules.items() if n.startswith("pipeline.")]:
             if getattr(module, self.name, None) is function:

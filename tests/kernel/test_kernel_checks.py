@@ -42,7 +42,7 @@ def rejected(con, marked):
     return [(reasons, json.loads(row)) for reasons, _, _, row in rows]
 
 
-def test_a_condition_that_is_null_does_not_hold(con):
+def test_null_condition_is_a_violation(con):
     marked = mark(con, FLIGHTS, expect("quarantine", on_time="delay >= 0", somewhere="origin is not null"))
     assert marked.violations(con) == {"on_time": 2, "somewhere": 1}
     assert ids(con, marked.kept()) == ["a", None]
@@ -112,7 +112,7 @@ def judged(con, key, *more, existing=None):
     return kept, {row["n"]: reasons for reasons, row in rejected(con, marked)}
 
 
-def test_the_first_row_of_a_key_stays(con):
+def test_first_row_of_a_key_is_kept(con):
     kept, away = judged(con, ("a", "b"))
     assert kept == [10, 30, -1]
     assert away == {
@@ -135,7 +135,7 @@ def test_dropped_rows_do_not_count_for_key_uniqueness_but_warned_rows_do(con):
     assert judged(con, ("a", "b"), *expect("warn", positive="n > 0"))[0] == [10, 30, -1]
 
 
-def test_the_first_row_by_rank_stays(con):
+def test_first_row_by_rank_is_kept(con):
     rows = "(1, 'b.csv', 1, 5), (1, 'a.csv', 2, 6), (1, 'a.csv', 9, 4), (2, 'a.csv', 3, 8), (2, 'a.csv', 3, 7)"
     query = f"select * from (values {rows}) as v(id, _source, _position, n)"
     marked = mark(con, query, key_expectations(("id",)), hidden=("_source", "_position"))
@@ -150,7 +150,7 @@ def test_existing_keys_are_rejected(con):
     assert away[50] == "key_is_not_null"
 
 
-def test_nan_is_one_key_and_lists_and_structs_are_compared_whole(con):
+def test_nan_is_one_key_and_lists_and_structs_are_compared_by_value(con):
     query = (
         "select * from (values ('nan'::double, [1, 2], {'a': 1}), ('nan', [1, 2], {'a': 1}), ('nan', [1, 3], {'a': 1}))"
         " as v(d, l, s)"
@@ -200,7 +200,7 @@ def test_columns_that_cannot_be_stored(con, query, words):
         mark(con, query, ())
 
 
-def test_as_many_expectations_as_there_are_bits(con):
+def test_number_of_expectations_is_limited_by_the_bits(con):
     conditions = {f"not_{i}": f"n <> {i}" for i in range(62)}
     marked = mark(con, "select range as n from range(62)", expect("quarantine", **conditions))
     assert set(marked.violations(con).values()) == {1}
@@ -218,7 +218,7 @@ def test_a_query_that_ends_in_a_comment(con):
     assert mark(con, "select 1 as x -- the only one", ()).counts(con) == (1, 0, 0)
 
 
-def test_errors_of_a_condition_come_through(con):
+def test_errors_of_a_condition_are_raised(con):
     with pytest.raises(duckdb.ConversionException, match="Could not convert string 'EWR'"):
         mark(con, FLIGHTS, expect("warn", number="origin::integer > 0"))
     with pytest.raises(duckdb.BinderException, match="nowhere"):
@@ -231,14 +231,14 @@ def test_a_value_that_does_not_fit_its_stored_type_fails(con):
         con.execute(marked.kept({"s": "BIGINT"})).fetchall()
 
 
-def test_hidden_columns_tell_where_a_quarantined_row_came_from(con):
+def test_hidden_columns_are_the_origin_of_a_quarantined_row(con):
     query = "select 1 as x, 'a.csv' as _source, 7::bigint as _position"
     marked = mark(con, query, expect("quarantine", none="false"), hidden=("_source", "_position"))
     assert marked.columns == ("x",)
     assert con.execute(marked.rejected()).fetchall() == [("none", "a.csv", 7, '{"x":1}')]
 
 
-def test_a_position_that_is_no_number_is_left_out(con):
+def test_position_that_is_not_a_number_is_null(con):
     marked = mark(con, "select 'here' as _position, 5 as _source", expect("quarantine", none="false"))
     assert con.execute(marked.rejected()).fetchall()[0][1:3] == ("5", None)
 

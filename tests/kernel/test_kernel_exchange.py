@@ -406,7 +406,7 @@ def test_small_inputs_are_replicated_if_that_is_correct():
     [
         (True, "select t.k from t left join u on t.k = u.k"),
         (True, "select * from t where not exists (select 1 from u where u.k = t.k) order by x limit 3"),
-        (True, "select t.j, sum(u.y) as y from t join u on t.k = u.k group by t.j"),  # its groups merge
+        (True, "select t.j, sum(u.y) as y from t join u on t.k = u.k group by t.j"),  # its groups can be merged
         (False, "select t.k from t right join u on t.k = u.k"),
         (False, "select t.k, list(u.y) as ys from t join u on t.k = u.k group by t.k"),
         (False, "select distinct t.k from t join u on t.k = u.k"),
@@ -441,7 +441,7 @@ def test_order_and_limit_are_applied_again_to_the_union_of_buckets():
         ("select k from nobody", "the columns of 'nobody' are not known"),
     ],
 )
-def test_a_refusal_says_why(statement, why):
+def test_refusal_has_a_reason(statement, why):
     assert why in str(said(statement))
 
 

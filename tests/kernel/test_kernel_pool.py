@@ -104,7 +104,7 @@ def test_concurrent_users_are_isolated():
     assert len(pool._idle) <= pool.MAX_IDLE  # noqa: SLF001
 
 
-def test_other_limits_are_another_instance():
+def test_different_limits_use_different_instances():
     with connect(ONE) as con:
         first = instance_of(con)
     with connect(Limits(threads=2)) as con:
