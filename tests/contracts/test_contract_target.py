@@ -29,9 +29,9 @@ def rows(*ids: int, name: str = "n") -> pa.Table:
 
 
 def delivery(
-    to: SinkPosition, since: SinkPosition | None, rows: pa.Table, gone: pa.Table = NONE, **more: object
+    to: SinkPosition, since: SinkPosition | None, rows: pa.Table, removed: pa.Table = NONE, **more: object
 ) -> Delivery:
-    return Delivery(to, since, rows.to_reader(), gone, ("id",), **({"is_whole": since is None} | more))
+    return Delivery(to, since, rows.to_reader(), removed, ("id",), **({"is_whole": since is None} | more))
 
 
 class World(Protocol):
@@ -228,7 +228,7 @@ def test_failure_while_reading_rows_leaves_nothing_behind(world, target):
 
 def test_updates_and_deletes_are_delivered(world, target):
     target.write(delivery(V0, None, rows(1, 2, 3)))
-    target.write(delivery(V1, V0, rows(2, name="new"), gone=rows(3)))
+    target.write(delivery(V1, V0, rows(2, name="new"), removed=rows(3)))
 
     newest = {row["id"]: row.get("name") for row in world.seen()}
 
@@ -263,7 +263,7 @@ def test_unwritable_rows_are_rejected_with_a_message(world, target, poison):
     table, message = POISON[poison]
 
     with pytest.raises(SchemaError, match=message):
-        target.write(delivery(V1, V0, table, gone=table.slice(1)))
+        target.write(delivery(V1, V0, table, removed=table.slice(1)))
 
     assert world.seen() == [{"id": 1, "name": "n1"}]
 
@@ -277,7 +277,7 @@ def test_many_rows_in_several_chunks(world, target):
             "none": pa.array([None] * 20, pa.float64()),
         }
     )
-    target.write(delivery(V0, None, rows, gone=rows.slice(20)))
+    target.write(delivery(V0, None, rows, removed=rows.slice(20)))
 
     seen = world.seen()
 

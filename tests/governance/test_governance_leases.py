@@ -89,7 +89,7 @@ def test_lease_that_was_taken_over_is_lost(leases):
     leases.acquire("delays", second, take_over=True)
     assert leases.renew(first, {"delays": {}}) == {"delays": None}
     leases.release("delays", first, {"status": "failed"})
-    assert leases.get("delays").holder == second.token, "who lost it does not give it back"
+    assert leases.get("delays").holder == second.token, "a process that lost the lease does not release it"
     with pytest.raises(ConflictError):
         leases.acquire("delays", this_process())
 

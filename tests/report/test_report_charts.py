@@ -25,8 +25,8 @@ def plotted(kind, points, **options):
 
 
 def parts(drawing, tag, class_=None):
-    found = ET.fromstring(drawing).iter(SVG + tag)  # noqa: S314 - likewise
-    return [part for part in found if class_ is None or part.get("class") == class_]
+    elements = ET.fromstring(drawing).iter(SVG + tag)  # noqa: S314 - likewise
+    return [part for part in elements if class_ is None or part.get("class") == class_]
 
 
 def test_extremes_of_many_lines_are_highlighted_and_labelled():

@@ -245,10 +245,10 @@ def test_new_report_replaces_the_previous_one_and_leaves_no_other_file(corner, r
 
 
 def test_metrics_are_paired_with_their_baselines():
-    found = paired(
+    pairs = paired(
         {"brier": 0.2, "baseline_brier": 0.3, "auc": 0.7, "baseline_auc": 0.6, "baseline_kind": 1.0}, "auc", 0.65
     )
-    assert [(m.name, m.value, m.baseline, m.threshold) for m in found] == [
+    assert [(m.name, m.value, m.baseline, m.threshold) for m in pairs] == [
         ("auc", 0.7, 0.6, 0.65),
         ("brier", 0.2, 0.3, None),
         ("baseline_kind", 1.0, None, None),

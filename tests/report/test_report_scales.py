@@ -38,11 +38,11 @@ def test_ticks_are_round_and_enclose_the_values(low, high, expected):
 @given(numbers, numbers)
 def test_ticks_enclose_any_range_in_few_even_steps(a, b):
     low, high = sorted((a, b))
-    found = ticks(low, high)
+    marks = ticks(low, high)
     slack = 1e-6 * max(abs(low), abs(high), 1e-6)
-    assert found[0] <= low + slack
-    assert found[-1] >= high - slack
-    assert 2 <= len(found) <= 9
+    assert marks[0] <= low + slack
+    assert marks[-1] >= high - slack
+    assert 2 <= len(marks) <= 9
 
 
 def test_inner_ticks_are_within_the_values():
@@ -50,9 +50,9 @@ def test_inner_ticks_are_within_the_values():
 
 
 @given(st.lists(st.floats(0, 400), max_size=16).map(sorted))
-def test_spread_labels_do_not_overlap_and_stay_within_the_range(wanted):
-    placed = apart(wanted, 16, 0, 400)
-    assert len(placed) == len(wanted)
+def test_spread_labels_do_not_overlap_and_stay_within_the_range(positions):
+    placed = apart(positions, 16, 0, 400)
+    assert len(placed) == len(positions)
     assert all(b - a >= 16 - 1e-6 for a, b in pairwise(placed))
     assert all(-1e-6 <= place <= 400 + 1e-6 for place in placed)
 

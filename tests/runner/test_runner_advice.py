@@ -108,7 +108,7 @@ CASES = [
     Case("check that it is complete, and compressed as its name says", raw(pattern="data/*.csv.gz"), {"a.csv.gz": "id\n1\n"}, put={"a.csv.gz": gzip.compress(b"id\n1\n")}),
     Case("write SQL over `i` and `p`", 'raw = source(generate({"id": "nope"}, count=3), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i * p"}, count=3), schema={"id": "bigint"})'),
     Case("give it an end (count=), limit the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}, count=3), schema={"id": "bigint"})'),
-    Case("bound the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}), schema={"id": "bigint"}, most_rows=3)'),
+    Case("limit the rows of a run (most_rows=)", 'raw = source(generate({"id": "i"}), schema={"id": "bigint"})', fix='raw = source(generate({"id": "i"}), schema={"id": "bigint"}, most_rows=3)'),
     Case("combine conditions with `and`", raw("expect=[warn(f'w{i}', 'id > 0') for i in range(61)]"), fix=raw("expect=[warn('w', ' and '.join(['id > 0'] * 61))]")),
     Case("choose another name", raw("expect=[warn('w', 'id > 0'), warn('w', 'id > 1')]"), fix=raw("expect=[warn('w', 'id > 0'), warn('x', 'id > 1')]")),
     Case("set sequence_by= to the column that orders the rows of a key", RAW + "\nkept = sql('select id from raw', key='id', apply_as_deletes='id > 3')", fix=RAW + "\nkept = sql('select id, id as s from raw', key='id', apply_as_deletes='id > 3', sequence_by='s')"),

@@ -281,7 +281,7 @@ def test_changes_of_a_merged_table_are_applied_by_key(following, rows):
     assert "in files that were written again" in steps["near"].reason
     last = {name: Workspace(load(following)).version(name).files for name in ("near", "joined")}
     for name, files in first.items():
-        assert set(files) & set(last[name]), f"all of {name} was written again"
+        assert set(files) & set(last[name]), f"all of {name} was rewritten"
     run(following, full=True)
     assert rows(following) == followed
 

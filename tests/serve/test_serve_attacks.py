@@ -162,7 +162,7 @@ def test_pages_agree_while_new_versions_are_committed(cafe):
                 answer = client.get(answer["next"]).json()
                 assert answer["version"] == version
                 ids += [row["order_id"] for row in answer["rows"]]
-            assert sorted(ids) == list(range(1, 6 + version)), "each row of the version once"
+            assert sorted(ids) == list(range(1, 6 + version)), "each row of the version exactly once"
             seen.add(version)
 
     with cafe.client() as client, ThreadPoolExecutor(3) as pool:

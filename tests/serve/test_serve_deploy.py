@@ -93,12 +93,12 @@ def test_a_project_is_served_by_ray(cafe, hasty):
     ]
     assert [row["order_id"] for row in page["rows"] + following["rows"]] == [2, 3]
     assert elsewhere.startswith("RequestError Ray Serve does not listen on 127.0.0.1:")
-    assert still_there == "200", "what is served goes on"
+    assert still_there == "200", "the running application continues"
     assert too_late.startswith("SettingsError the replicas do not start: got ")
     assert "too late" in too_late
     assert process.returncode == 0
     with closing(socket.socket()) as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens any more"
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing listens on the port"
 
 
 def test_errors_are_reported_before_ray_is_started(cafe, monkeypatch):

@@ -164,7 +164,7 @@ def test_openapi_lists_the_features(client):
         "strength": {"type": ["number", "null"]},
         "kind": {"type": ["string", "null"]},
     }
-    assert client.post(PATH, json=content["example"]).status_code == 200, "the example can be sent"
+    assert client.post(PATH, json=content["example"]).status_code == 200, "the example is a valid request"
 
 
 def test_new_champion_is_used_after_a_delay(tmp_path, at):
@@ -175,11 +175,13 @@ def test_new_champion_is_used_after_a_delay(tmp_path, at):
     models = champions(at(tmp_path), lambda: now[0])
     first = models.predictor("mood")
     train(tmp_path, 0.5)
-    assert models.predictor("mood") is first, "not asked again yet"
+    assert models.predictor("mood") is first, "the store is not queried again yet"
     now[0] = FRESH_S + 0.1
     assert models.predictor("mood").version == "2"
     now[0] *= 2
-    assert models.predictor("mood") is models.predictor("mood"), "asked again, and not loaded again"
+    assert models.predictor("mood") is models.predictor("mood"), (
+        "the store is queried again, but the model is not reloaded"
+    )
 
 
 def test_loaded_champion_predicts_without_its_store(tmp_path, bar):

@@ -121,7 +121,7 @@ def test_query_beyond_the_memory_limit_is_cancelled(cafe):
         answer = client.get(ORDERS, params={"offset": "50000", "order": "guest"})
         assert answer.status_code == 503
         assert answer.json()["error"]["got"] == "more memory than the limit for all requests"
-        assert client.get("/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next one is answered"
+        assert client.get("/tables/cafe_orders?limit=1&order_id=eq.1").status_code == 200, "the next query succeeds"
 
 
 def test_version_with_missing_files(cafe):
@@ -168,7 +168,7 @@ def test_unreadable_lake(cafe):
     assert (table.status_code, listed.status_code, other.status_code) == (503, 503, 200)
     assert table.json()["error"]["problem"] == "table 'guests' cannot be read"
     assert described.status_code == 200
-    assert str(cafe.root) not in health.text + table.text, "no path of this machine is told"
+    assert str(cafe.root) not in health.text + table.text, "no path of this machine is shown"
 
 
 def test_missing_files_of_the_newest_version(cafe):
