@@ -95,7 +95,7 @@ class TableHead:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest of the newest version, or `None` while there is none; read anew each time."""
+        """The manifest of the newest version, or `None` while there is none; read on every access."""
         return (
             None if self.manifest_id is None else read_manifest(self.place.storage, self.place.name, self.manifest_id)
         )

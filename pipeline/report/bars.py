@@ -48,7 +48,7 @@ def _columns(plot: ChartSpec) -> Markup:
             box = (x(place) + shift, top, slot, bottom - top)
             bars.append(_bar(plot, series, place, value, box))
     names = [*grid(y, marks, frame), *bars, *_legend(plot), *along(x, plot.x_ticks, frame), *axis_names(plot, frame)]
-    return picture(WIDTH, HEIGHT, _said(plot), *names, class_="chart")
+    return picture(WIDTH, HEIGHT, _text_alternative(plot), *names, class_="chart")
 
 
 def _rows(plot: ChartSpec) -> Markup:
@@ -72,7 +72,7 @@ def _rows(plot: ChartSpec) -> Markup:
             start, end = sorted((x(value), x(0)))
             drawn.append(_bar(plot, series, place, value, (start, y, end - start, thick - 2)))
             drawn.append(text((max(end, x(0)) + 6, y + thick / 2 + 3), plot.shown(value), "tick"))
-    return picture(WIDTH, frame.bottom + 12, _said(plot), *drawn, *_legend(plot), class_="chart")
+    return picture(WIDTH, frame.bottom + 12, _text_alternative(plot), *drawn, *_legend(plot), class_="chart")
 
 
 def _bar(plot: ChartSpec, series: Series, place: float, value: float, box: tuple[float, float, float, float]) -> Markup:
@@ -103,7 +103,7 @@ def _legend(plot: ChartSpec) -> list[Markup]:
     return drawn
 
 
-def _said(plot: ChartSpec) -> str:
+def _text_alternative(plot: ChartSpec) -> str:
     """Return a text alternative for the drawing."""
     points = [(value, place) for series in plot.series for place, value in series.points]
     (low, at_low), (high, at_high) = min(points), max(points)

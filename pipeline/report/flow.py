@@ -109,7 +109,7 @@ def _band(band: Band, layout: GraphLayout) -> Markup:
 def _box(table: TableSummary, box: Box) -> Markup:
     x, y, name = box.x, box.y + CAPTION, table.definition.name
     parts = [
-        element("title", f"{name} ({getattr(table.definition, 'kind', '')}): {_story(table)}"),
+        element("title", f"{name} ({getattr(table.definition, 'kind', '')}): {_tooltip(table)}"),
         element("rect", x=x, y=y, width=box.width, height=box.height, rx=5, class_="box"),
         element("rect", x=x, y=y + 6, width=3, height=box.height - 12, class_="edge"),
         text((x + 12, y + 18), shortened(name, LETTERS), "node"),
@@ -134,6 +134,6 @@ def _line(line: Line, rows: int) -> Markup:
     return element("path", title, d=path, class_="way", stroke_width=1 + 0.5 * math.log10(rows + 1))
 
 
-def _story(table: TableSummary) -> str:
+def _tooltip(table: TableSummary) -> str:
     parts = [summary(table), losses(table), "" if table.step is None else f"{table.step.decision}, {table.step.reason}"]
     return "; ".join(part for part in parts if part)

@@ -31,7 +31,7 @@ def line_chart(plot: ChartSpec) -> Markup:
     return picture(
         WIDTH,
         HEIGHT,
-        _said(plot),
+        _text_alternative(plot),
         *grid(y, marks, frame),
         *along(x, plot.x_ticks, frame),
         *axis_names(plot, frame),
@@ -47,7 +47,7 @@ def _curve(plot: ChartSpec, series: Series, x: Scale, y: Scale) -> Markup:
     dotted = bridges(plot, series)
     path = "".join(f"{'M' if i == 0 or i in dotted else 'L'}{a:.1f} {b:.1f}" for i, (a, b) in enumerate(placed))
     shapes = [element("path", d=path, class_="line")]
-    shapes += [element("path", d=_way(placed[i - 1 : i + 1]), class_="bridge") for i in sorted(dotted)]
+    shapes += [element("path", d=_svg_path(placed[i - 1 : i + 1]), class_="bridge") for i in sorted(dotted)]
     alone = [i for i in range(len(placed)) if i in {0, *dotted} and i + 1 in {len(placed), *dotted}]
     shapes += [element("circle", cx=placed[i][0], cy=placed[i][1], r=2, class_="dot") for i in alone]
     span = f"mean {plot.shown(series.mean)}, last {plot.shown(series.points[-1][1])}"
@@ -67,7 +67,7 @@ def bridges(plot: ChartSpec, series: Series) -> frozenset[int]:
     return frozenset(i for i in range(1, len(steps)) if steps[i] - steps[i - 1] > 1)
 
 
-def _way(placed: Sequence[tuple[float, float]]) -> str:
+def _svg_path(placed: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
 
 
@@ -96,7 +96,7 @@ def _label(plot: ChartSpec, series: Series) -> str:
     return f"{shortened(series.name, LETTERS)} {plot.shown(series.points[-1][1])}".strip()
 
 
-def _said(plot: ChartSpec) -> str:
+def _text_alternative(plot: ChartSpec) -> str:
     """Return a text alternative for the drawing."""
     many = f", {len(plot.series)} lines" if len(plot.series) > 1 else ""
     named = "; ".join(f"{s.name or plot.y_label} mean {plot.shown(s.mean)}" for s in plot.highlighted)

@@ -257,7 +257,7 @@ class KafkaTarget:
                 raise
 
     def _last_position(self) -> SinkPosition | None:
-        """Return the last committed version number; no transaction of this sink is open any more."""
+        """Return the last committed version number; no transaction of this sink is still open."""
         from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition  # noqa: PLC0415 - optional dependency
 
         consumer = Consumer(

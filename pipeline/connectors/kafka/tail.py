@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FETCH_ROWS = 50_000
 _BUSY_WAIT_S, _IDLE_WAIT_S = 0.01, 0.1
 _BUSY_CHECK_S, _IDLE_CHECK_S = 0.05, 0.5
-"""The interval of topic checks: while records arrive and nobody waits for them, and while none arrive."""
+"""The interval of topic checks: while records arrive and no caller waits for them, and while none arrive."""
 _ANSWER_S, _CHECK_S = 0.5, 5.0
 """Time limits of this check: while fetching, and after the fetch has failed."""
 
@@ -75,7 +75,7 @@ class KafkaTail:
         self._checked_at = 0.0
         self._is_unanswered = False
         self._is_awaited = False
-        """Whether somebody waits in `ready`: then fetched records are checked immediately."""
+        """Whether a caller waits in `ready`: then fetched records are checked immediately."""
         self._failed: HeadwaterError | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="headwater-kafka", daemon=True)
@@ -179,7 +179,7 @@ class KafkaTail:
             fetched: Mapping[Partition, FetchedRecords] = {}
             while self._wait_for_room():
                 if self._has_room:
-                    # after silence, the first record is taken as it comes; while they come, many at once
+                    # after a pause, return as soon as one record arrives; otherwise collect a large batch
                     rows, wait_s = (_FETCH_ROWS, _BUSY_WAIT_S) if fetched else (1, _IDLE_WAIT_S)
                     fetched = fetch(self._stream, self._kafka.metadata, rows, wait_s)
                     self._store(fetched)
@@ -236,7 +236,7 @@ class KafkaTail:
                 self._waiting_bytes += fetched.records.nbytes
 
     def _check(self) -> None:
-        """Offer what was fetched, if the topics still have their ids; raise `SourceError` if not."""
+        """Make the fetched records available if the topics still have their ids; raise `SourceError` otherwise."""
         with self._lock:
             ends, ids = {partition: buffer.end for partition, buffer in self._buffers.items()}, dict(self._ids)
         is_answered = check_topics(self._kafka, ids, self._kafka.place, patience_s=_ANSWER_S)

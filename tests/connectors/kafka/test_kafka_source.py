@@ -336,7 +336,7 @@ def test_bootstrap_servers_are_required(cluster, topic, monkeypatch):
     [
         ({}, "needs either topics or a pattern"),
         ({"topics": "a", "pattern": "b"}, "needs either topics or a pattern"),
-        ({"pattern": "("}, "no regular expression"),
+        ({"pattern": "("}, "pattern= is not a valid regular expression"),
         ({"topics": "a", "format": "jsn"}, "unknown format of Kafka values: got 'jsn'; did you mean 'json'"),
         ({"topics": "a", "tombstones": "drop"}, "'reject' or 'keep'"),
         ({"topics": "a", "metadata": ("keys",)}, "unknown message metadata: got 'keys'; did you mean 'key'"),
