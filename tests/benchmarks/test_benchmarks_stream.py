@@ -103,7 +103,7 @@ def computed_in_batch(house, query: Query):
         return con.sql(f"from {query.answer}").to_arrow_table()
 
 
-@pytest.mark.parametrize("name", [name for name in QUERIES if name != "q18"])  # which is no SQL
+@pytest.mark.parametrize("name", [name for name in QUERIES if name != "q18"])  # q18 is not a SQL statement
 def test_query_in_batch_equals_its_oracle(house, name):
     query = QUERIES[name]
     rows = computed_in_batch(house, query)

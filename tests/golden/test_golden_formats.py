@@ -154,7 +154,7 @@ def test_states_of_another_engine_are_refused_with_the_way_out(project, version)
     workspace.table("by_minute").commit(other, (), seen.schema, seen)
     with pytest.raises(StorageError, match=r"written by DuckDB 1.0.0, and this is .*--from earliest"):
         go_on(folder, "by_minute")
-    assert list(committed_state(workspace, "by_minute").tables) == ["states"], "it can be read"
+    assert list(committed_state(workspace, "by_minute").tables) == ["states"], "it can be looked at"
     go_on(folder, "by_minute", begin="earliest")
 
 

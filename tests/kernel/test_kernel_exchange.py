@@ -510,7 +510,7 @@ LARGE_OF_TPCH = frozenset({"lineitem", "orders", "partsupp"})
         (LARGE_OF_TPCH | {"part", "customer"}, {1, 2, 4, 12, 13, 14, 16, 17, 19, 21}),
         (LARGE_OF_TPCH, {1, 2, 3, 4, 5, 7, 8, 10, 12, 13, 14, 16, 17, 18, 19, 20, 21}),
     ],
-    ids=["parts and customers in buckets", "parts and customers whole"],
+    ids=["parts and customers in buckets", "parts and customers replicated"],
 )
 def test_tpch_queries_in_buckets_equal_the_direct_query(splits, tpch, large, covered):
     splits.give(**TPCH)

@@ -130,8 +130,8 @@ VISITS = (
     ("first", "then", "sessions"),
     [
         #    watermark 8, 13, 15, 8 when the row of `then` arrives: a row before it is late, whatever its session
-        pytest.param((0, 3), 4, [(0, 8, 2)], id="of a session that is out"),
-        pytest.param((0, 8), 4, [(0, 5, 1), (8, 13, 1)], id="between two that are out"),
+        pytest.param((0, 3), 4, [(0, 8, 2)], id="of an emitted session"),
+        pytest.param((0, 8), 4, [(0, 5, 1), (8, 13, 1)], id="between two emitted sessions"),
         pytest.param((10,), 2, [(10, 15, 1)], id="before the first"),
         pytest.param((0, 3), 8, [(0, 8, 2), (8, 13, 1)], id="equal to the bound"),
     ],
