@@ -187,13 +187,13 @@ def test_fingerprint_is_the_same_in_another_process(project, tmp_path):
 
 
 def test_fingerprint_of_a_function_without_source_uses_its_bytecode():
-    def made(text):
+    def compiled(text):
         space = {}
         exec(text, space)  # noqa: S102 - as at a prompt
         return space["f"]
 
-    assert of_function(made("def f(x): return x.a")) == of_function(made("def f(x): return x.a"))
-    assert of_function(made("def f(x): return x.a")) != of_function(made("def f(x): return x.b"))
+    assert of_function(compiled("def f(x): return x.a")) == of_function(compiled("def f(x): return x.a"))
+    assert of_function(compiled("def f(x): return x.a")) != of_function(compiled("def f(x): return x.b"))
 
 
 def test_fingerprint_separates_its_parts():

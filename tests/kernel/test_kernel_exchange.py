@@ -369,36 +369,38 @@ REFUSED = """
 """
 
 
-def said(statement):
+def exchange_of(statement):
     return exchange(parse(statement), SCHEMAS, {"t": 4, "u": 3, "v": 2, "w": 1}, 2)
 
 
 @pytest.mark.parametrize("statement", [line.strip() for line in COVERED.strip().splitlines()])
 def test_statements_that_can_run_in_buckets(statement):
-    assert not isinstance(said(statement), Refusal), said(statement)
+    assert not isinstance(exchange_of(statement), Refusal), exchange_of(statement)
 
 
 @pytest.mark.parametrize("statement", [line.strip() for line in REFUSED.strip().splitlines()])
 def test_statements_that_cannot_run_in_buckets(statement):
-    assert isinstance(said(statement), Refusal), said(statement)
+    assert isinstance(exchange_of(statement), Refusal), exchange_of(statement)
 
 
 def test_keys_have_common_types_and_positions_and_are_extended():
-    chosen = said("select t.k from t join u on t.s = u.s and u.k = t.k")
+    chosen = exchange_of("select t.k from t join u on t.s = u.s and u.k = t.k")
     assert {name: sorted(keys) for name, keys in chosen.keys.items()} == {
         "t": ['"k"::BIGINT', '"s"'],
         "u": ['"k"::BIGINT', '"s"'],
     }
     assert chosen.keys["t"] == chosen.keys["u"]
-    assert said("select upper(s) as s2, list(x) as xs from t group by s2").keys == {"t": ('try(UPPER("s"))',)}
+    assert exchange_of("select upper(s) as s2, list(x) as xs from t group by s2").keys == {"t": ('try(UPPER("s"))',)}
 
 
 def test_small_inputs_are_replicated_if_that_is_correct():
-    assert set(said("select t.k from t join w on t.k = w.k qualify count(*) over (partition by t.k) = 1").keys) == {"t"}
-    assert set(said("select t.k from w left join t on t.k = w.k").keys) == {"t", "w"}
-    assert set(said("select t.k from t full join w on t.k = w.k").keys) == {"t", "w"}
-    assert set(said("select * from w semi join t using (k)").keys) == {"t", "w"}
-    assert set(said("select * from w where k in (select k from t)").keys) == {"t", "w"}
+    assert set(
+        exchange_of("select t.k from t join w on t.k = w.k qualify count(*) over (partition by t.k) = 1").keys
+    ) == {"t"}
+    assert set(exchange_of("select t.k from w left join t on t.k = w.k").keys) == {"t", "w"}
+    assert set(exchange_of("select t.k from t full join w on t.k = w.k").keys) == {"t", "w"}
+    assert set(exchange_of("select * from w semi join t using (k)").keys) == {"t", "w"}
+    assert set(exchange_of("select * from w where k in (select k from t)").keys) == {"t", "w"}
 
 
 @pytest.mark.parametrize(
@@ -416,16 +418,16 @@ def test_small_inputs_are_replicated_if_that_is_correct():
     ],
 )
 def test_a_hot_key_may_be_split_if_driving_rows_are_independent(expected, statement):
-    chosen = said(statement)
+    chosen = exchange_of(statement)
     assert set(chosen.keys) >= {"t"}
     assert chosen.driving_may_split is expected
 
 
 def test_order_and_limit_are_applied_again_to_the_union_of_buckets():
-    chosen = said("select k, count(distinct x) as n from t group by k order by n desc, t.k + 1 limit 3 offset 2")
+    chosen = exchange_of("select k, count(distinct x) as n from t group by k order by n desc, t.k + 1 limit 3 offset 2")
     assert chosen.statement.endswith("LIMIT 5")
     assert chosen.finish == f'SELECT * FROM {BUCKETS} ORDER BY 2 DESC, "k" + 1 LIMIT 3 OFFSET 2'
-    assert said("select k, list(x) as xs from t group by k").finish is None
+    assert exchange_of("select k, list(x) as xs from t group by k").finish is None
 
 
 @pytest.mark.parametrize(
@@ -442,7 +444,7 @@ def test_order_and_limit_are_applied_again_to_the_union_of_buckets():
     ],
 )
 def test_refusal_has_a_reason(statement, why):
-    assert why in str(said(statement))
+    assert why in str(exchange_of(statement))
 
 
 @pytest.fixture(scope="module")

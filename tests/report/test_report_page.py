@@ -62,7 +62,7 @@ def test_report_shows_every_part_of_a_run(corner, report):
     assert "Environment dev" in page.text
     for name in ("raw_orders", "orders", "sales_by_day", "sales_by_product", "refunds", "guess"):
         assert name in page.words
-    assert "Tables 6 6 made" in page.text
+    assert "Tables 6 6 computed" in page.text
     assert "Rows read 7 " in page.text
     assert "Rows in quarantine 2 of 2 tables, 2 by this run" in page.text
     assert "Model auc 0.8125 guess: accepted, baseline 0.6100" in page.text
@@ -145,7 +145,7 @@ def test_charts_are_drawn_or_show_the_reason(corner, report):
     text = read(report(corner)).text
     assert "amount (euros)" in text
     assert "Refunds The table has no rows to draw." in text
-    assert "The chart names a column 'days' that the table does not have; did you mean 'day'?" in text
+    assert "The chart uses a column 'days' that the table does not have; did you mean 'day'?" in text
 
 
 def test_rows_that_a_chart_cannot_draw_are_counted(corner, report):
@@ -200,7 +200,7 @@ def test_failed_run_is_shown_with_its_error_and_completed_steps(corner, report):
     assert "The run ended with an error." in text
     assert "has_day" in text
     assert "does not exist yet" in text
-    assert "Tables 6 1 made, 1 failed, 4 skipped" in text
+    assert "Tables 6 1 computed, 1 failed, 4 skipped" in text
     assert "skipped: reads 'orders', which failed" in text
     assert "not run" not in text
 

@@ -277,7 +277,7 @@ PROCESSES.set_forkserver_preload(["pipeline.runner.runner", "pipeline", "deltala
 
 
 def fill_and_die(folder, after, *, before_aside=False):
-    def tell(_):
+    def count_down(_):
         nonlocal after
         after -= 1
         if after == 0:
@@ -285,12 +285,12 @@ def fill_and_die(folder, after, *, before_aside=False):
 
     if before_aside:  # between a commit and its post-commit
         real = module.update_quarantine
-        module.update_quarantine = lambda *args: (tell(None), real(*args))
+        module.update_quarantine = lambda *args: (count_down(None), real(*args))
     workspace = Workspace(load(folder))
     backfill(
         workspace,
         plan_backfill(workspace, "visits", BackfillOptions()),
-        on_partition=(lambda _: None) if before_aside else tell,
+        on_partition=(lambda _: None) if before_aside else count_down,
     )
 
 

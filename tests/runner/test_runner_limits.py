@@ -35,14 +35,14 @@ def project(folder, **keys):
     return folder
 
 
-def made(folder, **keys):
+def run_project(folder, **keys):
     workspace = Workspace(load(project(folder, **keys)))
     Runner(workspace.project, RunOptions(select=("raw",))).run()
     return workspace
 
 
 def test_query_timeout_names_the_limit(tmp_path):
-    workspace = made(tmp_path, memory_bytes=1 << 28)
+    workspace = run_project(tmp_path, memory_bytes=1 << 28)
     endless = "select count(*) from raw, range(100000000) a, range(100000000) b where a.range + b.range < 0"
     begun = time.monotonic()
     with pytest.raises(RequestError, match=r"exceeds the timeout of 0\.5 s: select count.* raise query_seconds"):
@@ -52,7 +52,7 @@ def test_query_timeout_names_the_limit(tmp_path):
 
 
 def test_query_spill_limit_names_the_setting(tmp_path):
-    workspace = made(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)
+    workspace = run_project(tmp_path, memory_bytes=1 << 28, spill_bytes=1 << 20)
     sort = f"select max(h || r) as m from (select h, row_number() over (order by h) as r from ({BIG}), raw)"
     with pytest.raises(
         RequestError, match=r"exceeds the limit for spilling to disk: select max.*raise spill_bytes.*tmp"
@@ -61,7 +61,7 @@ def test_query_spill_limit_names_the_setting(tmp_path):
 
 
 def test_result_larger_than_memory_is_rejected(tmp_path):
-    workspace = made(tmp_path, memory_bytes=200 << 20)
+    workspace = run_project(tmp_path, memory_bytes=200 << 20)
     with pytest.raises(RequestError, match=r"the result does not fit in memory: select .* got more than 0\.2 GB"):
         workspace.query(f"select n, h from ({BIG}), raw")
 

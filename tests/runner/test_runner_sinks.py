@@ -67,7 +67,7 @@ def run(workspace, **options):
     return Runner(workspace.project, RunOptions(**options)).run()
 
 
-def did(record):
+def decisions_of(record):
     return {step.name: step.decision for step in record.steps}
 
 
@@ -85,7 +85,7 @@ def test_run_sends_only_new_rows(project, tmp_path):
     (tmp_path / "b.csv").write_text("k,v\n3,c\n")
     third = run(workspace, select=("raw",))
 
-    assert [did(each)["out"] for each in (first, second, third)] == ["sent", "skip", "sent"]
+    assert [decisions_of(each)["out"] for each in (first, second, third)] == ["sent", "skip", "sent"]
     assert [(version, row["k"]) for version, row in lines(tmp_path)] == [(0, 1), (0, 2), (1, 3)]
     assert third.steps[-1].flow.rows_out == 1
 
@@ -121,7 +121,7 @@ def test_failing_sink_does_not_fail_the_run_and_catches_up(project, tmp_path):
 
     assert failed.status == "failed"
     assert "OSError: down" in str(failed.error)
-    assert {**did(failed), "raw": ""} == {"raw": "", "out": "failed", "after": "create"}
+    assert {**decisions_of(failed), "raw": ""} == {"raw": "", "out": "failed", "after": "create"}
     (tmp_path / "down").unlink()
     assert run(workspace).status == "done"
     assert [row["k"] for _, row in lines(tmp_path)] == [1]
@@ -135,7 +135,7 @@ def test_compaction_sends_nothing(project, tmp_path):
     table = workspace.table("raw")
 
     assert compact(table, table.head()) is not None
-    assert did(run(workspace))["out"] in {"sent", "skip"}
+    assert decisions_of(run(workspace))["out"] in {"sent", "skip"}
     (tmp_path / "9.csv").write_text("k,v\n9,a\n")
     run(workspace)
 
@@ -176,7 +176,7 @@ def test_streams_send_each_row_of_each_commit_once_to_all_sinks(project, tmp_pat
     }
     assert running.sinks["out"].status.rows == 100
     assert OnlineStore(tmp_path / ".headwater" / "online.db", "online").get(198) == {"id": 198, "k": 0}
-    assert did(run(workspace))["out"] == "skip"
+    assert decisions_of(run(workspace))["out"] == "skip"
 
 
 def test_stream_continues_while_its_sink_is_down_and_the_next_catches_up(project, tmp_path):
