@@ -124,7 +124,7 @@ def read(tail: Tail, split: SourceSplit, schema: Schema) -> ReadResult:
     return tail.reader([split]).read(split, schema)
 
 
-def believed(reader: Reader, split: SourceSplit, schema: Schema) -> ReadResult:
+def read_range(reader: Reader, split: SourceSplit, schema: Schema) -> ReadResult:
     """The result of a run for a range: the fast path if usable, otherwise the validating pass."""
     with connect(Limits(threads=1)) as con, reader.scan(con, split, schema) as scanned:
         if scanned is not None:
@@ -202,7 +202,7 @@ def test_rows_are_independent_of_the_offset_ranges(world, seed):
         extent = extents[uri]
         cuts = sorted({extent.begin, extent.end, *(draw.randint(extent.begin, extent.end) for _ in range(2))})
         parts = [part(objects[uri], a, b) for a, b in itertools.pairwise(cuts)]
-        assert together([believed(world.log, each, world.schema) for each in parts]) == together([reading])
+        assert together([read_range(world.log, each, world.schema) for each in parts]) == together([reading])
 
 
 @pytest.mark.parametrize("rows", [None, 1, 7])
@@ -237,7 +237,7 @@ def test_tail_equals_reading_for_epochs_of_any_size(world):
                 middle = (at[uri] + extent.end) // 2
                 for end in (middle, extent.end):
                     split = part(objects[uri], at[uri], end)
-                    taken[uri].append(believed(tail.reader([split]), split, world.schema))
+                    taken[uri].append(read_range(tail.reader([split]), split, world.schema))
                     at[uri] = end
             world.more()
             extents = world.log.extents()

@@ -34,7 +34,7 @@ SCHEMA = Schema.of({"a": "BIGINT", "b": "VARCHAR"})
 ALONE = Schema.of({"a": "VARCHAR"})
 
 
-def believed(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | None:
+def fast_path_rows(reader: Files, part: SourceSplit, schema: Schema) -> pa.Table | None:
     """The rows of a split's fast path, or None if it is not usable."""
     with connect(Limits(threads=1)) as con, reader.scan(con, part, schema) as scanned:
         if scanned is None:
@@ -77,19 +77,19 @@ def check(path: Path, schema: Schema, target_bytes: int, **options) -> tuple[int
     assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])]
     assert parts[-1].end is None
     alone = [read(reader, part, schema) for part in parts]
-    flowed = [believed(reader, part, schema) for part in parts]
-    for outcome, rows in zip(alone, flowed, strict=True):
+    fast = [fast_path_rows(reader, part, schema) for part in parts]
+    for outcome, rows in zip(alone, fast, strict=True):
         if rows is not None and not isinstance(outcome, str):
             assert rows.equals(outcome.rows)
             assert outcome.rejected.num_rows == 0
     whole_file = together([read(reader, SourceSplit(piece), schema)])
-    mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, flowed, strict=True)]
+    mixed = [o if rows is None else ReadResult(rows, rows.slice(0, 0)) for o, rows in zip(alone, fast, strict=True)]
     allowed = [whole_file, SplitError.__name__ if len(parts) > 1 else whole_file]
     if whole_file == SourceError.__name__:
         allowed.append(([], []))  # inconsistent line ends in separate splits, without loss of rows
     assert together(alone) in allowed
     assert together(mixed) in allowed
-    return len(parts), sum(rows is not None for rows in flowed)
+    return len(parts), sum(rows is not None for rows in fast)
 
 
 TOKENS = [
@@ -189,7 +189,7 @@ def test_splits_of_json_lines_equal_the_file(lines, ends, start, target, tmp_pat
         outcomes = [read(reader, part, SCHEMA) for part in reader.parts(piece, target)]
         assert SchemaError.__name__ in outcomes
         assert all(
-            believed(reader, part, SCHEMA) is None
+            fast_path_rows(reader, part, SCHEMA) is None
             for part, o in zip(reader.parts(piece, target), outcomes, strict=True)
             if isinstance(o, str)
         )

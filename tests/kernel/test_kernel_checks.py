@@ -94,7 +94,7 @@ DOUBLES = """
         (1, 'x', 10),   -- the first
         (1, 'x', 20),   -- a duplicate
         (1, 'y', 30),   -- another key
-        (2, 'x', -1),   -- set aside for its value
+        (2, 'x', -1),   -- quarantined for its value
         (2, 'x', 40),   -- so this one is the first
         (null, 'x', 50),
         (null, 'x', 60),
@@ -103,7 +103,7 @@ DOUBLES = """
 """
 
 
-def judged(con, key, *more, existing=None):
+def validated(con, key, *more, existing=None):
     marked = mark(con, DOUBLES, (*more, *key_expectations(key)))
     mark_duplicates(con, marked, key)
     if existing is not None:
@@ -113,9 +113,9 @@ def judged(con, key, *more, existing=None):
 
 
 def test_first_row_of_a_key_is_kept(con):
-    kept, away = judged(con, ("a", "b"))
+    kept, violations = validated(con, ("a", "b"))
     assert kept == [10, 30, -1]
-    assert away == {
+    assert violations == {
         20: "key_is_unique",
         40: "key_is_unique",
         70: "key_is_unique",
@@ -125,14 +125,14 @@ def test_first_row_of_a_key_is_kept(con):
 
 
 def test_quarantined_rows_do_not_count_for_key_uniqueness(con):
-    kept, away = judged(con, ("a", "b"), *expect("quarantine", positive="n > 0"))
+    kept, violations = validated(con, ("a", "b"), *expect("quarantine", positive="n > 0"))
     assert kept == [10, 30, 40]
-    assert away[-1] == "positive"
+    assert violations[-1] == "positive"
 
 
 def test_dropped_rows_do_not_count_for_key_uniqueness_but_warned_rows_do(con):
-    assert judged(con, ("a", "b"), *expect("drop", positive="n > 0"))[0] == [10, 30, 40]
-    assert judged(con, ("a", "b"), *expect("warn", positive="n > 0"))[0] == [10, 30, -1]
+    assert validated(con, ("a", "b"), *expect("drop", positive="n > 0"))[0] == [10, 30, 40]
+    assert validated(con, ("a", "b"), *expect("warn", positive="n > 0"))[0] == [10, 30, -1]
 
 
 def test_first_row_by_rank_is_kept(con):
@@ -144,10 +144,10 @@ def test_first_row_by_rank_is_kept(con):
 
 
 def test_existing_keys_are_rejected(con):
-    kept, away = judged(con, ("a", "b"), existing="select 1 as a, 'x' as b union all select null, 'x'")
+    kept, violations = validated(con, ("a", "b"), existing="select 1 as a, 'x' as b union all select null, 'x'")
     assert kept == [30, -1]
-    assert away[10] == "key_is_unique"
-    assert away[50] == "key_is_not_null"
+    assert violations[10] == "key_is_unique"
+    assert violations[50] == "key_is_not_null"
 
 
 def test_nan_is_one_key_and_lists_and_structs_are_compared_by_value(con):

@@ -234,7 +234,7 @@ def statements(draw):
     return f"{with_}select {columns} from {source} {where} {after} {draw(st.sampled_from(TAILS))}"
 
 
-def answered(splits, statement, buckets=(1, 3, 7), large=LARGE):
+def check_statement(splits, statement, buckets=(1, 3, 7), large=LARGE):
     """Check a statement with each number of buckets, and return its exchange or the refusal.
 
     `None` for a statement that DuckDB cannot run.
@@ -516,14 +516,14 @@ LARGE_OF_TPCH = frozenset({"lineitem", "orders", "partsupp"})
 )
 def test_tpch_queries_in_buckets_equal_the_direct_query(splits, tpch, large, covered):
     splits.give(**TPCH)
-    results = {number: answered(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
+    results = {number: check_statement(splits, query, buckets=(3,), large=large) for number, query in tpch.items()}
     assert len(results) == 22
     assert {number for number, chosen in results.items() if not isinstance(chosen, Refusal)} == covered
 
 
 def test_every_clause_in_buckets_equals_the_direct_query(splits):
     splits.give(**{name: rows_as_query(name, rows) for name, rows in ROWS.items()})
-    results = [answered(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
+    results = [check_statement(splits, statement, buckets=(3,)) for statement in some(dict.fromkeys(ALIKE), 80)]
     sql = [chosen for chosen in results if chosen is not None]
     covered = [chosen for chosen in sql if not isinstance(chosen, Refusal)]
     assert len(sql) > len(results) / 2  # most of them are valid SQL
@@ -537,7 +537,7 @@ def test_every_clause_in_buckets_equals_the_direct_query(splits):
 @given(given_tables=tables(), statement=statements(), large=st.sets(st.sampled_from("tuv")).map(frozenset))
 def test_a_statement_in_buckets_equals_the_direct_query(splits, given_tables, statement, large):
     splits.give(**given_tables)
-    chosen = answered(splits, statement, large=large)  # asserts that both results are equal
+    chosen = check_statement(splits, statement, large=large)  # asserts that both results are equal
     assume(chosen is not None)
     event("refused" if isinstance(chosen, Refusal) else "covered")
     assert isinstance(chosen, Refusal) or chosen.keys

@@ -54,7 +54,7 @@ SCHEMA = Schema.of(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_arrow_conversion_follows_the_rule(tmp_path, kind):
-    path, wrong, believed, schema, con = tmp_path / "a.csv", [], 0, Schema.of({"x": kind}), duckdb.connect()
+    path, wrong, converted, schema, con = tmp_path / "a.csv", [], 0, Schema.of({"x": kind}), duckdb.connect()
     for text in (*ODD, *texts(kind, EACH, SEED)):
         if not text or set(text) & set(',"\r\n'):
             continue
@@ -67,15 +67,15 @@ def test_arrow_conversion_follows_the_rule(tmp_path, kind):
         is_as_written = arrow_conversion.is_as_written(schema.columns[0], "x") or "true"
         con.register("came", pa.table([pa.array([value], form.types["x"])], ["x"]))
         if con.execute(f"select {is_as_written} from came").fetchall() == [(True,)]:
-            believed += 1
+            converted += 1
             if not same(value.as_py(), expected(text, kind)):
                 wrong.append((text, value))
 
     assert wrong == []
-    assert believed > 0
+    assert converted > 0
 
 
-def flowed(path, schema, head_bytes, monkeypatch):
+def both_passes(path, schema, head_bytes, monkeypatch):
     """The rows of the fast path (`None` if not usable) and of the validating pass."""
     monkeypatch.setattr(arrow_conversion, "_HEAD_BYTES", head_bytes)
     monkeypatch.setattr(arrow_conversion, "_CHUNK_BYTES", 16)
@@ -91,10 +91,10 @@ def flowed(path, schema, head_bytes, monkeypatch):
                 if scanned is None:
                     return None, reading
                 rows = con.sql(scanned.query).to_arrow_table()
-                believed = rows.num_rows == scanned.rows and not con.execute(scanned.rejects).fetchall()[0][0]
+                is_usable = rows.num_rows == scanned.rows and not con.execute(scanned.rejects).fetchall()[0][0]
         except (duckdb.Error, SourceError):
             return None, reading
-    return rows if believed and not pc.any(rows[IS_MISFIT]).as_py() else None, reading
+    return rows if is_usable and not pc.any(rows[IS_MISFIT]).as_py() else None, reading
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_late_deviating_value_is_not_converted_wrongly(tmp_path, monkeypatch, ki
     path, (first, odd) = tmp_path / "a.csv", values
     path.write_text("x,y\n" + f"{first},a\n" * 50 + f"{odd},a\n" + f"{first},a\n")
 
-    rows, reading = flowed(path, Schema.of({"x": kind, "y": "varchar"}), 64, monkeypatch)
+    rows, reading = both_passes(path, Schema.of({"x": kind, "y": "varchar"}), 64, monkeypatch)
 
-    careful = reading.rows["x"].to_pylist()
-    assert (careful[50] if len(careful) == 52 else MISFIT) == value
-    assert rows is None or rows["x"].to_pylist() == careful
+    validated = reading.rows["x"].to_pylist()
+    assert (validated[50] if len(validated) == 52 else MISFIT) == value
+    assert rows is None or rows["x"].to_pylist() == validated
     assert rows is not None or value is MISFIT or odd in {"5.0", "inf"}
 
 
@@ -148,7 +148,7 @@ def test_fast_path_equals_validating_pass(tmp_path, monkeypatch, lines, first_en
     path = tmp_path / "a.csv"
     path.write_bytes((text if ends else text.rstrip("\r\n")).encode())
 
-    rows, reading = flowed(path, SCHEMA, 60, monkeypatch)
+    rows, reading = both_passes(path, SCHEMA, 60, monkeypatch)
 
     if rows is not None:
         assert reading is not None

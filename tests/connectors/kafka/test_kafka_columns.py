@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from pipeline.connectors.kafka import Avro, Protobuf, kafka
 from pipeline.core.errors import NewColumnsError, SchemaError
 from pipeline.core.schema import Schema
-from tests.connectors.kafka.test_kafka_value_formats import flowed, read, reasons
+from tests.connectors.kafka.test_kafka_value_formats import fast_path_rows, read, reasons
 
 SCHEMA = Schema.of({"id": "BIGINT"})
 ROWS = [{"id": 1}, {"id": 2, "b": "x"}, {"id": 3, "b": None}]
@@ -56,7 +56,7 @@ def in_protobuf(path):
 def test_undeclared_fields_are_ignored_by_default(topic):
     values, kind = topic
     assert read(values, SCHEMA, kind).rows["id"].to_pylist() == [1, 2, 3]
-    assert flowed(values, SCHEMA, kind).num_rows == 3
+    assert fast_path_rows(values, SCHEMA, kind).num_rows == 3
 
 
 def test_record_with_an_undeclared_value_is_rejected(topic):
@@ -65,8 +65,8 @@ def test_record_with_an_undeclared_value_is_rejected(topic):
 
     assert reading.rows["id"].to_pylist() == [1, 3]
     assert reasons(reading) == {1: WHY}
-    assert flowed(values, SCHEMA, kind, new_columns="set aside") is None
-    assert flowed(values[:1], SCHEMA, kind, new_columns="set aside").num_rows == 1
+    assert fast_path_rows(values, SCHEMA, kind, new_columns="set aside") is None
+    assert fast_path_rows(values[:1], SCHEMA, kind, new_columns="set aside").num_rows == 1
 
 
 @pytest.mark.parametrize(("policy", "error"), [("refuse", SchemaError), ("add", NewColumnsError)])

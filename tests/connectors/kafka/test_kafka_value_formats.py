@@ -43,7 +43,7 @@ def read(values, schema, kind="json", **options):
     return Decoder(kind, Metadata(), **options).read(records(values), schema, HERE)
 
 
-def flowed(values, schema, kind="json", **options):
+def fast_path_rows(values, schema, kind="json", **options):
     """The rows of the fast path, or `None` if it is not usable."""
     decoder = Decoder(kind, Metadata(), **options)
     with connect(Limits(threads=1)) as con, decoder.scan(con, records(values), schema, HERE) as scanned:
@@ -66,7 +66,7 @@ def check(values, schema, kind="json", **options):
     reading = read(values, schema, kind, **options)
     at = reading.rows[POSITION].to_pylist() + reading.rejected[POSITION].to_pylist()
     assert sorted(at) == list(range(len(values)))
-    scanned = flowed(values, schema, kind, **options)
+    scanned = fast_path_rows(values, schema, kind, **options)
     assert scanned is None or (scanned.equals(reading.rows) and reading.rejected.num_rows == 0)
     again = Decoder(kind, Metadata(), **options).parse(reading.rejected["row"].to_pylist(), schema)
     assert again.rows.num_rows == 0
@@ -96,7 +96,7 @@ POISON = {
     "below 64 bits": (good(id=-(2**63) - 1), "column 'id' is not BIGINT: -9223372036854775809"),
     "a text for a number": (good(x="much"), "column 'x' is not DOUBLE: much"),
     "no time": (good(at="soon"), "column 'at' is not TIMESTAMPTZ: soon"),
-    "a misfit in a list": (good(tags=[1, "z"]), "column 'tags' is not INTEGER[]: [1,\"z\"]"),
+    "an invalid element of a list": (good(tags=[1, "z"]), "column 'tags' is not INTEGER[]: [1,\"z\"]"),
     "an object for a list": (good(tags={"a": 1}), "column 'tags' is not INTEGER[]: {\"a\":1}"),
 }
 FINE = {
@@ -384,7 +384,7 @@ def test_protobuf(shop):
     reading, _ = check(framed, schema, Protobuf(file, "shop.Order", framed=True))
     assert reading.rows["id"].to_pylist() == [1, 2]
     assert [r.split(":")[0] for r in reasons(reading).values()] == ["not Protobuf with a schema id"] * 2
-    assert flowed(values[:2], schema, kind).num_rows == 2
+    assert fast_path_rows(values[:2], schema, kind).num_rows == 2
 
 
 def test_invalid_descriptors(shop, tmp_path):
